@@ -1,0 +1,1 @@
+//! AutoConfig, AutoTokenizer, AutoModel: one table from model_type to architecture.

@@ -1,0 +1,240 @@
+//! The pipeline as used: defaults filled in, aliases resolved, variables interpolated, every value
+//! checked. Not here: how it is written (`raw`) or how it is executed (`crate::engine`).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A whole pipeline, ready to run. Relative paths are already joined to the pipeline file's folder.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// The folder that relative paths start from.
+    pub dir: PathBuf,
+    /// `name`, by default the file's stem.
+    pub name: String,
+    /// The aliases of `models`, in the order of their names.
+    pub models: BTreeMap<String, ModelSpec>,
+    /// Where rows come from.
+    pub source: SourceSpec,
+    /// The steps in order; none means that rows are copied.
+    pub steps: Vec<Step>,
+    /// Where rows go.
+    pub sink: SinkSpec,
+    /// Settings of the run.
+    pub run: RunSpec,
+}
+
+/// A model as a pipeline names it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelSpec {
+    /// Hub id (`org/name`), or the absolute path of a local directory.
+    pub repo: String,
+    /// Branch, tag or commit; `None` is `main`.
+    pub revision: Option<String>,
+    /// The dtype to compute in.
+    pub dtype: Dtype,
+    /// The device to compute on.
+    pub device: DeviceSpec,
+    /// Overrides of `config.json`, as in `from_pretrained(..., config=...)`.
+    pub config: serde_json::Map<String, serde_json::Value>,
+}
+
+/// `dtype` of a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dtype {
+    /// f32 on a CPU.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+}
+
+/// `device` of a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// The best device that this build and machine have: the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+}
+
+/// Where rows come from.
+#[derive(Clone, Debug)]
+pub struct SourceSpec {
+    /// Absolute local paths: files, folders (with hive partitions) or globs, in the order written.
+    pub paths: Vec<String>,
+    /// File format; `None` means by extension.
+    pub format: Option<FileFormat>,
+    /// How CSV is written.
+    pub csv: CsvSpec,
+    /// The columns to read, in this order; `None` means all.
+    pub select: Option<Vec<String>>,
+    /// A SQL predicate on the source's columns.
+    pub predicate: Option<String>,
+    /// At most this many rows.
+    pub limit: Option<usize>,
+    /// Where in the pipeline file `source` is written, for error messages: `embed.yaml:4:1`.
+    pub location: String,
+}
+
+/// A file format of sources and sinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileFormat {
+    /// Apache Parquet.
+    Parquet,
+    /// Comma-separated values.
+    Csv,
+    /// One JSON object a line.
+    Jsonl,
+    /// Arrow IPC, file format (sources also take the stream format).
+    Arrow,
+}
+
+/// How CSV files are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CsvSpec {
+    /// One byte between fields.
+    pub delimiter: u8,
+    /// Whether the first line names the columns.
+    pub has_header: bool,
+}
+
+/// One step.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What it does.
+    pub kind: StepKind,
+    /// Where it is written, for error messages: `embed.yaml:12:5`.
+    pub location: String,
+}
+
+/// What a step does.
+#[derive(Clone, Debug)]
+pub enum StepKind {
+    /// `sql`: a query over the table `input`.
+    Sql(String),
+    /// `feature-extraction`.
+    FeatureExtraction(FeatureExtraction),
+}
+
+/// `feature-extraction`: a text column to embeddings or hidden states.
+#[derive(Clone, Debug)]
+pub struct FeatureExtraction {
+    /// The model.
+    pub model: ModelSpec,
+    /// Its name as written: alias, hub id or directory.
+    pub model_name: String,
+    /// The text column.
+    pub input: String,
+    /// The new column.
+    pub output: String,
+    /// How token vectors become one; `None` means by `modules.json`, else mean.
+    pub pooling: Option<Pooling>,
+    /// Scale embeddings to unit length; `None` means by `modules.json`, else no.
+    pub normalize: Option<bool>,
+    /// Text put before every row.
+    pub prompt: Option<String>,
+    /// The name of a prompt in `config_sentence_transformers.json`.
+    pub prompt_name: Option<String>,
+    /// Keep the first dimensions (Matryoshka), as sentence-transformers' `truncate_dim`.
+    pub dimensions: Option<usize>,
+    /// What embeddings are stored as.
+    pub precision: Precision,
+    /// Model outputs to store instead of a pooled embedding; empty means the embedding.
+    pub outputs: Vec<ModelOutputName>,
+    /// Tokens a row may have, special tokens included; `None` means the model's maximum.
+    pub max_length: Option<usize>,
+    /// Cut longer rows (and count them); with `false` a longer row is an error.
+    pub truncation: bool,
+}
+
+/// How token vectors become one vector, as sentence-transformers names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pooling {
+    /// The first token.
+    Cls,
+    /// The mean over tokens.
+    Mean,
+    /// The maximum over tokens.
+    Max,
+    /// The sum over tokens divided by the square root of their number.
+    MeanSqrtLenTokens,
+    /// The mean weighted by position, 1 for the first token.
+    WeightedMean,
+    /// The last token.
+    LastToken,
+    /// Every token's vector.
+    None,
+}
+
+/// What embeddings are stored as, as in sentence-transformers' `precision`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// Signed bytes over per-dimension ranges.
+    Int8,
+    /// One bit a dimension, packed, as signed bytes.
+    Binary,
+}
+
+/// A named output of a model, as transformers names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ModelOutputName {
+    /// (tokens, hidden_size) of the last layer.
+    LastHiddenState,
+    /// (hidden_size) of the pooler.
+    PoolerOutput,
+    /// (layers + 1, tokens, hidden_size).
+    HiddenStates,
+    /// (layers, heads, tokens, tokens).
+    Attentions,
+}
+
+/// Where rows go.
+#[derive(Clone, Debug)]
+pub struct SinkSpec {
+    /// A folder, or one file when the path ends in the format's extension.
+    pub path: PathBuf,
+    /// File format; default parquet, or by the path's extension.
+    pub format: FileFormat,
+    /// Compression; `None` means the format's default (zstd for Parquet, none elsewhere).
+    pub compression: Option<Compression>,
+    /// Columns that become hive folders.
+    pub partition_by: Vec<String>,
+    /// Start a new file once one has about this many bytes.
+    pub target_file_size_bytes: u64,
+    /// Where `sink` is written, for error messages.
+    pub location: String,
+}
+
+/// Compression of output files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// None.
+    Uncompressed,
+    /// Zstandard.
+    Zstd,
+    /// Snappy (Parquet only).
+    Snappy,
+    /// Gzip.
+    Gzip,
+    /// LZ4 (Parquet and Arrow IPC).
+    Lz4,
+}
+
+/// Settings of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunSpec {
+    /// Tokens of one forward pass, padding counted.
+    pub max_batch_tokens: usize,
+    /// Rows that are sorted by length together.
+    pub sort_window_rows: usize,
+    /// Model workers; `None` means one a core.
+    pub workers: Option<usize>,
+}

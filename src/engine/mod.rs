@@ -1,0 +1,1 @@
+//! Runs a pipeline: the model operator, workers, progress, report.

@@ -1,0 +1,1 @@
+//! Where rows come from: DataFusion file formats, globs, hive partitions.

@@ -1,0 +1,1 @@
+//! One task a file: its column type from config alone, model outputs to Arrow.
