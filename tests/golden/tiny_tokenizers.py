@@ -1,11 +1,13 @@
-"""Tiny tokenizers, one for each kind, trained on the sample rows and dressed as the real families.
+"""Tiny tokenizers, one for each kind, learnt from the sample rows and dressed as the real families.
 
-Every function returns what `transformers` itself builds from the trained vocabulary, so that
+Every function returns what `transformers` itself builds from the vocabulary, so that
 `save_pretrained` writes the files a real checkpoint has.
 """
+import io
 import json
 import os
 import tempfile
+from collections import Counter
 
 import sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -19,14 +21,27 @@ SENTENCEPIECE_LANGUAGES = {"en", "de", "fr", "pl", "ru", "ar"}
 BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def wordpiece_vocab(lower, size=400):
-    tok = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tok.normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=lower)
-    tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tok.train_from_iterator(corpus(), trainers.WordPieceTrainer(
-        vocab_size=size, limit_alphabet=110, special_tokens=[], show_progress=False))
-    words = tok.get_vocab()
-    return sorted(words, key=words.get)
+def wordpiece_vocab(lower, size):
+    """Letters, letters inside words, frequent words and frequent ends of words, the same ones every time.
+
+    (The trainer of `tokenizers` breaks ties by chance, so that it gives another vocabulary in every run.)
+    """
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=lower), pre_tokenizers.BertPreTokenizer()
+    words, letters, ends = Counter(), Counter(), Counter()
+    for text in corpus():
+        words.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    for word, count in words.items():
+        letters.update({letter: count for letter in word})
+        ends.update({word[-n:]: count for n in (2, 3) if len(word) > n + 1})
+
+    def most(counter, n):
+        return [key for key, _ in sorted(counter.items(), key=lambda kv: (-kv[1], kv[0]))[:n]]
+
+    alphabet, inside = sorted({*most(letters, 80), *"0123456789!?'\",.:;()-"}), [f"##{c}" for c in sorted(most(letters, 60)) if c.isalnum()]
+    short = size - len(alphabet) - len(inside)
+    tails = [f"##{end}" for end in most(ends, short // 4)]
+    whole = [word for word in most(words, size) if len(word) > 1][:short - len(tails)]
+    return alphabet + inside + whole + tails
 
 
 def write_vocab(folder, words):
@@ -36,19 +51,19 @@ def write_vocab(folder, words):
     return path
 
 
-def bert(lower=True, max_length=None, cls=BertTokenizerFast):
+def bert(lower=True, max_length=None, size=300, cls=BertTokenizerFast):
     with tempfile.TemporaryDirectory() as folder:
-        path = write_vocab(folder, BERT_SPECIALS + wordpiece_vocab(lower))
+        path = write_vocab(folder, BERT_SPECIALS + wordpiece_vocab(lower, size))
         return cls(vocab_file=path, do_lower_case=lower, **limit(max_length))
 
 
-def distilbert(max_length=None):
-    return bert(max_length=max_length, cls=DistilBertTokenizerFast)
+def distilbert(max_length=None, size=300):
+    return bert(max_length=max_length, size=size, cls=DistilBertTokenizerFast)
 
 
-def mpnet(max_length=None):
+def mpnet(max_length=None, size=300):
     """MPNet: RoBERTa's special tokens in front, BERT's [UNK] among the words, <mask> last."""
-    words = wordpiece_vocab(True)
+    words = wordpiece_vocab(True, size)
     with tempfile.TemporaryDirectory() as folder:
         path = write_vocab(folder, ["<s>", "<pad>", "</s>", "<unk>"] + words[:99] + ["[UNK]"] + words[99:] + ["<mask>"])
         return MPNetTokenizerFast(vocab_file=path, do_lower_case=True, **limit(max_length))
@@ -72,11 +87,8 @@ def roberta(max_length=None):
         return RobertaTokenizerFast(vocab_file=vocab, merges_file=merges, **limit(max_length))
 
 
-def sentencepiece_model(folder, rule="nmt_nfkc"):
+def sentencepiece_model(folder, rule):
     """Unigram model of 350 pieces. `rule`: a normalisation of sentencepiece, or "few" for our own."""
-    texts = os.path.join(folder, "corpus.txt")
-    with open(texts, "w", encoding="utf-8") as f:
-        f.writelines(" ".join(text.split()) + "\n" for text in corpus(SENTENCEPIECE_LANGUAGES))
     if rule == "few":
         tsv = os.path.join(folder, "rule.tsv")
         pairs = [("\t", " "), ("\n", " "), ("\u00a0", " "), ("ﬁ", "fi"), ("½", "1/2"), ("Ａ", "A"), ("e\u0301", "é"), ("…", "...")]
@@ -86,10 +98,14 @@ def sentencepiece_model(folder, rule="nmt_nfkc"):
         normalisation = {"normalization_rule_tsv": tsv}
     else:
         normalisation = {"normalization_rule_name": rule}
+    model = io.BytesIO()                # not files: their paths would be written into the model
     sentencepiece.SentencePieceTrainer.train(
-        input=texts, model_prefix=os.path.join(folder, "sentencepiece.bpe"), vocab_size=350, character_coverage=0.999,
-        num_threads=1, minloglevel=2, **normalisation)
-    return os.path.join(folder, "sentencepiece.bpe.model")
+        sentence_iterator=iter(" ".join(text.split()) for text in corpus(SENTENCEPIECE_LANGUAGES)), model_writer=model,
+        vocab_size=350, character_coverage=0.999, num_threads=1, minloglevel=2, **normalisation)
+    path = os.path.join(folder, "sentencepiece.bpe.model")
+    with open(path, "wb") as f:
+        f.write(model.getvalue())
+    return path
 
 
 def xlm_roberta(max_length=None, rule="nmt_nfkc"):
