@@ -110,7 +110,7 @@ def write_golden(folder, value, name="golden.json"):
     """JSON with one line for each text, so that a changed golden reads well as a diff."""
     lines = []
     for key, v in value.items():
-        if isinstance(v, list):
+        if isinstance(v, list) and not all(isinstance(x, int) for x in v):
             v = "[\n" + ",\n".join("  " + json.dumps(x, ensure_ascii=False) for x in v) + "\n ]"
         else:
             v = json.dumps(v, ensure_ascii=False)
