@@ -1,1 +1,136 @@
-//! One architecture a file: config, embeddings, layer, encoder.
+//! One architecture a file: config → embeddings → layer → encoder → model, with field names that are
+//! the checkpoint's keys. Not here: which `model_type` means which of them (`crate::auto`), heads'
+//! post-processing, Arrow. The entry is [`Backbone`]: what every architecture is once it is loaded.
+
+mod config;
+pub mod bert;
+pub mod roberta;
+pub mod distilbert;
+pub mod mpnet;
+
+use candle_core::{Result, Tensor};
+
+pub use config::Fields;
+
+use crate::nn::{ModelInputs, PositionIds, Ragged};
+
+/// What an architecture's configuration says about its inputs and outputs; known without weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dimensions {
+    /// Features of a hidden state.
+    pub hidden_size: usize,
+    /// Layers; there is one hidden state more.
+    pub num_hidden_layers: usize,
+    /// Attention heads of a layer.
+    pub num_attention_heads: usize,
+    /// How many token ids there are.
+    pub vocab_size: usize,
+    /// How positions are counted.
+    pub position_ids: PositionIds,
+    /// Positions that a row may have: those of the table less the padding's; `None` when unlimited.
+    pub max_position_embeddings: Option<usize>,
+}
+
+/// Which outputs of a model are wanted besides the last hidden state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Want {
+    /// The pooler's vector of each row.
+    pub pooler_output: bool,
+    /// The embeddings and the output of every layer.
+    pub hidden_states: bool,
+    /// The attention probabilities of every layer; computed by the eager kernel.
+    pub attentions: bool,
+}
+
+/// What a backbone computes; names as in transformers.
+#[derive(Clone, Debug)]
+pub struct ModelOutput {
+    /// One vector a token.
+    pub last_hidden_state: Ragged,
+    /// `(rows, hidden_size)`, if wanted; a row without tokens has zeros.
+    pub pooler_output: Option<Tensor>,
+    /// The embeddings, then each layer's output, if wanted.
+    pub hidden_states: Option<Vec<Ragged>>,
+    /// Per layer and row `(num_attention_heads, seq_len, seq_len)`, if wanted.
+    pub attentions: Option<Vec<Vec<Tensor>>>,
+}
+
+/// A loaded architecture without a head.
+pub trait Backbone: Send + Sync {
+    /// Runs the model over ragged rows.
+    ///
+    /// # Errors
+    /// When an id or position is outside its table, when the pooler is wanted and the checkpoint has
+    /// none, or when candle cannot allocate.
+    fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput>;
+
+    /// What the configuration says.
+    fn dimensions(&self) -> &Dimensions;
+
+    /// Whether the checkpoint has a pooler.
+    fn has_pooler(&self) -> bool;
+
+    /// Features of a hidden state.
+    fn hidden_size(&self) -> usize {
+        self.dimensions().hidden_size
+    }
+
+    /// Layers; there is one hidden state more.
+    fn num_hidden_layers(&self) -> usize {
+        self.dimensions().num_hidden_layers
+    }
+
+    /// Attention heads of a layer.
+    fn num_attention_heads(&self) -> usize {
+        self.dimensions().num_attention_heads
+    }
+
+    /// How positions are counted.
+    fn position_ids(&self) -> PositionIds {
+        self.dimensions().position_ids
+    }
+
+    /// Positions that a row may have: those of the table less the padding's; `None` when unlimited.
+    fn max_position_embeddings(&self) -> Option<usize> {
+        self.dimensions().max_position_embeddings
+    }
+}
+
+/// Gathers hidden states and attentions, if they are wanted, while the layers run.
+struct Recorder<'a> {
+    inputs: &'a ModelInputs,
+    hidden_states: Option<Vec<Ragged>>,
+    attentions: Option<Vec<Vec<Tensor>>>,
+}
+
+impl<'a> Recorder<'a> {
+    fn new(inputs: &'a ModelInputs, want: &Want) -> Self {
+        Self {
+            inputs,
+            hidden_states: want.hidden_states.then(Vec::new),
+            attentions: want.attentions.then(Vec::new),
+        }
+    }
+
+    fn hidden_state(&mut self, values: &Tensor) {
+        if let Some(states) = &mut self.hidden_states {
+            let lengths = self.inputs.lengths.clone();
+            states.push(Ragged { values: values.clone(), lengths });
+        }
+    }
+
+    fn attentions(&mut self, layer: Option<Vec<Tensor>>) {
+        if let (Some(all), Some(layer)) = (&mut self.attentions, layer) {
+            all.push(layer);
+        }
+    }
+
+    fn finish(self, values: Tensor, pooler_output: Option<Tensor>) -> ModelOutput {
+        ModelOutput {
+            last_hidden_state: Ragged { values, lengths: self.inputs.lengths.clone() },
+            pooler_output,
+            hidden_states: self.hidden_states,
+            attentions: self.attentions,
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! What one forward pass gets: rows of tokens, flat and without padding.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Result, Tensor};
 
@@ -71,6 +71,44 @@ pub struct ModelInputs {
     pub position_ids: Tensor,
     /// The rows.
     pub lengths: Lengths,
+    /// Made when the first layer asks for it, then shared by all layers.
+    padding: OnceLock<Padding>,
+}
+
+/// The way from ragged to padded values and back, for a kernel that needs a rectangle.
+#[derive(Clone, Debug)]
+pub struct Padding {
+    /// `(rows * max)`, u32: the token that each place of the rectangle takes; places past a row's end
+    /// take token 0, which `mask` hides.
+    pub gather: Tensor,
+    /// `(total_tokens)`, u32: the place of each token in the rectangle.
+    pub scatter: Tensor,
+    /// `(rows, 1, 1, max)`, f32: 0 for tokens and the lowest finite number past a row's end. It is
+    /// added to scores, and −∞ would make a row without tokens NaN.
+    pub mask: Tensor,
+}
+
+impl Padding {
+    fn new(lengths: &Lengths, device: &Device) -> Result<Self> {
+        let (rows, max) = (lengths.rows(), lengths.max());
+        let mut gather = vec![0u32; rows * max];
+        let mut mask = vec![f32::MIN; rows * max];
+        let mut scatter = Vec::with_capacity(lengths.total_tokens());
+        for (row, range) in lengths.ranges().enumerate() {
+            for (column, token) in range.enumerate() {
+                let place = row * max + column;
+                gather[place] = token as u32;
+                mask[place] = 0.0;
+                scatter.push(place as u32);
+            }
+        }
+        let total = scatter.len();
+        Ok(Self {
+            gather: Tensor::from_vec(gather, rows * max, device)?,
+            scatter: Tensor::from_vec(scatter, total, device)?,
+            mask: Tensor::from_vec(mask, (rows, 1, 1, max), device)?,
+        })
+    }
 }
 
 /// How a family numbers positions.
@@ -125,7 +163,20 @@ impl ModelInputs {
             token_type_ids: Tensor::from_vec(token_type_ids, total, device)?,
             position_ids: Tensor::from_vec(position_ids, total, device)?,
             lengths: Lengths::new(lengths),
+            padding: OnceLock::new(),
         })
+    }
+
+    /// The way to the padded layout and back, built once for these inputs.
+    ///
+    /// # Errors
+    /// When the device cannot hold the tensors.
+    pub fn padding(&self) -> Result<&Padding> {
+        if let Some(padding) = self.padding.get() {
+            return Ok(padding);
+        }
+        let padding = Padding::new(&self.lengths, self.input_ids.device())?;
+        Ok(self.padding.get_or_init(|| padding))
     }
 }
 
@@ -163,5 +214,38 @@ impl Ragged {
             })
             .collect::<Result<Vec<_>>>()?;
         Tensor::stack(&rows, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_follow_the_family() -> Result<()> {
+        let rows: [(&[u32], &[u32]); 2] = [(&[0, 5, 1, 6], &[0; 4]), (&[7, 8], &[0; 2])];
+        let positions = |kind| -> Result<Vec<u32>> {
+            ModelInputs::new(rows, kind, &Device::Cpu)?.position_ids.to_vec1()
+        };
+        assert_eq!(positions(PositionIds::FromZero)?, [0, 1, 2, 3, 0, 1]);
+        // A padding token inside a row keeps the padding's own position and is not counted.
+        let after_padding = PositionIds::AfterPadding { padding_idx: 1 };
+        assert_eq!(positions(after_padding)?, [2, 3, 1, 4, 2, 3]);
+        Ok(())
+    }
+
+    #[test]
+    fn padding_is_a_rectangle_and_back() -> Result<()> {
+        let rows: [(&[u32], &[u32]); 3] = [(&[5, 6, 7], &[0; 3]), (&[], &[]), (&[8], &[0])];
+        let inputs = ModelInputs::new(rows, PositionIds::FromZero, &Device::Cpu)?;
+        let padding = inputs.padding()?;
+        assert_eq!(padding.gather.to_vec1::<u32>()?, [0, 1, 2, 0, 0, 0, 3, 0, 0]);
+        assert_eq!(padding.scatter.to_vec1::<u32>()?, [0, 1, 2, 6]);
+        let rectangle = inputs.input_ids.index_select(&padding.gather, 0)?;
+        let back = rectangle.index_select(&padding.scatter, 0)?;
+        assert_eq!(back.to_vec1::<u32>()?, [5, 6, 7, 8]);
+        let mask = padding.mask.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(mask.iter().filter(|&&m| m == 0.0).count(), 4);
+        Ok(())
     }
 }

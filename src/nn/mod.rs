@@ -1,6 +1,20 @@
 //! What architectures share: ragged inputs, attention, normalisation, activations, pooling. Not here: a
-//! whole architecture (`crate::models`), Arrow, DataFusion. The entry is [`inputs::ModelInputs`].
+//! whole architecture (`crate::models`), Arrow, DataFusion. The entry is [`ModelInputs`]: everything
+//! works on `(total_tokens, hidden_size)`, and only [`attention`] sees rows.
 
 mod inputs;
+mod cpu;
+mod activation;
+mod attention;
+mod embedding;
+mod layer_norm;
+mod linear;
+mod pooling;
 
-pub use inputs::{Lengths, ModelInputs, PositionIds, Ragged};
+pub use activation::Activation;
+pub use attention::{AttentionOptions, AttentionOutput, attention};
+pub use embedding::Embedding;
+pub use inputs::{Lengths, ModelInputs, Padding, PositionIds, Ragged};
+pub use layer_norm::LayerNorm;
+pub use linear::Linear;
+pub use pooling::{Pooling, PoolingMode, normalize};

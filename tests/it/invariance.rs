@@ -1,1 +1,125 @@
+//! A row's result does not depend on its neighbours: alone = batched = shuffled = other kernel, for
+//! every family.
+//!
+//! The numbers may differ in the last digits, because a product over more rows sums in another order:
+//! `Tolerance::Reordered`, 2·10⁻⁶ for hidden states of order 1. The same batch twice is equal bit for
+//! bit.
 
+use candle_core::Tensor;
+use hfauto_pipe::auto::FAMILIES;
+use hfauto_pipe::models::Want;
+use hfauto_pipe::nn::Ragged;
+
+use crate::parity::{Golden, Tolerance};
+
+/// The rows of the golden, an empty one among them.
+fn rows(golden: &Golden) -> Vec<(&[u32], &[u32])> {
+    let mut rows = golden.rows();
+    rows.insert(2, (&[], &[]));
+    rows
+}
+
+fn for_each_family(check: impl Fn(&Golden)) {
+    for family in &FAMILIES {
+        check(&Golden::named(family.model_type));
+    }
+}
+
+fn same(what: &str, tolerance: Tolerance, ours: &Tensor, expected: &Tensor) {
+    tolerance.check(ours, expected).unwrap_or_else(|text| panic!("{what}: {text}"));
+}
+
+fn run(golden: &Golden, rows: &[(&[u32], &[u32])], want: &Want) -> Ragged {
+    let model = golden.model();
+    let inputs = model.inputs(rows.iter().copied()).unwrap();
+    model.forward(&inputs, want).unwrap().last_hidden_state
+}
+
+#[test]
+fn alone_is_batched() {
+    for_each_family(|golden| {
+        let rows = rows(golden);
+        for want in [Want::default(), Want { attentions: true, ..Want::default() }] {
+            let batched = run(golden, &rows, &want);
+            for (i, row) in rows.iter().enumerate() {
+                let alone = run(golden, &[*row], &want);
+                let what = format!("{golden}, row {i}, {want:?}");
+                same(&what, Tolerance::Reordered, &alone.values, &batched.row(i).unwrap());
+            }
+        }
+    });
+}
+
+#[test]
+fn order_does_not_matter() {
+    for_each_family(|golden| {
+        let rows = rows(golden);
+        let batched = run(golden, &rows, &Want::default());
+        // 4 and the number of rows, 11, have no common divisor.
+        assert_eq!(rows.len(), 11);
+        let order: Vec<usize> = (0..rows.len()).map(|i| (i * 4 + 3) % rows.len()).collect();
+        let shuffled: Vec<_> = order.iter().map(|&i| rows[i]).collect();
+        let shuffled = run(golden, &shuffled, &Want::default());
+        for (place, &i) in order.iter().enumerate() {
+            let what = format!("{golden}, row {i}");
+            let (ours, expected) = (shuffled.row(place).unwrap(), batched.row(i).unwrap());
+            same(&what, Tolerance::Reordered, &ours, &expected);
+        }
+    });
+}
+
+#[test]
+fn kernels_agree() {
+    for_each_family(|golden| {
+        let rows = rows(golden);
+        let per_row = run(golden, &rows, &Want::default());
+        let eager = run(golden, &rows, &Want { attentions: true, ..Want::default() });
+        let what = golden.to_string();
+        same(&what, Tolerance::Reordered, &per_row.values, &eager.values);
+    });
+}
+
+#[test]
+fn the_same_batch_twice_is_equal_bit_for_bit() {
+    for_each_family(|golden| {
+        let rows = rows(golden);
+        let first = run(golden, &rows, &Want::default());
+        let second = run(golden, &rows, &Want::default());
+        same(&golden.to_string(), Tolerance::Exact, &first.values, &second.values);
+    });
+}
+
+#[test]
+fn batches_without_tokens_are_legal() {
+    for_each_family(|golden| {
+        let model = golden.model();
+        let none: [(&[u32], &[u32]); 2] = [(&[], &[]), (&[], &[])];
+        for rows in [&none[..], &[]] {
+            for attentions in [false, true] {
+                let pooler_output = model.backbone().has_pooler();
+                let want = Want { pooler_output, hidden_states: true, attentions };
+                let inputs = model.inputs(rows.iter().copied()).unwrap();
+                let output = model.forward(&inputs, &want).unwrap();
+                assert_eq!(output.last_hidden_state.values.dims(), [0, model.hidden_size()]);
+                assert_eq!(output.last_hidden_state.lengths.rows(), rows.len());
+                if let Some(pooled) = output.pooler_output {
+                    assert_eq!(pooled.dims(), [rows.len(), model.hidden_size()]);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn ids_outside_the_tables_are_errors() {
+    for_each_family(|golden| {
+        let model = golden.model();
+        let vocab_size = model.backbone().dimensions().vocab_size as u32;
+        let too_long = vec![5; model.backbone().max_position_embeddings().unwrap() + 1];
+        let zeros = vec![0; too_long.len()];
+        for ids in [&[vocab_size][..], &too_long] {
+            let inputs = model.inputs([(ids, &zeros[..ids.len()])]).unwrap();
+            assert!(model.forward(&inputs, &Want::default()).is_err(), "{golden}: {}", ids.len());
+        }
+    });
+}

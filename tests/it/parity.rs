@@ -1,1 +1,264 @@
+//! Our numbers against those of transformers and sentence-transformers, for every golden.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use hfauto_pipe::auto::{AutoModel, FAMILIES, SentenceTransformer};
+use hfauto_pipe::hub::Snapshot;
+use hfauto_pipe::models::Want;
+use serde_json::{Map, Value};
+
+/// How far numbers may be apart; tests name one of these and never write a number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tolerance {
+    /// Bit for bit.
+    Exact,
+    /// The same formula in another order of sums: 2·10⁻⁶ for numbers of order 1.
+    Reordered,
+    /// Another library's f32, after a few layers: 10⁻⁵ for numbers of order 1.
+    Close,
+}
+
+impl Tolerance {
+    fn absolute(self) -> f32 {
+        match self {
+            Self::Exact => 0.0,
+            Self::Reordered => 2e-6,
+            Self::Close => 1e-5,
+        }
+    }
+
+    /// Compares two tensors, and on failure tells the first outlier, its index, the worst and how many
+    /// there are.
+    pub(crate) fn check(self, ours: &Tensor, expected: &Tensor) -> Result<(), String> {
+        if ours.dims() != expected.dims() {
+            return Err(format!("shape {:?} instead of {:?}", ours.dims(), expected.dims()));
+        }
+        let numbers = |t: &Tensor| -> Vec<f32> {
+            t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let (ours, theirs) = (numbers(ours), numbers(expected));
+        let mut outliers = ours.iter().zip(&theirs).enumerate().filter_map(|(index, (a, b))| {
+            let off = (a - b).abs();
+            // Written so that NaN is an outlier.
+            let near = off <= self.absolute();
+            (!near).then_some((index, *a, *b, off))
+        });
+        let Some((first, a, b, off)) = outliers.next() else { return Ok(()) };
+        let (count, worst) =
+            outliers.fold((1, off), |(n, worst), outlier| (n + 1, outlier.3.max(worst)));
+        let mut index = Vec::new();
+        let mut rest = first;
+        for dim in expected.dims().iter().rev() {
+            index.insert(0, rest % dim);
+            rest /= dim;
+        }
+        Err(format!(
+            "{a} instead of {b} at {index:?}; {count} of {} are more than {self:?} apart, worst {worst:e}",
+            ours.len()
+        ))
+    }
+}
+
+/// A golden: a model directory, the rows that went into it, and what came out.
+pub(crate) struct Golden {
+    pub(crate) dir: PathBuf,
+    pub(crate) input_ids: Vec<Vec<u32>>,
+    pub(crate) token_type_ids: Vec<Vec<u32>>,
+    outputs: HashMap<String, Tensor>,
+}
+
+impl fmt::Display for Golden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.dir.file_name().unwrap().to_string_lossy())
+    }
+}
+
+impl Golden {
+    fn read(dir: &Path) -> Self {
+        let text = std::fs::read_to_string(dir.join("golden.json")).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        let ids = |key: &str| -> Option<Vec<Vec<u32>>> {
+            serde_json::from_value(json.get(key)?.clone()).ok()
+        };
+        let input_ids = ids("input_ids").unwrap();
+        let zeros = || input_ids.iter().map(|row| vec![0; row.len()]).collect();
+        Self {
+            dir: dir.to_path_buf(),
+            token_type_ids: ids("token_type_ids").unwrap_or_else(zeros),
+            outputs: candle_core::safetensors::load(dir.join("golden.safetensors"), &Device::Cpu)
+                .unwrap(),
+            input_ids,
+        }
+    }
+
+    /// Every golden, by name.
+    pub(crate) fn all() -> Vec<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let mut dirs: Vec<PathBuf> = std::fs::read_dir(root)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|dir| dir.join("golden.json").is_file())
+            .collect();
+        dirs.sort();
+        dirs.iter().map(|dir| Self::read(dir)).collect()
+    }
+
+    /// The golden called `name`.
+    pub(crate) fn named(name: &str) -> Self {
+        Self::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name))
+    }
+
+    pub(crate) fn model(&self) -> AutoModel {
+        AutoModel::from_pretrained(self.dir.to_str().unwrap()).unwrap()
+    }
+
+    pub(crate) fn rows(&self) -> Vec<(&[u32], &[u32])> {
+        let rows = self.input_ids.iter().zip(&self.token_type_ids);
+        rows.map(|(ids, types)| (&ids[..], &types[..])).collect()
+    }
+
+    fn is_sentence_transformer(&self) -> bool {
+        self.dir.join("modules.json").is_file()
+    }
+}
+
+/// Gathers what differs, so that one run tells all of it.
+#[derive(Default)]
+struct Differences(Vec<String>);
+
+impl Differences {
+    fn check(&mut self, what: impl fmt::Display, result: Result<(), String>) {
+        if let Err(text) = result {
+            self.0.push(format!("{what}: {text}"));
+        }
+    }
+
+    fn assert_none(self) {
+        assert!(self.0.is_empty(), "{} differences:\n{}", self.0.len(), self.0.join("\n"));
+    }
+}
+
+#[test]
+fn encoders_agree_with_transformers() {
+    let mut differences = Differences::default();
+    let mut model_types = Vec::new();
+    for golden in Golden::all().iter().filter(|golden| !golden.is_sentence_transformer()) {
+        let model = golden.model();
+        model_types.push(model.config().model_type());
+        let has_pooler = golden.outputs.contains_key("pooler_output");
+        assert_eq!(model.backbone().has_pooler(), has_pooler, "{golden}");
+        assert!(model.report().unused.is_empty(), "{golden}: {:?}", model.report().unused);
+        let inputs = model.inputs(golden.rows()).unwrap();
+        // With attentions the eager kernel runs, without them the one for host memory.
+        for attentions in [false, true] {
+            let want = Want { pooler_output: has_pooler, hidden_states: true, attentions };
+            let output = model.forward(&inputs, &want).unwrap();
+            let mut check = |name: String, ours: &Tensor| {
+                let expected = &golden.outputs[&name];
+                let result = Tolerance::Close.check(ours, expected);
+                differences.check(format!("{golden} {name} (attentions: {attentions})"), result);
+            };
+            for row in 0..golden.input_ids.len() {
+                let last = output.last_hidden_state.row(row).unwrap();
+                check(format!("last_hidden_state.{row}"), &last);
+                let states: Vec<Tensor> = output
+                    .hidden_states
+                    .iter()
+                    .flatten()
+                    .map(|state| state.row(row).unwrap())
+                    .collect();
+                check(format!("hidden_states.{row}"), &Tensor::stack(&states, 0).unwrap());
+                let name = format!("attentions.{row}");
+                if attentions && golden.outputs.contains_key(&name) {
+                    let layers: Vec<Tensor> = output
+                        .attentions
+                        .iter()
+                        .flatten()
+                        .map(|layer| layer[row].clone())
+                        .collect();
+                    check(name, &Tensor::stack(&layers, 0).unwrap());
+                }
+            }
+            if let Some(pooled) = &output.pooler_output {
+                check("pooler_output".to_owned(), pooled);
+            }
+        }
+    }
+    for family in &FAMILIES {
+        assert!(model_types.contains(&family.model_type), "no golden of {}", family.model_type);
+    }
+    differences.assert_none();
+}
+
+#[test]
+fn embeddings_agree_with_sentence_transformers() {
+    let mut differences = Differences::default();
+    let mut count = 0;
+    for golden in Golden::all().iter().filter(|golden| golden.is_sentence_transformer()) {
+        let snapshot = Snapshot::local(&golden.dir).unwrap();
+        let description = SentenceTransformer::from_snapshot(&snapshot, &Map::new()).unwrap();
+        let model = AutoModel::load_snapshot(
+            &description.transformer,
+            description.config.clone(),
+            None,
+            &Device::Cpu,
+        )
+        .unwrap();
+        let head = description.load(&snapshot, DType::F32, &Device::Cpu).unwrap();
+        let inputs = model.inputs(golden.rows()).unwrap();
+        let output = model.forward(&inputs, &Want::default()).unwrap();
+        let embeddings = head.forward(&output.last_hidden_state, 0).unwrap();
+        assert_eq!(embeddings.dims()[1], description.embedding_dimension(), "{golden}");
+        let expected = &golden.outputs["sentence_embedding"];
+        differences.check(golden, Tolerance::Close.check(&embeddings, expected));
+        count += 1;
+    }
+    assert!(count > 0, "no golden of sentence-transformers");
+    differences.assert_none();
+}
+
+#[test]
+fn a_wanted_pooler_that_is_not_there_is_an_error_by_name() {
+    for name in ["roberta", "distilbert"] {
+        let golden = Golden::named(name);
+        let model = golden.model();
+        let inputs = model.inputs(golden.rows()).unwrap();
+        let want = Want { pooler_output: true, ..Want::default() };
+        let error = model.forward(&inputs, &want).unwrap_err();
+        assert!(error.to_string().contains("`pooler_output`"), "{error}");
+    }
+}
+
+#[test]
+fn overrides_reach_the_model_and_contradictions_are_shape_errors() {
+    let golden = Golden::named("bert");
+    let load = |overrides: Value| {
+        let overrides = overrides.as_object().unwrap().clone();
+        AutoModel::builder(golden.dir.to_str().unwrap()).config(overrides).load()
+    };
+    let model =
+        load(serde_json::json!({"output_attentions": true, "num_hidden_layers": 1})).unwrap();
+    let inputs = model.inputs(golden.rows()).unwrap();
+    let output = model.forward(&inputs, &Want::default()).unwrap();
+    assert_eq!(output.attentions.unwrap().len(), 1);
+    // What the first layer gives is what the golden has after its first layer.
+    let expected = golden.outputs["hidden_states.3"].get(1).unwrap();
+    Tolerance::Close.check(&output.last_hidden_state.row(3).unwrap(), &expected).unwrap();
+
+    let error = load(serde_json::json!({"hidden_size": 64, "max_position_embeddings": 99}));
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("`embeddings.position_embeddings.weight`: expected [99, 64]"), "{text}");
+    assert!(text.contains("more") && text.contains("tensors of the checkpoint"), "{text}");
+}
+
+#[test]
+fn the_tolerance_tells_the_first_outlier() {
+    let tensor = |numbers: [[f32; 2]; 2]| Tensor::new(&numbers, &Device::Cpu).unwrap();
+    let (a, b) = (tensor([[1.0, 2.0], [3.0, f32::NAN]]), tensor([[1.0, 2.5], [3.0, 4.0]]));
+    let text = Tolerance::Close.check(&a, &b).unwrap_err();
+    assert!(text.starts_with("2 instead of 2.5 at [0, 1]; 2 of 4"), "{text}");
+    assert!(Tolerance::Exact.check(&b, &b).is_ok());
+}

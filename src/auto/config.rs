@@ -1,0 +1,403 @@
+//! `config.json` with its overrides, and the family that it belongs to.
+
+use serde_json::{Map, Value};
+
+use super::families::{FAMILIES, Family};
+use super::{nearest, snapshot};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::Snapshot;
+use crate::models::{Dimensions, Fields};
+
+/// Settings that every configuration of transformers has, whatever its family.
+const COMMON_KEYS: [&str; 27] = [
+    "_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "classifier_dropout",
+    "decoder_start_token_id",
+    "dtype",
+    "eos_token_id",
+    "finetuning_task",
+    "id2label",
+    "initializer_range",
+    "is_encoder_decoder",
+    "label2id",
+    "num_labels",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "problem_type",
+    "return_dict",
+    "sep_token_id",
+    "task_specific_params",
+    "tie_word_embeddings",
+    "tokenizer_class",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+];
+
+/// The configuration of a checkpoint: its family and every setting, known without weights.
+///
+/// # Example
+/// ```
+/// use hfauto_pipe::auto::AutoConfig;
+///
+/// # fn main() -> hfauto_pipe::Result<()> {
+/// let config = AutoConfig::from_pretrained("tests/golden/bert")?;
+/// assert_eq!(config.model_type(), "bert");
+/// assert_eq!(config.dimensions().hidden_size, 32);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct AutoConfig {
+    family: &'static Family,
+    json: Map<String, Value>,
+    dimensions: Dimensions,
+}
+
+/// Options of [`AutoConfig::builder`].
+#[derive(Clone, Debug)]
+pub struct AutoConfigBuilder {
+    id: String,
+    revision: Option<String>,
+    config: Map<String, Value>,
+}
+
+impl AutoConfigBuilder {
+    /// Branch, tag or commit; without it, `main`.
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.revision = Some(revision.into());
+        self
+    }
+
+    /// Overrides of `config.json`.
+    #[must_use]
+    pub fn config(mut self, config: Map<String, Value>) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// As [`AutoConfig::from_snapshot`]; `Hub` when the files cannot be had.
+    pub fn load(self) -> Result<AutoConfig> {
+        let snapshot = snapshot(&self.id, self.revision.as_deref())?;
+        AutoConfig::from_snapshot(&snapshot, &self.config)
+    }
+}
+
+impl AutoConfig {
+    /// Reads the configuration of a hub id or of a directory.
+    ///
+    /// # Errors
+    /// As [`AutoConfig::from_snapshot`]; `Hub` when the files cannot be had.
+    pub fn from_pretrained(id: &str) -> Result<Self> {
+        Self::builder(id).load()
+    }
+
+    /// The same with options.
+    pub fn builder(id: impl Into<String>) -> AutoConfigBuilder {
+        AutoConfigBuilder { id: id.into(), revision: None, config: Map::new() }
+    }
+
+    /// Reads `config.json` of `snapshot` and applies `overrides`.
+    ///
+    /// # Errors
+    /// `Unsupported` for a `model_type` or a setting that is not implemented, `Model` for a file that is
+    /// missing, broken or impossible, `Config` for an override that is no setting of the family.
+    pub fn from_snapshot(snapshot: &Snapshot, overrides: &Map<String, Value>) -> Result<Self> {
+        let at = |error: Error| error.at(format!("config.json of `{}`", snapshot.name()));
+        let json = snapshot.json("config.json")?.ok_or_else(|| {
+            Error::new(ErrorKind::Model, format!("`{}` has no config.json", snapshot.name()))
+        })?;
+        let Value::Object(json) = json else {
+            return Err(at(Error::new(ErrorKind::Model, "config.json is not a JSON object")));
+        };
+        Self::from_json(json, overrides).map_err(at)
+    }
+
+    /// From the parsed `config.json`.
+    ///
+    /// # Errors
+    /// As [`AutoConfig::from_snapshot`].
+    pub fn from_json(mut json: Map<String, Value>, overrides: &Map<String, Value>) -> Result<Self> {
+        let family = family(&json)?;
+        resolve_attribute_map(family, &mut json);
+        apply(family, &mut json, overrides)?;
+        let dimensions = (family.dimensions)(&Fields::new(&json))?;
+        Ok(Self { family, json, dimensions })
+    }
+
+    /// The row of the table.
+    pub fn family(&self) -> &'static Family {
+        self.family
+    }
+
+    /// `model_type`.
+    pub fn model_type(&self) -> &'static str {
+        self.family.model_type
+    }
+
+    /// `config.json` after the overrides.
+    pub fn json(&self) -> &Map<String, Value> {
+        &self.json
+    }
+
+    /// Sizes, and how positions are counted.
+    pub fn dimensions(&self) -> &Dimensions {
+        &self.dimensions
+    }
+
+    /// `architectures`: the classes that the checkpoint was saved from.
+    pub fn architectures(&self) -> Vec<&str> {
+        strings(&self.json, "architectures")
+    }
+
+    /// The labels in order of their ids; `LABEL_0`, `LABEL_1`, … where `config.json` names none.
+    pub fn id2label(&self) -> Vec<String> {
+        if let Some(Value::Object(labels)) = self.json.get("id2label") {
+            let mut labels: Vec<(u64, String)> = labels
+                .iter()
+                .filter_map(|(id, label)| Some((id.parse().ok()?, label.as_str()?.to_owned())))
+                .collect();
+            labels.sort_by_key(|(id, _)| *id);
+            return labels.into_iter().map(|(_, label)| label).collect();
+        }
+        let count = self.json.get("num_labels").and_then(Value::as_u64).unwrap_or(2);
+        (0..count).map(|id| format!("LABEL_{id}")).collect()
+    }
+
+    /// How many labels there are.
+    pub fn num_labels(&self) -> usize {
+        self.id2label().len()
+    }
+
+    /// `problem_type`, if the configuration says it.
+    pub fn problem_type(&self) -> Option<&str> {
+        self.json.get("problem_type").and_then(Value::as_str)
+    }
+
+    /// Whether attentions are wanted by default.
+    pub fn output_attentions(&self) -> bool {
+        self.json.get("output_attentions").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// Whether hidden states are wanted by default.
+    pub fn output_hidden_states(&self) -> bool {
+        self.json.get("output_hidden_states").and_then(Value::as_bool).unwrap_or(false)
+    }
+}
+
+fn strings<'a>(json: &'a Map<String, Value>, key: &str) -> Vec<&'a str> {
+    let list = json.get(key).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// The family by `model_type`, or an error that says what to do instead.
+fn family(json: &Map<String, Value>) -> Result<&'static Family> {
+    let known = format!("implemented model types are: {}", Family::model_types());
+    if json.get("auto_map").is_some_and(|map| !map.is_null()) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "the model is Python code of its own repository (`auto_map`), which is not run",
+        )
+        .hint(format!("choose a checkpoint of a built-in architecture; {known}")));
+    }
+    let Some(model_type) = json.get("model_type").filter(|value| !value.is_null()) else {
+        let architectures = strings(json, "architectures");
+        let guess = architectures.iter().find_map(|name| Family::by_architecture(name));
+        let hint = match guess {
+            Some(family) => format!(
+                "its architecture is `{}`: add `\"model_type\": \"{}\"` to a local copy of config.json",
+                architectures.join(", "),
+                family.model_type
+            ),
+            None => known,
+        };
+        return Err(Error::new(ErrorKind::Model, "config.json has no `model_type`").hint(hint));
+    };
+    let Some(model_type) = model_type.as_str() else {
+        return Err(Error::new(
+            ErrorKind::Model,
+            format!("`model_type` in config.json is `{model_type}`, not a string"),
+        ));
+    };
+    Family::find(model_type).ok_or_else(|| {
+        let names = FAMILIES.iter().map(|family| family.model_type);
+        let slip = nearest(model_type, names)
+            .map_or_else(String::new, |name| format!("; the nearest name is `{name}`"));
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("model_type `{model_type}` in config.json is not implemented{slip}"),
+        )
+        .hint(known)
+    })
+}
+
+/// Common names become the family's own; where both are given, the common one wins, as in transformers.
+fn resolve_attribute_map(family: &Family, json: &mut Map<String, Value>) {
+    for (common, own) in family.attribute_map {
+        if let Some(value) = json.shift_remove(*common) {
+            json.insert((*own).to_owned(), value);
+        }
+    }
+}
+
+/// Writes `overrides` over `json`. A key that is no setting of the family is an error: transformers
+/// would ignore it, and a pipeline must not.
+fn apply(
+    family: &Family,
+    json: &mut Map<String, Value>,
+    overrides: &Map<String, Value>,
+) -> Result<()> {
+    let defaults = Map::new();
+    let fields = Fields::new(&defaults);
+    (family.dimensions)(&fields)?;
+    let asked = fields.asked();
+    let common = family.attribute_map.iter().map(|(common, _)| *common);
+    let known: Vec<&str> = asked.iter().copied().chain(COMMON_KEYS).chain(common).collect();
+    for key in overrides.keys() {
+        if key == "model_type" {
+            return Err(Error::new(ErrorKind::Config, "`model_type` cannot be overridden"));
+        }
+        if !known.contains(&key.as_str()) && !json.contains_key(key) {
+            let mut hint = format!("settings of `{}` are: {}", family.model_type, {
+                let names: Vec<&str> = asked.iter().copied().collect();
+                names.join(", ")
+            });
+            if let Some(name) = nearest(key, known.iter().copied()) {
+                hint = format!("the nearest name is `{name}`; {hint}");
+            }
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("`{key}` is not a setting of model_type `{}`", family.model_type),
+            )
+            .hint(hint));
+        }
+    }
+    let mut overrides = overrides.clone();
+    resolve_attribute_map(family, &mut overrides);
+    for (key, value) in overrides {
+        if matches!(key.as_str(), "output_attentions" | "output_hidden_states")
+            && !value.is_boolean()
+        {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("`{key}` is `{value}`, not true or false"),
+            ));
+        }
+        // As in transformers, a new number of labels makes new names for them.
+        if key == "num_labels" {
+            let labels = json.get("id2label").and_then(Value::as_object).map(Map::len);
+            if labels.is_some_and(|labels| Some(labels as u64) != value.as_u64()) {
+                json.shift_remove("id2label");
+                json.shift_remove("label2id");
+            }
+        }
+        json.insert(key, value);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(json: Value, overrides: Value) -> Result<AutoConfig> {
+        let object = |value: Value| value.as_object().unwrap().clone();
+        AutoConfig::from_json(object(json), &object(overrides))
+    }
+
+    fn refused(json: Value, overrides: Value) -> (ErrorKind, String) {
+        let error = config(json, overrides).unwrap_err();
+        (error.kind(), error.to_string())
+    }
+
+    #[test]
+    fn unknown_model_types_are_refused_with_the_list() {
+        let (kind, text) = refused(json!({"model_type": "rberta"}), json!({}));
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert_eq!(
+            text,
+            "model_type `rberta` in config.json is not implemented; the nearest name is `roberta`\n\
+             hint: implemented model types are: \
+             bert, camembert, distilbert, mpnet, roberta, xlm-roberta"
+        );
+        let (_, text) = refused(json!({"model_type": "gpt2"}), json!({}));
+        assert!(text.contains("`gpt2`") && !text.contains("nearest"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_model_type_is_guessed_but_not_assumed() {
+        let (kind, text) = refused(json!({"architectures": ["DistilBertForMaskedLM"]}), json!({}));
+        assert_eq!(kind, ErrorKind::Model);
+        assert!(text.contains("`\"model_type\": \"distilbert\"`"), "{text}");
+        let (_, text) = refused(json!({}), json!({}));
+        assert!(text.contains("model types are"), "{text}");
+    }
+
+    #[test]
+    fn code_of_the_repository_is_not_run() {
+        let json = json!({"model_type": "bert", "auto_map": {"AutoModel": "modeling.X"}});
+        let (kind, text) = refused(json, json!({}));
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(text.contains("auto_map"), "{text}");
+    }
+
+    #[test]
+    fn settings_that_are_not_implemented_are_refused() {
+        for (key, value) in [
+            ("position_embedding_type", json!("relative_key")),
+            ("is_decoder", json!(true)),
+            ("add_cross_attention", json!(true)),
+            ("hidden_act", json!("mish")),
+        ] {
+            let (kind, text) = refused(json!({"model_type": "bert", key: value}), json!({}));
+            assert_eq!(kind, ErrorKind::Unsupported);
+            assert!(text.contains(key), "{text}");
+        }
+        let (kind, text) = refused(json!({"model_type": "mpnet", "hidden_size": 100}), json!({}));
+        assert_eq!(kind, ErrorKind::Model);
+        assert!(text.contains("`hidden_size: 100`") && text.contains("12"), "{text}");
+    }
+
+    #[test]
+    fn overrides_go_by_common_and_own_names() {
+        let json = json!({"model_type": "distilbert", "dim": 64, "hidden_size": 96, "n_heads": 8});
+        assert_eq!(config(json.clone(), json!({})).unwrap().dimensions().hidden_size, 96);
+        let ours = config(json, json!({"num_attention_heads": 4, "output_attentions": true}));
+        let ours = ours.unwrap();
+        assert_eq!(ours.dimensions().num_attention_heads, 4);
+        assert!(ours.output_attentions() && !ours.output_hidden_states());
+    }
+
+    #[test]
+    fn overrides_that_mean_nothing_are_refused() {
+        let (kind, text) = refused(json!({"model_type": "bert"}), json!({"num_hiden_layers": 3}));
+        assert_eq!(kind, ErrorKind::Config);
+        assert!(text.contains("nearest name is `num_hidden_layers`"), "{text}");
+        let (_, text) = refused(json!({"model_type": "bert"}), json!({"output_attentions": 1}));
+        assert!(text.contains("not true or false"), "{text}");
+        assert!(config(json!({"model_type": "bert", "extra": 1}), json!({"extra": 2})).is_ok());
+    }
+
+    #[test]
+    fn labels_are_ordered_by_id_and_renewed_by_number() {
+        let labels: Map<String, Value> =
+            (0..12).rev().map(|i| (i.to_string(), json!(format!("l{i}")))).collect();
+        let json = json!({"model_type": "bert", "id2label": labels});
+        let ours = config(json.clone(), json!({})).unwrap();
+        assert_eq!(ours.id2label()[9..], ["l9", "l10", "l11"]);
+        let ours = config(json, json!({"num_labels": 3})).unwrap();
+        assert_eq!(ours.id2label(), ["LABEL_0", "LABEL_1", "LABEL_2"]);
+        assert_eq!(config(json!({"model_type": "bert"}), json!({})).unwrap().num_labels(), 2);
+    }
+}

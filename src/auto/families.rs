@@ -1,0 +1,176 @@
+//! The table: one row a `model_type`, one column an Auto class.
+//!
+//! To add an architecture, write its file in `crate::models`, add a row here and a golden of the same
+//! name in `tests/golden`. A test of this file fails while the golden is missing.
+
+use candle_nn::VarBuilder;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::models::bert::{BertConfig, BertModel};
+use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
+use crate::models::mpnet::{MPNetConfig, MPNetModel};
+use crate::models::roberta::{roberta_config, xlm_roberta_config};
+use crate::models::{Backbone, Dimensions, Fields};
+
+/// One `model_type` and what each Auto class makes of it.
+#[derive(Debug)]
+pub struct Family {
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    /// How the names in `architectures` begin.
+    pub architecture: &'static str,
+    /// What tensor names begin with when the checkpoint was saved with a head.
+    pub base_model_prefix: &'static str,
+    /// Common names of settings that the family calls otherwise (`attribute_map` of transformers).
+    pub attribute_map: &'static [(&'static str, &'static str)],
+    /// Reads the configuration without weights.
+    pub dimensions: fn(&Fields<'_>) -> Result<Dimensions>,
+    /// Column `AutoModel`: loads the architecture without a head.
+    pub auto_model: fn(&Fields<'_>, VarBuilder<'_>) -> Result<Box<dyn Backbone>>,
+}
+
+/// Every `model_type` that this version implements, in alphabetical order.
+pub static FAMILIES: [Family; 6] = [
+    Family {
+        model_type: "bert",
+        architecture: "Bert",
+        base_model_prefix: "bert",
+        attribute_map: &[],
+        dimensions: |fields| Ok(BertConfig::new(fields)?.dimensions()),
+        auto_model: |fields, vb| bert(BertConfig::new(fields)?, vb),
+    },
+    Family {
+        model_type: "camembert",
+        architecture: "Camembert",
+        base_model_prefix: "roberta",
+        attribute_map: &[],
+        dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
+        auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
+    },
+    Family {
+        model_type: "distilbert",
+        architecture: "DistilBert",
+        base_model_prefix: "distilbert",
+        attribute_map: &[
+            ("hidden_size", "dim"),
+            ("num_attention_heads", "n_heads"),
+            ("num_hidden_layers", "n_layers"),
+        ],
+        dimensions: |fields| Ok(DistilBertConfig::new(fields)?.dimensions()),
+        auto_model: |fields, vb| {
+            let config = DistilBertConfig::new(fields)?;
+            Ok(Box::new(DistilBertModel::load(vb, &config).map_err(cannot_load)?))
+        },
+    },
+    Family {
+        model_type: "mpnet",
+        architecture: "MPNet",
+        base_model_prefix: "mpnet",
+        attribute_map: &[],
+        dimensions: |fields| Ok(MPNetConfig::new(fields)?.dimensions()),
+        auto_model: |fields, vb| {
+            let config = MPNetConfig::new(fields)?;
+            Ok(Box::new(MPNetModel::load(vb, &config).map_err(cannot_load)?))
+        },
+    },
+    Family {
+        model_type: "roberta",
+        architecture: "Roberta",
+        base_model_prefix: "roberta",
+        attribute_map: &[],
+        dimensions: |fields| Ok(roberta_config(fields)?.dimensions()),
+        auto_model: |fields, vb| bert(roberta_config(fields)?, vb),
+    },
+    Family {
+        model_type: "xlm-roberta",
+        architecture: "XLMRoberta",
+        base_model_prefix: "roberta",
+        attribute_map: &[],
+        dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
+        auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
+    },
+];
+
+impl Family {
+    /// The row of `model_type`.
+    pub fn find(model_type: &str) -> Option<&'static Self> {
+        FAMILIES.iter().find(|family| family.model_type == model_type)
+    }
+
+    /// The row whose architectures begin like `architecture`, as `BertForMaskedLM`.
+    pub(super) fn by_architecture(architecture: &str) -> Option<&'static Self> {
+        FAMILIES.iter().find(|family| {
+            architecture.strip_prefix(family.architecture).is_some_and(|class| {
+                class.starts_with("Model") || class.starts_with("For") || class.starts_with("LM")
+            })
+        })
+    }
+
+    /// All model types, for messages.
+    pub(super) fn model_types() -> String {
+        let names: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+        names.join(", ")
+    }
+}
+
+fn bert(config: BertConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(BertModel::load(vb, &config).map_err(cannot_load)?))
+}
+
+pub(super) fn cannot_load(error: candle_core::Error) -> Error {
+    Error::new(ErrorKind::Model, "cannot load weights").source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::Map;
+
+    use super::*;
+
+    #[test]
+    fn model_types_are_unique_sorted_and_have_a_golden() {
+        let names: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(names, sorted);
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        for name in names {
+            assert!(
+                golden.join(name).join("golden.safetensors").is_file(),
+                "no golden for `{name}`"
+            );
+        }
+    }
+
+    #[test]
+    fn every_family_has_defaults_for_all_its_settings() {
+        for family in &FAMILIES {
+            let empty = Map::new();
+            let fields = Fields::new(&empty);
+            let dimensions = (family.dimensions)(&fields).unwrap();
+            assert_eq!(dimensions.hidden_size, 768, "{}", family.model_type);
+            let asked = fields.asked();
+            for (alias, name) in family.attribute_map {
+                assert!(!asked.contains(alias) && asked.contains(name), "{alias} → {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn architectures_find_their_family() {
+        for (architecture, model_type) in [
+            ("BertForMaskedLM", Some("bert")),
+            ("BertLMHeadModel", Some("bert")),
+            ("XLMRobertaModel", Some("xlm-roberta")),
+            ("RobertaForSequenceClassification", Some("roberta")),
+            ("BertweetModel", None),
+            ("GPT2Model", None),
+        ] {
+            let family = Family::by_architecture(architecture);
+            assert_eq!(family.map(|f| f.model_type), model_type, "{architecture}");
+        }
+    }
+}

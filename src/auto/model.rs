@@ -1,0 +1,220 @@
+//! AutoModel: a checkpoint's architecture without a head, loaded.
+
+use candle_core::{DType, Device};
+use serde_json::{Map, Value};
+
+use super::config::AutoConfig;
+use super::loader::{self, LoadReport};
+use super::snapshot;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::{Snapshot, Weights};
+use crate::models::{Backbone, ModelOutput, Want};
+use crate::nn::ModelInputs;
+
+/// A loaded model without a head, as `AutoModel` of transformers.
+pub struct AutoModel {
+    name: String,
+    commit: Option<String>,
+    config: AutoConfig,
+    backbone: Box<dyn Backbone>,
+    device: Device,
+    report: LoadReport,
+}
+
+/// Options of [`AutoModel::builder`].
+#[derive(Clone, Debug)]
+pub struct AutoModelBuilder {
+    id: String,
+    revision: Option<String>,
+    dtype: Option<DType>,
+    device: Device,
+    config: Map<String, Value>,
+}
+
+impl AutoModelBuilder {
+    /// Branch, tag or commit; without it, `main`.
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.revision = Some(revision.into());
+        self
+    }
+
+    /// The dtype to compute in; without it, f32 on a CPU.
+    #[must_use]
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// The device to compute on; without it, the CPU.
+    #[must_use]
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Overrides of `config.json`.
+    #[must_use]
+    pub fn config(mut self, config: Map<String, Value>) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// As [`AutoModel::load_snapshot`]; `Hub` when the files cannot be had.
+    pub fn load(self) -> Result<AutoModel> {
+        let snapshot = snapshot(&self.id, self.revision.as_deref())?;
+        let config = AutoConfig::from_snapshot(&snapshot, &self.config)?;
+        AutoModel::load_snapshot(&snapshot, config, self.dtype, &self.device)
+    }
+}
+
+impl AutoModel {
+    /// Loads a hub id or a directory, in f32 on the CPU.
+    ///
+    /// # Errors
+    /// As [`AutoModel::load_snapshot`]; `Hub` when the files cannot be had.
+    pub fn from_pretrained(id: &str) -> Result<Self> {
+        Self::builder(id).load()
+    }
+
+    /// The same with options.
+    pub fn builder(id: impl Into<String>) -> AutoModelBuilder {
+        AutoModelBuilder {
+            id: id.into(),
+            revision: None,
+            dtype: None,
+            device: Device::Cpu,
+            config: Map::new(),
+        }
+    }
+
+    /// Loads the weights of `snapshot` into the architecture that `config` names. Without `dtype`, f32;
+    /// narrower checkpoints are widened.
+    ///
+    /// # Errors
+    /// `Model` with every tensor that is missing or has another shape than the configuration asks for,
+    /// or when the files are damaged; `Unsupported` for a dtype that the device cannot compute in.
+    pub fn load_snapshot(
+        snapshot: &Snapshot,
+        config: AutoConfig,
+        dtype: Option<DType>,
+        device: &Device,
+    ) -> Result<Self> {
+        let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
+        let dtype = computable(dtype, device).map_err(at)?;
+        let files = snapshot.weight_files().map_err(at)?;
+        let weights = Weights::open(&files).map_err(at)?;
+        let family = config.family();
+        let fields = crate::models::Fields::new(config.json());
+        let (backbone, report) =
+            loader::load(&weights, family.base_model_prefix, dtype, device, |vb| {
+                (family.auto_model)(&fields, vb)
+            })
+            .map_err(at)?;
+        drop(fields);
+        tracing::debug!(
+            model = snapshot.name(),
+            model_type = config.model_type(),
+            parameters = report.parameters,
+            dtype = dtype.as_str(),
+            "loaded weights"
+        );
+        Ok(Self {
+            name: snapshot.name().to_owned(),
+            commit: snapshot.commit().map(str::to_owned),
+            config,
+            backbone,
+            device: device.clone(),
+            report,
+        })
+    }
+
+    /// The hub id or directory that it was loaded from.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The commit of the hub that it was loaded from.
+    pub fn commit(&self) -> Option<&str> {
+        self.commit.as_deref()
+    }
+
+    /// The configuration, overrides included.
+    pub fn config(&self) -> &AutoConfig {
+        &self.config
+    }
+
+    /// The loaded architecture.
+    pub fn backbone(&self) -> &dyn Backbone {
+        &*self.backbone
+    }
+
+    /// The device that the weights are on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Parameters, memory, and what of the checkpoint is not used.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// Features of a hidden state.
+    pub fn hidden_size(&self) -> usize {
+        self.backbone.hidden_size()
+    }
+
+    /// Rows of `(input_ids, token_type_ids)` as this model wants them.
+    ///
+    /// # Errors
+    /// When the device cannot hold the tensors.
+    pub fn inputs<'a>(
+        &self,
+        rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
+    ) -> candle_core::Result<ModelInputs> {
+        ModelInputs::new(rows, self.backbone.position_ids(), &self.device)
+    }
+
+    /// Runs the model. What `output_hidden_states` and `output_attentions` of the configuration ask for
+    /// is computed too, as in transformers.
+    ///
+    /// # Errors
+    /// As [`Backbone::forward`].
+    pub fn forward(&self, inputs: &ModelInputs, want: &Want) -> candle_core::Result<ModelOutput> {
+        let want = Want {
+            hidden_states: want.hidden_states || self.config.output_hidden_states(),
+            attentions: want.attentions || self.config.output_attentions(),
+            ..*want
+        };
+        self.backbone.forward(inputs, &want)
+    }
+}
+
+impl std::fmt::Debug for AutoModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AutoModel")
+            .field("name", &self.name)
+            .field("commit", &self.commit)
+            .field("model_type", &self.config.model_type())
+            .field("report", &self.report)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The dtype to compute in on `device`. On a CPU that is f32: candle has no bf16 products there, and f16
+/// is slower and less exact.
+fn computable(dtype: Option<DType>, device: &Device) -> Result<DType> {
+    let dtype = dtype.unwrap_or(DType::F32);
+    if dtype == DType::F32 || (!device.is_cpu() && matches!(dtype, DType::F16 | DType::BF16)) {
+        return Ok(dtype);
+    }
+    let place = if device.is_cpu() { "a CPU" } else { "this device" };
+    let error = Error::new(
+        ErrorKind::Unsupported,
+        format!("dtype `{}` is not implemented on {place}", dtype.as_str()),
+    );
+    Err(error.hint("use `f32`; narrower weights are widened when they are loaded"))
+}

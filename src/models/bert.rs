@@ -1,0 +1,301 @@
+//! BERT: a post-norm encoder with learned absolute positions and segments.
+//!
+//! # Source
+//! `src/transformers/models/bert/modeling_bert.py` at v4.57.
+
+use candle_core::{Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use serde_json::json;
+
+use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
+use crate::error;
+use crate::nn::{
+    Activation, AttentionOptions, Embedding, LayerNorm, Lengths, Linear, ModelInputs, PositionIds,
+    attention,
+};
+
+/// The settings of BERT and of the families that share its encoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BertConfig {
+    /// Token ids.
+    pub vocab_size: usize,
+    /// Features of a hidden state.
+    pub hidden_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Heads of a layer.
+    pub num_attention_heads: usize,
+    /// Features between the two products of the feed-forward part.
+    pub intermediate_size: usize,
+    /// The activation between them.
+    pub hidden_act: Activation,
+    /// Rows of the position table.
+    pub max_position_embeddings: usize,
+    /// Segments.
+    pub type_vocab_size: usize,
+    /// Of every layer normalisation.
+    pub layer_norm_eps: f64,
+    /// How positions are counted.
+    pub position_ids: PositionIds,
+}
+
+impl BertConfig {
+    /// Reads a `config.json` of BERT.
+    ///
+    /// # Errors
+    /// `Model` for a wrong type or an impossible value, `Unsupported` for a setting that is not
+    /// implemented.
+    pub fn new(fields: &Fields<'_>) -> error::Result<Self> {
+        Self::with_defaults(fields, 30522, PositionIds::FromZero)
+    }
+
+    /// As [`BertConfig::new`], with what differs between the families that share the encoder.
+    pub(super) fn with_defaults(
+        fields: &Fields<'_>,
+        vocab_size: usize,
+        position_ids: PositionIds,
+    ) -> error::Result<Self> {
+        fields.only("position_embedding_type", &json!("absolute"))?;
+        fields.only("is_decoder", &json!(false))?;
+        fields.only("add_cross_attention", &json!(false))?;
+        let config = Self {
+            vocab_size: fields.size("vocab_size", vocab_size)?,
+            hidden_size: fields.size("hidden_size", 768)?,
+            num_hidden_layers: fields.size("num_hidden_layers", 12)?,
+            num_attention_heads: fields.size("num_attention_heads", 12)?,
+            intermediate_size: fields.size("intermediate_size", 3072)?,
+            hidden_act: fields.activation("hidden_act", "gelu")?,
+            max_position_embeddings: fields.size("max_position_embeddings", 512)?,
+            type_vocab_size: fields.size("type_vocab_size", 2)?,
+            layer_norm_eps: fields.epsilon("layer_norm_eps", 1e-12)?,
+            position_ids,
+        };
+        fields.divides(
+            ("hidden_size", config.hidden_size),
+            ("num_attention_heads", config.num_attention_heads),
+        )?;
+        Ok(config)
+    }
+
+    /// What the configuration says about inputs and outputs.
+    pub fn dimensions(&self) -> Dimensions {
+        let unused_positions = match self.position_ids {
+            PositionIds::FromZero => 0,
+            PositionIds::AfterPadding { padding_idx } => padding_idx as usize + 1,
+        };
+        Dimensions {
+            hidden_size: self.hidden_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            vocab_size: self.vocab_size,
+            position_ids: self.position_ids,
+            max_position_embeddings: Some(
+                self.max_position_embeddings.saturating_sub(unused_positions),
+            ),
+        }
+    }
+}
+
+struct BertEmbeddings {
+    word_embeddings: Embedding,
+    position_embeddings: Embedding,
+    token_type_embeddings: Embedding,
+    layer_norm: LayerNorm,
+}
+
+impl BertEmbeddings {
+    fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
+        let table = |name, rows| Embedding::load(vb.pp(name), rows, config.hidden_size);
+        Ok(Self {
+            word_embeddings: table("word_embeddings", config.vocab_size)?,
+            position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
+            token_type_embeddings: table("token_type_embeddings", config.type_vocab_size)?,
+            layer_norm: LayerNorm::load(
+                vb.pp("LayerNorm"),
+                config.hidden_size,
+                config.layer_norm_eps,
+            )?,
+        })
+    }
+
+    fn forward(&self, inputs: &ModelInputs) -> Result<Tensor> {
+        let words = self.word_embeddings.forward(&inputs.input_ids)?;
+        let types = self.token_type_embeddings.forward(&inputs.token_type_ids)?;
+        let positions = self.position_embeddings.forward(&inputs.position_ids)?;
+        self.layer_norm.forward_residual(&(words + types)?, &positions)
+    }
+}
+
+struct BertLayer {
+    /// `attention.self.query`, `key` and `value` as one product.
+    attention_self: Linear,
+    attention_output_dense: Linear,
+    attention_output_layer_norm: LayerNorm,
+    intermediate_dense: Linear,
+    intermediate_act: Activation,
+    output_dense: Linear,
+    output_layer_norm: LayerNorm,
+    num_attention_heads: usize,
+}
+
+impl BertLayer {
+    fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let norm = |name| LayerNorm::load(vb.pp(name), hidden, config.layer_norm_eps);
+        let qkv = ["query", "key", "value"]
+            .map(|name| Linear::load(vb.pp("attention.self").pp(name), hidden, hidden, true));
+        let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            attention_self: Linear::fuse(&qkv)?,
+            attention_output_dense: Linear::load(
+                vb.pp("attention.output.dense"),
+                hidden,
+                hidden,
+                true,
+            )?,
+            attention_output_layer_norm: norm("attention.output.LayerNorm")?,
+            intermediate_dense: Linear::load(
+                vb.pp("intermediate.dense"),
+                hidden,
+                intermediate,
+                true,
+            )?,
+            intermediate_act: config.hidden_act,
+            output_dense: Linear::load(vb.pp("output.dense"), intermediate, hidden, true)?,
+            output_layer_norm: norm("output.LayerNorm")?,
+            num_attention_heads: config.num_attention_heads,
+        })
+    }
+
+    fn forward(
+        &self,
+        hidden_states: &Tensor,
+        inputs: &ModelInputs,
+        output_attentions: bool,
+    ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
+        let hidden_size = hidden_states.dim(1)?;
+        let qkv = self.attention_self.forward(hidden_states)?; // (total_tokens, 3 * hidden_size)
+        let head_dim = hidden_size / self.num_attention_heads;
+        let context = attention(
+            &qkv.narrow(1, 0, hidden_size)?,
+            &qkv.narrow(1, hidden_size, hidden_size)?,
+            &qkv.narrow(1, 2 * hidden_size, hidden_size)?,
+            inputs,
+            AttentionOptions {
+                num_heads: self.num_attention_heads,
+                scale: 1.0 / (head_dim as f64).sqrt(),
+                bias: None,
+                output_attentions,
+            },
+        )?;
+        let attended = self.attention_output_dense.forward(&context.values)?;
+        let attended =
+            self.attention_output_layer_norm.forward_residual(&attended, hidden_states)?;
+        let output = self.intermediate_dense.forward_activated(&attended, self.intermediate_act)?;
+        let output = self.output_dense.forward(&output)?;
+        let output = self.output_layer_norm.forward_residual(&output, &attended)?;
+        Ok((output, context.attentions))
+    }
+}
+
+/// The first token of each row through a dense layer and tanh.
+pub(super) struct Pooler {
+    dense: Linear,
+}
+
+impl Pooler {
+    /// Loads `pooler.dense` when the checkpoint has it; transformers would make up random weights.
+    pub(super) fn load(vb: VarBuilder<'_>, hidden_size: usize) -> Result<Option<Self>> {
+        let vb = vb.pp("pooler.dense");
+        if !vb.contains_tensor("weight") {
+            return Ok(None);
+        }
+        Ok(Some(Self { dense: Linear::load(vb, hidden_size, hidden_size, true)? }))
+    }
+
+    fn forward(&self, hidden_states: &Tensor, lengths: &Lengths) -> Result<Tensor> {
+        let hidden_size = hidden_states.dim(1)?;
+        let (dtype, device) = (hidden_states.dtype(), hidden_states.device());
+        let pooled = lengths
+            .ranges()
+            .map(|range| {
+                if range.is_empty() {
+                    return Tensor::zeros((1, hidden_size), dtype, device);
+                }
+                let first = hidden_states.narrow(0, range.start, 1)?;
+                self.dense.forward_activated(&first, Activation::Tanh)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        if pooled.is_empty() {
+            return Tensor::zeros((0, hidden_size), dtype, device);
+        }
+        Tensor::cat(&pooled, 0)
+    }
+
+    /// The pooler's output if it is wanted.
+    ///
+    /// # Errors
+    /// When it is wanted and the checkpoint has no pooler.
+    pub(super) fn output(
+        pooler: Option<&Self>,
+        hidden_states: &Tensor,
+        inputs: &ModelInputs,
+        want: &Want,
+    ) -> Result<Option<Tensor>> {
+        match (want.pooler_output, pooler) {
+            (false, _) => Ok(None),
+            (true, Some(pooler)) => pooler.forward(hidden_states, &inputs.lengths).map(Some),
+            (true, None) => bail!("`pooler_output` is wanted, but the checkpoint has no pooler"),
+        }
+    }
+}
+
+/// BERT without a head: `BertModel`, and with other defaults `RobertaModel` and its relatives.
+pub struct BertModel {
+    embeddings: BertEmbeddings,
+    encoder_layer: Vec<BertLayer>,
+    pooler: Option<Pooler>,
+    dimensions: Dimensions,
+}
+
+impl BertModel {
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
+    pub fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
+        let layers = vb.pp("encoder.layer");
+        Ok(Self {
+            embeddings: BertEmbeddings::load(vb.pp("embeddings"), config)?,
+            encoder_layer: (0..config.num_hidden_layers)
+                .map(|i| BertLayer::load(layers.pp(i), config))
+                .collect::<Result<_>>()?,
+            pooler: Pooler::load(vb, config.hidden_size)?,
+            dimensions: config.dimensions(),
+        })
+    }
+}
+
+impl Backbone for BertModel {
+    fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
+        let mut recorder = Recorder::new(inputs, want);
+        let mut hidden_states = self.embeddings.forward(inputs)?;
+        recorder.hidden_state(&hidden_states);
+        for layer in &self.encoder_layer {
+            let (output, attentions) = layer.forward(&hidden_states, inputs, want.attentions)?;
+            hidden_states = output;
+            recorder.hidden_state(&hidden_states);
+            recorder.attentions(attentions);
+        }
+        let pooled = Pooler::output(self.pooler.as_ref(), &hidden_states, inputs, want)?;
+        Ok(recorder.finish(hidden_states, pooled))
+    }
+
+    fn dimensions(&self) -> &Dimensions {
+        &self.dimensions
+    }
+
+    fn has_pooler(&self) -> bool {
+        self.pooler.is_some()
+    }
+}

@@ -1,0 +1,157 @@
+//! Reading an architecture's settings out of `config.json`.
+//!
+//! Transformers fills every missing key with the family's default and keeps keys that it does not know,
+//! so this is no strict struct: each setting is asked for by name with its default, and a wrong type or
+//! an impossible value is an error that names the key.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::nn::Activation;
+
+/// The keys of a `config.json`, with the family's defaults for what is missing.
+#[derive(Debug)]
+pub struct Fields<'a> {
+    object: &'a Map<String, Value>,
+    asked: RefCell<BTreeSet<&'static str>>,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads from `object`.
+    pub fn new(object: &'a Map<String, Value>) -> Self {
+        Self { object, asked: RefCell::default() }
+    }
+
+    /// The keys that were asked for so far, sorted: those that a family knows.
+    pub fn asked(&self) -> BTreeSet<&'static str> {
+        self.asked.borrow().clone()
+    }
+
+    /// The value of `key`; `null` counts as missing.
+    fn value(&self, key: &'static str) -> Option<&'a Value> {
+        self.asked.borrow_mut().insert(key);
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A size: a whole number of at least 1.
+    ///
+    /// # Errors
+    /// `Model` when it is something else.
+    pub fn size(&self, key: &'static str, default: usize) -> Result<usize> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        value
+            .as_u64()
+            .and_then(|size| u32::try_from(size).ok())
+            .filter(|size| *size > 0)
+            .map(|size| size as usize)
+            .ok_or_else(|| wrong(key, "a number of at least 1", value))
+    }
+
+    /// A token id.
+    ///
+    /// # Errors
+    /// `Model` when it is not a whole number of at least 0.
+    pub fn token_id(&self, key: &'static str, default: u32) -> Result<u32> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        value
+            .as_u64()
+            .and_then(|id| u32::try_from(id).ok())
+            .ok_or_else(|| wrong(key, "a token id", value))
+    }
+
+    /// The small number that keeps a division from zero.
+    ///
+    /// # Errors
+    /// `Model` when it is not a positive number.
+    pub fn epsilon(&self, key: &'static str, default: f64) -> Result<f64> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        value
+            .as_f64()
+            .filter(|eps| eps.is_finite() && *eps > 0.0)
+            .ok_or_else(|| wrong(key, "a positive number", value))
+    }
+
+    /// An activation function by name.
+    ///
+    /// # Errors
+    /// `Unsupported` when the name is unknown, `Model` when it is not a string.
+    pub fn activation(&self, key: &'static str, default: &'static str) -> Result<Activation> {
+        let name = match self.value(key) {
+            None => default,
+            Some(Value::String(name)) => name,
+            Some(value) => return Err(wrong(key, "the name of an activation", value)),
+        };
+        Activation::from_name(name).map_err(|e| e.at(format!("`{key}` in config.json")))
+    }
+
+    /// Refuses a setting that the architecture here does not compute; only `implemented` passes.
+    ///
+    /// # Errors
+    /// `Unsupported` with the key and both values.
+    pub fn only(&self, key: &'static str, implemented: &Value) -> Result<()> {
+        match self.value(key) {
+            Some(value) if value != implemented => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("`{key}: {value}` in config.json is not implemented, only `{implemented}`"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that `hidden_size` divides into `heads`; the names are those of the keys.
+    ///
+    /// # Errors
+    /// `Model` when it does not.
+    pub fn divides(&self, hidden: (&str, usize), heads: (&str, usize)) -> Result<()> {
+        if hidden.1.is_multiple_of(heads.1) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Model,
+            format!(
+                "`{}: {}` in config.json is not a multiple of `{}: {}`",
+                hidden.0, hidden.1, heads.0, heads.1
+            ),
+        ))
+    }
+}
+
+fn wrong(key: &str, expected: &str, found: &Value) -> Error {
+    Error::new(ErrorKind::Model, format!("`{key}` in config.json is `{found}`, not {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn missing_and_null_take_the_default_and_wrong_types_are_named() {
+        let json = json!({"hidden_size": "big", "heads": null, "layers": 0, "eps": -1,
+            "hidden_act": "gelux", "is_decoder": true, "pad_token_id": 1});
+        let fields = Fields::new(json.as_object().unwrap());
+        assert_eq!(fields.size("heads", 12).unwrap(), 12);
+        assert_eq!(fields.size("absent", 3).unwrap(), 3);
+        assert_eq!(fields.token_id("pad_token_id", 0).unwrap(), 1);
+        let message = |error: Error| error.to_string();
+        assert_eq!(
+            message(fields.size("hidden_size", 1).unwrap_err()),
+            "`hidden_size` in config.json is `\"big\"`, not a number of at least 1"
+        );
+        assert!(message(fields.size("layers", 1).unwrap_err()).contains("`layers`"));
+        assert!(message(fields.epsilon("eps", 1.0).unwrap_err()).contains("positive"));
+        let error = fields.activation("hidden_act", "gelu").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let error = fields.only("is_decoder", &Value::Bool(false)).unwrap_err();
+        assert_eq!(
+            error.message(),
+            "`is_decoder: true` in config.json is not implemented, only `false`"
+        );
+        assert!(fields.divides(("hidden_size", 10), ("num_attention_heads", 3)).is_err());
+        assert!(fields.asked().contains("is_decoder"));
+    }
+}

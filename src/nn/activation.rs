@@ -1,0 +1,215 @@
+//! Activation functions by the names of transformers and of torch.
+
+use candle_core::{Result, Tensor};
+
+use super::cpu;
+use crate::error;
+
+/// An activation function, exactly as transformers computes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x`.
+    Identity,
+    /// `x · Φ(x)` with the error function.
+    Gelu,
+    /// The tanh form of GELU, as the original BERT and GPT-2 code has it.
+    GeluTanh,
+    /// `x · σ(1.702 x)`.
+    QuickGelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `σ(x)`.
+    Sigmoid,
+    /// `x · σ(x)`.
+    Silu,
+    /// `tanh(x)`.
+    Tanh,
+}
+
+/// Names in `config.json` (`ACT2FN` of transformers); several names share one formula.
+///
+/// # Source
+/// `src/transformers/activations.py` at v4.57.
+const ACT2FN: [(&str, Activation); 13] = [
+    ("gelu", Activation::Gelu),
+    ("gelu_accurate", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_python", Activation::Gelu),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("linear", Activation::Identity),
+    ("quick_gelu", Activation::QuickGelu),
+    ("relu", Activation::Relu),
+    ("sigmoid", Activation::Sigmoid),
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("tanh", Activation::Tanh),
+];
+
+/// Classes of `torch.nn`, as the Dense module of sentence-transformers names them.
+const TORCH_CLASSES: [(&str, Activation); 6] = [
+    ("GELU", Activation::Gelu),
+    ("Identity", Activation::Identity),
+    ("ReLU", Activation::Relu),
+    ("SiLU", Activation::Silu),
+    ("Sigmoid", Activation::Sigmoid),
+    ("Tanh", Activation::Tanh),
+];
+
+/// √(2/π), of the tanh form of GELU.
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+
+impl Activation {
+    /// By the name in `hidden_act` or `activation` of a `config.json`.
+    ///
+    /// # Errors
+    /// `Unsupported` when the name is not in the list.
+    pub fn from_name(name: &str) -> error::Result<Self> {
+        lookup(&ACT2FN, name, name)
+    }
+
+    /// By a dotted torch path, as `torch.nn.modules.activation.Tanh`.
+    ///
+    /// # Errors
+    /// `Unsupported` when the class is not in the list.
+    pub fn from_torch_path(path: &str) -> error::Result<Self> {
+        lookup(&TORCH_CLASSES, path.rsplit('.').next().unwrap_or(path), path)
+    }
+
+    /// Applies the function to every element.
+    ///
+    /// # Errors
+    /// When candle cannot compute or allocate.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        if cpu::applies(x) {
+            let mut values = x.flatten_all()?.to_vec1::<f32>()?;
+            self.apply(&mut values);
+            return Tensor::from_vec(values, x.shape(), x.device());
+        }
+        match self {
+            Self::Identity => Ok(x.clone()),
+            Self::Gelu => x.gelu_erf(),
+            Self::GeluTanh => x.gelu(),
+            Self::QuickGelu => x * candle_nn::ops::sigmoid(&(x * 1.702)?)?,
+            Self::Relu => x.relu(),
+            Self::Sigmoid => candle_nn::ops::sigmoid(x),
+            Self::Silu => x.silu(),
+            Self::Tanh => x.tanh(),
+        }
+    }
+
+    /// Applies the function in place.
+    pub(super) fn apply(self, values: &mut [f32]) {
+        match self {
+            Self::Identity => {}
+            Self::Gelu => cpu::map(
+                values,
+                #[inline(always)]
+                |x| 0.5 * x * (1.0 + cpu::erf(x * std::f32::consts::FRAC_1_SQRT_2)),
+            ),
+            Self::GeluTanh => cpu::map(
+                values,
+                #[inline(always)]
+                |x| 0.5 * x * (1.0 + cpu::tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x))),
+            ),
+            Self::QuickGelu => cpu::map(
+                values,
+                #[inline(always)]
+                |x| x * cpu::sigmoid(1.702 * x),
+            ),
+            // Not `f32::max`, which would turn NaN into 0.
+            Self::Relu => cpu::map(
+                values,
+                #[inline(always)]
+                |x| if x < 0.0 { 0.0 } else { x },
+            ),
+            Self::Sigmoid => cpu::map(values, cpu::sigmoid),
+            Self::Silu => cpu::map(
+                values,
+                #[inline(always)]
+                |x| x * cpu::sigmoid(x),
+            ),
+            Self::Tanh => cpu::map(values, cpu::tanh),
+        }
+    }
+}
+
+fn lookup(table: &[(&str, Activation)], name: &str, written: &str) -> error::Result<Activation> {
+    if let Some((_, activation)) = table.iter().find(|(known, _)| *known == name) {
+        return Ok(*activation);
+    }
+    let names: Vec<&str> = table.iter().map(|(known, _)| *known).collect();
+    Err(error::Error::new(
+        error::ErrorKind::Unsupported,
+        format!("activation `{written}` is not implemented"),
+    )
+    .hint(format!("implemented are: {}", names.join(", "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    /// Values published in the documentation of torch or computed by hand from the definition.
+    #[test]
+    fn agrees_with_published_values() {
+        let cases = [
+            ("gelu", 1.0, 0.841_344_7),
+            ("gelu", -1.0, -0.158_655_26),
+            ("gelu", 3.0, 2.995_950_3),
+            ("gelu_new", 1.0, 0.841_192),
+            ("gelu_new", -2.0, -0.045_402_3),
+            ("gelu_pytorch_tanh", -0.5, -0.154_286),
+            ("quick_gelu", 1.0, 0.845_795_8),
+            ("silu", 1.0, 0.731_058_6),
+            ("swish", -2.0, -0.238_405_84),
+            ("sigmoid", 0.5, 0.622_459_3),
+            ("tanh", 0.5, 0.462_117_16),
+            ("relu", -0.5, 0.0),
+            ("relu", 0.5, 0.5),
+            ("linear", -7.0, -7.0),
+        ];
+        for (name, x, expected) in cases {
+            let mut values = [x];
+            Activation::from_name(name).unwrap().apply(&mut values);
+            assert!((values[0] - expected).abs() < 1e-6, "{name}({x}) = {}", values[0]);
+        }
+    }
+
+    #[test]
+    fn host_kernels_agree_with_the_device_formulas() -> Result<()> {
+        let x = Tensor::arange(-800f32, 800., &Device::Cpu)?.affine(0.01, 0.0)?;
+        for (name, activation) in ACT2FN {
+            // f64 takes the candle formulas, f32 the kernels of this folder.
+            let exact = activation.forward(&x.to_dtype(DType::F64)?)?;
+            let ours = activation.forward(&x)?.to_dtype(DType::F64)?;
+            let worst = (exact - ours)?.abs()?.max(0)?.to_scalar::<f64>()?;
+            assert!(worst < 1e-6, "{name} is off by {worst:e}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nan_stays_nan() {
+        for (name, activation) in ACT2FN {
+            let mut values = [f32::NAN];
+            activation.apply(&mut values);
+            assert!(values[0].is_nan(), "{name}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_refused_by_name() {
+        let error = Activation::from_name("gleu").unwrap_err();
+        assert_eq!(error.kind(), error::ErrorKind::Unsupported);
+        assert_eq!(error.message(), "activation `gleu` is not implemented");
+        assert!(error.remedy().unwrap().contains("gelu_new"));
+        assert_eq!(
+            Activation::from_torch_path("torch.nn.modules.activation.Tanh").unwrap(),
+            Activation::Tanh
+        );
+        assert!(Activation::from_torch_path("torch.nn.modules.activation.Hardswish").is_err());
+    }
+}

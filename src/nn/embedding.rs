@@ -1,0 +1,39 @@
+//! Lookup tables: one vector an id.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+/// A table of vectors, as `torch.nn.Embedding`.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    weight: Tensor,
+}
+
+impl Embedding {
+    /// Loads `weight` of `(num_embeddings, hidden_size)`.
+    ///
+    /// # Errors
+    /// When the checkpoint does not have it in this shape.
+    pub fn load(vb: VarBuilder<'_>, num_embeddings: usize, hidden_size: usize) -> Result<Self> {
+        Ok(Self { weight: vb.get((num_embeddings, hidden_size), "weight")? })
+    }
+
+    /// The table, `(num_embeddings, hidden_size)`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// Looks up `ids`.
+    ///
+    /// # Shapes
+    /// `ids`: `(tokens)`, u32; returns `(tokens, hidden_size)`.
+    ///
+    /// # Errors
+    /// When an id is outside the table.
+    pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        if ids.elem_count() == 0 {
+            return Tensor::zeros((0, self.weight.dim(1)?), self.weight.dtype(), ids.device());
+        }
+        self.weight.index_select(ids, 0)
+    }
+}

@@ -1,0 +1,102 @@
+//! Layer normalisation over the last axis of `(tokens, hidden_size)`.
+
+use candle_core::{DType, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::cpu::{self, CpuView};
+
+/// `(x − mean) / √(variance + eps) · weight + bias`, as `torch.nn.LayerNorm`.
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Loads `weight` and `bias` of `hidden_size` numbers.
+    ///
+    /// # Errors
+    /// When the checkpoint does not have them in this shape.
+    pub fn load(vb: VarBuilder<'_>, hidden_size: usize, eps: f64) -> Result<Self> {
+        Ok(Self { weight: vb.get(hidden_size, "weight")?, bias: vb.get(hidden_size, "bias")?, eps })
+    }
+
+    /// Normalises `x`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit or candle cannot allocate.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.normalize(x, None)
+    }
+
+    /// Normalises `x + residual`.
+    ///
+    /// # Errors
+    /// As [`LayerNorm::forward`].
+    pub fn forward_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.normalize(x, Some(residual))
+    }
+
+    fn normalize(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        if cpu::applies(x) && cpu::applies(&self.weight) && x.dim(1)? == self.weight.dim(0)? {
+            let mut values = x.flatten_all()?.to_vec1::<f32>()?;
+            if let Some(residual) = residual {
+                let residual = residual.contiguous()?;
+                cpu::add(&mut values, CpuView::new(&residual).slice()?);
+            }
+            let (weight, bias) = (CpuView::new(&self.weight), CpuView::new(&self.bias));
+            let hidden_size = self.weight.dim(0)?;
+            cpu::layer_norm(
+                &mut values,
+                &weight.slice()?[..hidden_size],
+                &bias.slice()?[..hidden_size],
+                self.eps as f32,
+            );
+            return Tensor::from_vec(values, x.shape(), x.device());
+        }
+        let dtype = x.dtype();
+        let x = match residual {
+            Some(residual) => (x + residual)?,
+            None => x.clone(),
+        };
+        // Half precision loses the variance: these numbers are taken in f32.
+        let x = if dtype == DType::F64 { x } else { x.to_dtype(DType::F32)? };
+        let x = x.broadcast_sub(&x.mean_keepdim(1)?)?;
+        let variance = x.sqr()?.mean_keepdim(1)?;
+        x.broadcast_div(&(variance + self.eps)?.sqrt()?)?
+            .to_dtype(dtype)?
+            .broadcast_mul(&self.weight)?
+            .broadcast_add(&self.bias)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn host_kernel_agrees_with_the_device_formula() -> Result<()> {
+        let device = Device::Cpu;
+        let x = Tensor::randn(3f32, 2., (7, 50), &device)?;
+        let residual = Tensor::randn(0f32, 1., (7, 50), &device)?;
+        let layer = LayerNorm {
+            weight: Tensor::randn(1f32, 0.1, 50, &device)?,
+            bias: Tensor::randn(0f32, 0.1, 50, &device)?,
+            eps: 1e-12,
+        };
+        let double = LayerNorm {
+            weight: layer.weight.to_dtype(DType::F64)?,
+            bias: layer.bias.to_dtype(DType::F64)?,
+            eps: 1e-12,
+        };
+        let exact =
+            double.forward_residual(&x.to_dtype(DType::F64)?, &residual.to_dtype(DType::F64)?)?;
+        let ours = layer.forward_residual(&x, &residual)?.to_dtype(DType::F64)?;
+        let off = (ours - exact)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?;
+        assert!(off < 2e-6, "{off:e}");
+        Ok(())
+    }
+}

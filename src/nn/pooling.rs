@@ -1,0 +1,245 @@
+//! From one vector a token to one vector a row: pooling and normalisation.
+
+use std::fmt;
+
+use candle_core::{DType, Result, Tensor};
+
+use super::inputs::Ragged;
+use crate::error;
+
+/// How the tokens of a row become one vector; names as in sentence-transformers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolingMode {
+    /// The first token.
+    Cls,
+    /// The maximum of each feature.
+    Max,
+    /// The mean of all tokens.
+    Mean,
+    /// The sum of all tokens over the square root of their number.
+    MeanSqrtLenTokens,
+    /// The mean with weights 1, 2, 3, … by position.
+    WeightedMean,
+    /// The last token.
+    LastToken,
+}
+
+impl PoolingMode {
+    /// All modes, in the order in which the files of sentence-transformers before 5.4, which have one
+    /// key a mode, concatenate them.
+    pub const ALL: [Self; 6] = [
+        Self::Cls,
+        Self::Max,
+        Self::Mean,
+        Self::MeanSqrtLenTokens,
+        Self::WeightedMean,
+        Self::LastToken,
+    ];
+
+    /// The name in sentence-transformers and in a pipeline.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cls => "cls",
+            Self::Max => "max",
+            Self::Mean => "mean",
+            Self::MeanSqrtLenTokens => "mean_sqrt_len_tokens",
+            Self::WeightedMean => "weightedmean",
+            Self::LastToken => "lasttoken",
+        }
+    }
+
+    /// By name.
+    ///
+    /// # Errors
+    /// `Unsupported` when there is no such mode.
+    pub fn from_name(name: &str) -> error::Result<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|mode| mode.name()).collect();
+            error::Error::new(
+                error::ErrorKind::Unsupported,
+                format!("pooling mode `{name}` is not implemented"),
+            )
+            .hint(format!("pooling modes are: {}", names.join(", ")))
+        })
+    }
+}
+
+impl fmt::Display for PoolingMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Pools the tokens of each row; several modes are concatenated.
+///
+/// # Source
+/// `sentence_transformers/models/Pooling.py` at v5.1. There a row without pooled tokens gives
+/// arbitrary numbers in some modes; here it gives zeros in all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pooling {
+    modes: Vec<PoolingMode>,
+    include_prompt: bool,
+}
+
+impl Pooling {
+    /// Pools with `modes`, concatenated in this order. Without `include_prompt`, the tokens of the prompt
+    /// are left out, save by `cls`, which is the first token.
+    pub fn new(modes: impl IntoIterator<Item = PoolingMode>, include_prompt: bool) -> Self {
+        Self { modes: modes.into_iter().collect(), include_prompt }
+    }
+
+    /// The modes, in the order of concatenation.
+    pub fn modes(&self) -> &[PoolingMode] {
+        &self.modes
+    }
+
+    /// Whether the prompt's tokens count.
+    pub fn include_prompt(&self) -> bool {
+        self.include_prompt
+    }
+
+    /// Pools every row.
+    ///
+    /// # Shapes
+    /// Returns `(rows, modes * hidden_size)`, f32 or wider. `prompt_tokens`: how many tokens of a row
+    /// are its prompt, the special token before it included; it matters without `include_prompt` only.
+    ///
+    /// # Errors
+    /// When candle cannot compute or allocate.
+    pub fn forward(&self, tokens: &Ragged, prompt_tokens: usize) -> Result<Tensor> {
+        let hidden_size = tokens.values.dim(1)?;
+        let (rows, device) = (tokens.lengths.rows(), tokens.values.device());
+        // Sums over many tokens lose digits in half precision.
+        let values = match tokens.values.dtype() {
+            DType::F16 | DType::BF16 => tokens.values.to_dtype(DType::F32)?,
+            _ => tokens.values.clone(),
+        };
+        let width = self.modes.len() * hidden_size;
+        if rows == 0 || width == 0 {
+            return Tensor::zeros((rows, width), values.dtype(), device);
+        }
+        let tokens = Ragged { values, lengths: tokens.lengths.clone() };
+        let skipped = if self.include_prompt { 0 } else { prompt_tokens };
+        let mut pooled = Vec::with_capacity(rows * self.modes.len());
+        for row in 0..rows {
+            let row = tokens.row(row)?;
+            for mode in &self.modes {
+                pooled.push(pool_row(&row, *mode, skipped)?);
+            }
+        }
+        Tensor::cat(&pooled, 0)?.reshape((rows, width))
+    }
+}
+
+/// `(seq_len, hidden_size)` → `(1, hidden_size)`.
+fn pool_row(row: &Tensor, mode: PoolingMode, skipped: usize) -> Result<Tensor> {
+    let (seq_len, hidden_size) = row.dims2()?;
+    let skipped = if mode == PoolingMode::Cls { 0 } else { skipped };
+    if seq_len <= skipped {
+        return Tensor::zeros((1, hidden_size), row.dtype(), row.device());
+    }
+    let kept = row.narrow(0, skipped, seq_len - skipped)?;
+    let count = (seq_len - skipped) as f64;
+    match mode {
+        PoolingMode::Cls => kept.narrow(0, 0, 1),
+        PoolingMode::LastToken => kept.narrow(0, seq_len - skipped - 1, 1),
+        PoolingMode::Max => kept.max_keepdim(0),
+        PoolingMode::Mean => kept.sum_keepdim(0)? / count,
+        PoolingMode::MeanSqrtLenTokens => kept.sum_keepdim(0)? / count.sqrt(),
+        PoolingMode::WeightedMean => {
+            // Positions count from the row's start, skipped tokens included.
+            let weights = Tensor::arange(skipped as u32 + 1, seq_len as u32 + 1, row.device())?
+                .to_dtype(row.dtype())?
+                .unsqueeze(1)?;
+            let total = (skipped + 1..=seq_len).map(|weight| weight as f64).sum::<f64>();
+            kept.broadcast_mul(&weights)?.sum_keepdim(0)? / total
+        }
+    }
+}
+
+/// Scales each row of `(rows, dimension)` to length 1; a row of zeros stays zero.
+///
+/// # Errors
+/// When candle cannot compute or allocate.
+///
+/// # Source
+/// `torch.nn.functional.normalize`, whose lowest norm is 1e-12.
+pub fn normalize(x: &Tensor) -> Result<Tensor> {
+    if x.elem_count() == 0 {
+        return Ok(x.clone());
+    }
+    let norm = x.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12)?;
+    x.broadcast_div(&norm)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::nn::Lengths;
+
+    /// Rows: three tokens, none, one token.
+    fn ragged() -> Ragged {
+        let values = [[1f32, -2.], [3., 4.], [5., 0.], [7., 9.]];
+        Ragged {
+            values: Tensor::new(&values, &Device::Cpu).unwrap(),
+            lengths: Lengths::new([3, 0, 1]),
+        }
+    }
+
+    fn check(mode: PoolingMode, include_prompt: bool, first_row: [f32; 2], last_row: [f32; 2]) {
+        let pooled = Pooling::new([mode], include_prompt).forward(&ragged(), 1).unwrap();
+        let pooled: Vec<f32> = pooled.flatten_all().unwrap().to_vec1().unwrap();
+        let expected = [first_row, [0.0; 2], last_row].concat();
+        for (pooled, expected) in pooled.iter().zip(&expected) {
+            assert!((pooled - expected).abs() < 1e-6, "{mode}: {pooled} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn every_mode_by_hand() {
+        let third = 1.0 / 3.0;
+        check(PoolingMode::Cls, true, [1.0, -2.0], [7.0, 9.0]);
+        check(PoolingMode::Max, true, [5.0, 4.0], [7.0, 9.0]);
+        check(PoolingMode::Mean, true, [3.0, 2.0 * third], [7.0, 9.0]);
+        check(PoolingMode::MeanSqrtLenTokens, true, [5.196_152_4, 1.154_700_5], [7.0, 9.0]);
+        check(PoolingMode::WeightedMean, true, [22.0 / 6.0, 1.0], [7.0, 9.0]);
+        check(PoolingMode::LastToken, true, [5.0, 0.0], [7.0, 9.0]);
+    }
+
+    #[test]
+    fn prompt_tokens_are_left_out() {
+        check(PoolingMode::Cls, false, [1.0, -2.0], [7.0, 9.0]);
+        check(PoolingMode::Max, false, [5.0, 4.0], [0.0, 0.0]);
+        check(PoolingMode::Mean, false, [4.0, 2.0], [0.0, 0.0]);
+        // Weights 2 and 3: positions count from the row's start.
+        check(PoolingMode::WeightedMean, false, [21.0 / 5.0, 8.0 / 5.0], [0.0, 0.0]);
+        check(PoolingMode::LastToken, false, [5.0, 0.0], [0.0, 0.0]);
+    }
+
+    #[test]
+    fn modes_are_concatenated_in_their_order() -> Result<()> {
+        let pooling = Pooling::new([PoolingMode::Max, PoolingMode::Cls, PoolingMode::Mean], true);
+        let pooled = pooling.forward(&ragged(), 0)?;
+        assert_eq!(pooled.dims(), [3, 6]);
+        let first = pooled.get(0)?.to_vec1::<f32>()?;
+        assert_eq!(first[..5], [5.0, 4.0, 1.0, -2.0, 3.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn normalize_keeps_zeros() -> Result<()> {
+        let x = Tensor::new(&[[3f32, 4.], [0., 0.]], &Device::Cpu)?;
+        assert_eq!(normalize(&x)?.to_vec2::<f32>()?, [[0.6, 0.8], [0.0, 0.0]]);
+        Ok(())
+    }
+
+    #[test]
+    fn names_are_unique_and_read_back() {
+        for mode in PoolingMode::ALL {
+            assert_eq!(PoolingMode::from_name(mode.name()).unwrap(), mode);
+        }
+        assert!(PoolingMode::from_name("median").is_err());
+    }
+}
