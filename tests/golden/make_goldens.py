@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Make the goldens: tiny checkpoints with the numbers that the reference libraries compute from them.
+
+    pip install -r requirements.txt
+    python make_goldens.py [--only CASE ...] [--list]
+
+Every case becomes a folder beside this script: a model directory as the library's own
+`save_pretrained` writes it (save for the files a case takes away or rewrites on purpose, see
+its function), with random weights large enough that a mistake shows, and
+
+  golden.json          versions, texts, input_ids, token_type_ids, max_length, notes
+  golden.safetensors   the outputs, f32 (README.md lists the names)
+  tokens.json          ids of many strings, special tokens added, no truncation (plain models only)
+
+Each text is computed alone, without padding, in eval mode, in f32, with eager attention, from
+the directory as it was written. Seeds follow from the names of the cases: the same libraries
+give the same files.
+
+A case that another generation of sentence-transformers saves is left as it is, with a line
+saying so; requirements.txt tells how to make those two.
+"""
+import argparse
+
+import torch
+import transformers
+
+import cases_models  # noqa: F401 (registers its cases)
+import cases_rows  # noqa: F401
+import cases_sentence  # noqa: F401
+from tools import CASES, make
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", metavar="CASE", choices=list(CASES))
+    parser.add_argument("--list", action="store_true")
+    args = parser.parse_args()
+    if args.list:
+        print("\n".join(CASES))
+        return
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    transformers.logging.set_verbosity_error()
+    for name in args.only or CASES:
+        make(name)
+
+
+if __name__ == "__main__":
+    main()
