@@ -7,6 +7,7 @@ import sentence_transformers
 import torch
 from sentence_transformers import SentenceTransformer, models
 from sentence_transformers.quantization import quantize_embeddings
+from tokenizers import normalizers
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, MPNetConfig, MPNetModel, RobertaConfig, RobertaModel
 
 import tiny_tokenizers as tiny
@@ -172,8 +173,17 @@ def st_max_seq_length(folder):
 def st_do_lower_case(folder):
     build(folder, "st-do-lower-case", models.Pooling(32, "mean"), do_lower_case=True,
           make=lambda plain, name: bert_folder(plain, name, lower=False))
-    golden(folder, notes="a cased vocabulary below do_lower_case true in sentence_bert_config.json: the text is lower-cased first, "
-                         "accents stay")
+
+    def normalizer(_, texts):
+        model = load(folder)
+        backend, model[0].do_lower_case = model.tokenizer.backend_tokenizer, False
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), backend.normalizer])
+        return {"normalizer": encode(model, texts)}
+
+    golden(folder, extra=normalizer,
+           notes="a cased vocabulary below do_lower_case true in sentence_bert_config.json. sentence-transformers below 5.4 lower-cases "
+                 "the whole text first, so that [MASK] in it is no special token any more; from 5.4 it puts a Lowercase in front of the "
+                 "tokenizer's normalizer (`normalizer`), which leaves special tokens alone. Accents stay")
 
 
 # ------------------------------------------------------------------------------ other families
