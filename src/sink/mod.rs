@@ -26,7 +26,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use serde_json::{Map, Value, json};
 
 use self::commit::Run;
@@ -235,10 +235,14 @@ impl Sink {
     }
 
     fn write_rows(&mut self, batch: &RecordBatch) -> Result<()> {
-        let types = |schema: &SchemaRef| -> Vec<DataType> {
-            schema.fields().iter().map(|field| field.data_type().clone()).collect()
-        };
-        if self.staging.is_none() || types(&batch.schema()) != types(&self.schema) {
+        // Names and metadata inside nested types may differ; `Encoding::prepare` evens them out.
+        let fits = batch.num_columns() == self.schema.fields().len()
+            && batch
+                .columns()
+                .iter()
+                .zip(self.schema.fields())
+                .all(|(column, field)| column.data_type().equals_datatype(field.data_type()));
+        if self.staging.is_none() || !fits {
             return Err(Error::new(
                 ErrorKind::Internal,
                 "rows were given to a sink that is closed or has other columns",
@@ -369,13 +373,12 @@ impl Sink {
         let rows = self.closed.iter().map(|part| part.rows).sum();
         let bytes = self.closed.iter().map(|part| part.bytes).sum();
         match self.staging.take() {
-            Some(Staging::File { temporary, _lock: lock, created, overwrite }) => {
-                let staging = Staging::File { temporary, _lock: lock, created, overwrite };
-                let result = staging.rename(&self.target);
-                if result.is_err() {
+            Some(staging @ Staging::File { .. }) => {
+                let renamed = staging.rename(&self.target);
+                if renamed.is_err() {
                     staging.discard();
                 }
-                result?;
+                renamed?;
             }
             Some(Staging::Folder { run, replaced }) => {
                 let manifest = self.manifest(rows, bytes);

@@ -80,7 +80,9 @@ impl Target {
             ))
             .hint("end the path with `/` for a folder"));
         }
-        Ok(Self { path: spec.path.clone(), single_file, format: spec.format, compression })
+        // Without the slash at the end, which the system takes for a demand.
+        let path = spec.path.components().collect();
+        Ok(Self { path, single_file, format: spec.format, compression })
     }
 
     /// The ending of part files.

@@ -433,7 +433,7 @@ fn the_manifest_tells_what_was_written() {
                 "path": "part-00000.csv", "rows": 2, "bytes": 20, "blake3": written.files[0].blake3,
             }],
             "schema": [
-                {"name": "id", "type": "Int64", "nullable": true},
+                {"name": "id", "type": "Int64", "nullable": false},
                 {"name": "text", "type": "Utf8", "nullable": true},
             ],
             "lineage": {"hfauto.version": "0.1.0"},
@@ -492,10 +492,17 @@ fn an_output_that_exists_is_kept() {
     write(&one, &[ids(2..3)], true).unwrap();
     assert_eq!(fs::read_to_string(&one.path).unwrap(), "id,text\n2,text 2\n");
 
+    // What a killed run left is taken over, not kept.
+    fs::write(folder.path().join(".b.csv.hfauto-tmp"), "x".repeat(1000)).unwrap();
+    let taken_over = spec(folder.path().join("b.csv"), FileFormat::Csv);
+    write(&taken_over, &[ids(1..2)], false).unwrap();
+    assert_eq!(fs::read_to_string(&taken_over.path).unwrap(), "id,text\n1,text 1\n");
+    assert_eq!(tree(folder.path()), ["a.csv", "b.csv"]);
+
     let mut out = spec(folder.path().join("out"), FileFormat::Csv);
     out.target_file_size_bytes = 1000;
-    let many: Vec<_> = (0..5).map(|n| ids(n * 1024..(n + 1) * 1024)).collect();
-    assert_eq!(write(&out, &many, false).unwrap().files.len(), 5);
+    let many: Vec<_> = (0..40).map(|n| ids(n * 1024..(n + 1) * 1024)).collect();
+    assert!(write(&out, &many, false).unwrap().files.len() > 2);
     check(&out, false, "the output `/out` exists");
     // An abandoned replacement changes nothing.
     let before = tree(&out.path);
