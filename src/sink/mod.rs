@@ -1,1 +1,491 @@
-//! Where rows go: files written beside and renamed when whole.
+//! Where rows go: files that appear when they are whole, all of them or none. The entry is
+//! [`Sink::create`]; [`Sink::check`] says the same refusals before any work is done. All calls block.
+//! Not here: what the rows mean, or which lineage is recorded.
+//!
+//! - **A folder** gets `part-00000.parquet` and so on, a new one after about
+//!   `target_file_size_bytes`; then `_hfauto/MANIFEST.json` and, last, `_SUCCESS`. The module `commit`
+//!   says what a crash leaves at each moment.
+//! - **One file**, when the path ends in the format's extension, is written beside its place under a
+//!   hidden name and renamed. It is not split.
+//! - **`partition_by`** makes hive folders; the columns are in the folder names and not in the files.
+//!   Rows of a folder keep their order. At most [`MAX_OPEN_FILES`] files are open: beyond that the one
+//!   that waited longest is closed, and its folder goes on with the next part. Without rows there are
+//!   no folders and no files.
+//! - **An output that exists** is an error, unless it may be overwritten. Then the files that the
+//!   earlier manifest names are replaced once the new ones are whole; a folder that holds anything
+//!   else is refused.
+
+mod commit;
+mod disk;
+mod encode;
+mod partition;
+mod target;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use serde_json::{Map, Value, json};
+
+use self::commit::Run;
+use self::disk::{Disk, Gauge, LocalDisk, OutFile, sync_folder, write_error};
+use self::encode::{Boxed, Encoder, Encoding, schema_json};
+use self::partition::Partitioner;
+use self::target::Target;
+use crate::config::pipeline::SinkSpec;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Files that a partitioned sink keeps open.
+pub const MAX_OPEN_FILES: usize = 64;
+
+/// Rows that are encoded between two looks at a file's size.
+const ROWS_PER_SLICE: usize = 1024;
+
+/// Bytes that all open files together may buffer.
+const BUFFERED_BYTES: usize = 256 << 20;
+
+/// What the caller knows about the rows.
+#[derive(Clone, Debug, Default)]
+pub struct SinkOptions {
+    /// Key-values for the footers and the manifest: `hfauto.*`.
+    pub lineage: Vec<(String, String)>,
+    /// Columns that a model made: no dictionary and no statistics in Parquet.
+    pub model_columns: Vec<String>,
+    /// Replace the files of an earlier run.
+    pub overwrite: bool,
+}
+
+/// What a run wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The files, sorted by path.
+    pub files: Vec<WrittenFile>,
+    /// Rows of all files.
+    pub rows: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
+/// A file that a run wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenFile {
+    /// Where it is now.
+    pub path: PathBuf,
+    /// Its rows.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Its BLAKE3 hash, in hex.
+    pub blake3: String,
+}
+
+/// An output being written. Dropped without [`Sink::finish`], it leaves nothing behind.
+pub struct Sink {
+    target: Target,
+    location: String,
+    target_file_size_bytes: u64,
+    partition_by: Vec<String>,
+    /// The columns of batches, partition columns included.
+    schema: SchemaRef,
+    encoding: Encoding,
+    partitioner: Option<Partitioner>,
+    lineage: Vec<(String, String)>,
+    disk: Box<dyn Disk>,
+    /// `None` once nothing is left to throw away.
+    staging: Option<Staging>,
+    /// The longest unused first.
+    open: Vec<Part>,
+    closed: Vec<WrittenPart>,
+    /// The next part number of each folder.
+    next_part: BTreeMap<String, u32>,
+}
+
+/// Where files are until they are whole.
+enum Staging {
+    File { temporary: PathBuf, _lock: File, created: Vec<PathBuf>, overwrite: bool },
+    Folder { run: Run, replaced: Vec<String> },
+}
+
+/// An open file.
+struct Part {
+    folder: String,
+    /// Relative to the output folder; the path itself for a single file.
+    name: String,
+    encoder: Encoder,
+    gauge: Gauge,
+    rows: u64,
+}
+
+struct WrittenPart {
+    name: String,
+    rows: u64,
+    bytes: u64,
+    blake3: String,
+}
+
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sink").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+impl Sink {
+    /// Fails if [`Sink::create`] would fail for the state of the disk or a contradiction in the
+    /// pipeline. Leaves nothing on the disk.
+    ///
+    /// # Errors
+    /// - `Sink`: the output exists, or cannot be written.
+    /// - `Config`: format, compression, path and partitions do not fit together.
+    pub fn check(spec: &SinkSpec, overwrite: bool) -> Result<()> {
+        let target = Target::of(spec)?;
+        target.replaced(overwrite).map_err(|error| error.at(&spec.location))?;
+        target.check_writable().map_err(|error| error.at(&spec.location))
+    }
+
+    /// Starts an output of batches with `schema`.
+    ///
+    /// # Errors
+    /// As [`Sink::check`]; and `Config` when the format cannot hold a column, `Resources` when another
+    /// run is writing to the same place.
+    pub fn create(spec: &SinkSpec, schema: SchemaRef, options: SinkOptions) -> Result<Self> {
+        Self::create_on(spec, schema, options, Box::new(LocalDisk))
+    }
+
+    fn create_on(
+        spec: &SinkSpec,
+        schema: SchemaRef,
+        options: SinkOptions,
+        disk: Box<dyn Disk>,
+    ) -> Result<Self> {
+        Self::prepare(spec, schema, options, disk).map_err(|error| error.at(&spec.location))
+    }
+
+    fn prepare(
+        spec: &SinkSpec,
+        schema: SchemaRef,
+        options: SinkOptions,
+        disk: Box<dyn Disk>,
+    ) -> Result<Self> {
+        let target = Target::of(spec)?;
+        let SinkOptions { lineage, model_columns, overwrite } = options;
+        let partitioner = match spec.partition_by.is_empty() {
+            true => None,
+            false => Some(Partitioner::new(&spec.partition_by, &schema)?),
+        };
+        let file_schema = match &partitioner {
+            None => schema.as_ref().clone(),
+            Some(partitioner) => partitioner.file_schema(&schema).map_err(|error| {
+                Error::new(ErrorKind::Internal, "cannot split the schema").source(error)
+            })?,
+        };
+        let encoding = Encoding::new(
+            target.format,
+            target.compression,
+            &file_schema,
+            &lineage,
+            &model_columns,
+        )?;
+        target.replaced(overwrite)?;
+        let staging = if target.single_file {
+            Staging::file(&target.path, overwrite)?
+        } else {
+            let run = Run::start(&target.path)?;
+            // Looked at again under the lock, after a commit cut short has been finished.
+            match target.replaced(overwrite) {
+                Ok(replaced) => Staging::Folder { run, replaced },
+                Err(error) => {
+                    run.discard();
+                    return Err(error);
+                }
+            }
+        };
+        let mut sink = Self {
+            target,
+            location: spec.location.clone(),
+            target_file_size_bytes: spec.target_file_size_bytes.max(1),
+            partition_by: spec.partition_by.clone(),
+            schema,
+            encoding,
+            partitioner,
+            lineage,
+            disk,
+            staging: Some(staging),
+            open: Vec::new(),
+            closed: Vec::new(),
+            next_part: BTreeMap::new(),
+        };
+        if sink.partitioner.is_none() {
+            sink.part("")?;
+        }
+        Ok(sink)
+    }
+
+    /// Appends rows. After an error the output is gone and only the error is left to report.
+    ///
+    /// # Errors
+    /// `Sink` when the disk is full or fails.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let result = self.write_rows(batch);
+        result.map_err(|error| {
+            self.discard();
+            error.at(&self.location)
+        })
+    }
+
+    fn write_rows(&mut self, batch: &RecordBatch) -> Result<()> {
+        // Names and metadata inside nested types may differ; `Encoding::prepare` evens them out.
+        let fits = batch.num_columns() == self.schema.fields().len()
+            && batch
+                .columns()
+                .iter()
+                .zip(self.schema.fields())
+                .all(|(column, field)| column.data_type().equals_datatype(field.data_type()));
+        if self.staging.is_none() || !fits {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "rows were given to a sink that is closed or has other columns",
+            ));
+        }
+        let split = match &self.partitioner {
+            None => Ok(vec![(String::new(), batch.clone())]),
+            Some(partitioner) => partitioner.split(batch),
+        };
+        let split = split.map_err(|error| self.encode_error("", None, error.into()))?;
+        for (folder, rows) in split {
+            let rows = self
+                .encoding
+                .prepare(&rows)
+                .map_err(|error| self.encode_error(&folder, None, error))?;
+            for start in (0..rows.num_rows()).step_by(ROWS_PER_SLICE) {
+                let length = ROWS_PER_SLICE.min(rows.num_rows() - start);
+                self.write_slice(&folder, &rows.slice(start, length))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_slice(&mut self, folder: &str, rows: &RecordBatch) -> Result<()> {
+        let index = self.part(folder)?;
+        let part = &mut self.open[index];
+        let result = part.encoder.write(rows);
+        part.rows += rows.num_rows() as u64;
+        let size = part.gauge.bytes() + part.encoder.buffered_bytes() as u64;
+        if let Err(error) = result {
+            let (name, gauge) = (part.name.clone(), part.gauge.clone());
+            return Err(self.encode_error(&name, Some(&gauge), error));
+        }
+        if size >= self.target_file_size_bytes && !self.target.single_file {
+            let part = self.open.remove(index);
+            self.close(part)?;
+        }
+        let buffered: usize = self.open.iter().map(|part| part.encoder.memory_bytes()).sum();
+        if buffered > BUFFERED_BYTES
+            && let Some(largest) = self.open.iter_mut().max_by_key(|p| p.encoder.memory_bytes())
+            && let Err(error) = largest.encoder.release()
+        {
+            let (name, gauge) = (largest.name.clone(), largest.gauge.clone());
+            return Err(self.encode_error(&name, Some(&gauge), error));
+        }
+        Ok(())
+    }
+
+    /// The index of the folder's open file, which is the last one now.
+    fn part(&mut self, folder: &str) -> Result<usize> {
+        if let Some(index) = self.open.iter().position(|part| part.folder == folder) {
+            let part = self.open.remove(index);
+            self.open.push(part);
+            return Ok(self.open.len() - 1);
+        }
+        if self.open.len() >= MAX_OPEN_FILES {
+            let part = self.open.remove(0);
+            self.close(part)?;
+        }
+        let number = self.next_part.entry(folder.to_owned()).or_default();
+        let slash = if folder.is_empty() { "" } else { "/" };
+        let name = format!("{folder}{slash}part-{number:05}.{}", self.target.extension());
+        *number += 1;
+        let path = match &self.staging {
+            Some(Staging::File { temporary, .. }) => Ok(temporary.clone()),
+            Some(Staging::Folder { run, .. }) => run.part(&name),
+            None => Err(std::io::Error::other("the sink is closed")),
+        };
+        let opened = path.and_then(|path| OutFile::create(self.disk.as_ref(), &path));
+        let (file, gauge) = opened.map_err(|error| write_error(&self.target.path, error))?;
+        let encoder = self
+            .encoding
+            .start(file)
+            .map_err(|error| self.encode_error(&name, Some(&gauge), error))?;
+        self.open.push(Part { folder: folder.to_owned(), name, encoder, gauge, rows: 0 });
+        Ok(self.open.len() - 1)
+    }
+
+    fn close(&mut self, part: Part) -> Result<()> {
+        let Part { name, encoder, gauge, rows, .. } = part;
+        let closed = encoder.finish().and_then(|file| Ok(file.close()?));
+        match closed {
+            Ok(blake3) => {
+                self.closed.push(WrittenPart { name, rows, bytes: gauge.bytes(), blake3 });
+                Ok(())
+            }
+            Err(error) => Err(self.encode_error(&name, Some(&gauge), error)),
+        }
+    }
+
+    /// An error while encoding: of the disk, if the disk had one; else ours.
+    fn encode_error(&self, name: &str, gauge: Option<&Gauge>, error: Boxed) -> Error {
+        let path = if self.target.single_file {
+            self.target.path.clone()
+        } else {
+            self.target.path.join(name)
+        };
+        if let Some(fault) = gauge.and_then(Gauge::take_fault) {
+            return write_error(&path, fault);
+        }
+        match error.downcast::<std::io::Error>() {
+            Ok(fault) => write_error(&path, *fault),
+            Err(error) => Error::new(
+                ErrorKind::Internal,
+                format!("cannot encode rows for `{}`", path.display()),
+            )
+            .source(error),
+        }
+    }
+
+    /// Publishes the output: files first, the manifest, then `_SUCCESS`.
+    ///
+    /// # Errors
+    /// `Sink` when the disk fails; nothing is published then.
+    pub fn finish(mut self) -> Result<Written> {
+        let result = self.publish();
+        result.map_err(|error| {
+            self.discard();
+            error.at(&self.location)
+        })
+    }
+
+    fn publish(&mut self) -> Result<Written> {
+        for part in std::mem::take(&mut self.open) {
+            self.close(part)?;
+        }
+        self.closed.sort_by(|a, b| a.name.cmp(&b.name));
+        let rows = self.closed.iter().map(|part| part.rows).sum();
+        let bytes = self.closed.iter().map(|part| part.bytes).sum();
+        match self.staging.take() {
+            Some(staging @ Staging::File { .. }) => {
+                let renamed = staging.rename(&self.target);
+                if renamed.is_err() {
+                    staging.discard();
+                }
+                renamed?;
+            }
+            Some(Staging::Folder { run, replaced }) => {
+                let manifest = self.manifest(rows, bytes);
+                // From here on a failure keeps what the next run needs to finish the commit.
+                run.commit(manifest, &replaced)?;
+            }
+            None => {
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    "the sink was finished after an error",
+                ));
+            }
+        }
+        let files = self.closed.drain(..).map(|part| WrittenFile {
+            path: match self.target.single_file {
+                true => self.target.path.clone(),
+                false => self.target.path.join(part.name),
+            },
+            rows: part.rows,
+            bytes: part.bytes,
+            blake3: part.blake3,
+        });
+        Ok(Written { files: files.collect(), rows, bytes })
+    }
+
+    fn manifest(&self, rows: u64, bytes: u64) -> Value {
+        let files = self.closed.iter().map(|part| {
+            json!({
+                "path": part.name,
+                "rows": part.rows,
+                "bytes": part.bytes,
+                "blake3": part.blake3,
+            })
+        });
+        let lineage: Map<_, _> =
+            self.lineage.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+        json!({
+            "version": 1,
+            "format": target::word(self.target.format),
+            "rows": rows,
+            "bytes": bytes,
+            "partition_by": self.partition_by,
+            "files": files.collect::<Vec<_>>(),
+            "schema": schema_json(self.encoding.schema()),
+            "lineage": lineage,
+        })
+    }
+
+    /// Throws everything away; dropping does the same.
+    pub fn abort(mut self) {
+        self.discard();
+    }
+
+    fn discard(&mut self) {
+        self.open.clear();
+        if let Some(staging) = self.staging.take() {
+            staging.discard();
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.discard();
+    }
+}
+
+impl Staging {
+    /// A hidden file beside `path`. Its name is always the same, so that the next run takes over what
+    /// a killed one left.
+    fn file(path: &Path, overwrite: bool) -> Result<Self> {
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let temporary = path.with_file_name(format!(".{name}.hfauto-tmp"));
+        let mut created = Vec::new();
+        if let Some(folder) = path.parent() {
+            commit::make_folders(folder, &mut created).map_err(|error| write_error(path, error))?;
+        }
+        match commit::lock(&temporary, path) {
+            Ok(lock) => Ok(Self::File { temporary, _lock: lock, created, overwrite }),
+            Err(error) => {
+                commit::remove_created(&created);
+                Err(error)
+            }
+        }
+    }
+
+    fn rename(&self, target: &Target) -> Result<()> {
+        let Self::File { temporary, overwrite, .. } = self else { return Ok(()) };
+        // Somebody else may have put a file there in the meantime.
+        target.replaced(*overwrite)?;
+        fs::rename(temporary, &target.path).map_err(|error| write_error(&target.path, error))?;
+        match target.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => sync_folder(folder),
+            _ => sync_folder(Path::new(".")),
+        }
+    }
+
+    fn discard(&self) {
+        match self {
+            Self::File { temporary, created, .. } => {
+                let _ = fs::remove_file(temporary);
+                commit::remove_created(created);
+            }
+            Self::Folder { run, .. } => run.discard(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

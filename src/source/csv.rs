@@ -15,15 +15,15 @@
 //! | Timestamp(Microsecond)  | `YYYY-MM-DD HH:MM:SS` with `T` or space and up to 6 decimals  |
 //! | Utf8                    | anything else, and columns that are always empty              |
 //!
-//! An empty field is null, quoted or not. Quoted fields may hold line breaks and delimiters. Blank
-//! lines are skipped. Files without a header name their columns `column_1`, `column_2` and so on.
+//! An empty field is null, quoted or not. Quoted fields may hold line breaks and delimiters; a quote
+//! that is never closed, and so swallows the rest of the file, is an error. Blank lines are skipped. Files without a header name their columns `column_1`, `column_2` and so on.
 
-use std::io::Read;
+use std::collections::VecDeque;
+use std::io::{self, Read};
 
 use datafusion::arrow::compute::kernels::cast_utils::Parser;
 use datafusion::arrow::datatypes::{
-    DataType, Date32Type, Field, Float64Type, Int64Type, Schema, TimeUnit,
-    TimestampMicrosecondType,
+    DataType, Date32Type, Field, Float64Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType,
 };
 
 use super::inspect::{Rows, read_error};
@@ -181,11 +181,12 @@ pub(super) fn inspect(
         // Lengths are checked here, for the message.
         .flexible(true)
         .buffer_capacity(1 << 18)
-        .from_reader(reader);
+        .from_reader(QuoteWatch { inner: reader, offset: 0, quotes: VecDeque::new() });
     let mut record = ::csv::ByteRecord::new();
     let mut columns = CsvColumns::default();
     let mut rows = 0;
     let mut header_line = 0;
+    let mut last_line = 0;
     loop {
         if rows >= max_rows {
             return Ok((columns, Rows::AtLeast(rows)));
@@ -193,16 +194,26 @@ pub(super) fn inspect(
         let line_before = reader.position().line();
         match reader.read_byte_record(&mut record) {
             Ok(true) => {}
-            Ok(false) => return Ok((columns, Rows::Exactly(rows))),
+            Ok(false) => {
+                // A record of several lines with an odd number of quotes did not end by itself.
+                let open = !reader.get_ref().quotes.len().is_multiple_of(2);
+                if open && reader.position().line() > last_line + 1 {
+                    return Err(unclosed(last_line));
+                }
+                return Ok((columns, Rows::Exactly(rows)));
+            }
             Err(error) => {
                 return Err(match error.into_kind() {
                     ::csv::ErrorKind::Io(error) => read_error(error, line_before),
-                    other => Error::new(ErrorKind::Data, "cannot read CSV")
-                        .source(format!("{other:?}")),
+                    other => {
+                        Error::new(ErrorKind::Data, "cannot read CSV").source(format!("{other:?}"))
+                    }
                 });
             }
         }
         let line = record.position().map_or(line_before, ::csv::Position::line);
+        last_line = line;
+        reader.get_mut().forget(record.position().map_or(0, ::csv::Position::byte));
         if columns.names.is_empty() {
             header_line = line;
             columns.kinds = vec![Kind::Empty; record.len()];
@@ -226,6 +237,39 @@ pub(super) fn inspect(
         }
         rows += 1;
     }
+}
+
+/// Remembers where the quotes of the current record are.
+struct QuoteWatch<R> {
+    inner: R,
+    offset: u64,
+    quotes: VecDeque<u64>,
+}
+
+impl<R: Read> Read for QuoteWatch<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        let quotes = (self.offset..).zip(&buffer[..read]).filter(|(_, byte)| **byte == b'"');
+        self.quotes.extend(quotes.map(|(offset, _)| offset));
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
+impl<R> QuoteWatch<R> {
+    fn forget(&mut self, before: u64) {
+        while self.quotes.front().is_some_and(|offset| *offset < before) {
+            self.quotes.pop_front();
+        }
+    }
+}
+
+fn unclosed(line: u64) -> Error {
+    Error::new(
+        ErrorKind::Data,
+        format!("a quote in the row that starts on line {line} is never closed"),
+    )
+    .hint("the file may be cut off; inside a quoted field, a quote is written twice")
 }
 
 fn text<'r>(
@@ -307,10 +351,33 @@ mod tests {
         check(
             Kind::Text,
             &[
-                "007", "-0", "+1", "00.5", "9223372036854775808", "1e999", ".", "-", "1e", "e5",
-                "1.2.3", "nan", "inf", "2024-13-01", "2024-02-30", "2024-1-1", " 1", "1 ",
-                "2024-02-29 23:59", "2024-02-29 23:59:59Z", "2024-02-29 23:59:59.1234567",
-                "2024-02-29 25:00:00", "-é", "0x10", "t", "1_000", "2024-02-29é23:59:59",
+                "007",
+                "-0",
+                "+1",
+                "00.5",
+                "9223372036854775808",
+                "1e999",
+                ".",
+                "-",
+                "1e",
+                "e5",
+                "1.2.3",
+                "nan",
+                "inf",
+                "2024-13-01",
+                "2024-02-30",
+                "2024-1-1",
+                " 1",
+                "1 ",
+                "2024-02-29 23:59",
+                "2024-02-29 23:59:59Z",
+                "2024-02-29 23:59:59.1234567",
+                "2024-02-29 25:00:00",
+                "-é",
+                "0x10",
+                "t",
+                "1_000",
+                "2024-02-29é23:59:59",
             ],
         );
     }
@@ -338,6 +405,16 @@ mod tests {
         let error = inspect("a,b\n\"1\n1\",2\n3\n".as_bytes(), SPEC, u64::MAX).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data);
         assert_eq!(error.message(), "line 4 has 1 field, the header (line 1) has 2");
+    }
+
+    #[test]
+    fn a_quote_that_is_never_closed_does_not_swallow_rows() {
+        let inspect = |text: &str| inspect(text.as_bytes(), SPEC, u64::MAX);
+        let error = inspect("a,b\n1,\"x\"\n2,\"y\n3,z\n4,z\n").unwrap_err();
+        assert_eq!(error.message(), "a quote in the row that starts on line 3 is never closed");
+        for sound in ["a,b\n1,5\" disk\n", "a,b\n1,\"x\"\"\ny\"\n", "a,b\n1,5\" disk\n2,\"x\ny\""] {
+            inspect(sound).unwrap();
+        }
     }
 
     #[test]

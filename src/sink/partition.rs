@@ -1,0 +1,178 @@
+//! Rows to hive folders: `lang=en/year=2024`. Not here: the files in them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{can_cast_types, cast, take_record_batch};
+use arrow::datatypes::{DataType, Schema};
+use arrow::error::ArrowError;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The folder value of nulls, as Hive, Spark and DuckDB have it.
+const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// Splits batches by the values of some columns.
+#[derive(Debug)]
+pub(super) struct Partitioner {
+    names: Vec<String>,
+    keys: Vec<usize>,
+    rest: Vec<usize>,
+}
+
+impl Partitioner {
+    /// A partitioner by `names`, which have to be columns with values that can be written as text.
+    pub(super) fn new(names: &[String], schema: &Schema) -> Result<Self> {
+        let wrong = |message: String| Err(Error::new(ErrorKind::Config, message));
+        let mut keys = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            if names[..index].contains(name) {
+                return wrong(format!("`sink.partition_by` names the column `{name}` twice"));
+            }
+            let Ok(key) = schema.index_of(name) else {
+                let columns: Vec<_> =
+                    schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!("`sink.partition_by`: there is no column `{name}`"),
+                )
+                .hint(format!("columns are {}", columns.join(", "))));
+            };
+            let data_type = schema.field(key).data_type();
+            let text = matches!(
+                data_type,
+                DataType::Utf8
+                    | DataType::LargeUtf8
+                    | DataType::Utf8View
+                    | DataType::Dictionary(..)
+            );
+            let plain = text
+                || data_type.is_integer()
+                || data_type.is_temporal()
+                || matches!(data_type, DataType::Boolean | DataType::Decimal128(..));
+            if !plain || !can_cast_types(data_type, &DataType::Utf8) {
+                return wrong(format!(
+                    "`sink.partition_by`: the column `{name}` is {data_type}, which makes no folder \
+                     names"
+                ));
+            }
+            keys.push(key);
+        }
+        let rest: Vec<_> =
+            (0..schema.fields().len()).filter(|index| !keys.contains(index)).collect();
+        if rest.is_empty() {
+            return wrong("`sink.partition_by` leaves no column for the files".to_owned());
+        }
+        Ok(Self { names: names.to_vec(), keys, rest })
+    }
+
+    /// The schema of the files.
+    pub(super) fn file_schema(&self, schema: &Schema) -> Result<Schema, ArrowError> {
+        schema.project(&self.rest)
+    }
+
+    /// The folders of a batch in the order that they first appear, each with its rows in order.
+    pub(super) fn split(
+        &self,
+        batch: &RecordBatch,
+    ) -> Result<Vec<(String, RecordBatch)>, ArrowError> {
+        let texts = self
+            .keys
+            .iter()
+            .map(|key| cast(batch.column(*key), &DataType::Utf8))
+            .collect::<Result<Vec<ArrayRef>, _>>()?;
+        let texts: Vec<&StringArray> = texts.iter().map(|text| text.as_string()).collect();
+        let mut groups: Vec<(String, Vec<u32>)> = Vec::new();
+        let mut known: BTreeMap<Vec<Option<&str>>, usize> = BTreeMap::new();
+        for row in 0..batch.num_rows() {
+            let key: Vec<_> =
+                texts.iter().map(|text| text.is_valid(row).then(|| text.value(row))).collect();
+            let group = match known.get(&key) {
+                Some(group) => *group,
+                None => {
+                    groups.push((self.folder(&key), Vec::new()));
+                    known.insert(key, groups.len() - 1);
+                    groups.len() - 1
+                }
+            };
+            let row =
+                u32::try_from(row).map_err(|error| ArrowError::ExternalError(Box::new(error)))?;
+            groups[group].1.push(row);
+        }
+        let rest = batch.project(&self.rest)?;
+        groups
+            .into_iter()
+            .map(|(folder, rows)| {
+                if rows.len() == rest.num_rows() {
+                    return Ok((folder, rest.clone()));
+                }
+                Ok((folder, take_record_batch(&rest, &UInt32Array::from(rows))?))
+            })
+            .collect()
+    }
+
+    fn folder(&self, key: &[Option<&str>]) -> String {
+        let parts = self.names.iter().zip(key).map(|(name, value)| match value {
+            None => format!("{}={HIVE_NULL}", escape(name)),
+            // The text itself is not null.
+            Some(HIVE_NULL) => format!("{}=%5F{}", escape(name), &HIVE_NULL[1..]),
+            Some(value) => format!("{}={}", escape(name), escape(value)),
+        });
+        parts.collect::<Vec<_>>().join("/")
+    }
+}
+
+/// Percent-encodes the characters that Hive does.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_ascii_control() || "\"#%'*/:=?\\{}[]^".contains(character) {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "%{:02X}", u32::from(character));
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn folders_are_escaped_and_rows_stay_in_order() {
+        let batch = RecordBatch::try_from_iter([
+            ("id", Arc::new(UInt32Array::from(vec![0, 1, 2, 3, 4])) as ArrayRef),
+            (
+                "k",
+                Arc::new(StringArray::from(vec![
+                    Some("b"),
+                    None,
+                    Some("a/ü="),
+                    Some("b"),
+                    Some(HIVE_NULL),
+                ])) as _,
+            ),
+        ])
+        .unwrap();
+        let partitioner = Partitioner::new(&["k".to_owned()], &batch.schema()).unwrap();
+        let split: Vec<_> = partitioner
+            .split(&batch)
+            .unwrap()
+            .into_iter()
+            .map(|(folder, rows)| {
+                (folder, format!("{:?}", rows.column(0).to_data().buffers()[0].typed_data::<u32>()))
+            })
+            .collect();
+        let expected = [
+            ("k=b", "[0, 3]"),
+            ("k=__HIVE_DEFAULT_PARTITION__", "[1]"),
+            ("k=a%2Fü%3D", "[2]"),
+            ("k=%5F_HIVE_DEFAULT_PARTITION__", "[4]"),
+        ];
+        assert_eq!(split, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    }
+}
