@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 use tokenizers::{
-    Decoder, Model, OffsetType, PostProcessor, PreTokenizer, Token, Tokenizer,
-    TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
+    Decoder, Model, OffsetType, PostProcessor, PreTokenizer, Token, Tokenizer, TruncationDirection,
+    TruncationParams, TruncationStrategy, truncate_encodings,
 };
 
 use super::AutoTokenizer;
@@ -160,7 +160,8 @@ impl AutoTokenizer {
     /// How many tokens of the text fit; `None` for all.
     fn room(&self, options: &EncodeOptions, pair: bool) -> Result<Option<usize>> {
         let Some(max_length) = options.max_length else { return Ok(None) };
-        let special = if options.add_special_tokens { self.num_special_tokens_to_add(pair) } else { 0 };
+        let special =
+            if options.add_special_tokens { self.num_special_tokens_to_add(pair) } else { 0 };
         max_length.checked_sub(special).map(Some).ok_or_else(|| {
             Error::new(
                 ErrorKind::Config,

@@ -118,7 +118,9 @@ impl AutoTokenizer {
                 _ => {
                     return Err(Error::new(
                         ErrorKind::Model,
-                        format!("`truncation_side` in tokenizer_config.json is `{side}`, expected `left` or `right`"),
+                        format!(
+                            "`truncation_side` in tokenizer_config.json is `{side}`, expected `left` or `right`"
+                        ),
                     ));
                 }
             };
@@ -236,6 +238,10 @@ fn resolve(id: &str) -> Result<Snapshot> {
 /// `model_max_length`, or `max_len` in older files. It may be far beyond 64 bits.
 fn model_max_length(config: &Map<String, Value>) -> Option<usize> {
     let length = config.get("model_max_length").or_else(|| config.get("max_len"))?.as_f64()?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked, and `as` saturates")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked, and `as` saturates"
+    )]
     (length >= 1.0 && length <= LARGE_INTEGER).then_some(length as usize)
 }
