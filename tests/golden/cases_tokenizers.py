@@ -38,7 +38,7 @@ def untyped(content, **flags):
 
 
 BARE = {"tokenizer_config.json": None, "special_tokens_map.json": None}
-OWN = [{"id": 0, **added("Blue Sky")}, {"id": 0, **added("[e1]", special=True, normalized=False)}]
+OWN = [{"id": 990, **added("Blue Sky")}, {"id": 991, **added("[e1]", special=True, normalized=False)}]
 BERT_PATCH = {"truncation": {"direction": "Left", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
               "padding": {"strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}}
 ONE_SPACE = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}]}
@@ -55,6 +55,7 @@ VARIANTS = [
     ("json-own-truncation-and-padding", "bert", BARE, BERT_PATCH),
     ("json-cased", "bert", configured(do_lower_case=False), {}),
     ("json-cased-over-added-tokens", "bert", configured(do_lower_case=False), {"added_tokens": OWN}),
+    ("json-added-tokens-made-special", "bert", configured(do_lower_case=False, additional_special_tokens=["Blue Sky"]), {"added_tokens": OWN}),
     ("json-accents", "bert", configured(strip_accents=False, tokenize_chinese_chars=False), {}),
     ("json-generic-class", "bert", configured(tokenizer_class="PreTrainedTokenizerFast", do_lower_case=False, unk_token="[UNK]"), {}),
     ("json-truncation-side", "bert", configured(truncation_side="left"), {}),

@@ -19,6 +19,22 @@ const TOKENIZER_FILES: [&str; 9] = [
     "sentencepiece.bpe.model",
 ];
 
+/// Each family, with tokenizer.json and without.
+const GOLDEN_KINDS: &[&str] = &[
+    "bert",
+    "bert-cased-vocab",
+    "camembert",
+    "camembert-spm",
+    "distilbert",
+    "distilbert-vocab",
+    "mpnet",
+    "mpnet-vocab",
+    "roberta",
+    "roberta-vocab-merges",
+    "xlm-roberta",
+    "xlm-roberta-spm",
+];
+
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
@@ -77,13 +93,8 @@ fn every_golden_model_gives_the_ids_of_transformers() {
     let folders = folders_with("tokens.json");
     let names: Vec<_> =
         folders.iter().map(|(f, _)| f.file_name().unwrap().to_str().unwrap()).collect();
-    for kind in
-        ["bert", "bert-cased-vocab", "distilbert-vocab", "mpnet-vocab", "roberta-vocab-merges"]
-    {
-        assert!(names.contains(&kind), "no golden for {kind}");
-    }
-    for kind in ["roberta", "xlm-roberta-spm", "xlm-roberta", "camembert-spm", "camembert"] {
-        assert!(names.contains(&kind), "no golden for {kind}");
+    for kind in GOLDEN_KINDS {
+        assert!(names.contains(kind), "no golden for {kind}");
     }
     for (folder, tokens) in &folders {
         let name = folder.display().to_string();
@@ -126,6 +137,37 @@ fn every_golden_truncates_as_transformers_does() {
         compared += 1;
     }
     assert!(compared >= 30, "only {compared} goldens");
+}
+
+/// Long texts are not tokenized to their end; what is left out must not show.
+#[test]
+fn the_beginning_of_a_long_text_has_the_tokens_of_the_whole() {
+    for (folder, tokens) in folders_with("tokens.json") {
+        let tokenizer = tokenizer(&folder);
+        let mut texts = strings(&tokens["texts"]);
+        let special = tokenizer.num_special_tokens_to_add(false);
+        for turn in 0..3 {
+            texts.rotate_left(7 * turn + 1);
+            let long = texts.join(" and then ").repeat(6);
+            let whole = tokenizer.encode(&long, &with_offsets(whole())).unwrap();
+            let (ids, offsets) = (whole.input_ids, whole.offset_mapping.unwrap());
+            for max_length in [3, 100, 256, 700, 1500, ids.len() - 1] {
+                let kept = max_length - special + 1;
+                let last = ids.last().copied();
+                for options in [cut(max_length), with_offsets(cut(max_length))] {
+                    let encoding = tokenizer.encode(&long, &options).unwrap();
+                    assert!(encoding.truncated);
+                    assert_eq!(encoding.input_ids[..kept], ids[..kept], "{folder:?} {max_length}");
+                    assert_eq!(encoding.input_ids[kept..], [last.unwrap()]);
+                    if let Some(mapping) = encoding.offset_mapping {
+                        assert_eq!(mapping[..kept], offsets[..kept]);
+                    }
+                }
+            }
+            let all = tokenizer.encode(&long, &cut(ids.len())).unwrap();
+            assert!(!all.truncated && all.input_ids == ids);
+        }
+    }
 }
 
 /// What sentence-transformers does to a text before it is tokenized.
@@ -251,49 +293,4 @@ fn files_that_disagree_are_read_as_transformers_reads_them() {
             assert_rows(name, &pair_texts, &ids(&encodings), &rows(truncated));
         }
     }
-}
-
-#[test]
-fn perf() {
-    let Ok(dir) = std::env::var("PERF") else { return };
-    let t = tokenizer(Path::new(&dir));
-    let lib = tokenizers_of(&dir);
-    let text = "The little inn by the harbour was quiet, bright and very clean, and the bread was still warm. ";
-    let short: Vec<String> = (0..10_000).map(|i| format!("{i} {}", &text[..40 + i % 50])).collect();
-    for _ in 0..3 {
-        let s = std::time::Instant::now();
-        let a = t.encode_batch(&short, &cut(256)).unwrap();
-        let ours = s.elapsed();
-        let s = std::time::Instant::now();
-        let b = lib.encode_batch_fast(short.iter().map(|s| s.as_str()).collect(), true).unwrap();
-        let theirs = s.elapsed();
-        assert!(a.iter().zip(&b).all(|(a, b)| a.input_ids == b.get_ids()));
-        println!("10k short: ours {ours:?} theirs {theirs:?}");
-    }
-    let long = text.repeat(1100);
-    for (n, o) in
-        [("cut 512", cut(512)), ("whole", whole()), ("cut offsets", with_offsets(cut(512)))]
-    {
-        let s = std::time::Instant::now();
-        for _ in 0..20 {
-            t.encode(&long, &o).unwrap();
-        }
-        println!("{n} {} bytes: {:?}", long.len(), s.elapsed() / 20);
-    }
-    let mut lib = lib;
-    lib.with_truncation(Some(tokenizers::TruncationParams {
-        max_length: 512,
-        ..Default::default()
-    }))
-    .unwrap();
-    let s = std::time::Instant::now();
-    for _ in 0..20 {
-        lib.encode_fast(long.as_str(), true).unwrap();
-    }
-    println!("library with_truncation: {:?}", s.elapsed() / 20);
-}
-fn tokenizers_of(dir: &str) -> tokenizers::Tokenizer {
-    let mut t = tokenizers::Tokenizer::from_file(Path::new(dir).join("tokenizer.json")).unwrap();
-    t.with_padding(None).with_truncation(None).unwrap();
-    t
 }

@@ -6,7 +6,7 @@ use tokenizers::{
     TruncationParams, TruncationStrategy, truncate_encodings,
 };
 
-use super::AutoTokenizer;
+use super::{AutoTokenizer, prefix};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How texts are encoded, in the words of transformers' `tokenizer(…)`.
@@ -173,6 +173,26 @@ impl AutoTokenizer {
     /// Tokens of a text without special tokens; stops when there are `enough` of them, counted from the
     /// side that is kept.
     fn tokenize(
+        &self,
+        text: &str,
+        enough: Option<usize>,
+        type_id: u32,
+        offsets: OffsetType,
+    ) -> Result<tokenizers::Encoding> {
+        if let (Some(enough), true, TruncationDirection::Right) =
+            (enough, self.word_by_word, self.truncation_side)
+        {
+            for beginning in prefix::beginnings(text, enough) {
+                let encoding = self.tokenize_all(beginning, Some(enough), type_id, offsets)?;
+                if encoding.len() >= enough || beginning.len() == text.len() {
+                    return Ok(encoding);
+                }
+            }
+        }
+        self.tokenize_all(text, enough, type_id, offsets)
+    }
+
+    fn tokenize_all(
         &self,
         text: &str,
         enough: Option<usize>,

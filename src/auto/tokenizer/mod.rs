@@ -10,6 +10,7 @@ mod convert;
 mod encode;
 mod files;
 mod overrides;
+mod prefix;
 mod sentencepiece;
 mod special;
 #[cfg(test)]
@@ -51,6 +52,8 @@ pub struct AutoTokenizer {
     class: TokenizerClass,
     /// What comes around a single text; `None` when only the library can tell.
     frame: Option<Frame>,
+    /// Whether the beginning of a long text is enough to know its first tokens.
+    word_by_word: bool,
     special: SpecialTokens,
     model_max_length: Option<usize>,
     truncation_side: TruncationDirection,
@@ -128,6 +131,7 @@ impl AutoTokenizer {
         let clean_up = config.get("clean_up_tokenization_spaces").and_then(Value::as_bool);
         Ok(Self {
             frame: Frame::find(&tokenizer),
+            word_by_word: prefix::is_word_by_word(&tokenizer),
             tokenizer,
             class,
             special,
