@@ -1,4 +1,194 @@
 //! The pipeline file: as written, checked, as used. Not here: anything that needs files, network or
 //! weights other than the pipeline file itself.
+//!
+//! ```text
+//! text ─ node ─► tree with places ─ overrides (`--set`) ─ interpolate (`${VAR}`) ─► tree
+//!      ─ check (JSON Schema of raw) ─ available ─► raw ─ resolve ─► Pipeline
+//! ```
+//!
+//! Every stage adds its problems to one [`Diagnostics`]; a stage that needs a sound tree waits for
+//! the ones before it. Entry: [`load`].
 
+mod available;
+mod check;
+mod diagnostics;
+mod interpolate;
+mod node;
+mod overrides;
 pub mod pipeline;
+pub mod raw;
+mod raw_tasks;
+mod resolve;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use serde::Deserialize;
+
+pub use diagnostics::{Diagnostic, Diagnostics};
+use node::{Data, Node};
+use pipeline::Pipeline;
+use raw::RawPipeline;
+
+/// The version of the file format that this program reads.
+const VERSION: u64 = 1;
+
+static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(|| {
+    let mut schema = schemars::schema_for!(RawPipeline);
+    schema.insert("title".to_owned(), "hfauto-pipe pipeline, version 1".into());
+    schema.to_value()
+});
+
+/// Looks a variable up by its name; `None` means that it is not set.
+pub type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// What a pipeline file is read with.
+#[derive(Clone)]
+pub struct LoadOptions {
+    /// Overrides, as `--set key=value`: a path of keys and list indexes
+    /// (`steps.0.feature-extraction.pooling`), and a YAML value. They apply in order, before
+    /// variables are put in.
+    pub set: Vec<(String, String)>,
+    /// Where `${VAR}` comes from. Default: the environment of the process.
+    pub variables: Variables,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { set: Vec::new(), variables: Arc::new(|name| std::env::var(name).ok()) }
+    }
+}
+
+impl fmt::Debug for LoadOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadOptions").field("set", &self.set).finish_non_exhaustive()
+    }
+}
+
+/// Reads and checks the pipeline file at `path`.
+///
+/// # Errors
+/// All problems of the file at once, or the one that it cannot be read. `Error::from` makes an error
+/// of the kind `Config` of them.
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Pipeline, Diagnostics> {
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|error| {
+        let problem = Diagnostic::of_file(format!("cannot read the pipeline file: {error}"));
+        let near =
+            (error.kind() == std::io::ErrorKind::NotFound).then(|| near_file(path)).flatten();
+        Diagnostics::of_file(name.clone(), problem.nearest(near.as_deref()))
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let message = format!("the pipeline file is not UTF-8 text: line {line} holds other bytes");
+        Diagnostics::of_file(name, Diagnostic::of_file(message))
+    })?;
+    parse(&text, path, options)
+}
+
+/// As [`load`], of a `text` that is that of the file at `path`.
+///
+/// # Errors
+/// All problems of the file at once.
+pub fn parse(text: &str, path: &Path, options: &LoadOptions) -> Result<Pipeline, Diagnostics> {
+    let mut report = Diagnostics::new(path.display().to_string(), text);
+    let read = read(text, options, &mut report);
+    if let Some((root, _)) = &read {
+        available::check(root, &mut report);
+    }
+    match read {
+        Some((root, Some(raw))) => {
+            let variables = &*options.variables;
+            let pipeline = resolve::resolve(&raw, &root, path, variables, &mut report);
+            if report.is_empty() { Ok(pipeline) } else { Err(report) }
+        }
+        _ => Err(report),
+    }
+}
+
+/// The pipeline as written, checked against the JSON Schema only: also features that this version
+/// does not have.
+///
+/// # Errors
+/// All problems of the file at once.
+pub fn parse_raw(
+    text: &str,
+    path: &Path,
+    options: &LoadOptions,
+) -> Result<RawPipeline, Diagnostics> {
+    let mut report = Diagnostics::new(path.display().to_string(), text);
+    match read(text, options, &mut report) {
+        Some((_, Some(raw))) => Ok(raw),
+        _ => Err(report),
+    }
+}
+
+/// The JSON Schema of pipeline files, for editors; `pipelines/schema.json` is this value.
+pub fn schema() -> serde_json::Value {
+    SCHEMA.clone()
+}
+
+/// The tree, and the raw pipeline if nothing is wrong with the tree.
+fn read(
+    text: &str,
+    options: &LoadOptions,
+    report: &mut Diagnostics,
+) -> Option<(Node, Option<RawPipeline>)> {
+    let mut root = node::parse(text, 0, 0, report)?;
+    overrides::apply(&mut root, &options.set, report);
+    interpolate::interpolate(&mut root, &*options.variables, report);
+    if let Some(problem) = whole_file(&root) {
+        report.push(problem);
+        return None;
+    }
+    check::check(&SCHEMA, &root, report);
+    if !report.is_empty() {
+        return Some((root, None));
+    }
+    let raw = RawPipeline::deserialize(root.to_json());
+    if raw.is_err() {
+        // Not the error's text: it may hold the value of a variable.
+        report.push(
+            Diagnostic::of_file("the file fits the schema, but not the types behind it")
+                .hint("this is a bug of hfauto-pipe: please report it with the file"),
+        );
+    }
+    Some((root, raw.ok()))
+}
+
+/// A problem beside which no other is worth showing.
+fn whole_file(root: &Node) -> Option<Diagnostic> {
+    if matches!(root.data, Data::Null) {
+        let problem = Diagnostic::of_file("the pipeline file is empty");
+        return Some(problem.hint("`hfauto-pipe init` writes one to start from"));
+    }
+    let version = &root.entry("version")?.value;
+    match &version.data {
+        Data::Number(number) if number.as_u64() != Some(VERSION) => Some(
+            Diagnostic::new(
+                version.span,
+                format!("the version `{}` of the file format is not known", version.shown()),
+            )
+            .hint(format!("this program reads `version: {VERSION}`")),
+        ),
+        _ => None,
+    }
+}
+
+/// A YAML file beside `path` with nearly its name.
+fn near_file(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let entries = std::fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| name.ends_with(".yaml") || name.ends_with(".yml"));
+    names.sort();
+    let near = diagnostics::nearest(name, names.iter().map(String::as_str))?;
+    Some(path.with_file_name(near).display().to_string())
+}
+
+#[cfg(test)]
+mod tests;

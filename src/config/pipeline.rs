@@ -92,6 +92,39 @@ pub enum FileFormat {
     Arrow,
 }
 
+impl FileFormat {
+    /// The format and compression of one file, by its extension, such as `.csv.gz`; none for
+    /// folders, which end in `/` or have no extension of a format.
+    pub fn of_path(path: &str) -> Option<(Self, Option<Compression>)> {
+        let name = path.rsplit('/').next()?.to_ascii_lowercase();
+        let (name, compression) = match name.rsplit_once('.')? {
+            (name, "gz") => (name.to_owned(), Some(Compression::Gzip)),
+            (name, "zst") => (name.to_owned(), Some(Compression::Zstd)),
+            _ => (name, None),
+        };
+        let format = match name.rsplit_once('.')?.1 {
+            "parquet" => Self::Parquet,
+            "csv" => Self::Csv,
+            "jsonl" | "ndjson" => Self::Jsonl,
+            "arrow" => Self::Arrow,
+            _ => return None,
+        };
+        // Parquet and Arrow are compressed inside of the file.
+        let inside = matches!(format, Self::Parquet | Self::Arrow);
+        (!inside || compression.is_none()).then_some((format, compression))
+    }
+
+    /// The format's name in pipeline files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Csv => "csv",
+            Self::Jsonl => "jsonl",
+            Self::Arrow => "arrow",
+        }
+    }
+}
+
 /// How CSV files are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CsvSpec {
@@ -201,7 +234,7 @@ pub enum ModelOutputName {
 pub struct SinkSpec {
     /// A folder, or one file when the path ends in the format's extension.
     pub path: PathBuf,
-    /// File format; default parquet, or by the path's extension.
+    /// File format; by default that of the path's extension, else Parquet.
     pub format: FileFormat,
     /// Compression; `None` means the format's default (zstd for Parquet, none elsewhere).
     pub compression: Option<Compression>,
@@ -211,6 +244,13 @@ pub struct SinkSpec {
     pub target_file_size_bytes: u64,
     /// Where `sink` is written, for error messages.
     pub location: String,
+}
+
+impl SinkSpec {
+    /// Whether the path is that of one file; else it is a folder.
+    pub fn is_single_file(&self) -> bool {
+        self.path.to_str().and_then(FileFormat::of_path).is_some()
+    }
 }
 
 /// Compression of output files.
@@ -228,6 +268,19 @@ pub enum Compression {
     Lz4,
 }
 
+impl Compression {
+    /// The compression's name in pipeline files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uncompressed => "none",
+            Self::Zstd => "zstd",
+            Self::Snappy => "snappy",
+            Self::Gzip => "gzip",
+            Self::Lz4 => "lz4",
+        }
+    }
+}
+
 /// Settings of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunSpec {
@@ -237,4 +290,23 @@ pub struct RunSpec {
     pub sort_window_rows: usize,
     /// Model workers; `None` means one a core.
     pub workers: Option<usize>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_of_paths() {
+        let check =
+            |path: &str, expected| assert_eq!(FileFormat::of_path(path), expected, "{path}");
+        check("out/a.parquet", Some((FileFormat::Parquet, None)));
+        check("A.CSV.GZ", Some((FileFormat::Csv, Some(Compression::Gzip))));
+        check("a.b.jsonl.zst", Some((FileFormat::Jsonl, Some(Compression::Zstd))));
+        check("a.ndjson", Some((FileFormat::Jsonl, None)));
+        check("x/.arrow", Some((FileFormat::Arrow, None)));
+        for folder in ["out", "out/", "out.parquet/", "a.parquet.gz", "a.gz", "v1.2", "", "a.txt"] {
+            check(folder, None);
+        }
+    }
 }

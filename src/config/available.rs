@@ -1,0 +1,218 @@
+//! What version 1 of the file format knows and this version of the program does not do yet: refused
+//! by name, never ignored. A feature that arrives takes its row out. Entry: [`check`].
+
+use super::diagnostics::{Diagnostic, Diagnostics};
+use super::node::{Data, Entry, Node};
+
+/// The tasks that this version runs.
+pub(crate) const TASKS: &[&str] = &["feature-extraction", "sql"];
+
+/// The tasks that come later.
+const LATER_TASKS: &[&str] = &[
+    "text-classification",
+    "zero-shot-classification",
+    "rerank",
+    "token-classification",
+    "question-answering",
+    "fill-mask",
+    "sparse-encoding",
+    "text-generation",
+    "loglikelihood",
+    "text2text-generation",
+    "summarization",
+    "translation",
+    "multiple-choice",
+    "next-sentence-prediction",
+    "image-classification",
+    "token-count",
+];
+
+/// A key, or some of its values, that come later.
+struct Later {
+    /// Where; `*` is any key or item.
+    path: &'static [&'static str],
+    /// Which of its values are refused.
+    refused: fn(&str) -> bool,
+    /// What is said; `{}` is the value, and then the value is pointed at instead of the key.
+    message: &'static str,
+    hint: &'static str,
+}
+
+const LATER: &[Later] = &[
+    Later {
+        path: &["models", "*", "dtype"],
+        refused: |dtype| matches!(dtype, "f16" | "bf16" | "int8"),
+        message: "computing in `{}` is not available on a CPU in this version",
+        hint: "use `f32` or `auto`: f16 and bf16 checkpoints are widened",
+    },
+    Later {
+        path: &["models", "*", "device"],
+        refused: |device| device == "cuda" || device.starts_with("cuda:"),
+        message: "the device `{}` is not available in this version",
+        hint: "use `cpu` or `auto`",
+    },
+    Later {
+        path: &["steps", "*", "feature-extraction", "auto_class"],
+        refused: given,
+        message: "`auto_class` is not available in this version",
+        hint: "remove it: the Auto class is that of the task",
+    },
+    Later {
+        path: &["steps", "*", "feature-extraction", "allow_new_head"],
+        refused: |value| value == "true",
+        message: "`allow_new_head` is not available in this version",
+        hint: "remove it: `feature-extraction` needs no head",
+    },
+    Later {
+        path: &["steps", "*", "feature-extraction", "outputs", "*"],
+        refused: |output| output == "logits",
+        message: "the output `{}` is not available in this version",
+        hint: "available: last_hidden_state, pooler_output, hidden_states, attentions",
+    },
+    Later {
+        path: &["on_error", "rows"],
+        refused: |rows| matches!(rows, "null" | "skip"),
+        message: "`rows: {}` is not available in this version",
+        hint: "use `rows: fail`: a row that fails stops the run",
+    },
+    Later {
+        path: &["on_error", "column"],
+        refused: given,
+        message: "`column` of `on_error` is not available in this version",
+        hint: "remove it: a row that fails stops the run",
+    },
+    Later {
+        path: &["on_error", "dead_letter"],
+        refused: given,
+        message: "`dead_letter` of `on_error` is not available in this version",
+        hint: "remove it: a row that fails stops the run",
+    },
+    Later {
+        path: &["on_error", "max_fraction"],
+        refused: given,
+        message: "`max_fraction` of `on_error` is not available in this version",
+        hint: "remove it: a row that fails stops the run",
+    },
+    Later {
+        path: &["run", "incremental"],
+        refused: given,
+        message: "`incremental` is not available in this version",
+        hint: "remove it: every run computes all rows",
+    },
+    Later {
+        path: &["schedule"],
+        refused: given,
+        message: "`schedule` is not available in this version",
+        hint: "remove it, and call `hfauto-pipe run` from cron or a systemd timer",
+    },
+    Later {
+        path: &["tests"],
+        refused: given,
+        message: "`tests` is not available in this version",
+        hint: "remove it, and try the pipeline with `hfauto-pipe run --limit`",
+    },
+];
+
+/// A key that is written is refused, whatever its value; a null counts as not written.
+fn given(value: &str) -> bool {
+    value != "null"
+}
+
+/// Reports what `root` asks for and this version does not do.
+pub(crate) fn check(root: &Node, report: &mut Diagnostics) {
+    let steps = root.entry("steps").map_or(&[][..], |entry| entry.value.items());
+    for task in steps.iter().filter_map(|step| step.entries().first()) {
+        if LATER_TASKS.contains(&task.name.as_str()) {
+            let message = format!("step `{}` is not available in this version", task.name);
+            report.push(
+                Diagnostic::new(task.span, message).choices("available", TASKS.iter().copied()),
+            );
+        }
+    }
+    for later in LATER {
+        visit(root, None, later.path, &mut |node, key| {
+            let value = match &node.data {
+                Data::Text(text) => text.clone(),
+                _ => node.shown(),
+            };
+            if !(later.refused)(&value) {
+                return;
+            }
+            let at_value = later.message.contains("{}");
+            let span = key.filter(|_| !at_value).map_or(node.span, |entry| entry.span);
+            let message = later.message.replace("{}", &node.shown());
+            report.push(Diagnostic::new(span, message).hint(later.hint));
+        });
+    }
+}
+
+/// Calls `found` for every value at `path`, with the entry that holds it.
+fn visit<'a>(
+    node: &'a Node,
+    key: Option<&'a Entry>,
+    path: &[&str],
+    found: &mut dyn FnMut(&'a Node, Option<&'a Entry>),
+) {
+    let Some((name, rest)) = path.split_first() else {
+        return found(node, key);
+    };
+    for entry in node.entries() {
+        if *name == "*" || *name == entry.name {
+            visit(&entry.value, Some(entry), rest, found);
+        }
+    }
+    if *name == "*" {
+        for item in node.items() {
+            visit(item, None, rest, found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::schema;
+    use super::*;
+
+    #[test]
+    fn every_task_of_the_format_is_in_one_list() {
+        let schema = schema();
+        let steps = schema["$defs"]["RawStep"]["oneOf"].as_array().unwrap();
+        let of_format: BTreeSet<&str> =
+            steps.iter().filter_map(|step| step["required"][0].as_str()).collect();
+        let listed: Vec<&str> = TASKS.iter().chain(LATER_TASKS).copied().collect();
+        assert_eq!(listed.len(), of_format.len());
+        assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), of_format);
+    }
+
+    #[test]
+    fn every_row_names_a_key_of_the_format() {
+        let schema = schema();
+        let follow = |at: &serde_json::Value| {
+            let mut at = at.clone();
+            loop {
+                let inner = at["anyOf"].as_array().map_or(&at, |options| &options[0]).clone();
+                let Some(name) = inner["$ref"].as_str() else { return inner };
+                at = schema.pointer(&name[1..]).unwrap().clone();
+            }
+        };
+        for later in LATER {
+            let mut at = schema.clone();
+            for name in later.path {
+                let here = follow(&at);
+                at = match *name {
+                    "*" if here["items"].is_object() => here["items"].clone(),
+                    "*" => here["additionalProperties"].clone(),
+                    name if here["oneOf"].is_array() => here["oneOf"]
+                        .as_array()
+                        .and_then(|options| options.iter().find(|step| step["required"][0] == name))
+                        .map(|step| step["properties"][name].clone())
+                        .unwrap_or_default(),
+                    name => here["properties"][name].clone(),
+                };
+                assert!(at.is_object(), "{:?} at {name}", later.path);
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! From the pipeline as written to the pipeline as used: aliases, defaults, paths, and every check
+//! that needs more than one value or more than a type. All problems are collected, each at its place.
+//! Not here: whether files, columns and models exist, save that a directory wins over a hub id.
+//! Entry: [`resolve`].
+
+mod model;
+mod path;
+mod sink;
+mod source;
+mod steps;
+
+use std::path::{Path, PathBuf};
+
+use super::diagnostics::{Diagnostic, Diagnostics, Span, nearest};
+use super::node::Node;
+use super::pipeline::{Pipeline, RunSpec};
+use super::raw::{RawPipeline, RawRun, Workers};
+
+/// Tokens of one forward pass, by default.
+const MAX_BATCH_TOKENS: usize = 16_384;
+/// Rows that are sorted together, by default.
+const SORT_WINDOW_ROWS: usize = 65_536;
+
+/// Makes the pipeline of `raw`, which was read from `root`. Where a problem is reported, the result
+/// holds something in its place: it is good only if the report stays empty.
+pub(crate) fn resolve(
+    raw: &RawPipeline,
+    root: &Node,
+    file: &Path,
+    variables: &dyn Fn(&str) -> Option<String>,
+    report: &mut Diagnostics,
+) -> Pipeline {
+    let top = Cursor { node: Some(root), value: root.span, key: root.span };
+    let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+    let dir = absolute.parent().map_or_else(|| absolute.clone(), Path::to_path_buf);
+    let mut resolver = Resolver { dir, variables, report };
+
+    let name = resolver.name(raw, top, file);
+    let models = resolver.models(raw.models.as_ref(), top.key("models"));
+    let source = resolver.source(&raw.source, top.key("source"));
+    let steps = resolver.steps(
+        raw.steps.as_deref().unwrap_or_default(),
+        top.key("steps"),
+        &models,
+        source.select.as_deref().map(|names| (names, top.key("source").key("select"))),
+    );
+    let sink = resolver.sink(&raw.sink, top.key("sink"));
+    if source.paths.iter().any(|path| Path::new(path) == sink.path) {
+        let at = top.key("sink").key("path");
+        resolver.report.push(
+            Diagnostic::new(at.value, "the sink would overwrite the source")
+                .related(top.key("source").key("path").value, "read from here")
+                .hint("write to another path"),
+        );
+    }
+    let run = run(raw.run.as_ref());
+    Pipeline { file: file.to_path_buf(), dir: resolver.dir, name, models, source, steps, sink, run }
+}
+
+fn run(raw: Option<&RawRun>) -> RunSpec {
+    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    RunSpec {
+        max_batch_tokens: raw
+            .and_then(|run| run.max_batch_tokens)
+            .map_or(MAX_BATCH_TOKENS, |tokens| count(tokens.get())),
+        sort_window_rows: raw
+            .and_then(|run| run.sort_window_rows)
+            .map_or(SORT_WINDOW_ROWS, |rows| count(rows.get())),
+        workers: match raw.and_then(|run| run.workers) {
+            Some(Workers::Number(workers)) => Some(count(workers.get())),
+            Some(Workers::Auto) | None => None,
+        },
+    }
+}
+
+struct Resolver<'a> {
+    /// The pipeline file's folder, absolute.
+    dir: PathBuf,
+    variables: &'a dyn Fn(&str) -> Option<String>,
+    report: &'a mut Diagnostics,
+}
+
+impl Resolver<'_> {
+    fn name(&mut self, raw: &RawPipeline, top: Cursor<'_>, file: &Path) -> String {
+        if let Some(name) = &raw.name {
+            self.not_empty(name, top.key("name"), "name");
+            return name.clone();
+        }
+        let stem = file.file_stem().unwrap_or(file.as_os_str());
+        stem.to_string_lossy().into_owned()
+    }
+
+    /// Reports an empty or blank text.
+    fn not_empty(&mut self, text: &str, at: Cursor<'_>, what: &str) -> bool {
+        if text.trim().is_empty() {
+            self.report.push(Diagnostic::new(at.value, format!("`{what}` is empty")));
+        }
+        !text.trim().is_empty()
+    }
+
+    /// Reports empty and repeated names in a list of columns.
+    fn columns(&mut self, columns: &[String], at: Cursor<'_>, what: &str) {
+        for (index, column) in columns.iter().enumerate() {
+            let here = at.item(index);
+            if self.not_empty(column, here, what)
+                && let Some(first) = columns[..index].iter().position(|other| other == column)
+            {
+                let message = format!("the column `{}` is in `{what}` twice", here.shown(column));
+                self.report.push(
+                    Diagnostic::new(here.value, message)
+                        .related(at.item(first).value, "first named here"),
+                );
+            }
+        }
+    }
+}
+
+/// A place in the tree beside a raw value, to point at. A key that is not written points at the
+/// mapping that could hold it.
+#[derive(Clone, Copy)]
+struct Cursor<'a> {
+    node: Option<&'a Node>,
+    /// The value, or what stands for it.
+    value: Span,
+    /// Its key, or the value itself in lists.
+    key: Span,
+}
+
+impl<'a> Cursor<'a> {
+    fn key(self, name: &str) -> Self {
+        match self.node.and_then(|node| node.entry(name)) {
+            Some(entry) => {
+                Self { node: Some(&entry.value), value: entry.value.span, key: entry.span }
+            }
+            None => Self { node: None, ..self },
+        }
+    }
+
+    fn item(self, index: usize) -> Self {
+        let Some(node) = self.node else { return self };
+        match node.items().get(index) {
+            Some(item) => Self { node: Some(item), value: item.span, key: item.span },
+            // One value may stand for a list of one.
+            None => self,
+        }
+    }
+
+    /// `value` as it is written: with `${VAR}`, not the variable's value.
+    fn shown<'t>(self, value: &'t str) -> &'t str
+    where
+        'a: 't,
+    {
+        self.node.and_then(|node| node.written.as_deref()).unwrap_or(value)
+    }
+
+    /// The nearest name, unless that would tell something of a variable's value.
+    fn nearest(self, value: &str, names: &[String]) -> Option<String> {
+        let written = self.node.is_some_and(|node| node.written.is_some());
+        let names = names.iter().map(String::as_str);
+        if written { None } else { nearest(value, names).map(str::to_owned) }
+    }
+}

@@ -1,0 +1,181 @@
+//! Models: aliases, hub ids, directories.
+
+use std::collections::BTreeMap;
+
+use super::{Cursor, Resolver, path::scheme};
+use crate::config::diagnostics::Diagnostic;
+use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
+use crate::config::raw::{RawDtype, RawModel};
+
+/// The longest hub id (`org/name`) that the Hugging Face hub accepts.
+const MAX_ID_CHARS: usize = 96;
+
+impl Resolver<'_> {
+    pub(super) fn models(
+        &mut self,
+        raw: Option<&BTreeMap<String, RawModel>>,
+        at: Cursor<'_>,
+    ) -> BTreeMap<String, ModelSpec> {
+        let mut models = BTreeMap::new();
+        for (alias, raw) in raw.into_iter().flatten() {
+            let here = at.key(alias);
+            if alias.is_empty() || alias.contains('/') || alias.starts_with(['.', '~']) {
+                let message = format!("`{alias}` cannot be an alias");
+                self.report.push(
+                    Diagnostic::new(here.key, message)
+                        .hint("an alias has no `/` and does not start with `.` or `~`: it would read as a directory or hub id"),
+                );
+            }
+            let revision = raw.revision.clone();
+            if let Some(revision) = &revision {
+                self.not_empty(revision, here.key("revision"), "revision");
+            }
+            let spec = ModelSpec {
+                repo: self.repo(&raw.repo, here.key("repo")),
+                revision,
+                dtype: match raw.dtype {
+                    None | Some(RawDtype::Auto) => Dtype::Auto,
+                    // The others are refused before.
+                    Some(RawDtype::F32 | RawDtype::F16 | RawDtype::Bf16 | RawDtype::Int8) => {
+                        Dtype::F32
+                    }
+                },
+                device: self.device(raw.device.as_deref(), here.key("device")),
+                config: raw.config.clone().unwrap_or_default(),
+            };
+            models.insert(alias.clone(), spec);
+        }
+        models
+    }
+
+    /// The model that a step names: an alias, else a hub id or directory.
+    pub(super) fn model(
+        &mut self,
+        name: &str,
+        at: Cursor<'_>,
+        models: &BTreeMap<String, ModelSpec>,
+    ) -> ModelSpec {
+        if let Some(model) = models.get(name) {
+            return model.clone();
+        }
+        if !name.contains('/') && !self.is_directory(name) {
+            let aliases: Vec<String> = models.keys().cloned().collect();
+            if let Some(alias) = at.nearest(name, &aliases).filter(|alias| is_slip(name, alias)) {
+                let message = format!("`{name}` is not an alias of `models`");
+                self.report.push(
+                    Diagnostic::new(at.value, message)
+                        .nearest(Some(&alias))
+                        .choices("aliases", aliases)
+                        .hint(format!("if the hub's model `{name}` is meant, give it an alias")),
+                );
+            }
+        }
+        ModelSpec {
+            repo: self.repo(name, at),
+            revision: None,
+            dtype: Dtype::Auto,
+            device: DeviceSpec::Auto,
+            config: serde_json::Map::new(),
+        }
+    }
+
+    fn is_directory(&self, text: &str) -> bool {
+        text.starts_with(['.', '/', '~']) || scheme(text).is_some() || self.dir.join(text).is_dir()
+    }
+
+    /// A hub id as it is, or a directory's absolute path.
+    fn repo(&mut self, text: &str, at: Cursor<'_>) -> String {
+        if let Some(id) = text.strip_prefix("https://huggingface.co/") {
+            let problem =
+                Diagnostic::new(at.value, "expected the id of a model, found its address");
+            let hint = format!("write the id: `{}`", id.trim_end_matches('/'));
+            let known = at.shown(text) == text;
+            self.report.push(if known { problem.hint(hint) } else { problem });
+            return text.to_owned();
+        }
+        if text.trim().is_empty() || self.is_directory(text) {
+            return self.path_text(text, at, "model").unwrap_or_default();
+        }
+        if !is_hub_id(text) {
+            let message = format!("`{}` is not the name of a model", at.shown(text));
+            self.report.push(Diagnostic::new(at.value, message).hint(
+                "write a hub id (`org/name`), or a directory that starts with `.`, `/` or `~`",
+            ));
+        }
+        text.to_owned()
+    }
+
+    fn device(&mut self, text: Option<&str>, at: Cursor<'_>) -> DeviceSpec {
+        match text {
+            None | Some("auto") => DeviceSpec::Auto,
+            Some("cpu") => DeviceSpec::Cpu,
+            // Refused before.
+            Some(text) if is_cuda(text) => DeviceSpec::Auto,
+            Some(text) => {
+                let names = ["auto", "cpu", "cuda"].map(str::to_owned);
+                let near = at.nearest(text, &names);
+                let message = format!("`device`: unknown value `{}`", at.shown(text));
+                self.report.push(
+                    Diagnostic::new(at.value, message)
+                        .nearest(near.as_deref())
+                        .choices("valid values", ["auto", "cpu", "cuda", "cuda:N"]),
+                );
+                DeviceSpec::Auto
+            }
+        }
+    }
+}
+
+fn is_cuda(text: &str) -> bool {
+    text == "cuda"
+        || text.strip_prefix("cuda:").is_some_and(|index| {
+            !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit())
+        })
+}
+
+/// Whether `name` is so near to `alias` that it is a slip: one letter, or two of a long name. A hub
+/// id that merely resembles an alias must not be refused.
+fn is_slip(name: &str, alias: &str) -> bool {
+    let allowed = if alias.chars().count() >= 8 { 2 } else { 1 };
+    strsim::damerau_levenshtein(name, alias) <= allowed
+}
+
+/// The hub's rule: one or two parts of letters, digits, `-`, `_`, `.`; no `--` and no `..`; no part
+/// starts or ends with `-` or `.`.
+fn is_hub_id(text: &str) -> bool {
+    let part = |part: &str| {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        !part.is_empty()
+            && part.bytes().all(word)
+            && !part.starts_with(['-', '.'])
+            && !part.ends_with(['-', '.'])
+    };
+    let parts: Vec<&str> = text.split('/').collect();
+    parts.len() <= 2
+        && text.len() <= MAX_ID_CHARS
+        && parts.iter().all(|text| part(text))
+        && !text.contains("--")
+        && !text.contains("..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hub_ids() {
+        for id in ["bert-base-uncased", "org/name", "intfloat/e5-base_v2.1", "a"] {
+            assert!(is_hub_id(id), "{id}");
+        }
+        for text in ["a/b/c", "a b", "/a", "a/", "-a", "a--b", "a..b", "é", "a.", &"x".repeat(97)]
+        {
+            assert!(!is_hub_id(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn devices() {
+        assert!(is_cuda("cuda") && is_cuda("cuda:0") && is_cuda("cuda:12"));
+        assert!(!is_cuda("cuda:") && !is_cuda("cuda:a") && !is_cuda("gpu"));
+    }
+}

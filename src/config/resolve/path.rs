@@ -1,0 +1,157 @@
+//! Paths as written to absolute local paths: relative to the pipeline file, `~`, `file://`. Object
+//! stores are refused by name.
+
+use std::path::{Path, PathBuf};
+
+use super::{Cursor, Resolver};
+use crate::config::diagnostics::Diagnostic;
+
+/// The schemes of object stores and services, which a later version reads.
+const REMOTE: &[&str] = &[
+    "s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "hdfs", "hf",
+];
+
+/// The scheme of a URL: the part before `://`.
+pub(super) fn scheme(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once("://")?;
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte);
+    let is_scheme =
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic()) && scheme.bytes().all(word);
+    is_scheme.then_some(scheme)
+}
+
+impl Resolver<'_> {
+    /// The absolute path that `text` means; reports what cannot be one.
+    pub(super) fn path(&mut self, text: &str, at: Cursor<'_>, what: &str) -> Option<PathBuf> {
+        if !self.not_empty(text, at, what) {
+            return None;
+        }
+        match self.local_path(text, at) {
+            Ok(path) => Some(path),
+            Err(problem) => {
+                self.report.push(*problem);
+                None
+            }
+        }
+    }
+
+    fn local_path(&self, text: &str, at: Cursor<'_>) -> Result<PathBuf, Box<Diagnostic>> {
+        let refuse = |message: String, hint: &str| {
+            Err(Box::new(Diagnostic::new(at.value, message).hint(hint)))
+        };
+        let shown = at.shown(text);
+        if text.contains('\0') {
+            return refuse(format!("`{shown}` holds a null character"), "remove it");
+        }
+        match scheme(text) {
+            None => {}
+            Some(name) if name.eq_ignore_ascii_case("file") => {
+                let Some(path) = file_url(&text[name.len() + "://".len()..]) else {
+                    let message = format!("`{shown}` is not the URL of a local file");
+                    return refuse(message, "write `file:///` and an absolute path");
+                };
+                return Ok(PathBuf::from(path));
+            }
+            // The scheme of a variable's value is no secret, but the rest may be.
+            Some(name) if REMOTE.contains(&name.to_ascii_lowercase().as_str()) => {
+                let message =
+                    format!("`{name}://`: object stores are not supported in this version");
+                return refuse(message, "copy the files to a local folder");
+            }
+            Some(name) => {
+                let message = format!("the scheme `{name}://` is not known");
+                return refuse(message, "write a local path, or `file:///` and an absolute path");
+            }
+        }
+        if let Some(rest) = text.strip_prefix('~') {
+            let home = (self.variables)("HOME").filter(|home| !home.is_empty());
+            if !rest.is_empty() && !rest.starts_with('/') {
+                let message =
+                    format!("`{shown}`: the home folders of other users are not supported");
+                return refuse(message, "write the whole path, or `./~…` for a name with a tilde");
+            }
+            let Some(home) = home else {
+                return refuse(format!("`{shown}`: the variable `HOME` is not set"), "set `HOME`");
+            };
+            return Ok(PathBuf::from(format!("{}{rest}", home.trim_end_matches('/'))));
+        }
+        let text = text.strip_prefix("./").unwrap_or(text);
+        Ok(if text == "." { self.dir.clone() } else { self.dir.join(text) })
+    }
+
+    /// As [`Self::path`], as text: that of sources and models, where a path stands beside globs and
+    /// hub ids.
+    pub(super) fn path_text(&mut self, text: &str, at: Cursor<'_>, what: &str) -> Option<String> {
+        let path = self.path(text, at, what)?;
+        let path = match (is_glob(text), self.dir.to_str(), path.strip_prefix(&self.dir)) {
+            // A glob must not read wildcards into the name of the folder that it starts from.
+            (true, Some(dir), Ok(rest)) if is_glob(dir) => {
+                Path::new(&glob::Pattern::escape(dir)).join(rest)
+            }
+            _ => path,
+        };
+        let text = path.to_str().map(str::to_owned);
+        if text.is_none() {
+            let message = "the path of the pipeline file's folder is not UTF-8";
+            self.report.push(Diagnostic::new(at.value, message));
+        }
+        text
+    }
+}
+
+fn is_glob(text: &str) -> bool {
+    text.contains(['*', '?', '['])
+}
+
+/// The path of what follows `file://`: no host but `localhost`, `%20` decoded.
+fn file_url(rest: &str) -> Option<String> {
+    let path = rest.strip_prefix("localhost").unwrap_or(rest);
+    if !path.starts_with('/') {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        rest = tail;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = &tail[2..];
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_urls() {
+        let check = |rest: &str, expected: Option<&str>| {
+            assert_eq!(file_url(rest).as_deref(), expected, "{rest}");
+        };
+        check("/a/b.parquet", Some("/a/b.parquet"));
+        check("localhost/a", Some("/a"));
+        check("/a%20b/%C3%A9?.csv", Some("/a b/é?.csv"));
+        check("host/a", None);
+        check("a", None);
+        check("/a%2", None);
+        check("/a%zz", None);
+        check("/a%é", None);
+        check("/%ff", None);
+    }
+
+    #[test]
+    fn schemes() {
+        let check =
+            |text: &str, expected: Option<&str>| assert_eq!(scheme(text), expected, "{text}");
+        check("s3://bucket/a", Some("s3"));
+        check("a/b", None);
+        check("./s3://x", None);
+        check("://x", None);
+        check("C:/x", None);
+    }
+}

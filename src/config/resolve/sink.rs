@@ -1,0 +1,199 @@
+//! `sink`: path, format, compression, file size.
+
+use std::path::PathBuf;
+
+use super::{Cursor, Resolver, source::file_format};
+use crate::config::diagnostics::Diagnostic;
+use crate::config::pipeline::{Compression, FileFormat, SinkSpec};
+use crate::config::raw::{RawCompression, RawSink, Size};
+
+/// The size of output files, by default.
+const TARGET_FILE_SIZE_BYTES: u64 = 256_000_000;
+
+/// Extensions of tables that the sink does not write: as the name of a folder they would surprise.
+const OTHER_EXTENSIONS: &[&str] = &["json", "tsv", "txt", "pq", "feather", "xlsx"];
+
+impl Resolver<'_> {
+    pub(super) fn sink(&mut self, raw: &RawSink, at: Cursor<'_>) -> SinkSpec {
+        let path_at = at.key("path");
+        let path = self.path(&raw.path, path_at, "path");
+        let by_path = FileFormat::of_path(&raw.path);
+        let format = match (raw.format.map(file_format), by_path) {
+            (Some(format), Some((other, _))) if format != other => {
+                let message = format!(
+                    "the format is {}, but the path ends as that of a {} file",
+                    format.name(),
+                    other.name()
+                );
+                self.report.push(
+                    Diagnostic::new(at.key("format").value, message)
+                        .related(path_at.value, "the path")
+                        .hint("remove `format`, or name a folder"),
+                );
+                format
+            }
+            (Some(format), _) => format,
+            (None, Some((format, _))) => format,
+            (None, None) => FileFormat::Parquet,
+        };
+        if by_path.is_none() {
+            self.other_extension(&raw.path, path_at);
+        }
+
+        let by_extension = by_path.and_then(|(_, compression)| compression);
+        let written = raw.compression.map(compression);
+        if let Some(compression) = written {
+            self.compression(compression, format, by_extension, at);
+        }
+        let partition_by = raw.partition_by.clone().unwrap_or_default();
+        self.columns(&partition_by, at.key("partition_by"), "partition_by");
+        if by_path.is_some() {
+            let several_files = [
+                ("partition_by", !partition_by.is_empty()),
+                ("target_file_size", raw.target_file_size.is_some()),
+            ];
+            for (key, _) in several_files.into_iter().filter(|(_, given)| *given) {
+                let message = format!("`{key}` needs a folder, but the path is that of one file");
+                self.report.push(
+                    Diagnostic::new(at.key(key).key, message)
+                        .related(path_at.value, "one file")
+                        .hint("name a folder, such as `out/`"),
+                );
+            }
+        }
+        SinkSpec {
+            path: path.unwrap_or_else(PathBuf::new),
+            format,
+            compression: written.or(by_extension),
+            partition_by,
+            target_file_size_bytes: self.file_size(raw.target_file_size.as_ref(), at),
+            location: self.report.location(at.key),
+        }
+    }
+
+    fn other_extension(&mut self, path: &str, at: Cursor<'_>) {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let Some((_, extension)) = name.rsplit_once('.') else { return };
+        if OTHER_EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str()) {
+            self.report.push(
+                Diagnostic::new(at.value, "the path ends as that of a file in another format")
+                    .choices("known", [".parquet", ".csv", ".jsonl", ".arrow"])
+                    .hint("if a folder of this name is meant, end the path with `/`"),
+            );
+        }
+    }
+
+    fn compression(
+        &mut self,
+        compression: Compression,
+        format: FileFormat,
+        by_extension: Option<Compression>,
+        at: Cursor<'_>,
+    ) {
+        let here = at.key("compression");
+        let valid = compressions(format);
+        if !valid.contains(&compression) {
+            let message =
+                format!("{} files have no `{}` compression", format.name(), compression.name());
+            let choices = valid.iter().map(|compression| compression.name());
+            self.report.push(Diagnostic::new(here.value, message).choices("valid values", choices));
+        } else if by_extension.is_some_and(|other| other != compression) {
+            let message = "the compression is not that of the path's extension";
+            self.report.push(
+                Diagnostic::new(here.value, message)
+                    .related(at.key("path").value, "the path")
+                    .hint("remove `compression`, or change the extension"),
+            );
+        }
+    }
+
+    fn file_size(&mut self, raw: Option<&Size>, at: Cursor<'_>) -> u64 {
+        let here = at.key("target_file_size");
+        let text = match raw {
+            None => return TARGET_FILE_SIZE_BYTES,
+            Some(Size::Bytes(bytes)) => return *bytes,
+            Some(Size::Text(text)) => text,
+        };
+        size_bytes(text).unwrap_or_else(|| {
+            let message =
+                format!("`target_file_size`: `{}` is not a size", here.shown(text).escape_debug());
+            self.report.push(
+                Diagnostic::new(here.value, message)
+                    .hint("write bytes, or a number with kB, MB, GB, TB, KiB, MiB, GiB or TiB"),
+            );
+            TARGET_FILE_SIZE_BYTES
+        })
+    }
+}
+
+fn compression(raw: RawCompression) -> Compression {
+    match raw {
+        RawCompression::Zstd => Compression::Zstd,
+        RawCompression::Snappy => Compression::Snappy,
+        RawCompression::Gzip => Compression::Gzip,
+        RawCompression::Lz4 => Compression::Lz4,
+        RawCompression::None => Compression::Uncompressed,
+    }
+}
+
+/// What a format can be compressed with.
+fn compressions(format: FileFormat) -> &'static [Compression] {
+    use Compression::{Gzip, Lz4, Snappy, Uncompressed, Zstd};
+    match format {
+        FileFormat::Parquet => &[Zstd, Snappy, Gzip, Lz4, Uncompressed],
+        FileFormat::Arrow => &[Zstd, Lz4, Uncompressed],
+        FileFormat::Csv | FileFormat::Jsonl => &[Gzip, Zstd, Uncompressed],
+    }
+}
+
+/// Bytes of `256MB`, `1.5 GiB`, `1024`; a size is at least one byte.
+fn size_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let unit = unit.strip_suffix('b').unwrap_or(&unit);
+    let (prefix, base) = match unit.strip_suffix('i') {
+        Some(prefix) if !prefix.is_empty() => (prefix, 1024_u64),
+        _ => (unit, 1000),
+    };
+    let power = ["", "k", "m", "g", "t"].iter().position(|known| *known == prefix)?;
+    let factor = base.pow(u32::try_from(power).ok()?);
+    let bytes = match number.parse::<u64>() {
+        Ok(whole) => whole.checked_mul(factor)?,
+        Err(_) => {
+            let bytes = number.parse::<f64>().ok()? * factor as f64;
+            // Beyond 2^53 a float does not name a byte, and no file is that large.
+            if bytes > 9e15 {
+                return None;
+            }
+            bytes.round() as u64
+        }
+    };
+    (bytes > 0).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(size_bytes(text), expected, "{text}");
+        };
+        check("256MB", Some(256_000_000));
+        check("1GiB", Some(1 << 30));
+        check("1024", Some(1024));
+        check("10b", Some(10));
+        check("64 KiB", Some(65_536));
+        check("1.5kB", Some(1500));
+        check("2g", Some(2_000_000_000));
+        check("1tib", Some(1 << 40));
+        for text in
+            ["", "MB", "-1MB", "0", "0.1B", "1.2.3MB", "1XB", "1 M B", "99999999999TB", "1i", "."]
+        {
+            check(text, None);
+        }
+    }
+}

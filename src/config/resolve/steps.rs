@@ -1,0 +1,226 @@
+//! `steps`: tasks, their options, and the columns they read and make.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+
+use super::{Cursor, Resolver};
+use crate::config::diagnostics::Diagnostic;
+use crate::config::pipeline::{
+    FeatureExtraction, ModelOutputName, ModelSpec, Pooling, Precision, Step, StepKind,
+};
+use crate::config::raw::{RawFeatureExtraction, RawModelOutput, RawPooling, RawPrecision, RawStep};
+
+/// What is known of the columns that a step sees, without reading anything.
+struct Columns {
+    /// Whether `list` has all of them.
+    complete: bool,
+    list: Vec<Column>,
+}
+
+/// A column's name, and how it is written: with `${VAR}`, not the variable's value.
+struct Column {
+    name: String,
+    shown: String,
+}
+
+impl Column {
+    fn new(name: &str, at: Cursor<'_>) -> Self {
+        Self { name: name.to_owned(), shown: at.shown(name).to_owned() }
+    }
+}
+
+impl Resolver<'_> {
+    pub(super) fn steps(
+        &mut self,
+        raw: &[RawStep],
+        at: Cursor<'_>,
+        models: &BTreeMap<String, ModelSpec>,
+        select: Option<(&[String], Cursor<'_>)>,
+    ) -> Vec<Step> {
+        let mut columns = Columns { complete: select.is_some(), list: Vec::new() };
+        if let Some((names, at)) = select {
+            let named = names.iter().enumerate();
+            columns.list.extend(named.map(|(index, name)| Column::new(name, at.item(index))));
+        }
+        let mut steps = Vec::new();
+        for (index, raw) in raw.iter().enumerate() {
+            let (here, kind) = match raw {
+                RawStep::Sql(query) => {
+                    let here = at.item(index).key("sql");
+                    self.not_empty(query, here, "sql");
+                    columns = Columns { complete: false, list: Vec::new() };
+                    (here, StepKind::Sql(query.clone()))
+                }
+                RawStep::FeatureExtraction(raw) => {
+                    let here = at.item(index).key("feature-extraction");
+                    let step = self.feature_extraction(raw, here, models);
+                    self.input_and_output(&step.input, &step.output, here, &mut columns);
+                    (here, StepKind::FeatureExtraction(step))
+                }
+                // Refused before; what it would make of the columns is not known.
+                _ => {
+                    columns.complete = false;
+                    continue;
+                }
+            };
+            steps.push(Step { kind, location: self.report.location(here.key) });
+        }
+        steps
+    }
+
+    fn input_and_output(
+        &mut self,
+        input: &str,
+        output: &str,
+        at: Cursor<'_>,
+        columns: &mut Columns,
+    ) {
+        if self.not_empty(input, at.key("input"), "input") && columns.complete {
+            self.known_column(input, &columns.list, at.key("input"));
+        }
+        let here = at.key("output");
+        if !self.not_empty(output, here, "output") {
+            return;
+        }
+        if columns.list.iter().any(|column| column.name == output) {
+            let message = format!("there is a column `{}` already", here.shown(output));
+            self.report.push(Diagnostic::new(here.value, message).hint("choose another `output`"));
+        } else {
+            columns.list.push(Column::new(output, here));
+        }
+    }
+
+    /// Reports a column that is not among `known`.
+    fn known_column(&mut self, name: &str, known: &[Column], at: Cursor<'_>) {
+        if known.iter().any(|column| column.name == name) {
+            return;
+        }
+        let written: Vec<String> = known
+            .iter()
+            .filter(|column| column.name == column.shown)
+            .map(|column| column.name.clone())
+            .collect();
+        let near = at.nearest(name, &written);
+        let message = format!("there is no column `{}` here", at.shown(name));
+        self.report.push(
+            Diagnostic::new(at.value, message)
+                .nearest(near.as_deref())
+                .choices("columns", known.iter().map(|column| column.shown.as_str())),
+        );
+    }
+
+    fn feature_extraction(
+        &mut self,
+        raw: &RawFeatureExtraction,
+        at: Cursor<'_>,
+        models: &BTreeMap<String, ModelSpec>,
+    ) -> FeatureExtraction {
+        self.combinations(raw, at);
+        let count = |number: NonZeroU64| usize::try_from(number.get()).unwrap_or(usize::MAX);
+        FeatureExtraction {
+            model: self.model(&raw.model, at.key("model"), models),
+            model_name: raw.model.clone(),
+            input: raw.input.clone(),
+            output: raw.output.clone(),
+            pooling: raw.pooling.map(pooling),
+            normalize: raw.normalize,
+            prompt: raw.prompt.clone(),
+            prompt_name: raw.prompt_name.clone(),
+            dimensions: raw.dimensions.map(count),
+            precision: raw.precision.map_or(Precision::F32, precision),
+            outputs: raw
+                .outputs
+                .iter()
+                .flatten()
+                .filter_map(|output| output_name(*output))
+                .collect(),
+            max_length: raw.max_length.map(count),
+            truncation: raw.truncation.unwrap_or(true),
+        }
+    }
+
+    /// Reports options that contradict each other.
+    fn combinations(&mut self, raw: &RawFeatureExtraction, at: Cursor<'_>) {
+        let mut clash = |key: &str, message: &str, other: &str, label, hint: &str| {
+            self.report.push(
+                Diagnostic::new(at.key(key).key, message)
+                    .related(at.key(other).key, label)
+                    .hint(hint),
+            );
+        };
+        if raw.prompt.is_some() && raw.prompt_name.is_some() {
+            let message = "`prompt` and `prompt_name` exclude each other";
+            clash("prompt_name", message, "prompt", "the other", "keep one of them");
+        }
+        let binary = matches!(raw.precision, Some(RawPrecision::Int8 | RawPrecision::Binary));
+        if let Some(outputs) = &raw.outputs {
+            let embedding_only = [
+                ("pooling", raw.pooling.is_some()),
+                ("normalize", raw.normalize == Some(true)),
+                ("dimensions", raw.dimensions.is_some()),
+                ("precision", !matches!(raw.precision, None | Some(RawPrecision::F32))),
+            ];
+            for (key, _) in embedding_only.into_iter().filter(|(_, given)| *given) {
+                let message = format!("`{key}` shapes the embedding, but `outputs` replaces it");
+                let hint = format!("remove `{key}`, or make the embedding in a step of its own");
+                clash(key, &message, "outputs", "replaces the embedding", &hint);
+            }
+            self.outputs(outputs, at.key("outputs"));
+        } else if raw.pooling == Some(RawPooling::None) {
+            let one_vector = [("dimensions", raw.dimensions.is_some()), ("precision", binary)];
+            for (key, _) in one_vector.into_iter().filter(|(_, given)| *given) {
+                let message =
+                    format!("`{key}` needs one vector a row, but `pooling: none` keeps all");
+                let hint = format!("remove `{key}`, or choose another `pooling`");
+                clash(key, &message, "pooling", "one vector a token", &hint);
+            }
+        }
+    }
+
+    fn outputs(&mut self, outputs: &[RawModelOutput], at: Cursor<'_>) {
+        if outputs.is_empty() {
+            let problem = Diagnostic::new(at.value, "`outputs` names no output");
+            self.report.push(problem.hint("remove it to get the embedding"));
+        }
+        for (index, output) in outputs.iter().enumerate() {
+            if let Some(first) = outputs[..index].iter().position(|other| other == output) {
+                self.report.push(
+                    Diagnostic::new(at.item(index).value, "an output is named twice")
+                        .related(at.item(first).value, "first named here"),
+                );
+            }
+        }
+    }
+}
+
+fn pooling(raw: RawPooling) -> Pooling {
+    match raw {
+        RawPooling::Cls => Pooling::Cls,
+        RawPooling::Mean => Pooling::Mean,
+        RawPooling::Max => Pooling::Max,
+        RawPooling::MeanSqrtLenTokens => Pooling::MeanSqrtLenTokens,
+        RawPooling::WeightedMean => Pooling::WeightedMean,
+        RawPooling::LastToken => Pooling::LastToken,
+        RawPooling::None => Pooling::None,
+    }
+}
+
+fn precision(raw: RawPrecision) -> Precision {
+    match raw {
+        RawPrecision::F32 => Precision::F32,
+        RawPrecision::F16 => Precision::F16,
+        RawPrecision::Int8 => Precision::Int8,
+        RawPrecision::Binary => Precision::Binary,
+    }
+}
+
+fn output_name(raw: RawModelOutput) -> Option<ModelOutputName> {
+    match raw {
+        RawModelOutput::LastHiddenState => Some(ModelOutputName::LastHiddenState),
+        RawModelOutput::PoolerOutput => Some(ModelOutputName::PoolerOutput),
+        RawModelOutput::HiddenStates => Some(ModelOutputName::HiddenStates),
+        RawModelOutput::Attentions => Some(ModelOutputName::Attentions),
+        // Refused before.
+        RawModelOutput::Logits => None,
+    }
+}
