@@ -149,7 +149,12 @@ impl Transfer {
         };
         if !whole {
             let incomplete = lock.incomplete(&blob);
-            self.receive(file, &remote, &incomplete).await?;
+            let received = self.receive(file, &remote, &incomplete).await;
+            if received.is_err() && !lock.is_exclusive() {
+                // Nobody knows the name to go on with.
+                let _ = fs::remove_file(&incomplete);
+            }
+            received?;
             fs::rename(&incomplete, &blob).map_err(write)?;
         }
         self.cache.link(commit, file, &remote.etag).map_err(write)?;
