@@ -167,33 +167,43 @@ impl RepoCache {
     }
 }
 
-/// The right to write one blob, until it is dropped. Holds no file where there are no locks.
+/// The right to write one blob, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lock(Option<File>);
 
 impl Lock {
-    /// Where the blob grows: under the name that every other writer continues, or, where there are no
+    /// Whether nobody else writes the blob. Not so where the file system has no locks.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Where the blob grows: under the name that the next writer continues, or, where there are no
     /// locks, under one that nobody else has.
     pub(super) fn incomplete(&self, blob: &Path) -> PathBuf {
         let mut name = blob.as_os_str().to_owned();
-        if self.0.is_none() {
-            name.push(format!(".{}", std::process::id()));
+        if !self.is_exclusive() {
+            name.push(format!(".{}", unique()));
         }
         name.push(".incomplete");
         PathBuf::from(name)
     }
 }
 
-/// A free name in the folder of `path`, which is made if it is missing.
-fn beside(path: &Path) -> io::Result<PathBuf> {
+/// A text that no other call and no other process has.
+fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A free name in the folder of `path`, which is made if it is missing.
+fn beside(path: &Path) -> io::Result<PathBuf> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    name.push(format!(".{}", unique()));
     let free = path.with_file_name(name);
     // Left by a process that had our number and was killed.
     if free.symlink_metadata().is_ok() {
@@ -269,6 +279,16 @@ mod tests {
         assert_eq!(cache.has(COMMIT, "modules.json"), Has::Unknown);
         cache.set_absent(COMMIT, "modules.json").unwrap();
         assert_eq!(cache.has(COMMIT, "modules.json"), Has::No);
+    }
+
+    #[test]
+    fn without_locks_every_writer_has_its_own_file() {
+        let (_dir, cache) = cache();
+        let blob = cache.blob("etag");
+        let names = [Lock(None).incomplete(&blob), Lock(None).incomplete(&blob)];
+        assert_ne!(names[0], names[1]);
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(Lock(Some(file)).incomplete(&blob), blob.with_file_name("etag.incomplete"));
     }
 
     #[test]

@@ -14,9 +14,10 @@ use hf_hub::{HFClient, HFError};
 
 use super::cache::{RepoCache, RepoId, is_commit};
 use super::files::{Has, Need, Plan, is_plain, listed};
+use super::refusal::{Refusal, shown, unreachable_host};
 use super::settings::HubSettings;
 use super::snapshot::Snapshot;
-use super::transfer::{Refusal, Transfer, shown, unreachable_host};
+use super::transfer::Transfer;
 use crate::error::{Error, ErrorKind, Result};
 
 const DEFAULT_REVISION: &str = "main";
@@ -242,24 +243,25 @@ impl Request {
         Snapshot::cached(self.repo.as_str(), commit, self.cache.snapshot_dir(commit))
     }
 
-    /// The files that are in the cache; `why` the hub is not asked.
+    /// The files that are in the cache; `why` nothing can be fetched.
     fn cached(&self, why: &str) -> Result<Snapshot> {
         let (repo, revision) = (self.repo.as_str(), &self.revision);
         let not_cached = |what: String| {
             Error::new(ErrorKind::Hub, what)
-                .at(why)
                 .at(format!("cache `{}`", self.cache.dir().display()))
                 .hint(format!("fetch it once with network: `hfauto-pipe fetch {repo}`"))
         };
         let commit = self.cache.commit(revision).ok_or_else(|| {
-            not_cached(format!("model `{repo}` at revision `{revision}` is not in the cache"))
+            not_cached(format!(
+                "model `{repo}` at revision `{revision}` is not in the cache, and {why}"
+            ))
         })?;
         let plan = self.plan(&commit, &|file| self.cache.has(&commit, file))?;
         if !plan.lacking.is_empty() {
             let files: Vec<_> = plan.lacking.iter().map(|file| format!("`{file}`")).collect();
             let files = files.join(", ");
             return Err(not_cached(format!(
-                "the cache does not have all of model `{repo}` at `{revision}`: missing {files}"
+                "{why}, and the cache lacks {files} of model `{repo}` at revision `{revision}`"
             )));
         }
         // Whether there is one decides how the model pools, and so its results.

@@ -8,12 +8,15 @@ mod cache;
 mod download;
 mod files;
 mod layout;
+mod part;
 mod pickle;
+mod refusal;
 mod settings;
 mod shards;
 mod snapshot;
 mod torch;
 mod transfer;
+mod unpickler;
 mod weights;
 
 pub use download::{Hub, HubProgress};

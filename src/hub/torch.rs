@@ -1,6 +1,6 @@
 //! The two files that `torch.save` writes: a zip archive (torch 1.6 and later) and the stream of
 //! pickles before it. Both hold one pickle that names storages, and the storages' bytes. Not here: the
-//! pickle itself ([`super::pickle`]).
+//! pickle itself ([`super::pickle`], [`super::unpickler`]).
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
@@ -10,6 +10,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::layout::{Fault, Stored};
 use super::pickle::{Id, Pickle, StorageRef, Value};
+use super::unpickler;
 
 /// The first pickle of the old format: the number 0x1950a86a20f9469cfc6c, little-endian.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -65,7 +66,7 @@ pub(super) fn read_zip(file: &[u8]) -> Result<Tensors, Fault> {
         .map_err(damaged)?
         .read_to_end(&mut pickle)
         .map_err(|e| damaged(zip::result::ZipError::Io(e)))?;
-    let (pickle, top) = Pickle::read(&pickle, &mut 0)?;
+    let (pickle, top) = unpickler::read(&pickle, &mut 0)?;
     tensors(&pickle, top, |storage| {
         let key = &storage.key;
         let bytes = records.get(&format!("{folder}data/{key}")).cloned();
@@ -79,11 +80,11 @@ pub(super) fn read_zip(file: &[u8]) -> Result<Tensors, Fault> {
 /// The tensors of the format before torch 1.6: four pickles, a list of storages, the storages.
 pub(super) fn read_legacy(file: &[u8]) -> Result<Tensors, Fault> {
     let mut position = 0;
-    let (pickle, top) = Pickle::read(file, &mut position)?;
+    let (pickle, top) = unpickler::read(file, &mut position)?;
     if !matches!(pickle.get(top), Value::Long(number) if *number == MAGIC) {
         return Err(Fault::new("is a pickle, but not one of torch.save"));
     }
-    let (pickle, top) = Pickle::read(file, &mut position)?;
+    let (pickle, top) = unpickler::read(file, &mut position)?;
     match pickle.get(top) {
         Value::Int(PROTOCOL_VERSION) => {}
         other => {
@@ -91,12 +92,12 @@ pub(super) fn read_legacy(file: &[u8]) -> Result<Tensors, Fault> {
             return Err(Fault::new(what));
         }
     }
-    let (pickle, top) = Pickle::read(file, &mut position)?;
+    let (pickle, top) = unpickler::read(file, &mut position)?;
     if matches!(lookup(&pickle, top, "little_endian"), Some(Value::Bool(false))) {
         return Err(Fault::new(BIG_ENDIAN));
     }
-    let (content, content_top) = Pickle::read(file, &mut position)?;
-    let (keys, keys_top) = Pickle::read(file, &mut position)?;
+    let (content, content_top) = unpickler::read(file, &mut position)?;
+    let (keys, keys_top) = unpickler::read(file, &mut position)?;
     let Value::List(keys_list) = keys.get(keys_top) else {
         return Err(Fault::new("is damaged: it has no list of storages"));
     };

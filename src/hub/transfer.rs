@@ -4,8 +4,7 @@
 //! The `hf-hub` crate has a download of its own, which this replaces: it keeps no part of a cut
 //! transfer, compares neither size nor hash, and stores the body of an error page as the file.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -15,11 +14,12 @@ use reqwest::header::{
     RANGE, RETRY_AFTER,
 };
 use reqwest::{Client, Method, Response, StatusCode};
-use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::HubProgress;
 use super::cache::{RepoCache, RepoId};
+use super::part::{Part, disk};
+use super::refusal::{Refusal, endpoint, is_loopback, unreachable_host};
 use super::settings::HubSettings;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -124,7 +124,7 @@ impl Transfer {
                     }
                     if retries == self.settings.retries {
                         return Err(error
-                            .at(format!("after {} tries", retries + 1))
+                            .at(format!("try {0} of {0}", retries + 1))
                             .hint("run again: the download goes on where it stopped"));
                     }
                     let backoff = self.settings.retry_delay.saturating_mul(1 << retries.min(6));
@@ -149,7 +149,12 @@ impl Transfer {
         };
         if !whole {
             let incomplete = lock.incomplete(&blob);
-            self.receive(file, &remote, &incomplete).await?;
+            let received = self.receive(file, &remote, &incomplete).await;
+            if received.is_err() && !lock.is_exclusive() {
+                // Nobody knows the name to go on with.
+                let _ = fs::remove_file(&incomplete);
+            }
+            received?;
             fs::rename(&incomplete, &blob).map_err(write)?;
         }
         self.cache.link(commit, file, &remote.etag).map_err(write)?;
@@ -211,7 +216,7 @@ impl Transfer {
 
     /// Receives the rest of the file into `incomplete` and verifies the whole.
     async fn receive(&self, file: &str, remote: &Remote, incomplete: &Path) -> Result<(), Failure> {
-        let mut part = Part::open(incomplete, remote)?;
+        let mut part = Part::open(incomplete, &remote.etag, remote.size)?;
         let resumed = part.len > 0;
         if part.len == 0 || remote.size != Some(part.len) {
             let range = resumed.then_some(part.len);
@@ -220,7 +225,7 @@ impl Transfer {
         }
         self.report(file, part.len, Some(part.len));
         let Some(found) = part.sha256() else { return part.keep().map_err(Failure::from) };
-        if found == remote.etag {
+        if found.eq_ignore_ascii_case(&remote.etag) {
             return part.keep().map_err(Failure::from);
         }
         part.remove();
@@ -377,202 +382,6 @@ impl Transfer {
     }
 }
 
-/// The part of a file that has arrived, on disk and in the hash.
-struct Part {
-    path: std::path::PathBuf,
-    file: File,
-    len: u64,
-    /// For files whose etag is the hash of their content: those in large file storage.
-    sha256: Option<Sha256>,
-}
-
-impl Part {
-    fn open(path: &Path, remote: &Remote) -> Result<Self> {
-        let write = |e| disk(path, e);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(write)?;
-        let len = file.metadata().map_err(write)?.len();
-        let is_sha256 =
-            remote.etag.len() == 64 && remote.etag.bytes().all(|b| b.is_ascii_hexdigit());
-        let mut part = Self {
-            path: path.to_path_buf(),
-            len,
-            sha256: is_sha256.then(Sha256::new),
-            file: file.try_clone().map_err(write)?,
-        };
-        // Without a hash nothing can tell whether what was kept is of this file; a longer one is not.
-        if part.sha256.is_none() || remote.size.is_some_and(|size| len > size) {
-            part.restart()?;
-        } else if let Some(hasher) = &mut part.sha256
-            && len > 0
-        {
-            let mut buffer = vec![0; 1 << 20];
-            loop {
-                let read = file.read(&mut buffer).map_err(write)?;
-                if read == 0 {
-                    break;
-                }
-                hasher.update(&buffer[..read]);
-            }
-        }
-        Ok(part)
-    }
-
-    fn restart(&mut self) -> Result<()> {
-        if self.len > 0 {
-            let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
-            emptied.map_err(|e| disk(&self.path, e))?;
-            self.len = 0;
-            self.sha256 = self.sha256.as_ref().map(|_| Sha256::new());
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, chunk: &[u8]) -> Result<()> {
-        self.file.write_all(chunk).map_err(|e| disk(&self.path, e))?;
-        self.len += chunk.len() as u64;
-        if let Some(hasher) = &mut self.sha256 {
-            hasher.update(chunk);
-        }
-        Ok(())
-    }
-
-    fn sha256(&mut self) -> Option<String> {
-        let hasher = self.sha256.take()?;
-        Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
-    /// The content is on disk, whatever happens to the machine.
-    fn keep(&self) -> Result<()> {
-        self.file.sync_all().map_err(|e| disk(&self.path, e))
-    }
-
-    fn remove(&self) {
-        // What cannot be removed is found to be wrong again by the next download.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// A status that is not success, with the hub's reason.
-pub(super) struct Refusal<'a> {
-    pub(super) status: StatusCode,
-    pub(super) code: Option<&'a str>,
-    pub(super) message: Option<&'a str>,
-}
-
-impl Refusal<'_> {
-    /// Whether the same request may succeed later.
-    pub(super) fn is_transient(&self) -> bool {
-        self.status.is_server_error()
-            || matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
-    }
-
-    /// The refusal of `file` at `revision`, or of the whole revision.
-    pub(super) fn error(
-        &self,
-        settings: &HubSettings,
-        repo: &RepoId,
-        revision: &str,
-        file: Option<&str>,
-    ) -> Error {
-        let id = repo.as_str();
-        let hub = |message: String| Error::new(ErrorKind::Hub, message);
-        let has_token = settings.token.is_some();
-        let set_token = "set `HF_TOKEN`, or run `hf auth login` once";
-        let check_id = "check the spelling: a hub id is `org/name`";
-        let error = match (self.status.as_u16(), self.code, file) {
-            (401 | 403, Some("GatedRepo"), _) => hub(format!("model `{id}` is gated")).hint(
-                if has_token {
-                    format!("accept its conditions on {}/{id} with the account of the token", shown(settings))
-                } else {
-                    format!("accept its conditions on {}/{id}, then {set_token}", shown(settings))
-                },
-            ),
-            // The hub does not tell strangers which private repositories exist.
-            (401, _, _) if !has_token => {
-                hub(format!("model `{id}` does not exist, or is private"))
-                    .hint(format!("{check_id}; for a private one, {set_token}"))
-            }
-            (401, _, _) => hub(format!("the hub does not accept the token for model `{id}`"))
-                .hint("the token may have expired or be mistyped: make one at https://huggingface.co/settings/tokens"),
-            (403, _, _) => hub(format!("the hub forbids access to model `{id}`")).hint(if has_token {
-                "the token may lack the right to read this repository".to_owned()
-            } else {
-                set_token.to_owned()
-            }),
-            (404, Some("RevisionNotFound"), _) => {
-                hub(format!("model `{id}` has no revision `{revision}`"))
-                    .hint("a revision is a branch, a tag or a full commit hash")
-            }
-            (404, Some("RepoNotFound"), _) => hub(format!("model `{id}` does not exist"))
-                .hint(if has_token { check_id.to_owned() } else { format!("{check_id}; for a private one, {set_token}") }),
-            (404, _, None) => hub(format!("model `{id}` or its revision `{revision}` does not exist"))
-                .hint(check_id),
-            (404, _, Some(file)) => hub(format!("model `{id}` lists `{file}`, but does not have it")),
-            (429, _, _) => hub(format!("the hub asks to slow down ({})", self.status))
-                .hint("try later, or set `HF_TOKEN`: known users may ask more often"),
-            _ => hub(format!("the hub answered {} for model `{id}`", self.status))
-                .hint("try later; https://status.huggingface.co tells of disturbances"),
-        };
-        match self.message.map(plain_line).filter(|message| !message.is_empty()) {
-            Some(message) => error.at(format!("the hub says: {message}")),
-            None => error,
-        }
-    }
-}
-
-/// What the hub is, for messages: without the credentials that an address may carry.
-pub(super) fn shown(settings: &HubSettings) -> String {
-    let Ok(mut url) = Url::parse(&settings.endpoint) else { return "`HF_ENDPOINT`".to_owned() };
-    // Only an address without host has no place for them.
-    let _ = (url.set_username(""), url.set_password(None));
-    url.as_str().trim_end_matches('/').to_owned()
-}
-
-pub(super) fn unreachable_host(host: &str) -> Error {
-    Error::new(ErrorKind::Hub, format!("cannot reach `{host}`")).hint(
-        "check the network, proxy and `HF_ENDPOINT`, or set `HF_HUB_OFFLINE=1` to use what is cached",
-    )
-}
-
-fn endpoint(settings: &HubSettings) -> Result<Url> {
-    let broken = || {
-        Error::new(ErrorKind::Hub, format!("{} is not the address of a hub", shown(settings)))
-            .hint("`HF_ENDPOINT` should be like `https://huggingface.co`")
-    };
-    let url = Url::parse(&settings.endpoint).map_err(|e| broken().source(e))?;
-    match (url.scheme(), url.host()) {
-        ("http" | "https", Some(_)) => Ok(url),
-        _ => Err(broken()),
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
-fn disk(path: &Path, e: io::Error) -> Error {
-    let hint = match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "the disk is full: free some space, or set `HF_HOME` to a folder on a larger one"
-        }
-        _ => "the cache must be writable; set `HF_HOME` to have it elsewhere",
-    };
-    Error::new(ErrorKind::Hub, format!("cannot write `{}` in the cache", path.display()))
-        .source(e)
-        .hint(hint)
-}
-
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
@@ -582,12 +391,6 @@ fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let start = range.split_once('-')?.0.parse().ok()?;
     Some((start, total.parse().ok()))
-}
-
-/// A server's text as one short line that cannot steer a terminal.
-fn plain_line(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(plain).take(200).collect::<String>().trim().to_owned()
 }
 
 #[cfg(test)]
@@ -600,17 +403,5 @@ mod tests {
         assert_eq!(parse_content_range("bytes 5-9/*"), Some((5, None)));
         assert_eq!(parse_content_range("bytes */10"), None);
         assert_eq!(parse_content_range("5-9/10"), None);
-    }
-
-    #[test]
-    fn shows_no_credentials() {
-        let settings =
-            HubSettings::from_vars(&|_| None).with_endpoint("https://ada:secret@mirror.example/hf");
-        assert_eq!(shown(&settings), "https://mirror.example/hf");
-        for broken in ["mirror.example", "ftp://x", "", "file:///tmp"] {
-            let error = endpoint(&settings.clone().with_endpoint(broken)).unwrap_err();
-            assert!(error.to_string().contains("is not the address of a hub"), "{error}");
-        }
-        assert_eq!(plain_line("a\u{1b}[31m\nb"), "a [31m b");
     }
 }

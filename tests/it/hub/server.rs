@@ -252,7 +252,8 @@ fn answer_now(world: &World, storage: &str, seen: &Seen) -> Answer {
     }
     let resolved =
         seen.path.strip_prefix(&format!("/{REPO}/resolve/")).and_then(|rest| rest.split_once('/'));
-    let Some((commit, file)) = resolved else { return refusal((404, "RepoNotFound")) };
+    let Some((revision, file)) = resolved else { return refusal((404, "RepoNotFound")) };
+    let commit = world.refs.get(revision).map_or(revision, String::as_str);
     if let Some(refuse) = world.refuse_files {
         return refusal(refuse);
     }
