@@ -25,6 +25,16 @@ pub struct Pipeline {
     pub run: RunSpec,
 }
 
+impl Pipeline {
+    /// Every model that a step uses, to be changed in place.
+    pub fn models_mut(&mut self) -> impl Iterator<Item = &mut ModelSpec> {
+        self.steps.iter_mut().filter_map(|step| match &mut step.kind {
+            StepKind::FeatureExtraction(step) => Some(&mut step.model),
+            StepKind::Sql(_) => None,
+        })
+    }
+}
+
 /// A model as a pipeline names it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
@@ -214,6 +224,30 @@ pub enum Precision {
     Int8,
     /// One bit a dimension, packed, as signed bytes.
     Binary,
+}
+
+impl Precision {
+    /// The name in pipeline files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+            Self::Binary => "binary",
+        }
+    }
+}
+
+impl ModelOutputName {
+    /// The name in pipeline files, as transformers'.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LastHiddenState => "last_hidden_state",
+            Self::PoolerOutput => "pooler_output",
+            Self::HiddenStates => "hidden_states",
+            Self::Attentions => "attentions",
+        }
+    }
 }
 
 /// A named output of a model, as transformers names it.

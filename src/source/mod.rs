@@ -160,29 +160,30 @@ fn check_select(select: &[String], columns: &[String]) -> Result<()> {
         if columns.contains(name) {
             continue;
         }
-        let nearest = columns
-            .iter()
-            .map(|column| {
-                let likeness = strsim::jaro_winkler(&column.to_lowercase(), &name.to_lowercase());
-                (likeness, column)
-            })
-            .filter(|(likeness, _)| *likeness > 0.75)
-            .max_by(|(a, _), (b, _)| a.total_cmp(b));
-        let suggestion = match nearest {
-            Some((_, column)) => format!("did you mean `{column}`? "),
-            None => String::new(),
-        };
-        return Err(Error::new(
-            ErrorKind::Config,
-            format!("`source.select`: the source has no column `{name}`"),
-        )
-        .hint(format!("{suggestion}columns are {}", quoted(columns))));
+        let names: Vec<&str> = columns.iter().map(String::as_str).collect();
+        return Err(missing_column("`source.select`: the source has no column", name, &names));
     }
     Ok(())
 }
 
-fn quoted(names: &[String]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+/// The error for a column that is not there: the nearest name, and all names. `problem` comes before
+/// the name.
+pub fn missing_column(problem: &str, name: &str, columns: &[&str]) -> Error {
+    let nearest = columns
+        .iter()
+        .map(|column| (strsim::jaro_winkler(&column.to_lowercase(), &name.to_lowercase()), column))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let suggestion = match nearest {
+        Some((_, column)) => format!("did you mean `{column}`? "),
+        None => String::new(),
+    };
+    Error::new(ErrorKind::Config, format!("{problem} `{name}`"))
+        .hint(format!("{suggestion}columns are {}", quoted(columns)))
+}
+
+fn quoted<T: AsRef<str>>(names: &[T]) -> String {
+    names.iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
 /// One schema for all files, by the rules of their format.

@@ -16,13 +16,11 @@ mod special;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 use tokenizers::{Tokenizer, TruncationDirection};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::Snapshot;
+use crate::hub::{Need, Snapshot};
 use class::TokenizerClass;
 use encode::Frame;
 pub use encode::{EncodeOptions, Encoding};
@@ -67,7 +65,7 @@ impl AutoTokenizer {
     /// # Errors
     /// As [`from_snapshot`](Self::from_snapshot), and `Hub` when there is no such directory.
     pub fn from_pretrained(id: &str) -> Result<Self> {
-        Self::from_snapshot(&resolve(id)?)
+        Self::from_snapshot(&super::snapshot(id, None, Need::Tokenizer)?)
     }
 
     /// The tokenizer in a snapshot's files.
@@ -232,11 +230,6 @@ impl std::fmt::Debug for AutoTokenizer {
             .field("model_max_length", &self.model_max_length)
             .finish_non_exhaustive()
     }
-}
-
-/// The files of a model by its id: a local directory.
-fn resolve(id: &str) -> Result<Snapshot> {
-    Snapshot::local(Path::new(id))
 }
 
 /// `model_max_length`, or `max_len` in older files. It may be far beyond 64 bits.

@@ -1,0 +1,345 @@
+//! Tensors of one batch to Arrow arrays, and the types of those arrays.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, Int8Array, ListArray,
+    StructArray,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use candle_core::Tensor;
+use half::f16;
+
+use crate::config::pipeline::{ModelOutputName, Precision};
+use crate::error::{Error, ErrorKind, Result};
+use crate::models::{Dimensions, ModelOutput};
+use crate::nn::Lengths;
+
+/// List items are never null: what is null is the row.
+fn item(data_type: DataType) -> FieldRef {
+    Arc::new(Field::new_list_field(data_type, false))
+}
+
+fn vector_type(values: DataType, dimensions: usize) -> DataType {
+    DataType::FixedSizeList(item(values), dimensions as i32)
+}
+
+fn list_type(items: DataType) -> DataType {
+    DataType::List(item(items))
+}
+
+/// The type of an embedding column.
+pub(super) fn embedding_type(dimensions: usize, precision: Precision) -> DataType {
+    match precision {
+        Precision::F32 => vector_type(DataType::Float32, dimensions),
+        Precision::F16 => vector_type(DataType::Float16, dimensions),
+        Precision::Int8 => vector_type(DataType::Int8, dimensions),
+        Precision::Binary => vector_type(DataType::Int8, dimensions / 8),
+    }
+}
+
+/// The type of one named output.
+fn output_type(name: ModelOutputName, model: &Dimensions) -> DataType {
+    let token = vector_type(DataType::Float32, model.hidden_size);
+    match name {
+        ModelOutputName::PoolerOutput => token,
+        ModelOutputName::LastHiddenState => list_type(token),
+        ModelOutputName::HiddenStates => list_type(list_type(token)),
+        ModelOutputName::Attentions => {
+            list_type(list_type(list_type(list_type(DataType::Float32))))
+        }
+    }
+}
+
+/// The type of the column of named outputs: one as it is, several as a struct.
+pub(super) fn outputs_type(names: &[ModelOutputName], model: &Dimensions) -> DataType {
+    match names {
+        [name] => output_type(*name, model),
+        names => DataType::Struct(output_fields(names, model)),
+    }
+}
+
+fn output_fields(names: &[ModelOutputName], model: &Dimensions) -> Fields {
+    names.iter().map(|&name| Field::new(name.name(), output_type(name, model), false)).collect()
+}
+
+/// Bytes of one row of named outputs.
+pub(super) fn outputs_bytes(names: &[ModelOutputName], model: &Dimensions, tokens: usize) -> usize {
+    let token = model.hidden_size * size_of::<f32>();
+    names
+        .iter()
+        .map(|name| match name {
+            ModelOutputName::PoolerOutput => token,
+            ModelOutputName::LastHiddenState => tokens * token,
+            ModelOutputName::HiddenStates => (model.num_hidden_layers + 1) * tokens * token,
+            ModelOutputName::Attentions => {
+                let heads = model.num_hidden_layers * model.num_attention_heads;
+                heads * tokens * tokens * size_of::<f32>()
+            }
+        })
+        .sum()
+}
+
+/// `(rows, dimensions)` to one vector a row, in the stored precision. `Int8` stays f32 here: its ranges
+/// are known once the window is complete ([`Int8Ranges`]).
+pub(super) fn embeddings(values: &Tensor, precision: Precision) -> Result<ArrayRef> {
+    let (_, dimensions) = values.dims2().map_err(internal)?;
+    let values = floats(values)?;
+    match precision {
+        Precision::F32 | Precision::Int8 => {
+            vectors(Arc::new(Float32Array::from(values)), dimensions)
+        }
+        Precision::F16 => {
+            let values = values.into_iter().map(f16::from_f32);
+            vectors(Arc::new(Float16Array::from_iter_values(values)), dimensions)
+        }
+        Precision::Binary => {
+            let bytes = values.chunks_exact(8).map(|eight| {
+                // numpy.packbits: the first dimension is the highest bit; then - 128, as int8.
+                let bits = eight.iter().fold(0u8, |byte, &x| byte << 1 | u8::from(x > 0.0));
+                (i16::from(bits) - 128) as i8
+            });
+            vectors(Arc::new(Int8Array::from_iter_values(bytes)), dimensions / 8)
+        }
+    }
+}
+
+/// One vector a token, rows as lists.
+pub(super) fn token_vectors(
+    values: &Tensor,
+    lengths: &Lengths,
+    precision: Precision,
+) -> Result<ArrayRef> {
+    let offsets = OffsetBuffer::from_lengths(lengths.ranges().map(|range| range.len()));
+    list(embeddings(values, precision)?, offsets)
+}
+
+/// The column of named outputs of one batch.
+pub(super) fn outputs(
+    names: &[ModelOutputName],
+    model: &Dimensions,
+    output: &ModelOutput,
+) -> Result<ArrayRef> {
+    let columns = names.iter().map(|&name| one_output(name, output)).collect::<Result<Vec<_>>>()?;
+    match <[ArrayRef; 1]>::try_from(columns) {
+        Ok([column]) => Ok(column),
+        Err(columns) => {
+            let array = StructArray::try_new(output_fields(names, model), columns, None);
+            Ok(Arc::new(array.map_err(internal)?))
+        }
+    }
+}
+
+fn one_output(name: ModelOutputName, output: &ModelOutput) -> Result<ArrayRef> {
+    let missing = || Error::new(ErrorKind::Internal, format!("the model gave no {}", name.name()));
+    let last = &output.last_hidden_state;
+    match name {
+        ModelOutputName::LastHiddenState => {
+            token_vectors(&last.values, &last.lengths, Precision::F32)
+        }
+        ModelOutputName::PoolerOutput => {
+            embeddings(output.pooler_output.as_ref().ok_or_else(missing)?, Precision::F32)
+        }
+        ModelOutputName::HiddenStates => {
+            let states = output.hidden_states.as_ref().ok_or_else(missing)?;
+            hidden_states(states.iter().map(|state| &state.values), &last.lengths)
+        }
+        ModelOutputName::Attentions => {
+            attentions(output.attentions.as_ref().ok_or_else(missing)?, &last.lengths)
+        }
+    }
+}
+
+/// Per row, per layer, per token a vector.
+fn hidden_states<'a>(
+    layers: impl Iterator<Item = &'a Tensor>,
+    lengths: &Lengths,
+) -> Result<ArrayRef> {
+    let mut hidden_size = 0;
+    let layers = layers
+        .map(|layer| {
+            hidden_size = layer.dim(1).map_err(internal)?;
+            floats(layer)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut values = Vec::with_capacity(layers.len() * lengths.total_tokens() * hidden_size);
+    for range in lengths.ranges() {
+        for layer in &layers {
+            values.extend_from_slice(&layer[range.start * hidden_size..range.end * hidden_size]);
+        }
+    }
+    let tokens = vectors(Arc::new(Float32Array::from(values)), hidden_size)?;
+    let per_layer = lengths.ranges().flat_map(|range| vec![range.len(); layers.len()]);
+    let layer_lists = list(tokens, OffsetBuffer::from_lengths(per_layer))?;
+    let per_row = vec![layers.len(); lengths.rows()];
+    list(layer_lists, OffsetBuffer::from_lengths(per_row))
+}
+
+/// Per row, per layer, per head, per token the weights over tokens. `layers`: per layer and row
+/// `(heads, seq_len, seq_len)`.
+fn attentions(layers: &[Vec<Tensor>], lengths: &Lengths) -> Result<ArrayRef> {
+    let mut values = Vec::new();
+    let (mut tokens, mut heads, mut layer_counts, mut rows) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (row, range) in lengths.ranges().enumerate() {
+        for layer in layers {
+            let weights = &layer[row];
+            let num_heads = weights.dim(0).map_err(internal)?;
+            values.extend(floats(weights)?);
+            tokens.extend(vec![range.len(); num_heads * range.len()]);
+            heads.extend(vec![range.len(); num_heads]);
+            layer_counts.push(num_heads);
+        }
+        rows.push(layers.len());
+    }
+    let mut array: ArrayRef = Arc::new(Float32Array::from(values));
+    for lengths in [tokens, heads, layer_counts, rows] {
+        array = list(array, OffsetBuffer::from_lengths(lengths))?;
+    }
+    Ok(array)
+}
+
+/// Per-dimension ranges of `precision: int8`, taken from the first sort window.
+///
+/// # Source
+/// `sentence_transformers.util.quantize_embeddings` with `calibration_embeddings`.
+#[derive(Clone, Debug)]
+pub(super) struct Int8Ranges {
+    starts: Vec<f32>,
+    steps: Vec<f32>,
+}
+
+impl Int8Ranges {
+    /// Ranges over f32 embeddings; `None` when there are none.
+    pub(super) fn calibrate(batches: &[ArrayRef]) -> Result<Option<Self>> {
+        let (mut lowest, mut highest): (Vec<f32>, Vec<f32>) = (Vec::new(), Vec::new());
+        for batch in batches {
+            let (values, dimensions) = embedding_values(batch)?;
+            lowest.resize(dimensions, f32::INFINITY);
+            highest.resize(dimensions, f32::NEG_INFINITY);
+            for vector in values.chunks_exact(dimensions.max(1)) {
+                for ((lowest, highest), &x) in lowest.iter_mut().zip(&mut highest).zip(vector) {
+                    *lowest = lowest.min(x);
+                    *highest = highest.max(x);
+                }
+            }
+        }
+        let steps = lowest.iter().zip(&highest).map(|(low, high)| (high - low) / 255.0).collect();
+        Ok((!lowest.is_empty()).then_some(Self { starts: lowest, steps }))
+    }
+
+    /// f32 embeddings to signed bytes; values outside the ranges are clipped.
+    pub(super) fn quantize(&self, batch: &ArrayRef) -> Result<ArrayRef> {
+        let (values, dimensions) = embedding_values(batch)?;
+        let bytes = values.chunks_exact(dimensions.max(1)).flat_map(|vector| {
+            vector.iter().zip(&self.starts).zip(&self.steps).map(|((x, start), step)| {
+                // A dimension without spread divides by zero in numpy; here it is the range's start.
+                let scaled = if *step > 0.0 { (x - start) / step - 128.0 } else { -128.0 };
+                // `as` cuts towards zero, as numpy's astype, and saturates.
+                scaled as i8
+            })
+        });
+        vectors(Arc::new(Int8Array::from_iter_values(bytes)), dimensions)
+    }
+}
+
+fn embedding_values(batch: &ArrayRef) -> Result<(&[f32], usize)> {
+    let list = batch.as_any().downcast_ref::<FixedSizeListArray>();
+    let values = list.and_then(|list| list.values().as_any().downcast_ref::<Float32Array>());
+    match (list, values) {
+        (Some(list), Some(values)) => Ok((values.values(), list.value_length() as usize)),
+        _ => Err(Error::new(ErrorKind::Internal, "embeddings are not vectors of f32")),
+    }
+}
+
+fn vectors(values: ArrayRef, dimensions: usize) -> Result<ArrayRef> {
+    let field = item(values.data_type().clone());
+    let array = FixedSizeListArray::try_new(field, dimensions as i32, values, None);
+    Ok(Arc::new(array.map_err(internal)?))
+}
+
+fn list(values: ArrayRef, offsets: OffsetBuffer<i32>) -> Result<ArrayRef> {
+    let field = item(values.data_type().clone());
+    Ok(Arc::new(ListArray::try_new(field, offsets, values, None).map_err(internal)?))
+}
+
+fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(internal)
+}
+
+/// A tensor or array that does not have the shape we gave it.
+pub(super) fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Internal, "cannot turn model outputs into a column").source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Float16Type, Float32Type, Int8Type};
+    use candle_core::Device;
+
+    use super::*;
+
+    fn tensor(rows: &[[f32; 8]]) -> Tensor {
+        Tensor::new(rows, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn binary_packs_bits_as_numpy_does() {
+        let values = tensor(&[[1., -1., 1., 0., 0., 0., 0., 0.2], [-1.; 8]]);
+        let array = embeddings(&values, Precision::Binary).unwrap();
+        assert_eq!(array.data_type(), &embedding_type(8, Precision::Binary));
+        // numpy: packbits([1,0,1,0,0,0,0,1]) = 161, - 128 = 33; all zeros: -128.
+        let bytes =
+            array.as_fixed_size_list().values().as_primitive::<Int8Type>().values().to_vec();
+        assert_eq!(bytes, [33, -128]);
+    }
+
+    #[test]
+    fn int8_uses_ranges_of_the_first_window_and_clips() {
+        let first = embeddings(&tensor(&[[0.; 8], [255.; 8]]), Precision::Int8).unwrap();
+        let ranges = Int8Ranges::calibrate(&[first]).unwrap().unwrap();
+        let row = [0., 1., 2.6, 127., 128., 255., 300., -7.];
+        let quantized = ranges.quantize(&embeddings(&tensor(&[row]), Precision::Int8).unwrap());
+        let quantized = quantized.unwrap();
+        assert_eq!(quantized.data_type(), &embedding_type(8, Precision::Int8));
+        let bytes = quantized.as_fixed_size_list().values().as_primitive::<Int8Type>().values();
+        assert_eq!(bytes.to_vec(), [-128, -127, -125, -1, 0, 127, 127, -128]);
+    }
+
+    #[test]
+    fn f16_rounds_to_nearest() {
+        let array = embeddings(&tensor(&[[0.1; 8]]), Precision::F16).unwrap();
+        let value = array.as_fixed_size_list().values().as_primitive::<Float16Type>().value(0);
+        assert_eq!(value, f16::from_f32(0.1));
+    }
+
+    #[test]
+    fn hidden_states_and_attentions_nest_row_first() {
+        let lengths = Lengths::new([2, 0, 1]);
+        // Three tokens of two features; the second layer is ten times the first.
+        let first = Tensor::new(&[[1f32, 2.], [3., 4.], [5., 6.]], &Device::Cpu).unwrap();
+        let second = (&first * 10.0).unwrap();
+        let states = hidden_states([&first, &second].into_iter(), &lengths).unwrap();
+        let row = states.as_list::<i32>().value(0);
+        let layer = row.as_list::<i32>().value(1);
+        let token = layer.as_fixed_size_list().value(1);
+        assert_eq!(token.as_primitive::<Float32Type>().values().to_vec(), [30.0, 40.0]);
+        let empty = states.as_list::<i32>().value(1);
+        assert_eq!(empty.as_list::<i32>().value(0).len(), 0);
+
+        let squares = |n: usize| {
+            Tensor::arange(0f32, (2 * n * n) as f32, &Device::Cpu)
+                .and_then(|t| t.reshape((2, n, n)))
+                .unwrap()
+        };
+        let empty = Tensor::zeros((2, 0, 0), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let layer = vec![squares(2), empty, squares(1)];
+        let array = attentions(&[layer], &lengths).unwrap();
+        let heads = array.as_list::<i32>().value(0).as_list::<i32>().value(0);
+        let second_head = heads.as_list::<i32>().value(1);
+        let second_token = second_head.as_list::<i32>().value(1);
+        assert_eq!(second_token.as_primitive::<Float32Type>().values().to_vec(), [6.0, 7.0]);
+    }
+}

@@ -1,0 +1,458 @@
+//! `feature-extraction`: a text column to embeddings, token vectors or other outputs of an encoder.
+//!
+//! The embedding is what sentence-transformers' `encode` gives: prompt, truncation, the modules of
+//! `modules.json`, `truncate_dim`, then `normalize_embeddings`, then `precision`. Token-level outputs are
+//! what transformers' model returns, without padding.
+
+mod column;
+
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, Field, FieldRef};
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use self::column::Int8Ranges;
+use super::models::{Models, ResolvedModel};
+use super::{EncodedRow, ModelSummary, Task, TaskModel, WeightSize, not_text, text_column, texts};
+use crate::auto::{AutoModel, EncodeOptions, Head, Module, SentenceTransformer};
+use crate::config::pipeline::{FeatureExtraction, ModelOutputName, Pooling, Precision};
+use crate::error::{Error, ErrorKind, Result};
+use crate::models::{Dimensions, Want};
+use crate::nn::{ModelInputs, PoolingMode, normalize};
+
+/// The task with its model resolved, without weights.
+#[derive(Debug)]
+pub struct FeatureExtractionTask {
+    input: String,
+    field: FieldRef,
+    model: Arc<ResolvedModel>,
+    dimensions: Dimensions,
+    output: Output,
+    prompt: String,
+    /// Tokens at the start of each row that belong to the prompt and are not pooled.
+    prompt_tokens: usize,
+    lower_case: bool,
+    max_length: usize,
+    truncation: bool,
+    summary: ModelSummary,
+}
+
+/// What the column holds.
+#[derive(Clone, Debug)]
+enum Output {
+    /// One vector a row.
+    Embedding(Embedding),
+    /// A named output, or a struct of several.
+    Named(Vec<ModelOutputName>),
+}
+
+/// How one vector a row is made.
+#[derive(Clone, Debug)]
+struct Embedding {
+    /// The modules after the backbone; `None` for `pooling: none`.
+    modules: Option<SentenceTransformer>,
+    /// Dimensions after `dimensions` has cut them.
+    dimensions: usize,
+    /// Normalise once more after the cut, as `normalize_embeddings=True`.
+    normalize: bool,
+    precision: Precision,
+}
+
+impl Output {
+    fn data_type(&self, model: &Dimensions) -> DataType {
+        match self {
+            Self::Named(names) => column::outputs_type(names, model),
+            Self::Embedding(embedding) => {
+                let vector = column::embedding_type(embedding.dimensions, embedding.precision);
+                match embedding.modules {
+                    Some(_) => vector,
+                    None => DataType::List(Arc::new(Field::new_list_field(vector, false))),
+                }
+            }
+        }
+    }
+
+    /// Bytes that a row of so many tokens takes while its window is computed.
+    fn bytes(&self, model: &Dimensions, tokens: usize) -> usize {
+        match self {
+            Self::Named(names) => column::outputs_bytes(names, model, tokens),
+            Self::Embedding(embedding) => {
+                let vector = embedding.dimensions * size_of::<f32>();
+                if embedding.modules.is_some() { vector } else { vector * tokens }
+            }
+        }
+    }
+}
+
+impl FeatureExtractionTask {
+    /// Resolves the step's model and options.
+    ///
+    /// # Errors
+    /// As [`Models::resolve`]; `Config` for an option that the model cannot serve.
+    pub fn resolve(step: &FeatureExtraction, models: &Models) -> Result<Self> {
+        let model = models.resolve(&step.model)?;
+        let output = output(step, &model)?;
+        let dimensions = model.config().dimensions().clone();
+        let field = Arc::new(Field::new(&step.output, output.data_type(&dimensions), true));
+        let max_length = max_length(step, &model)?;
+        let prompt = prompt(step, &model)?;
+        let prompt_tokens = match &output {
+            Output::Embedding(Embedding { modules: Some(modules), .. })
+                if !modules.include_prompt() && !prompt.is_empty() =>
+            {
+                prompt_tokens(&prompt, &model, max_length)?
+            }
+            _ => 0,
+        };
+        let summary = ModelSummary {
+            task: "feature-extraction",
+            name: step.model_name.clone(),
+            repo: model.snapshot().name().to_owned(),
+            commit: model.snapshot().commit().map(str::to_owned),
+            model_type: model.config().model_type().to_owned(),
+            dtype: "f32",
+            device: "cpu",
+            tokenizer: model.tokenizer().digest().to_string(),
+            options: options(step, &output, &prompt, max_length),
+        };
+        Ok(Self {
+            input: step.input.clone(),
+            field,
+            dimensions,
+            output,
+            prompt,
+            prompt_tokens,
+            lower_case: model.sentence_transformer().do_lower_case && step.outputs.is_empty(),
+            model,
+            max_length,
+            truncation: step.truncation,
+            summary,
+        })
+    }
+
+    /// The text that is tokenised for a row's text: the prompt first, then lower-cased if the model asks
+    /// for it. White space around it stays, as in sentence-transformers from 5.4 on.
+    fn prepared<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let text = match self.prompt.as_str() {
+            "" => Cow::Borrowed(text),
+            prompt => Cow::Owned(format!("{prompt}{text}")),
+        };
+        if self.lower_case { Cow::Owned(text.to_lowercase()) } else { text }
+    }
+}
+
+fn output(step: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> {
+    if !step.outputs.is_empty() {
+        return Ok(Output::Named(step.outputs.clone()));
+    }
+    if step.pooling == Some(Pooling::None) {
+        let full = model.config().dimensions().hidden_size;
+        return Ok(Output::Embedding(Embedding {
+            modules: None,
+            dimensions: full,
+            normalize: false,
+            precision: step.precision,
+        }));
+    }
+    let mut modules = model.sentence_transformer().clone();
+    if let Some(mode) = step.pooling.and_then(pooling_mode) {
+        modules = modules.with_pooling([mode])?;
+    }
+    if let Some(normalize) = step.normalize {
+        modules = modules.with_normalize(normalize);
+    }
+    let full = modules.embedding_dimension();
+    let dimensions = step.dimensions.unwrap_or(full);
+    if dimensions > full {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("`dimensions: {dimensions}` is more than the model's {full}"),
+        ));
+    }
+    if step.precision == Precision::Binary && dimensions % 8 != 0 {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("`precision: binary` packs 8 dimensions a byte, but there are {dimensions}"),
+        )
+        .hint("choose `dimensions` as a multiple of 8"));
+    }
+    // A cut vector of a model with a Normalize module is no longer of unit length: as in
+    // sentence-transformers, only an explicit `normalize: true` scales it again.
+    let normalize = step.normalize == Some(true) && dimensions < full;
+    let precision = step.precision;
+    Ok(Output::Embedding(Embedding { modules: Some(modules), dimensions, normalize, precision }))
+}
+
+/// The tokens a row may have: the least of what the step, the model's directory, its tokenizer and its
+/// position table allow.
+fn max_length(step: &FeatureExtraction, model: &ResolvedModel) -> Result<usize> {
+    let positions = model.config().dimensions().max_position_embeddings.unwrap_or(usize::MAX);
+    if let Some(max_length) = step.max_length {
+        if max_length > positions {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`max_length: {max_length}` is more than the model's {positions} positions"
+                ),
+            ));
+        }
+        return Ok(max_length);
+    }
+    // sentence_bert_config.json wins over the tokenizer, as in sentence-transformers.
+    let stated =
+        model.sentence_transformer().max_seq_length.or(model.tokenizer().model_max_length());
+    Ok(stated.unwrap_or(usize::MAX).min(positions))
+}
+
+fn prompt(step: &FeatureExtraction, model: &ResolvedModel) -> Result<String> {
+    if let Some(prompt) = &step.prompt {
+        return Ok(prompt.clone());
+    }
+    if !step.outputs.is_empty() && step.prompt_name.is_none() {
+        return Ok(String::new());
+    }
+    let prompt = model.sentence_transformer().prompt(step.prompt_name.as_deref())?;
+    Ok(prompt.unwrap_or_default().to_owned())
+}
+
+fn pooling_mode(pooling: Pooling) -> Option<PoolingMode> {
+    match pooling {
+        Pooling::Cls => Some(PoolingMode::Cls),
+        Pooling::Mean => Some(PoolingMode::Mean),
+        Pooling::Max => Some(PoolingMode::Max),
+        Pooling::MeanSqrtLenTokens => Some(PoolingMode::MeanSqrtLenTokens),
+        Pooling::WeightedMean => Some(PoolingMode::WeightedMean),
+        Pooling::LastToken => Some(PoolingMode::LastToken),
+        Pooling::None => None,
+    }
+}
+
+/// Tokens of the prompt at the start of a row: all but the special token that ends a text.
+fn prompt_tokens(prompt: &str, model: &ResolvedModel, max_length: usize) -> Result<usize> {
+    let options = EncodeOptions { max_length: Some(max_length), ..EncodeOptions::default() };
+    let lower_case = model.sentence_transformer().do_lower_case;
+    let text = if lower_case { &prompt.to_lowercase() } else { prompt };
+    let encoding = model.tokenizer().encode(text, &options)?;
+    Ok(encoding.input_ids.len().saturating_sub(1))
+}
+
+fn options(
+    step: &FeatureExtraction,
+    output: &Output,
+    prompt: &str,
+    max_length: usize,
+) -> serde_json::Value {
+    let mut options = serde_json::json!({"max_length": max_length, "truncation": step.truncation});
+    if !prompt.is_empty() {
+        options["prompt"] = prompt.into();
+    }
+    match output {
+        Output::Named(names) => {
+            options["outputs"] = names.iter().map(|name| name.name()).collect();
+        }
+        Output::Embedding(Embedding { modules: None, .. }) => options["pooling"] = "none".into(),
+        Output::Embedding(embedding) => {
+            if let Some(modules) = &embedding.modules {
+                options["modules"] = module_names(modules).into();
+            }
+            options["dimensions"] = embedding.dimensions.into();
+            if embedding.normalize {
+                options["normalize"] = true.into();
+            }
+            options["precision"] = embedding.precision.name().into();
+        }
+    }
+    options
+}
+
+/// The modules after the transformer, as `Pooling(mean), Normalize`.
+pub fn module_names(modules: &SentenceTransformer) -> String {
+    let names = modules.modules.iter().map(|module| match module {
+        Module::Pooling(pooling) => {
+            let modes: Vec<_> = pooling.modes().iter().map(|mode| mode.name()).collect();
+            format!("Pooling({})", modes.join("+"))
+        }
+        Module::Dense(dense) => format!("Dense({} to {})", dense.in_features, dense.out_features),
+        Module::Normalize => "Normalize".to_owned(),
+    });
+    names.collect::<Vec<_>>().join(", ")
+}
+
+impl Task for FeatureExtractionTask {
+    fn inputs(&self) -> Vec<&str> {
+        vec![&self.input]
+    }
+
+    fn field(&self) -> &FieldRef {
+        &self.field
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        match types {
+            [data_type] if super::is_text(data_type) => Ok(()),
+            [data_type] => Err(not_text(&self.input, data_type)),
+            _ => Err(Error::new(ErrorKind::Internal, "feature-extraction reads one column")),
+        }
+    }
+
+    fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
+        let [column] = columns else {
+            return Err(Error::new(ErrorKind::Internal, "feature-extraction reads one column"));
+        };
+        let column = text_column(column)?;
+        let rows: Vec<Option<&str>> = texts(&column).collect();
+        let options = EncodeOptions {
+            max_length: self.truncation.then_some(self.max_length),
+            ..EncodeOptions::default()
+        };
+        rows.into_par_iter()
+            .enumerate()
+            .map(|(index, text)| {
+                let Some(text) = text else { return Ok(None) };
+                let row = || format!("row {} of column `{}`", first_row + index as u64, self.input);
+                let encoding = self
+                    .model
+                    .tokenizer()
+                    .encode(&self.prepared(text), &options)
+                    .map_err(|e| e.at(row()))?;
+                let tokens = encoding.input_ids.len();
+                if tokens > self.max_length {
+                    return Err(Error::new(
+                        ErrorKind::Data,
+                        format!("text of {tokens} tokens, the model takes {}", self.max_length),
+                    )
+                    .at(row())
+                    .hint("set `truncation: true` to cut longer texts"));
+                }
+                Ok(Some(EncodedRow {
+                    input_ids: encoding.input_ids,
+                    token_type_ids: encoding.token_type_ids,
+                    truncated: encoding.truncated,
+                }))
+            })
+            .collect()
+    }
+
+    fn output_bytes(&self, tokens: usize) -> usize {
+        self.output.bytes(&self.dimensions, tokens)
+    }
+
+    fn load(&self) -> Result<Box<dyn TaskModel>> {
+        let model = self.model.load()?;
+        if let Output::Named(names) = &self.output
+            && names.contains(&ModelOutputName::PoolerOutput)
+            && !model.backbone().has_pooler()
+        {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "`outputs: [pooler_output]`: the checkpoint has no pooler",
+            )
+            .hint("transformers would make one of random weights; choose `last_hidden_state`"));
+        }
+        let modules = match &self.output {
+            Output::Embedding(Embedding { modules: Some(modules), .. }) => {
+                Some(self.model.load_head(modules)?)
+            }
+            _ => None,
+        };
+        Ok(Box::new(FeatureExtractionModel {
+            model,
+            modules,
+            dimensions: self.dimensions.clone(),
+            output: self.output.clone(),
+            prompt_tokens: self.prompt_tokens,
+            device: self.model.device(),
+            ranges: OnceLock::new(),
+        }))
+    }
+
+    fn weights(&self) -> Option<WeightSize> {
+        self.model.weight_size()
+    }
+
+    fn summary(&self) -> &ModelSummary {
+        &self.summary
+    }
+}
+
+/// The task with its weights.
+struct FeatureExtractionModel {
+    model: Arc<AutoModel>,
+    modules: Option<Head>,
+    dimensions: Dimensions,
+    output: Output,
+    prompt_tokens: usize,
+    device: Device,
+    ranges: OnceLock<Int8Ranges>,
+}
+
+impl TaskModel for FeatureExtractionModel {
+    fn forward(&self, rows: &[&EncodedRow]) -> Result<ArrayRef> {
+        let backbone = self.model.backbone();
+        let rows = rows.iter().map(|row| (row.input_ids.as_slice(), row.token_type_ids.as_slice()));
+        let inputs = ModelInputs::new(rows, backbone.position_ids(), &self.device)
+            .map_err(forward_failed)?;
+        let output = backbone.forward(&inputs, &self.want()).map_err(forward_failed)?;
+        match &self.output {
+            Output::Named(names) => column::outputs(names, &self.dimensions, &output),
+            Output::Embedding(embedding) => match &self.modules {
+                None => {
+                    let tokens = &output.last_hidden_state;
+                    column::token_vectors(&tokens.values, &tokens.lengths, embedding.precision)
+                }
+                Some(modules) => {
+                    let pooled = modules
+                        .forward(&output.last_hidden_state, self.prompt_tokens)
+                        .and_then(|pooled| cut(&pooled, embedding))
+                        .map_err(forward_failed)?;
+                    column::embeddings(&pooled, embedding.precision)
+                }
+            },
+        }
+    }
+
+    fn finish_window(&self, batches: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
+        let Output::Embedding(Embedding { precision: Precision::Int8, .. }) = &self.output else {
+            return Ok(batches);
+        };
+        if self.ranges.get().is_none()
+            && let Some(ranges) = Int8Ranges::calibrate(&batches)?
+        {
+            // Windows are finished one after another, so the first one is the input's first.
+            let _ = self.ranges.set(ranges);
+        }
+        match self.ranges.get() {
+            Some(ranges) => batches.iter().map(|batch| ranges.quantize(batch)).collect(),
+            None => Ok(batches),
+        }
+    }
+
+    fn weights(&self) -> WeightSize {
+        let report = self.model.report();
+        WeightSize { parameters: report.parameters as usize, bytes: report.bytes as usize }
+    }
+}
+
+impl FeatureExtractionModel {
+    fn want(&self) -> Want {
+        let Output::Named(names) = &self.output else { return Want::default() };
+        Want {
+            pooler_output: names.contains(&ModelOutputName::PoolerOutput),
+            hidden_states: names.contains(&ModelOutputName::HiddenStates),
+            attentions: names.contains(&ModelOutputName::Attentions),
+        }
+    }
+}
+
+/// `truncate_dim`, then `normalize_embeddings`.
+fn cut(pooled: &Tensor, embedding: &Embedding) -> candle_core::Result<Tensor> {
+    let pooled = pooled.narrow(1, 0, embedding.dimensions)?.contiguous()?;
+    if embedding.normalize { normalize(&pooled) } else { Ok(pooled) }
+}
+
+fn forward_failed(error: candle_core::Error) -> Error {
+    Error::new(ErrorKind::Internal, "a forward pass failed").source(error)
+}

@@ -1,0 +1,151 @@
+//! Models of a pipeline, resolved once each: config and tokenizer at once, weights when they are needed.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use candle_core::{DType, Device};
+
+use super::WeightSize;
+use crate::auto::{AutoConfig, AutoModel, AutoTokenizer, Head, SentenceTransformer};
+use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::{Hub, Need, Snapshot, Weights};
+
+/// Resolves models; two steps that name the same one share it.
+pub struct Models {
+    hub: Arc<Hub>,
+    resolved: Mutex<Vec<Arc<ResolvedModel>>>,
+}
+
+impl Models {
+    /// Models from this hub.
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self { hub, resolved: Mutex::default() }
+    }
+
+    /// Finds a model's config and tokenizer, downloading them when they are not cached.
+    ///
+    /// # Errors
+    /// `Hub` when the files cannot be had, `Unsupported` or `Model` when they cannot be used.
+    pub fn resolve(&self, spec: &ModelSpec) -> Result<Arc<ResolvedModel>> {
+        let mut resolved = self.resolved.lock().map_err(|_| {
+            Error::new(ErrorKind::Internal, "resolving a model panicked in another thread")
+        })?;
+        if let Some(model) = resolved.iter().find(|model| model.spec == *spec) {
+            return Ok(Arc::clone(model));
+        }
+        let model = Arc::new(ResolvedModel::new(spec, &self.hub)?);
+        resolved.push(Arc::clone(&model));
+        Ok(model)
+    }
+}
+
+/// One model: what its small files say, and its weights once they are loaded.
+pub struct ResolvedModel {
+    spec: ModelSpec,
+    hub: Arc<Hub>,
+    snapshot: Snapshot,
+    tokenizer: AutoTokenizer,
+    sentence_transformer: SentenceTransformer,
+    model: OnceLock<Arc<AutoModel>>,
+}
+
+impl ResolvedModel {
+    fn new(spec: &ModelSpec, hub: &Arc<Hub>) -> Result<Self> {
+        let snapshot =
+            hub.snapshot(&spec.repo, spec.revision.as_deref(), Need::Tokenizer, &|_| ())?;
+        let sentence_transformer = SentenceTransformer::from_snapshot(&snapshot, &spec.config)?;
+        let tokenizer = AutoTokenizer::from_snapshot(&sentence_transformer.transformer)
+            .map_err(|e| e.at(format!("model `{}`", spec.repo)))?;
+        Ok(Self {
+            spec: spec.clone(),
+            hub: Arc::clone(hub),
+            snapshot,
+            tokenizer,
+            sentence_transformer,
+            model: OnceLock::new(),
+        })
+    }
+
+    /// The files that are known so far.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Its `config.json`, overrides applied.
+    pub fn config(&self) -> &AutoConfig {
+        &self.sentence_transformer.config
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &AutoTokenizer {
+        &self.tokenizer
+    }
+
+    /// Its sentence-transformers modules.
+    pub fn sentence_transformer(&self) -> &SentenceTransformer {
+        &self.sentence_transformer
+    }
+
+    /// The dtype to compute in: f32 on a CPU.
+    pub fn dtype(&self) -> DType {
+        match self.spec.dtype {
+            Dtype::Auto | Dtype::F32 => DType::F32,
+        }
+    }
+
+    /// The device to compute on.
+    pub fn device(&self) -> Device {
+        match self.spec.device {
+            DeviceSpec::Auto | DeviceSpec::Cpu => Device::Cpu,
+        }
+    }
+
+    /// The same model with its weight files, at the commit that the small files came from.
+    fn with_weights(&self, hub: &Hub) -> Result<SentenceTransformer> {
+        let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
+        let snapshot = hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
+        SentenceTransformer::from_snapshot(&snapshot, &self.spec.config)
+    }
+
+    /// The size of the weights, from the tables of contents of their files; `None` when those are not on
+    /// this machine or cannot be read.
+    pub fn weight_size(&self) -> Option<WeightSize> {
+        let offline = Hub::new(self.hub.settings().clone().with_offline(true));
+        let local = self.with_weights(&offline).ok()?;
+        let weights = Weights::open(&local.transformer.weight_files().ok()?).ok()?;
+        let shapes = weights.names().filter_map(|name| weights.shape(name));
+        let parameters = shapes.map(|shape| shape.iter().product::<usize>()).sum();
+        Some(WeightSize { parameters, bytes: parameters * self.dtype().size_in_bytes() })
+    }
+
+    /// The loaded model.
+    ///
+    /// # Errors
+    /// `Hub` when weights cannot be had, `Model` when they do not fit the config.
+    pub fn load(&self) -> Result<Arc<AutoModel>> {
+        if let Some(model) = self.model.get() {
+            return Ok(Arc::clone(model));
+        }
+        let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
+        let (dtype, device) = (Some(self.dtype()), self.device());
+        let model = AutoModel::load_snapshot(&transformer, config, dtype, &device)?;
+        Ok(Arc::clone(self.model.get_or_init(|| Arc::new(model))))
+    }
+
+    /// The loaded modules after the transformer; `modules` are those of this model, or changed ones.
+    ///
+    /// # Errors
+    /// As [`ResolvedModel::load`].
+    pub fn load_head(&self, modules: &SentenceTransformer) -> Result<Head> {
+        let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
+        let snapshot = self.hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
+        modules.load(&snapshot, self.dtype(), &self.device())
+    }
+}
+
+impl fmt::Debug for ResolvedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResolvedModel").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
