@@ -1,1 +1,19 @@
-//! Runs a pipeline: the model operator, workers, progress, report.
+//! Runs a pipeline: resolves its models, plans it with DataFusion, runs the model operator between
+//! source and sink, counts, reports. Not here: what a model computes (`crate::tasks`), what files look
+//! like (`crate::source`, `crate::sink`). The entry is [`Job`].
+
+mod exec;
+mod job;
+mod metrics;
+mod node;
+mod report;
+mod step;
+mod window;
+mod workers;
+
+pub use exec::ModelExec;
+pub use job::{Job, JobOptions, Progress, Stage, TokenSample};
+pub use metrics::{StepCounts, StepMetrics};
+pub use node::{ModelNode, ModelPlanner};
+pub use report::{OutputFile, RunReport, StepReport};
+pub use step::{BatchSettings, ModelStep};

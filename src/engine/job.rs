@@ -1,0 +1,494 @@
+//! A pipeline made ready to run: models resolved, plan made, types known; then run.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::common::DataFusionError;
+use datafusion::dataframe::DataFrame;
+use datafusion::execution::context::{QueryPlanner, SQLOptions, SessionContext};
+use datafusion::logical_expr::{Expr, LogicalPlan, ident};
+use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
+use futures::StreamExt;
+
+use super::node::{ModelNode, ModelPlanner};
+use super::report::{OutputFile, RunReport, StepReport, peak_memory_bytes};
+use super::step::{BatchSettings, ModelStep};
+use crate::config::pipeline::{Pipeline, StepKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::Hub;
+use crate::sink::{Sink, SinkOptions};
+use crate::source::{self, Source};
+use crate::tasks::{EncodedRow, FeatureExtractionTask, Models, Task};
+
+/// What the command line adds to a pipeline.
+#[derive(Clone, Debug, Default)]
+pub struct JobOptions {
+    /// Read at most this many rows of the source.
+    pub limit: Option<usize>,
+    /// Replace the output of an earlier run.
+    pub overwrite: bool,
+}
+
+/// What a job is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Loading weights.
+    Loading,
+    /// Rows are on their way.
+    Running,
+    /// Closing and publishing files.
+    Committing,
+}
+
+/// A running job's counters, to be read from another thread.
+#[derive(Debug)]
+pub struct Progress {
+    stage: AtomicU8,
+    running_since: OnceLock<Instant>,
+    rows_written: AtomicU64,
+    total_rows: Option<u64>,
+    steps: Vec<Arc<ModelStep>>,
+}
+
+impl Progress {
+    /// What the job is doing.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            0 => Stage::Loading,
+            1 => Stage::Running,
+            _ => Stage::Committing,
+        }
+    }
+
+    /// How long rows have been on their way.
+    pub fn running(&self) -> Duration {
+        self.running_since.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    fn enter(&self, stage: Stage) {
+        if stage == Stage::Running {
+            self.running_since.get_or_init(Instant::now);
+        }
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// Rows handed to the sink.
+    pub fn rows_written(&self) -> u64 {
+        self.rows_written.load(Ordering::Relaxed)
+    }
+
+    /// Rows the job will write, when files and plan tell.
+    pub fn total_rows(&self) -> Option<u64> {
+        self.total_rows
+    }
+
+    /// The model steps in order.
+    pub fn steps(&self) -> &[Arc<ModelStep>] {
+        &self.steps
+    }
+}
+
+/// A pipeline made ready: every file, column and model was found, every type is known, no weight is
+/// loaded.
+pub struct Job {
+    pipeline: Pipeline,
+    options: JobOptions,
+    context: SessionContext,
+    plan: LogicalPlan,
+    source: Source,
+    progress: Arc<Progress>,
+}
+
+impl Job {
+    /// Opens the source, resolves models (downloading config and tokenizer files when they are not
+    /// cached) and makes the plan.
+    ///
+    /// # Errors
+    /// `NoInput`, `Data` for the source; `Hub`, `Unsupported`, `Model` for models; `Config` for columns,
+    /// types and SQL.
+    pub async fn prepare(pipeline: Pipeline, options: JobOptions, hub: Arc<Hub>) -> Result<Self> {
+        let context = session()?;
+        let source = source::open(&context, &pipeline.source).await?;
+        let settings = BatchSettings::from(pipeline.run);
+        let models = Models::new(hub);
+
+        let mut dataframe = source.dataframe.clone();
+        let mut total_rows = source.rows;
+        if let Some(limit) = options.limit {
+            dataframe = dataframe.limit(0, Some(limit)).map_err(|e| plan_error(e, "--limit"))?;
+            total_rows = total_rows.map(|rows| rows.min(limit as u64));
+        }
+        let mut steps = Vec::new();
+        for step in &pipeline.steps {
+            let place = format!("step at {}", step.location);
+            dataframe = match &step.kind {
+                StepKind::Sql(query) => {
+                    total_rows = None;
+                    sql_step(&context, dataframe, query).await.map_err(|e| plan_error(e, &place))?
+                }
+                StepKind::FeatureExtraction(config) => {
+                    let task = tokio::task::block_in_place(|| {
+                        FeatureExtractionTask::resolve(config, &models)
+                    })
+                    .map_err(|e| e.at(&place))?;
+                    check_columns(&task, &dataframe).map_err(|e| e.at(&place))?;
+                    let step =
+                        Arc::new(ModelStep::new(Arc::new(task), settings, step.location.clone()));
+                    steps.push(Arc::clone(&step));
+                    let (state, plan) = dataframe.into_parts();
+                    let node = ModelNode::try_new(plan, step).map_err(|e| plan_error(e, &place))?;
+                    DataFrame::new(state, node.into_plan())
+                }
+            };
+        }
+        let progress = Progress {
+            stage: AtomicU8::new(Stage::Loading as u8),
+            running_since: OnceLock::new(),
+            rows_written: AtomicU64::new(0),
+            total_rows,
+            steps,
+        };
+        let plan = dataframe.into_parts().1;
+        Ok(Self { pipeline, options, context, plan, source, progress: Arc::new(progress) })
+    }
+
+    /// The pipeline.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// The source's files and columns.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The columns that will be written.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(self.plan.schema().inner())
+    }
+
+    /// The model steps in order.
+    pub fn steps(&self) -> &[Arc<ModelStep>] {
+        &self.progress.steps
+    }
+
+    /// Counters that can be read while the job runs.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Counts tokens of the first `rows` rows of the source, step by step; `None` for a step whose column
+    /// is not the source's.
+    ///
+    /// # Errors
+    /// As reading and tokenising in a run.
+    pub async fn sample_tokens(&self, rows: usize) -> Result<Vec<Option<TokenSample>>> {
+        let mut samples = Vec::new();
+        for step in self.steps() {
+            let task = step.task();
+            let schema = self.source.dataframe.schema();
+            if task.inputs().iter().any(|input| !schema.has_column_with_unqualified_name(input)) {
+                samples.push(None);
+                continue;
+            }
+            let columns: Vec<Expr> = task.inputs().into_iter().map(ident).collect();
+            let source = self.source.dataframe.clone();
+            let batches = async { source.select(columns)?.limit(0, Some(rows))?.collect().await };
+            let batches = batches.await.map_err(|e| self.explain_error(e))?;
+            let mut encoded = Vec::new();
+            for batch in batches {
+                encoded.extend(task.encode(batch.columns(), encoded.len() as u64)?);
+            }
+            samples.push(Some(TokenSample::new(&encoded)));
+        }
+        Ok(samples)
+    }
+
+    /// The physical plan as text, one operator a line.
+    ///
+    /// # Errors
+    /// `Config` when DataFusion cannot plan the steps.
+    pub async fn explain(&self) -> Result<String> {
+        let plan = self.physical_plan().await?;
+        Ok(displayable(plan.as_ref()).indent(false).to_string())
+    }
+
+    async fn physical_plan(&self) -> Result<Arc<dyn ExecutionPlan>> {
+        self.context
+            .state()
+            .create_physical_plan(&self.plan)
+            .await
+            .map_err(|e| self.explain_error(e))
+    }
+
+    fn explain_error(&self, error: DataFusionError) -> Error {
+        source::stream_error(error, &self.source.files)
+    }
+
+    /// Runs the job: rows from source to sink. `cancel` ends it early with an error of the kind that it
+    /// gives ([`ErrorKind::Interrupted`], [`ErrorKind::Terminated`]); nothing is then published.
+    ///
+    /// # Errors
+    /// The first error of any stage; what was written so far is removed.
+    pub async fn run(&self, cancel: impl Future<Output = ErrorKind>) -> Result<RunReport> {
+        let mut cancel = std::pin::pin!(cancel);
+        let started_at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let start = Instant::now();
+        tokio::task::block_in_place(|| self.load_models())?;
+        let loaded = start.elapsed();
+
+        self.progress.enter(Stage::Running);
+        let plan = self.physical_plan().await?;
+        let sink = Sink::create(
+            &self.pipeline.sink,
+            plan.schema(),
+            SinkOptions {
+                lineage: self.lineage(),
+                model_columns: self.output_columns(),
+                overwrite: self.options.overwrite,
+            },
+        )?;
+        let output = self.stream_into(plan, sink, cancel.as_mut()).await?;
+        let running = start.elapsed() - loaded;
+        Ok(self.report(started_at, start.elapsed(), loaded, running, output))
+    }
+
+    /// Loads every model, so that a broken checkpoint is told before the first row.
+    ///
+    /// # Errors
+    /// As [`ModelStep::model`].
+    pub fn load_models(&self) -> Result<()> {
+        self.steps().iter().try_for_each(|step| step.model().map(drop))
+    }
+
+    async fn stream_into(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        mut sink: Sink,
+        mut cancel: std::pin::Pin<&mut impl Future<Output = ErrorKind>>,
+    ) -> Result<Vec<OutputFile>> {
+        let mut stream =
+            execute_stream(plan, self.context.task_ctx()).map_err(|e| self.explain_error(e))?;
+        // Encoding and compressing a batch takes as long as a forward pass of a small model: on a thread
+        // of its own it overlaps with the model.
+        let (batches, mut queue) = tokio::sync::mpsc::channel::<arrow::array::RecordBatch>(2);
+        let progress = Arc::clone(&self.progress);
+        let writer = datafusion::common::runtime::SpawnedTask::spawn_blocking(move || {
+            while let Some(batch) = queue.blocking_recv() {
+                sink.write(&batch)?;
+                progress.rows_written.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            }
+            Ok::<_, Error>(sink)
+        });
+        let mut failure = None;
+        loop {
+            let batch = tokio::select! {
+                batch = stream.next() => batch,
+                kind = cancel.as_mut() => {
+                    failure = Some(
+                        Error::new(kind, "stopped by a signal; nothing was published")
+                            .hint("run the same command again"),
+                    );
+                    break;
+                }
+            };
+            match batch {
+                // A send fails only when the writer has stopped; its own error says why.
+                Some(Ok(batch)) => {
+                    if batches.send(batch).await.is_err() {
+                        break;
+                    }
+                }
+                Some(Err(e)) => {
+                    failure = Some(self.explain_error(e));
+                    break;
+                }
+                None => break,
+            }
+        }
+        drop((stream, batches));
+        let sink = writer
+            .await
+            .map_err(|e| Error::new(ErrorKind::Internal, "the writer panicked").source(e))??;
+        if let Some(failure) = failure {
+            sink.abort();
+            return Err(failure);
+        }
+        self.progress.enter(Stage::Committing);
+        let written = tokio::task::block_in_place(|| sink.finish())?;
+        Ok(written
+            .files
+            .into_iter()
+            .map(|file| OutputFile { path: file.path, rows: file.rows, bytes: file.bytes })
+            .collect())
+    }
+
+    fn report(
+        &self,
+        started_at: String,
+        wall: Duration,
+        loaded: Duration,
+        running: Duration,
+        output: Vec<OutputFile>,
+    ) -> RunReport {
+        let steps = self.steps().iter().map(|step| {
+            StepReport::new(
+                step.task().field().name().clone(),
+                step.task().summary().clone(),
+                step.model().map_or(0, |model| model.weights().parameters),
+                step.metrics().counts(),
+                running,
+            )
+        });
+        RunReport {
+            version: env!("CARGO_PKG_VERSION"),
+            pipeline: self.pipeline.name.clone(),
+            started_at,
+            wall_seconds: wall.as_secs_f64(),
+            load_seconds: loaded.as_secs_f64(),
+            input_files: self.source.files.len(),
+            input_bytes: self.source.files.iter().map(|file| file.bytes).sum(),
+            rows_written: self.progress.rows_written(),
+            steps: steps.collect(),
+            output,
+            peak_memory_bytes: peak_memory_bytes(),
+        }
+    }
+
+    /// Where the columns come from, for the footer of output files.
+    fn lineage(&self) -> Vec<(String, String)> {
+        let steps: Vec<_> = self
+            .steps()
+            .iter()
+            .map(|step| {
+                serde_json::json!({
+                    "output": step.task().field().name(),
+                    "inputs": step.task().inputs(),
+                    "model": step.task().summary(),
+                })
+            })
+            .collect();
+        vec![
+            ("hfauto.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("hfauto.pipeline".to_owned(), self.pipeline.name.clone()),
+            ("hfauto.steps".to_owned(), serde_json::Value::from(steps).to_string()),
+        ]
+    }
+
+    /// Columns of the output that a model made.
+    fn output_columns(&self) -> Vec<String> {
+        self.steps().iter().map(|step| step.task().field().name().clone()).collect()
+    }
+
+    /// The pipeline file.
+    pub fn file(&self) -> &Path {
+        &self.pipeline.file
+    }
+}
+
+/// Token counts of a sample of rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenSample {
+    /// Rows in the sample.
+    pub rows: usize,
+    /// Rows among them that are null; the figures below leave them out.
+    pub null_rows: usize,
+    /// Rows that are cut to the model's maximum.
+    pub truncated: usize,
+    /// Mean tokens a row.
+    pub mean: f64,
+    /// Half of the rows have no more tokens.
+    pub median: usize,
+    /// 95% of the rows have no more tokens.
+    pub p95: usize,
+    /// Tokens of the longest row.
+    pub max: usize,
+}
+
+impl TokenSample {
+    fn new(rows: &[Option<EncodedRow>]) -> Self {
+        let mut tokens: Vec<usize> = rows.iter().flatten().map(EncodedRow::tokens).collect();
+        tokens.sort_unstable();
+        let at = |share: f64| {
+            let index = (tokens.len() as f64 * share).ceil() as usize;
+            tokens.get(index.saturating_sub(1)).copied().unwrap_or(0)
+        };
+        Self {
+            rows: rows.len(),
+            null_rows: rows.len() - tokens.len(),
+            truncated: rows.iter().flatten().filter(|row| row.truncated).count(),
+            mean: tokens.iter().sum::<usize>() as f64 / tokens.len().max(1) as f64,
+            median: at(0.5),
+            p95: at(0.95),
+            max: at(1.0),
+        }
+    }
+}
+
+/// A session that plans model nodes.
+fn session() -> Result<SessionContext> {
+    let state = source::session_state(None)?.with_query_planner(Arc::new(ModelQueryPlanner));
+    Ok(SessionContext::new_with_state(state.build()))
+}
+
+#[derive(Debug)]
+struct ModelQueryPlanner;
+
+#[async_trait]
+impl QueryPlanner for ModelQueryPlanner {
+    async fn create_physical_plan(
+        &self,
+        plan: &LogicalPlan,
+        session: &dyn Session,
+    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+        DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(ModelPlanner)])
+            .create_physical_plan(plan, session)
+            .await
+    }
+}
+
+/// A `sql` step: a query over the rows so far, which it sees as the table `input`.
+async fn sql_step(
+    context: &SessionContext,
+    input: DataFrame,
+    query: &str,
+) -> datafusion::common::Result<DataFrame> {
+    context.deregister_table("input")?;
+    context.register_table("input", input.into_view())?;
+    let select_only =
+        SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    context.sql_with_options(query, select_only).await
+}
+
+/// Checks the columns that a step reads and the one that it adds.
+fn check_columns(task: &dyn Task, dataframe: &DataFrame) -> Result<()> {
+    let schema = dataframe.schema();
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let mut types = Vec::new();
+    for input in task.inputs() {
+        let field = schema
+            .fields()
+            .iter()
+            .find(|field| field.name() == input)
+            .ok_or_else(|| source::missing_column("the rows have no column", input, &names))?;
+        types.push(field.data_type());
+    }
+    let output = task.field().name();
+    if names.contains(&output.as_str()) {
+        return Err(Error::new(ErrorKind::Config, format!("column `{output}` exists already"))
+            .hint("choose another `output`"));
+    }
+    task.check_inputs(&types)
+}
+
+/// Errors of planning are the pipeline's.
+fn plan_error(error: DataFusionError, place: &str) -> Error {
+    source::stream_error(error, &[]).at(place)
+}

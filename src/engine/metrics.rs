@@ -1,0 +1,99 @@
+//! Counters of a run: written by the operators, read by progress and report.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Counters of one model step. Relaxed atomics: each is a sum on its own.
+#[derive(Debug, Default)]
+pub struct StepMetrics {
+    rows: AtomicU64,
+    null_rows: AtomicU64,
+    computed_rows: AtomicU64,
+    truncated_rows: AtomicU64,
+    tokens: AtomicU64,
+    computed_tokens: AtomicU64,
+    padded_tokens: AtomicU64,
+    batches: AtomicU64,
+    tokenize_nanos: AtomicU64,
+    model_nanos: AtomicU64,
+}
+
+/// [`StepMetrics`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct StepCounts {
+    /// Rows whose result has been handed on.
+    pub rows: u64,
+    /// Rows among them that were null.
+    pub null_rows: u64,
+    /// Rows that went through the model: neither null nor a repetition within a sort window.
+    pub computed_rows: u64,
+    /// Rows that were cut to the model's maximum.
+    pub truncated_rows: u64,
+    /// Tokens of all rows.
+    pub tokens: u64,
+    /// Tokens that went through the model.
+    pub computed_tokens: u64,
+    /// The same when each batch is padded to its longest row.
+    pub padded_tokens: u64,
+    /// Forward passes.
+    pub batches: u64,
+    /// Time in tokenisation, wall time of its batches.
+    pub tokenize_seconds: f64,
+    /// Time in the model, summed over workers.
+    pub model_seconds: f64,
+}
+
+impl StepCounts {
+    /// The share of padded tokens that are padding, 0 to 1.
+    pub fn padding_share(&self) -> f64 {
+        if self.padded_tokens == 0 {
+            return 0.0;
+        }
+        1.0 - self.computed_tokens as f64 / self.padded_tokens as f64
+    }
+}
+
+impl StepMetrics {
+    /// Adds rows that were tokenised.
+    pub(super) fn tokenized(&self, tokens: u64, truncated: u64, elapsed: Duration) {
+        self.tokens.fetch_add(tokens, Ordering::Relaxed);
+        self.truncated_rows.fetch_add(truncated, Ordering::Relaxed);
+        self.tokenize_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
+    }
+
+    /// Adds one forward pass.
+    pub(super) fn computed(&self, rows: u64, tokens: u64, padded: u64, elapsed: Duration) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.computed_rows.fetch_add(rows, Ordering::Relaxed);
+        self.computed_tokens.fetch_add(tokens, Ordering::Relaxed);
+        self.padded_tokens.fetch_add(padded, Ordering::Relaxed);
+        self.model_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
+    }
+
+    /// Adds rows handed on.
+    pub(super) fn emitted(&self, rows: u64, null_rows: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.null_rows.fetch_add(null_rows, Ordering::Relaxed);
+    }
+
+    /// The counters now.
+    pub fn counts(&self) -> StepCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StepCounts {
+            rows: read(&self.rows),
+            null_rows: read(&self.null_rows),
+            computed_rows: read(&self.computed_rows),
+            truncated_rows: read(&self.truncated_rows),
+            tokens: read(&self.tokens),
+            computed_tokens: read(&self.computed_tokens),
+            padded_tokens: read(&self.padded_tokens),
+            batches: read(&self.batches),
+            tokenize_seconds: read(&self.tokenize_nanos) as f64 / 1e9,
+            model_seconds: read(&self.model_nanos) as f64 / 1e9,
+        }
+    }
+}
+
+fn nanos(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
