@@ -1,1 +1,237 @@
-//! One verb a file; the only place that prints.
+//! The command line: one verb a file, and the only place that prints. Results go to stdout; progress,
+//! logs and errors go to stderr. Not here: any work of its own; every verb calls the library.
+
+mod completions;
+mod fetch;
+mod init;
+mod models;
+mod plan;
+mod progress;
+mod run;
+mod schema;
+mod validate;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::error::ErrorKind as ClapErrorKind;
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::pipeline::Pipeline;
+use crate::config::{self, Diagnostics, LoadOptions};
+use crate::error::{Error, ErrorKind, Result, exit_code};
+use crate::hub::{Hub, HubSettings};
+
+/// Verbs and options of the design that later versions bring.
+const LATER: &[&str] = &["test", "sql", "status", "report", "schedule", "scheduler", "executor"];
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done, also when there was nothing to do
+  64  the command line is wrong
+  65  the rows are at fault: truncated, ragged or invalid input
+  66  an input file is missing or cannot be opened
+  69  a model, or the service it comes from, is not available
+  70  a bug of hfauto-pipe
+  73  the output exists or cannot be written
+  75  short of a resource for now: try again
+  78  the pipeline is wrong
+  130 interrupted (SIGINT), 143 terminated (SIGTERM): nothing half-written is left";
+
+/// Hugging Face models over tables: Parquet, CSV, JSONL and Arrow columns through a model, as new columns.
+#[derive(Parser, Debug)]
+#[command(name = "hfauto-pipe", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Log level of stderr: error, warn, info, debug, trace, or a filter as of `RUST_LOG`.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a pipeline: rows from source to sink.
+    Run(run::RunArgs),
+    /// Check pipeline files: no network, no weights.
+    Validate(validate::ValidateArgs),
+    /// Show what a run would do: columns, models, memory, tokens of a sample.
+    Plan(plan::PlanArgs),
+    /// List what this version can load, or explain one model.
+    Models(models::ModelsArgs),
+    /// Download models for offline use.
+    Fetch(fetch::FetchArgs),
+    /// Print the JSON Schema of pipeline files.
+    Schema,
+    /// Write a commented pipeline file for a task.
+    Init(init::InitArgs),
+    /// Print a completion script for a shell.
+    Completions(completions::CompletionsArgs),
+}
+
+/// A pipeline file and what the command line changes in it.
+#[derive(Args, Debug)]
+struct PipelineArgs {
+    /// The pipeline file (YAML).
+    pipeline: PathBuf,
+
+    /// Override a key of the file, as `--set source.limit=100`; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+
+    /// Use only local files and the cache, as HF_HUB_OFFLINE=1.
+    #[arg(long)]
+    offline: bool,
+}
+
+impl PipelineArgs {
+    fn load(&self) -> Result<Pipeline> {
+        let options = LoadOptions { set: self.set.clone(), ..LoadOptions::default() };
+        Ok(config::load(&self.pipeline, &options)?)
+    }
+}
+
+fn key_value(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => {
+            Ok((key.trim().to_owned(), value.to_owned()))
+        }
+        _ => Err("expected KEY=VALUE, as `source.limit=100`".to_owned()),
+    }
+}
+
+/// The hub as the environment says, or without network.
+fn hub(offline: bool) -> Hub {
+    let settings = HubSettings::from_env();
+    let offline = offline || settings.offline();
+    Hub::new(settings.with_offline(offline))
+}
+
+/// Runs the program and returns its exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    if let Err(error) = log_to_stderr(cli.log.as_deref()) {
+        return fail(&error);
+    }
+    let result = match cli.command {
+        Command::Run(args) => args.run(),
+        Command::Validate(args) => args.run(),
+        Command::Plan(args) => args.run(),
+        Command::Models(args) => args.run(),
+        Command::Fetch(args) => args.run(),
+        Command::Schema => schema::run(),
+        Command::Init(args) => args.run(),
+        Command::Completions(args) => args.run(),
+    };
+    match result {
+        Ok(()) => exit_code::DONE,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Help and version are results; everything else that clap says is a usage error.
+fn usage(error: &clap::Error) -> u8 {
+    if let Some(verb) = unavailable_verb(error) {
+        let names: Vec<_> = <Cli as clap::CommandFactory>::command()
+            .get_subcommands()
+            .map(|command| format!("`{}`", command.get_name()))
+            .collect();
+        return fail(
+            &Error::new(ErrorKind::Usage, format!("`{verb}` is not available in this version"))
+                .hint(format!("available: {}", names.join(", "))),
+        );
+    }
+    let _ = error.print();
+    match error.kind() {
+        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => exit_code::DONE,
+        _ => exit_code::USAGE,
+    }
+}
+
+fn unavailable_verb(error: &clap::Error) -> Option<&'static str> {
+    use clap::error::{ContextKind, ContextValue};
+    let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    LATER.iter().find(|later| *later == verb).copied()
+}
+
+/// Shows an error and returns its exit code.
+fn fail(error: &Error) -> u8 {
+    show(error);
+    error.kind().exit_code()
+}
+
+/// Shows an error on stderr; the problems of a pipeline file come with snippets.
+fn show(error: &Error) {
+    let mut stderr = std::io::stderr().lock();
+    if let Some(diagnostics) = Diagnostics::of(error) {
+        let _ = if stderr.is_terminal() {
+            writeln!(stderr, "{}", diagnostics.styled())
+        } else {
+            writeln!(stderr, "{diagnostics}")
+        };
+        return;
+    }
+    let style = anstyle::Style::new().bold().fg_color(Some(anstyle::AnsiColor::Red.into()));
+    let (on, off) = if stderr.is_terminal() {
+        (style.render().to_string(), style.render_reset().to_string())
+    } else {
+        (String::new(), String::new())
+    };
+    let _ = writeln!(stderr, "{on}error:{off} {error}");
+}
+
+/// Prints a result. A reader that closed the pipe has what it wanted, so that is no error.
+///
+/// # Errors
+/// `Sink` when stdout cannot be written.
+fn print(text: impl std::fmt::Display) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::new(ErrorKind::Sink, "cannot write to stdout").source(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Asynchronous work of a verb, on a runtime of its own.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(ErrorKind::Resources, "cannot start threads").source(e))?;
+    let result = runtime.block_on(work);
+    // A blocking task that is still on its way (a batch of rows being tokenised) must not hold the exit.
+    runtime.shutdown_background();
+    result
+}
+
+fn log_to_stderr(level: Option<&str>) -> Result<()> {
+    let filter = match level {
+        Some(level) => EnvFilter::try_new(level).map_err(|e| {
+            Error::new(ErrorKind::Usage, format!("`--log {level}` is not a level")).source(e)
+        })?,
+        // hf-hub logs its own retries as errors; ours says once what they came to.
+        None => {
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,hf_hub=off"))
+        }
+    };
+    // A second call in one process (tests) keeps the first subscriber.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .try_init();
+    Ok(())
+}

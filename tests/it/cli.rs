@@ -1,1 +1,374 @@
+//! The real program: what it writes, what it says, how it exits.
 
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Float32Type, Schema};
+use parquet::arrow::ArrowWriter;
+
+use super::support::{Fixture, embed_pipeline, mini_embedder, read_parquet, sample_rows};
+
+#[test]
+fn run_embeds_the_sample_rows() {
+    let fixture = Fixture::new();
+    fixture.embed_yaml(sample_rows().to_str().unwrap());
+    let ran = fixture.run(&["run", "embed.yaml"]);
+    ran.succeeds();
+    assert!(ran.stdout.contains("tokens/s"), "{}", ran.stdout);
+    assert_eq!(fixture.files("out"), ["_SUCCESS", "_hfauto/MANIFEST.json", "part-00000.parquet"]);
+
+    let input = read_parquet(&sample_rows());
+    let output = fixture.parquet("out/part-00000.parquet");
+    assert_eq!(output.num_rows(), input.num_rows());
+    for (index, field) in input.schema().fields().iter().enumerate() {
+        assert_eq!(output.column(index), input.column(index), "column `{}`", field.name());
+    }
+    let text = input.column_by_name("text").unwrap();
+    let embedding = output.column_by_name("embedding").unwrap().as_fixed_size_list();
+    assert_eq!(embedding.value_length(), 160);
+    for row in 0..output.num_rows() {
+        assert_eq!(embedding.is_null(row), text.is_null(row), "row {row}");
+        if embedding.is_valid(row) {
+            let vector = embedding.value(row);
+            let norm: f32 =
+                vector.as_primitive::<Float32Type>().values().iter().map(|x| x * x).sum();
+            assert!((norm - 1.0).abs() < 1e-4, "row {row}: norm {norm}");
+        }
+    }
+}
+
+#[test]
+fn csv_and_parquet_give_the_same_embeddings() {
+    let fixture = Fixture::new();
+    let csv = sample_rows().with_extension("csv");
+    fixture
+        .file(
+            "csv.yaml",
+            embed_pipeline(&mini_embedder(), csv.to_str().unwrap(), "csv.parquet", ""),
+        )
+        .file(
+            "parquet.yaml",
+            embed_pipeline(
+                &mini_embedder(),
+                sample_rows().to_str().unwrap(),
+                "parquet.parquet",
+                "",
+            ),
+        );
+    fixture.run(&["run", "csv.yaml"]).succeeds();
+    fixture.run(&["run", "parquet.yaml"]).succeeds();
+    let (csv, parquet) = (fixture.parquet("csv.parquet"), fixture.parquet("parquet.parquet"));
+    let text = parquet.column_by_name("text").unwrap().as_string::<i32>();
+    let (csv, parquet) = (&csv["embedding"], &parquet["embedding"]);
+    let (csv, parquet) = (csv.as_fixed_size_list(), parquet.as_fixed_size_list());
+    assert_eq!(csv.len(), parquet.len());
+    for row in 0..parquet.len() {
+        // CSV cannot tell an empty text from a null one.
+        if parquet.is_valid(row) && !text.value(row).is_empty() {
+            assert_eq!(&csv.value(row), &parquet.value(row), "row {row}");
+        }
+    }
+}
+
+#[test]
+fn set_limit_and_report() {
+    let fixture = Fixture::new();
+    fixture.embed_yaml(sample_rows().to_str().unwrap());
+    let ran = fixture.run(&[
+        "run",
+        "embed.yaml",
+        "--limit",
+        "10",
+        "--set",
+        "sink.path=ten.jsonl",
+        "--report",
+        "report.json",
+        "--progress",
+        "json",
+    ]);
+    ran.succeeds();
+    let lines = std::fs::read_to_string(fixture.path("ten.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 10);
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixture.path("report.json")).unwrap()).unwrap();
+    assert_eq!(report["status"], "done");
+    assert_eq!(report["run"]["rows_written"], 10);
+    assert_eq!(report["run"]["steps"][0]["model"]["model_type"], "bert");
+    let progress: serde_json::Value =
+        serde_json::from_str(ran.stderr.lines().last().unwrap()).unwrap();
+    assert_eq!(progress["stage"], "committing");
+    assert_eq!(progress["total_rows"], 10);
+}
+
+#[test]
+fn dry_run_checks_everything_and_writes_nothing() {
+    let fixture = Fixture::new();
+    fixture.embed_yaml(sample_rows().to_str().unwrap());
+    let ran = fixture.run(&["run", "embed.yaml", "--dry-run"]);
+    ran.succeeds();
+    assert!(ran.stdout.contains("embedding"), "{}", ran.stdout);
+    assert!(fixture.files("out").is_empty());
+}
+
+#[test]
+fn fresh_replaces_an_earlier_output() {
+    let fixture = Fixture::new();
+    fixture.embed_yaml(sample_rows().to_str().unwrap());
+    fixture.run(&["run", "embed.yaml", "--limit", "5"]).succeeds();
+    fixture.run(&["run", "embed.yaml", "--limit", "5"]).fails(73, &["out", "--fresh"]);
+    assert_eq!(fixture.parquet("out/part-00000.parquet").num_rows(), 5);
+    fixture.run(&["run", "embed.yaml", "--limit", "7", "--fresh"]).succeeds();
+    assert_eq!(fixture.parquet("out/part-00000.parquet").num_rows(), 7);
+}
+
+#[test]
+fn plan_needs_no_weights() {
+    let fixture = Fixture::new();
+    fixture.copy_model();
+    std::fs::remove_file(fixture.path("model/model.safetensors")).unwrap();
+    fixture.file(
+        "embed.yaml",
+        embed_pipeline("model".as_ref(), sample_rows().to_str().unwrap(), "out", "")
+            .replace("'model'", "./model"),
+    );
+    let ran = fixture.run(&["plan", "embed.yaml"]);
+    ran.succeeds();
+    for text in ["FixedSizeList", "160", "tokens", "bert"] {
+        assert!(ran.stdout.contains(text), "no `{text}` in:\n{}", ran.stdout);
+    }
+    fixture.run(&["run", "embed.yaml"]).fails(69, &["model.safetensors"]);
+    assert!(fixture.files("out").is_empty());
+}
+
+#[test]
+fn usage_errors_exit_64() {
+    let fixture = Fixture::new();
+    fixture.run(&["run"]).fails(64, &["<PIPELINE>"]);
+    fixture.run(&["rum", "a.yaml"]).fails(64, &["run"]);
+    fixture.run(&["sql", "SELECT 1"]).fails(64, &["`sql` is not available in this version", "run"]);
+    fixture.run(&["run", "a.yaml", "--set", "limit"]).fails(64, &["KEY=VALUE"]);
+    assert_eq!(fixture.run(&["--help"]).succeeds().stderr, "");
+}
+
+#[test]
+fn bad_pipelines_exit_78_with_every_problem() {
+    let fixture = Fixture::new();
+    fixture.file(
+        "bad.yaml",
+        "version: 1\nsource: {pth: a.parquet}\nsteps:\n- feature-extractoin: {model: m}\nsink: {path: out}\n",
+    );
+    fixture.run(&["validate", "bad.yaml"]).fails(
+        78,
+        &[
+            "bad.yaml:2:",
+            "`pth`",
+            "`path`",
+            "bad.yaml:4:",
+            "feature-extractoin",
+            "feature-extraction",
+        ],
+    );
+    fixture.run(&["validate", "missing.yaml"]).fails(78, &["missing.yaml"]);
+}
+
+#[test]
+fn a_column_that_is_not_text_exits_78() {
+    let fixture = Fixture::new();
+    fixture.file(
+        "embed.yaml",
+        embed_pipeline(&mini_embedder(), sample_rows().to_str().unwrap(), "out", "")
+            .replace("input: text", "input: stars"),
+    );
+    fixture.run(&["run", "embed.yaml"]).fails(78, &["`stars`", "Int32", "embed.yaml:4:"]);
+    fixture.file(
+        "embed.yaml",
+        embed_pipeline(&mini_embedder(), sample_rows().to_str().unwrap(), "out", "")
+            .replace("input: text", "input: txet"),
+    );
+    fixture.run(&["run", "embed.yaml"]).fails(78, &["`txet`", "`text`", "embed.yaml:4:"]);
+}
+
+#[test]
+fn missing_input_exits_66() {
+    let fixture = Fixture::new();
+    fixture.embed_yaml("nothing/*.parquet");
+    fixture.run(&["run", "embed.yaml"]).fails(66, &["nothing/*.parquet"]);
+}
+
+#[test]
+fn broken_input_exits_65_and_publishes_nothing() {
+    let good = std::fs::read(sample_rows()).unwrap();
+    let ragged = "id,text\n1,a\n2,b,c\n";
+    let invalid = b"id,text\n1,a\n2,\xff\xfe\n".as_slice();
+    let cases: [(&str, &[u8], &[&str]); 4] = [
+        ("cut.parquet", &good[..good.len() / 2], &["cut.parquet"]),
+        ("text.parquet", b"id,text\n1,a\n", &["text.parquet"]),
+        ("ragged.csv", ragged.as_bytes(), &["ragged.csv", "3"]),
+        ("invalid.csv", invalid, &["invalid.csv", "UTF-8"]),
+    ];
+    for (name, content, texts) in cases {
+        let fixture = Fixture::new();
+        fixture.file(name, content).embed_yaml(name);
+        fixture.run(&["run", "embed.yaml"]).fails(65, texts);
+        assert!(fixture.files("out").is_empty(), "{name}: {:?}", fixture.files("out"));
+    }
+}
+
+#[test]
+fn rows_that_break_in_the_middle_publish_nothing() {
+    let fixture = Fixture::new();
+    let mut csv = String::from("id,text\n");
+    for id in 0..100_000 {
+        csv += &format!("{id},some text number {}\n", id % 100);
+    }
+    csv += "100000,ragged,row\n";
+    fixture.file("late.csv", csv).embed_yaml("late.csv");
+    fixture.run(&["run", "embed.yaml"]).fails(65, &["late.csv"]);
+    assert!(fixture.files("out").is_empty(), "{:?}", fixture.files("out"));
+}
+
+#[test]
+fn unavailable_models_exit_69() {
+    let fixture = Fixture::new();
+    let source = sample_rows();
+    let pipeline = |model: &str| {
+        embed_pipeline(model.as_ref(), source.to_str().unwrap(), "out", "").replace('\'', "\"")
+    };
+    fixture.file("embed.yaml", pipeline("./no-such-model"));
+    fixture.run(&["run", "embed.yaml"]).fails(69, &["no-such-model"]);
+    fixture.file("embed.yaml", pipeline("org/not-cached"));
+    fixture.run(&["run", "embed.yaml"]).fails(69, &["org/not-cached", "offline"]);
+
+    fixture.copy_model();
+    let config = std::fs::read_to_string(fixture.path("model/config.json")).unwrap();
+    fixture.file("embed.yaml", pipeline("./model"));
+    fixture.file("model/config.json", config.replace("\"bert\"", "\"brrt\""));
+    fixture.run(&["run", "embed.yaml"]).fails(69, &["`brrt`", "`bert`", "distilbert"]);
+
+    // A third layer and wider feed-forward layers than the weights have: every tensor is named.
+    let config = config
+        .replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")
+        .replace("\"intermediate_size\": 640", "\"intermediate_size\": 641");
+    fixture.file("model/config.json", config);
+    fixture.run(&["run", "embed.yaml"]).fails(
+        69,
+        &[
+            "encoder.layer.2.attention.self.query.weight",
+            "encoder.layer.0.intermediate.dense.weight",
+            "641",
+            "640",
+        ],
+    );
+    assert!(fixture.files("out").is_empty());
+}
+
+#[test]
+fn unwritable_output_exits_73() {
+    let fixture = Fixture::new();
+    fixture.file("file", "not a folder");
+    fixture.embed_yaml(sample_rows().to_str().unwrap());
+    fixture.run(&["run", "embed.yaml", "--set", "sink.path=file/out/"]).fails(73, &["file/out"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_exits_73_and_publishes_nothing() {
+    let fixture = Fixture::new();
+    fixture.embed_yaml(sample_rows().to_str().unwrap());
+    // A limit on the size of files stands in for a disk: writes beyond it fail.
+    let program = fixture.command(&["run", "embed.yaml"]);
+    let mut shell = std::process::Command::new("bash");
+    shell
+        .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "bash"])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .current_dir(fixture.path(""))
+        .env("HF_HUB_OFFLINE", "1");
+    let output = shell.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(73), "{stderr}");
+    assert!(stderr.contains("part-00000.parquet") || stderr.contains("out"), "{stderr}");
+    assert!(fixture.files("out").is_empty(), "{:?}", fixture.files("out"));
+}
+
+#[cfg(unix)]
+#[test]
+fn signals_exit_130_and_143_and_publish_nothing() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let fixture = Fixture::new();
+        write_rows(&fixture, "many.parquet", 400_000);
+        fixture.embed_yaml("many.parquet");
+        let mut child = fixture
+            .command(&["run", "embed.yaml", "--progress", "json"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The folder appears when rows begin to flow.
+        let start = Instant::now();
+        while !fixture.path("out/_hfauto").exists() {
+            assert!(start.elapsed() < Duration::from_secs(60), "the run did not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let pid = child.id().to_string();
+        assert!(
+            std::process::Command::new("kill")
+                .args(["-s", signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(code), "SIG{signal}");
+        assert!(fixture.files("out").is_empty(), "{:?}", fixture.files("out"));
+    }
+}
+
+#[test]
+fn schema_completions_init_and_models_print_results() {
+    let fixture = Fixture::new();
+    let schema = fixture.run(&["schema"]);
+    let schema: serde_json::Value = serde_json::from_str(&schema.succeeds().stdout).unwrap();
+    assert!(schema["properties"]["source"].is_object());
+    assert!(fixture.run(&["completions", "bash"]).succeeds().stdout.contains("hfauto-pipe"));
+    fixture.run(&["init", "--output", "new.yaml"]).succeeds();
+    fixture.run(&["validate", "new.yaml"]).succeeds();
+    fixture.run(&["init", "--output", "new.yaml"]).fails(73, &["new.yaml"]);
+    let models = fixture.run(&["models"]);
+    for name in ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "AutoModel"]
+    {
+        assert!(models.succeeds().stdout.contains(name), "no `{name}` in:\n{}", models.stdout);
+    }
+    let model = fixture.run(&["models", mini_embedder().to_str().unwrap()]);
+    for text in ["bert", "model.safetensors", "160", "mean"] {
+        assert!(model.succeeds().stdout.contains(text), "no `{text}` in:\n{}", model.stdout);
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let fixture = Fixture::new();
+    let mut child = fixture.command(&["schema"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+fn write_rows(fixture: &Fixture, name: &str, rows: i64) {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("text", DataType::Utf8, true),
+    ]));
+    let file = std::fs::File::create(fixture.path(name)).unwrap();
+    let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), None).unwrap();
+    for start in (0..rows).step_by(10_000) {
+        let ids: Vec<i64> = (start..(start + 10_000).min(rows)).collect();
+        let texts = ids.iter().map(|id| Some(format!("row number {id} of a long table")));
+        let texts = StringArray::from_iter(texts);
+        let columns: Vec<Arc<dyn Array>> = vec![Arc::new(Int64Array::from(ids)), Arc::new(texts)];
+        writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()).unwrap();
+    }
+    writer.close().unwrap();
+}

@@ -2,10 +2,13 @@
 
 mod cli;
 mod config;
+mod engine;
+mod examples;
 mod hub;
 mod invariance;
 mod parity;
 mod sink;
 mod source;
+mod support;
 mod tidy;
 mod tokenizers;

@@ -1,0 +1,134 @@
+//! What a whole run costs over its model: tokens a second of `run`, Parquet to Parquet, against the bare
+//! model loop over the same batches on as many threads. Rounds alternate, so that a noisy machine
+//! disturbs both; the median of their ratios counts.
+//!
+//! `HFAUTO_BENCH_MODEL` names another model directory, `HFAUTO_BENCH_ROWS` another number of rows.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use hfauto_pipe::batch::token_budget_batches;
+use hfauto_pipe::config::{self, LoadOptions};
+use hfauto_pipe::engine::{Job, JobOptions};
+use hfauto_pipe::hub::{Hub, HubSettings};
+use hfauto_pipe::tasks::EncodedRow;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ROUNDS: usize = 5;
+
+type Anything<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn main() -> Anything<()> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let model = std::env::var("HFAUTO_BENCH_MODEL")
+        .unwrap_or_else(|_| repository.join("examples/models/mini-embedder").display().to_string());
+    let rows = std::env::var("HFAUTO_BENCH_ROWS").map_or(Ok(20_000), |rows| rows.parse())?;
+
+    let dir = tempfile::tempdir()?;
+    write_rows(
+        &repository.join("examples/data/reviews.parquet"),
+        &dir.path().join("in.parquet"),
+        rows,
+    )?;
+    let pipeline = format!(
+        "version: 1\nsource: {{path: in.parquet}}\nsteps:\n\
+         - feature-extraction: {{model: '{model}', input: text, output: embedding}}\n\
+         sink: {{path: out/}}\n"
+    );
+    let file = dir.path().join("pipeline.yaml");
+    std::fs::write(&file, pipeline)?;
+
+    let runtime = tokio::runtime::Runtime::new()?;
+    let mut ratios = Vec::new();
+    println!("{rows} rows, {model}");
+    println!("round   bare tokens/s    run tokens/s   run/bare");
+    for round in 1..=ROUNDS {
+        let bare = bare_loop(&runtime, &file, &dir.path().join("in.parquet"))?;
+        let run = whole_run(&runtime, &file)?;
+        println!("{round:>5}   {bare:>13.0}   {run:>13.0}   {:>8.3}", run / bare);
+        ratios.push(run / bare);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("median {:.3}", ratios[ROUNDS / 2]);
+    Ok(())
+}
+
+/// Tokens a second of a job from its first row to its published files; loading is not counted.
+fn whole_run(runtime: &tokio::runtime::Runtime, file: &Path) -> Anything<f64> {
+    let job = prepare(runtime, file)?;
+    job.load_models()?;
+    let start = Instant::now();
+    let report = runtime.block_on(job.run(pending()))?;
+    Ok(report.steps[0].counts.computed_tokens as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Tokens a second of forward passes alone, over the batches that the job would make.
+fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Anything<f64> {
+    let job = prepare(runtime, file)?;
+    let step = &job.steps()[0];
+    let (model, settings) = (step.model()?, step.settings());
+    let mut encoded: Vec<EncodedRow> = Vec::new();
+    for batch in ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(rows)?)?.build()? {
+        encoded.extend(step.task().encode(batch?.columns(), 0)?.into_iter().flatten());
+    }
+    let mut batches: VecDeque<Vec<&EncodedRow>> = VecDeque::new();
+    for window in encoded.chunks(settings.sort_window_rows) {
+        let lengths: Vec<usize> = window.iter().map(EncodedRow::tokens).collect();
+        for batch in token_budget_batches(&lengths, settings.max_batch_tokens) {
+            batches.push_back(batch.into_iter().map(|row| &window[row]).collect());
+        }
+    }
+    let tokens: usize = encoded.iter().map(EncodedRow::tokens).sum();
+    let queue = Mutex::new(batches);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..settings.workers {
+            scope.spawn(|| {
+                let pool =
+                    rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
+                let next = || queue.lock().ok()?.pop_front();
+                while let (Ok(pool), Some(batch)) = (&pool, next()) {
+                    if let Err(error) = pool.install(|| model.forward(&batch)) {
+                        eprintln!("{error}");
+                    }
+                }
+            });
+        }
+    });
+    Ok(tokens as f64 / start.elapsed().as_secs_f64())
+}
+
+fn prepare(runtime: &tokio::runtime::Runtime, file: &Path) -> Anything<Job> {
+    let pipeline = config::load(file, &LoadOptions::default())?;
+    let options = JobOptions { limit: None, overwrite: true };
+    let hub = Hub::new(HubSettings::from_env().with_offline(true));
+    Ok(runtime.block_on(Job::prepare(pipeline, options, Arc::new(hub)))?)
+}
+
+/// The sample texts again and again, each time a little different, so that none repeats.
+fn write_rows(sample: &Path, file: &Path, rows: usize) -> Anything<()> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(sample)?)?.build()?;
+    let mut texts = Vec::new();
+    for batch in reader {
+        let batch = batch?;
+        let column = arrow::compute::cast(&batch["text"], &DataType::Utf8)?;
+        texts.extend(column.as_string::<i32>().iter().flatten().map(str::to_owned));
+    }
+    let texts = StringArray::from_iter_values(
+        (0..rows).map(|row| format!("{} {}", texts[row % texts.len()], row / texts.len())),
+    );
+    let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, true)]));
+    let mut writer = ArrowWriter::try_new(std::fs::File::create(file)?, Arc::clone(&schema), None)?;
+    writer.write(&RecordBatch::try_new(schema, vec![Arc::new(texts) as Arc<dyn Array>])?)?;
+    writer.close()?;
+    Ok(())
+}

@@ -1,0 +1,27 @@
+# List the recipes.
+default:
+    @just --list
+
+# Everything that CI runs.
+check:
+    .ci/run
+
+# All tests.
+test *args:
+    cargo test --release {{args}}
+
+# Accept changed snapshots after reading them.
+snap:
+    INSTA_UPDATE=always cargo test --release --test it
+
+# Make the goldens again with transformers and sentence-transformers (see tests/golden/README.md).
+golden *args:
+    python3 tests/golden/make_goldens.py {{args}}
+
+# Refresh the JSON Schema of pipeline files.
+schema:
+    cargo run --release -- schema > pipelines/schema.json
+
+# Pipeline tax: a whole run against the bare model loop over the same batches.
+bench:
+    cargo bench --bench pipeline_tax

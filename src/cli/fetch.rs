@@ -1,0 +1,64 @@
+//! `hfauto-pipe fetch`: downloads models into the Hugging Face cache, for offline use.
+
+use std::path::Path;
+
+use clap::Args;
+
+use crate::config::pipeline::StepKind;
+use crate::config::{self, LoadOptions};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::Need;
+
+#[derive(Args, Debug)]
+pub(super) struct FetchArgs {
+    /// Hub ids, or pipeline files (`.yaml`, `.yml`) whose models are fetched.
+    #[arg(required = true, value_name = "MODEL|PIPELINE")]
+    what: Vec<String>,
+
+    /// Branch, tag or commit; for hub ids.
+    #[arg(long)]
+    revision: Option<String>,
+}
+
+impl FetchArgs {
+    pub(super) fn run(self) -> Result<()> {
+        let hub = super::hub(false);
+        for what in &self.what {
+            for (repo, revision) in self.models(what)? {
+                let snapshot = hub
+                    .snapshot(&repo, revision.as_deref(), Need::Weights, &super::progress::download)
+                    .map_err(|e| e.at(format!("`{what}`")))?;
+                let commit = snapshot.commit().unwrap_or("local directory");
+                super::print(format_args!("{repo}: {commit}\n"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The (repository, revision) pairs behind one argument.
+    fn models(&self, what: &str) -> Result<Vec<(String, Option<String>)>> {
+        let path = Path::new(what);
+        let is_pipeline = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+        if !is_pipeline {
+            return Ok(vec![(what.to_owned(), self.revision.clone())]);
+        }
+        if self.revision.is_some() {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "`--revision` does not go with a pipeline file",
+            )
+            .hint("a pipeline names its revisions itself"));
+        }
+        let pipeline = config::load(path, &LoadOptions::default())?;
+        let mut models = Vec::new();
+        for step in &pipeline.steps {
+            if let StepKind::FeatureExtraction(step) = &step.kind {
+                let model = (step.model.repo.clone(), step.model.revision.clone());
+                if !models.contains(&model) {
+                    models.push(model);
+                }
+            }
+        }
+        Ok(models)
+    }
+}

@@ -1,0 +1,100 @@
+//! `hfauto-pipe models`: what this version can load; `models MODEL`: what one checkpoint is.
+
+use std::fmt::Write;
+
+use clap::Args;
+
+use crate::auto::{AutoTokenizer, FAMILIES, SentenceTransformer};
+use crate::error::Result;
+use crate::hub::{Need, Weights};
+use crate::tasks::module_names;
+
+#[derive(Args, Debug)]
+pub(super) struct ModelsArgs {
+    /// A hub id or a local directory to explain.
+    model: Option<String>,
+
+    /// Branch, tag or commit.
+    #[arg(long, requires = "model")]
+    revision: Option<String>,
+
+    /// Use only local files and the cache.
+    #[arg(long)]
+    offline: bool,
+}
+
+impl ModelsArgs {
+    pub(super) fn run(self) -> Result<()> {
+        let text = match &self.model {
+            None => registry(),
+            Some(model) => self.explain(model)?,
+        };
+        super::print(text)
+    }
+
+    fn explain(&self, model: &str) -> Result<String> {
+        let hub = super::hub(self.offline);
+        let revision = self.revision.as_deref();
+        let snapshot = hub.snapshot(model, revision, Need::Tokenizer, &|_| ())?;
+        let named = |e: crate::Error| e.at(format!("model `{model}`"));
+        let described = SentenceTransformer::from_snapshot(&snapshot, &serde_json::Map::new())?;
+        let (config, dimensions) = (&described.config, described.config.dimensions());
+        let tokenizer = AutoTokenizer::from_snapshot(&described.transformer).map_err(named)?;
+
+        let mut text = String::new();
+        let mut line = |key: &str, value: &dyn std::fmt::Display| {
+            let _ = writeln!(text, "{key:<18} {value}");
+        };
+        line("model", &snapshot.name());
+        line("commit", &snapshot.commit().unwrap_or("local directory"));
+        line("model_type", &config.model_type());
+        line("architectures", &config.architectures().join(", "));
+        line("auto class", &"AutoModel");
+        line("hidden_size", &dimensions.hidden_size);
+        line("layers", &dimensions.num_hidden_layers);
+        line("attention heads", &dimensions.num_attention_heads);
+        line("vocabulary", &format!("{} tokens", tokenizer.vocab_size()));
+        let positions = dimensions.max_position_embeddings;
+        line("positions", &positions.map_or("unlimited".to_owned(), |n| n.to_string()));
+        line("modules", &module_names(&described));
+        line("embedding", &format!("{} dimensions", described.embedding_dimension()));
+        let local = super::hub(true).snapshot(model, revision, Need::Weights, &|_| ());
+        let local = local.and_then(|snapshot| {
+            SentenceTransformer::from_snapshot(&snapshot, &serde_json::Map::new())
+        });
+        match local.and_then(|model| model.transformer.weight_files()) {
+            Ok(files) => {
+                let weights = Weights::open(&files).map_err(named)?;
+                let parameters: usize = weights
+                    .names()
+                    .filter_map(|name| weights.shape(name))
+                    .map(|shape| shape.iter().product::<usize>())
+                    .sum();
+                for file in &files {
+                    line("weights", &file.display());
+                }
+                let stored: std::collections::BTreeSet<_> = weights
+                    .names()
+                    .filter_map(|name| weights.dtype(name))
+                    .map(|dtype| dtype.as_str())
+                    .collect();
+                let stored: Vec<_> = stored.into_iter().collect();
+                line("stored as", &stored.join(", "));
+                line("parameters", &parameters);
+                let mib = (parameters * 4) as f64 / f64::from(1 << 20);
+                line("memory", &format!("{mib:.1} MiB as f32, the dtype computed in on cpu"));
+            }
+            Err(_) => line("weights", &"not here yet: `hfauto-pipe fetch` downloads them"),
+        }
+        Ok(text)
+    }
+}
+
+/// The table of model types and Auto classes.
+fn registry() -> String {
+    let mut text = format!("{:<14} {}\n", "model_type", "AutoModel");
+    for family in &FAMILIES {
+        let _ = writeln!(text, "{:<14} {}Model", family.model_type, family.architecture);
+    }
+    text
+}

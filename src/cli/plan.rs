@@ -1,0 +1,121 @@
+//! `hfauto-pipe plan`: what a run would do, without doing it.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::PipelineArgs;
+use crate::engine::{Job, JobOptions, TokenSample};
+use crate::error::Result;
+
+/// Rows whose tokens are counted.
+const SAMPLE_ROWS: usize = 1000;
+
+#[derive(Args, Debug)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+
+    /// Plan for at most this many rows of the source.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+
+    /// Show DataFusion's physical plan too.
+    #[arg(long)]
+    verbose: bool,
+}
+
+impl PlanArgs {
+    pub(super) fn run(self) -> Result<()> {
+        let text = super::block_on(async {
+            let pipeline = self.pipeline.load()?;
+            let hub = super::hub(self.pipeline.offline);
+            let options = JobOptions { limit: self.limit, overwrite: false };
+            let job = Job::prepare(pipeline, options, Arc::new(hub)).await?;
+            let mut text = describe(&job).await?;
+            if self.verbose {
+                let _ = write!(text, "physical plan\n{}", indent(&job.explain().await?));
+            }
+            Ok(text)
+        })?;
+        super::print(text)
+    }
+}
+
+/// The plan of a job as text.
+pub(super) async fn describe(job: &Job) -> Result<String> {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _ = write_plan(&mut text, job, &job.sample_tokens(SAMPLE_ROWS).await?);
+    Ok(text)
+}
+
+fn write_plan(text: &mut String, job: &Job, samples: &[Option<TokenSample>]) -> std::fmt::Result {
+    let pipeline = job.pipeline();
+    let source = job.source();
+    let bytes: u64 = source.files.iter().map(|file| file.bytes).sum();
+    writeln!(text, "pipeline  {} ({})", pipeline.name, pipeline.file.display())?;
+    write!(text, "source    {} files, {bytes} bytes", source.files.len())?;
+    match job.progress().total_rows() {
+        Some(rows) => writeln!(text, ", {rows} rows")?,
+        None => writeln!(text, ", rows unknown before reading")?,
+    }
+    writeln!(text, "units     1: the whole input is computed and published together")?;
+
+    for (step, sample) in job.steps().iter().zip(samples) {
+        let (summary, settings) = (step.task().summary(), step.settings());
+        writeln!(text, "step      {step}")?;
+        writeln!(
+            text,
+            "  model     {} {}, {}, {} on {}",
+            summary.repo,
+            summary.commit.as_deref().unwrap_or("(local directory)"),
+            summary.model_type,
+            summary.dtype,
+            summary.device
+        )?;
+        match step.task().weights() {
+            Some(weights) => writeln!(
+                text,
+                "  weights   {} parameters, {:.1} MiB in memory",
+                weights.parameters,
+                weights.bytes as f64 / f64::from(1 << 20)
+            )?,
+            None => writeln!(text, "  weights   not here yet: `run` or `fetch` downloads them")?,
+        }
+        writeln!(text, "  options   {}", summary.options)?;
+        writeln!(
+            text,
+            "  batches   {} tokens each, sorted in windows of {} rows, {} workers",
+            settings.max_batch_tokens, settings.sort_window_rows, settings.workers
+        )?;
+        match sample {
+            Some(sample) => writeln!(
+                text,
+                "  tokens    of {} rows: {:.1} on average, median {}, 95% up to {}, longest {}, {} cut, {} null",
+                sample.rows,
+                sample.mean,
+                sample.median,
+                sample.p95,
+                sample.max,
+                sample.truncated,
+                sample.null_rows
+            )?,
+            None => writeln!(text, "  tokens    not sampled: an earlier step makes the column")?,
+        }
+    }
+
+    writeln!(text, "columns")?;
+    let made: Vec<_> = job.steps().iter().map(|step| step.task().field().name().clone()).collect();
+    for field in job.schema().fields() {
+        let note = if made.contains(field.name()) { "  (model)" } else { "" };
+        writeln!(text, "  {}: {}{note}", field.name(), field.data_type())?;
+    }
+    let sink = &pipeline.sink;
+    writeln!(text, "sink      {}, {}", sink.path.display(), sink.format.name())
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}

@@ -1,0 +1,219 @@
+//! Progress of a run on stderr: a bar, plain lines, JSON lines, or nothing.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use crate::engine::{Progress, Stage};
+use crate::hub::HubProgress;
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ProgressMode {
+    /// A bar on a terminal, plain lines elsewhere.
+    Auto,
+    /// A bar.
+    Bar,
+    /// A line every ten seconds.
+    Plain,
+    /// A JSON object every second.
+    Json,
+    /// Nothing.
+    None,
+}
+
+/// A thread that shows the counters of a job until it is finished.
+pub(super) struct Reporter {
+    stop: mpsc::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reporter {
+    pub(super) fn start(mode: ProgressMode, progress: Arc<Progress>) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let mode = match mode {
+            ProgressMode::Auto if std::io::stderr().is_terminal() => ProgressMode::Bar,
+            ProgressMode::Auto => ProgressMode::Plain,
+            mode => mode,
+        };
+        let thread = (mode != ProgressMode::None)
+            .then(|| std::thread::spawn(move || show(mode, &progress, &stopped)));
+        Self { stop, thread }
+    }
+
+    /// Shows the last state and waits until it is written.
+    pub(super) fn finish(self, done: bool) {
+        let _ = self.stop.send(done);
+        if let Some(thread) = self.thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The counters at one moment.
+struct Snapshot {
+    stage: Stage,
+    rows: u64,
+    total_rows: Option<u64>,
+    rows_per_second: f64,
+    tokens_per_second: f64,
+    padding_share: f64,
+    eta: Option<Duration>,
+}
+
+impl Snapshot {
+    /// Reads the counters; rates are means since rows began to flow.
+    fn read(progress: &Progress) -> Self {
+        let stage = progress.stage();
+        let seconds = progress.running().as_secs_f64().max(f64::EPSILON);
+        // Rows appear at the sink a window at a time; what the model has computed moves with every batch.
+        // Without a model step the sink is all there is.
+        let counts: Vec<_> = progress.steps().iter().map(|step| step.metrics().counts()).collect();
+        let rows = progress.rows_written();
+        let tokens: u64 = counts.iter().map(|counts| counts.computed_tokens).sum();
+        let padded: u64 = counts.iter().map(|counts| counts.padded_tokens).sum();
+        let computed = counts.iter().map(|counts| counts.computed_rows).min().unwrap_or(0);
+        let rows = rows.max(computed.min(progress.total_rows().unwrap_or(u64::MAX)));
+        let rows_per_second = rows as f64 / seconds;
+        let eta = progress.total_rows().filter(|_| rows > 0).map(|total| {
+            Duration::from_secs_f64(total.saturating_sub(rows) as f64 / rows_per_second)
+        });
+        Self {
+            stage,
+            rows,
+            total_rows: progress.total_rows(),
+            rows_per_second,
+            tokens_per_second: tokens as f64 / seconds,
+            padding_share: if padded == 0 { 0.0 } else { 1.0 - tokens as f64 / padded as f64 },
+            eta,
+        }
+    }
+}
+
+fn show(mode: ProgressMode, progress: &Progress, stopped: &mpsc::Receiver<bool>) {
+    let interval = match mode {
+        ProgressMode::Bar => Duration::from_millis(100),
+        ProgressMode::Json => Duration::from_secs(1),
+        _ => Duration::from_secs(10),
+    };
+    let bar = (mode == ProgressMode::Bar).then(|| bar(progress.total_rows()));
+    loop {
+        let done = match stopped.recv_timeout(interval) {
+            Ok(done) => Some(done),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(false),
+        };
+        let now = Snapshot::read(progress);
+        match &bar {
+            Some(bar) => {
+                bar.set_position(now.rows);
+                bar.set_message(rates(&now));
+            }
+            None if mode == ProgressMode::Json => line(&json_line(&now)),
+            None => line(&plain_line(&now)),
+        }
+        if let Some(done) = done {
+            if let Some(bar) = bar {
+                if done { bar.finish_and_clear() } else { bar.abandon() }
+            }
+            return;
+        }
+    }
+}
+
+fn bar(total: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(10));
+    let template = if total.is_some() {
+        "{bar:30} {human_pos}/{human_len} rows  {msg}"
+    } else {
+        "{spinner} {human_pos} rows  {msg}"
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn rates(now: &Snapshot) -> String {
+    let what = match now.stage {
+        Stage::Loading => return "loading models".to_owned(),
+        Stage::Running => "",
+        Stage::Committing => "  closing files",
+    };
+    let mut text = format!("{:.0} rows/s", now.rows_per_second);
+    if now.tokens_per_second > 0.0 {
+        text += &format!(
+            "  {:.0} tokens/s  padding {:.0}%",
+            now.tokens_per_second,
+            now.padding_share * 100.0
+        );
+    }
+    if let Some(eta) = now.eta.filter(|_| now.stage == Stage::Running) {
+        text += &format!("  ETA {}", clock(eta));
+    }
+    text + what
+}
+
+fn plain_line(now: &Snapshot) -> String {
+    match now.total_rows {
+        Some(total) => format!("{} of {total} rows  {}", now.rows, rates(now)),
+        None => format!("{} rows  {}", now.rows, rates(now)),
+    }
+}
+
+fn json_line(now: &Snapshot) -> String {
+    let stage = match now.stage {
+        Stage::Loading => "loading",
+        Stage::Running => "running",
+        Stage::Committing => "committing",
+    };
+    json!({
+        "stage": stage,
+        "rows": now.rows,
+        "total_rows": now.total_rows,
+        "rows_per_second": now.rows_per_second,
+        "tokens_per_second": now.tokens_per_second,
+        "padding_share": now.padding_share,
+        "eta_seconds": now.eta.map(|eta| eta.as_secs_f64()),
+    })
+    .to_string()
+}
+
+fn line(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// `1:02:03`, or `2:03` below an hour.
+fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes}:{seconds:02}")
+    }
+}
+
+/// Says on stderr when a file of a model has arrived.
+pub(super) fn download(progress: HubProgress) {
+    if progress.total_bytes == Some(progress.received_bytes) {
+        line(&format!("downloaded {} ({} bytes)", progress.file, progress.received_bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_shows_hours_only_when_there_are_some() {
+        assert_eq!(clock(Duration::from_secs(63)), "1:03");
+        assert_eq!(clock(Duration::from_secs(3723)), "1:02:03");
+    }
+}

@@ -1,0 +1,150 @@
+//! `hfauto-pipe run`: rows from source to sink, with progress, a report and an exit code.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::PipelineArgs;
+use super::progress::{ProgressMode, Reporter};
+use crate::config::pipeline::{DeviceSpec, Dtype};
+use crate::engine::{Job, JobOptions, RunReport};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::Sink;
+
+#[derive(Args, Debug)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+
+    /// Read at most this many rows of the source.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+
+    /// Replace the output of an earlier run.
+    #[arg(long)]
+    fresh: bool,
+
+    /// The device of every model: auto or cpu.
+    #[arg(long, value_enum)]
+    device: Option<DeviceArg>,
+
+    /// The dtype of every model: auto or f32.
+    #[arg(long, value_enum)]
+    dtype: Option<DtypeArg>,
+
+    /// Check everything and load the models, but compute and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+
+    /// How to show progress on stderr; auto is a bar on a terminal and plain lines elsewhere.
+    #[arg(long, value_enum, default_value = "auto")]
+    progress: ProgressMode,
+
+    /// Write the run report to this file as JSON, also when the run fails.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+/// Devices of this version.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DeviceArg {
+    Auto,
+    Cpu,
+}
+
+/// Dtypes of this version.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DtypeArg {
+    Auto,
+    F32,
+}
+
+impl From<DeviceArg> for DeviceSpec {
+    fn from(device: DeviceArg) -> Self {
+        match device {
+            DeviceArg::Auto => Self::Auto,
+            DeviceArg::Cpu => Self::Cpu,
+        }
+    }
+}
+
+impl From<DtypeArg> for Dtype {
+    fn from(dtype: DtypeArg) -> Self {
+        match dtype {
+            DtypeArg::Auto => Self::Auto,
+            DtypeArg::F32 => Self::F32,
+        }
+    }
+}
+
+impl RunArgs {
+    pub(super) fn run(self) -> Result<()> {
+        let result = super::block_on(self.start());
+        if let Some(file) = &self.report {
+            write_report(file, &result)?;
+        }
+        if let Some(report) = result? {
+            super::print(report)?;
+        }
+        Ok(())
+    }
+
+    async fn start(&self) -> Result<Option<RunReport>> {
+        let mut pipeline = self.pipeline.load()?;
+        for model in pipeline.models_mut() {
+            model.device = self.device.map_or(model.device, Into::into);
+            model.dtype = self.dtype.map_or(model.dtype, Into::into);
+        }
+        let hub = super::hub(self.pipeline.offline);
+        Sink::check(&pipeline.sink, self.fresh)?;
+        let options = JobOptions { limit: self.limit, overwrite: self.fresh };
+        let job = Job::prepare(pipeline, options, Arc::new(hub)).await?;
+        if self.dry_run {
+            tokio::task::block_in_place(|| job.load_models())?;
+            super::print(super::plan::describe(&job).await?)?;
+            return Ok(None);
+        }
+        let reporter = Reporter::start(self.progress, job.progress());
+        let result = job.run(stop_signal()).await;
+        reporter.finish(result.is_ok());
+        result.map(Some)
+    }
+}
+
+/// Resolves at the first SIGINT or SIGTERM.
+async fn stop_signal() -> ErrorKind {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        // Without handlers the signals keep their default action: they end the process.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => ErrorKind::Interrupted,
+        _ = terminate.recv() => ErrorKind::Terminated,
+    }
+}
+
+fn write_report(file: &Path, result: &Result<Option<RunReport>>) -> Result<()> {
+    let report = match result {
+        Ok(report) => json!({"status": "done", "exit_code": 0, "run": report}),
+        Err(error) => json!({
+            "status": "failed",
+            "exit_code": error.kind().exit_code(),
+            "error": {
+                "kind": error.kind().name(),
+                "message": error.message(),
+                "at": error.places(),
+                "hint": error.remedy(),
+                "text": error.to_string(),
+            },
+        }),
+    };
+    std::fs::write(file, format!("{report:#}\n")).map_err(|e| {
+        Error::new(ErrorKind::Sink, format!("cannot write the report `{}`", file.display()))
+            .source(e)
+    })
+}

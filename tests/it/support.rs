@@ -1,0 +1,165 @@
+//! What end-to-end tests share: a folder of files, and the real program run in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+/// The model that comes with the repository.
+pub(crate) fn mini_embedder() -> PathBuf {
+    repository().join("examples/models/mini-embedder")
+}
+
+/// The sample rows.
+pub(crate) fn sample_rows() -> PathBuf {
+    repository().join("examples/data/reviews.parquet")
+}
+
+pub(crate) fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A temporary folder with files, where the program is run.
+pub(crate) struct Fixture {
+    dir: tempfile::TempDir,
+}
+
+/// What the program did.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file, with the folders it needs.
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+        self
+    }
+
+    /// Writes `embed.yaml`: the embedded model over the column `text` of `source`, into `out`.
+    pub(crate) fn embed_yaml(&self, source: &str) -> &Self {
+        self.file("embed.yaml", embed_pipeline(&mini_embedder(), source, "out", ""))
+    }
+
+    /// Copies the embedded model to `model`, so that a test can damage it.
+    pub(crate) fn copy_model(&self) -> &Self {
+        let model = mini_embedder();
+        for entry in walk(&model) {
+            let name = entry.strip_prefix(&model).unwrap().to_str().unwrap().to_owned();
+            self.file(&format!("model/{name}"), std::fs::read(&entry).unwrap());
+        }
+        self
+    }
+
+    /// The program with these arguments, in the folder, cut off from the user's hub settings.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hfauto-pipe"));
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env("HF_HOME", self.path("hf-home"))
+            .env("HF_HUB_OFFLINE", "1")
+            .env_remove("HF_TOKEN")
+            .env_remove("HF_HUB_CACHE")
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
+        Ran::from(self.command(args).output().unwrap(), self.dir.path())
+    }
+
+    /// The files below a folder, relative, sorted; nothing when it does not exist.
+    pub(crate) fn files(&self, folder: &str) -> Vec<String> {
+        let folder = self.path(folder);
+        walk(&folder)
+            .iter()
+            .map(|path| path.strip_prefix(&folder).unwrap().to_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// All rows of a Parquet file.
+    pub(crate) fn parquet(&self, name: &str) -> RecordBatch {
+        read_parquet(&self.path(name))
+    }
+}
+
+impl Ran {
+    fn from(output: Output, dir: &Path) -> Self {
+        let text = |bytes: Vec<u8>| {
+            let text = String::from_utf8(bytes).unwrap();
+            text.replace(dir.to_str().unwrap(), "[DIR]")
+                .replace(repository().to_str().unwrap(), "[REPO]")
+        };
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+
+    /// Asserts the exit code and that stderr says all of `texts`.
+    #[track_caller]
+    pub(crate) fn fails(&self, code: u8, texts: &[&str]) {
+        assert_eq!(self.code, i32::from(code), "stderr:\n{}", self.stderr);
+        for text in texts {
+            assert!(self.stderr.contains(text), "no `{text}` in stderr:\n{}", self.stderr);
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn succeeds(&self) -> &Self {
+        assert_eq!(self.code, 0, "stderr:\n{}", self.stderr);
+        self
+    }
+}
+
+/// A pipeline that embeds `text`; `more` is put below the other keys.
+pub(crate) fn embed_pipeline(model: &Path, source: &str, sink: &str, more: &str) -> String {
+    format!(
+        "version: 1\n\
+         source: {{path: '{source}'}}\n\
+         steps:\n\
+         - feature-extraction: {{model: '{}', input: text, output: embedding}}\n\
+         sink: {{path: '{sink}'}}\n\
+         {more}\n",
+        model.display()
+    )
+}
+
+pub(crate) fn read_parquet(path: &Path) -> RecordBatch {
+    let file = std::fs::File::open(path).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let schema = reader.schema().clone();
+    let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
+    concat_batches(&schema, &batches).unwrap()
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
