@@ -1,60 +1,267 @@
-//! A checkpoint's tensors by name; nothing is read until it is asked for.
+//! A checkpoint's tensors by name; nothing is read until it is asked for. Not here: what the tensors
+//! are for (`crate::models`).
+//!
+//! Files are mapped, and told apart by their content: safetensors, the zip and the older form of
+//! `torch.save`, and the index of shards.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
-use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
+use super::layout::{Element, Fault, Stored};
+use super::shards::ShardIndex;
+use super::torch;
 use crate::error::{Error, ErrorKind, Result};
 
+const AGAIN: &str = "download the file again";
+
 /// All tensors of a checkpoint, from one file or several.
+#[derive(Debug)]
 pub struct Weights {
-    shapes: BTreeMap<String, (Vec<usize>, Option<DType>)>,
-    data: MmapedSafetensors,
+    files: Vec<(PathBuf, Mmap)>,
+    tensors: BTreeMap<String, (usize, Stored)>,
 }
 
 impl Weights {
     /// Opens weight files and reads their tables of contents.
     ///
+    /// A path that ends with `.index.json` is the index of shards: those that are not in `files` are
+    /// opened too, and every tensor that it names must be in its shard.
+    ///
     /// # Errors
-    /// `Model` when a file is damaged.
+    /// `Model` when a file is missing, damaged or of an unknown format, when a pickle names anything
+    /// but tensors, or when two files have a tensor of one name.
     pub fn open(files: &[PathBuf]) -> Result<Self> {
+        let mut paths: Vec<PathBuf> = Vec::new();
+        let mut indexes = Vec::new();
+        for path in files {
+            if path.to_str().is_some_and(|path| path.ends_with(".index.json")) {
+                let index = ShardIndex::read(path)?;
+                let dir = path.parent().unwrap_or(Path::new("")).to_path_buf();
+                for shard in index.shards() {
+                    let shard_path = dir.join(shard);
+                    if !shard_path.is_file() {
+                        return Err(Error::new(
+                            ErrorKind::Model,
+                            format!(
+                                "`{}` names shard `{shard}`, which is not there",
+                                path.display()
+                            ),
+                        )
+                        .hint("download the model again: all shards belong to it"));
+                    }
+                    if !paths.contains(&shard_path) {
+                        paths.push(shard_path);
+                    }
+                }
+                indexes.push((path, dir, index));
+            } else if !paths.contains(path) {
+                paths.push(path.clone());
+            }
+        }
+        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        for path in paths {
+            weights.add(path)?;
+        }
+        for (path, dir, index) in indexes {
+            weights.verify(path, &dir, &index)?;
+        }
+        Ok(weights)
+    }
+
+    fn add(&mut self, path: PathBuf) -> Result<()> {
+        let cannot =
+            |e| Error::new(ErrorKind::Model, format!("cannot read `{}`", path.display())).source(e);
+        let file = File::open(&path).map_err(cannot)?;
         // SAFETY: the files are not written while we run: they lie in a model directory or in the hub
         // cache, whose files are replaced, never changed in place.
-        #[allow(unsafe_code)]
-        let data = unsafe { MmapedSafetensors::multi(files) }
-            .map_err(|e| Error::new(ErrorKind::Model, "cannot read weights").source(e))?;
-        let shapes = data
-            .tensors()
-            .into_iter()
-            .map(|(name, view)| (name, (view.shape().to_vec(), DType::try_from(view.dtype()).ok())))
+        #[allow(
+            unsafe_code,
+            reason = "a memory map is the only way to read weights without copies"
+        )]
+        let map = unsafe { Mmap::map(&file) }.map_err(cannot)?;
+        let tensors = contents(&map).map_err(|fault| {
+            let error =
+                Error::new(ErrorKind::Model, format!("`{}` {}", path.display(), fault.what));
+            match fault.hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            }
+        })?;
+        let number = self.files.len();
+        for (name, stored) in tensors {
+            if let Some((other, _)) = self.tensors.get(&name) {
+                let other = self.files[*other].0.display();
+                return Err(Error::new(
+                    ErrorKind::Model,
+                    format!("tensor `{name}` is in `{other}` and in `{}`", path.display()),
+                ));
+            }
+            self.tensors.insert(name, (number, stored));
+        }
+        self.files.push((path, map));
+        Ok(())
+    }
+
+    /// Every tensor of the index is in the shard that it names.
+    fn verify(&self, path: &Path, dir: &Path, index: &ShardIndex) -> Result<()> {
+        let astray: Vec<_> = index
+            .weight_map
+            .iter()
+            .filter(|(name, shard)| {
+                let file = self.tensors.get(*name).map(|(file, _)| &self.files[*file].0);
+                file != Some(&dir.join(shard))
+            })
             .collect();
-        Ok(Self { shapes, data })
+        let Some((name, shard)) = astray.first() else { return Ok(()) };
+        let more = match astray.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        Err(Error::new(
+            ErrorKind::Model,
+            format!(
+                "`{}` places tensor `{name}` in `{shard}`, which does not have it{more}",
+                path.display()
+            ),
+        )
+        .hint("index and shards are not of one model: download them again"))
     }
 
     /// The tensors' names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.shapes.keys().map(String::as_str)
+        self.tensors.keys().map(String::as_str)
     }
 
     /// The shape of a tensor, if the checkpoint has it.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.shapes.get(name).map(|(shape, _)| shape.as_slice())
+        self.tensors.get(name).map(|(_, stored)| stored.shape.as_slice())
     }
 
-    /// The dtype a tensor is stored in; `None` when it is missing or candle has no such dtype.
+    /// The dtype a tensor is stored in; `None` when it is missing or candle has no such dtype. Booleans
+    /// are `U8`.
     pub fn dtype(&self, name: &str) -> Option<DType> {
-        self.shapes.get(name).and_then(|(_, dtype)| *dtype)
+        self.tensors.get(name).and_then(|(_, stored)| stored.element.dtype())
     }
 
     /// Reads a tensor and converts it to `dtype` on `device`.
     ///
     /// # Errors
-    /// `Model` when the tensor is missing or damaged.
+    /// `Model` when the tensor is missing, or of a type that candle does not compute with.
     pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        self.data.load(name, device).and_then(|t| t.to_dtype(dtype)).map_err(|e| {
-            Error::new(ErrorKind::Model, format!("cannot read tensor `{name}`")).source(e)
+        let Some((file, stored)) = self.tensors.get(name) else {
+            return Err(Error::new(
+                ErrorKind::Model,
+                format!("the checkpoint has no tensor `{name}`"),
+            ));
+        };
+        let (path, map) = &self.files[*file];
+        stored.read(map, dtype, device).map_err(|e| {
+            Error::new(ErrorKind::Model, format!("cannot read tensor `{name}`"))
+                .source(e)
+                .at(format!("`{}`", path.display()))
         })
     }
 }
+
+/// The table of contents of a weight file.
+fn contents(file: &[u8]) -> Result<BTreeMap<String, Stored>, Fault> {
+    let text = String::from_utf8_lossy(&file[..file.len().min(128)]);
+    let begins = |prefix: &str| {
+        let text = text.trim_start();
+        text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    if file.is_empty() {
+        Err(Fault::new("is empty").hint(AGAIN))
+    } else if begins("version https://git-lfs") {
+        Err(Fault::new("is a Git LFS pointer, not weights")
+            .hint("fetch the weights with `git lfs pull` in the model's directory"))
+    } else if file.get(8) == Some(&b'{') {
+        read_safetensors(file)
+    } else if file.starts_with(b"PK\x03\x04") {
+        torch::read_zip(file)
+    } else if file[0] == 0x80 {
+        torch::read_legacy(file)
+    } else if begins("<!doctype") || begins("<html") || begins("<?xml") {
+        Err(Fault::new("is a web page, not weights").hint(AGAIN))
+    } else if file.get(257..262) == Some(b"ustar") {
+        Err(Fault::new("is in the tar format of torch before 0.4, which is not read")
+            .hint("load it with torch once and save it as safetensors"))
+    } else {
+        let start: String = text.chars().take(16).collect();
+        Err(Fault::new(format!(
+            "is neither safetensors nor a checkpoint of torch.save: it begins with {start:?}"
+        ))
+        .hint(AGAIN))
+    }
+}
+
+fn read_safetensors(file: &[u8]) -> Result<BTreeMap<String, Stored>, Fault> {
+    const PREFIX: usize = 8;
+    let (header, metadata) =
+        SafeTensors::read_metadata(file).map_err(|e| safetensors_fault(file, PREFIX, &e))?;
+    let data = PREFIX + header;
+    let mut tensors = BTreeMap::new();
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else { continue };
+        let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
+        let stored = Stored::contiguous(element(info.dtype), info.shape.clone(), bytes);
+        tensors.insert(name, stored);
+    }
+    Ok(tensors)
+}
+
+/// What is wrong with a safetensors file, with expected and found sizes where they tell it.
+fn safetensors_fault(file: &[u8], prefix: usize, error: &safetensors::SafeTensorError) -> Fault {
+    let found = file.len();
+    let declared = file.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let header = usize::try_from(declared).ok().and_then(|length| length.checked_add(prefix));
+    let expected = header
+        .and_then(|end| file.get(prefix..end))
+        .and_then(|header| serde_json::from_slice::<Metadata>(header).ok())
+        .and_then(|metadata| header?.checked_add(metadata.data_len()));
+    Fault::new(match (header, expected) {
+        (_, Some(expected)) if expected > found => {
+            format!("is truncated: its header asks for {expected} bytes, it has {found}")
+        }
+        (_, Some(expected)) if expected < found => {
+            format!("is damaged: its header asks for {expected} bytes, it has {found}")
+        }
+        (Some(header), _) if header <= found => format!("has a damaged header: {error}"),
+        _ => format!(
+            "is truncated or damaged: its header should have {declared} bytes, the file has {found}"
+        ),
+    })
+    .hint(AGAIN)
+}
+
+fn element(dtype: Dtype) -> Element {
+    match dtype {
+        Dtype::F64 => Element::F64,
+        Dtype::F32 => Element::F32,
+        Dtype::F16 => Element::F16,
+        Dtype::BF16 => Element::BF16,
+        Dtype::F8_E4M3 => Element::F8E4M3,
+        Dtype::I64 => Element::I64,
+        Dtype::I32 => Element::I32,
+        Dtype::I16 => Element::I16,
+        Dtype::I8 => Element::I8,
+        Dtype::U32 => Element::U32,
+        Dtype::U8 => Element::U8,
+        Dtype::BOOL => Element::Bool,
+        Dtype::U16 => Element::Other("U16", 16),
+        Dtype::U64 => Element::Other("U64", 64),
+        Dtype::C64 => Element::Other("C64", 64),
+        Dtype::F8_E5M2 => Element::Other("F8_E5M2", 8),
+        Dtype::F8_E8M0 => Element::Other("F8_E8M0", 8),
+        // Packed formats, and those that a later version of the crate adds.
+        _ => Element::Other("a packed type", dtype.bitsize()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,333 @@
+//! Which files of a repository make a model: configuration, tokenizer, weights, and the folders that
+//! `modules.json` names. Not here: how they arrive ([`super::transfer`]).
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path};
+
+use serde_json::Value;
+
+use super::shards;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How much of a model is needed. Each step includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Configuration files: enough to know the model's class and the types of its columns.
+    Config,
+    /// The tokenizer's files too.
+    Tokenizer,
+    /// Everything that the model needs.
+    Weights,
+}
+
+/// Files of sentence-transformers at the repository's root.
+const ROOT_FILES: &[&str] = &["modules.json", "config_sentence_transformers.json"];
+
+/// Configuration files beside the encoder's weights. sentence-transformers knows its own under one
+/// name for each architecture of its first release.
+const CONFIG_FILES: &[&str] = &[
+    "config.json",
+    "generation_config.json",
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+const TOKENIZER_FILES: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
+];
+
+/// The files of which a tokenizer needs at least one.
+const VOCABULARIES: &[&str] = &[
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
+];
+
+/// Weight files, the preferred first; after each, the index of its sharded form.
+pub(super) const WEIGHT_FILES: &[(&str, &str)] = &[
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+];
+
+/// What is known about a file of the repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Has {
+    Yes,
+    No,
+    /// Nobody has asked the hub yet.
+    Unknown,
+}
+
+/// The files of a model, as far as they can be told.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// Files that the model consists of.
+    pub(super) files: Vec<String>,
+    /// Files that the repository does not have.
+    pub(super) absent: Vec<String>,
+    /// Files of which nothing is known.
+    pub(super) unknown: Vec<String>,
+    /// Files without which the model cannot work, and which are not there.
+    pub(super) lacking: Vec<String>,
+}
+
+impl Plan {
+    /// The files for `need`.
+    ///
+    /// `modules.json` and the indexes of sharded weights are read in `dir`; while one that the
+    /// repository has is not there yet, the files it names are not in the plan.
+    ///
+    /// # Errors
+    /// `Model` when one of those files is damaged.
+    pub(super) fn new(need: Need, dir: &Path, has: &dyn Fn(&str) -> Has) -> Result<Self> {
+        let mut plan = Self::default();
+        for file in ROOT_FILES {
+            plan.ask(file, has);
+        }
+        let modules = modules(dir)?;
+        let encoder = modules.iter().find(|m| m.kind == "Transformer");
+        let encoder = encoder.map_or("", |m| m.folder.as_str());
+
+        for file in CONFIG_FILES {
+            plan.ask(&join(encoder, file), has);
+        }
+        plan.require_one(encoder, &["config.json"], has);
+        if need >= Need::Tokenizer {
+            for file in TOKENIZER_FILES {
+                plan.ask(&join(encoder, file), has);
+            }
+            plan.require_one(encoder, VOCABULARIES, has);
+        }
+        if need >= Need::Weights {
+            plan.weights(encoder, true, dir, has)?;
+        }
+        for module in modules.iter().filter(|m| !m.folder.is_empty() && m.folder != encoder) {
+            plan.ask(&join(&module.folder, "config.json"), has);
+            if matches!(module.kind.as_str(), "Pooling" | "Dense") {
+                plan.require_one(&module.folder, &["config.json"], has);
+            }
+            if need >= Need::Weights {
+                plan.weights(&module.folder, module.kind == "Dense", dir, has)?;
+            }
+        }
+        Ok(plan)
+    }
+
+    fn ask(&mut self, file: &str, has: &dyn Fn(&str) -> Has) -> Has {
+        let answer = has(file);
+        let list = match answer {
+            Has::Yes => &mut self.files,
+            Has::No => &mut self.absent,
+            Has::Unknown => &mut self.unknown,
+        };
+        if !list.iter().any(|known| known == file) {
+            list.push(file.to_owned());
+        }
+        answer
+    }
+
+    /// Notes the first of `files` as lacking when none of them is there.
+    fn require_one(&mut self, folder: &str, files: &[&str], has: &dyn Fn(&str) -> Has) {
+        if !files.iter().any(|file| has(&join(folder, file)) == Has::Yes) {
+            self.lacking.push(join(folder, files[0]));
+        }
+    }
+
+    fn weights(
+        &mut self,
+        folder: &str,
+        required: bool,
+        dir: &Path,
+        has: &dyn Fn(&str) -> Has,
+    ) -> Result<()> {
+        for (whole, index) in WEIGHT_FILES {
+            if self.ask(&join(folder, whole), has) == Has::Yes {
+                return Ok(());
+            }
+            let index = join(folder, index);
+            if self.ask(&index, has) == Has::Yes {
+                if !dir.join(&index).is_file() {
+                    return Ok(());
+                }
+                for shard in shards::ShardIndex::read(&dir.join(&index))?.shards() {
+                    let shard = join(folder, shard);
+                    if self.ask(&shard, has) != Has::Yes {
+                        self.lacking.push(shard);
+                    }
+                }
+                return Ok(());
+            }
+        }
+        if required {
+            self.lacking.push(join(folder, WEIGHT_FILES[0].0));
+        }
+        Ok(())
+    }
+}
+
+/// One line of `modules.json`.
+struct Module {
+    /// The last part of the Python class's name, which is the same in all releases.
+    kind: String,
+    /// Its folder in the repository; empty for the root.
+    folder: String,
+}
+
+fn modules(dir: &Path) -> Result<Vec<Module>> {
+    let path = dir.join("modules.json");
+    let damaged = |what: &str| {
+        Error::new(ErrorKind::Model, format!("`{}` {what}", path.display()))
+            .hint("it should be a list of `{\"idx\", \"name\", \"path\", \"type\"}`")
+    };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(damaged("cannot be read").source(e)),
+    };
+    let value: Value = serde_json::from_str(&text).map_err(|e| damaged("is not JSON").source(e))?;
+    let list = value.as_array().ok_or_else(|| damaged("is not a list"))?;
+    let mut modules = Vec::with_capacity(list.len());
+    for module in list {
+        let text = |key: &str| module.get(key).and_then(Value::as_str);
+        let kind = text("type").ok_or_else(|| damaged("has a module without `type`"))?;
+        let folder = text("path").unwrap_or("").trim_end_matches('/');
+        if !folder.is_empty() && !is_plain(folder) {
+            return Err(damaged(&format!("names `{folder}`, which is outside the model's folder")));
+        }
+        let kind = kind.rsplit('.').next().unwrap_or(kind);
+        modules.push(Module { kind: kind.to_owned(), folder: folder.to_owned() });
+    }
+    Ok(modules)
+}
+
+/// Whether `path` leads to a place below the folder that it is joined to, on every platform.
+pub(super) fn is_plain(path: &str) -> bool {
+    !path.is_empty()
+        && !path.contains(['\\', ':', '\0'])
+        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+pub(super) fn join(folder: &str, file: &str) -> String {
+    if folder.is_empty() { file.to_owned() } else { format!("{folder}/{file}") }
+}
+
+/// Answers from the complete list of a repository's files.
+pub(super) fn listed(files: &BTreeSet<String>) -> impl Fn(&str) -> Has {
+    |file| if files.contains(file) { Has::Yes } else { Has::No }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(need: Need, dir: &Path, files: &[&str]) -> Plan {
+        let files = files.iter().map(|f| (*f).to_owned()).collect();
+        Plan::new(need, dir, &listed(&files)).unwrap()
+    }
+
+    #[test]
+    fn takes_only_the_files_of_the_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = [
+            "README.md",
+            "config.json",
+            "tokenizer.json",
+            "vocab.txt",
+            "model.safetensors",
+            "model.fp16.safetensors",
+            "pytorch_model.bin",
+            "tf_model.h5",
+            "flax_model.msgpack",
+            "onnx/model.onnx",
+            "openvino/openvino_model.bin",
+        ];
+        let check = |need, expected: &[&str]| {
+            let plan = plan(need, dir.path(), &repo);
+            assert_eq!(plan.files, expected, "{need:?}");
+            assert!(plan.lacking.is_empty() && plan.unknown.is_empty());
+        };
+        check(Need::Config, &["config.json"]);
+        check(Need::Tokenizer, &["config.json", "tokenizer.json", "vocab.txt"]);
+        check(Need::Weights, &["config.json", "tokenizer.json", "vocab.txt", "model.safetensors"]);
+    }
+
+    #[test]
+    fn follows_modules_json_and_shards() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = [
+            "modules.json",
+            "0_Transformer/config.json",
+            "0_Transformer/vocab.txt",
+            "0_Transformer/pytorch_model.bin.index.json",
+            "0_Transformer/pytorch_model-00001-of-00001.bin",
+            "1_Pooling/config.json",
+            "2_Dense/config.json",
+            "2_Dense/pytorch_model.bin",
+        ];
+        assert_eq!(plan(Need::Weights, dir.path(), &repo).files, ["modules.json"]);
+        std::fs::write(
+            dir.path().join("modules.json"),
+            r#"[{"idx": 0, "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},
+                {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+                {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.base.modules.dense.Dense"}]"#,
+        )
+        .unwrap();
+        let first = plan(Need::Weights, dir.path(), &repo);
+        assert!(!first.files.iter().any(|f| f.contains("00001")), "{:?}", first.files);
+        std::fs::create_dir(dir.path().join("0_Transformer")).unwrap();
+        std::fs::write(
+            dir.path().join("0_Transformer/pytorch_model.bin.index.json"),
+            r#"{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}"#,
+        )
+        .unwrap();
+        let mut files = plan(Need::Weights, dir.path(), &repo).files;
+        files.sort();
+        let mut expected = repo.to_vec();
+        expected.sort_unstable();
+        assert_eq!(files, expected);
+    }
+
+    #[test]
+    fn tells_what_is_lacking() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            plan(Need::Weights, dir.path(), &["README.md"]).lacking,
+            ["config.json", "tokenizer.json", "model.safetensors"]
+        );
+    }
+
+    #[test]
+    fn refuses_folders_outside_the_model() {
+        for path in ["../x", "/etc", "a/../b", "a//b", "c:\\x", ""] {
+            assert!(!is_plain(path), "{path}");
+        }
+        assert!(is_plain("1_Pooling") && is_plain("a/b.c"));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("modules.json"), r#"[{"path": "../x", "type": "a.B"}]"#)
+            .unwrap();
+        let error = Plan::new(Need::Config, dir.path(), &|_| Has::Yes).unwrap_err();
+        assert!(error.to_string().contains("outside the model's folder"), "{error}");
+    }
+}

@@ -1,0 +1,239 @@
+//! How a tensor lies in a file: element type, shape, place and strides. Not here: the formats that
+//! say so ([`super::torch`], safetensors in [`super::weights`]).
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
+
+/// Why a file cannot be used: a fragment that follows the file's name, and what helps.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) what: String,
+    pub(super) hint: Option<&'static str>,
+}
+
+impl Fault {
+    pub(super) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), hint: None }
+    }
+
+    pub(super) fn hint(mut self, hint: &'static str) -> Self {
+        self.hint.get_or_insert(hint);
+        self
+    }
+}
+
+/// The type of a tensor's elements in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Element {
+    F64,
+    F32,
+    F16,
+    BF16,
+    F8E4M3,
+    I64,
+    I32,
+    I16,
+    I8,
+    U32,
+    U8,
+    /// A byte that is 0 or 1.
+    Bool,
+    /// One that candle does not compute with, by the format's name, and its size in bits.
+    Other(&'static str, usize),
+}
+
+impl Element {
+    pub(super) fn bits(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 => 64,
+            Self::F32 | Self::I32 | Self::U32 => 32,
+            Self::F16 | Self::BF16 | Self::I16 => 16,
+            Self::F8E4M3 | Self::I8 | Self::U8 | Self::Bool => 8,
+            Self::Other(_, bits) => bits,
+        }
+    }
+
+    /// candle's type for the same bytes.
+    pub(super) fn dtype(self) -> Option<DType> {
+        Some(match self {
+            Self::F64 => DType::F64,
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::BF16 => DType::BF16,
+            Self::F8E4M3 => DType::F8E4M3,
+            Self::I64 => DType::I64,
+            Self::I32 => DType::I32,
+            Self::I16 => DType::I16,
+            Self::U32 => DType::U32,
+            Self::U8 | Self::Bool => DType::U8,
+            Self::I8 | Self::Other(..) => return None,
+        })
+    }
+}
+
+/// A tensor in a file.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) element: Element,
+    pub(super) shape: Vec<usize>,
+    /// The bytes of the file from the first element to the end of the last.
+    bytes: Range<usize>,
+    /// In elements; `None` when the elements follow one another.
+    strides: Option<Vec<usize>>,
+}
+
+impl Stored {
+    /// A tensor whose elements follow one another in `bytes`, which are as many as it needs.
+    pub(super) fn contiguous(element: Element, shape: Vec<usize>, bytes: Range<usize>) -> Self {
+        Self { element, shape, bytes, strides: None }
+    }
+
+    /// A view on the elements of `storage` (bytes of the file), from the element `offset` on.
+    pub(super) fn view(
+        element: Element,
+        shape: Vec<usize>,
+        strides: Vec<usize>,
+        storage: Range<usize>,
+        offset: usize,
+    ) -> Result<Self, Fault> {
+        if shape.len() != strides.len() {
+            let (shape, strides) = (shape.len(), strides.len());
+            return Err(Fault::new(format!("gives {strides} strides to {shape} dimensions")));
+        }
+        let size = element.bits() / 8;
+        let held = storage.len() / size;
+        let outside = || {
+            Fault::new(format!(
+                "has a tensor outside its storage: shape {shape:?}, strides {strides:?}, from element {offset} of {held}"
+            ))
+        };
+        let mut count = 1usize;
+        let mut last = offset;
+        for (&length, &stride) in shape.iter().zip(&strides) {
+            count = count.checked_mul(length).ok_or_else(outside)?;
+            let reach = length.saturating_sub(1).checked_mul(stride).ok_or_else(outside)?;
+            last = last.checked_add(reach).ok_or_else(outside)?;
+        }
+        if count == 0 {
+            return Ok(Self::contiguous(element, shape, storage.start..storage.start));
+        }
+        // A repeating view may be far larger than its file; no checkpoint has one.
+        if last >= held || count > held {
+            return Err(outside());
+        }
+        let bytes = storage.start + offset * size..storage.start + (last + 1) * size;
+        let mut expected = 1;
+        let is_contiguous = shape.iter().zip(&strides).rev().all(|(&length, &stride)| {
+            let fits = length == 1 || stride == expected;
+            expected *= length;
+            fits
+        });
+        Ok(Self { element, shape, bytes, strides: (!is_contiguous).then_some(strides) })
+    }
+
+    /// The tensor in `file`, converted to `dtype`, on `device`.
+    pub(super) fn read(
+        &self,
+        file: &[u8],
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let bytes = file
+            .get(self.bytes.clone())
+            .ok_or_else(|| candle_core::Error::Msg("its bytes are not in the file".to_owned()))?;
+        let bytes = match &self.strides {
+            None => Cow::Borrowed(bytes),
+            Some(strides) => {
+                Cow::Owned(gather(bytes, self.element.bits() / 8, &self.shape, strides))
+            }
+        };
+        let tensor = match (self.element, self.element.dtype()) {
+            (_, Some(stored)) => Tensor::from_raw_buffer(&bytes, stored, &self.shape, device)?,
+            (Element::I8, None) => {
+                let wide: Vec<i64> =
+                    bytes.iter().map(|byte| i64::from(byte.cast_signed())).collect();
+                Tensor::from_vec(wide, self.shape.as_slice(), device)?
+            }
+            (element, None) => {
+                return Err(candle_core::Error::Msg(format!("cannot compute with {element:?}")));
+            }
+        };
+        tensor.to_dtype(dtype)
+    }
+}
+
+/// The elements of a view, in order. `bytes` holds them all.
+fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
+    let count: usize = shape.iter().product();
+    let mut gathered = Vec::with_capacity(count * size);
+    let mut index = vec![0; shape.len()];
+    let mut place = 0;
+    for _ in 0..count {
+        gathered.extend_from_slice(&bytes[place * size..(place + 1) * size]);
+        for dim in (0..shape.len()).rev() {
+            index[dim] += 1;
+            place += strides[dim];
+            if index[dim] < shape[dim] {
+                break;
+            }
+            place -= strides[dim] * shape[dim];
+            index[dim] = 0;
+        }
+    }
+    gathered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(
+        shape: &[usize],
+        strides: &[usize],
+        storage: Range<usize>,
+        offset: usize,
+    ) -> Result<Stored, Fault> {
+        Stored::view(Element::I16, shape.to_vec(), strides.to_vec(), storage, offset)
+    }
+
+    #[test]
+    fn reads_views() {
+        let file: Vec<u8> = (0..12i16).flat_map(i16::to_le_bytes).collect();
+        let check = |shape: &[usize], strides: &[usize], offset, expected: &[i64]| {
+            let stored = view(shape, strides, 4..24, offset).unwrap();
+            let tensor = stored.read(&file, DType::I64, &Device::Cpu).unwrap();
+            assert_eq!(tensor.dims(), shape);
+            assert_eq!(tensor.flatten_all().unwrap().to_vec1::<i64>().unwrap(), expected);
+        };
+        check(&[2, 3], &[3, 1], 0, &[2, 3, 4, 5, 6, 7]);
+        check(&[3, 2], &[1, 3], 0, &[2, 5, 3, 6, 4, 7]);
+        check(&[2, 2], &[4, 2], 1, &[3, 5, 7, 9]);
+        check(&[1, 3], &[99, 1], 7, &[9, 10, 11]);
+        check(&[2, 0], &[1, 1], 3, &[]);
+        check(&[], &[], 9, &[11]);
+    }
+
+    #[test]
+    fn refuses_views_that_leave_their_storage() {
+        for (shape, strides, offset) in [
+            (&[4][..], &[1][..], 7),
+            (&[2], &[10], 0),
+            (&[11], &[0], 0),
+            (&[usize::MAX, 2], &[1, 1], 0),
+            (&[2], &[usize::MAX], 1),
+            (&[2, 2], &[1], 0),
+            (&[1], &[1], usize::MAX),
+        ] {
+            assert!(view(shape, strides, 4..24, offset).is_err(), "{shape:?} {strides:?} {offset}");
+        }
+    }
+
+    #[test]
+    fn widens_signed_bytes() {
+        let stored = Stored::contiguous(Element::I8, vec![2], 0..2);
+        let tensor = stored.read(&[0xff, 2], DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(tensor.to_vec1::<f32>().unwrap(), [-1.0, 2.0]);
+    }
+}

@@ -1,0 +1,109 @@
+//! The part of a file that has arrived: on disk beside its blob, and in the hash. Not here: where it
+//! comes from ([`super::transfer`]).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The part of a file that has arrived, on disk and in the hash.
+pub(super) struct Part {
+    path: PathBuf,
+    file: File,
+    /// Bytes that have arrived.
+    pub(super) len: u64,
+    /// For files whose etag is the hash of their content: those in large file storage.
+    sha256: Option<Sha256>,
+}
+
+impl Part {
+    /// Goes on with what `path` holds, if it may be the beginning of the content with this etag.
+    pub(super) fn open(path: &Path, etag: &str, size: Option<u64>) -> Result<Self> {
+        let write = |e| disk(path, e);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(write)?;
+        let len = file.metadata().map_err(write)?.len();
+        let is_sha256 = etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit());
+        let mut part = Self {
+            path: path.to_path_buf(),
+            len,
+            sha256: is_sha256.then(Sha256::new),
+            file: file.try_clone().map_err(write)?,
+        };
+        // Without a hash nothing can tell whether what was kept is of this file; a longer one is not.
+        if part.sha256.is_none() || size.is_some_and(|size| len > size) {
+            part.restart()?;
+        } else if let Some(hasher) = &mut part.sha256
+            && len > 0
+        {
+            let mut buffer = vec![0; 1 << 20];
+            loop {
+                let read = file.read(&mut buffer).map_err(write)?;
+                if read == 0 {
+                    break;
+                }
+                hasher.update(&buffer[..read]);
+            }
+        }
+        Ok(part)
+    }
+
+    /// Begins anew.
+    pub(super) fn restart(&mut self) -> Result<()> {
+        if self.len > 0 {
+            let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
+            emptied.map_err(|e| disk(&self.path, e))?;
+            self.len = 0;
+            self.sha256 = self.sha256.as_ref().map(|_| Sha256::new());
+        }
+        Ok(())
+    }
+
+    /// Adds what has arrived.
+    pub(super) fn write(&mut self, chunk: &[u8]) -> Result<()> {
+        self.file.write_all(chunk).map_err(|e| disk(&self.path, e))?;
+        self.len += chunk.len() as u64;
+        if let Some(hasher) = &mut self.sha256 {
+            hasher.update(chunk);
+        }
+        Ok(())
+    }
+
+    /// The hash of the whole, in hexadecimal, where the etag is one.
+    pub(super) fn sha256(&mut self) -> Option<String> {
+        let hasher = self.sha256.take()?;
+        Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Puts the content on disk, whatever happens to the machine.
+    pub(super) fn keep(&self) -> Result<()> {
+        self.file.sync_all().map_err(|e| disk(&self.path, e))
+    }
+
+    /// Forgets what has arrived.
+    pub(super) fn remove(&self) {
+        // What cannot be removed is found to be wrong again by the next download.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// An error of the cache's file system.
+pub(super) fn disk(path: &Path, e: io::Error) -> Error {
+    let hint = match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "the disk is full: free some space, or set `HF_HOME` to a folder on a larger one"
+        }
+        _ => "the cache must be writable; set `HF_HOME` to have it elsewhere",
+    };
+    Error::new(ErrorKind::Hub, format!("cannot write `{}` in the cache", path.display()))
+        .source(e)
+        .hint(hint)
+}

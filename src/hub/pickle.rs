@@ -1,0 +1,154 @@
+//! The values of a pickle in a PyTorch checkpoint, and the fixed list of names that it may use. Not
+//! here: the reader of its bytes ([`super::unpickler`]), the files around it ([`super::torch`]).
+//!
+//! Values live in one arena and refer to each other by index, as pickles do: a value that is
+//! remembered early and filled later is the same value, and no depth of nesting is a recursion.
+
+use std::collections::BTreeMap;
+
+use super::layout::Element;
+
+/// The index of a value.
+pub(super) type Id = usize;
+
+/// A value of a pickle, as far as checkpoints need it.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    /// An integer of more than 64 bits, as little-endian two's complement.
+    Long(Vec<u8>),
+    /// A number or byte string whose value no checkpoint's tensors depend on.
+    Opaque,
+    Text(String),
+    Tuple(Vec<Id>),
+    List(Vec<Id>),
+    Dict(Vec<(Id, Id)>),
+    Global(Global),
+    Storage(StorageRef),
+    Tensor(TensorRef),
+}
+
+/// A name that a pickle may use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Global {
+    OrderedDict,
+    /// `_rebuild_tensor(_v2)(storage, offset, size, stride, …)`
+    RebuildTensor,
+    /// `_rebuild_parameter(_with_state)(tensor, …)`
+    RebuildParameter,
+    /// `_rebuild_from_type_v2(function, type, args, state)`
+    RebuildFromType,
+    Size,
+    Storage(Element),
+    /// A type or dtype that is only mentioned.
+    Mentioned,
+}
+
+impl Global {
+    pub(super) fn find(module: &str, name: &str) -> Option<Self> {
+        let element = |storage: &str| {
+            Some(match storage {
+                "DoubleStorage" => Element::F64,
+                "FloatStorage" => Element::F32,
+                "HalfStorage" => Element::F16,
+                "BFloat16Storage" => Element::BF16,
+                "LongStorage" => Element::I64,
+                "IntStorage" => Element::I32,
+                "ShortStorage" => Element::I16,
+                "CharStorage" => Element::I8,
+                "ByteStorage" => Element::U8,
+                "BoolStorage" => Element::Bool,
+                _ => return None,
+            })
+        };
+        Some(match (module, name) {
+            ("collections", "OrderedDict") => Self::OrderedDict,
+            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Self::RebuildTensor,
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+                Self::RebuildParameter
+            }
+            ("torch._tensor", "_rebuild_from_type_v2") => Self::RebuildFromType,
+            ("torch", "Size") => Self::Size,
+            ("torch", "Tensor")
+            | ("torch.nn.parameter", "Parameter" | "Buffer")
+            | (
+                "torch",
+                "float64" | "float32" | "float16" | "bfloat16" | "int64" | "int32" | "int16"
+                | "int8" | "uint8" | "bool",
+            ) => Self::Mentioned,
+            ("torch" | "torch.cuda", storage) => Self::Storage(element(storage)?),
+            _ => return None,
+        })
+    }
+}
+
+/// The elements that tensors view, wherever the file around the pickle keeps them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StorageRef {
+    pub(super) element: Element,
+    pub(super) key: String,
+    /// Elements in the whole storage.
+    pub(super) len: usize,
+    /// The first element of this storage, in files that know views of storages.
+    pub(super) start: usize,
+}
+
+/// A view on a storage.
+#[derive(Clone, Debug)]
+pub(super) struct TensorRef {
+    pub(super) storage: StorageRef,
+    pub(super) offset: usize,
+    pub(super) shape: Vec<usize>,
+    pub(super) strides: Vec<usize>,
+}
+
+/// The values of one pickle.
+#[derive(Debug, Default)]
+pub(super) struct Pickle {
+    pub(super) values: Vec<Value>,
+    /// Every storage that was named, by key.
+    pub(super) storages: BTreeMap<String, StorageRef>,
+}
+
+impl Pickle {
+    pub(super) fn get(&self, id: Id) -> &Value {
+        self.values.get(id).unwrap_or(&Value::None)
+    }
+
+    pub(super) fn text(&self, id: Id) -> Option<&str> {
+        match self.get(id) {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn size(&self, id: Id) -> Option<usize> {
+        match self.get(id) {
+            Value::Int(value) => usize::try_from(*value).ok(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn sizes(&self, id: Id) -> Option<Vec<usize>> {
+        match self.get(id) {
+            Value::Tuple(ids) | Value::List(ids) => ids.iter().map(|id| self.size(*id)).collect(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn tuple(&self, id: Id) -> Option<&[Id]> {
+        match self.get(id) {
+            Value::Tuple(ids) => Some(ids),
+            _ => None,
+        }
+    }
+
+    pub(super) fn storage(&self, id: Id) -> Option<StorageRef> {
+        match self.get(id) {
+            Value::Storage(storage) => Some(storage.clone()),
+            _ => None,
+        }
+    }
+}

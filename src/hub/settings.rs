@@ -1,0 +1,248 @@
+//! Where the hub is, where its cache is and who is asking: the environment variables of Python's
+//! `huggingface_hub`, under their names and with their meaning. Not here: what is done with them
+//! ([`super::Hub`]).
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+/// `HF_HUB_DOWNLOAD_TIMEOUT` of `huggingface_hub` when it is not set.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// As `huggingface_hub`'s `http_get`.
+const DEFAULT_RETRIES: u32 = 5;
+const DEFAULT_RETRY_DELAY: Duration = Duration::from_millis(500);
+
+/// A token that no formatting shows.
+#[derive(Clone)]
+pub(super) struct Token(String);
+
+impl Token {
+    /// The token as it goes into the `Authorization` header.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Settings of a [`Hub`](super::Hub).
+///
+/// | variable | meaning |
+/// |---|---|
+/// | `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `$HF_HOME/hub` | the cache |
+/// | `HF_HOME`, else `$XDG_CACHE_HOME/huggingface`, else `~/.cache/huggingface` | the home folder |
+/// | `HF_TOKEN`, else the file `HF_TOKEN_PATH`, else `$HF_HOME/token` | the token |
+/// | `HF_HUB_DISABLE_IMPLICIT_TOKEN` | send no token from the environment |
+/// | `HF_ENDPOINT` | a mirror in place of `https://huggingface.co` |
+/// | `HF_HUB_OFFLINE`, else `TRANSFORMERS_OFFLINE` | use the cache only |
+/// | `HF_HUB_DOWNLOAD_TIMEOUT` | seconds without an answer after which a connection is given up |
+///
+/// Switches are on when they are `1`, `ON`, `YES` or `TRUE`, in any case. Formatting never shows the
+/// token.
+#[derive(Clone, Debug)]
+pub struct HubSettings {
+    pub(super) cache_dir: PathBuf,
+    pub(super) endpoint: String,
+    pub(super) token: Option<Token>,
+    pub(super) offline: bool,
+    pub(super) timeout: Duration,
+    pub(super) retries: u32,
+    pub(super) retry_delay: Duration,
+}
+
+impl HubSettings {
+    /// The settings that the process's environment asks for.
+    pub fn from_env() -> Self {
+        Self::from_vars(&|name| std::env::var(name).ok())
+    }
+
+    /// The settings for the variables that `var` knows. An empty variable counts as not set.
+    pub(super) fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Self {
+        let var = |name: &str| var(name).filter(|value| !value.trim().is_empty());
+        let user = || {
+            var("HOME")
+                .or_else(|| var("USERPROFILE"))
+                .map_or_else(std::env::temp_dir, PathBuf::from)
+        };
+        let folder = |name: &str| {
+            var(name).map(|value| match value.strip_prefix("~/") {
+                Some(rest) => user().join(rest),
+                None => PathBuf::from(value),
+            })
+        };
+        let home = folder("HF_HOME").unwrap_or_else(|| {
+            folder("XDG_CACHE_HOME").unwrap_or_else(|| user().join(".cache")).join("huggingface")
+        });
+        let cache_dir = folder("HF_HUB_CACHE")
+            .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
+            .unwrap_or_else(|| home.join("hub"));
+        let switch = |name: &str| var(name).is_some_and(|value| is_on(&value));
+        let token = if switch("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+            None
+        } else {
+            var("HF_TOKEN").or_else(|| var("HUGGING_FACE_HUB_TOKEN")).or_else(|| {
+                let path = folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
+                std::fs::read_to_string(path).ok()
+            })
+        };
+        let offline = match var("HF_HUB_OFFLINE") {
+            Some(value) => is_on(&value),
+            None => switch("TRANSFORMERS_OFFLINE"),
+        };
+        let timeout = var("HF_HUB_DOWNLOAD_TIMEOUT")
+            .and_then(|value| value.trim().parse().ok())
+            .filter(|seconds| *seconds > 0)
+            .map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+        Self {
+            cache_dir,
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            token: None,
+            offline,
+            timeout,
+            retries: DEFAULT_RETRIES,
+            retry_delay: DEFAULT_RETRY_DELAY,
+        }
+        .with_endpoint(var("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()))
+        .with_token(token)
+    }
+
+    /// Sets the cache folder, which holds `models--org--name`.
+    #[must_use]
+    pub fn with_cache_dir(mut self, cache_dir: impl Into<PathBuf>) -> Self {
+        self.cache_dir = cache_dir.into();
+        self
+    }
+
+    /// Sets the hub's address.
+    #[must_use]
+    pub fn with_endpoint(mut self, endpoint: impl Into<String>) -> Self {
+        self.endpoint = endpoint.into().trim().trim_end_matches('/').to_owned();
+        self
+    }
+
+    /// Sets the token, or sends none.
+    #[must_use]
+    pub fn with_token(mut self, token: Option<String>) -> Self {
+        // A token file ends with a line break, and so do many copied tokens.
+        let token = token.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+        self.token = token.map(Token);
+        self
+    }
+
+    /// Uses the cache only.
+    #[must_use]
+    pub fn with_offline(mut self, offline: bool) -> Self {
+        self.offline = offline;
+        self
+    }
+
+    /// Sets after how long without an answer a connection is given up.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets how often a request that failed for the network's sake is repeated.
+    #[must_use]
+    pub fn with_retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// Sets the pause before the first repetition; it doubles with each.
+    #[must_use]
+    pub fn with_retry_delay(mut self, delay: Duration) -> Self {
+        self.retry_delay = delay;
+        self
+    }
+
+    /// The cache folder.
+    pub fn cache_dir(&self) -> &Path {
+        &self.cache_dir
+    }
+
+    /// The hub's address, without a slash at its end.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Whether only the cache is used.
+    pub fn offline(&self) -> bool {
+        self.offline
+    }
+}
+
+fn is_on(value: &str) -> bool {
+    matches!(value.trim().to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(vars: &[(&str, &str)]) -> HubSettings {
+        HubSettings::from_vars(&|name| {
+            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn finds_the_cache_as_python_does() {
+        let check = |vars: &[(&str, &str)], expected: &str| {
+            assert_eq!(settings(vars).cache_dir(), Path::new(expected), "{vars:?}");
+        };
+        let user = ("HOME", "/home/ada");
+        check(&[user], "/home/ada/.cache/huggingface/hub");
+        check(&[user, ("XDG_CACHE_HOME", "/var/cache")], "/var/cache/huggingface/hub");
+        check(&[user, ("XDG_CACHE_HOME", "/x"), ("HF_HOME", "~/hf")], "/home/ada/hf/hub");
+        check(&[user, ("HF_HOME", "")], "/home/ada/.cache/huggingface/hub");
+        check(&[("HF_HOME", "/hf"), ("HUGGINGFACE_HUB_CACHE", "/old")], "/old");
+        check(&[("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HUB_CACHE", "/new")], "/new");
+    }
+
+    #[test]
+    fn reads_switches_and_endpoint() {
+        for on in ["1", "on", "Yes", "TRUE"] {
+            assert!(settings(&[("HF_HUB_OFFLINE", on)]).offline(), "{on}");
+        }
+        for off in ["0", "off", "no", "2", ""] {
+            assert!(!settings(&[("HF_HUB_OFFLINE", off)]).offline(), "{off}");
+        }
+        assert!(settings(&[("TRANSFORMERS_OFFLINE", "1")]).offline());
+        let mirror = settings(&[("HF_ENDPOINT", "https://mirror.example/hf/")]);
+        assert_eq!(mirror.endpoint(), "https://mirror.example/hf");
+        assert_eq!(settings(&[]).endpoint(), DEFAULT_ENDPOINT);
+        assert_eq!(settings(&[("HF_HUB_DOWNLOAD_TIMEOUT", "42")]).timeout.as_secs(), 42);
+    }
+
+    #[test]
+    fn finds_the_token_and_never_shows_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().to_str().unwrap();
+        std::fs::write(folder.path().join("token"), "hf_from_file\n").unwrap();
+        let token = |vars: &[(&str, &str)]| {
+            let settings = settings(vars);
+            let shown = format!("{settings:?}");
+            assert!(!shown.contains("hf_"), "{shown}");
+            settings.token.map(|token| token.reveal().to_owned())
+        };
+        assert_eq!(token(&[("HF_HOME", home)]).as_deref(), Some("hf_from_file"));
+        assert_eq!(
+            token(&[("HF_HOME", home), ("HF_TOKEN", " hf_from_env\n")]).as_deref(),
+            Some("hf_from_env")
+        );
+        let path = folder.path().join("token");
+        assert_eq!(
+            token(&[("HF_HOME", "/none"), ("HF_TOKEN_PATH", path.to_str().unwrap())]).as_deref(),
+            Some("hf_from_file")
+        );
+        assert_eq!(token(&[("HF_TOKEN", "hf_x"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
+        assert_eq!(token(&[("HF_HOME", "/none")]), None);
+    }
+}

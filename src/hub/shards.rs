@@ -1,0 +1,52 @@
+//! The index of sharded weights: which tensor lies in which file. Not here: the files themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::files::is_plain;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The `weight_map` of a `*.index.json`.
+#[derive(Debug)]
+pub(super) struct ShardIndex {
+    /// Tensor → file, relative to the index.
+    pub(super) weight_map: BTreeMap<String, String>,
+}
+
+impl ShardIndex {
+    /// Reads an index file.
+    ///
+    /// # Errors
+    /// `Model` when it is not an index, or names files outside its folder.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let damaged =
+            |what: &str| Error::new(ErrorKind::Model, format!("`{}` {what}", path.display()));
+        let text =
+            std::fs::read_to_string(path).map_err(|e| damaged("cannot be read").source(e))?;
+        let value: Value =
+            serde_json::from_str(&text).map_err(|e| damaged("is not JSON").source(e))?;
+        let map = value
+            .get("weight_map")
+            .and_then(Value::as_object)
+            .ok_or_else(|| damaged("has no `weight_map`"))?;
+        let mut weight_map = BTreeMap::new();
+        for (tensor, file) in map {
+            let file = file
+                .as_str()
+                .filter(|file| is_plain(file))
+                .ok_or_else(|| damaged(&format!("names no proper file for tensor `{tensor}`")))?;
+            weight_map.insert(tensor.clone(), file.to_owned());
+        }
+        if weight_map.is_empty() {
+            return Err(damaged("has an empty `weight_map`"));
+        }
+        Ok(Self { weight_map })
+    }
+
+    /// The files, each once, sorted.
+    pub(super) fn shards(&self) -> BTreeSet<&str> {
+        self.weight_map.values().map(String::as_str).collect()
+    }
+}

@@ -1,0 +1,201 @@
+//! The two files that `torch.save` writes: a zip archive (torch 1.6 and later) and the stream of
+//! pickles before it. Both hold one pickle that names storages, and the storages' bytes. Not here: the
+//! pickle itself ([`super::pickle`], [`super::unpickler`]).
+
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read};
+use std::ops::Range;
+
+use zip::{CompressionMethod, ZipArchive};
+
+use super::layout::{Fault, Stored};
+use super::pickle::{Id, Pickle, StorageRef, Value};
+use super::unpickler;
+
+/// The first pickle of the old format: the number 0x1950a86a20f9469cfc6c, little-endian.
+const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+const PROTOCOL_VERSION: i64 = 1001;
+/// Where training programs put the tensors when they save more than tensors.
+const STATE_DICT_KEYS: &[&str] = &["state_dict", "model_state_dict", "model"];
+const BIG_ENDIAN: &str = "was saved on a big-endian machine, which is not read";
+
+type Tensors = BTreeMap<String, Stored>;
+
+/// The tensors of a zip archive.
+pub(super) fn read_zip(file: &[u8]) -> Result<Tensors, Fault> {
+    let damaged = |e: zip::result::ZipError| {
+        Fault::new(format!("is truncated or damaged: {e}")).hint("download the file again")
+    };
+    let mut archive = ZipArchive::new(Cursor::new(file)).map_err(damaged)?;
+    let mut records = BTreeMap::new();
+    for index in 0..archive.len() {
+        let record = archive.by_index_raw(index).map_err(damaged)?;
+        let name = record.name().map_err(damaged)?.into_owned();
+        if record.compression() != CompressionMethod::Stored || record.encrypted() {
+            return Err(Fault::new(format!("has a packed record `{name}`; torch.save packs none")));
+        }
+        let bytes = record
+            .data_start()
+            .and_then(|start| {
+                let start = usize::try_from(start).ok()?;
+                let end = start.checked_add(usize::try_from(record.size()).ok()?)?;
+                (end <= file.len()).then_some(start..end)
+            })
+            .ok_or_else(|| Fault::new(format!("is damaged: record `{name}` is not in it")))?;
+        records.insert(name, bytes);
+    }
+    let pickles: Vec<_> =
+        records.keys().filter(|name| is_named(name, "data.pkl")).cloned().collect();
+    let [name] = pickles.as_slice() else {
+        return Err(Fault::new(format!(
+            "is a zip archive, but not a checkpoint: expected one `data.pkl`, found {}",
+            pickles.len()
+        )));
+    };
+    // The records lie in a folder whose name is the saved file's.
+    let folder = name.strip_suffix("data.pkl").unwrap_or_default();
+    if let Some(order) = records.get(&format!("{folder}byteorder"))
+        && !file[order.clone()].starts_with(b"little")
+    {
+        return Err(Fault::new(BIG_ENDIAN));
+    }
+    // Reading this one through the archive verifies its checksum.
+    let mut pickle = Vec::new();
+    archive
+        .by_name(name)
+        .map_err(damaged)?
+        .read_to_end(&mut pickle)
+        .map_err(|e| damaged(zip::result::ZipError::Io(e)))?;
+    let (pickle, top) = unpickler::read(&pickle, &mut 0)?;
+    tensors(&pickle, top, |storage| {
+        let key = &storage.key;
+        let bytes = records.get(&format!("{folder}data/{key}")).cloned();
+        let bytes =
+            bytes.ok_or_else(|| Fault::new(format!("lacks the record of storage `{key}`")))?;
+        expect_len(storage, bytes.len())?;
+        Ok(bytes)
+    })
+}
+
+/// The tensors of the format before torch 1.6: four pickles, a list of storages, the storages.
+pub(super) fn read_legacy(file: &[u8]) -> Result<Tensors, Fault> {
+    let mut position = 0;
+    let (pickle, top) = unpickler::read(file, &mut position)?;
+    if !matches!(pickle.get(top), Value::Long(number) if *number == MAGIC) {
+        return Err(Fault::new("is a pickle, but not one of torch.save"));
+    }
+    let (pickle, top) = unpickler::read(file, &mut position)?;
+    match pickle.get(top) {
+        Value::Int(PROTOCOL_VERSION) => {}
+        other => {
+            let what = format!("has version {other:?} of the format, expected {PROTOCOL_VERSION}");
+            return Err(Fault::new(what));
+        }
+    }
+    let (pickle, top) = unpickler::read(file, &mut position)?;
+    if matches!(lookup(&pickle, top, "little_endian"), Some(Value::Bool(false))) {
+        return Err(Fault::new(BIG_ENDIAN));
+    }
+    let (content, content_top) = unpickler::read(file, &mut position)?;
+    let (keys, keys_top) = unpickler::read(file, &mut position)?;
+    let Value::List(keys_list) = keys.get(keys_top) else {
+        return Err(Fault::new("is damaged: it has no list of storages"));
+    };
+    let mut storages = BTreeMap::new();
+    for key in keys_list {
+        let key = match keys.get(*key) {
+            Value::Text(key) => key.clone(),
+            Value::Int(key) => key.to_string(),
+            _ => return Err(Fault::new("is damaged: its list of storages has other things")),
+        };
+        let storage = content.storages.get(&key).ok_or_else(|| {
+            Fault::new(format!("is damaged: storage `{key}` is of an unknown type"))
+        })?;
+        let truncated = || {
+            Fault::new(format!(
+                "is truncated: storage `{key}` of {} elements begins at byte {position}, the file ends at {}",
+                storage.len,
+                file.len()
+            ))
+            .hint("download the file again")
+        };
+        let length = file
+            .get(position..)
+            .and_then(<[u8]>::first_chunk::<8>)
+            .map(|bytes| u64::from_le_bytes(*bytes))
+            .ok_or_else(truncated)?;
+        let size = storage.element.bits() / 8;
+        let bytes = usize::try_from(length).ok().and_then(|length| {
+            let start = position + 8;
+            let end = start.checked_add(length.checked_mul(size)?)?;
+            (end <= file.len()).then_some(start..end)
+        });
+        let bytes = bytes.ok_or_else(truncated)?;
+        expect_len(storage, bytes.len())?;
+        position = bytes.end;
+        storages.insert(key, bytes);
+    }
+    tensors(&content, content_top, |storage| {
+        let bytes = storages.get(&storage.key).cloned();
+        bytes.ok_or_else(|| Fault::new(format!("lacks storage `{}`", storage.key)))
+    })
+}
+
+fn expect_len(storage: &StorageRef, found: usize) -> Result<(), Fault> {
+    let expected = storage.len.checked_mul(storage.element.bits() / 8);
+    if expected == Some(found) {
+        return Ok(());
+    }
+    let StorageRef { key, element, len, .. } = storage;
+    Err(Fault::new(format!(
+        "is damaged: storage `{key}` should hold {len} elements of {element:?}, and has {found} bytes"
+    )))
+}
+
+fn is_named(path: &str, name: &str) -> bool {
+    path.strip_suffix(name).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
+}
+
+fn lookup<'a>(pickle: &'a Pickle, dict: Id, key: &str) -> Option<&'a Value> {
+    let Value::Dict(items) = pickle.get(dict) else { return None };
+    let found = items.iter().rev().find(|(name, _)| pickle.text(*name) == Some(key))?;
+    Some(pickle.get(found.1))
+}
+
+/// The tensors of the dictionary `top`, or of the one within that holds the model.
+fn tensors(
+    pickle: &Pickle,
+    top: Id,
+    place: impl Fn(&StorageRef) -> Result<Range<usize>, Fault>,
+) -> Result<Tensors, Fault> {
+    let Value::Dict(items) = pickle.get(top) else {
+        return Err(Fault::new("is no state dict: expected a dictionary of tensors by name"));
+    };
+    let is_tensor = |item: &(Id, Id)| matches!(pickle.get(item.1), Value::Tensor(_));
+    let items = if items.iter().any(is_tensor) {
+        items
+    } else {
+        let inner = STATE_DICT_KEYS.iter().find_map(|key| match lookup(pickle, top, key)? {
+            Value::Dict(items) if items.iter().any(is_tensor) => Some(items),
+            _ => None,
+        });
+        inner.ok_or_else(|| {
+            let keys: Vec<_> =
+                items.iter().filter_map(|item| pickle.text(item.0)).take(8).collect();
+            Fault::new(format!("holds no tensors by name; its first keys are {keys:?}"))
+        })?
+    };
+    let mut tensors = Tensors::new();
+    for (name, value) in items {
+        let (Some(name), Value::Tensor(tensor)) = (pickle.text(*name), pickle.get(*value)) else {
+            continue;
+        };
+        let storage = place(&tensor.storage)?;
+        let (shape, strides) = (tensor.shape.clone(), tensor.strides.clone());
+        let element = tensor.storage.element;
+        let stored = Stored::view(element, shape, strides, storage, tensor.offset)
+            .map_err(|fault| Fault::new(format!("is damaged: tensor `{name}` {}", fault.what)))?;
+        tensors.insert(name.to_owned(), stored);
+    }
+    Ok(tensors)
+}

@@ -1,0 +1,402 @@
+//! One file over HTTP into the cache: ask for its etag and size, receive it beside its blob, verify,
+//! let it appear. Not here: which files ([`super::files`]) at which commit ([`super::download`]).
+//!
+//! The `hf-hub` crate has a download of its own, which this replaces: it keeps no part of a cut
+//! transfer, compares neither size nor hash, and stores the body of an error page as the file.
+
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, LOCATION,
+    RANGE, RETRY_AFTER,
+};
+use reqwest::{Client, Method, Response, StatusCode};
+use url::Url;
+
+use super::HubProgress;
+use super::cache::{RepoCache, RepoId};
+use super::part::{Part, disk};
+use super::refusal::{Refusal, endpoint, is_loopback, unreachable_host};
+use super::settings::HubSettings;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A try that brought this much renews the retries, so that a long download over a bad line ends.
+const RENEWING_BYTES: u64 = 8 << 20;
+/// Progress is reported about this often.
+const REPORT_BYTES: u64 = 1 << 20;
+const MAX_REDIRECTS: usize = 10;
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// HTTP clients and everything a request needs to know.
+pub(super) struct Transfer {
+    pub(super) settings: HubSettings,
+    pub(super) endpoint: Url,
+    pub(super) repo: RepoId,
+    pub(super) cache: RepoCache,
+    pub(super) progress: Sender<HubProgress>,
+    /// Follows redirects, and sends the token to no other host.
+    pub(super) client: Client,
+    /// Follows none: the headers on the way tell what the file is.
+    head_client: Client,
+}
+
+/// What the hub says of a file.
+struct Remote {
+    url: Url,
+    etag: String,
+    size: Option<u64>,
+}
+
+/// Why a try failed, and whether another may do better.
+enum Failure {
+    /// No other try will.
+    Fatal(Error),
+    /// What was kept of an earlier download is not of this file. It is removed.
+    Stale(Error),
+    /// The network: try again, not before the pause that the server asks for.
+    Network { error: Error, received: u64, pause: Option<Duration> },
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl Transfer {
+    /// # Errors
+    /// `Hub` when the endpoint is not an address, or no HTTP client can be made.
+    pub(super) fn new(
+        settings: HubSettings,
+        repo: RepoId,
+        cache: RepoCache,
+        progress: Sender<HubProgress>,
+    ) -> Result<Self> {
+        let endpoint = endpoint(&settings)?;
+        let client = |redirects| {
+            let mut builder = Client::builder()
+                .user_agent(concat!("hfauto-pipe/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(settings.timeout)
+                .read_timeout(settings.timeout)
+                .redirect(redirects)
+                // A body that was packed on the way has another length than the file.
+                .no_gzip()
+                .no_brotli()
+                .no_deflate()
+                .no_zstd();
+            if is_loopback(&endpoint) {
+                builder = builder.no_proxy();
+            }
+            builder.build().map_err(|e| {
+                Error::new(ErrorKind::Hub, "cannot make an HTTP client").source(e.without_url())
+            })
+        };
+        Ok(Self {
+            client: client(reqwest::redirect::Policy::limited(MAX_REDIRECTS))?,
+            head_client: client(reqwest::redirect::Policy::none())?,
+            settings,
+            endpoint,
+            repo,
+            cache,
+            progress,
+        })
+    }
+
+    /// Brings `file` at `commit` into the cache.
+    ///
+    /// # Errors
+    /// `Hub`: refused, unreachable, cut too often, not of the declared size or hash, disk full.
+    pub(super) async fn fetch(&self, commit: &str, file: &str) -> Result<()> {
+        let mut retries = 0;
+        let mut was_stale = false;
+        loop {
+            match self.try_once(commit, file).await {
+                Ok(()) => return Ok(()),
+                Err(Failure::Fatal(error)) => return Err(error),
+                Err(Failure::Stale(error)) if was_stale => return Err(error),
+                Err(Failure::Stale(_)) => was_stale = true,
+                Err(Failure::Network { error, received, pause }) => {
+                    if received >= RENEWING_BYTES {
+                        retries = 0;
+                    }
+                    if retries == self.settings.retries {
+                        return Err(error
+                            .at(format!("try {0} of {0}", retries + 1))
+                            .hint("run again: the download goes on where it stopped"));
+                    }
+                    let backoff = self.settings.retry_delay.saturating_mul(1 << retries.min(6));
+                    let pause = backoff.max(pause.unwrap_or_default()).min(MAX_PAUSE);
+                    retries += 1;
+                    tracing::warn!(model = self.repo.as_str(), file, retries, %error, "download interrupted, trying again");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    async fn try_once(&self, commit: &str, file: &str) -> Result<(), Failure> {
+        let remote = self.head(commit, file).await?;
+        let blob = self.cache.blob(&remote.etag);
+        let write = |e| disk(&blob, e);
+        fs::create_dir_all(blob.parent().unwrap_or(&blob)).map_err(write)?;
+        let lock = self.cache.lock(&remote.etag).await.map_err(write)?;
+        let whole = match fs::metadata(&blob) {
+            Ok(metadata) => remote.size.is_none_or(|size| size == metadata.len()),
+            Err(_) => false,
+        };
+        if !whole {
+            let incomplete = lock.incomplete(&blob);
+            self.receive(file, &remote, &incomplete).await?;
+            fs::rename(&incomplete, &blob).map_err(write)?;
+        }
+        self.cache.link(commit, file, &remote.etag).map_err(write)?;
+        Ok(())
+    }
+
+    /// Asks the hub for the file's etag, size and place.
+    async fn head(&self, commit: &str, file: &str) -> Result<Remote, Failure> {
+        let mut url = self.url(commit, file)?;
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(&self.head_client, Method::HEAD, &url, None).await?;
+            let headers = response.headers();
+            let status = response.status();
+            let etag = header(headers, "x-linked-etag").or_else(|| header(headers, ETAG.as_str()));
+            let location = status.is_redirection().then(|| header(headers, LOCATION.as_str()));
+            let Some(location) = location.flatten() else {
+                if !status.is_success() {
+                    return Err(self.refused(&response, commit, file));
+                }
+                let size = header(headers, "x-linked-size")
+                    .or_else(|| header(headers, CONTENT_LENGTH.as_str()));
+                return self.remote(file, url, etag, size);
+            };
+            let next = url.join(location).map_err(|e| {
+                self.error(format!("the hub sent a broken redirect for `{file}`")).source(e)
+            })?;
+            // A renamed repository redirects within the hub, and that answer knows nothing of the
+            // file; one to the storage behind it does.
+            let within = Url::parse(location).is_err();
+            if !within && etag.is_some() {
+                return self.remote(file, next, etag, header(headers, "x-linked-size"));
+            }
+            url = next;
+        }
+        Err(self.error(format!("the hub redirects `{file}` in a circle")).into())
+    }
+
+    fn remote(
+        &self,
+        file: &str,
+        url: Url,
+        etag: Option<&str>,
+        size: Option<&str>,
+    ) -> Result<Remote, Failure> {
+        let etag = etag.map(|etag| etag.trim_start_matches("W/").trim_matches('"'));
+        let etag = etag.filter(|etag| {
+            !etag.is_empty()
+                && etag.len() <= 128
+                && etag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        });
+        let Some(etag) = etag else {
+            return Err(self
+                .error(format!("the server gives no usable etag for `{file}`"))
+                .hint("is `HF_ENDPOINT` a Hugging Face hub or a mirror of one?")
+                .into());
+        };
+        Ok(Remote { url, etag: etag.to_owned(), size: size.and_then(|size| size.parse().ok()) })
+    }
+
+    /// Receives the rest of the file into `incomplete` and verifies the whole.
+    async fn receive(&self, file: &str, remote: &Remote, incomplete: &Path) -> Result<(), Failure> {
+        let mut part = Part::open(incomplete, &remote.etag, remote.size)?;
+        let resumed = part.len > 0;
+        if part.len == 0 || remote.size != Some(part.len) {
+            let range = resumed.then_some(part.len);
+            let response = self.send(&self.client, Method::GET, &remote.url, range).await?;
+            self.body(file, remote, response, &mut part).await?;
+        }
+        self.report(file, part.len, Some(part.len));
+        let Some(found) = part.sha256() else { return part.keep().map_err(Failure::from) };
+        if found.eq_ignore_ascii_case(&remote.etag) {
+            return part.keep().map_err(Failure::from);
+        }
+        part.remove();
+        let error = self
+            .error(format!(
+                "`{file}` arrived damaged: its sha256 should be {} and is {found}",
+                remote.etag
+            ))
+            .hint("run again; if it stays, the server or a proxy on the way changes files");
+        Err(if resumed { Failure::Stale(error) } else { Failure::Fatal(error) })
+    }
+
+    async fn body(
+        &self,
+        file: &str,
+        remote: &Remote,
+        mut response: Response,
+        part: &mut Part,
+    ) -> Result<(), Failure> {
+        let status = response.status();
+        let headers = response.headers();
+        let declared = if status == StatusCode::PARTIAL_CONTENT {
+            match header(headers, CONTENT_RANGE.as_str()).and_then(parse_content_range) {
+                Some((start, total)) if start == part.len => total,
+                _ => {
+                    part.remove();
+                    let error = self.error(format!("the server sent another part of `{file}`"));
+                    return Err(Failure::Stale(error));
+                }
+            }
+        } else if status == StatusCode::RANGE_NOT_SATISFIABLE {
+            part.remove();
+            let error = self.error(format!("the server cannot go on with `{file}`"));
+            return Err(Failure::Stale(error));
+        } else if status.is_success() {
+            // The server does not do ranges: the whole file comes again.
+            part.restart()?;
+            header(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok())
+        } else {
+            return Err(self.refused(&response, "", file));
+        };
+        if let (Some(size), Some(declared)) = (remote.size, declared)
+            && size != declared
+        {
+            return Err(self.wrong_size(file, size, &format!("the server sends {declared}")));
+        }
+        let size = remote.size.or(declared);
+        let before = part.len;
+        let mut reported = part.len;
+        self.report(file, part.len, size);
+        loop {
+            let received = part.len - before;
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    if size.is_some_and(|size| part.len + chunk.len() as u64 > size) {
+                        part.remove();
+                        return Err(self.wrong_size(file, size.unwrap_or(0), "more arrived"));
+                    }
+                    part.write(&chunk)?;
+                    if part.len - reported >= REPORT_BYTES {
+                        reported = part.len;
+                        self.report(file, part.len, size);
+                    }
+                }
+                Ok(None) if size.is_none_or(|size| size == part.len) => return Ok(()),
+                end => {
+                    let of = size.map_or(String::new(), |size| format!(" of {size}"));
+                    let mut error = self.error(format!(
+                        "the connection was cut: `{file}` has {}{of} bytes",
+                        part.len
+                    ));
+                    if let Err(e) = end {
+                        error = error.source(e.without_url());
+                    }
+                    return Err(Failure::Network { error, received, pause: None });
+                }
+            }
+        }
+    }
+
+    /// Sends one request. The token goes to the hub only.
+    async fn send(
+        &self,
+        client: &Client,
+        method: Method,
+        url: &Url,
+        from: Option<u64>,
+    ) -> Result<Response, Failure> {
+        let mut request = client.request(method, url.clone()).header(ACCEPT_ENCODING, "identity");
+        if let Some(token) = &self.settings.token
+            && url.origin() == self.endpoint.origin()
+        {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.reveal()));
+        }
+        if let Some(from) = from {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        request.send().await.map_err(|e| {
+            let host = url.host_str().unwrap_or("?");
+            let error = if e.is_builder() {
+                self.error("cannot send a request: is the token plain text?")
+            } else {
+                unreachable_host(host)
+            };
+            let fatal = e.is_builder() || e.is_redirect();
+            let error = error.source(e.without_url());
+            if fatal {
+                Failure::Fatal(error)
+            } else {
+                Failure::Network { error, received: 0, pause: None }
+            }
+        })
+    }
+
+    fn refused(&self, response: &Response, commit: &str, file: &str) -> Failure {
+        let headers = response.headers();
+        let refusal = Refusal {
+            status: response.status(),
+            code: header(headers, "x-error-code"),
+            message: header(headers, "x-error-message"),
+        };
+        let error = refusal.error(&self.settings, &self.repo, commit, Some(file));
+        if refusal.is_transient() {
+            let pause = header(headers, RETRY_AFTER.as_str()).and_then(|text| text.parse().ok());
+            let pause = pause.map(Duration::from_secs);
+            return Failure::Network { error, received: 0, pause };
+        }
+        Failure::Fatal(error)
+    }
+
+    fn wrong_size(&self, file: &str, size: u64, found: &str) -> Failure {
+        self.error(format!("`{file}` has the wrong size: the hub declares {size} bytes, {found}"))
+            .hint("a proxy or a broken mirror may stand between here and the hub")
+            .into()
+    }
+
+    fn error(&self, message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Hub, message).at(format!("model `{}`", self.repo.as_str()))
+    }
+
+    fn report(&self, file: &str, received_bytes: u64, total_bytes: Option<u64>) {
+        // The receiver is gone only when its own thread is unwinding.
+        let _ =
+            self.progress.send(HubProgress { file: file.to_owned(), received_bytes, total_bytes });
+    }
+
+    fn url(&self, commit: &str, file: &str) -> Result<Url> {
+        let mut url = self.endpoint.clone();
+        let mut path = url.path_segments_mut().map_err(|()| self.error("broken `HF_ENDPOINT`"))?;
+        path.pop_if_empty().extend(self.repo.as_str().split('/'));
+        path.extend(["resolve", commit]).extend(file.split('/'));
+        drop(path);
+        Ok(url)
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// The first byte and the whole length, if it is told, of `bytes 5-9/10`.
+fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let start = range.split_once('-')?.0.parse().ok()?;
+    Some((start, total.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_content_ranges() {
+        assert_eq!(parse_content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(parse_content_range("bytes 5-9/*"), Some((5, None)));
+        assert_eq!(parse_content_range("bytes */10"), None);
+        assert_eq!(parse_content_range("5-9/10"), None);
+    }
+}
