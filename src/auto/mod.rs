@@ -26,12 +26,14 @@ mod families;
 mod loader;
 mod model;
 mod sentence_transformers;
+mod tokenizer;
 
 pub use config::{AutoConfig, AutoConfigBuilder};
 pub use families::{FAMILIES, Family};
 pub use loader::LoadReport;
 pub use model::{AutoModel, AutoModelBuilder};
 pub use sentence_transformers::{Dense, Head, Module, SentenceTransformer};
+pub use tokenizer::{AutoTokenizer, EncodeOptions, Encoding};
 
 use std::path::Path;
 

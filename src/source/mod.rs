@@ -1,1 +1,281 @@
-//! Where rows come from: DataFusion file formats, globs, hive partitions.
+//! Where rows come from: files of one format, opened as one DataFusion table in a fixed order. The
+//! entry is [`open`]; [`session`] makes the context to open it in, and [`stream_error`] turns what goes
+//! wrong later into an error of ours. Not here: SQL steps and models, which work on the
+//! [`DataFrame`], and cloud stores.
+//!
+//! - **Order.** Rows come in the order of `source.path`, inside a folder or glob by path, inside a
+//!   file as they stand. The module `listing` says what is listed and what is a hive partition.
+//! - **Formats.** Parquet, CSV, JSONL and Arrow IPC (file and stream); CSV and JSONL also in gzip,
+//!   bzip2, xz and zstd. All files of a source have one format and one compression.
+//! - **Types.** Parquet and Arrow columns keep the types that the file has. Those of CSV and JSONL
+//!   (modules `csv`, `jsonl`) are found by reading all rows once, which also finds broken rows before the run
+//!   starts; with `limit` and without `where`, only the rows that the limit needs.
+//! - **Several files** have to agree: see the module `schema`.
+
+mod csv;
+mod error;
+mod inspect;
+mod jsonl;
+mod listing;
+mod schema;
+mod session;
+mod table;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::dataframe::DataFrame;
+use datafusion::execution::context::SessionContext;
+use datafusion::prelude::ident;
+use futures::{StreamExt, TryStreamExt};
+
+pub use self::error::stream_error;
+pub use self::session::{ROWS_PER_BATCH, session, session_config, session_state};
+
+use self::inspect::{Columns, Inspected, Rows};
+use self::jsonl::JsonColumns;
+use self::listing::ListedFile;
+use self::table::FilesTable;
+use crate::config::pipeline::SourceSpec;
+use crate::error::{Error, ErrorKind, Result};
+
+/// An opened source.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its rows: `where`, `limit` and `select` applied, in order.
+    pub dataframe: DataFrame,
+    /// Its files, in the order that they are read.
+    pub files: Vec<InputFile>,
+    /// How many rows it has, when that is known before reading: not with `where`, not for Arrow IPC.
+    pub rows: Option<u64>,
+}
+
+/// A file of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its size on disk.
+    pub bytes: u64,
+    /// Its rows, when they were counted; `limit` and `where` not applied.
+    pub rows: Option<u64>,
+}
+
+/// Opens a source in a context made by [`session`].
+///
+/// # Errors
+/// - `NoInput`: nothing is there, or it cannot be opened.
+/// - `Data`: a file is broken, or files do not fit together.
+/// - `Config`: a column or format that does not exist, or a `where` that is not a predicate.
+pub async fn open(ctx: &SessionContext, spec: &SourceSpec) -> Result<Source> {
+    let listing_spec = spec.clone();
+    let files = blocking(move || listing::list(&listing_spec)).await?;
+    let form = files[0].form;
+
+    // The rows that a batch reads ahead have to be sound too.
+    let max_rows = match (&spec.predicate, spec.limit) {
+        (None, Some(limit)) => limit.max(ROWS_PER_BATCH) as u64,
+        _ => u64::MAX,
+    };
+    let csv = spec.csv;
+    let parallel = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let inspected: Vec<Inspected> = futures::stream::iter(files.clone())
+        .map(|file| blocking(move || inspect::inspect(&file, csv, max_rows)))
+        .buffered(parallel)
+        .try_collect()
+        .await
+        .map_err(|error| error.at(&spec.location))?;
+    let schema = merged_schema(&files, &inspected).map_err(|error| error.at(&spec.location))?;
+
+    let rows = match &spec.predicate {
+        None => known_rows(&inspected, spec.limit),
+        Some(_) => None,
+    };
+    let input_files: Vec<_> = files
+        .iter()
+        .zip(&inspected)
+        .map(|(file, inspected)| InputFile {
+            path: file.path.clone(),
+            bytes: file.bytes,
+            rows: match inspected.rows {
+                Rows::Exactly(rows) => Some(rows),
+                Rows::AtLeast(_) | Rows::Unknown => None,
+            },
+        })
+        .collect();
+
+    let table = Arc::new(FilesTable::new(files, form, csv, schema));
+    let dataframe = query(ctx, table, spec, &input_files)
+        .await
+        .map_err(|error| error.at(&spec.location))?;
+    Ok(Source { dataframe, files: input_files, rows })
+}
+
+/// Applies `where`, `limit` and `select`, in SQL's order.
+async fn query(
+    ctx: &SessionContext,
+    table: Arc<FilesTable>,
+    spec: &SourceSpec,
+    files: &[InputFile],
+) -> Result<DataFrame> {
+    let mut dataframe = ctx.read_table(table).map_err(|error| stream_error(error, files))?;
+    let columns: Vec<String> =
+        dataframe.schema().fields().iter().map(|field| field.name().clone()).collect();
+    if let Some(select) = &spec.select {
+        check_select(select, &columns)?;
+    }
+    if let Some(predicate) = &spec.predicate {
+        let wrong = |error| {
+            let error = stream_error(error, files);
+            Error::new(ErrorKind::Config, format!("`source.where` is not a predicate on the source: {}", error.message()))
+                .hint(format!("columns are {}", quoted(&columns)))
+        };
+        let expression = dataframe.parse_sql_expr(predicate).map_err(wrong)?;
+        dataframe = dataframe.filter(expression).map_err(wrong)?;
+        // Types are checked when the plan is made; better now than after the models are loaded.
+        dataframe.clone().create_physical_plan().await.map_err(wrong)?;
+    }
+    let failed = |error| stream_error(error, files);
+    if let Some(limit) = spec.limit {
+        dataframe = dataframe.limit(0, Some(limit)).map_err(failed)?;
+    }
+    if let Some(select) = &spec.select {
+        dataframe = dataframe.select(select.iter().map(ident)).map_err(failed)?;
+    }
+    Ok(dataframe)
+}
+
+fn check_select(select: &[String], columns: &[String]) -> Result<()> {
+    for (index, name) in select.iter().enumerate() {
+        if select[..index].contains(name) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("`source.select` names the column `{name}` twice"),
+            ));
+        }
+        if columns.contains(name) {
+            continue;
+        }
+        let nearest = columns
+            .iter()
+            .map(|column| {
+                let likeness = strsim::jaro_winkler(&column.to_lowercase(), &name.to_lowercase());
+                (likeness, column)
+            })
+            .filter(|(likeness, _)| *likeness > 0.75)
+            .max_by(|(a, _), (b, _)| a.total_cmp(b));
+        let suggestion = match nearest {
+            Some((_, column)) => format!("did you mean `{column}`? "),
+            None => String::new(),
+        };
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("`source.select`: the source has no column `{name}`"),
+        )
+        .hint(format!("{suggestion}columns are {}", quoted(columns))));
+    }
+    Ok(())
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// One schema for all files, by the rules of their format.
+fn merged_schema(files: &[ListedFile], inspected: &[Inspected]) -> Result<SchemaRef> {
+    let mut schemas: Vec<(&Path, SchemaRef)> = Vec::new();
+    let mut csvs = Vec::new();
+    let mut json: Option<JsonColumns> = None;
+    let mut first_stream: Option<(bool, &Path)> = None;
+    for (file, inspected) in files.iter().zip(inspected) {
+        let path = file.path.as_path();
+        match &inspected.columns {
+            Columns::Parquet(schema) => schemas.push((path, Arc::clone(schema))),
+            Columns::Arrow { schema, stream } => {
+                let (first, first_path) = *first_stream.get_or_insert((*stream, path));
+                if first != *stream {
+                    return Err(Error::new(
+                        ErrorKind::Data,
+                        format!(
+                            "one source reads Arrow IPC files of one kind: `{}` and `{}` are file \
+                             and stream format",
+                            first_path.display(),
+                            path.display()
+                        ),
+                    ));
+                }
+                schemas.push((path, Arc::clone(schema)));
+            }
+            // An empty file has no columns and no rows.
+            Columns::Csv(columns) if columns.names.is_empty() => {}
+            Columns::Csv(columns) => csvs.push((path, columns)),
+            Columns::Jsonl(columns) => match &mut json {
+                Some(json) => json.add(columns.clone()).map_err(|error| error.at(path.display()))?,
+                None => json = Some(columns.clone()),
+            },
+        }
+    }
+    for (path, schema) in &schemas {
+        schema::check_names(path, schema)?;
+    }
+    let schema = if let Some(json) = json {
+        Arc::new(json.schema())
+    } else if let Some(((first_path, first), rest)) = csvs.split_first() {
+        let names = |columns: &csv::CsvColumns| columns.names.clone();
+        for (path, other) in rest {
+            if other.names != first.names {
+                let (first, other) = (names(first), names(other));
+                let first: Vec<_> = first.iter().map(String::as_str).collect();
+                let other: Vec<_> = other.iter().map(String::as_str).collect();
+                return Err(schema::columns_differ(first_path, path, &first, &other));
+            }
+        }
+        let schema = Arc::new(csv::schema(csvs.iter().map(|(_, columns)| *columns)));
+        schema::check_names(first_path, &schema)?;
+        schema
+    } else if matches!(inspected.first().map(|i| &i.columns), Some(Columns::Arrow { .. })) {
+        schema::same(&schemas)?
+    } else {
+        schema::merge_by_name(&schemas)?
+    };
+    if schema.fields().is_empty() {
+        let path = files[0].path.display();
+        let message = match files.len() {
+            1 => format!("`{path}` has no columns: it is empty"),
+            count => format!("`{path}` and {} more have no columns: they are empty", count - 1),
+        };
+        return Err(Error::new(ErrorKind::Data, message).at(path));
+    }
+    Ok(schema)
+}
+
+fn known_rows(inspected: &[Inspected], limit: Option<usize>) -> Option<u64> {
+    let limit = limit.map(|limit| limit as u64);
+    let mut rows = 0u64;
+    let mut exact = true;
+    for file in inspected {
+        match file.rows {
+            Rows::Exactly(more) => rows += more,
+            Rows::AtLeast(more) => {
+                rows += more;
+                exact = false;
+            }
+            Rows::Unknown => exact = false,
+        }
+    }
+    match limit {
+        Some(limit) if rows >= limit => Some(limit),
+        _ => exact.then_some(rows),
+    }
+}
+
+/// Runs file work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Error::new(ErrorKind::Internal, "reading the source panicked").source(error))
+    })
+}

@@ -9,7 +9,7 @@ import random
 
 import pyarrow.parquet as pq
 
-from minilm_reviews import encode, load
+from minilm_reviews import encode_alone, load
 from texts import HERE
 from tools import case, skip, versions, write_golden, write_tensors
 
@@ -29,7 +29,7 @@ def golden(folder, directory, repo):
     model, rows = load(directory), two_hundred_rows()
     with open(os.path.join(directory, "model.safetensors"), "rb") as f:
         digest = hashlib.file_digest(f, "sha256").hexdigest()
-    write_tensors(folder, {"sentence_embedding": encode(model, [text for _, text in rows])})
+    write_tensors(folder, {"sentence_embedding": encode_alone(model, [text for _, text in rows])})
     write_golden(folder, {"library versions": versions(), "model": repo, "model.safetensors sha256": digest,
                           "max_length": model.max_seq_length, "notes": "rows of examples/data/reviews.parquet, computed in f32",
                           "ids": [row_id for row_id, _ in rows], "texts": [text for _, text in rows]})

@@ -12,6 +12,7 @@ import argparse
 import sys
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 
@@ -21,12 +22,12 @@ def read(path, key, column):
     if column not in table.column_names:
         raise ValueError(f"{path}: no column {column!r}; it has {', '.join(table.column_names)}")
     keys = [None if k is None else str(k) for k in table[key].to_pylist()] if key in table.column_names else None
-    rows = []
-    for chunk in table[column].chunks:
-        values = chunk.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-        lengths = np.array([0 if row is None else len(row) for row in chunk])
-        ends = np.cumsum(lengths)
-        rows += [values[end - length:end] if ok else None for end, length, ok in zip(ends, lengths, chunk.is_valid().to_pylist())]
+    lists = table[column].combine_chunks()
+    values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)   # flatten leaves null rows out
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_pylist()
+    ends = np.cumsum(lengths)
+    rows = [values[end - length:end] if valid else None
+            for end, length, valid in zip(ends, lengths, lists.is_valid().to_pylist())]
     return keys, rows
 
 

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Embed a CSV of texts with sentence-transformers: the reference for a run of ours over the same rows.
+"""Embed a table of texts with sentence-transformers: the reference for a run of ours over the same rows.
 
-    python minilm_reviews.py MODEL_DIRECTORY ROWS.csv REFERENCE.parquet [--id id] [--text text]
+    python minilm_reviews.py MODEL_DIRECTORY ROWS.csv|ROWS.parquet REFERENCE.parquet [--id id] [--text text]
 
 Writes a Parquet file with `id` (as text) and `embedding` (fixed-size list of float32), in the
-order of the rows; compare.py compares it with another one. Each text is encoded alone, so that no
-padding takes part in the numbers. Neither the model nor third-party rows belong in the repository.
+order of the rows; compare.py compares it with another one. Only texts of the same number of tokens
+share a batch, so that no padding takes part in the numbers. A null text (Parquet only) has a null embedding. Neither the model nor third-party rows belong in the repository.
 
 Needs: sentence-transformers and pyarrow (requirements.txt).
 """
 import argparse
 import csv
+import sys
 import time
 
 import numpy as np
@@ -20,15 +21,34 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 
+def encode_alone(model, texts):
+    """(rows, dimensions) f32, one text at a time."""
+    return np.stack([model.encode(text, show_progress_bar=False) for text in texts])
+
+
 def encode(model, texts):
-    """(rows, dimensions) f32; equal texts are encoded once."""
-    rows = {text: model.encode(text, show_progress_bar=False) for text in dict.fromkeys(texts)}
-    return np.stack([rows[text] for text in texts]).astype(np.float32)
+    """(rows, dimensions) f32, equal texts once, texts of equal length together."""
+    by_length = {}
+    for text in dict.fromkeys(texts):
+        by_length.setdefault(model.tokenize([text])["input_ids"].shape[1], []).append(text)
+    rows = {}
+    for length, group in sorted(by_length.items()):
+        rows.update(zip(group, model.encode(group, batch_size=32, show_progress_bar=False)))
+        print(f"{len(rows)} texts, {length} tokens", file=sys.stderr, flush=True)
+    return np.stack([rows[text] for text in texts])
 
 
 def load(folder):
     """f32 whatever the files hold, eager attention, CPU."""
     return SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"}).eval()
+
+
+def read(path):
+    """-> rows as dicts."""
+    if path.endswith(".parquet"):
+        return pq.read_table(path).to_pylist()
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
 
 
 def main():
@@ -38,13 +58,16 @@ def main():
     parser.add_argument("output")
     parser.add_argument("--id", default="id")
     parser.add_argument("--text", default="text")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    with open(args.rows, newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
+    torch.set_num_threads(args.threads)
+    rows = read(args.rows)
+    texts = [row[args.text] for row in rows]
     model, start = load(args.model), time.perf_counter()
-    embeddings = encode(model, [row[args.text] for row in rows])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-    pq.write_table(pa.table({"id": pa.array([row[args.id] for row in rows], pa.string()), "embedding": column}), args.output)
+    embeddings = encode(model, [text or "" for text in texts])
+    nulls = pa.array([text is None for text in texts])
+    column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1], mask=nulls)
+    pq.write_table(pa.table({"id": pa.array([str(row[args.id]) for row in rows]), "embedding": column}), args.output)
     print(f"{len(rows)} rows, {embeddings.shape[1]} dimensions, {time.perf_counter() - start:.0f} s")
 
 

@@ -1,0 +1,280 @@
+//! Tokenizers from vocabulary files, for checkpoints without a tokenizer.json.
+//!
+//! # Source
+//! transformers 4.57: `convert_slow_tokenizer.py` and the slow class of each family.
+
+use std::collections::BTreeMap;
+
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
+use tokenizers::models::bpe::{self, BPE};
+use tokenizers::models::unigram::Unigram;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::normalizers::{BertNormalizer, Precompiled, Replace, Sequence, Strip};
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::processors::roberta::RobertaProcessing;
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
+
+use super::class::TokenizerClass;
+use super::files::TokenizerFiles;
+use super::overrides::TokenizerOptions;
+use super::sentencepiece::{ModelProto, ModelType, PieceKind};
+use super::special::{self, SpecialTokens};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Sentencepiece models by name, in the order in which they are looked for.
+const SENTENCEPIECE_FILES: [&str; 3] =
+    ["sentencepiece.bpe.model", "tokenizer.model", "spiece.model"];
+
+/// Where fairseq's `<unk>` stands, in both families that come from there.
+const FAIRSEQ_UNK_ID: usize = 3;
+
+/// Builds the tokenizer of `class` from its vocabulary files, special tokens added.
+///
+/// # Errors
+/// `Hub` when the files are missing, `Model` when they are damaged, `Unsupported` for a kind of
+/// sentencepiece model that is not implemented.
+pub(super) fn from_vocabulary(
+    files: &mut TokenizerFiles<'_>,
+    class: TokenizerClass,
+    options: TokenizerOptions,
+    special: &SpecialTokens,
+) -> Result<Tokenizer> {
+    let mut tokenizer = match class {
+        TokenizerClass::Bert | TokenizerClass::DistilBert | TokenizerClass::MpNet => {
+            word_piece(files, class, options, special)?
+        }
+        TokenizerClass::Roberta => byte_level_bpe(files, class, options)?,
+        TokenizerClass::XlmRoberta | TokenizerClass::Camembert => sentence_piece(files, class)?,
+        TokenizerClass::PreTrained => {
+            return Err(files.missing(class.name(), "`tokenizer.json`"));
+        }
+    };
+    special.add_to(&mut tokenizer)?;
+    post_processor(&mut tokenizer, class, options, special)?;
+    Ok(tokenizer)
+}
+
+fn word_piece(
+    files: &mut TokenizerFiles<'_>,
+    class: TokenizerClass,
+    options: TokenizerOptions,
+    special: &SpecialTokens,
+) -> Result<Tokenizer> {
+    let Some(text) = files.read_text("vocab.txt")? else {
+        return Err(files.missing(class.name(), "`tokenizer.json`, `vocab.txt`"));
+    };
+    let mut vocab = bpe::Vocab::default();
+    for (id, line) in (0..).zip(text.strip_suffix('\n').unwrap_or(&text).split('\n')) {
+        vocab.insert(line.to_string(), id);
+    }
+    let unk = special.require("unk_token")?;
+    if !vocab.contains_key(unk) {
+        return Err(Error::new(ErrorKind::Model, format!("`vocab.txt` has no `{unk}`")));
+    }
+    let model = WordPiece::builder().vocab(vocab).unk_token(unk.to_string()).build();
+    let mut tokenizer = Tokenizer::new(model.map_err(broken("vocab.txt"))?);
+    // A slow class without a basic tokenizer leaves all of these undone; BERT's fast class then sets them
+    // to the options again, MPNet's not all of them.
+    let basic = options.do_basic_tokenize;
+    let normalizer = BertNormalizer::new(
+        true,
+        basic && options.tokenize_chinese_chars,
+        if basic { options.strip_accents } else { Some(false) },
+        basic && options.do_lower_case,
+    );
+    set_normalizer(&mut tokenizer, normalizer)?;
+    tokenizer
+        .with_pre_tokenizer(Some(BertPreTokenizer))
+        .with_decoder(Some(WordPieceDecoder::new("##".into(), true)));
+    Ok(tokenizer)
+}
+
+fn byte_level_bpe(
+    files: &mut TokenizerFiles<'_>,
+    class: TokenizerClass,
+    options: TokenizerOptions,
+) -> Result<Tokenizer> {
+    let (Some(ids), Some(merges)) =
+        (files.read_object("vocab.json")?, files.read_text("merges.txt")?)
+    else {
+        let wanted = "`tokenizer.json`, or `vocab.json` with `merges.txt`";
+        return Err(files.missing(class.name(), wanted));
+    };
+    let mut vocab = bpe::Vocab::default();
+    for (token, id) in ids {
+        let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+            Error::new(ErrorKind::Model, format!("`vocab.json` has the id `{id}` for `{token}`"))
+        })?;
+        vocab.insert(token, id);
+    }
+    let merges = read_merges(&merges, &vocab)?;
+    let model = BPE::builder()
+        .vocab_and_merges(vocab, merges)
+        .continuing_subword_prefix(String::new())
+        .end_of_word_suffix(String::new())
+        .build();
+    let mut tokenizer = Tokenizer::new(model.map_err(broken("merges.txt"))?);
+    tokenizer
+        .with_pre_tokenizer(Some(ByteLevel::new(options.add_prefix_space, true, true)))
+        .with_decoder(Some(ByteLevel::default()));
+    Ok(tokenizer)
+}
+
+/// The pairs of merges.txt. Its first line is a header, and what follows the last line end is none.
+fn read_merges(text: &str, vocab: &bpe::Vocab) -> Result<Vec<(String, String)>> {
+    let mut ranks: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut merges = Vec::new();
+    let lines = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+    for (index, line) in lines.split('\n').enumerate().skip(1) {
+        let at = || format!("merges.txt: line {}", index + 1);
+        let mut parts = line.split_whitespace();
+        let (Some(left), Some(right), None) = (parts.next(), parts.next(), parts.next()) else {
+            let message = format!("expected two tokens to merge, found `{line}`");
+            return Err(Error::new(ErrorKind::Model, message).at(at()));
+        };
+        // Asked here and not left to the library, which would index out of bounds.
+        for token in [left, right, &format!("{left}{right}")] {
+            if !vocab.contains_key(token) {
+                let message = format!("`{token}` is not in `vocab.json`");
+                return Err(Error::new(ErrorKind::Model, message).at(at()));
+            }
+        }
+        if ranks.insert((left, right), index).is_none() {
+            merges.push((left.to_string(), right.to_string()));
+        }
+    }
+    Ok(merges)
+}
+
+fn sentence_piece(files: &mut TokenizerFiles<'_>, class: TokenizerClass) -> Result<Tokenizer> {
+    let mut found = None;
+    for file in SENTENCEPIECE_FILES {
+        if let Some(bytes) = files.read(file)? {
+            found = Some((file, bytes));
+            break;
+        }
+    }
+    let Some((file, bytes)) = found else {
+        let wanted = SENTENCEPIECE_FILES.map(|file| format!("`{file}`")).join(", ");
+        return Err(files.missing(class.name(), &format!("`tokenizer.json`, {wanted}")));
+    };
+    let proto = ModelProto::parse(&bytes).map_err(|e| e.at(file))?;
+    if proto.model_type != ModelType::Unigram {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("sentencepiece model of type {}, only UNIGRAM", proto.model_type.name()),
+        )
+        .at(file)
+        .hint("save a tokenizer.json with transformers: `AutoTokenizer.from_pretrained(…).save_pretrained(…)`"));
+    }
+
+    let model = Unigram::from(fairseq_vocab(class, &proto), Some(FAIRSEQ_UNK_ID), false);
+    let mut tokenizer = Tokenizer::new(model.map_err(broken(file))?);
+    let own = proto.pieces.iter().filter(|piece| piece.kind != PieceKind::Ordinary).map(|piece| {
+        AddedToken::from(piece.piece.as_str(), piece.kind == PieceKind::Control).normalized(false)
+    });
+    special::add_tokens(&mut tokenizer, own)?;
+
+    let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
+    if !proto.precompiled_charsmap.is_empty() {
+        let precompiled = Precompiled::from(&proto.precompiled_charsmap);
+        normalizers.push(precompiled.map_err(|e| broken(file)(e.into()))?.into());
+    }
+    normalizers.push(Strip::new(false, true).into());
+    let spaces = Replace::new(ReplacePattern::Regex(" {2,}".into()), "▁");
+    normalizers.push(spaces.map_err(broken(file))?.into());
+    set_normalizer(&mut tokenizer, Sequence::new(normalizers))?;
+    let metaspace = Metaspace::new('▁', PrependScheme::Always, true);
+    tokenizer.with_pre_tokenizer(Some(metaspace.clone())).with_decoder(Some(metaspace));
+    Ok(tokenizer)
+}
+
+/// A sentencepiece vocabulary in the order that fairseq gave it.
+fn fairseq_vocab(class: TokenizerClass, proto: &ModelProto) -> Vec<(String, f64)> {
+    let (first, own): (&[(&str, f64)], usize) = match class {
+        // The piece at 0 is <unk>; the score of its stand-in keeps it from ever being chosen.
+        TokenizerClass::Camembert => (
+            &[
+                ("<s>NOTUSED", 0.0),
+                ("<pad>", 0.0),
+                ("</s>NOTUSED", 0.0),
+                ("<unk>", 0.0),
+                ("<unk>NOTUSED", -100.0),
+            ],
+            1,
+        ),
+        // The pieces at 0, 1 and 2 are <unk>, <s> and </s>.
+        _ => (&[("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], 3),
+    };
+    let pieces = proto.pieces.iter().skip(own);
+    first
+        .iter()
+        .map(|(text, score)| ((*text).to_string(), *score))
+        .chain(pieces.map(|piece| (piece.piece.clone(), f64::from(piece.score))))
+        .chain([("<mask>".to_string(), 0.0)])
+        .collect()
+}
+
+fn post_processor(
+    tokenizer: &mut Tokenizer,
+    class: TokenizerClass,
+    options: TokenizerOptions,
+    special: &SpecialTokens,
+) -> Result<()> {
+    // The families of fairseq's vocabulary name their tokens in the template itself.
+    let (cls, sep) = match class {
+        TokenizerClass::XlmRoberta | TokenizerClass::Camembert => ("<s>", "</s>"),
+        _ => (special.require("cls_token")?, special.require("sep_token")?),
+    };
+    let id = |token: &str| {
+        tokenizer.token_to_id(token).ok_or_else(|| {
+            Error::new(ErrorKind::Model, format!("`{token}` is not in the vocabulary"))
+        })
+    };
+    let (cls_id, sep_id) = (id(cls)?, id(sep)?);
+    let (single, pair) = match class {
+        TokenizerClass::Roberta => {
+            let processing = RobertaProcessing::new((sep.into(), sep_id), (cls.into(), cls_id))
+                .add_prefix_space(options.add_prefix_space)
+                .trim_offsets(true);
+            tokenizer.with_post_processor(Some(processing));
+            return Ok(());
+        }
+        TokenizerClass::XlmRoberta | TokenizerClass::Camembert => {
+            (format!("{cls} $A {sep}"), format!("{cls} $A {sep} {sep} $B {sep}"))
+        }
+        TokenizerClass::MpNet => (
+            format!("{cls}:0 $A:0 {sep}:0"),
+            format!("{cls}:0 $A:0 {sep}:0 {sep}:0 $B:1 {sep}:1"),
+        ),
+        _ => (format!("{cls}:0 $A:0 {sep}:0"), format!("{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1")),
+    };
+    let template = || -> tokenizers::Result<TemplateProcessing> {
+        let mut builder = TemplateProcessing::builder();
+        builder.try_single(single)?.try_pair(pair)?;
+        Ok(builder.special_tokens(vec![(cls, cls_id), (sep, sep_id)]).build()?)
+    };
+    let template = template().map_err(|e| {
+        let message = format!("cannot put `{cls}` and `{sep}` around a text");
+        Error::new(ErrorKind::Model, message).source(e)
+    })?;
+    tokenizer.with_post_processor(Some(template));
+    Ok(())
+}
+
+fn set_normalizer(
+    tokenizer: &mut Tokenizer,
+    normalizer: impl Into<NormalizerWrapper>,
+) -> Result<()> {
+    let set = tokenizer.with_normalizer(Some(normalizer));
+    set.map_err(|e| Error::new(ErrorKind::Model, "cannot set the normalizer").source(e))?;
+    Ok(())
+}
+
+fn broken(file: &str) -> impl Fn(tokenizers::Error) -> Error {
+    move |e| Error::new(ErrorKind::Model, format!("`{file}` is not usable")).source(e)
+}

@@ -1,0 +1,241 @@
+//! `AutoTokenizer`: texts to token ids, exactly as the fast tokenizers of transformers 4.57 give them.
+//!
+//! It reads a tokenizer.json, or builds the same tokenizer from the vocabulary files that a checkpoint
+//! has instead (`vocab.txt`, `vocab.json` with `merges.txt`, a sentencepiece model), and applies what the
+//! other files say over it. Not here: batches for a model, windows over long texts, chat templates.
+//! The entry points are [`AutoTokenizer::from_pretrained`] and [`AutoTokenizer::encode`].
+
+mod class;
+mod convert;
+mod encode;
+mod files;
+mod overrides;
+mod sentencepiece;
+mod special;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use tokenizers::{Tokenizer, TruncationDirection};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::Snapshot;
+use class::TokenizerClass;
+use encode::Frame;
+pub use encode::{EncodeOptions, Encoding};
+use files::TokenizerFiles;
+use overrides::TokenizerOptions;
+use special::SpecialTokens;
+
+/// Above this, a `model_max_length` means "no limit" (transformers writes 1e30).
+const LARGE_INTEGER: f64 = 1e20;
+
+/// The tokenizer of a checkpoint.
+///
+/// It is shared between threads by reference; nothing in it changes while texts are encoded.
+///
+/// # Example
+/// ```no_run
+/// use hfauto_pipe::auto::{AutoTokenizer, EncodeOptions};
+///
+/// let tokenizer = AutoTokenizer::from_pretrained("examples/models/mini-embedder")?;
+/// let options = EncodeOptions { max_length: Some(16), ..EncodeOptions::default() };
+/// let encoding = tokenizer.encode("Hello, world!", &options)?;
+/// assert_eq!(encoding.input_ids.first().copied(), tokenizer.cls_token_id());
+/// # Ok::<(), hfauto_pipe::Error>(())
+/// ```
+pub struct AutoTokenizer {
+    tokenizer: Tokenizer,
+    class: TokenizerClass,
+    /// What comes around a single text; `None` when only the library can tell.
+    frame: Option<Frame>,
+    special: SpecialTokens,
+    model_max_length: Option<usize>,
+    truncation_side: TruncationDirection,
+    clean_up_tokenization_spaces: bool,
+    digest: blake3::Hash,
+}
+
+impl AutoTokenizer {
+    /// The tokenizer of a model directory.
+    ///
+    /// # Errors
+    /// As [`from_snapshot`](Self::from_snapshot), and `Hub` when there is no such directory.
+    pub fn from_pretrained(id: &str) -> Result<Self> {
+        Self::from_snapshot(&resolve(id)?)
+    }
+
+    /// The tokenizer in a snapshot's files.
+    ///
+    /// # Errors
+    /// `Hub` when files are missing, `Model` when they are damaged or contradict each other,
+    /// `Unsupported` for a tokenizer class that is not implemented.
+    pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self> {
+        Self::load(snapshot).map_err(|e| e.at(format!("tokenizer of `{}`", snapshot.name())))
+    }
+
+    fn load(snapshot: &Snapshot) -> Result<Self> {
+        let mut files = TokenizerFiles::new(snapshot);
+        let config = files.read_object("tokenizer_config.json")?.unwrap_or_default();
+        let class = TokenizerClass::detect(snapshot, &config)?;
+        files.note("class", class.name().as_bytes());
+        let options = TokenizerOptions::read(&config);
+
+        let saved = files.read("tokenizer.json")?.map(|bytes| {
+            Tokenizer::from_bytes(bytes).map_err(|e| {
+                let message = "`tokenizer.json` is not a tokenizer of this library";
+                Error::new(ErrorKind::Model, message).source(e)
+            })
+        });
+        let saved = saved.transpose()?;
+        let converted = saved.is_none();
+        let mut special = SpecialTokens::read(&mut files, &config, class, saved.as_ref())?;
+        let mut truncation_side = TruncationDirection::Right;
+        let mut tokenizer = if let Some(mut tokenizer) = saved {
+            // Exports carry the settings of one call; texts are cut and padded by the caller's.
+            if let Some(truncation) = tokenizer.get_truncation() {
+                truncation_side = truncation.direction;
+            }
+            if let Some(padding) = tokenizer.get_padding() {
+                special.set_default("pad_token", &padding.pad_token.clone());
+            }
+            tokenizer.with_padding(None).with_truncation(None).map_err(|e| {
+                Error::new(ErrorKind::Internal, "cannot drop the truncation").source(e)
+            })?;
+            special.add_to(&mut tokenizer)?;
+            tokenizer
+        } else {
+            convert::from_vocabulary(&mut files, class, options, &special)?
+        };
+        options.apply(class, &mut tokenizer)?;
+
+        if let Some(side) = config.get("truncation_side") {
+            truncation_side = match side.as_str() {
+                Some("right") => TruncationDirection::Right,
+                Some("left") => TruncationDirection::Left,
+                _ => {
+                    return Err(Error::new(
+                        ErrorKind::Model,
+                        format!("`truncation_side` in tokenizer_config.json is `{side}`, expected `left` or `right`"),
+                    ));
+                }
+            };
+        }
+        let clean_up = config.get("clean_up_tokenization_spaces").and_then(Value::as_bool);
+        Ok(Self {
+            frame: Frame::find(&tokenizer),
+            tokenizer,
+            class,
+            special,
+            model_max_length: model_max_length(&config),
+            truncation_side,
+            clean_up_tokenization_spaces: clean_up
+                .unwrap_or_else(|| class.default_clean_up(converted)),
+            digest: files.digest(),
+        })
+    }
+
+    /// The name of the tokenizer class in transformers.
+    pub fn class_name(&self) -> &'static str {
+        self.class.name()
+    }
+
+    /// The longest input that the model was made for, in tokens; `None` when the files do not say it.
+    pub fn model_max_length(&self) -> Option<usize> {
+        self.model_max_length
+    }
+
+    /// The size of the vocabulary without added tokens.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(false)
+    }
+
+    /// The size of the vocabulary with added tokens (`len(tokenizer)`).
+    pub fn total_vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// The text of a token.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        // Not by the library's own way, which shows an added token as the normalizer leaves it.
+        let added = self.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+        match added.get(&id) {
+            Some(token) => Some(token.content.clone()),
+            None => self.tokenizer.id_to_token(id),
+        }
+    }
+
+    /// The id of a token, if the vocabulary has it.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// The id of the first token of a sentence, for models that have one.
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.special_token_id("bos_token")
+    }
+
+    /// The id of the last token of a sentence, for models that have one.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.special_token_id("eos_token")
+    }
+
+    /// The id that stands for what the vocabulary does not have.
+    pub fn unk_token_id(&self) -> Option<u32> {
+        self.special_token_id("unk_token")
+    }
+
+    /// The id of the token between two texts, and after the last one.
+    pub fn sep_token_id(&self) -> Option<u32> {
+        self.special_token_id("sep_token")
+    }
+
+    /// The id that fills up shorter rows.
+    pub fn pad_token_id(&self) -> Option<u32> {
+        self.special_token_id("pad_token")
+    }
+
+    /// The id of the token whose vector stands for the whole input.
+    pub fn cls_token_id(&self) -> Option<u32> {
+        self.special_token_id("cls_token")
+    }
+
+    /// The id of the token that fill-mask replaces.
+    pub fn mask_token_id(&self) -> Option<u32> {
+        self.special_token_id("mask_token")
+    }
+
+    /// A digest of the files that this tokenizer was read from, for lineage: the same digest means the
+    /// same tokens.
+    pub fn digest(&self) -> blake3::Hash {
+        self.digest
+    }
+
+    fn special_token_id(&self, attribute: &str) -> Option<u32> {
+        self.special.get(attribute).and_then(|token| self.tokenizer.token_to_id(token))
+    }
+}
+
+impl std::fmt::Debug for AutoTokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AutoTokenizer")
+            .field("class", &self.class.name())
+            .field("vocab_size", &self.total_vocab_size())
+            .field("model_max_length", &self.model_max_length)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The files of a model by its id: a local directory.
+fn resolve(id: &str) -> Result<Snapshot> {
+    Snapshot::local(Path::new(id))
+}
+
+/// `model_max_length`, or `max_len` in older files. It may be far beyond 64 bits.
+fn model_max_length(config: &Map<String, Value>) -> Option<usize> {
+    let length = config.get("model_max_length").or_else(|| config.get("max_len"))?.as_f64()?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked, and `as` saturates")]
+    (length >= 1.0 && length <= LARGE_INTEGER).then_some(length as usize)
+}

@@ -1,0 +1,100 @@
+//! What the fast classes of transformers change in a tokenizer after it is loaded, because
+//! tokenizer_config.json says otherwise than tokenizer.json.
+
+use serde_json::{Map, Value};
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer};
+
+use super::class::TokenizerClass;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The options of tokenizer_config.json that change tokens, with transformers' defaults.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TokenizerOptions {
+    pub(super) do_lower_case: bool,
+    pub(super) do_basic_tokenize: bool,
+    pub(super) strip_accents: Option<bool>,
+    pub(super) tokenize_chinese_chars: bool,
+    pub(super) add_prefix_space: bool,
+    trim_offsets: bool,
+    split_special_tokens: bool,
+}
+
+impl TokenizerOptions {
+    pub(super) fn read(config: &Map<String, Value>) -> Self {
+        let flag = |name| config.get(name).and_then(Value::as_bool);
+        Self {
+            do_lower_case: flag("do_lower_case").unwrap_or(true),
+            do_basic_tokenize: flag("do_basic_tokenize").unwrap_or(true),
+            strip_accents: flag("strip_accents"),
+            tokenize_chinese_chars: flag("tokenize_chinese_chars").unwrap_or(true),
+            add_prefix_space: flag("add_prefix_space").unwrap_or(false),
+            trim_offsets: flag("trim_offsets").unwrap_or(true),
+            split_special_tokens: flag("split_special_tokens").unwrap_or(false),
+        }
+    }
+
+    /// Makes `tokenizer` what these options ask for.
+    pub(super) fn apply(self, class: TokenizerClass, tokenizer: &mut Tokenizer) -> Result<()> {
+        tokenizer.set_encode_special_tokens(self.split_special_tokens);
+        if let Some(PreTokenizerWrapper::ByteLevel(bytes)) = tokenizer.get_pre_tokenizer()
+            && bytes.add_prefix_space != self.add_prefix_space
+        {
+            let bytes = ByteLevel::new(self.add_prefix_space, true, bytes.use_regex);
+            tokenizer.with_pre_tokenizer(Some(bytes));
+        }
+        match class {
+            TokenizerClass::Bert | TokenizerClass::DistilBert | TokenizerClass::MpNet => {
+                self.apply_normalizer(class, tokenizer)
+            }
+            TokenizerClass::Roberta => {
+                self.apply_post_processor(tokenizer);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn apply_normalizer(self, class: TokenizerClass, tokenizer: &mut Tokenizer) -> Result<()> {
+        let Some(NormalizerWrapper::BertNormalizer(has)) = tokenizer.get_normalizer() else {
+            return Ok(());
+        };
+        // MPNet's class neither looks at the ideographs nor sets them.
+        let handle_chinese_chars = match class {
+            TokenizerClass::MpNet => has.handle_chinese_chars,
+            _ => self.tokenize_chinese_chars,
+        };
+        let wanted = (self.do_lower_case, self.strip_accents, handle_chinese_chars);
+        if (has.lowercase, has.strip_accents, has.handle_chinese_chars) == wanted {
+            return Ok(());
+        }
+        let normalizer = BertNormalizer::new(
+            has.clean_text,
+            handle_chinese_chars,
+            self.strip_accents,
+            self.do_lower_case,
+        );
+        // In transformers the added tokens stay as the first normalizer left them; `with_normalizer`
+        // would normalize them anew, hence they are put back.
+        let added = tokenizer.get_added_vocabulary().clone();
+        tokenizer
+            .with_normalizer(Some(normalizer))
+            .map_err(|e| Error::new(ErrorKind::Model, "cannot set the normalizer").source(e))?
+            .with_added_vocabulary(added);
+        Ok(())
+    }
+
+    fn apply_post_processor(self, tokenizer: &mut Tokenizer) {
+        let wanted = match tokenizer.get_post_processor() {
+            Some(PostProcessorWrapper::Roberta(has)) => PostProcessorWrapper::Roberta(
+                has.clone().add_prefix_space(self.add_prefix_space).trim_offsets(self.trim_offsets),
+            ),
+            Some(PostProcessorWrapper::ByteLevel(has)) => PostProcessorWrapper::ByteLevel(
+                has.add_prefix_space(self.add_prefix_space).trim_offsets(self.trim_offsets),
+            ),
+            _ => return,
+        };
+        tokenizer.with_post_processor(Some(wanted));
+    }
+}

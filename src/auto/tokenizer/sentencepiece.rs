@@ -1,0 +1,335 @@
+//! The parts of a sentencepiece model that a tokenizer needs, read from its protobuf bytes.
+//!
+//! Not a protobuf library: it knows the few fields of `ModelProto` below and skips all others.
+//! The entry point is [`ModelProto::parse`].
+
+use std::collections::BTreeSet;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A sentencepiece model file (`sentencepiece.bpe.model`, `spiece.model`).
+#[derive(Debug, Default)]
+pub(super) struct ModelProto {
+    /// The vocabulary; a piece's index is its id.
+    pub(super) pieces: Vec<Piece>,
+    /// How the model was trained.
+    pub(super) model_type: ModelType,
+    /// The compiled normalisation rules; empty when there are none.
+    pub(super) precompiled_charsmap: Vec<u8>,
+}
+
+/// One entry of the vocabulary.
+#[derive(Debug, Default)]
+pub(super) struct Piece {
+    /// The text.
+    pub(super) piece: String,
+    /// The logarithm of its probability.
+    pub(super) score: f32,
+    /// What it stands for.
+    pub(super) kind: PieceKind,
+}
+
+/// `SentencePiece.Type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum PieceKind {
+    /// `CONTROL`, as `<s>`: never part of a text.
+    Control,
+    /// `USER_DEFINED`: always one token, wherever it stands.
+    UserDefined,
+    /// The others, which need no care of their own.
+    #[default]
+    Ordinary,
+}
+
+/// `TrainerSpec.ModelType`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ModelType {
+    /// The format's default.
+    #[default]
+    Unigram,
+    /// Byte pair encoding.
+    Bpe,
+    /// One token a word.
+    Word,
+    /// One token a character.
+    Char,
+}
+
+impl ModelType {
+    /// The name in the format's definition.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Unigram => "UNIGRAM",
+            Self::Bpe => "BPE",
+            Self::Word => "WORD",
+            Self::Char => "CHAR",
+        }
+    }
+}
+
+impl ModelProto {
+    /// Reads a model file.
+    ///
+    /// # Errors
+    /// `Model` when the bytes are not a sentencepiece model, or when its normalisation rules would lead
+    /// outside their own tables.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut model = Self::default();
+        let mut fields = Fields::new(bytes);
+        while let Some((number, value)) = fields.next()? {
+            match (number, value) {
+                (1, Value::Bytes(bytes)) => model.pieces.push(Piece::parse(bytes)?),
+                (2, Value::Bytes(bytes)) => model.trainer_spec(bytes)?,
+                (3, Value::Bytes(bytes)) => model.normalizer_spec(bytes)?,
+                _ => {}
+            }
+        }
+        if model.pieces.is_empty() {
+            return Err(damaged("it has no pieces"));
+        }
+        check_charsmap(&model.precompiled_charsmap)?;
+        Ok(model)
+    }
+
+    fn trainer_spec(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut fields = Fields::new(bytes);
+        while let Some((number, value)) = fields.next()? {
+            if let (3, Value::Number(kind)) = (number, value) {
+                self.model_type = match kind {
+                    1 => ModelType::Unigram,
+                    2 => ModelType::Bpe,
+                    3 => ModelType::Word,
+                    4 => ModelType::Char,
+                    other => return Err(damaged(&format!("its model type is {other}"))),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn normalizer_spec(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut fields = Fields::new(bytes);
+        while let Some((number, value)) = fields.next()? {
+            if let (2, Value::Bytes(charsmap)) = (number, value) {
+                self.precompiled_charsmap = charsmap.to_vec();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Piece {
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut piece = Self::default();
+        let mut fields = Fields::new(bytes);
+        while let Some((number, value)) = fields.next()? {
+            match (number, value) {
+                (1, Value::Bytes(text)) => {
+                    piece.piece = String::from_utf8(text.to_vec())
+                        .map_err(|e| damaged("a piece is not UTF-8").source(e))?;
+                }
+                (2, Value::Fixed32(bits)) => piece.score = f32::from_bits(bits),
+                (3, Value::Number(kind)) => {
+                    piece.kind = match kind {
+                        3 => PieceKind::Control,
+                        4 => PieceKind::UserDefined,
+                        _ => PieceKind::Ordinary,
+                    };
+                }
+                _ => {}
+            }
+        }
+        Ok(piece)
+    }
+}
+
+fn damaged(what: &str) -> Error {
+    Error::new(ErrorKind::Model, format!("not a sentencepiece model: {what}"))
+}
+
+/// The value of a field, by wire type.
+enum Value<'a> {
+    Number(u64),
+    Fixed32(u32),
+    Bytes(&'a [u8]),
+    /// Eight bytes: no field that we read.
+    Fixed64,
+}
+
+/// The fields of one message, in the order of the file.
+struct Fields<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    fn next(&mut self) -> Result<Option<(u64, Value<'a>)>> {
+        if self.bytes.is_empty() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let value = match key & 7 {
+            0 => Value::Number(self.varint()?),
+            1 => {
+                self.take(8)?;
+                Value::Fixed64
+            }
+            2 => {
+                let length = self.varint()?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => {
+                let bytes = self.take(4)?;
+                Value::Fixed32(bytes.iter().rev().fold(0, |n, byte| n << 8 | u32::from(*byte)))
+            }
+            other => return Err(damaged(&format!("a field has the wire type {other}"))),
+        };
+        Ok(Some((key >> 3, value)))
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'a [u8]> {
+        let (taken, rest) = usize::try_from(length)
+            .ok()
+            .and_then(|length| self.bytes.split_at_checked(length))
+            .ok_or_else(|| damaged("it ends within a field"))?;
+        self.bytes = rest;
+        Ok(taken)
+    }
+
+    fn varint(&mut self) -> Result<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?[0];
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(damaged("a number has more than 64 bits"))
+    }
+}
+
+/// Follows every path of the rules' double array, so that normalising can never leave its bounds:
+/// the crate that walks it indexes without asking.
+fn check_charsmap(charsmap: &[u8]) -> Result<()> {
+    if charsmap.is_empty() {
+        return Ok(());
+    }
+    let broken = || damaged("its normalisation rules are broken");
+    let (length, rest) = charsmap.split_first_chunk::<4>().ok_or_else(broken)?;
+    // The unit count is rounded down, and the texts start right behind the units, as their reader has it.
+    let length = usize::try_from(u32::from_le_bytes(*length) / 4).map_err(|_| broken())?;
+    let (array, texts) =
+        length.checked_mul(4).and_then(|n| rest.split_at_checked(n)).ok_or_else(broken)?;
+    let texts = std::str::from_utf8(texts).map_err(|_| broken())?;
+    let unit = |at: usize| -> Result<u32> {
+        let bytes = array.get(at * 4..).and_then(|rest| rest.first_chunk::<4>());
+        bytes.map(|bytes| u32::from_le_bytes(*bytes)).ok_or_else(broken)
+    };
+    // A unit is a label (its low byte; the top bit marks a value), a leaf flag and an offset.
+    let children = |at: usize| -> Result<usize> {
+        let unit = unit(at)?;
+        Ok(at ^ (usize::try_from(unit >> 10).map_err(|_| broken())? << ((unit & (1 << 9)) >> 6)))
+    };
+    let mut seen = BTreeSet::new();
+    let mut open = vec![children(0)?];
+    while let Some(base) = open.pop() {
+        if !seen.insert(base) {
+            continue;
+        }
+        for byte in 1..=0xff_usize {
+            let child = base ^ byte;
+            if unit(child)? & 0x8000_00ff != u32::try_from(byte).map_err(|_| broken())? {
+                continue;
+            }
+            let below = children(child)?;
+            if unit(child)? >> 8 & 1 == 1 {
+                let text = usize::try_from(unit(below)? & 0x7fff_ffff).map_err(|_| broken())?;
+                if !texts.is_char_boundary(text) {
+                    return Err(broken());
+                }
+            }
+            open.push(below);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// One field of wire type 2.
+    fn bytes_field(number: u8, bytes: &[u8]) -> Vec<u8> {
+        let mut field = vec![number << 3 | 2, u8::try_from(bytes.len()).unwrap()];
+        field.extend_from_slice(bytes);
+        field
+    }
+
+    fn piece(text: &str, score: f32, kind: u8) -> Vec<u8> {
+        let mut message = bytes_field(1, text.as_bytes());
+        message.push(2 << 3 | 5);
+        message.extend_from_slice(&score.to_le_bytes());
+        message.extend_from_slice(&[3 << 3, kind]);
+        bytes_field(1, &message)
+    }
+
+    #[test]
+    fn reads_pieces_and_type_and_skips_what_it_does_not_know() {
+        let mut file = piece("<s>", 0.0, 3);
+        file.extend(piece("▁de", -3.5, 1));
+        file.extend(piece("<ud>", 0.0, 4));
+        file.extend(bytes_field(2, &[3 << 3, 2, 40 << 3 & 0x7f | 0x80, 2, 0]));
+        file.extend(bytes_field(9, b"unknown"));
+        file.extend([10 << 3 | 1, 1, 2, 3, 4, 5, 6, 7, 8]);
+        let model = ModelProto::parse(&file).unwrap();
+        let pieces: Vec<_> =
+            model.pieces.iter().map(|p| (p.piece.as_str(), p.score, p.kind)).collect();
+        assert_eq!(
+            pieces,
+            [
+                ("<s>", 0.0, PieceKind::Control),
+                ("▁de", -3.5, PieceKind::Ordinary),
+                ("<ud>", 0.0, PieceKind::UserDefined),
+            ]
+        );
+        assert_eq!(model.model_type, ModelType::Bpe);
+    }
+
+    #[test]
+    fn refuses_what_ends_too_early() {
+        let file = piece("▁de", -3.5, 1);
+        for length in 1..file.len() {
+            let error = ModelProto::parse(&file[..length]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Model, "{length} bytes: {error}");
+        }
+        assert!(ModelProto::parse(&[]).unwrap_err().message().contains("no pieces"));
+    }
+
+    #[test]
+    fn refuses_rules_that_lead_outside_their_tables() {
+        let mut file = piece("a", 0.0, 1);
+        // One unit, whose children would lie at 1 to 255.
+        file.extend(bytes_field(3, &bytes_field(2, &[4, 0, 0, 0, 0, 0, 0, 0])));
+        assert!(ModelProto::parse(&file).unwrap_err().message().contains("rules are broken"));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = ModelProto::parse(&bytes);
+        }
+
+        #[test]
+        fn never_panics_on_rules(bytes in proptest::collection::vec(any::<u8>(), 0..2000), units in 0u8..=255) {
+            let mut charsmap = vec![units, 0, 0, 0];
+            charsmap.extend(bytes);
+            let _ = check_charsmap(&charsmap);
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Special and added tokens: what the configuration files say, and how it gets into a tokenizer.
+//!
+//! Four files may speak of the same token (tokenizer.json, tokenizer_config.json,
+//! special_tokens_map.json, added_tokens.json), each with other flags. Which one wins decides whether
+//! ` <mask>` swallows the space before it, so the order here is that of transformers 4.57
+//! (`PreTrainedTokenizerBase._from_pretrained`, then `PreTrainedTokenizerFast.__init__`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::class::TokenizerClass;
+use super::files::TokenizerFiles;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The attributes that hold one token each, in the order in which missing tokens get their ids.
+const ATTRIBUTES: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
+
+/// A token as a file gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    /// Its text alone.
+    Text(String),
+    /// With flags.
+    Added(RawAddedToken),
+}
+
+/// `AddedToken` of the Python package: whether it is `normalized` stays open until it is used.
+#[derive(Clone, Debug, Default)]
+struct RawAddedToken {
+    content: String,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: Option<bool>,
+    special: bool,
+}
+
+impl PartialEq for RawAddedToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.resolved() == other.resolved()
+    }
+}
+
+impl Eq for RawAddedToken {}
+
+impl RawAddedToken {
+    fn from_object(object: &Map<String, Value>) -> Self {
+        let flag = |name| object.get(name).and_then(Value::as_bool);
+        Self {
+            content: object.get("content").and_then(Value::as_str).unwrap_or_default().to_string(),
+            single_word: flag("single_word").unwrap_or(false),
+            lstrip: flag("lstrip").unwrap_or(false),
+            rstrip: flag("rstrip").unwrap_or(false),
+            normalized: flag("normalized"),
+            special: flag("special").unwrap_or(false),
+        }
+    }
+
+    fn from_added(token: &AddedToken) -> Self {
+        Self {
+            content: token.content.clone(),
+            single_word: token.single_word,
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+            normalized: Some(token.normalized),
+            special: token.special,
+        }
+    }
+
+    fn resolved(&self) -> AddedToken {
+        AddedToken::from(self.content.as_str(), self.special)
+            .single_word(self.single_word)
+            .lstrip(self.lstrip)
+            .rstrip(self.rstrip)
+            .normalized(self.normalized.unwrap_or(!self.special))
+    }
+}
+
+impl Token {
+    fn content(&self) -> &str {
+        match self {
+            Self::Text(text) => text,
+            Self::Added(token) => &token.content,
+        }
+    }
+
+    fn from_json(value: &Value, attribute: &str) -> Result<Option<Self>> {
+        match value {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(Self::Text(text.clone()))),
+            Value::Object(object) => Ok(Some(Self::Added(RawAddedToken::from_object(object)))),
+            other => Err(Error::new(
+                ErrorKind::Model,
+                format!("`{attribute}` is `{other}`, expected a token"),
+            )),
+        }
+    }
+}
+
+/// The tokens that a tokenizer's attributes name, and those added to its vocabulary.
+#[derive(Debug)]
+pub(super) struct SpecialTokens {
+    /// By attribute; a token that a file sets to `null` is absent.
+    named: BTreeMap<&'static str, Token>,
+    additional: Vec<Token>,
+    /// `extra_special_tokens`, whose attributes are the model's own.
+    extra: Vec<Token>,
+    /// `added_tokens_decoder`, by id.
+    added: BTreeMap<u32, RawAddedToken>,
+}
+
+impl SpecialTokens {
+    /// Gathers what the files say. `saved` is the tokenizer of tokenizer.json; without one, the tokens
+    /// are those that the slow class hands to the fast one.
+    ///
+    /// # Errors
+    /// `Model` when a file does not have the shape it should have.
+    pub(super) fn read(
+        files: &mut TokenizerFiles<'_>,
+        config: &Map<String, Value>,
+        class: TokenizerClass,
+        saved: Option<&Tokenizer>,
+    ) -> Result<Self> {
+        let mut named: BTreeMap<&'static str, Option<Token>> = BTreeMap::new();
+        for attribute in ATTRIBUTES {
+            if let Some(value) = config.get(attribute) {
+                named.insert(attribute, Token::from_json(value, attribute)?);
+            }
+        }
+        let mut additional = config.get("additional_special_tokens").map(token_list).transpose()?;
+        let extra = match config.get("extra_special_tokens") {
+            Some(Value::Object(extra)) => tokens(extra.values())?,
+            // transformers 5 writes `additional_special_tokens` by this name.
+            Some(list @ Value::Array(_)) => {
+                additional.get_or_insert_with(Vec::new).extend(token_list(list)?);
+                Vec::new()
+            }
+            _ => Vec::new(),
+        };
+
+        // `added_tokens_decoder` silences all older ways to say it.
+        let mut added = BTreeMap::new();
+        let mut known: BTreeMap<String, RawAddedToken> = BTreeMap::new();
+        if let Some(decoder) = config.get("added_tokens_decoder") {
+            for (id, token) in decoder_entries(decoder)? {
+                known.insert(token.content.clone(), token.clone());
+                added.insert(id, token);
+            }
+        } else {
+            // Read in any case, so that the digest covers them.
+            let map = files.read_object("special_tokens_map.json")?.unwrap_or_default();
+            let mut special_texts = merge_map(&map, &mut named, &mut additional)?;
+            special_texts.extend(texts_of(&named, additional.as_deref()));
+            if let Some(ids) = files.read_object("added_tokens.json")? {
+                for (content, id) in ids {
+                    let special = special_texts.contains(&content);
+                    let token = RawAddedToken { content, special, ..RawAddedToken::default() };
+                    added.insert(token_id(&id)?, token);
+                }
+            }
+            for (id, token) in saved.iter().flat_map(|saved| {
+                saved.get_added_vocabulary().get_added_tokens_decoder()
+            }) {
+                let token = RawAddedToken::from_added(token);
+                known.insert(token.content.clone(), token.clone());
+                added.insert(*id, token);
+            }
+        }
+        for token in named.values_mut().flatten() {
+            if let Some(known) = known.get(token.content()) {
+                *token = Token::Added(known.clone());
+            }
+        }
+
+        let additional = additional.unwrap_or_else(|| {
+            let defaults = class.default_additional_tokens();
+            defaults.iter().map(|text| Token::Text((*text).to_string())).collect()
+        });
+        let converted = saved.is_none();
+        let handed_on = |tokens: Vec<Token>| -> Vec<Token> {
+            tokens.into_iter().map(|token| if converted { copied(token) } else { token }).collect()
+        };
+        let (additional, extra) = (handed_on(additional), handed_on(extra));
+        let mut special = Self { named: BTreeMap::new(), additional, extra, added };
+        for attribute in ATTRIBUTES {
+            let token = match named.remove(attribute) {
+                Some(token) => token,
+                None => class.default_token(attribute).map(|text| Token::Text(text.to_string())),
+            };
+            if let Some(token) = token {
+                let token = dressed(class, attribute, token, converted);
+                special.named.insert(attribute, token);
+            }
+        }
+        Ok(special)
+    }
+
+    /// The text of an attribute's token.
+    pub(super) fn get(&self, attribute: &str) -> Option<&str> {
+        self.named.get(attribute).map(Token::content)
+    }
+
+    /// Sets an attribute's token unless the files or the class did it.
+    pub(super) fn set_default(&mut self, attribute: &'static str, text: &str) {
+        self.named.entry(attribute).or_insert_with(|| Token::Text(text.to_string()));
+    }
+
+    /// The text of an attribute's token.
+    ///
+    /// # Errors
+    /// `Model` when there is none.
+    pub(super) fn require(&self, attribute: &str) -> Result<&str> {
+        self.get(attribute).ok_or_else(|| {
+            Error::new(ErrorKind::Model, format!("the tokenizer has no `{attribute}`"))
+        })
+    }
+
+    /// Adds to `tokenizer` what it does not have yet: tokens by id first, then special tokens.
+    pub(super) fn add_to(&self, tokenizer: &mut Tokenizer) -> Result<()> {
+        let existing: Vec<AddedToken> = sorted_added_tokens(tokenizer);
+        let mut to_add: Vec<RawAddedToken> =
+            self.added.values().filter(|t| !existing.contains(&t.resolved())).cloned().collect();
+        let has_text: BTreeSet<&str> = existing.iter().map(|t| t.content.as_str()).collect();
+        let adds_text: BTreeSet<String> = to_add.iter().map(|t| t.content.clone()).collect();
+
+        let named = ATTRIBUTES.iter().filter_map(|attribute| self.named.get(attribute));
+        let mut special_texts = BTreeSet::new();
+        let specials: Vec<&Token> = named
+            .chain(&self.additional)
+            .chain(&self.extra)
+            .filter(|token| !token.content().is_empty())
+            .filter(|token| special_texts.insert(token.content().to_string()))
+            .collect();
+        for token in specials {
+            match token {
+                Token::Text(text) => {
+                    if !has_text.contains(text.as_str()) && !adds_text.contains(text) {
+                        let content = text.clone();
+                        to_add.push(RawAddedToken { content, ..RawAddedToken::default() });
+                    }
+                }
+                // A token with flags is added even where its text is known: its flags replace those there.
+                Token::Added(token) => {
+                    if !to_add.contains(token) {
+                        to_add.push(token.clone());
+                    }
+                }
+            }
+        }
+        for token in &mut to_add {
+            token.special |= special_texts.contains(&token.content);
+        }
+        add_tokens(tokenizer, to_add.iter().map(RawAddedToken::resolved))
+    }
+}
+
+/// Adds tokens to a tokenizer, as version 0.22 of the library did.
+///
+/// There, a special token that was added before keeps the pass in which it is looked for (before or
+/// after normalization), whatever the flags say that it is added with again; 0.23 moves it.
+pub(super) fn add_tokens(
+    tokenizer: &mut Tokenizer,
+    tokens: impl IntoIterator<Item = AddedToken>,
+) -> Result<()> {
+    let mut normalized: BTreeMap<String, bool> = sorted_added_tokens(tokenizer)
+        .into_iter()
+        .filter(|token| token.special)
+        .map(|token| (token.content, token.normalized))
+        .collect();
+    let mut tokens: Vec<AddedToken> = tokens.into_iter().collect();
+    for token in &mut tokens {
+        if let Some(first) = normalized.get(&token.content) {
+            token.normalized = *first;
+        } else if token.special {
+            normalized.insert(token.content.clone(), token.normalized);
+        }
+    }
+    if !tokens.is_empty() {
+        tokenizer.add_tokens(tokens).map_err(|e| {
+            Error::new(ErrorKind::Model, "cannot add the added tokens to the vocabulary").source(e)
+        })?;
+    }
+    Ok(())
+}
+
+fn sorted_added_tokens(tokenizer: &Tokenizer) -> Vec<AddedToken> {
+    let decoder = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+    let sorted: BTreeMap<_, _> = decoder.iter().collect();
+    sorted.into_values().cloned().collect()
+}
+
+/// The flags that a class gives to a special token that the files give as text.
+fn dressed(class: TokenizerClass, attribute: &str, token: Token, converted: bool) -> Token {
+    let mask = attribute == "mask_token";
+    let token = match token {
+        Token::Text(content) => {
+            let plain = RawAddedToken { content, ..RawAddedToken::default() };
+            // The slow classes mark these as special; the fast ones leave it open for later.
+            let special = converted || class == TokenizerClass::Camembert;
+            match class {
+                TokenizerClass::Roberta if mask => Token::Added(RawAddedToken {
+                    lstrip: true,
+                    normalized: Some(false),
+                    ..plain
+                }),
+                TokenizerClass::Roberta if converted => Token::Added(plain),
+                TokenizerClass::MpNet if !mask => {
+                    Token::Added(RawAddedToken { special, ..plain })
+                }
+                TokenizerClass::MpNet | TokenizerClass::XlmRoberta | TokenizerClass::Camembert
+                    if mask =>
+                {
+                    Token::Added(RawAddedToken { lstrip: true, special, ..plain })
+                }
+                _ => Token::Text(plain.content),
+            }
+        }
+        added @ Token::Added(_) => added,
+    };
+    if converted { copied(token) } else { token }
+}
+
+/// A token as the fast class gets it from the slow one: by copy, which settles whether it is
+/// normalized, so that marking it as special later no longer changes it.
+fn copied(token: Token) -> Token {
+    match token {
+        Token::Added(token) => {
+            let normalized = Some(token.resolved().normalized);
+            Token::Added(RawAddedToken { normalized, ..token })
+        }
+        text @ Token::Text(_) => text,
+    }
+}
+
+/// Lets special_tokens_map.json replace what the configuration says; returns the texts it gave.
+fn merge_map(
+    map: &Map<String, Value>,
+    named: &mut BTreeMap<&'static str, Option<Token>>,
+    additional: &mut Option<Vec<Token>>,
+) -> Result<BTreeSet<String>> {
+    // Whatever stands in this file is special.
+    let special = |token| match token {
+        Token::Added(token) => Token::Added(RawAddedToken { special: true, ..token }),
+        text @ Token::Text(_) => text,
+    };
+    let mut texts = BTreeSet::new();
+    for attribute in ATTRIBUTES {
+        if let Some(value) = map.get(attribute) {
+            let token = Token::from_json(value, attribute)?.map(special);
+            texts.extend(token.iter().map(|token| token.content().to_string()));
+            named.insert(attribute, token);
+        }
+    }
+    if let Some(list) = map.get("additional_special_tokens") {
+        let all = additional.get_or_insert_with(Vec::new);
+        for token in token_list(list)?.into_iter().map(special) {
+            texts.insert(token.content().to_string());
+            if !all.contains(&token) {
+                all.push(token);
+            }
+        }
+    }
+    Ok(texts)
+}
+
+/// The texts of tokens that are given as texts.
+fn texts_of(
+    named: &BTreeMap<&'static str, Option<Token>>,
+    additional: Option<&[Token]>,
+) -> BTreeSet<String> {
+    let tokens = named.values().flatten().chain(additional.unwrap_or_default());
+    tokens
+        .filter_map(|token| match token {
+            Token::Text(text) => Some(text.clone()),
+            Token::Added(_) => None,
+        })
+        .collect()
+}
+
+fn tokens<'a>(values: impl IntoIterator<Item = &'a Value>) -> Result<Vec<Token>> {
+    let tokens = values.into_iter().map(|value| Token::from_json(value, "a special token"));
+    Ok(tokens.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+fn token_list(value: &Value) -> Result<Vec<Token>> {
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(values) => tokens(values),
+        other => Err(Error::new(
+            ErrorKind::Model,
+            format!("`additional_special_tokens` is `{other}`, expected a list"),
+        )),
+    }
+}
+
+fn decoder_entries(decoder: &Value) -> Result<Vec<(u32, RawAddedToken)>> {
+    let broken = |what: &dyn std::fmt::Display| {
+        Error::new(
+            ErrorKind::Model,
+            format!("`added_tokens_decoder` in tokenizer_config.json has `{what}`, expected tokens by id"),
+        )
+    };
+    let Value::Object(entries) = decoder else { return Err(broken(decoder)) };
+    let entry = |(id, token): (&String, &Value)| {
+        let id = id.parse().map_err(|_| broken(id))?;
+        let token = token.as_object().ok_or_else(|| broken(token))?;
+        Ok((id, RawAddedToken::from_object(token)))
+    };
+    entries.iter().map(entry).collect()
+}
+
+fn token_id(id: &Value) -> Result<u32> {
+    id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+        Error::new(ErrorKind::Model, format!("added_tokens.json has the id `{id}`"))
+    })
+}

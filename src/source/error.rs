@@ -1,0 +1,296 @@
+//! DataFusion's errors as ours: whose fault it is, and in which file. Not here: how errors are shown.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+use datafusion::parquet::errors::ParquetError;
+use datafusion::parquet::file::metadata::ParquetMetaDataReader;
+
+use super::InputFile;
+use crate::error::{Error, ErrorKind};
+
+/// Maps an error that arrived in a stream of record batches, or from planning a query.
+///
+/// An [`Error`] of ours that travelled inside comes out as it went in. Of the others, the kind is
+/// decided by the root of the chain: broken bytes and values are `Data`, SQL and planning is `Config`,
+/// memory and spill space is `Resources`, a broken invariant or a panic is `Internal`. A `Data` error
+/// is placed at the file it comes from when that is known: always for one file, and for Parquet when a
+/// footer shows it.
+pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
+    let error = match take_ours(Box::new(error)) {
+        Ok(ours) => return ours,
+        Err(error) => error,
+    };
+    // What is shared between receivers cannot be taken out, only copied.
+    if let Some(ours) = chain(error.as_ref()).find_map(|cause| cause.downcast_ref::<Error>()) {
+        return copy(ours);
+    }
+    let kind = kind_of(error.as_ref());
+    let reason = reason(error.as_ref());
+    match kind {
+        ErrorKind::Data | ErrorKind::NoInput => {
+            let culprit = culprit(&reason, files);
+            let message = match (&culprit, kind) {
+                (Some(file), ErrorKind::NoInput) => {
+                    format!("cannot open `{}`: {reason}", file.path.display())
+                }
+                (Some(file), _) => {
+                    format!("cannot read the rows of `{}`: {reason}", file.path.display())
+                }
+                (None, _) => format!("cannot read the rows: {reason}"),
+            };
+            let error = Error::new(kind, message).source(error);
+            match culprit {
+                Some(file) => error.at(file.path.display()),
+                None if files.is_empty() => error,
+                None => error.at(format!("one of {} input files", files.len())),
+            }
+        }
+        ErrorKind::Resources => Error::new(kind, reason)
+            .source(error)
+            .hint("give the run more memory, or sort, join or aggregate fewer rows"),
+        ErrorKind::Internal => {
+            Error::new(kind, format!("the query engine failed: {reason}")).source(error)
+        }
+        _ => Error::new(kind, reason).source(error),
+    }
+}
+
+type Boxed = Box<dyn StdError + Send + Sync>;
+
+/// Takes our error out of the wrappers that only pass it on.
+fn take_ours(error: Boxed) -> Result<Error, Boxed> {
+    let error = match error.downcast::<Error>() {
+        Ok(ours) => return Ok(*ours),
+        Err(other) => other,
+    };
+    let error = match error.downcast::<ArrowError>() {
+        Ok(arrow) => {
+            return match *arrow {
+                ArrowError::ExternalError(inner) => {
+                    take_ours(inner).map_err(|e| Box::new(ArrowError::ExternalError(e)) as Boxed)
+                }
+                other => Err(Box::new(other)),
+            };
+        }
+        Err(other) => other,
+    };
+    let error = match error.downcast::<DataFusionError>() {
+        Ok(error) => error,
+        Err(other) => return Err(other),
+    };
+    match *error {
+        DataFusionError::External(inner) => {
+            take_ours(inner).map_err(|e| Box::new(DataFusionError::External(e)) as Boxed)
+        }
+        DataFusionError::ArrowError(inner, backtrace) => match *inner {
+            ArrowError::ExternalError(inner) => take_ours(inner).map_err(|e| {
+                let arrow = Box::new(ArrowError::ExternalError(e));
+                Box::new(DataFusionError::ArrowError(arrow, backtrace)) as Boxed
+            }),
+            other => Err(Box::new(DataFusionError::ArrowError(Box::new(other), backtrace))),
+        },
+        DataFusionError::Context(text, inner) => {
+            take_ours(inner).map_err(|error| match error.downcast::<DataFusionError>() {
+                Ok(inner) => Box::new(DataFusionError::Context(text, inner)) as Boxed,
+                Err(other) => other,
+            })
+        }
+        DataFusionError::Diagnostic(_, inner) => take_ours(inner),
+        DataFusionError::Collection(mut errors) if !errors.is_empty() => {
+            take_ours(Box::new(errors.swap_remove(0)))
+        }
+        DataFusionError::Shared(shared) => match Arc::try_unwrap(shared) {
+            Ok(error) => take_ours(Box::new(error)),
+            Err(shared) => Err(Box::new(DataFusionError::Shared(shared))),
+        },
+        other => Err(Box::new(other)),
+    }
+}
+
+type Cause<'e> = &'e (dyn StdError + 'static);
+
+fn chain(error: Cause<'_>) -> impl Iterator<Item = Cause<'_>> {
+    fn next<'e>(error: &Cause<'e>) -> Option<Cause<'e>> {
+        let error: Cause<'e> = *error;
+        // The chain of a shared error passes through the `Arc` itself.
+        match error.downcast_ref::<Arc<DataFusionError>>() {
+            Some(shared) => Some(shared.as_ref()),
+            None => error.source(),
+        }
+    }
+    std::iter::successors(Some(error), next)
+}
+
+fn copy(ours: &Error) -> Error {
+    let mut copy = Error::new(ours.kind(), ours.message());
+    for place in ours.places() {
+        copy = copy.at(place);
+    }
+    if let Some(hint) = ours.remedy() {
+        copy = copy.hint(hint);
+    }
+    match StdError::source(ours) {
+        Some(source) => copy.source(source.to_string()),
+        None => copy,
+    }
+}
+
+/// The kind by the innermost error that we know.
+fn kind_of(error: Cause<'_>) -> ErrorKind {
+    let mut kind = ErrorKind::Internal;
+    for cause in chain(error) {
+        if let Some(error) = cause.downcast_ref::<DataFusionError>() {
+            kind = match error {
+                DataFusionError::SQL(..)
+                | DataFusionError::Plan(_)
+                | DataFusionError::SchemaError(..)
+                | DataFusionError::Configuration(_)
+                | DataFusionError::NotImplemented(_) => ErrorKind::Config,
+                DataFusionError::ArrowError(..)
+                | DataFusionError::ParquetError(_)
+                | DataFusionError::ObjectStore(_)
+                | DataFusionError::IoError(_)
+                | DataFusionError::Execution(_) => ErrorKind::Data,
+                DataFusionError::ResourcesExhausted(_) => return ErrorKind::Resources,
+                _ => ErrorKind::Internal,
+            };
+        } else if let Some(error) = cause.downcast_ref::<ArrowError>() {
+            kind = match error {
+                ArrowError::MemoryError(_) => return ErrorKind::Resources,
+                ArrowError::NotYetImplemented(_) => ErrorKind::Config,
+                ArrowError::CDataInterface(_) => ErrorKind::Internal,
+                _ => ErrorKind::Data,
+            };
+        } else if cause.is::<ParquetError>() {
+            kind = ErrorKind::Data;
+        } else if let Some(error) = cause.downcast_ref::<object_store::Error>() {
+            kind = match error {
+                object_store::Error::NotFound { .. }
+                | object_store::Error::PermissionDenied { .. }
+                | object_store::Error::Unauthenticated { .. } => return ErrorKind::NoInput,
+                _ => ErrorKind::Data,
+            };
+        } else if let Some(error) = cause.downcast_ref::<io::Error>() {
+            kind = match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => ErrorKind::NoInput,
+                io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::OutOfMemory => ErrorKind::Resources,
+                _ => ErrorKind::Data,
+            };
+        }
+    }
+    kind
+}
+
+/// The innermost text, without the wrappers' prefixes and without a backtrace.
+fn reason(error: Cause<'_>) -> String {
+    let mut text = String::new();
+    for cause in chain(error) {
+        text = match cause.downcast_ref::<DataFusionError>() {
+            Some(error) => error.strip_backtrace(),
+            None => cause.to_string(),
+        };
+    }
+    // `Error during planning: …` says nothing that the kind does not.
+    for prefix in ["Error during planning: ", "Execution error: ", "Schema error: "] {
+        if let Some(rest) = text.strip_prefix(prefix) {
+            text = rest.to_owned();
+        }
+    }
+    text.trim().trim_end_matches('.').to_owned()
+}
+
+/// The file that an error comes from, if it can be told.
+fn culprit<'f>(reason: &str, files: &'f [InputFile]) -> Option<&'f InputFile> {
+    if let [file] = files {
+        return Some(file);
+    }
+    let named = files.iter().find(|file| reason.contains(&*file.path.to_string_lossy()));
+    named.or_else(|| {
+        files.iter().find(|file| match std::fs::File::open(&file.path) {
+            Err(_) => true,
+            Ok(opened) => {
+                let is_parquet = file.path.extension().is_some_and(|extension| {
+                    extension.eq_ignore_ascii_case("parquet")
+                });
+                let shrunk = opened.metadata().is_ok_and(|data| data.len() < file.bytes);
+                shrunk
+                    || (is_parquet && ParquetMetaDataReader::new().parse_and_finish(&opened).is_err())
+            }
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours() -> Error {
+        Error::new(ErrorKind::Model, "tensor `x` is missing")
+            .source(io::Error::other("cause"))
+            .at("minilm")
+            .hint("fetch it again")
+    }
+
+    #[test]
+    fn ours_comes_out_as_it_went_in() {
+        let check = |error: DataFusionError| {
+            let error = stream_error(error, &[]);
+            assert_eq!(error.to_string(), ours().to_string());
+            assert_eq!(error.kind(), ErrorKind::Model);
+        };
+        let external = || DataFusionError::External(Box::new(ours()));
+        check(external());
+        check(external().context("while executing"));
+        check(DataFusionError::External(Box::new(external())));
+        let arrow = ArrowError::ExternalError(Box::new(ours()));
+        check(DataFusionError::ArrowError(Box::new(arrow), None));
+        let arrow = ArrowError::ExternalError(Box::new(external()));
+        check(DataFusionError::ArrowError(Box::new(arrow), None));
+        let shared = Arc::new(external());
+        let other = Arc::clone(&shared);
+        check(DataFusionError::Shared(shared));
+        drop(other);
+    }
+
+    #[test]
+    fn the_root_decides_the_kind() {
+        let check = |error: DataFusionError, kind: ErrorKind, message: &str| {
+            let error = stream_error(error, &[]);
+            assert_eq!((error.kind(), error.message()), (kind, message));
+        };
+        let arrow = |error| DataFusionError::ArrowError(Box::new(error), None);
+        check(
+            arrow(ArrowError::CsvError("line 3".into())).context("scan"),
+            ErrorKind::Data,
+            "cannot read the rows: Csv error: line 3",
+        );
+        check(DataFusionError::Plan("no such".into()), ErrorKind::Config, "no such");
+        check(
+            DataFusionError::ResourcesExhausted("pool".into()).context("sort"),
+            ErrorKind::Resources,
+            "Resources exhausted: pool",
+        );
+        check(
+            DataFusionError::IoError(io::Error::from(io::ErrorKind::StorageFull)),
+            ErrorKind::Resources,
+            "no storage space",
+        );
+        let internal = stream_error(DataFusionError::Internal("oops".into()), &[]);
+        assert_eq!(internal.kind(), ErrorKind::Internal);
+    }
+
+    #[test]
+    fn one_file_is_the_culprit() {
+        let file = InputFile { path: "/data/a.csv".into(), bytes: 1, rows: None };
+        let error = DataFusionError::ArrowError(Box::new(ArrowError::CsvError("x".into())), None);
+        let error = stream_error(error, &[file]);
+        assert_eq!(error.message(), "cannot read the rows of `/data/a.csv`: Csv error: x");
+        assert_eq!(error.places(), ["/data/a.csv"]);
+    }
+}

@@ -1,0 +1,136 @@
+//! What one file holds: its columns, and its rows where that is cheap to know. Parquet and Arrow IPC
+//! say it in their footers; CSV and JSONL are read through once ([`super::csv`], [`super::jsonl`]).
+//! Not here: rows as Arrow arrays, which DataFusion reads.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::ipc::reader::{FileReader, StreamReader};
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::parquet::arrow::parquet_to_arrow_schema;
+use datafusion::parquet::file::metadata::ParquetMetaDataReader;
+
+use super::csv::CsvColumns;
+use super::jsonl::JsonColumns;
+use super::listing::ListedFile;
+use crate::config::pipeline::{CsvSpec, FileFormat};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The columns of one file, in the form that its format merges them in.
+#[derive(Clone, Debug)]
+pub(super) enum Columns {
+    Parquet(SchemaRef),
+    /// `stream` when it is the IPC stream format, which has no footer.
+    Arrow {
+        schema: SchemaRef,
+        stream: bool,
+    },
+    Csv(CsvColumns),
+    Jsonl(JsonColumns),
+}
+
+/// What one file holds.
+#[derive(Clone, Debug)]
+pub(super) struct Inspected {
+    pub(super) columns: Columns,
+    pub(super) rows: Rows,
+}
+
+/// How many rows a file has, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rows {
+    Exactly(u64),
+    /// The inspection stopped after this many.
+    AtLeast(u64),
+    Unknown,
+}
+
+/// Inspects a file. CSV and JSONL are read up to `max_rows`.
+pub(super) fn inspect(file: &ListedFile, csv: CsvSpec, max_rows: u64) -> Result<Inspected> {
+    let path = file.path.as_path();
+    let at_path = |error: Error| error.at(path.display());
+    match file.form.format {
+        FileFormat::Parquet => parquet(path),
+        FileFormat::Arrow => arrow(path),
+        FileFormat::Csv => super::csv::inspect(decompressed(file)?, csv, max_rows)
+            .map(|(columns, rows)| Inspected { columns: Columns::Csv(columns), rows }),
+        FileFormat::Jsonl => super::jsonl::inspect(decompressed(file)?, max_rows)
+            .map(|(columns, rows)| Inspected { columns: Columns::Jsonl(columns), rows }),
+    }
+    .map_err(at_path)
+}
+
+/// Opens a file; what cannot be opened is missing input, not bad data.
+fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| {
+        Error::new(ErrorKind::NoInput, format!("cannot open `{}`", path.display())).source(error)
+    })
+}
+
+fn decompressed(file: &ListedFile) -> Result<Box<dyn Read + Send>> {
+    FileCompressionType::from(file.form.codec)
+        .convert_read(BufReader::with_capacity(1 << 18, open(&file.path)?))
+        .map_err(|error| Error::new(ErrorKind::Data, "cannot decompress").source(error))
+}
+
+/// An error while bytes are read or decompressed.
+pub(super) fn read_error(error: io::Error, line: u64) -> Error {
+    let message = match error.kind() {
+        io::ErrorKind::UnexpectedEof => format!("the file is cut off after line {line}"),
+        _ => format!("cannot read the file after line {line}"),
+    };
+    Error::new(ErrorKind::Data, message).source(error)
+}
+
+/// Reads the footer of a Parquet file.
+fn parquet(path: &Path) -> Result<Inspected> {
+    let broken = |error: datafusion::parquet::errors::ParquetError| {
+        Error::new(
+            ErrorKind::Data,
+            format!("`{}` is not a whole Parquet file", path.display()),
+        )
+        .source(error)
+        .hint("it may be cut off or of another format; write or copy it again")
+    };
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&open(path)?).map_err(broken)?;
+    let file = metadata.file_metadata();
+    let schema = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())
+        .map_err(broken)?;
+    let rows = u64::try_from(file.num_rows()).map_or(Rows::Unknown, Rows::Exactly);
+    Ok(Inspected { columns: Columns::Parquet(without_metadata(&schema)), rows })
+}
+
+/// Reads the schema of an Arrow IPC file, of either format.
+fn arrow(path: &Path) -> Result<Inspected> {
+    let broken = |error: ArrowError| {
+        Error::new(
+            ErrorKind::Data,
+            format!("`{}` is not a whole Arrow IPC file", path.display()),
+        )
+        .source(error)
+        .hint("it may be cut off or of another format; write or copy it again")
+    };
+    let mut file = BufReader::new(open(path)?);
+    let mut magic = [0; 6];
+    let stream = match file.read_exact(&mut magic) {
+        Ok(()) => &magic != b"ARROW1",
+        Err(_) => true,
+    };
+    file.seek(SeekFrom::Start(0)).map_err(|error| read_error(error, 0))?;
+    let schema = if stream {
+        StreamReader::try_new(file, None).map_err(broken)?.schema()
+    } else {
+        FileReader::try_new(file, None).map_err(broken)?.schema()
+    };
+    let columns = Columns::Arrow { schema: without_metadata(&schema), stream };
+    Ok(Inspected { columns, rows: Rows::Unknown })
+}
+
+/// Metadata of a file (pandas' index, a writer's version) does not describe a table of many files.
+fn without_metadata(schema: &Schema) -> SchemaRef {
+    Arc::new(Schema::new(schema.fields().clone()))
+}

@@ -1,0 +1,182 @@
+//! A list of files as a DataFusion table whose rows come in the order of the list. DataFusion's own
+//! `ListingTable` lists concurrently and sorts files by path; its scan, with its projection, filter and
+//! limit pushdown, is what is used here. Not here: how the list or the schema is made.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::config::{CsvOptions, JsonOptions};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::datasource::TableType;
+use datafusion::datasource::file_format::FileFormat as DataFusionFormat;
+use datafusion::datasource::file_format::arrow::ArrowFormat;
+use datafusion::datasource::file_format::csv::CsvFormat;
+use datafusion::datasource::file_format::json::JsonFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+
+use super::listing::{Form, ListedFile};
+use crate::config::pipeline::{CsvSpec, FileFormat};
+
+/// Files of one form and schema, in order.
+#[derive(Debug)]
+pub(super) struct FilesTable {
+    files: Vec<ListedFile>,
+    form: Form,
+    csv: CsvSpec,
+    table_schema: TableSchema,
+    partition_fields: Vec<FieldRef>,
+}
+
+impl FilesTable {
+    /// A table of `files`, which hold `file_schema`. The hive partitions that the files do not have as
+    /// columns of their own become text columns after them: a file's own column has the real type.
+    pub(super) fn new(
+        mut files: Vec<ListedFile>,
+        form: Form,
+        csv: CsvSpec,
+        file_schema: SchemaRef,
+    ) -> Self {
+        let mut partition_fields: Vec<FieldRef> = Vec::new();
+        for file in &mut files {
+            file.partitions.retain(|(key, _)| file_schema.field_with_name(key).is_err());
+        }
+        if let Some(first) = files.first() {
+            for (index, (key, _)) in first.partitions.iter().enumerate() {
+                let nullable = files.iter().any(|file| file.partitions[index].1.is_none());
+                partition_fields.push(Arc::new(Field::new(key, DataType::Utf8, nullable)));
+            }
+        }
+        let table_schema = TableSchema::builder(file_schema)
+            .with_table_partition_cols(partition_fields.clone())
+            .build();
+        Self { files, form, csv, table_schema, partition_fields }
+    }
+
+    fn format(&self) -> Arc<dyn DataFusionFormat> {
+        match self.form.format {
+            // The view types of strings are a property of the schema, which is ours.
+            FileFormat::Parquet => Arc::new(ParquetFormat::new()),
+            FileFormat::Arrow => Arc::new(ArrowFormat),
+            FileFormat::Csv => Arc::new(CsvFormat::default().with_options(CsvOptions {
+                has_header: Some(self.csv.has_header),
+                delimiter: self.csv.delimiter,
+                newlines_in_values: Some(true),
+                compression: self.form.codec,
+                ..CsvOptions::default()
+            })),
+            FileFormat::Jsonl => Arc::new(JsonFormat::default().with_options(JsonOptions {
+                compression: self.form.codec,
+                ..JsonOptions::default()
+            })),
+        }
+    }
+
+    /// The files that may have rows for `filters`, by their hive partitions alone.
+    fn pruned(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<&ListedFile>> {
+        let mut files: Vec<&ListedFile> = self.files.iter().collect();
+        if self.partition_fields.is_empty() {
+            return Ok(files);
+        }
+        let schema = Arc::new(Schema::new(self.partition_fields.clone()));
+        let df_schema = DFSchema::try_from(Arc::clone(&schema))?;
+        for filter in filters {
+            let only_partitions = filter
+                .column_refs()
+                .iter()
+                .all(|column| schema.field_with_name(column.name()).is_ok());
+            if !only_partitions || filter.is_volatile() {
+                continue;
+            }
+            let columns = (0..self.partition_fields.len())
+                .map(|index| {
+                    let values = files.iter().map(|file| file.partitions[index].1.as_deref());
+                    Arc::new(values.collect::<StringArray>()) as ArrayRef
+                })
+                .collect();
+            let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+            let kept = state
+                .create_physical_expr(filter.clone(), &df_schema)
+                .and_then(|filter| filter.evaluate(&batch)?.into_array(files.len()));
+            // What cannot be evaluated here fails in the scan, with the rows.
+            let Ok(kept) = kept else { continue };
+            if let Some(kept) = kept.as_boolean_opt() {
+                let mut index = 0;
+                files.retain(|_| {
+                    index += 1;
+                    kept.is_valid(index - 1) && kept.value(index - 1)
+                });
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// A file as DataFusion's scan takes it.
+fn partitioned(file: &ListedFile) -> Result<PartitionedFile> {
+    // Object store paths have no `..`.
+    let location = object_store::path::Path::from_absolute_path(file.path.canonicalize()?)
+        .map_err(object_store::Error::from)
+        .map_err(DataFusionError::from)?;
+    let values = file.partitions.iter().map(|(_, value)| ScalarValue::Utf8(value.clone()));
+    let mut partitioned = PartitionedFile::new("", file.bytes);
+    partitioned.object_meta.location = location;
+    Ok(partitioned.with_partition_values(values.collect()))
+}
+
+#[async_trait]
+impl TableProvider for FilesTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(self.table_schema.table_schema())
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        // Files, row groups and pages without matching rows are skipped; the rest is filtered above.
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let files = self.pruned(state, filters)?;
+        if files.is_empty() {
+            let schema = match projection {
+                Some(projection) => Arc::new(self.schema().project(projection)?),
+                None => self.schema(),
+            };
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        let files = files.into_iter().map(partitioned).collect::<Result<Vec<_>>>()?;
+        let format = self.format();
+        let source = format.file_source(self.table_schema.clone());
+        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source)
+            // One group is one partition: files are read one after another in this order.
+            .with_file_groups(vec![FileGroup::new(files)])
+            .with_preserve_order(true)
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        format.create_physical_plan(state, config).await
+    }
+}
