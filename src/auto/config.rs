@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::families::{FAMILIES, Family};
 use super::{nearest, snapshot};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::Snapshot;
+use crate::hub::{Need, Snapshot};
 use crate::models::{Dimensions, Fields};
 
 /// Settings that every configuration of transformers has, whatever its family.
@@ -87,7 +87,7 @@ impl AutoConfigBuilder {
     /// # Errors
     /// As [`AutoConfig::from_snapshot`]; `Hub` when the files cannot be had.
     pub fn load(self) -> Result<AutoConfig> {
-        let snapshot = snapshot(&self.id, self.revision.as_deref())?;
+        let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Config)?;
         AutoConfig::from_snapshot(&snapshot, &self.config)
     }
 }

@@ -35,16 +35,13 @@ pub use model::{AutoModel, AutoModelBuilder};
 pub use sentence_transformers::{Dense, Head, Module, SentenceTransformer};
 pub use tokenizer::{AutoTokenizer, EncodeOptions, Encoding};
 
-use std::path::Path;
-
 use crate::error::Result;
-use crate::hub::Snapshot;
+use crate::hub::{Hub, Need, Snapshot};
 
-/// The files of `id`: a local directory, or a model of the hub at `revision`.
-fn snapshot(id: &str, revision: Option<&str>) -> Result<Snapshot> {
-    // The hub's part resolves ids and revisions; a directory has neither.
-    let _ = revision;
-    Snapshot::local(Path::new(id))
+/// The files of `id`, a local directory or a model of the hub at `revision`: the one place where a
+/// `from_pretrained` meets the hub.
+fn snapshot(id: &str, revision: Option<&str>, need: Need) -> Result<Snapshot> {
+    Hub::from_env().snapshot(id, revision, need, &|_| ())
 }
 
 /// The candidate that is nearest to `name`, if one is near enough to be a slip.

@@ -7,7 +7,7 @@ use super::config::AutoConfig;
 use super::loader::{self, LoadReport};
 use super::snapshot;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::{Snapshot, Weights};
+use crate::hub::{Need, Snapshot, Weights};
 use crate::models::{Backbone, ModelOutput, Want};
 use crate::nn::ModelInputs;
 
@@ -65,7 +65,7 @@ impl AutoModelBuilder {
     /// # Errors
     /// As [`AutoModel::load_snapshot`]; `Hub` when the files cannot be had.
     pub fn load(self) -> Result<AutoModel> {
-        let snapshot = snapshot(&self.id, self.revision.as_deref())?;
+        let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
         let config = AutoConfig::from_snapshot(&snapshot, &self.config)?;
         AutoModel::load_snapshot(&snapshot, config, self.dtype, &self.device)
     }
