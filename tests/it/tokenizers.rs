@@ -1,60 +1,296 @@
-//! Token ids against those of transformers.
-use std::path::Path;
+//! Token ids against those of transformers, exactly: every golden model, with and without
+//! tokenizer.json, and the tokenizers whose files disagree (`tests/golden/tokenizers`).
 
-use hfauto_pipe::auto::{AutoTokenizer, EncodeOptions};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hfauto_pipe::auto::{AutoTokenizer, EncodeOptions, Encoding};
 use serde_json::Value;
 
+const TOKENIZER_FILES: [&str; 9] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+];
+
+/// Each family, with tokenizer.json and without.
+const GOLDEN_KINDS: &[&str] = &[
+    "bert",
+    "bert-cased-vocab",
+    "camembert",
+    "camembert-spm",
+    "distilbert",
+    "distilbert-vocab",
+    "mpnet",
+    "mpnet-vocab",
+    "roberta",
+    "roberta-vocab-merges",
+    "xlm-roberta",
+    "xlm-roberta-spm",
+];
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// The folders under `tests/golden` that hold `file`, by name, with its content.
+fn folders_with(file: &str) -> Vec<(PathBuf, Value)> {
+    let folders = fs::read_dir(golden()).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<_> = folders.filter(|folder| folder.join(file).is_file()).collect();
+    folders.sort();
+    folders.into_iter().map(|folder| (folder.clone(), json(&folder.join(file)))).collect()
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn tokenizer(folder: &Path) -> AutoTokenizer {
+    AutoTokenizer::from_pretrained(folder.to_str().unwrap()).unwrap()
+}
+
+fn whole() -> EncodeOptions {
+    EncodeOptions::default()
+}
+
+fn cut(max_length: usize) -> EncodeOptions {
+    EncodeOptions { max_length: Some(max_length), ..whole() }
+}
+
+fn with_offsets(options: EncodeOptions) -> EncodeOptions {
+    EncodeOptions { return_offsets_mapping: true, ..options }
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn rows(value: &Value) -> Vec<Vec<u32>> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn ids(encodings: &[Encoding]) -> Vec<Vec<u32>> {
+    encodings.iter().map(|encoding| encoding.input_ids.clone()).collect()
+}
+
+/// Compares row by row, so that a failure shows its text.
+#[track_caller]
+fn assert_rows(name: &str, texts: &[String], got: &[Vec<u32>], expected: &[Vec<u32>]) {
+    assert_eq!(got.len(), expected.len(), "{name}: rows");
+    for ((text, got), expected) in texts.iter().zip(got).zip(expected) {
+        assert_eq!(got, expected, "{name}: {text:?}");
+    }
+}
+
 #[test]
-fn scratch() {
-    let Ok(root) = std::env::var("SCRATCH") else { return };
-    let opts = |m: Option<usize>, s: bool, o: bool| EncodeOptions { max_length: m, add_special_tokens: s, return_offsets_mapping: o };
-    let ids = |v: &Value| -> Vec<u32> { serde_json::from_value(v.clone()).unwrap() };
-    let mut dirs: Vec<_> = std::fs::read_dir(&root).unwrap().map(|d| d.unwrap().path()).filter(|p| p.join("expect.json").exists()).collect();
-    dirs.sort();
-    let mut bad = 0;
-    for dir in dirs {
-        let name = dir.file_name().unwrap().to_string_lossy().to_string();
-        let e: Value = serde_json::from_slice(&std::fs::read(dir.join("expect.json")).unwrap()).unwrap();
-        let t = match AutoTokenizer::from_pretrained(dir.to_str().unwrap()) { Ok(t) => t, Err(err) => { println!("LOAD {name}: {err}"); continue } };
-        let _ = Path::new("");
-        let mut fails = vec![];
-        let mut n = 0;
-        let mut cmp = |what: String, got: String, want: String| { n += 1; if got != want { fails.push(format!("  {what}\n   got  {got}\n   want {want}")); } };
-        for c in e["cases"].as_array().unwrap() {
-            let text = c["text"].as_str().unwrap();
-            cmp(format!("ids {text:?}"), format!("{:?}", t.encode(text, &opts(None, true, false)).unwrap().input_ids), format!("{:?}", ids(&c["ids"])));
-            cmp(format!("plain {text:?}"), format!("{:?}", t.encode(text, &opts(None, false, false)).unwrap().input_ids), format!("{:?}", ids(&c["plain"])));
-            let o = t.encode(text, &opts(None, true, true)).unwrap();
-            let wo: Vec<(usize, usize)> = serde_json::from_value(c["offsets"].clone()).unwrap();
-            cmp(format!("offsets {text:?}"), format!("{:?}", o.offset_mapping.unwrap()), format!("{wo:?}"));
-            for (m, w) in c["trunc"].as_object().unwrap() {
-                let m: usize = m.parse().unwrap();
-                for off in [false, true] {
-                    let g = t.encode(text, &opts(Some(m), true, off)).unwrap();
-                    cmp(format!("trunc {m} {text:?}"), format!("{:?} {}", g.input_ids, g.truncated), format!("{:?} {}", ids(w), ids(&c["ids"]).len() > m));
+fn every_golden_model_gives_the_ids_of_transformers() {
+    let folders = folders_with("tokens.json");
+    let names: Vec<_> =
+        folders.iter().map(|(f, _)| f.file_name().unwrap().to_str().unwrap()).collect();
+    for kind in GOLDEN_KINDS {
+        assert!(names.contains(kind), "no golden for {kind}");
+    }
+    for (folder, tokens) in &folders {
+        let name = folder.display().to_string();
+        let tokenizer = tokenizer(folder);
+        let texts = strings(&tokens["texts"]);
+        let expected = rows(&tokens["input_ids"]);
+        let encodings = tokenizer.encode_batch(&texts, &whole()).unwrap();
+        assert_rows(&name, &texts, &ids(&encodings), &expected);
+        assert!(encodings.iter().all(|e| !e.truncated && e.offset_mapping.is_none()));
+        let encodings = tokenizer.encode_batch(&texts, &with_offsets(whole())).unwrap();
+        assert_rows(&format!("{name} with offsets"), &texts, &ids(&encodings), &expected);
+    }
+}
+
+#[test]
+fn every_golden_truncates_as_transformers_does() {
+    let mut compared = 0;
+    for (folder, golden) in folders_with("golden.json") {
+        let name = folder.display().to_string();
+        let (Some(expected), Some(max_length)) =
+            (golden.get("input_ids"), golden["max_length"].as_u64())
+        else {
+            continue;
+        };
+        let max_length = usize::try_from(max_length).unwrap();
+        let tokenizer = tokenizer(&folder);
+        let sentence = SentenceSettings::read(&folder);
+        let texts: Vec<String> =
+            strings(&golden["texts"]).iter().map(|text| sentence.prepare(text)).collect();
+        let encodings = tokenizer.encode_batch(&texts, &cut(max_length)).unwrap();
+        assert_rows(&name, &texts, &ids(&encodings), &rows(expected));
+        for (text, encoding) in texts.iter().zip(&encodings) {
+            let length = tokenizer.encode(text, &whole()).unwrap().input_ids.len();
+            assert_eq!(encoding.truncated, length > max_length, "{name}: {text:?}");
+        }
+        if golden.get("token_type_ids").is_some_and(Value::is_array) {
+            let types: Vec<_> = encodings.iter().map(|e| e.token_type_ids.clone()).collect();
+            assert_rows(&format!("{name} types"), &texts, &types, &rows(&golden["token_type_ids"]));
+        }
+        compared += 1;
+    }
+    assert!(compared >= 30, "only {compared} goldens");
+}
+
+/// Long texts are not tokenized to their end; what is left out must not show.
+#[test]
+fn the_beginning_of_a_long_text_has_the_tokens_of_the_whole() {
+    for (folder, tokens) in folders_with("tokens.json") {
+        let tokenizer = tokenizer(&folder);
+        let mut texts = strings(&tokens["texts"]);
+        let special = tokenizer.num_special_tokens_to_add(false);
+        for turn in 0..3 {
+            texts.rotate_left(7 * turn + 1);
+            let long = texts.join(" and then ").repeat(6);
+            let whole = tokenizer.encode(&long, &with_offsets(whole())).unwrap();
+            let (ids, offsets) = (whole.input_ids, whole.offset_mapping.unwrap());
+            for max_length in [3, 100, 256, 700, 1500, ids.len() - 1] {
+                let kept = max_length - special + 1;
+                let last = ids.last().copied();
+                for options in [cut(max_length), with_offsets(cut(max_length))] {
+                    let encoding = tokenizer.encode(&long, &options).unwrap();
+                    assert!(encoding.truncated);
+                    assert_eq!(encoding.input_ids[..kept], ids[..kept], "{folder:?} {max_length}");
+                    assert_eq!(encoding.input_ids[kept..], [last.unwrap()]);
+                    if let Some(mapping) = encoding.offset_mapping {
+                        assert_eq!(mapping[..kept], offsets[..kept]);
+                    }
                 }
             }
-            cmp(format!("decode {text:?}"), format!("{:?}", t.decode(&ids(&c["ids"]), true).unwrap()), format!("{:?}", c["decode"].as_str().unwrap()));
-            cmp(format!("decode_all {text:?}"), format!("{:?}", t.decode(&ids(&c["ids"]), false).unwrap()), format!("{:?}", c["decode_all"].as_str().unwrap()));
+            let all = tokenizer.encode(&long, &cut(ids.len())).unwrap();
+            assert!(!all.truncated && all.input_ids == ids);
         }
-        for p in e["pairs"].as_array().unwrap() {
-            let (a, b) = (p["a"].as_str().unwrap(), p["b"].as_str().unwrap());
-            let g = t.encode_pair(a, b, &opts(None, true, false)).unwrap();
-            cmp(format!("pair {a:?} {b:?}"), format!("{:?} {:?}", g.input_ids, g.token_type_ids), format!("{:?} {:?}", ids(&p["ids"]), ids(&p["types"])));
-            for (m, w) in p["trunc"].as_object().unwrap() {
-                let g = t.encode_pair(a, b, &opts(Some(m.parse().unwrap()), true, false)).unwrap();
-                cmp(format!("pair trunc {m} {a:?} {b:?}"), format!("{:?}", g.input_ids), format!("{:?}", ids(w)));
+    }
+}
+
+/// What sentence-transformers does to a text before it is tokenized.
+struct SentenceSettings {
+    is_sentence_model: bool,
+    do_lower_case: bool,
+    prompt: String,
+}
+
+impl SentenceSettings {
+    fn read(folder: &Path) -> Self {
+        let read = |file: &str| {
+            let path = folder.join(file);
+            if path.is_file() { json(&path) } else { Value::Null }
+        };
+        let config = read("config_sentence_transformers.json");
+        let prompt = config["default_prompt_name"].as_str().map(|name| &config["prompts"][name]);
+        Self {
+            is_sentence_model: folder.join("modules.json").is_file(),
+            do_lower_case: read("sentence_bert_config.json")["do_lower_case"] == true,
+            prompt: prompt.and_then(Value::as_str).unwrap_or_default().to_string(),
+        }
+    }
+
+    fn prepare(&self, text: &str) -> String {
+        if !self.is_sentence_model {
+            return text.to_string();
+        }
+        let text = format!("{}{text}", self.prompt);
+        let text = text.trim();
+        if self.do_lower_case { text.to_lowercase() } else { text.to_string() }
+    }
+}
+
+/// The directory that a variant of `tests/golden/tokenizers` describes.
+fn variant_folder(variant: &Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let base = golden().join(variant["base"].as_str().unwrap());
+    for file in TOKENIZER_FILES {
+        let (source, target) = (base.join(file), folder.path().join(file));
+        match variant["files"].get(file) {
+            Some(Value::Null) => {}
+            Some(content) => fs::write(target, content.to_string()).unwrap(),
+            None if source.is_file() => drop(fs::copy(source, target).unwrap()),
+            None => {}
+        }
+    }
+    let patch = variant["patch"].as_object().unwrap();
+    if !patch.is_empty() {
+        let path = folder.path().join("tokenizer.json");
+        let mut tokenizer = json(&path);
+        for (key, value) in patch {
+            tokenizer[key] = value.clone();
+        }
+        fs::write(&path, tokenizer.to_string()).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn files_that_disagree_are_read_as_transformers_reads_them() {
+    let golden = json(&golden().join("tokenizers/golden.json"));
+    let texts = strings(&golden["texts"]);
+    let pairs: Vec<(String, String)> = serde_json::from_value(golden["pairs"].clone()).unwrap();
+    let pair_texts: Vec<_> = pairs.iter().map(|(a, b)| format!("{a} | {b}")).collect();
+    let variants = golden["variants"].as_array().unwrap();
+    assert!(variants.len() >= 30);
+    for variant in variants {
+        let name = variant["name"].as_str().unwrap();
+        let folder = variant_folder(variant);
+        let tokenizer = tokenizer(folder.path());
+        assert_eq!(tokenizer.class_name(), variant["class"], "{name}");
+        assert_eq!(tokenizer.total_vocab_size(), variant["len"], "{name}");
+        for (attribute, id) in [
+            ("bos", tokenizer.bos_token_id()),
+            ("eos", tokenizer.eos_token_id()),
+            ("unk", tokenizer.unk_token_id()),
+            ("sep", tokenizer.sep_token_id()),
+            ("pad", tokenizer.pad_token_id()),
+            ("cls", tokenizer.cls_token_id()),
+            ("mask", tokenizer.mask_token_id()),
+        ] {
+            let expected = variant["special_ids"][attribute].as_u64();
+            assert_eq!(id.map(u64::from), expected, "{name}: {attribute}");
+        }
+
+        let encode = |options: EncodeOptions| tokenizer.encode_batch(&texts, &options).unwrap();
+        let expected = rows(&variant["input_ids"]);
+        assert_rows(name, &texts, &ids(&encode(whole())), &expected);
+        let with_all_offsets = encode(with_offsets(whole()));
+        assert_rows(name, &texts, &ids(&with_all_offsets), &expected);
+        let offsets: Vec<Vec<(usize, usize)>> =
+            serde_json::from_value(variant["offset_mapping"].clone()).unwrap();
+        for ((text, encoding), offsets) in texts.iter().zip(&with_all_offsets).zip(&offsets) {
+            assert_eq!(encoding.offset_mapping.as_ref(), Some(offsets), "{name}: {text:?}");
+        }
+        for (max_length, truncated) in variant["truncated"].as_object().unwrap() {
+            let max_length = max_length.parse().unwrap();
+            let at = format!("{name} at {max_length}");
+            for options in [cut(max_length), with_offsets(cut(max_length))] {
+                let encodings = encode(options);
+                assert_rows(&at, &texts, &ids(&encodings), &rows(truncated));
+                for (encoding, whole) in encodings.iter().zip(&expected) {
+                    assert_eq!(encoding.truncated, whole.len() > max_length, "{at}");
+                }
             }
         }
-        let s = &e["specials"];
-        for (k, g) in [("bos_token", t.bos_token_id()), ("eos_token", t.eos_token_id()), ("unk_token", t.unk_token_id()), ("sep_token", t.sep_token_id()), ("pad_token", t.pad_token_id()), ("cls_token", t.cls_token_id()), ("mask_token", t.mask_token_id())] {
-            cmp(k.into(), format!("{g:?}"), format!("{:?}", s[k].as_u64().map(|x| x as u32)));
+        for (text, (ids, decoded)) in
+            texts.iter().zip(expected.iter().zip(strings(&variant["decoded"])))
+        {
+            assert_eq!(tokenizer.decode(ids, true).unwrap(), decoded, "{name}: {text:?}");
         }
-        cmp("class".into(), t.class_name().into(), e["class"].as_str().unwrap().into());
-        cmp("sizes".into(), format!("{} {} {:?}", t.vocab_size(), t.total_vocab_size(), t.model_max_length()), format!("{} {} {:?}", e["vocab_size"], e["len"], e["model_max_length"].as_u64().map(|x| x as usize)));
-        bad += fails.len();
-        println!("{} {name}: {n} checks, {} wrong", if fails.is_empty() { "OK  " } else { "FAIL" }, fails.len());
-        for f in fails.iter().take(6) { println!("{f}"); }
+
+        let encode_pairs = |options: EncodeOptions| -> Vec<Encoding> {
+            pairs.iter().map(|(a, b)| tokenizer.encode_pair(a, b, &options).unwrap()).collect()
+        };
+        let encodings = encode_pairs(whole());
+        assert_rows(name, &pair_texts, &ids(&encodings), &rows(&variant["pairs"]));
+        let types: Vec<_> = encodings.into_iter().map(|encoding| encoding.token_type_ids).collect();
+        assert_rows(name, &pair_texts, &types, &rows(&variant["pair_token_type_ids"]));
+        for (max_length, truncated) in variant["pairs_truncated"].as_object().unwrap() {
+            let encodings = encode_pairs(cut(max_length.parse().unwrap()));
+            assert_rows(name, &pair_texts, &ids(&encodings), &rows(truncated));
+        }
     }
-    assert_eq!(bad, 0);
 }

@@ -46,7 +46,10 @@ impl TokenizerClass {
     ///
     /// # Errors
     /// `Unsupported` for a class or model type that is not in the table; `Model` when nothing names one.
-    pub(super) fn detect(snapshot: &Snapshot, tokenizer_config: &Map<String, Value>) -> Result<Self> {
+    pub(super) fn detect(
+        snapshot: &Snapshot,
+        tokenizer_config: &Map<String, Value>,
+    ) -> Result<Self> {
         if let Some(name) = tokenizer_config.get("tokenizer_class").and_then(Value::as_str) {
             return Self::named(name).map_err(|e| e.at("tokenizer_config.json: `tokenizer_class`"));
         }
@@ -147,7 +150,7 @@ mod tests {
 
     #[test]
     fn names_and_model_types_are_unique_and_agree() {
-        let mut types = Vec::new();
+        let mut types: Vec<&str> = Vec::new();
         for (class, name, model_types) in CLASSES {
             assert_eq!(class.name(), format!("{name}Fast"));
             assert_eq!(TokenizerClass::named(name).unwrap(), *class);
@@ -165,6 +168,8 @@ mod tests {
     fn an_unknown_class_is_refused_by_name() {
         let error = TokenizerClass::named("BertJapaneseTokenizer").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.message().starts_with("no tokenizer class `BertJapaneseTokenizer`, only BertT"));
+        assert!(
+            error.message().starts_with("no tokenizer class `BertJapaneseTokenizer`, only BertT")
+        );
     }
 }

@@ -247,10 +247,9 @@ fn post_processor(
         TokenizerClass::XlmRoberta | TokenizerClass::Camembert => {
             (format!("{cls} $A {sep}"), format!("{cls} $A {sep} {sep} $B {sep}"))
         }
-        TokenizerClass::MpNet => (
-            format!("{cls}:0 $A:0 {sep}:0"),
-            format!("{cls}:0 $A:0 {sep}:0 {sep}:0 $B:1 {sep}:1"),
-        ),
+        TokenizerClass::MpNet => {
+            (format!("{cls}:0 $A:0 {sep}:0"), format!("{cls}:0 $A:0 {sep}:0 {sep}:0 $B:1 {sep}:1"))
+        }
         _ => (format!("{cls}:0 $A:0 {sep}:0"), format!("{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1")),
     };
     let template = || -> tokenizers::Result<TemplateProcessing> {

@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 use tokenizers::{
-    Decoder, Model, OffsetType, PostProcessor, PreTokenizer, Token, Tokenizer,
-    TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
+    Decoder, Model, OffsetType, PostProcessor, PreTokenizer, Token, Tokenizer, TruncationDirection,
+    TruncationParams, TruncationStrategy, truncate_encodings,
 };
 
-use super::AutoTokenizer;
+use super::{AutoTokenizer, prefix};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How texts are encoded, in the words of transformers' `tokenizer(…)`.
@@ -160,7 +160,8 @@ impl AutoTokenizer {
     /// How many tokens of the text fit; `None` for all.
     fn room(&self, options: &EncodeOptions, pair: bool) -> Result<Option<usize>> {
         let Some(max_length) = options.max_length else { return Ok(None) };
-        let special = if options.add_special_tokens { self.num_special_tokens_to_add(pair) } else { 0 };
+        let special =
+            if options.add_special_tokens { self.num_special_tokens_to_add(pair) } else { 0 };
         max_length.checked_sub(special).map(Some).ok_or_else(|| {
             Error::new(
                 ErrorKind::Config,
@@ -172,6 +173,26 @@ impl AutoTokenizer {
     /// Tokens of a text without special tokens; stops when there are `enough` of them, counted from the
     /// side that is kept.
     fn tokenize(
+        &self,
+        text: &str,
+        enough: Option<usize>,
+        type_id: u32,
+        offsets: OffsetType,
+    ) -> Result<tokenizers::Encoding> {
+        if let (Some(enough), true, TruncationDirection::Right) =
+            (enough, self.word_by_word, self.truncation_side)
+        {
+            for beginning in prefix::beginnings(text, enough) {
+                let encoding = self.tokenize_all(beginning, Some(enough), type_id, offsets)?;
+                if encoding.len() >= enough || beginning.len() == text.len() {
+                    return Ok(encoding);
+                }
+            }
+        }
+        self.tokenize_all(text, enough, type_id, offsets)
+    }
+
+    fn tokenize_all(
         &self,
         text: &str,
         enough: Option<usize>,

@@ -78,12 +78,13 @@ impl<'a> TokenizerFiles<'a> {
             .filter(|file| self.snapshot.path(file).is_some())
             .map(|file| format!("`{file}`"))
             .collect();
-        let there =
-            if there.is_empty() { "none of its files".into() } else { there.join(", ") };
+        let there = if there.is_empty() { "none of its files".into() } else { there.join(", ") };
         Error::new(
             ErrorKind::Hub,
             format!("no files for `{class}`: looked for {wanted}, found {there}"),
         )
-        .hint("save the tokenizer beside the model (`tokenizer.save_pretrained(…)` in transformers)")
+        .hint(
+            "save the tokenizer beside the model (`tokenizer.save_pretrained(…)` in transformers)",
+        )
     }
 }

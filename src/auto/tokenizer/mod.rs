@@ -10,6 +10,7 @@ mod convert;
 mod encode;
 mod files;
 mod overrides;
+mod prefix;
 mod sentencepiece;
 mod special;
 #[cfg(test)]
@@ -51,6 +52,8 @@ pub struct AutoTokenizer {
     class: TokenizerClass,
     /// What comes around a single text; `None` when only the library can tell.
     frame: Option<Frame>,
+    /// Whether the beginning of a long text is enough to know its first tokens.
+    word_by_word: bool,
     special: SpecialTokens,
     model_max_length: Option<usize>,
     truncation_side: TruncationDirection,
@@ -118,7 +121,9 @@ impl AutoTokenizer {
                 _ => {
                     return Err(Error::new(
                         ErrorKind::Model,
-                        format!("`truncation_side` in tokenizer_config.json is `{side}`, expected `left` or `right`"),
+                        format!(
+                            "`truncation_side` in tokenizer_config.json is `{side}`, expected `left` or `right`"
+                        ),
                     ));
                 }
             };
@@ -126,6 +131,7 @@ impl AutoTokenizer {
         let clean_up = config.get("clean_up_tokenization_spaces").and_then(Value::as_bool);
         Ok(Self {
             frame: Frame::find(&tokenizer),
+            word_by_word: prefix::is_word_by_word(&tokenizer),
             tokenizer,
             class,
             special,
@@ -236,6 +242,10 @@ fn resolve(id: &str) -> Result<Snapshot> {
 /// `model_max_length`, or `max_len` in older files. It may be far beyond 64 bits.
 fn model_max_length(config: &Map<String, Value>) -> Option<usize> {
     let length = config.get("model_max_length").or_else(|| config.get("max_len"))?.as_f64()?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked, and `as` saturates")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked, and `as` saturates"
+    )]
     (length >= 1.0 && length <= LARGE_INTEGER).then_some(length as usize)
 }

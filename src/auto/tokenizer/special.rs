@@ -15,15 +15,8 @@ use super::files::TokenizerFiles;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The attributes that hold one token each, in the order in which missing tokens get their ids.
-const ATTRIBUTES: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
+const ATTRIBUTES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// A token as a file gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,9 +161,10 @@ impl SpecialTokens {
                     added.insert(token_id(&id)?, token);
                 }
             }
-            for (id, token) in saved.iter().flat_map(|saved| {
-                saved.get_added_vocabulary().get_added_tokens_decoder()
-            }) {
+            for (id, token) in saved
+                .iter()
+                .flat_map(|saved| saved.get_added_vocabulary().get_added_tokens_decoder())
+            {
                 let token = RawAddedToken::from_added(token);
                 known.insert(token.content.clone(), token.clone());
                 added.insert(*id, token);
@@ -225,13 +219,12 @@ impl SpecialTokens {
         })
     }
 
-    /// Adds to `tokenizer` what it does not have yet: tokens by id first, then special tokens.
+    /// Adds to `tokenizer` the tokens by id, then the special tokens that it does not have yet.
     pub(super) fn add_to(&self, tokenizer: &mut Tokenizer) -> Result<()> {
-        let existing: Vec<AddedToken> = sorted_added_tokens(tokenizer);
-        let mut to_add: Vec<RawAddedToken> =
-            self.added.values().filter(|t| !existing.contains(&t.resolved())).cloned().collect();
-        let has_text: BTreeSet<&str> = existing.iter().map(|t| t.content.as_str()).collect();
-        let adds_text: BTreeSet<String> = to_add.iter().map(|t| t.content.clone()).collect();
+        let mut to_add: Vec<RawAddedToken> = self.added.values().cloned().collect();
+        let mut has_text: BTreeSet<String> =
+            sorted_added_tokens(tokenizer).into_iter().map(|token| token.content).collect();
+        has_text.extend(to_add.iter().map(|token| token.content.clone()));
 
         let named = ATTRIBUTES.iter().filter_map(|attribute| self.named.get(attribute));
         let mut special_texts = BTreeSet::new();
@@ -244,7 +237,7 @@ impl SpecialTokens {
         for token in specials {
             match token {
                 Token::Text(text) => {
-                    if !has_text.contains(text.as_str()) && !adds_text.contains(text) {
+                    if !has_text.contains(text) {
                         let content = text.clone();
                         to_add.push(RawAddedToken { content, ..RawAddedToken::default() });
                     }
@@ -308,15 +301,11 @@ fn dressed(class: TokenizerClass, attribute: &str, token: Token, converted: bool
             // The slow classes mark these as special; the fast ones leave it open for later.
             let special = converted || class == TokenizerClass::Camembert;
             match class {
-                TokenizerClass::Roberta if mask => Token::Added(RawAddedToken {
-                    lstrip: true,
-                    normalized: Some(false),
-                    ..plain
-                }),
-                TokenizerClass::Roberta if converted => Token::Added(plain),
-                TokenizerClass::MpNet if !mask => {
-                    Token::Added(RawAddedToken { special, ..plain })
+                TokenizerClass::Roberta if mask => {
+                    Token::Added(RawAddedToken { lstrip: true, normalized: Some(false), ..plain })
                 }
+                TokenizerClass::Roberta if converted => Token::Added(plain),
+                TokenizerClass::MpNet if !mask => Token::Added(RawAddedToken { special, ..plain }),
                 TokenizerClass::MpNet | TokenizerClass::XlmRoberta | TokenizerClass::Camembert
                     if mask =>
                 {
@@ -407,7 +396,9 @@ fn decoder_entries(decoder: &Value) -> Result<Vec<(u32, RawAddedToken)>> {
     let broken = |what: &dyn std::fmt::Display| {
         Error::new(
             ErrorKind::Model,
-            format!("`added_tokens_decoder` in tokenizer_config.json has `{what}`, expected tokens by id"),
+            format!(
+                "`added_tokens_decoder` in tokenizer_config.json has `{what}`, expected tokens by id"
+            ),
         )
     };
     let Value::Object(entries) = decoder else { return Err(broken(decoder)) };
@@ -420,7 +411,7 @@ fn decoder_entries(decoder: &Value) -> Result<Vec<(u32, RawAddedToken)>> {
 }
 
 fn token_id(id: &Value) -> Result<u32> {
-    id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-        Error::new(ErrorKind::Model, format!("added_tokens.json has the id `{id}`"))
-    })
+    id.as_u64()
+        .and_then(|id| u32::try_from(id).ok())
+        .ok_or_else(|| Error::new(ErrorKind::Model, format!("added_tokens.json has the id `{id}`")))
 }

@@ -1,0 +1,217 @@
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::*;
+
+const VOCAB: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\n##b\n";
+
+/// A directory with these files.
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    folder
+}
+
+fn load(folder: &Path) -> Result<AutoTokenizer> {
+    AutoTokenizer::from_pretrained(folder.to_str().unwrap())
+}
+
+fn bert(config: &str) -> AutoTokenizer {
+    let files = [
+        ("config.json", r#"{"model_type": "bert"}"#),
+        ("vocab.txt", VOCAB),
+        ("tokenizer_config.json", config),
+    ];
+    load(folder(&files).path()).unwrap()
+}
+
+#[test]
+fn truncation_keeps_special_tokens_and_says_so() {
+    let tokenizer = bert("{}");
+    let options = |max_length| EncodeOptions { max_length, ..EncodeOptions::default() };
+    for (max_length, expected, truncated) in [
+        (None, vec![2, 5, 6, 7, 3], false),
+        (Some(5), vec![2, 5, 6, 7, 3], false),
+        (Some(4), vec![2, 5, 6, 3], true),
+        (Some(2), vec![2, 3], true),
+    ] {
+        let encoding = tokenizer.encode("a b c", &options(max_length)).unwrap();
+        assert_eq!((encoding.input_ids, encoding.truncated), (expected, truncated));
+    }
+    let bare = EncodeOptions { max_length: Some(0), add_special_tokens: false, ..options(None) };
+    let encoding = tokenizer.encode("a b c", &bare).unwrap();
+    assert!(
+        encoding.input_ids.is_empty() && encoding.token_type_ids.is_empty() && encoding.truncated
+    );
+    assert!(!tokenizer.encode("", &bare).unwrap().truncated);
+}
+
+#[test]
+fn truncation_cuts_the_side_of_the_configuration() {
+    let tokenizer = bert(r#"{"truncation_side": "left"}"#);
+    for return_offsets_mapping in [false, true] {
+        let options = EncodeOptions {
+            max_length: Some(4),
+            return_offsets_mapping,
+            ..EncodeOptions::default()
+        };
+        assert_eq!(tokenizer.encode("a b c", &options).unwrap().input_ids, [2, 6, 7, 3]);
+    }
+}
+
+#[test]
+fn a_length_without_room_for_the_special_tokens_is_an_error() {
+    let tokenizer = bert("{}");
+    let options = EncodeOptions { max_length: Some(1), ..EncodeOptions::default() };
+    let error = tokenizer.encode("a", &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert_eq!(error.message(), "`max_length` is 1, but the special tokens alone are 2");
+    let options = EncodeOptions { max_length: Some(2), ..options };
+    assert_eq!(tokenizer.encode_pair("a", "b", &options).unwrap_err().kind(), ErrorKind::Config);
+    assert_eq!(tokenizer.encode_batch(&["a"; 3], &options).unwrap().len(), 3);
+}
+
+#[test]
+fn offsets_count_characters() {
+    let options = EncodeOptions { return_offsets_mapping: true, ..EncodeOptions::default() };
+    let encoding = bert("{}").encode("房 ab é c", &options).unwrap();
+    assert_eq!(encoding.input_ids, [2, 1, 5, 8, 1, 7, 3]);
+    let offsets = encoding.offset_mapping.unwrap();
+    assert_eq!(offsets, [(0, 0), (0, 1), (2, 3), (3, 4), (5, 6), (7, 8), (0, 0)]);
+}
+
+#[test]
+fn model_max_length_knows_its_sentinels() {
+    for (value, expected) in [
+        (json!(512), Some(512)),
+        (json!(512.0), Some(512)),
+        (json!(1e30), None),
+        (json!(-1), None),
+        (json!(0), None),
+        (json!(null), None),
+        (json!("512"), None),
+    ] {
+        let config = json!({ "model_max_length": value });
+        assert_eq!(model_max_length(config.as_object().unwrap()), expected, "{config}");
+    }
+    let written = r#"{"model_max_length": 1000000000000000019884624838656}"#;
+    assert_eq!(model_max_length(&serde_json::from_str(written).unwrap()), None);
+    let older = json!({"max_len": 128});
+    assert_eq!(model_max_length(older.as_object().unwrap()), Some(128));
+}
+
+#[test]
+fn missing_files_are_named_with_those_that_are_there() {
+    let files = [("config.json", r#"{"model_type": "roberta"}"#), ("vocab.json", "{}")];
+    let error = load(folder(&files).path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Hub);
+    assert_eq!(
+        error.message(),
+        "no files for `RobertaTokenizerFast`: looked for `tokenizer.json`, or `vocab.json` with \
+         `merges.txt`, found `vocab.json`, `config.json`"
+    );
+    assert!(error.places()[0].starts_with("tokenizer of `"));
+
+    let class = r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#;
+    let files = [("tokenizer_config.json", class), ("vocab.txt", VOCAB)];
+    let error = load(folder(&files).path()).unwrap_err();
+    assert!(error.message().contains("looked for `tokenizer.json`, found `vocab.txt`"), "{error}");
+}
+
+#[test]
+fn what_names_no_class_or_an_unknown_one_is_refused() {
+    let error = load(folder(&[("vocab.txt", VOCAB)]).path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Model);
+    assert!(error.message().starts_with("nothing names the tokenizer's class"), "{error}");
+    let error = load(folder(&[("config.json", r#"{"model_type": "bart"}"#)]).path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.message().starts_with("no tokenizer for the model type `bart`, only for bert, "));
+}
+
+#[test]
+fn damaged_files_are_named() {
+    let roberta = |vocab: &str, merges: &str| {
+        let config = ("config.json", r#"{"model_type": "roberta"}"#);
+        load(folder(&[config, ("vocab.json", vocab), ("merges.txt", merges)]).path()).unwrap_err()
+    };
+    let vocab = r#"{"<s>": 0, "</s>": 1, "a": 2, "b": 3}"#;
+    let error = roberta(vocab, "#version: 0.2\na b\n");
+    assert_eq!((error.kind(), error.message()), (ErrorKind::Model, "`ab` is not in `vocab.json`"));
+    assert_eq!(error.places()[0], "merges.txt: line 2");
+    let error = roberta(vocab, "#version: 0.2\na\n");
+    assert_eq!(error.message(), "expected two tokens to merge, found `a`");
+    assert!(roberta(r#"{"a": -1}"#, "\n").message().contains("has the id `-1` for `a`"));
+
+    let bert = ("config.json", r#"{"model_type": "bert"}"#);
+    let error = load(folder(&[bert, ("vocab.txt", "a\nb\n")]).path()).unwrap_err();
+    assert_eq!(error.message(), "`vocab.txt` has no `[UNK]`");
+    let error = load(folder(&[bert, ("tokenizer.json", "{}")]).path()).unwrap_err();
+    assert_eq!(error.message(), "`tokenizer.json` is not a tokenizer of this library");
+    let error = load(folder(&[bert, ("tokenizer_config.json", "[]")]).path()).unwrap_err();
+    assert_eq!(error.message(), "`tokenizer_config.json` is not a JSON object");
+    let xlm = ("config.json", r#"{"model_type": "xlm-roberta"}"#);
+    let error = load(folder(&[xlm, ("sentencepiece.bpe.model", "\n\u{1}")]).path()).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.places()[0].as_str()),
+        (ErrorKind::Model, "sentencepiece.bpe.model")
+    );
+}
+
+#[test]
+fn a_sentencepiece_model_of_another_type_is_refused_by_name() {
+    // One piece "a", and a trainer_spec whose model_type is BPE.
+    let model = "\n\u{3}\n\u{1}a\u{12}\u{2}\u{18}\u{2}";
+    let files = [("config.json", r#"{"model_type": "camembert"}"#), ("spiece.model", model)];
+    let error = load(folder(&files).path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(error.message(), "sentencepiece model of type BPE, only UNIGRAM");
+}
+
+#[test]
+fn the_digest_follows_the_files_that_shape_tokens() {
+    let plain = bert("{}").digest();
+    assert_eq!(plain, bert("{}").digest());
+    assert_ne!(plain, bert(r#"{"do_lower_case": false}"#).digest());
+    let distilbert = [
+        ("config.json", r#"{"model_type": "distilbert"}"#),
+        ("vocab.txt", VOCAB),
+        ("tokenizer_config.json", "{}"),
+    ];
+    assert_ne!(plain, load(folder(&distilbert).path()).unwrap().digest());
+    let more = [
+        ("config.json", r#"{"model_type": "bert", "hidden_size": 8}"#),
+        ("vocab.txt", VOCAB),
+        ("tokenizer_config.json", "{}"),
+        ("README.md", "about"),
+    ];
+    assert_eq!(plain, load(folder(&more).path()).unwrap().digest());
+}
+
+#[test]
+fn one_tokenizer_serves_many_threads() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    let tokenizer = bert("{}");
+    shared(&tokenizer);
+    let texts: Vec<String> = (0..500).map(|n| "a b c ".repeat(n % 7)).collect();
+    let options = EncodeOptions::default();
+    let batch = tokenizer.encode_batch(&texts, &options).unwrap();
+    let alone: Vec<_> =
+        texts.iter().map(|text| tokenizer.encode(text, &options).unwrap()).collect();
+    assert_eq!(batch, alone);
+}
+
+#[test]
+fn tokens_and_ids_translate_both_ways() {
+    let tokenizer = bert(r#"{"clean_up_tokenization_spaces": false}"#);
+    assert_eq!(tokenizer.token_to_id("##b"), Some(8));
+    assert_eq!(tokenizer.id_to_token(8).as_deref(), Some("##b"));
+    assert_eq!(tokenizer.id_to_token(9), None);
+    assert_eq!((tokenizer.vocab_size(), tokenizer.total_vocab_size()), (9, 9));
+    assert_eq!(tokenizer.decode(&[2, 5, 8, 7, 3, 99], false).unwrap(), "[CLS] ab c [SEP]");
+    assert_eq!(tokenizer.decode(&[2, 5, 8, 7, 3], true).unwrap(), "ab c");
+    assert_eq!((tokenizer.pad_token_id(), tokenizer.bos_token_id()), (Some(0), None));
+}

@@ -1,0 +1,127 @@
+"""Tokenizers whose files disagree: tokenizer.json against tokenizer_config.json, old files against new ones.
+
+Every variant is the tokenizer of another case with some files changed, so that only the changes are kept here.
+"""
+import json
+import os
+import shutil
+import tempfile
+
+from transformers import AutoTokenizer
+
+from texts import HERE
+from tools import case, versions, write_golden, write_json
+
+FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+         "vocab.json", "merges.txt", "sentencepiece.bpe.model"]
+TEXTS = [
+    "", "   ", "Harbour", "The little INN was Quiet, né à Kraków: 房间干净。", "e\u0301te\u0301 \u0130\u0131 ß ﬁ ½", "  two  spaces \t and a tab  ",
+    "a <mask>  b  <mask>", "x[MASK]  y [UNK] [unk] [MASK]", "<s> x </s> <pad>  <unk> <s>NOTUSED</s>NOTUSED", "Blue Sky blue sky [e1]  x <q>  y<q>y <new>new <new>",
+    "ŝ" * 101 + " after", "🙂 👍🏽 ▁under",
+]
+PAIRS = [["Harbour", "The little inn was quiet."], ["", "x"], ["a b c d e f g h i j k", "the bread was warm"], ["the bread", "a b c d e f g h i j k"]]
+MAX_LENGTHS, PAIR_MAX_LENGTHS = [2, 5, 12], [4, 7, 10, 13]
+
+
+def added(content, **flags):
+    return {"content": content, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False, "special": False, **flags}
+
+
+def typed(content, **flags):
+    return {"__type": "AddedToken", **added(content, **flags)}
+
+
+def untyped(content, **flags):
+    flags = added(content, **flags)
+    del flags["special"]
+    return flags
+
+
+BARE = {"tokenizer_config.json": None, "special_tokens_map.json": None}
+OWN = [{"id": 990, **added("Blue Sky")}, {"id": 991, **added("[e1]", special=True, normalized=False)}]
+BERT_PATCH = {"truncation": {"direction": "Left", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
+              "padding": {"strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}}
+ONE_SPACE = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}]}
+
+
+def configured(**config):
+    return {**BARE, "tokenizer_config.json": config}
+
+
+# name, the case whose files are changed, files written (None: removed), keys of tokenizer.json replaced
+VARIANTS = [
+    # --- tokenizer.json, and what is said over it
+    ("json-bare", "bert", BARE, {}),
+    ("json-own-truncation-and-padding", "bert", BARE, BERT_PATCH),
+    ("json-cased", "bert", configured(do_lower_case=False), {}),
+    ("json-cased-over-added-tokens", "bert", configured(do_lower_case=False), {"added_tokens": OWN}),
+    ("json-added-tokens-made-special", "bert", configured(do_lower_case=False, additional_special_tokens=["Blue Sky"]), {"added_tokens": OWN}),
+    ("json-accents", "bert", configured(strip_accents=False, tokenize_chinese_chars=False), {}),
+    ("json-generic-class", "bert", configured(tokenizer_class="PreTrainedTokenizerFast", do_lower_case=False, unk_token="[UNK]"), {}),
+    ("json-truncation-side", "bert", configured(truncation_side="left"), {}),
+    ("json-no-post-processor", "bert", BARE, {"post_processor": None}),
+    ("json-bert-processing", "bert", BARE, {"post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}}),
+    ("json-split-special-tokens", "roberta", configured(split_special_tokens=True), {}),
+    ("json-prefix-space-dropped", "roberta", BARE, {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}}),
+    ("json-prefix-space", "roberta", configured(add_prefix_space=True), {}),
+    ("json-mpnet-cased", "mpnet", configured(do_lower_case=False, tokenize_chinese_chars=False), {}),
+    ("json-mask-by-class", "xlm-roberta", configured(model_max_length=512), {"added_tokens": [{"id": 0, **added("<mask>", special=True, normalized=False)}]}),
+    ("json-whitespace-split", "xlm-roberta", BARE, {"pre_tokenizer": ONE_SPACE}),
+    ("json-added-tokens-decoder", "xlm-roberta", configured(added_tokens_decoder={"3": added("<unk>", lstrip=True, special=True), "999": added("<new>", single_word=True)},
+                                                            extra_special_tokens={"query_token": "<q>"}), {}),
+    ("json-camembert-bare", "camembert", BARE, {}),
+    # --- vocabulary files alone
+    ("vocab-bare", "bert-cased-vocab", BARE, {}),
+    ("vocab-accents", "bert-cased-vocab", configured(strip_accents=False, tokenize_chinese_chars=False, truncation_side="left"), {}),
+    ("vocab-no-basic-tokenizer", "bert-cased-vocab", configured(do_basic_tokenize=False, do_lower_case=False), {}),
+    ("vocab-added-tokens", "bert-cased-vocab", {**BARE, "added_tokens.json": {"[e1]": 990, "Blue Sky": 991},
+     "special_tokens_map.json": {"additional_special_tokens": ["[e1]", untyped("<q>", rstrip=True, normalized=False)], "mask_token": untyped("[MASK]", lstrip=True, normalized=False)}}, {}),
+    ("vocab-distilbert-bare", "distilbert-vocab", BARE, {}),
+    ("vocab-mpnet-bare", "mpnet-vocab", BARE, {}),
+    ("vocab-mpnet-no-basic-tokenizer", "mpnet-vocab", configured(do_basic_tokenize=False, unk_token=typed("[UNK]")), {}),
+    ("merges-bare", "roberta-vocab-merges", BARE, {}),
+    ("merges-prefix-space", "roberta-vocab-merges", configured(add_prefix_space=True), {}),
+    ("merges-special-tokens", "roberta-vocab-merges", configured(cls_token=typed("<s>", rstrip=True), pad_token=None, additional_special_tokens=[typed("<q>", rstrip=True)]), {}),
+    ("merges-added-tokens", "roberta-vocab-merges", {**BARE, "added_tokens.json": {"<new>": 990, "<q>": 991}, "special_tokens_map.json": {"additional_special_tokens": ["<q>"]}}, {}),
+    ("spm-bare", "xlm-roberta-spm", BARE, {}),
+    ("spm-normalized-mask", "xlm-roberta-spm", {**BARE, "special_tokens_map.json": {"mask_token": untyped("<mask>", lstrip=True)}, "added_tokens.json": {"<new>": 990}}, {}),
+    ("spm-added-tokens-decoder", "xlm-roberta-spm", configured(added_tokens_decoder={"0": added("<s>", special=True), "990": added("Blue Sky", lstrip=True)}, mask_token="<mask>"), {}),
+    ("spm-camembert-bare", "camembert-spm", BARE, {}),
+    ("spm-camembert-additional", "camembert-spm", {**BARE, "special_tokens_map.json": {"additional_special_tokens": ["<s>NOTUSED"]}}, {}),
+]
+
+
+def encoded(base, files, patch):
+    with tempfile.TemporaryDirectory() as folder:
+        for name in FILES:
+            source = os.path.join(HERE, base, name)
+            if os.path.exists(source) and files.get(name, True):
+                shutil.copy(source, folder)
+        for name, value in files.items():
+            if value is not None:
+                write_json(os.path.join(folder, name), value)
+        if patch:
+            path = os.path.join(folder, "tokenizer.json")
+            with open(path, encoding="utf-8") as f:
+                value = json.load(f)
+            write_json(path, {**value, **patch})
+        t = AutoTokenizer.from_pretrained(folder)
+    fits = [n for n in PAIR_MAX_LENGTHS if n >= t.num_special_tokens_to_add(pair=True)]
+    pairs = [t(a, b, return_token_type_ids=True) for a, b in PAIRS]
+    ids = [t(text)["input_ids"] for text in TEXTS]
+    return {
+        "class": type(t).__name__, "len": len(t), "special_ids": {k: getattr(t, k + "_token_id") for k in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")},
+        "input_ids": ids,
+        "truncated": {n: [t(text, truncation=True, max_length=n)["input_ids"] for text in TEXTS] for n in MAX_LENGTHS},
+        "offset_mapping": [t(text, return_offsets_mapping=True)["offset_mapping"] for text in TEXTS],
+        "decoded": [t.decode(i, skip_special_tokens=True) for i in ids],
+        "pairs": [p["input_ids"] for p in pairs], "pair_token_type_ids": [p["token_type_ids"] for p in pairs],
+        "pairs_truncated": {n: [t(a, b, truncation=True, max_length=n)["input_ids"] for a, b in PAIRS] for n in fits},
+    }
+
+
+@case
+def tokenizers(folder):
+    variants = [{"name": name, "base": base, "files": files, "patch": patch, **encoded(base, files, patch)} for name, base, files, patch in VARIANTS]
+    write_golden(folder, {"library versions": versions(), "notes": "variants of the tokenizers of other cases; `files` are written over those of `base` "
+                          "(null: removed), `patch` replaces keys of its tokenizer.json", "texts": TEXTS, "pairs": PAIRS, "variants": variants})
