@@ -38,7 +38,8 @@ pub use tokenizer::{AutoTokenizer, EncodeOptions, Encoding};
 use crate::error::Result;
 use crate::hub::{Hub, Need, Snapshot};
 
-/// The files of `id`, a local directory or a model of the hub at `revision`, as the environment says.
+/// The files of `id`, a local directory or a model of the hub at `revision`: the one place where a
+/// `from_pretrained` meets the hub.
 fn snapshot(id: &str, revision: Option<&str>, need: Need) -> Result<Snapshot> {
     Hub::from_env().snapshot(id, revision, need, &|_| ())
 }

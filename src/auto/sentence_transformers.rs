@@ -268,7 +268,7 @@ impl SentenceTransformer {
 impl Dense {
     fn load(&self, snapshot: &Snapshot, dtype: DType, device: &Device) -> Result<LoadedModule> {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
-        let files = folder(snapshot, &self.path)?.weight_files().map_err(at)?;
+        let files = snapshot.weight_files_in(&self.path).map_err(at)?;
         let weights = Weights::open(&files).map_err(at)?;
         let (linear, _) = loader::load(&weights, "linear", dtype, device, |vb| {
             Linear::load(vb, self.in_features, self.out_features, self.bias)

@@ -2,7 +2,7 @@
 //! every family.
 //!
 //! The numbers may differ in the last digits, because a product over more rows sums in another order:
-//! `Tolerance::Reordered`, 2·10⁻⁶ for hidden states of order 1. The same batch twice is equal bit for
+//! `Tolerance::Reordered`, 5·10⁻⁶ for hidden states of order 1. The same batch twice is equal bit for
 //! bit.
 
 use candle_core::Tensor;
