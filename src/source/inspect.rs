@@ -12,6 +12,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::{FileReader, StreamReader};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
+use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::ParquetMetaDataReader;
 
 use super::csv::CsvColumns;
@@ -88,7 +89,7 @@ pub(super) fn read_error(error: io::Error, line: u64) -> Error {
 
 /// Reads the footer of a Parquet file.
 fn parquet(path: &Path) -> Result<Inspected> {
-    let broken = |error: datafusion::parquet::errors::ParquetError| {
+    let broken = |error: ParquetError| {
         Error::new(ErrorKind::Data, format!("`{}` is not a whole Parquet file", path.display()))
             .source(error)
             .hint("it may be cut off or of another format; write or copy it again")

@@ -55,8 +55,11 @@ impl ResolvedModel {
         let snapshot =
             hub.snapshot(&spec.repo, spec.revision.as_deref(), Need::Tokenizer, &|_| ())?;
         let sentence_transformer = SentenceTransformer::from_snapshot(&snapshot, &spec.config)?;
-        let tokenizer = AutoTokenizer::from_snapshot(&sentence_transformer.transformer)
+        let mut tokenizer = AutoTokenizer::from_snapshot(&sentence_transformer.transformer)
             .map_err(|e| e.at(format!("model `{}`", spec.repo)))?;
+        if sentence_transformer.do_lower_case {
+            tokenizer = tokenizer.lower_cased()?;
+        }
         Ok(Self {
             spec: spec.clone(),
             hub: Arc::clone(hub),

@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod engine;
 mod examples;
+mod feature_extraction;
 mod hub;
 mod invariance;
 mod parity;

@@ -265,7 +265,7 @@ fn post_processor(
     Ok(())
 }
 
-fn set_normalizer(
+pub(super) fn set_normalizer(
     tokenizer: &mut Tokenizer,
     normalizer: impl Into<NormalizerWrapper>,
 ) -> Result<()> {

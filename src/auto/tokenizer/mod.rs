@@ -17,6 +17,7 @@ mod special;
 mod tests;
 
 use serde_json::{Map, Value};
+use tokenizers::normalizers::{Lowercase, Sequence};
 use tokenizers::{Tokenizer, TruncationDirection};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -75,6 +76,21 @@ impl AutoTokenizer {
     /// `Unsupported` for a tokenizer class that is not implemented.
     pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self> {
         Self::load(snapshot).map_err(|e| e.at(format!("tokenizer of `{}`", snapshot.name())))
+    }
+
+    /// The same tokenizer over lower-cased texts; special tokens in a text stay what they are.
+    ///
+    /// # Errors
+    /// `Internal` when the library refuses the normalizer.
+    ///
+    /// # Source
+    /// `do_lower_case` of sentence-transformers from 5.4 on, which puts a normalizer in front.
+    pub fn lower_cased(mut self) -> Result<Self> {
+        let before = self.tokenizer.get_normalizer().cloned();
+        let normalizers = std::iter::once(Lowercase.into()).chain(before).collect();
+        convert::set_normalizer(&mut self.tokenizer, Sequence::new(normalizers))?;
+        self.word_by_word = prefix::is_word_by_word(&self.tokenizer);
+        Ok(self)
     }
 
     fn load(snapshot: &Snapshot) -> Result<Self> {

@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     fn tensor(rows: &[[f32; 8]]) -> Tensor {
-        Tensor::new(rows, &Device::Cpu).unwrap()
+        Tensor::from_vec(rows.concat(), (rows.len(), 8), &Device::Cpu).unwrap()
     }
 
     #[test]

@@ -34,7 +34,6 @@ pub struct FeatureExtractionTask {
     prompt: String,
     /// Tokens at the start of each row that belong to the prompt and are not pooled.
     prompt_tokens: usize,
-    lower_case: bool,
     max_length: usize,
     truncation: bool,
     summary: ModelSummary,
@@ -125,7 +124,6 @@ impl FeatureExtractionTask {
             output,
             prompt,
             prompt_tokens,
-            lower_case: model.sentence_transformer().do_lower_case && step.outputs.is_empty(),
             model,
             max_length,
             truncation: step.truncation,
@@ -133,14 +131,13 @@ impl FeatureExtractionTask {
         })
     }
 
-    /// The text that is tokenised for a row's text: the prompt first, then lower-cased if the model asks
-    /// for it. White space around it stays, as in sentence-transformers from 5.4 on.
+    /// The text that is tokenised for a row's text: after the prompt, and otherwise as it is. White
+    /// space around it stays, as in sentence-transformers from 5.4 on.
     fn prepared<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let text = match self.prompt.as_str() {
+        match self.prompt.as_str() {
             "" => Cow::Borrowed(text),
             prompt => Cow::Owned(format!("{prompt}{text}")),
-        };
-        if self.lower_case { Cow::Owned(text.to_lowercase()) } else { text }
+        }
     }
 }
 
@@ -233,9 +230,7 @@ fn pooling_mode(pooling: Pooling) -> Option<PoolingMode> {
 /// Tokens of the prompt at the start of a row: all but the special token that ends a text.
 fn prompt_tokens(prompt: &str, model: &ResolvedModel, max_length: usize) -> Result<usize> {
     let options = EncodeOptions { max_length: Some(max_length), ..EncodeOptions::default() };
-    let lower_case = model.sentence_transformer().do_lower_case;
-    let text = if lower_case { &prompt.to_lowercase() } else { prompt };
-    let encoding = model.tokenizer().encode(text, &options)?;
+    let encoding = model.tokenizer().encode(prompt, &options)?;
     Ok(encoding.input_ids.len().saturating_sub(1))
 }
 
