@@ -22,8 +22,7 @@ use std::io::Read;
 
 use datafusion::arrow::compute::kernels::cast_utils::Parser;
 use datafusion::arrow::datatypes::{
-    DataType, Date32Type, Field, Float64Type, Int64Type, Schema, TimeUnit,
-    TimestampMicrosecondType,
+    DataType, Date32Type, Field, Float64Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType,
 };
 
 use super::inspect::{Rows, read_error};
@@ -197,8 +196,9 @@ pub(super) fn inspect(
             Err(error) => {
                 return Err(match error.into_kind() {
                     ::csv::ErrorKind::Io(error) => read_error(error, line_before),
-                    other => Error::new(ErrorKind::Data, "cannot read CSV")
-                        .source(format!("{other:?}")),
+                    other => {
+                        Error::new(ErrorKind::Data, "cannot read CSV").source(format!("{other:?}"))
+                    }
                 });
             }
         }
@@ -307,10 +307,33 @@ mod tests {
         check(
             Kind::Text,
             &[
-                "007", "-0", "+1", "00.5", "9223372036854775808", "1e999", ".", "-", "1e", "e5",
-                "1.2.3", "nan", "inf", "2024-13-01", "2024-02-30", "2024-1-1", " 1", "1 ",
-                "2024-02-29 23:59", "2024-02-29 23:59:59Z", "2024-02-29 23:59:59.1234567",
-                "2024-02-29 25:00:00", "-é", "0x10", "t", "1_000", "2024-02-29é23:59:59",
+                "007",
+                "-0",
+                "+1",
+                "00.5",
+                "9223372036854775808",
+                "1e999",
+                ".",
+                "-",
+                "1e",
+                "e5",
+                "1.2.3",
+                "nan",
+                "inf",
+                "2024-13-01",
+                "2024-02-30",
+                "2024-1-1",
+                " 1",
+                "1 ",
+                "2024-02-29 23:59",
+                "2024-02-29 23:59:59Z",
+                "2024-02-29 23:59:59.1234567",
+                "2024-02-29 25:00:00",
+                "-é",
+                "0x10",
+                "t",
+                "1_000",
+                "2024-02-29é23:59:59",
             ],
         );
     }

@@ -215,12 +215,14 @@ fn culprit<'f>(reason: &str, files: &'f [InputFile]) -> Option<&'f InputFile> {
         files.iter().find(|file| match std::fs::File::open(&file.path) {
             Err(_) => true,
             Ok(opened) => {
-                let is_parquet = file.path.extension().is_some_and(|extension| {
-                    extension.eq_ignore_ascii_case("parquet")
-                });
+                let is_parquet = file
+                    .path
+                    .extension()
+                    .is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"));
                 let shrunk = opened.metadata().is_ok_and(|data| data.len() < file.bytes);
                 shrunk
-                    || (is_parquet && ParquetMetaDataReader::new().parse_and_finish(&opened).is_err())
+                    || (is_parquet
+                        && ParquetMetaDataReader::new().parse_and_finish(&opened).is_err())
             }
         })
     })

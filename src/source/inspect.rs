@@ -89,17 +89,14 @@ pub(super) fn read_error(error: io::Error, line: u64) -> Error {
 /// Reads the footer of a Parquet file.
 fn parquet(path: &Path) -> Result<Inspected> {
     let broken = |error: datafusion::parquet::errors::ParquetError| {
-        Error::new(
-            ErrorKind::Data,
-            format!("`{}` is not a whole Parquet file", path.display()),
-        )
-        .source(error)
-        .hint("it may be cut off or of another format; write or copy it again")
+        Error::new(ErrorKind::Data, format!("`{}` is not a whole Parquet file", path.display()))
+            .source(error)
+            .hint("it may be cut off or of another format; write or copy it again")
     };
     let metadata = ParquetMetaDataReader::new().parse_and_finish(&open(path)?).map_err(broken)?;
     let file = metadata.file_metadata();
-    let schema = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())
-        .map_err(broken)?;
+    let schema =
+        parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()).map_err(broken)?;
     let rows = u64::try_from(file.num_rows()).map_or(Rows::Unknown, Rows::Exactly);
     Ok(Inspected { columns: Columns::Parquet(without_metadata(&schema)), rows })
 }
@@ -107,12 +104,9 @@ fn parquet(path: &Path) -> Result<Inspected> {
 /// Reads the schema of an Arrow IPC file, of either format.
 fn arrow(path: &Path) -> Result<Inspected> {
     let broken = |error: ArrowError| {
-        Error::new(
-            ErrorKind::Data,
-            format!("`{}` is not a whole Arrow IPC file", path.display()),
-        )
-        .source(error)
-        .hint("it may be cut off or of another format; write or copy it again")
+        Error::new(ErrorKind::Data, format!("`{}` is not a whole Arrow IPC file", path.display()))
+            .source(error)
+            .hint("it may be cut off or of another format; write or copy it again")
     };
     let mut file = BufReader::new(open(path)?);
     let mut magic = [0; 6];

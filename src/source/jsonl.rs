@@ -114,11 +114,9 @@ impl Kind {
             (Self::Object(fields), Self::Object(others)) => {
                 add_fields(fields, others).map_err(|conflict| conflict.inside(name))
             }
-            (before, here) => Err(Conflict {
-                field: name.to_owned(),
-                before: before.word(),
-                here: here.word(),
-            }),
+            (before, here) => {
+                Err(Conflict { field: name.to_owned(), before: before.word(), here: here.word() })
+            }
         }
     }
 
@@ -323,10 +321,7 @@ mod tests {
         let check = |text: &[u8], expected: &str| {
             assert_eq!(error(text).message(), expected);
         };
-        check(
-            b"{\"a\":1}\n{\"a\":\"x\"}\n",
-            "field `a` is a string on line 2 and a number before",
-        );
+        check(b"{\"a\":1}\n{\"a\":\"x\"}\n", "field `a` is a string on line 2 and a number before");
         check(
             b"{\"s\":[{\"a\":1}]}\n{\"s\":[{\"a\":[]}]}\n",
             "field `s[].a` is an array on line 2 and a number before",

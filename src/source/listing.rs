@@ -287,12 +287,11 @@ fn expand(path: &Path, written: &str, format: Option<FileFormat>) -> Result<Vec<
         Error::new(ErrorKind::Config, format!("`{written}` is not a glob: {}", error.msg))
     })?;
     // Folders before the first wildcard were written on purpose, whatever their names.
-    let is_glob = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let is_glob =
+        |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
     let base = path.components().take_while(|part| !is_glob(part)).count();
-    let names_hidden = path
-        .components()
-        .skip(base)
-        .any(|part| is_hidden(&part.as_os_str().to_string_lossy()));
+    let names_hidden =
+        path.components().skip(base).any(|part| is_hidden(&part.as_os_str().to_string_lossy()));
     let mut paths = Vec::new();
     for found in matches {
         let found = found.map_err(|error| {

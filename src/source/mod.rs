@@ -107,9 +107,8 @@ pub async fn open(ctx: &SessionContext, spec: &SourceSpec) -> Result<Source> {
         .collect();
 
     let table = Arc::new(FilesTable::new(files, form, csv, schema));
-    let dataframe = query(ctx, table, spec, &input_files)
-        .await
-        .map_err(|error| error.at(&spec.location))?;
+    let dataframe =
+        query(ctx, table, spec, &input_files).await.map_err(|error| error.at(&spec.location))?;
     Ok(Source { dataframe, files: input_files, rows })
 }
 
@@ -129,8 +128,11 @@ async fn query(
     if let Some(predicate) = &spec.predicate {
         let wrong = |error| {
             let error = stream_error(error, files);
-            Error::new(ErrorKind::Config, format!("`source.where` is not a predicate on the source: {}", error.message()))
-                .hint(format!("columns are {}", quoted(&columns)))
+            Error::new(
+                ErrorKind::Config,
+                format!("`source.where` is not a predicate on the source: {}", error.message()),
+            )
+            .hint(format!("columns are {}", quoted(&columns)))
         };
         let expression = dataframe.parse_sql_expr(predicate).map_err(wrong)?;
         dataframe = dataframe.filter(expression).map_err(wrong)?;
@@ -212,7 +214,9 @@ fn merged_schema(files: &[ListedFile], inspected: &[Inspected]) -> Result<Schema
             Columns::Csv(columns) if columns.names.is_empty() => {}
             Columns::Csv(columns) => csvs.push((path, columns)),
             Columns::Jsonl(columns) => match &mut json {
-                Some(json) => json.add(columns.clone()).map_err(|error| error.at(path.display()))?,
+                Some(json) => {
+                    json.add(columns.clone()).map_err(|error| error.at(path.display()))?
+                }
                 None => json = Some(columns.clone()),
             },
         }

@@ -166,7 +166,11 @@ mod tests {
     #[test]
     fn by_name_widens_and_fills() {
         let a = schema(&[("id", DataType::Int32), ("text", DataType::Utf8)]);
-        let b = schema(&[("text", DataType::LargeUtf8), ("id", DataType::Int64), ("n", DataType::Int8)]);
+        let b = schema(&[
+            ("text", DataType::LargeUtf8),
+            ("id", DataType::Int64),
+            ("n", DataType::Int8),
+        ]);
         let merged = merge_by_name(&[(Path::new("a"), a), (Path::new("b"), b)]).unwrap();
         let words: Vec<_> = merged
             .fields()

@@ -103,9 +103,8 @@ fn ids(batch: &RecordBatch) -> Vec<i64> {
 
 fn table(batch: &RecordBatch) -> Vec<String> {
     let text = pretty_format_batches(std::slice::from_ref(batch)).unwrap().to_string();
-    let words = |line: &str| {
-        line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>().join("|")
-    };
+    let words =
+        |line: &str| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>().join("|");
     text.lines().filter(|line| line.starts_with('|')).map(words).collect()
 }
 
@@ -139,7 +138,8 @@ async fn every_format_and_compression_reads_the_same_rows() {
     ])
     .unwrap();
     data.put_parquet("a.parquet", &expected);
-    for (stem, content) in [("a.csv", csv), ("a.jsonl", json), ("a.ndjson", json), ("a.json", json)] {
+    for (stem, content) in [("a.csv", csv), ("a.jsonl", json), ("a.ndjson", json), ("a.json", json)]
+    {
         for codec in ["", ".gz", ".zst"] {
             let name = format!("{stem}{codec}");
             data.put(&name, compress(&name, content.as_bytes()));
@@ -149,9 +149,11 @@ async fn every_format_and_compression_reads_the_same_rows() {
     for (name, bytes) in SQUEEZED {
         data.put(name, bytes);
     }
-    let mut file =
-        arrow::ipc::writer::FileWriter::try_new(fs::File::create(data.path("a.arrow")).unwrap(), &expected.schema())
-            .unwrap();
+    let mut file = arrow::ipc::writer::FileWriter::try_new(
+        fs::File::create(data.path("a.arrow")).unwrap(),
+        &expected.schema(),
+    )
+    .unwrap();
     file.write(&expected).unwrap();
     file.finish().unwrap();
     let stream = fs::File::create(data.path("a.arrows")).unwrap();
@@ -375,7 +377,14 @@ async fn csv_types_read_as_they_were_inferred() {
     let timestamp = DataType::Timestamp(TimeUnit::Microsecond, None);
     assert_eq!(
         types,
-        [DataType::Boolean, DataType::Int64, DataType::Float64, DataType::Date32, timestamp, DataType::Utf8]
+        [
+            DataType::Boolean,
+            DataType::Int64,
+            DataType::Float64,
+            DataType::Date32,
+            timestamp,
+            DataType::Utf8
+        ]
     );
     assert_eq!(
         table(&batch)[1..],
@@ -399,10 +408,7 @@ async fn jsonl_reads_fields_that_come_late_and_nested_ones() {
     data.put("b.jsonl", "{\"extra\":1.5}\n");
     let batch = read(&data.spec(&["a.jsonl", "b.jsonl"])).await.unwrap();
     assert_eq!(batch.num_rows(), 2002);
-    assert_eq!(
-        table(&batch)[2001..],
-        ["2000|{tags: [a, ], n: 18446744073709551615}|", "||1.5"]
-    );
+    assert_eq!(table(&batch)[2001..], ["2000|{tags: [a, ], n: 18446744073709551615}|", "||1.5"]);
 }
 
 #[tokio::test]
@@ -429,7 +435,8 @@ async fn files_that_do_not_fit_together_are_named() {
     data.put("d.jsonl", "{\"id\":1}\n");
     data.put("e.jsonl", "{\"id\":\"x\"}\n");
     data.put_parquet("f.parquet", &rows(0..1));
-    let other = RecordBatch::try_from_iter([("id", Arc::new(StringArray::from(vec!["x"])) as ArrayRef)]);
+    let other =
+        RecordBatch::try_from_iter([("id", Arc::new(StringArray::from(vec!["x"])) as ArrayRef)]);
     data.put_parquet("g.parquet", &other.unwrap());
     data.put("lang=en/h.csv", "id,text\n1,x\n");
     let check = async |paths: &[&str], kind: ErrorKind, expected: &str| {
@@ -437,12 +444,37 @@ async fn files_that_do_not_fit_together_are_named() {
         assert_eq!((error.kind(), data.shown(error.message())), (kind, expected.to_owned()));
     };
     use ErrorKind::{Config, Data as Bad};
-    check(&["a.csv", "b.csv"], Bad, "`/a.csv` and `/b.csv` have different columns: their columns are in another order").await;
-    check(&["a.csv", "c.csv"], Bad, "`/a.csv` and `/c.csv` have different columns: the first has `text`, the second `note`").await;
-    check(&["d.jsonl", "e.jsonl"], Bad, "field `id` is a string in this file and a number in one before").await;
-    check(&["f.parquet", "g.parquet"], Bad, "`/f.parquet` and `/g.parquet` have different columns: column `id` is Int64 and Utf8").await;
+    check(
+        &["a.csv", "b.csv"],
+        Bad,
+        "`/a.csv` and `/b.csv` have different columns: their columns are in another order",
+    )
+    .await;
+    check(
+        &["a.csv", "c.csv"],
+        Bad,
+        "`/a.csv` and `/c.csv` have different columns: the first has `text`, the second `note`",
+    )
+    .await;
+    check(
+        &["d.jsonl", "e.jsonl"],
+        Bad,
+        "field `id` is a string in this file and a number in one before",
+    )
+    .await;
+    check(
+        &["f.parquet", "g.parquet"],
+        Bad,
+        "`/f.parquet` and `/g.parquet` have different columns: column `id` is Int64 and Utf8",
+    )
+    .await;
     check(&["a.csv", "d.jsonl"], Config, "one source reads files of one format and compression: `/a.csv` is CSV, `/d.jsonl` is JSONL").await;
-    check(&["a.csv", "lang=en/h.csv"], Bad, "files differ in their hive partitions: `/a.csv` has none, `/lang=en/h.csv` has `lang`").await;
+    check(
+        &["a.csv", "lang=en/h.csv"],
+        Bad,
+        "files differ in their hive partitions: `/a.csv` has none, `/lang=en/h.csv` has `lang`",
+    )
+    .await;
     data.put("i.csv", "id,id\n1,2\n");
     check(&["i.csv"], Bad, "`/i.csv` has two columns named `id`").await;
 }
@@ -464,7 +496,12 @@ async fn missing_input_is_missing_input() {
     check("no/*.csv", NoInput, "nothing matches `/no/*.csv`").await;
     check("[", Config, "`/[` is not a glob: invalid range pattern").await;
     check("empty", NoInput, "the folder `/empty` has no files").await;
-    check("odd", NoInput, "the folder `/odd` has no file of a known format; there is `/odd/notes.txt`").await;
+    check(
+        "odd",
+        NoInput,
+        "the folder `/odd` has no file of a known format; there is `/odd/notes.txt`",
+    )
+    .await;
     check("file", Config, "cannot tell the format of `/file` from its name").await;
     check("file/a.csv", NoInput, "cannot open `/file/a.csv`").await;
     check("gone.csv", NoInput, "`/gone.csv` does not exist").await;
