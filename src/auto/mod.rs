@@ -6,17 +6,27 @@
 //! [`SentenceTransformer`]. All of them read a [`Snapshot`](crate::hub::Snapshot).
 //!
 //! # Example
+//! The AutoModel tutorial of transformers: tokenise, run, look at the row of `[CLS]`.
 //! ```
-//! use hfauto_pipe::auto::AutoModel;
+//! use hfauto_pipe::auto::{AutoModel, AutoTokenizer, EncodeOptions};
 //! use hfauto_pipe::models::Want;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let model = AutoModel::from_pretrained("tests/golden/bert")?;
-//! let input_ids = [2, 282, 116, 154, 280, 3];
-//! let inputs = model.inputs([(&input_ids[..], &[0; 6][..])])?;
+//! let id = "tests/golden/bert"; // or a hub id, as "google-bert/bert-base-uncased"
+//! let tokenizer = AutoTokenizer::from_pretrained(id)?;
+//! let model = AutoModel::from_pretrained(id)?;
+//!
+//! let text = "Hello, world! This is a test for BERT.";
+//! let options = EncodeOptions { max_length: Some(32), ..EncodeOptions::default() };
+//! let encoding = tokenizer.encode(text, &options)?;
+//! let inputs = model.inputs([(&encoding.input_ids[..], &encoding.token_type_ids[..])])?;
 //! let output = model.forward(&inputs, &Want::default())?;
+//!
 //! let last_hidden_state = output.last_hidden_state.to_padded()?;
-//! assert_eq!(last_hidden_state.dims(), [1, 6, model.hidden_size()]);
+//! let seq_len = encoding.input_ids.len();
+//! assert_eq!(last_hidden_state.dims(), [1, seq_len, model.hidden_size()]);
+//! let cls = last_hidden_state.get(0)?.get(0)?;
+//! assert_eq!(cls.dims(), [model.hidden_size()]);
 //! # Ok(())
 //! # }
 //! ```
