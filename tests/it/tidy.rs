@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::support::repository;
 
-/// Every Rust file below `src`, with its text.
+/// Every Rust file below `src` but tests, with its text.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     let mut folders = vec![repository().join("src")];
@@ -13,6 +13,8 @@ fn sources() -> Vec<(PathBuf, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
+            } else if path.file_name().is_some_and(|name| name == "tests.rs") {
+                // The tests of the file beside it.
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
                 files.push((path, text));
@@ -117,6 +119,9 @@ fn every_test_file_is_listed() {
     let main = std::fs::read_to_string(repository().join("tests/it/main.rs")).unwrap();
     for entry in std::fs::read_dir(repository().join("tests/it")).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         let name = path.file_stem().unwrap().to_str().unwrap();
         assert!(name == "main" || main.contains(&format!("mod {name};")), "{name} is not listed");
     }
