@@ -3,6 +3,7 @@
 //! disturbs both; the median of their ratios counts.
 //!
 //! `HFAUTO_BENCH_MODEL` names another model directory, `HFAUTO_BENCH_ROWS` another number of rows.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its figures")]
 
 use std::collections::VecDeque;
 use std::future::pending;

@@ -14,6 +14,7 @@
 //! outputs.last_hidden_state.shape    # torch.Size([1, seq_len, hidden_size])
 //! outputs.last_hidden_state[:, 0]    # the [CLS] row
 //! ```
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example prints what it shows")]
 
 use hfauto_pipe::auto::{AutoModel, AutoTokenizer, EncodeOptions};
 use hfauto_pipe::models::Want;

@@ -138,7 +138,7 @@ impl<'a> Checker<'a> {
             Value::Array(values) => values.contains(&value),
             _ => option["const"] == value,
         };
-        if options.iter().any(|option| listed(option)) {
+        if options.iter().any(listed) {
             return;
         }
         let choices: Vec<&str> = options.iter().flat_map(|option| constants(option)).collect();

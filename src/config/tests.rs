@@ -76,7 +76,7 @@ sink:
 ";
     expect_report(
         text,
-        r#"
+        r"
 error: `source.path[1]`: expected a string, found an integer
  --> /data/p.yaml:3:22
   |
@@ -153,7 +153,7 @@ error: duplicate key `path`
 16 |   compression: zst
 17 |   path: out2/
    |   ^^^^
-"#,
+",
     );
 }
 

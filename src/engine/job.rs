@@ -256,8 +256,8 @@ impl Job {
             },
         )?;
         let output = self.stream_into(plan, sink, cancel.as_mut()).await?;
-        let running = start.elapsed() - loaded;
-        Ok(self.report(started_at, start.elapsed(), loaded, running, output))
+        let wall = start.elapsed();
+        Ok(self.report(started_at, wall, loaded, wall.saturating_sub(loaded), output))
     }
 
     /// Loads every model, so that a broken checkpoint is told before the first row.

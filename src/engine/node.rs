@@ -4,7 +4,7 @@
 //! below the model, and drop input columns that nobody reads. What runs is [`super::exec::ModelExec`].
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl ModelNode {
     fn with_columns(input: LogicalPlan, step: Arc<ModelStep>, columns: Vec<Expr>) -> Result<Self> {
         let output = Arc::new(DFSchema::from_unqualified_fields(
             vec![Arc::clone(step.task().field())].into(),
-            Default::default(),
+            HashMap::default(),
         )?);
         let schema = Arc::new(input.schema().join(&output)?);
         Ok(Self { input, step, columns, schema })
@@ -90,7 +90,7 @@ impl PartialOrd for ModelNode {
 }
 
 impl UserDefinedLogicalNodeCore for ModelNode {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "Model"
     }
 

@@ -137,6 +137,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "rows of a window may be null")]
     fn row(ids: &[u32]) -> Option<EncodedRow> {
         Some(EncodedRow { input_ids: ids.to_vec(), token_type_ids: Vec::new(), truncated: false })
     }

@@ -134,13 +134,12 @@ impl Hub {
             let key = (request.repo.as_str().to_owned(), request.revision.clone());
             let known =
                 self.resolved.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-            let resolved = match known {
-                Some(resolved) => resolved,
-                None => {
-                    let resolved = self.resolve(request, &transfer).await?;
-                    let mut all = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-                    all.entry(key).or_insert(resolved).clone()
-                }
+            let resolved = if let Some(resolved) = known {
+                resolved
+            } else {
+                let resolved = self.resolve(request, &transfer).await?;
+                let mut all = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+                all.entry(key).or_insert(resolved).clone()
             };
             match resolved {
                 Resolved::Online { commit, files } => {

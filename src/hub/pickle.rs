@@ -71,13 +71,12 @@ impl Global {
             }
             ("torch._tensor", "_rebuild_from_type_v2") => Self::RebuildFromType,
             ("torch", "Size") => Self::Size,
-            ("torch", "Tensor")
-            | ("torch.nn.parameter", "Parameter" | "Buffer")
-            | (
+            (
                 "torch",
-                "float64" | "float32" | "float16" | "bfloat16" | "int64" | "int32" | "int16"
-                | "int8" | "uint8" | "bool",
-            ) => Self::Mentioned,
+                "Tensor" | "float64" | "float32" | "float16" | "bfloat16" | "int64" | "int32"
+                | "int16" | "int8" | "uint8" | "bool",
+            )
+            | ("torch.nn.parameter", "Parameter" | "Buffer") => Self::Mentioned,
             ("torch" | "torch.cuda", storage) => Self::Storage(element(storage)?),
             _ => return None,
         })

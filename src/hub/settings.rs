@@ -121,7 +121,7 @@ impl HubSettings {
     /// Sets the hub's address.
     #[must_use]
     pub fn with_endpoint(mut self, endpoint: impl Into<String>) -> Self {
-        self.endpoint = endpoint.into().trim().trim_end_matches('/').to_owned();
+        endpoint.into().trim().trim_end_matches('/').clone_into(&mut self.endpoint);
         self
     }
 

@@ -424,7 +424,7 @@ impl Machine<'_> {
 }
 
 fn pairs(items: &[Id]) -> Result<Vec<(Id, Id)>, Fault> {
-    if items.len() % 2 != 0 {
+    if !items.len().is_multiple_of(2) {
         return Err(broken("a dictionary key without value"));
     }
     Ok(items.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())

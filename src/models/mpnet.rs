@@ -144,10 +144,10 @@ impl RelativeAttentionBias {
     /// `(num_attention_heads, n, n)` with `n` at least `seq_len`.
     fn covering(&self, seq_len: usize) -> Result<Tensor> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bias) = &*cached {
-            if bias.dim(1)? >= seq_len {
-                return Ok(bias.clone());
-            }
+        if let Some(bias) = &*cached
+            && bias.dim(1)? >= seq_len
+        {
+            return Ok(bias.clone());
         }
         let n = seq_len.next_power_of_two();
         let device = self.relative_attention_bias.weight().device();

@@ -132,10 +132,11 @@ pub(super) fn matmul(
     assert!(columns <= out_stride || rows == 1, "bug: rows of a product overlap");
     assert!((rows - 1) * out_stride + columns <= out.len(), "bug: product larger than its output");
     assert!(lhs.span() <= lhs.data.len() && rhs.span() <= rhs.data.len(), "bug: short matrix");
-    let stride = |stride: usize| isize::try_from(stride).expect("bug: stride beyond isize");
+    // A slice has at most isize::MAX bytes, so no stride within one is cut.
+    let stride = |stride: usize| stride as isize;
     // SAFETY: the asserts above keep every element that `gemm` reads inside `lhs.data` and `rhs.data`
     // and every element that it writes inside `out`, which as a unique borrow overlaps neither.
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, reason = "the product is a call into `gemm`, which takes pointers")]
     unsafe {
         gemm::gemm(
             rows,
@@ -284,7 +285,7 @@ pub(super) fn exp(x: f32) -> f32 {
     /// Adding 1.5 · 2²³ leaves the nearest integer in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts: `n * LN2_HIGH` is exact for the `n` that occur.
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     /// e^x is a normal number above this.
     const LOWEST: f32 = -87.3;
@@ -338,6 +339,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "some values are exact")]
 mod tests {
     use super::*;
 

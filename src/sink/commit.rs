@@ -385,7 +385,7 @@ mod tests {
         fs::write(dead.part("part").unwrap(), "1").unwrap();
         drop(dead);
         let next = Run::start(&root).unwrap();
-        assert_eq!(run_dirs(&root).unwrap(), [next.dir.clone()]);
+        assert_eq!(run_dirs(&root).unwrap(), std::slice::from_ref(&next.dir));
         next.discard();
         assert!(!root.join(META).exists());
     }

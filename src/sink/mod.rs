@@ -170,9 +170,10 @@ impl Sink {
     ) -> Result<Self> {
         let target = Target::of(spec)?;
         let SinkOptions { lineage, model_columns, overwrite } = options;
-        let partitioner = match spec.partition_by.is_empty() {
-            true => None,
-            false => Some(Partitioner::new(&spec.partition_by, &schema)?),
+        let partitioner = if spec.partition_by.is_empty() {
+            None
+        } else {
+            Some(Partitioner::new(&spec.partition_by, &schema)?)
         };
         let file_schema = match &partitioner {
             None => schema.as_ref().clone(),
@@ -393,9 +394,10 @@ impl Sink {
             }
         }
         let files = self.closed.drain(..).map(|part| WrittenFile {
-            path: match self.target.single_file {
-                true => self.target.path.clone(),
-                false => self.target.path.join(part.name),
+            path: if self.target.single_file {
+                self.target.path.clone()
+            } else {
+                self.target.path.join(part.name)
             },
             rows: part.rows,
             bytes: part.bytes,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::{can_cast_types, cast, take_record_batch};
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
@@ -82,19 +82,18 @@ impl Partitioner {
             .iter()
             .map(|key| cast(batch.column(*key), &DataType::Utf8))
             .collect::<Result<Vec<ArrayRef>, _>>()?;
-        let texts: Vec<&StringArray> = texts.iter().map(|text| text.as_string()).collect();
+        let texts: Vec<&StringArray> = texts.iter().map(arrow::array::AsArray::as_string).collect();
         let mut groups: Vec<(String, Vec<u32>)> = Vec::new();
         let mut known: BTreeMap<Vec<Option<&str>>, usize> = BTreeMap::new();
         for row in 0..batch.num_rows() {
             let key: Vec<_> =
                 texts.iter().map(|text| text.is_valid(row).then(|| text.value(row))).collect();
-            let group = match known.get(&key) {
-                Some(group) => *group,
-                None => {
-                    groups.push((self.folder(&key), Vec::new()));
-                    known.insert(key, groups.len() - 1);
-                    groups.len() - 1
-                }
+            let group = if let Some(group) = known.get(&key) {
+                *group
+            } else {
+                groups.push((self.folder(&key), Vec::new()));
+                known.insert(key, groups.len() - 1);
+                groups.len() - 1
             };
             let row =
                 u32::try_from(row).map_err(|error| ArrowError::ExternalError(Box::new(error)))?;

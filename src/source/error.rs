@@ -78,10 +78,7 @@ fn take_ours(error: Boxed) -> Result<Error, Boxed> {
         }
         Err(other) => other,
     };
-    let error = match error.downcast::<DataFusionError>() {
-        Ok(error) => error,
-        Err(other) => return Err(other),
-    };
+    let error = error.downcast::<DataFusionError>()?;
     match *error {
         DataFusionError::External(inner) => {
             take_ours(inner).map_err(|e| Box::new(DataFusionError::External(e)) as Boxed)

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::SessionContext;
 use datafusion::prelude::ident;
@@ -216,7 +217,7 @@ fn merged_schema(files: &[ListedFile], inspected: &[Inspected]) -> Result<Schema
             Columns::Csv(columns) => csvs.push((path, columns)),
             Columns::Jsonl(columns) => match &mut json {
                 Some(json) => {
-                    json.add(columns.clone()).map_err(|error| error.at(path.display()))?
+                    json.add(columns.clone()).map_err(|error| error.at(path.display()))?;
                 }
                 None => json = Some(columns.clone()),
             },
@@ -280,7 +281,7 @@ fn known_rows(inspected: &[Inspected], limit: Option<usize>) -> Option<u64> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+    SpawnedTask::spawn_blocking(work).await.unwrap_or_else(|error| {
         Err(Error::new(ErrorKind::Internal, "reading the source panicked").source(error))
     })
 }

@@ -36,7 +36,7 @@ fn sample_pipeline(more: &str) -> String {
 }
 
 fn embeddings(batch: &RecordBatch) -> ArrayRef {
-    batch.column_by_name("embedding").unwrap().clone()
+    Arc::clone(batch.column_by_name("embedding").unwrap())
 }
 
 /// The largest difference between two embedding columns; nulls must agree.
@@ -181,7 +181,7 @@ fn every_string_type_is_text() {
 
     let fixture = Fixture::new();
     let input = read_parquet(&sample_rows()).slice(0, 60);
-    let plain = input["text"].clone();
+    let plain = Arc::clone(&input["text"]);
     let mut expected = None;
     let types = [
         DataType::Utf8,
@@ -202,7 +202,7 @@ fn every_string_type_is_text() {
         let (output, _) = run(&fixture, &format!("out{index}"), &text);
         assert_eq!(output["text"].data_type(), data_type, "passthrough keeps its type");
         let embedding = embeddings(&output);
-        let expected = expected.get_or_insert_with(|| embedding.clone());
+        let expected = expected.get_or_insert_with(|| Arc::clone(&embedding));
         assert_eq!(&embedding, expected, "{data_type}");
     }
 }

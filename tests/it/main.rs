@@ -1,4 +1,12 @@
 //! All integration tests, in one binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::float_cmp,
+    reason = "a test that panics has failed, and says why"
+)]
 
 mod cli;
 mod config;

@@ -197,7 +197,7 @@ fn parquet_and_arrow_keep_every_type() {
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
     let back: Vec<_> = reader.map(Result::unwrap).collect();
     assert_eq!(back[0].schema(), batch.schema());
-    assert_eq!(back, [batch.clone()]);
+    assert_eq!(back, std::slice::from_ref(&batch));
 
     let arrow = spec(folder.path().join("a.arrow"), FileFormat::Arrow);
     // Batches come with different dictionaries.
@@ -527,7 +527,7 @@ fn an_output_that_exists_is_kept() {
     check(&foreign, false, "the output `/foreign` exists");
     check(&foreign, true, "holds `data.parquet`");
     check(
-        &spec(&foreign.path.join("data.parquet/"), FileFormat::Parquet),
+        &spec(foreign.path.join("data.parquet/"), FileFormat::Parquet),
         true,
         "is to be a folder",
     );

@@ -118,7 +118,8 @@ fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
 fn compress(name: &str, bytes: &[u8]) -> Vec<u8> {
     match name.rsplit_once('.').unwrap().1 {
         "gz" => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
             encoder.write_all(bytes).unwrap();
             encoder.finish().unwrap()
         }
@@ -505,7 +506,7 @@ async fn missing_input_is_missing_input() {
     check("file", Config, "cannot tell the format of `/file` from its name").await;
     check("file/a.csv", NoInput, "cannot open `/file/a.csv`").await;
     check("gone.csv", NoInput, "`/gone.csv` does not exist").await;
-    assert_eq!(ErrorKind::NoInput.exit_code(), 66);
+    assert_eq!(NoInput.exit_code(), 66);
     let error = read_error(&data.spec(&["/x/s3://bucket/a"])).await;
     assert!(error.message().contains("local files only"), "{error}");
 }

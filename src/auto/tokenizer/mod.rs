@@ -256,5 +256,5 @@ fn model_max_length(config: &Map<String, Value>) -> Option<usize> {
         clippy::cast_sign_loss,
         reason = "checked, and `as` saturates"
     )]
-    (length >= 1.0 && length <= LARGE_INTEGER).then_some(length as usize)
+    (1.0..=LARGE_INTEGER).contains(&length).then_some(length as usize)
 }

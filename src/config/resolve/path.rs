@@ -76,7 +76,20 @@ impl Resolver<'_> {
             return Ok(PathBuf::from(format!("{}{rest}", home.trim_end_matches('/'))));
         }
         let text = text.strip_prefix("./").unwrap_or(text);
-        Ok(if text == "." { self.dir.clone() } else { self.dir.join(text) })
+        if text == "." {
+            return Ok(self.dir.clone());
+        }
+        // Shorter to read in reports. Through a symbolic link `..` is another folder, and beside
+        // wildcards the folder's name must stay whole.
+        let plain = self.dir.canonicalize().is_ok_and(|real| real == self.dir);
+        let (mut dir, mut text) = (self.dir.as_path(), text);
+        while plain && !self.dir.to_str().is_none_or(is_glob) {
+            let (Some(parent), Some(rest)) = (dir.parent(), text.strip_prefix("../")) else {
+                break;
+            };
+            (dir, text) = (parent, rest);
+        }
+        Ok(dir.join(text))
     }
 
     /// As [`Self::path`], as text: that of sources and models, where a path stands beside globs and

@@ -1,7 +1,5 @@
 //! `sink`: path, format, compression, file size.
 
-use std::path::PathBuf;
-
 use super::{Cursor, Resolver, source::file_format};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::pipeline::{Compression, FileFormat, SinkSpec};
@@ -62,7 +60,7 @@ impl Resolver<'_> {
             }
         }
         SinkSpec {
-            path: path.unwrap_or_else(PathBuf::new),
+            path: path.unwrap_or_default(),
             format,
             compression: written.or(by_extension),
             partition_by,
@@ -159,16 +157,15 @@ fn size_bytes(text: &str) -> Option<u64> {
     };
     let power = ["", "k", "m", "g", "t"].iter().position(|known| *known == prefix)?;
     let factor = base.pow(u32::try_from(power).ok()?);
-    let bytes = match number.parse::<u64>() {
-        Ok(whole) => whole.checked_mul(factor)?,
-        Err(_) => {
-            let bytes = number.parse::<f64>().ok()? * factor as f64;
-            // Beyond 2^53 a float does not name a byte, and no file is that large.
-            if bytes > 9e15 {
-                return None;
-            }
-            bytes.round() as u64
+    let bytes = if let Ok(whole) = number.parse::<u64>() {
+        whole.checked_mul(factor)?
+    } else {
+        let bytes = number.parse::<f64>().ok()? * factor as f64;
+        // Beyond 2^53 a float does not name a byte, and no file is that large.
+        if bytes > 9e15 {
+            return None;
         }
+        bytes.round() as u64
     };
     (bytes > 0).then_some(bytes)
 }

@@ -169,7 +169,7 @@ fn output(step: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> {
             format!("`dimensions: {dimensions}` is more than the model's {full}"),
         ));
     }
-    if step.precision == Precision::Binary && dimensions % 8 != 0 {
+    if step.precision == Precision::Binary && !dimensions.is_multiple_of(8) {
         return Err(Error::new(
             ErrorKind::Config,
             format!("`precision: binary` packs 8 dimensions a byte, but there are {dimensions}"),
