@@ -179,8 +179,8 @@ impl fmt::Display for Error {
         let mut said = self.0.message.clone();
         while let Some(cause) = source {
             let text = cause.to_string();
-            // Many foreign errors repeat their cause in their own text.
-            if !said.contains(&text) {
+            // Many foreign errors repeat their cause, or what they caused, in their own text.
+            if !said.contains(&text) && !text.contains(&self.0.message) {
                 write!(f, ": {text}")?;
                 said.push_str(&text);
             }

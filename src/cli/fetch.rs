@@ -25,10 +25,13 @@ impl FetchArgs {
         let hub = super::hub(false);
         for what in &self.what {
             for (repo, revision) in self.models(what)? {
-                let snapshot = hub
-                    .snapshot(&repo, revision.as_deref(), Need::Weights, &super::progress::download)
-                    .map_err(|e| e.at(format!("`{what}`")))?;
-                let commit = snapshot.commit().unwrap_or("local directory");
+                let snapshot = hub.snapshot(
+                    &repo,
+                    revision.as_deref(),
+                    Need::Weights,
+                    &super::progress::download,
+                )?;
+                let commit = snapshot.commit().unwrap_or("a local directory, nothing to fetch");
                 super::print(format_args!("{repo}: {commit}\n"))?;
             }
         }

@@ -41,7 +41,7 @@ impl InitArgs {
         })?;
         out.write_all(text.as_bytes()).map_err(cannot)?;
         super::print(format_args!(
-            "wrote {}; next: hfauto-pipe validate {}\n",
+            "wrote {}; set its `source.path`, then: hfauto-pipe plan {}\n",
             file.display(),
             file.display()
         ))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::PipelineArgs;
-use crate::engine::{Job, JobOptions, TokenSample};
+use crate::engine::{Job, JobOptions, TokenSample, bytes, count, files};
 use crate::error::Result;
 
 /// Rows whose tokens are counted.
@@ -54,14 +54,14 @@ pub(super) async fn describe(job: &Job) -> Result<String> {
 fn write_plan(text: &mut String, job: &Job, samples: &[Option<TokenSample>]) -> std::fmt::Result {
     let pipeline = job.pipeline();
     let source = job.source();
-    let bytes: u64 = source.files.iter().map(|file| file.bytes).sum();
+    let size: u64 = source.files.iter().map(|file| file.bytes).sum();
     writeln!(text, "pipeline  {} ({})", pipeline.name, pipeline.file.display())?;
-    write!(text, "source    {} files, {bytes} bytes", source.files.len())?;
+    write!(text, "source    {}, {}", files(source.files.len()), bytes(size))?;
     match job.progress().total_rows() {
-        Some(rows) => writeln!(text, ", {rows} rows")?,
+        Some(rows) => writeln!(text, ", {} rows", count(rows))?,
         None => writeln!(text, ", rows unknown before reading")?,
     }
-    writeln!(text, "units     1: the whole input is computed and published together")?;
+    writeln!(text, "units     1: files are published when the whole input is done")?;
 
     for (step, sample) in job.steps().iter().zip(samples) {
         let (summary, settings) = (step.task().summary(), step.settings());
@@ -78,9 +78,9 @@ fn write_plan(text: &mut String, job: &Job, samples: &[Option<TokenSample>]) -> 
         match step.task().weights() {
             Some(weights) => writeln!(
                 text,
-                "  weights   {} parameters, {:.1} MiB in memory",
-                weights.parameters,
-                weights.bytes as f64 / f64::from(1 << 20)
+                "  weights   {} parameters, {} in memory",
+                count(weights.parameters as u64),
+                bytes(weights.bytes as u64)
             )?,
             None => writeln!(text, "  weights   not here yet: `run` or `fetch` downloads them")?,
         }

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use crate::engine::{Progress, Stage};
+use crate::engine::{Progress, Stage, StepCounts};
 use crate::hub::HubProgress;
 
 /// How progress is shown.
@@ -81,9 +81,7 @@ impl Snapshot {
         let computed = counts.iter().map(|counts| counts.computed_rows).min().unwrap_or(0);
         let rows = rows.max(computed.min(progress.total_rows().unwrap_or(u64::MAX)));
         let rows_per_second = rows as f64 / seconds;
-        let eta = progress.total_rows().filter(|_| rows > 0).map(|total| {
-            Duration::from_secs_f64(total.saturating_sub(rows) as f64 / rows_per_second)
-        });
+        let eta = progress.total_rows().and_then(|total| remaining(total, &counts, seconds));
         Self {
             stage,
             rows,
@@ -94,6 +92,22 @@ impl Snapshot {
             eta,
         }
     }
+}
+
+/// Time for the rest, by tokens: long rows come first, so rows would promise too little. Repeated rows
+/// cost nothing, so this is an upper bound.
+fn remaining(total_rows: u64, steps: &[StepCounts], seconds: f64) -> Option<Duration> {
+    let done: u64 = steps.iter().map(|step| step.computed_tokens).sum();
+    let expected: f64 = steps
+        .iter()
+        .map(|step| {
+            let share = total_rows as f64 / step.tokenized_rows.max(1) as f64;
+            // What the windows so far have not computed of their rows is repetition or on its way.
+            step.tokens as f64 * share
+        })
+        .sum();
+    let rest = (expected - done as f64).max(0.0);
+    (done > 0).then(|| Duration::from_secs_f64(rest * seconds / done as f64))
 }
 
 fn show(mode: ProgressMode, progress: &Progress, stopped: &mpsc::Receiver<bool>) {
@@ -130,9 +144,9 @@ fn show(mode: ProgressMode, progress: &Progress, stopped: &mpsc::Receiver<bool>)
 fn bar(total: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(10));
     let template = if total.is_some() {
-        "{bar:30} {human_pos}/{human_len} rows  {msg}"
+        "{bar:20} {human_pos}/{human_len} rows  {wide_msg}"
     } else {
-        "{spinner} {human_pos} rows  {msg}"
+        "{spinner} {human_pos} rows  {wide_msg}"
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);

@@ -1,5 +1,6 @@
 //! `hfauto-pipe run`: rows from source to sink, with progress, a report and an exit code.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
 
-    /// Replace the output of an earlier run.
+    /// Replace what is at `sink.path`: the files of an earlier run, or the one file that it names.
     #[arg(long)]
     fresh: bool,
 
@@ -81,6 +82,10 @@ impl From<DtypeArg> for Dtype {
 
 impl RunArgs {
     pub(super) fn run(self) -> Result<()> {
+        // A report that cannot be written is told before the work, not after it.
+        if let Some(file) = &self.report {
+            File::create(file).map_err(|e| cannot_report(file, e))?;
+        }
         let result = super::block_on(self.start());
         if let Some(file) = &self.report {
             write_report(file, &result)?;
@@ -103,7 +108,10 @@ impl RunArgs {
         let job = Job::prepare(pipeline, options, Arc::new(hub)).await?;
         if self.dry_run {
             tokio::task::block_in_place(|| job.load_models())?;
-            super::print(super::plan::describe(&job).await?)?;
+            let plan = super::plan::describe(&job).await?;
+            super::print(format_args!(
+                "{plan}dry run   models loaded, nothing computed or written\n"
+            ))?;
             return Ok(None);
         }
         let reporter = Reporter::start(self.progress, job.progress());
@@ -143,8 +151,11 @@ fn write_report(file: &Path, result: &Result<Option<RunReport>>) -> Result<()> {
             },
         }),
     };
-    std::fs::write(file, format!("{report:#}\n")).map_err(|e| {
-        Error::new(ErrorKind::Sink, format!("cannot write the report `{}`", file.display()))
-            .source(e)
-    })
+    std::fs::write(file, format!("{report:#}\n")).map_err(|e| cannot_report(file, e))
+}
+
+fn cannot_report(file: &Path, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Sink, format!("cannot write the report `{}`", file.display()))
+        .source(error)
+        .hint("choose another `--report`")
 }

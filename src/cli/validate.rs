@@ -1,6 +1,6 @@
 //! `hfauto-pipe validate`: checks pipeline files without network, weights or data.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -8,6 +8,7 @@ use super::PipelineArgs;
 use crate::config::pipeline::StepKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Need;
+use crate::source;
 
 #[derive(Args, Debug)]
 pub(super) struct ValidateArgs {
@@ -52,6 +53,25 @@ impl ValidateArgs {
 
     fn check(&self, args: &PipelineArgs) -> Result<String> {
         let pipeline = args.load()?;
+        if let Some(predicate) = &pipeline.source.predicate {
+            source::check_predicate(predicate).map_err(|e| e.at(&pipeline.source.location))?;
+        }
+        for step in &pipeline.steps {
+            let place = format!("step at {}", step.location);
+            match &step.kind {
+                StepKind::Sql(query) => source::check_query(query).map_err(|e| e.at(place))?,
+                StepKind::FeatureExtraction(config) => {
+                    let repo = Path::new(&config.model.repo);
+                    if repo.is_absolute() && !repo.is_dir() {
+                        return Err(Error::new(
+                            ErrorKind::Hub,
+                            format!("model directory `{}` does not exist", repo.display()),
+                        )
+                        .at(place));
+                    }
+                }
+            }
+        }
         if self.fetch {
             let hub = super::hub(args.offline);
             for step in &pipeline.steps {

@@ -365,7 +365,7 @@ fn resolves_defaults_paths_and_aliases() {
     assert_eq!(pipeline.sink.path, PathBuf::from("/data/out/"));
     assert_eq!((pipeline.sink.format, pipeline.sink.compression), (FileFormat::Parquet, None));
     assert_eq!(pipeline.sink.target_file_size_bytes, 256_000_000);
-    assert_eq!(pipeline.run.max_batch_tokens, 16_384);
+    assert_eq!(pipeline.run.max_batch_tokens, 1024);
     assert_eq!((pipeline.run.sort_window_rows, pipeline.run.workers), (65_536, None));
     assert!(pipeline.steps.is_empty());
 

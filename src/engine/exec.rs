@@ -42,9 +42,9 @@ use crate::tasks::{EncodedRow, TaskModel};
 /// Windows in flight: one that is computed and one that is tokenised behind it.
 const WINDOWS_IN_FLIGHT: usize = 2;
 
-/// A window closes at this many forward passes even when it has few rows: sorting gains nothing beyond,
-/// and rows and results of a window are held in memory.
-const MAX_BATCHES_PER_WINDOW: usize = 256;
+/// A window closes at this many tokens even when it has few rows: its batches are alike by then, and
+/// tokens and results of a window are held in memory.
+const MAX_WINDOW_TOKENS: usize = 1 << 20;
 
 /// A window closes when its results reach this size (hidden states of every token can be large).
 const MAX_WINDOW_OUTPUT_BYTES: usize = 256 << 20;
@@ -308,7 +308,7 @@ impl Gather {
     fn is_full(&self, window: &WindowBuilder) -> bool {
         let settings = self.step.settings();
         window.num_rows() >= settings.sort_window_rows
-            || window.tokens() >= settings.max_batch_tokens.saturating_mul(MAX_BATCHES_PER_WINDOW)
+            || window.tokens() >= MAX_WINDOW_TOKENS
             || window.output_bytes() >= MAX_WINDOW_OUTPUT_BYTES
             || self.reservation.size() - window.output_bytes() >= MAX_WINDOW_INPUT_BYTES
     }
@@ -328,7 +328,8 @@ impl Gather {
             .map_err(|e| e.at(format!("step at {}", self.step.location())))?;
         let tokens: usize = rows.iter().flatten().map(EncodedRow::tokens).sum();
         let truncated = rows.iter().flatten().filter(|row| row.truncated).count();
-        self.step.metrics().tokenized(tokens as u64, truncated as u64, start.elapsed());
+        let (count, tokens) = (rows.len() as u64, tokens as u64);
+        self.step.metrics().tokenized(count, tokens, truncated as u64, start.elapsed());
         Ok(rows)
     }
 

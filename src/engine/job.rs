@@ -131,7 +131,10 @@ impl Job {
             dataframe = match &step.kind {
                 StepKind::Sql(query) => {
                     total_rows = None;
-                    sql_step(&context, dataframe, query).await.map_err(|e| plan_error(e, &place))?
+                    source::check_query(query).map_err(|e| e.at(&place))?;
+                    sql_step(&context, dataframe, query).await.map_err(|e| {
+                        plan_error(e, &place).hint("the rows so far are the table `input`")
+                    })?
                 }
                 StepKind::FeatureExtraction(config) => {
                     let task = tokio::task::block_in_place(|| {

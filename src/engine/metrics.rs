@@ -10,6 +10,7 @@ pub struct StepMetrics {
     null_rows: AtomicU64,
     computed_rows: AtomicU64,
     truncated_rows: AtomicU64,
+    tokenized_rows: AtomicU64,
     tokens: AtomicU64,
     computed_tokens: AtomicU64,
     padded_tokens: AtomicU64,
@@ -29,6 +30,8 @@ pub struct StepCounts {
     pub computed_rows: u64,
     /// Rows that were cut to the model's maximum.
     pub truncated_rows: u64,
+    /// Rows that have been tokenised; more than `rows` while they are on their way.
+    pub tokenized_rows: u64,
     /// Tokens of all rows.
     pub tokens: u64,
     /// Tokens that went through the model.
@@ -55,7 +58,8 @@ impl StepCounts {
 
 impl StepMetrics {
     /// Adds rows that were tokenised.
-    pub(super) fn tokenized(&self, tokens: u64, truncated: u64, elapsed: Duration) {
+    pub(super) fn tokenized(&self, rows: u64, tokens: u64, truncated: u64, elapsed: Duration) {
+        self.tokenized_rows.fetch_add(rows, Ordering::Relaxed);
         self.tokens.fetch_add(tokens, Ordering::Relaxed);
         self.truncated_rows.fetch_add(truncated, Ordering::Relaxed);
         self.tokenize_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
@@ -84,6 +88,7 @@ impl StepMetrics {
             null_rows: read(&self.null_rows),
             computed_rows: read(&self.computed_rows),
             truncated_rows: read(&self.truncated_rows),
+            tokenized_rows: read(&self.tokenized_rows),
             tokens: read(&self.tokens),
             computed_tokens: read(&self.computed_tokens),
             padded_tokens: read(&self.padded_tokens),

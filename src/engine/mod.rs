@@ -16,4 +16,5 @@ pub use job::{Job, JobOptions, Progress, Stage, TokenSample};
 pub use metrics::{StepCounts, StepMetrics};
 pub use node::{ModelNode, ModelPlanner};
 pub use report::{OutputFile, RunReport, StepReport};
+pub(crate) use report::{bytes, count, files};
 pub use step::{BatchSettings, ModelStep};

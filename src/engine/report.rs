@@ -147,12 +147,12 @@ impl fmt::Display for RunReport {
     }
 }
 
-fn files(number: usize) -> String {
+pub(crate) fn files(number: usize) -> String {
     if number == 1 { "1 file".to_owned() } else { format!("{} files", count(number as u64)) }
 }
 
 /// `1234567` as `1,234,567`.
-fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -165,7 +165,7 @@ fn count(number: u64) -> String {
 }
 
 /// Bytes with a binary unit: `1.4 MiB`.
-fn bytes(number: u64) -> String {
+pub(crate) fn bytes(number: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = number as f64;
     let mut unit = 0;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
+use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use datafusion::parquet::errors::ParquetError;
-use datafusion::parquet::file::metadata::ParquetMetaDataReader;
 
 use super::InputFile;
 use crate::error::{Error, ErrorKind};
@@ -31,6 +31,10 @@ pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
     let kind = kind_of(error.as_ref());
     let reason = reason(error.as_ref());
     match kind {
+        ErrorKind::Data if is_computed(error.as_ref()) => {
+            Error::new(kind, format!("`where` or a `sql` step failed on a row: {reason}"))
+                .source(error)
+        }
         ErrorKind::Data | ErrorKind::NoInput => {
             let culprit = culprit(&reason, files);
             let message = match (&culprit, kind) {
@@ -217,11 +221,30 @@ fn culprit<'f>(reason: &str, files: &'f [InputFile]) -> Option<&'f InputFile> {
                     .extension()
                     .is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"));
                 let shrunk = opened.metadata().is_ok_and(|data| data.len() < file.bytes);
-                shrunk
-                    || (is_parquet
-                        && ParquetMetaDataReader::new().parse_and_finish(&opened).is_err())
+                shrunk || (is_parquet && !is_readable_parquet(opened))
             }
         })
+    })
+}
+
+/// Whether every page can be decoded. Reads the file again, which a run that has failed can afford.
+fn is_readable_parquet(file: std::fs::File) -> bool {
+    ParquetRecordBatchReaderBuilder::try_new(file)
+        .and_then(ParquetRecordBatchReaderBuilder::build)
+        .is_ok_and(|mut batches| batches.all(|batch| batch.is_ok()))
+}
+
+/// Whether an error comes from computing an expression, not from reading a file.
+fn is_computed(error: Cause<'_>) -> bool {
+    chain(error).any(|cause| {
+        matches!(
+            cause.downcast_ref::<ArrowError>(),
+            Some(
+                ArrowError::DivideByZero
+                    | ArrowError::ArithmeticOverflow(_)
+                    | ArrowError::ComputeError(_)
+            )
+        )
     })
 }
 

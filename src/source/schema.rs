@@ -44,6 +44,16 @@ pub(super) fn merge_by_name(schemas: &[(&Path, SchemaRef)]) -> Result<SchemaRef>
             *files += 1;
         }
     }
+    for (field, _, files) in merged.iter().filter(|(_, _, files)| *files < schemas.len()) {
+        let lacking = schemas.iter().find(|(_, schema)| schema.index_of(field.name()).is_err());
+        tracing::warn!(
+            column = field.name().as_str(),
+            file = lacking.map(|(path, _)| path.display().to_string()),
+            "{} of {} files do not have this column: their rows get nulls",
+            schemas.len() - files,
+            schemas.len()
+        );
+    }
     let fields = merged.into_iter().map(|(field, _, files)| {
         let nullable = field.is_nullable() || files < schemas.len();
         field.with_nullable(nullable)

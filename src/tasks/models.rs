@@ -52,8 +52,12 @@ pub struct ResolvedModel {
 
 impl ResolvedModel {
     fn new(spec: &ModelSpec, hub: &Arc<Hub>) -> Result<Self> {
-        let snapshot =
-            hub.snapshot(&spec.repo, spec.revision.as_deref(), Need::Tokenizer, &|_| ())?;
+        let snapshot = hub
+            .snapshot(&spec.repo, spec.revision.as_deref(), Need::Tokenizer, &|_| ())
+            .map_err(|e| {
+                let repo = &spec.repo;
+                e.at(format!("model `{repo}`, a hub id: there is no directory of this name"))
+            })?;
         let sentence_transformer = SentenceTransformer::from_snapshot(&snapshot, &spec.config)?;
         let mut tokenizer = AutoTokenizer::from_snapshot(&sentence_transformer.transformer)
             .map_err(|e| e.at(format!("model `{}`", spec.repo)))?;

@@ -17,7 +17,7 @@ use super::pipeline::{Pipeline, RunSpec};
 use super::raw::{RawPipeline, RawRun, Workers};
 
 /// Tokens of one forward pass, by default.
-const MAX_BATCH_TOKENS: usize = 16_384;
+const MAX_BATCH_TOKENS: usize = 1024;
 /// Rows that are sorted together, by default.
 const SORT_WINDOW_ROWS: usize = 65_536;
 

@@ -61,7 +61,8 @@ pub(super) fn outputs_type(names: &[ModelOutputName], model: &Dimensions) -> Dat
 }
 
 fn output_fields(names: &[ModelOutputName], model: &Dimensions) -> Fields {
-    names.iter().map(|&name| Field::new(name.name(), output_type(name, model), false)).collect()
+    // Nullable although no output is: readers look through a null struct at its fields.
+    names.iter().map(|&name| Field::new(name.name(), output_type(name, model), true)).collect()
 }
 
 /// Bytes of one row of named outputs.
@@ -264,8 +265,15 @@ fn list(values: ArrayRef, offsets: OffsetBuffer<i32>) -> Result<ArrayRef> {
     Ok(Arc::new(ListArray::try_new(field, offsets, values, None).map_err(internal)?))
 }
 
+/// The numbers of a tensor; what is not finite is refused, for nobody could use it.
 fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(internal)
+    let values: Vec<f32> =
+        tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(internal)?;
+    if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+        return Err(Error::new(ErrorKind::Model, format!("the model computed `{value}`"))
+            .hint("its weights are damaged, or do not belong to its config.json"));
+    }
+    Ok(values)
 }
 
 /// A tensor or array that does not have the shape we gave it.

@@ -188,6 +188,15 @@ fn output(step: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> {
 fn max_length(step: &FeatureExtraction, model: &ResolvedModel) -> Result<usize> {
     let positions = model.config().dimensions().max_position_embeddings.unwrap_or(usize::MAX);
     if let Some(max_length) = step.max_length {
+        let special = model.tokenizer().num_special_tokens_to_add(false);
+        if max_length <= special {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`max_length: {max_length}` leaves no room beside {special} special tokens"
+                ),
+            ));
+        }
         if max_length > positions {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -307,7 +316,10 @@ impl Task for FeatureExtractionTask {
             .enumerate()
             .map(|(index, text)| {
                 let Some(text) = text else { return Ok(None) };
-                let row = || format!("row {} of column `{}`", first_row + index as u64, self.input);
+                let row = || {
+                    let number = first_row + index as u64 + 1;
+                    format!("row {number} of those that the step reads, column `{}`", self.input)
+                };
                 let encoding = self
                     .model
                     .tokenizer()
@@ -317,10 +329,10 @@ impl Task for FeatureExtractionTask {
                 if tokens > self.max_length {
                     return Err(Error::new(
                         ErrorKind::Data,
-                        format!("text of {tokens} tokens, the model takes {}", self.max_length),
+                        format!("text of {tokens} tokens, at most {} may be", self.max_length),
                     )
                     .at(row())
-                    .hint("set `truncation: true` to cut longer texts"));
+                    .hint("set `truncation: true` to cut longer texts, or raise `max_length`"));
                 }
                 Ok(Some(EncodedRow {
                     input_ids: encoding.input_ids,
