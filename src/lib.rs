@@ -1,4 +1,24 @@
-//! Hugging Face models over tables.
+//! Hugging Face models over tables: text columns of Arrow batches through candle models that an Auto class
+//! resolved from the checkpoint's own `config.json`, back as typed Arrow columns.
+//!
+//! The way of a row is the order of the modules:
+//!
+//! ```text
+//! config   the pipeline file, checked                    embed.yaml
+//! source   files as record batches                       id, text
+//! hub      a model's files                               config.json, tokenizer.json, model.safetensors
+//! auto     model_type -> architecture, tokenizer         AutoConfig, AutoTokenizer, AutoModel
+//! batch    longest first, under a token budget           [[7, 2], [0, 5, 1]]
+//! models   one forward pass over ragged rows             last_hidden_state
+//! nn       what architectures share                      attention, pooling
+//! tasks    columns -> tokens, tensors -> column          FixedSizeList<Float32, 384>
+//! engine   windows, workers, order, progress, report     id, text, embedding
+//! sink     files, whole or not at all                    part-00000.parquet, _SUCCESS
+//! cli      what the user types and sees
+//! ```
+//!
+//! The entries: [`engine::Job`] runs a pipeline, [`auto::AutoModel`] and [`auto::AutoTokenizer`] are the
+//! models by themselves.
 
 pub mod error;
 
@@ -15,3 +35,8 @@ pub mod sink;
 pub mod cli;
 
 pub use error::{Error, ErrorKind, Result};
+
+/// The README's Rust compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
