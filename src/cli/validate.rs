@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::PipelineArgs;
-use crate::config::pipeline::StepKind;
+use crate::config::pipeline::{ModelSpec, Step, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Need;
 use crate::source;
@@ -53,35 +53,39 @@ impl ValidateArgs {
 
     fn check(&self, args: &PipelineArgs) -> Result<String> {
         let pipeline = args.load()?;
-        if let Some(predicate) = &pipeline.source.predicate {
-            source::check_predicate(predicate).map_err(|e| e.at(&pipeline.source.location))?;
+        let mut problems = Vec::new();
+        if let Some(predicate) = &pipeline.source.predicate
+            && let Err(error) = source::check_predicate(predicate)
+        {
+            problems.push(error.at(&pipeline.source.location));
         }
         for step in &pipeline.steps {
-            let place = format!("step at {}", step.location);
-            match &step.kind {
-                StepKind::Sql(query) => source::check_query(query).map_err(|e| e.at(place))?,
-                StepKind::FeatureExtraction(config) => {
-                    let repo = Path::new(&config.model.repo);
-                    if repo.is_absolute() && !repo.is_dir() {
-                        return Err(Error::new(
-                            ErrorKind::Hub,
-                            format!("model directory `{}` does not exist", repo.display()),
-                        )
-                        .at(place));
-                    }
-                }
+            if let Err(error) = self.check_step(step, args.offline) {
+                problems.push(error.at(format!("step at {}", step.location)));
             }
         }
-        if self.fetch {
-            let hub = super::hub(args.offline);
-            for step in &pipeline.steps {
-                let StepKind::FeatureExtraction(step_config) = &step.kind else { continue };
-                let model = &step_config.model;
-                hub.snapshot(&model.repo, model.revision.as_deref(), Need::Tokenizer, &|_| ())
-                    .map_err(|e| e.at(format!("step at {}", step.location)))?;
-            }
+        if let Some(last) = problems.pop() {
+            problems.iter().for_each(super::show);
+            return Err(last);
         }
         let steps = pipeline.steps.len();
         Ok(if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") })
+    }
+
+    fn check_step(&self, step: &Step, offline: bool) -> Result<()> {
+        let config = match &step.kind {
+            StepKind::Sql(query) => return source::check_query(query),
+            StepKind::FeatureExtraction(config) => config,
+        };
+        let ModelSpec { repo, revision, .. } = &config.model;
+        if Path::new(repo).is_absolute() && !Path::new(repo).is_dir() {
+            let message = format!("model directory `{repo}` does not exist");
+            return Err(Error::new(ErrorKind::Hub, message));
+        }
+        if self.fetch {
+            let hub = super::hub(offline);
+            hub.snapshot(repo, revision.as_deref(), Need::Tokenizer, &super::progress::download)?;
+        }
+        Ok(())
     }
 }

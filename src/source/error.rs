@@ -59,7 +59,8 @@ pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
         ErrorKind::Internal => {
             Error::new(kind, format!("the query engine failed: {reason}")).source(error)
         }
-        _ => Error::new(kind, reason).source(error),
+        // The reason is all that a parser or planner says; its wrappers only repeat it.
+        _ => Error::new(kind, reason),
     }
 }
 

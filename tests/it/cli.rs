@@ -174,6 +174,59 @@ fn bad_pipelines_exit_78_with_every_problem() {
 }
 
 #[test]
+fn validate_checks_sql_and_model_directories_without_data() {
+    let fixture = Fixture::new();
+    fixture.file(
+        "bad.yaml",
+        "version: 1\nsource: {path: a.parquet, where: 'id >'}\nsteps:\n- sql: SELEC x\n\
+         - feature-extraction: {model: ./nowhere, input: text, output: e}\nsink: {path: out}\n",
+    );
+    let ran = fixture.run(&["validate", "bad.yaml"]);
+    ran.fails(
+        69,
+        &["`where: id >`", "bad.yaml:2:1", "SELEC", "bad.yaml:4:", "nowhere", "bad.yaml:5:"],
+    );
+    assert_eq!(ran.stderr.matches("Expected: an SQL statement").count(), 1, "{}", ran.stderr);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_told_before_the_run() {
+    let fixture = Fixture::new();
+    fixture.embed_yaml(sample_rows().to_str().unwrap());
+    fixture.run(&["run", "embed.yaml", "--report", "no/dir/r.json"]).fails(73, &["no/dir/r.json"]);
+    assert!(fixture.files("out").is_empty());
+}
+
+#[test]
+fn a_damaged_page_names_its_file() {
+    let fixture = Fixture::new();
+    let good = std::fs::read(sample_rows()).unwrap();
+    let mut damaged = good.clone();
+    damaged[1000..30_000].fill(0x5a);
+    fixture.file("rows/a.parquet", &good).file("rows/b.parquet", damaged).embed_yaml("rows");
+    fixture.run(&["run", "embed.yaml"]).fails(65, &["rows/b.parquet"]);
+    assert!(fixture.files("out").is_empty());
+}
+
+#[test]
+fn weights_that_give_no_numbers_exit_69() {
+    let fixture = Fixture::new();
+    fixture.copy_model();
+    let file = fixture.path("model/model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    // The end of the file is the data of some tensor; all ones in f16 is NaN.
+    let end = bytes.len();
+    bytes[end - 400_000..].fill(0xff);
+    std::fs::write(&file, bytes).unwrap();
+    fixture.file(
+        "embed.yaml",
+        embed_pipeline("./model".as_ref(), sample_rows().to_str().unwrap(), "out", ""),
+    );
+    fixture.run(&["run", "embed.yaml"]).fails(69, &["NaN", "damaged"]);
+    assert!(fixture.files("out").is_empty());
+}
+
+#[test]
 fn a_column_that_is_not_text_exits_78() {
     let fixture = Fixture::new();
     fixture.file(
