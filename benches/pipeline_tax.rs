@@ -17,7 +17,7 @@ use hfauto_pipe::batch::token_budget_batches;
 use hfauto_pipe::config::{self, LoadOptions};
 use hfauto_pipe::engine::{Job, JobOptions};
 use hfauto_pipe::hub::{Hub, HubSettings};
-use hfauto_pipe::tasks::EncodedRow;
+use hfauto_pipe::tasks::Sequence;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -77,18 +77,19 @@ fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Any
     let job = prepare(runtime, file)?;
     let step = &job.steps()[0];
     let (model, settings) = (step.model()?, step.settings());
-    let mut encoded: Vec<EncodedRow> = Vec::new();
+    let mut encoded: Vec<Sequence> = Vec::new();
     for batch in ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(rows)?)?.build()? {
-        encoded.extend(step.task().encode(batch?.columns(), 0)?.into_iter().flatten());
+        let rows = step.task().encode(batch?.columns(), 0)?;
+        encoded.extend(rows.into_iter().flatten().flat_map(|row| row.sequences));
     }
-    let mut batches: VecDeque<Vec<&EncodedRow>> = VecDeque::new();
+    let mut batches: VecDeque<Vec<&Sequence>> = VecDeque::new();
     for window in encoded.chunks(settings.sort_window_rows) {
-        let lengths: Vec<usize> = window.iter().map(EncodedRow::tokens).collect();
+        let lengths: Vec<usize> = window.iter().map(Sequence::tokens).collect();
         for batch in token_budget_batches(&lengths, settings.max_batch_tokens) {
             batches.push_back(batch.into_iter().map(|row| &window[row]).collect());
         }
     }
-    let tokens: usize = encoded.iter().map(EncodedRow::tokens).sum();
+    let tokens: usize = encoded.iter().map(Sequence::tokens).sum();
     let queue = Mutex::new(batches);
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -98,7 +99,9 @@ fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Any
                     rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
                 let next = || queue.lock().ok()?.pop_front();
                 while let (Ok(pool), Some(batch)) = (&pool, next()) {
-                    if let Err(error) = pool.install(|| model.forward(&batch)) {
+                    if let Err(error) =
+                        pool.install(|| model.forward(&batch, settings.max_batch_tokens))
+                    {
                         eprintln!("{error}");
                     }
                 }

@@ -1,8 +1,8 @@
 //! Rows of different lengths to batches of similar lengths under a token budget.
 //!
 //! Not here: text (rows arrive as lengths), tensors ([`crate::nn::ModelInputs`]) and order: a batch
-//! lists row numbers, so whoever holds the rows puts results back by number. The entry is
-//! [`token_budget_batches`].
+//! lists row numbers, so whoever holds the rows puts results back by number. The entries are
+//! [`token_budget_batches`] and [`shares`].
 
 /// Cuts rows into batches: longest first, and no batch larger than `max_batch_tokens` when it is padded
 /// to its longest row. A row that alone exceeds the budget gets a batch of its own.
@@ -36,6 +36,22 @@ pub fn token_budget_batches(lengths: &[usize], max_batch_tokens: usize) -> Vec<V
     batches
 }
 
+/// Deals rows out to `workers`, longest first and in turn, so that all get about the same work. For tasks
+/// that make batches of their share themselves.
+///
+/// Returns row numbers: every number below `lengths.len()` exactly once; no share is empty.
+pub fn shares(lengths: &[usize], workers: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&row| std::cmp::Reverse(lengths[row]));
+    let mut shares = vec![Vec::new(); workers.clamp(1, lengths.len().max(1))];
+    let count = shares.len();
+    for (place, row) in order.into_iter().enumerate() {
+        shares[place % count].push(row);
+    }
+    shares.retain(|share| !share.is_empty());
+    shares
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -50,6 +66,13 @@ mod tests {
     #[test]
     fn rows_without_tokens_share_batches() {
         assert_eq!(token_budget_batches(&[0, 0, 0], 2), [vec![0, 1], vec![2]]);
+    }
+
+    #[test]
+    fn shares_are_dealt_longest_first() {
+        assert_eq!(shares(&[3, 9, 4, 3], 2), [vec![1, 0], vec![2, 3]]);
+        assert_eq!(shares(&[1], 8), [vec![0]]);
+        assert!(shares(&[], 2).is_empty());
     }
 
     proptest! {

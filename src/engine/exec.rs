@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, plan_err};
@@ -32,12 +32,11 @@ use datafusion::physical_plan::{
 use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::metrics::StepMetrics;
 use super::step::ModelStep;
-use super::window::{Window, WindowBuilder};
+use super::window::{Finish, Window, WindowBuilder};
 use super::workers::{Workers, worker_gone};
 use crate::error::{Error, ErrorKind};
-use crate::tasks::{EncodedRow, TaskModel};
+use crate::tasks::{EncodedRow, Results, TaskModel};
 
 /// Windows in flight: one that is computed and one that is tokenised behind it.
 const WINDOWS_IN_FLIGHT: usize = 2;
@@ -203,9 +202,9 @@ impl ExecutionPlan for ModelExec {
         stream.spawn(gather.run());
         let emit = Emit {
             pending,
-            field: Arc::clone(self.step.task().field()),
+            step: Arc::clone(&self.step),
+            columns: self.columns.clone(),
             schema: Arc::clone(&self.schema),
-            metrics: Arc::clone(self.step.metrics()),
             output: stream.tx(),
             baseline,
         };
@@ -248,7 +247,7 @@ impl Gather {
         let model = blocking(move || step.model()).await.map_err(external)?;
         let workers = Workers::start(
             Arc::clone(&model),
-            self.step.settings().workers,
+            self.step.settings(),
             Arc::clone(self.step.metrics()),
         )
         .map_err(external)?;
@@ -285,10 +284,10 @@ impl Gather {
             if builder.num_rows() == 0 {
                 break;
             }
-            let window = builder.build(self.step.settings().max_batch_tokens);
+            let window = builder.build(self.step.task().batching(), self.step.settings());
             let mut results = Vec::with_capacity(window.model_batches.len());
             for batch in &window.model_batches {
-                results.push(workers.submit(&window.rows, batch.clone()));
+                results.push(workers.submit(&window.sequences, batch.clone()));
             }
             let pending = Pending {
                 window,
@@ -345,9 +344,9 @@ impl Gather {
 /// Waits for results in window order and hands batches on.
 struct Emit {
     pending: mpsc::Receiver<Pending>,
-    field: FieldRef,
+    step: Arc<ModelStep>,
+    columns: Vec<usize>,
     schema: SchemaRef,
-    metrics: Arc<StepMetrics>,
     output: mpsc::Sender<Result<RecordBatch>>,
     baseline: BaselineMetrics,
 }
@@ -361,11 +360,28 @@ impl Emit {
             for result in results {
                 arrays.push(result.await.map_err(|_| worker_gone())??);
             }
-            let arrays = model.finish_window(arrays)?;
-            for batch in window.assemble(&arrays, &self.field, &self.schema) {
-                let batch = batch?.record_output(&self.baseline);
+            let (step, columns) = (Arc::clone(&self.step), self.columns.clone());
+            let schema = Arc::clone(&self.schema);
+            let batches = blocking(move || {
+                let arrays = model.finish_window(arrays)?;
+                let task = step.task();
+                let finish = |batch: &RecordBatch, results: &Results<'_>| {
+                    let inputs: Vec<ArrayRef> =
+                        columns.iter().map(|&column| Arc::clone(batch.column(column))).collect();
+                    task.finish(&inputs, results)
+                        .map_err(|e| e.at(format!("step at {}", step.location())))
+                };
+                let finish: Option<&Finish<'_>> =
+                    if task.is_row_by_row() { None } else { Some(&finish) };
+                let sequence_type = task.sequence_type();
+                window
+                    .assemble(&arrays, &sequence_type, finish, &schema)
+                    .collect::<crate::Result<Vec<_>>>()
+            });
+            for batch in batches.await? {
+                let batch = batch.record_output(&self.baseline);
                 let nulls = batch.columns().last().map_or(0, |column| column.null_count());
-                self.metrics.emitted(batch.num_rows() as u64, nulls as u64);
+                self.step.metrics().emitted(batch.num_rows() as u64, nulls as u64);
                 if self.output.send(Ok(batch)).await.is_err() {
                     return Ok(());
                 }

@@ -12,12 +12,13 @@ use arrow::array::ArrayRef;
 use tokio::sync::oneshot;
 
 use super::metrics::StepMetrics;
+use super::step::BatchSettings;
 use crate::error::{Error, ErrorKind, Result};
-use crate::tasks::{EncodedRow, TaskModel};
+use crate::tasks::{Sequence, TaskModel};
 
 /// One batch on its way to a worker.
 struct Job {
-    rows: Arc<Vec<EncodedRow>>,
+    sequences: Arc<Vec<Sequence>>,
     batch: Vec<usize>,
     reply: oneshot::Sender<Result<ArrayRef>>,
 }
@@ -28,23 +29,24 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` threads.
+    /// Starts the threads that `settings` asks for.
     ///
     /// # Errors
     /// `Resources` when the system gives no thread.
     pub(super) fn start(
         model: Arc<dyn TaskModel>,
-        count: usize,
+        settings: BatchSettings,
         metrics: Arc<StepMetrics>,
     ) -> Result<Self> {
         let (queue, jobs) = mpsc::channel::<Job>();
         let jobs = Arc::new(Mutex::new(jobs));
-        for number in 0..count.max(1) {
+        let max_batch_tokens = settings.max_batch_tokens;
+        for number in 0..settings.workers.max(1) {
             let (model, jobs) = (Arc::clone(&model), Arc::clone(&jobs));
             let metrics = Arc::clone(&metrics);
             std::thread::Builder::new()
                 .name(format!("model-worker-{number}"))
-                .spawn(move || work(&*model, &jobs, &metrics))
+                .spawn(move || work(&*model, max_batch_tokens, &jobs, &metrics))
                 .map_err(|e| {
                     Error::new(ErrorKind::Resources, "cannot start a model worker").source(e)
                 })?;
@@ -52,16 +54,16 @@ impl Workers {
         Ok(Self { queue })
     }
 
-    /// Queues a batch: row numbers into `rows`. The queue has no bound of its own: the windows in flight
+    /// Queues a batch: numbers into `sequences`. The queue has no bound of its own: the windows in flight
     /// bound it. Dropping the receiver cancels the batch unless it has begun.
     pub(super) fn submit(
         &self,
-        rows: &Arc<Vec<EncodedRow>>,
+        sequences: &Arc<Vec<Sequence>>,
         batch: Vec<usize>,
     ) -> oneshot::Receiver<Result<ArrayRef>> {
         let (reply, result) = oneshot::channel();
         // A send fails only when every worker has gone; the dropped `reply` then says so.
-        let _ = self.queue.send(Job { rows: Arc::clone(rows), batch, reply });
+        let _ = self.queue.send(Job { sequences: Arc::clone(sequences), batch, reply });
         result
     }
 }
@@ -71,7 +73,12 @@ pub(super) fn worker_gone() -> Error {
     Error::new(ErrorKind::Internal, "a model worker stopped without an answer")
 }
 
-fn work(model: &dyn TaskModel, jobs: &Mutex<mpsc::Receiver<Job>>, metrics: &StepMetrics) {
+fn work(
+    model: &dyn TaskModel,
+    max_batch_tokens: usize,
+    jobs: &Mutex<mpsc::Receiver<Job>>,
+    metrics: &StepMetrics,
+) {
     // candle hands its matrix products to the rayon pool it is called in: a pool of this one thread
     // keeps every kernel on this core.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
@@ -79,14 +86,14 @@ fn work(model: &dyn TaskModel, jobs: &Mutex<mpsc::Receiver<Job>>, metrics: &Step
         if job.reply.is_closed() {
             return;
         }
-        let rows: Vec<&EncodedRow> = job.batch.iter().map(|&row| &job.rows[row]).collect();
+        let batch: Vec<&Sequence> = job.batch.iter().map(|&i| &job.sequences[i]).collect();
         let start = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| model.forward(&rows)))
+        let result = catch_unwind(AssertUnwindSafe(|| model.forward(&batch, max_batch_tokens)))
             .unwrap_or_else(|panic| Err(panicked(&*panic)));
-        let tokens: usize = rows.iter().map(|row| row.tokens()).sum();
-        let longest = rows.iter().map(|row| row.tokens()).max().unwrap_or(0);
-        let padded = longest * rows.len();
-        metrics.computed(rows.len() as u64, tokens as u64, padded as u64, start.elapsed());
+        let tokens: usize = batch.iter().map(|sequence| sequence.tokens()).sum();
+        let longest = batch.iter().map(|sequence| sequence.tokens()).max().unwrap_or(0);
+        let padded = longest * batch.len();
+        metrics.computed(batch.len() as u64, tokens as u64, padded as u64, start.elapsed());
         let _ = job.reply.send(result);
     };
     let next = || jobs.lock().ok().and_then(|jobs| jobs.recv().ok());

@@ -1,13 +1,16 @@
 //! Attention over ragged rows: one function, several kernels.
 //!
-//! Every other layer sees tokens; only this one sees rows. The eager kernel pads the bucket and is the
-//! reference; the kernel for host memory goes row by row and never touches padding. Not here: the
-//! projections around it, which are the architectures' own. The entry is [`attention`].
+//! Every other layer sees tokens; only this one sees rows. The eager kernels are the reference: one pads
+//! the bucket, one goes row by row where queries and keys differ in number; the kernel for host memory
+//! goes row by row and never touches padding. Not here: the projections around it, which are the
+//! architectures' own. The entries are [`attention`] for a row over itself and [`attention_over`] for
+//! queries over other keys: a cache, or an encoder's states.
 
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::cpu::{self, CpuView, Matrix, Output};
-use super::inputs::ModelInputs;
+use super::inputs::{Lengths, ModelInputs};
+use super::kv_cache::KvCache;
 
 /// What attention needs besides queries, keys and values.
 #[derive(Clone, Copy, Debug)]
@@ -16,10 +19,13 @@ pub struct AttentionOptions<'a> {
     pub num_heads: usize,
     /// Factor on the products of queries and keys, mostly `1 / √head_dim`.
     pub scale: f64,
-    /// `(num_heads, n, n)` with `n` at least the longest row: added to the scores of every row, as a
-    /// relative position bias.
+    /// `(num_heads, n, n)` with `n` at least the longest row of keys: added to the scores of every row, as a
+    /// relative position bias. The last query of a row is at the place of its last key.
     pub bias: Option<&'a Tensor>,
-    /// Whether the probabilities are wanted; only the eager kernel has them.
+    /// Whether a query sees only the keys up to its own place; the last query of a row sees all of its
+    /// keys.
+    pub causal: bool,
+    /// Whether the probabilities are wanted; only the eager kernels have them.
     pub output_attentions: bool,
 }
 
@@ -28,7 +34,7 @@ pub struct AttentionOptions<'a> {
 pub struct AttentionOutput {
     /// `(total_tokens, hidden_size)`.
     pub values: Tensor,
-    /// One `(num_heads, seq_len, seq_len)` a row, if they were asked for.
+    /// One `(num_heads, queries, keys)` a row, if they were asked for.
     pub attentions: Option<Vec<Tensor>>,
 }
 
@@ -47,7 +53,7 @@ pub fn attention(
     inputs: &ModelInputs,
     options: AttentionOptions<'_>,
 ) -> Result<AttentionOutput> {
-    let (tokens, hidden_size) = q.dims2()?;
+    let (tokens, _) = q.dims2()?;
     if k.dims() != q.dims() || v.dims() != q.dims() || tokens != inputs.lengths.total_tokens() {
         bail!(
             "attention over {} tokens got queries {:?}, keys {:?}, values {:?}",
@@ -57,25 +63,106 @@ pub fn attention(
             v.dims()
         );
     }
-    if options.num_heads == 0 || hidden_size % options.num_heads != 0 {
-        bail!("{hidden_size} features cannot be divided into {} heads", options.num_heads);
-    }
-    if let Some(bias) = options.bias {
-        let (heads, rows, columns) = bias.dims3()?;
-        let max = inputs.lengths.max();
-        if heads != options.num_heads || rows < max || columns < max {
-            bail!("attention bias {:?} does not cover rows of {max} tokens", bias.dims());
-        }
-    }
+    let lengths = &inputs.lengths;
+    let keys = Keys::Flat { k, v, lengths };
+    check(q, lengths, &keys, &options)?;
     if cpu::applies(q) && cpu::applies(k) && cpu::applies(v) && !options.output_attentions {
-        per_row(q, k, v, inputs, options)
+        per_row(q, lengths, &keys, options)
     } else {
-        eager(q, k, v, inputs, options)
+        eager_padded(q, k, v, inputs, options)
     }
 }
 
+/// Queries over keys that are not their own row's of this pass: what a cache holds, or the states of an
+/// encoder. Row `i` of the queries sees row `i` of the keys.
+///
+/// # Shapes
+/// `q`: `(total_queries, hidden_size)`, rows as in `queries`.
+///
+/// # Errors
+/// When the shapes or the numbers of rows do not fit, a causal row has fewer keys than queries, or candle
+/// cannot allocate.
+pub fn attention_over(
+    q: &Tensor,
+    queries: &Lengths,
+    keys: &KvCache,
+    options: AttentionOptions<'_>,
+) -> Result<AttentionOutput> {
+    if q.dim(0)? != queries.total_tokens() || keys.num_rows() != queries.rows() {
+        bail!(
+            "attention of {} rows and {} tokens got queries {:?} and keys of {} rows",
+            queries.rows(),
+            queries.total_tokens(),
+            q.dims(),
+            keys.num_rows()
+        );
+    }
+    let keys = Keys::Cached(keys);
+    check(q, queries, &keys, &options)?;
+    if cpu::applies(q) && !options.output_attentions {
+        per_row(q, queries, &keys, options)
+    } else {
+        eager_rows(q, queries, &keys, options)
+    }
+}
+
+/// Where keys and values are.
+enum Keys<'a> {
+    /// In one tensor, as the queries.
+    Flat { k: &'a Tensor, v: &'a Tensor, lengths: &'a Lengths },
+    /// In a tensor a row.
+    Cached(&'a KvCache),
+}
+
+impl Keys<'_> {
+    fn len(&self, row: usize) -> usize {
+        match self {
+            Self::Flat { lengths, .. } => lengths.range(row).len(),
+            Self::Cached(cache) => cache.len(row),
+        }
+    }
+
+    /// Keys and values of one row, `(keys, hidden_size)` each.
+    fn row(&self, row: usize) -> Result<(Tensor, Tensor)> {
+        match self {
+            Self::Flat { k, v, lengths } => {
+                let range = lengths.range(row);
+                Ok((k.narrow(0, range.start, range.len())?, v.narrow(0, range.start, range.len())?))
+            }
+            Self::Cached(cache) => cache.row(row),
+        }
+    }
+}
+
+fn check(
+    q: &Tensor,
+    queries: &Lengths,
+    keys: &Keys<'_>,
+    options: &AttentionOptions<'_>,
+) -> Result<()> {
+    let (_, hidden_size) = q.dims2()?;
+    if options.num_heads == 0 || hidden_size % options.num_heads != 0 {
+        bail!("{hidden_size} features cannot be divided into {} heads", options.num_heads);
+    }
+    let mut longest = 0;
+    for (row, range) in queries.ranges().enumerate() {
+        let len = keys.len(row);
+        longest = longest.max(len);
+        if (options.causal || options.bias.is_some()) && len < range.len() {
+            bail!("row {row} has {} queries, but {len} keys", range.len());
+        }
+    }
+    if let Some(bias) = options.bias {
+        let (heads, rows, columns) = bias.dims3()?;
+        if heads != options.num_heads || rows < longest || columns < longest {
+            bail!("attention bias {:?} does not cover rows of {longest} tokens", bias.dims());
+        }
+    }
+    Ok(())
+}
+
 /// Pads the bucket, multiplies whole batches, masks, and unpads.
-fn eager(
+fn eager_padded(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
@@ -110,6 +197,11 @@ fn eager(
         None => scores,
     };
     let scores = scores.broadcast_add(&padding.mask)?;
+    let scores = if options.causal {
+        scores.broadcast_add(&causal_mask(max, max, device)?)?
+    } else {
+        scores
+    };
     let probabilities = candle_nn::ops::softmax_last_dim(&scores)?; // (rows, num_heads, max, max)
     let values = probabilities
         .to_dtype(dtype)?
@@ -128,51 +220,166 @@ fn eager(
     Ok(AttentionOutput { values, attentions: attentions.transpose()? })
 }
 
+/// `(queries, keys)`, f32: 0 where query `i` sees key `j`, and −∞ where it does not; every query sees a
+/// key, so no row is −∞ throughout.
+fn causal_mask(queries: usize, keys: usize, device: &candle_core::Device) -> Result<Tensor> {
+    let before = keys - queries;
+    let mask: Vec<f32> = (0..queries)
+        .flat_map(|query| {
+            (0..keys).map(move |key| if key <= before + query { 0.0 } else { f32::NEG_INFINITY })
+        })
+        .collect();
+    Tensor::from_vec(mask, (queries, keys), device)
+}
+
+/// Row by row with candle's operations: the reference where queries and keys differ in number.
+fn eager_rows(
+    q: &Tensor,
+    queries: &Lengths,
+    keys: &Keys<'_>,
+    options: AttentionOptions<'_>,
+) -> Result<AttentionOutput> {
+    let (_, hidden_size) = q.dims2()?;
+    let (num_heads, dtype, device) = (options.num_heads, q.dtype(), q.device());
+    let heads = |x: &Tensor| -> Result<Tensor> {
+        x.reshape((x.dim(0)?, num_heads, hidden_size / num_heads))?.transpose(0, 1)?.contiguous()
+    };
+    let mut values = vec![Tensor::zeros((0, hidden_size), dtype, device)?];
+    let mut attentions = Vec::new();
+    for (row, range) in queries.ranges().enumerate() {
+        let (num_queries, num_keys) = (range.len(), keys.len(row));
+        if num_queries == 0 || num_keys == 0 {
+            values.push(Tensor::zeros((num_queries, hidden_size), dtype, device)?);
+            attentions.push(Tensor::zeros((num_heads, num_queries, num_keys), DType::F32, device)?);
+            continue;
+        }
+        let (row_k, row_v) = keys.row(row)?;
+        let row_q = heads(&q.narrow(0, range.start, num_queries)?.contiguous()?)?;
+        let (row_k, row_v) = (heads(&row_k.contiguous()?)?, heads(&row_v.contiguous()?)?);
+        let mut scores = (row_q.matmul(&row_k.t()?)? * options.scale)?.to_dtype(DType::F32)?;
+        if let Some(bias) = options.bias {
+            let bias = bias.narrow(1, num_keys - num_queries, num_queries)?;
+            scores = scores.add(&bias.narrow(2, 0, num_keys)?.to_dtype(DType::F32)?)?;
+        }
+        if options.causal && num_queries > 1 {
+            scores = scores.broadcast_add(&causal_mask(num_queries, num_keys, device)?)?;
+        }
+        let probabilities = candle_nn::ops::softmax_last_dim(&scores.contiguous()?)?;
+        let mixed = probabilities.to_dtype(dtype)?.matmul(&row_v)?; // (num_heads, queries, head_dim)
+        values.push(mixed.transpose(0, 1)?.reshape((num_queries, hidden_size))?);
+        attentions.push(probabilities);
+    }
+    Ok(AttentionOutput {
+        values: Tensor::cat(&values, 0)?,
+        attentions: options.output_attentions.then_some(attentions),
+    })
+}
+
 /// Goes row by row and head by head over host memory: no padding, no copy of a head.
 fn per_row(
     q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    inputs: &ModelInputs,
+    queries: &Lengths,
+    keys: &Keys<'_>,
     options: AttentionOptions<'_>,
 ) -> Result<AttentionOutput> {
-    let lengths = &inputs.lengths;
     let (tokens, hidden_size) = q.dims2()?;
-    let head_dim = hidden_size / options.num_heads;
-    let device = q.device();
     let bias = options.bias.map(Tensor::contiguous).transpose()?;
-    let bias = bias.as_ref().map(|bias| (bias.dims()[2], CpuView::new(bias)));
-    let bias_rows = options.bias.map_or(0, |bias| bias.dims()[1]);
-    let (q, k, v) = (CpuView::new(q), CpuView::new(k), CpuView::new(v));
-    let (q, k, v) = (q.matrix()?, k.matrix()?, v.matrix()?);
+    let bias_view = bias.as_ref().map(CpuView::new);
+    let bias = match (&bias, &bias_view) {
+        (Some(bias), Some(view)) => {
+            let (_, rows, stride) = bias.dims3()?;
+            Some(Bias { numbers: view.slice()?, rows, stride })
+        }
+        _ => None,
+    };
+    let view = CpuView::new(q);
+    let mut kernel = PerRow {
+        q: view.matrix()?,
+        out: vec![0.0; tokens * hidden_size],
+        scratch: Vec::new(),
+        hidden_size,
+        bias,
+        options,
+    };
+    match keys {
+        Keys::Flat { k, v, lengths } => {
+            let (k, v) = (CpuView::new(k), CpuView::new(v));
+            let (k, v) = (k.matrix()?, v.matrix()?);
+            for (range, keys) in queries.ranges().zip(lengths.ranges()) {
+                kernel.row(range, k.rows(keys.clone()), v.rows(keys));
+            }
+        }
+        Keys::Cached(cache) => {
+            for (row, range) in queries.ranges().enumerate() {
+                let (k, v) = cache.row(row)?;
+                let (k, v) = (CpuView::new(&k), CpuView::new(&v));
+                kernel.row(range, k.matrix()?, v.matrix()?);
+            }
+        }
+    }
+    let values = Tensor::from_vec(kernel.out, (tokens, hidden_size), q.device())?;
+    Ok(AttentionOutput { values, attentions: None })
+}
 
-    let mut out = vec![0.0; tokens * hidden_size];
-    let mut scratch = vec![0.0; lengths.max() * lengths.max()];
-    for range in lengths.ranges().filter(|range| !range.is_empty()) {
-        let seq_len = range.len();
-        let scores = &mut scratch[..seq_len * seq_len];
+/// A bias in host memory, `(num_heads, rows, stride)`.
+struct Bias<'a> {
+    numbers: &'a [f32],
+    rows: usize,
+    stride: usize,
+}
+
+/// The kernel for host memory, at work on one batch.
+struct PerRow<'a> {
+    q: Matrix<'a>,
+    out: Vec<f32>,
+    scratch: Vec<f32>,
+    hidden_size: usize,
+    bias: Option<Bias<'a>>,
+    options: AttentionOptions<'a>,
+}
+
+impl PerRow<'_> {
+    fn row(&mut self, queries: std::ops::Range<usize>, k: Matrix<'_>, v: Matrix<'_>) {
+        let (num_queries, num_keys) = (queries.len(), k.num_rows());
+        if num_queries == 0 || num_keys == 0 {
+            return;
+        }
+        let (hidden_size, options) = (self.hidden_size, self.options);
+        let head_dim = hidden_size / options.num_heads;
+        // Bidirectional queries may be more than the keys; they have no bias, so no place.
+        let before = num_keys.saturating_sub(num_queries);
+        if self.scratch.len() < num_queries * num_keys {
+            self.scratch.resize(num_queries * num_keys, 0.0);
+        }
+        let scores = &mut self.scratch[..num_queries * num_keys];
         for head in 0..options.num_heads {
             let columns = head * head_dim..(head + 1) * head_dim;
             let mut mode = Output::Overwrite;
-            if let Some((stride, bias)) = &bias {
-                let head_bias = &bias.slice()?[head * bias_rows * stride..];
-                for (row, scores) in scores.chunks_exact_mut(seq_len).enumerate() {
-                    scores.copy_from_slice(&head_bias[row * stride..][..seq_len]);
+            if let Some(bias) = &self.bias {
+                let head_bias = &bias.numbers[(head * bias.rows + before) * bias.stride..];
+                for (query, scores) in scores.chunks_exact_mut(num_keys).enumerate() {
+                    scores.copy_from_slice(&head_bias[query * bias.stride..][..num_keys]);
                 }
                 mode = Output::Add;
             }
-            let head_q = q.block(range.clone(), columns.clone());
-            let head_k = k.block(range.clone(), columns.clone());
-            cpu::matmul(scores, seq_len, mode, options.scale as f32, head_q, head_k.t());
-            cpu::softmax(scores, seq_len);
-            let head_v = v.block(range.clone(), columns.clone());
-            let probabilities = Matrix::new(scores, seq_len, seq_len);
-            let out = &mut out[range.start * hidden_size + columns.start..];
+            let head_q = self.q.block(queries.clone(), columns.clone());
+            let head_k = k.block(0..num_keys, columns.clone());
+            cpu::matmul(scores, num_keys, mode, options.scale as f32, head_q, head_k.t());
+            if options.causal && num_queries > 1 {
+                for (query, scores) in scores.chunks_exact_mut(num_keys).enumerate() {
+                    let (seen, hidden) = scores.split_at_mut(before + query + 1);
+                    cpu::softmax(seen, before + query + 1);
+                    hidden.fill(0.0);
+                }
+            } else {
+                cpu::softmax(scores, num_keys);
+            }
+            let head_v = v.block(0..num_keys, columns.clone());
+            let probabilities = Matrix::new(scores, num_queries, num_keys);
+            let out = &mut self.out[queries.start * hidden_size + columns.start..];
             cpu::matmul(out, hidden_size, Output::Overwrite, 1.0, probabilities, head_v);
         }
     }
-    let values = Tensor::from_vec(out, (tokens, hidden_size), device)?;
-    Ok(AttentionOutput { values, attentions: None })
 }
 
 #[cfg(test)]
@@ -195,7 +402,13 @@ mod tests {
     }
 
     fn options(bias: Option<&Tensor>) -> AttentionOptions<'_> {
-        AttentionOptions { num_heads: HEADS, scale: 0.3, bias, output_attentions: false }
+        AttentionOptions {
+            num_heads: HEADS,
+            scale: 0.3,
+            bias,
+            causal: false,
+            output_attentions: false,
+        }
     }
 
     #[test]
@@ -207,12 +420,73 @@ mod tests {
         // A view into a larger table, as the models pass it.
         let bias = Tensor::randn(0f32, 1., (HEADS, 40, 40), &Device::Cpu)?;
         let bias = bias.narrow(1, 0, 36)?.narrow(2, 0, 35)?;
-        for bias in [None, Some(&bias)] {
-            let ours = per_row(&q, &k, &v, &inputs, options(bias))?;
-            let reference = eager(&q, &k, &v, &inputs, options(bias))?;
-            let off = worst(&ours.values, &reference.values);
-            assert!(off < 5e-6, "kernels differ by {off:e}");
+        for (bias, causal) in
+            [(None, false), (Some(&bias), false), (None, true), (Some(&bias), true)]
+        {
+            let options = AttentionOptions { causal, ..options(bias) };
+            let keys = Keys::Flat { k: &k, v: &v, lengths: &inputs.lengths };
+            let reference = eager_padded(&q, &k, &v, &inputs, options)?;
+            let by_row = eager_rows(&q, &inputs.lengths, &keys, options)?;
+            let ours = per_row(&q, &inputs.lengths, &keys, options)?;
+            for values in [ours.values, by_row.values] {
+                let off = worst(&values, &reference.values);
+                assert!(off < 5e-6, "kernels differ by {off:e}, causal: {causal}");
+            }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn token_by_token_over_a_cache_is_the_whole_row_at_once() -> Result<()> {
+        let lengths = [5, 3, 9];
+        let inputs = inputs(&lengths);
+        let x = Tensor::randn(0f32, 2., (17, 3 * 24), &Device::Cpu)?;
+        let (q, k, v) = (x.narrow(1, 0, 24)?, x.narrow(1, 24, 24)?, x.narrow(1, 48, 24)?);
+        let bias = Tensor::randn(0f32, 1., (HEADS, 9, 9), &Device::Cpu)?;
+        let options = AttentionOptions { causal: true, ..options(Some(&bias)) };
+        let whole = attention(&q, &k, &v, &inputs, options)?.values;
+        // First all but two tokens of each row, then one more, then the last.
+        let mut cache = KvCache::default();
+        for (from, to) in [(0, 2), (2, 1), (1, 0)] {
+            let mut queries = Vec::new();
+            for (range, length) in inputs.lengths.ranges().zip(lengths) {
+                let start = if from == 0 { 0 } else { length - from };
+                queries.push(range.start + start..range.start + length - to);
+            }
+            let part = |x: &Tensor| -> Result<Tensor> {
+                let rows: Result<Vec<_>> =
+                    queries.iter().map(|range| x.narrow(0, range.start, range.len())).collect();
+                Tensor::cat(&rows?, 0)
+            };
+            let queries_lengths = Lengths::new(queries.iter().map(ExactSizeIterator::len));
+            cache.append(&part(&k)?, &part(&v)?, &queries_lengths)?;
+            let expected = part(&whole)?;
+            for output_attentions in [false, true] {
+                let options = AttentionOptions { output_attentions, ..options };
+                let output = attention_over(&part(&q)?, &queries_lengths, &cache, options)?;
+                let off = worst(&output.values, &expected);
+                assert!(off < 5e-6, "{off:e}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn queries_may_outnumber_the_keys_of_an_encoder() -> Result<()> {
+        let queries = Lengths::new([4, 0, 1]);
+        let q = Tensor::randn(0f32, 1., (5, 12), &Device::Cpu)?;
+        let k = Tensor::randn(0f32, 1., (5, 12), &Device::Cpu)?;
+        let cache = KvCache::new(&k, &k, &Lengths::new([2, 3, 0]))?;
+        let ours = attention_over(&q, &queries, &cache, options(None))?;
+        let with = AttentionOptions { output_attentions: true, ..options(None) };
+        let reference = attention_over(&q, &queries, &cache, with)?;
+        assert!(worst(&ours.values, &reference.values) < 5e-6);
+        let attentions = reference.attentions.unwrap();
+        assert_eq!(attentions[0].dims(), [HEADS, 4, 2]);
+        // A row without keys has nothing to mix.
+        assert_eq!(ours.values.get(4)?.to_vec1::<f32>()?, [0.0; 12]);
+        let causal = AttentionOptions { causal: true, ..options(None) };
+        assert!(attention_over(&q, &queries, &cache, causal).is_err());
         Ok(())
     }
 

@@ -82,6 +82,19 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Rows `rows` of this matrix.
+    ///
+    /// # Panics
+    /// When they are not inside the matrix: a bug of the caller.
+    pub(super) fn rows(self, rows: std::ops::Range<usize>) -> Self {
+        self.block(rows, 0..self.columns)
+    }
+
+    /// Number of rows.
+    pub(super) fn num_rows(self) -> usize {
+        self.rows
+    }
+
     /// The transposed matrix; no number moves.
     pub(super) fn t(self) -> Self {
         Self {

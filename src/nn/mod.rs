@@ -6,15 +6,17 @@ mod inputs;
 mod cpu;
 mod activation;
 mod attention;
+mod kv_cache;
 mod embedding;
 mod layer_norm;
 mod linear;
 mod pooling;
 
 pub use activation::Activation;
-pub use attention::{AttentionOptions, AttentionOutput, attention};
+pub use attention::{AttentionOptions, AttentionOutput, attention, attention_over};
 pub use embedding::Embedding;
 pub use inputs::{Lengths, ModelInputs, Padding, PositionIds, Ragged};
+pub use kv_cache::KvCache;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use pooling::{Pooling, PoolingMode, normalize};

@@ -1,9 +1,15 @@
 //! One task a file: what a model does with columns. A [`Task`] knows its column's type from config files
-//! alone and turns rows into [`EncodedRow`]s; its [`TaskModel`] holds weights and turns a batch of them
-//! into an Arrow array. Not here: batching, order, workers (`crate::engine`).
+//! alone and turns rows into [`EncodedRow`]s; its [`TaskModel`] holds weights and turns a batch of their
+//! [`Sequence`]s into an Arrow array. Not here: batching, order, workers (`crate::engine`).
 
 mod feature_extraction;
 mod models;
+
+use std::any::Any;
+use std::hash::{Hash, Hasher};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringViewArray};
 use arrow::compute::cast;
@@ -14,23 +20,106 @@ use crate::error::{Error, ErrorKind, Result};
 pub use feature_extraction::{FeatureExtractionTask, module_names};
 pub use models::{Models, ResolvedModel};
 
-/// What one row gives to a forward pass. Rows that are equal give equal results, so they are computed
-/// once.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EncodedRow {
+/// One pass through the model: what is sorted by length, batched, and computed once when it repeats. Most
+/// rows are one sequence; a row of several (windows of a long text, a text with each label, choices) is
+/// put together again by [`Task::finish`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Sequence {
     /// Token ids, special tokens included.
     pub input_ids: Vec<u32>,
     /// Segment ids, as many; empty when all are 0.
     pub token_type_ids: Vec<u32>,
-    /// Whether the text was longer than the model takes and was cut.
-    pub truncated: bool,
+    /// The first token that counts; what that means is the task's own. 0 where all count.
+    pub start: usize,
+    /// The image, for a task that reads images.
+    pub image: Option<ImageSource>,
 }
 
-impl EncodedRow {
-    /// Number of tokens.
+impl Sequence {
+    /// A sequence of tokens that all count.
+    pub fn new(input_ids: Vec<u32>, token_type_ids: Vec<u32>) -> Self {
+        Self { input_ids, token_type_ids, ..Self::default() }
+    }
+
+    /// Number of tokens; an image has those of its patches, which the task has set as placeholders.
     pub fn tokens(&self) -> usize {
         self.input_ids.len()
     }
+}
+
+/// Where an image is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ImageSource {
+    /// A file.
+    Path(PathBuf),
+    /// An encoded image (JPEG, PNG, WebP) in memory; shares the column's buffer.
+    Bytes(ImageBytes),
+}
+
+/// Bytes of an encoded image, compared by content.
+#[derive(Clone, Debug)]
+pub struct ImageBytes(pub arrow::buffer::Buffer);
+
+impl PartialEq for ImageBytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_slice() == other.0.as_slice()
+    }
+}
+
+impl Eq for ImageBytes {}
+
+impl Hash for ImageBytes {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_slice().hash(state);
+    }
+}
+
+/// A row ready for the model.
+#[derive(Debug, Default)]
+pub struct EncodedRow {
+    /// Its sequences, in the order in which [`Task::finish`] gets their results.
+    pub sequences: Vec<Sequence>,
+    /// Whether the row was longer than the model takes and was cut.
+    pub truncated: bool,
+    /// What [`Task::finish`] needs to know besides: where tokens stand in the text, and the like.
+    pub note: Option<Note>,
+}
+
+/// What a task leaves for itself between [`Task::encode`] and [`Task::finish`].
+pub type Note = Box<dyn Any + Send + Sync>;
+
+impl From<Sequence> for EncodedRow {
+    fn from(sequence: Sequence) -> Self {
+        Self { sequences: vec![sequence], truncated: false, note: None }
+    }
+}
+
+impl EncodedRow {
+    /// Number of tokens of all its sequences.
+    pub fn tokens(&self) -> usize {
+        self.sequences.iter().map(Sequence::tokens).sum()
+    }
+}
+
+/// The results of a batch of rows, for [`Task::finish`].
+#[derive(Debug)]
+pub struct Results<'a> {
+    /// For each row, the range of its sequences in `values`; `None` for a null row.
+    pub rows: &'a [Option<Range<usize>>],
+    /// For each row, what the task has left for itself.
+    pub notes: &'a [Option<Note>],
+    /// One entry a sequence, of [`Task::sequence_type`].
+    pub values: ArrayRef,
+}
+
+/// How the engine makes batches of a task's sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batching {
+    /// Sequences of similar length, under the token budget: one forward pass each.
+    TokenBudget,
+    /// A worker's whole share at once: the task makes batches itself, as generation does, where rows
+    /// leave and others take their place.
+    Share,
 }
 
 /// What a run says about a model, in plans, reports and lineage.
@@ -89,6 +178,32 @@ pub trait Task: std::fmt::Debug + Send + Sync {
     /// Bytes of output for a row of so many tokens: what a sort window holds in memory.
     fn output_bytes(&self, tokens: usize) -> usize;
 
+    /// What [`TaskModel::forward`] gives for one sequence; the type of the column unless the task puts
+    /// several sequences together.
+    fn sequence_type(&self) -> DataType {
+        self.field().data_type().clone()
+    }
+
+    /// Whether every row is one sequence, whose result is the row's: [`Task::finish`] is then not called.
+    fn is_row_by_row(&self) -> bool {
+        true
+    }
+
+    /// How batches are made.
+    fn batching(&self) -> Batching {
+        Batching::TokenBudget
+    }
+
+    /// The column for a batch of rows, from the results of their sequences. `columns` are the batch's, as
+    /// in [`Task::encode`].
+    ///
+    /// # Errors
+    /// `Internal` when the results do not have their type.
+    fn finish(&self, columns: &[ArrayRef], results: &Results<'_>) -> Result<ArrayRef> {
+        let _ = columns;
+        Ok(Arc::clone(&results.values))
+    }
+
     /// Loads the weights.
     ///
     /// # Errors
@@ -104,14 +219,16 @@ pub trait Task: std::fmt::Debug + Send + Sync {
 
 /// A task with its weights.
 pub trait TaskModel: Send + Sync {
-    /// One forward pass: an array with one entry a row, in order.
+    /// One batch: an array of [`Task::sequence_type`] with one entry a sequence, in order. A task that
+    /// makes batches itself keeps to `max_batch_tokens`.
     ///
     /// # Errors
-    /// `Internal` when a tensor operation fails: rows were checked before.
-    fn forward(&self, rows: &[&EncodedRow]) -> Result<ArrayRef>;
+    /// `Data` when an image cannot be read; `Internal` when a tensor operation fails: other rows were
+    /// checked before.
+    fn forward(&self, sequences: &[&Sequence], max_batch_tokens: usize) -> Result<ArrayRef>;
 
     /// Called once a sort window, in input order, with the arrays of all its batches; the place for what
-    /// depends on more than one batch. The result has the type of [`Task::field`].
+    /// depends on more than one batch. The result has the type of [`Task::sequence_type`].
     ///
     /// # Errors
     /// `Internal` when an array cannot be built.

@@ -16,7 +16,9 @@ use rayon::prelude::*;
 
 use self::column::Int8Ranges;
 use super::models::{Models, ResolvedModel};
-use super::{EncodedRow, ModelSummary, Task, TaskModel, WeightSize, not_text, text_column, texts};
+use super::{
+    EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, not_text, text_column, texts,
+};
 use crate::auto::{AutoModel, EncodeOptions, Head, Module, SentenceTransformer};
 use crate::config::pipeline::{FeatureExtraction, ModelOutputName, Pooling, Precision};
 use crate::error::{Error, ErrorKind, Result};
@@ -334,11 +336,8 @@ impl Task for FeatureExtractionTask {
                     .at(row())
                     .hint("set `truncation: true` to cut longer texts, or raise `max_length`"));
                 }
-                Ok(Some(EncodedRow {
-                    input_ids: encoding.input_ids,
-                    token_type_ids: encoding.token_type_ids,
-                    truncated: encoding.truncated,
-                }))
+                let sequence = Sequence::new(encoding.input_ids, encoding.token_type_ids);
+                Ok(Some(EncodedRow { truncated: encoding.truncated, ..sequence.into() }))
             })
             .collect()
     }
@@ -397,9 +396,9 @@ struct FeatureExtractionModel {
 }
 
 impl TaskModel for FeatureExtractionModel {
-    fn forward(&self, rows: &[&EncodedRow]) -> Result<ArrayRef> {
+    fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
         let backbone = self.model.backbone();
-        let rows = rows.iter().map(|row| (row.input_ids.as_slice(), row.token_type_ids.as_slice()));
+        let rows = sequences.iter().map(|s| (s.input_ids.as_slice(), s.token_type_ids.as_slice()));
         let inputs = ModelInputs::new(rows, backbone.position_ids(), &self.device)
             .map_err(forward_failed)?;
         let output = backbone.forward(&inputs, &self.want()).map_err(forward_failed)?;

@@ -1,0 +1,216 @@
+//! What a decoder keeps of the tokens so far: keys and values of one layer, row by row.
+//!
+//! Rows come and go while a batch is generated, so each has tensors of its own: a finished row is
+//! dropped, a waiting one is added, and beams are reordered without touching the others. Not here:
+//! attention over the cache (`attention`), the choice of tokens (`crate::generation`).
+
+use candle_core::{Result, Tensor, bail};
+
+use super::inputs::Lengths;
+
+/// Tokens that a new row has room for at least; room doubles when it is used up.
+const MIN_CAPACITY: usize = 16;
+
+/// Keys and values of one row: `(len, hidden_size)` each, in tensors with room for more.
+#[derive(Clone, Debug)]
+struct Row {
+    keys: Tensor,
+    values: Tensor,
+    len: usize,
+}
+
+impl Row {
+    fn new(keys: &Tensor, values: &Tensor) -> Result<Self> {
+        let (len, hidden_size) = keys.dims2()?;
+        let capacity = len.next_power_of_two().max(MIN_CAPACITY);
+        let room = |tokens: &Tensor| -> Result<Tensor> {
+            let room = Tensor::zeros((capacity, hidden_size), tokens.dtype(), tokens.device())?;
+            if len > 0 {
+                room.slice_set(&tokens.contiguous()?, 0, 0)?;
+            }
+            Ok(room)
+        };
+        Ok(Self { keys: room(keys)?, values: room(values)?, len })
+    }
+
+    fn append(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let added = keys.dim(0)?;
+        if added == 0 {
+            return Ok(());
+        }
+        if self.len + added > self.keys.dim(0)? {
+            let old = self.len;
+            let grow = |old_tensor: &Tensor| -> Result<Tensor> {
+                let capacity = (old + added).next_power_of_two();
+                let (_, hidden_size) = old_tensor.dims2()?;
+                let (dtype, device) = (old_tensor.dtype(), old_tensor.device());
+                let room = Tensor::zeros((capacity, hidden_size), dtype, device)?;
+                if old > 0 {
+                    room.slice_set(&old_tensor.narrow(0, 0, old)?.contiguous()?, 0, 0)?;
+                }
+                Ok(room)
+            };
+            (self.keys, self.values) = (grow(&self.keys)?, grow(&self.values)?);
+        }
+        self.keys.slice_set(&keys.contiguous()?, 0, self.len)?;
+        self.values.slice_set(&values.contiguous()?, 0, self.len)?;
+        self.len += added;
+        Ok(())
+    }
+
+    /// A copy with tensors of its own: rows are written in place.
+    fn copy(&self) -> Result<Self> {
+        Ok(Self { keys: self.keys.copy()?, values: self.values.copy()?, len: self.len })
+    }
+}
+
+/// Keys and values of the tokens so far, for one layer.
+#[derive(Debug, Default)]
+pub struct KvCache {
+    rows: Vec<Row>,
+}
+
+impl KvCache {
+    /// Of rows whose keys and values are known at once, such as an encoder's for cross-attention.
+    ///
+    /// # Shapes
+    /// `keys`, `values`: `(total_tokens, hidden_size)`, rows as in `lengths`.
+    ///
+    /// # Errors
+    /// When candle cannot allocate.
+    pub fn new(keys: &Tensor, values: &Tensor, lengths: &Lengths) -> Result<Self> {
+        let rows = lengths.ranges().map(|range| {
+            let part = |tensor: &Tensor| tensor.narrow(0, range.start, range.len());
+            Row::new(&part(keys)?, &part(values)?)
+        });
+        Ok(Self { rows: rows.collect::<Result<_>>()? })
+    }
+
+    /// Number of rows.
+    pub fn num_rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Tokens of row `row`.
+    pub fn len(&self, row: usize) -> usize {
+        self.rows.get(row).map_or(0, |row| row.len)
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Appends new tokens to each row; to a cache without rows, appends the rows themselves.
+    ///
+    /// # Shapes
+    /// `keys`, `values`: `(total_tokens, hidden_size)`, rows as in `lengths`.
+    ///
+    /// # Errors
+    /// When there are other rows in the cache, or candle cannot allocate.
+    pub fn append(&mut self, keys: &Tensor, values: &Tensor, lengths: &Lengths) -> Result<()> {
+        if self.rows.is_empty() {
+            *self = Self::new(keys, values, lengths)?;
+            return Ok(());
+        }
+        if self.rows.len() != lengths.rows() {
+            bail!("a cache of {} rows got tokens of {}", self.rows.len(), lengths.rows());
+        }
+        for (row, range) in self.rows.iter_mut().zip(lengths.ranges()) {
+            let part = |tensor: &Tensor| tensor.narrow(0, range.start, range.len());
+            row.append(&part(keys)?, &part(values)?)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the rows of `other` behind these.
+    pub fn extend(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+    }
+
+    /// Keeps the rows named, in this order; a row named again is copied, as beams need it.
+    ///
+    /// # Errors
+    /// When a row is not there, or candle cannot allocate.
+    pub fn select(&mut self, rows: &[usize]) -> Result<()> {
+        let mut old: Vec<Option<Row>> =
+            std::mem::take(&mut self.rows).into_iter().map(Some).collect();
+        let mut first_place: Vec<Option<usize>> = vec![None; old.len()];
+        for (place, &row) in rows.iter().enumerate() {
+            let Some(slot) = old.get_mut(row) else {
+                bail!("row {row} is not among the {} of the cache", first_place.len())
+            };
+            let kept = match (slot.take(), first_place[row]) {
+                (Some(kept), _) => {
+                    first_place[row] = Some(place);
+                    kept
+                }
+                (None, Some(first)) => self.rows[first].copy()?,
+                (None, None) => bail!("row {row} of the cache is gone"),
+            };
+            self.rows.push(kept);
+        }
+        Ok(())
+    }
+
+    /// Keys and values of row `row`: `(len, hidden_size)` each, views.
+    ///
+    /// # Errors
+    /// When the row is not there.
+    pub fn row(&self, row: usize) -> Result<(Tensor, Tensor)> {
+        let Some(row) = self.rows.get(row) else {
+            bail!("row {row} is not among the {} of the cache", self.rows.len())
+        };
+        Ok((row.keys.narrow(0, 0, row.len)?, row.values.narrow(0, 0, row.len)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    fn tokens(numbers: &[f32]) -> Tensor {
+        Tensor::new(numbers, &Device::Cpu).unwrap().reshape(((), 1)).unwrap()
+    }
+
+    fn keys(cache: &KvCache, row: usize) -> Vec<f32> {
+        cache.row(row).unwrap().0.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn rows_grow_leave_and_split() {
+        let mut cache = KvCache::default();
+        let first = tokens(&[1.0, 2.0, 3.0]);
+        cache.append(&first, &first, &Lengths::new([2, 1])).unwrap();
+        // Past the first capacity, so that rows move to larger tensors.
+        for step in 0..40u8 {
+            let next = tokens(&[10.0 + f32::from(step), 90.0]);
+            cache.append(&next, &next, &Lengths::new([1, 1])).unwrap();
+        }
+        assert_eq!((cache.len(0), cache.len(1)), (42, 41));
+        assert_eq!(keys(&cache, 0)[..3], [1.0, 2.0, 10.0]);
+        assert_eq!(keys(&cache, 0)[41..], [49.0]);
+
+        // The second row twice: the copies grow apart.
+        cache.select(&[1, 1]).unwrap();
+        let next = tokens(&[5.0, 6.0]);
+        cache.append(&next, &next, &Lengths::new([1, 1])).unwrap();
+        assert_eq!((keys(&cache, 0)[41], keys(&cache, 1)[41]), (5.0, 6.0));
+        assert_eq!(keys(&cache, 0)[..41], keys(&cache, 1)[..41]);
+
+        cache.extend(KvCache::new(&tokens(&[8.0]), &tokens(&[8.0]), &Lengths::new([1])).unwrap());
+        assert_eq!((cache.num_rows(), cache.len(2)), (3, 1));
+        assert!(cache.select(&[3]).is_err());
+    }
+
+    #[test]
+    fn a_row_may_be_empty() {
+        let none = Tensor::zeros((0, 1), DType::F32, &Device::Cpu).unwrap();
+        let mut cache = KvCache::new(&none, &none, &Lengths::new([0])).unwrap();
+        let next = tokens(&[5.0]);
+        cache.append(&next, &next, &Lengths::new([1])).unwrap();
+        assert_eq!(keys(&cache, 0), [5.0]);
+    }
+}
