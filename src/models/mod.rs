@@ -3,6 +3,7 @@
 //! post-processing, Arrow. The entry is [`Backbone`]: what every architecture is once it is loaded.
 
 mod config;
+mod decoder;
 pub mod bert;
 pub mod roberta;
 pub mod distilbert;
@@ -11,6 +12,7 @@ pub mod mpnet;
 use candle_core::{Result, Tensor};
 
 pub use config::Fields;
+pub use decoder::{Decoder, DecoderState};
 
 use crate::nn::{ModelInputs, PositionIds, Ragged};
 
