@@ -32,7 +32,7 @@ TEXT_HEADS = {       # folder: Auto class, inputs
 # The last matrix of a head, made larger so that its logits spread.
 LAST_WEIGHT = re.compile(r"(^|\.)(classifier|cls_classifier|distillation_classifier|out_proj|qa_outputs|score|seq_relationship)\.weight$")
 
-SPREAD = {"for-multiple-choice": 12, "for-sequence-classification": 6}
+SPREAD = {"for-multiple-choice": 12, "for-next-sentence-prediction": 12, "for-sequence-classification": 6}
 
 
 # ------------------------------------------------------------------------------- families
