@@ -27,6 +27,7 @@ import transformers
 import cases_models  # noqa: F401 (registers its cases)
 import cases_rows  # noqa: F401
 import cases_sentence  # noqa: F401
+import cases_tasks  # noqa: F401
 import cases_tokenizers  # noqa: F401
 from tools import CASES, make
 
