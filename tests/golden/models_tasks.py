@@ -21,7 +21,7 @@ BIO = labels("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
 def balanced(net, tokenizer):
     """Of a classifier: its labels made about as frequent as each other in the sample rows."""
-    head = getattr(net, "classifier", None)
+    head = net.cls.seq_relationship if isinstance(net, BertForNextSentencePrediction) else getattr(net, "classifier", None)
     if head is None or net.config.num_labels == 1 or "Multiple" in type(net).__name__:
         return net
     return centre(net, getattr(head, "out_proj", head).bias, tokenizer, corpus()[:40])
@@ -122,7 +122,7 @@ def splade(name, plain, pooling, activation):
         path = os.path.join(folder, "model.safetensors")
         tensors = load_file(path)
         for key in {"cls.predictions.bias", "cls.predictions.decoder.bias", "vocab_projector.bias"} & set(tensors):
-            tensors[key] -= 2.5
+            tensors[key] -= 4.5
         save_file(tensors, path, metadata={"format": "pt"})
         modules = "sentence_transformers.sparse_encoder.models"
         write_json(os.path.join(folder, "modules.json"), [
