@@ -4,7 +4,8 @@ import math
 import numpy as np
 import torch
 from transformers import (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, LogitsProcessorList,
-                          pipeline)
+                          StoppingCriteriaList, StopStringCriteria, pipeline)
+from transformers.pipelines.text_generation import Chat
 
 import models_tasks_generation  # noqa: F401 (registers the models)
 from cases_tasks import LONG, loaded
@@ -15,27 +16,27 @@ PROMPTS = text_rows(None, "", "H", "The film is slow", "I bought one for my sist
                     "\"I can't,\" she said,\n'not ", "  leading and trailing  ", "Harbour")
 FEW = text_rows("The film is slow", "I bought one for my sister", "🙂房间", "Harbour")
 GREEDY = {"do_sample": False, "max_new_tokens": 12}
-# what generate() takes under another name, and what is ours alone
-RENAMED = {"stop": "stop_strings"}
-OURS = {"outputs", "seed", "return_full_text", "chat_template", "truncation", "prefix", "src_lang", "tgt_lang"}
+# options that are no arguments of generate()
+OURS = {"stop", "outputs", "seed", "return_full_text", "chat_template", "truncation", "prefix", "src_lang", "tgt_lang"}
 
 
 def arguments(case, tokenizer):
     """The arguments of generate() for the options of a case and what its generation_config.json says beside the model's."""
-    values = {RENAMED.get(key, key): value for key, value in case.options.items() if key not in OURS}
-    if "stop_strings" in values:
-        values["tokenizer"] = tokenizer
+    values = {key: value for key, value in case.options.items() if key not in OURS}
+    if "stop" in case.options:
+        # what stop_strings makes; that itself needs `tokenizer`, which 4.57 hands on to forward(), where T5 refuses it
+        values["stopping_criteria"] = StoppingCriteriaList([StopStringCriteria(tokenizer, case.options["stop"])])
     return values | (case.generation_config or {})
 
 
-def ending(ids, values, config, text):
+def ending(ids, case, config, text):
     """Why it ended, and the ids without what a batch is filled up with."""
-    ends = values.get("eos_token_id", config.eos_token_id)
+    ends = (case.generation_config or {}).get("eos_token_id", config.eos_token_id)
     ends = ends if isinstance(ends, list) else [ends]
     for i, token in enumerate(ids):
         if token in ends:
             return "stop", ids[:i + 1]
-    if any(stop in text for stop in values.get("stop_strings", [])):
+    if any(stop in text for stop in case.options.get("stop", [])):
         return "stop", ids
     return "length", ids
 
@@ -62,24 +63,19 @@ def text_generation(path, case, change):
                             attention_mask=prompt["attention_mask"] if ids else None, generation_config=pipe.generation_config,
                             return_dict_in_generate=True, output_scores=True, **values)
         begin = len(ids) or 1               # an empty prompt begins with <|endoftext|>
-        reason, new = ending(seen.sequences[0].tolist()[begin:], values, net.generation_config, out["generated_text"])
+        reason, new = ending(seen.sequences[0].tolist()[begin:], case, net.generation_config, out["generated_text"])
         scores = None if values.get("num_beams", 1) == 1 else seen.sequences_scores[0].item()
         return {"text": out["generated_text"], "finish_reason": reason, "prompt_tokens": len(ids),
                 "generated_tokens": len(new)}, beside(new, scores)
     return call
 
 
-def Chat(messages):
-    from transformers.pipelines.text_generation import Chat as PipelineChat
-    return PipelineChat(messages)
-
-
 MESSAGES = {"messages": "messages"}
 CHATS = [{"messages": messages} for messages in [
     None,
     [{"role": "user", "content": "The film is slow"}],
-    [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "🙂 房间?"}, {"role": "assistant", "content": "Yes"},
-     {"role": "user", "content": "\"Why\"\nso?"}],
+    [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "🙂 \"Why\"\nso?"}],
+    [{"role": "user", "content": "🙂 房间?"}, {"role": "assistant", "content": "Yes"}, {"role": "user", "content": LONG}],
     [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The inn"}],
 ]]
 ENDS = [336, 354]
@@ -152,7 +148,7 @@ def text2text(path, case, change):
         prompt = pipe.preprocess(row["text"], **cut)
         seen = net.generate(**prompt, generation_config=pipe.generation_config, return_dict_in_generate=True, output_scores=True,
                             **values)
-        reason, new = ending(seen.sequences[0].tolist()[1:], values, net.generation_config, text)
+        reason, new = ending(seen.sequences[0].tolist()[1:], case, net.generation_config, text)
         return {"text": text, "finish_reason": reason, "prompt_tokens": prompt["input_ids"].shape[1],
                 "generated_tokens": len(new)}, beside(new, None if seen.get("sequences_scores") is None
                                                       else seen.sequences_scores[0].item())
@@ -201,7 +197,7 @@ task("summarization", text2text, [
     Summarization("t5-greedy", "t5", TEXTS, options=ONE_BEAM, notes=PREFIXED),
     Summarization("t5-prefix", "t5", TEXTS, options={**STEADY, "prefix": "tl;dr: "}, notes="another prefix, the other settings of the model"),
     Summarization("mt5", "mt5", TEXTS, options=STEADY, notes="no task_specific_params: no prefix, four beams (the pipeline's own default)"),
-    Summarization("t5-no-limit", "t5", FEW, options={"do_sample": False},
+    Summarization("t5-no-limit", "t5", text_rows("I bought one for my sister"), options={"do_sample": False},
                   notes="max_new_tokens 256, the pipeline's default, comes before max_length 24 of task_specific_params"),
 ])
 task("translation", text2text, [
@@ -229,7 +225,7 @@ def loglikelihood(path, case, change):
     end = tokenizer.eos_token_id
 
     def value(scores, **more):
-        total = sum(scores)
+        total = math.fsum(scores)
         return {"loglikelihood": total, "tokens": len(scores), "perplexity": math.exp(-total / len(scores)) if scores else None}, more
 
     def windows(ids):
@@ -317,7 +313,7 @@ def warpers(folder):
     write_golden(folder, {"task": "text-generation", "cases": rows,
                           "notes": "do_sample is true and top_k is 0 where not given (transformers' own default is 50); null is "
                                    "minus infinity; repetition_penalty goes by input_ids", "library versions": library_versions()},
-                 "golden.json")
+                 "warpers.json")
 
 
 CASES["tasks/warpers"] = warpers
