@@ -101,7 +101,9 @@ class Case:
     input: object = "text"
     options: dict = field(default_factory=dict)
     notes: str = ""
+    # what generation_config.json says beside the model's; what preprocessor_config.json says instead of the model's
     generation_config: dict | None = None
+    preprocessor_config: dict | None = None
 
 
 def text_rows(*texts):
@@ -125,13 +127,16 @@ def task(name, reference, cases):
 
 def write_case(folder, task_name, case, reference):
     path = model_folder(case.model)
-    rows, expected, more, errors = evaluate(case, reference(path, case, lambda net: net))
+    call = reference(path, case, lambda net: net)
+    rows, expected, more, errors = evaluate(case, call)
     nudged = evaluate(case, reference(path, case, nudge))
     for row, a, b in zip(rows + errors, expected + errors, nudged[1] + nudged[3], strict=True):
         assert stable(a, b), f"{task_name}/{case.name}: near a tie, take another seed: {row}\n{a}\n{b}"
     value = {"model": f"../{case.model}", "task": task_name, "input": case.input, "options": case.options}
-    if case.generation_config is not None:
-        value["generation_config"] = case.generation_config
+    for key in ("generation_config", "preprocessor_config"):
+        if getattr(case, key) is not None:
+            value[key] = getattr(case, key)
+    value |= getattr(call, "header", {})        # what holds for every row
     value |= {"rows": rows, "expected": expected, **more}
     if errors:
         value["errors"] = errors
