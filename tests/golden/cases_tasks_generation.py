@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import torch
-from transformers import (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, LogitsProcessorList,
+from transformers import (AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, LogitsProcessorList,
                           StoppingCriteriaList, StopStringCriteria, pipeline)
 from transformers.pipelines.text_generation import Chat
 
