@@ -52,7 +52,9 @@ pub use model_for::{
     AutoModelForSequenceClassification, AutoModelForTokenClassification, HeadClass, LogitsOutput,
     ModelWithHead,
 };
-pub use sentence_transformers::{Dense, Head, Module, SentenceTransformer};
+pub use sentence_transformers::{
+    Dense, Head, Module, SentenceTransformer, SpladeActivation, SpladePooling, SpladeStrategy,
+};
 pub use tokenizer::{AutoTokenizer, EncodeOptions, Encoding};
 
 use crate::error::Result;

@@ -157,6 +157,13 @@ fn output(step: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> {
         }));
     }
     let mut modules = model.sentence_transformer().clone();
+    if modules.splade_pooling.is_some() {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("model `{}` is a sparse encoder", model.snapshot().name()),
+        )
+        .hint("use `sparse-encoding`, or `outputs: [last_hidden_state]`"));
+    }
     if let Some(mode) = step.pooling.and_then(pooling_mode) {
         modules = modules.with_pooling([mode])?;
     }
