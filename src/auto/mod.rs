@@ -31,7 +31,6 @@
 //! # }
 //! ```
 
-mod auto_class;
 mod config;
 mod families;
 mod heads;
@@ -41,7 +40,7 @@ mod model_for;
 mod sentence_transformers;
 mod tokenizer;
 
-pub use auto_class::AutoClass;
+pub use crate::auto_class::AutoClass;
 pub use config::{AutoConfig, AutoConfigBuilder};
 pub use families::{FAMILIES, Family, FamilyHead, LoadBackbone};
 pub use loader::{LoadReport, NewHead};

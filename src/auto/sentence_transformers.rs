@@ -17,8 +17,7 @@ use crate::hub::{Snapshot, Weights};
 use crate::nn::{Activation, Linear, Pooling, PoolingMode, Ragged, normalize};
 
 /// The module types that are implemented, by the last part of their dotted path.
-const MODULE_TYPES: &str =
-    "Transformer, Pooling, Dense, Normalize; MLMTransformer and SpladePooling for `sparse-encoding`";
+const MODULE_TYPES: &str = "Transformer, Pooling, Dense, Normalize; MLMTransformer and SpladePooling for `sparse-encoding`";
 
 /// Keys of Pooling files before 5.4, in the order of concatenation.
 const LEGACY_POOLING_KEYS: [(&str, PoolingMode); 6] = [
@@ -160,7 +159,9 @@ impl SentenceTransformer {
                         ));
                     };
                     match (index, kind.rsplit('.').next().unwrap_or(kind)) {
-                        (0, "Transformer" | "MLMTransformer") => transformer = folder(snapshot, path)?,
+                        (0, "Transformer" | "MLMTransformer") => {
+                            transformer = folder(snapshot, path)?
+                        }
                         (1.., "Pooling") => modules.push(Module::Pooling(pooling(snapshot, path)?)),
                         (1.., "Dense") => modules.push(Module::Dense(dense(snapshot, path)?)),
                         (1.., "Normalize") => modules.push(Module::Normalize),
@@ -428,7 +429,10 @@ fn splade(snapshot: &Snapshot, path: &str) -> Result<SpladePooling> {
         }
     };
     let unknown = |key: &str, value: &str| {
-        Error::new(ErrorKind::Unsupported, format!("`{key}: {value}` in `{file}` is not implemented"))
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("`{key}: {value}` in `{file}` is not implemented"),
+        )
     };
     let strategy = match text("pooling_strategy", "max")?.as_str() {
         "max" => SpladeStrategy::Max,

@@ -6,9 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Float32Builder, Int64Builder, ListArray, StringBuilder, StructArray,
-};
+use arrow::array::{ArrayRef, Float32Builder, Int64Builder, ListArray, StringBuilder, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 
@@ -85,8 +83,7 @@ impl FillMaskTask {
             }),
         );
         let tokens = DataType::List(item(DataType::Struct(fields())));
-        let data_type =
-            if choice.multiple_masks { DataType::List(item(tokens)) } else { tokens };
+        let data_type = if choice.multiple_masks { DataType::List(item(tokens)) } else { tokens };
         let field = Arc::new(Field::new(&step.output, data_type, true));
         let mask_token = tokenizer.id_to_token(mask_token_id).unwrap_or_default();
         Ok(Self { classifier, input, field, mask_token, choice, summary })

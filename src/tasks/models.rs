@@ -7,7 +7,8 @@ use candle_core::{DType, Device};
 
 use super::WeightSize;
 use crate::auto::{
-    AutoClass, AutoConfig, AutoModel, AutoTokenizer, Head, ModelWithHead, NewHead, SentenceTransformer,
+    AutoClass, AutoConfig, AutoModel, AutoTokenizer, Head, ModelWithHead, NewHead,
+    SentenceTransformer,
 };
 use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -150,9 +151,11 @@ impl ResolvedModel {
     /// # Errors
     /// `Unsupported` with the classes that it has.
     pub fn require(&self, class: AutoClass) -> Result<()> {
-        self.config().family().head(class).map(drop).map_err(|e| {
-            e.at(format!("model `{}`", self.spec.repo))
-        })
+        self.config()
+            .family()
+            .head(class)
+            .map(drop)
+            .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
     }
 
     /// The model loaded with the head of an Auto class.
@@ -168,7 +171,8 @@ impl ResolvedModel {
         let mut loaded = self.with_head.lock().map_err(|_| {
             Error::new(ErrorKind::Internal, "loading a model panicked in another thread")
         })?;
-        let same = |(other, new, _): &&(AutoClass, bool, _)| *other == class && *new == allow_new_head;
+        let same =
+            |(other, new, _): &&(AutoClass, bool, _)| *other == class && *new == allow_new_head;
         if let Some((_, _, model)) = loaded.iter().find(same) {
             return Ok(Arc::clone(model));
         }

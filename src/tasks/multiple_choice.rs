@@ -75,18 +75,14 @@ impl MultipleChoiceTask {
             let list = cast(list, &DataType::List(item)).map_err(wrong)?;
             let list = list.as_list::<i32>();
             return Ok((0..rows)
-                .map(|row| {
-                    list.is_valid(row).then(|| texts(list.value(row).as_string_view()))?
-                })
+                .map(|row| list.is_valid(row).then(|| texts(list.value(row).as_string_view()))?)
                 .collect());
         }
         let texts = columns[1..].iter().map(text_column).collect::<Result<Vec<_>>>()?;
         let choice = |column: &StringViewArray, row| {
             column.is_valid(row).then(|| column.value(row).to_owned())
         };
-        Ok((0..rows)
-            .map(|row| texts.iter().map(|column| choice(column, row)).collect())
-            .collect())
+        Ok((0..rows).map(|row| texts.iter().map(|column| choice(column, row)).collect()).collect())
     }
 }
 

@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float32Builder, ListArray, StringBuilder, StructArray, UInt32Builder};
+use arrow::array::{
+    ArrayRef, Float32Builder, ListArray, StringBuilder, StructArray, UInt32Builder,
+};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 
@@ -179,11 +181,8 @@ impl TaskModel for SparseEncodingModel {
             }
             lengths.push(kept.len());
         }
-        let arrays: Vec<ArrayRef> = vec![
-            Arc::new(names.finish()),
-            Arc::new(indexes.finish()),
-            Arc::new(weights.finish()),
-        ];
+        let arrays: Vec<ArrayRef> =
+            vec![Arc::new(names.finish()), Arc::new(indexes.finish()), Arc::new(weights.finish())];
         let values = Arc::new(StructArray::new(fields(), arrays, None));
         Ok(Arc::new(ListArray::new(item(), OffsetBuffer::from_lengths(lengths), values, None)))
     }

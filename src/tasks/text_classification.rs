@@ -48,10 +48,9 @@ impl Output {
                 let fields = label_fields().iter().cloned().chain([Arc::new(logits())]).collect();
                 Some(fields)
             }
-            (Some(_), true) => Some(Fields::from(vec![
-                Field::new("labels", label_list_type(), false),
-                logits(),
-            ])),
+            (Some(_), true) => {
+                Some(Fields::from(vec![Field::new("labels", label_list_type(), false), logits()]))
+            }
             (Some(_), false) => None,
         }
     }
@@ -81,11 +80,7 @@ impl TextClassificationTask {
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for an option that
     /// it cannot serve.
-    pub fn resolve(
-        step: &TaskStep,
-        options: &TextClassification,
-        models: &Models,
-    ) -> Result<Self> {
+    pub fn resolve(step: &TaskStep, options: &TextClassification, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::SequenceClassification, models)?;
         let input = TextInput::new(
             Arc::clone(&classifier.model),
@@ -130,7 +125,8 @@ impl Task for TextClassificationTask {
     }
 
     fn output_bytes(&self, _tokens: usize) -> usize {
-        let labels = self.output.top_k.unwrap_or(1).min(self.classifier.model.config().num_labels());
+        let labels =
+            self.output.top_k.unwrap_or(1).min(self.classifier.model.config().num_labels());
         labels * 32
     }
 

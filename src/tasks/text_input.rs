@@ -91,15 +91,18 @@ impl TextInput {
 
     /// Refuses a row of more tokens than the model takes.
     pub(super) fn fits(&self, tokens: usize) -> Result<()> {
-        if tokens <= self.max_length {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Data,
-            format!("text of {tokens} tokens, at most {} may be", self.max_length),
-        )
-        .hint("set `truncation: true` to cut longer texts, or raise `max_length`"))
+        fits(tokens, self.max_length)
     }
+}
+
+/// Refuses a row of more than `max_length` tokens.
+pub(super) fn fits(tokens: usize, max_length: usize) -> Result<()> {
+    if tokens <= max_length {
+        return Ok(());
+    }
+    let message = format!("text of {tokens} tokens, at most {max_length} may be");
+    Err(Error::new(ErrorKind::Data, message)
+        .hint("set `truncation: true` to cut longer texts, or raise `max_length`"))
 }
 
 /// Encodes the rows of text columns in parallel, on the current rayon pool; `names` are the columns',

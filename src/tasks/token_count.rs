@@ -9,9 +9,7 @@ use arrow::datatypes::{DataType, Field, FieldRef};
 use super::classifier::summary;
 use super::models::{Models, ResolvedModel};
 use super::text_input::encode_rows;
-use super::{
-    EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, is_text, not_text,
-};
+use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, is_text, not_text};
 use crate::auto::EncodeOptions;
 use crate::config::pipeline::{TaskStep, TokenCount};
 use crate::error::Result;

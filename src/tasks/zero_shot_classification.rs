@@ -192,7 +192,10 @@ impl TaskModel for ZeroShotClassificationModel {
     fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
         let (numbers, columns) = self.model.logits(sequences)?;
         if self.entailment.max(self.contradiction) >= columns {
-            return Err(Error::new(ErrorKind::Model, "the model has fewer labels than its config.json"));
+            return Err(Error::new(
+                ErrorKind::Model,
+                "the model has fewer labels than its config.json",
+            ));
         }
         let pairs = numbers
             .chunks_exact(columns)
