@@ -9,8 +9,9 @@ import tempfile
 
 from transformers import AutoTokenizer
 
-from texts import HERE
-from tools import case, versions, write_golden, write_json
+import tiny_tokenizers as tiny
+from texts import HERE, NASTY
+from tools import case, remove, versions, write_golden, write_json
 
 FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
          "vocab.json", "merges.txt", "sentencepiece.bpe.model"]
@@ -118,6 +119,25 @@ def encoded(base, files, patch):
         "pairs": [p["input_ids"] for p in pairs], "pair_token_type_ids": [p["token_type_ids"] for p in pairs],
         "pairs_truncated": {n: [t(a, b, truncation=True, max_length=n)["input_ids"] for a, b in PAIRS] for n in fits},
     }
+
+
+def gpt2_directory(folder, *removed):
+    """A tokenizer without a model, with the ids of many strings."""
+    tiny.gpt2(max_length=64).save_pretrained(folder)
+    remove(folder, *removed)
+    write_json(os.path.join(folder, "config.json"), {"model_type": "gpt2"})
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    write_golden(folder, {"texts": NASTY, "input_ids": [tokenizer(text)["input_ids"] for text in NASTY]}, "tokens.json")
+
+
+@case
+def gpt2(folder):
+    gpt2_directory(folder)
+
+
+@case
+def gpt2_vocab_merges(folder):
+    gpt2_directory(folder, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @case

@@ -27,6 +27,8 @@ const GOLDEN_KINDS: &[&str] = &[
     "camembert-spm",
     "distilbert",
     "distilbert-vocab",
+    "gpt2",
+    "gpt2-vocab-merges",
     "mpnet",
     "mpnet-vocab",
     "roberta",

@@ -305,6 +305,15 @@ fn dressed(class: TokenizerClass, attribute: &str, token: Token, converted: bool
                     Token::Added(RawAddedToken { lstrip: true, normalized: Some(false), ..plain })
                 }
                 TokenizerClass::Roberta if converted => Token::Added(plain),
+                TokenizerClass::Gpt2
+                    if converted
+                        && matches!(
+                            attribute,
+                            "bos_token" | "eos_token" | "unk_token" | "pad_token"
+                        ) =>
+                {
+                    Token::Added(plain)
+                }
                 TokenizerClass::MpNet if !mask => Token::Added(RawAddedToken { special, ..plain }),
                 TokenizerClass::MpNet | TokenizerClass::XlmRoberta | TokenizerClass::Camembert
                     if mask =>
