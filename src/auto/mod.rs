@@ -43,7 +43,9 @@ pub use families::{FAMILIES, Family};
 pub use loader::LoadReport;
 pub use model::{AutoModel, AutoModelBuilder};
 pub use sentence_transformers::{Dense, Head, Module, SentenceTransformer};
-pub use tokenizer::{AutoTokenizer, EncodeOptions, Encoding};
+pub use tokenizer::{
+    AutoTokenizer, EncodeOptions, Encoding, Side, TruncationStrategy, Window, WindowOptions,
+};
 
 use crate::error::Result;
 use crate::hub::{Hub, Need, Snapshot};

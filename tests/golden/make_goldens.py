@@ -28,6 +28,7 @@ import cases_models  # noqa: F401 (registers its cases)
 import cases_rows  # noqa: F401
 import cases_sentence  # noqa: F401
 import cases_tokenizers  # noqa: F401
+import cases_windows  # noqa: F401
 from tools import CASES, make
 
 

@@ -21,3 +21,4 @@ mod source;
 mod support;
 mod tidy;
 mod tokenizers;
+mod windows;
