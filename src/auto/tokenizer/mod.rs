@@ -22,11 +22,12 @@ mod window;
 
 use serde_json::{Map, Value};
 use tokenizers::normalizers::{Lowercase, Sequence};
-use tokenizers::{Tokenizer, TruncationDirection};
+use tokenizers::{PaddingDirection, Tokenizer, TruncationDirection};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot};
 use class::TokenizerClass;
+pub use decode::DecodeOptions;
 use encode::Frame;
 pub use encode::{EncodeOptions, Encoding};
 use files::TokenizerFiles;
@@ -62,6 +63,7 @@ pub struct AutoTokenizer {
     special: SpecialTokens,
     model_max_length: Option<usize>,
     truncation_side: Side,
+    padding_side: Side,
     clean_up_tokenization_spaces: bool,
     digest: blake3::Hash,
 }
@@ -115,7 +117,7 @@ impl AutoTokenizer {
         let saved = saved.transpose()?;
         let converted = saved.is_none();
         let mut special = SpecialTokens::read(&mut files, &config, class, saved.as_ref())?;
-        let mut truncation_side = Side::Right;
+        let (mut truncation_side, mut padding_side) = (Side::Right, Side::Right);
         let mut tokenizer = if let Some(mut tokenizer) = saved {
             // Exports carry the settings of one call; texts are cut and padded by the caller's.
             if let Some(truncation) = tokenizer.get_truncation() {
@@ -126,6 +128,10 @@ impl AutoTokenizer {
             }
             if let Some(padding) = tokenizer.get_padding() {
                 special.set_default("pad_token", &padding.pad_token.clone());
+                padding_side = match padding.direction {
+                    PaddingDirection::Left => Side::Left,
+                    PaddingDirection::Right => Side::Right,
+                };
             }
             tokenizer.with_padding(None).with_truncation(None).map_err(|e| {
                 Error::new(ErrorKind::Internal, "cannot drop the truncation").source(e)
@@ -140,6 +146,9 @@ impl AutoTokenizer {
         if let Some(side) = configured_side(&config, "truncation_side")? {
             truncation_side = side;
         }
+        if let Some(side) = configured_side(&config, "padding_side")? {
+            padding_side = side;
+        }
         let clean_up = config.get("clean_up_tokenization_spaces").and_then(Value::as_bool);
         Ok(Self {
             frame: Frame::find(&tokenizer),
@@ -149,6 +158,7 @@ impl AutoTokenizer {
             special,
             model_max_length: model_max_length(&config),
             truncation_side,
+            padding_side,
             clean_up_tokenization_spaces: clean_up
                 .unwrap_or_else(|| class.default_clean_up(converted)),
             digest: files.digest(),
@@ -223,6 +233,44 @@ impl AutoTokenizer {
     /// The id of the token that fill-mask replaces.
     pub fn mask_token_id(&self) -> Option<u32> {
         self.special_token_id("mask_token")
+    }
+
+    /// The text of the token that fill-mask replaces.
+    pub fn mask_token(&self) -> Option<&str> {
+        self.special.get("mask_token")
+    }
+
+    /// The text of the token that ends a sentence.
+    pub fn eos_token(&self) -> Option<&str> {
+        self.special.get("eos_token")
+    }
+
+    /// The special tokens by attribute (`bos_token`, …, `additional_special_tokens`, and the model's own),
+    /// those that the tokenizer does not have left out.
+    pub fn special_tokens_map(&self) -> Map<String, Value> {
+        self.special.map()
+    }
+
+    /// The ids of all tokens in [`special_tokens_map`](Self::special_tokens_map), each once, in its order.
+    pub fn all_special_ids(&self) -> Vec<u32> {
+        let map = self.special.map();
+        let texts = map.values().flat_map(|value| match value {
+            Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
+            value => value.as_str().into_iter().collect::<Vec<_>>(),
+        });
+        let mut ids = Vec::new();
+        for id in texts.filter_map(|text| self.tokenizer.token_to_id(text)) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
+    /// Which end of a shorter row is filled up (`padding_side`). Nothing is ever filled up here; tasks
+    /// read their question-answering and generation conventions from it.
+    pub fn padding_side(&self) -> Side {
+        self.padding_side
     }
 
     /// Which end of a long text is cut off (`truncation_side`).
