@@ -217,7 +217,6 @@ impl ModelOutputName {
             Self::PoolerOutput => "pooler_output",
             Self::HiddenStates => "hidden_states",
             Self::Attentions => "attentions",
-            Self::Logits => "logits",
         }
     }
 }
@@ -233,8 +232,6 @@ pub enum ModelOutputName {
     HiddenStates,
     /// (layers, heads, tokens, tokens).
     Attentions,
-    /// A classifier's scores before any function.
-    Logits,
 }
 
 /// Where rows go.

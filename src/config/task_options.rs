@@ -23,8 +23,8 @@ pub struct TaskStep {
     pub auto_class: Option<String>,
     /// Fill a head that the checkpoint lacks with random weights.
     pub allow_new_head: bool,
-    /// Model outputs to store.
-    pub outputs: Vec<ModelOutputName>,
+    /// Store a classifier's logits beside its labels (`outputs: [logits]`).
+    pub logits: bool,
 }
 
 /// Declares the tasks, and what they read.
@@ -97,6 +97,8 @@ pub struct FeatureExtraction {
     pub dimensions: Option<usize>,
     /// What embeddings are stored as.
     pub precision: Precision,
+    /// Model outputs to store instead of a pooled embedding; empty means the embedding.
+    pub outputs: Vec<ModelOutputName>,
 }
 
 /// How many results are kept.

@@ -23,7 +23,7 @@ use super::{
     text_column,
 };
 use crate::auto::AutoClass;
-use crate::config::pipeline::{ModelOutputName, MultipleChoice, TaskStep};
+use crate::config::pipeline::{MultipleChoice, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The task with its model resolved, without weights.
@@ -53,7 +53,7 @@ impl MultipleChoiceTask {
             step.max_length,
             step.truncation.unwrap_or(true),
         )?;
-        let logits = step.outputs.contains(&ModelOutputName::Logits);
+        let logits = step.logits;
         let summary = classifier.summary(
             "multiple-choice",
             step,

@@ -17,7 +17,7 @@ use super::models::Models;
 use super::text_input::TextInput;
 use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
 use crate::auto::{AutoClass, AutoConfig};
-use crate::config::pipeline::{FunctionToApply, ModelOutputName, TaskStep, TextClassification};
+use crate::config::pipeline::{FunctionToApply, TaskStep, TextClassification};
 use crate::error::Result;
 
 /// The task with its model resolved, without weights.
@@ -91,7 +91,7 @@ impl TextClassificationTask {
         let output = Output {
             top_k: options.top_k.list(),
             function: function_to_apply(options.function_to_apply, classifier.model.config()),
-            logits: step.outputs.contains(&ModelOutputName::Logits),
+            logits: step.logits,
         };
         let summary = classifier.summary(
             "text-classification",

@@ -22,3 +22,4 @@ mod source;
 mod support;
 mod tidy;
 mod tokenizers;
+mod windows;

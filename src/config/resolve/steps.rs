@@ -90,6 +90,9 @@ impl Resolver<'_> {
             self.report
                 .push(Diagnostic::new(at.key("allow_new_head").key, message).hint("remove it"));
         }
+        if let Some(outputs) = common.outputs {
+            self.task_outputs(outputs, common.task_id, at.key("outputs"));
+        }
         let count = |number: NonZeroU64| usize::try_from(number.get()).unwrap_or(usize::MAX);
         TaskStep {
             options,
@@ -100,7 +103,7 @@ impl Resolver<'_> {
             truncation: common.truncation,
             auto_class: common.auto_class.map(str::to_owned),
             allow_new_head: common.allow_new_head.unwrap_or(false),
-            outputs: self.task_outputs(common.outputs, common.task_id, at.key("outputs")),
+            logits: common.outputs.is_some_and(|outputs| outputs.contains(&RawModelOutput::Logits)),
         }
     }
 
@@ -221,12 +224,13 @@ pub(super) fn precision(raw: RawPrecision) -> Precision {
     }
 }
 
-pub(super) fn output_name(raw: RawModelOutput) -> ModelOutputName {
+/// The outputs of `feature-extraction`; the others are refused.
+pub(super) fn output_name(raw: RawModelOutput) -> Option<ModelOutputName> {
     match raw {
-        RawModelOutput::LastHiddenState => ModelOutputName::LastHiddenState,
-        RawModelOutput::PoolerOutput => ModelOutputName::PoolerOutput,
-        RawModelOutput::HiddenStates => ModelOutputName::HiddenStates,
-        RawModelOutput::Attentions => ModelOutputName::Attentions,
-        RawModelOutput::Logits => ModelOutputName::Logits,
+        RawModelOutput::LastHiddenState => Some(ModelOutputName::LastHiddenState),
+        RawModelOutput::PoolerOutput => Some(ModelOutputName::PoolerOutput),
+        RawModelOutput::HiddenStates => Some(ModelOutputName::HiddenStates),
+        RawModelOutput::Attentions => Some(ModelOutputName::Attentions),
+        RawModelOutput::Logits => None,
     }
 }

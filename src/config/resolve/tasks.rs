@@ -135,6 +135,12 @@ impl Resolver<'_> {
                     prompt_name: raw.prompt_name.clone(),
                     dimensions: raw.dimensions.map(count),
                     precision: raw.precision.map_or(Precision::F32, super::steps::precision),
+                    outputs: raw
+                        .outputs
+                        .iter()
+                        .flatten()
+                        .filter_map(|output| super::steps::output_name(*output))
+                        .collect(),
                 })
             }
             RawStep::TextClassification(raw) => {
@@ -484,14 +490,13 @@ impl Resolver<'_> {
         );
     }
 
-    /// The outputs that a task can store.
+    /// Checks that a task can store `outputs`.
     pub(super) fn task_outputs(
         &mut self,
-        outputs: Option<&[RawModelOutput]>,
+        outputs: &[RawModelOutput],
         task_id: &str,
         at: Cursor<'_>,
-    ) -> Vec<ModelOutputName> {
-        let Some(outputs) = outputs else { return Vec::new() };
+    ) {
         self.outputs(outputs, at);
         let allowed: &[RawModelOutput] = match task_id {
             "feature-extraction" => &[
@@ -507,7 +512,9 @@ impl Resolver<'_> {
             | "next-sentence-prediction" => &[RawModelOutput::Logits],
             _ => &[],
         };
-        let name = |output: &RawModelOutput| super::steps::output_name(*output).name();
+        let name = |output: &RawModelOutput| {
+            super::steps::output_name(*output).map_or("logits", ModelOutputName::name)
+        };
         for (index, output) in outputs.iter().enumerate() {
             if !allowed.contains(output) {
                 let message = format!("`{task_id}` has no output `{}`", name(output));
@@ -519,6 +526,5 @@ impl Resolver<'_> {
                 });
             }
         }
-        outputs.iter().map(|output| super::steps::output_name(*output)).collect()
     }
 }

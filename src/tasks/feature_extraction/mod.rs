@@ -16,9 +16,8 @@ use candle_core::{Device, Tensor};
 use self::column::Int8Ranges;
 use super::classifier::{forward_failed, summary};
 use super::models::{Models, ResolvedModel};
-use super::{
-    EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, not_text, text_column, texts,
-};
+use super::text_input::{encode_rows, fits, max_tokens};
+use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, not_text};
 use crate::auto::{AutoModel, EncodeOptions, Head, Module, SentenceTransformer};
 use crate::config::pipeline::{FeatureExtraction, ModelOutputName, Pooling, Precision, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
@@ -95,7 +94,7 @@ impl FeatureExtractionTask {
     /// As [`Models::resolve`]; `Config` for an option that the model cannot serve.
     pub fn resolve(step: &TaskStep, options: &FeatureExtraction, models: &Models) -> Result<Self> {
         let model = models.resolve(&step.model)?;
-        let output = output(step, options, &model)?;
+        let output = output(options, &model)?;
         let dimensions = model.config().dimensions().clone();
         let field = Arc::new(Field::new(&step.output, output.data_type(&dimensions), true));
         let stated =
@@ -103,7 +102,7 @@ impl FeatureExtractionTask {
         // sentence_bert_config.json wins over the tokenizer, as in sentence-transformers.
         let max_length = max_tokens(&model, step.max_length, stated, false)?;
         let truncation = step.truncation.unwrap_or(true);
-        let prompt = prompt(step, options, &model)?;
+        let prompt = prompt(options, &model)?;
         let prompt_tokens = match &output {
             Output::Embedding(Embedding { modules: Some(modules), .. })
                 if !modules.include_prompt() && !prompt.is_empty() =>
@@ -142,9 +141,9 @@ impl FeatureExtractionTask {
     }
 }
 
-fn output(step: &TaskStep, options: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> {
-    if !step.outputs.is_empty() {
-        return Ok(Output::Named(step.outputs.clone()));
+fn output(options: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> {
+    if !options.outputs.is_empty() {
+        return Ok(Output::Named(options.outputs.clone()));
     }
     if options.pooling == Some(Pooling::None) {
         let full = model.config().dimensions().hidden_size;
@@ -191,11 +190,11 @@ fn output(step: &TaskStep, options: &FeatureExtraction, model: &ResolvedModel) -
     Ok(Output::Embedding(Embedding { modules: Some(modules), dimensions, normalize, precision }))
 }
 
-fn prompt(step: &TaskStep, options: &FeatureExtraction, model: &ResolvedModel) -> Result<String> {
+fn prompt(options: &FeatureExtraction, model: &ResolvedModel) -> Result<String> {
     if let Some(prompt) = &options.prompt {
         return Ok(prompt.clone());
     }
-    if !step.outputs.is_empty() && options.prompt_name.is_none() {
+    if !options.outputs.is_empty() && options.prompt_name.is_none() {
         return Ok(String::new());
     }
     let prompt = model.sentence_transformer().prompt(options.prompt_name.as_deref())?;
