@@ -44,8 +44,8 @@ pub use loader::LoadReport;
 pub use model::{AutoModel, AutoModelBuilder};
 pub use sentence_transformers::{Dense, Head, Module, SentenceTransformer};
 pub use tokenizer::{
-    AutoTokenizer, DecodeOptions, EncodeOptions, Encoding, Side, TruncationStrategy, Window,
-    WindowOptions,
+    AutoTokenizer, ChatOptions, ChatTemplate, DecodeOptions, EncodeOptions, Encoding, Side,
+    TruncationStrategy, Window, WindowOptions,
 };
 
 use crate::error::Result;

@@ -24,7 +24,8 @@ import argparse
 import torch
 import transformers
 
-import cases_models  # noqa: F401 (registers its cases)
+import cases_chat  # noqa: F401 (registers its cases)
+import cases_models  # noqa: F401
 import cases_rows  # noqa: F401
 import cases_sentence  # noqa: F401
 import cases_tokenizers  # noqa: F401
