@@ -66,6 +66,9 @@ TEMPLATES = {
 {{- ns.last -}}""",
     "json": "{% for m in messages %}{{ m | tojson }}\n{{ m | tojson(indent=4) }}\n{{ m | tojson(ensure_ascii=true, sort_keys=True) }}\n{{ m | tojson(separators=(',', ':')) }}{{ m.content | tojson | safe }}\n{% endfor %}{{ tools | tojson }}",
     "printed": "{% for m in messages %}{{ m }} {{ m.content }} {{ m | string }} {{ m.f }} {{ m.l }} {{ m.name | title }} {{ [m.role, 1.0, none, true, {'a': m.n}] }}{{ '\\n' }}{% endfor %}{{ 7 / 2 }} {{ 7 // 2 }} {{ -7 % 3 }} {{ 2 ** 3 }} {{ 1e3 }} {{ nothing }}|{{ none }}|{{ true }}",
+    "lists": "{{ messages[1:] }}{{ messages[:-1] | tojson }}{{ messages + [{'a': none}] }}{{ (messages + ['b']) | tojson(indent=2) }}{{ messages | map(attribute='role') | list | tojson }}{{ 'x' ~ messages ~ messages[0] ~ messages[0].l }}{{ [messages[0].role] * 2 }}"
+             "{{ messages == messages[:] }}{{ messages[0] in messages }}{{ messages is sequence }}{{ messages[0] is mapping }}{{ messages[0] | length }}{{ messages | first | items | list | length }}{{ messages[-1] == messages | last }}{{ messages[0].keys() | list }}"
+             "{% for k in messages[0] %}{{ k }}{% endfor %}{{ 'role' in messages[0] }}{{ messages[0] | dictsort | length }}{{ 'none' if not messages[9:] }}{{ messages | length }}{{ messages | reverse | map(attribute='role') | join('-') }}{{ messages[0].values() | list | length }}",
     "tools": """{%- if tools is not none and tools %}
 # Tools
 {%- for tool in tools %}

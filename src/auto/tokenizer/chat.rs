@@ -6,16 +6,17 @@
 //!
 //! # Source
 //! `apply_chat_template` of transformers' `PreTrainedTokenizerBase`, `render_jinja_template`. Templates are
-//! rendered by minijinja, which differs from Jinja where `~` joins a list or a map to a text: their texts
-//! stand in double quotes then.
+//! rendered by minijinja, which differs from Jinja where `~` joins a list or a map that the template itself
+//! made to a text: the texts in it stand in double quotes then.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use minijinja::Environment;
 use serde_json::{Map, Value};
 
 use super::files::TokenizerFiles;
-use super::{AutoTokenizer, jinja};
+use super::{AutoTokenizer, jinja, python};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The file of a template that stands alone.
@@ -194,13 +195,15 @@ impl ChatTemplate {
     }
 
     fn render_as_is(&self, messages: &[Value], options: &ChatOptions) -> Result<String> {
-        let mut variables = Map::new();
-        variables.insert("tools".to_string(), Value::Null);
-        variables.insert("documents".to_string(), Value::Null);
-        variables.extend(self.special_tokens.clone());
-        variables.extend(options.extra.clone());
-        variables.insert("messages".to_string(), messages.into());
-        variables.insert("add_generation_prompt".to_string(), options.add_generation_prompt.into());
+        let mut variables = BTreeMap::from([
+            ("tools", python::value(&Value::Null)),
+            ("documents", python::value(&Value::Null)),
+        ]);
+        for (name, value) in self.special_tokens.iter().chain(&options.extra) {
+            variables.insert(name, python::value(value));
+        }
+        variables.insert("messages", python::value(&Value::from(messages)));
+        variables.insert("add_generation_prompt", options.add_generation_prompt.into());
         let render = || self.environment.get_template(NAME)?.render(variables);
         render().map_err(|e| failed(e, &self.place, ErrorKind::Data))
     }

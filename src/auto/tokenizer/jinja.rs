@@ -89,7 +89,7 @@ fn string(value: Value) -> Value {
 /// Whether the library and Python agree on the looks of a value.
 fn looks_alike(value: &Value) -> bool {
     match value.kind() {
-        ValueKind::Seq | ValueKind::Map => false,
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => false,
         ValueKind::Number => value.is_integer(),
         _ => true,
     }

@@ -1,7 +1,66 @@
 //! Values as Python writes them: chat templates print them, and pass them through `json.dumps`.
 
-use minijinja::value::{Value, ValueKind};
+use std::fmt;
+use std::sync::Arc;
+
+use minijinja::value::{Enumerator, Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
+
+/// A value for a template that looks as in Python wherever it becomes part of a text.
+pub(super) fn value(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Array(list) => {
+            Value::from_object(List(list.iter().map(value).collect()))
+        }
+        serde_json::Value::Object(map) => {
+            Value::from_object(Dict(map.iter().map(|(k, v)| (k.clone(), value(v))).collect()))
+        }
+        scalar => Value::from_serialize(scalar),
+    }
+}
+
+#[derive(Debug)]
+struct List(Vec<Value>);
+
+impl Object for List {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&repr(&Value::from_dyn_object(Arc::clone(self))))
+    }
+}
+
+/// In the order of the entries; messages have few of them.
+#[derive(Debug)]
+struct Dict(Vec<(String, Value)>);
+
+impl Object for Dict {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.clone())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.iter().map(|(key, _)| Value::from(key.as_str())).collect())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&repr(&Value::from_dyn_object(Arc::clone(self))))
+    }
+}
 
 /// `str(value)`: a text as it is, everything else as [`repr`] shows it.
 pub(super) fn str(value: &Value) -> String {
@@ -25,7 +84,7 @@ fn write_repr(out: &mut String, value: &Value) {
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::Number => out.push_str(&number_repr(value)),
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
             for (index, item) in items(value).enumerate() {
                 out.push_str(if index == 0 { "" } else { ", " });
@@ -134,7 +193,7 @@ impl Dumps {
 
     fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
         match value.kind() {
-            ValueKind::Seq => {
+            ValueKind::Seq | ValueKind::Iterable => {
                 let items = items(value).map(|item| (None, item));
                 return self.write_items(out, ['[', ']'], items, depth);
             }
@@ -259,10 +318,6 @@ mod tests {
 
     use super::*;
 
-    fn value(json: serde_json::Value) -> Value {
-        Value::from_serialize(json)
-    }
-
     #[test]
     fn values_look_as_in_python() {
         // Each by CPython 3.11.
@@ -287,16 +342,16 @@ mod tests {
             ),
             (json!([1, [], {}, {"a": ["b", null]}]), "[1, [], {}, {'a': ['b', None]}]"),
         ] {
-            assert_eq!(repr(&value(json)), expected);
+            assert_eq!(repr(&value(&json)), expected);
         }
-        assert_eq!(str(&value(json!("it's"))), "it's");
+        assert_eq!(str(&value(&json!("it's"))), "it's");
         assert_eq!(repr(&Value::from(f64::NEG_INFINITY)), "-inf");
         assert_eq!(repr(&Value::from(vec![Value::UNDEFINED])), "[Undefined]");
     }
 
     #[test]
     fn json_looks_as_in_python() {
-        let all = value(json!({"b": [1, 2.0, 1e20, []], "a": "é\u{7f}🙂<'\"\u{1}/", "c": {}}));
+        let all = value(&json!({"b": [1, 2.0, 1e20, []], "a": "é\u{7f}🙂<'\"\u{1}/", "c": {}}));
         let plain = Dumps::default();
         assert_eq!(
             plain.to_string(&all).unwrap(),
@@ -309,11 +364,11 @@ mod tests {
         );
         let indented = Dumps { indent: Some(1), ..plain.clone() };
         assert_eq!(
-            indented.to_string(&value(json!({"a": [1, {"b": 2}]}))).unwrap(),
+            indented.to_string(&value(&json!({"a": [1, {"b": 2}]}))).unwrap(),
             "{\n \"a\": [\n  1,\n  {\n   \"b\": 2\n  }\n ]\n}"
         );
         let tight = Dumps { separators: Some((",".into(), ":".into())), ..plain };
-        let list = value(json!({"a": [1, 2]}));
+        let list = value(&json!({"a": [1, 2]}));
         assert_eq!(tight.to_string(&list).unwrap(), "{\"a\":[1,2]}");
         assert_eq!(tight.to_string(&Value::from(f64::NAN)).unwrap(), "NaN");
         assert!(tight.to_string(&Value::from(vec![Value::UNDEFINED])).is_err());
