@@ -8,6 +8,7 @@
     reason = "a test that panics has failed, and says why"
 )]
 
+mod chat;
 mod cli;
 mod config;
 mod engine;
