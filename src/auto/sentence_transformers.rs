@@ -270,7 +270,7 @@ impl Dense {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
         let files = snapshot.weight_files_in(&self.path).map_err(at)?;
         let weights = Weights::open(&files).map_err(at)?;
-        let (linear, _) = loader::load(&weights, "linear", dtype, device, |vb| {
+        let (linear, _) = loader::load(&weights, "linear", dtype, device, None, |vb| {
             Linear::load(vb, self.in_features, self.out_features, self.bias)
                 .map_err(super::families::cannot_load)
         })

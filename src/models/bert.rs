@@ -296,6 +296,10 @@ impl Backbone for BertModel {
         &self.dimensions
     }
 
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        Some(self.embeddings.word_embeddings.weight())
+    }
+
     fn has_pooler(&self) -> bool {
         self.pooler.is_some()
     }

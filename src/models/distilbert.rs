@@ -195,6 +195,10 @@ impl Backbone for DistilBertModel {
         &self.dimensions
     }
 
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        Some(self.embeddings.word_embeddings.weight())
+    }
+
     fn has_pooler(&self) -> bool {
         false
     }

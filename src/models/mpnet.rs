@@ -293,6 +293,10 @@ impl Backbone for MPNetModel {
         &self.dimensions
     }
 
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        Some(self.embeddings.word_embeddings.weight())
+    }
+
     fn has_pooler(&self) -> bool {
         self.pooler.is_some()
     }
