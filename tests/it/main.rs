@@ -13,6 +13,7 @@ mod config;
 mod engine;
 mod examples;
 mod feature_extraction;
+mod generation;
 mod hub;
 mod invariance;
 mod parity;
