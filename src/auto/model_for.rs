@@ -79,7 +79,12 @@ impl ModelWithHead {
                 let head = Head::load(&row.layout, &fields, &vb, sizes)?;
                 Ok((backbone, head))
             })
-            .map_err(|e| at(missing_head(e, class)))?;
+            .map_err(|e| match rows {
+                Some(rows) if rows != num_labels => at(e.hint(format!(
+                    "the head has {rows} labels: set `num_labels: {rows}` in the model's `config`"
+                ))),
+                _ => at(missing_head(e, class)),
+            })?;
         drop(fields);
         if !report.new.is_empty() {
             tracing::warn!(

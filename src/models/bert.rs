@@ -193,6 +193,7 @@ impl BertLayer {
                 num_heads: self.num_attention_heads,
                 scale: 1.0 / (head_dim as f64).sqrt(),
                 bias: None,
+                distance: None,
                 causal: self.causal,
                 output_attentions,
             },

@@ -137,6 +137,7 @@ impl TransformerBlock {
                 num_heads: self.n_heads,
                 scale: 1.0 / ((dim / self.n_heads) as f64).sqrt(),
                 bias: None,
+                distance: None,
                 causal: false,
                 output_attentions,
             },

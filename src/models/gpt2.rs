@@ -137,6 +137,7 @@ impl Gpt2Block {
                 num_heads: self.n_head,
                 scale: self.scale,
                 bias: None,
+                distance: None,
                 causal: true,
                 output_attentions,
             },

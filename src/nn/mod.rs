@@ -14,7 +14,8 @@ mod pooling;
 
 pub use activation::Activation;
 pub use attention::{
-    AttentionOptions, AttentionOutput, attention, attention_cached, attention_over,
+    AttentionOptions, AttentionOutput, DistanceEmbedding, attention, attention_cached,
+    attention_over,
 };
 pub use embedding::Embedding;
 pub use inputs::{Lengths, ModelInputs, Padding, PositionIds, Ragged};
