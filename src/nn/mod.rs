@@ -10,6 +10,7 @@ mod kv_cache;
 mod embedding;
 mod layer_norm;
 mod linear;
+mod log_softmax;
 mod pooling;
 
 pub use activation::Activation;
@@ -22,4 +23,5 @@ pub use inputs::{Lengths, ModelInputs, Padding, PositionIds, Ragged};
 pub use kv_cache::KvCache;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
+pub use log_softmax::{log_softmax, log_sum_exp};
 pub use pooling::{Pooling, PoolingMode, normalize};
