@@ -53,7 +53,10 @@ pub use model_for::{
     ModelWithHead,
 };
 pub use sentence_transformers::{Dense, Head, Module, SentenceTransformer};
-pub use tokenizer::{AutoTokenizer, EncodeOptions, Encoding};
+pub use tokenizer::{
+    AutoTokenizer, DecodeOptions, EncodeOptions, Encoding, Side, TruncationStrategy, Window,
+    WindowOptions,
+};
 
 use crate::error::Result;
 use crate::hub::{Hub, Need, Snapshot};

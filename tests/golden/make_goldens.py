@@ -35,6 +35,7 @@ import cases_tasks_chat  # noqa: F401
 import cases_tasks_generation  # noqa: F401
 import cases_tasks_images  # noqa: F401
 import cases_tokenizers  # noqa: F401
+import cases_windows  # noqa: F401
 from tools import CASES, make
 
 

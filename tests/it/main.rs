@@ -23,3 +23,4 @@ mod source;
 mod support;
 mod tidy;
 mod tokenizers;
+mod windows;
