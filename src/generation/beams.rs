@@ -203,7 +203,7 @@ mod tests {
         let next = search.step(&mut first, 4, &config, &mut stops).unwrap();
         assert_eq!(next, [(0, 1), (0, 2)]);
         let mut second =
-            [ln(0.3), ln(0.3), ln(0.2), ln(0.2), ln(0.97), ln(0.01), ln(0.01), ln(0.01)];
+            [ln(0.1), ln(0.4), ln(0.3), ln(0.2), ln(0.97), ln(0.01), ln(0.01), ln(0.01)];
         let next = search.step(&mut second, 4, &config, &mut stops);
         assert!(next.is_some(), "a second finished beam may come");
         let mut third = [ln(0.25); 8];

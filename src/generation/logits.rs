@@ -222,6 +222,8 @@ pub(super) fn argmax(scores: &[f32]) -> u32 {
 #[cfg(test)]
 #[expect(clippy::float_cmp, reason = "scores are set, halved or doubled")]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     const NO: f32 = f32::NEG_INFINITY;
@@ -315,5 +317,38 @@ mod tests {
     fn the_first_of_equal_scores_is_the_largest() {
         assert_eq!(argmax(&[1.0, 3.0, 3.0, 2.0]), 1);
         assert_eq!(argmax(&[NO, NO]), 0);
+    }
+
+    /// Processed and warped scores against those of the list of processors that `generate()` builds.
+    #[test]
+    fn probabilities_agree_with_transformers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/warpers/warpers.json");
+        let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let cases = golden["cases"].as_array().unwrap();
+        assert!(cases.len() > 100, "{}", cases.len());
+        for case in cases {
+            let model = json!({"do_sample": true, "top_k": 0}).as_object().unwrap().clone();
+            let options = case["options"].as_object().unwrap();
+            let config = GenerationConfig::new(&model, options).unwrap();
+            let mut scores: Vec<f32> = serde_json::from_value(case["logits"].clone()).unwrap();
+            let ids: Vec<u32> = serde_json::from_value(case["input_ids"].clone()).unwrap();
+            Processors::new(&config, ids.len(), 1000).process(&ids, &mut scores);
+            let candidates = warp(&config, &scores);
+            let (exps, sum) = exponentials(&candidates);
+            let mut ours = vec![None; scores.len()];
+            for ((id, _), exp) in candidates.iter().zip(exps) {
+                ours[*id as usize] = Some((exp / sum).ln());
+            }
+            let expected: Vec<Option<f64>> =
+                serde_json::from_value(case["log_probabilities"].clone()).unwrap();
+            let what = format!("{} {} after {ids:?}", case["name"], case["options"]);
+            for (id, (ours, expected)) in ours.iter().zip(&expected).enumerate() {
+                match (ours, expected) {
+                    (None, None) => (),
+                    (Some(ours), Some(expected)) if (ours - expected).abs() < 1e-5 => (),
+                    _ => panic!("{what}: {ours:?} instead of {expected:?} for token {id}"),
+                }
+            }
+        }
     }
 }
