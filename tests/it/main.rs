@@ -14,6 +14,7 @@ mod config;
 mod engine;
 mod examples;
 mod feature_extraction;
+mod generation;
 mod heads;
 mod hub;
 mod invariance;
