@@ -6,6 +6,7 @@ mod classifier;
 mod feature_extraction;
 mod fill_mask;
 mod labels;
+pub mod memory;
 mod models;
 mod multiple_choice;
 mod next_sentence_prediction;
@@ -26,8 +27,10 @@ use arrow::array::{ArrayRef, AsArray, StringViewArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
 
+use crate::auto_class::AutoClass;
 use crate::config::pipeline::{TaskOptions, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
+use crate::models::Dimensions;
 
 pub use feature_extraction::{FeatureExtractionTask, module_names};
 pub use fill_mask::FillMaskTask;
@@ -46,6 +49,7 @@ pub use zero_shot_classification::ZeroShotClassificationTask;
 /// `Hub` when files cannot be had, `Unsupported` or `Model` when they cannot be used, `Config` for an
 /// option that the model cannot serve.
 pub fn resolve(step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+    check_auto_class(step, models)?;
     let unsupported = || {
         Err(Error::new(
             ErrorKind::Unsupported,
@@ -278,6 +282,9 @@ pub trait Task: std::fmt::Debug + Send + Sync {
     /// The size of the weights, without reading them; `None` when they are not on this machine.
     fn weights(&self) -> Option<WeightSize>;
 
+    /// What the configuration says of the model's sizes; `None` for a task without a model.
+    fn dimensions(&self) -> Option<&Dimensions>;
+
     /// What plans, reports and lineage say.
     fn summary(&self) -> &ModelSummary;
 }
@@ -303,6 +310,27 @@ pub trait TaskModel: Send + Sync {
 
     /// The size of the loaded weights.
     fn weights(&self) -> WeightSize;
+}
+
+/// Checks the two values of `auto_class` that depend on the model; all others are the task's own.
+fn check_auto_class(step: &TaskStep, models: &Models) -> Result<()> {
+    let class = match step.auto_class.as_deref() {
+        Some("AutoModelForT5") => return models.resolve(&step.model)?.config().require_t5(),
+        Some("AutoModelWithLMHead") => models.resolve(&step.model)?.config().with_lm_head()?,
+        _ => return Ok(()),
+    };
+    let wanted = match &step.options {
+        TaskOptions::FillMask(_) | TaskOptions::SparseEncoding(_) => AutoClass::MaskedLM,
+        TaskOptions::Text2TextGeneration(_) => AutoClass::Seq2SeqLM,
+        _ => AutoClass::CausalLM,
+    };
+    if class == wanted {
+        return Ok(());
+    }
+    let task = step.options.task_id();
+    let message =
+        format!("`AutoModelWithLMHead` is `{class}` for this model, `{task}` needs `{wanted}`");
+    Err(Error::new(ErrorKind::Config, message).hint(format!("write `auto_class: {wanted}`")))
 }
 
 /// Whether a column of this type holds text: Utf8, LargeUtf8, Utf8View or a dictionary of one of them.
