@@ -10,6 +10,7 @@ use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::bert::{BertConfig, BertModel};
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
+use crate::models::gpt2::{Gpt2Config, Gpt2Model};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
 use crate::models::roberta::{roberta_config, xlm_roberta_config};
 use crate::models::{Backbone, Dimensions, Fields, HeadLayout};
@@ -48,7 +49,7 @@ pub struct FamilyHead {
 }
 
 /// Every `model_type` that this version implements, in alphabetical order.
-pub static FAMILIES: [Family; 6] = [
+pub static FAMILIES: [Family; 7] = [
     Family {
         model_type: "bert",
         architecture: "Bert",
@@ -82,6 +83,23 @@ pub static FAMILIES: [Family; 6] = [
             Ok(Box::new(DistilBertModel::load(vb, &config).map_err(cannot_load)?))
         },
         heads: &heads::DISTILBERT,
+    },
+    Family {
+        model_type: "gpt2",
+        architecture: "GPT2",
+        base_model_prefix: "transformer",
+        attribute_map: &[
+            ("hidden_size", "n_embd"),
+            ("max_position_embeddings", "n_positions"),
+            ("num_attention_heads", "n_head"),
+            ("num_hidden_layers", "n_layer"),
+        ],
+        dimensions: |fields| Ok(Gpt2Config::new(fields)?.dimensions()),
+        auto_model: |fields, vb| {
+            let config = Gpt2Config::new(fields)?;
+            Ok(Box::new(Gpt2Model::load(vb, &config).map_err(cannot_load)?))
+        },
+        heads: &heads::GPT2,
     },
     Family {
         model_type: "mpnet",
@@ -197,8 +215,9 @@ mod tests {
         assert_eq!(names, sorted);
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         for name in names {
+            let places = [golden.join(name), golden.join("heads").join(name).join("model")];
             assert!(
-                golden.join(name).join("golden.safetensors").is_file(),
+                places.iter().any(|dir| dir.join("golden.safetensors").is_file()),
                 "no golden for `{name}`"
             );
         }
@@ -226,7 +245,8 @@ mod tests {
             ("XLMRobertaModel", Some("xlm-roberta")),
             ("RobertaForSequenceClassification", Some("roberta")),
             ("BertweetModel", None),
-            ("GPT2Model", None),
+            ("GPT2LMHeadModel", Some("gpt2")),
+            ("LlamaModel", None),
         ] {
             let family = Family::by_architecture(architecture);
             assert_eq!(family.map(|f| f.model_type), model_type, "{architecture}");

@@ -8,11 +8,13 @@
     reason = "a test that panics has failed, and says why"
 )]
 
+mod chat;
 mod cli;
 mod config;
 mod engine;
 mod examples;
 mod feature_extraction;
+mod generation;
 mod heads;
 mod hub;
 mod invariance;
