@@ -2,6 +2,7 @@
 //! alone and turns rows into [`EncodedRow`]s; its [`TaskModel`] holds weights and turns a batch of their
 //! [`Sequence`]s into an Arrow array. Not here: batching, order, workers (`crate::engine`).
 
+mod characters;
 mod classifier;
 mod feature_extraction;
 mod fill_mask;
@@ -10,11 +11,14 @@ pub mod memory;
 mod models;
 mod multiple_choice;
 mod next_sentence_prediction;
+mod question_answering;
 mod rerank;
 mod sparse_encoding;
 mod text_classification;
 mod text_input;
+mod token_classification;
 mod token_count;
+mod token_logits;
 mod zero_shot_classification;
 
 use std::any::Any;
@@ -37,9 +41,11 @@ pub use fill_mask::FillMaskTask;
 pub use models::{Models, ResolvedModel};
 pub use multiple_choice::MultipleChoiceTask;
 pub use next_sentence_prediction::NextSentencePredictionTask;
+pub use question_answering::QuestionAnsweringTask;
 pub use rerank::RerankTask;
 pub use sparse_encoding::SparseEncodingTask;
 pub use text_classification::TextClassificationTask;
+pub use token_classification::TokenClassificationTask;
 pub use token_count::TokenCountTask;
 pub use zero_shot_classification::ZeroShotClassificationTask;
 
@@ -67,8 +73,12 @@ pub fn resolve(step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
             Arc::new(ZeroShotClassificationTask::resolve(step, options, models)?)
         }
         TaskOptions::Rerank(options) => Arc::new(RerankTask::resolve(step, options, models)?),
-        TaskOptions::TokenClassification(_) => return unsupported(),
-        TaskOptions::QuestionAnswering(_) => return unsupported(),
+        TaskOptions::TokenClassification(options) => {
+            Arc::new(TokenClassificationTask::resolve(step, options, models)?)
+        }
+        TaskOptions::QuestionAnswering(options) => {
+            Arc::new(QuestionAnsweringTask::resolve(step, options, models)?)
+        }
         TaskOptions::FillMask(options) => Arc::new(FillMaskTask::resolve(step, options, models)?),
         TaskOptions::SparseEncoding(options) => {
             Arc::new(SparseEncodingTask::resolve(step, options, models)?)
