@@ -178,6 +178,23 @@ impl AutoConfig {
         self.id2label().len()
     }
 
+    /// The same configuration for a head of `rows` labels. Old checkpoints state `num_labels` beside an
+    /// `id2label` of another length: where their head has as many rows as the former says, labels without
+    /// a name get one. Any other number is left for the loader to refuse.
+    #[must_use]
+    pub(super) fn with_labels_of(mut self, rows: usize) -> Self {
+        let stated = self.json.get("num_labels").and_then(Value::as_u64);
+        let mut labels = self.id2label();
+        if labels.len() < rows && stated == Some(rows as u64) {
+            labels.extend((labels.len()..rows).map(|id| format!("LABEL_{id}")));
+            let labels = labels.into_iter().enumerate();
+            let labels: Map<String, Value> =
+                labels.map(|(id, label)| (id.to_string(), label.into())).collect();
+            self.json.insert("id2label".to_owned(), labels.into());
+        }
+        self
+    }
+
     /// `problem_type`, if the configuration says it.
     pub fn problem_type(&self) -> Option<&str> {
         self.json.get("problem_type").and_then(Value::as_str)

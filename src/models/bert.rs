@@ -185,6 +185,7 @@ impl BertLayer {
                 num_heads: self.num_attention_heads,
                 scale: 1.0 / (head_dim as f64).sqrt(),
                 bias: None,
+                distance: None,
                 causal: false,
                 output_attentions,
             },
@@ -294,6 +295,10 @@ impl Backbone for BertModel {
 
     fn dimensions(&self) -> &Dimensions {
         &self.dimensions
+    }
+
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        Some(self.embeddings.word_embeddings.weight())
     }
 
     fn has_pooler(&self) -> bool {

@@ -4,6 +4,7 @@
 
 mod config;
 mod decoder;
+mod heads;
 pub mod bert;
 pub mod roberta;
 pub mod distilbert;
@@ -13,6 +14,7 @@ use candle_core::{Result, Tensor};
 
 pub use config::Fields;
 pub use decoder::{Decoder, DecoderState};
+pub use heads::{Epsilon, Head, HeadLayout, HeadSizes, Layer, Reads};
 
 use crate::nn::{ModelInputs, PositionIds, Ragged};
 
@@ -71,6 +73,12 @@ pub trait Backbone: Send + Sync {
 
     /// Whether the checkpoint has a pooler.
     fn has_pooler(&self) -> bool;
+
+    /// The table of word embeddings, `(vocab_size, hidden_size)`, that a head over the vocabulary is tied
+    /// to; `None` where there are no tokens.
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        None
+    }
 
     /// Features of a hidden state.
     fn hidden_size(&self) -> usize {

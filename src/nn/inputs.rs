@@ -71,6 +71,8 @@ pub struct ModelInputs {
     pub position_ids: Tensor,
     /// The rows.
     pub lengths: Lengths,
+    /// Token ids in host memory, for heads that look for one.
+    ids: Arc<[u32]>,
     /// Made when the first layer asks for it, then shared by all layers.
     padding: OnceLock<Padding>,
 }
@@ -125,7 +127,7 @@ pub enum PositionIds {
 }
 
 impl ModelInputs {
-    /// Builds inputs from rows of `(input_ids, token_type_ids)`.
+    /// Builds inputs from rows of `(input_ids, token_type_ids)`; segments that are not given are 0.
     ///
     /// # Errors
     /// When the device cannot hold the tensors.
@@ -138,10 +140,10 @@ impl ModelInputs {
             (Vec::new(), Vec::new(), Vec::new());
         let mut lengths = Vec::new();
         for (ids, type_ids) in rows {
-            debug_assert_eq!(ids.len(), type_ids.len());
             lengths.push(ids.len());
             input_ids.extend_from_slice(ids);
-            token_type_ids.extend_from_slice(type_ids);
+            token_type_ids.extend_from_slice(&type_ids[..type_ids.len().min(ids.len())]);
+            token_type_ids.resize(input_ids.len(), 0);
             match positions {
                 PositionIds::FromZero => position_ids.extend(0..ids.len() as u32),
                 PositionIds::AfterPadding { padding_idx } => {
@@ -159,12 +161,18 @@ impl ModelInputs {
         }
         let total = input_ids.len();
         Ok(Self {
+            ids: input_ids.as_slice().into(),
             input_ids: Tensor::from_vec(input_ids, total, device)?,
             token_type_ids: Tensor::from_vec(token_type_ids, total, device)?,
             position_ids: Tensor::from_vec(position_ids, total, device)?,
             lengths: Lengths::new(lengths),
             padding: OnceLock::new(),
         })
+    }
+
+    /// The token ids of row `row`, in host memory.
+    pub fn row_ids(&self, row: usize) -> &[u32] {
+        &self.ids[self.lengths.range(row)]
     }
 
     /// The way to the padded layout and back, built once for these inputs.

@@ -13,7 +13,9 @@ mod linear;
 mod pooling;
 
 pub use activation::Activation;
-pub use attention::{AttentionOptions, AttentionOutput, attention, attention_over};
+pub use attention::{
+    AttentionOptions, AttentionOutput, DistanceEmbedding, attention, attention_over,
+};
 pub use embedding::Embedding;
 pub use inputs::{Lengths, ModelInputs, Padding, PositionIds, Ragged};
 pub use kv_cache::KvCache;

@@ -31,7 +31,12 @@ import cases_models  # noqa: F401
 import cases_pictures  # noqa: F401
 import cases_rows  # noqa: F401
 import cases_sentence  # noqa: F401
+import cases_tasks  # noqa: F401
+import cases_tasks_chat  # noqa: F401
+import cases_tasks_generation  # noqa: F401
+import cases_tasks_images  # noqa: F401
 import cases_tokenizers  # noqa: F401
+import cases_windows  # noqa: F401
 from tools import CASES, make
 
 

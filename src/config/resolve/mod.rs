@@ -8,6 +8,7 @@ mod path;
 mod sink;
 mod source;
 mod steps;
+mod tasks;
 
 use std::path::{Path, PathBuf};
 
