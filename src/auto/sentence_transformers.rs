@@ -160,7 +160,7 @@ impl SentenceTransformer {
                     };
                     match (index, kind.rsplit('.').next().unwrap_or(kind)) {
                         (0, "Transformer" | "MLMTransformer") => {
-                            transformer = folder(snapshot, path)?
+                            transformer = folder(snapshot, path)?;
                         }
                         (1.., "Pooling") => modules.push(Module::Pooling(pooling(snapshot, path)?)),
                         (1.., "Dense") => modules.push(Module::Dense(dense(snapshot, path)?)),

@@ -64,12 +64,6 @@ const LATER: &[Later] = &[
         message: "`schedule` is not available in this version",
         hint: "remove it, and call `hfauto-pipe run` from cron or a systemd timer",
     },
-    Later {
-        path: &["tests"],
-        refused: given,
-        message: "`tests` is not available in this version",
-        hint: "remove it, and try the pipeline with `hfauto-pipe run --limit`",
-    },
 ];
 
 /// A key that is written is refused, whatever its value; a null counts as not written.

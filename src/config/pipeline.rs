@@ -25,6 +25,8 @@ pub struct Pipeline {
     pub sink: SinkSpec,
     /// Settings of the run.
     pub run: RunSpec,
+    /// Tests of the pipeline.
+    pub tests: Vec<TestSpec>,
 }
 
 impl Pipeline {
@@ -284,6 +286,43 @@ impl Compression {
             Self::Lz4 => "lz4",
         }
     }
+}
+
+/// A test of the pipeline: rows in, expectations of the rows that come out.
+#[derive(Clone, Debug)]
+pub struct TestSpec {
+    /// Its name.
+    pub name: String,
+    /// The rows that are read instead of the source.
+    pub rows: Vec<serde_json::Map<String, serde_json::Value>>,
+    /// What must hold of the result.
+    pub expect: Vec<Expectation>,
+    /// Where it is written.
+    pub location: String,
+}
+
+/// What must hold of a column.
+#[derive(Clone, Debug)]
+pub struct Expectation {
+    /// The column, and the way to a part of its values.
+    pub column: String,
+    /// The row, from 0; `None` means every row.
+    pub row: Option<usize>,
+    /// What must hold of the value.
+    pub check: Check,
+}
+
+/// What must hold of a value.
+#[derive(Clone, Debug)]
+pub enum Check {
+    /// It is this; numbers may be so far away.
+    Equals(serde_json::Value, f64),
+    /// It is a list or a text of this length.
+    Length(usize),
+    /// It is a text or a list with this in it.
+    Contains(serde_json::Value),
+    /// It is null, or it is not.
+    IsNull(bool),
 }
 
 /// Settings of a run.

@@ -234,10 +234,21 @@ pub struct RawTest {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawExpectation {
-    /// The column.
+    /// The column; `sentiment.label` is a field of a struct, `entities.0.word` of a struct in a list.
     pub column: String,
-    /// The length of every list in it, such as the dimensions of an embedding.
+    /// The row, from 0. Default: every row.
+    pub row: Option<u64>,
+    /// The value, as JSON: structs are mappings. Numbers may be `tolerance` away.
+    pub equals: Option<serde_json::Value>,
+    /// How far a number of `equals` may be away. Default: 0.0001.
+    #[schemars(range(min = 0))]
+    pub tolerance: Option<f64>,
+    /// The length of a list, such as the dimensions of an embedding, or the characters of a text.
     pub length: Option<u64>,
+    /// A part of a text, or an entry of a list.
+    pub contains: Option<serde_json::Value>,
+    /// Whether the value is null.
+    pub is_null: Option<bool>,
 }
 
 /// A string, or a list of strings.
@@ -406,7 +417,7 @@ written_in_several_ways! { RawEarlyStopping "RawEarlyStopping" "`true`, `false` 
     }
 } json_schema!({
     "description": "When a beam search ends.",
-    "enum": [true, false, "never"],
+    "anyOf": [{"type": "boolean"}, {"type": "string", "enum": ["never"]}],
 }) }
 
 written_in_several_ways! { TokenIds "TokenIds" "a token id or a list of token ids" {

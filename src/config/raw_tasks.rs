@@ -366,7 +366,7 @@ macro_rules! generating_task {
                 /// generation_config.json, else false.
                 do_sample: Option<bool>,
                 /// How random: below 1 less, above 1 more.
-                #[schemars(extend("exclusiveMinimum" = 0))]
+                #[schemars(range(min = 0))]
                 temperature: Option<f64>,
                 /// Draw from the so many best tokens; 0 is no bound.
                 top_k: Option<u64>,
@@ -377,7 +377,7 @@ macro_rules! generating_task {
                 #[schemars(range(min = 0, max = 1))]
                 min_p: Option<f64>,
                 /// Above 1, tokens that were there before become less likely.
-                #[schemars(extend("exclusiveMinimum" = 0))]
+                #[schemars(range(min = 0))]
                 repetition_penalty: Option<f64>,
                 /// No run of so many tokens comes twice; 0 is no bound.
                 no_repeat_ngram_size: Option<u64>,

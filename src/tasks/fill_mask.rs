@@ -121,16 +121,16 @@ fn target_ids(model: &ResolvedModel, targets: &[String]) -> Result<Vec<u32>> {
             continue;
         }
         let options = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
-        match tokenizer.encode(target, &options)?.input_ids.first() {
-            Some(&id) => {
-                let piece = tokenizer.id_to_token(id).unwrap_or_default();
-                tracing::warn!(
-                    "the target `{target}` is no token of the model: `{piece}` is looked for instead"
-                );
-                ids.insert(id);
-            }
-            None => tracing::warn!("the target `{target}` has no token and is left out"),
-        }
+        let pieces = tokenizer.encode(target, &options)?.input_ids;
+        let Some(&id) = pieces.first() else {
+            tracing::warn!("the target `{target}` has no token and is left out");
+            continue;
+        };
+        let piece = tokenizer.id_to_token(id).unwrap_or_default();
+        tracing::warn!(
+            "the target `{target}` is no token of the model: `{piece}` is looked for instead"
+        );
+        ids.insert(id);
     }
     if ids.is_empty() {
         return Err(Error::new(ErrorKind::Config, "none of the `targets` is a token of the model"));

@@ -62,28 +62,27 @@ impl MultipleChoiceTask {
         let field = Field::new(&step.output, DataType::Struct(fields(logits)), true);
         Ok(Self { classifier, input, columns, field: Arc::new(field), logits, summary })
     }
+}
 
-    /// The choices of every row; `None` where one of them is null.
-    fn choices(&self, columns: &[ArrayRef]) -> Result<Vec<Option<Vec<String>>>> {
-        let rows = columns.first().map_or(0, Array::len);
-        if let [_, list] = columns
-            && is_list(list.data_type())
-        {
-            let wrong =
-                |e| Error::new(ErrorKind::Internal, "choices are not a list of texts").source(e);
-            let item = Arc::new(Field::new_list_field(DataType::Utf8View, true));
-            let list = cast(list, &DataType::List(item)).map_err(wrong)?;
-            let list = list.as_list::<i32>();
-            return Ok((0..rows)
-                .map(|row| list.is_valid(row).then(|| texts(list.value(row).as_string_view()))?)
-                .collect());
-        }
-        let texts = columns[1..].iter().map(text_column).collect::<Result<Vec<_>>>()?;
-        let choice = |column: &StringViewArray, row| {
-            column.is_valid(row).then(|| column.value(row).to_owned())
-        };
-        Ok((0..rows).map(|row| texts.iter().map(|column| choice(column, row)).collect()).collect())
+/// The choices of every row; `None` where one of them is null.
+fn choices(columns: &[ArrayRef]) -> Result<Vec<Option<Vec<String>>>> {
+    let rows = columns.first().map_or(0, Array::len);
+    if let [_, list] = columns
+        && is_list(list.data_type())
+    {
+        let wrong =
+            |e| Error::new(ErrorKind::Internal, "choices are not a list of texts").source(e);
+        let item = Arc::new(Field::new_list_field(DataType::Utf8View, true));
+        let list = cast(list, &DataType::List(item)).map_err(wrong)?;
+        let list = list.as_list::<i32>();
+        return Ok((0..rows)
+            .map(|row| list.is_valid(row).then(|| texts(list.value(row).as_string_view()))?)
+            .collect());
     }
+    let texts = columns[1..].iter().map(text_column).collect::<Result<Vec<_>>>()?;
+    let choice =
+        |column: &StringViewArray, row| column.is_valid(row).then(|| column.value(row).to_owned());
+    Ok((0..rows).map(|row| texts.iter().map(|column| choice(column, row)).collect()).collect())
 }
 
 /// The texts of a list, unless one is null.
@@ -150,7 +149,7 @@ impl Task for MultipleChoiceTask {
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
         let prompts = text_column(&columns[0])?;
-        let choices = self.choices(columns)?;
+        let choices = choices(columns)?;
         choices
             .into_par_iter()
             .enumerate()
@@ -203,7 +202,7 @@ impl Task for MultipleChoiceTask {
         if self.logits {
             arrays.push(list(logits.to_vec()));
         }
-        let nulls = NullBuffer::from_iter(results.rows.iter().map(Option::is_some));
+        let nulls = results.rows.iter().map(Option::is_some).collect::<NullBuffer>();
         Ok(Arc::new(StructArray::new(fields(self.logits), arrays, Some(nulls))))
     }
 

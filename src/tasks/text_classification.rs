@@ -121,7 +121,7 @@ impl Task for TextClassificationTask {
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
-        self.input.encode_rows(columns, first_row, |texts| self.input.encode(texts))
+        self.input.encode_rows(columns, first_row, |texts| self.input.encode_optional_pair(texts))
     }
 
     fn output_bytes(&self, _tokens: usize) -> usize {

@@ -73,6 +73,15 @@ impl TextInput {
         Ok(EncodedRow { truncated, ..sequence.into() })
     }
 
+    /// As [`TextInput::encode`], save that an empty second text is none, as `tokenizer(text, text_pair="")`
+    /// of transformers has it.
+    pub(super) fn encode_optional_pair(&self, texts: &[&str]) -> Result<EncodedRow> {
+        match texts {
+            [text, ""] => self.encode(&[text]),
+            texts => self.encode(texts),
+        }
+    }
+
     /// The tokens of one text or one pair.
     pub(super) fn encoding(&self, texts: &[&str]) -> Result<Encoding> {
         let options = EncodeOptions {

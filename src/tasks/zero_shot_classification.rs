@@ -160,7 +160,7 @@ impl Task for ZeroShotClassificationTask {
             builder.push(order.into_iter().map(|i| (self.labels[i].as_str(), scores[i])));
         }
         let (field, offsets, values, _) = builder.finish_lists().into_parts();
-        let nulls = NullBuffer::from_iter(results.rows.iter().map(Option::is_some));
+        let nulls = results.rows.iter().map(Option::is_some).collect::<NullBuffer>();
         Ok(Arc::new(ListArray::new(field, offsets, values, Some(nulls))))
     }
 

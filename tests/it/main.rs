@@ -20,6 +20,7 @@ mod parity;
 mod sink;
 mod source;
 mod support;
+mod tasks;
 mod tidy;
 mod tokenizers;
 mod windows;

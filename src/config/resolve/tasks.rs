@@ -387,6 +387,19 @@ impl Resolver<'_> {
                     .related(at.key("max_new_tokens").value, "at most so many"),
             );
         }
+        for (key, value) in
+            [("temperature", raw.temperature), ("repetition_penalty", raw.repetition_penalty)]
+        {
+            if value.is_some_and(|value| value <= 0.0) {
+                let message = format!("`{key}` is not more than 0");
+                let problem = Diagnostic::new(at.key(key).value, message);
+                self.report.push(if key == "temperature" {
+                    problem.hint("write `do_sample: false` for the best token each time")
+                } else {
+                    problem
+                });
+            }
+        }
         let only_sampling = [
             ("temperature", raw.temperature.is_some()),
             ("top_k", raw.top_k.is_some()),
