@@ -1,7 +1,7 @@
 //! How a picture is to be turned: EXIF's orientation, else XMP's, as Pillow's `exif_transpose` finds it.
 //!
 //! # Source
-//! `Image.getexif` in `src/PIL/Image.py`, `exif_transpose` in `src/PIL/ImageOps.py` of Pillow 12.
+//! `Image.getexif` in `src/PIL/Image.py`, `exif_transpose` in `src/PIL/ImageOps.py` of Pillow 13.
 
 use std::io::Read;
 
