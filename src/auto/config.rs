@@ -346,7 +346,7 @@ mod tests {
             text,
             "model_type `rberta` in config.json is not implemented; the nearest name is `roberta`\n\
              hint: implemented model types are: \
-             bert, camembert, distilbert, mpnet, roberta, xlm-roberta"
+             bert, camembert, deit, distilbert, mpnet, roberta, vit, xlm-roberta"
         );
         let (_, text) = refused(json!({"model_type": "gpt2"}), json!({}));
         assert!(text.contains("`gpt2`") && !text.contains("nearest"), "{text}");

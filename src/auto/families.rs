@@ -9,9 +9,11 @@ use super::heads;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::bert::{BertConfig, BertModel};
+use crate::models::deit::deit_config;
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
 use crate::models::roberta::{roberta_config, xlm_roberta_config};
+use crate::models::vit::{ViTConfig, ViTModel};
 use crate::models::{Backbone, Dimensions, Fields, HeadLayout};
 
 /// One `model_type` and what each Auto class makes of it.
@@ -41,6 +43,8 @@ pub type LoadBackbone = fn(&Fields<'_>, VarBuilder<'_>) -> Result<Box<dyn Backbo
 pub struct FamilyHead {
     /// The Auto class that loads it.
     pub class: AutoClass,
+    /// The name in `architectures` that chooses this row, where the class has another one too.
+    pub architecture: Option<&'static str>,
     /// Its layers.
     pub layout: HeadLayout,
     /// The architecture that it stands on where that is not what `AutoModel` loads (T5's decoder).
@@ -48,7 +52,7 @@ pub struct FamilyHead {
 }
 
 /// Every `model_type` that this version implements, in alphabetical order.
-pub static FAMILIES: [Family; 6] = [
+pub static FAMILIES: [Family; 8] = [
     Family {
         model_type: "bert",
         architecture: "Bert",
@@ -66,6 +70,15 @@ pub static FAMILIES: [Family; 6] = [
         dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
         auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
         heads: &heads::ROBERTA,
+    },
+    Family {
+        model_type: "deit",
+        architecture: "DeiT",
+        base_model_prefix: "deit",
+        attribute_map: &[],
+        dimensions: |fields| Ok(deit_config(fields)?.dimensions()),
+        auto_model: |fields, vb| vit(&deit_config(fields)?, vb),
+        heads: &heads::DEIT,
     },
     Family {
         model_type: "distilbert",
@@ -105,6 +118,15 @@ pub static FAMILIES: [Family; 6] = [
         heads: &heads::ROBERTA,
     },
     Family {
+        model_type: "vit",
+        architecture: "ViT",
+        base_model_prefix: "vit",
+        attribute_map: &[],
+        dimensions: |fields| Ok(ViTConfig::new(fields)?.dimensions()),
+        auto_model: |fields, vb| vit(&ViTConfig::new(fields)?, vb),
+        heads: &heads::VIT,
+    },
+    Family {
         model_type: "xlm-roberta",
         architecture: "XLMRoberta",
         base_model_prefix: "roberta",
@@ -130,13 +152,16 @@ impl Family {
         })
     }
 
-    /// The head that `class` loads.
+    /// The head that `class` loads, of several the one that `architectures` of `config.json` name.
     ///
     /// # Errors
     /// `Unsupported` when the family has none, with the classes that it has and the model types that have
     /// this one.
-    pub fn head(&self, class: AutoClass) -> Result<&'static FamilyHead> {
-        self.heads.iter().find(|head| head.class == class).ok_or_else(|| {
+    pub fn head(&self, class: AutoClass, architectures: &[&str]) -> Result<&'static FamilyHead> {
+        let of_class = || self.heads.iter().filter(|head| head.class == class);
+        let named =
+            |head: &&FamilyHead| head.architecture.is_some_and(|a| architectures.contains(&a));
+        of_class().find(named).or_else(|| of_class().next()).ok_or_else(|| {
             let with_class: Vec<&str> = FAMILIES
                 .iter()
                 .filter(|family| family.has(class))
@@ -162,7 +187,8 @@ impl Family {
 
     /// The Auto classes that the family has.
     pub fn classes(&self) -> impl Iterator<Item = AutoClass> + '_ {
-        std::iter::once(AutoClass::Model).chain(self.heads.iter().map(|head| head.class))
+        let heads = self.heads.iter().filter(|head| head.architecture.is_none());
+        std::iter::once(AutoClass::Model).chain(heads.map(|head| head.class))
     }
 
     /// All model types, for messages.
@@ -174,6 +200,10 @@ impl Family {
 
 fn bert(config: BertConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(BertModel::load(vb, &config).map_err(cannot_load)?))
+}
+
+fn vit(config: &ViTConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(ViTModel::load(vb, config).map_err(cannot_load)?))
 }
 
 pub(super) fn cannot_load(error: candle_core::Error) -> Error {
@@ -197,8 +227,9 @@ mod tests {
         assert_eq!(names, sorted);
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         for name in names {
+            let places = [golden.join(name), golden.join("heads").join(name).join("model")];
             assert!(
-                golden.join(name).join("golden.safetensors").is_file(),
+                places.iter().any(|place| place.join("golden.safetensors").is_file()),
                 "no golden for `{name}`"
             );
         }
@@ -225,6 +256,9 @@ mod tests {
             ("BertLMHeadModel", Some("bert")),
             ("XLMRobertaModel", Some("xlm-roberta")),
             ("RobertaForSequenceClassification", Some("roberta")),
+            ("DeiTForImageClassificationWithTeacher", Some("deit")),
+            ("ViTModel", Some("vit")),
+            ("ViTMAEModel", None),
             ("BertweetModel", None),
             ("GPT2Model", None),
         ] {

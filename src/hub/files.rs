@@ -28,6 +28,7 @@ const ROOT_FILES: &[&str] = &["modules.json", "config_sentence_transformers.json
 const CONFIG_FILES: &[&str] = &[
     "config.json",
     "generation_config.json",
+    "preprocessor_config.json",
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
@@ -117,7 +118,10 @@ impl Plan {
             for file in TOKENIZER_FILES {
                 plan.ask(&join(encoder, file), has);
             }
-            plan.require_one(encoder, VOCABULARIES, has);
+            // A model of images has an image processor instead.
+            if has(&join(encoder, "preprocessor_config.json")) != Has::Yes {
+                plan.require_one(encoder, VOCABULARIES, has);
+            }
         }
         if need >= Need::Weights {
             plan.weights(encoder, true, dir, has)?;
@@ -316,6 +320,15 @@ mod tests {
             plan(Need::Weights, dir.path(), &["README.md"]).lacking,
             ["config.json", "tokenizer.json", "model.safetensors"]
         );
+    }
+
+    #[test]
+    fn an_image_processor_stands_in_for_a_tokenizer() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = ["config.json", "preprocessor_config.json", "model.safetensors"];
+        let plan = plan(Need::Weights, dir.path(), &repo);
+        assert_eq!(plan.files, repo);
+        assert!(plan.lacking.is_empty(), "{:?}", plan.lacking);
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl ResolvedModel {
     pub fn require(&self, class: AutoClass) -> Result<()> {
         self.config()
             .family()
-            .head(class)
+            .head(class, &self.config().architectures())
             .map(drop)
             .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
     }

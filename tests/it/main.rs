@@ -23,4 +23,5 @@ mod support;
 mod tasks;
 mod tidy;
 mod tokenizers;
+mod vit;
 mod windows;
