@@ -187,9 +187,9 @@ impl AutoImageProcessor {
     /// `(3, height, width)`, f32, on the CPU.
     ///
     /// # Errors
-    /// `Data` for a picture of one row: transformers takes its height for its colours and fails.
+    /// `Internal` when there is no memory for a tensor.
     pub fn preprocess(&self, image: &RgbImage) -> Result<Tensor> {
-        let confused = confused(image)?;
+        let confused = confused(image);
         let mut image = confused.as_ref().unwrap_or(image);
         let resized;
         if let Some((size, resample)) = self.resize {
@@ -244,25 +244,19 @@ fn place(place: usize, from: usize, to: usize) -> Option<usize> {
 }
 
 /// transformers finds the axis of colours by its length: a picture of three rows is taken for one whose
-/// rows are colours, and one of a single row cannot be used.
-fn confused(image: &RgbImage) -> Result<Option<RgbImage>> {
-    match image.height() {
-        1 => Err(Error::new(
-            ErrorKind::Data,
-            "a picture of one row of pixels, which the image processors of transformers cannot read",
-        )),
-        3 => {
-            let (width, pixels) = (image.width(), image.pixels());
-            // From (row, column, colour) to (column, colour, row).
-            let swapped = (0..width).flat_map(|x| {
-                (0..CHANNELS).flat_map(move |channel| {
-                    (0..CHANNELS).map(move |y| pixels[(y * width + x) * CHANNELS + channel])
-                })
-            });
-            Ok(Some(RgbImage::new(CHANNELS, width, swapped.collect())))
-        }
-        _ => Ok(None),
+/// rows are colours. (It fails on one of a single row, which is read here like any other.)
+fn confused(image: &RgbImage) -> Option<RgbImage> {
+    if image.height() != CHANNELS {
+        return None;
     }
+    let (width, pixels) = (image.width(), image.pixels());
+    // From (row, column, colour) to (column, colour, row).
+    let swapped = (0..width).flat_map(|x| {
+        (0..CHANNELS).flat_map(move |channel| {
+            (0..CHANNELS).map(move |y| pixels[(y * width + x) * CHANNELS + channel])
+        })
+    });
+    Some(RgbImage::new(CHANNELS, width, swapped.collect()))
 }
 
 fn class(json: &Map<String, Value>, model_type: Option<&str>) -> Result<&'static Class> {

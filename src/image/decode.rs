@@ -28,7 +28,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage> {
     } else if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
         webp(bytes)?
     } else {
-        let what = if bytes.is_empty() { "no bytes" } else { "not a JPEG, PNG or WebP file" };
+        let what = match ::image::guess_format(bytes) {
+            _ if bytes.is_empty() => "no bytes".to_owned(),
+            Ok(format) => {
+                let name = format.extensions_str().first().unwrap_or(&"").to_uppercase();
+                format!("a {name} file; JPEG, PNG and WebP are read")
+            }
+            Err(_) => "not a JPEG, PNG or WebP file".to_owned(),
+        };
         return Err(Error::new(ErrorKind::Data, what));
     };
     Ok(metadata.turn(image))

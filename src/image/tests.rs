@@ -119,6 +119,10 @@ fn what_is_not_read_is_refused_by_name() {
     assert_eq!(error.to_string(), "a JPEG picture of 65535 by 65535 pixels");
     assert_eq!(
         RgbImage::decode(b"GIF89a").unwrap_err().to_string(),
+        "a GIF file; JPEG, PNG and WebP are read"
+    );
+    assert_eq!(
+        RgbImage::decode(b"a text").unwrap_err().to_string(),
         "not a JPEG, PNG or WebP file"
     );
     assert_eq!(RgbImage::decode(b"").unwrap_err().to_string(), "no bytes");

@@ -193,8 +193,8 @@ fn encoders_agree_with_transformers() {
     }
     for family in &FAMILIES {
         // What sees is in `vit.rs`.
-        let seen = model_types.contains(&family.model_type)
-            || family.has(AutoClass::ImageClassification);
+        let seen =
+            model_types.contains(&family.model_type) || family.has(AutoClass::ImageClassification);
         assert!(seen, "no golden of {}", family.model_type);
     }
     differences.assert_none();

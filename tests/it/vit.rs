@@ -123,7 +123,12 @@ fn pixels_and_models_agree_with_transformers() {
     let mut differences = Differences::default();
     for golden in ImageGolden::all() {
         let processor = golden.processor();
-        assert_eq!(json!(processor.class_name()), golden.json["image_processor"], "{}", golden.name);
+        assert_eq!(
+            json!(processor.class_name()),
+            golden.json["image_processor"],
+            "{}",
+            golden.name
+        );
         let images = golden.pixel_values();
         for (i, ours) in images.iter().enumerate() {
             let expected = golden.output(&format!("pixel_values.{i}")).unwrap();
@@ -244,11 +249,6 @@ fn every_setting_of_an_image_processor_agrees_with_transformers() {
             compared += 1;
         }
         assert!(compared > 0, "{name} compares nothing");
-        for row in golden["errors"].as_array().into_iter().flatten() {
-            let image = read_image(&folder.join(row["row"]["image"].as_str().unwrap()));
-            let error = processor.preprocess(&image).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Data, "{name}");
-        }
     }
     classes.sort();
     classes.dedup();
