@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::models::bert::{BertConfig, BertModel};
 use crate::models::deit::deit_config;
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
+use crate::models::gpt2::{Gpt2Config, Gpt2Model};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
 use crate::models::roberta::{roberta_config, xlm_roberta_config};
 use crate::models::vit::{ViTConfig, ViTModel};
@@ -52,7 +53,7 @@ pub struct FamilyHead {
 }
 
 /// Every `model_type` that this version implements, in alphabetical order.
-pub static FAMILIES: [Family; 8] = [
+pub static FAMILIES: [Family; 9] = [
     Family {
         model_type: "bert",
         architecture: "Bert",
@@ -95,6 +96,23 @@ pub static FAMILIES: [Family; 8] = [
             Ok(Box::new(DistilBertModel::load(vb, &config).map_err(cannot_load)?))
         },
         heads: &heads::DISTILBERT,
+    },
+    Family {
+        model_type: "gpt2",
+        architecture: "GPT2",
+        base_model_prefix: "transformer",
+        attribute_map: &[
+            ("hidden_size", "n_embd"),
+            ("max_position_embeddings", "n_positions"),
+            ("num_attention_heads", "n_head"),
+            ("num_hidden_layers", "n_layer"),
+        ],
+        dimensions: |fields| Ok(Gpt2Config::new(fields)?.dimensions()),
+        auto_model: |fields, vb| {
+            let config = Gpt2Config::new(fields)?;
+            Ok(Box::new(Gpt2Model::load(vb, &config).map_err(cannot_load)?))
+        },
+        heads: &heads::GPT2,
     },
     Family {
         model_type: "mpnet",
@@ -229,7 +247,7 @@ mod tests {
         for name in names {
             let places = [golden.join(name), golden.join("heads").join(name).join("model")];
             assert!(
-                places.iter().any(|place| place.join("golden.safetensors").is_file()),
+                places.iter().any(|dir| dir.join("golden.safetensors").is_file()),
                 "no golden for `{name}`"
             );
         }
@@ -260,7 +278,8 @@ mod tests {
             ("ViTModel", Some("vit")),
             ("ViTMAEModel", None),
             ("BertweetModel", None),
-            ("GPT2Model", None),
+            ("GPT2LMHeadModel", Some("gpt2")),
+            ("LlamaModel", None),
         ] {
             let family = Family::by_architecture(architecture);
             assert_eq!(family.map(|f| f.model_type), model_type, "{architecture}");

@@ -57,8 +57,8 @@ pub use sentence_transformers::{
     Dense, Head, Module, SentenceTransformer, SpladeActivation, SpladePooling, SpladeStrategy,
 };
 pub use tokenizer::{
-    AutoTokenizer, DecodeOptions, EncodeOptions, Encoding, Side, TruncationStrategy, Window,
-    WindowOptions,
+    AutoTokenizer, ChatOptions, ChatTemplate, DecodeOptions, EncodeOptions, Encoding, Side,
+    TruncationStrategy, Window, WindowOptions,
 };
 
 use crate::error::Result;

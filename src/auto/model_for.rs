@@ -12,7 +12,7 @@ use super::snapshot;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot, Weights};
-use crate::models::{Backbone, Fields, Head, HeadSizes, ModelOutput, Want};
+use crate::models::{Backbone, Decoder, Fields, Head, HeadSizes, ModelOutput, Want};
 use crate::nn::ModelInputs;
 
 /// A backbone with a head, of whatever Auto class.
@@ -134,6 +134,20 @@ impl ModelWithHead {
     /// The head.
     pub fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// What generates token by token.
+    ///
+    /// # Errors
+    /// `Unsupported` for an architecture that does not, such as an encoder.
+    pub fn decoder(&self) -> Result<Box<dyn Decoder + '_>> {
+        self.backbone.decoder(&self.head).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("model `{}` does not generate text: it is an encoder", self.name),
+            )
+            .hint("BERT and RoBERTa generate with `is_decoder: true` in config.json")
+        })
     }
 
     /// The device that the weights are on.

@@ -1,4 +1,5 @@
-//! BERT: a post-norm encoder with learned absolute positions and segments.
+//! BERT: a post-norm encoder with learned absolute positions and segments; with `is_decoder`, a decoder of
+//! the same layers.
 //!
 //! # Source
 //! `src/transformers/models/bert/modeling_bert.py` at v4.57.
@@ -7,11 +8,12 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde_json::json;
 
-use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
+use super::causal_lm::{CausalBackbone, CausalLM};
+use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttentionOptions, Embedding, LayerNorm, Lengths, Linear, ModelInputs, PositionIds,
-    attention,
+    Activation, AttentionOptions, DistanceEmbedding, Embedding, KvCache, LayerNorm, Lengths,
+    Linear, ModelInputs, PositionIds, attention_cached,
 };
 
 /// The settings of BERT and of the families that share its encoder.
@@ -37,6 +39,36 @@ pub struct BertConfig {
     pub layer_norm_eps: f64,
     /// How positions are counted.
     pub position_ids: PositionIds,
+    /// What positions do to attention.
+    pub position_embedding_type: PositionEmbeddingType,
+    /// Whether tokens see only those before them, as a language model's do.
+    pub is_decoder: bool,
+}
+
+/// What positions do: `position_embedding_type` of `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PositionEmbeddingType {
+    /// A vector for each position, added to the word's.
+    Absolute,
+    /// A vector for each distance, multiplied with queries.
+    RelativeKey,
+    /// The same, multiplied with queries and with keys.
+    RelativeKeyQuery,
+}
+
+impl PositionEmbeddingType {
+    fn read(fields: &Fields<'_>) -> error::Result<Self> {
+        match fields.text("position_embedding_type", "absolute")? {
+            "absolute" => Ok(Self::Absolute),
+            "relative_key" => Ok(Self::RelativeKey),
+            "relative_key_query" => Ok(Self::RelativeKeyQuery),
+            other => Err(error::Error::new(
+                error::ErrorKind::Unsupported,
+                format!("`position_embedding_type: {other}` in config.json is not implemented"),
+            )
+            .hint("implemented are: absolute, relative_key, relative_key_query")),
+        }
+    }
 }
 
 impl BertConfig {
@@ -55,8 +87,6 @@ impl BertConfig {
         vocab_size: usize,
         position_ids: PositionIds,
     ) -> error::Result<Self> {
-        fields.only("position_embedding_type", &json!("absolute"))?;
-        fields.only("is_decoder", &json!(false))?;
         fields.only("add_cross_attention", &json!(false))?;
         let config = Self {
             vocab_size: fields.size("vocab_size", vocab_size)?,
@@ -69,6 +99,8 @@ impl BertConfig {
             type_vocab_size: fields.size("type_vocab_size", 2)?,
             layer_norm_eps: fields.epsilon("layer_norm_eps", 1e-12)?,
             position_ids,
+            position_embedding_type: PositionEmbeddingType::read(fields)?,
+            is_decoder: fields.flag("is_decoder", false)?,
         };
         fields.divides(
             ("hidden_size", config.hidden_size),
@@ -102,6 +134,7 @@ struct BertEmbeddings {
     position_embeddings: Embedding,
     token_type_embeddings: Embedding,
     layer_norm: LayerNorm,
+    absolute: bool,
 }
 
 impl BertEmbeddings {
@@ -116,12 +149,16 @@ impl BertEmbeddings {
                 config.hidden_size,
                 config.layer_norm_eps,
             )?,
+            absolute: config.position_embedding_type == PositionEmbeddingType::Absolute,
         })
     }
 
     fn forward(&self, inputs: &ModelInputs) -> Result<Tensor> {
         let words = self.word_embeddings.forward(&inputs.input_ids)?;
         let types = self.token_type_embeddings.forward(&inputs.token_type_ids)?;
+        if !self.absolute {
+            return self.layer_norm.forward(&(words + types)?);
+        }
         let positions = self.position_embeddings.forward(&inputs.position_ids)?;
         self.layer_norm.forward_residual(&(words + types)?, &positions)
     }
@@ -137,6 +174,9 @@ struct BertLayer {
     output_dense: Linear,
     output_layer_norm: LayerNorm,
     num_attention_heads: usize,
+    /// `attention.self.distance_embedding`, and whether keys are multiplied with it too.
+    distance_embedding: Option<(Embedding, bool)>,
+    causal: bool,
 }
 
 impl BertLayer {
@@ -146,7 +186,18 @@ impl BertLayer {
         let qkv = ["query", "key", "value"]
             .map(|name| Linear::load(vb.pp("attention.self").pp(name), hidden, hidden, true));
         let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
+        let distances = || {
+            let vb = vb.pp("attention.self.distance_embedding");
+            let head_dim = hidden / config.num_attention_heads;
+            Embedding::load(vb, 2 * config.max_position_embeddings - 1, head_dim)
+        };
+        let distance_embedding = match config.position_embedding_type {
+            PositionEmbeddingType::Absolute => None,
+            PositionEmbeddingType::RelativeKey => Some((distances()?, false)),
+            PositionEmbeddingType::RelativeKeyQuery => Some((distances()?, true)),
+        };
         Ok(Self {
+            distance_embedding,
             attention_self: Linear::fuse(&qkv)?,
             attention_output_dense: Linear::load(
                 vb.pp("attention.output.dense"),
@@ -165,6 +216,7 @@ impl BertLayer {
             output_dense: Linear::load(vb.pp("output.dense"), intermediate, hidden, true)?,
             output_layer_norm: norm("output.LayerNorm")?,
             num_attention_heads: config.num_attention_heads,
+            causal: config.is_decoder,
         })
     }
 
@@ -172,22 +224,26 @@ impl BertLayer {
         &self,
         hidden_states: &Tensor,
         inputs: &ModelInputs,
+        cache: Option<&mut KvCache>,
         output_attentions: bool,
     ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
         let hidden_size = hidden_states.dim(1)?;
         let qkv = self.attention_self.forward(hidden_states)?; // (total_tokens, 3 * hidden_size)
         let head_dim = hidden_size / self.num_attention_heads;
-        let context = attention(
+        let context = attention_cached(
             &qkv.narrow(1, 0, hidden_size)?,
             &qkv.narrow(1, hidden_size, hidden_size)?,
             &qkv.narrow(1, 2 * hidden_size, hidden_size)?,
             inputs,
+            cache,
             AttentionOptions {
                 num_heads: self.num_attention_heads,
                 scale: 1.0 / (head_dim as f64).sqrt(),
                 bias: None,
-                distance: None,
-                causal: false,
+                distance: self.distance_embedding.as_ref().map(|(table, with_keys)| {
+                    DistanceEmbedding { table: table.weight(), with_keys: *with_keys }
+                }),
+                causal: self.causal,
                 output_attentions,
             },
         )?;
@@ -259,6 +315,7 @@ pub struct BertModel {
     encoder_layer: Vec<BertLayer>,
     pooler: Option<Pooler>,
     dimensions: Dimensions,
+    is_decoder: bool,
 }
 
 impl BertModel {
@@ -275,6 +332,7 @@ impl BertModel {
                 .collect::<Result<_>>()?,
             pooler: Pooler::load(vb, config.hidden_size)?,
             dimensions: config.dimensions(),
+            is_decoder: config.is_decoder,
         })
     }
 }
@@ -285,7 +343,8 @@ impl Backbone for BertModel {
         let mut hidden_states = self.embeddings.forward(inputs)?;
         recorder.hidden_state(&hidden_states);
         for layer in &self.encoder_layer {
-            let (output, attentions) = layer.forward(&hidden_states, inputs, want.attentions)?;
+            let (output, attentions) =
+                layer.forward(&hidden_states, inputs, None, want.attentions)?;
             hidden_states = output;
             recorder.hidden_state(&hidden_states);
             recorder.attentions(attentions);
@@ -304,5 +363,24 @@ impl Backbone for BertModel {
 
     fn has_pooler(&self) -> bool {
         self.pooler.is_some()
+    }
+
+    fn decoder<'a>(&'a self, head: &'a Head) -> Option<Box<dyn Decoder + 'a>> {
+        let device = self.embeddings.word_embeddings.weight().device();
+        let decoder = CausalLM::new(self, head, device);
+        self.is_decoder.then(|| Box::new(decoder) as Box<dyn Decoder>)
+    }
+}
+
+impl CausalBackbone for BertModel {
+    fn forward_cached(&self, inputs: &ModelInputs, caches: &mut [KvCache]) -> Result<Tensor> {
+        if caches.len() != self.encoder_layer.len() {
+            bail!("{} layers got {} caches", self.encoder_layer.len(), caches.len());
+        }
+        let mut hidden_states = self.embeddings.forward(inputs)?;
+        for (layer, cache) in self.encoder_layer.iter().zip(caches) {
+            (hidden_states, _) = layer.forward(&hidden_states, inputs, Some(cache), false)?;
+        }
+        Ok(hidden_states)
     }
 }

@@ -3,8 +3,8 @@
 //! Every other layer sees tokens; only this one sees rows. The eager kernels are the reference: one pads
 //! the bucket, one goes row by row where queries and keys differ in number; the kernel for host memory
 //! goes row by row and never touches padding. Not here: the projections around it, which are the
-//! architectures' own. The entries are [`attention`] for a row over itself and [`attention_over`] for
-//! queries over other keys: a cache, or an encoder's states.
+//! architectures' own. The entries are [`attention`] for a row over itself, [`attention_over`] for queries
+//! over other keys (a cache, or an encoder's states), and [`attention_cached`] for a decoder's own tokens.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -117,6 +117,32 @@ pub fn attention_over(
         per_row(q, queries, &keys, options)
     } else {
         eager_rows(q, queries, &keys, options)
+    }
+}
+
+/// Attention of new tokens over those of their own row: themselves and, with a cache, all that it holds.
+/// The keys and values go into the cache, as rows of their own when it has none.
+///
+/// # Shapes
+/// As [`attention`].
+///
+/// # Errors
+/// As [`attention`] and [`attention_over`].
+pub fn attention_cached(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    inputs: &ModelInputs,
+    cache: Option<&mut KvCache>,
+    options: AttentionOptions<'_>,
+) -> Result<AttentionOutput> {
+    let Some(cache) = cache else { return attention(q, k, v, inputs, options) };
+    let first = cache.is_empty();
+    cache.append(k, v, &inputs.lengths)?;
+    if first {
+        attention(q, k, v, inputs, options)
+    } else {
+        attention_over(q, &inputs.lengths, cache, options)
     }
 }
 

@@ -25,7 +25,8 @@ TEXT = text_rows(*TEXTS)
 
 
 def loaded(cls, path, change):
-    return change(cls.from_pretrained(path).eval()), AutoTokenizer.from_pretrained(path)
+    # Eager attention: the other one takes no notice of `scale_attn_by_inverse_layer_idx`.
+    return change(cls.from_pretrained(path, attn_implementation="eager").eval()), AutoTokenizer.from_pretrained(path)
 
 
 def with_logits(net, keep):

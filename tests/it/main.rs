@@ -8,13 +8,16 @@
     reason = "a test that panics has failed, and says why"
 )]
 
+mod chat;
 mod cli;
 mod config;
 mod engine;
 mod examples;
 mod feature_extraction;
+mod generation;
 mod heads;
 mod hub;
+mod image_classification;
 mod invariance;
 mod parity;
 mod sink;
