@@ -12,6 +12,7 @@ its function), with random weights large enough that a mistake shows, and
   golden.safetensors   the outputs, f32 (README.md lists the names)
   tokens.json          ids of many strings, special tokens added, no truncation (plain models only)
 
+(The cases `heads/…` and `images` have their own names in these files, which README.md lists.)
 Each text is computed alone, without padding, in eval mode, in f32, with eager attention, from
 the directory as it was written. Seeds follow from the names of the cases: the same libraries
 give the same files.
@@ -24,7 +25,9 @@ import argparse
 import torch
 import transformers
 
-import cases_models  # noqa: F401 (registers its cases)
+import cases_heads  # noqa: F401 (registers its cases)
+import cases_images  # noqa: F401
+import cases_models  # noqa: F401
 import cases_rows  # noqa: F401
 import cases_sentence  # noqa: F401
 import cases_tokenizers  # noqa: F401

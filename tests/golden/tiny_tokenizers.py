@@ -10,9 +10,10 @@ import tempfile
 from collections import Counter
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import (BertTokenizerFast, CamembertTokenizerFast, DistilBertTokenizerFast, MPNetTokenizerFast,
-                          RobertaTokenizerFast, XLMRobertaTokenizerFast)
+from transformers import (BertTokenizerFast, CamembertTokenizerFast, DistilBertTokenizerFast, GPT2TokenizerFast,
+                          MPNetTokenizerFast, RobertaTokenizerFast, T5TokenizerFast, XLMRobertaTokenizerFast)
 
 from texts import corpus
 
@@ -69,26 +70,33 @@ def mpnet(max_length=None, size=300):
         return MPNetTokenizerFast(vocab_file=path, do_lower_case=True, **limit(max_length))
 
 
-def roberta(max_length=None):
+def roberta(max_length=None, size=400):
     """Byte-level BPE: the 256 bytes and a hundred merges; <mask> comes last, as in RoBERTa."""
+    return byte_level(RobertaTokenizerFast, ["<s>", "<pad>", "</s>", "<unk>"], "<mask>", size, max_length)
+
+
+def gpt2(max_length=None, size=300):
+    """Byte-level BPE without special tokens but <|endoftext|>, which comes last."""
+    return byte_level(GPT2TokenizerFast, [], "<|endoftext|>", size, max_length)
+
+
+def byte_level(cls, first, last, size, max_length):
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tok.train_from_iterator(corpus(), trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    tok.add_special_tokens(["<mask>"])
+        vocab_size=size, special_tokens=first, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     with tempfile.TemporaryDirectory() as folder:
         vocab, merges = tok.model.save(folder)
         with open(vocab, encoding="utf-8") as f:
             words = json.load(f)
-        words["<mask>"] = len(words)
+        words[last] = len(words)
         with open(vocab, "w", encoding="utf-8") as f:
             json.dump(words, f, ensure_ascii=False)
-        return RobertaTokenizerFast(vocab_file=vocab, merges_file=merges, **limit(max_length))
+        return cls(vocab_file=vocab, merges_file=merges, **limit(max_length))
 
 
-def sentencepiece_model(folder, rule):
-    """Unigram model of 350 pieces. `rule`: a normalisation of sentencepiece, or "few" for our own."""
+def sentencepiece_model(folder, rule, size=350, languages=SENTENCEPIECE_LANGUAGES, name="sentencepiece.bpe.model", **options):
+    """Unigram model of `size` pieces. `rule`: a normalisation of sentencepiece, or "few" for our own."""
     if rule == "few":
         tsv = os.path.join(folder, "rule.tsv")
         pairs = [("\t", " "), ("\n", " "), ("\u00a0", " "), ("ﬁ", "fi"), ("½", "1/2"), ("Ａ", "A"), ("e\u0301", "é"), ("…", "...")]
@@ -100,25 +108,38 @@ def sentencepiece_model(folder, rule):
         normalisation = {"normalization_rule_name": rule}
     model = io.BytesIO()                # not files: their paths would be written into the model
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(" ".join(text.split()) for text in corpus(SENTENCEPIECE_LANGUAGES)), model_writer=model,
-        vocab_size=350, character_coverage=0.999, num_threads=1, minloglevel=2, **normalisation)
-    path = os.path.join(folder, "sentencepiece.bpe.model")
+        sentence_iterator=iter(" ".join(text.split()) for text in corpus(languages)), model_writer=model,
+        vocab_size=size, character_coverage=0.999, num_threads=1, minloglevel=2, **normalisation, **options)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    proto.normalizer_spec.ClearField("normalization_rule_tsv")      # a path, which differs from run to run
+    path = os.path.join(folder, name)
     with open(path, "wb") as f:
-        f.write(model.getvalue())
+        f.write(proto.SerializeToString(deterministic=True))
     return path
 
 
-def xlm_roberta(max_length=None, rule="nmt_nfkc"):
-    return from_sentencepiece(XLMRobertaTokenizerFast, max_length, rule)
+def xlm_roberta(max_length=None, rule="nmt_nfkc", **options):
+    return from_sentencepiece(XLMRobertaTokenizerFast, max_length, rule, **options)
 
 
-def camembert(max_length=None, rule="few"):
-    return from_sentencepiece(CamembertTokenizerFast, max_length, rule)
+def camembert(max_length=None, rule="few", **options):
+    return from_sentencepiece(CamembertTokenizerFast, max_length, rule, **options)
 
 
-def from_sentencepiece(cls, max_length, rule):
+def from_sentencepiece(cls, max_length, rule, **options):
     folder = tempfile.mkdtemp()  # kept until the process ends: save_vocabulary copies the model file from here
-    return cls(vocab_file=sentencepiece_model(folder, rule), **limit(max_length))
+    return cls(vocab_file=sentencepiece_model(folder, rule, **options), **limit(max_length))
+
+
+def t5(max_length=None, size=240, extra_ids=10):
+    """<pad>, </s> and <unk> in front, as in T5; the words of `extra_ids` come after the pieces.
+
+    From a directory: the constructor alone would leave out the space in front of the first word.
+    """
+    folder = tempfile.mkdtemp()
+    sentencepiece_model(folder, "few", size, {"en", "de", "fr"}, "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+                        pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>")
+    return T5TokenizerFast.from_pretrained(folder, extra_ids=extra_ids, **limit(max_length))
 
 
 def limit(max_length):

@@ -1,6 +1,7 @@
 """What every case uses: the registry of cases, random weights, and the writing of goldens."""
 import json
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -19,6 +20,7 @@ MAX_LENGTH = 24      # tokens, special ones included
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
 # RoBERTa and MPNet count positions from pad_token_id + 1 = 2, so that 26 of them hold 24 tokens.
 POSITIONS_FROM_2 = MAX_LENGTH + 2
+NORM_WEIGHT = re.compile(r"(LayerNorm|layer_norm|layernorm|layernorm_before|layernorm_after|ln_1|ln_2|ln_f)\.weight$")
 
 CASES = {}
 
@@ -36,11 +38,13 @@ def randomise(model, name):
     with torch.no_grad():
         for key, p in sorted(model.named_parameters()):
             noise = torch.randn(p.shape, generator=rng)
-            if "LayerNorm.weight" in key or "layer_norm.weight" in key:
+            if NORM_WEIGHT.search(key):
                 p.copy_(1 + 0.2 * noise)
-            elif "relative_attention_bias" in key:
+            elif key.endswith(("shared.weight", "embed_tokens.weight")):    # T5 embeds with numbers of order 1
+                p.copy_(noise)
+            elif "relative_attention_bias" in key or "distance_embedding" in key:
                 p.copy_(0.8 * noise)
-            elif "embeddings" in key and p.ndim == 2:
+            elif ("embeddings" in key and p.ndim in (2, 3)) or key.endswith(("wte.weight", "wpe.weight")):
                 p.copy_(0.3 * noise)
             else:
                 p.copy_((0.18 if p.ndim == 2 else 0.1) * noise)
