@@ -11,6 +11,7 @@
 //! batch    longest first, under a token budget           [[7, 2], [0, 5, 1]]
 //! models   one forward pass over ragged rows             last_hidden_state
 //! nn       what architectures share                      attention, pooling
+//! generation  token by token, where a model speaks       greedy, sampled, beams
 //! tasks    columns -> tokens, tensors -> column          FixedSizeList<Float32, 384>
 //! engine   windows, workers, order, progress, report     id, text, embedding
 //! sink     files, whole or not at all                    part-00000.parquet, _SUCCESS
@@ -20,6 +21,7 @@
 //! The entries: [`engine::Job`] runs a pipeline, [`auto::AutoModel`] and [`auto::AutoTokenizer`] are the
 //! models by themselves.
 
+mod auto_class;
 pub mod error;
 
 pub mod config;
@@ -29,6 +31,7 @@ pub mod auto;
 pub mod batch;
 pub mod models;
 pub mod nn;
+pub mod generation;
 pub mod tasks;
 pub mod engine;
 pub mod sink;

@@ -178,6 +178,23 @@ impl AutoConfig {
         self.id2label().len()
     }
 
+    /// The same configuration for a head of `rows` labels. Old checkpoints state `num_labels` beside an
+    /// `id2label` of another length: where their head has as many rows as the former says, labels without
+    /// a name get one. Any other number is left for the loader to refuse.
+    #[must_use]
+    pub(super) fn with_labels_of(mut self, rows: usize) -> Self {
+        let stated = self.json.get("num_labels").and_then(Value::as_u64);
+        let mut labels = self.id2label();
+        if labels.len() < rows && stated == Some(rows as u64) {
+            labels.extend((labels.len()..rows).map(|id| format!("LABEL_{id}")));
+            let labels = labels.into_iter().enumerate();
+            let labels: Map<String, Value> =
+                labels.map(|(id, label)| (id.to_string(), label.into())).collect();
+            self.json.insert("id2label".to_owned(), labels.into());
+        }
+        self
+    }
+
     /// `problem_type`, if the configuration says it.
     pub fn problem_type(&self) -> Option<&str> {
         self.json.get("problem_type").and_then(Value::as_str)
@@ -329,10 +346,10 @@ mod tests {
             text,
             "model_type `rberta` in config.json is not implemented; the nearest name is `roberta`\n\
              hint: implemented model types are: \
-             bert, camembert, distilbert, mpnet, roberta, xlm-roberta"
+             bert, camembert, distilbert, gpt2, mpnet, roberta, xlm-roberta"
         );
-        let (_, text) = refused(json!({"model_type": "gpt2"}), json!({}));
-        assert!(text.contains("`gpt2`") && !text.contains("nearest"), "{text}");
+        let (_, text) = refused(json!({"model_type": "mamba"}), json!({}));
+        assert!(text.contains("`mamba`") && !text.contains("nearest"), "{text}");
     }
 
     #[test]
@@ -356,7 +373,6 @@ mod tests {
     fn settings_that_are_not_implemented_are_refused() {
         for (key, value) in [
             ("position_embedding_type", json!("relative_key")),
-            ("is_decoder", json!(true)),
             ("add_cross_attention", json!(true)),
             ("hidden_act", json!("mish")),
         ] {

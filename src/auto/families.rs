@@ -5,12 +5,15 @@
 
 use candle_nn::VarBuilder;
 
+use super::heads;
+use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::bert::{BertConfig, BertModel};
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
+use crate::models::gpt2::{Gpt2Config, Gpt2Model};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
 use crate::models::roberta::{roberta_config, xlm_roberta_config};
-use crate::models::{Backbone, Dimensions, Fields};
+use crate::models::{Backbone, Dimensions, Fields, HeadLayout};
 
 /// One `model_type` and what each Auto class makes of it.
 #[derive(Debug)]
@@ -26,11 +29,27 @@ pub struct Family {
     /// Reads the configuration without weights.
     pub dimensions: fn(&Fields<'_>) -> Result<Dimensions>,
     /// Column `AutoModel`: loads the architecture without a head.
-    pub auto_model: fn(&Fields<'_>, VarBuilder<'_>) -> Result<Box<dyn Backbone>>,
+    pub auto_model: LoadBackbone,
+    /// The other columns that the family has.
+    pub heads: &'static [FamilyHead],
+}
+
+/// Loads an architecture without a head.
+pub type LoadBackbone = fn(&Fields<'_>, VarBuilder<'_>) -> Result<Box<dyn Backbone>>;
+
+/// A head of a family.
+#[derive(Clone, Copy, Debug)]
+pub struct FamilyHead {
+    /// The Auto class that loads it.
+    pub class: AutoClass,
+    /// Its layers.
+    pub layout: HeadLayout,
+    /// The architecture that it stands on where that is not what `AutoModel` loads (T5's decoder).
+    pub backbone: Option<LoadBackbone>,
 }
 
 /// Every `model_type` that this version implements, in alphabetical order.
-pub static FAMILIES: [Family; 6] = [
+pub static FAMILIES: [Family; 7] = [
     Family {
         model_type: "bert",
         architecture: "Bert",
@@ -38,6 +57,7 @@ pub static FAMILIES: [Family; 6] = [
         attribute_map: &[],
         dimensions: |fields| Ok(BertConfig::new(fields)?.dimensions()),
         auto_model: |fields, vb| bert(BertConfig::new(fields)?, vb),
+        heads: &heads::BERT,
     },
     Family {
         model_type: "camembert",
@@ -46,6 +66,7 @@ pub static FAMILIES: [Family; 6] = [
         attribute_map: &[],
         dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
         auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
+        heads: &heads::ROBERTA,
     },
     Family {
         model_type: "distilbert",
@@ -61,6 +82,24 @@ pub static FAMILIES: [Family; 6] = [
             let config = DistilBertConfig::new(fields)?;
             Ok(Box::new(DistilBertModel::load(vb, &config).map_err(cannot_load)?))
         },
+        heads: &heads::DISTILBERT,
+    },
+    Family {
+        model_type: "gpt2",
+        architecture: "GPT2",
+        base_model_prefix: "transformer",
+        attribute_map: &[
+            ("hidden_size", "n_embd"),
+            ("max_position_embeddings", "n_positions"),
+            ("num_attention_heads", "n_head"),
+            ("num_hidden_layers", "n_layer"),
+        ],
+        dimensions: |fields| Ok(Gpt2Config::new(fields)?.dimensions()),
+        auto_model: |fields, vb| {
+            let config = Gpt2Config::new(fields)?;
+            Ok(Box::new(Gpt2Model::load(vb, &config).map_err(cannot_load)?))
+        },
+        heads: &heads::GPT2,
     },
     Family {
         model_type: "mpnet",
@@ -72,6 +111,7 @@ pub static FAMILIES: [Family; 6] = [
             let config = MPNetConfig::new(fields)?;
             Ok(Box::new(MPNetModel::load(vb, &config).map_err(cannot_load)?))
         },
+        heads: &heads::MPNET,
     },
     Family {
         model_type: "roberta",
@@ -80,6 +120,7 @@ pub static FAMILIES: [Family; 6] = [
         attribute_map: &[],
         dimensions: |fields| Ok(roberta_config(fields)?.dimensions()),
         auto_model: |fields, vb| bert(roberta_config(fields)?, vb),
+        heads: &heads::ROBERTA,
     },
     Family {
         model_type: "xlm-roberta",
@@ -88,6 +129,7 @@ pub static FAMILIES: [Family; 6] = [
         attribute_map: &[],
         dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
         auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
+        heads: &heads::ROBERTA,
     },
 ];
 
@@ -104,6 +146,41 @@ impl Family {
                 class.starts_with("Model") || class.starts_with("For") || class.starts_with("LM")
             })
         })
+    }
+
+    /// The head that `class` loads.
+    ///
+    /// # Errors
+    /// `Unsupported` when the family has none, with the classes that it has and the model types that have
+    /// this one.
+    pub fn head(&self, class: AutoClass) -> Result<&'static FamilyHead> {
+        self.heads.iter().find(|head| head.class == class).ok_or_else(|| {
+            let with_class: Vec<&str> = FAMILIES
+                .iter()
+                .filter(|family| family.has(class))
+                .map(|family| family.model_type)
+                .collect();
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("model_type `{}` has no `{class}`", self.model_type),
+            )
+            .hint(format!(
+                "`{}` works with {}; `{class}` works with {}",
+                self.model_type,
+                self.classes().map(AutoClass::name).collect::<Vec<_>>().join(", "),
+                with_class.join(", ")
+            ))
+        })
+    }
+
+    /// Whether the family has `class`.
+    pub fn has(&self, class: AutoClass) -> bool {
+        self.classes().any(|own| own == class)
+    }
+
+    /// The Auto classes that the family has.
+    pub fn classes(&self) -> impl Iterator<Item = AutoClass> + '_ {
+        std::iter::once(AutoClass::Model).chain(self.heads.iter().map(|head| head.class))
     }
 
     /// All model types, for messages.
@@ -138,8 +215,9 @@ mod tests {
         assert_eq!(names, sorted);
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         for name in names {
+            let places = [golden.join(name), golden.join("heads").join(name).join("model")];
             assert!(
-                golden.join(name).join("golden.safetensors").is_file(),
+                places.iter().any(|dir| dir.join("golden.safetensors").is_file()),
                 "no golden for `{name}`"
             );
         }
@@ -167,7 +245,8 @@ mod tests {
             ("XLMRobertaModel", Some("xlm-roberta")),
             ("RobertaForSequenceClassification", Some("roberta")),
             ("BertweetModel", None),
-            ("GPT2Model", None),
+            ("GPT2LMHeadModel", Some("gpt2")),
+            ("LlamaModel", None),
         ] {
             let family = Family::by_architecture(architecture);
             assert_eq!(family.map(|f| f.model_type), model_type, "{architecture}");

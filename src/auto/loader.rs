@@ -17,7 +17,8 @@ const LISTED: usize = 20;
 const MAX_MISFITS: usize = 10_000;
 
 /// Parts of checkpoints that an architecture without a head leaves aside: buffers and heads.
-const HEADS: [&str; 11] = [
+const HEADS: [&str; 12] = [
+    "classification_head.",
     "classifier.",
     "cls.",
     "lm_head.",
@@ -43,12 +44,64 @@ pub struct LoadReport {
     /// Tensors of the checkpoint that the architecture does not use, sorted; heads and buffers, which
     /// it is bound to leave aside, are not among them.
     pub unused: Vec<String>,
+    /// Tensors that the checkpoint lacks and that were made of random numbers, sorted: those of a new
+    /// head.
+    pub new: Vec<String>,
+}
+
+/// How an error begins when a checkpoint fits save for its head, which it does not have.
+pub(super) const NO_HEAD: &str = "the checkpoint has no head of this kind";
+
+/// A head of random weights, for a checkpoint that has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewHead {
+    /// Where the random numbers start from; the same seed gives the same head.
+    pub seed: u64,
+}
+
+/// `initializer_range`, the standard deviation of new weights, in transformers' configurations.
+const INITIALIZER_RANGE: f64 = 0.02;
+
+impl NewHead {
+    /// A new tensor as transformers' `_init_weights` makes it: weights from a normal distribution, norms
+    /// of 1, biases of 0. The numbers are not transformers' own.
+    fn tensor(
+        self,
+        name: &str,
+        shape: &Shape,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        if name.ends_with("bias") {
+            return Tensor::zeros(shape, dtype, device);
+        }
+        if shape.rank() < 2 {
+            return Tensor::ones(shape, dtype, device);
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.seed.to_le_bytes()).update(name.as_bytes());
+        let mut random = hasher.finalize_xof();
+        let mut uniform = || {
+            let mut bytes = [0; 8];
+            random.fill(&mut bytes);
+            // 53 bits, moved off 0, whose logarithm is infinite.
+            ((u64::from_le_bytes(bytes) >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+        };
+        // Box and Muller's way from uniform to normal numbers.
+        let normal = (0..shape.elem_count()).map(|_| {
+            let (radius, angle) =
+                ((-2.0 * uniform().ln()).sqrt(), std::f64::consts::TAU * uniform());
+            (INITIALIZER_RANGE * radius * angle.cos()) as f32
+        });
+        Tensor::from_vec(normal.collect(), shape, device)?.to_dtype(dtype)
+    }
 }
 
 /// Builds an architecture from `weights`.
 ///
 /// `base_model_prefix` (`bert`) may precede the names in the checkpoint or not; `gamma` and `beta` are
-/// accepted for a norm's `weight` and `bias`.
+/// accepted for a norm's `weight` and `bias`. Tensors of heads that are missing are made when `new_head`
+/// says so.
 ///
 /// # Errors
 /// `Model` with every tensor that is missing or has another shape, and what `build` returns.
@@ -57,14 +110,15 @@ pub(super) fn load<T>(
     base_model_prefix: &str,
     dtype: DType,
     device: &Device,
+    new_head: Option<NewHead>,
     build: impl FnOnce(VarBuilder<'_>) -> Result<T>,
 ) -> Result<(T, LoadReport)> {
-    let checkpoint = Checkpoint::new(weights, base_model_prefix);
+    let checkpoint = Checkpoint::new(weights, base_model_prefix, new_head);
     let backend = Box::new(Backend(&checkpoint));
     let built = build(VarBuilder::from_backend(backend, dtype, device.clone()));
     let ledger = checkpoint.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !ledger.misfits.is_empty() {
-        return Err(ledger.error());
+        return Err(ledger.error(base_model_prefix));
     }
     let model = built?;
     let report = ledger.report(weights, base_model_prefix, dtype);
@@ -78,6 +132,7 @@ struct Checkpoint<'a> {
     prefix: String,
     /// Whether names of the checkpoint begin with it; for messages.
     prefixed: bool,
+    new_head: Option<NewHead>,
     ledger: Mutex<Ledger>,
 }
 
@@ -85,6 +140,8 @@ struct Checkpoint<'a> {
 struct Ledger {
     /// By the name in the checkpoint, the numbers in the tensor.
     used: BTreeMap<String, u64>,
+    /// Tensors of a new head, by name, with their numbers.
+    new: BTreeMap<String, u64>,
     misfits: BTreeMap<String, Misfit>,
 }
 
@@ -95,10 +152,10 @@ enum Misfit {
 }
 
 impl<'a> Checkpoint<'a> {
-    fn new(weights: &'a Weights, base_model_prefix: &str) -> Self {
+    fn new(weights: &'a Weights, base_model_prefix: &str, new_head: Option<NewHead>) -> Self {
         let prefix = format!("{base_model_prefix}.");
         let prefixed = weights.names().any(|name| name.starts_with(&prefix));
-        Self { weights, prefix, prefixed, ledger: Mutex::default() }
+        Self { weights, prefix, prefixed, new_head, ledger: Mutex::default() }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -153,7 +210,15 @@ impl SimpleBackend for Backend<'_> {
         let expected = shape.dims().to_vec();
         let misfit = |misfit| checkpoint.misfit(name, misfit, &shape, dtype, device);
         let Some(found_name) = checkpoint.find(name) else {
-            return misfit(Misfit::Missing { expected });
+            return match checkpoint.new_head {
+                Some(new_head) if is_head(name, "") => {
+                    let tensor = new_head.tensor(name, &shape, dtype, device)?;
+                    let count = tensor.elem_count() as u64;
+                    checkpoint.ledger().new.insert(name.to_owned(), count);
+                    Ok(tensor)
+                }
+                _ => misfit(Misfit::Missing { expected }),
+            };
         };
         let found = checkpoint.weights.shape(&found_name).unwrap_or_default();
         if found != expected {
@@ -181,11 +246,17 @@ impl SimpleBackend for Backend<'_> {
 }
 
 impl Ledger {
-    fn error(&self) -> Error {
+    fn error(&self, base_model_prefix: &str) -> Error {
         let count = self.misfits.len();
-        let mut message = match count {
-            1 => "a tensor of the checkpoint does not fit its config.json:".to_owned(),
-            _ => format!("{count} tensors of the checkpoint do not fit its config.json:"),
+        let only_head_missing = self.misfits.iter().all(|(name, misfit)| {
+            matches!(misfit, Misfit::Missing { .. }) && is_head(name, base_model_prefix)
+        });
+        let mut message = if only_head_missing {
+            format!("{NO_HEAD}:")
+        } else if count == 1 {
+            "a tensor of the checkpoint does not fit its config.json:".to_owned()
+        } else {
+            format!("{count} tensors of the checkpoint do not fit its config.json:")
         };
         for (name, misfit) in self.misfits.iter().take(LISTED) {
             let text = match misfit {
@@ -211,7 +282,7 @@ impl Ledger {
     }
 
     fn report(self, weights: &Weights, base_model_prefix: &str, dtype: DType) -> LoadReport {
-        let parameters = self.used.values().sum::<u64>();
+        let parameters = self.used.values().chain(self.new.values()).sum::<u64>();
         let used: BTreeSet<&str> = self.used.keys().map(String::as_str).collect();
         let (aside, unused): (Vec<&str>, Vec<&str>) = weights
             .names()
@@ -228,18 +299,23 @@ impl Ledger {
             bytes: parameters * dtype.size_in_bytes() as u64,
             dtype,
             unused: unused.into_iter().map(str::to_owned).collect(),
+            new: self.new.into_keys().collect(),
         }
     }
 }
 
-fn is_head_or_buffer(name: &str, base_model_prefix: &str) -> bool {
+fn is_head(name: &str, base_model_prefix: &str) -> bool {
     let bare = name
         .strip_prefix(base_model_prefix)
         .and_then(|rest| rest.strip_prefix('.'))
         .unwrap_or(name);
     HEADS.iter().any(|head| bare.starts_with(head))
-        || bare.ends_with(".position_ids")
-        || bare.ends_with(".token_type_ids")
+}
+
+fn is_head_or_buffer(name: &str, base_model_prefix: &str) -> bool {
+    is_head(name, base_model_prefix)
+        || name.ends_with(".position_ids")
+        || name.ends_with(".token_type_ids")
 }
 
 #[cfg(test)]
@@ -276,7 +352,7 @@ mod tests {
 
     fn run(tensors: &[(&str, &[usize], DType)]) -> Result<(Linear, LoadReport)> {
         let (_dir, weights) = weights(tensors);
-        load(&weights, "bert", DType::F32, &Device::Cpu, build)
+        load(&weights, "bert", DType::F32, &Device::Cpu, None, build)
     }
 
     #[test]
@@ -302,7 +378,7 @@ mod tests {
     #[test]
     fn absurd_shapes_cost_nothing_and_long_lists_are_cut() {
         let (_dir, weights) = weights(&[("other", &[1], DType::F32)]);
-        let error = load(&weights, "bert", DType::F32, &Device::Cpu, |vb| {
+        let error = load(&weights, "bert", DType::F32, &Device::Cpu, None, |vb| {
             let huge = (u32::MAX as usize, u32::MAX as usize);
             for i in 0..25 {
                 vb.get(huge, &format!("layer.{i}.weight")).map_err(cannot_load)?;

@@ -33,17 +33,31 @@
 
 mod config;
 mod families;
+mod heads;
 mod loader;
 mod model;
+mod model_for;
 mod sentence_transformers;
 mod tokenizer;
 
+pub use crate::auto_class::AutoClass;
 pub use config::{AutoConfig, AutoConfigBuilder};
-pub use families::{FAMILIES, Family};
-pub use loader::LoadReport;
+pub use families::{FAMILIES, Family, FamilyHead, LoadBackbone};
+pub use loader::{LoadReport, NewHead};
 pub use model::{AutoModel, AutoModelBuilder};
-pub use sentence_transformers::{Dense, Head, Module, SentenceTransformer};
-pub use tokenizer::{AutoTokenizer, EncodeOptions, Encoding};
+pub use model_for::{
+    AutoModelFor, AutoModelForBuilder, AutoModelForImageClassification, AutoModelForMaskedLM,
+    AutoModelForMultipleChoice, AutoModelForNextSentencePrediction, AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification, AutoModelForTokenClassification, HeadClass, LogitsOutput,
+    ModelWithHead,
+};
+pub use sentence_transformers::{
+    Dense, Head, Module, SentenceTransformer, SpladeActivation, SpladePooling, SpladeStrategy,
+};
+pub use tokenizer::{
+    AutoTokenizer, ChatOptions, ChatTemplate, DecodeOptions, EncodeOptions, Encoding, Side,
+    TruncationStrategy, Window, WindowOptions,
+};
 
 use crate::error::Result;
 use crate::hub::{Hub, Need, Snapshot};

@@ -110,7 +110,7 @@ impl AutoModel {
         let family = config.family();
         let fields = crate::models::Fields::new(config.json());
         let (backbone, report) =
-            loader::load(&weights, family.base_model_prefix, dtype, device, |vb| {
+            loader::load(&weights, family.base_model_prefix, dtype, device, None, |vb| {
                 (family.auto_model)(&fields, vb)
             })
             .map_err(at)?;
@@ -206,7 +206,7 @@ impl std::fmt::Debug for AutoModel {
 
 /// The dtype to compute in on `device`. On a CPU that is f32: candle has no bf16 products there, and f16
 /// is slower and less exact.
-fn computable(dtype: Option<DType>, device: &Device) -> Result<DType> {
+pub(super) fn computable(dtype: Option<DType>, device: &Device) -> Result<DType> {
     let dtype = dtype.unwrap_or(DType::F32);
     if dtype == DType::F32 || (!device.is_cpu() && matches!(dtype, DType::F16 | DType::BF16)) {
         return Ok(dtype);

@@ -1,4 +1,5 @@
-//! BERT: a post-norm encoder with learned absolute positions and segments.
+//! BERT: a post-norm encoder with learned absolute positions and segments; with `is_decoder`, a decoder of
+//! the same layers.
 //!
 //! # Source
 //! `src/transformers/models/bert/modeling_bert.py` at v4.57.
@@ -7,11 +8,12 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde_json::json;
 
-use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
+use super::causal_lm::{CausalBackbone, CausalLM};
+use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttentionOptions, Embedding, LayerNorm, Lengths, Linear, ModelInputs, PositionIds,
-    attention,
+    Activation, AttentionOptions, Embedding, KvCache, LayerNorm, Lengths, Linear, ModelInputs,
+    PositionIds, attention_cached,
 };
 
 /// The settings of BERT and of the families that share its encoder.
@@ -37,6 +39,8 @@ pub struct BertConfig {
     pub layer_norm_eps: f64,
     /// How positions are counted.
     pub position_ids: PositionIds,
+    /// Whether tokens see only those before them, as a language model's do.
+    pub is_decoder: bool,
 }
 
 impl BertConfig {
@@ -56,7 +60,6 @@ impl BertConfig {
         position_ids: PositionIds,
     ) -> error::Result<Self> {
         fields.only("position_embedding_type", &json!("absolute"))?;
-        fields.only("is_decoder", &json!(false))?;
         fields.only("add_cross_attention", &json!(false))?;
         let config = Self {
             vocab_size: fields.size("vocab_size", vocab_size)?,
@@ -69,6 +72,7 @@ impl BertConfig {
             type_vocab_size: fields.size("type_vocab_size", 2)?,
             layer_norm_eps: fields.epsilon("layer_norm_eps", 1e-12)?,
             position_ids,
+            is_decoder: fields.flag("is_decoder", false)?,
         };
         fields.divides(
             ("hidden_size", config.hidden_size),
@@ -136,6 +140,7 @@ struct BertLayer {
     output_dense: Linear,
     output_layer_norm: LayerNorm,
     num_attention_heads: usize,
+    causal: bool,
 }
 
 impl BertLayer {
@@ -164,6 +169,7 @@ impl BertLayer {
             output_dense: Linear::load(vb.pp("output.dense"), intermediate, hidden, true)?,
             output_layer_norm: norm("output.LayerNorm")?,
             num_attention_heads: config.num_attention_heads,
+            causal: config.is_decoder,
         })
     }
 
@@ -171,21 +177,24 @@ impl BertLayer {
         &self,
         hidden_states: &Tensor,
         inputs: &ModelInputs,
+        cache: Option<&mut KvCache>,
         output_attentions: bool,
     ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
         let hidden_size = hidden_states.dim(1)?;
         let qkv = self.attention_self.forward(hidden_states)?; // (total_tokens, 3 * hidden_size)
         let head_dim = hidden_size / self.num_attention_heads;
-        let context = attention(
+        let context = attention_cached(
             &qkv.narrow(1, 0, hidden_size)?,
             &qkv.narrow(1, hidden_size, hidden_size)?,
             &qkv.narrow(1, 2 * hidden_size, hidden_size)?,
             inputs,
+            cache,
             AttentionOptions {
                 num_heads: self.num_attention_heads,
                 scale: 1.0 / (head_dim as f64).sqrt(),
                 bias: None,
-                causal: false,
+                distance: None,
+                causal: self.causal,
                 output_attentions,
             },
         )?;
@@ -257,6 +266,7 @@ pub struct BertModel {
     encoder_layer: Vec<BertLayer>,
     pooler: Option<Pooler>,
     dimensions: Dimensions,
+    is_decoder: bool,
 }
 
 impl BertModel {
@@ -273,6 +283,7 @@ impl BertModel {
                 .collect::<Result<_>>()?,
             pooler: Pooler::load(vb, config.hidden_size)?,
             dimensions: config.dimensions(),
+            is_decoder: config.is_decoder,
         })
     }
 }
@@ -283,7 +294,8 @@ impl Backbone for BertModel {
         let mut hidden_states = self.embeddings.forward(inputs)?;
         recorder.hidden_state(&hidden_states);
         for layer in &self.encoder_layer {
-            let (output, attentions) = layer.forward(&hidden_states, inputs, want.attentions)?;
+            let (output, attentions) =
+                layer.forward(&hidden_states, inputs, None, want.attentions)?;
             hidden_states = output;
             recorder.hidden_state(&hidden_states);
             recorder.attentions(attentions);
@@ -296,7 +308,30 @@ impl Backbone for BertModel {
         &self.dimensions
     }
 
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        Some(self.embeddings.word_embeddings.weight())
+    }
+
     fn has_pooler(&self) -> bool {
         self.pooler.is_some()
+    }
+
+    fn decoder<'a>(&'a self, head: &'a Head) -> Option<Box<dyn Decoder + 'a>> {
+        let device = self.embeddings.word_embeddings.weight().device();
+        let decoder = CausalLM::new(self, head, device);
+        self.is_decoder.then(|| Box::new(decoder) as Box<dyn Decoder>)
+    }
+}
+
+impl CausalBackbone for BertModel {
+    fn forward_cached(&self, inputs: &ModelInputs, caches: &mut [KvCache]) -> Result<Tensor> {
+        if caches.len() != self.encoder_layer.len() {
+            bail!("{} layers got {} caches", self.encoder_layer.len(), caches.len());
+        }
+        let mut hidden_states = self.embeddings.forward(inputs)?;
+        for (layer, cache) in self.encoder_layer.iter().zip(caches) {
+            (hidden_states, _) = layer.forward(&hidden_states, inputs, Some(cache), false)?;
+        }
+        Ok(hidden_states)
     }
 }

@@ -62,6 +62,27 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| wrong(key, "a token id", value))
     }
 
+    /// A token id that may be missing.
+    ///
+    /// # Errors
+    /// `Model` when it is neither a whole number of at least 0 nor null; the first of a list is taken.
+    pub fn optional_token_id(&self, key: &'static str) -> Result<Option<u32>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let first = value.as_array().and_then(|list| list.first()).unwrap_or(value);
+        let id = first.as_i64().ok_or_else(|| wrong(key, "a token id", value))?;
+        // −1 stands for none in some configurations.
+        Ok(u32::try_from(id).ok())
+    }
+
+    /// True or false.
+    ///
+    /// # Errors
+    /// `Model` when it is something else.
+    pub fn flag(&self, key: &'static str, default: bool) -> Result<bool> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| wrong(key, "true or false", value))
+    }
+
     /// The small number that keeps a division from zero.
     ///
     /// # Errors

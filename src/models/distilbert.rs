@@ -137,6 +137,7 @@ impl TransformerBlock {
                 num_heads: self.n_heads,
                 scale: 1.0 / ((dim / self.n_heads) as f64).sqrt(),
                 bias: None,
+                distance: None,
                 causal: false,
                 output_attentions,
             },
@@ -193,6 +194,10 @@ impl Backbone for DistilBertModel {
 
     fn dimensions(&self) -> &Dimensions {
         &self.dimensions
+    }
+
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        Some(self.embeddings.word_embeddings.weight())
     }
 
     fn has_pooler(&self) -> bool {

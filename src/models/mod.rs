@@ -2,17 +2,22 @@
 //! the checkpoint's keys. Not here: which `model_type` means which of them (`crate::auto`), heads'
 //! post-processing, Arrow. The entry is [`Backbone`]: what every architecture is once it is loaded.
 
+mod causal_lm;
 mod config;
 mod decoder;
+mod heads;
 pub mod bert;
 pub mod roberta;
 pub mod distilbert;
 pub mod mpnet;
+pub mod gpt2;
 
 use candle_core::{Result, Tensor};
 
+pub use causal_lm::{CausalBackbone, CausalLM};
 pub use config::Fields;
 pub use decoder::{Decoder, DecoderState};
+pub use heads::{Epsilon, Head, HeadLayout, HeadSizes, Layer, Reads};
 
 use crate::nn::{ModelInputs, PositionIds, Ragged};
 
@@ -71,6 +76,18 @@ pub trait Backbone: Send + Sync {
 
     /// Whether the checkpoint has a pooler.
     fn has_pooler(&self) -> bool;
+
+    /// The table of word embeddings, `(vocab_size, hidden_size)`, that a head over the vocabulary is tied
+    /// to; `None` where there are no tokens.
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        None
+    }
+
+    /// With `head`, what generates token by token; `None` for an architecture that does not.
+    fn decoder<'a>(&'a self, head: &'a Head) -> Option<Box<dyn Decoder + 'a>> {
+        let _ = head;
+        None
+    }
 
     /// Features of a hidden state.
     fn hidden_size(&self) -> usize {

@@ -230,6 +230,7 @@ impl MPNetLayer {
                 num_heads: self.num_attention_heads,
                 scale: 1.0 / (head_dim as f64).sqrt(),
                 bias: Some(position_bias),
+                distance: None,
                 causal: false,
                 output_attentions,
             },
@@ -291,6 +292,10 @@ impl Backbone for MPNetModel {
 
     fn dimensions(&self) -> &Dimensions {
         &self.dimensions
+    }
+
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        Some(self.embeddings.word_embeddings.weight())
     }
 
     fn has_pooler(&self) -> bool {

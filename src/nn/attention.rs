@@ -3,8 +3,8 @@
 //! Every other layer sees tokens; only this one sees rows. The eager kernels are the reference: one pads
 //! the bucket, one goes row by row where queries and keys differ in number; the kernel for host memory
 //! goes row by row and never touches padding. Not here: the projections around it, which are the
-//! architectures' own. The entries are [`attention`] for a row over itself and [`attention_over`] for
-//! queries over other keys: a cache, or an encoder's states.
+//! architectures' own. The entries are [`attention`] for a row over itself, [`attention_over`] for queries
+//! over other keys (a cache, or an encoder's states), and [`attention_cached`] for a decoder's own tokens.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -22,11 +22,23 @@ pub struct AttentionOptions<'a> {
     /// `(num_heads, n, n)` with `n` at least the longest row of keys: added to the scores of every row, as a
     /// relative position bias. The last query of a row is at the place of its last key.
     pub bias: Option<&'a Tensor>,
+    /// Embeddings of the distance from query to key, whose products are added to the scores.
+    pub distance: Option<DistanceEmbedding<'a>>,
     /// Whether a query sees only the keys up to its own place; the last query of a row sees all of its
     /// keys.
     pub causal: bool,
     /// Whether the probabilities are wanted; only the eager kernels have them.
     pub output_attentions: bool,
+}
+
+/// Relative positions as BERT's `relative_key` and `relative_key_query` have them: a vector for each
+/// distance, multiplied with the queries, and with the keys too. Only the eager kernel computes them.
+#[derive(Clone, Copy, Debug)]
+pub struct DistanceEmbedding<'a> {
+    /// `(2 * n − 1, head_dim)`: row `d + n − 1` is that of distance `d`, query's place less key's.
+    pub table: &'a Tensor,
+    /// Whether keys are multiplied as well (`relative_key_query`).
+    pub with_keys: bool,
 }
 
 /// What attention computes.
@@ -66,7 +78,9 @@ pub fn attention(
     let lengths = &inputs.lengths;
     let keys = Keys::Flat { k, v, lengths };
     check(q, lengths, &keys, &options)?;
-    if cpu::applies(q) && cpu::applies(k) && cpu::applies(v) && !options.output_attentions {
+    if options.distance.is_some() {
+        eager_rows(q, lengths, &keys, options)
+    } else if cpu::applies(q) && cpu::applies(k) && cpu::applies(v) && !options.output_attentions {
         per_row(q, lengths, &keys, options)
     } else {
         eager_padded(q, k, v, inputs, options)
@@ -99,10 +113,36 @@ pub fn attention_over(
     }
     let keys = Keys::Cached(keys);
     check(q, queries, &keys, &options)?;
-    if cpu::applies(q) && !options.output_attentions {
+    if cpu::applies(q) && !options.output_attentions && options.distance.is_none() {
         per_row(q, queries, &keys, options)
     } else {
         eager_rows(q, queries, &keys, options)
+    }
+}
+
+/// Attention of new tokens over those of their own row: themselves and, with a cache, all that it holds.
+/// The keys and values go into the cache, as rows of their own when it has none.
+///
+/// # Shapes
+/// As [`attention`].
+///
+/// # Errors
+/// As [`attention`] and [`attention_over`].
+pub fn attention_cached(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    inputs: &ModelInputs,
+    cache: Option<&mut KvCache>,
+    options: AttentionOptions<'_>,
+) -> Result<AttentionOutput> {
+    let Some(cache) = cache else { return attention(q, k, v, inputs, options) };
+    let first = cache.is_empty();
+    cache.append(k, v, &inputs.lengths)?;
+    if first {
+        attention(q, k, v, inputs, options)
+    } else {
+        attention_over(q, &inputs.lengths, cache, options)
     }
 }
 
@@ -256,7 +296,11 @@ fn eager_rows(
         let (row_k, row_v) = keys.row(row)?;
         let row_q = heads(&q.narrow(0, range.start, num_queries)?.contiguous()?)?;
         let (row_k, row_v) = (heads(&row_k.contiguous()?)?, heads(&row_v.contiguous()?)?);
-        let mut scores = (row_q.matmul(&row_k.t()?)? * options.scale)?.to_dtype(DType::F32)?;
+        let mut scores = row_q.matmul(&row_k.t()?)?;
+        if let Some(distance) = options.distance {
+            scores = (scores + distance_scores(&row_q, &row_k, distance)?)?;
+        }
+        let mut scores = (scores * options.scale)?.to_dtype(DType::F32)?;
         if let Some(bias) = options.bias {
             let bias = bias.narrow(1, num_keys - num_queries, num_queries)?;
             scores = scores.add(&bias.narrow(2, 0, num_keys)?.to_dtype(DType::F32)?)?;
@@ -273,6 +317,34 @@ fn eager_rows(
         values: Tensor::cat(&values, 0)?,
         attentions: options.output_attentions.then_some(attentions),
     })
+}
+
+/// What the distances add to the scores of one row: `(num_heads, queries, keys)`, before scaling.
+fn distance_scores(q: &Tensor, k: &Tensor, distance: DistanceEmbedding<'_>) -> Result<Tensor> {
+    let (_, num_queries, head_dim) = q.dims3()?;
+    let num_keys = k.dim(1)?;
+    let positions = distance.table.dim(0)?.div_ceil(2);
+    if num_keys > positions {
+        bail!("{num_keys} tokens are more than the {positions} positions of the distance table");
+    }
+    let before = num_keys - num_queries;
+    let rows: Vec<u32> = (0..num_queries)
+        .flat_map(|query| {
+            (0..num_keys).map(move |key| (before + query + positions - 1 - key) as u32)
+        })
+        .collect();
+    let rows = Tensor::from_vec(rows, num_queries * num_keys, q.device())?;
+    let vectors =
+        distance.table.index_select(&rows, 0)?.reshape((num_queries, num_keys, head_dim))?;
+    let by_query = q.transpose(0, 1)?.contiguous()?; // (queries, num_heads, head_dim)
+    let scores = by_query.matmul(&vectors.transpose(1, 2)?.contiguous()?)?.transpose(0, 1)?;
+    if !distance.with_keys {
+        return scores.contiguous();
+    }
+    let by_key = k.transpose(0, 1)?.contiguous()?; // (keys, num_heads, head_dim)
+    let vectors = vectors.permute((1, 2, 0))?.contiguous()?; // (keys, head_dim, queries)
+    let with_keys = by_key.matmul(&vectors)?.permute((1, 2, 0))?; // (num_heads, queries, keys)
+    (scores + with_keys)?.contiguous()
 }
 
 /// Goes row by row and head by head over host memory: no padding, no copy of a head.
@@ -406,6 +478,7 @@ mod tests {
             num_heads: HEADS,
             scale: 0.3,
             bias,
+            distance: None,
             causal: false,
             output_attentions: false,
         }

@@ -209,6 +209,28 @@ pub(super) fn softmax(values: &mut [f32], columns: usize) {
     );
 }
 
+/// The largest number and `Σ e^(x − max)`. The sum is f32 over a few numbers and f64 over the sums, so that
+/// its error does not grow with their count.
+pub(super) fn max_and_sum_exp(values: &[f32]) -> (f32, f64) {
+    const BLOCK: usize = 512;
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let max = max(values);
+            let mut total = 0.0;
+            let mut exps = [0f32; BLOCK];
+            for block in values.chunks(BLOCK) {
+                let exps = &mut exps[..block.len()];
+                for (exp_of, value) in exps.iter_mut().zip(block) {
+                    *exp_of = exp(*value - max);
+                }
+                total += f64::from(sum(exps));
+            }
+            (max, total)
+        },
+    )
+}
+
 /// Layer normalisation of each row of `weight.len()` numbers, in place; the mean is taken off before
 /// squaring, so a large mean costs no digits.
 pub(super) fn layer_norm(values: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {

@@ -71,6 +71,8 @@ pub struct ModelInputs {
     pub position_ids: Tensor,
     /// The rows.
     pub lengths: Lengths,
+    /// Token ids in host memory, for heads that look for one.
+    ids: Arc<[u32]>,
     /// Made when the first layer asks for it, then shared by all layers.
     padding: OnceLock<Padding>,
 }
@@ -125,7 +127,7 @@ pub enum PositionIds {
 }
 
 impl ModelInputs {
-    /// Builds inputs from rows of `(input_ids, token_type_ids)`.
+    /// Builds inputs from rows of `(input_ids, token_type_ids)`; segments that are not given are 0.
     ///
     /// # Errors
     /// When the device cannot hold the tensors.
@@ -134,18 +136,33 @@ impl ModelInputs {
         positions: PositionIds,
         device: &Device,
     ) -> Result<Self> {
+        Self::after(rows.into_iter().map(|row| (row, 0)), positions, device)
+    }
+
+    /// As [`ModelInputs::new`] for rows that go on: with each comes the number of tokens before it.
+    ///
+    /// # Errors
+    /// As [`ModelInputs::new`].
+    pub fn after<'a>(
+        rows: impl IntoIterator<Item = ((&'a [u32], &'a [u32]), usize)>,
+        positions: PositionIds,
+        device: &Device,
+    ) -> Result<Self> {
         let (mut input_ids, mut token_type_ids, mut position_ids) =
             (Vec::new(), Vec::new(), Vec::new());
         let mut lengths = Vec::new();
-        for (ids, type_ids) in rows {
-            debug_assert_eq!(ids.len(), type_ids.len());
+        for ((ids, type_ids), past) in rows {
+            let past = past as u32;
             lengths.push(ids.len());
             input_ids.extend_from_slice(ids);
-            token_type_ids.extend_from_slice(type_ids);
+            token_type_ids.extend_from_slice(&type_ids[..type_ids.len().min(ids.len())]);
+            token_type_ids.resize(input_ids.len(), 0);
             match positions {
-                PositionIds::FromZero => position_ids.extend(0..ids.len() as u32),
+                PositionIds::FromZero => {
+                    position_ids.extend(past..past + ids.len() as u32);
+                }
                 PositionIds::AfterPadding { padding_idx } => {
-                    let mut next = padding_idx;
+                    let mut next = padding_idx + past;
                     position_ids.extend(ids.iter().map(|&id| {
                         if id == padding_idx {
                             padding_idx
@@ -159,12 +176,18 @@ impl ModelInputs {
         }
         let total = input_ids.len();
         Ok(Self {
+            ids: input_ids.as_slice().into(),
             input_ids: Tensor::from_vec(input_ids, total, device)?,
             token_type_ids: Tensor::from_vec(token_type_ids, total, device)?,
             position_ids: Tensor::from_vec(position_ids, total, device)?,
             lengths: Lengths::new(lengths),
             padding: OnceLock::new(),
         })
+    }
+
+    /// The token ids of row `row`, in host memory.
+    pub fn row_ids(&self, row: usize) -> &[u32] {
+        &self.ids[self.lengths.range(row)]
     }
 
     /// The way to the padded layout and back, built once for these inputs.
@@ -231,6 +254,12 @@ mod tests {
         // A padding token inside a row keeps the padding's own position and is not counted.
         let after_padding = PositionIds::AfterPadding { padding_idx: 1 };
         assert_eq!(positions(after_padding)?, [2, 3, 1, 4, 2, 3]);
+        let later = |kind| -> Result<Vec<u32>> {
+            let rows = rows.into_iter().zip([3, 0]);
+            ModelInputs::after(rows, kind, &Device::Cpu)?.position_ids.to_vec1()
+        };
+        assert_eq!(later(PositionIds::FromZero)?, [3, 4, 5, 6, 0, 1]);
+        assert_eq!(later(after_padding)?, [5, 6, 1, 7, 2, 3]);
         Ok(())
     }
 

@@ -1,8 +1,11 @@
 //! What a decoder keeps of the tokens so far: keys and values of one layer, row by row.
 //!
 //! Rows come and go while a batch is generated, so each has tensors of its own: a finished row is
-//! dropped, a waiting one is added, and beams are reordered without touching the others. Not here:
+//! dropped, a waiting one is added, and beams are reordered without touching the others. Beams that begin
+//! the same share tensors until one of them is written to. Not here:
 //! attention over the cache (`attention`), the choice of tokens (`crate::generation`).
+
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
@@ -17,6 +20,8 @@ struct Row {
     keys: Tensor,
     values: Tensor,
     len: usize,
+    /// Held by every row that shares the tensors: they are written in place only by a row alone.
+    owners: Arc<()>,
 }
 
 impl Row {
@@ -30,7 +35,7 @@ impl Row {
             }
             Ok(room)
         };
-        Ok(Self { keys: room(keys)?, values: room(values)?, len })
+        Ok(Self { keys: room(keys)?, values: room(values)?, len, owners: Arc::default() })
     }
 
     fn append(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
@@ -38,19 +43,12 @@ impl Row {
         if added == 0 {
             return Ok(());
         }
-        if self.len + added > self.keys.dim(0)? {
-            let old = self.len;
-            let grow = |old_tensor: &Tensor| -> Result<Tensor> {
-                let capacity = (old + added).next_power_of_two();
-                let (_, hidden_size) = old_tensor.dims2()?;
-                let (dtype, device) = (old_tensor.dtype(), old_tensor.device());
-                let room = Tensor::zeros((capacity, hidden_size), dtype, device)?;
-                if old > 0 {
-                    room.slice_set(&old_tensor.narrow(0, 0, old)?.contiguous()?, 0, 0)?;
-                }
-                Ok(room)
-            };
-            (self.keys, self.values) = (grow(&self.keys)?, grow(&self.values)?);
+        let too_small = self.len + added > self.keys.dim(0)?;
+        if too_small || Arc::strong_count(&self.owners) > 1 {
+            let capacity = (self.len + added).next_power_of_two().max(MIN_CAPACITY);
+            (self.keys, self.values) =
+                (self.moved(&self.keys, capacity)?, self.moved(&self.values, capacity)?);
+            self.owners = Arc::default();
         }
         self.keys.slice_set(&keys.contiguous()?, 0, self.len)?;
         self.values.slice_set(&values.contiguous()?, 0, self.len)?;
@@ -58,9 +56,14 @@ impl Row {
         Ok(())
     }
 
-    /// A copy with tensors of its own: rows are written in place.
-    fn copy(&self) -> Result<Self> {
-        Ok(Self { keys: self.keys.copy()?, values: self.values.copy()?, len: self.len })
+    /// The tokens so far in a tensor of their own, with room for `capacity`.
+    fn moved(&self, tokens: &Tensor, capacity: usize) -> Result<Tensor> {
+        let (_, hidden_size) = tokens.dims2()?;
+        let room = Tensor::zeros((capacity, hidden_size), tokens.dtype(), tokens.device())?;
+        if self.len > 0 {
+            room.slice_set(&tokens.narrow(0, 0, self.len)?.contiguous()?, 0, 0)?;
+        }
+        Ok(room)
     }
 }
 
@@ -128,28 +131,18 @@ impl KvCache {
         self.rows.extend(other.rows);
     }
 
-    /// Keeps the rows named, in this order; a row named again is copied, as beams need it.
+    /// Keeps the rows named, in this order; a row named again shares its tensors, as beams do, until one of
+    /// the two is appended to.
     ///
     /// # Errors
-    /// When a row is not there, or candle cannot allocate.
+    /// When a row is not there.
     pub fn select(&mut self, rows: &[usize]) -> Result<()> {
-        let mut old: Vec<Option<Row>> =
-            std::mem::take(&mut self.rows).into_iter().map(Some).collect();
-        let mut first_place: Vec<Option<usize>> = vec![None; old.len()];
-        for (place, &row) in rows.iter().enumerate() {
-            let Some(slot) = old.get_mut(row) else {
-                bail!("row {row} is not among the {} of the cache", first_place.len())
-            };
-            let kept = match (slot.take(), first_place[row]) {
-                (Some(kept), _) => {
-                    first_place[row] = Some(place);
-                    kept
-                }
-                (None, Some(first)) => self.rows[first].copy()?,
-                (None, None) => bail!("row {row} of the cache is gone"),
-            };
-            self.rows.push(kept);
-        }
+        let count = self.rows.len();
+        let selected = rows.iter().map(|&row| match self.rows.get(row) {
+            Some(row) => Ok(row.clone()),
+            None => bail!("row {row} is not among the {count} of the cache"),
+        });
+        self.rows = selected.collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -193,12 +186,20 @@ mod tests {
         assert_eq!(keys(&cache, 0)[..3], [1.0, 2.0, 10.0]);
         assert_eq!(keys(&cache, 0)[41..], [49.0]);
 
-        // The second row twice: the copies grow apart.
+        // The second row twice: the two share tensors, then grow apart.
         cache.select(&[1, 1]).unwrap();
+        assert_eq!(cache.rows[0].keys.id(), cache.rows[1].keys.id());
         let next = tokens(&[5.0, 6.0]);
         cache.append(&next, &next, &Lengths::new([1, 1])).unwrap();
         assert_eq!((keys(&cache, 0)[41], keys(&cache, 1)[41]), (5.0, 6.0));
         assert_eq!(keys(&cache, 0)[..41], keys(&cache, 1)[..41]);
+        // A row that is alone again is written in place.
+        let second = cache.rows[1].keys.id();
+        cache.append(&next, &next, &Lengths::new([1, 1])).unwrap();
+        assert_eq!(cache.rows[1].keys.id(), second);
+        cache.select(&[0, 1]).unwrap();
+        cache.append(&next, &next, &Lengths::new([1, 1])).unwrap();
+        assert_eq!((cache.len(1), cache.rows[1].keys.id()), (44, second));
 
         cache.extend(KvCache::new(&tokens(&[8.0]), &tokens(&[8.0]), &Lengths::new([1])).unwrap());
         assert_eq!((cache.num_rows(), cache.len(2)), (3, 1));

@@ -34,6 +34,22 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
+    /// As [`Linear::load`] from a `Conv1D` of transformers, whose weight is `(in_features, out_features)`;
+    /// it is transposed here, once.
+    ///
+    /// # Errors
+    /// When the checkpoint does not have them in this shape.
+    pub fn load_conv1d(
+        vb: VarBuilder<'_>,
+        in_features: usize,
+        out_features: usize,
+    ) -> Result<Self> {
+        let weight = vb.get((in_features, out_features), "weight")?;
+        // See `Linear::fuse` for tensors that the checkpoint lacks.
+        let weight = if weight.is_contiguous() { weight.t()?.contiguous()? } else { weight.t()? };
+        Ok(Self { weight, bias: Some(vb.get(out_features, "bias")?) })
+    }
+
     /// Several layers of one input as one product; their outputs lie side by side.
     ///
     /// # Errors

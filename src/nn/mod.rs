@@ -10,13 +10,18 @@ mod kv_cache;
 mod embedding;
 mod layer_norm;
 mod linear;
+mod log_softmax;
 mod pooling;
 
 pub use activation::Activation;
-pub use attention::{AttentionOptions, AttentionOutput, attention, attention_over};
+pub use attention::{
+    AttentionOptions, AttentionOutput, DistanceEmbedding, attention, attention_cached,
+    attention_over,
+};
 pub use embedding::Embedding;
 pub use inputs::{Lengths, ModelInputs, Padding, PositionIds, Ragged};
 pub use kv_cache::KvCache;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
+pub use log_softmax::{log_softmax, log_sum_exp};
 pub use pooling::{Pooling, PoolingMode, normalize};

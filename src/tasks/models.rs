@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use candle_core::{DType, Device};
 
 use super::WeightSize;
-use crate::auto::{AutoConfig, AutoModel, AutoTokenizer, Head, SentenceTransformer};
+use crate::auto::{
+    AutoClass, AutoConfig, AutoModel, AutoTokenizer, Head, ModelWithHead, NewHead,
+    SentenceTransformer,
+};
 use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Hub, Need, Snapshot, Weights};
@@ -48,6 +51,8 @@ pub struct ResolvedModel {
     tokenizer: AutoTokenizer,
     sentence_transformer: SentenceTransformer,
     model: OnceLock<Arc<AutoModel>>,
+    /// Loaded models with a head, by Auto class and whether a new head was allowed.
+    with_head: Mutex<Vec<(AutoClass, bool, Arc<ModelWithHead>)>>,
 }
 
 impl ResolvedModel {
@@ -71,6 +76,7 @@ impl ResolvedModel {
             tokenizer,
             sentence_transformer,
             model: OnceLock::new(),
+            with_head: Mutex::default(),
         })
     }
 
@@ -138,6 +144,50 @@ impl ResolvedModel {
         let (dtype, device) = (Some(self.dtype()), self.device());
         let model = AutoModel::load_snapshot(&transformer, config, dtype, &device)?;
         Ok(Arc::clone(self.model.get_or_init(|| Arc::new(model))))
+    }
+
+    /// Checks, without weights, that the model has the Auto class.
+    ///
+    /// # Errors
+    /// `Unsupported` with the classes that it has.
+    pub fn require(&self, class: AutoClass) -> Result<()> {
+        self.config()
+            .family()
+            .head(class)
+            .map(drop)
+            .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
+    }
+
+    /// The model loaded with the head of an Auto class.
+    ///
+    /// # Errors
+    /// As [`ResolvedModel::load`]; `Model` when the checkpoint has no such head and `allow_new_head` is
+    /// false.
+    pub fn load_with_head(
+        &self,
+        class: AutoClass,
+        allow_new_head: bool,
+    ) -> Result<Arc<ModelWithHead>> {
+        let mut loaded = self.with_head.lock().map_err(|_| {
+            Error::new(ErrorKind::Internal, "loading a model panicked in another thread")
+        })?;
+        let same =
+            |(other, new, _): &&(AutoClass, bool, _)| *other == class && *new == allow_new_head;
+        if let Some((_, _, model)) = loaded.iter().find(same) {
+            return Ok(Arc::clone(model));
+        }
+        let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
+        let model = ModelWithHead::load_snapshot(
+            class,
+            &transformer,
+            config,
+            Some(self.dtype()),
+            &self.device(),
+            allow_new_head.then_some(NewHead { seed: 0 }),
+        )?;
+        let model = Arc::new(model);
+        loaded.push((class, allow_new_head, Arc::clone(&model)));
+        Ok(model)
     }
 
     /// The loaded modules after the transformer; `modules` are those of this model, or changed ones.

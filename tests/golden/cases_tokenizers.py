@@ -9,8 +9,9 @@ import tempfile
 
 from transformers import AutoTokenizer
 
-from texts import HERE
-from tools import case, versions, write_golden, write_json
+import tiny_tokenizers as tiny
+from texts import HERE, NASTY
+from tools import case, remove, versions, write_golden, write_json
 
 FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
          "vocab.json", "merges.txt", "sentencepiece.bpe.model"]
@@ -70,6 +71,10 @@ VARIANTS = [
     ("json-added-tokens-decoder", "xlm-roberta", configured(added_tokens_decoder={"3": added("<unk>", lstrip=True, special=True), "999": added("<new>", single_word=True)},
                                                             extra_special_tokens={"query_token": "<q>"}), {}),
     ("json-camembert-bare", "camembert", BARE, {}),
+    ("json-padding-side", "roberta", configured(padding_side="left", extra_special_tokens={"image_token": "<image>", "video_token": "<q>"}), {}),
+    ("json-gpt2-bare", "gpt2", BARE, {}),
+    ("json-gpt2-prefix-space", "gpt2", configured(add_prefix_space=True, add_bos_token=True, clean_up_tokenization_spaces=True), {}),
+    ("json-gpt2-pad-token", "gpt2", configured(pad_token="<|endoftext|>", truncation_side="left", padding_side="left", additional_special_tokens=["<q>"]), {}),
     # --- vocabulary files alone
     ("vocab-bare", "bert-cased-vocab", BARE, {}),
     ("vocab-accents", "bert-cased-vocab", configured(strip_accents=False, tokenize_chinese_chars=False, truncation_side="left"), {}),
@@ -83,12 +88,21 @@ VARIANTS = [
     ("merges-prefix-space", "roberta-vocab-merges", configured(add_prefix_space=True), {}),
     ("merges-special-tokens", "roberta-vocab-merges", configured(cls_token=typed("<s>", rstrip=True), pad_token=None, additional_special_tokens=[typed("<q>", rstrip=True)]), {}),
     ("merges-added-tokens", "roberta-vocab-merges", {**BARE, "added_tokens.json": {"<new>": 990, "<q>": 991}, "special_tokens_map.json": {"additional_special_tokens": ["<q>"]}}, {}),
+    ("merges-gpt2-bare", "gpt2-vocab-merges", BARE, {}),
+    ("merges-gpt2-bos", "gpt2-vocab-merges", configured(add_bos_token=True, add_prefix_space=True), {}),
+    ("merges-gpt2-pad-token", "gpt2-vocab-merges", configured(tokenizer_class="GPT2Tokenizer", pad_token="<pad>", mask_token="<mask>", bos_token="<s>"), {}),
     ("spm-bare", "xlm-roberta-spm", BARE, {}),
     ("spm-normalized-mask", "xlm-roberta-spm", {**BARE, "special_tokens_map.json": {"mask_token": untyped("<mask>", lstrip=True)}, "added_tokens.json": {"<new>": 990}}, {}),
     ("spm-added-tokens-decoder", "xlm-roberta-spm", configured(added_tokens_decoder={"0": added("<s>", special=True), "990": added("Blue Sky", lstrip=True)}, mask_token="<mask>"), {}),
     ("spm-camembert-bare", "camembert-spm", BARE, {}),
     ("spm-camembert-additional", "camembert-spm", {**BARE, "special_tokens_map.json": {"additional_special_tokens": ["<s>NOTUSED"]}}, {}),
 ]
+
+
+def token_lists(tokenizer, ids):
+    """Each token of one text alone, its first three, all of it, and all of one with special tokens."""
+    tokens = tokenizer.convert_ids_to_tokens(ids[3])
+    return [[token] for token in tokens] + [tokens[:3], tokens, tokenizer.convert_ids_to_tokens(ids[7])]
 
 
 def encoded(base, files, patch):
@@ -115,9 +129,33 @@ def encoded(base, files, patch):
         "truncated": {n: [t(text, truncation=True, max_length=n)["input_ids"] for text in TEXTS] for n in MAX_LENGTHS},
         "offset_mapping": [t(text, return_offsets_mapping=True)["offset_mapping"] for text in TEXTS],
         "decoded": [t.decode(i, skip_special_tokens=True) for i in ids],
+        "decoded_whole": [t.decode(i, clean_up_tokenization_spaces=True) for i in ids], "decoded_untidied": [t.decode(i, skip_special_tokens=True, clean_up_tokenization_spaces=False) for i in ids],
+        "tokens": t.convert_ids_to_tokens(ids[3]), "tokens_without_special": t.convert_ids_to_tokens(ids[7], skip_special_tokens=True),
+        "strings": [t.convert_tokens_to_string(tokens) for tokens in token_lists(t, ids)],
+        "special_tokens_map": t.special_tokens_map, "all_special_ids": t.all_special_ids, "padding_side": t.padding_side, "truncation_side": t.truncation_side,
+        "continuing_subword_prefix": getattr(t._tokenizer.model, "continuing_subword_prefix", None) or None,
         "pairs": [p["input_ids"] for p in pairs], "pair_token_type_ids": [p["token_type_ids"] for p in pairs],
         "pairs_truncated": {n: [t(a, b, truncation=True, max_length=n)["input_ids"] for a, b in PAIRS] for n in fits},
     }
+
+
+def gpt2_directory(folder, *removed):
+    """A tokenizer without a model, with the ids of many strings."""
+    tiny.gpt2(max_length=64).save_pretrained(folder)
+    remove(folder, *removed)
+    write_json(os.path.join(folder, "config.json"), {"model_type": "gpt2"})
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    write_golden(folder, {"texts": NASTY, "input_ids": [tokenizer(text)["input_ids"] for text in NASTY]}, "tokens.json")
+
+
+@case
+def gpt2(folder):
+    gpt2_directory(folder)
+
+
+@case
+def gpt2_vocab_merges(folder):
+    gpt2_directory(folder, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @case

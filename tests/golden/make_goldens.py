@@ -25,12 +25,18 @@ import argparse
 import torch
 import transformers
 
-import cases_heads  # noqa: F401 (registers its cases)
+import cases_chat  # noqa: F401 (registers its cases)
+import cases_heads  # noqa: F401
 import cases_images  # noqa: F401
 import cases_models  # noqa: F401
 import cases_rows  # noqa: F401
 import cases_sentence  # noqa: F401
+import cases_tasks  # noqa: F401
+import cases_tasks_chat  # noqa: F401
+import cases_tasks_generation  # noqa: F401
+import cases_tasks_images  # noqa: F401
 import cases_tokenizers  # noqa: F401
+import cases_windows  # noqa: F401
 from tools import CASES, make
 
 

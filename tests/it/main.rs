@@ -8,16 +8,21 @@
     reason = "a test that panics has failed, and says why"
 )]
 
+mod chat;
 mod cli;
 mod config;
 mod engine;
 mod examples;
 mod feature_extraction;
+mod generation;
+mod heads;
 mod hub;
 mod invariance;
 mod parity;
 mod sink;
 mod source;
 mod support;
+mod tasks;
 mod tidy;
 mod tokenizers;
+mod windows;

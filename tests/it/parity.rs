@@ -131,16 +131,16 @@ impl Golden {
 
 /// Gathers what differs, so that one run tells all of it.
 #[derive(Default)]
-struct Differences(Vec<String>);
+pub(crate) struct Differences(Vec<String>);
 
 impl Differences {
-    fn check(&mut self, what: impl fmt::Display, result: Result<(), String>) {
+    pub(crate) fn check(&mut self, what: impl fmt::Display, result: Result<(), String>) {
         if let Err(text) = result {
             self.0.push(format!("{what}: {text}"));
         }
     }
 
-    fn assert_none(self) {
+    pub(crate) fn assert_none(self) {
         assert!(self.0.is_empty(), "{} differences:\n{}", self.0.len(), self.0.join("\n"));
     }
 }

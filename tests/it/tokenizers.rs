@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hfauto_pipe::auto::{AutoTokenizer, EncodeOptions, Encoding};
+use hfauto_pipe::auto::{AutoTokenizer, DecodeOptions, EncodeOptions, Encoding};
 use serde_json::Value;
 
 const TOKENIZER_FILES: [&str; 9] = [
@@ -27,6 +27,8 @@ const GOLDEN_KINDS: &[&str] = &[
     "camembert-spm",
     "distilbert",
     "distilbert-vocab",
+    "gpt2",
+    "gpt2-vocab-merges",
     "mpnet",
     "mpnet-vocab",
     "roberta",
@@ -145,20 +147,21 @@ fn the_beginning_of_a_long_text_has_the_tokens_of_the_whole() {
     for (folder, tokens) in folders_with("tokens.json") {
         let tokenizer = tokenizer(&folder);
         let mut texts = strings(&tokens["texts"]);
-        let special = tokenizer.num_special_tokens_to_add(false);
+        // As many before the text as after it: one in most families, none in GPT-2.
+        let special = tokenizer.num_special_tokens_to_add(false) / 2;
         for turn in 0..3 {
             texts.rotate_left(7 * turn + 1);
             let long = texts.join(" and then ").repeat(6);
             let whole = tokenizer.encode(&long, &with_offsets(whole())).unwrap();
             let (ids, offsets) = (whole.input_ids, whole.offset_mapping.unwrap());
             for max_length in [3, 100, 256, 700, 1500, ids.len() - 1] {
-                let kept = max_length - special + 1;
-                let last = ids.last().copied();
+                let kept = max_length - special;
+                let last = &ids[ids.len() - special..];
                 for options in [cut(max_length), with_offsets(cut(max_length))] {
                     let encoding = tokenizer.encode(&long, &options).unwrap();
                     assert!(encoding.truncated);
                     assert_eq!(encoding.input_ids[..kept], ids[..kept], "{folder:?} {max_length}");
-                    assert_eq!(encoding.input_ids[kept..], [last.unwrap()]);
+                    assert_eq!(&encoding.input_ids[kept..], last);
                     if let Some(mapping) = encoding.offset_mapping {
                         assert_eq!(mapping[..kept], offsets[..kept]);
                     }
@@ -227,6 +230,44 @@ fn variant_folder(variant: &Value) -> tempfile::TempDir {
     folder
 }
 
+/// Tokens, texts under other options than the tokenizer's own, and what else the files settle.
+fn assert_decodes(name: &str, tokenizer: &AutoTokenizer, ids: &[Vec<u32>], variant: &Value) {
+    for (key, skip_special_tokens, clean_up) in
+        [("decoded_whole", false, true), ("decoded_untidied", true, false)]
+    {
+        let options =
+            DecodeOptions { skip_special_tokens, clean_up_tokenization_spaces: Some(clean_up) };
+        let got: Vec<_> =
+            ids.iter().map(|ids| tokenizer.decode_with(ids, &options).unwrap()).collect();
+        assert_eq!(got, strings(&variant[key]), "{name}: {key}");
+    }
+
+    let some = |tokens: Vec<Option<String>>| tokens.into_iter().map(Option::unwrap).collect();
+    let tokens: Vec<String> = some(tokenizer.convert_ids_to_tokens(&ids[3], false));
+    assert_eq!(tokens, strings(&variant["tokens"]), "{name}");
+    let without: Vec<String> = some(tokenizer.convert_ids_to_tokens(&ids[7], true));
+    assert_eq!(without, strings(&variant["tokens_without_special"]), "{name}");
+    assert_eq!(tokenizer.convert_ids_to_tokens(&[1 << 30], false), [None]);
+    let mut lists: Vec<Vec<String>> = tokens.iter().map(|token| vec![token.clone()]).collect();
+    let with_special = some(tokenizer.convert_ids_to_tokens(&ids[7], false));
+    lists.extend([tokens[..3].to_vec(), tokens, with_special]);
+    let got: Vec<_> =
+        lists.into_iter().map(|list| tokenizer.convert_tokens_to_string(list).unwrap()).collect();
+    assert_eq!(got, strings(&variant["strings"]), "{name}");
+
+    let special = Value::Object(tokenizer.special_tokens_map());
+    assert_eq!(special, variant["special_tokens_map"], "{name}");
+    let keys = |map: &Value| map.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&special), keys(&variant["special_tokens_map"]), "{name}");
+    assert_eq!(tokenizer.mask_token(), variant["special_tokens_map"]["mask_token"].as_str());
+    assert_eq!(tokenizer.eos_token(), variant["special_tokens_map"]["eos_token"].as_str());
+    assert_eq!(Value::from(tokenizer.all_special_ids()), variant["all_special_ids"], "{name}");
+    assert_eq!(tokenizer.padding_side().name(), variant["padding_side"], "{name}");
+    assert_eq!(tokenizer.truncation_side().name(), variant["truncation_side"], "{name}");
+    let prefix = variant["continuing_subword_prefix"].as_str();
+    assert_eq!(tokenizer.continuing_subword_prefix(), prefix, "{name}");
+}
+
 #[test]
 fn files_that_disagree_are_read_as_transformers_reads_them() {
     let golden = json(&golden().join("tokenizers/golden.json"));
@@ -234,7 +275,7 @@ fn files_that_disagree_are_read_as_transformers_reads_them() {
     let pairs: Vec<(String, String)> = serde_json::from_value(golden["pairs"].clone()).unwrap();
     let pair_texts: Vec<_> = pairs.iter().map(|(a, b)| format!("{a} | {b}")).collect();
     let variants = golden["variants"].as_array().unwrap();
-    assert!(variants.len() >= 30);
+    assert!(variants.len() >= 41);
     for variant in variants {
         let name = variant["name"].as_str().unwrap();
         let folder = variant_folder(variant);
@@ -280,6 +321,7 @@ fn files_that_disagree_are_read_as_transformers_reads_them() {
         {
             assert_eq!(tokenizer.decode(ids, true).unwrap(), decoded, "{name}: {text:?}");
         }
+        assert_decodes(name, &tokenizer, &expected, variant);
 
         let encode_pairs = |options: EncodeOptions| -> Vec<Encoding> {
             pairs.iter().map(|(a, b)| tokenizer.encode_pair(a, b, &options).unwrap()).collect()

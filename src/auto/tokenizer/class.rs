@@ -23,6 +23,8 @@ pub(super) enum TokenizerClass {
     XlmRoberta,
     /// `CamembertTokenizer`.
     Camembert,
+    /// `GPT2Tokenizer`.
+    Gpt2,
     /// `PreTrainedTokenizerFast`: whatever tokenizer.json says, no defaults.
     PreTrained,
 }
@@ -35,6 +37,7 @@ const CLASSES: &[(TokenizerClass, &str, &[&str])] = &[
     (TokenizerClass::Roberta, "RobertaTokenizer", &["roberta"]),
     (TokenizerClass::XlmRoberta, "XLMRobertaTokenizer", &["xlm-roberta"]),
     (TokenizerClass::Camembert, "CamembertTokenizer", &["camembert"]),
+    (TokenizerClass::Gpt2, "GPT2Tokenizer", &["gpt2"]),
     (TokenizerClass::PreTrained, "PreTrainedTokenizer", &[]),
 ];
 
@@ -101,6 +104,7 @@ impl TokenizerClass {
             Self::Roberta => "RobertaTokenizerFast",
             Self::XlmRoberta => "XLMRobertaTokenizerFast",
             Self::Camembert => "CamembertTokenizerFast",
+            Self::Gpt2 => "GPT2TokenizerFast",
             Self::PreTrained => "PreTrainedTokenizerFast",
         }
     }
@@ -115,6 +119,10 @@ impl TokenizerClass {
                 "pad_token" => Some("[PAD]"),
                 "cls_token" => Some("[CLS]"),
                 "mask_token" => Some("[MASK]"),
+                _ => None,
+            },
+            Self::Gpt2 => match attribute {
+                "bos_token" | "eos_token" | "unk_token" => Some("<|endoftext|>"),
                 _ => None,
             },
             Self::MpNet | Self::Roberta | Self::XlmRoberta | Self::Camembert => match attribute {

@@ -47,7 +47,7 @@ pub(super) fn from_vocabulary(
         TokenizerClass::Bert | TokenizerClass::DistilBert | TokenizerClass::MpNet => {
             word_piece(files, class, options, special)?
         }
-        TokenizerClass::Roberta => byte_level_bpe(files, class, options)?,
+        TokenizerClass::Roberta | TokenizerClass::Gpt2 => byte_level_bpe(files, class, options)?,
         TokenizerClass::XlmRoberta | TokenizerClass::Camembert => sentence_piece(files, class)?,
         TokenizerClass::PreTrained => {
             return Err(files.missing(class.name(), "`tokenizer.json`"));
@@ -225,6 +225,9 @@ fn post_processor(
     options: TokenizerOptions,
     special: &SpecialTokens,
 ) -> Result<()> {
+    if class == TokenizerClass::Gpt2 {
+        return gpt2_post_processor(tokenizer, options, special);
+    }
     // The families of fairseq's vocabulary name their tokens in the template itself.
     let (cls, sep) = match class {
         TokenizerClass::XlmRoberta | TokenizerClass::Camembert => ("<s>", "</s>"),
@@ -252,13 +255,40 @@ fn post_processor(
         }
         _ => (format!("{cls}:0 $A:0 {sep}:0"), format!("{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1")),
     };
+    template(tokenizer, single, pair, vec![(cls, cls_id), (sep, sep_id)])
+}
+
+fn gpt2_post_processor(
+    tokenizer: &mut Tokenizer,
+    options: TokenizerOptions,
+    special: &SpecialTokens,
+) -> Result<()> {
+    if !options.add_bos_token {
+        let bytes = ByteLevel::default().trim_offsets(false);
+        tokenizer.with_post_processor(Some(bytes));
+        return Ok(());
+    }
+    let bos = special.require("bos_token")?;
+    let bos_id = tokenizer
+        .token_to_id(bos)
+        .ok_or_else(|| Error::new(ErrorKind::Model, format!("`{bos}` is not in the vocabulary")))?;
+    template(tokenizer, format!("{bos}:0 $A:0"), format!("{bos}:0 $A:0 $B:1"), vec![(bos, bos_id)])
+}
+
+fn template(
+    tokenizer: &mut Tokenizer,
+    single: String,
+    pair: String,
+    special: Vec<(&str, u32)>,
+) -> Result<()> {
+    let names: Vec<_> = special.iter().map(|(token, _)| format!("`{token}`")).collect();
     let template = || -> tokenizers::Result<TemplateProcessing> {
         let mut builder = TemplateProcessing::builder();
         builder.try_single(single)?.try_pair(pair)?;
-        Ok(builder.special_tokens(vec![(cls, cls_id), (sep, sep_id)]).build()?)
+        Ok(builder.special_tokens(special).build()?)
     };
     let template = template().map_err(|e| {
-        let message = format!("cannot put `{cls}` and `{sep}` around a text");
+        let message = format!("cannot put {} around a text", names.join(" and "));
         Error::new(ErrorKind::Model, message).source(e)
     })?;
     tokenizer.with_post_processor(Some(template));

@@ -1,11 +1,11 @@
-//! Texts to token ids: truncation, special tokens, batches, pairs; and back.
+//! Texts to token ids: truncation, special tokens, batches, pairs.
+//!
+//! Not here: the windows of a long text ([`super::window`]), and the way back ([`super::decode`]).
 
 use rayon::prelude::*;
-use tokenizers::{
-    Decoder, Model, OffsetType, PostProcessor, PreTokenizer, Token, Tokenizer, TruncationDirection,
-    TruncationParams, TruncationStrategy, truncate_encodings,
-};
+use tokenizers::{Model, OffsetType, PostProcessor, PreTokenizer, Token, Tokenizer};
 
+use super::truncate::{Cut, Side, TruncationStrategy};
 use super::{AutoTokenizer, prefix};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -14,16 +14,32 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct EncodeOptions {
     /// Cut to this many tokens, special tokens included; `None` keeps all.
     pub max_length: Option<usize>,
+    /// Which text of a pair is cut to keep to `max_length`.
+    pub truncation: TruncationStrategy,
+    /// Which end is cut off; `None` for the tokenizer's own ([`AutoTokenizer::truncation_side`]).
+    pub truncation_side: Option<Side>,
     /// Whether to put the model's special tokens (`[CLS]`, `</s>`, …) around the text.
     pub add_special_tokens: bool,
     /// Whether to fill [`Encoding::offset_mapping`], which takes longer.
     pub return_offsets_mapping: bool,
+    /// Whether to fill [`Encoding::special_tokens_mask`].
+    pub return_special_tokens_mask: bool,
+    /// Whether to fill [`Encoding::word_ids`], which takes longer.
+    pub return_word_ids: bool,
 }
 
 impl Default for EncodeOptions {
-    /// No truncation, special tokens, no offsets.
+    /// No truncation, special tokens, and nothing but the ids and types.
     fn default() -> Self {
-        Self { max_length: None, add_special_tokens: true, return_offsets_mapping: false }
+        Self {
+            max_length: None,
+            truncation: TruncationStrategy::LongestFirst,
+            truncation_side: None,
+            add_special_tokens: true,
+            return_offsets_mapping: false,
+            return_special_tokens_mask: false,
+            return_word_ids: false,
+        }
     }
 }
 
@@ -41,6 +57,12 @@ pub struct Encoding {
     /// # Units
     /// Characters, 0-based, half-open; (0, 0) for special tokens.
     pub offset_mapping: Option<Vec<(usize, usize)>>,
+    /// Which tokens were put around the text; `None` unless it was asked for. A special token that the
+    /// text itself spells out is not among them.
+    pub special_tokens_mask: Option<Vec<bool>>,
+    /// The word of its text that each token belongs to, 0-based; `None` unless it was asked for, and for
+    /// special tokens.
+    pub word_ids: Option<Vec<Option<u32>>>,
 }
 
 /// What the post-processor puts around a single text.
@@ -77,20 +99,27 @@ impl AutoTokenizer {
     /// # Errors
     /// `Config` when `max_length` leaves no room for the special tokens, `Model` when the tokenizer fails.
     pub fn encode(&self, text: &str, options: &EncodeOptions) -> Result<Encoding> {
-        let room = self.room(options, false)?;
-        // One token more than there is room for tells whether the text was cut.
-        let enough = room.map(|room| room.saturating_add(1));
-        if options.return_offsets_mapping || (options.add_special_tokens && self.frame.is_none()) {
-            let offsets = offset_type(options);
-            let encoding = self.tokenize(text, enough, 0, offsets)?;
+        let room = self.room(options.max_length, options.add_special_tokens, false)?;
+        let side = options.truncation_side.unwrap_or(self.truncation_side);
+        // One token more than there is room for tells whether the text was cut. Words are counted from the
+        // beginning, which must be seen for that.
+        let count_words = options.return_word_ids && side == Side::Left;
+        let enough = room.filter(|_| !count_words).map(|room| room.saturating_add(1));
+        let more = options.return_offsets_mapping
+            || options.return_special_tokens_mask
+            || options.return_word_ids
+            || options.truncation == TruncationStrategy::OnlySecond;
+        if more || (options.add_special_tokens && self.frame.is_none()) {
+            let encoding =
+                self.tokenize(text, enough.map(|n| (n, side)), 0, offset_type(options))?;
             return self.assemble(encoding, None, room, options);
         }
-        let encoding = self.tokenize(text, enough, 0, OffsetType::None)?;
+        let encoding = self.tokenize(text, enough.map(|n| (n, side)), 0, OffsetType::None)?;
         let ids = encoding.get_ids();
         let kept = match room {
-            Some(room) if room < ids.len() => match self.truncation_side {
-                TruncationDirection::Right => &ids[..room],
-                TruncationDirection::Left => &ids[ids.len() - room..],
+            Some(room) if room < ids.len() => match side {
+                Side::Right => &ids[..room],
+                Side::Left => &ids[ids.len() - room..],
             },
             _ => ids,
         };
@@ -109,16 +138,19 @@ impl AutoTokenizer {
         token_type_ids.extend(frame.before.iter().map(|(_, kind)| kind));
         token_type_ids.resize(frame.before.len() + kept.len(), frame.text_type);
         token_type_ids.extend(frame.after.iter().map(|(_, kind)| kind));
-        Ok(Encoding { input_ids, token_type_ids, truncated, offset_mapping: None })
+        Ok(Encoding { input_ids, token_type_ids, truncated, ..Encoding::default() })
     }
 
-    /// Encodes two texts as one input, as `tokenizer(text, text_pair, truncation=True, max_length=…)`
-    /// does: what does not fit is taken from the longer one.
+    /// Encodes two texts as one input, as `tokenizer([text], [text_pair], truncation=…, max_length=…)`
+    /// does: what does not fit is taken from the text that [`EncodeOptions::truncation`] says.
+    ///
+    /// An empty second text is a second text all the same, as it is in a batch of pairs. Alone, outside a
+    /// list, `tokenizer(text, "")` leaves it out: where that is meant, use [`encode`](Self::encode).
     ///
     /// # Errors
-    /// As [`encode`](Self::encode).
+    /// As [`encode`](Self::encode), and `Data` when the only text that may be cut is too short for it.
     pub fn encode_pair(&self, text: &str, pair: &str, options: &EncodeOptions) -> Result<Encoding> {
-        let room = self.room(options, true)?;
+        let room = self.room(options.max_length, options.add_special_tokens, true)?;
         // Both texts whole: which of them is the longer one decides who gives the odd token.
         let offsets = offset_type(options);
         let first = self.tokenize(text, None, 0, offsets)?;
@@ -139,29 +171,15 @@ impl AutoTokenizer {
         encodings.into_iter().collect()
     }
 
-    /// The text of token ids; ids that the tokenizer does not know are left out.
-    ///
-    /// # Errors
-    /// `Model` when the tokenizer fails.
-    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        let added = self.tokenizer.get_added_vocabulary();
-        let tokens = ids
-            .iter()
-            .filter_map(|id| self.id_to_token(*id))
-            .filter(|token| !(skip_special_tokens && added.is_special_token(token)))
-            .collect::<Vec<_>>();
-        let text = match self.tokenizer.get_decoder() {
-            Some(decoder) => decoder.decode(tokens).map_err(failed("decode token ids"))?,
-            None => tokens.join(" "),
-        };
-        Ok(if self.clean_up_tokenization_spaces { clean_up(&text) } else { text })
-    }
-
     /// How many tokens of the text fit; `None` for all.
-    fn room(&self, options: &EncodeOptions, pair: bool) -> Result<Option<usize>> {
-        let Some(max_length) = options.max_length else { return Ok(None) };
-        let special =
-            if options.add_special_tokens { self.num_special_tokens_to_add(pair) } else { 0 };
+    pub(super) fn room(
+        &self,
+        max_length: Option<usize>,
+        add_special_tokens: bool,
+        pair: bool,
+    ) -> Result<Option<usize>> {
+        let Some(max_length) = max_length else { return Ok(None) };
+        let special = if add_special_tokens { self.num_special_tokens_to_add(pair) } else { 0 };
         max_length.checked_sub(special).map(Some).ok_or_else(|| {
             Error::new(
                 ErrorKind::Config,
@@ -172,19 +190,17 @@ impl AutoTokenizer {
 
     /// Tokens of a text without special tokens; stops when there are `enough` of them, counted from the
     /// side that is kept.
-    fn tokenize(
+    pub(super) fn tokenize(
         &self,
         text: &str,
-        enough: Option<usize>,
+        enough: Option<(usize, Side)>,
         type_id: u32,
         offsets: OffsetType,
     ) -> Result<tokenizers::Encoding> {
-        if let (Some(enough), true, TruncationDirection::Right) =
-            (enough, self.word_by_word, self.truncation_side)
-        {
-            for beginning in prefix::beginnings(text, enough) {
-                let encoding = self.tokenize_all(beginning, Some(enough), type_id, offsets)?;
-                if encoding.len() >= enough || beginning.len() == text.len() {
+        if let (Some((count, Side::Right)), true) = (enough, self.word_by_word) {
+            for beginning in prefix::beginnings(text, count) {
+                let encoding = self.tokenize_all(beginning, enough, type_id, offsets)?;
+                if encoding.len() >= count || beginning.len() == text.len() {
                     return Ok(encoding);
                 }
             }
@@ -195,7 +211,7 @@ impl AutoTokenizer {
     fn tokenize_all(
         &self,
         text: &str,
-        enough: Option<usize>,
+        enough: Option<(usize, Side)>,
         type_id: u32,
         offsets: OffsetType,
     ) -> Result<tokenizers::Encoding> {
@@ -206,7 +222,7 @@ impl AutoTokenizer {
             if let Some(pre_tokenizer) = parts.get_pre_tokenizer() {
                 pre_tokenizer.pre_tokenize(&mut words)?;
             }
-            let enough = enough.map(|enough| (enough, self.truncation_side));
+            let enough = enough.map(|(count, side)| (count, side.into()));
             parts.get_model().tokenize_in_pretokenized(&mut words, enough)?;
             words.into_encoding(None, type_id, offsets)
         };
@@ -216,34 +232,34 @@ impl AutoTokenizer {
     /// Cuts to `room`, adds the special tokens, takes out what is asked for.
     fn assemble(
         &self,
-        first: tokenizers::Encoding,
-        second: Option<tokenizers::Encoding>,
+        mut first: tokenizers::Encoding,
+        mut second: Option<tokenizers::Encoding>,
         room: Option<usize>,
         options: &EncodeOptions,
     ) -> Result<Encoding> {
         let length = first.len() + second.as_ref().map_or(0, tokenizers::Encoding::len);
         let truncated = room.is_some_and(|room| room < length);
-        let assemble = || {
-            let (first, second) = match room {
-                Some(max_length) => {
-                    let params = TruncationParams {
-                        max_length,
-                        direction: self.truncation_side,
-                        strategy: TruncationStrategy::LongestFirst,
-                        stride: 0,
-                    };
-                    truncate_encodings(first, second, &params)?
-                }
-                None => (first, second),
-            };
-            self.tokenizer.post_process(first, second, options.add_special_tokens)
-        };
-        let encoding = assemble().map_err(failed("add special tokens"))?;
+        if let Some(room) = room {
+            let side = options.truncation_side.unwrap_or(self.truncation_side);
+            let cut = Cut { room, strategy: options.truncation, stride: 0, side };
+            cut.apply(&mut first, second.as_mut())?;
+            for text in std::iter::once(&mut first).chain(&mut second) {
+                text.set_overflowing(Vec::new());
+            }
+        }
+        let encoding = self
+            .tokenizer
+            .post_process(first, second, options.add_special_tokens)
+            .map_err(failed("add special tokens"))?;
         Ok(Encoding {
             input_ids: encoding.get_ids().to_vec(),
             token_type_ids: encoding.get_type_ids().to_vec(),
             truncated,
             offset_mapping: options.return_offsets_mapping.then(|| encoding.get_offsets().to_vec()),
+            special_tokens_mask: options.return_special_tokens_mask.then(|| {
+                encoding.get_special_tokens_mask().iter().map(|mask| *mask == 1).collect()
+            }),
+            word_ids: options.return_word_ids.then(|| encoding.get_word_ids().to_vec()),
         })
     }
 
@@ -258,23 +274,6 @@ fn offset_type(options: &EncodeOptions) -> OffsetType {
     if options.return_offsets_mapping { OffsetType::Char } else { OffsetType::Byte }
 }
 
-fn failed(what: &'static str) -> impl Fn(tokenizers::Error) -> Error {
+pub(super) fn failed(what: &'static str) -> impl Fn(tokenizers::Error) -> Error {
     move |e| Error::new(ErrorKind::Model, format!("cannot {what}")).source(e)
-}
-
-/// Tidies the spaces that English tokenization leaves (`clean_up_tokenization` of transformers).
-fn clean_up(text: &str) -> String {
-    const TIDY: [(&str, &str); 10] = [
-        (" .", "."),
-        (" ?", "?"),
-        (" !", "!"),
-        (" ,", ","),
-        (" ' ", "'"),
-        (" n't", "n't"),
-        (" 'm", "'m"),
-        (" 's", "'s"),
-        (" 've", "'ve"),
-        (" 're", "'re"),
-    ];
-    TIDY.iter().fold(text.to_string(), |text, (from, to)| text.replace(from, to))
 }

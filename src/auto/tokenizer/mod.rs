@@ -2,32 +2,44 @@
 //!
 //! It reads a tokenizer.json, or builds the same tokenizer from the vocabulary files that a checkpoint
 //! has instead (`vocab.txt`, `vocab.json` with `merges.txt`, a sentencepiece model), and applies what the
-//! other files say over it. Not here: batches for a model, windows over long texts, chat templates.
-//! The entry points are [`AutoTokenizer::from_pretrained`] and [`AutoTokenizer::encode`].
+//! other files say over it. Not here: batches for a model.
+//! The entry points are [`AutoTokenizer::from_pretrained`], [`AutoTokenizer::encode`] and
+//! [`AutoTokenizer::encode_windows`].
 
+mod chat;
 mod class;
 mod convert;
+mod decode;
 mod encode;
 mod files;
+mod jinja;
 mod overrides;
 mod prefix;
+mod python;
 mod sentencepiece;
 mod special;
 #[cfg(test)]
 mod tests;
+mod truncate;
+mod window;
 
 use serde_json::{Map, Value};
 use tokenizers::normalizers::{Lowercase, Sequence};
-use tokenizers::{Tokenizer, TruncationDirection};
+use tokenizers::{PaddingDirection, Tokenizer, TruncationDirection};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot};
+use chat::ChatTemplates;
+pub use chat::{ChatOptions, ChatTemplate};
 use class::TokenizerClass;
+pub use decode::DecodeOptions;
 use encode::Frame;
 pub use encode::{EncodeOptions, Encoding};
 use files::TokenizerFiles;
 use overrides::TokenizerOptions;
 use special::SpecialTokens;
+pub use truncate::{Side, TruncationStrategy};
+pub use window::{Window, WindowOptions};
 
 /// Above this, a `model_max_length` means "no limit" (transformers writes 1e30).
 const LARGE_INTEGER: f64 = 1e20;
@@ -55,8 +67,10 @@ pub struct AutoTokenizer {
     word_by_word: bool,
     special: SpecialTokens,
     model_max_length: Option<usize>,
-    truncation_side: TruncationDirection,
+    truncation_side: Side,
+    padding_side: Side,
     clean_up_tokenization_spaces: bool,
+    chat_templates: ChatTemplates,
     digest: blake3::Hash,
 }
 
@@ -109,14 +123,21 @@ impl AutoTokenizer {
         let saved = saved.transpose()?;
         let converted = saved.is_none();
         let mut special = SpecialTokens::read(&mut files, &config, class, saved.as_ref())?;
-        let mut truncation_side = TruncationDirection::Right;
+        let (mut truncation_side, mut padding_side) = (Side::Right, Side::Right);
         let mut tokenizer = if let Some(mut tokenizer) = saved {
             // Exports carry the settings of one call; texts are cut and padded by the caller's.
             if let Some(truncation) = tokenizer.get_truncation() {
-                truncation_side = truncation.direction;
+                truncation_side = match truncation.direction {
+                    TruncationDirection::Left => Side::Left,
+                    TruncationDirection::Right => Side::Right,
+                };
             }
             if let Some(padding) = tokenizer.get_padding() {
                 special.set_default("pad_token", &padding.pad_token.clone());
+                padding_side = match padding.direction {
+                    PaddingDirection::Left => Side::Left,
+                    PaddingDirection::Right => Side::Right,
+                };
             }
             tokenizer.with_padding(None).with_truncation(None).map_err(|e| {
                 Error::new(ErrorKind::Internal, "cannot drop the truncation").source(e)
@@ -128,20 +149,13 @@ impl AutoTokenizer {
         };
         options.apply(class, &mut tokenizer)?;
 
-        if let Some(side) = config.get("truncation_side") {
-            truncation_side = match side.as_str() {
-                Some("right") => TruncationDirection::Right,
-                Some("left") => TruncationDirection::Left,
-                _ => {
-                    return Err(Error::new(
-                        ErrorKind::Model,
-                        format!(
-                            "`truncation_side` in tokenizer_config.json is `{side}`, expected `left` or `right`"
-                        ),
-                    ));
-                }
-            };
+        if let Some(side) = configured_side(&config, "truncation_side")? {
+            truncation_side = side;
         }
+        if let Some(side) = configured_side(&config, "padding_side")? {
+            padding_side = side;
+        }
+        let chat_templates = ChatTemplates::read(&mut files, &config)?;
         let clean_up = config.get("clean_up_tokenization_spaces").and_then(Value::as_bool);
         Ok(Self {
             frame: Frame::find(&tokenizer),
@@ -151,8 +165,10 @@ impl AutoTokenizer {
             special,
             model_max_length: model_max_length(&config),
             truncation_side,
+            padding_side,
             clean_up_tokenization_spaces: clean_up
                 .unwrap_or_else(|| class.default_clean_up(converted)),
+            chat_templates,
             digest: files.digest(),
         })
     }
@@ -227,6 +243,49 @@ impl AutoTokenizer {
         self.special_token_id("mask_token")
     }
 
+    /// The text of the token that fill-mask replaces.
+    pub fn mask_token(&self) -> Option<&str> {
+        self.special.get("mask_token")
+    }
+
+    /// The text of the token that ends a sentence.
+    pub fn eos_token(&self) -> Option<&str> {
+        self.special.get("eos_token")
+    }
+
+    /// The special tokens by attribute (`bos_token`, …, `additional_special_tokens`, and the model's own),
+    /// those that the tokenizer does not have left out.
+    pub fn special_tokens_map(&self) -> Map<String, Value> {
+        self.special.map()
+    }
+
+    /// The ids of all tokens in [`special_tokens_map`](Self::special_tokens_map), each once, in its order.
+    pub fn all_special_ids(&self) -> Vec<u32> {
+        let map = self.special.map();
+        let texts = map.values().flat_map(|value| match value {
+            Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
+            value => value.as_str().into_iter().collect::<Vec<_>>(),
+        });
+        let mut ids = Vec::new();
+        for id in texts.filter_map(|text| self.tokenizer.token_to_id(text)) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
+    /// Which end of a shorter row is filled up (`padding_side`). Nothing is ever filled up here; tasks
+    /// read their question-answering and generation conventions from it.
+    pub fn padding_side(&self) -> Side {
+        self.padding_side
+    }
+
+    /// Which end of a long text is cut off (`truncation_side`).
+    pub fn truncation_side(&self) -> Side {
+        self.truncation_side
+    }
+
     /// A digest of the files that this tokenizer was read from, for lineage: the same digest means the
     /// same tokens.
     pub fn digest(&self) -> blake3::Hash {
@@ -257,4 +316,17 @@ fn model_max_length(config: &Map<String, Value>) -> Option<usize> {
         reason = "checked, and `as` saturates"
     )]
     (1.0..=LARGE_INTEGER).contains(&length).then_some(length as usize)
+}
+
+/// `left` or `right` in tokenizer_config.json.
+fn configured_side(config: &Map<String, Value>, key: &str) -> Result<Option<Side>> {
+    let Some(side) = config.get(key) else { return Ok(None) };
+    match side.as_str() {
+        Some("right") => Ok(Some(Side::Right)),
+        Some("left") => Ok(Some(Side::Left)),
+        _ => Err(Error::new(
+            ErrorKind::Model,
+            format!("`{key}` in tokenizer_config.json is `{side}`, expected `left` or `right`"),
+        )),
+    }
 }

@@ -17,6 +17,7 @@ pub(super) struct TokenizerOptions {
     pub(super) strip_accents: Option<bool>,
     pub(super) tokenize_chinese_chars: bool,
     pub(super) add_prefix_space: bool,
+    pub(super) add_bos_token: bool,
     trim_offsets: bool,
     split_special_tokens: bool,
 }
@@ -30,6 +31,7 @@ impl TokenizerOptions {
             strip_accents: flag("strip_accents"),
             tokenize_chinese_chars: flag("tokenize_chinese_chars").unwrap_or(true),
             add_prefix_space: flag("add_prefix_space").unwrap_or(false),
+            add_bos_token: flag("add_bos_token").unwrap_or(false),
             trim_offsets: flag("trim_offsets").unwrap_or(true),
             split_special_tokens: flag("split_special_tokens").unwrap_or(false),
         }

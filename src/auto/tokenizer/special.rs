@@ -107,7 +107,7 @@ pub(super) struct SpecialTokens {
     named: BTreeMap<&'static str, Token>,
     additional: Vec<Token>,
     /// `extra_special_tokens`, whose attributes are the model's own.
-    extra: Vec<Token>,
+    extra: Vec<(String, Token)>,
     /// `added_tokens_decoder`, by id.
     added: BTreeMap<u32, RawAddedToken>,
 }
@@ -132,7 +132,15 @@ impl SpecialTokens {
         }
         let mut additional = config.get("additional_special_tokens").map(token_list).transpose()?;
         let extra = match config.get("extra_special_tokens") {
-            Some(Value::Object(extra)) => tokens(extra.values())?,
+            Some(Value::Object(extra)) => {
+                let mut tokens = Vec::new();
+                for (attribute, value) in extra {
+                    if let Some(token) = Token::from_json(value, attribute)? {
+                        tokens.push((attribute.clone(), token));
+                    }
+                }
+                tokens
+            }
             // transformers 5 writes `additional_special_tokens` by this name.
             Some(list @ Value::Array(_)) => {
                 additional.get_or_insert_with(Vec::new).extend(token_list(list)?);
@@ -181,10 +189,9 @@ impl SpecialTokens {
             defaults.iter().map(|text| Token::Text((*text).to_string())).collect()
         });
         let converted = saved.is_none();
-        let handed_on = |tokens: Vec<Token>| -> Vec<Token> {
-            tokens.into_iter().map(|token| if converted { copied(token) } else { token }).collect()
-        };
-        let (additional, extra) = (handed_on(additional), handed_on(extra));
+        let handed_on = |token: Token| if converted { copied(token) } else { token };
+        let additional = additional.into_iter().map(handed_on).collect();
+        let extra = extra.into_iter().map(|(name, token)| (name, handed_on(token))).collect();
         let mut special = Self { named: BTreeMap::new(), additional, extra, added };
         for attribute in ATTRIBUTES {
             let token = match named.remove(attribute) {
@@ -202,6 +209,24 @@ impl SpecialTokens {
     /// The text of an attribute's token.
     pub(super) fn get(&self, attribute: &str) -> Option<&str> {
         self.named.get(attribute).map(Token::content)
+    }
+
+    /// `special_tokens_map`: the tokens by attribute, those that are no text left out.
+    pub(super) fn map(&self) -> Map<String, Value> {
+        let mut map = Map::new();
+        let named = ATTRIBUTES.iter().filter_map(|name| Some((*name, self.named.get(name)?)));
+        for (attribute, token) in named.filter(|(_, token)| !token.content().is_empty()) {
+            map.insert(attribute.to_string(), token.content().into());
+        }
+        if !self.additional.is_empty() {
+            let texts: Vec<Value> = self.additional.iter().map(|t| t.content().into()).collect();
+            map.insert("additional_special_tokens".to_string(), texts.into());
+        }
+        for (attribute, token) in self.extra.iter().filter(|(_, token)| !token.content().is_empty())
+        {
+            map.insert(attribute.clone(), token.content().into());
+        }
+        map
     }
 
     /// Sets an attribute's token unless the files or the class did it.
@@ -230,7 +255,7 @@ impl SpecialTokens {
         let mut special_texts = BTreeSet::new();
         let specials: Vec<&Token> = named
             .chain(&self.additional)
-            .chain(&self.extra)
+            .chain(self.extra.iter().map(|(_, token)| token))
             .filter(|token| !token.content().is_empty())
             .filter(|token| special_texts.insert(token.content().to_string()))
             .collect();
@@ -305,6 +330,15 @@ fn dressed(class: TokenizerClass, attribute: &str, token: Token, converted: bool
                     Token::Added(RawAddedToken { lstrip: true, normalized: Some(false), ..plain })
                 }
                 TokenizerClass::Roberta if converted => Token::Added(plain),
+                TokenizerClass::Gpt2
+                    if converted
+                        && matches!(
+                            attribute,
+                            "bos_token" | "eos_token" | "unk_token" | "pad_token"
+                        ) =>
+                {
+                    Token::Added(plain)
+                }
                 TokenizerClass::MpNet if !mask => Token::Added(RawAddedToken { special, ..plain }),
                 TokenizerClass::MpNet | TokenizerClass::XlmRoberta | TokenizerClass::Camembert
                     if mask =>

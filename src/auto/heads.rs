@@ -1,0 +1,136 @@
+//! Head layouts of the families: which layers, under which names, stand on which states.
+//!
+//! # Source
+//! The `…For…` classes of `modeling_*.py` in `src/transformers/models` at v4.57.
+
+use super::families::{FamilyHead, FamilyHead as Row};
+use crate::auto_class::AutoClass;
+use crate::models::{Epsilon, HeadLayout, Layer, Reads};
+use crate::nn::Activation;
+
+const POOLER: [Layer; 2] = [Layer::Dense("pooler.dense"), Layer::Activation(Activation::Tanh)];
+
+const fn row(class: AutoClass, reads: Reads, layers: &'static [Layer]) -> FamilyHead {
+    Row { class, layout: HeadLayout { reads, layers }, backbone: None }
+}
+
+/// `classifier` on every token.
+const TOKENS: Row =
+    row(AutoClass::TokenClassification, Reads::Tokens, &[Layer::Labels("classifier")]);
+
+/// `qa_outputs` on every token: the start and the end of the answer.
+const ANSWER: Row =
+    row(AutoClass::QuestionAnswering, Reads::Tokens, &[Layer::Outputs("qa_outputs", 2)]);
+
+/// The pooler, then one number a choice.
+const CHOICE: Row = row(
+    AutoClass::MultipleChoice,
+    Reads::First,
+    &[POOLER[0], POOLER[1], Layer::Outputs("classifier", 1)],
+);
+
+const BERT_VOCABULARY: [Layer; 4] = [
+    Layer::Dense("cls.predictions.transform.dense"),
+    Layer::ConfigActivation("hidden_act"),
+    Layer::LayerNorm(
+        "cls.predictions.transform.LayerNorm",
+        Epsilon::Config("layer_norm_eps", 1e-12),
+    ),
+    Layer::Vocabulary(
+        "cls.predictions.decoder",
+        &["cls.predictions.bias", "cls.predictions.decoder.bias"],
+    ),
+];
+
+/// Heads of BERT.
+pub(super) static BERT: [Row; 7] = [
+    row(AutoClass::CausalLM, Reads::Tokens, &BERT_VOCABULARY),
+    row(AutoClass::MaskedLM, Reads::Tokens, &BERT_VOCABULARY),
+    row(
+        AutoClass::SequenceClassification,
+        Reads::First,
+        &[POOLER[0], POOLER[1], Layer::Labels("classifier")],
+    ),
+    ANSWER,
+    TOKENS,
+    CHOICE,
+    row(
+        AutoClass::NextSentencePrediction,
+        Reads::First,
+        &[POOLER[0], POOLER[1], Layer::Outputs("cls.seq_relationship", 2)],
+    ),
+];
+
+const ROBERTA_VOCABULARY: [Layer; 4] = [
+    Layer::Dense("lm_head.dense"),
+    Layer::Activation(Activation::Gelu),
+    Layer::LayerNorm("lm_head.layer_norm", Epsilon::Config("layer_norm_eps", 1e-12)),
+    Layer::Vocabulary("lm_head.decoder", &["lm_head.bias", "lm_head.decoder.bias"]),
+];
+
+/// RoBERTa's classifier: a layer and tanh on the first token, without the pooler.
+const ROBERTA_CLASSIFIER: Row = row(
+    AutoClass::SequenceClassification,
+    Reads::First,
+    &[
+        Layer::Dense("classifier.dense"),
+        Layer::Activation(Activation::Tanh),
+        Layer::Labels("classifier.out_proj"),
+    ],
+);
+
+/// Heads of RoBERTa, XLM-RoBERTa and CamemBERT.
+pub(super) static ROBERTA: [Row; 6] = [
+    row(AutoClass::CausalLM, Reads::Tokens, &ROBERTA_VOCABULARY),
+    row(AutoClass::MaskedLM, Reads::Tokens, &ROBERTA_VOCABULARY),
+    ROBERTA_CLASSIFIER,
+    ANSWER,
+    TOKENS,
+    CHOICE,
+];
+
+/// Heads of MPNet: RoBERTa's, without a decoder.
+pub(super) static MPNET: [Row; 5] = [
+    row(AutoClass::MaskedLM, Reads::Tokens, &ROBERTA_VOCABULARY),
+    ROBERTA_CLASSIFIER,
+    ANSWER,
+    TOKENS,
+    CHOICE,
+];
+
+const PRE_CLASSIFIER: [Layer; 2] =
+    [Layer::Dense("pre_classifier"), Layer::Activation(Activation::Relu)];
+
+/// Heads of DistilBERT.
+pub(super) static DISTILBERT: [Row; 5] = [
+    row(
+        AutoClass::MaskedLM,
+        Reads::Tokens,
+        &[
+            Layer::Dense("vocab_transform"),
+            Layer::ConfigActivation("activation"),
+            Layer::LayerNorm("vocab_layer_norm", Epsilon::Is(1e-12)),
+            Layer::Vocabulary("vocab_projector", &["vocab_projector.bias"]),
+        ],
+    ),
+    row(
+        AutoClass::SequenceClassification,
+        Reads::First,
+        &[PRE_CLASSIFIER[0], PRE_CLASSIFIER[1], Layer::Labels("classifier")],
+    ),
+    ANSWER,
+    TOKENS,
+    row(
+        AutoClass::MultipleChoice,
+        Reads::First,
+        &[PRE_CLASSIFIER[0], PRE_CLASSIFIER[1], Layer::Outputs("classifier", 1)],
+    ),
+];
+
+/// Heads of GPT-2.
+pub(super) static GPT2: [Row; 4] = [
+    row(AutoClass::CausalLM, Reads::Tokens, &[Layer::Vocabulary("lm_head", &[])]),
+    row(AutoClass::SequenceClassification, Reads::LastNotPad, &[Layer::LabelsNoBias("score")]),
+    ANSWER,
+    TOKENS,
+];

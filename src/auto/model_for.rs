@@ -1,0 +1,409 @@
+//! AutoModelFor…: a checkpoint's architecture with a head, loaded.
+
+use std::marker::PhantomData;
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Map, Value};
+
+use super::config::AutoConfig;
+use super::loader::{self, LoadReport, NewHead};
+use super::model::computable;
+use super::snapshot;
+use crate::auto_class::AutoClass;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::{Need, Snapshot, Weights};
+use crate::models::{Backbone, Decoder, Fields, Head, HeadSizes, ModelOutput, Want};
+use crate::nn::ModelInputs;
+
+/// A backbone with a head, of whatever Auto class.
+pub struct ModelWithHead {
+    name: String,
+    commit: Option<String>,
+    class: AutoClass,
+    config: AutoConfig,
+    backbone: Box<dyn Backbone>,
+    head: Head,
+    device: Device,
+    report: LoadReport,
+}
+
+/// What a model with a head computes.
+#[derive(Clone, Debug)]
+pub struct LogitsOutput {
+    /// `(total_tokens, n)` for a head that reads tokens, else `(rows, n)`.
+    pub logits: Tensor,
+    /// What the backbone computed.
+    pub model: ModelOutput,
+}
+
+impl ModelWithHead {
+    /// Loads the weights of `snapshot` into the architecture that `config` names, with the head that
+    /// `class` stands for. `new_head` says what to do when the checkpoint has no such head.
+    ///
+    /// # Errors
+    /// `Unsupported` when the family has no such head; as
+    /// [`AutoModel::load_snapshot`](super::AutoModel::load_snapshot).
+    pub fn load_snapshot(
+        class: AutoClass,
+        snapshot: &Snapshot,
+        config: AutoConfig,
+        dtype: Option<DType>,
+        device: &Device,
+        new_head: Option<NewHead>,
+    ) -> Result<Self> {
+        let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
+        let row = config.family().head(class).map_err(at)?;
+        let dtype = computable(dtype, device).map_err(at)?;
+        let weights = Weights::open(&snapshot.weight_files().map_err(at)?).map_err(at)?;
+        let prefix = config.family().base_model_prefix;
+        let rows = row.layout.label_weight().and_then(|name| {
+            let prefixed = format!("{prefix}.{name}");
+            let shape = weights.shape(&name).or_else(|| weights.shape(&prefixed))?;
+            shape.first().copied()
+        });
+        let config = match rows {
+            Some(rows) => config.with_labels_of(rows),
+            None => config,
+        };
+        let load_backbone = row.backbone.unwrap_or(config.family().auto_model);
+        let fields = Fields::new(config.json());
+        let num_labels = config.num_labels();
+        let ((backbone, head), report) =
+            loader::load(&weights, prefix, dtype, device, new_head, |vb| {
+                let backbone = load_backbone(&fields, vb.clone())?;
+                let sizes = HeadSizes {
+                    hidden_size: backbone.hidden_size(),
+                    num_labels,
+                    word_embeddings: backbone.word_embeddings(),
+                };
+                let head = Head::load(&row.layout, &fields, &vb, sizes)?;
+                Ok((backbone, head))
+            })
+            .map_err(|e| match rows {
+                Some(rows) if rows != num_labels => at(e.hint(format!(
+                    "the head has {rows} labels: set `num_labels: {rows}` in the model's `config`"
+                ))),
+                _ => at(missing_head(e, class)),
+            })?;
+        drop(fields);
+        if !report.new.is_empty() {
+            tracing::warn!(
+                tensors = ?report.new,
+                "some weights of {class} were not in the checkpoint `{}` and are new: train the model \
+                 before you use it",
+                snapshot.name()
+            );
+        }
+        Ok(Self {
+            name: snapshot.name().to_owned(),
+            commit: snapshot.commit().map(str::to_owned),
+            class,
+            config,
+            backbone,
+            head,
+            device: device.clone(),
+            report,
+        })
+    }
+
+    /// The hub id or directory that it was loaded from.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The commit of the hub that it was loaded from.
+    pub fn commit(&self) -> Option<&str> {
+        self.commit.as_deref()
+    }
+
+    /// The Auto class.
+    pub fn class(&self) -> AutoClass {
+        self.class
+    }
+
+    /// The configuration, overrides included.
+    pub fn config(&self) -> &AutoConfig {
+        &self.config
+    }
+
+    /// The architecture under the head.
+    pub fn backbone(&self) -> &dyn Backbone {
+        &*self.backbone
+    }
+
+    /// The head.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// What generates token by token.
+    ///
+    /// # Errors
+    /// `Unsupported` for an architecture that does not, such as an encoder.
+    pub fn decoder(&self) -> Result<Box<dyn Decoder + '_>> {
+        self.backbone.decoder(&self.head).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("model `{}` does not generate text: it is an encoder", self.name),
+            )
+            .hint("BERT and RoBERTa generate with `is_decoder: true` in config.json")
+        })
+    }
+
+    /// The device that the weights are on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Parameters, memory, what is new and what is not used.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// Rows of `(input_ids, token_type_ids)` as this model wants them.
+    ///
+    /// # Errors
+    /// When the device cannot hold the tensors.
+    pub fn inputs<'a>(
+        &self,
+        rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
+    ) -> candle_core::Result<ModelInputs> {
+        ModelInputs::new(rows, self.backbone.position_ids(), &self.device)
+    }
+
+    /// Runs the model and its head. What `output_hidden_states` and `output_attentions` of the
+    /// configuration ask for is computed too.
+    ///
+    /// # Errors
+    /// As [`Backbone::forward`] and [`Head::forward`].
+    pub fn forward(&self, inputs: &ModelInputs, want: &Want) -> candle_core::Result<LogitsOutput> {
+        let want = Want {
+            hidden_states: want.hidden_states || self.config.output_hidden_states(),
+            attentions: want.attentions || self.config.output_attentions(),
+            ..*want
+        };
+        let model = self.backbone.forward(inputs, &want)?;
+        let logits = self.head.forward(inputs, &model)?;
+        Ok(LogitsOutput { logits, model })
+    }
+}
+
+impl std::fmt::Debug for ModelWithHead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct(self.class.name())
+            .field("name", &self.name)
+            .field("commit", &self.commit)
+            .field("model_type", &self.config.model_type())
+            .field("report", &self.report)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Says what to do when a checkpoint lacks nothing but the head.
+fn missing_head(error: Error, class: AutoClass) -> Error {
+    if error.kind() == ErrorKind::Model && error.message().starts_with(loader::NO_HEAD) {
+        return error.hint(format!(
+            "choose a checkpoint that was saved from {class}, or accept a new head of random weights \
+             with `allow_new_head`"
+        ));
+    }
+    error
+}
+
+/// Which head an [`AutoModelFor`] has.
+pub trait HeadClass {
+    /// The Auto class.
+    const CLASS: AutoClass;
+}
+
+/// A model with a head, loaded by an Auto class. `forward` gives logits:
+///
+/// | class | logits |
+/// |---|---|
+/// | `AutoModelForSequenceClassification`, `…ImageClassification` | `(rows, num_labels)` |
+/// | `AutoModelForNextSentencePrediction` | `(rows, 2)`, the first is "is next" |
+/// | `AutoModelForMultipleChoice` | `(rows, 1)`, a row for each choice |
+/// | `AutoModelForTokenClassification` | `(total_tokens, num_labels)` |
+/// | `AutoModelForQuestionAnswering` | `(total_tokens, 2)`: start and end |
+/// | `AutoModelForMaskedLM` | `(total_tokens, vocab_size)` |
+///
+/// # Example
+/// ```
+/// use hfauto_pipe::auto::{AutoModelForSequenceClassification, AutoTokenizer, EncodeOptions};
+/// use hfauto_pipe::models::Want;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let id = "tests/golden/bert"; // a bare encoder: its new head has random weights
+/// let tokenizer = AutoTokenizer::from_pretrained(id)?;
+/// let model = AutoModelForSequenceClassification::builder(id).num_labels(3).load()?;
+///
+/// let encoding = tokenizer.encode("a test", &EncodeOptions::default())?;
+/// let inputs = model.inputs([(&encoding.input_ids[..], &encoding.token_type_ids[..])])?;
+/// let logits = model.forward(&inputs, &Want::default())?.logits;
+/// assert_eq!(logits.dims(), [1, 3]);
+/// assert_eq!(model.config().id2label(), ["LABEL_0", "LABEL_1", "LABEL_2"]);
+/// assert!(model.report().new.contains(&"classifier.weight".to_owned()));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct AutoModelFor<C> {
+    model: ModelWithHead,
+    class: PhantomData<C>,
+}
+
+/// Options of [`AutoModelFor::builder`].
+#[derive(Clone, Debug)]
+pub struct AutoModelForBuilder<C> {
+    id: String,
+    revision: Option<String>,
+    dtype: Option<DType>,
+    device: Device,
+    config: Map<String, Value>,
+    new_head: Option<NewHead>,
+    class: PhantomData<C>,
+}
+
+impl<C: HeadClass> AutoModelForBuilder<C> {
+    /// Branch, tag or commit; without it, `main`.
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.revision = Some(revision.into());
+        self
+    }
+
+    /// The dtype to compute in; without it, f32 on a CPU.
+    #[must_use]
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// The device to compute on; without it, the CPU.
+    #[must_use]
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Overrides of `config.json`.
+    #[must_use]
+    pub fn config(mut self, config: Map<String, Value>) -> Self {
+        self.config.extend(config);
+        self
+    }
+
+    /// How many labels a new head has.
+    #[must_use]
+    pub fn num_labels(mut self, num_labels: usize) -> Self {
+        self.config.insert("num_labels".to_owned(), num_labels.into());
+        self
+    }
+
+    /// The labels by id.
+    #[must_use]
+    pub fn id2label<T: Into<String>>(mut self, labels: impl IntoIterator<Item = T>) -> Self {
+        let labels = labels.into_iter().enumerate();
+        let labels: Map<String, Value> =
+            labels.map(|(id, label)| (id.to_string(), Value::String(label.into()))).collect();
+        self.config.insert("id2label".to_owned(), labels.into());
+        self
+    }
+
+    /// Where the random weights of a new head start from; 0 unless set.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.new_head = Some(NewHead { seed });
+        self
+    }
+
+    /// Refuse a checkpoint without the head; by default it gets a new one of random weights, with a
+    /// warning, as in transformers.
+    #[must_use]
+    pub fn require_head(mut self) -> Self {
+        self.new_head = None;
+        self
+    }
+
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// As [`ModelWithHead::load_snapshot`]; `Hub` when the files cannot be had.
+    pub fn load(self) -> Result<AutoModelFor<C>> {
+        let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
+        let config = AutoConfig::from_snapshot(&snapshot, &self.config)?;
+        let model = ModelWithHead::load_snapshot(
+            C::CLASS,
+            &snapshot,
+            config,
+            self.dtype,
+            &self.device,
+            self.new_head,
+        )?;
+        Ok(AutoModelFor { model, class: PhantomData })
+    }
+}
+
+impl<C: HeadClass> AutoModelFor<C> {
+    /// Loads a hub id or a directory, in f32 on the CPU.
+    ///
+    /// # Errors
+    /// As [`ModelWithHead::load_snapshot`]; `Hub` when the files cannot be had.
+    pub fn from_pretrained(id: &str) -> Result<Self> {
+        Self::builder(id).load()
+    }
+
+    /// The same with options.
+    pub fn builder(id: impl Into<String>) -> AutoModelForBuilder<C> {
+        AutoModelForBuilder {
+            id: id.into(),
+            revision: None,
+            dtype: None,
+            device: Device::Cpu,
+            config: Map::new(),
+            new_head: Some(NewHead { seed: 0 }),
+            class: PhantomData,
+        }
+    }
+}
+
+impl<C> std::ops::Deref for AutoModelFor<C> {
+    type Target = ModelWithHead;
+
+    fn deref(&self) -> &ModelWithHead {
+        &self.model
+    }
+}
+
+/// Declares the Auto classes that give logits in one forward pass.
+macro_rules! classes {
+    ($($(#[$doc:meta])* $alias:ident = $class:ident;)*) => {$(
+        #[doc = concat!("Marks [`", stringify!($alias), "`].")]
+        #[derive(Clone, Copy, Debug)]
+        pub enum $class {}
+
+        impl HeadClass for $class {
+            const CLASS: AutoClass = AutoClass::$class;
+        }
+
+        $(#[$doc])*
+        pub type $alias = AutoModelFor<$class>;
+    )*};
+}
+
+classes! {
+    /// Tokens for masks.
+    AutoModelForMaskedLM = MaskedLM;
+    /// A label, labels or a number for a text.
+    AutoModelForSequenceClassification = SequenceClassification;
+    /// A span of a context.
+    AutoModelForQuestionAnswering = QuestionAnswering;
+    /// A label for each token.
+    AutoModelForTokenClassification = TokenClassification;
+    /// A number for each choice.
+    AutoModelForMultipleChoice = MultipleChoice;
+    /// Whether a text follows another.
+    AutoModelForNextSentencePrediction = NextSentencePrediction;
+    /// Labels for an image.
+    AutoModelForImageClassification = ImageClassification;
+}

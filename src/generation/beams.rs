@@ -1,0 +1,215 @@
+//! Beam search for one row.
+//!
+//! # Source
+//! `_beam_search` and its helpers in `src/transformers/generation/utils.py` at v4.57, for a batch of one and
+//! one returned sequence. Scores are f32 and are added in the same order, −10⁹ for "not this one" included.
+
+use super::config::{EarlyStopping, GenerationConfig};
+use super::logits::Processors;
+use crate::nn::log_softmax;
+
+/// Off a score that must not win.
+const UNWANTED: f32 = -1.0e9;
+
+/// A sequence that is searched or finished.
+#[derive(Clone, Debug)]
+struct Beam {
+    /// The decoder's tokens, the prompt included.
+    ids: Vec<u32>,
+    score: f32,
+    /// Whether it has ended; an unfinished one stands in where too few have.
+    finished: bool,
+}
+
+/// A continuation of a running beam by one token.
+#[derive(Clone, Copy, Debug)]
+struct Continuation {
+    beam: usize,
+    token: u32,
+    score: f32,
+    /// Whether the row ends with it.
+    ends: bool,
+}
+
+/// The beams of one row.
+#[derive(Debug)]
+pub(super) struct BeamSearch {
+    /// Tokens of the decoder's prompt.
+    prompt: usize,
+    max_length: usize,
+    running: Vec<Beam>,
+    /// The best first.
+    finished: Vec<Beam>,
+}
+
+/// What a row does after a step: the running beam, before the step, that each goes on from, and its token.
+pub(super) type Next = Vec<(usize, u32)>;
+
+impl BeamSearch {
+    /// For a row whose decoder begins with `prompt` and has at most `max_length` tokens.
+    pub(super) fn new(num_beams: usize, prompt: Vec<u32>, max_length: usize) -> Self {
+        let beam = |ids: Vec<u32>, score| Beam { ids, score, finished: false };
+        // All beams begin the same; only the first counts, so that they do not stay so.
+        let running = (0..num_beams)
+            .map(|i| beam(prompt.clone(), if i == 0 { 0.0 } else { UNWANTED }))
+            .collect();
+        let finished = vec![beam(prompt.clone(), UNWANTED); num_beams];
+        Self { prompt: prompt.len(), max_length, running, finished }
+    }
+
+    /// Goes on by one token. `logits` are those of each running beam, or, as they begin the same, of one
+    /// for all; they are overwritten. `stops` tells whether a stop string ends with the last of its ids.
+    /// Returns `None` when the search has ended.
+    pub(super) fn step(
+        &mut self,
+        logits: &mut [f32],
+        vocab_size: usize,
+        config: &GenerationConfig,
+        stops: &mut dyn FnMut(&[u32]) -> bool,
+    ) -> Option<Next> {
+        let num_beams = self.running.len();
+        let processors = Processors::new(config, self.prompt, self.max_length);
+        let given = logits.len() / vocab_size;
+        for (row, beam) in logits.chunks_exact_mut(vocab_size).zip(&self.running) {
+            log_softmax(row);
+            processors.process(&beam.ids, row);
+        }
+        // Enough that as many as there are beams go on, even if every end token is among the best.
+        let keep = num_beams * (1 + config.eos_token_id.len()).max(2);
+        let rows = self.running.iter().enumerate().map(|(i, beam)| {
+            let row = i.min(given - 1);
+            (beam.score, &logits[row * vocab_size..][..vocab_size])
+        });
+        let mut best = best_continuations(rows, keep);
+
+        let length = self.running[0].ids.len() + 1;
+        for continuation in &mut best {
+            let mut ids = self.running[continuation.beam].ids.clone();
+            ids.push(continuation.token);
+            continuation.ends = length >= self.max_length
+                || config.eos_token_id.contains(&continuation.token)
+                || stops(&ids);
+        }
+        self.finish(&best, length, config);
+
+        let mut order: Vec<(f32, &Continuation)> =
+            best.iter().map(|c| (if c.ends { c.score + UNWANTED } else { c.score }, c)).collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0)); // stable: the better one before the step stays first
+        let next: Vec<(f32, Continuation)> =
+            order.into_iter().take(num_beams).map(|(score, c)| (score, *c)).collect();
+        self.running = next
+            .iter()
+            .map(|(score, c)| {
+                let mut ids = self.running[c.beam].ids.clone();
+                ids.push(c.token);
+                Beam { ids, score: *score, finished: false }
+            })
+            .collect();
+
+        let goes_on = self.may_improve(length, config)
+            && !(config.early_stopping == EarlyStopping::Full && self.is_full())
+            && !best.iter().all(|c| c.ends);
+        goes_on.then(|| next.iter().map(|(_, c)| (c.beam, c.token)).collect())
+    }
+
+    /// Puts continuations that end among the finished ones, if they are among the best.
+    fn finish(&mut self, best: &[Continuation], length: usize, config: &GenerationConfig) {
+        let num_beams = self.finished.len();
+        let generated = (length - self.prompt) as f64;
+        let divisor = generated.powf(config.length_penalty) as f32;
+        let closed = config.early_stopping == EarlyStopping::Full && self.is_full();
+        for (place, continuation) in best.iter().enumerate() {
+            let just_finished = continuation.ends && place < num_beams;
+            let mut score = continuation.score / divisor;
+            if closed {
+                score += UNWANTED;
+            }
+            if !just_finished {
+                score += UNWANTED;
+            }
+            let mut ids = self.running[continuation.beam].ids.clone();
+            ids.push(continuation.token);
+            self.finished.push(Beam { ids, score, finished: just_finished });
+        }
+        self.finished.sort_by(|a, b| b.score.total_cmp(&a.score));
+        self.finished.truncate(num_beams);
+    }
+
+    fn is_full(&self) -> bool {
+        self.finished.iter().all(|beam| beam.finished)
+    }
+
+    /// Whether the best running beam may still become better than the worst finished one.
+    fn may_improve(&self, length: usize, config: &GenerationConfig) -> bool {
+        let to_the_end =
+            config.early_stopping == EarlyStopping::Never && config.length_penalty > 0.0;
+        let generated = if to_the_end { self.max_length } else { length } - self.prompt;
+        let divisor = (generated as f64).powf(config.length_penalty) as f32;
+        let possible = self.running[0].score / divisor;
+        let worst = self.finished.last().map_or(UNWANTED, |beam| beam.score);
+        self.finished.iter().any(|beam| possible > if beam.finished { worst } else { UNWANTED })
+    }
+
+    /// The best sequence: its tokens, how many of them are the prompt's, and its score.
+    pub(super) fn best(mut self) -> (Vec<u32>, usize, f32) {
+        let best = self.finished.swap_remove(0);
+        (best.ids, self.prompt, best.score)
+    }
+}
+
+/// The `keep` best of all tokens after all beams, best first; of equal ones the first.
+fn best_continuations<'a>(
+    beams: impl Iterator<Item = (f32, &'a [f32])>,
+    keep: usize,
+) -> Vec<Continuation> {
+    let mut best: Vec<Continuation> = Vec::with_capacity(keep + 1);
+    for (beam, (so_far, scores)) in beams.enumerate() {
+        for (token, &score) in scores.iter().enumerate() {
+            let score = score + so_far;
+            if best.len() == keep && best.last().is_some_and(|last| score <= last.score) {
+                continue;
+            }
+            let place = best.partition_point(|c| c.score >= score);
+            best.insert(place, Continuation { beam, token: token as u32, score, ends: false });
+            best.truncate(keep);
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_continuations_are_sorted_and_the_first_of_equal_ones() {
+        let (a, b) = ([1.0, 5.0, 3.0], [4.0, 2.0, 5.0]);
+        let best = best_continuations([(0.0, &a[..]), (1.0, &b[..])].into_iter(), 4);
+        let found: Vec<(usize, u32)> = best.iter().map(|c| (c.beam, c.token)).collect();
+        assert_eq!(found, [(1, 2), (0, 1), (1, 0), (0, 2)]);
+        let few = best_continuations([(0.0, &a[..])].into_iter(), 9);
+        assert_eq!(few.len(), 3);
+    }
+
+    #[test]
+    fn a_beam_that_is_second_at_first_may_win() {
+        // Token 1 is likelier first, but what follows token 2 is certain.
+        let config =
+            GenerationConfig { num_beams: 2, eos_token_id: vec![0], ..GenerationConfig::default() };
+        let ln = |p: f32| p.ln();
+        let mut search = BeamSearch::new(2, vec![3], 4);
+        let mut stops = |_: &[u32]| false;
+        let mut first = [ln(0.01), ln(0.5), ln(0.45), ln(0.04)];
+        let next = search.step(&mut first, 4, &config, &mut stops).unwrap();
+        assert_eq!(next, [(0, 1), (0, 2)]);
+        let mut second =
+            [ln(0.1), ln(0.4), ln(0.3), ln(0.2), ln(0.97), ln(0.01), ln(0.01), ln(0.01)];
+        let next = search.step(&mut second, 4, &config, &mut stops);
+        assert!(next.is_some(), "a second finished beam may come");
+        let mut third = [ln(0.25); 8];
+        assert_eq!(search.step(&mut third, 4, &config, &mut stops), None, "max_length");
+        let (ids, prompt, score) = search.best();
+        assert_eq!(ids[prompt..], [2, 0]);
+        assert!((score - (ln(0.45) + ln(0.97)) / 2.0).abs() < 1e-6, "{score}");
+    }
+}

@@ -1,0 +1,513 @@
+//! What to generate: the settings of `generate()`, from a model's files and from the options of a step.
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// New tokens when nothing says how many.
+const DEFAULT_MAX_LENGTH: usize = 20;
+
+/// Settings that change what is generated and are not implemented, with the values that leave them off;
+/// `null` does so too.
+const NOT_IMPLEMENTED: [(&str, &[f64]); 25] = [
+    ("assistant_early_exit", &[]),
+    ("constraints", &[]),
+    ("diversity_penalty", &[0.0]),
+    ("dola_layers", &[]),
+    ("encoder_no_repeat_ngram_size", &[0.0]),
+    ("encoder_repetition_penalty", &[1.0]),
+    ("epsilon_cutoff", &[0.0, 1.0]),
+    ("eta_cutoff", &[0.0, 1.0]),
+    ("exponential_decay_length_penalty", &[]),
+    ("force_words_ids", &[]),
+    ("guidance_scale", &[1.0]),
+    ("low_memory", &[]),
+    ("max_time", &[]),
+    ("num_beam_groups", &[1.0]),
+    ("num_return_sequences", &[1.0]),
+    ("penalty_alpha", &[0.0]),
+    ("prompt_lookup_num_tokens", &[]),
+    ("remove_invalid_values", &[]),
+    ("renormalize_logits", &[]),
+    ("sequence_bias", &[]),
+    ("token_healing", &[]),
+    ("typical_p", &[1.0]),
+    ("use_mambapy", &[]),
+    ("watermarking_config", &[]),
+    ("watermarking", &[]),
+];
+
+/// The settings that are taken out of a model's `config.json` when it has no `generation_config.json`,
+/// besides those of [`NOT_IMPLEMENTED`].
+const IMPLEMENTED: [&str; 27] = [
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "do_sample",
+    "early_stopping",
+    "eos_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "min_new_tokens",
+    "min_p",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "pad_token_id",
+    "repetition_penalty",
+    "seed",
+    "stop_strings",
+    "suppress_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "use_cache",
+    "cache_implementation",
+];
+
+/// When a search over beams ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// When no running beam is likely to do better (`false`).
+    Heuristic,
+    /// When there are as many finished beams as beams (`true`).
+    Full,
+    /// When no running beam can do better (`"never"`).
+    Never,
+}
+
+/// The settings of a generation; names and defaults are those of transformers' `GenerationConfig`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerationConfig {
+    /// Tokens at most, prompt not counted; comes before `max_length`.
+    pub max_new_tokens: Option<usize>,
+    /// Tokens at most, those of a decoder's prompt included; `None` for 20 more than the prompt's.
+    pub max_length: Option<usize>,
+    /// Tokens at least, prompt not counted; comes before `min_length`.
+    pub min_new_tokens: Option<usize>,
+    /// Tokens at least, those of a decoder's prompt included.
+    pub min_length: usize,
+    /// Whether tokens are drawn; otherwise the likeliest is taken.
+    pub do_sample: bool,
+    /// Divides scores before a token is drawn; `None` for 1.
+    pub temperature: Option<f32>,
+    /// Draws from the likeliest tokens only; `None` for all.
+    pub top_k: Option<usize>,
+    /// Draws from the likeliest tokens that have this probability together; `None` for 1.
+    pub top_p: Option<f64>,
+    /// Draws from tokens that are at least this fraction as likely as the likeliest.
+    pub min_p: Option<f64>,
+    /// Divides positive scores of tokens that are there already, multiplies negative ones.
+    pub repetition_penalty: f32,
+    /// Groups of so many tokens occur once; 0 for no such rule.
+    pub no_repeat_ngram_size: usize,
+    /// How many beams are searched; 1 for none.
+    pub num_beams: usize,
+    /// The power of a beam's length by which its score is divided.
+    pub length_penalty: f64,
+    /// When a search over beams ends.
+    pub early_stopping: EarlyStopping,
+    /// Tokens that end a row.
+    pub eos_token_id: Vec<u32>,
+    /// The token that a decoder begins with when its prompt is empty.
+    pub bos_token_id: Option<u32>,
+    /// What fills up a batch in transformers; never generated here.
+    pub pad_token_id: Option<u32>,
+    /// The token that a decoder after an encoder begins with.
+    pub decoder_start_token_id: Option<u32>,
+    /// The first token, whatever the scores say.
+    pub forced_bos_token_id: Option<u32>,
+    /// The last token where there is room for no other.
+    pub forced_eos_token_id: Vec<u32>,
+    /// Groups of tokens that do not occur.
+    pub bad_words_ids: Vec<Vec<u32>>,
+    /// Tokens that do not occur.
+    pub suppress_tokens: Vec<u32>,
+    /// Tokens that do not come first.
+    pub begin_suppress_tokens: Vec<u32>,
+    /// Texts that end a row.
+    pub stop_strings: Vec<String>,
+    /// Where random numbers start from; not a setting of transformers.
+    pub seed: u64,
+}
+
+/// The settings in a model's files: those of `generation_config.json`, or without one, those in
+/// `config.json` with the special tokens that its `model_type` has by default.
+pub fn model_defaults(
+    generation_config: Option<&Map<String, Value>>,
+    config: &Map<String, Value>,
+) -> Map<String, Value> {
+    if let Some(generation_config) = generation_config {
+        return generation_config.clone();
+    }
+    let mut settings = Map::new();
+    let tokens = match config.get("model_type").and_then(Value::as_str) {
+        Some("gpt2") => json!({"bos_token_id": 50256, "eos_token_id": 50256}),
+        Some("t5" | "mt5") => json!({"pad_token_id": 0, "eos_token_id": 1}),
+        Some("bert") => json!({"pad_token_id": 0}),
+        Some("roberta" | "xlm-roberta" | "camembert") => {
+            json!({"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2})
+        }
+        _ => Value::Null,
+    };
+    if let Value::Object(tokens) = tokens {
+        settings.extend(tokens);
+    }
+    let refused = NOT_IMPLEMENTED.iter().map(|(key, _)| *key);
+    for key in IMPLEMENTED.into_iter().chain(refused) {
+        if let Some(value) = config.get(key) {
+            settings.insert(key.to_owned(), value.clone());
+        }
+    }
+    settings
+}
+
+/// The settings of a pipeline of transformers: its own defaults come before a model's, save for the number
+/// of tokens, which a model may limit by `max_length`.
+pub fn pipeline_defaults(
+    pipeline: &Map<String, Value>,
+    model: &Map<String, Value>,
+) -> Map<String, Value> {
+    let mut settings = model.clone();
+    settings.extend(pipeline.clone());
+    let limited = model
+        .get("max_length")
+        .is_some_and(|length| length.as_u64().is_some_and(|n| n != DEFAULT_MAX_LENGTH as u64));
+    if limited && pipeline.contains_key("max_new_tokens") {
+        settings.shift_remove("max_new_tokens");
+    }
+    settings
+}
+
+impl Default for GenerationConfig {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: None,
+            max_length: None,
+            min_new_tokens: None,
+            min_length: 0,
+            do_sample: false,
+            temperature: None,
+            top_k: Some(50),
+            top_p: None,
+            min_p: None,
+            repetition_penalty: 1.0,
+            no_repeat_ngram_size: 0,
+            num_beams: 1,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::Heuristic,
+            eos_token_id: Vec::new(),
+            bos_token_id: None,
+            pad_token_id: None,
+            decoder_start_token_id: None,
+            forced_bos_token_id: None,
+            forced_eos_token_id: Vec::new(),
+            bad_words_ids: Vec::new(),
+            suppress_tokens: Vec::new(),
+            begin_suppress_tokens: Vec::new(),
+            stop_strings: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+impl GenerationConfig {
+    /// From a model's settings and the options that come before them.
+    ///
+    /// # Errors
+    /// `Config` for an option and `Model` for a setting of the model that has a wrong type or an impossible
+    /// value; `Unsupported` for a setting that is not implemented and is on.
+    pub fn new(model: &Map<String, Value>, options: &Map<String, Value>) -> Result<Self> {
+        let settings = Settings { model, options };
+        for (key, off) in NOT_IMPLEMENTED {
+            settings.off(key, off)?;
+        }
+        let default = Self::default();
+        let number_or = |key, default, range: fn(f64) -> bool, expected| {
+            Ok::<_, Error>(settings.number(key, range, expected)?.unwrap_or(default))
+        };
+        let config = Self {
+            max_new_tokens: settings.count("max_new_tokens", 1)?,
+            max_length: match (settings.options.get("max_length"), settings.count("max_length", 1)?)
+            {
+                // The default in a model's file is no limit of its own.
+                (None | Some(Value::Null), Some(DEFAULT_MAX_LENGTH)) => None,
+                (_, max_length) => max_length,
+            },
+            min_new_tokens: settings.count("min_new_tokens", 0)?,
+            min_length: settings.count("min_length", 0)?.unwrap_or(0),
+            do_sample: settings.flag("do_sample")?.unwrap_or(false),
+            temperature: settings
+                .number("temperature", |n| n >= 0.0, "a number above 0")?
+                .map(|n| n as f32),
+            top_k: match settings.get("top_k") {
+                None => default.top_k,
+                Some(_) => settings.count("top_k", 0)?.filter(|k| *k > 0),
+            },
+            top_p: settings.number("top_p", |n| (0.0..=1.0).contains(&n), "from 0 to 1")?,
+            min_p: settings.number("min_p", |n| (0.0..=1.0).contains(&n), "from 0 to 1")?,
+            repetition_penalty: number_or(
+                "repetition_penalty",
+                1.0,
+                |n| n > 0.0,
+                "a number above 0",
+            )? as f32,
+            no_repeat_ngram_size: settings.count("no_repeat_ngram_size", 0)?.unwrap_or(0),
+            num_beams: settings.count("num_beams", 1)?.unwrap_or(1),
+            length_penalty: number_or("length_penalty", 1.0, |_| true, "a number")?,
+            early_stopping: match settings.get("early_stopping") {
+                None | Some(Value::Null | Value::Bool(false)) => EarlyStopping::Heuristic,
+                Some(Value::Bool(true)) => EarlyStopping::Full,
+                Some(Value::String(word)) if word == "never" => EarlyStopping::Never,
+                Some(_) => {
+                    return Err(settings.wrong("early_stopping", "true, false or \"never\""));
+                }
+            },
+            eos_token_id: settings.ids("eos_token_id")?,
+            bos_token_id: settings.id("bos_token_id")?,
+            pad_token_id: settings.id("pad_token_id")?,
+            decoder_start_token_id: settings.id("decoder_start_token_id")?,
+            forced_bos_token_id: settings.id("forced_bos_token_id")?,
+            forced_eos_token_id: settings.ids("forced_eos_token_id")?,
+            bad_words_ids: settings.parsed("bad_words_ids", "a list of lists of token ids")?,
+            suppress_tokens: settings.ids("suppress_tokens")?,
+            begin_suppress_tokens: settings.ids("begin_suppress_tokens")?,
+            stop_strings: match settings.get("stop_strings") {
+                Some(Value::String(text)) => vec![text.clone()],
+                _ => settings.parsed("stop_strings", "a list of texts")?,
+            },
+            seed: settings.parsed("seed", "a whole number of at least 0")?,
+        };
+        if config.do_sample && config.temperature == Some(0.0) {
+            return Err(settings
+                .wrong("temperature", "a number above 0")
+                .hint("for the likeliest tokens, set `do_sample: false`"));
+        }
+        if config.do_sample && config.num_beams > 1 {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "`do_sample: true` with `num_beams: {}` is not implemented",
+                    config.num_beams
+                ),
+            )
+            .hint(
+                "set `do_sample: false` for a search over beams, or `num_beams: 1` for sampling",
+            ));
+        }
+        if config.stop_strings.iter().any(String::is_empty) {
+            return Err(settings.wrong("stop_strings", "texts that are not empty"));
+        }
+        Ok(config)
+    }
+
+    /// Tokens that a decoder's row of `prompt` tokens has at most in the end, the prompt included. A model
+    /// with positions for fewer ends there.
+    pub fn max_total_tokens(&self, prompt: usize, max_position_embeddings: Option<usize>) -> usize {
+        let wanted = match (self.max_new_tokens, self.max_length) {
+            (Some(new), _) => prompt.saturating_add(new),
+            (None, Some(total)) => total,
+            (None, None) => prompt + DEFAULT_MAX_LENGTH,
+        };
+        wanted.min(max_position_embeddings.unwrap_or(usize::MAX))
+    }
+
+    /// Tokens that a decoder's row of `prompt` tokens has at least before it may end.
+    pub(super) fn min_total_tokens(&self, prompt: usize) -> usize {
+        match self.min_new_tokens {
+            Some(new) => prompt.saturating_add(new),
+            None => self.min_length,
+        }
+    }
+}
+
+/// Two layers of settings; options come first.
+struct Settings<'a> {
+    model: &'a Map<String, Value>,
+    options: &'a Map<String, Value>,
+}
+
+impl<'a> Settings<'a> {
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        // An option that is null is one that is not set; a setting that is null is set to nothing.
+        self.options.get(key).filter(|value| !value.is_null()).or_else(|| self.model.get(key))
+    }
+
+    fn value(&self, key: &str) -> Option<&'a Value> {
+        self.get(key).filter(|value| !value.is_null())
+    }
+
+    fn wrong(&self, key: &str, expected: &str) -> Error {
+        let value = self.get(key).unwrap_or(&Value::Null);
+        if self.options.get(key).is_some_and(|option| !option.is_null()) {
+            Error::new(ErrorKind::Config, format!("`{key}` is `{value}`, not {expected}"))
+        } else {
+            Error::new(
+                ErrorKind::Model,
+                format!("`{key}` in the model's generation settings is `{value}`, not {expected}"),
+            )
+        }
+    }
+
+    /// Refuses a setting that is on.
+    fn off(&self, key: &str, off: &[f64]) -> Result<()> {
+        let is_off = match self.value(key) {
+            None | Some(Value::Bool(false)) => true,
+            Some(Value::Number(number)) => number.as_f64().is_some_and(|n| off.contains(&n)),
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(_) => false,
+        };
+        if is_off {
+            return Ok(());
+        }
+        let value = self.get(key).unwrap_or(&Value::Null);
+        Err(Error::new(ErrorKind::Unsupported, format!("`{key}: {value}` is not implemented"))
+            .hint("the setting is in the model's generation_config.json or config.json"))
+    }
+
+    fn count(&self, key: &str, least: u64) -> Result<Option<usize>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        value
+            .as_u64()
+            .filter(|count| *count >= least)
+            .and_then(|count| usize::try_from(count).ok())
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, &format!("a whole number of at least {least}")))
+    }
+
+    fn number(
+        &self,
+        key: &str,
+        range: impl Fn(f64) -> bool,
+        expected: &str,
+    ) -> Result<Option<f64>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        value
+            .as_f64()
+            .filter(|number| range(*number))
+            .map(Some)
+            .ok_or_else(|| self.wrong(key, expected))
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false"))
+    }
+
+    fn id(&self, key: &str) -> Result<Option<u32>> {
+        Ok(self.ids(key)?.first().copied())
+    }
+
+    /// A token id or several; negative ones stand for none.
+    fn ids(&self, key: &str) -> Result<Vec<u32>> {
+        let Some(value) = self.value(key) else { return Ok(Vec::new()) };
+        let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let ids: Option<Vec<i64>> = list.iter().map(Value::as_i64).collect();
+        let ids = ids.ok_or_else(|| self.wrong(key, "a token id or a list of them"))?;
+        Ok(ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect())
+    }
+
+    fn parsed<T: serde::de::DeserializeOwned + Default>(
+        &self,
+        key: &str,
+        expected: &str,
+    ) -> Result<T> {
+        let Some(value) = self.value(key) else { return Ok(T::default()) };
+        serde_json::from_value(value.clone()).map_err(|_| self.wrong(key, expected))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "numbers pass through unchanged")]
+mod tests {
+    use super::*;
+
+    fn map(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    fn config(model: Value, options: Value) -> Result<GenerationConfig> {
+        GenerationConfig::new(&map(model), &map(options))
+    }
+
+    #[test]
+    fn options_come_before_the_model_and_the_model_before_the_defaults() {
+        let model = json!({"temperature": 0.6, "top_k": 20, "eos_token_id": [1, 2], "top_p": null,
+            "transformers_version": "4.57.6", "seed": 3});
+        let ours = config(model, json!({"top_k": 5, "do_sample": true, "temperature": null}));
+        let ours = ours.unwrap();
+        assert_eq!((ours.temperature, ours.top_k, ours.top_p), (Some(0.6), Some(5), None));
+        assert_eq!((&ours.eos_token_id[..], ours.seed), (&[1, 2][..], 3));
+        assert_eq!(config(json!({}), json!({})).unwrap(), GenerationConfig::default());
+        assert_eq!(config(json!({"top_k": null}), json!({})).unwrap().top_k, None);
+        assert!(config(json!({"eos_token_id": -1}), json!({})).unwrap().eos_token_id.is_empty());
+        let never = config(json!({"early_stopping": "never"}), json!({})).unwrap();
+        assert_eq!(never.early_stopping, EarlyStopping::Never);
+        let one = config(json!({}), json!({"stop_strings": "x"})).unwrap();
+        assert_eq!(one.stop_strings, ["x"]);
+    }
+
+    #[test]
+    fn lengths_are_counted_as_transformers_counts_them() {
+        let total = |model: Value, options: Value| {
+            config(model, options).unwrap().max_total_tokens(7, Some(100))
+        };
+        assert_eq!(total(json!({}), json!({})), 27);
+        assert_eq!(total(json!({"max_length": 20}), json!({})), 27);
+        assert_eq!(total(json!({"max_length": 50}), json!({})), 50);
+        assert_eq!(total(json!({}), json!({"max_length": 20})), 20);
+        assert_eq!(total(json!({"max_length": 50}), json!({"max_new_tokens": 3})), 10);
+        assert_eq!(total(json!({}), json!({"max_new_tokens": 300})), 100);
+        let least = |model: Value| config(model, json!({})).unwrap().min_total_tokens(7);
+        assert_eq!(least(json!({"min_length": 9})), 9);
+        assert_eq!(least(json!({"min_length": 9, "min_new_tokens": 4})), 11);
+    }
+
+    #[test]
+    fn what_is_not_implemented_or_impossible_is_refused_by_name() {
+        let refused = |model: Value, options: Value| {
+            let error = config(model, options).unwrap_err();
+            (error.kind(), error.to_string())
+        };
+        let (kind, text) = refused(json!({"typical_p": 0.9}), json!({}));
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(text.starts_with("`typical_p: 0.9` is not implemented"), "{text}");
+        assert!(config(json!({"typical_p": 1.0, "low_memory": false}), json!({})).is_ok());
+        let (_, text) = refused(json!({"num_beam_groups": 2}), json!({}));
+        assert!(text.contains("num_beam_groups"), "{text}");
+        let (_, text) = refused(json!({}), json!({"do_sample": true, "num_beams": 4}));
+        assert!(text.contains("`num_beams: 4`") && text.contains("hint"), "{text}");
+        let (kind, text) = refused(json!({}), json!({"do_sample": true, "temperature": 0.0}));
+        assert_eq!(kind, ErrorKind::Config);
+        assert!(text.contains("do_sample: false"), "{text}");
+        let (kind, text) = refused(json!({"top_p": 1.5}), json!({}));
+        assert_eq!(kind, ErrorKind::Model);
+        assert!(text.contains("`top_p` in the model's generation settings is `1.5`"), "{text}");
+        let (_, text) = refused(json!({}), json!({"num_beams": 0}));
+        assert_eq!(text, "`num_beams` is `0`, not a whole number of at least 1");
+        assert!(config(json!({}), json!({"stop_strings": [""]})).is_err());
+    }
+
+    #[test]
+    fn a_models_own_settings_come_from_its_files() {
+        let gpt2 = map(json!({"model_type": "gpt2", "max_length": 50, "n_layer": 2,
+            "typical_p": 0.5, "eos_token_id": 7}));
+        let ours = model_defaults(None, &gpt2);
+        assert_eq!(ours["eos_token_id"], 7);
+        assert_eq!(ours["bos_token_id"], 50256);
+        assert_eq!((&ours["max_length"], ours.get("n_layer")), (&json!(50), None));
+        assert!(GenerationConfig::new(&ours, &Map::new()).is_err(), "typical_p");
+        let file = map(json!({"temperature": 0.5}));
+        assert_eq!(model_defaults(Some(&file), &gpt2), file);
+
+        let pipeline = map(json!({"max_new_tokens": 256, "do_sample": true, "temperature": 0.7}));
+        let ours = pipeline_defaults(&pipeline, &file);
+        assert_eq!((&ours["temperature"], &ours["max_new_tokens"]), (&json!(0.7), &json!(256)));
+        let limited = map(json!({"max_length": 50}));
+        assert_eq!(pipeline_defaults(&pipeline, &limited).get("max_new_tokens"), None);
+    }
+}

@@ -1,0 +1,317 @@
+//! The loop: rows come in, go on token by token, and leave when they end.
+
+use std::collections::{HashMap, VecDeque};
+
+use candle_core::{DType, Tensor};
+
+use super::beams::BeamSearch;
+use super::config::GenerationConfig;
+use super::logits::{Processors, argmax, warp};
+use super::sampling::RowGenerator;
+use super::stop::StopStrings;
+use crate::error::{Error, ErrorKind, Result};
+use crate::models::{Decoder, DecoderState};
+
+/// Why a row ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// An end token or a stop string.
+    Stop,
+    /// As many tokens as allowed, or as the model has positions for.
+    Length,
+}
+
+impl FinishReason {
+    /// The name in columns: `stop`, `length`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// What a row has become.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// The tokens after the prompt, an end token included.
+    pub token_ids: Vec<u32>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// With beams, the sum of log-probabilities over the power of the length that `length_penalty` says.
+    pub sequences_score: Option<f32>,
+}
+
+/// Generates after each of `prompts`; results are in their order.
+///
+/// Rows are in the decoder together as long as the tokens that they may come to, beams counted each, are not
+/// more than `max_batch_tokens`; one row is there in any case. An empty prompt of a decoder by itself begins
+/// with `bos_token_id`.
+///
+/// # Errors
+/// `Config` when an empty prompt has nothing to begin with or a decoder after an encoder has no token to
+/// begin with; `Data` for a prompt that leaves no room; `Internal` when a tensor operation fails.
+pub fn generate(
+    decoder: &dyn Decoder,
+    prompts: &[&[u32]],
+    config: &GenerationConfig,
+    max_batch_tokens: usize,
+    stop: Option<&StopStrings<'_>>,
+) -> Result<Vec<Generated>> {
+    let mut batch = Batch {
+        decoder,
+        config,
+        stop,
+        max_batch_tokens,
+        decoder_start: decoder_start(decoder, config)?,
+        state: DecoderState::default(),
+        slots: Vec::new(),
+        tokens: Vec::new(),
+        texts: HashMap::new(),
+        results: prompts.iter().map(|_| None).collect(),
+    };
+    let mut waiting = VecDeque::with_capacity(prompts.len());
+    for (place, prompt) in prompts.iter().enumerate() {
+        waiting.push_back(batch.row(place, prompt)?);
+    }
+    loop {
+        batch.admit(&mut waiting)?;
+        if !batch.slots.is_empty() {
+            batch.decode()?;
+        } else if waiting.is_empty() {
+            break;
+        }
+    }
+    let missing = || Error::new(ErrorKind::Internal, "a row was not generated");
+    batch.results.into_iter().map(|result| result.ok_or_else(missing)).collect()
+}
+
+/// What a decoder after an encoder begins with.
+fn decoder_start(decoder: &dyn Decoder, config: &GenerationConfig) -> Result<Vec<u32>> {
+    if !decoder.is_encoder_decoder() {
+        return Ok(Vec::new());
+    }
+    let start = config.decoder_start_token_id.or(config.bos_token_id);
+    start.map(|id| vec![id]).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Config,
+            "the model has neither `decoder_start_token_id` nor `bos_token_id` to begin with",
+        )
+    })
+}
+
+/// A row that waits.
+struct Row {
+    /// Its place among the results.
+    place: usize,
+    /// What the model reads first: the decoder's prompt, or the encoder's.
+    prompt: Vec<u32>,
+    /// Tokens in caches in the end.
+    tokens: usize,
+    search: Search,
+}
+
+/// A row in the decoder, of one or several rows there.
+struct Slot {
+    place: usize,
+    /// Rows in the decoder.
+    rows: usize,
+    tokens: usize,
+    search: Search,
+}
+
+/// How tokens are chosen.
+enum Search {
+    Single(Single),
+    Beams(BeamSearch),
+}
+
+/// A row that goes on by one token at a time, the likeliest or one drawn.
+struct Single {
+    /// The decoder's tokens, the prompt included.
+    ids: Vec<u32>,
+    prompt: usize,
+    max_length: usize,
+    generator: Option<RowGenerator>,
+}
+
+struct Batch<'a> {
+    decoder: &'a dyn Decoder,
+    config: &'a GenerationConfig,
+    stop: Option<&'a StopStrings<'a>>,
+    max_batch_tokens: usize,
+    decoder_start: Vec<u32>,
+    state: DecoderState,
+    slots: Vec<Slot>,
+    /// What each row of the decoder reads next.
+    tokens: Vec<u32>,
+    /// Texts of tokens, for stop strings.
+    texts: HashMap<u32, String>,
+    results: Vec<Option<Generated>>,
+}
+
+impl Batch<'_> {
+    fn row(&self, place: usize, prompt: &[u32]) -> Result<Row> {
+        let config = self.config;
+        let encoder_decoder = self.decoder.is_encoder_decoder();
+        let input = match (prompt, config.bos_token_id) {
+            ([], Some(bos)) if !encoder_decoder => vec![bos],
+            ([], _) if !encoder_decoder => {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    "a prompt has no token and the model has no `bos_token_id` to begin with",
+                ));
+            }
+            _ => prompt.to_vec(),
+        };
+        let ids = if encoder_decoder { self.decoder_start.clone() } else { input.clone() };
+        let max_length = config.max_total_tokens(ids.len(), self.decoder.max_position_embeddings());
+        if max_length <= ids.len() {
+            return Err(Error::new(
+                ErrorKind::Data,
+                format!("a prompt of {} tokens leaves no room to generate", ids.len()),
+            ));
+        }
+        let own = if encoder_decoder { input.len() + max_length } else { max_length };
+        let search = if config.num_beams > 1 {
+            Search::Beams(BeamSearch::new(config.num_beams, ids, max_length))
+        } else {
+            let generator = config.do_sample.then(|| RowGenerator::new(config.seed, prompt));
+            Search::Single(Single { prompt: ids.len(), ids, max_length, generator })
+        };
+        Ok(Row { place, prompt: input, tokens: own * config.num_beams, search })
+    }
+
+    /// Takes in waiting rows that there is room for.
+    fn admit(&mut self, waiting: &mut VecDeque<Row>) -> Result<()> {
+        let mut tokens: usize = self.slots.iter().map(|slot| slot.tokens).sum();
+        let mut admitted = Vec::new();
+        while let Some(row) = waiting.front() {
+            let first = self.slots.is_empty() && admitted.is_empty();
+            if !first && tokens.saturating_add(row.tokens) > self.max_batch_tokens {
+                break;
+            }
+            tokens = tokens.saturating_add(row.tokens);
+            admitted.extend(waiting.pop_front());
+        }
+        if admitted.is_empty() {
+            return Ok(());
+        }
+        let prompts: Vec<&[u32]> = admitted.iter().map(|row| &row.prompt[..]).collect();
+        let (state, logits) =
+            self.decoder.prefill(&prompts, &self.decoder_start).map_err(failed)?;
+        let slots = admitted
+            .into_iter()
+            .map(|Row { place, tokens, search, .. }| Slot { place, rows: 1, tokens, search })
+            .collect();
+        let (slots, tokens, state) = self.advance(slots, &logits, state)?;
+        self.slots.extend(slots);
+        self.tokens.extend(tokens);
+        self.state.extend(state);
+        Ok(())
+    }
+
+    /// Reads the next token of every row.
+    fn decode(&mut self) -> Result<()> {
+        let mut state = std::mem::take(&mut self.state);
+        let logits = self.decoder.decode(&self.tokens, &mut state).map_err(failed)?;
+        let slots = std::mem::take(&mut self.slots);
+        (self.slots, self.tokens, self.state) = self.advance(slots, &logits, state)?;
+        Ok(())
+    }
+
+    /// Chooses the next token of each row of `slots`, whose rows are those of `state`. Returns the slots that
+    /// go on, with their tokens and state.
+    fn advance(
+        &mut self,
+        slots: Vec<Slot>,
+        logits: &Tensor,
+        mut state: DecoderState,
+    ) -> Result<(Vec<Slot>, Vec<u32>, DecoderState)> {
+        let vocab_size = self.decoder.vocab_size();
+        let mut logits = logits
+            .to_dtype(DType::F32)
+            .and_then(|logits| logits.flatten_all()?.to_vec1::<f32>())
+            .map_err(failed)?;
+        let (mut going, mut tokens, mut order) = (Vec::new(), Vec::new(), Vec::new());
+        let mut first_row = 0;
+        for mut slot in slots {
+            let rows = first_row..first_row + slot.rows;
+            let scores = &mut logits[rows.start * vocab_size..rows.end * vocab_size];
+            let (stop, texts) = (self.stop, &mut self.texts);
+            let mut stops = |ids: &[u32]| stop.is_some_and(|stop| stop.end(ids, texts));
+            match slot.search.step(scores, vocab_size, self.config, &mut stops) {
+                None => {
+                    let result = slot.search.finish(self.config, &mut stops);
+                    self.results[slot.place] = Some(result);
+                }
+                Some(next) => {
+                    slot.rows = next.len();
+                    order.extend(next.iter().map(|(row, _)| rows.start + row));
+                    tokens.extend(next.iter().map(|(_, token)| *token));
+                    going.push(slot);
+                }
+            }
+            first_row = rows.end;
+        }
+        if order.is_empty() {
+            state = DecoderState::default();
+        } else if order.len() != first_row || order.iter().enumerate().any(|(i, row)| i != *row) {
+            state.select(&order).map_err(failed)?;
+        }
+        Ok((going, tokens, state))
+    }
+}
+
+impl Search {
+    /// Goes on by one token; `None` when the row has ended.
+    fn step(
+        &mut self,
+        scores: &mut [f32],
+        vocab_size: usize,
+        config: &GenerationConfig,
+        stops: &mut dyn FnMut(&[u32]) -> bool,
+    ) -> Option<Vec<(usize, u32)>> {
+        match self {
+            Self::Beams(beams) => {
+                let given = scores.len() / vocab_size;
+                let next = beams.step(scores, vocab_size, config, stops)?;
+                // At first one row of the decoder stands for all beams.
+                Some(next.into_iter().map(|(beam, id)| (beam.min(given - 1), id)).collect())
+            }
+            Self::Single(row) => {
+                Processors::new(config, row.prompt, row.max_length).process(&row.ids, scores);
+                let id = match &mut row.generator {
+                    Some(generator) => generator.draw(&warp(config, scores)),
+                    None => argmax(scores),
+                };
+                row.ids.push(id);
+                let ends = row.ids.len() >= row.max_length
+                    || config.eos_token_id.contains(&id)
+                    || stops(&row.ids);
+                (!ends).then(|| vec![(0, id)])
+            }
+        }
+    }
+
+    fn finish(self, config: &GenerationConfig, stops: &mut dyn FnMut(&[u32]) -> bool) -> Generated {
+        let (ids, prompt, sequences_score) = match self {
+            Self::Single(row) => (row.ids, row.prompt, None),
+            Self::Beams(beams) => {
+                let (ids, prompt, score) = beams.best();
+                (ids, prompt, Some(score))
+            }
+        };
+        let stopped =
+            ids.last().is_some_and(|last| config.eos_token_id.contains(last)) || stops(&ids);
+        Generated {
+            finish_reason: if stopped { FinishReason::Stop } else { FinishReason::Length },
+            token_ids: ids[prompt..].to_vec(),
+            sequences_score,
+        }
+    }
+}
+
+fn failed(error: candle_core::Error) -> Error {
+    Error::new(ErrorKind::Internal, "generation failed").source(error)
+}

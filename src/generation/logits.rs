@@ -1,0 +1,354 @@
+//! Processors and warpers: what changes scores before a token is chosen, in the order and with the formulas
+//! of transformers.
+//!
+//! # Source
+//! `logits_process.py`, and `_get_logits_processor` in `utils.py`, of `src/transformers/generation` at v4.57.
+
+use super::config::GenerationConfig;
+
+/// The processors of one row. Warpers, which only a draw needs, are [`warp`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Processors<'a> {
+    config: &'a GenerationConfig,
+    /// Tokens of the decoder before the first generated one.
+    prompt: usize,
+    min_length: usize,
+    max_length: usize,
+}
+
+impl<'a> Processors<'a> {
+    /// For a row whose decoder begins with `prompt` tokens and ends with `max_length`.
+    pub(super) fn new(config: &'a GenerationConfig, prompt: usize, max_length: usize) -> Self {
+        Self { config, prompt, min_length: config.min_total_tokens(prompt), max_length }
+    }
+
+    /// Changes `scores`, one a token of the vocabulary; `ids` are the decoder's, the prompt included.
+    pub(super) fn process(&self, ids: &[u32], scores: &mut [f32]) {
+        let config = self.config;
+        if config.repetition_penalty != 1.0 {
+            repetition_penalty(config.repetition_penalty, ids, scores);
+        }
+        if config.no_repeat_ngram_size > 0 {
+            no_repeat_ngram(config.no_repeat_ngram_size, ids, scores);
+        }
+        for words in &config.bad_words_ids {
+            bad_words(words, &config.eos_token_id, ids, scores);
+        }
+        if ids.len() < self.min_length {
+            forbid(&config.eos_token_id, scores);
+        }
+        if let Some(bos) = config.forced_bos_token_id
+            && ids.len() == 1
+        {
+            force(&[bos], scores);
+        }
+        if !config.forced_eos_token_id.is_empty() && ids.len() + 1 == self.max_length {
+            force(&config.forced_eos_token_id, scores);
+        }
+        forbid(&config.suppress_tokens, scores);
+        let begin = if self.prompt > 1 || config.forced_bos_token_id.is_none() {
+            self.prompt
+        } else {
+            self.prompt + 1
+        };
+        if ids.len() == begin {
+            forbid(&config.begin_suppress_tokens, scores);
+        }
+    }
+}
+
+fn forbid(ids: &[u32], scores: &mut [f32]) {
+    for &id in ids {
+        if let Some(score) = scores.get_mut(id as usize) {
+            *score = f32::NEG_INFINITY;
+        }
+    }
+}
+
+fn force(ids: &[u32], scores: &mut [f32]) {
+    scores.fill(f32::NEG_INFINITY);
+    for &id in ids {
+        if let Some(score) = scores.get_mut(id as usize) {
+            *score = 0.0;
+        }
+    }
+}
+
+fn repetition_penalty(penalty: f32, ids: &[u32], scores: &mut [f32]) {
+    let mut seen = ids.to_vec();
+    seen.sort_unstable();
+    seen.dedup();
+    for id in seen {
+        if let Some(score) = scores.get_mut(id as usize) {
+            *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
+        }
+    }
+}
+
+/// Forbids every token that would complete a group of `size` tokens that is there already.
+fn no_repeat_ngram(size: usize, ids: &[u32], scores: &mut [f32]) {
+    if ids.len() + 1 < size {
+        return;
+    }
+    let begun = &ids[ids.len() + 1 - size..];
+    for group in ids.windows(size) {
+        let (start, last) = group.split_at(size - 1);
+        if start == begun {
+            forbid(last, scores);
+        }
+    }
+}
+
+fn bad_words(words: &[u32], eos_token_id: &[u32], ids: &[u32], scores: &mut [f32]) {
+    match words {
+        [] => (),
+        [word] => {
+            if !eos_token_id.contains(word) {
+                forbid(&[*word], scores);
+            }
+        }
+        [start @ .., last] => {
+            if words.len() <= ids.len() && ids.ends_with(start) {
+                forbid(&[*last], scores);
+            }
+        }
+    }
+}
+
+/// A token that may be drawn, and its score.
+pub(super) type Candidate = (u32, f32);
+
+/// The tokens that may be drawn, in order of their ids, with their scores: temperature, then `top_k`,
+/// `top_p` and `min_p`.
+pub(super) fn warp(config: &GenerationConfig, scores: &[f32]) -> Vec<Candidate> {
+    let temperature = config.temperature.filter(|t| *t != 1.0);
+    let scaled = |score: f32| temperature.map_or(score, |t| score / t);
+    let least = match config.top_k {
+        // Division by a positive number keeps the order.
+        Some(top_k) if top_k < scores.len() => kth_largest(scores, top_k),
+        _ => f32::NEG_INFINITY,
+    };
+    let mut candidates: Vec<Candidate> = scores
+        .iter()
+        .enumerate()
+        .filter(|(_, score)| **score >= least && **score > f32::NEG_INFINITY)
+        .map(|(id, score)| (id as u32, scaled(*score)))
+        .collect();
+    if candidates.is_empty() {
+        // Nothing is allowed; transformers fails here, and taking the first token ends the row's agony.
+        return vec![(0, 0.0)];
+    }
+    if let Some(top_p) = config.top_p.filter(|p| *p < 1.0) {
+        keep_top_p(top_p, &mut candidates);
+    }
+    if let Some(min_p) = config.min_p {
+        keep_min_p(min_p, &mut candidates);
+    }
+    candidates
+}
+
+/// The `k`-th of `scores` from the largest; `k` is at least 1 and at most their number.
+fn kth_largest(scores: &[f32], k: usize) -> f32 {
+    let descending = |a: &f32, b: &f32| b.total_cmp(a);
+    let mut best: Vec<f32> = Vec::with_capacity(2 * k);
+    let mut least = f32::NEG_INFINITY;
+    for &score in scores {
+        // Equal scores count too, but one that is no better than `k` others cannot change the k-th.
+        if best.len() < k || score > least {
+            best.push(score);
+            if best.len() == 2 * k {
+                least = *best.select_nth_unstable_by(k - 1, descending).1;
+                best.truncate(k);
+            }
+        }
+    }
+    *best.select_nth_unstable_by(k - 1, descending).1
+}
+
+/// Probabilities of candidates, not yet divided by their sum, which comes with them.
+pub(super) fn exponentials(candidates: &[Candidate]) -> (Vec<f64>, f64) {
+    let max = candidates.iter().fold(f32::NEG_INFINITY, |max, (_, score)| max.max(*score));
+    let exps: Vec<f64> =
+        candidates.iter().map(|(_, score)| f64::from((score - max).exp())).collect();
+    let sum = exps.iter().sum();
+    (exps, sum)
+}
+
+/// Keeps the likeliest candidates that have the probability `top_p` together, and at least one.
+fn keep_top_p(top_p: f64, candidates: &mut Vec<Candidate>) {
+    let (exps, sum) = exponentials(candidates);
+    let tail = 1.0 - top_p;
+    // Tokens that have no more than the tail even if all were as likely as they are removed without being
+    // sorted; rounding is left room for.
+    let negligible = tail * sum / candidates.len() as f64 * (1.0 - 1e-6);
+    let mut sorted: Vec<usize> = (0..exps.len()).filter(|&i| exps[i] > negligible).collect();
+    sorted.sort_by(|&a, &b| exps[a].total_cmp(&exps[b]).then(a.cmp(&b)));
+    let mut cumulative: f64 = exps.iter().filter(|exp| **exp <= negligible).sum();
+    let mut kept: Vec<usize> = Vec::new();
+    for (place, &i) in sorted.iter().enumerate() {
+        cumulative += exps[i];
+        // As in transformers, both are compared in f32; the likeliest stays in any case.
+        let removed = (cumulative / sum) as f32 <= tail as f32;
+        if !removed || place + 1 == sorted.len() {
+            kept.extend(&sorted[place..]);
+            break;
+        }
+    }
+    kept.sort_unstable();
+    *candidates = kept.into_iter().map(|i| candidates[i]).collect();
+}
+
+/// Keeps the candidates that are at least `min_p` times as likely as the likeliest.
+fn keep_min_p(min_p: f64, candidates: &mut Vec<Candidate>) {
+    let (exps, sum) = exponentials(candidates);
+    let top = exps.iter().copied().fold(0.0, f64::max);
+    let least = (min_p as f32) * (top / sum) as f32;
+    let mut exps = exps.into_iter();
+    // The likeliest has an exponential of 1.
+    candidates.retain(|_| exps.next().is_some_and(|exp| (exp / sum) as f32 >= least || exp >= top));
+}
+
+/// The likeliest token, the first of several.
+pub(super) fn argmax(scores: &[f32]) -> u32 {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (id, &score) in scores.iter().enumerate() {
+        if score > best.1 {
+            best = (id, score);
+        }
+    }
+    best.0 as u32
+}
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "scores are set, halved or doubled")]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NO: f32 = f32::NEG_INFINITY;
+
+    fn processed(config: &GenerationConfig, prompt: usize, ids: &[u32]) -> Vec<f32> {
+        let mut scores = vec![1.0, -2.0, 3.0, -4.0, 5.0];
+        Processors::new(config, prompt, 8).process(ids, &mut scores);
+        scores
+    }
+
+    #[test]
+    fn processors_change_the_scores_that_they_should() {
+        let default = GenerationConfig::default();
+        assert_eq!(processed(&default, 1, &[0, 1]), [1.0, -2.0, 3.0, -4.0, 5.0]);
+
+        let config = GenerationConfig { repetition_penalty: 2.0, ..default.clone() };
+        assert_eq!(processed(&config, 1, &[1, 4, 1]), [1.0, -4.0, 3.0, -4.0, 2.5]);
+
+        let config = GenerationConfig { no_repeat_ngram_size: 2, ..default.clone() };
+        assert_eq!(processed(&config, 1, &[1, 4, 1, 0, 1]), [NO, -2.0, 3.0, -4.0, NO]);
+        let config = GenerationConfig { no_repeat_ngram_size: 1, ..default.clone() };
+        assert_eq!(processed(&config, 1, &[1, 4]), [1.0, NO, 3.0, -4.0, NO]);
+        let config = GenerationConfig { no_repeat_ngram_size: 4, ..default.clone() };
+        assert_eq!(processed(&config, 1, &[1, 1]), [1.0, -2.0, 3.0, -4.0, 5.0]);
+        assert_eq!(processed(&config, 1, &[1; 4]), [1.0, NO, 3.0, -4.0, 5.0]);
+
+        let config = GenerationConfig {
+            bad_words_ids: vec![vec![2], vec![3], vec![0, 1, 4]],
+            eos_token_id: vec![3],
+            ..default.clone()
+        };
+        assert_eq!(processed(&config, 1, &[2, 0, 1]), [1.0, -2.0, NO, -4.0, NO]);
+        assert_eq!(processed(&config, 1, &[0, 1]), [1.0, -2.0, NO, -4.0, 5.0]);
+
+        let ends = GenerationConfig { eos_token_id: vec![0, 2], ..default.clone() };
+        let config = GenerationConfig { min_length: 3, ..ends.clone() };
+        assert_eq!(processed(&config, 2, &[1, 1]), [NO, -2.0, NO, -4.0, 5.0]);
+        assert_eq!(processed(&config, 2, &[1; 3]), [1.0, -2.0, 3.0, -4.0, 5.0]);
+        let config = GenerationConfig { min_new_tokens: Some(3), ..ends };
+        assert_eq!(processed(&config, 2, &[1; 4]), [NO, -2.0, NO, -4.0, 5.0]);
+        assert_eq!(processed(&config, 2, &[1; 5]), [1.0, -2.0, 3.0, -4.0, 5.0]);
+
+        let config = GenerationConfig {
+            forced_bos_token_id: Some(3),
+            forced_eos_token_id: vec![1, 2],
+            ..default.clone()
+        };
+        assert_eq!(processed(&config, 1, &[0]), [NO, NO, NO, 0.0, NO]);
+        assert_eq!(processed(&config, 1, &[0; 7]), [NO, 0.0, 0.0, NO, NO]);
+        assert_eq!(processed(&config, 1, &[0; 6]), [1.0, -2.0, 3.0, -4.0, 5.0]);
+
+        let config = GenerationConfig {
+            suppress_tokens: vec![4],
+            begin_suppress_tokens: vec![0],
+            ..default
+        };
+        assert_eq!(processed(&config, 2, &[1, 1]), [NO, -2.0, 3.0, -4.0, NO]);
+        assert_eq!(processed(&config, 2, &[1; 3]), [1.0, -2.0, 3.0, -4.0, NO]);
+    }
+
+    #[test]
+    fn the_kth_largest_is_that_of_the_sorted_scores() {
+        let scores: Vec<f32> = (0..257).map(|i| ((i * 97) % 101) as f32).collect();
+        let mut sorted = scores.clone();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        for k in 1..=scores.len() {
+            assert_eq!(kth_largest(&scores, k), sorted[k - 1], "{k}");
+        }
+    }
+
+    #[test]
+    fn warpers_keep_the_likeliest_and_at_least_one() {
+        let off = GenerationConfig { top_k: None, ..GenerationConfig::default() };
+        let ids = |config: &GenerationConfig, scores: &[f32]| -> Vec<u32> {
+            warp(config, scores).into_iter().map(|(id, _)| id).collect()
+        };
+        let scores = [0.0, 3.0, NO, 2.0, 3.0];
+        assert_eq!(ids(&off, &scores), [0, 1, 3, 4]);
+        // Ties of the k-th are kept, as in transformers.
+        assert_eq!(ids(&GenerationConfig { top_k: Some(1), ..off.clone() }, &scores), [1, 4]);
+        assert_eq!(ids(&GenerationConfig { top_p: Some(0.5), ..off.clone() }, &scores), [1, 4]);
+        assert_eq!(ids(&GenerationConfig { top_p: Some(0.0), ..off.clone() }, &scores).len(), 1);
+        assert_eq!(ids(&GenerationConfig { min_p: Some(0.3), ..off.clone() }, &scores), [1, 3, 4]);
+        assert_eq!(ids(&GenerationConfig { min_p: Some(1.0), ..off.clone() }, &scores), [1, 4]);
+        let hot = GenerationConfig { temperature: Some(2.0), ..off.clone() };
+        assert_eq!(warp(&hot, &scores)[1], (1, 1.5));
+        assert_eq!(ids(&off, &[NO; 3]), [0]);
+    }
+
+    #[test]
+    fn the_first_of_equal_scores_is_the_largest() {
+        assert_eq!(argmax(&[1.0, 3.0, 3.0, 2.0]), 1);
+        assert_eq!(argmax(&[NO, NO]), 0);
+    }
+
+    /// Processed and warped scores against those of the list of processors that `generate()` builds.
+    #[test]
+    fn probabilities_agree_with_transformers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/warpers/warpers.json");
+        let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let cases = golden["cases"].as_array().unwrap();
+        assert!(cases.len() > 100, "{}", cases.len());
+        for case in cases {
+            let model = json!({"do_sample": true, "top_k": 0}).as_object().unwrap().clone();
+            let options = case["options"].as_object().unwrap();
+            let config = GenerationConfig::new(&model, options).unwrap();
+            let mut scores: Vec<f32> = serde_json::from_value(case["logits"].clone()).unwrap();
+            let ids: Vec<u32> = serde_json::from_value(case["input_ids"].clone()).unwrap();
+            Processors::new(&config, ids.len(), 1000).process(&ids, &mut scores);
+            let candidates = warp(&config, &scores);
+            let (exps, sum) = exponentials(&candidates);
+            let mut ours = vec![None; scores.len()];
+            for ((id, _), exp) in candidates.iter().zip(exps) {
+                ours[*id as usize] = Some((exp / sum).ln());
+            }
+            let expected: Vec<Option<f64>> =
+                serde_json::from_value(case["log_probabilities"].clone()).unwrap();
+            let what = format!("{} {} after {ids:?}", case["name"], case["options"]);
+            for (id, (ours, expected)) in ours.iter().zip(&expected).enumerate() {
+                match (ours, expected) {
+                    (None, None) => (),
+                    (Some(ours), Some(expected)) if (ours - expected).abs() < 1e-5 => (),
+                    _ => panic!("{what}: {ours:?} instead of {expected:?} for token {id}"),
+                }
+            }
+        }
+    }
+}

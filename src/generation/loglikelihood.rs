@@ -1,0 +1,43 @@
+//! How likely a model finds given tokens.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use crate::models::Head;
+use crate::nn::log_sum_exp;
+
+/// The log-probability that each hidden state gives to its target.
+///
+/// Logits are computed for a few states at a time, so that there are never more than `max_elements` of them
+/// (or those of one state) in memory.
+///
+/// # Shapes
+/// `hidden_states`: `(n, hidden_size)`; `targets`: `n` token ids.
+///
+/// # Errors
+/// When there are not as many targets as states, a target is no token, or candle cannot allocate.
+pub fn log_probabilities(
+    head: &Head,
+    hidden_states: &Tensor,
+    targets: &[u32],
+    vocab_size: usize,
+    max_elements: usize,
+) -> Result<Vec<f64>> {
+    let states = hidden_states.dim(0)?;
+    if states != targets.len() {
+        bail!("{states} hidden states got {} targets", targets.len());
+    }
+    let chunk = (max_elements / vocab_size.max(1)).max(1);
+    let mut results = Vec::with_capacity(states);
+    for (i, targets) in targets.chunks(chunk).enumerate() {
+        let states = hidden_states.narrow(0, i * chunk, targets.len())?;
+        let logits = head.project(&states)?.to_dtype(DType::F32)?.flatten_all()?;
+        let logits = logits.to_vec1::<f32>()?;
+        for (row, &target) in logits.chunks_exact(vocab_size).zip(targets) {
+            let Some(logit) = row.get(target as usize) else {
+                bail!("token {target} is not among the {vocab_size} of the vocabulary")
+            };
+            results.push(f64::from(*logit) - log_sum_exp(row));
+        }
+    }
+    Ok(results)
+}

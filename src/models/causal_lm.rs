@@ -1,0 +1,91 @@
+//! The one implementation of [`Decoder`] for decoders by themselves: a causal backbone with a head over the
+//! vocabulary. Not here: the layers of either.
+
+use candle_core::{Device, Result, Tensor, bail};
+
+use super::{Backbone, Decoder, DecoderState, Head};
+use crate::nn::{KvCache, ModelInputs};
+
+/// A backbone whose tokens see only those before them, so that it can go on from caches.
+pub trait CausalBackbone: Backbone {
+    /// Runs new tokens of each row after those in the caches, one cache a layer, and adds them there; empty
+    /// caches become rows. Returns the last hidden states, `(total_tokens, hidden_size)`.
+    ///
+    /// # Errors
+    /// As [`Backbone::forward`]; when there is not one cache a layer, or not a row of it for each row.
+    fn forward_cached(&self, inputs: &ModelInputs, caches: &mut [KvCache]) -> Result<Tensor>;
+}
+
+/// A decoder by itself: a causal backbone with a head over the vocabulary.
+#[derive(Clone, Copy)]
+pub struct CausalLM<'a> {
+    backbone: &'a dyn CausalBackbone,
+    head: &'a Head,
+    device: &'a Device,
+}
+
+impl<'a> CausalLM<'a> {
+    /// From its parts; `device` is the one that they are on.
+    pub fn new(backbone: &'a dyn CausalBackbone, head: &'a Head, device: &'a Device) -> Self {
+        Self { backbone, head, device }
+    }
+
+    fn run(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
+        let past: Vec<usize> = (0..rows.len()).map(|row| state.len(row)).collect();
+        if let Some(max) = self.max_position_embeddings()
+            && let Some((row, past)) =
+                rows.iter().zip(past.iter()).find(|(r, p)| r.len() + **p > max)
+        {
+            bail!("a row of {} tokens is longer than the {max} positions", row.len() + past);
+        }
+        let rows = rows.iter().map(|row| (*row, &[][..])).zip(past);
+        let inputs = ModelInputs::after(rows, self.backbone.position_ids(), self.device)?;
+        self.backbone.forward_cached(&inputs, &mut state.self_attention)
+    }
+}
+
+impl Decoder for CausalLM<'_> {
+    fn prefill(&self, prompts: &[&[u32]], _: &[u32]) -> Result<(DecoderState, Tensor)> {
+        if let Some(row) = prompts.iter().position(|prompt| prompt.is_empty()) {
+            bail!("prompt {row} is empty");
+        }
+        let layers = self.backbone.num_hidden_layers();
+        let mut state = DecoderState {
+            self_attention: (0..layers).map(|_| KvCache::default()).collect(),
+            cross_attention: Vec::new(),
+        };
+        let hidden_states = self.run(prompts, &mut state)?;
+        let mut end = 0;
+        let last: Vec<u32> = prompts
+            .iter()
+            .map(|prompt| {
+                end += prompt.len() as u32;
+                end - 1
+            })
+            .collect();
+        let last = Tensor::new(last, self.device)?;
+        let logits = self.head.project(&hidden_states.index_select(&last, 0)?)?;
+        Ok((state, logits))
+    }
+
+    fn decode(&self, tokens: &[u32], state: &mut DecoderState) -> Result<Tensor> {
+        if tokens.len() != state.num_rows() {
+            bail!("a state of {} rows got {} tokens", state.num_rows(), tokens.len());
+        }
+        let rows: Vec<&[u32]> = tokens.chunks(1).collect();
+        let hidden_states = self.run(&rows, state)?;
+        self.head.project(&hidden_states)
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.backbone.dimensions().vocab_size
+    }
+
+    fn max_position_embeddings(&self) -> Option<usize> {
+        self.backbone.max_position_embeddings()
+    }
+
+    fn is_encoder_decoder(&self) -> bool {
+        false
+    }
+}

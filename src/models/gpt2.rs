@@ -1,0 +1,233 @@
+//! GPT-2: a pre-norm decoder with learned absolute positions.
+//!
+//! # Source
+//! `src/transformers/models/gpt2/modeling_gpt2.py` at v4.57, attention as its eager implementation.
+
+use candle_core::{Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use serde_json::json;
+
+use super::causal_lm::{CausalBackbone, CausalLM};
+use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, Want};
+use crate::error;
+use crate::nn::{
+    Activation, AttentionOptions, Embedding, KvCache, LayerNorm, Linear, ModelInputs, PositionIds,
+    attention_cached,
+};
+
+/// The settings of GPT-2.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gpt2Config {
+    /// Token ids.
+    pub vocab_size: usize,
+    /// Rows of the position table.
+    pub n_positions: usize,
+    /// Features of a hidden state.
+    pub n_embd: usize,
+    /// Layers.
+    pub n_layer: usize,
+    /// Heads of a layer.
+    pub n_head: usize,
+    /// Features between the two products of the feed-forward part.
+    pub n_inner: usize,
+    /// The activation between them.
+    pub activation_function: Activation,
+    /// Of every layer normalisation.
+    pub layer_norm_epsilon: f64,
+    /// Whether scores are divided by `√head_dim`.
+    pub scale_attn_weights: bool,
+    /// Whether scores are divided by the number of the layer too, counted from 1.
+    pub scale_attn_by_inverse_layer_idx: bool,
+}
+
+impl Gpt2Config {
+    /// Reads a `config.json` of GPT-2.
+    ///
+    /// # Errors
+    /// `Model` for a wrong type or an impossible value, `Unsupported` for a setting that is not
+    /// implemented.
+    pub fn new(fields: &Fields<'_>) -> error::Result<Self> {
+        fields.only("add_cross_attention", &json!(false))?;
+        // Scores are taken in f32 in either case.
+        fields.flag("reorder_and_upcast_attn", false)?;
+        let n_embd = fields.size("n_embd", 768)?;
+        let config = Self {
+            vocab_size: fields.size("vocab_size", 50257)?,
+            n_positions: fields.size("n_positions", 1024)?,
+            n_embd,
+            n_layer: fields.size("n_layer", 12)?,
+            n_head: fields.size("n_head", 12)?,
+            n_inner: fields.size("n_inner", 4 * n_embd)?,
+            activation_function: fields.activation("activation_function", "gelu_new")?,
+            layer_norm_epsilon: fields.epsilon("layer_norm_epsilon", 1e-5)?,
+            scale_attn_weights: fields.flag("scale_attn_weights", true)?,
+            scale_attn_by_inverse_layer_idx: fields
+                .flag("scale_attn_by_inverse_layer_idx", false)?,
+        };
+        fields.divides(("n_embd", n_embd), ("n_head", config.n_head))?;
+        Ok(config)
+    }
+
+    /// What the configuration says about inputs and outputs.
+    pub fn dimensions(&self) -> Dimensions {
+        Dimensions {
+            hidden_size: self.n_embd,
+            num_hidden_layers: self.n_layer,
+            num_attention_heads: self.n_head,
+            vocab_size: self.vocab_size,
+            position_ids: PositionIds::FromZero,
+            max_position_embeddings: Some(self.n_positions),
+        }
+    }
+}
+
+struct Gpt2Block {
+    ln_1: LayerNorm,
+    attn_c_attn: Linear,
+    attn_c_proj: Linear,
+    ln_2: LayerNorm,
+    mlp_c_fc: Linear,
+    mlp_act: Activation,
+    mlp_c_proj: Linear,
+    n_head: usize,
+    scale: f64,
+}
+
+impl Gpt2Block {
+    fn load(vb: VarBuilder<'_>, config: &Gpt2Config, layer_idx: usize) -> Result<Self> {
+        let (n_embd, n_inner) = (config.n_embd, config.n_inner);
+        let norm = |name| LayerNorm::load(vb.pp(name), n_embd, config.layer_norm_epsilon);
+        let conv1d = |name, inputs, outputs| Linear::load_conv1d(vb.pp(name), inputs, outputs);
+        let mut scale = 1.0;
+        if config.scale_attn_weights {
+            scale /= ((n_embd / config.n_head) as f64).sqrt();
+        }
+        if config.scale_attn_by_inverse_layer_idx {
+            scale /= (layer_idx + 1) as f64;
+        }
+        Ok(Self {
+            ln_1: norm("ln_1")?,
+            attn_c_attn: conv1d("attn.c_attn", n_embd, 3 * n_embd)?,
+            attn_c_proj: conv1d("attn.c_proj", n_embd, n_embd)?,
+            ln_2: norm("ln_2")?,
+            mlp_c_fc: conv1d("mlp.c_fc", n_embd, n_inner)?,
+            mlp_act: config.activation_function,
+            mlp_c_proj: conv1d("mlp.c_proj", n_inner, n_embd)?,
+            n_head: config.n_head,
+            scale,
+        })
+    }
+
+    fn forward(
+        &self,
+        hidden_states: &Tensor,
+        inputs: &ModelInputs,
+        cache: Option<&mut KvCache>,
+        output_attentions: bool,
+    ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
+        let n_embd = hidden_states.dim(1)?;
+        let qkv = self.attn_c_attn.forward(&self.ln_1.forward(hidden_states)?)?; // (total_tokens, 3 * n_embd)
+        let attended = attention_cached(
+            &qkv.narrow(1, 0, n_embd)?,
+            &qkv.narrow(1, n_embd, n_embd)?,
+            &qkv.narrow(1, 2 * n_embd, n_embd)?,
+            inputs,
+            cache,
+            AttentionOptions {
+                num_heads: self.n_head,
+                scale: self.scale,
+                bias: None,
+                distance: None,
+                causal: true,
+                output_attentions,
+            },
+        )?;
+        let hidden_states = (self.attn_c_proj.forward(&attended.values)? + hidden_states)?;
+        let inner = self.ln_2.forward(&hidden_states)?;
+        let inner = self.mlp_c_fc.forward_activated(&inner, self.mlp_act)?;
+        let output = (hidden_states + self.mlp_c_proj.forward(&inner)?)?;
+        Ok((output, attended.attentions))
+    }
+}
+
+/// GPT-2 without a head: `GPT2Model`.
+pub struct Gpt2Model {
+    wte: Embedding,
+    wpe: Embedding,
+    h: Vec<Gpt2Block>,
+    ln_f: LayerNorm,
+    dimensions: Dimensions,
+}
+
+impl Gpt2Model {
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
+    pub fn load(vb: VarBuilder<'_>, config: &Gpt2Config) -> Result<Self> {
+        let blocks = vb.pp("h");
+        Ok(Self {
+            wte: Embedding::load(vb.pp("wte"), config.vocab_size, config.n_embd)?,
+            wpe: Embedding::load(vb.pp("wpe"), config.n_positions, config.n_embd)?,
+            h: (0..config.n_layer)
+                .map(|i| Gpt2Block::load(blocks.pp(i), config, i))
+                .collect::<Result<_>>()?,
+            ln_f: LayerNorm::load(vb.pp("ln_f"), config.n_embd, config.layer_norm_epsilon)?,
+            dimensions: config.dimensions(),
+        })
+    }
+
+    fn embed(&self, inputs: &ModelInputs) -> Result<Tensor> {
+        self.wte.forward(&inputs.input_ids)? + self.wpe.forward(&inputs.position_ids)?
+    }
+}
+
+impl Backbone for Gpt2Model {
+    fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
+        let mut recorder = Recorder::new(inputs, want);
+        let mut hidden_states = self.embed(inputs)?;
+        for block in &self.h {
+            recorder.hidden_state(&hidden_states);
+            let (output, attentions) =
+                block.forward(&hidden_states, inputs, None, want.attentions)?;
+            hidden_states = output;
+            recorder.attentions(attentions);
+        }
+        // The last of the hidden states is the normalised one, as in transformers.
+        let hidden_states = self.ln_f.forward(&hidden_states)?;
+        recorder.hidden_state(&hidden_states);
+        if want.pooler_output {
+            bail!("`pooler_output` is wanted, but GPT-2 has no pooler");
+        }
+        Ok(recorder.finish(hidden_states, None))
+    }
+
+    fn dimensions(&self) -> &Dimensions {
+        &self.dimensions
+    }
+
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        Some(self.wte.weight())
+    }
+
+    fn has_pooler(&self) -> bool {
+        false
+    }
+
+    fn decoder<'a>(&'a self, head: &'a Head) -> Option<Box<dyn Decoder + 'a>> {
+        Some(Box::new(CausalLM::new(self, head, self.wte.weight().device())))
+    }
+}
+
+impl CausalBackbone for Gpt2Model {
+    fn forward_cached(&self, inputs: &ModelInputs, caches: &mut [KvCache]) -> Result<Tensor> {
+        if caches.len() != self.h.len() {
+            bail!("{} layers got {} caches", self.h.len(), caches.len());
+        }
+        let mut hidden_states = self.embed(inputs)?;
+        for (block, cache) in self.h.iter().zip(caches) {
+            (hidden_states, _) = block.forward(&hidden_states, inputs, Some(cache), false)?;
+        }
+        self.ln_f.forward(&hidden_states)
+    }
+}

@@ -1,0 +1,115 @@
+//! What the tasks over a model with a head share: the model resolved for an Auto class, and its logits.
+
+use std::sync::Arc;
+
+use super::labels::logit_rows;
+use super::models::{Models, ResolvedModel};
+use super::{ModelSummary, Sequence, WeightSize};
+use crate::auto::{AutoClass, ModelWithHead};
+use crate::config::pipeline::TaskStep;
+use crate::error::{Error, ErrorKind, Result};
+use crate::models::{ModelOutput, Want};
+use crate::nn::ModelInputs;
+
+/// A model with a head, without weights.
+#[derive(Clone, Debug)]
+pub(super) struct Classifier {
+    pub(super) model: Arc<ResolvedModel>,
+    class: AutoClass,
+    allow_new_head: bool,
+}
+
+impl Classifier {
+    /// Resolves the step's model and checks that its family has `class`.
+    ///
+    /// # Errors
+    /// As [`Models::resolve`]; `Unsupported` with the classes that the family has.
+    pub(super) fn resolve(step: &TaskStep, class: AutoClass, models: &Models) -> Result<Self> {
+        let model = models.resolve(&step.model)?;
+        model.require(class)?;
+        Ok(Self { model, class, allow_new_head: step.allow_new_head })
+    }
+
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// As [`ResolvedModel::load_with_head`].
+    pub(super) fn load(&self) -> Result<LoadedClassifier> {
+        let model = self.model.load_with_head(self.class, self.allow_new_head)?;
+        Ok(LoadedClassifier { model })
+    }
+
+    /// What plans, reports and lineage say.
+    pub(super) fn summary(
+        &self,
+        task: &'static str,
+        step: &TaskStep,
+        options: serde_json::Value,
+    ) -> ModelSummary {
+        summary(task, step, &self.model, options)
+    }
+}
+
+/// What plans, reports and lineage say of a step over `model`.
+pub(super) fn summary(
+    task: &'static str,
+    step: &TaskStep,
+    model: &ResolvedModel,
+    options: serde_json::Value,
+) -> ModelSummary {
+    ModelSummary {
+        task,
+        name: step.model_name.clone(),
+        repo: model.snapshot().name().to_owned(),
+        commit: model.snapshot().commit().map(str::to_owned),
+        model_type: model.config().model_type().to_owned(),
+        dtype: "f32",
+        device: "cpu",
+        tokenizer: model.tokenizer().digest().to_string(),
+        options,
+    }
+}
+
+/// A model with a head and its weights.
+pub(super) struct LoadedClassifier {
+    pub(super) model: Arc<ModelWithHead>,
+}
+
+impl LoadedClassifier {
+    /// Logits of a batch of sequences: all numbers, and how many there are in a row of the logits.
+    ///
+    /// # Errors
+    /// `Internal` when a tensor operation fails.
+    pub(super) fn logits(&self, sequences: &[&Sequence]) -> Result<(Vec<f32>, usize)> {
+        let inputs = self.inputs(sequences)?;
+        let output = self.model.forward(&inputs, &Want::default()).map_err(forward_failed)?;
+        logit_rows(&output.logits)
+    }
+
+    /// The states under the head.
+    ///
+    /// # Errors
+    /// As [`LoadedClassifier::logits`].
+    pub(super) fn states(&self, sequences: &[&Sequence]) -> Result<(ModelInputs, ModelOutput)> {
+        let inputs = self.inputs(sequences)?;
+        let backbone = self.model.backbone();
+        let output = backbone.forward(&inputs, &Want::default()).map_err(forward_failed)?;
+        Ok((inputs, output))
+    }
+
+    fn inputs(&self, sequences: &[&Sequence]) -> Result<ModelInputs> {
+        let rows = sequences.iter().map(|s| (s.input_ids.as_slice(), s.token_type_ids.as_slice()));
+        self.model.inputs(rows).map_err(forward_failed)
+    }
+
+    /// The size of the loaded weights.
+    pub(super) fn weights(&self) -> WeightSize {
+        let report = self.model.report();
+        WeightSize { parameters: report.parameters as usize, bytes: report.bytes as usize }
+    }
+}
+
+/// The error of a tensor operation in a forward pass.
+pub(super) fn forward_failed(error: candle_core::Error) -> Error {
+    Error::new(ErrorKind::Internal, "a forward pass failed").source(error)
+}

@@ -1,0 +1,125 @@
+//! `next-sentence-prediction`: whether one text follows another, from the head that BERT was trained
+//! with.
+//!
+//! # Source
+//! `BertForNextSentencePrediction` in `modeling_bert.py` at v4.57: logit 0 is "follows".
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Float32Array, StructArray};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+
+use super::classifier::{Classifier, LoadedClassifier};
+use super::labels::{logit_lists, logits_type, softmax};
+use super::models::Models;
+use super::text_input::TextInput;
+use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
+use crate::auto::AutoClass;
+use crate::config::pipeline::{NextSentencePrediction, TaskStep};
+use crate::error::Result;
+
+/// The task with its model resolved, without weights.
+#[derive(Debug)]
+pub struct NextSentencePredictionTask {
+    classifier: Classifier,
+    input: TextInput,
+    field: FieldRef,
+    logits: bool,
+    summary: ModelSummary,
+}
+
+impl NextSentencePredictionTask {
+    /// Resolves the step's model and options.
+    ///
+    /// # Errors
+    /// As [`Models::resolve`]; `Unsupported` when the model has no such head.
+    pub fn resolve(
+        step: &TaskStep,
+        options: &NextSentencePrediction,
+        models: &Models,
+    ) -> Result<Self> {
+        let classifier = Classifier::resolve(step, AutoClass::NextSentencePrediction, models)?;
+        let input = TextInput::new(
+            Arc::clone(&classifier.model),
+            [options.text.as_str(), options.text_pair.as_str()],
+            step.max_length,
+            step.truncation.unwrap_or(true),
+        )?;
+        let logits = step.logits;
+        let summary = classifier.summary(
+            "next-sentence-prediction",
+            step,
+            serde_json::json!({"max_length": input.max_length}),
+        );
+        let field = Field::new(&step.output, DataType::Struct(fields(logits)), true);
+        Ok(Self { classifier, input, field: Arc::new(field), logits, summary })
+    }
+}
+
+fn fields(logits: bool) -> Fields {
+    let is_next = Field::new("is_next", DataType::Boolean, false);
+    let score = Field::new("score", DataType::Float32, false);
+    let logits = logits.then(|| Field::new("logits", logits_type(), false));
+    [is_next, score].into_iter().chain(logits).collect()
+}
+
+impl Task for NextSentencePredictionTask {
+    fn inputs(&self) -> Vec<&str> {
+        self.input.columns()
+    }
+
+    fn field(&self) -> &FieldRef {
+        &self.field
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        self.input.check(types)
+    }
+
+    fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
+        self.input.encode_rows(columns, first_row, |texts| self.input.encode_optional_pair(texts))
+    }
+
+    fn output_bytes(&self, _tokens: usize) -> usize {
+        16
+    }
+
+    fn load(&self) -> Result<Box<dyn TaskModel>> {
+        let model = self.classifier.load()?;
+        Ok(Box::new(NextSentencePredictionModel { model, logits: self.logits }))
+    }
+
+    fn weights(&self) -> Option<WeightSize> {
+        self.classifier.model.weight_size()
+    }
+
+    fn summary(&self) -> &ModelSummary {
+        &self.summary
+    }
+}
+
+/// The task with its weights.
+struct NextSentencePredictionModel {
+    model: LoadedClassifier,
+    logits: bool,
+}
+
+impl TaskModel for NextSentencePredictionModel {
+    fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
+        let (numbers, columns) = self.model.logits(sequences)?;
+        let follows = numbers.chunks_exact(columns).map(|logits| logits[0] >= logits[1]);
+        let scores = numbers.chunks_exact(columns).map(|logits| softmax(logits)[0]);
+        let mut arrays: Vec<ArrayRef> = vec![
+            Arc::new(follows.map(Some).collect::<BooleanArray>()),
+            Arc::new(Float32Array::from_iter_values(scores)),
+        ];
+        if self.logits {
+            arrays.push(Arc::new(logit_lists(numbers, columns)));
+        }
+        Ok(Arc::new(StructArray::new(fields(self.logits), arrays, None)))
+    }
+
+    fn weights(&self) -> WeightSize {
+        self.model.weights()
+    }
+}

@@ -1,0 +1,184 @@
+//! `text-classification`: a text or a pair to labels, as transformers' pipeline gives them.
+//!
+//! # Source
+//! `src/transformers/pipelines/text_classification.py` at v4.57. Longer texts are cut at the model's
+//! maximum, where transformers would fail.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StructArray};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+
+use super::classifier::{Classifier, LoadedClassifier};
+use super::labels::{
+    LabelsBuilder, ScoreFunction, best, label_fields, label_list_type, logit_lists, logits_type,
+};
+use super::models::Models;
+use super::text_input::TextInput;
+use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
+use crate::auto::{AutoClass, AutoConfig};
+use crate::config::pipeline::{FunctionToApply, TaskStep, TextClassification};
+use crate::error::Result;
+
+/// The task with its model resolved, without weights.
+#[derive(Debug)]
+pub struct TextClassificationTask {
+    classifier: Classifier,
+    input: TextInput,
+    field: FieldRef,
+    output: Output,
+    summary: ModelSummary,
+}
+
+/// What the column holds.
+#[derive(Clone, Copy, Debug)]
+struct Output {
+    /// `None`: the best label by itself; else a list of so many, best first.
+    top_k: Option<usize>,
+    function: ScoreFunction,
+    logits: bool,
+}
+
+impl Output {
+    fn fields(self) -> Option<Fields> {
+        let logits = || Field::new("logits", logits_type(), false);
+        match (self.top_k, self.logits) {
+            (None, false) => Some(label_fields()),
+            (None, true) => {
+                let fields = label_fields().iter().cloned().chain([Arc::new(logits())]).collect();
+                Some(fields)
+            }
+            (Some(_), true) => {
+                Some(Fields::from(vec![Field::new("labels", label_list_type(), false), logits()]))
+            }
+            (Some(_), false) => None,
+        }
+    }
+
+    fn data_type(self) -> DataType {
+        self.fields().map_or_else(label_list_type, DataType::Struct)
+    }
+}
+
+/// The function that makes scores: the option, else by the configuration.
+fn function_to_apply(option: Option<FunctionToApply>, config: &AutoConfig) -> ScoreFunction {
+    match option {
+        Some(FunctionToApply::Sigmoid) => ScoreFunction::Sigmoid,
+        Some(FunctionToApply::Softmax) => ScoreFunction::Softmax,
+        Some(FunctionToApply::None) => ScoreFunction::None,
+        None => match (config.problem_type(), config.num_labels()) {
+            (Some("regression"), _) => ScoreFunction::None,
+            (Some("multi_label_classification"), _) | (_, 1) => ScoreFunction::Sigmoid,
+            _ => ScoreFunction::Softmax,
+        },
+    }
+}
+
+impl TextClassificationTask {
+    /// Resolves the step's model and options.
+    ///
+    /// # Errors
+    /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for an option that
+    /// it cannot serve.
+    pub fn resolve(step: &TaskStep, options: &TextClassification, models: &Models) -> Result<Self> {
+        let classifier = Classifier::resolve(step, AutoClass::SequenceClassification, models)?;
+        let input = TextInput::new(
+            Arc::clone(&classifier.model),
+            std::iter::once(options.text.as_str()).chain(options.text_pair.as_deref()),
+            step.max_length,
+            step.truncation.unwrap_or(true),
+        )?;
+        let output = Output {
+            top_k: options.top_k.list(),
+            function: function_to_apply(options.function_to_apply, classifier.model.config()),
+            logits: step.logits,
+        };
+        let summary = classifier.summary(
+            "text-classification",
+            step,
+            serde_json::json!({
+                "max_length": input.max_length,
+                "function_to_apply": output.function.name(),
+                "top_k": options.top_k.shown(),
+            }),
+        );
+        let field = Arc::new(Field::new(&step.output, output.data_type(), true));
+        Ok(Self { classifier, input, field, output, summary })
+    }
+}
+
+impl Task for TextClassificationTask {
+    fn inputs(&self) -> Vec<&str> {
+        self.input.columns()
+    }
+
+    fn field(&self) -> &FieldRef {
+        &self.field
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        self.input.check(types)
+    }
+
+    fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
+        self.input.encode_rows(columns, first_row, |texts| self.input.encode_optional_pair(texts))
+    }
+
+    fn output_bytes(&self, _tokens: usize) -> usize {
+        let labels =
+            self.output.top_k.unwrap_or(1).min(self.classifier.model.config().num_labels());
+        labels * 32
+    }
+
+    fn load(&self) -> Result<Box<dyn TaskModel>> {
+        let model = self.classifier.load()?;
+        let labels = model.model.config().id2label();
+        Ok(Box::new(TextClassificationModel { model, labels, output: self.output }))
+    }
+
+    fn weights(&self) -> Option<WeightSize> {
+        self.classifier.model.weight_size()
+    }
+
+    fn summary(&self) -> &ModelSummary {
+        &self.summary
+    }
+}
+
+/// The task with its weights.
+struct TextClassificationModel {
+    model: LoadedClassifier,
+    labels: Vec<String>,
+    output: Output,
+}
+
+impl TaskModel for TextClassificationModel {
+    fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
+        let (numbers, columns) = self.model.logits(sequences)?;
+        let mut labels = LabelsBuilder::default();
+        for logits in numbers.chunks_exact(columns) {
+            let scores = self.output.function.apply(logits);
+            let chosen = best(&scores, self.output.top_k.unwrap_or(1));
+            labels.push(chosen.iter().map(|&i| (self.labels[i].as_str(), scores[i])));
+        }
+        let logits = || Arc::new(logit_lists(numbers.clone(), columns)) as ArrayRef;
+        Ok(match (self.output.top_k, self.output.fields()) {
+            (None, Some(fields)) => {
+                let (_, mut arrays, _) = labels.finish_structs().into_parts();
+                if self.output.logits {
+                    arrays.push(logits());
+                }
+                Arc::new(StructArray::new(fields, arrays, None))
+            }
+            (_, Some(fields)) => {
+                let arrays = vec![Arc::new(labels.finish_lists()) as ArrayRef, logits()];
+                Arc::new(StructArray::new(fields, arrays, None))
+            }
+            (_, None) => Arc::new(labels.finish_lists()),
+        })
+    }
+
+    fn weights(&self) -> WeightSize {
+        self.model.weights()
+    }
+}

@@ -1,0 +1,172 @@
+//! Text columns to tokens, as most tasks read them: one text or a pair, cut at a maximum, with errors
+//! that name the row.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef};
+use arrow::datatypes::DataType;
+use rayon::prelude::*;
+
+use super::models::ResolvedModel;
+use super::{EncodedRow, Sequence, is_text, not_text, text_column};
+use crate::auto::{EncodeOptions, Encoding};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The text columns of a step and how they are encoded.
+#[derive(Debug)]
+pub(super) struct TextInput {
+    pub(super) model: Arc<ResolvedModel>,
+    columns: Vec<String>,
+    pub(super) max_length: usize,
+    truncation: bool,
+}
+
+impl TextInput {
+    /// `max_length` is the step's; without it, the least of what the tokenizer and the model's positions
+    /// allow.
+    ///
+    /// # Errors
+    /// `Config` when `max_length` leaves no room for special tokens, or is more than there are positions.
+    pub(super) fn new<'a>(
+        model: Arc<ResolvedModel>,
+        columns: impl IntoIterator<Item = &'a str>,
+        max_length: Option<usize>,
+        truncation: bool,
+    ) -> Result<Self> {
+        let columns: Vec<String> = columns.into_iter().map(str::to_owned).collect();
+        let stated = model.tokenizer().model_max_length();
+        let max_length = max_tokens(&model, max_length, stated, columns.len() > 1)?;
+        Ok(Self { model, columns, max_length, truncation })
+    }
+
+    /// The columns in order.
+    pub(super) fn columns(&self) -> Vec<&str> {
+        self.columns.iter().map(String::as_str).collect()
+    }
+
+    /// Checks that every column holds text.
+    pub(super) fn check(&self, types: &[&DataType]) -> Result<()> {
+        for (column, data_type) in self.columns.iter().zip(types) {
+            if !is_text(data_type) {
+                return Err(not_text(column, data_type));
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes rows in parallel: `encode` gets the texts of one row, in the order of the columns. A row
+    /// with a null is null.
+    pub(super) fn encode_rows(
+        &self,
+        columns: &[ArrayRef],
+        first_row: u64,
+        encode: impl Fn(&[&str]) -> Result<EncodedRow> + Sync,
+    ) -> Result<Vec<Option<EncodedRow>>> {
+        encode_rows(&self.columns, columns, first_row, encode)
+    }
+
+    /// One text or one pair as the model reads it.
+    pub(super) fn encode(&self, texts: &[&str]) -> Result<EncodedRow> {
+        let encoding = self.encoding(texts)?;
+        let truncated = encoding.truncated;
+        let sequence = Sequence::new(encoding.input_ids, encoding.token_type_ids);
+        Ok(EncodedRow { truncated, ..sequence.into() })
+    }
+
+    /// As [`TextInput::encode`], save that an empty second text is none, as `tokenizer(text, text_pair="")`
+    /// of transformers has it.
+    pub(super) fn encode_optional_pair(&self, texts: &[&str]) -> Result<EncodedRow> {
+        match texts {
+            [text, ""] => self.encode(&[text]),
+            texts => self.encode(texts),
+        }
+    }
+
+    /// The tokens of one text or one pair.
+    pub(super) fn encoding(&self, texts: &[&str]) -> Result<Encoding> {
+        let options = EncodeOptions {
+            max_length: self.truncation.then_some(self.max_length),
+            ..EncodeOptions::default()
+        };
+        let tokenizer = self.model.tokenizer();
+        let encoding = match texts {
+            [text] => tokenizer.encode(text, &options)?,
+            [text, pair] => tokenizer.encode_pair(text, pair, &options)?,
+            _ => return Err(Error::new(ErrorKind::Internal, "a row is one text or two")),
+        };
+        self.fits(encoding.input_ids.len())?;
+        Ok(encoding)
+    }
+
+    /// Refuses a row of more tokens than the model takes.
+    pub(super) fn fits(&self, tokens: usize) -> Result<()> {
+        fits(tokens, self.max_length)
+    }
+}
+
+/// Refuses a row of more than `max_length` tokens.
+pub(super) fn fits(tokens: usize, max_length: usize) -> Result<()> {
+    if tokens <= max_length {
+        return Ok(());
+    }
+    let message = format!("text of {tokens} tokens, at most {max_length} may be");
+    Err(Error::new(ErrorKind::Data, message)
+        .hint("set `truncation: true` to cut longer texts, or raise `max_length`"))
+}
+
+/// Encodes the rows of text columns in parallel, on the current rayon pool; `names` are the columns',
+/// for errors. A row with a null is null.
+pub(super) fn encode_rows(
+    names: &[String],
+    columns: &[ArrayRef],
+    first_row: u64,
+    encode: impl Fn(&[&str]) -> Result<EncodedRow> + Sync,
+) -> Result<Vec<Option<EncodedRow>>> {
+    let columns = columns.iter().map(text_column).collect::<Result<Vec<_>>>()?;
+    let num_rows = columns.first().map_or(0, Array::len);
+    (0..num_rows)
+        .into_par_iter()
+        .map(|row| {
+            if columns.iter().any(|column| column.is_null(row)) {
+                return Ok(None);
+            }
+            let texts: Vec<&str> = columns.iter().map(|column| column.value(row)).collect();
+            encode(&texts).map(Some).map_err(|e| e.at(place(names, first_row + row as u64)))
+        })
+        .collect()
+}
+
+/// Where a row is, for errors.
+pub(super) fn place(names: &[String], row: u64) -> String {
+    let columns = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let noun = if names.len() > 1 { "columns" } else { "column" };
+    format!("row {} of those that the step reads, {noun} {columns}", row + 1)
+}
+
+/// The tokens a row may have: the step's `max_length`, else what is `stated` for the model, and never
+/// more than it has positions.
+pub(super) fn max_tokens(
+    model: &ResolvedModel,
+    max_length: Option<usize>,
+    stated: Option<usize>,
+    pair: bool,
+) -> Result<usize> {
+    let positions = model.config().dimensions().max_position_embeddings.unwrap_or(usize::MAX);
+    let Some(max_length) = max_length else {
+        return Ok(stated.unwrap_or(usize::MAX).min(positions));
+    };
+    let special = model.tokenizer().num_special_tokens_to_add(pair);
+    if max_length <= special {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("`max_length: {max_length}` leaves no room beside {special} special tokens"),
+        ));
+    }
+    if max_length > positions {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("`max_length: {max_length}` is more than the model's {positions} positions"),
+        ));
+    }
+    Ok(max_length)
+}

@@ -1,0 +1,211 @@
+//! `zero-shot-classification`: text to labels that the pipeline names, through a model of natural
+//! language inference: the text and a sentence for each label are one sequence each.
+//!
+//! # Source
+//! `src/transformers/pipelines/zero_shot_classification.py` at v4.57.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, ListArray};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{DataType, Field, FieldRef, Float32Type};
+
+use super::classifier::{Classifier, LoadedClassifier};
+use super::labels::{LabelsBuilder, label_list_type, softmax};
+use super::models::Models;
+use super::text_input::TextInput;
+use super::{EncodedRow, ModelSummary, Results, Sequence, Task, TaskModel, WeightSize};
+use crate::auto::{AutoClass, EncodeOptions, TruncationStrategy};
+use crate::config::pipeline::{TaskStep, ZeroShotClassification};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The task with its model resolved, without weights.
+#[derive(Debug)]
+pub struct ZeroShotClassificationTask {
+    classifier: Classifier,
+    input: TextInput,
+    field: FieldRef,
+    labels: Vec<String>,
+    hypotheses: Vec<String>,
+    truncation: bool,
+    /// One label against its contradiction, instead of the labels against each other.
+    multi_label: bool,
+    contradiction: usize,
+    entailment: usize,
+    summary: ModelSummary,
+}
+
+impl ZeroShotClassificationTask {
+    /// Resolves the step's model and options.
+    ///
+    /// # Errors
+    /// As [`Models::resolve`]; `Unsupported` when the model has no such head.
+    pub fn resolve(
+        step: &TaskStep,
+        options: &ZeroShotClassification,
+        models: &Models,
+    ) -> Result<Self> {
+        let classifier = Classifier::resolve(step, AutoClass::SequenceClassification, models)?;
+        let truncation = step.truncation.unwrap_or(true);
+        let model = Arc::clone(&classifier.model);
+        let input = TextInput::new(model, [options.input.as_str()], step.max_length, truncation)?;
+        let names = classifier.model.config().id2label();
+        // As transformers: a model that names no entailment has its last label taken for it.
+        let entailment = names.iter().position(|name| name.to_lowercase().starts_with("entail"));
+        if entailment.is_none() {
+            tracing::warn!(
+                model = classifier.model.snapshot().name(),
+                labels = ?names,
+                "no label of the model begins with `entail`: the last one is taken for entailment"
+            );
+        }
+        let last = names.len().saturating_sub(1);
+        let contradiction = if entailment == Some(0) { last } else { 0 };
+        let fill = |label: &String| options.hypothesis_template.replacen("{}", label, 1);
+        let summary = classifier.summary(
+            "zero-shot-classification",
+            step,
+            serde_json::json!({
+                "max_length": input.max_length,
+                "candidate_labels": options.candidate_labels,
+                "hypothesis_template": options.hypothesis_template,
+                "multi_label": options.multi_label,
+            }),
+        );
+        Ok(Self {
+            hypotheses: options.candidate_labels.iter().map(fill).collect(),
+            labels: options.candidate_labels.clone(),
+            multi_label: options.multi_label || options.candidate_labels.len() == 1,
+            entailment: entailment.unwrap_or(last),
+            contradiction,
+            field: Arc::new(Field::new(&step.output, label_list_type(), true)),
+            truncation,
+            classifier,
+            input,
+            summary,
+        })
+    }
+
+    fn encode_row(&self, text: &str) -> Result<EncodedRow> {
+        let mut row = EncodedRow::default();
+        let tokenizer = self.classifier.model.tokenizer();
+        for hypothesis in &self.hypotheses {
+            // Only the text is cut, so that no label loses its words.
+            let options = EncodeOptions {
+                max_length: self.truncation.then_some(self.input.max_length),
+                truncation: TruncationStrategy::OnlyFirst,
+                ..EncodeOptions::default()
+            };
+            let encoding = tokenizer.encode_pair(text, hypothesis, &options)?;
+            self.input.fits(encoding.input_ids.len())?;
+            row.truncated |= encoding.truncated;
+            row.sequences.push(Sequence::new(encoding.input_ids, encoding.token_type_ids));
+        }
+        Ok(row)
+    }
+}
+
+/// Contradiction and entailment of one sequence.
+fn pair_type() -> DataType {
+    DataType::FixedSizeList(Arc::new(Field::new_list_field(DataType::Float32, false)), 2)
+}
+
+impl Task for ZeroShotClassificationTask {
+    fn inputs(&self) -> Vec<&str> {
+        self.input.columns()
+    }
+
+    fn field(&self) -> &FieldRef {
+        &self.field
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        self.input.check(types)
+    }
+
+    fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
+        self.input.encode_rows(columns, first_row, |texts| self.encode_row(texts[0]))
+    }
+
+    fn output_bytes(&self, _tokens: usize) -> usize {
+        32
+    }
+
+    fn sequence_type(&self) -> DataType {
+        pair_type()
+    }
+
+    fn is_row_by_row(&self) -> bool {
+        false
+    }
+
+    fn finish(&self, _columns: &[ArrayRef], results: &Results<'_>) -> Result<ArrayRef> {
+        let logits = results.values.as_fixed_size_list().values().as_primitive::<Float32Type>();
+        let logits = logits.values();
+        let mut builder = LabelsBuilder::default();
+        for row in results.rows {
+            let Some(row) = row else {
+                builder.push([]);
+                continue;
+            };
+            let pairs = logits[2 * row.start..2 * row.end].chunks_exact(2);
+            let scores: Vec<f32> = if self.multi_label {
+                pairs.map(|pair| softmax(pair)[1]).collect()
+            } else {
+                softmax(&pairs.map(|pair| pair[1]).collect::<Vec<_>>())
+            };
+            let mut order: Vec<usize> = (0..scores.len()).collect();
+            // Of equal scores the last comes first, as numpy's sort turned around has it.
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(b.cmp(&a)));
+            builder.push(order.into_iter().map(|i| (self.labels[i].as_str(), scores[i])));
+        }
+        let (field, offsets, values, _) = builder.finish_lists().into_parts();
+        let nulls = results.rows.iter().map(Option::is_some).collect::<NullBuffer>();
+        Ok(Arc::new(ListArray::new(field, offsets, values, Some(nulls))))
+    }
+
+    fn load(&self) -> Result<Box<dyn TaskModel>> {
+        Ok(Box::new(ZeroShotClassificationModel {
+            model: self.classifier.load()?,
+            contradiction: self.contradiction,
+            entailment: self.entailment,
+        }))
+    }
+
+    fn weights(&self) -> Option<WeightSize> {
+        self.classifier.model.weight_size()
+    }
+
+    fn summary(&self) -> &ModelSummary {
+        &self.summary
+    }
+}
+
+/// The task with its weights.
+struct ZeroShotClassificationModel {
+    model: LoadedClassifier,
+    contradiction: usize,
+    entailment: usize,
+}
+
+impl TaskModel for ZeroShotClassificationModel {
+    fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
+        let (numbers, columns) = self.model.logits(sequences)?;
+        if self.entailment.max(self.contradiction) >= columns {
+            return Err(Error::new(
+                ErrorKind::Model,
+                "the model has fewer labels than its config.json",
+            ));
+        }
+        let pairs = numbers
+            .chunks_exact(columns)
+            .flat_map(|logits| [logits[self.contradiction], logits[self.entailment]]);
+        let values = Arc::new(Float32Array::from_iter_values(pairs));
+        let item = Arc::new(Field::new_list_field(DataType::Float32, false));
+        Ok(Arc::new(FixedSizeListArray::new(item, 2, values, None)))
+    }
+
+    fn weights(&self) -> WeightSize {
+        self.model.weights()
+    }
+}
