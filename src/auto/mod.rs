@@ -48,8 +48,8 @@ pub use model::{AutoModel, AutoModelBuilder};
 pub use model_for::{
     AutoModelFor, AutoModelForBuilder, AutoModelForImageClassification, AutoModelForMaskedLM,
     AutoModelForMultipleChoice, AutoModelForNextSentencePrediction, AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification, AutoModelForTokenClassification, HeadClass, LogitsOutput,
-    ModelWithHead,
+    AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoModelForTokenClassification,
+    HeadClass, LogitsOutput, ModelWithHead,
 };
 pub use sentence_transformers::{
     Dense, Head, Module, SentenceTransformer, SpladeActivation, SpladePooling, SpladeStrategy,

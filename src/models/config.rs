@@ -99,13 +99,22 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// `Unsupported` when the name is unknown, `Model` when it is not a string.
-    pub fn activation(&self, key: &'static str, default: &'static str) -> Result<Activation> {
+    pub fn activation(&self, key: &'static str, default: &str) -> Result<Activation> {
         let name = match self.value(key) {
             None => default,
             Some(Value::String(name)) => name,
             Some(value) => return Err(wrong(key, "the name of an activation", value)),
         };
         Activation::from_name(name).map_err(|e| e.at(format!("`{key}` in config.json")))
+    }
+
+    /// A text.
+    ///
+    /// # Errors
+    /// `Model` when it is something else.
+    pub fn text(&self, key: &'static str, default: &'static str) -> Result<&'a str> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        value.as_str().ok_or_else(|| wrong(key, "a text", value))
     }
 
     /// Refuses a setting that the architecture here does not compute; only `implemented` passes.
