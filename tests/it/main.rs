@@ -20,6 +20,7 @@ mod hub;
 mod image_classification;
 mod invariance;
 mod parity;
+mod pipelines;
 mod sink;
 mod source;
 mod support;
