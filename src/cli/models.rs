@@ -111,7 +111,7 @@ fn registry() -> String {
         let _ = write!(text, "\n{:<width$}", family.model_type);
         for class in AutoClass::ALL {
             let mark = if family.has(class) { "x" } else { "" };
-            let _ = write!(text, "{mark:<1$}  ", short(class).len());
+            let _ = write!(text, "{mark:<0$}  ", short(class).len());
         }
         text.truncate(text.trim_end().len());
     }
