@@ -9,10 +9,13 @@ use super::heads;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::bert::{BertConfig, BertModel};
+use crate::models::deit::deit_config;
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
 use crate::models::gpt2::{Gpt2Config, Gpt2Model};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
 use crate::models::roberta::{roberta_config, xlm_roberta_config};
+use crate::models::t5::{T5Config, T5EncoderModel, T5Model};
+use crate::models::vit::{ViTConfig, ViTModel};
 use crate::models::{Backbone, Dimensions, Fields, HeadLayout};
 
 /// One `model_type` and what each Auto class makes of it.
@@ -42,6 +45,8 @@ pub type LoadBackbone = fn(&Fields<'_>, VarBuilder<'_>) -> Result<Box<dyn Backbo
 pub struct FamilyHead {
     /// The Auto class that loads it.
     pub class: AutoClass,
+    /// The name in `architectures` that chooses this row, where the class has another one too.
+    pub architecture: Option<&'static str>,
     /// Its layers.
     pub layout: HeadLayout,
     /// The architecture that it stands on where that is not what `AutoModel` loads (T5's decoder).
@@ -49,7 +54,7 @@ pub struct FamilyHead {
 }
 
 /// Every `model_type` that this version implements, in alphabetical order.
-pub static FAMILIES: [Family; 7] = [
+pub static FAMILIES: [Family; 11] = [
     Family {
         model_type: "bert",
         architecture: "Bert",
@@ -67,6 +72,15 @@ pub static FAMILIES: [Family; 7] = [
         dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
         auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
         heads: &heads::ROBERTA,
+    },
+    Family {
+        model_type: "deit",
+        architecture: "DeiT",
+        base_model_prefix: "deit",
+        attribute_map: &[],
+        dimensions: |fields| Ok(deit_config(fields)?.dimensions()),
+        auto_model: |fields, vb| vit(&deit_config(fields)?, vb),
+        heads: &heads::DEIT,
     },
     Family {
         model_type: "distilbert",
@@ -114,6 +128,15 @@ pub static FAMILIES: [Family; 7] = [
         heads: &heads::MPNET,
     },
     Family {
+        model_type: "mt5",
+        architecture: "MT5",
+        base_model_prefix: "transformer",
+        attribute_map: &T5_ATTRIBUTE_MAP,
+        dimensions: |fields| Ok(T5Config::mt5(fields)?.dimensions()),
+        auto_model: |fields, vb| t5_encoder(&T5Config::mt5(fields)?, &vb),
+        heads: &heads::MT5,
+    },
+    Family {
         model_type: "roberta",
         architecture: "Roberta",
         base_model_prefix: "roberta",
@@ -121,6 +144,24 @@ pub static FAMILIES: [Family; 7] = [
         dimensions: |fields| Ok(roberta_config(fields)?.dimensions()),
         auto_model: |fields, vb| bert(roberta_config(fields)?, vb),
         heads: &heads::ROBERTA,
+    },
+    Family {
+        model_type: "t5",
+        architecture: "T5",
+        base_model_prefix: "transformer",
+        attribute_map: &T5_ATTRIBUTE_MAP,
+        dimensions: |fields| Ok(T5Config::t5(fields)?.dimensions()),
+        auto_model: |fields, vb| t5_encoder(&T5Config::t5(fields)?, &vb),
+        heads: &heads::T5,
+    },
+    Family {
+        model_type: "vit",
+        architecture: "ViT",
+        base_model_prefix: "vit",
+        attribute_map: &[],
+        dimensions: |fields| Ok(ViTConfig::new(fields)?.dimensions()),
+        auto_model: |fields, vb| vit(&ViTConfig::new(fields)?, vb),
+        heads: &heads::VIT,
     },
     Family {
         model_type: "xlm-roberta",
@@ -133,6 +174,13 @@ pub static FAMILIES: [Family; 7] = [
     },
 ];
 
+const T5_ATTRIBUTE_MAP: [(&str, &str); 4] = [
+    ("head_dim", "d_kv"),
+    ("hidden_size", "d_model"),
+    ("num_attention_heads", "num_heads"),
+    ("num_hidden_layers", "num_layers"),
+];
+
 impl Family {
     /// The row of `model_type`.
     pub fn find(model_type: &str) -> Option<&'static Self> {
@@ -143,18 +191,21 @@ impl Family {
     pub(super) fn by_architecture(architecture: &str) -> Option<&'static Self> {
         FAMILIES.iter().find(|family| {
             architecture.strip_prefix(family.architecture).is_some_and(|class| {
-                class.starts_with("Model") || class.starts_with("For") || class.starts_with("LM")
+                ["Model", "For", "LM", "EncoderModel"].iter().any(|kind| class.starts_with(kind))
             })
         })
     }
 
-    /// The head that `class` loads.
+    /// The head that `class` loads, of several the one that `architectures` of `config.json` name.
     ///
     /// # Errors
     /// `Unsupported` when the family has none, with the classes that it has and the model types that have
     /// this one.
-    pub fn head(&self, class: AutoClass) -> Result<&'static FamilyHead> {
-        self.heads.iter().find(|head| head.class == class).ok_or_else(|| {
+    pub fn head(&self, class: AutoClass, architectures: &[&str]) -> Result<&'static FamilyHead> {
+        let of_class = || self.heads.iter().filter(|head| head.class == class);
+        let named =
+            |head: &&FamilyHead| head.architecture.is_some_and(|a| architectures.contains(&a));
+        of_class().find(named).or_else(|| of_class().next()).ok_or_else(|| {
             let with_class: Vec<&str> = FAMILIES
                 .iter()
                 .filter(|family| family.has(class))
@@ -185,7 +236,8 @@ impl Family {
 
     /// The Auto classes that the family has.
     pub fn classes(&self) -> impl Iterator<Item = AutoClass> + '_ {
-        std::iter::once(AutoClass::Model).chain(self.heads.iter().map(|head| head.class))
+        let heads = self.heads.iter().filter(|head| head.architecture.is_none());
+        std::iter::once(AutoClass::Model).chain(heads.map(|head| head.class))
     }
 
     /// All model types, for messages.
@@ -197,6 +249,25 @@ impl Family {
 
 fn bert(config: BertConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(BertModel::load(vb, &config).map_err(cannot_load)?))
+}
+
+/// What sentence-transformers loads, too; with the decoder, see the heads.
+fn t5_encoder(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(T5EncoderModel::load(vb, config).map_err(cannot_load)?))
+}
+
+fn t5_model(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(T5Model::load(vb, config).map_err(cannot_load)?))
+}
+
+/// T5's encoder and decoder, as heads stand on them.
+pub(super) const T5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::t5(fields)?, &vb);
+
+/// mT5's encoder and decoder.
+pub(super) const MT5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::mt5(fields)?, &vb);
+
+fn vit(config: &ViTConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(ViTModel::load(vb, config).map_err(cannot_load)?))
 }
 
 pub(super) fn cannot_load(error: candle_core::Error) -> Error {
@@ -234,7 +305,8 @@ mod tests {
             let empty = Map::new();
             let fields = Fields::new(&empty);
             let dimensions = (family.dimensions)(&fields).unwrap();
-            assert_eq!(dimensions.hidden_size, 768, "{}", family.model_type);
+            let expected = if family.model_type.ends_with("t5") { 512 } else { 768 };
+            assert_eq!(dimensions.hidden_size, expected, "{}", family.model_type);
             let asked = fields.asked();
             for (alias, name) in family.attribute_map {
                 assert!(!asked.contains(alias) && asked.contains(name), "{alias} → {name}");
@@ -249,8 +321,14 @@ mod tests {
             ("BertLMHeadModel", Some("bert")),
             ("XLMRobertaModel", Some("xlm-roberta")),
             ("RobertaForSequenceClassification", Some("roberta")),
+            ("DeiTForImageClassificationWithTeacher", Some("deit")),
+            ("ViTModel", Some("vit")),
+            ("ViTMAEModel", None),
             ("BertweetModel", None),
             ("GPT2LMHeadModel", Some("gpt2")),
+            ("T5ForConditionalGeneration", Some("t5")),
+            ("MT5EncoderModel", Some("mt5")),
+            ("T5GemmaForConditionalGeneration", None),
             ("LlamaModel", None),
         ] {
             let family = Family::by_architecture(architecture);

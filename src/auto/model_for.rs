@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
 use super::loader::{self, LoadReport, NewHead};
-use super::model::computable;
+use super::model::{check_kind, computable, image_inputs};
 use super::snapshot;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,7 +52,7 @@ impl ModelWithHead {
         new_head: Option<NewHead>,
     ) -> Result<Self> {
         let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
-        let row = config.family().head(class).map_err(at)?;
+        let row = config.family().head(class, &config.architectures()).map_err(at)?;
         let dtype = computable(dtype, device).map_err(at)?;
         let weights = Weights::open(&snapshot.weight_files().map_err(at)?).map_err(at)?;
         let prefix = config.family().base_model_prefix;
@@ -75,6 +75,7 @@ impl ModelWithHead {
                     hidden_size: backbone.hidden_size(),
                     num_labels,
                     word_embeddings: backbone.word_embeddings(),
+                    tied_by_default: backbone.tied_by_default(),
                 };
                 let head = Head::load(&row.layout, &fields, &vb, sizes)?;
                 Ok((backbone, head))
@@ -171,6 +172,15 @@ impl ModelWithHead {
         ModelInputs::new(rows, self.backbone.position_ids(), &self.device)
     }
 
+    /// Images, as an [`AutoImageProcessor`](super::AutoImageProcessor) makes them, `(channels, height,
+    /// width)` each.
+    ///
+    /// # Errors
+    /// When the model reads no images, they differ in size, or the device cannot hold the tensors.
+    pub fn image_inputs(&self, images: &[Tensor]) -> candle_core::Result<ModelInputs> {
+        image_inputs(&*self.backbone, images, &self.device)
+    }
+
     /// Runs the model and its head. What `output_hidden_states` and `output_attentions` of the
     /// configuration ask for is computed too.
     ///
@@ -182,6 +192,7 @@ impl ModelWithHead {
             attentions: want.attentions || self.config.output_attentions(),
             ..*want
         };
+        check_kind(&*self.backbone, inputs)?;
         let model = self.backbone.forward(inputs, &want)?;
         let logits = self.head.forward(inputs, &model)?;
         Ok(LogitsOutput { logits, model })
@@ -235,6 +246,7 @@ pub trait HeadClass {
 /// | `AutoModelForTokenClassification` | `(total_tokens, num_labels)` |
 /// | `AutoModelForQuestionAnswering` | `(total_tokens, 2)`: start and end |
 /// | `AutoModelForMaskedLM`, `…CausalLM` | `(total_tokens, vocab_size)` |
+/// | `AutoModelForSeq2SeqLM` | `(total_tokens, vocab_size)`, of a decoder over the inputs shifted right |
 ///
 /// # Example
 /// ```
@@ -405,6 +417,9 @@ classes! {
     AutoModelForCausalLM = CausalLM;
     /// Tokens for masks.
     AutoModelForMaskedLM = MaskedLM;
+    /// A text for a text: an encoder and a decoder, whose own inputs
+    /// [`Seq2SeqBackbone::forward_seq2seq`](crate::models::Seq2SeqBackbone::forward_seq2seq) takes.
+    AutoModelForSeq2SeqLM = Seq2SeqLM;
     /// A label, labels or a number for a text.
     AutoModelForSequenceClassification = SequenceClassification;
     /// A span of a context.

@@ -422,7 +422,6 @@ impl<'a> Settings<'a> {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "numbers pass through unchanged")]
 mod tests {
     use super::*;
 
