@@ -145,6 +145,11 @@ impl TokenizerClass {
         }
     }
 
+    /// Whether `model_input_names` of this class has `token_type_ids` when the files do not say it.
+    pub(super) fn default_token_type_ids(self) -> bool {
+        matches!(self, Self::Bert | Self::PreTrained)
+    }
+
     /// Whether `decode` tidies spaces before punctuation when the files do not say it. The slow classes
     /// of BERT's kind pass their own default on to the fast tokenizer that is converted from them.
     pub(super) fn default_clean_up(self, converted: bool) -> bool {

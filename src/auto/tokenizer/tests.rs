@@ -215,3 +215,11 @@ fn tokens_and_ids_translate_both_ways() {
     assert_eq!(tokenizer.decode(&[2, 5, 8, 7, 3], true).unwrap(), "ab c");
     assert_eq!((tokenizer.pad_token_id(), tokenizer.bos_token_id()), (Some(0), None));
 }
+
+#[test]
+fn segments_are_given_where_the_class_or_the_files_say_so() {
+    assert!(bert("{}").gives_token_type_ids());
+    assert!(!bert(r#"{"model_input_names": ["input_ids"]}"#).gives_token_type_ids());
+    let named = r#"{"tokenizer_class": "DistilBertTokenizer"}"#;
+    assert!(!bert(named).gives_token_type_ids());
+}
