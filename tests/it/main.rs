@@ -22,6 +22,7 @@ mod parity;
 mod sink;
 mod source;
 mod support;
+mod t5;
 mod tasks;
 mod tidy;
 mod tokenizers;
