@@ -24,6 +24,7 @@ mod pipelines;
 mod sink;
 mod source;
 mod support;
+mod t5;
 mod tasks;
 mod tidy;
 mod tokenizers;
