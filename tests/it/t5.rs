@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use hfauto_pipe::auto::{
-    AutoClass, AutoConfig, AutoModel, AutoModelForSeq2SeqLM, ModelWithHead, NewHead,
+    AutoClass, AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer, EncodeOptions,
+    ModelWithHead, NewHead,
 };
 use hfauto_pipe::error::ErrorKind;
 use hfauto_pipe::hub::{Snapshot, Weights};
@@ -254,6 +255,40 @@ fn token_by_token_is_all_at_once() {
         }
     }
     differences.assert_none();
+}
+
+/// From the texts of every golden of T5, whatever its head, to the tokens that transformers gave the model.
+#[test]
+fn texts_become_the_tokens_of_transformers() {
+    let mut compared = 0;
+    for family in ["mt5", "t5"] {
+        for dir in std::fs::read_dir(heads_dir().join(family)).unwrap() {
+            let dir = dir.unwrap().path();
+            let text = std::fs::read_to_string(dir.join("golden.json")).unwrap();
+            let json: Value = serde_json::from_str(&text).unwrap();
+            let tokenizer = AutoTokenizer::from_pretrained(dir.to_str().unwrap()).unwrap();
+            let max_length = json["max_length"].as_u64().map(|length| length as usize);
+            let options = EncodeOptions { max_length, ..EncodeOptions::default() };
+            let expected: Vec<Vec<u32>> =
+                serde_json::from_value(json["input_ids"].clone()).unwrap();
+            let ours: Vec<Vec<u32>> = if let Some(texts) = json["texts"].as_array() {
+                let texts = texts.iter().map(|text| text.as_str().unwrap());
+                texts.map(|text| tokenizer.encode(text, &options).unwrap().input_ids).collect()
+            } else {
+                let pairs: Vec<[String; 2]> =
+                    serde_json::from_value(json["pairs"].clone()).unwrap();
+                // Alone, outside a batch, an empty second text is none.
+                let encode = |[first, second]: &[String; 2]| match second.as_str() {
+                    "" => tokenizer.encode(first, &options),
+                    second => tokenizer.encode_pair(first, second, &options),
+                };
+                pairs.iter().map(|pair| encode(pair).unwrap().input_ids).collect()
+            };
+            assert_eq!(ours, expected, "{}", dir.display());
+            compared += 1;
+        }
+    }
+    assert!(compared >= 12, "{compared} goldens");
 }
 
 #[test]

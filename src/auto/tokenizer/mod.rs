@@ -113,7 +113,7 @@ impl AutoTokenizer {
         let config = files.read_object("tokenizer_config.json")?.unwrap_or_default();
         let class = TokenizerClass::detect(snapshot, &config)?;
         files.note("class", class.name().as_bytes());
-        let options = TokenizerOptions::read(&config);
+        let options = TokenizerOptions::read(&config, class);
 
         let saved = files.read("tokenizer.json")?.map(|bytes| {
             Tokenizer::from_bytes(bytes).map_err(|e| {
@@ -122,10 +122,11 @@ impl AutoTokenizer {
             })
         });
         let saved = saved.transpose()?;
-        let converted = saved.is_none();
-        let mut special = SpecialTokens::read(&mut files, &config, class, saved.as_ref())?;
+        let converted = saved.is_none() || options.from_slow;
+        let mut special =
+            SpecialTokens::read(&mut files, &config, class, saved.as_ref(), converted)?;
         let (mut truncation_side, mut padding_side) = (Side::Right, Side::Right);
-        let mut tokenizer = if let Some(mut tokenizer) = saved {
+        let mut tokenizer = if let Some(mut tokenizer) = saved.filter(|_| !converted) {
             // Exports carry the settings of one call; texts are cut and padded by the caller's.
             if let Some(truncation) = tokenizer.get_truncation() {
                 truncation_side = match truncation.direction {
@@ -146,7 +147,7 @@ impl AutoTokenizer {
             special.add_to(&mut tokenizer)?;
             tokenizer
         } else {
-            convert::from_vocabulary(&mut files, class, options, &special)?
+            convert::from_vocabulary(&mut files, &config, class, options, &special)?
         };
         options.apply(class, &mut tokenizer)?;
 
