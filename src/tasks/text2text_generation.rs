@@ -51,7 +51,9 @@ impl Text2TextGenerationTask {
     ) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::Seq2SeqLM, models)?;
         let model = &classifier.model;
-        let mut params = task_params(model, &task_names(options));
+        let names = task_names(options);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut params = task_params(model, &names);
         let prefix = params.shift_remove("prefix");
         let prefix = prefix.as_ref().or(model.config().json().get("prefix"));
         let prefix = options.prefix.as_deref().or(prefix.and_then(Value::as_str));
@@ -86,7 +88,7 @@ impl Text2TextGenerationTask {
         );
         let field = Arc::new(Field::new(&step.output, DataType::Struct(fields()), true));
         let columns = [options.input.clone()];
-        Ok(Self { columns, field, prefix, config, max_length, truncation, summary, classifier })
+        Ok(Self { classifier, columns, field, prefix, config, max_length, truncation, summary })
     }
 }
 
@@ -97,7 +99,9 @@ fn task_names(options: &Text2TextGeneration) -> Vec<String> {
             vec![format!("translation_{src_lang}_to_{tgt_lang}")]
         }
         // Without languages, the first pair that the model has.
-        (Text2TextKind::Translation, ..) => vec!["translation".to_owned(), "translation*".to_owned()],
+        (Text2TextKind::Translation, ..) => {
+            vec!["translation".to_owned(), "translation*".to_owned()]
+        }
         (kind, ..) => vec![kind.task_id().to_owned()],
     }
 }
