@@ -29,7 +29,7 @@ pub(crate) fn run(name: &str) -> Result<Vec<String>, Box<dyn std::error::Error>>
     let model = AutoModelForSequenceClassification::builder(name).require_head().load()?;
     let labels = model.config().id2label();
 
-    let texts = ["Café naïve cöopérative, Crème brûlée", "Harbour"];
+    let texts = ["Anna Kowalska met José in Kraków, near the harbour of Porto-Novo.", "Harbour"];
     let encodings = tokenizer.encode_batch(&texts, &EncodeOptions::default())?;
     // Both texts in one pass: rows of different lengths lie one after another, nothing is padded.
     let rows = encodings.iter().map(|e| (&e.input_ids[..], &e.token_type_ids[..]));

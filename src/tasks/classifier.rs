@@ -51,7 +51,7 @@ impl Classifier {
     /// As [`ResolvedModel::load_with_head`].
     pub(super) fn load(&self) -> Result<LoadedClassifier> {
         let model = self.model.load_with_head(self.class, self.allow_new_head)?;
-        let token_type_ids = self.model.tokenizer().gives_token_type_ids();
+        let token_type_ids = self.model.gives_token_type_ids();
         Ok(LoadedClassifier { model, token_type_ids })
     }
 

@@ -191,7 +191,12 @@ impl Generator {
             tokenizer.decode_with(ids, &options)
         };
         match self.text_of {
-            TextOf::Generated => decode(&result.token_ids, false),
+            TextOf::Generated => {
+                // The token that the decoder begins with is part of the text, unless it is a special one.
+                let start = self.config.decoder_start_token_id.or(self.config.bos_token_id);
+                let ids: Vec<u32> = start.into_iter().chain(result.token_ids.clone()).collect();
+                decode(&ids, false)
+            }
             TextOf::Continuation => {
                 let start = match (prompt, self.config.bos_token_id) {
                     ([], Some(bos)) => vec![bos],

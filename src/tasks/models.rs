@@ -139,6 +139,14 @@ impl ResolvedModel {
         }
     }
 
+    /// Whether its tokenizer gives the segments of tokens; a model of images has none.
+    pub fn gives_token_type_ids(&self) -> bool {
+        match &self.processor {
+            Processor::Tokenizer(tokenizer) => tokenizer.gives_token_type_ids(),
+            Processor::Image(_) => false,
+        }
+    }
+
     /// The images that it reads, and what makes them.
     ///
     /// # Errors

@@ -127,6 +127,9 @@ impl TextInput {
             _ => return Err(Error::new(ErrorKind::Internal, "a row is one text or two")),
         };
         self.fits(encoding.input_ids.len())?;
+        if encoding.input_ids.is_empty() {
+            return Err(Error::new(ErrorKind::Data, "a text without a token"));
+        }
         Ok(encoding)
     }
 
