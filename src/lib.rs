@@ -21,6 +21,7 @@
 //! The entries: [`engine::Job`] runs a pipeline, [`auto::AutoModel`] and [`auto::AutoTokenizer`] are the
 //! models by themselves.
 
+mod auto_class;
 pub mod error;
 
 pub mod config;

@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn settings_that_are_not_implemented_are_refused() {
         for (key, value) in [
-            ("position_embedding_type", json!("relative_key")),
+            ("position_embedding_type", json!("rotary")),
             ("add_cross_attention", json!(true)),
             ("hidden_act", json!("mish")),
         ] {

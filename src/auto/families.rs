@@ -5,8 +5,8 @@
 
 use candle_nn::VarBuilder;
 
-use super::auto_class::AutoClass;
 use super::heads;
+use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::bert::{BertConfig, BertModel};
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};

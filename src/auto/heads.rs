@@ -3,8 +3,8 @@
 //! # Source
 //! The `…For…` classes of `modeling_*.py` in `src/transformers/models` at v4.57.
 
-use super::auto_class::AutoClass;
 use super::families::{FamilyHead, FamilyHead as Row};
+use crate::auto_class::AutoClass;
 use crate::models::{Epsilon, HeadLayout, Layer, Reads};
 use crate::nn::Activation;
 

@@ -31,7 +31,6 @@
 //! # }
 //! ```
 
-mod auto_class;
 mod config;
 mod families;
 mod heads;
@@ -41,7 +40,7 @@ mod model_for;
 mod sentence_transformers;
 mod tokenizer;
 
-pub use auto_class::AutoClass;
+pub use crate::auto_class::AutoClass;
 pub use config::{AutoConfig, AutoConfigBuilder};
 pub use families::{FAMILIES, Family, FamilyHead, LoadBackbone};
 pub use loader::{LoadReport, NewHead};
@@ -52,10 +51,12 @@ pub use model_for::{
     AutoModelForSequenceClassification, AutoModelForTokenClassification, HeadClass, LogitsOutput,
     ModelWithHead,
 };
-pub use sentence_transformers::{Dense, Head, Module, SentenceTransformer};
+pub use sentence_transformers::{
+    Dense, Head, Module, SentenceTransformer, SpladeActivation, SpladePooling, SpladeStrategy,
+};
 pub use tokenizer::{
-    AutoTokenizer, DecodeOptions, EncodeOptions, Encoding, Side, TruncationStrategy, Window,
-    WindowOptions,
+    AutoTokenizer, ChatOptions, ChatTemplate, DecodeOptions, EncodeOptions, Encoding, Side,
+    TruncationStrategy, Window, WindowOptions,
 };
 
 use crate::error::Result;

@@ -5,11 +5,11 @@ use std::marker::PhantomData;
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 
-use super::auto_class::AutoClass;
 use super::config::AutoConfig;
 use super::loader::{self, LoadReport, NewHead};
 use super::model::computable;
 use super::snapshot;
+use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot, Weights};
 use crate::models::{Backbone, Decoder, Fields, Head, HeadSizes, ModelOutput, Want};

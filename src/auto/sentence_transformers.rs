@@ -17,7 +17,7 @@ use crate::hub::{Snapshot, Weights};
 use crate::nn::{Activation, Linear, Pooling, PoolingMode, Ragged, normalize};
 
 /// The module types that are implemented, by the last part of their dotted path.
-const MODULE_TYPES: &str = "Transformer, Pooling, Dense, Normalize";
+const MODULE_TYPES: &str = "Transformer, Pooling, Dense, Normalize; MLMTransformer and SpladePooling for `sparse-encoding`";
 
 /// Keys of Pooling files before 5.4, in the order of concatenation.
 const LEGACY_POOLING_KEYS: [(&str, PoolingMode); 6] = [
@@ -40,6 +40,8 @@ pub struct SentenceTransformer {
     pub config: AutoConfig,
     /// What follows the transformer, in order.
     pub modules: Vec<Module>,
+    /// How a sparse encoder's logits become weights; `None` for other directories.
+    pub splade_pooling: Option<SpladePooling>,
     /// Prompts by name, in the order of the file.
     pub prompts: Vec<(String, String)>,
     /// The prompt that is used when none is named.
@@ -61,6 +63,55 @@ pub enum Module {
     Dense(Dense),
     /// Scales to unit length.
     Normalize,
+}
+
+/// How a sparse encoder makes weights of logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpladePooling {
+    /// How the tokens' become one.
+    pub strategy: SpladeStrategy,
+    /// What is applied to a logit.
+    pub activation: SpladeActivation,
+}
+
+/// How the weights of tokens become one vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpladeStrategy {
+    /// The greatest.
+    #[default]
+    Max,
+    /// Their sum.
+    Sum,
+}
+
+impl SpladeStrategy {
+    /// The name in sentence-transformers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Max => "max",
+            Self::Sum => "sum",
+        }
+    }
+}
+
+/// What makes a weight of a logit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpladeActivation {
+    /// `log1p(relu(x))`.
+    #[default]
+    Relu,
+    /// `log1p(log1p(relu(x)))`.
+    Log1pRelu,
+}
+
+impl SpladeActivation {
+    /// The name in sentence-transformers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Relu => "relu",
+            Self::Log1pRelu => "log1p_relu",
+        }
+    }
 }
 
 /// A linear layer with an activation, before its weights are loaded.
@@ -91,6 +142,7 @@ impl SentenceTransformer {
     fn read(snapshot: &Snapshot, overrides: &Map<String, Value>) -> Result<Self> {
         let mut transformer = snapshot.clone();
         let mut modules = Vec::new();
+        let mut splade_pooling = None;
         let listed = snapshot.json("modules.json")?;
         match &listed {
             None => modules.push(Module::Pooling(Pooling::new([PoolingMode::Mean], true))),
@@ -107,10 +159,15 @@ impl SentenceTransformer {
                         ));
                     };
                     match (index, kind.rsplit('.').next().unwrap_or(kind)) {
-                        (0, "Transformer") => transformer = folder(snapshot, path)?,
+                        (0, "Transformer" | "MLMTransformer") => {
+                            transformer = folder(snapshot, path)?;
+                        }
                         (1.., "Pooling") => modules.push(Module::Pooling(pooling(snapshot, path)?)),
                         (1.., "Dense") => modules.push(Module::Dense(dense(snapshot, path)?)),
                         (1.., "Normalize") => modules.push(Module::Normalize),
+                        (1, "SpladePooling") if list.len() == 2 => {
+                            splade_pooling = Some(splade(snapshot, path)?);
+                        }
                         _ => return Err(unsupported_module(index, kind)),
                     }
                 }
@@ -127,6 +184,7 @@ impl SentenceTransformer {
             transformer,
             config,
             modules,
+            splade_pooling,
             prompts: named_prompts(&prompts)?,
             default_prompt_name: text("default_prompt_name"),
             similarity_fn_name: text("similarity_fn_name"),
@@ -359,6 +417,34 @@ fn module_config(snapshot: &Snapshot, path: &str) -> Result<(String, Map<String,
             format!("modules.json names `{path}`, but there is no `{file}`"),
         )),
     }
+}
+
+fn splade(snapshot: &Snapshot, path: &str) -> Result<SpladePooling> {
+    let (file, json) = module_config(snapshot, path)?;
+    let text = |key: &str, default: &'static str| match json.get(key) {
+        None | Some(Value::Null) => Ok(default.to_owned()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(value) => {
+            Err(Error::new(ErrorKind::Model, format!("`{key}` in `{file}` is `{value}`")))
+        }
+    };
+    let unknown = |key: &str, value: &str| {
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("`{key}: {value}` in `{file}` is not implemented"),
+        )
+    };
+    let strategy = match text("pooling_strategy", "max")?.as_str() {
+        "max" => SpladeStrategy::Max,
+        "sum" => SpladeStrategy::Sum,
+        other => return Err(unknown("pooling_strategy", other)),
+    };
+    let activation = match text("activation_function", "relu")?.as_str() {
+        "relu" => SpladeActivation::Relu,
+        "log1p_relu" => SpladeActivation::Log1pRelu,
+        other => return Err(unknown("activation_function", other)),
+    };
+    Ok(SpladePooling { strategy, activation })
 }
 
 fn pooling(snapshot: &Snapshot, path: &str) -> Result<Pooling> {

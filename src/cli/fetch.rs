@@ -55,7 +55,7 @@ impl FetchArgs {
         let pipeline = config::load(path, &LoadOptions::default())?;
         let mut models = Vec::new();
         for step in &pipeline.steps {
-            if let StepKind::FeatureExtraction(step) = &step.kind {
+            if let StepKind::Task(step) = &step.kind {
                 let model = (step.model.repo.clone(), step.model.revision.clone());
                 if !models.contains(&model) {
                     models.push(model);

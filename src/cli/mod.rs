@@ -9,6 +9,7 @@ mod plan;
 mod progress;
 mod run;
 mod schema;
+mod test;
 mod validate;
 
 use std::ffi::OsString;
@@ -26,7 +27,7 @@ use crate::error::{Error, ErrorKind, Result, exit_code};
 use crate::hub::{Hub, HubSettings};
 
 /// Verbs and options of the design that later versions bring.
-const LATER: &[&str] = &["test", "sql", "status", "report", "schedule", "scheduler", "executor"];
+const LATER: &[&str] = &["sql", "status", "report", "schedule", "scheduler", "executor"];
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -61,6 +62,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Show what a run would do: columns, models, memory, tokens of a sample.
     Plan(plan::PlanArgs),
+    /// Run the `tests` of pipeline files.
+    Test(test::TestArgs),
     /// List what this version can load, or explain one model.
     Models(models::ModelsArgs),
     /// Download models for offline use.
@@ -124,6 +127,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Run(args) => args.run(),
         Command::Validate(args) => args.run(),
         Command::Plan(args) => args.run(),
+        Command::Test(args) => args.run(),
         Command::Models(args) => args.run(),
         Command::Fetch(args) => args.run(),
         Command::Schema => schema::run(),

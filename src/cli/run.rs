@@ -122,7 +122,7 @@ impl RunArgs {
 }
 
 /// Resolves at the first SIGINT or SIGTERM.
-async fn stop_signal() -> ErrorKind {
+pub(super) async fn stop_signal() -> ErrorKind {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))

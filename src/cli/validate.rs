@@ -1,14 +1,15 @@
 //! `hfauto-pipe validate`: checks pipeline files without network, weights or data.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 
 use super::PipelineArgs;
-use crate::config::pipeline::{ModelSpec, Step, StepKind};
+use crate::config::pipeline::{Step, StepKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::Need;
 use crate::source;
+use crate::tasks::{self, Models};
 
 #[derive(Args, Debug)]
 pub(super) struct ValidateArgs {
@@ -73,18 +74,20 @@ impl ValidateArgs {
     }
 
     fn check_step(&self, step: &Step, offline: bool) -> Result<()> {
-        let config = match &step.kind {
+        let task = match &step.kind {
             StepKind::Sql(query) => return source::check_query(query),
-            StepKind::FeatureExtraction(config) => config,
+            StepKind::Task(task) => task,
         };
-        let ModelSpec { repo, revision, .. } = &config.model;
-        if Path::new(repo).is_absolute() && !Path::new(repo).is_dir() {
+        let repo = &task.model.repo;
+        let is_directory = Path::new(repo).is_absolute();
+        if is_directory && !Path::new(repo).is_dir() {
             let message = format!("model directory `{repo}` does not exist");
             return Err(Error::new(ErrorKind::Hub, message));
         }
-        if self.fetch {
-            let hub = super::hub(offline);
-            hub.snapshot(repo, revision.as_deref(), Need::Tokenizer, &super::progress::download)?;
+        // A directory's small files are read in any case; a hub's only when they may be fetched.
+        if is_directory || self.fetch {
+            let hub = super::hub(offline || !self.fetch);
+            tasks::resolve(task, &Models::new(Arc::new(hub)))?;
         }
         Ok(())
     }

@@ -4,29 +4,6 @@
 use super::diagnostics::{Diagnostic, Diagnostics};
 use super::node::{Data, Entry, Node};
 
-/// The tasks that this version runs.
-pub(crate) const TASKS: &[&str] = &["feature-extraction", "sql"];
-
-/// The tasks that come later.
-const LATER_TASKS: &[&str] = &[
-    "text-classification",
-    "zero-shot-classification",
-    "rerank",
-    "token-classification",
-    "question-answering",
-    "fill-mask",
-    "sparse-encoding",
-    "text-generation",
-    "loglikelihood",
-    "text2text-generation",
-    "summarization",
-    "translation",
-    "multiple-choice",
-    "next-sentence-prediction",
-    "image-classification",
-    "token-count",
-];
-
 /// A key, or some of its values, that come later.
 struct Later {
     /// Where; `*` is any key or item.
@@ -50,24 +27,6 @@ const LATER: &[Later] = &[
         refused: |device| device == "cuda" || device.starts_with("cuda:"),
         message: "the device `{}` is not available in this version",
         hint: "use `cpu` or `auto`",
-    },
-    Later {
-        path: &["steps", "*", "feature-extraction", "auto_class"],
-        refused: given,
-        message: "`auto_class` is not available in this version",
-        hint: "remove it: the Auto class is that of the task",
-    },
-    Later {
-        path: &["steps", "*", "feature-extraction", "allow_new_head"],
-        refused: |value| value == "true",
-        message: "`allow_new_head` is not available in this version",
-        hint: "remove it: `feature-extraction` needs no head",
-    },
-    Later {
-        path: &["steps", "*", "feature-extraction", "outputs", "*"],
-        refused: |output| output == "logits",
-        message: "the output `{}` is not available in this version",
-        hint: "available: last_hidden_state, pooler_output, hidden_states, attentions",
     },
     Later {
         path: &["on_error", "rows"],
@@ -105,12 +64,6 @@ const LATER: &[Later] = &[
         message: "`schedule` is not available in this version",
         hint: "remove it, and call `hfauto-pipe run` from cron or a systemd timer",
     },
-    Later {
-        path: &["tests"],
-        refused: given,
-        message: "`tests` is not available in this version",
-        hint: "remove it, and try the pipeline with `hfauto-pipe run --limit`",
-    },
 ];
 
 /// A key that is written is refused, whatever its value; a null counts as not written.
@@ -120,15 +73,6 @@ fn given(value: &str) -> bool {
 
 /// Reports what `root` asks for and this version does not do.
 pub(crate) fn check(root: &Node, report: &mut Diagnostics) {
-    let steps = root.entry("steps").map_or(&[][..], |entry| entry.value.items());
-    for task in steps.iter().filter_map(|step| step.entries().first()) {
-        if LATER_TASKS.contains(&task.name.as_str()) {
-            let message = format!("step `{}` is not available in this version", task.name);
-            report.push(
-                Diagnostic::new(task.span, message).choices("available", TASKS.iter().copied()),
-            );
-        }
-    }
     for later in LATER {
         visit(root, None, later.path, &mut |node, key| {
             let value = match &node.data {
@@ -170,21 +114,8 @@ fn visit<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::super::schema;
     use super::*;
-
-    #[test]
-    fn every_task_of_the_format_is_in_one_list() {
-        let schema = schema();
-        let steps = schema["$defs"]["RawStep"]["oneOf"].as_array().unwrap();
-        let of_format: BTreeSet<&str> =
-            steps.iter().filter_map(|step| step["required"][0].as_str()).collect();
-        let listed: Vec<&str> = TASKS.iter().chain(LATER_TASKS).copied().collect();
-        assert_eq!(listed.len(), of_format.len());
-        assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), of_format);
-    }
 
     #[test]
     fn every_row_names_a_key_of_the_format() {

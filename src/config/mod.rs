@@ -18,6 +18,7 @@ mod overrides;
 pub mod pipeline;
 pub mod raw;
 mod raw_tasks;
+mod task_options;
 mod resolve;
 
 use std::fmt;

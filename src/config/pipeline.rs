@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use super::task_options::*;
+
 /// A whole pipeline, ready to run. Relative paths are already joined to the pipeline file's folder.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
@@ -23,13 +25,15 @@ pub struct Pipeline {
     pub sink: SinkSpec,
     /// Settings of the run.
     pub run: RunSpec,
+    /// Tests of the pipeline.
+    pub tests: Vec<TestSpec>,
 }
 
 impl Pipeline {
     /// Every model that a step uses, to be changed in place.
     pub fn models_mut(&mut self) -> impl Iterator<Item = &mut ModelSpec> {
         self.steps.iter_mut().filter_map(|step| match &mut step.kind {
-            StepKind::FeatureExtraction(step) => Some(&mut step.model),
+            StepKind::Task(step) => Some(&mut step.model),
             StepKind::Sql(_) => None,
         })
     }
@@ -158,39 +162,8 @@ pub struct Step {
 pub enum StepKind {
     /// `sql`: a query over the table `input`.
     Sql(String),
-    /// `feature-extraction`.
-    FeatureExtraction(FeatureExtraction),
-}
-
-/// `feature-extraction`: a text column to embeddings or hidden states.
-#[derive(Clone, Debug)]
-pub struct FeatureExtraction {
-    /// The model.
-    pub model: ModelSpec,
-    /// Its name as written: alias, hub id or directory.
-    pub model_name: String,
-    /// The text column.
-    pub input: String,
-    /// The new column.
-    pub output: String,
-    /// How token vectors become one; `None` means by `modules.json`, else mean.
-    pub pooling: Option<Pooling>,
-    /// Scale embeddings to unit length; `None` means by `modules.json`, else no.
-    pub normalize: Option<bool>,
-    /// Text put before every row.
-    pub prompt: Option<String>,
-    /// The name of a prompt in `config_sentence_transformers.json`.
-    pub prompt_name: Option<String>,
-    /// Keep the first dimensions (Matryoshka), as sentence-transformers' `truncate_dim`.
-    pub dimensions: Option<usize>,
-    /// What embeddings are stored as.
-    pub precision: Precision,
-    /// Model outputs to store instead of a pooled embedding; empty means the embedding.
-    pub outputs: Vec<ModelOutputName>,
-    /// Tokens a row may have, special tokens included; `None` means the model's maximum.
-    pub max_length: Option<usize>,
-    /// Cut longer rows (and count them); with `false` a longer row is an error.
-    pub truncation: bool,
+    /// A task of a model.
+    Task(TaskStep),
 }
 
 /// How token vectors become one vector, as sentence-transformers names it.
@@ -313,6 +286,43 @@ impl Compression {
             Self::Lz4 => "lz4",
         }
     }
+}
+
+/// A test of the pipeline: rows in, expectations of the rows that come out.
+#[derive(Clone, Debug)]
+pub struct TestSpec {
+    /// Its name.
+    pub name: String,
+    /// The rows that are read instead of the source.
+    pub rows: Vec<serde_json::Map<String, serde_json::Value>>,
+    /// What must hold of the result.
+    pub expect: Vec<Expectation>,
+    /// Where it is written.
+    pub location: String,
+}
+
+/// What must hold of a column.
+#[derive(Clone, Debug)]
+pub struct Expectation {
+    /// The column, and the way to a part of its values.
+    pub column: String,
+    /// The row, from 0; `None` means every row.
+    pub row: Option<usize>,
+    /// What must hold of the value.
+    pub check: Check,
+}
+
+/// What must hold of a value.
+#[derive(Clone, Debug)]
+pub enum Check {
+    /// It is this; numbers may be so far away.
+    Equals(serde_json::Value, f64),
+    /// It is a list or a text of this length.
+    Length(usize),
+    /// It is a text or a list with this in it.
+    Contains(serde_json::Value),
+    /// It is null, or it is not.
+    IsNull(bool),
 }
 
 /// Settings of a run.

@@ -234,10 +234,21 @@ pub struct RawTest {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawExpectation {
-    /// The column.
+    /// The column; `sentiment.label` is a field of a struct, `entities.0.word` of a struct in a list.
     pub column: String,
-    /// The length of every list in it, such as the dimensions of an embedding.
+    /// The row, from 0. Default: every row.
+    pub row: Option<u64>,
+    /// The value, as JSON: structs are mappings. Numbers may be `tolerance` away.
+    pub equals: Option<serde_json::Value>,
+    /// How far a number of `equals` may be away. Default: 0.0001.
+    #[schemars(range(min = 0))]
+    pub tolerance: Option<f64>,
+    /// The length of a list, such as the dimensions of an embedding, or the characters of a text.
     pub length: Option<u64>,
+    /// A part of a text, or an entry of a list.
+    pub contains: Option<serde_json::Value>,
+    /// Whether the value is null.
+    pub is_null: Option<bool>,
 }
 
 /// A string, or a list of strings.
@@ -275,6 +286,21 @@ pub enum TopK {
     /// The best so many.
     Number(NonZeroU64),
 }
+
+/// When a beam search ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawEarlyStopping {
+    /// As soon as there are enough finished beams.
+    True,
+    /// When no better one is likely.
+    False,
+    /// When there can be no better one.
+    Never,
+}
+
+/// One token id, or several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenIds(pub Vec<u32>);
 
 /// The input of a task: one column, or a mapping that names several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -377,6 +403,45 @@ written_in_several_ways! { Workers "Workers" "a number or `auto`" {
 } json_schema!({
     "description": "A number of workers, or `auto`: one a core.",
     "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "enum": ["auto"]}],
+}) }
+
+written_in_several_ways! { RawEarlyStopping "RawEarlyStopping" "`true`, `false` or `never`" {
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<RawEarlyStopping, E> {
+        Ok(if value { RawEarlyStopping::True } else { RawEarlyStopping::False })
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<RawEarlyStopping, E> {
+        match text {
+            "never" => Ok(RawEarlyStopping::Never),
+            _ => Err(E::unknown_variant(text, &["true", "false", "never"])),
+        }
+    }
+} json_schema!({
+    "description": "When a beam search ends.",
+    "anyOf": [{"type": "boolean"}, {"type": "string", "enum": ["never"]}],
+}) }
+
+written_in_several_ways! { TokenIds "TokenIds" "a token id or a list of token ids" {
+    fn visit_u64<E: de::Error>(self, id: u64) -> Result<TokenIds, E> {
+        let id = u32::try_from(id).map_err(|_| E::custom("a token id"))?;
+        Ok(TokenIds(vec![id]))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<TokenIds, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(TokenIds(list))
+    }
+} json_schema!({
+    "description": "A token id, or a list of them.",
+    "anyOf": [
+        {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u32},
+        {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u32},
+            "minItems": 1,
+        },
+    ],
 }) }
 
 written_in_several_ways! { TopK "TopK" "a number or `all`" {

@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::raw::{ColumnOr, StringOrList, TopK};
+use super::raw::{ColumnOr, RawEarlyStopping, StringOrList, TokenIds, TopK};
 
 /// A step: one key, a task id of Hugging Face or `sql`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -345,33 +345,109 @@ pub struct RawMessages {
     pub messages: String,
 }
 
-task! {
+/// Declares a task that generates: the options that all of them have, then its own.
+macro_rules! generating_task {
+    (
+        $(#[$doc:meta])*
+        $name:ident {
+            $(#[$input_doc:meta])* input: $input:ty,
+            $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
+        }
+    ) => {
+        task! {
+            $(#[$doc])*
+            $name {
+                $(#[$input_doc])* input: $input,
+                /// Tokens to generate at most. Default: by the model's generation_config.json, else 256.
+                max_new_tokens: Option<NonZeroU64>,
+                /// Tokens to generate at least.
+                min_new_tokens: Option<u64>,
+                /// Whether tokens are drawn at random. Default: by the model's
+                /// generation_config.json, else false.
+                do_sample: Option<bool>,
+                /// How random: below 1 less, above 1 more.
+                #[schemars(range(min = 0))]
+                temperature: Option<f64>,
+                /// Draw from the so many best tokens; 0 is no bound.
+                top_k: Option<u64>,
+                /// Draw from the best tokens that have this probability together.
+                #[schemars(range(min = 0, max = 1))]
+                top_p: Option<f64>,
+                /// Draw from the tokens that have this share of the best one's probability.
+                #[schemars(range(min = 0, max = 1))]
+                min_p: Option<f64>,
+                /// Above 1, tokens that were there before become less likely.
+                #[schemars(range(min = 0))]
+                repetition_penalty: Option<f64>,
+                /// No run of so many tokens comes twice; 0 is no bound.
+                no_repeat_ngram_size: Option<u64>,
+                /// Beams of the search; 1 is none.
+                num_beams: Option<NonZeroU64>,
+                /// Above 0, longer beams are better; below 0, shorter ones. Default: 1.
+                length_penalty: Option<f64>,
+                /// When a beam search ends: `true` as soon as there are enough finished beams, `false`
+                /// when no better one is likely, `never` when there can be none.
+                early_stopping: Option<RawEarlyStopping>,
+                /// Tokens that end a generation: an id or a list of them. Default: by the model's
+                /// generation_config.json.
+                eos_token_id: Option<TokenIds>,
+                /// Strings that end a generation.
+                stop: Option<StringOrList>,
+                /// Where random numbers start from. A row's numbers depend on this and on its prompt.
+                seed: Option<u64>,
+                $($(#[$field_doc])* $field: $type,)*
+            }
+        }
+
+        impl $name {
+            /// The options that all generating tasks have.
+            pub(crate) fn generation(&self) -> RawGeneration<'_> {
+                RawGeneration {
+                    max_new_tokens: self.max_new_tokens,
+                    min_new_tokens: self.min_new_tokens,
+                    do_sample: self.do_sample,
+                    temperature: self.temperature,
+                    top_k: self.top_k,
+                    top_p: self.top_p,
+                    min_p: self.min_p,
+                    repetition_penalty: self.repetition_penalty,
+                    no_repeat_ngram_size: self.no_repeat_ngram_size,
+                    num_beams: self.num_beams,
+                    length_penalty: self.length_penalty,
+                    early_stopping: self.early_stopping,
+                    eos_token_id: self.eos_token_id.as_ref(),
+                    stop: self.stop.as_ref(),
+                    seed: self.seed,
+                }
+            }
+        }
+    };
+}
+
+/// The options that all generating tasks have, of one step.
+pub(crate) struct RawGeneration<'a> {
+    pub(crate) max_new_tokens: Option<NonZeroU64>,
+    pub(crate) min_new_tokens: Option<u64>,
+    pub(crate) do_sample: Option<bool>,
+    pub(crate) temperature: Option<f64>,
+    pub(crate) top_k: Option<u64>,
+    pub(crate) top_p: Option<f64>,
+    pub(crate) min_p: Option<f64>,
+    pub(crate) repetition_penalty: Option<f64>,
+    pub(crate) no_repeat_ngram_size: Option<u64>,
+    pub(crate) num_beams: Option<NonZeroU64>,
+    pub(crate) length_penalty: Option<f64>,
+    pub(crate) early_stopping: Option<RawEarlyStopping>,
+    pub(crate) eos_token_id: Option<&'a TokenIds>,
+    pub(crate) stop: Option<&'a StringOrList>,
+    pub(crate) seed: Option<u64>,
+}
+
+generating_task! {
     /// `text-generation`: a prompt to its continuation.
     RawTextGeneration {
         /// The column of the prompt, or `{messages}`.
         input: ColumnOr<RawMessages>,
-        /// Tokens to generate at most.
-        max_new_tokens: Option<NonZeroU64>,
-        /// Whether tokens are drawn at random. Default: by the model's configuration.
-        do_sample: Option<bool>,
-        /// How random: below 1 less, above 1 more.
-        temperature: Option<f64>,
-        /// Draw from the so many best tokens.
-        top_k: Option<u64>,
-        /// Draw from the best tokens that have this probability together.
-        #[schemars(range(min = 0, max = 1))]
-        top_p: Option<f64>,
-        /// Draw from the tokens that have this share of the best one's probability.
-        #[schemars(range(min = 0, max = 1))]
-        min_p: Option<f64>,
-        /// Above 1, tokens that were there before become less likely.
-        repetition_penalty: Option<f64>,
-        /// Beams of the search; 1 is none.
-        num_beams: Option<NonZeroU64>,
-        /// Strings that end a generation.
-        stop: Option<StringOrList>,
-        /// Where random numbers start from.
-        seed: Option<u64>,
         /// Whether the result begins with the prompt. Default: false.
         return_full_text: Option<bool>,
         /// A chat template in the place of the model's.
@@ -399,7 +475,7 @@ task! {
     }
 }
 
-task! {
+generating_task! {
     /// `text2text-generation`, `summarization` and `translation`: text to text with an encoder and a
     /// decoder.
     RawText2TextGeneration {
@@ -411,28 +487,6 @@ task! {
         src_lang: Option<String>,
         /// The language of the output.
         tgt_lang: Option<String>,
-        /// Tokens to generate at most.
-        max_new_tokens: Option<NonZeroU64>,
-        /// Whether tokens are drawn at random. Default: by the model's configuration.
-        do_sample: Option<bool>,
-        /// How random: below 1 less, above 1 more.
-        temperature: Option<f64>,
-        /// Draw from the so many best tokens.
-        top_k: Option<u64>,
-        /// Draw from the best tokens that have this probability together.
-        #[schemars(range(min = 0, max = 1))]
-        top_p: Option<f64>,
-        /// Draw from the tokens that have this share of the best one's probability.
-        #[schemars(range(min = 0, max = 1))]
-        min_p: Option<f64>,
-        /// Above 1, tokens that were there before become less likely.
-        repetition_penalty: Option<f64>,
-        /// Beams of the search; 1 is none.
-        num_beams: Option<NonZeroU64>,
-        /// Strings that end a generation.
-        stop: Option<StringOrList>,
-        /// Where random numbers start from.
-        seed: Option<u64>,
     }
 }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::pipeline::{Compression, FileFormat, Pooling, Precision, StepKind};
+use super::pipeline::{
+    Check, Compression, FeatureExtraction, FileFormat, Pooling, Precision, StepKind, TaskOptions,
+    TaskStep,
+};
 use super::*;
 
 const MINIMAL: &str = "version: 1\nsource: {path: in.parquet}\nsink: {path: out/}\n";
@@ -189,12 +192,22 @@ error: `steps[0].feature-extraction.precision`: unknown value `f64`
     let set = [("steps.0.feature-extraction.pooling", "cls"), ("source.limit", "5"), ("name", "x")];
     let pipeline = read_with(&step(""), &set).unwrap();
     assert_eq!((pipeline.name.as_str(), pipeline.source.limit), ("x", Some(5)));
-    let StepKind::FeatureExtraction(step) = &pipeline.steps[0].kind else { panic!("a task") };
-    assert_eq!(step.pooling, Some(Pooling::Cls));
+    assert_eq!(feature_extraction(&pipeline, 0).1.pooling, Some(Pooling::Cls));
     // An override stands in for a variable that is not set.
     let text = MINIMAL.replace("in.parquet", "'${INPUT:?}'");
     assert!(read_with(&text, &[("source.path", "x.csv")]).is_ok());
     assert!(read_with(&text, &[]).is_err());
+}
+
+/// The step `index`, which is `feature-extraction`.
+fn feature_extraction(pipeline: &Pipeline, index: usize) -> (&TaskStep, &FeatureExtraction) {
+    match &pipeline.steps[index].kind {
+        StepKind::Task(step) => match &step.options {
+            TaskOptions::FeatureExtraction(options) => (step, options),
+            other => panic!("{other:?}"),
+        },
+        StepKind::Sql(query) => panic!("{query}"),
+    }
 }
 
 /// The example of the format's documentation: every key that version 1 has.
@@ -257,8 +270,7 @@ fn the_whole_format_is_typed() {
 
 #[test]
 fn every_task_is_typed() {
-    let all = "{model: m, output: o, max_length: 8, truncation: false, auto_class: AutoModel, \
-               allow_new_head: true, outputs: [logits], ";
+    let all = "{model: a/b, output: o, max_length: 8, truncation: false, allow_new_head: false, ";
     for (task, rest) in [
         (
             "feature-extraction",
@@ -288,7 +300,8 @@ fn every_task_is_typed() {
             "text-generation",
             "input: {messages: m}, max_new_tokens: 8, do_sample: true, temperature: 1, top_k: 50, top_p: 0.9, min_p: 0, repetition_penalty: 1.1, num_beams: 1, stop: [a], seed: 0, return_full_text: true, chat_template: x",
         ),
-        ("loglikelihood", "input: {context: c, continuation: d}, stride: 8"),
+        ("loglikelihood", "input: {context: c, continuation: d}"),
+        ("loglikelihood", "input: t, stride: 8"),
         ("text2text-generation", "input: t, prefix: 'a: ', num_beams: 4"),
         ("summarization", "input: t, max_new_tokens: 8"),
         ("translation", "input: t, src_lang: en, tgt_lang: de"),
@@ -301,10 +314,74 @@ fn every_task_is_typed() {
         let text = format!("{MINIMAL}steps: [{{{task}: {all}{rest}}}}}]\n");
         let read = parse_raw(&text, Path::new("p.yaml"), &options(&[]));
         assert!(read.is_ok(), "{task}\n{}", read.unwrap_err());
-        if task != "feature-extraction" {
-            let expected = format!("error: step `{task}` is not available in this version");
-            assert!(report(&text).contains(&expected), "{}", report(&text));
-        }
+        let pipeline = good(&text);
+        let StepKind::Task(step) = &pipeline.steps[0].kind else { panic!("{task}") };
+        assert_eq!(step.options.task_id(), task);
+        assert_eq!((step.max_length, step.truncation), (Some(8), Some(false)));
+    }
+}
+
+#[test]
+fn options_of_tasks_that_contradict_each_other_are_told() {
+    let check = |step: &str, expected: &str| {
+        let text = format!("{MINIMAL}steps: [{{{step}}}]\n");
+        let found = report(&text);
+        assert!(found.contains(expected), "{text}\n{found}");
+    };
+    let generate =
+        |options: &str| format!("text-generation: {{model: a/b, input: t, output: o, {options}}}");
+    check(&generate("do_sample: true, num_beams: 2"), "a beam search draws no tokens at random");
+    check(&generate("do_sample: false, top_p: 0.5"), "`top_p` is for random tokens");
+    check(&generate("min_new_tokens: 9, max_new_tokens: 8"), "`min_new_tokens: 9` is more than");
+    check(&generate("temperature: 0"), "`temperature`");
+    check(&generate("stop: ['']"), "a stop string is empty");
+    check(&generate("chat_template: x"), "`chat_template` is for conversations");
+    check(
+        &generate("auto_class: AutoModelForMaskedLM"),
+        "`text-generation` loads a model with `AutoModelForCausalLM`",
+    );
+    check(&generate("auto_class: AutoModelForCausalML"), "AutoModelForCausalLM");
+    check(&generate("auto_class: AutoModelForT5"), "does not load a model with `AutoModelForT5`");
+    check(&generate("outputs: [logits]"), "`text-generation` has no output `logits`");
+    good(&format!("{MINIMAL}steps: [{{{}}}]\n", generate("auto_class: AutoModelWithLMHead")));
+    check(
+        "zero-shot-classification: {model: a/b, input: t, output: o, candidate_labels: ' , ', hypothesis_template: x}",
+        "names no label",
+    );
+    check(
+        "question-answering: {model: a/b, input: {question: q, context: c}, output: o, doc_stride: 9, max_seq_len: 9}",
+        "`doc_stride: 9` is not less than a window",
+    );
+    check(
+        "summarization: {model: a/b, input: t, output: o, src_lang: en, tgt_lang: de}",
+        "`src_lang` is for `translation`",
+    );
+    check("translation: {model: a/b, input: t, output: o, src_lang: en}", "belong together");
+    check(
+        "token-classification: {model: a/b, input: t, output: o, stride: 2}",
+        "`stride` joins spans of windows",
+    );
+    check("rerank: {model: a/b, input: {query: ' ', document: d}, output: o}", "`query` is empty");
+}
+
+#[test]
+fn tests_of_a_pipeline_are_typed_and_checked() {
+    let text = format!(
+        "{MINIMAL}tests:\n  - name: a\n    rows: [{{t: x}}]\n    expect: [{{column: s.label, row: 0, equals: A, is_null: false}}]\n"
+    );
+    let tests = good(&text).tests;
+    assert_eq!((tests[0].rows.len(), tests[0].expect.len()), (1, 2));
+    assert!(matches!(&tests[0].expect[0].check, Check::Equals(value, _) if value == "A"));
+    let found = report(&format!(
+        "{MINIMAL}tests: [{{name: a, rows: [], expect: [{{column: c}}]}}, {{name: a, rows: [{{t: x}}], expect: []}}]\n"
+    ));
+    for expected in [
+        "a test has no rows",
+        "nothing is expected of `c`",
+        "two tests are called `a`",
+        "a test expects nothing",
+    ] {
+        assert!(found.contains(expected), "{found}");
     }
 }
 
@@ -316,17 +393,13 @@ fn what_comes_later_is_refused_by_name() {
         .map(|problem| (problem.line(), problem.column(), problem.message()))
         .collect();
     let expected = [
-        (26, 5, "step `text-classification` is not available in this version"),
         (28, 24, "`column` of `on_error` is not available in this version"),
         (28, 40, "`dead_letter` of `on_error` is not available in this version"),
         (28, 66, "`max_fraction` of `on_error` is not available in this version"),
         (35, 72, "`incremental` is not available in this version"),
         (36, 1, "`schedule` is not available in this version"),
-        (37, 1, "`tests` is not available in this version"),
     ];
     assert_eq!(found, expected, "{report_of_whole}");
-    let tasks = report_of_whole.iter().next().unwrap().valid_choices();
-    assert_eq!(tasks, ["feature-extraction", "sql"]);
 
     let check = |text: &str, expected: &str| {
         let found = report(text);
@@ -344,9 +417,9 @@ fn what_comes_later_is_refused_by_name() {
         &with("models: {m: {repo: a/b, device: 'cuda:0'}}"),
         "the device `cuda:0` is not available in this version",
     );
-    check(&step("      auto_class: AutoModel\n"), "`auto_class` is not available in this version");
-    check(&step("      allow_new_head: true\n"), "`allow_new_head` is not available");
-    check(&step("      outputs: [logits]\n"), "the output `logits` is not available");
+    check(&step("      allow_new_head: true\n"), "`feature-extraction` needs no head");
+    check(&step("      outputs: [logits]\n"), "`feature-extraction` has no output `logits`");
+    good(&step("      auto_class: AutoModel\n"));
     good(&step("      allow_new_head: false\n"));
     good(&with("on_error: {rows: fail}"));
     good(&with("on_error: {}"));
@@ -395,14 +468,14 @@ run: {workers: 3}
     assert_eq!(pipeline.source.paths, paths);
     assert_eq!((pipeline.source.csv.delimiter, pipeline.source.csv.has_header), (b'\t', false));
     assert_eq!((pipeline.source.limit, pipeline.run.workers), (Some(0), Some(3)));
-    let StepKind::FeatureExtraction(first) = &pipeline.steps[0].kind else { panic!("a task") };
-    assert_eq!((&first.model, first.model_name.as_str()), (&pipeline.models["a"], "a"));
-    assert_eq!((first.pooling, first.max_length), (Some(Pooling::None), Some(16)));
-    assert!(!first.truncation);
+    let (step, first) = feature_extraction(&pipeline, 0);
+    assert_eq!((&step.model, step.model_name.as_str()), (&pipeline.models["a"], "a"));
+    assert_eq!((first.pooling, step.max_length), (Some(Pooling::None), Some(16)));
+    assert_eq!(step.truncation, Some(false));
     assert_eq!(pipeline.steps[1].location, "/data/p.yaml:13:5");
-    let StepKind::FeatureExtraction(third) = &pipeline.steps[2].kind else { panic!("a task") };
-    assert_eq!((third.model.repo.as_str(), third.dimensions), ("gpt2", Some(8)));
-    assert_eq!((third.precision, third.truncation), (Precision::Int8, true));
+    let (step, third) = feature_extraction(&pipeline, 2);
+    assert_eq!((step.model.repo.as_str(), third.dimensions), ("gpt2", Some(8)));
+    assert_eq!((third.precision, step.truncation), (Precision::Int8, None));
     assert!(pipeline.sink.is_single_file());
     assert_eq!(pipeline.sink.format, FileFormat::Csv);
     assert_eq!(pipeline.sink.compression, Some(Compression::Gzip));
@@ -417,7 +490,7 @@ fn a_directory_wins_over_a_hub_id_and_globs_start_from_a_literal_folder() {
     let text = step("").replace("in.parquet", "'*.csv'");
     std::fs::write(&file, &text).unwrap();
     let pipeline = load(&file, &LoadOptions::default()).unwrap();
-    let StepKind::FeatureExtraction(step) = &pipeline.steps[0].kind else { panic!("a task") };
+    let (step, _) = feature_extraction(&pipeline, 0);
     assert_eq!(Path::new(&step.model.repo), folder.join("org/m"));
     let glob = format!("{}/[[]1[]]/*.csv", root.path().display());
     assert_eq!(pipeline.source.paths, [glob]);

@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Hub;
 use crate::sink::{Sink, SinkOptions};
 use crate::source::{self, Source};
-use crate::tasks::{EncodedRow, FeatureExtractionTask, Models, Task};
+use crate::tasks::{self, EncodedRow, Models, Task};
 
 /// What the command line adds to a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -136,14 +136,11 @@ impl Job {
                         plan_error(e, &place).hint("the rows so far are the table `input`")
                     })?
                 }
-                StepKind::FeatureExtraction(config) => {
-                    let task = tokio::task::block_in_place(|| {
-                        FeatureExtractionTask::resolve(config, &models)
-                    })
-                    .map_err(|e| e.at(&place))?;
-                    check_columns(&task, &dataframe).map_err(|e| e.at(&place))?;
-                    let step =
-                        Arc::new(ModelStep::new(Arc::new(task), settings, step.location.clone()));
+                StepKind::Task(config) => {
+                    let task = tokio::task::block_in_place(|| tasks::resolve(config, &models))
+                        .map_err(|e| e.at(&place))?;
+                    check_columns(&*task, &dataframe).map_err(|e| e.at(&place))?;
+                    let step = Arc::new(ModelStep::new(task, settings, step.location.clone()));
                     steps.push(Arc::clone(&step));
                     let (state, plan) = dataframe.into_parts();
                     let node = ModelNode::try_new(plan, step).map_err(|e| plan_error(e, &place))?;

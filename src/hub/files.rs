@@ -23,11 +23,15 @@ pub enum Need {
 /// Files of sentence-transformers at the repository's root.
 const ROOT_FILES: &[&str] = &["modules.json", "config_sentence_transformers.json"];
 
+/// How pictures become inputs; a model that has it may do without a tokenizer.
+const IMAGE_CONFIG: &str = "preprocessor_config.json";
+
 /// Configuration files beside the encoder's weights. sentence-transformers knows its own under one
 /// name for each architecture of its first release.
 const CONFIG_FILES: &[&str] = &[
     "config.json",
     "generation_config.json",
+    IMAGE_CONFIG,
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
@@ -117,7 +121,9 @@ impl Plan {
             for file in TOKENIZER_FILES {
                 plan.ask(&join(encoder, file), has);
             }
-            plan.require_one(encoder, VOCABULARIES, has);
+            if has(&join(encoder, IMAGE_CONFIG)) != Has::Yes {
+                plan.require_one(encoder, VOCABULARIES, has);
+            }
         }
         if need >= Need::Weights {
             plan.weights(encoder, true, dir, has)?;
@@ -271,6 +277,26 @@ mod tests {
         check(Need::Config, &["config.json"]);
         check(Need::Tokenizer, &["config.json", "tokenizer.json", "vocab.txt"]);
         check(Need::Weights, &["config.json", "tokenizer.json", "vocab.txt", "model.safetensors"]);
+    }
+
+    #[test]
+    fn takes_what_generation_chats_and_pictures_need() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = [
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "chat_template.jinja",
+            "model.safetensors",
+        ];
+        assert_eq!(plan(Need::Weights, dir.path(), &repo).files, repo);
+        let repo = ["config.json", "preprocessor_config.json", "model.safetensors"];
+        let pictures = plan(Need::Weights, dir.path(), &repo);
+        assert_eq!(pictures.files, repo);
+        assert!(pictures.lacking.is_empty());
+        let neither = plan(Need::Weights, dir.path(), &["config.json", "model.safetensors"]);
+        assert_eq!(neither.lacking, ["tokenizer.json"]);
     }
 
     #[test]

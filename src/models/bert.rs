@@ -12,8 +12,8 @@ use super::causal_lm::{CausalBackbone, CausalLM};
 use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttentionOptions, Embedding, KvCache, LayerNorm, Lengths, Linear, ModelInputs,
-    PositionIds, attention_cached,
+    Activation, AttentionOptions, DistanceEmbedding, Embedding, KvCache, LayerNorm, Lengths,
+    Linear, ModelInputs, PositionIds, attention_cached,
 };
 
 /// The settings of BERT and of the families that share its encoder.
@@ -39,8 +39,36 @@ pub struct BertConfig {
     pub layer_norm_eps: f64,
     /// How positions are counted.
     pub position_ids: PositionIds,
+    /// What positions do to attention.
+    pub position_embedding_type: PositionEmbeddingType,
     /// Whether tokens see only those before them, as a language model's do.
     pub is_decoder: bool,
+}
+
+/// What positions do: `position_embedding_type` of `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PositionEmbeddingType {
+    /// A vector for each position, added to the word's.
+    Absolute,
+    /// A vector for each distance, multiplied with queries.
+    RelativeKey,
+    /// The same, multiplied with queries and with keys.
+    RelativeKeyQuery,
+}
+
+impl PositionEmbeddingType {
+    fn read(fields: &Fields<'_>) -> error::Result<Self> {
+        match fields.text("position_embedding_type", "absolute")? {
+            "absolute" => Ok(Self::Absolute),
+            "relative_key" => Ok(Self::RelativeKey),
+            "relative_key_query" => Ok(Self::RelativeKeyQuery),
+            other => Err(error::Error::new(
+                error::ErrorKind::Unsupported,
+                format!("`position_embedding_type: {other}` in config.json is not implemented"),
+            )
+            .hint("implemented are: absolute, relative_key, relative_key_query")),
+        }
+    }
 }
 
 impl BertConfig {
@@ -59,7 +87,6 @@ impl BertConfig {
         vocab_size: usize,
         position_ids: PositionIds,
     ) -> error::Result<Self> {
-        fields.only("position_embedding_type", &json!("absolute"))?;
         fields.only("add_cross_attention", &json!(false))?;
         let config = Self {
             vocab_size: fields.size("vocab_size", vocab_size)?,
@@ -72,6 +99,7 @@ impl BertConfig {
             type_vocab_size: fields.size("type_vocab_size", 2)?,
             layer_norm_eps: fields.epsilon("layer_norm_eps", 1e-12)?,
             position_ids,
+            position_embedding_type: PositionEmbeddingType::read(fields)?,
             is_decoder: fields.flag("is_decoder", false)?,
         };
         fields.divides(
@@ -105,6 +133,7 @@ struct BertEmbeddings {
     position_embeddings: Embedding,
     token_type_embeddings: Embedding,
     layer_norm: LayerNorm,
+    absolute: bool,
 }
 
 impl BertEmbeddings {
@@ -119,12 +148,16 @@ impl BertEmbeddings {
                 config.hidden_size,
                 config.layer_norm_eps,
             )?,
+            absolute: config.position_embedding_type == PositionEmbeddingType::Absolute,
         })
     }
 
     fn forward(&self, inputs: &ModelInputs) -> Result<Tensor> {
         let words = self.word_embeddings.forward(&inputs.input_ids)?;
         let types = self.token_type_embeddings.forward(&inputs.token_type_ids)?;
+        if !self.absolute {
+            return self.layer_norm.forward(&(words + types)?);
+        }
         let positions = self.position_embeddings.forward(&inputs.position_ids)?;
         self.layer_norm.forward_residual(&(words + types)?, &positions)
     }
@@ -140,6 +173,8 @@ struct BertLayer {
     output_dense: Linear,
     output_layer_norm: LayerNorm,
     num_attention_heads: usize,
+    /// `attention.self.distance_embedding`, and whether keys are multiplied with it too.
+    distance_embedding: Option<(Embedding, bool)>,
     causal: bool,
 }
 
@@ -150,7 +185,18 @@ impl BertLayer {
         let qkv = ["query", "key", "value"]
             .map(|name| Linear::load(vb.pp("attention.self").pp(name), hidden, hidden, true));
         let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
+        let distances = || {
+            let vb = vb.pp("attention.self.distance_embedding");
+            let head_dim = hidden / config.num_attention_heads;
+            Embedding::load(vb, 2 * config.max_position_embeddings - 1, head_dim)
+        };
+        let distance_embedding = match config.position_embedding_type {
+            PositionEmbeddingType::Absolute => None,
+            PositionEmbeddingType::RelativeKey => Some((distances()?, false)),
+            PositionEmbeddingType::RelativeKeyQuery => Some((distances()?, true)),
+        };
         Ok(Self {
+            distance_embedding,
             attention_self: Linear::fuse(&qkv)?,
             attention_output_dense: Linear::load(
                 vb.pp("attention.output.dense"),
@@ -193,7 +239,9 @@ impl BertLayer {
                 num_heads: self.num_attention_heads,
                 scale: 1.0 / (head_dim as f64).sqrt(),
                 bias: None,
-                distance: None,
+                distance: self.distance_embedding.as_ref().map(|(table, with_keys)| {
+                    DistanceEmbedding { table: table.weight(), with_keys: *with_keys }
+                }),
                 causal: self.causal,
                 output_attentions,
             },

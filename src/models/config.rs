@@ -74,6 +74,15 @@ impl<'a> Fields<'a> {
         Ok(u32::try_from(id).ok())
     }
 
+    /// A name.
+    ///
+    /// # Errors
+    /// `Model` when it is no string.
+    pub fn text(&self, key: &'static str, default: &'a str) -> Result<&'a str> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        value.as_str().ok_or_else(|| wrong(key, "a name", value))
+    }
+
     /// True or false.
     ///
     /// # Errors

@@ -121,7 +121,7 @@ pub(super) fn logits_type() -> DataType {
 
 /// Logits `(rows, columns)` as a list a row.
 pub(super) fn logit_lists(numbers: Vec<f32>, columns: usize) -> ListArray {
-    let rows = if columns == 0 { 0 } else { numbers.len() / columns };
+    let rows = numbers.len().checked_div(columns).unwrap_or(0);
     let item = Arc::new(Field::new_list_field(DataType::Float32, false));
     let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(columns, rows));
     ListArray::new(item, offsets, Arc::new(Float32Array::from(numbers)), None)

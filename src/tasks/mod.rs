@@ -2,8 +2,19 @@
 //! alone and turns rows into [`EncodedRow`]s; its [`TaskModel`] holds weights and turns a batch of their
 //! [`Sequence`]s into an Arrow array. Not here: batching, order, workers (`crate::engine`).
 
+mod classifier;
 mod feature_extraction;
+mod fill_mask;
+mod labels;
 mod models;
+mod multiple_choice;
+mod next_sentence_prediction;
+mod rerank;
+mod sparse_encoding;
+mod text_classification;
+mod text_input;
+mod token_count;
+mod zero_shot_classification;
 
 use std::any::Any;
 use std::hash::{Hash, Hasher};
@@ -11,14 +22,68 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringViewArray};
+use arrow::array::{ArrayRef, AsArray, StringViewArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
 
+use crate::config::pipeline::{TaskOptions, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
 
 pub use feature_extraction::{FeatureExtractionTask, module_names};
+pub use fill_mask::FillMaskTask;
 pub use models::{Models, ResolvedModel};
+pub use multiple_choice::MultipleChoiceTask;
+pub use next_sentence_prediction::NextSentencePredictionTask;
+pub use rerank::RerankTask;
+pub use sparse_encoding::SparseEncodingTask;
+pub use text_classification::TextClassificationTask;
+pub use token_count::TokenCountTask;
+pub use zero_shot_classification::ZeroShotClassificationTask;
+
+/// The task of a step, with its model's small files read and no weights.
+///
+/// # Errors
+/// `Hub` when files cannot be had, `Unsupported` or `Model` when they cannot be used, `Config` for an
+/// option that the model cannot serve.
+pub fn resolve(step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+    let unsupported = || {
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("`{}` is not available in this version", step.options.task_id()),
+        ))
+    };
+    Ok(match &step.options {
+        TaskOptions::FeatureExtraction(options) => {
+            Arc::new(FeatureExtractionTask::resolve(step, options, models)?)
+        }
+        TaskOptions::TextClassification(options) => {
+            Arc::new(TextClassificationTask::resolve(step, options, models)?)
+        }
+        TaskOptions::ZeroShotClassification(options) => {
+            Arc::new(ZeroShotClassificationTask::resolve(step, options, models)?)
+        }
+        TaskOptions::Rerank(options) => Arc::new(RerankTask::resolve(step, options, models)?),
+        TaskOptions::TokenClassification(_) => return unsupported(),
+        TaskOptions::QuestionAnswering(_) => return unsupported(),
+        TaskOptions::FillMask(options) => Arc::new(FillMaskTask::resolve(step, options, models)?),
+        TaskOptions::SparseEncoding(options) => {
+            Arc::new(SparseEncodingTask::resolve(step, options, models)?)
+        }
+        TaskOptions::TextGeneration(_) => return unsupported(),
+        TaskOptions::Loglikelihood(_) => return unsupported(),
+        TaskOptions::Text2TextGeneration(_) => return unsupported(),
+        TaskOptions::MultipleChoice(options) => {
+            Arc::new(MultipleChoiceTask::resolve(step, options, models)?)
+        }
+        TaskOptions::NextSentencePrediction(options) => {
+            Arc::new(NextSentencePredictionTask::resolve(step, options, models)?)
+        }
+        TaskOptions::ImageClassification(_) => return unsupported(),
+        TaskOptions::TokenCount(options) => {
+            Arc::new(TokenCountTask::resolve(step, options, models)?)
+        }
+    })
+}
 
 /// One pass through the model: what is sorted by length, batched, and computed once when it repeats. Most
 /// rows are one sequence; a row of several (windows of a long text, a text with each label, choices) is
@@ -263,9 +328,4 @@ pub fn text_column(column: &ArrayRef) -> Result<StringViewArray> {
 fn not_text(column: &str, data_type: &DataType) -> Error {
     Error::new(ErrorKind::Config, format!("column `{column}` is {data_type}, expected text"))
         .hint(format!("choose a text column, or cast it in a `sql` step: SELECT *, CAST({column} AS STRING) AS {column}_text FROM input"))
-}
-
-/// Rows of a text column that are not null.
-fn texts(column: &StringViewArray) -> impl Iterator<Item = Option<&str>> {
-    (0..column.len()).map(|row| column.is_valid(row).then(|| column.value(row)))
 }

@@ -15,7 +15,7 @@ use super::models::Models;
 use super::text_input::TextInput;
 use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
 use crate::auto::AutoClass;
-use crate::config::pipeline::{ModelOutputName, NextSentencePrediction, TaskStep};
+use crate::config::pipeline::{NextSentencePrediction, TaskStep};
 use crate::error::Result;
 
 /// The task with its model resolved, without weights.
@@ -45,7 +45,7 @@ impl NextSentencePredictionTask {
             step.max_length,
             step.truncation.unwrap_or(true),
         )?;
-        let logits = step.outputs.contains(&ModelOutputName::Logits);
+        let logits = step.logits;
         let summary = classifier.summary(
             "next-sentence-prediction",
             step,
@@ -77,7 +77,7 @@ impl Task for NextSentencePredictionTask {
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
-        self.input.encode_rows(columns, first_row, |texts| self.input.encode(texts))
+        self.input.encode_rows(columns, first_row, |texts| self.input.encode_optional_pair(texts))
     }
 
     fn output_bytes(&self, _tokens: usize) -> usize {

@@ -43,7 +43,9 @@ impl RerankTask {
                 ErrorKind::Unsupported,
                 format!("model `{}` has {labels} labels; `rerank` needs one", step.model_name),
             )
-            .hint("use `text-classification` with `{text, text_pair}` for a model of several labels"));
+            .hint(
+                "use `text-classification` with `{text, text_pair}` for a model of several labels",
+            ));
         }
         let activation = match options.activation {
             Some(Activation::Sigmoid) => ScoreFunction::Sigmoid,

@@ -17,7 +17,7 @@ use super::models::Models;
 use super::text_input::TextInput;
 use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
 use crate::auto::{AutoClass, AutoConfig};
-use crate::config::pipeline::{FunctionToApply, ModelOutputName, TaskStep, TextClassification};
+use crate::config::pipeline::{FunctionToApply, TaskStep, TextClassification};
 use crate::error::Result;
 
 /// The task with its model resolved, without weights.
@@ -48,10 +48,9 @@ impl Output {
                 let fields = label_fields().iter().cloned().chain([Arc::new(logits())]).collect();
                 Some(fields)
             }
-            (Some(_), true) => Some(Fields::from(vec![
-                Field::new("labels", label_list_type(), false),
-                logits(),
-            ])),
+            (Some(_), true) => {
+                Some(Fields::from(vec![Field::new("labels", label_list_type(), false), logits()]))
+            }
             (Some(_), false) => None,
         }
     }
@@ -81,11 +80,7 @@ impl TextClassificationTask {
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for an option that
     /// it cannot serve.
-    pub fn resolve(
-        step: &TaskStep,
-        options: &TextClassification,
-        models: &Models,
-    ) -> Result<Self> {
+    pub fn resolve(step: &TaskStep, options: &TextClassification, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::SequenceClassification, models)?;
         let input = TextInput::new(
             Arc::clone(&classifier.model),
@@ -96,7 +91,7 @@ impl TextClassificationTask {
         let output = Output {
             top_k: options.top_k.list(),
             function: function_to_apply(options.function_to_apply, classifier.model.config()),
-            logits: step.outputs.contains(&ModelOutputName::Logits),
+            logits: step.logits,
         };
         let summary = classifier.summary(
             "text-classification",
@@ -126,11 +121,12 @@ impl Task for TextClassificationTask {
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
-        self.input.encode_rows(columns, first_row, |texts| self.input.encode(texts))
+        self.input.encode_rows(columns, first_row, |texts| self.input.encode_optional_pair(texts))
     }
 
     fn output_bytes(&self, _tokens: usize) -> usize {
-        let labels = self.output.top_k.unwrap_or(1).min(self.classifier.model.config().num_labels());
+        let labels =
+            self.output.top_k.unwrap_or(1).min(self.classifier.model.config().num_labels());
         labels * 32
     }
 

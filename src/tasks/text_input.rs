@@ -73,6 +73,15 @@ impl TextInput {
         Ok(EncodedRow { truncated, ..sequence.into() })
     }
 
+    /// As [`TextInput::encode`], save that an empty second text is none, as `tokenizer(text, text_pair="")`
+    /// of transformers has it.
+    pub(super) fn encode_optional_pair(&self, texts: &[&str]) -> Result<EncodedRow> {
+        match texts {
+            [text, ""] => self.encode(&[text]),
+            texts => self.encode(texts),
+        }
+    }
+
     /// The tokens of one text or one pair.
     pub(super) fn encoding(&self, texts: &[&str]) -> Result<Encoding> {
         let options = EncodeOptions {
@@ -91,15 +100,18 @@ impl TextInput {
 
     /// Refuses a row of more tokens than the model takes.
     pub(super) fn fits(&self, tokens: usize) -> Result<()> {
-        if tokens <= self.max_length {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Data,
-            format!("text of {tokens} tokens, at most {} may be", self.max_length),
-        )
-        .hint("set `truncation: true` to cut longer texts, or raise `max_length`"))
+        fits(tokens, self.max_length)
     }
+}
+
+/// Refuses a row of more than `max_length` tokens.
+pub(super) fn fits(tokens: usize, max_length: usize) -> Result<()> {
+    if tokens <= max_length {
+        return Ok(());
+    }
+    let message = format!("text of {tokens} tokens, at most {max_length} may be");
+    Err(Error::new(ErrorKind::Data, message)
+        .hint("set `truncation: true` to cut longer texts, or raise `max_length`"))
 }
 
 /// Encodes the rows of text columns in parallel, on the current rayon pool; `names` are the columns',

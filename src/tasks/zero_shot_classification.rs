@@ -160,7 +160,7 @@ impl Task for ZeroShotClassificationTask {
             builder.push(order.into_iter().map(|i| (self.labels[i].as_str(), scores[i])));
         }
         let (field, offsets, values, _) = builder.finish_lists().into_parts();
-        let nulls = NullBuffer::from_iter(results.rows.iter().map(Option::is_some));
+        let nulls = results.rows.iter().map(Option::is_some).collect::<NullBuffer>();
         Ok(Arc::new(ListArray::new(field, offsets, values, Some(nulls))))
     }
 
@@ -192,7 +192,10 @@ impl TaskModel for ZeroShotClassificationModel {
     fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
         let (numbers, columns) = self.model.logits(sequences)?;
         if self.entailment.max(self.contradiction) >= columns {
-            return Err(Error::new(ErrorKind::Model, "the model has fewer labels than its config.json"));
+            return Err(Error::new(
+                ErrorKind::Model,
+                "the model has fewer labels than its config.json",
+            ));
         }
         let pairs = numbers
             .chunks_exact(columns)

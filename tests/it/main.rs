@@ -8,6 +8,7 @@
     reason = "a test that panics has failed, and says why"
 )]
 
+mod chat;
 mod cli;
 mod config;
 mod engine;
@@ -21,6 +22,7 @@ mod parity;
 mod sink;
 mod source;
 mod support;
+mod tasks;
 mod tidy;
 mod tokenizers;
 mod windows;

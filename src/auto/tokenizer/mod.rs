@@ -2,17 +2,20 @@
 //!
 //! It reads a tokenizer.json, or builds the same tokenizer from the vocabulary files that a checkpoint
 //! has instead (`vocab.txt`, `vocab.json` with `merges.txt`, a sentencepiece model), and applies what the
-//! other files say over it. Not here: batches for a model, chat templates.
+//! other files say over it. Not here: batches for a model.
 //! The entry points are [`AutoTokenizer::from_pretrained`], [`AutoTokenizer::encode`] and
 //! [`AutoTokenizer::encode_windows`].
 
+mod chat;
 mod class;
 mod convert;
 mod decode;
 mod encode;
 mod files;
+mod jinja;
 mod overrides;
 mod prefix;
+mod python;
 mod sentencepiece;
 mod special;
 #[cfg(test)]
@@ -26,6 +29,8 @@ use tokenizers::{PaddingDirection, Tokenizer, TruncationDirection};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot};
+use chat::ChatTemplates;
+pub use chat::{ChatOptions, ChatTemplate};
 use class::TokenizerClass;
 pub use decode::DecodeOptions;
 use encode::Frame;
@@ -65,6 +70,7 @@ pub struct AutoTokenizer {
     truncation_side: Side,
     padding_side: Side,
     clean_up_tokenization_spaces: bool,
+    chat_templates: ChatTemplates,
     digest: blake3::Hash,
 }
 
@@ -149,6 +155,7 @@ impl AutoTokenizer {
         if let Some(side) = configured_side(&config, "padding_side")? {
             padding_side = side;
         }
+        let chat_templates = ChatTemplates::read(&mut files, &config)?;
         let clean_up = config.get("clean_up_tokenization_spaces").and_then(Value::as_bool);
         Ok(Self {
             frame: Frame::find(&tokenizer),
@@ -161,6 +168,7 @@ impl AutoTokenizer {
             padding_side,
             clean_up_tokenization_spaces: clean_up
                 .unwrap_or_else(|| class.default_clean_up(converted)),
+            chat_templates,
             digest: files.digest(),
         })
     }

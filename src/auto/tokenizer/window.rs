@@ -77,7 +77,7 @@ impl Window {
             self.sequence_ids[*at] == Some(sequence_id) && self.word_ids[*at] == Some(word_id)
         });
         let first = tokens.next()?;
-        let last = tokens.last().unwrap_or(first);
+        let last = tokens.next_back().unwrap_or(first);
         Some((self.offset_mapping[first].0, self.offset_mapping[last].1))
     }
 
@@ -124,7 +124,8 @@ impl AutoTokenizer {
             let before = (first.len(), second.as_ref().map(tokenizers::Encoding::len));
             cut.apply(&mut first, second.as_mut())?;
             let lost = (before.0 > 0 && first.is_empty())
-                || (before.1 > Some(0) && second.as_ref().is_some_and(|text| text.is_empty()));
+                || (before.1 > Some(0)
+                    && second.as_ref().is_some_and(tokenizers::Encoding::is_empty));
             if lost {
                 return Err(Error::new(
                     ErrorKind::Data,

@@ -8,6 +8,8 @@ mod path;
 mod sink;
 mod source;
 mod steps;
+mod tasks;
+mod tests_key;
 
 use std::path::{Path, PathBuf};
 
@@ -54,7 +56,9 @@ pub(crate) fn resolve(
         );
     }
     let run = run(raw.run.as_ref());
-    Pipeline { file: file.to_path_buf(), dir: resolver.dir, name, models, source, steps, sink, run }
+    let tests = resolver.tests(raw.tests.as_deref(), top.key("tests"));
+    let dir = resolver.dir;
+    Pipeline { file: file.to_path_buf(), dir, name, models, source, steps, sink, run, tests }
 }
 
 fn run(raw: Option<&RawRun>) -> RunSpec {

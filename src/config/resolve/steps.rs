@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
+use super::tasks::{self, Common};
 use super::{Cursor, Resolver};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::pipeline::{
-    FeatureExtraction, ModelOutputName, ModelSpec, Pooling, Precision, Step, StepKind,
+    ModelOutputName, ModelSpec, Pooling, Precision, Step, StepKind, TaskOptions, TaskStep,
 };
 use crate::config::raw::{RawFeatureExtraction, RawModelOutput, RawPooling, RawPrecision, RawStep};
 
@@ -15,6 +16,14 @@ struct Columns {
     /// Whether `list` has all of them.
     complete: bool,
     list: Vec<Column>,
+}
+
+/// An input column of a step and where it is written.
+pub(super) struct Input<'a> {
+    pub(super) name: String,
+    pub(super) at: Cursor<'a>,
+    /// The key that names it.
+    pub(super) key: &'static str,
 }
 
 /// A column's name, and how it is written: with `${VAR}`, not the variable's value.
@@ -44,39 +53,71 @@ impl Resolver<'_> {
         }
         let mut steps = Vec::new();
         for (index, raw) in raw.iter().enumerate() {
-            let (here, kind) = match raw {
-                RawStep::Sql(query) => {
+            let (here, kind) = match (raw, tasks::common(raw)) {
+                (RawStep::Sql(query), _) => {
                     let here = at.item(index).key("sql");
                     self.not_empty(query, here, "sql");
                     columns = Columns { complete: false, list: Vec::new() };
                     (here, StepKind::Sql(query.clone()))
                 }
-                RawStep::FeatureExtraction(raw) => {
-                    let here = at.item(index).key("feature-extraction");
-                    let step = self.feature_extraction(raw, here, models);
-                    self.input_and_output(&step.input, &step.output, here, &mut columns);
-                    (here, StepKind::FeatureExtraction(step))
+                (_, Some(common)) => {
+                    let here = at.item(index).key(common.task_id);
+                    let Some((options, inputs)) = self.task_options(raw, here) else { continue };
+                    self.inputs_and_output(&inputs, common.output, here, &mut columns);
+                    (here, StepKind::Task(self.task_step(&common, options, here, models)))
                 }
-                // Refused before; what it would make of the columns is not known.
-                _ => {
-                    columns.complete = false;
-                    continue;
-                }
+                (_, None) => continue,
             };
             steps.push(Step { kind, location: self.report.location(here.key) });
         }
         steps
     }
 
-    fn input_and_output(
+    fn task_step(
         &mut self,
-        input: &str,
+        common: &Common<'_>,
+        options: TaskOptions,
+        at: Cursor<'_>,
+        models: &BTreeMap<String, ModelSpec>,
+    ) -> TaskStep {
+        if let Some(name) = common.auto_class {
+            self.auto_class(name, common.task_id, at.key("auto_class"));
+        }
+        if common.allow_new_head == Some(true)
+            && matches!(common.task_id, "feature-extraction" | "token-count")
+        {
+            let message = format!("`{}` needs no head", common.task_id);
+            self.report
+                .push(Diagnostic::new(at.key("allow_new_head").key, message).hint("remove it"));
+        }
+        if let Some(outputs) = common.outputs {
+            self.task_outputs(outputs, common.task_id, at.key("outputs"));
+        }
+        let count = |number: NonZeroU64| usize::try_from(number.get()).unwrap_or(usize::MAX);
+        TaskStep {
+            options,
+            model: self.model(common.model, at.key("model"), models),
+            model_name: common.model.to_owned(),
+            output: common.output.to_owned(),
+            max_length: common.max_length.map(count),
+            truncation: common.truncation,
+            auto_class: common.auto_class.map(str::to_owned),
+            allow_new_head: common.allow_new_head.unwrap_or(false),
+            logits: common.outputs.is_some_and(|outputs| outputs.contains(&RawModelOutput::Logits)),
+        }
+    }
+
+    fn inputs_and_output(
+        &mut self,
+        inputs: &[Input<'_>],
         output: &str,
         at: Cursor<'_>,
         columns: &mut Columns,
     ) {
-        if self.not_empty(input, at.key("input"), "input") && columns.complete {
-            self.known_column(input, &columns.list, at.key("input"));
+        for input in inputs {
+            if self.not_empty(&input.name, input.at, input.key) && columns.complete {
+                self.known_column(&input.name, &columns.list, input.at);
+            }
         }
         let here = at.key("output");
         if !self.not_empty(output, here, "output") {
@@ -109,38 +150,8 @@ impl Resolver<'_> {
         );
     }
 
-    fn feature_extraction(
-        &mut self,
-        raw: &RawFeatureExtraction,
-        at: Cursor<'_>,
-        models: &BTreeMap<String, ModelSpec>,
-    ) -> FeatureExtraction {
-        self.combinations(raw, at);
-        let count = |number: NonZeroU64| usize::try_from(number.get()).unwrap_or(usize::MAX);
-        FeatureExtraction {
-            model: self.model(&raw.model, at.key("model"), models),
-            model_name: raw.model.clone(),
-            input: raw.input.clone(),
-            output: raw.output.clone(),
-            pooling: raw.pooling.map(pooling),
-            normalize: raw.normalize,
-            prompt: raw.prompt.clone(),
-            prompt_name: raw.prompt_name.clone(),
-            dimensions: raw.dimensions.map(count),
-            precision: raw.precision.map_or(Precision::F32, precision),
-            outputs: raw
-                .outputs
-                .iter()
-                .flatten()
-                .filter_map(|output| output_name(*output))
-                .collect(),
-            max_length: raw.max_length.map(count),
-            truncation: raw.truncation.unwrap_or(true),
-        }
-    }
-
     /// Reports options that contradict each other.
-    fn combinations(&mut self, raw: &RawFeatureExtraction, at: Cursor<'_>) {
+    pub(super) fn combinations(&mut self, raw: &RawFeatureExtraction, at: Cursor<'_>) {
         let mut clash = |key: &str, message: &str, other: &str, label, hint: &str| {
             self.report.push(
                 Diagnostic::new(at.key(key).key, message)
@@ -153,7 +164,7 @@ impl Resolver<'_> {
             clash("prompt_name", message, "prompt", "the other", "keep one of them");
         }
         let binary = matches!(raw.precision, Some(RawPrecision::Int8 | RawPrecision::Binary));
-        if let Some(outputs) = &raw.outputs {
+        if raw.outputs.is_some() {
             let embedding_only = [
                 ("pooling", raw.pooling.is_some()),
                 ("normalize", raw.normalize == Some(true)),
@@ -165,7 +176,6 @@ impl Resolver<'_> {
                 let hint = format!("remove `{key}`, or make the embedding in a step of its own");
                 clash(key, &message, "outputs", "replaces the embedding", &hint);
             }
-            self.outputs(outputs, at.key("outputs"));
         } else if raw.pooling == Some(RawPooling::None) {
             let one_vector = [("dimensions", raw.dimensions.is_some()), ("precision", binary)];
             for (key, _) in one_vector.into_iter().filter(|(_, given)| *given) {
@@ -177,10 +187,10 @@ impl Resolver<'_> {
         }
     }
 
-    fn outputs(&mut self, outputs: &[RawModelOutput], at: Cursor<'_>) {
+    pub(super) fn outputs(&mut self, outputs: &[RawModelOutput], at: Cursor<'_>) {
         if outputs.is_empty() {
             let problem = Diagnostic::new(at.value, "`outputs` names no output");
-            self.report.push(problem.hint("remove it to get the embedding"));
+            self.report.push(problem.hint("remove it, or name some"));
         }
         for (index, output) in outputs.iter().enumerate() {
             if let Some(first) = outputs[..index].iter().position(|other| other == output) {
@@ -193,7 +203,7 @@ impl Resolver<'_> {
     }
 }
 
-fn pooling(raw: RawPooling) -> Pooling {
+pub(super) fn pooling(raw: RawPooling) -> Pooling {
     match raw {
         RawPooling::Cls => Pooling::Cls,
         RawPooling::Mean => Pooling::Mean,
@@ -205,7 +215,7 @@ fn pooling(raw: RawPooling) -> Pooling {
     }
 }
 
-fn precision(raw: RawPrecision) -> Precision {
+pub(super) fn precision(raw: RawPrecision) -> Precision {
     match raw {
         RawPrecision::F32 => Precision::F32,
         RawPrecision::F16 => Precision::F16,
@@ -214,13 +224,13 @@ fn precision(raw: RawPrecision) -> Precision {
     }
 }
 
-fn output_name(raw: RawModelOutput) -> Option<ModelOutputName> {
+/// The outputs of `feature-extraction`; the others are refused.
+pub(super) fn output_name(raw: RawModelOutput) -> Option<ModelOutputName> {
     match raw {
         RawModelOutput::LastHiddenState => Some(ModelOutputName::LastHiddenState),
         RawModelOutput::PoolerOutput => Some(ModelOutputName::PoolerOutput),
         RawModelOutput::HiddenStates => Some(ModelOutputName::HiddenStates),
         RawModelOutput::Attentions => Some(ModelOutputName::Attentions),
-        // Refused before.
         RawModelOutput::Logits => None,
     }
 }

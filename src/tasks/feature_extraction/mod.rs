@@ -12,15 +12,14 @@ use std::sync::{Arc, OnceLock};
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 
 use self::column::Int8Ranges;
+use super::classifier::{forward_failed, summary};
 use super::models::{Models, ResolvedModel};
-use super::{
-    EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, not_text, text_column, texts,
-};
+use super::text_input::{encode_rows, fits, max_tokens};
+use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, not_text};
 use crate::auto::{AutoModel, EncodeOptions, Head, Module, SentenceTransformer};
-use crate::config::pipeline::{FeatureExtraction, ModelOutputName, Pooling, Precision};
+use crate::config::pipeline::{FeatureExtraction, ModelOutputName, Pooling, Precision, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Dimensions, Want};
 use crate::nn::{ModelInputs, PoolingMode, normalize};
@@ -93,13 +92,17 @@ impl FeatureExtractionTask {
     ///
     /// # Errors
     /// As [`Models::resolve`]; `Config` for an option that the model cannot serve.
-    pub fn resolve(step: &FeatureExtraction, models: &Models) -> Result<Self> {
+    pub fn resolve(step: &TaskStep, options: &FeatureExtraction, models: &Models) -> Result<Self> {
         let model = models.resolve(&step.model)?;
-        let output = output(step, &model)?;
+        let output = output(options, &model)?;
         let dimensions = model.config().dimensions().clone();
         let field = Arc::new(Field::new(&step.output, output.data_type(&dimensions), true));
-        let max_length = max_length(step, &model)?;
-        let prompt = prompt(step, &model)?;
+        let stated =
+            model.sentence_transformer().max_seq_length.or(model.tokenizer().model_max_length());
+        // sentence_bert_config.json wins over the tokenizer, as in sentence-transformers.
+        let max_length = max_tokens(&model, step.max_length, stated, false)?;
+        let truncation = step.truncation.unwrap_or(true);
+        let prompt = prompt(options, &model)?;
         let prompt_tokens = match &output {
             Output::Embedding(Embedding { modules: Some(modules), .. })
                 if !modules.include_prompt() && !prompt.is_empty() =>
@@ -108,19 +111,14 @@ impl FeatureExtractionTask {
             }
             _ => 0,
         };
-        let summary = ModelSummary {
-            task: "feature-extraction",
-            name: step.model_name.clone(),
-            repo: model.snapshot().name().to_owned(),
-            commit: model.snapshot().commit().map(str::to_owned),
-            model_type: model.config().model_type().to_owned(),
-            dtype: "f32",
-            device: "cpu",
-            tokenizer: model.tokenizer().digest().to_string(),
-            options: options(step, &output, &prompt, max_length),
-        };
+        let summary = summary(
+            "feature-extraction",
+            step,
+            &model,
+            shown_options(&output, &prompt, max_length, truncation),
+        );
         Ok(Self {
-            input: step.input.clone(),
+            input: options.input.clone(),
             field,
             dimensions,
             output,
@@ -128,7 +126,7 @@ impl FeatureExtractionTask {
             prompt_tokens,
             model,
             max_length,
-            truncation: step.truncation,
+            truncation,
             summary,
         })
     }
@@ -143,35 +141,42 @@ impl FeatureExtractionTask {
     }
 }
 
-fn output(step: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> {
-    if !step.outputs.is_empty() {
-        return Ok(Output::Named(step.outputs.clone()));
+fn output(options: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> {
+    if !options.outputs.is_empty() {
+        return Ok(Output::Named(options.outputs.clone()));
     }
-    if step.pooling == Some(Pooling::None) {
+    if options.pooling == Some(Pooling::None) {
         let full = model.config().dimensions().hidden_size;
         return Ok(Output::Embedding(Embedding {
             modules: None,
             dimensions: full,
             normalize: false,
-            precision: step.precision,
+            precision: options.precision,
         }));
     }
     let mut modules = model.sentence_transformer().clone();
-    if let Some(mode) = step.pooling.and_then(pooling_mode) {
+    if modules.splade_pooling.is_some() {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("model `{}` is a sparse encoder", model.snapshot().name()),
+        )
+        .hint("use `sparse-encoding`, or `outputs: [last_hidden_state]`"));
+    }
+    if let Some(mode) = options.pooling.and_then(pooling_mode) {
         modules = modules.with_pooling([mode])?;
     }
-    if let Some(normalize) = step.normalize {
+    if let Some(normalize) = options.normalize {
         modules = modules.with_normalize(normalize);
     }
     let full = modules.embedding_dimension();
-    let dimensions = step.dimensions.unwrap_or(full);
+    let dimensions = options.dimensions.unwrap_or(full);
     if dimensions > full {
         return Err(Error::new(
             ErrorKind::Config,
             format!("`dimensions: {dimensions}` is more than the model's {full}"),
         ));
     }
-    if step.precision == Precision::Binary && !dimensions.is_multiple_of(8) {
+    if options.precision == Precision::Binary && !dimensions.is_multiple_of(8) {
         return Err(Error::new(
             ErrorKind::Config,
             format!("`precision: binary` packs 8 dimensions a byte, but there are {dimensions}"),
@@ -180,49 +185,19 @@ fn output(step: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> {
     }
     // A cut vector of a model with a Normalize module is no longer of unit length: as in
     // sentence-transformers, only an explicit `normalize: true` scales it again.
-    let normalize = step.normalize == Some(true) && dimensions < full;
-    let precision = step.precision;
+    let normalize = options.normalize == Some(true) && dimensions < full;
+    let precision = options.precision;
     Ok(Output::Embedding(Embedding { modules: Some(modules), dimensions, normalize, precision }))
 }
 
-/// The tokens a row may have: the least of what the step, the model's directory, its tokenizer and its
-/// position table allow.
-fn max_length(step: &FeatureExtraction, model: &ResolvedModel) -> Result<usize> {
-    let positions = model.config().dimensions().max_position_embeddings.unwrap_or(usize::MAX);
-    if let Some(max_length) = step.max_length {
-        let special = model.tokenizer().num_special_tokens_to_add(false);
-        if max_length <= special {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!(
-                    "`max_length: {max_length}` leaves no room beside {special} special tokens"
-                ),
-            ));
-        }
-        if max_length > positions {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!(
-                    "`max_length: {max_length}` is more than the model's {positions} positions"
-                ),
-            ));
-        }
-        return Ok(max_length);
-    }
-    // sentence_bert_config.json wins over the tokenizer, as in sentence-transformers.
-    let stated =
-        model.sentence_transformer().max_seq_length.or(model.tokenizer().model_max_length());
-    Ok(stated.unwrap_or(usize::MAX).min(positions))
-}
-
-fn prompt(step: &FeatureExtraction, model: &ResolvedModel) -> Result<String> {
-    if let Some(prompt) = &step.prompt {
+fn prompt(options: &FeatureExtraction, model: &ResolvedModel) -> Result<String> {
+    if let Some(prompt) = &options.prompt {
         return Ok(prompt.clone());
     }
-    if !step.outputs.is_empty() && step.prompt_name.is_none() {
+    if !options.outputs.is_empty() && options.prompt_name.is_none() {
         return Ok(String::new());
     }
-    let prompt = model.sentence_transformer().prompt(step.prompt_name.as_deref())?;
+    let prompt = model.sentence_transformer().prompt(options.prompt_name.as_deref())?;
     Ok(prompt.unwrap_or_default().to_owned())
 }
 
@@ -245,13 +220,13 @@ fn prompt_tokens(prompt: &str, model: &ResolvedModel, max_length: usize) -> Resu
     Ok(encoding.input_ids.len().saturating_sub(1))
 }
 
-fn options(
-    step: &FeatureExtraction,
+fn shown_options(
     output: &Output,
     prompt: &str,
     max_length: usize,
+    truncation: bool,
 ) -> serde_json::Value {
-    let mut options = serde_json::json!({"max_length": max_length, "truncation": step.truncation});
+    let mut options = serde_json::json!({"max_length": max_length, "truncation": truncation});
     if !prompt.is_empty() {
         options["prompt"] = prompt.into();
     }
@@ -305,41 +280,16 @@ impl Task for FeatureExtractionTask {
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
-        let [column] = columns else {
-            return Err(Error::new(ErrorKind::Internal, "feature-extraction reads one column"));
-        };
-        let column = text_column(column)?;
-        let rows: Vec<Option<&str>> = texts(&column).collect();
         let options = EncodeOptions {
             max_length: self.truncation.then_some(self.max_length),
             ..EncodeOptions::default()
         };
-        rows.into_par_iter()
-            .enumerate()
-            .map(|(index, text)| {
-                let Some(text) = text else { return Ok(None) };
-                let row = || {
-                    let number = first_row + index as u64 + 1;
-                    format!("row {number} of those that the step reads, column `{}`", self.input)
-                };
-                let encoding = self
-                    .model
-                    .tokenizer()
-                    .encode(&self.prepared(text), &options)
-                    .map_err(|e| e.at(row()))?;
-                let tokens = encoding.input_ids.len();
-                if tokens > self.max_length {
-                    return Err(Error::new(
-                        ErrorKind::Data,
-                        format!("text of {tokens} tokens, at most {} may be", self.max_length),
-                    )
-                    .at(row())
-                    .hint("set `truncation: true` to cut longer texts, or raise `max_length`"));
-                }
-                let sequence = Sequence::new(encoding.input_ids, encoding.token_type_ids);
-                Ok(Some(EncodedRow { truncated: encoding.truncated, ..sequence.into() }))
-            })
-            .collect()
+        encode_rows(std::slice::from_ref(&self.input), columns, first_row, |texts| {
+            let encoding = self.model.tokenizer().encode(&self.prepared(texts[0]), &options)?;
+            fits(encoding.input_ids.len(), self.max_length)?;
+            let sequence = Sequence::new(encoding.input_ids, encoding.token_type_ids);
+            Ok(EncodedRow { truncated: encoding.truncated, ..sequence.into() })
+        })
     }
 
     fn output_bytes(&self, tokens: usize) -> usize {
@@ -457,8 +407,4 @@ impl FeatureExtractionModel {
 fn cut(pooled: &Tensor, embedding: &Embedding) -> candle_core::Result<Tensor> {
     let pooled = pooled.narrow(1, 0, embedding.dimensions)?.contiguous()?;
     if embedding.normalize { normalize(&pooled) } else { Ok(pooled) }
-}
-
-fn forward_failed(error: candle_core::Error) -> Error {
-    Error::new(ErrorKind::Internal, "a forward pass failed").source(error)
 }

@@ -1,4 +1,4 @@
-//! The Auto classes by name: the columns of the table.
+//! The Auto classes by name: what pipeline files say and the columns of the table in `crate::auto`.
 
 use std::fmt;
 

@@ -1,0 +1,289 @@
+//! Chat templates: a conversation as the one text that a model was trained to continue.
+//!
+//! The entry points are [`AutoTokenizer::apply_chat_template`] for one conversation and
+//! [`AutoTokenizer::chat_template`] for many. Not here: tokens. The text has its special tokens already and
+//! is encoded without adding them ([`EncodeOptions::add_special_tokens`](super::EncodeOptions)).
+//!
+//! # Source
+//! `apply_chat_template` of transformers' `PreTrainedTokenizerBase`, `render_jinja_template`. Templates are
+//! rendered by minijinja, which differs from Jinja where `~` joins a list or a map that the template itself
+//! made to a text: the texts in it stand in double quotes then.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use minijinja::Environment;
+use serde_json::{Map, Value};
+
+use super::files::TokenizerFiles;
+use super::{AutoTokenizer, jinja, python};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The file of a template that stands alone.
+const FILE: &str = "chat_template.jinja";
+
+/// Marks the end of a message that is continued; transformers' own word, for templates that look at it.
+const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+
+/// What comes with a conversation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChatOptions {
+    /// Whether the text ends with the words that an answer begins with.
+    pub add_generation_prompt: bool,
+    /// Whether the last message goes on: the text ends where it ends.
+    pub continue_final_message: bool,
+    /// More variables of the template, `tools` and `documents` among them; they replace special tokens of
+    /// the same name.
+    pub extra: Map<String, Value>,
+}
+
+/// The templates that the files of a tokenizer have.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ChatTemplates {
+    /// Where they come from.
+    place: String,
+    /// By name; a template alone has the name `""`.
+    named: Vec<(String, String)>,
+}
+
+impl ChatTemplates {
+    /// The template of `chat_template.jinja`, or else what tokenizer_config.json has.
+    ///
+    /// # Errors
+    /// `Model` when `chat_template` is not a template, nor several with names.
+    pub(super) fn read(
+        files: &mut TokenizerFiles<'_>,
+        config: &Map<String, Value>,
+    ) -> Result<Self> {
+        if let Some(source) = files.read_text(FILE)? {
+            return Ok(Self { place: FILE.into(), named: vec![(String::new(), source)] });
+        }
+        let text = |value: &Value| value.as_str().map(str::to_string);
+        let named = match config.get("chat_template") {
+            None | Some(Value::Null) => Some(Vec::new()),
+            Some(Value::String(source)) => Some(vec![(String::new(), source.clone())]),
+            Some(Value::Array(list)) => list
+                .iter()
+                .map(|entry| Some((text(entry.get("name")?)?, text(entry.get("template")?)?)))
+                .collect(),
+            Some(Value::Object(map)) => {
+                map.iter().map(|(name, source)| Some((name.clone(), text(source)?))).collect()
+            }
+            Some(_) => None,
+        };
+        let place = "tokenizer_config.json: `chat_template`".to_string();
+        let named = named.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Model,
+                "expected a template, or a list of templates with `name` and `template`",
+            )
+            .at(&place)
+        })?;
+        Ok(Self { place, named })
+    }
+
+    /// The template to use: `wanted` is a name or a template itself.
+    fn choose(&self, wanted: Option<&str>, tools: bool) -> Result<(String, &str, ErrorKind)> {
+        let find = |name: &str| {
+            let found = self.named.iter().find(|(known, _)| known == name);
+            found.map(|(name, source)| (self.place_of(name), source.as_str(), ErrorKind::Model))
+        };
+        let several = self.named.iter().any(|(name, _)| !name.is_empty());
+        if wanted.is_none() {
+            let by_name = if tools { find("tool_use") } else { None };
+            if let Some(found) = by_name.or_else(|| find("default")).or_else(|| find("")) {
+                return Ok(found);
+            }
+        } else if let Some(found) = wanted.filter(|_| several).and_then(find) {
+            return Ok(found);
+        }
+        if several {
+            let names: Vec<_> = self.named.iter().map(|(name, _)| format!("`{name}`")).collect();
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "the model has several chat templates and no default: {}",
+                    names.join(", ")
+                ),
+            )
+            .hint("give `chat_template`: one of these names, or a template"));
+        }
+        Err(Error::new(ErrorKind::Config, "the model has no chat template")
+            .hint("give `chat_template`, a Jinja template, or a column of plain text"))
+    }
+
+    fn place_of(&self, name: &str) -> String {
+        if name.is_empty() { self.place.clone() } else { format!("{} `{name}`", self.place) }
+    }
+}
+
+/// A chat template, ready to be rendered many times.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    /// Where the template comes from, for errors.
+    place: String,
+    special_tokens: Map<String, Value>,
+}
+
+/// The name of the one template in its environment.
+const NAME: &str = "chat_template";
+
+impl ChatTemplate {
+    fn new(
+        place: String,
+        source: &str,
+        special_tokens: Map<String, Value>,
+        kind: ErrorKind,
+    ) -> Result<Self> {
+        let mut environment = jinja::environment();
+        environment
+            .add_template_owned(NAME, jinja::prepared(source))
+            .map_err(|e| failed(e, &place, kind))?;
+        Ok(Self { environment, place, special_tokens })
+    }
+
+    /// The text of a conversation: messages with `role` and `content`, and what else the template reads.
+    ///
+    /// # Errors
+    /// `Data` when there is no message, or when the template refuses these messages; `Config` for options
+    /// that exclude each other; `Unsupported` when the template calls what is not implemented.
+    pub fn render(&self, messages: &[Value], options: &ChatOptions) -> Result<String> {
+        if options.add_generation_prompt && options.continue_final_message {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "`continue_final_message` and `add_generation_prompt` exclude each other",
+            ));
+        }
+        let own = ["messages", "add_generation_prompt"];
+        if let Some(name) = own.iter().find(|name| options.extra.contains_key(**name)) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "a chat template's variable cannot be called `{name}`, which it has already"
+                ),
+            ));
+        }
+        if let Some(message) = messages.iter().find(|message| !message.is_object()) {
+            return Err(Error::new(
+                ErrorKind::Data,
+                format!("a message is `{message}`, expected one with `role` and `content`"),
+            ));
+        }
+        let Some(last) = messages.last() else {
+            return Err(Error::new(ErrorKind::Data, "the conversation has no messages"));
+        };
+        if !options.continue_final_message {
+            return self.render_as_is(messages, options);
+        }
+        let (last, text) = continued(last)?;
+        let mut messages = messages.to_vec();
+        messages.pop();
+        messages.push(last);
+        let rendered = self.render_as_is(&messages, options)?;
+        let at = rendered.rfind(CONTINUE_TAG.trim_end());
+        let Some(at) = at.filter(|_| rendered.contains(text.trim())) else {
+            return Err(Error::new(
+                ErrorKind::Data,
+                "the last message cannot be continued: the chat template does not show all of it",
+            )
+            .at(&self.place));
+        };
+        let kept = &rendered[..at];
+        // A template that takes away the space behind the mark takes away those behind the message too.
+        let whole = rendered[at..].starts_with(CONTINUE_TAG);
+        Ok(if whole { kept } else { kept.trim_end() }.to_string())
+    }
+
+    fn render_as_is(&self, messages: &[Value], options: &ChatOptions) -> Result<String> {
+        let mut variables = BTreeMap::from([
+            ("tools", python::value(&Value::Null)),
+            ("documents", python::value(&Value::Null)),
+        ]);
+        for (name, value) in self.special_tokens.iter().chain(&options.extra) {
+            variables.insert(name, python::value(value));
+        }
+        variables.insert("messages", python::value(&Value::from(messages)));
+        variables.insert("add_generation_prompt", options.add_generation_prompt.into());
+        let render = || self.environment.get_template(NAME)?.render(variables);
+        render().map_err(|e| failed(e, &self.place, ErrorKind::Data))
+    }
+}
+
+impl fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatTemplate").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl AutoTokenizer {
+    /// Whether the files have a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        !self.chat_templates.named.is_empty()
+    }
+
+    /// The chat template of the files, or `wanted`: the name of one of several, or a Jinja template. With
+    /// `tools`, the template named `tool_use` is preferred where there is one.
+    ///
+    /// # Errors
+    /// `Config` when the files have no template, or several and no default; `Model` (`Config` for `wanted`)
+    /// when it is not a template.
+    pub fn chat_template(&self, wanted: Option<&str>, tools: bool) -> Result<ChatTemplate> {
+        let given = wanted.filter(|wanted| {
+            let named = &self.chat_templates.named;
+            !named.iter().any(|(name, _)| !name.is_empty() && name == wanted)
+        });
+        let (place, source, kind) = match given {
+            Some(source) => ("the option `chat_template`".to_string(), source, ErrorKind::Config),
+            None => self.chat_templates.choose(wanted, tools)?,
+        };
+        ChatTemplate::new(place, source, self.special_tokens_map(), kind)
+    }
+
+    /// The text of a conversation, by the template of the files. Renders one; for many, ask for the
+    /// [`chat_template`](Self::chat_template) once.
+    ///
+    /// # Errors
+    /// As [`chat_template`](Self::chat_template) and [`ChatTemplate::render`].
+    pub fn apply_chat_template(&self, messages: &[Value], options: &ChatOptions) -> Result<String> {
+        let tools = options.extra.get("tools").is_some_and(|tools| !tools.is_null());
+        self.chat_template(None, tools)?.render(messages, options)
+    }
+}
+
+/// A message whose text ends with the mark, and the text without it.
+fn continued(message: &Value) -> Result<(Value, String)> {
+    let mut message = message.clone();
+    let text = match &mut message["content"] {
+        Value::Array(blocks) => blocks.iter_mut().rev().find_map(|block| block.get_mut("text")),
+        content => Some(content),
+    };
+    let Some(Value::String(text)) = text else {
+        let message = "the last message has no text to continue";
+        return Err(Error::new(ErrorKind::Data, message));
+    };
+    let before = text.clone();
+    text.push_str(CONTINUE_TAG);
+    Ok((message, before))
+}
+
+/// The error of a template; `kind` is that of all which is not the fault of a missing function.
+fn failed(error: minijinja::Error, place: &str, kind: ErrorKind) -> Error {
+    use minijinja::ErrorKind as Jinja;
+    let line = error.line().map_or(String::new(), |line| format!(": line {line}"));
+    let place = format!("{place}{line}");
+    if let Some(message) = jinja::raised(&error) {
+        return Error::new(kind, format!("the chat template says: {message}")).at(place);
+    }
+    let kind = match error.kind() {
+        Jinja::UnknownFilter
+        | Jinja::UnknownFunction
+        | Jinja::UnknownMethod
+        | Jinja::UnknownTest => ErrorKind::Unsupported,
+        _ => kind,
+    };
+    let what = match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    };
+    Error::new(kind, format!("chat template: {what}")).at(place).source(error)
+}

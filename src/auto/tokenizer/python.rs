@@ -1,0 +1,376 @@
+//! Values as Python writes them: chat templates print them, and pass them through `json.dumps`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use minijinja::value::{Enumerator, Object, ObjectRepr, Value, ValueKind};
+use minijinja::{Error, ErrorKind};
+
+/// A value for a template that looks as in Python wherever it becomes part of a text.
+pub(super) fn value(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Array(list) => {
+            Value::from_object(List(list.iter().map(value).collect()))
+        }
+        serde_json::Value::Object(map) => {
+            Value::from_object(Dict(map.iter().map(|(k, v)| (k.clone(), value(v))).collect()))
+        }
+        scalar => Value::from_serialize(scalar),
+    }
+}
+
+#[derive(Debug)]
+struct List(Vec<Value>);
+
+impl Object for List {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&repr(&Value::from_dyn_object(Arc::clone(self))))
+    }
+}
+
+/// In the order of the entries; messages have few of them.
+#[derive(Debug)]
+struct Dict(Vec<(String, Value)>);
+
+impl Object for Dict {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.clone())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.iter().map(|(key, _)| Value::from(key.as_str())).collect())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&repr(&Value::from_dyn_object(Arc::clone(self))))
+    }
+}
+
+/// `str(value)`: a text as it is, everything else as [`repr`] shows it.
+pub(super) fn str(value: &Value) -> String {
+    match value.as_str() {
+        Some(text) => text.to_string(),
+        None if value.is_undefined() => String::new(),
+        None => repr(value),
+    }
+}
+
+/// `repr(value)`.
+pub(super) fn repr(value: &Value) -> String {
+    let mut out = String::new();
+    write_repr(&mut out, value);
+    out
+}
+
+fn write_repr(out: &mut String, value: &Value) {
+    match value.kind() {
+        ValueKind::Undefined => out.push_str("Undefined"),
+        ValueKind::None => out.push_str("None"),
+        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
+        ValueKind::Number => out.push_str(&number_repr(value)),
+        ValueKind::Seq | ValueKind::Iterable => {
+            out.push('[');
+            for (index, item) in items(value).enumerate() {
+                out.push_str(if index == 0 { "" } else { ", " });
+                write_repr(out, &item);
+            }
+            out.push(']');
+        }
+        ValueKind::Map => {
+            out.push('{');
+            for (index, key) in items(value).enumerate() {
+                out.push_str(if index == 0 { "" } else { ", " });
+                write_repr(out, &key);
+                out.push_str(": ");
+                write_repr(out, &value.get_item(&key).unwrap_or_default());
+            }
+            out.push('}');
+        }
+        _ => match value.as_str() {
+            Some(text) => write_text(out, text),
+            None => out.push_str(&value.to_string()),
+        },
+    }
+}
+
+/// The items of a list, the keys of a map.
+fn items(value: &Value) -> impl Iterator<Item = Value> {
+    value.try_iter().into_iter().flatten()
+}
+
+/// The shortest digits that give the number back; an exponent below 1e-4 and from 1e16 on.
+fn number_repr(number: &Value) -> String {
+    match f64::try_from(number.clone()) {
+        Ok(float) if !number.is_integer() => float_repr(float),
+        _ => number.to_string(),
+    }
+}
+
+fn float_repr(float: f64) -> String {
+    if float.is_nan() {
+        return "nan".into();
+    }
+    if float.is_infinite() {
+        return if float < 0.0 { "-inf".into() } else { "inf".into() };
+    }
+    if float == 0.0 || (1e-4..1e16).contains(&float.abs()) {
+        return format!("{float:?}");
+    }
+    let text = format!("{float:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, exponent) = match exponent.strip_prefix('-') {
+        Some(exponent) => ('-', exponent),
+        None => ('+', exponent),
+    };
+    format!("{digits}e{sign}{exponent:0>2}")
+}
+
+fn write_text(out: &mut String, text: &str) {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => out.extend(['\\', c]),
+            c if is_printable(c) => out.push(c),
+            c => match u32::from(c) {
+                code @ 0..=0xff => out.push_str(&format!("\\x{code:02x}")),
+                code @ 0x100..=0xffff => out.push_str(&format!("\\u{code:04x}")),
+                code => out.push_str(&format!("\\U{code:08x}")),
+            },
+        }
+    }
+    out.push(quote);
+}
+
+/// Neither a control character nor a separator other than the space.
+fn is_printable(c: char) -> bool {
+    // Rust escapes the same categories, and, at the beginning of a text only, combining marks too.
+    let mut text = String::from("a");
+    text.push(c);
+    matches!(c, '"' | '\'') || text.escape_debug().count() == 2
+}
+
+/// The arguments of `json.dumps` that templates can give.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dumps {
+    pub(super) ensure_ascii: bool,
+    pub(super) indent: Option<usize>,
+    /// Between items, and between a key and its value.
+    pub(super) separators: Option<(String, String)>,
+    pub(super) sort_keys: bool,
+}
+
+impl Dumps {
+    /// `json.dumps(value, …)`.
+    ///
+    /// # Errors
+    /// `BadSerialization` for what JSON does not have, undefined values among them.
+    pub(super) fn to_string(&self, value: &Value) -> Result<String, Error> {
+        let mut out = String::new();
+        self.write(&mut out, value, 0)?;
+        Ok(out)
+    }
+
+    fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+        match value.kind() {
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items = items(value).map(|item| (None, item));
+                return self.write_items(out, ['[', ']'], items, depth);
+            }
+            ValueKind::Map => {
+                let mut entries = Vec::new();
+                for key in items(value) {
+                    let item = value.get_item(&key)?;
+                    entries.push((Some(key_text(&key)?), item));
+                }
+                if self.sort_keys {
+                    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+                }
+                return self.write_items(out, ['{', '}'], entries.into_iter(), depth);
+            }
+            ValueKind::String => self.write_text(out, value.as_str().unwrap_or_default()),
+            _ => out.push_str(&scalar(value)?),
+        }
+        Ok(())
+    }
+
+    fn write_items(
+        &self,
+        out: &mut String,
+        [open, close]: [char; 2],
+        items: impl Iterator<Item = (Option<String>, Value)>,
+        depth: usize,
+    ) -> Result<(), Error> {
+        let (between, colon) = match &self.separators {
+            Some((between, colon)) => (between.as_str(), colon.as_str()),
+            None if self.indent.is_some() => (",", ": "),
+            None => (", ", ": "),
+        };
+        let new_line = |out: &mut String, depth: usize| {
+            if let Some(indent) = self.indent {
+                out.push('\n');
+                out.extend(std::iter::repeat_n(' ', indent * depth));
+            }
+        };
+        out.push(open);
+        let mut any = false;
+        for (key, value) in items {
+            out.push_str(if any { between } else { "" });
+            any = true;
+            new_line(out, depth + 1);
+            if let Some(key) = key {
+                self.write_text(out, &key);
+                out.push_str(colon);
+            }
+            self.write(out, &value, depth + 1)?;
+        }
+        if any {
+            new_line(out, depth);
+        }
+        out.push(close);
+        Ok(())
+    }
+
+    fn write_text(&self, out: &mut String, text: &str) {
+        out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\u{8}' => out.push_str("\\b"),
+                '\u{c}' => out.push_str("\\f"),
+                c if c < ' ' || (self.ensure_ascii && c >= '\u{7f}') => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        out.push_str(&format!("\\u{unit:04x}"));
+                    }
+                }
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+    }
+}
+
+/// What JSON writes without quotes.
+fn scalar(value: &Value) -> Result<String, Error> {
+    match value.kind() {
+        ValueKind::None => Ok("null".into()),
+        ValueKind::Bool => Ok(if value.is_true() { "true".into() } else { "false".into() }),
+        ValueKind::Number => Ok(match number_repr(value).as_str() {
+            "nan" => "NaN".into(),
+            "inf" => "Infinity".into(),
+            "-inf" => "-Infinity".into(),
+            number => number.to_string(),
+        }),
+        kind => Err(Error::new(
+            ErrorKind::BadSerialization,
+            format!("a value of type {kind} is not JSON serializable"),
+        )),
+    }
+}
+
+/// A key of a map, which is a text in JSON.
+fn key_text(key: &Value) -> Result<String, Error> {
+    key.as_str().map_or_else(|| scalar(key), |text| Ok(text.to_string()))
+}
+
+/// The words of a title as Jinja sees them: after white space and opening brackets, and the hyphen.
+pub(super) fn jinja_title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut begins = true;
+    for c in text.chars() {
+        if begins {
+            out.extend(c.to_uppercase());
+        } else {
+            out.extend(c.to_lowercase());
+        }
+        begins = c.is_whitespace() || matches!(c, '-' | '(' | '{' | '[' | '<');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_look_as_in_python() {
+        // Each by CPython 3.11.
+        for (json, expected) in [
+            (json!(null), "None"),
+            (json!(true), "True"),
+            (json!(-3), "-3"),
+            (json!(1.0), "1.0"),
+            (json!(0.1), "0.1"),
+            (json!(1e16), "1e+16"),
+            (json!(123_456_789_012_345_680.0), "1.2345678901234568e+17"),
+            (json!(9_999_999_999_999_998.0), "9999999999999998.0"),
+            (json!(0.0001), "0.0001"),
+            (json!(0.00001), "1e-05"),
+            (json!(-1.5e-300), "-1.5e-300"),
+            (json!(u64::MAX), "18446744073709551615"),
+            (json!("it's"), "\"it's\""),
+            (json!("it's \"so\""), "'it\\'s \"so\"'"),
+            (
+                json!("é\u{301}\u{a0}\n\u{1}\u{7f}\u{200b}🙂\u{e000}\\"),
+                "'é\u{301}\\xa0\\n\\x01\\x7f\\u200b🙂\\ue000\\\\'",
+            ),
+            (json!([1, [], {}, {"a": ["b", null]}]), "[1, [], {}, {'a': ['b', None]}]"),
+        ] {
+            assert_eq!(repr(&value(&json)), expected);
+        }
+        assert_eq!(str(&value(&json!("it's"))), "it's");
+        assert_eq!(repr(&Value::from(f64::NEG_INFINITY)), "-inf");
+        assert_eq!(repr(&Value::from(vec![Value::UNDEFINED])), "[Undefined]");
+    }
+
+    #[test]
+    fn json_looks_as_in_python() {
+        let all = value(&json!({"b": [1, 2.0, 1e20, []], "a": "é\u{7f}🙂<'\"\u{1}/", "c": {}}));
+        let plain = Dumps::default();
+        assert_eq!(
+            plain.to_string(&all).unwrap(),
+            "{\"b\": [1, 2.0, 1e+20, []], \"a\": \"é\u{7f}🙂<'\\\"\\u0001/\", \"c\": {}}"
+        );
+        let ascii = Dumps { ensure_ascii: true, sort_keys: true, ..plain.clone() };
+        assert_eq!(
+            ascii.to_string(&all).unwrap(),
+            "{\"a\": \"\\u00e9\\u007f\\ud83d\\ude42<'\\\"\\u0001/\", \"b\": [1, 2.0, 1e+20, []], \"c\": {}}"
+        );
+        let indented = Dumps { indent: Some(1), ..plain.clone() };
+        assert_eq!(
+            indented.to_string(&value(&json!({"a": [1, {"b": 2}]}))).unwrap(),
+            "{\n \"a\": [\n  1,\n  {\n   \"b\": 2\n  }\n ]\n}"
+        );
+        let tight = Dumps { separators: Some((",".into(), ":".into())), ..plain };
+        let list = value(&json!({"a": [1, 2]}));
+        assert_eq!(tight.to_string(&list).unwrap(), "{\"a\":[1,2]}");
+        assert_eq!(tight.to_string(&Value::from(f64::NAN)).unwrap(), "NaN");
+        assert!(tight.to_string(&Value::from(vec![Value::UNDEFINED])).is_err());
+    }
+}

@@ -1,0 +1,193 @@
+//! `sparse-encoding`: a text to weights over the vocabulary, as sentence-transformers' `SparseEncoder`
+//! with SPLADE pooling.
+//!
+//! # Source
+//! `sentence_transformers/sparse_encoder/models/SpladePooling.py` at v5.2. A directory without
+//! `modules.json` is pooled by the maximum of `log1p(relu(logits))`.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Float32Builder, ListArray, StringBuilder, StructArray, UInt32Builder,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+
+use super::classifier::{Classifier, LoadedClassifier, forward_failed};
+use super::labels::logit_rows;
+use super::models::{Models, ResolvedModel};
+use super::text_input::TextInput;
+use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
+use crate::auto::{AutoClass, SpladeActivation, SpladePooling, SpladeStrategy};
+use crate::config::pipeline::{SparseEncoding, SparsePooling, TaskStep};
+use crate::error::Result;
+
+/// Tokens whose logits are computed at once: a row of logits is as long as the vocabulary.
+const TOKENS_AT_ONCE: usize = 64;
+
+/// The task with its model resolved, without weights.
+#[derive(Debug)]
+pub struct SparseEncodingTask {
+    classifier: Classifier,
+    input: TextInput,
+    field: FieldRef,
+    pooling: SpladePooling,
+    top_k: Option<usize>,
+    summary: ModelSummary,
+}
+
+impl SparseEncodingTask {
+    /// Resolves the step's model and options.
+    ///
+    /// # Errors
+    /// As [`Models::resolve`]; `Unsupported` when the model has no such head.
+    pub fn resolve(step: &TaskStep, options: &SparseEncoding, models: &Models) -> Result<Self> {
+        let classifier = Classifier::resolve(step, AutoClass::MaskedLM, models)?;
+        let directory = classifier.model.sentence_transformer();
+        let max_length = step.max_length.or(directory.max_seq_length);
+        let input = TextInput::new(
+            Arc::clone(&classifier.model),
+            [options.input.as_str()],
+            max_length,
+            step.truncation.unwrap_or(true),
+        )?;
+        let mut pooling = directory.splade_pooling.unwrap_or_default();
+        if let Some(strategy) = options.pooling {
+            pooling.strategy = match strategy {
+                SparsePooling::Max => SpladeStrategy::Max,
+                SparsePooling::Sum => SpladeStrategy::Sum,
+            };
+        }
+        let summary = classifier.summary(
+            "sparse-encoding",
+            step,
+            serde_json::json!({
+                "max_length": input.max_length,
+                "pooling": pooling.strategy.name(),
+                "activation_function": pooling.activation.name(),
+                "top_k": options.top_k,
+            }),
+        );
+        let field = Arc::new(Field::new(&step.output, DataType::List(item()), true));
+        Ok(Self { classifier, input, field, pooling, top_k: options.top_k, summary })
+    }
+}
+
+fn fields() -> Fields {
+    Fields::from(vec![
+        Field::new("token", DataType::Utf8, false),
+        Field::new("index", DataType::UInt32, false),
+        Field::new("weight", DataType::Float32, false),
+    ])
+}
+
+fn item() -> FieldRef {
+    Arc::new(Field::new_list_field(DataType::Struct(fields()), false))
+}
+
+impl Task for SparseEncodingTask {
+    fn inputs(&self) -> Vec<&str> {
+        self.input.columns()
+    }
+
+    fn field(&self) -> &FieldRef {
+        &self.field
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        self.input.check(types)
+    }
+
+    fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
+        self.input.encode_rows(columns, first_row, |texts| self.input.encode(texts))
+    }
+
+    fn output_bytes(&self, tokens: usize) -> usize {
+        // Trained encoders keep a few weights a token; without a bound every word may have one.
+        self.top_k.unwrap_or(tokens * 16) * 24
+    }
+
+    fn load(&self) -> Result<Box<dyn TaskModel>> {
+        Ok(Box::new(SparseEncodingModel {
+            model: self.classifier.load()?,
+            resolved: Arc::clone(&self.classifier.model),
+            pooling: self.pooling,
+            top_k: self.top_k,
+        }))
+    }
+
+    fn weights(&self) -> Option<WeightSize> {
+        self.classifier.model.weight_size()
+    }
+
+    fn summary(&self) -> &ModelSummary {
+        &self.summary
+    }
+}
+
+/// The task with its weights.
+struct SparseEncodingModel {
+    model: LoadedClassifier,
+    resolved: Arc<ResolvedModel>,
+    pooling: SpladePooling,
+    top_k: Option<usize>,
+}
+
+impl SparseEncodingModel {
+    /// The weights of one row over the vocabulary.
+    fn pool(&self, states: &candle_core::Tensor) -> Result<Vec<f32>> {
+        let tokens = states.dim(0).map_err(forward_failed)?;
+        let mut pooled: Vec<f32> = Vec::new();
+        for start in (0..tokens).step_by(TOKENS_AT_ONCE) {
+            let some = states.narrow(0, start, TOKENS_AT_ONCE.min(tokens - start));
+            let logits = some.and_then(|some| self.model.model.head().project(&some));
+            let (numbers, vocabulary) = logit_rows(&logits.map_err(forward_failed)?)?;
+            pooled.resize(vocabulary, 0.0);
+            for logits in numbers.chunks_exact(vocabulary) {
+                for (weight, logit) in pooled.iter_mut().zip(logits) {
+                    let value = logit.max(0.0).ln_1p();
+                    let value = match self.pooling.activation {
+                        SpladeActivation::Relu => value,
+                        SpladeActivation::Log1pRelu => value.ln_1p(),
+                    };
+                    match self.pooling.strategy {
+                        SpladeStrategy::Max => *weight = weight.max(value),
+                        SpladeStrategy::Sum => *weight += value,
+                    }
+                }
+            }
+        }
+        Ok(pooled)
+    }
+}
+
+impl TaskModel for SparseEncodingModel {
+    fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
+        let (inputs, output) = self.model.states(sequences)?;
+        let (mut names, mut indexes, mut weights) =
+            (StringBuilder::new(), UInt32Builder::new(), Float32Builder::new());
+        let mut lengths = Vec::with_capacity(sequences.len());
+        for row in 0..inputs.lengths.rows() {
+            let states = output.last_hidden_state.row(row).map_err(forward_failed)?;
+            let pooled = self.pool(&states)?;
+            let mut kept: Vec<usize> = (0..pooled.len()).filter(|&i| pooled[i] > 0.0).collect();
+            kept.sort_by(|&a, &b| pooled[b].total_cmp(&pooled[a]));
+            kept.truncate(self.top_k.unwrap_or(usize::MAX));
+            for &index in &kept {
+                let name = self.resolved.tokenizer().id_to_token(index as u32);
+                names.append_value(name.unwrap_or_default());
+                indexes.append_value(index as u32);
+                weights.append_value(pooled[index]);
+            }
+            lengths.push(kept.len());
+        }
+        let arrays: Vec<ArrayRef> =
+            vec![Arc::new(names.finish()), Arc::new(indexes.finish()), Arc::new(weights.finish())];
+        let values = Arc::new(StructArray::new(fields(), arrays, None));
+        Ok(Arc::new(ListArray::new(item(), OffsetBuffer::from_lengths(lengths), values, None)))
+    }
+
+    fn weights(&self) -> WeightSize {
+        self.model.weights()
+    }
+}
