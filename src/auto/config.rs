@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::families::{FAMILIES, Family};
 use super::{nearest, snapshot};
+use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot};
 use crate::models::{Dimensions, Fields};
@@ -157,6 +158,42 @@ impl AutoConfig {
     /// `architectures`: the classes that the checkpoint was saved from.
     pub fn architectures(&self) -> Vec<&str> {
         strings(&self.json, "architectures")
+    }
+
+    /// Checks that the model is T5 or its multilingual form, as `AutoModelForT5` insists.
+    ///
+    /// # Errors
+    /// `Unsupported` when it is another.
+    pub fn require_t5(&self) -> Result<()> {
+        match self.model_type() {
+            "t5" | "mt5" => Ok(()),
+            other => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("`AutoModelForT5` loads T5, but the model_type is `{other}`"),
+            )
+            .hint(format!("`{other}` works with {}", self.family.class_names()))),
+        }
+    }
+
+    /// The class that the deprecated `AutoModelWithLMHead` stands for; warns that it is deprecated.
+    ///
+    /// # Errors
+    /// `Unsupported` when the family has no head over a vocabulary.
+    pub fn with_lm_head(&self) -> Result<AutoClass> {
+        let classes = [AutoClass::Seq2SeqLM, AutoClass::MaskedLM, AutoClass::CausalLM];
+        let class = classes.into_iter().find(|class| self.family.has(*class)).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("model_type `{}` has no head over a vocabulary", self.model_type()),
+            )
+            .hint(format!(
+                "`{}` works with {}",
+                self.model_type(),
+                self.family.class_names()
+            ))
+        })?;
+        tracing::warn!("`AutoModelWithLMHead` is deprecated: use `{class}` for this model");
+        Ok(class)
     }
 
     /// The labels in order of their ids; `LABEL_0`, `LABEL_1`, … where `config.json` names none.

@@ -167,10 +167,15 @@ impl Family {
             .hint(format!(
                 "`{}` works with {}; `{class}` works with {}",
                 self.model_type,
-                self.classes().map(AutoClass::name).collect::<Vec<_>>().join(", "),
+                self.class_names(),
                 with_class.join(", ")
             ))
         })
+    }
+
+    /// The names of its Auto classes, for messages.
+    pub(super) fn class_names(&self) -> String {
+        self.classes().map(AutoClass::name).collect::<Vec<_>>().join(", ")
     }
 
     /// Whether the family has `class`.

@@ -46,10 +46,10 @@ pub use families::{FAMILIES, Family, FamilyHead, LoadBackbone};
 pub use loader::{LoadReport, NewHead};
 pub use model::{AutoModel, AutoModelBuilder};
 pub use model_for::{
-    AutoModelFor, AutoModelForBuilder, AutoModelForImageClassification, AutoModelForMaskedLM,
-    AutoModelForMultipleChoice, AutoModelForNextSentencePrediction, AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification, AutoModelForTokenClassification, HeadClass, LogitsOutput,
-    ModelWithHead,
+    AutoModelFor, AutoModelForBuilder, AutoModelForCausalLM, AutoModelForImageClassification,
+    AutoModelForMaskedLM, AutoModelForMultipleChoice, AutoModelForNextSentencePrediction,
+    AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForT5,
+    AutoModelForTokenClassification, AutoModelWithLMHead, HeadClass, LogitsOutput, ModelWithHead,
 };
 pub use sentence_transformers::{
     Dense, Head, Module, SentenceTransformer, SpladeActivation, SpladePooling, SpladeStrategy,

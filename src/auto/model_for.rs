@@ -214,6 +214,15 @@ fn missing_head(error: Error, class: AutoClass) -> Error {
 pub trait HeadClass {
     /// The Auto class.
     const CLASS: AutoClass;
+
+    /// The Auto class for one model, where it depends on the model.
+    ///
+    /// # Errors
+    /// `Unsupported` when the model is not of this class.
+    fn of(config: &AutoConfig) -> Result<AutoClass> {
+        let _ = config;
+        Ok(Self::CLASS)
+    }
 }
 
 /// A model with a head, loaded by an Auto class. `forward` gives logits:
@@ -225,7 +234,7 @@ pub trait HeadClass {
 /// | `AutoModelForMultipleChoice` | `(rows, 1)`, a row for each choice |
 /// | `AutoModelForTokenClassification` | `(total_tokens, num_labels)` |
 /// | `AutoModelForQuestionAnswering` | `(total_tokens, 2)`: start and end |
-/// | `AutoModelForMaskedLM` | `(total_tokens, vocab_size)` |
+/// | `AutoModelForMaskedLM`, `…CausalLM` | `(total_tokens, vocab_size)` |
 ///
 /// # Example
 /// ```
@@ -333,7 +342,7 @@ impl<C: HeadClass> AutoModelForBuilder<C> {
         let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
         let config = AutoConfig::from_snapshot(&snapshot, &self.config)?;
         let model = ModelWithHead::load_snapshot(
-            C::CLASS,
+            C::of(&config)?,
             &snapshot,
             config,
             self.dtype,
@@ -392,6 +401,8 @@ macro_rules! classes {
 }
 
 classes! {
+    /// The next token; generates through [`ModelWithHead::decoder`].
+    AutoModelForCausalLM = CausalLM;
     /// Tokens for masks.
     AutoModelForMaskedLM = MaskedLM;
     /// A label, labels or a number for a text.
@@ -407,3 +418,34 @@ classes! {
     /// Labels for an image.
     AutoModelForImageClassification = ImageClassification;
 }
+
+/// Marks [`AutoModelForT5`].
+#[derive(Clone, Copy, Debug)]
+pub enum T5 {}
+
+impl HeadClass for T5 {
+    const CLASS: AutoClass = AutoClass::Seq2SeqLM;
+
+    fn of(config: &AutoConfig) -> Result<AutoClass> {
+        config.require_t5().map(|()| Self::CLASS)
+    }
+}
+
+/// `AutoModelForSeq2SeqLM` for T5 and nothing else.
+pub type AutoModelForT5 = AutoModelFor<T5>;
+
+/// Marks [`AutoModelWithLMHead`].
+#[derive(Clone, Copy, Debug)]
+pub enum WithLMHead {}
+
+impl HeadClass for WithLMHead {
+    /// Where it does not depend on the model.
+    const CLASS: AutoClass = AutoClass::MaskedLM;
+
+    fn of(config: &AutoConfig) -> Result<AutoClass> {
+        config.with_lm_head()
+    }
+}
+
+/// Deprecated in transformers: `AutoModelForCausalLM`, `…MaskedLM` or `…Seq2SeqLM`, by the architecture.
+pub type AutoModelWithLMHead = AutoModelFor<WithLMHead>;

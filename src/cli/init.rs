@@ -1,35 +1,99 @@
 //! `hfauto-pipe init`: a commented pipeline file to start from.
+//!
+//! The templates are the pipelines of this repository, with a model of the hub and data of the user's in the
+//! place of the samples; `feature-extraction`, the commonest, has one of its own.
 
+use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use crate::error::{Error, ErrorKind, Result};
+
+/// The pipelines by task.
+const PIPELINES: [(&str, &str); 16] = [
+    ("text-classification", include_str!("../../pipelines/text-classification.yaml")),
+    ("zero-shot-classification", include_str!("../../pipelines/zero-shot-classification.yaml")),
+    ("rerank", include_str!("../../pipelines/rerank.yaml")),
+    ("token-classification", include_str!("../../pipelines/token-classification.yaml")),
+    ("question-answering", include_str!("../../pipelines/question-answering.yaml")),
+    ("fill-mask", include_str!("../../pipelines/fill-mask.yaml")),
+    ("sparse-encoding", include_str!("../../pipelines/sparse-encoding.yaml")),
+    ("text-generation", include_str!("../../pipelines/text-generation.yaml")),
+    ("loglikelihood", include_str!("../../pipelines/loglikelihood.yaml")),
+    ("text2text-generation", include_str!("../../pipelines/text2text-generation.yaml")),
+    ("summarization", include_str!("../../pipelines/summarization.yaml")),
+    ("translation", include_str!("../../pipelines/translation.yaml")),
+    ("multiple-choice", include_str!("../../pipelines/multiple-choice.yaml")),
+    ("next-sentence-prediction", include_str!("../../pipelines/next-sentence-prediction.yaml")),
+    ("image-classification", include_str!("../../pipelines/image-classification.yaml")),
+    ("token-count", include_str!("../../pipelines/token-count.yaml")),
+];
+
+const FEATURE_EXTRACTION: &str = "feature-extraction";
 
 #[derive(Args, Debug)]
 pub(super) struct InitArgs {
     /// The task.
-    #[arg(value_enum, default_value = "feature-extraction")]
-    task: TaskArg,
+    #[arg(value_parser = PossibleValuesParser::new(task_ids()), default_value = FEATURE_EXTRACTION)]
+    task: String,
 
     /// Where to write it; default stdout. An existing file is never replaced.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// Tasks of this version.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum TaskArg {
-    FeatureExtraction,
+fn task_ids() -> impl Iterator<Item = &'static str> {
+    std::iter::once(FEATURE_EXTRACTION).chain(PIPELINES.iter().map(|(task, _)| *task))
+}
+
+/// The template of a task.
+fn template(task: &str) -> String {
+    match PIPELINES.iter().find(|(name, _)| *name == task) {
+        Some((_, pipeline)) => for_users(pipeline),
+        None => include_str!("init/feature-extraction.yaml").to_owned(),
+    }
+}
+
+/// A pipeline of this repository with a model of the hub, the user's data and no tests of ours.
+fn for_users(pipeline: &str) -> String {
+    let mut text = String::new();
+    let mut section = "";
+    for line in pipeline.lines() {
+        if let Some((key, _)) = line.split_once(':')
+            && !line.starts_with([' ', '#'])
+        {
+            section = key;
+        }
+        if section == "tests" || line.starts_with("# The model that comes with") {
+            continue;
+        }
+        let line = match (section, line.trim_start().split_once(':')) {
+            ("models", Some(("repo", rest))) => {
+                let id = rest.split_once("# e.g. ").map_or("org/name", |(_, id)| id);
+                format!("    repo: {id}")
+            }
+            ("source", Some(("path", _))) => "  path: data/*.parquet".to_owned(),
+            ("sink", Some(("path", rest))) => {
+                format!("  path: {}", rest.trim().trim_start_matches("../"))
+            }
+            ("source", Some(("limit", _))) => continue,
+            _ => line
+                .replace("the sample reviews", "texts")
+                .replace("each sample review", "each text"),
+        };
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{line}");
+    }
+    format!("{}\n", text.trim_end())
 }
 
 impl InitArgs {
     pub(super) fn run(self) -> Result<()> {
-        let text = match self.task {
-            TaskArg::FeatureExtraction => include_str!("init/feature-extraction.yaml"),
-        };
+        let text = template(&self.task);
         let Some(file) = self.output else { return super::print(text) };
         let cannot = |e: std::io::Error| {
             Error::new(ErrorKind::Sink, format!("cannot write `{}`", file.display())).source(e)
@@ -45,5 +109,26 @@ impl InitArgs {
             file.display(),
             file.display()
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, LoadOptions};
+
+    #[test]
+    fn every_template_is_a_pipeline_of_its_task_with_a_model_of_the_hub() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("p.yaml");
+        for task in task_ids() {
+            let text = template(task);
+            assert!(!text.contains("tests") && !text.contains("../"), "{text}");
+            assert!(text.contains(&format!("- {task}:")), "{text}");
+            std::fs::write(&file, &text).unwrap();
+            let pipeline = config::load(&file, &LoadOptions::default());
+            let pipeline = pipeline.unwrap_or_else(|report| panic!("{text}\n{report}"));
+            assert!(pipeline.models.values().all(|model| !model.repo.starts_with('/')), "{text}");
+        }
     }
 }

@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use clap::Args;
 
-use crate::auto::{AutoTokenizer, FAMILIES, SentenceTransformer};
+use crate::auto::{AutoClass, AutoTokenizer, FAMILIES, SentenceTransformer};
 use crate::error::Result;
 use crate::hub::{Need, Weights};
-use crate::tasks::module_names;
+use crate::tasks::{memory, module_names};
 
 #[derive(Args, Debug)]
 pub(super) struct ModelsArgs {
@@ -49,7 +49,9 @@ impl ModelsArgs {
         line("commit", &snapshot.commit().unwrap_or("local directory"));
         line("model_type", &config.model_type());
         line("architectures", &config.architectures().join(", "));
-        line("auto class", &"AutoModel");
+        let classes: Vec<&str> = config.family().classes().map(AutoClass::name).collect();
+        line("auto classes", &classes.join(", "));
+        line("labels", &config.id2label().join(", "));
         line("hidden_size", &dimensions.hidden_size);
         line("layers", &dimensions.num_hidden_layers);
         line("attention heads", &dimensions.num_attention_heads);
@@ -83,6 +85,12 @@ impl ModelsArgs {
                 line("parameters", &parameters);
                 let mib = (parameters * 4) as f64 / f64::from(1 << 20);
                 line("memory", &format!("{mib:.1} MiB as f32, the dtype computed in on cpu"));
+                let batch = memory::activation_bytes(dimensions, 1024);
+                let mib = batch as f64 / f64::from(1 << 20);
+                line(
+                    "activations",
+                    &format!("about {mib:.1} MiB a worker for a batch of 1024 tokens"),
+                );
             }
             Err(_) => line("weights", &"not here yet: `hfauto-pipe fetch` downloads them"),
         }
@@ -92,9 +100,20 @@ impl ModelsArgs {
 
 /// The table of model types and Auto classes.
 fn registry() -> String {
-    let mut text = format!("{:<14} {}\n", "model_type", "AutoModel");
-    for family in &FAMILIES {
-        let _ = writeln!(text, "{:<14} {}Model", family.model_type, family.architecture);
+    let short = |class: AutoClass| class.name().trim_start_matches("AutoModelFor");
+    let width = FAMILIES.iter().map(|family| family.model_type.len()).max().unwrap_or(0) + 2;
+    let mut text = format!("{:<width$}", "model_type");
+    for class in AutoClass::ALL {
+        let _ = write!(text, "{}  ", short(class));
     }
-    text
+    text = text.trim_end().to_owned();
+    for family in &FAMILIES {
+        let _ = write!(text, "\n{:<width$}", family.model_type);
+        for class in AutoClass::ALL {
+            let mark = if family.has(class) { "x" } else { "" };
+            let _ = write!(text, "{mark:<1$}  ", short(class).len());
+        }
+        text.truncate(text.trim_end().len());
+    }
+    text + "\n\nColumns are Auto classes: MaskedLM is AutoModelForMaskedLM.\n"
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use super::PipelineArgs;
 use crate::engine::{Job, JobOptions, TokenSample, bytes, count, files};
 use crate::error::Result;
+use crate::tasks::memory;
 
 /// Rows whose tokens are counted.
 const SAMPLE_ROWS: usize = 1000;
@@ -83,6 +84,15 @@ fn write_plan(text: &mut String, job: &Job, samples: &[Option<TokenSample>]) -> 
                 bytes(weights.bytes as u64)
             )?,
             None => writeln!(text, "  weights   not here yet: `run` or `fetch` downloads them")?,
+        }
+        if let Some(dimensions) = step.task().dimensions() {
+            let one = memory::activation_bytes(dimensions, settings.max_batch_tokens);
+            let all = (one * settings.workers) as u64;
+            writeln!(
+                text,
+                "  memory    about {} of activations at the peak, all workers",
+                bytes(all)
+            )?;
         }
         writeln!(text, "  options   {}", summary.options)?;
         writeln!(

@@ -18,6 +18,7 @@ use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
 use crate::auto::{AutoClass, EncodeOptions};
 use crate::config::pipeline::{FillMask, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
+use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -182,6 +183,10 @@ impl Task for FillMaskTask {
 
     fn weights(&self) -> Option<WeightSize> {
         self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
     }
 
     fn summary(&self) -> &ModelSummary {

@@ -2,18 +2,23 @@
 //! alone and turns rows into [`EncodedRow`]s; its [`TaskModel`] holds weights and turns a batch of their
 //! [`Sequence`]s into an Arrow array. Not here: batching, order, workers (`crate::engine`).
 
+mod characters;
 mod classifier;
 mod feature_extraction;
 mod fill_mask;
 mod labels;
+pub mod memory;
 mod models;
 mod multiple_choice;
 mod next_sentence_prediction;
+mod question_answering;
 mod rerank;
 mod sparse_encoding;
 mod text_classification;
 mod text_input;
+mod token_classification;
 mod token_count;
+mod token_logits;
 mod zero_shot_classification;
 
 use std::any::Any;
@@ -26,17 +31,21 @@ use arrow::array::{ArrayRef, AsArray, StringViewArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
 
+use crate::auto_class::AutoClass;
 use crate::config::pipeline::{TaskOptions, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
+use crate::models::Dimensions;
 
 pub use feature_extraction::{FeatureExtractionTask, module_names};
 pub use fill_mask::FillMaskTask;
 pub use models::{Models, ResolvedModel};
 pub use multiple_choice::MultipleChoiceTask;
 pub use next_sentence_prediction::NextSentencePredictionTask;
+pub use question_answering::QuestionAnsweringTask;
 pub use rerank::RerankTask;
 pub use sparse_encoding::SparseEncodingTask;
 pub use text_classification::TextClassificationTask;
+pub use token_classification::TokenClassificationTask;
 pub use token_count::TokenCountTask;
 pub use zero_shot_classification::ZeroShotClassificationTask;
 
@@ -46,6 +55,7 @@ pub use zero_shot_classification::ZeroShotClassificationTask;
 /// `Hub` when files cannot be had, `Unsupported` or `Model` when they cannot be used, `Config` for an
 /// option that the model cannot serve.
 pub fn resolve(step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+    check_auto_class(step, models)?;
     let unsupported = || {
         Err(Error::new(
             ErrorKind::Unsupported,
@@ -63,8 +73,12 @@ pub fn resolve(step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
             Arc::new(ZeroShotClassificationTask::resolve(step, options, models)?)
         }
         TaskOptions::Rerank(options) => Arc::new(RerankTask::resolve(step, options, models)?),
-        TaskOptions::TokenClassification(_) => return unsupported(),
-        TaskOptions::QuestionAnswering(_) => return unsupported(),
+        TaskOptions::TokenClassification(options) => {
+            Arc::new(TokenClassificationTask::resolve(step, options, models)?)
+        }
+        TaskOptions::QuestionAnswering(options) => {
+            Arc::new(QuestionAnsweringTask::resolve(step, options, models)?)
+        }
         TaskOptions::FillMask(options) => Arc::new(FillMaskTask::resolve(step, options, models)?),
         TaskOptions::SparseEncoding(options) => {
             Arc::new(SparseEncodingTask::resolve(step, options, models)?)
@@ -278,6 +292,9 @@ pub trait Task: std::fmt::Debug + Send + Sync {
     /// The size of the weights, without reading them; `None` when they are not on this machine.
     fn weights(&self) -> Option<WeightSize>;
 
+    /// What the configuration says of the model's sizes; `None` for a task without a model.
+    fn dimensions(&self) -> Option<&Dimensions>;
+
     /// What plans, reports and lineage say.
     fn summary(&self) -> &ModelSummary;
 }
@@ -303,6 +320,27 @@ pub trait TaskModel: Send + Sync {
 
     /// The size of the loaded weights.
     fn weights(&self) -> WeightSize;
+}
+
+/// Checks the two values of `auto_class` that depend on the model; all others are the task's own.
+fn check_auto_class(step: &TaskStep, models: &Models) -> Result<()> {
+    let class = match step.auto_class.as_deref() {
+        Some("AutoModelForT5") => return models.resolve(&step.model)?.config().require_t5(),
+        Some("AutoModelWithLMHead") => models.resolve(&step.model)?.config().with_lm_head()?,
+        _ => return Ok(()),
+    };
+    let wanted = match &step.options {
+        TaskOptions::FillMask(_) | TaskOptions::SparseEncoding(_) => AutoClass::MaskedLM,
+        TaskOptions::Text2TextGeneration(_) => AutoClass::Seq2SeqLM,
+        _ => AutoClass::CausalLM,
+    };
+    if class == wanted {
+        return Ok(());
+    }
+    let task = step.options.task_id();
+    let message =
+        format!("`AutoModelWithLMHead` is `{class}` for this model, `{task}` needs `{wanted}`");
+    Err(Error::new(ErrorKind::Config, message).hint(format!("write `auto_class: {wanted}`")))
 }
 
 /// Whether a column of this type holds text: Utf8, LargeUtf8, Utf8View or a dictionary of one of them.

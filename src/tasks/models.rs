@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::{DType, Device};
 
-use super::WeightSize;
+use super::{WeightSize, memory};
 use crate::auto::{
     AutoClass, AutoConfig, AutoModel, AutoTokenizer, Head, ModelWithHead, NewHead,
     SentenceTransformer,
@@ -132,6 +132,12 @@ impl ResolvedModel {
         Some(WeightSize { parameters, bytes: parameters * self.dtype().size_in_bytes() })
     }
 
+    /// Refuses a model whose weights do not fit in memory, before they are read.
+    fn check_memory(&self) -> Result<()> {
+        memory::check(self.weight_size(), memory::available_bytes())
+            .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
+    }
+
     /// The loaded model.
     ///
     /// # Errors
@@ -141,6 +147,7 @@ impl ResolvedModel {
             return Ok(Arc::clone(model));
         }
         let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
+        self.check_memory()?;
         let (dtype, device) = (Some(self.dtype()), self.device());
         let model = AutoModel::load_snapshot(&transformer, config, dtype, &device)?;
         Ok(Arc::clone(self.model.get_or_init(|| Arc::new(model))))
@@ -177,6 +184,7 @@ impl ResolvedModel {
             return Ok(Arc::clone(model));
         }
         let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
+        self.check_memory()?;
         let model = ModelWithHead::load_snapshot(
             class,
             &transformer,

@@ -25,6 +25,7 @@ use super::{
 use crate::auto::AutoClass;
 use crate::config::pipeline::{MultipleChoice, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
+use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -212,6 +213,10 @@ impl Task for MultipleChoiceTask {
 
     fn weights(&self) -> Option<WeightSize> {
         self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
     }
 
     fn summary(&self) -> &ModelSummary {

@@ -17,6 +17,7 @@ use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
 use crate::auto::AutoClass;
 use crate::config::pipeline::{NextSentencePrediction, TaskStep};
 use crate::error::Result;
+use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -91,6 +92,10 @@ impl Task for NextSentencePredictionTask {
 
     fn weights(&self) -> Option<WeightSize> {
         self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
     }
 
     fn summary(&self) -> &ModelSummary {

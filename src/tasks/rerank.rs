@@ -17,6 +17,7 @@ use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
 use crate::auto::{AutoClass, AutoConfig};
 use crate::config::pipeline::{Activation, Rerank, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
+use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -117,6 +118,10 @@ impl Task for RerankTask {
 
     fn weights(&self) -> Option<WeightSize> {
         self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
     }
 
     fn summary(&self) -> &ModelSummary {

@@ -21,6 +21,7 @@ use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
 use crate::auto::{AutoClass, SpladeActivation, SpladePooling, SpladeStrategy};
 use crate::config::pipeline::{SparseEncoding, SparsePooling, TaskStep};
 use crate::error::Result;
+use crate::models::Dimensions;
 
 /// Tokens whose logits are computed at once: a row of logits is as long as the vocabulary.
 const TOKENS_AT_ONCE: usize = 64;
@@ -118,6 +119,10 @@ impl Task for SparseEncodingTask {
 
     fn weights(&self) -> Option<WeightSize> {
         self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
     }
 
     fn summary(&self) -> &ModelSummary {

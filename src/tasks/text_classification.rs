@@ -19,6 +19,7 @@ use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
 use crate::auto::{AutoClass, AutoConfig};
 use crate::config::pipeline::{FunctionToApply, TaskStep, TextClassification};
 use crate::error::Result;
+use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -138,6 +139,10 @@ impl Task for TextClassificationTask {
 
     fn weights(&self) -> Option<WeightSize> {
         self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
     }
 
     fn summary(&self) -> &ModelSummary {

@@ -33,10 +33,45 @@ impl TextInput {
         max_length: Option<usize>,
         truncation: bool,
     ) -> Result<Self> {
-        let columns: Vec<String> = columns.into_iter().map(str::to_owned).collect();
         let stated = model.tokenizer().model_max_length();
+        Self::with_stated(model, columns, max_length, stated, truncation)
+    }
+
+    /// As [`TextInput::new`], with another number in the place of what the tokenizer allows.
+    ///
+    /// # Errors
+    /// As [`TextInput::new`].
+    pub(super) fn with_stated<'a>(
+        model: Arc<ResolvedModel>,
+        columns: impl IntoIterator<Item = &'a str>,
+        max_length: Option<usize>,
+        stated: Option<usize>,
+        truncation: bool,
+    ) -> Result<Self> {
+        let columns: Vec<String> = columns.into_iter().map(str::to_owned).collect();
         let max_length = max_tokens(&model, max_length, stated, columns.len() > 1)?;
         Ok(Self { model, columns, max_length, truncation })
+    }
+
+    /// Checks that windows of `max_length` tokens which share `stride` of them get anywhere; `option` is
+    /// the stride's name.
+    ///
+    /// # Errors
+    /// `Config` when they do not.
+    pub(super) fn check_stride(&self, option: &str, stride: usize) -> Result<()> {
+        let special = self.model.tokenizer().num_special_tokens_to_add(false);
+        let room = self.max_length.saturating_sub(special);
+        if stride < room {
+            return Ok(());
+        }
+        let max_length = self.max_length;
+        Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "`{option}: {stride}` is not less than the {room} tokens that a window of {max_length} \
+                 has beside special tokens"
+            ),
+        ))
     }
 
     /// The columns in order.
@@ -84,10 +119,7 @@ impl TextInput {
 
     /// The tokens of one text or one pair.
     pub(super) fn encoding(&self, texts: &[&str]) -> Result<Encoding> {
-        let options = EncodeOptions {
-            max_length: self.truncation.then_some(self.max_length),
-            ..EncodeOptions::default()
-        };
+        let options = self.options();
         let tokenizer = self.model.tokenizer();
         let encoding = match texts {
             [text] => tokenizer.encode(text, &options)?,
@@ -96,6 +128,14 @@ impl TextInput {
         };
         self.fits(encoding.input_ids.len())?;
         Ok(encoding)
+    }
+
+    /// How texts are cut.
+    pub(super) fn options(&self) -> EncodeOptions {
+        EncodeOptions {
+            max_length: self.truncation.then_some(self.max_length),
+            ..EncodeOptions::default()
+        }
     }
 
     /// Refuses a row of more tokens than the model takes.

@@ -13,6 +13,7 @@ use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, is_
 use crate::auto::EncodeOptions;
 use crate::config::pipeline::{TaskStep, TokenCount};
 use crate::error::Result;
+use crate::models::Dimensions;
 
 /// The task with its tokenizer.
 #[derive(Debug)]
@@ -76,6 +77,10 @@ impl Task for TokenCountTask {
 
     fn weights(&self) -> Option<WeightSize> {
         Some(WeightSize { parameters: 0, bytes: 0 })
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        None
     }
 
     fn summary(&self) -> &ModelSummary {

@@ -18,6 +18,7 @@ use super::{EncodedRow, ModelSummary, Results, Sequence, Task, TaskModel, Weight
 use crate::auto::{AutoClass, EncodeOptions, TruncationStrategy};
 use crate::config::pipeline::{TaskStep, ZeroShotClassification};
 use crate::error::{Error, ErrorKind, Result};
+use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -174,6 +175,10 @@ impl Task for ZeroShotClassificationTask {
 
     fn weights(&self) -> Option<WeightSize> {
         self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
     }
 
     fn summary(&self) -> &ModelSummary {

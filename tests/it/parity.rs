@@ -92,13 +92,16 @@ impl Golden {
         }
     }
 
-    /// Every golden that holds a model, by name.
+    /// Every golden that holds a model of text without a head, by name. Those of encoders with decoders and
+    /// of images are compared in files of their own.
     pub(crate) fn all() -> Vec<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-        let mut dirs: Vec<PathBuf> = std::fs::read_dir(root)
-            .unwrap()
+        let mut dirs: Vec<PathBuf> = [root.clone(), root.join("heads/gpt2")]
+            .iter()
+            .flat_map(|folder| std::fs::read_dir(folder).unwrap())
             .map(|entry| entry.unwrap().path())
             .filter(|dir| dir.join("golden.json").is_file() && dir.join("config.json").is_file())
+            .filter(|dir| !dir.file_name().unwrap().to_string_lossy().starts_with("for-"))
             .collect();
         dirs.sort();
         dirs.iter().map(|dir| Self::read(dir)).collect()
@@ -107,6 +110,17 @@ impl Golden {
     /// The golden called `name`.
     pub(crate) fn named(name: &str) -> Self {
         Self::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name))
+    }
+
+    /// The golden of a family's architecture without a head; `None` for what does not read tokens.
+    pub(crate) fn of_family(model_type: &str) -> Option<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let dirs = [root.join(model_type), root.join("heads").join(model_type).join("model")];
+        let dir = dirs.iter().find(|dir| dir.join("golden.json").is_file())?;
+        let text = std::fs::read_to_string(dir.join("golden.json")).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        json.get("input_ids")?;
+        Some(Self::read(dir))
     }
 
     pub(crate) fn model(&self) -> AutoModel {
@@ -160,8 +174,11 @@ fn encoders_agree_with_transformers() {
         for attentions in [false, true] {
             let want = Want { pooler_output: has_pooler, hidden_states: true, attentions };
             let output = model.forward(&inputs, &want).unwrap();
+            let mut compared = 0;
             let mut check = |name: String, ours: &Tensor| {
-                let expected = golden.output(&name).unwrap();
+                // Larger goldens hold some rows only.
+                let Some(expected) = golden.output(&name) else { return };
+                compared += 1;
                 let result = Tolerance::Close.check(ours, &expected);
                 differences.check(format!("{golden} {name} (attentions: {attentions})"), result);
             };
@@ -189,9 +206,11 @@ fn encoders_agree_with_transformers() {
             if let Some(pooled) = &output.pooler_output {
                 check("pooler_output".to_owned(), pooled);
             }
+            assert!(compared > golden.input_ids.len() / 2, "{golden} compares {compared}");
         }
     }
-    for family in &FAMILIES {
+    let elsewhere = ["deit", "mt5", "t5", "vit"];
+    for family in FAMILIES.iter().filter(|family| !elsewhere.contains(&family.model_type)) {
         assert!(model_types.contains(&family.model_type), "no golden of {}", family.model_type);
     }
     differences.assert_none();

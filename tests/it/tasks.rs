@@ -188,6 +188,15 @@ fn difference(ours: &Value, expected: &Value, at: &str) -> Option<String> {
     }
 }
 
+/// Leaves out the spans of probability 0 that fill up a list of answers. There are too many of them, and
+/// which ones the reference takes depends on the processor: numpy's partition has several ways.
+fn leave_out_impossible_answers(value: &mut Value) {
+    if let Value::Array(answers) = value {
+        let mut place = 0..;
+        answers.retain(|answer| place.next() == Some(0) || answer["score"] != 0.0);
+    }
+}
+
 fn check(case: &Case, problems: &mut Vec<String>) {
     let rows = case.json["rows"].as_array().unwrap();
     let reversed: Vec<Value> = rows.iter().rev().cloned().collect();
@@ -204,9 +213,14 @@ fn check(case: &Case, problems: &mut Vec<String>) {
             }
         };
         assert_eq!(values.len(), rows.len(), "{}", case.name);
-        for (row, value) in values.iter().enumerate() {
+        for (row, mut value) in values.into_iter().enumerate() {
             let original = if how == "reversed" { rows.len() - 1 - row } else { row };
-            if let Some(text) = difference(value, &case.expected(original), "") {
+            let mut expected = case.expected(original);
+            if case.task() == "question-answering" {
+                leave_out_impossible_answers(&mut value);
+                leave_out_impossible_answers(&mut expected);
+            }
+            if let Some(text) = difference(&value, &expected, "") {
                 problems.push(format!("{} {how}, row {original} {text}", case.name));
                 break;
             }

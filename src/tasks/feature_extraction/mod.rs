@@ -329,6 +329,10 @@ impl Task for FeatureExtractionTask {
         self.model.weight_size()
     }
 
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(&self.dimensions)
+    }
+
     fn summary(&self) -> &ModelSummary {
         &self.summary
     }

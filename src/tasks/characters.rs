@@ -1,0 +1,58 @@
+//! Characters of a text by number, which is what the offsets of tokens count. Not here: where tokens
+//! stand (`crate::auto::Encoding`).
+
+use std::ops::Range;
+
+/// A text whose parts are named by character.
+pub(super) struct Characters<'a> {
+    text: &'a str,
+    /// Where each character starts, in bytes; `None` when every character is one byte.
+    starts: Option<Vec<usize>>,
+}
+
+impl<'a> Characters<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        let starts = (!text.is_ascii()).then(|| text.char_indices().map(|(at, _)| at).collect());
+        Self { text, starts }
+    }
+
+    /// The part of the text, as Python's `text[start:end]`: what is past the end is left out, and a range
+    /// that ends before it starts is empty.
+    ///
+    /// # Units
+    /// Characters, 0-based, half-open.
+    pub(super) fn slice(&self, range: Range<usize>) -> &'a str {
+        let start = self.byte(range.start);
+        let end = self.byte(range.end);
+        self.text.get(start..end).unwrap_or_default()
+    }
+
+    fn byte(&self, character: usize) -> usize {
+        match &self.starts {
+            Some(starts) => starts.get(character).copied().unwrap_or(self.text.len()),
+            None => character.min(self.text.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_those_of_python() {
+        for (text, range, expected) in [
+            ("harbour", 0..3, "har"),
+            ("harbour", 3..99, "bour"),
+            ("harbour", 9..12, ""),
+            ("Café 🙂 there", 3..6, "é 🙂"),
+            ("Café 🙂 there", 5..99, "🙂 there"),
+            ("Cafe\u{301}", 4..5, "\u{301}"),
+            ("", 0..1, ""),
+        ] {
+            assert_eq!(Characters::new(text).slice(range.clone()), expected, "{text} {range:?}");
+        }
+        let (start, end) = (5, 2);
+        assert_eq!(Characters::new("é harbour").slice(start..end), "");
+    }
+}

@@ -1,0 +1,84 @@
+//! Whether a model fits in memory, told before it is loaded.
+//!
+//! Weights are counted exactly, from the tables of contents of their files; activations are an estimate
+//! from the configuration. Not here: the memory of rows and windows (`crate::engine`).
+
+use std::fs;
+
+use super::WeightSize;
+use crate::error::{Error, ErrorKind, Result};
+use crate::models::Dimensions;
+
+/// Vectors of `hidden_size` that a layer holds for each token at its peak: the states before and after
+/// attention, the result, and between the two products of the feed-forward part four more.
+const VECTORS_A_TOKEN: usize = 7;
+
+/// About how many bytes one worker's activations take at their peak, for a batch of `tokens`.
+pub fn activation_bytes(dimensions: &Dimensions, tokens: usize) -> usize {
+    let vectors = tokens * VECTORS_A_TOKEN * dimensions.hidden_size;
+    // The scores of one head of the longest row that fits in the batch.
+    let row = dimensions.max_position_embeddings.unwrap_or(tokens).min(tokens);
+    (vectors + row * row) * size_of::<f32>()
+}
+
+/// Memory that this process may still take: what the system has, within the limit of its control group.
+/// `None` where neither says.
+pub fn available_bytes() -> Option<usize> {
+    let system = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kibibytes.checked_mul(1024)
+    });
+    let number = |file: &str| -> Option<usize> {
+        fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse().ok()
+    };
+    let group = number("memory.max")
+        .map(|max| max.saturating_sub(number("memory.current").unwrap_or_default()));
+    match (system, group) {
+        (Some(system), Some(group)) => Some(system.min(group)),
+        (system, group) => system.or(group),
+    }
+}
+
+/// Refuses weights that are larger than the memory that is left.
+///
+/// # Errors
+/// `Resources` with both sizes.
+pub(super) fn check(weights: Option<WeightSize>, available: Option<usize>) -> Result<()> {
+    let (Some(weights), Some(available)) = (weights, available) else { return Ok(()) };
+    if weights.bytes <= available {
+        return Ok(());
+    }
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    Err(Error::new(
+        ErrorKind::Resources,
+        format!(
+            "the weights take {:.1} GiB, but {:.1} GiB of memory are left",
+            gib(weights.bytes),
+            gib(available)
+        ),
+    )
+    .hint("choose a smaller model, or a machine with more memory"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_both_sizes() {
+        let weights = Some(WeightSize { parameters: 1 << 30, bytes: 4 << 30 });
+        assert!(check(weights, Some(4 << 30)).is_ok());
+        assert!(check(weights, None).is_ok() && check(None, Some(0)).is_ok());
+        let error = check(weights, Some(3 << 30)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Resources);
+        assert_eq!(error.message(), "the weights take 4.0 GiB, but 3.0 GiB of memory are left");
+    }
+
+    #[test]
+    fn this_system_says_what_is_left() {
+        if cfg!(target_os = "linux") {
+            assert!(available_bytes().is_some_and(|bytes| bytes > 1 << 20));
+        }
+    }
+}
