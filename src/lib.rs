@@ -7,6 +7,7 @@
 //! config   the pipeline file, checked                    embed.yaml
 //! source   files as record batches                       id, text
 //! hub      a model's files                               config.json, tokenizer.json, model.safetensors
+//! image    a picture's pixels, resized                RGB
 //! auto     model_type -> architecture, tokenizer         AutoConfig, AutoTokenizer, AutoModel
 //! batch    longest first, under a token budget           [[7, 2], [0, 5, 1]]
 //! models   one forward pass over ragged rows             last_hidden_state
@@ -27,6 +28,7 @@ pub mod error;
 pub mod config;
 pub mod source;
 pub mod hub;
+pub mod image;
 pub mod auto;
 pub mod batch;
 pub mod models;

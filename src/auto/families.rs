@@ -9,10 +9,12 @@ use super::heads;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::bert::{BertConfig, BertModel};
+use crate::models::deit::deit_config;
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
 use crate::models::gpt2::{Gpt2Config, Gpt2Model};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
 use crate::models::roberta::{roberta_config, xlm_roberta_config};
+use crate::models::vit::{ViTConfig, ViTModel};
 use crate::models::{Backbone, Dimensions, Fields, HeadLayout};
 
 /// One `model_type` and what each Auto class makes of it.
@@ -42,6 +44,8 @@ pub type LoadBackbone = fn(&Fields<'_>, VarBuilder<'_>) -> Result<Box<dyn Backbo
 pub struct FamilyHead {
     /// The Auto class that loads it.
     pub class: AutoClass,
+    /// The name in `architectures` that chooses this row, where the class has another one too.
+    pub architecture: Option<&'static str>,
     /// Its layers.
     pub layout: HeadLayout,
     /// The architecture that it stands on where that is not what `AutoModel` loads (T5's decoder).
@@ -49,7 +53,7 @@ pub struct FamilyHead {
 }
 
 /// Every `model_type` that this version implements, in alphabetical order.
-pub static FAMILIES: [Family; 7] = [
+pub static FAMILIES: [Family; 9] = [
     Family {
         model_type: "bert",
         architecture: "Bert",
@@ -67,6 +71,15 @@ pub static FAMILIES: [Family; 7] = [
         dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
         auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
         heads: &heads::ROBERTA,
+    },
+    Family {
+        model_type: "deit",
+        architecture: "DeiT",
+        base_model_prefix: "deit",
+        attribute_map: &[],
+        dimensions: |fields| Ok(deit_config(fields)?.dimensions()),
+        auto_model: |fields, vb| vit(&deit_config(fields)?, vb),
+        heads: &heads::DEIT,
     },
     Family {
         model_type: "distilbert",
@@ -123,6 +136,15 @@ pub static FAMILIES: [Family; 7] = [
         heads: &heads::ROBERTA,
     },
     Family {
+        model_type: "vit",
+        architecture: "ViT",
+        base_model_prefix: "vit",
+        attribute_map: &[],
+        dimensions: |fields| Ok(ViTConfig::new(fields)?.dimensions()),
+        auto_model: |fields, vb| vit(&ViTConfig::new(fields)?, vb),
+        heads: &heads::VIT,
+    },
+    Family {
         model_type: "xlm-roberta",
         architecture: "XLMRoberta",
         base_model_prefix: "roberta",
@@ -148,13 +170,16 @@ impl Family {
         })
     }
 
-    /// The head that `class` loads.
+    /// The head that `class` loads, of several the one that `architectures` of `config.json` name.
     ///
     /// # Errors
     /// `Unsupported` when the family has none, with the classes that it has and the model types that have
     /// this one.
-    pub fn head(&self, class: AutoClass) -> Result<&'static FamilyHead> {
-        self.heads.iter().find(|head| head.class == class).ok_or_else(|| {
+    pub fn head(&self, class: AutoClass, architectures: &[&str]) -> Result<&'static FamilyHead> {
+        let of_class = || self.heads.iter().filter(|head| head.class == class);
+        let named =
+            |head: &&FamilyHead| head.architecture.is_some_and(|a| architectures.contains(&a));
+        of_class().find(named).or_else(|| of_class().next()).ok_or_else(|| {
             let with_class: Vec<&str> = FAMILIES
                 .iter()
                 .filter(|family| family.has(class))
@@ -185,7 +210,8 @@ impl Family {
 
     /// The Auto classes that the family has.
     pub fn classes(&self) -> impl Iterator<Item = AutoClass> + '_ {
-        std::iter::once(AutoClass::Model).chain(self.heads.iter().map(|head| head.class))
+        let heads = self.heads.iter().filter(|head| head.architecture.is_none());
+        std::iter::once(AutoClass::Model).chain(heads.map(|head| head.class))
     }
 
     /// All model types, for messages.
@@ -197,6 +223,10 @@ impl Family {
 
 fn bert(config: BertConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(BertModel::load(vb, &config).map_err(cannot_load)?))
+}
+
+fn vit(config: &ViTConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(ViTModel::load(vb, config).map_err(cannot_load)?))
 }
 
 pub(super) fn cannot_load(error: candle_core::Error) -> Error {
@@ -249,6 +279,9 @@ mod tests {
             ("BertLMHeadModel", Some("bert")),
             ("XLMRobertaModel", Some("xlm-roberta")),
             ("RobertaForSequenceClassification", Some("roberta")),
+            ("DeiTForImageClassificationWithTeacher", Some("deit")),
+            ("ViTModel", Some("vit")),
+            ("ViTMAEModel", None),
             ("BertweetModel", None),
             ("GPT2LMHeadModel", Some("gpt2")),
             ("LlamaModel", None),

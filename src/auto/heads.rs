@@ -11,7 +11,7 @@ use crate::nn::Activation;
 const POOLER: [Layer; 2] = [Layer::Dense("pooler.dense"), Layer::Activation(Activation::Tanh)];
 
 const fn row(class: AutoClass, reads: Reads, layers: &'static [Layer]) -> FamilyHead {
-    Row { class, layout: HeadLayout { reads, layers }, backbone: None }
+    Row { class, architecture: None, layout: HeadLayout { reads, layers }, backbone: None }
 }
 
 /// `classifier` on every token.
@@ -133,4 +133,24 @@ pub(super) static GPT2: [Row; 4] = [
     row(AutoClass::SequenceClassification, Reads::LastNotPad, &[Layer::LabelsNoBias("score")]),
     ANSWER,
     TOKENS,
+];
+
+/// `classifier` on the first token, which stands for the image.
+const IMAGE: Row =
+    row(AutoClass::ImageClassification, Reads::First, &[Layer::Labels("classifier")]);
+
+/// Heads of ViT.
+pub(super) static VIT: [Row; 1] = [IMAGE];
+
+/// Heads of DeiT: one, or the mean of two where the checkpoint was distilled.
+pub(super) static DEIT: [Row; 2] = [
+    IMAGE,
+    Row {
+        architecture: Some("DeiTForImageClassificationWithTeacher"),
+        ..row(
+            AutoClass::ImageClassification,
+            Reads::FirstTwo,
+            &[Layer::LabelsMean(["cls_classifier", "distillation_classifier"])],
+        )
+    },
 ];

@@ -17,10 +17,12 @@ const LISTED: usize = 20;
 const MAX_MISFITS: usize = 10_000;
 
 /// Parts of checkpoints that an architecture without a head leaves aside: buffers and heads.
-const HEADS: [&str; 12] = [
+const HEADS: [&str; 14] = [
     "classification_head.",
     "classifier.",
     "cls.",
+    "cls_classifier.",
+    "distillation_classifier.",
     "lm_head.",
     "pooler.",
     "pre_classifier.",

@@ -34,6 +34,7 @@
 mod config;
 mod families;
 mod heads;
+mod image_processor;
 mod loader;
 mod model;
 mod model_for;
@@ -43,6 +44,7 @@ mod tokenizer;
 pub use crate::auto_class::AutoClass;
 pub use config::{AutoConfig, AutoConfigBuilder};
 pub use families::{FAMILIES, Family, FamilyHead, LoadBackbone};
+pub use image_processor::AutoImageProcessor;
 pub use loader::{LoadReport, NewHead};
 pub use model::{AutoModel, AutoModelBuilder};
 pub use model_for::{

@@ -1,6 +1,6 @@
 //! AutoModel: a checkpoint's architecture without a head, loaded.
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
@@ -178,6 +178,15 @@ impl AutoModel {
         ModelInputs::new(rows, self.backbone.position_ids(), &self.device)
     }
 
+    /// Images, as an [`AutoImageProcessor`](super::AutoImageProcessor) makes them, `(channels, height,
+    /// width)` each.
+    ///
+    /// # Errors
+    /// When the model reads no images, they differ in size, or the device cannot hold the tensors.
+    pub fn image_inputs(&self, images: &[Tensor]) -> candle_core::Result<ModelInputs> {
+        image_inputs(&*self.backbone, images, &self.device)
+    }
+
     /// Runs the model. What `output_hidden_states` and `output_attentions` of the configuration ask for
     /// is computed too, as in transformers.
     ///
@@ -189,8 +198,30 @@ impl AutoModel {
             attentions: want.attentions || self.config.output_attentions(),
             ..*want
         };
+        check_kind(&*self.backbone, inputs)?;
         self.backbone.forward(inputs, &want)
     }
+}
+
+/// Inputs of a model that reads images.
+pub(super) fn image_inputs(
+    backbone: &dyn Backbone,
+    images: &[Tensor],
+    device: &Device,
+) -> candle_core::Result<ModelInputs> {
+    let Some(image) = backbone.dimensions().image else {
+        candle_core::bail!("the model reads text, not images");
+    };
+    let pixel_values = Tensor::stack(images, 0)?.to_device(device)?;
+    ModelInputs::from_pixel_values(pixel_values, image.tokens)
+}
+
+/// Images for a model that reads text would be taken for texts of token 0.
+pub(super) fn check_kind(backbone: &dyn Backbone, inputs: &ModelInputs) -> candle_core::Result<()> {
+    if inputs.pixel_values.is_some() && backbone.dimensions().image.is_none() {
+        candle_core::bail!("the model reads text, not images");
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for AutoModel {

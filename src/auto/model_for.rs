@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
 use super::loader::{self, LoadReport, NewHead};
-use super::model::computable;
+use super::model::{check_kind, computable, image_inputs};
 use super::snapshot;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
@@ -52,7 +52,7 @@ impl ModelWithHead {
         new_head: Option<NewHead>,
     ) -> Result<Self> {
         let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
-        let row = config.family().head(class).map_err(at)?;
+        let row = config.family().head(class, &config.architectures()).map_err(at)?;
         let dtype = computable(dtype, device).map_err(at)?;
         let weights = Weights::open(&snapshot.weight_files().map_err(at)?).map_err(at)?;
         let prefix = config.family().base_model_prefix;
@@ -171,6 +171,15 @@ impl ModelWithHead {
         ModelInputs::new(rows, self.backbone.position_ids(), &self.device)
     }
 
+    /// Images, as an [`AutoImageProcessor`](super::AutoImageProcessor) makes them, `(channels, height,
+    /// width)` each.
+    ///
+    /// # Errors
+    /// When the model reads no images, they differ in size, or the device cannot hold the tensors.
+    pub fn image_inputs(&self, images: &[Tensor]) -> candle_core::Result<ModelInputs> {
+        image_inputs(&*self.backbone, images, &self.device)
+    }
+
     /// Runs the model and its head. What `output_hidden_states` and `output_attentions` of the
     /// configuration ask for is computed too.
     ///
@@ -182,6 +191,7 @@ impl ModelWithHead {
             attentions: want.attentions || self.config.output_attentions(),
             ..*want
         };
+        check_kind(&*self.backbone, inputs)?;
         let model = self.backbone.forward(inputs, &want)?;
         let logits = self.head.forward(inputs, &model)?;
         Ok(LogitsOutput { logits, model })

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 
-use crate::auto::{AutoClass, AutoTokenizer, FAMILIES, SentenceTransformer};
+use crate::auto::{AutoClass, AutoImageProcessor, AutoTokenizer, FAMILIES, SentenceTransformer};
 use crate::error::Result;
 use crate::hub::{Need, Weights};
 use crate::tasks::{memory, module_names};
@@ -39,7 +39,6 @@ impl ModelsArgs {
         let named = |e: crate::Error| e.at(format!("model `{model}`"));
         let described = SentenceTransformer::from_snapshot(&snapshot, &serde_json::Map::new())?;
         let (config, dimensions) = (&described.config, described.config.dimensions());
-        let tokenizer = AutoTokenizer::from_snapshot(&described.transformer).map_err(named)?;
 
         let mut text = String::new();
         let mut line = |key: &str, value: &dyn std::fmt::Display| {
@@ -55,11 +54,19 @@ impl ModelsArgs {
         line("hidden_size", &dimensions.hidden_size);
         line("layers", &dimensions.num_hidden_layers);
         line("attention heads", &dimensions.num_attention_heads);
-        line("vocabulary", &format!("{} tokens", tokenizer.vocab_size()));
-        let positions = dimensions.max_position_embeddings;
-        line("positions", &positions.map_or("unlimited".to_owned(), |n| n.to_string()));
-        line("modules", &module_names(&described));
-        line("embedding", &format!("{} dimensions", described.embedding_dimension()));
+        if let Some(image) = dimensions.image {
+            let processor = AutoImageProcessor::from_snapshot(&snapshot).map_err(named)?;
+            line("images", &format!("{} by {} pixels", image.height, image.width));
+            line("image processor", &processor.class_name());
+            line("labels", &config.num_labels());
+        } else {
+            let tokenizer = AutoTokenizer::from_snapshot(&described.transformer).map_err(named)?;
+            line("vocabulary", &format!("{} tokens", tokenizer.vocab_size()));
+            let positions = dimensions.max_position_embeddings;
+            line("positions", &positions.map_or("unlimited".to_owned(), |n| n.to_string()));
+            line("modules", &module_names(&described));
+            line("embedding", &format!("{} dimensions", described.embedding_dimension()));
+        }
         let local = super::hub(true).snapshot(model, revision, Need::Weights, &|_| ());
         let local = local.and_then(|snapshot| {
             SentenceTransformer::from_snapshot(&snapshot, &serde_json::Map::new())
@@ -111,7 +118,7 @@ fn registry() -> String {
         let _ = write!(text, "\n{:<width$}", family.model_type);
         for class in AutoClass::ALL {
             let mark = if family.has(class) { "x" } else { "" };
-            let _ = write!(text, "{mark:<1$}  ", short(class).len());
+            let _ = write!(text, "{mark:<0$}  ", short(class).len());
         }
         text.truncate(text.trim_end().len());
     }

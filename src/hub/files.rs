@@ -345,6 +345,15 @@ mod tests {
     }
 
     #[test]
+    fn an_image_processor_stands_in_for_a_tokenizer() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = ["config.json", "preprocessor_config.json", "model.safetensors"];
+        let plan = plan(Need::Weights, dir.path(), &repo);
+        assert_eq!(plan.files, repo);
+        assert!(plan.lacking.is_empty(), "{:?}", plan.lacking);
+    }
+
+    #[test]
     fn refuses_folders_outside_the_model() {
         for path in ["../x", "/etc", "a/../b", "a//b", "c:\\x", ""] {
             assert!(!is_plain(path), "{path}");

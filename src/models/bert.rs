@@ -124,6 +124,7 @@ impl BertConfig {
             max_position_embeddings: Some(
                 self.max_position_embeddings.saturating_sub(unused_positions),
             ),
+            image: None,
         }
     }
 }

@@ -104,6 +104,24 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| wrong(key, "a positive number", value))
     }
 
+    /// Height and width: a number for both, or a list of the two.
+    ///
+    /// # Errors
+    /// `Model` when it is something else.
+    pub fn height_and_width(&self, key: &'static str, default: usize) -> Result<(usize, usize)> {
+        let Some(value) = self.value(key) else { return Ok((default, default)) };
+        let side = |value: &Value| {
+            let side = value.as_u64().and_then(|side| u32::try_from(side).ok());
+            side.filter(|side| *side > 0).map(|side| side as usize)
+        };
+        let sides = match value.as_array().map(Vec::as_slice) {
+            None => side(value).map(|side| (side, side)),
+            Some([height, width]) => side(height).zip(side(width)),
+            Some(_) => None,
+        };
+        sides.ok_or_else(|| wrong(key, "a number of at least 1 or a list of two", value))
+    }
+
     /// An activation function by name.
     ///
     /// # Errors
@@ -162,11 +180,15 @@ mod tests {
     #[test]
     fn missing_and_null_take_the_default_and_wrong_types_are_named() {
         let json = json!({"hidden_size": "big", "heads": null, "layers": 0, "eps": -1,
-            "hidden_act": "gelux", "is_decoder": true, "pad_token_id": 1});
+            "hidden_act": "gelux", "is_decoder": true, "pad_token_id": 1,
+            "patch_size": [4, 8], "image_size": [4, 0]});
         let fields = Fields::new(json.as_object().unwrap());
         assert_eq!(fields.size("heads", 12).unwrap(), 12);
         assert_eq!(fields.size("absent", 3).unwrap(), 3);
         assert_eq!(fields.token_id("pad_token_id", 0).unwrap(), 1);
+        assert_eq!(fields.height_and_width("absent", 3).unwrap(), (3, 3));
+        assert_eq!(fields.height_and_width("patch_size", 3).unwrap(), (4, 8));
+        assert!(fields.height_and_width("image_size", 3).is_err());
         let message = |error: Error| error.to_string();
         assert_eq!(
             message(fields.size("hidden_size", 1).unwrap_err()),

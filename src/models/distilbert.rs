@@ -62,6 +62,7 @@ impl DistilBertConfig {
             vocab_size: self.vocab_size,
             position_ids: PositionIds::FromZero,
             max_position_embeddings: Some(self.max_position_embeddings),
+            image: None,
         }
     }
 }

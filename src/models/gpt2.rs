@@ -77,6 +77,7 @@ impl Gpt2Config {
             vocab_size: self.vocab_size,
             position_ids: PositionIds::FromZero,
             max_position_embeddings: Some(self.n_positions),
+            image: None,
         }
     }
 }

@@ -16,6 +16,8 @@ pub enum Reads {
     Tokens,
     /// The first token's of each row: logits are `(rows, n)`, as with all that follow.
     First,
+    /// The first two tokens' of each row, side by side: the layers get `(rows, 2 * hidden_size)` (DeiT).
+    FirstTwo,
     /// The last token's that is not `pad_token_id` (GPT-2).
     LastNotPad,
     /// The token's where the last `eos_token_id` stands (T5).
@@ -37,6 +39,9 @@ pub enum Layer {
     Labels(&'static str),
     /// `hidden_size → num_labels`, without bias.
     LabelsNoBias(&'static str),
+    /// The mean of two `hidden_size → num_labels`, with bias, each over its own of two states side by
+    /// side.
+    LabelsMean([&'static str; 2]),
     /// `hidden_size → n`, with bias.
     Outputs(&'static str, usize),
     /// `hidden_size → vocab_size`. The weight is that of the word embeddings unless
@@ -68,7 +73,9 @@ impl HeadLayout {
     /// The tensor whose rows are the labels.
     pub fn label_weight(&self) -> Option<String> {
         self.layers.iter().find_map(|layer| match layer {
-            Layer::Labels(name) | Layer::LabelsNoBias(name) => Some(format!("{name}.weight")),
+            Layer::Labels(name) | Layer::LabelsNoBias(name) | Layer::LabelsMean([name, _]) => {
+                Some(format!("{name}.weight"))
+            }
             _ => None,
         })
     }
@@ -90,6 +97,7 @@ enum Loaded {
     Activation(Activation),
     LayerNorm(LayerNorm),
     Scale(f64),
+    Mean([Linear; 2]),
 }
 
 /// A loaded head.
@@ -145,6 +153,16 @@ impl Head {
         match self.reads {
             Reads::Tokens => self.project(states),
             Reads::First => self.project(&select(states, &inputs.lengths, |_, _| Ok(0))?),
+            Reads::FirstTwo => {
+                let first = select(states, &inputs.lengths, |_, _| Ok(0))?;
+                let second = select(states, &inputs.lengths, |row, len| {
+                    if len < 2 {
+                        bail!("row {row} has one token, but the head reads two");
+                    }
+                    Ok(1)
+                })?;
+                self.project(&Tensor::cat(&[first, second], 1)?)
+            }
             Reads::LastNotPad => {
                 let pad = self.pad_token_id;
                 self.project(&select(states, &inputs.lengths, |row, len| {
@@ -182,6 +200,12 @@ impl Head {
                 Loaded::Activation(activation) => activation.forward(&x)?,
                 Loaded::LayerNorm(norm) => norm.forward(&x)?,
                 Loaded::Scale(factor) => (x * *factor)?,
+                Loaded::Mean([first, second]) => {
+                    let hidden_size = x.dim(1)? / 2;
+                    let half = |start| x.narrow(1, start, hidden_size)?.contiguous();
+                    let sum = first.forward(&half(0)?)? + second.forward(&half(hidden_size)?)?;
+                    (sum? / 2.0)?
+                }
             };
         }
         Ok(x)
@@ -212,6 +236,12 @@ fn load_layer(
         }
         Layer::Labels(name) => linear(name, sizes.num_labels, true)?,
         Layer::LabelsNoBias(name) => linear(name, sizes.num_labels, false)?,
+        Layer::LabelsMean(names) => {
+            let [first, second] = names
+                .map(|name| Linear::load(vb.pp(name), hidden, sizes.num_labels, true))
+                .map(|linear| linear.map_err(cannot_load));
+            Loaded::Mean([first?, second?])
+        }
         Layer::Outputs(name, outputs) => linear(name, outputs, true)?,
         Layer::Vocabulary(name, biases) => {
             let Some(embeddings) = sizes.word_embeddings else {

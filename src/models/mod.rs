@@ -11,6 +11,8 @@ pub mod roberta;
 pub mod distilbert;
 pub mod mpnet;
 pub mod gpt2;
+pub mod vit;
+pub mod deit;
 
 use candle_core::{Result, Tensor};
 
@@ -36,6 +38,21 @@ pub struct Dimensions {
     pub position_ids: PositionIds,
     /// Positions that a row may have: those of the table less the padding's; `None` when unlimited.
     pub max_position_embeddings: Option<usize>,
+    /// The images of a model that reads them, instead of text.
+    pub image: Option<ImageDimensions>,
+}
+
+/// What images a model reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageDimensions {
+    /// Colours.
+    pub num_channels: usize,
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+    /// Tokens of each image: its patches, and what the model puts before them.
+    pub tokens: usize,
 }
 
 /// Which outputs of a model are wanted besides the last hidden state.

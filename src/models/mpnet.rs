@@ -91,6 +91,7 @@ impl MPNetConfig {
             max_position_embeddings: Some(
                 self.max_position_embeddings.saturating_sub(PADDING_IDX as usize + 1),
             ),
+            image: None,
         }
     }
 }

@@ -69,6 +69,9 @@ pub struct ModelInputs {
     pub token_type_ids: Tensor,
     /// Positions as the family counts them.
     pub position_ids: Tensor,
+    /// `(rows, channels, height, width)`, f32, for a model that reads images; the tensors above then only
+    /// say how many tokens there are.
+    pub pixel_values: Option<Tensor>,
     /// The rows.
     pub lengths: Lengths,
     /// Token ids in host memory, for heads that look for one.
@@ -180,9 +183,25 @@ impl ModelInputs {
             input_ids: Tensor::from_vec(input_ids, total, device)?,
             token_type_ids: Tensor::from_vec(token_type_ids, total, device)?,
             position_ids: Tensor::from_vec(position_ids, total, device)?,
+            pixel_values: None,
             lengths: Lengths::new(lengths),
             padding: OnceLock::new(),
         })
+    }
+
+    /// Builds inputs from images of one size, which a model sees as `tokens` tokens each.
+    ///
+    /// # Shapes
+    /// `pixel_values`: `(rows, channels, height, width)`.
+    ///
+    /// # Errors
+    /// When there are no such four dimensions, or the device cannot hold the tensors.
+    pub fn from_pixel_values(pixel_values: Tensor, tokens: usize) -> Result<Self> {
+        let (rows, ..) = pixel_values.dims4()?;
+        let placeholders = vec![0; tokens];
+        let rows = std::iter::repeat_n((&placeholders[..], &[][..]), rows);
+        let inputs = Self::new(rows, PositionIds::FromZero, pixel_values.device())?;
+        Ok(Self { pixel_values: Some(pixel_values), ..inputs })
     }
 
     /// The token ids of row `row`, in host memory.

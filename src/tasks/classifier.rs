@@ -25,7 +25,22 @@ impl Classifier {
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` with the classes that the family has.
     pub(super) fn resolve(step: &TaskStep, class: AutoClass, models: &Models) -> Result<Self> {
-        let model = models.resolve(&step.model)?;
+        Self::new(step, class, models.resolve(&step.model)?)
+    }
+
+    /// The same for a model that reads images.
+    ///
+    /// # Errors
+    /// As [`Models::resolve_image`]; `Unsupported` with the classes that the family has.
+    pub(super) fn resolve_image(
+        step: &TaskStep,
+        class: AutoClass,
+        models: &Models,
+    ) -> Result<Self> {
+        Self::new(step, class, models.resolve_image(&step.model)?)
+    }
+
+    fn new(step: &TaskStep, class: AutoClass, model: Arc<ResolvedModel>) -> Result<Self> {
         model.require(class)?;
         Ok(Self { model, class, allow_new_head: step.allow_new_head })
     }
@@ -65,7 +80,7 @@ pub(super) fn summary(
         model_type: model.config().model_type().to_owned(),
         dtype: "f32",
         device: "cpu",
-        tokenizer: model.tokenizer().digest().to_string(),
+        tokenizer: model.processor_digest().to_string(),
         options,
     }
 }

@@ -6,6 +6,7 @@ mod characters;
 mod classifier;
 mod feature_extraction;
 mod fill_mask;
+mod image_classification;
 mod labels;
 pub mod memory;
 mod models;
@@ -38,6 +39,7 @@ use crate::models::Dimensions;
 
 pub use feature_extraction::{FeatureExtractionTask, module_names};
 pub use fill_mask::FillMaskTask;
+pub use image_classification::ImageClassificationTask;
 pub use models::{Models, ResolvedModel};
 pub use multiple_choice::MultipleChoiceTask;
 pub use next_sentence_prediction::NextSentencePredictionTask;
@@ -92,7 +94,9 @@ pub fn resolve(step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
         TaskOptions::NextSentencePrediction(options) => {
             Arc::new(NextSentencePredictionTask::resolve(step, options, models)?)
         }
-        TaskOptions::ImageClassification(_) => return unsupported(),
+        TaskOptions::ImageClassification(options) => {
+            Arc::new(ImageClassificationTask::resolve(step, options, models)?)
+        }
         TaskOptions::TokenCount(options) => {
             Arc::new(TokenCountTask::resolve(step, options, models)?)
         }
@@ -137,11 +141,16 @@ pub enum ImageSource {
 
 /// Bytes of an encoded image, compared by content.
 #[derive(Clone, Debug)]
-pub struct ImageBytes(pub arrow::buffer::Buffer);
+pub struct ImageBytes {
+    /// The bytes.
+    pub buffer: arrow::buffer::Buffer,
+    /// Where they come from, for errors: the first of the rows that have them.
+    pub place: String,
+}
 
 impl PartialEq for ImageBytes {
     fn eq(&self, other: &Self) -> bool {
-        self.0.as_slice() == other.0.as_slice()
+        self.buffer.as_slice() == other.buffer.as_slice()
     }
 }
 
@@ -149,7 +158,7 @@ impl Eq for ImageBytes {}
 
 impl Hash for ImageBytes {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.as_slice().hash(state);
+        self.buffer.as_slice().hash(state);
     }
 }
 
@@ -218,7 +227,7 @@ pub struct ModelSummary {
     pub dtype: &'static str,
     /// The device computed on.
     pub device: &'static str,
-    /// blake3 of the tokenizer's files.
+    /// blake3 of the tokenizer's files, or of the image processor's settings.
     pub tokenizer: String,
     /// The step's options, as JSON.
     pub options: serde_json::Value,

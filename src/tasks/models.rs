@@ -7,12 +7,13 @@ use candle_core::{DType, Device};
 
 use super::{WeightSize, memory};
 use crate::auto::{
-    AutoClass, AutoConfig, AutoModel, AutoTokenizer, Head, ModelWithHead, NewHead,
-    SentenceTransformer,
+    AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, ModelWithHead,
+    NewHead, SentenceTransformer,
 };
 use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Hub, Need, Snapshot, Weights};
+use crate::models::ImageDimensions;
 
 /// Resolves models; two steps that name the same one share it.
 pub struct Models {
@@ -26,11 +27,34 @@ impl Models {
         Self { hub, resolved: Mutex::default() }
     }
 
-    /// Finds a model's config and tokenizer, downloading them when they are not cached.
+    /// Finds the config and the tokenizer of a model that reads text, downloading them when they are not
+    /// cached.
     ///
     /// # Errors
-    /// `Hub` when the files cannot be had, `Unsupported` or `Model` when they cannot be used.
+    /// `Hub` when the files cannot be had, `Unsupported` or `Model` when they cannot be used or the model
+    /// reads images.
     pub fn resolve(&self, spec: &ModelSpec) -> Result<Arc<ResolvedModel>> {
+        let model = self.find(spec)?;
+        match &model.processor {
+            Processor::Tokenizer(_) => Ok(model),
+            Processor::Image(_) => {
+                let message = format!("model `{}` reads images, not text", spec.repo);
+                Err(Error::new(ErrorKind::Unsupported, message))
+            }
+        }
+    }
+
+    /// The same of a model that reads images, with its image processor.
+    ///
+    /// # Errors
+    /// As [`Models::resolve`], when the model reads text.
+    pub fn resolve_image(&self, spec: &ModelSpec) -> Result<Arc<ResolvedModel>> {
+        let model = self.find(spec)?;
+        model.image()?;
+        Ok(model)
+    }
+
+    fn find(&self, spec: &ModelSpec) -> Result<Arc<ResolvedModel>> {
         let mut resolved = self.resolved.lock().map_err(|_| {
             Error::new(ErrorKind::Internal, "resolving a model panicked in another thread")
         })?;
@@ -48,11 +72,28 @@ pub struct ResolvedModel {
     spec: ModelSpec,
     hub: Arc<Hub>,
     snapshot: Snapshot,
-    tokenizer: AutoTokenizer,
+    processor: Processor,
     sentence_transformer: SentenceTransformer,
     model: OnceLock<Arc<AutoModel>>,
     /// Loaded models with a head, by Auto class and whether a new head was allowed.
     with_head: Mutex<Vec<(AutoClass, bool, Arc<ModelWithHead>)>>,
+}
+
+/// What makes a model's inputs.
+enum Processor {
+    Tokenizer(AutoTokenizer),
+    Image(AutoImageProcessor),
+}
+
+impl Processor {
+    fn new(model: &SentenceTransformer) -> Result<Self> {
+        if model.config.dimensions().image.is_some() {
+            return AutoImageProcessor::from_snapshot(&model.transformer).map(Self::Image);
+        }
+        let tokenizer = AutoTokenizer::from_snapshot(&model.transformer)?;
+        let lower_case = model.do_lower_case;
+        Ok(Self::Tokenizer(if lower_case { tokenizer.lower_cased()? } else { tokenizer }))
+    }
 }
 
 impl ResolvedModel {
@@ -64,16 +105,13 @@ impl ResolvedModel {
                 e.at(format!("model `{repo}`, a hub id: there is no directory of this name"))
             })?;
         let sentence_transformer = SentenceTransformer::from_snapshot(&snapshot, &spec.config)?;
-        let mut tokenizer = AutoTokenizer::from_snapshot(&sentence_transformer.transformer)
+        let processor = Processor::new(&sentence_transformer)
             .map_err(|e| e.at(format!("model `{}`", spec.repo)))?;
-        if sentence_transformer.do_lower_case {
-            tokenizer = tokenizer.lower_cased()?;
-        }
         Ok(Self {
             spec: spec.clone(),
             hub: Arc::clone(hub),
             snapshot,
-            tokenizer,
+            processor,
             sentence_transformer,
             model: OnceLock::new(),
             with_head: Mutex::default(),
@@ -91,8 +129,36 @@ impl ResolvedModel {
     }
 
     /// Its tokenizer.
+    ///
+    /// # Panics
+    /// When the model reads images: [`Models::resolve`] gives no such model.
     pub fn tokenizer(&self) -> &AutoTokenizer {
-        &self.tokenizer
+        match &self.processor {
+            Processor::Tokenizer(tokenizer) => tokenizer,
+            Processor::Image(_) => unreachable!("bug: a task over text has a model of images"),
+        }
+    }
+
+    /// The images that it reads, and what makes them.
+    ///
+    /// # Errors
+    /// `Unsupported` when the model reads text.
+    pub fn image(&self) -> Result<(&ImageDimensions, &AutoImageProcessor)> {
+        match (&self.config().dimensions().image, &self.processor) {
+            (Some(image), Processor::Image(processor)) => Ok((image, processor)),
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("model `{}` reads text, not images", self.spec.repo),
+            )),
+        }
+    }
+
+    /// A digest of its tokenizer or image processor.
+    pub fn processor_digest(&self) -> blake3::Hash {
+        match &self.processor {
+            Processor::Tokenizer(tokenizer) => tokenizer.digest(),
+            Processor::Image(processor) => processor.digest(),
+        }
     }
 
     /// Its sentence-transformers modules.
@@ -160,7 +226,7 @@ impl ResolvedModel {
     pub fn require(&self, class: AutoClass) -> Result<()> {
         self.config()
             .family()
-            .head(class)
+            .head(class, &self.config().architectures())
             .map(drop)
             .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
     }

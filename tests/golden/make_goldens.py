@@ -29,6 +29,7 @@ import cases_chat  # noqa: F401 (registers its cases)
 import cases_heads  # noqa: F401
 import cases_images  # noqa: F401
 import cases_models  # noqa: F401
+import cases_pictures  # noqa: F401
 import cases_rows  # noqa: F401
 import cases_sentence  # noqa: F401
 import cases_tasks  # noqa: F401

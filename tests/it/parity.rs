@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use hfauto_pipe::auto::{AutoModel, FAMILIES, SentenceTransformer};
+use hfauto_pipe::auto::{AutoClass, AutoModel, FAMILIES, SentenceTransformer};
 use hfauto_pipe::hub::{Snapshot, Weights};
 use hfauto_pipe::models::Want;
 use serde_json::{Map, Value};

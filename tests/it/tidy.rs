@@ -42,20 +42,21 @@ fn code(text: &str) -> String {
 
 #[test]
 fn folders_use_only_what_is_before_them() {
-    let allowed: [(&str, &[&str]); 9] = [
+    let allowed: [(&str, &[&str]); 10] = [
         ("config", &[]),
         ("source", &["config"]),
         ("hub", &[]),
-        ("auto", &["hub", "models", "nn"]),
+        ("image", &[]),
+        ("auto", &["hub", "image", "models", "nn"]),
         ("batch", &[]),
         ("models", &["nn"]),
         ("nn", &[]),
         ("sink", &["config"]),
-        ("tasks", &["config", "hub", "auto", "batch", "models", "nn"]),
+        ("tasks", &["config", "hub", "image", "auto", "batch", "models", "nn"]),
     ];
     let all = [
-        "config", "source", "hub", "auto", "batch", "models", "nn", "tasks", "engine", "sink",
-        "cli",
+        "config", "source", "hub", "image", "auto", "batch", "models", "nn", "tasks", "engine",
+        "sink", "cli",
     ];
     for (path, text) in sources() {
         let Some(stage) = stage(&path) else { continue };

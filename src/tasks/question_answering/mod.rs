@@ -15,8 +15,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float32Builder, Int32Builder, ListArray, StringBuilder, StringViewArray,
-    StructArray,
+    ArrayRef, Float32Builder, Int32Builder, ListArray, StringBuilder, StringViewArray, StructArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
@@ -32,6 +31,7 @@ use super::{
 use crate::auto::{AutoClass, Side, TruncationStrategy, WindowOptions};
 use crate::config::pipeline::{QuestionAnswering, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
+use crate::models::Dimensions;
 use spans::{Answer, Answers, Limits, best_spans};
 use tokens::WindowTokens;
 
@@ -117,10 +117,7 @@ impl QuestionAnsweringTask {
             windows: step.truncation.unwrap_or(true),
             // The text that is filled up at its end comes last.
             context: usize::from(tokenizer.padding_side() == Side::Right),
-            limits: Limits {
-                top_k: list.unwrap_or(1),
-                max_answer_len: options.max_answer_len,
-            },
+            limits: Limits { top_k: list.unwrap_or(1), max_answer_len: options.max_answer_len },
             list: list.is_some(),
             handle_impossible_answer: options.handle_impossible_answer,
             field: Arc::new(Field::new(&step.output, data_type, true)),
@@ -246,6 +243,10 @@ impl Task for QuestionAnsweringTask {
 
     fn weights(&self) -> Option<WeightSize> {
         self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
     }
 
     fn summary(&self) -> &ModelSummary {

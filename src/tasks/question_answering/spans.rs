@@ -86,9 +86,8 @@ fn decode_spans(start: &[f32], end: &[f32], wanted: usize, max_answer_len: usize
         spans.truncate(wanted);
     }
     spans.sort_unstable_by(order);
-    let positive = |first: usize, last: usize| {
-        ends(first).contains(&last) && start[first] * end[last] > 0.0
-    };
+    let positive =
+        |first: usize, last: usize| ends(first).contains(&last) && start[first] * end[last] > 0.0;
     let pairs = (0..tokens).flat_map(|first| (0..tokens).map(move |last| (first, last)));
     let zeros = pairs.filter(|&(first, last)| !positive(first, last));
     let zeros = zeros.map(|(start, end)| Span { start, end, score: 0.0 });

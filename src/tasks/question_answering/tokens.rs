@@ -65,8 +65,7 @@ impl WindowTokens {
 
     /// A word of the context, as far as the window shows it.
     fn word(&self, word: u32) -> Option<Range<usize>> {
-        let mut tokens =
-            self.0.iter().filter(|token| token.in_context && token.word == Some(word));
+        let mut tokens = self.0.iter().filter(|token| token.in_context && token.word == Some(word));
         let first = tokens.next()?;
         let last = tokens.last().unwrap_or(first);
         Some(first.start as usize..last.end as usize)

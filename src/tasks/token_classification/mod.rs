@@ -24,6 +24,7 @@ use super::{
 use crate::auto::{AutoClass, AutoTokenizer, EncodeOptions, WindowOptions};
 use crate::config::pipeline::{TaskStep, TokenClassification};
 use crate::error::{Error, ErrorKind, Result};
+use crate::models::Dimensions;
 use aggregate::{Aggregation, TokenScores, merge_windows};
 use column::{ColumnBuilder, Columns};
 
@@ -256,6 +257,10 @@ impl Task for TokenClassificationTask {
 
     fn weights(&self) -> Option<WeightSize> {
         self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
     }
 
     fn summary(&self) -> &ModelSummary {

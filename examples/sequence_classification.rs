@@ -1,0 +1,47 @@
+//! Labels for texts with `AutoModelForSequenceClassification`.
+//!
+//! ```sh
+//! cargo run --release --example sequence_classification [MODEL]
+//! ```
+//!
+//! In Python:
+//!
+//! ```python
+//! model = AutoModelForSequenceClassification.from_pretrained("distilbert/distilbert-base-uncased-finetuned-sst-2-english")
+//! logits = model(**tokenizer(text, return_tensors="pt")).logits
+//! model.config.id2label[logits.argmax().item()]
+//! ```
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example prints what it shows")]
+
+use hfauto_pipe::auto::{AutoModelForSequenceClassification, AutoTokenizer, EncodeOptions};
+use hfauto_pipe::models::Want;
+
+/// A tiny, untrained classifier that lies in this repository. A hub id works as well.
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/bert-sentiment");
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    run(std::env::args().nth(1).as_deref().unwrap_or(MODEL)).map(drop)
+}
+
+/// Labels two texts; the tests call this with the model of the repository.
+pub(crate) fn run(name: &str) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let tokenizer = AutoTokenizer::from_pretrained(name)?;
+    let model = AutoModelForSequenceClassification::builder(name).require_head().load()?;
+    let labels = model.config().id2label();
+
+    let texts = ["Café naïve cöopérative, Crème brûlée", "Harbour"];
+    let encodings = tokenizer.encode_batch(&texts, &EncodeOptions::default())?;
+    // Both texts in one pass: rows of different lengths lie one after another, nothing is padded.
+    let rows = encodings.iter().map(|e| (&e.input_ids[..], &e.token_type_ids[..]));
+    let logits = model.forward(&model.inputs(rows)?, &Want::default())?.logits; // (texts, labels)
+
+    let mut chosen = Vec::new();
+    for (row, text) in texts.iter().enumerate() {
+        let logits: Vec<f32> = logits.get(row)?.to_vec1()?;
+        let best = (0..labels.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+        let label = labels[best.unwrap_or_default()].clone();
+        println!("{text}: {label} {logits:?}");
+        chosen.push(label);
+    }
+    Ok(chosen)
+}

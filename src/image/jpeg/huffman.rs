@@ -1,0 +1,156 @@
+//! The bits of a scan, and the codes in them.
+
+use super::{Result, damaged};
+
+/// Codes of at most so many bits are found by one look into a table.
+const LOOK_BITS: u32 = 9;
+const MAX_BITS: usize = 16;
+
+/// A table of codes (DHT).
+#[derive(Clone)]
+pub(super) struct HuffmanTable {
+    /// By the next `LOOK_BITS` bits: the code's length and its symbol; length 0 for longer codes.
+    look: Vec<(u8, u8)>,
+    /// For each length, the end of its codes and what leads from a code to its symbol's place.
+    ends: [(u32, i64); MAX_BITS + 1],
+    symbols: Vec<u8>,
+}
+
+impl HuffmanTable {
+    /// From the number of codes of each length and their symbols.
+    pub(super) fn new(counts: &[u8; MAX_BITS], symbols: &[u8]) -> Result<Self> {
+        let mut look = vec![(0, 0); 1 << LOOK_BITS];
+        let mut ends = [(0, 0); MAX_BITS + 1];
+        let (mut code, mut place) = (0u32, 0usize);
+        for length in 1..=MAX_BITS {
+            let count = usize::from(counts[length - 1]);
+            ends[length] = (code + count as u32, place as i64 - i64::from(code));
+            for symbol in &symbols[place..place + count] {
+                if code >> length != 0 {
+                    return Err(damaged("a Huffman table has more codes than there are"));
+                }
+                if let Some(rest) = LOOK_BITS.checked_sub(length as u32) {
+                    let first = (code << rest) as usize;
+                    look[first..first + (1 << rest)].fill((length as u8, *symbol));
+                }
+                code += 1;
+            }
+            place += count;
+            code <<= 1;
+        }
+        Ok(Self { look, ends, symbols: symbols.to_vec() })
+    }
+}
+
+/// Reads bits up to the next marker.
+pub(super) struct Bits<'a> {
+    bytes: &'a [u8],
+    /// The next byte that is not in `buffer`.
+    position: usize,
+    buffer: u64,
+    /// How many low bits of `buffer` are still to be read.
+    available: u32,
+}
+
+impl<'a> Bits<'a> {
+    pub(super) fn new(bytes: &'a [u8], position: usize) -> Self {
+        Self { bytes, position, buffer: 0, available: 0 }
+    }
+
+    /// The whole file.
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Where the next marker is looked for.
+    pub(super) fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Goes on at `position`; what is left of the last byte is padding.
+    pub(super) fn restart(&mut self, position: usize) {
+        *self = Self::new(self.bytes, position);
+    }
+
+    fn fill(&mut self) {
+        while self.available <= 56 {
+            let Some(&byte) = self.bytes.get(self.position) else { return };
+            if byte == 0xff {
+                if self.bytes.get(self.position + 1) != Some(&0) {
+                    return;
+                }
+                self.position += 1;
+            }
+            self.position += 1;
+            self.buffer = self.buffer << 8 | u64::from(byte);
+            self.available += 8;
+        }
+    }
+
+    /// The next `count` bits; those past the end are 0.
+    fn peek(&mut self, count: u32) -> u32 {
+        if self.available < count {
+            self.fill();
+        }
+        let bits = if self.available >= count {
+            self.buffer >> (self.available - count)
+        } else {
+            self.buffer << (count - self.available)
+        };
+        (bits & ((1 << count) - 1)) as u32
+    }
+
+    fn skip(&mut self, count: u32) -> Result<()> {
+        match self.available.checked_sub(count) {
+            Some(available) => {
+                self.available = available;
+                Ok(())
+            }
+            None => Err(damaged("the data of a scan end too early")),
+        }
+    }
+
+    /// The next `count` bits, at most 16.
+    pub(super) fn read(&mut self, count: u32) -> Result<u32> {
+        let bits = self.peek(count);
+        self.skip(count)?;
+        Ok(bits)
+    }
+
+    /// The next bit.
+    pub(super) fn bit(&mut self) -> Result<bool> {
+        Ok(self.read(1)? == 1)
+    }
+
+    /// A number of `count` bits, whose highest bit is 0 when it is negative.
+    pub(super) fn signed(&mut self, count: u32) -> Result<i32> {
+        if count == 0 {
+            return Ok(0);
+        }
+        let bits = self.read(count)? as i32;
+        let negative = bits < 1 << (count - 1);
+        Ok(if negative { bits - (1 << count) + 1 } else { bits })
+    }
+
+    /// The next symbol.
+    pub(super) fn symbol(&mut self, table: &HuffmanTable) -> Result<u8> {
+        let code = self.peek(LOOK_BITS);
+        let (length, symbol) = table.look[code as usize];
+        if length > 0 {
+            self.skip(u32::from(length))?;
+            return Ok(symbol);
+        }
+        let code = self.peek(MAX_BITS as u32);
+        for length in LOOK_BITS as usize + 1..=MAX_BITS {
+            let code = code >> (MAX_BITS - length);
+            let (end, offset) = table.ends[length];
+            if code < end {
+                self.skip(length as u32)?;
+                let place = usize::try_from(i64::from(code) + offset).ok();
+                let symbol = place.and_then(|place| table.symbols.get(place));
+                return symbol.copied().ok_or_else(|| damaged("a scan has a code of no table"));
+            }
+        }
+        Err(damaged("a scan has a code of no table"))
+    }
+}

@@ -1,0 +1,129 @@
+//! Against Pillow: what it makes of files and of sizes, byte for byte.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+
+use super::*;
+use crate::error::ErrorKind;
+
+fn golden(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
+}
+
+/// The pictures of a golden by name.
+fn pictures(case: &str) -> Vec<(String, RgbImage)> {
+    let bytes = std::fs::read(golden(case).join("golden.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut pictures: Vec<_> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let [height, width, 3] = tensor.shape() else { panic!("{name}: {:?}", tensor.shape()) };
+            (name.to_owned(), RgbImage::new(*width, *height, tensor.data().to_vec()))
+        })
+        .collect();
+    pictures.sort_by(|a, b| a.0.cmp(&b.0));
+    pictures
+}
+
+/// What differs between two pictures, in words.
+fn difference(ours: &RgbImage, expected: &RgbImage) -> Option<String> {
+    if (ours.width, ours.height) != (expected.width, expected.height) {
+        let (ours, expected) = ((ours.width, ours.height), (expected.width, expected.height));
+        return Some(format!("{ours:?} instead of {expected:?}"));
+    }
+    let off = |(a, b): (&u8, &u8)| a.abs_diff(*b);
+    let differences: Vec<u8> = ours.pixels.iter().zip(&expected.pixels).map(off).collect();
+    let worst = differences.iter().max().copied().unwrap_or(0);
+    let count = differences.iter().filter(|off| **off > 0).count();
+    (worst > 0).then(|| format!("{count} of {} bytes differ, by up to {worst}", ours.pixels.len()))
+}
+
+#[test]
+fn files_have_the_pixels_that_pillow_sees() {
+    let mut wrong = Vec::new();
+    let expected = pictures("pictures");
+    assert!(expected.len() > 70);
+    for (name, expected) in &expected {
+        let bytes = std::fs::read(golden("pictures").join(name)).unwrap();
+        match RgbImage::decode(&bytes) {
+            Ok(ours) => wrong.extend(difference(&ours, expected).map(|d| format!("{name}: {d}"))),
+            Err(error) => wrong.push(format!("{name}: {error}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{} files:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn other_sizes_are_those_of_pillow() {
+    let mut wrong = Vec::new();
+    let tensors = pictures("resampling");
+    let picture = |name: &str| &tensors.iter().find(|(other, _)| other == name).unwrap().1;
+    let mut count = 0;
+    for (name, expected) in &tensors {
+        let Some(rest) = name.strip_prefix("resized.") else { continue };
+        let [from, _, filter] = rest.split('.').collect::<Vec<_>>()[..] else { panic!("{name}") };
+        let filter = Resampling::ALL.into_iter().find(|f| f.name() == filter).unwrap();
+        let ours = picture(&format!("from.{from}")).resize(expected.width, expected.height, filter);
+        wrong.extend(difference(&ours, expected).map(|d| format!("{name}: {d}")));
+        count += 1;
+    }
+    assert_eq!(count, 5 * 7 * 8);
+    assert!(wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn codes_are_those_of_pillow() {
+    for (code, filter) in Resampling::ALL.into_iter().enumerate() {
+        assert_eq!(filter as usize, code);
+        assert_eq!(Resampling::from_code(code as u64), Some(filter));
+    }
+    assert_eq!(Resampling::from_code(8), None);
+}
+
+#[test]
+fn damaged_files_are_errors_and_never_panic() {
+    for (name, whole) in pictures("pictures") {
+        let bytes = std::fs::read(golden("pictures").join(&name)).unwrap();
+        // Cut off anywhere; a file with something behind its end is still whole for a while.
+        for length in (0..bytes.len() - 4).step_by(1 + bytes.len() / 150) {
+            match RgbImage::decode(&bytes[..length]) {
+                Ok(ours) => assert_eq!(difference(&ours, &whole), None, "{name} of {length} bytes"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Data, "{name}: {error}"),
+            }
+        }
+        // Any byte changed: another picture or an error.
+        for place in (0..bytes.len()).step_by(1 + bytes.len() / 150) {
+            let mut bytes = bytes.clone();
+            bytes[place] ^= 0x5a;
+            let _ = RgbImage::decode(&bytes);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_read_is_refused_by_name() {
+    let jpeg = std::fs::read(golden("pictures").join("jpeg-444.jpg")).unwrap();
+    let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    let refused = |marker: u8, bits: u8| {
+        let mut bytes = jpeg.clone();
+        (bytes[frame + 1], bytes[frame + 4]) = (marker, bits);
+        RgbImage::decode(&bytes).unwrap_err().to_string()
+    };
+    assert!(refused(0xc9, 8).starts_with("arithmetically coded JPEG files are not read"));
+    assert!(refused(0xc3, 8).starts_with("lossless JPEG"));
+    assert!(refused(0xc1, 12).starts_with("12-bit JPEG"));
+    let mut bytes = jpeg.clone();
+    bytes[frame + 5..frame + 9].fill(0xff);
+    let error = RgbImage::decode(&bytes).unwrap_err();
+    assert_eq!(error.to_string(), "a JPEG picture of 65535 by 65535 pixels");
+    assert_eq!(
+        RgbImage::decode(b"GIF89a").unwrap_err().to_string(),
+        "a GIF file; JPEG, PNG and WebP are read"
+    );
+    assert_eq!(
+        RgbImage::decode(b"a text").unwrap_err().to_string(),
+        "not a JPEG, PNG or WebP file"
+    );
+    assert_eq!(RgbImage::decode(b"").unwrap_err().to_string(), "no bytes");
+}

@@ -1,0 +1,317 @@
+//! `image-classification`: images, by path or as bytes, to labels, as transformers' pipeline gives them.
+//!
+//! A row's image is read and decoded when its batch runs; until then a row is a path or a slice of the
+//! column. Images are not fetched from URLs.
+//!
+//! # Source
+//! `src/transformers/pipelines/image_classification.py` at v4.57.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, StructArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use candle_core::Tensor;
+
+use super::classifier::{Classifier, LoadedClassifier, forward_failed};
+use super::labels::{
+    LabelsBuilder, ScoreFunction, best, label_list_type, logit_lists, logit_rows, logits_type,
+};
+use super::models::Models;
+use super::text_input::place;
+use super::{
+    EncodedRow, ImageBytes, ImageSource, ModelSummary, Sequence, Task, TaskModel, WeightSize,
+    is_text, text_column,
+};
+use crate::auto::{AutoClass, AutoImageProcessor};
+use crate::config::pipeline::{ImageClassification, TaskStep};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::RgbImage;
+use crate::models::Dimensions;
+use crate::models::{ImageDimensions, Want};
+
+/// The task with its model resolved, without weights.
+#[derive(Debug)]
+pub struct ImageClassificationTask {
+    classifier: Classifier,
+    columns: [String; 1],
+    /// The folder that relative paths start from.
+    dir: PathBuf,
+    field: FieldRef,
+    image: ImageDimensions,
+    output: Output,
+    summary: ModelSummary,
+}
+
+/// What the column holds: a list of labels, best first, and on request the logits beside it.
+#[derive(Clone, Copy, Debug)]
+struct Output {
+    top_k: usize,
+    function: ScoreFunction,
+    logits: bool,
+}
+
+impl Output {
+    /// The fields of a struct, if it is one.
+    fn fields(self) -> Option<Fields> {
+        self.logits.then(|| {
+            Fields::from(vec![
+                Field::new("labels", label_list_type(), false),
+                Field::new("logits", logits_type(), false),
+            ])
+        })
+    }
+}
+
+impl ImageClassificationTask {
+    /// Resolves the step's model and options.
+    ///
+    /// # Errors
+    /// As [`Models::resolve`]; `Unsupported` when the model reads no images or has no such head; `Model`
+    /// when its image processor makes images that it does not read.
+    pub fn resolve(
+        step: &TaskStep,
+        options: &ImageClassification,
+        models: &Models,
+    ) -> Result<Self> {
+        let classifier = Classifier::resolve_image(step, AutoClass::ImageClassification, models)?;
+        let config = classifier.model.config();
+        let (image, processor) = classifier.model.image()?;
+        check_size(image, processor)
+            .map_err(|e| e.at(format!("model `{}`", classifier.model.snapshot().name())))?;
+        let multi_label = config.problem_type() == Some("multi_label_classification");
+        let output = Output {
+            top_k: options.top_k,
+            function: if multi_label || config.num_labels() == 1 {
+                ScoreFunction::Sigmoid
+            } else {
+                ScoreFunction::Softmax
+            },
+            logits: step.logits,
+        };
+        let summary = classifier.summary(
+            "image-classification",
+            step,
+            serde_json::json!({
+                "function_to_apply": output.function.name(),
+                "top_k": output.top_k.min(config.num_labels()),
+            }),
+        );
+        let data_type = output.fields().map_or_else(label_list_type, DataType::Struct);
+        let field = Arc::new(Field::new(&step.output, data_type, true));
+        Ok(Self {
+            image: *image,
+            columns: [options.input.clone()],
+            dir: options.dir.clone(),
+            classifier,
+            field,
+            output,
+            summary,
+        })
+    }
+
+    /// The sequence of an image.
+    fn sequence(&self, image: ImageSource) -> Sequence {
+        let placeholders = vec![0; self.image.tokens];
+        Sequence { image: Some(image), ..Sequence::new(placeholders, Vec::new()) }
+    }
+
+    fn path(&self, path: &str) -> Result<ImageSource> {
+        let path = match path.split_once("://") {
+            None => path,
+            Some(("file", path)) => path,
+            Some((scheme, _)) => {
+                let message = format!("an image at `{scheme}://…`, which is not fetched");
+                return Err(Error::new(ErrorKind::Data, message)
+                    .hint("name files of this machine, or read a column of the images' bytes"));
+            }
+        };
+        Ok(ImageSource::Path(self.dir.join(path)))
+    }
+}
+
+/// Checks that the model reads what its image processor makes.
+fn check_size(image: &ImageDimensions, processor: &AutoImageProcessor) -> Result<()> {
+    if image.num_channels != 3 {
+        return Err(Error::new(
+            ErrorKind::Model,
+            format!("`num_channels: {}` in config.json, but images have 3", image.num_channels),
+        ));
+    }
+    match processor.output_size() {
+        Some((height, width)) if (height, width) != (image.height, image.width) => Err(Error::new(
+            ErrorKind::Model,
+            format!(
+                "preprocessor_config.json makes images of {height} by {width} pixels, config.json says \
+                 `image_size` {} by {}",
+                image.height, image.width
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn is_binary(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
+}
+
+impl Task for ImageClassificationTask {
+    fn inputs(&self) -> Vec<&str> {
+        vec![&self.columns[0]]
+    }
+
+    fn field(&self) -> &FieldRef {
+        &self.field
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        match types.iter().find(|data_type| !is_text(data_type) && !is_binary(data_type)) {
+            None => Ok(()),
+            Some(data_type) => Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "column `{}` is {data_type}, expected paths (text) or images (binary)",
+                    self.columns[0]
+                ),
+            )),
+        }
+    }
+
+    fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
+        let [column] = columns else {
+            return Err(Error::new(ErrorKind::Internal, "image-classification reads one column"));
+        };
+        let number = |row: usize| first_row + row as u64;
+        let valid = |row: usize| column.is_valid(row).then_some(row);
+        if is_text(column.data_type()) {
+            let paths = text_column(column)?;
+            let encode = |row: usize| {
+                let image = self.path(paths.value(row));
+                let image = image.map_err(|e| e.at(place(&self.columns, number(row))))?;
+                Ok(EncodedRow::from(self.sequence(image)))
+            };
+            return (0..paths.len()).map(|row| valid(row).map(encode).transpose()).collect();
+        }
+        let images = cast(column, &DataType::LargeBinary)
+            .map_err(|e| Error::new(ErrorKind::Internal, "column is not binary").source(e))?;
+        let images = images.as_binary::<i64>();
+        let encode = |row: usize| {
+            let range =
+                images.value_offsets()[row] as usize..images.value_offsets()[row + 1] as usize;
+            let buffer = images.values().slice_with_length(range.start, range.len());
+            let bytes = ImageBytes { buffer, place: place(&self.columns, number(row)) };
+            EncodedRow::from(self.sequence(ImageSource::Bytes(bytes)))
+        };
+        Ok((0..images.len()).map(|row| valid(row).map(encode)).collect())
+    }
+
+    fn output_bytes(&self, _tokens: usize) -> usize {
+        let num_labels = self.classifier.model.config().num_labels();
+        let logits = if self.output.logits { num_labels * size_of::<f32>() } else { 0 };
+        self.output.top_k.min(num_labels) * 32 + logits
+    }
+
+    fn load(&self) -> Result<Box<dyn TaskModel>> {
+        let model = self.classifier.load()?;
+        let (image, processor) = self.classifier.model.image()?;
+        Ok(Box::new(ImageClassificationModel {
+            labels: model.model.config().id2label(),
+            image: *image,
+            processor: processor.clone(),
+            output: self.output,
+            model,
+        }))
+    }
+
+    fn weights(&self) -> Option<WeightSize> {
+        self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
+    }
+
+    fn summary(&self) -> &ModelSummary {
+        &self.summary
+    }
+}
+
+/// The task with its weights.
+struct ImageClassificationModel {
+    model: LoadedClassifier,
+    labels: Vec<String>,
+    image: ImageDimensions,
+    processor: AutoImageProcessor,
+    output: Output,
+}
+
+impl ImageClassificationModel {
+    /// Reads, decodes and prepares an image: `(3, height, width)`.
+    fn pixel_values(&self, sequence: &Sequence) -> Result<Tensor> {
+        match &sequence.image {
+            Some(ImageSource::Path(path)) => {
+                let at = |e: Error| e.at(format!("image `{}`", path.display()));
+                self.prepare(&read(path).map_err(at)?).map_err(at)
+            }
+            Some(ImageSource::Bytes(bytes)) => {
+                self.prepare(&bytes.buffer).map_err(|e| e.at(&bytes.place))
+            }
+            None => Err(Error::new(ErrorKind::Internal, "a sequence has no image")),
+        }
+    }
+
+    fn prepare(&self, bytes: &[u8]) -> Result<Tensor> {
+        let pixel_values = self.processor.preprocess(&RgbImage::decode(bytes)?)?;
+        let ImageDimensions { num_channels, height, width, .. } = self.image;
+        let [_, own_height, own_width] = pixel_values.dims() else {
+            return Err(Error::new(ErrorKind::Internal, "an image has not three dimensions"));
+        };
+        if pixel_values.dims() != [num_channels, height, width] {
+            let message = format!(
+                "an image of {own_height} by {own_width} pixels, the model reads {height} by {width}"
+            );
+            return Err(Error::new(ErrorKind::Data, message)
+                .hint("preprocessor_config.json does not resize images (`do_resize`)"));
+        }
+        Ok(pixel_values)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| Error::new(ErrorKind::Data, "cannot read the file").source(e))
+}
+
+impl TaskModel for ImageClassificationModel {
+    fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
+        let images = sequences
+            .iter()
+            .map(|sequence| self.pixel_values(sequence))
+            .collect::<Result<Vec<_>>>()?;
+        let model = &self.model.model;
+        let logits = model
+            .image_inputs(&images)
+            .and_then(|inputs| model.forward(&inputs, &Want::default()))
+            .map_err(forward_failed)?
+            .logits;
+        let (numbers, columns) = logit_rows(&logits)?;
+        let mut labels = LabelsBuilder::default();
+        for logits in numbers.chunks_exact(columns) {
+            let scores = self.output.function.apply(logits);
+            let chosen = best(&scores, self.output.top_k);
+            labels.push(chosen.iter().map(|&i| (self.labels[i].as_str(), scores[i])));
+        }
+        let labels = Arc::new(labels.finish_lists());
+        Ok(match self.output.fields() {
+            None => labels,
+            Some(fields) => {
+                let logits = Arc::new(logit_lists(numbers, columns));
+                Arc::new(StructArray::new(fields, vec![labels, logits], None))
+            }
+        })
+    }
+
+    fn weights(&self) -> WeightSize {
+        self.model.weights()
+    }
+}

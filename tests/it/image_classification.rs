@@ -1,0 +1,150 @@
+//! `image-classification` beyond its goldens: bytes, relative paths, damaged images.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BinaryArray, BinaryViewArray, LargeBinaryArray, RecordBatch};
+use hfauto_pipe::config::{self, LoadOptions};
+use hfauto_pipe::engine::{Job, JobOptions};
+use hfauto_pipe::error::{Error, ErrorKind, Result};
+use hfauto_pipe::hub::{Hub, HubSettings};
+use parquet::arrow::ArrowWriter;
+use serde_json::{Value, json};
+
+use super::support::{Fixture, repository};
+
+fn model() -> String {
+    repository().join("tests/golden/tasks/vit").display().to_string()
+}
+
+fn image(name: &str) -> Vec<u8> {
+    std::fs::read(repository().join("tests/golden/tasks/images").join(name)).unwrap()
+}
+
+/// Runs `rows` of the fixture through a step with `options`; the new column.
+fn run(fixture: &Fixture, rows: &str, options: &Value) -> Result<Vec<Value>> {
+    let mut step = json!({"input": "image", "output": "labels", "model": model()});
+    step.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+    let pipeline = json!({
+        "version": 1,
+        "source": {"path": rows},
+        "steps": [{"image-classification": step}, {"sql": "SELECT labels FROM input"}],
+        "sink": {"path": "out.jsonl"},
+    });
+    fixture.file("pipeline.yaml", pipeline.to_string());
+    let pipeline = config::load(&fixture.path("pipeline.yaml"), &LoadOptions::default())?;
+    let hub = Arc::new(Hub::new(HubSettings::from_env().with_offline(true)));
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let job = Job::prepare(pipeline, JobOptions::default(), hub).await?;
+        job.run(pending()).await
+    })?;
+    let written = std::fs::read_to_string(fixture.path("out.jsonl")).unwrap();
+    let rows = written.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    Ok(rows.map(|row| row.get("labels").cloned().unwrap_or_default()).collect())
+}
+
+fn by_path(paths: &[&str], options: &Value) -> Result<Vec<Value>> {
+    let fixture = Fixture::new();
+    std::fs::create_dir(fixture.path("pictures")).unwrap();
+    for name in ["rgb.png", "photo-420.jpg", "lossy.webp"] {
+        std::fs::write(fixture.path("pictures").join(name), image(name)).unwrap();
+    }
+    std::fs::write(fixture.path("pictures/cut.png"), &image("rgb.png")[..200]).unwrap();
+    std::fs::write(fixture.path("pictures/text.png"), "not an image").unwrap();
+    let rows: String = paths.iter().map(|path| json!({"image": path}).to_string() + "\n").collect();
+    fixture.file("rows.jsonl", rows);
+    run(&fixture, "rows.jsonl", options)
+}
+
+fn refused(path: &str) -> Error {
+    by_path(&["pictures/rgb.png", path], &json!({})).unwrap_err()
+}
+
+#[test]
+fn bytes_give_what_paths_give() {
+    let names = ["rgb.png", "photo-420.jpg", "lossy.webp"];
+    let paths = names.map(|name| format!("pictures/{name}"));
+    let expected = by_path(&paths.each_ref().map(String::as_str), &json!({})).unwrap();
+    assert_eq!(expected.len(), 3);
+    assert_eq!(expected[0].as_array().unwrap().len(), 5);
+
+    let images = names.map(image);
+    let rows = || [None, Some(&images[0]), Some(&images[1]), Some(&images[0]), Some(&images[2])];
+    let rows = || rows().map(|row| row.map(Vec::as_slice));
+    let columns: [ArrayRef; 3] = [
+        Arc::new(BinaryArray::from_iter(rows())),
+        Arc::new(LargeBinaryArray::from_iter(rows())),
+        Arc::new(BinaryViewArray::from_iter(rows())),
+    ];
+    for column in columns {
+        let fixture = Fixture::new();
+        let batch = RecordBatch::try_from_iter([("image", column)]).unwrap();
+        let file = std::fs::File::create(fixture.path("rows.parquet")).unwrap();
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let labels = run(&fixture, "rows.parquet", &json!({})).unwrap();
+        let picked = [&Value::Null, &expected[0], &expected[1], &expected[0], &expected[2]];
+        assert_eq!(labels.iter().collect::<Vec<_>>(), picked);
+    }
+}
+
+#[test]
+fn logits_stand_beside_the_labels_on_request() {
+    let options = json!({"outputs": ["logits"], "top_k": 1});
+    let labels = by_path(&["pictures/rgb.png"], &options).unwrap();
+    assert_eq!(labels[0]["labels"].as_array().unwrap().len(), 1);
+    assert_eq!(labels[0]["logits"].as_array().unwrap().len(), 7);
+}
+
+#[test]
+fn what_is_no_image_is_a_data_error_that_names_it() {
+    for (path, parts) in [
+        ("pictures/cut.png", &["cannot decode the PNG file", "pictures/cut.png"][..]),
+        ("pictures/text.png", &["not a JPEG, PNG or WebP file", "pictures/text.png"]),
+        ("pictures/none.png", &["cannot read the file", "pictures/none.png"]),
+        ("https://example.com/a.png", &["`https://…`, which is not fetched", "row 2", "`image`"]),
+    ] {
+        let error = refused(path);
+        assert_eq!(error.kind(), ErrorKind::Data, "{error}");
+        for part in parts {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    let fixture = Fixture::new();
+    let (whole, cut) = (image("photo-420.jpg"), &image("photo-420.jpg")[..300]);
+    let column: ArrayRef = Arc::new(BinaryArray::from_iter([Some(&whole[..]), None, Some(cut)]));
+    let batch = RecordBatch::try_from_iter([("image", column)]).unwrap();
+    let file = std::fs::File::create(fixture.path("rows.parquet")).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let error = run(&fixture, "rows.parquet", &json!({})).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data, "{error}");
+    assert!(error.to_string().contains("row 3"), "{error}");
+}
+
+#[test]
+fn models_of_text_and_of_images_do_not_stand_in_for_each_other() {
+    let bert = repository().join("tests/golden/bert").display().to_string();
+    let error = by_path(&["pictures/rgb.png"], &json!({"model": bert})).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("reads text, not images"), "{error}");
+
+    let fixture = Fixture::new();
+    let pipeline = json!({
+        "version": 1,
+        "source": {"path": "rows.jsonl"},
+        "steps": [{"text-classification": {"input": "text", "output": "x", "model": model()}}],
+        "sink": {"path": "out.jsonl"},
+    });
+    fixture.file("rows.jsonl", "{\"text\": \"a\"}\n".to_owned());
+    fixture.file("pipeline.yaml", pipeline.to_string());
+    let pipeline = config::load(&fixture.path("pipeline.yaml"), &LoadOptions::default()).unwrap();
+    let hub = Arc::new(Hub::new(HubSettings::from_env().with_offline(true)));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let job = runtime.block_on(Job::prepare(pipeline, JobOptions::default(), hub));
+    let error = job.map(drop).unwrap_err();
+    assert!(error.to_string().contains("reads images, not text"), "{error}");
+}
