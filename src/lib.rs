@@ -7,12 +7,12 @@
 //! config   the pipeline file, checked                    embed.yaml
 //! source   files as record batches                       id, text
 //! hub      a model's files                               config.json, tokenizer.json, model.safetensors
-//! image    a picture's pixels, resized                RGB
+//! image    a picture's pixels, resized                   RGB
 //! auto     model_type -> architecture, tokenizer         AutoConfig, AutoTokenizer, AutoModel
 //! batch    longest first, under a token budget           [[7, 2], [0, 5, 1]]
 //! models   one forward pass over ragged rows             last_hidden_state
 //! nn       what architectures share                      attention, pooling
-//! generation  token by token, where a model speaks       greedy, sampled, beams
+//! generation   token by token, where a model writes      greedy, sampled, beams
 //! tasks    columns -> tokens, tensors -> column          FixedSizeList<Float32, 384>
 //! engine   windows, workers, order, progress, report     id, text, embedding
 //! sink     files, whole or not at all                    part-00000.parquet, _SUCCESS

@@ -383,7 +383,7 @@ mod tests {
             text,
             "model_type `rberta` in config.json is not implemented; the nearest name is `roberta`\n\
              hint: implemented model types are: \
-             bert, camembert, deit, distilbert, gpt2, mpnet, roberta, vit, xlm-roberta"
+             bert, camembert, deit, distilbert, gpt2, mpnet, mt5, roberta, t5, vit, xlm-roberta"
         );
         let (_, text) = refused(json!({"model_type": "mamba"}), json!({}));
         assert!(text.contains("`mamba`") && !text.contains("nearest"), "{text}");

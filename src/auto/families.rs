@@ -14,6 +14,7 @@ use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
 use crate::models::gpt2::{Gpt2Config, Gpt2Model};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
 use crate::models::roberta::{roberta_config, xlm_roberta_config};
+use crate::models::t5::{T5Config, T5EncoderModel, T5Model};
 use crate::models::vit::{ViTConfig, ViTModel};
 use crate::models::{Backbone, Dimensions, Fields, HeadLayout};
 
@@ -53,7 +54,7 @@ pub struct FamilyHead {
 }
 
 /// Every `model_type` that this version implements, in alphabetical order.
-pub static FAMILIES: [Family; 9] = [
+pub static FAMILIES: [Family; 11] = [
     Family {
         model_type: "bert",
         architecture: "Bert",
@@ -127,6 +128,15 @@ pub static FAMILIES: [Family; 9] = [
         heads: &heads::MPNET,
     },
     Family {
+        model_type: "mt5",
+        architecture: "MT5",
+        base_model_prefix: "transformer",
+        attribute_map: &T5_ATTRIBUTE_MAP,
+        dimensions: |fields| Ok(T5Config::mt5(fields)?.dimensions()),
+        auto_model: |fields, vb| t5_encoder(&T5Config::mt5(fields)?, &vb),
+        heads: &heads::MT5,
+    },
+    Family {
         model_type: "roberta",
         architecture: "Roberta",
         base_model_prefix: "roberta",
@@ -134,6 +144,15 @@ pub static FAMILIES: [Family; 9] = [
         dimensions: |fields| Ok(roberta_config(fields)?.dimensions()),
         auto_model: |fields, vb| bert(roberta_config(fields)?, vb),
         heads: &heads::ROBERTA,
+    },
+    Family {
+        model_type: "t5",
+        architecture: "T5",
+        base_model_prefix: "transformer",
+        attribute_map: &T5_ATTRIBUTE_MAP,
+        dimensions: |fields| Ok(T5Config::t5(fields)?.dimensions()),
+        auto_model: |fields, vb| t5_encoder(&T5Config::t5(fields)?, &vb),
+        heads: &heads::T5,
     },
     Family {
         model_type: "vit",
@@ -155,6 +174,13 @@ pub static FAMILIES: [Family; 9] = [
     },
 ];
 
+const T5_ATTRIBUTE_MAP: [(&str, &str); 4] = [
+    ("head_dim", "d_kv"),
+    ("hidden_size", "d_model"),
+    ("num_attention_heads", "num_heads"),
+    ("num_hidden_layers", "num_layers"),
+];
+
 impl Family {
     /// The row of `model_type`.
     pub fn find(model_type: &str) -> Option<&'static Self> {
@@ -165,7 +191,7 @@ impl Family {
     pub(super) fn by_architecture(architecture: &str) -> Option<&'static Self> {
         FAMILIES.iter().find(|family| {
             architecture.strip_prefix(family.architecture).is_some_and(|class| {
-                class.starts_with("Model") || class.starts_with("For") || class.starts_with("LM")
+                ["Model", "For", "LM", "EncoderModel"].iter().any(|kind| class.starts_with(kind))
             })
         })
     }
@@ -225,6 +251,21 @@ fn bert(config: BertConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(BertModel::load(vb, &config).map_err(cannot_load)?))
 }
 
+/// What sentence-transformers loads, too; with the decoder, see the heads.
+fn t5_encoder(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(T5EncoderModel::load(vb, config).map_err(cannot_load)?))
+}
+
+fn t5_model(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(T5Model::load(vb, config).map_err(cannot_load)?))
+}
+
+/// T5's encoder and decoder, as heads stand on them.
+pub(super) const T5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::t5(fields)?, &vb);
+
+/// mT5's encoder and decoder.
+pub(super) const MT5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::mt5(fields)?, &vb);
+
 fn vit(config: &ViTConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(ViTModel::load(vb, config).map_err(cannot_load)?))
 }
@@ -264,7 +305,8 @@ mod tests {
             let empty = Map::new();
             let fields = Fields::new(&empty);
             let dimensions = (family.dimensions)(&fields).unwrap();
-            assert_eq!(dimensions.hidden_size, 768, "{}", family.model_type);
+            let expected = if family.model_type.ends_with("t5") { 512 } else { 768 };
+            assert_eq!(dimensions.hidden_size, expected, "{}", family.model_type);
             let asked = fields.asked();
             for (alias, name) in family.attribute_map {
                 assert!(!asked.contains(alias) && asked.contains(name), "{alias} → {name}");
@@ -284,6 +326,9 @@ mod tests {
             ("ViTMAEModel", None),
             ("BertweetModel", None),
             ("GPT2LMHeadModel", Some("gpt2")),
+            ("T5ForConditionalGeneration", Some("t5")),
+            ("MT5EncoderModel", Some("mt5")),
+            ("T5GemmaForConditionalGeneration", None),
             ("LlamaModel", None),
         ] {
             let family = Family::by_architecture(architecture);

@@ -3,7 +3,7 @@
 //! # Source
 //! The `…For…` classes of `modeling_*.py` in `src/transformers/models` at v4.57.
 
-use super::families::{FamilyHead, FamilyHead as Row};
+use super::families::{FamilyHead, FamilyHead as Row, LoadBackbone, MT5_MODEL, T5_MODEL};
 use crate::auto_class::AutoClass;
 use crate::models::{Epsilon, HeadLayout, Layer, Reads};
 use crate::nn::Activation;
@@ -154,3 +154,28 @@ pub(super) static DEIT: [Row; 2] = [
         )
     },
 ];
+/// Heads of T5 and mT5: on the decoder, save for token classification, which reads the encoder.
+const fn t5(model: LoadBackbone) -> [Row; 4] {
+    const VOCABULARY: [Layer; 2] = [Layer::ScaleIfTied, Layer::Vocabulary("lm_head", &[])];
+    const CLASSIFICATION_HEAD: [Layer; 3] = [
+        Layer::Dense("classification_head.dense"),
+        Layer::Activation(Activation::Tanh),
+        Layer::Labels("classification_head.out_proj"),
+    ];
+    let backbone = Some(model);
+    [
+        Row { backbone, ..row(AutoClass::Seq2SeqLM, Reads::Tokens, &VOCABULARY) },
+        Row {
+            backbone,
+            ..row(AutoClass::SequenceClassification, Reads::LastEos, &CLASSIFICATION_HEAD)
+        },
+        Row { backbone, ..ANSWER },
+        TOKENS,
+    ]
+}
+
+/// Heads of T5.
+pub(super) static T5: [Row; 4] = t5(T5_MODEL);
+
+/// Heads of mT5.
+pub(super) static MT5: [Row; 4] = t5(MT5_MODEL);

@@ -34,6 +34,10 @@ const HEADS: [&str; 14] = [
     "vocab_transform.",
 ];
 
+/// What an architecture leaves aside because another of its kind has it, or because it has the same numbers
+/// under another name: T5's decoder beside its encoder, and the embeddings that both share.
+const ELSEWHERE: [&str; 3] = ["decoder.", "encoder.embed_tokens.", "shared."];
+
 /// What was loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadReport {
@@ -306,16 +310,20 @@ impl Ledger {
     }
 }
 
+fn bare<'a>(name: &'a str, base_model_prefix: &str) -> &'a str {
+    let rest = name.strip_prefix(base_model_prefix).and_then(|rest| rest.strip_prefix('.'));
+    rest.unwrap_or(name)
+}
+
 fn is_head(name: &str, base_model_prefix: &str) -> bool {
-    let bare = name
-        .strip_prefix(base_model_prefix)
-        .and_then(|rest| rest.strip_prefix('.'))
-        .unwrap_or(name);
+    let bare = bare(name, base_model_prefix);
     HEADS.iter().any(|head| bare.starts_with(head))
 }
 
 fn is_head_or_buffer(name: &str, base_model_prefix: &str) -> bool {
+    let bare = bare(name, base_model_prefix);
     is_head(name, base_model_prefix)
+        || ELSEWHERE.iter().any(|part| bare.starts_with(part))
         || name.ends_with(".position_ids")
         || name.ends_with(".token_type_ids")
 }

@@ -50,8 +50,9 @@ pub use model::{AutoModel, AutoModelBuilder};
 pub use model_for::{
     AutoModelFor, AutoModelForBuilder, AutoModelForCausalLM, AutoModelForImageClassification,
     AutoModelForMaskedLM, AutoModelForMultipleChoice, AutoModelForNextSentencePrediction,
-    AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForT5,
-    AutoModelForTokenClassification, AutoModelWithLMHead, HeadClass, LogitsOutput, ModelWithHead,
+    AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification,
+    AutoModelForT5, AutoModelForTokenClassification, AutoModelWithLMHead, HeadClass, LogitsOutput,
+    ModelWithHead,
 };
 pub use sentence_transformers::{
     Dense, Head, Module, SentenceTransformer, SpladeActivation, SpladePooling, SpladeStrategy,

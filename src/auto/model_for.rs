@@ -75,6 +75,7 @@ impl ModelWithHead {
                     hidden_size: backbone.hidden_size(),
                     num_labels,
                     word_embeddings: backbone.word_embeddings(),
+                    tied_by_default: backbone.tied_by_default(),
                 };
                 let head = Head::load(&row.layout, &fields, &vb, sizes)?;
                 Ok((backbone, head))
@@ -245,6 +246,7 @@ pub trait HeadClass {
 /// | `AutoModelForTokenClassification` | `(total_tokens, num_labels)` |
 /// | `AutoModelForQuestionAnswering` | `(total_tokens, 2)`: start and end |
 /// | `AutoModelForMaskedLM`, `…CausalLM` | `(total_tokens, vocab_size)` |
+/// | `AutoModelForSeq2SeqLM` | `(total_tokens, vocab_size)`, of a decoder over the inputs shifted right |
 ///
 /// # Example
 /// ```
@@ -415,6 +417,9 @@ classes! {
     AutoModelForCausalLM = CausalLM;
     /// Tokens for masks.
     AutoModelForMaskedLM = MaskedLM;
+    /// A text for a text: an encoder and a decoder, whose own inputs
+    /// [`Seq2SeqBackbone::forward_seq2seq`](crate::models::Seq2SeqBackbone::forward_seq2seq) takes.
+    AutoModelForSeq2SeqLM = Seq2SeqLM;
     /// A label, labels or a number for a text.
     AutoModelForSequenceClassification = SequenceClassification;
     /// A span of a context.

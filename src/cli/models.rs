@@ -113,7 +113,7 @@ fn registry() -> String {
     for class in AutoClass::ALL {
         let _ = write!(text, "{}  ", short(class));
     }
-    text = text.trim_end().to_owned();
+    text.truncate(text.trim_end().len());
     for family in &FAMILIES {
         let _ = write!(text, "\n{:<width$}", family.model_type);
         for class in AutoClass::ALL {

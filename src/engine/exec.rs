@@ -36,7 +36,7 @@ use super::step::ModelStep;
 use super::window::{Finish, Window, WindowBuilder};
 use super::workers::{Workers, worker_gone};
 use crate::error::{Error, ErrorKind};
-use crate::tasks::{EncodedRow, Results, TaskModel};
+use crate::tasks::{Batching, EncodedRow, Results, TaskModel};
 
 /// Windows in flight: one that is computed and one that is tokenised behind it.
 const WINDOWS_IN_FLIGHT: usize = 2;
@@ -50,6 +50,10 @@ const MAX_WINDOW_OUTPUT_BYTES: usize = 256 << 20;
 
 /// A window closes when its input rows reach this size.
 const MAX_WINDOW_INPUT_BYTES: usize = 256 << 20;
+
+/// Rows of a window whose task makes its own batches: generating takes long, and rows that are done should
+/// not wait for tens of thousands of others.
+const MAX_SHARED_WINDOW_ROWS: usize = 1024;
 
 /// Appends the column of one model step.
 #[derive(Debug)]
@@ -198,6 +202,7 @@ impl ExecutionPlan for ModelExec {
             permits: Arc::new(Semaphore::new(WINDOWS_IN_FLIGHT)),
             windows,
             rows: 0,
+            rest: None,
         };
         stream.spawn(gather.run());
         let emit = Emit {
@@ -238,6 +243,8 @@ struct Gather {
     windows: mpsc::Sender<Pending>,
     /// Rows read so far.
     rows: u64,
+    /// Rows of a batch that did not fit in a window.
+    rest: Option<RecordBatch>,
 }
 
 impl Gather {
@@ -266,11 +273,10 @@ impl Gather {
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
             let mut builder = WindowBuilder::default();
             while !self.is_full(&builder) {
-                let Some(batch) = self.input.next().await else {
+                let Some(batch) = self.next_batch(&builder).await? else {
                     ended = true;
                     break;
                 };
-                let batch = batch?;
                 if batch.num_rows() == 0 {
                     continue;
                 }
@@ -304,9 +310,35 @@ impl Gather {
         Ok(())
     }
 
+    /// Rows that a window takes at most.
+    fn window_rows(&self) -> usize {
+        let rows = self.step.settings().sort_window_rows;
+        match self.step.task().batching() {
+            Batching::TokenBudget => rows,
+            Batching::Share => rows.min(MAX_SHARED_WINDOW_ROWS),
+        }
+    }
+
+    /// The next rows of the input: a batch, or as much of it as the window has room for where that is
+    /// bounded closely.
+    async fn next_batch(&mut self, window: &WindowBuilder) -> Result<Option<RecordBatch>> {
+        let batch = match self.rest.take() {
+            Some(batch) => batch,
+            None => match self.input.next().await {
+                Some(batch) => batch?,
+                None => return Ok(None),
+            },
+        };
+        let room = self.window_rows().saturating_sub(window.num_rows());
+        if self.step.task().batching() == Batching::Share && batch.num_rows() > room {
+            self.rest = Some(batch.slice(room, batch.num_rows() - room));
+            return Ok(Some(batch.slice(0, room)));
+        }
+        Ok(Some(batch))
+    }
+
     fn is_full(&self, window: &WindowBuilder) -> bool {
-        let settings = self.step.settings();
-        window.num_rows() >= settings.sort_window_rows
+        window.num_rows() >= self.window_rows()
             || window.tokens() >= MAX_WINDOW_TOKENS
             || window.output_bytes() >= MAX_WINDOW_OUTPUT_BYTES
             || self.reservation.size() - window.output_bytes() >= MAX_WINDOW_INPUT_BYTES

@@ -210,6 +210,6 @@ mod tests {
         assert_eq!(search.step(&mut third, 4, &config, &mut stops), None, "max_length");
         let (ids, prompt, score) = search.best();
         assert_eq!(ids[prompt..], [2, 0]);
-        assert!((score - (ln(0.45) + ln(0.97)) / 2.0).abs() < 1e-6, "{score}");
+        assert!((score - f32::midpoint(ln(0.45), ln(0.97))).abs() < 1e-6, "{score}");
     }
 }

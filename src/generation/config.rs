@@ -166,20 +166,20 @@ pub fn model_defaults(
     settings
 }
 
-/// The settings of a pipeline of transformers: its own defaults come before a model's, save for the number
-/// of tokens, which a model may limit by `max_length`.
+/// The settings of a pipeline of transformers: its own defaults where the model says nothing, save that a
+/// model's `max_length` stands in for a number of new tokens.
+///
+/// So says the pipeline's source; what it does at v4.57 is to let its own defaults come first.
 pub fn pipeline_defaults(
     pipeline: &Map<String, Value>,
     model: &Map<String, Value>,
 ) -> Map<String, Value> {
-    let mut settings = model.clone();
-    settings.extend(pipeline.clone());
-    let limited = model
-        .get("max_length")
-        .is_some_and(|length| length.as_u64().is_some_and(|n| n != DEFAULT_MAX_LENGTH as u64));
-    if limited && pipeline.contains_key("max_new_tokens") {
+    let mut settings = pipeline.clone();
+    let limit = model.get("max_length").and_then(Value::as_u64);
+    if limit.is_some_and(|limit| limit != DEFAULT_MAX_LENGTH as u64) {
         settings.shift_remove("max_new_tokens");
     }
+    settings.extend(model.clone());
     settings
 }
 
@@ -422,7 +422,6 @@ impl<'a> Settings<'a> {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "numbers pass through unchanged")]
 mod tests {
     use super::*;
 
@@ -506,7 +505,7 @@ mod tests {
 
         let pipeline = map(json!({"max_new_tokens": 256, "do_sample": true, "temperature": 0.7}));
         let ours = pipeline_defaults(&pipeline, &file);
-        assert_eq!((&ours["temperature"], &ours["max_new_tokens"]), (&json!(0.7), &json!(256)));
+        assert_eq!((&ours["temperature"], &ours["max_new_tokens"]), (&json!(0.5), &json!(256)));
         let limited = map(json!({"max_length": 50}));
         assert_eq!(pipeline_defaults(&pipeline, &limited).get("max_new_tokens"), None);
     }

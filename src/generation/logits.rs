@@ -25,6 +25,7 @@ impl<'a> Processors<'a> {
     /// Changes `scores`, one a token of the vocabulary; `ids` are the decoder's, the prompt included.
     pub(super) fn process(&self, ids: &[u32], scores: &mut [f32]) {
         let config = self.config;
+        #[expect(clippy::float_cmp, reason = "exactly 1 is no penalty")]
         if config.repetition_penalty != 1.0 {
             repetition_penalty(config.repetition_penalty, ids, scores);
         }
@@ -121,6 +122,7 @@ pub(super) type Candidate = (u32, f32);
 /// The tokens that may be drawn, in order of their ids, with their scores: temperature, then `top_k`,
 /// `top_p` and `min_p`.
 pub(super) fn warp(config: &GenerationConfig, scores: &[f32]) -> Vec<Candidate> {
+    #[expect(clippy::float_cmp, reason = "exactly 1 changes nothing")]
     let temperature = config.temperature.filter(|t| *t != 1.0);
     let scaled = |score: f32| temperature.map_or(score, |t| score / t);
     let least = match config.top_k {

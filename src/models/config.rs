@@ -126,7 +126,7 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// `Unsupported` when the name is unknown, `Model` when it is not a string.
-    pub fn activation(&self, key: &'static str, default: &'static str) -> Result<Activation> {
+    pub fn activation(&self, key: &'static str, default: &str) -> Result<Activation> {
         let name = match self.value(key) {
             None => default,
             Some(Value::String(name)) => name,

@@ -90,6 +90,8 @@ pub struct HeadSizes<'a> {
     pub num_labels: usize,
     /// `(vocab_size, hidden_size)`, of the backbone, where it has tokens.
     pub word_embeddings: Option<&'a Tensor>,
+    /// Whether a layer over the vocabulary has their weight when config.json does not say it.
+    pub tied_by_default: bool,
 }
 
 enum Loaded {
@@ -120,7 +122,7 @@ impl Head {
         vb: &VarBuilder<'_>,
         sizes: HeadSizes<'_>,
     ) -> error::Result<Self> {
-        let tied = fields.flag("tie_word_embeddings", true)?;
+        let tied = fields.flag("tie_word_embeddings", sizes.tied_by_default)?;
         let layers = layout
             .layers
             .iter()

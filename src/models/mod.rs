@@ -6,11 +6,13 @@ mod causal_lm;
 mod config;
 mod decoder;
 mod heads;
+mod seq2seq;
 pub mod bert;
 pub mod roberta;
 pub mod distilbert;
 pub mod mpnet;
 pub mod gpt2;
+pub mod t5;
 pub mod vit;
 pub mod deit;
 
@@ -20,6 +22,7 @@ pub use causal_lm::{CausalBackbone, CausalLM};
 pub use config::Fields;
 pub use decoder::{Decoder, DecoderState};
 pub use heads::{Epsilon, Head, HeadLayout, HeadSizes, Layer, Reads};
+pub use seq2seq::{Seq2SeqBackbone, Seq2SeqLM, Seq2SeqModelOutput};
 
 use crate::nn::{ModelInputs, PositionIds, Ragged};
 
@@ -97,6 +100,17 @@ pub trait Backbone: Send + Sync {
     /// The table of word embeddings, `(vocab_size, hidden_size)`, that a head over the vocabulary is tied
     /// to; `None` where there are no tokens.
     fn word_embeddings(&self) -> Option<&Tensor> {
+        None
+    }
+
+    /// Whether a head over the vocabulary has the weight of the word embeddings when config.json does not
+    /// say it.
+    fn tied_by_default(&self) -> bool {
+        true
+    }
+
+    /// The encoder and the decoder of an architecture that has both.
+    fn seq2seq(&self) -> Option<&dyn Seq2SeqBackbone> {
         None
     }
 

@@ -3,8 +3,6 @@
 //! # Source
 //! `src/transformers/models/mpnet/modeling_mpnet.py` at v4.57.
 
-use std::sync::{Mutex, PoisonError};
-
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -12,16 +10,17 @@ use super::bert::Pooler;
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttentionOptions, Embedding, LayerNorm, Linear, ModelInputs, PositionIds, attention,
+    Activation, AttentionOptions, Embedding, LayerNorm, Linear, ModelInputs, PositionIds,
+    RelativeAttentionBias, RelativePositionBuckets, attention,
 };
 
 /// Fixed in the source, whatever `pad_token_id` says.
 const PADDING_IDX: u32 = 1;
-/// Buckets that distances are sorted into; fixed in the source, whatever
-/// `relative_attention_num_buckets` says (that is the size of the table).
-const NUM_BUCKETS: u32 = 32;
-/// Distances from here on share the last bucket.
-const MAX_DISTANCE: f32 = 128.0;
+/// Fixed in the source, whatever `relative_attention_num_buckets` says (that is the size of the table).
+const BUCKETS: RelativePositionBuckets = match RelativePositionBuckets::new(32, 128, true) {
+    Some(buckets) => buckets,
+    None => panic!("these buckets can be divided"),
+};
 
 /// The settings of MPNet.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,13 +66,14 @@ impl MPNetConfig {
             ("hidden_size", config.hidden_size),
             ("num_attention_heads", config.num_attention_heads),
         )?;
-        if config.relative_attention_num_buckets < NUM_BUCKETS as usize {
+        if config.relative_attention_num_buckets < BUCKETS.num_buckets() as usize {
             return Err(error::Error::new(
                 error::ErrorKind::Model,
                 format!(
                     "`relative_attention_num_buckets: {}` in config.json is less than the \
-                     {NUM_BUCKETS} buckets that MPNet sorts distances into",
-                    config.relative_attention_num_buckets
+                     {} buckets that MPNet sorts distances into",
+                    config.relative_attention_num_buckets,
+                    BUCKETS.num_buckets()
                 ),
             ));
         }
@@ -121,63 +121,6 @@ impl MPNetEmbeddings {
         let positions = self.position_embeddings.forward(&inputs.position_ids)?;
         self.layer_norm.forward_residual(&words, &positions)
     }
-}
-
-/// A learned number for each head and bucket of distances.
-struct RelativeAttentionBias {
-    relative_attention_bias: Embedding,
-    /// For the longest row so far. Only growing lengths build a new one.
-    cached: Mutex<Option<Tensor>>,
-}
-
-impl RelativeAttentionBias {
-    fn load(vb: VarBuilder<'_>, config: &MPNetConfig) -> Result<Self> {
-        Ok(Self {
-            relative_attention_bias: Embedding::load(
-                vb.pp("relative_attention_bias"),
-                config.relative_attention_num_buckets,
-                config.num_attention_heads,
-            )?,
-            cached: Mutex::default(),
-        })
-    }
-
-    /// `(num_attention_heads, n, n)` with `n` at least `seq_len`.
-    fn covering(&self, seq_len: usize) -> Result<Tensor> {
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bias) = &*cached
-            && bias.dim(1)? >= seq_len
-        {
-            return Ok(bias.clone());
-        }
-        let n = seq_len.next_power_of_two();
-        let device = self.relative_attention_bias.weight().device();
-        let buckets: Vec<u32> = (0..n as i64)
-            .flat_map(|query| (0..n as i64).map(move |key| relative_position_bucket(key - query)))
-            .collect();
-        let buckets = Tensor::from_vec(buckets, n * n, device)?;
-        let bias = self.relative_attention_bias.forward(&buckets)?; // (n * n, heads)
-        let bias = bias.t()?.reshape(((), n, n))?.contiguous()?;
-        *cached = Some(bias.clone());
-        Ok(bias)
-    }
-}
-
-/// The bucket of the distance from a query to a key: near ones have their own, farther ones share by
-/// the logarithm; keys after the query use the upper half.
-fn relative_position_bucket(relative_position: i64) -> u32 {
-    let half = NUM_BUCKETS / 2;
-    let max_exact = half / 2;
-    let offset = if relative_position > 0 { half } else { 0 };
-    let distance = relative_position.unsigned_abs() as u32;
-    if distance < max_exact {
-        return offset + distance;
-    }
-    // In f32, as torch computes it: the result is cut to a whole number.
-    let exact = max_exact as f32;
-    let log = (distance as f32 / exact).ln() / (MAX_DISTANCE / exact).ln();
-    let far = max_exact + (log * (half - max_exact) as f32) as u32;
-    offset + far.min(half - 1)
 }
 
 struct MPNetLayer {
@@ -267,7 +210,12 @@ impl MPNetModel {
             encoder_layer: (0..config.num_hidden_layers)
                 .map(|i| MPNetLayer::load(layers.pp(i), config))
                 .collect::<Result<_>>()?,
-            encoder_bias: RelativeAttentionBias::load(encoder, config)?,
+            encoder_bias: RelativeAttentionBias::load(
+                encoder.pp("relative_attention_bias"),
+                config.relative_attention_num_buckets,
+                config.num_attention_heads,
+                BUCKETS,
+            )?,
             pooler: Pooler::load(vb, config.hidden_size)?,
             dimensions: config.dimensions(),
         })
@@ -301,36 +249,5 @@ impl Backbone for MPNetModel {
 
     fn has_pooler(&self) -> bool {
         self.pooler.is_some()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distances_fall_into_the_buckets_of_transformers() {
-        let cases = [
-            (0, 0),
-            (-1, 1),
-            (-7, 7),
-            (-8, 8),
-            (-11, 8),
-            (-12, 9),
-            (-16, 10),
-            (-32, 12),
-            (-64, 14),
-            (-90, 14),
-            (-91, 15),
-            (-128, 15),
-            (-5000, 15),
-            (1, 17),
-            (8, 24),
-            (16, 26),
-            (500, 31),
-        ];
-        for (distance, bucket) in cases {
-            assert_eq!(relative_position_bucket(distance), bucket, "distance {distance}");
-        }
     }
 }

@@ -265,6 +265,26 @@ pub(super) fn layer_norm(values: &mut [f32], weight: &[f32], bias: &[f32], eps: 
     );
 }
 
+/// Root mean square normalisation of each row of `weight.len()` numbers, in place.
+pub(super) fn rms_norm(values: &mut [f32], weight: &[f32], eps: f32) {
+    let columns = weight.len();
+    if columns == 0 {
+        return;
+    }
+    let count = columns as f32;
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for row in values.chunks_exact_mut(columns) {
+                let inverse = 1.0 / (sum_of_squares(row) / count + eps).sqrt();
+                for (value, weight) in row.iter_mut().zip(weight) {
+                    *value = *value * inverse * weight;
+                }
+            }
+        },
+    );
+}
+
 /// `out += values`.
 pub(super) fn add(out: &mut [f32], values: &[f32]) {
     pulp::Arch::new().dispatch(

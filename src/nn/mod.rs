@@ -12,6 +12,8 @@ mod layer_norm;
 mod linear;
 mod log_softmax;
 mod pooling;
+mod relative_position;
+mod rms_norm;
 
 pub use activation::Activation;
 pub use attention::{
@@ -25,3 +27,5 @@ pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use log_softmax::{log_softmax, log_sum_exp};
 pub use pooling::{Pooling, PoolingMode, normalize};
+pub use relative_position::{RelativeAttentionBias, RelativePositionBuckets};
+pub use rms_norm::RmsNorm;

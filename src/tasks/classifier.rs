@@ -51,7 +51,8 @@ impl Classifier {
     /// As [`ResolvedModel::load_with_head`].
     pub(super) fn load(&self) -> Result<LoadedClassifier> {
         let model = self.model.load_with_head(self.class, self.allow_new_head)?;
-        Ok(LoadedClassifier { model })
+        let token_type_ids = self.model.tokenizer().gives_token_type_ids();
+        Ok(LoadedClassifier { model, token_type_ids })
     }
 
     /// What plans, reports and lineage say.
@@ -88,6 +89,8 @@ pub(super) fn summary(
 /// A model with a head and its weights.
 pub(super) struct LoadedClassifier {
     pub(super) model: Arc<ModelWithHead>,
+    /// Whether the model is told the segments of tokens.
+    token_type_ids: bool,
 }
 
 impl LoadedClassifier {
@@ -113,7 +116,10 @@ impl LoadedClassifier {
     }
 
     fn inputs(&self, sequences: &[&Sequence]) -> Result<ModelInputs> {
-        let rows = sequences.iter().map(|s| (s.input_ids.as_slice(), s.token_type_ids.as_slice()));
+        let rows = sequences.iter().map(|sequence| {
+            let types: &[u32] = if self.token_type_ids { &sequence.token_type_ids } else { &[] };
+            (sequence.input_ids.as_slice(), types)
+        });
         self.model.inputs(rows).map_err(forward_failed)
     }
 

@@ -6,8 +6,10 @@ mod characters;
 mod classifier;
 mod feature_extraction;
 mod fill_mask;
+mod generation;
 mod image_classification;
 mod labels;
+mod loglikelihood;
 pub mod memory;
 mod models;
 mod multiple_choice;
@@ -15,7 +17,9 @@ mod next_sentence_prediction;
 mod question_answering;
 mod rerank;
 mod sparse_encoding;
+mod text2text_generation;
 mod text_classification;
+mod text_generation;
 mod text_input;
 mod token_classification;
 mod token_count;
@@ -40,6 +44,7 @@ use crate::models::Dimensions;
 pub use feature_extraction::{FeatureExtractionTask, module_names};
 pub use fill_mask::FillMaskTask;
 pub use image_classification::ImageClassificationTask;
+pub use loglikelihood::LoglikelihoodTask;
 pub use models::{Models, ResolvedModel};
 pub use multiple_choice::MultipleChoiceTask;
 pub use next_sentence_prediction::NextSentencePredictionTask;
@@ -47,6 +52,8 @@ pub use question_answering::QuestionAnsweringTask;
 pub use rerank::RerankTask;
 pub use sparse_encoding::SparseEncodingTask;
 pub use text_classification::TextClassificationTask;
+pub use text_generation::TextGenerationTask;
+pub use text2text_generation::Text2TextGenerationTask;
 pub use token_classification::TokenClassificationTask;
 pub use token_count::TokenCountTask;
 pub use zero_shot_classification::ZeroShotClassificationTask;
@@ -58,12 +65,6 @@ pub use zero_shot_classification::ZeroShotClassificationTask;
 /// option that the model cannot serve.
 pub fn resolve(step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
     check_auto_class(step, models)?;
-    let unsupported = || {
-        Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("`{}` is not available in this version", step.options.task_id()),
-        ))
-    };
     Ok(match &step.options {
         TaskOptions::FeatureExtraction(options) => {
             Arc::new(FeatureExtractionTask::resolve(step, options, models)?)
@@ -85,9 +86,15 @@ pub fn resolve(step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
         TaskOptions::SparseEncoding(options) => {
             Arc::new(SparseEncodingTask::resolve(step, options, models)?)
         }
-        TaskOptions::TextGeneration(_) => return unsupported(),
-        TaskOptions::Loglikelihood(_) => return unsupported(),
-        TaskOptions::Text2TextGeneration(_) => return unsupported(),
+        TaskOptions::TextGeneration(options) => {
+            Arc::new(TextGenerationTask::resolve(step, options, models)?)
+        }
+        TaskOptions::Loglikelihood(options) => {
+            Arc::new(LoglikelihoodTask::resolve(step, options, models)?)
+        }
+        TaskOptions::Text2TextGeneration(options) => {
+            Arc::new(Text2TextGenerationTask::resolve(step, options, models)?)
+        }
         TaskOptions::MultipleChoice(options) => {
             Arc::new(MultipleChoiceTask::resolve(step, options, models)?)
         }

@@ -217,6 +217,8 @@ QUESTIONS = [{"question": q, "context": c} for q, c in [
     ("", "context"), ("question", ""), ("?", "  "),
 ]]
 WINDOWS = {"max_seq_len": 24, "doc_stride": 8}
+SPECIAL = [{"question": q, "context": c} for q, c in [
+    ("Who?", "Anna [CLS] Kowalska [SEP] was there"), ("[CLS]?", "Anna Kowalska was there"), ("Who <s>?", "Anna <s> Kowalska </s> was there")]]
 task("question-answering", question_answering, [
     *(Case(short, f"{short}-qa", QUESTIONS, QA, notes="max_seq_len is the model's 32 and doc_stride half of it")
       for short in ("bert", "roberta", "distilbert")),
@@ -235,6 +237,14 @@ task("question-answering", question_answering, [
     Case("roberta-answer-2", "roberta-qa", QUESTIONS, QA, {"max_answer_len": 2}),
     Case("bert-question-4", "bert-qa", QUESTIONS, QA, {"max_question_len": 4},
          notes="transformers cuts questions only with its slow tokenizers: with these max_question_len changes nothing"),
+    Case("bert-special-top-4", "bert-qa", SPECIAL, QA, {"top_k": 4}, notes="a [CLS] of the text may be an answer too"),
+    Case("roberta-special-top-4", "roberta-qa", SPECIAL, QA, {"top_k": 4}),
+    Case("bert-left", "bert-qa-left", QUESTIONS, QA, WINDOWS,
+         notes="padding_side left: the context comes first, and every token may be in the answer"),
+    Case("bert-left-top-5", "bert-qa-left", QUESTIONS, QA, {**WINDOWS, "top_k": 5}),
+    Case("xlm-roberta", "xlm-roberta-qa", QUESTIONS, QA),
+    Case("xlm-roberta-windows-top-5", "xlm-roberta-qa", QUESTIONS, QA, {**WINDOWS, "top_k": 5},
+         notes="windows have token_type_ids of 1 from the second on, which model_input_names keeps from the model"),
     Case("bert-top-100", "bert-qa", QUESTIONS, QA, {"top_k": 100}, notes="more than there are candidates"),
 ])
 

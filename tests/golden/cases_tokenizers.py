@@ -14,11 +14,11 @@ from texts import HERE, NASTY
 from tools import case, remove, versions, write_golden, write_json
 
 FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-         "vocab.json", "merges.txt", "sentencepiece.bpe.model"]
+         "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model"]
 TEXTS = [
     "", "   ", "Harbour", "The little INN was Quiet, né à Kraków: 房间干净。", "e\u0301te\u0301 \u0130\u0131 ß ﬁ ½", "  two  spaces \t and a tab  ",
     "a <mask>  b  <mask>", "x[MASK]  y [UNK] [unk] [MASK]", "<s> x </s> <pad>  <unk> <s>NOTUSED</s>NOTUSED", "Blue Sky blue sky [e1]  x <q>  y<q>y <new>new <new>",
-    "ŝ" * 101 + " after", "🙂 👍🏽 ▁under",
+    "ŝ" * 101 + " after", "🙂 👍🏽 ▁under", "Hello <extra_id_0>. the<extra_id_1> inn <extra_id_99>  </s> was <q>  y </s>",
 ]
 PAIRS = [["Harbour", "The little inn was quiet."], ["", "x"], ["a b c d e f g h i j k", "the bread was warm"], ["the bread", "a b c d e f g h i j k"]]
 MAX_LENGTHS, PAIR_MAX_LENGTHS = [2, 5, 12], [4, 7, 10, 13]
@@ -75,6 +75,10 @@ VARIANTS = [
     ("json-gpt2-bare", "gpt2", BARE, {}),
     ("json-gpt2-prefix-space", "gpt2", configured(add_prefix_space=True, add_bos_token=True, clean_up_tokenization_spaces=True), {}),
     ("json-gpt2-pad-token", "gpt2", configured(pad_token="<|endoftext|>", truncation_side="left", padding_side="left", additional_special_tokens=["<q>"]), {}),
+    ("json-t5-bare", "t5", BARE, {}),
+    ("json-t5-other-class", "t5", configured(tokenizer_class="MT5Tokenizer", extra_ids=10, eos_token="<q>", legacy=False), {}),
+    ("json-t5-from-spiece", "t5", configured(add_prefix_space=True, additional_special_tokens=["<q>"], extra_ids=3), {}),
+    ("json-t5-no-prefix-space", "t5", configured(add_prefix_space=False, extra_ids=10, legacy=False), {"added_tokens": [{"id": 990, **added("Blue Sky")}]}),
     # --- vocabulary files alone
     ("vocab-bare", "bert-cased-vocab", BARE, {}),
     ("vocab-accents", "bert-cased-vocab", configured(strip_accents=False, tokenize_chinese_chars=False, truncation_side="left"), {}),
@@ -95,6 +99,13 @@ VARIANTS = [
     ("spm-normalized-mask", "xlm-roberta-spm", {**BARE, "special_tokens_map.json": {"mask_token": untyped("<mask>", lstrip=True)}, "added_tokens.json": {"<new>": 990}}, {}),
     ("spm-added-tokens-decoder", "xlm-roberta-spm", configured(added_tokens_decoder={"0": added("<s>", special=True), "990": added("Blue Sky", lstrip=True)}, mask_token="<mask>"), {}),
     ("spm-camembert-bare", "camembert-spm", BARE, {}),
+    ("spiece-legacy", "t5-spiece", configured(legacy=True, unk_token=None), {}),
+    ("spiece-not-legacy", "t5-spiece", configured(legacy=False, extra_ids=0, additional_special_tokens=None), {}),
+    ("spiece-no-prefix-space", "t5-spiece", configured(add_prefix_space=False, pad_token=typed("<q>", rstrip=True)), {}),
+    ("spiece-additional", "t5-spiece", {**configured(extra_ids=2), "special_tokens_map.json": {"additional_special_tokens": ["<extra_id_0>", untyped("<extra_id_1>", lstrip=True), "<q>"]}}, {}),
+    ("spiece-added-tokens", "t5-spiece", {**BARE, "added_tokens.json": {"<new>": 990, "<q>": 991}, "special_tokens_map.json": {"additional_special_tokens": ["<q>"]}}, {}),
+    ("spiece-added-tokens-decoder", "t5-spiece", configured(extra_ids=5, added_tokens_decoder={"1": added("</s>", rstrip=True, special=True), "990": added("Blue Sky", lstrip=True)}), {}),
+    ("spiece-mt5", "t5-spiece", {**BARE, "config.json": {"model_type": "mt5"}}, {}),
     ("spm-camembert-additional", "camembert-spm", {**BARE, "special_tokens_map.json": {"additional_special_tokens": ["<s>NOTUSED"]}}, {}),
 ]
 
@@ -139,23 +150,33 @@ def encoded(base, files, patch):
     }
 
 
-def gpt2_directory(folder, *removed):
+def directory(folder, model_type, made, *removed):
     """A tokenizer without a model, with the ids of many strings."""
-    tiny.gpt2(max_length=64).save_pretrained(folder)
+    made.save_pretrained(folder)
     remove(folder, *removed)
-    write_json(os.path.join(folder, "config.json"), {"model_type": "gpt2"})
+    write_json(os.path.join(folder, "config.json"), {"model_type": model_type})
     tokenizer = AutoTokenizer.from_pretrained(folder)
     write_golden(folder, {"texts": NASTY, "input_ids": [tokenizer(text)["input_ids"] for text in NASTY]}, "tokens.json")
 
 
 @case
 def gpt2(folder):
-    gpt2_directory(folder)
+    directory(folder, "gpt2", tiny.gpt2(max_length=64))
 
 
 @case
 def gpt2_vocab_merges(folder):
-    gpt2_directory(folder, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    directory(folder, "gpt2", tiny.gpt2(max_length=64), "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+@case
+def t5(folder):
+    directory(folder, "t5", tiny.t5(max_length=64, size=400))
+
+
+@case
+def t5_spiece(folder):
+    directory(folder, "t5", tiny.t5(max_length=64, size=400), "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @case

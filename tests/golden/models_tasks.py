@@ -7,7 +7,8 @@ from transformers import (BertConfig, BertForMaskedLM, BertForMultipleChoice, Be
                           DistilBertForQuestionAnswering, DistilBertForSequenceClassification, GPT2Config,
                           GPT2ForSequenceClassification, RobertaConfig, RobertaForMaskedLM, RobertaForMultipleChoice,
                           RobertaForQuestionAnswering, RobertaForSequenceClassification, RobertaForTokenClassification,
-                          T5Config, T5ForSequenceClassification, XLMRobertaConfig, XLMRobertaForTokenClassification)
+                          T5Config, T5ForSequenceClassification, XLMRobertaConfig, XLMRobertaForQuestionAnswering,
+                          XLMRobertaForTokenClassification)
 
 import tiny_tokenizers as tiny
 import tiny_tokenizers_tasks as tiny_tasks
@@ -27,9 +28,10 @@ def balanced(net, tokenizer):
     return centre(net, getattr(head, "out_proj", head).bias, tokenizer, corpus()[:40])
 
 
-def bert(name, cls, seed=None, **settings):
+def bert(name, cls, seed=None, padding_side="right", **settings):
     def make(folder):
         tokenizer = tiny.bert(max_length=MAX_LENGTH, size=220)
+        tokenizer.padding_side = padding_side
         config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=MAX_LENGTH, **SHAPE, **settings)
         save(folder, balanced(weights(cls(config), seed or name), tokenizer), tokenizer)
     model(name)(make)
@@ -104,8 +106,11 @@ roberta("xlm-roberta-ner", XLMRobertaForTokenClassification, XLMRobertaConfig,
         lambda max_length: tiny.xlm_roberta(max_length=max_length, rule="few"), **BIO)
 
 bert("bert-qa", BertForQuestionAnswering)
+bert("bert-qa-left", BertForQuestionAnswering, padding_side="left")
 roberta("roberta-qa", RobertaForQuestionAnswering)
 distilbert("distilbert-qa", DistilBertForQuestionAnswering)
+roberta("xlm-roberta-qa", XLMRobertaForQuestionAnswering, XLMRobertaConfig,
+        lambda max_length: tiny.xlm_roberta(max_length=max_length, rule="few"))
 
 bert("bert-mlm", BertForMaskedLM)
 roberta("roberta-mlm", RobertaForMaskedLM)

@@ -139,7 +139,7 @@ fn models_of_text_and_of_images_do_not_stand_in_for_each_other() {
         "steps": [{"text-classification": {"input": "text", "output": "x", "model": model()}}],
         "sink": {"path": "out.jsonl"},
     });
-    fixture.file("rows.jsonl", "{\"text\": \"a\"}\n".to_owned());
+    fixture.file("rows.jsonl", "{\"text\": \"a\"}\n");
     fixture.file("pipeline.yaml", pipeline.to_string());
     let pipeline = config::load(&fixture.path("pipeline.yaml"), &LoadOptions::default()).unwrap();
     let hub = Arc::new(Hub::new(HubSettings::from_env().with_offline(true)));

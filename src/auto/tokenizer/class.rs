@@ -25,6 +25,10 @@ pub(super) enum TokenizerClass {
     Camembert,
     /// `GPT2Tokenizer`.
     Gpt2,
+    /// `T5Tokenizer`.
+    T5,
+    /// `MT5Tokenizer`, which is the same.
+    Mt5,
     /// `PreTrainedTokenizerFast`: whatever tokenizer.json says, no defaults.
     PreTrained,
 }
@@ -38,6 +42,9 @@ const CLASSES: &[(TokenizerClass, &str, &[&str])] = &[
     (TokenizerClass::XlmRoberta, "XLMRobertaTokenizer", &["xlm-roberta"]),
     (TokenizerClass::Camembert, "CamembertTokenizer", &["camembert"]),
     (TokenizerClass::Gpt2, "GPT2Tokenizer", &["gpt2"]),
+    // The configuration of mT5 names T5's class by default.
+    (TokenizerClass::T5, "T5Tokenizer", &["t5", "mt5"]),
+    (TokenizerClass::Mt5, "MT5Tokenizer", &[]),
     (TokenizerClass::PreTrained, "PreTrainedTokenizer", &[]),
 ];
 
@@ -105,6 +112,8 @@ impl TokenizerClass {
             Self::XlmRoberta => "XLMRobertaTokenizerFast",
             Self::Camembert => "CamembertTokenizerFast",
             Self::Gpt2 => "GPT2TokenizerFast",
+            Self::T5 => "T5TokenizerFast",
+            Self::Mt5 => "MT5TokenizerFast",
             Self::PreTrained => "PreTrainedTokenizerFast",
         }
     }
@@ -125,6 +134,12 @@ impl TokenizerClass {
                 "bos_token" | "eos_token" | "unk_token" => Some("<|endoftext|>"),
                 _ => None,
             },
+            Self::T5 | Self::Mt5 => match attribute {
+                "eos_token" => Some("</s>"),
+                "unk_token" => Some("<unk>"),
+                "pad_token" => Some("<pad>"),
+                _ => None,
+            },
             Self::MpNet | Self::Roberta | Self::XlmRoberta | Self::Camembert => match attribute {
                 "bos_token" | "cls_token" => Some("<s>"),
                 "eos_token" | "sep_token" => Some("</s>"),
@@ -143,6 +158,16 @@ impl TokenizerClass {
             Self::Camembert => &["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"],
             _ => &[],
         }
+    }
+
+    /// Whether `model_input_names` of this class has `token_type_ids` when the files do not say it.
+    pub(super) fn default_token_type_ids(self) -> bool {
+        matches!(self, Self::Bert | Self::PreTrained)
+    }
+
+    /// Whether the class is T5's, whose special tokens have `extra_ids` among them.
+    pub(super) fn is_t5(self) -> bool {
+        matches!(self, Self::T5 | Self::Mt5)
     }
 
     /// Whether `decode` tidies spaces before punctuation when the files do not say it. The slow classes

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Map, Value};
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::bpe::{self, BPE};
 use tokenizers::models::unigram::Unigram;
@@ -20,7 +21,7 @@ use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
 
 use super::class::TokenizerClass;
 use super::files::TokenizerFiles;
-use super::overrides::TokenizerOptions;
+use super::overrides::{TokenizerOptions, extra_ids};
 use super::sentencepiece::{ModelProto, ModelType, PieceKind};
 use super::special::{self, SpecialTokens};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,6 +29,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// Sentencepiece models by name, in the order in which they are looked for.
 const SENTENCEPIECE_FILES: [&str; 3] =
     ["sentencepiece.bpe.model", "tokenizer.model", "spiece.model"];
+
+/// The only name that T5's classes look for.
+const T5_FILE: &str = "spiece.model";
 
 /// Where fairseq's `<unk>` stands, in both families that come from there.
 const FAIRSEQ_UNK_ID: usize = 3;
@@ -39,6 +43,7 @@ const FAIRSEQ_UNK_ID: usize = 3;
 /// sentencepiece model that is not implemented.
 pub(super) fn from_vocabulary(
     files: &mut TokenizerFiles<'_>,
+    config: &Map<String, Value>,
     class: TokenizerClass,
     options: TokenizerOptions,
     special: &SpecialTokens,
@@ -48,7 +53,20 @@ pub(super) fn from_vocabulary(
             word_piece(files, class, options, special)?
         }
         TokenizerClass::Roberta | TokenizerClass::Gpt2 => byte_level_bpe(files, class, options)?,
-        TokenizerClass::XlmRoberta | TokenizerClass::Camembert => sentence_piece(files, class)?,
+        TokenizerClass::XlmRoberta | TokenizerClass::Camembert => {
+            let vocab = |proto: &ModelProto| fairseq_vocab(class, proto);
+            let found = read_model_proto(files, class, "`tokenizer.json`, ", &SENTENCEPIECE_FILES)?;
+            sentence_piece(found, vocab, Some(FAIRSEQ_UNK_ID), PrependScheme::Always)?
+        }
+        TokenizerClass::T5 | TokenizerClass::Mt5 => {
+            let extra_ids = extra_ids(config)?;
+            // With a prefix space in tokenizer_config.json, tokenizer.json is of no use.
+            let besides = if options.from_slow { "" } else { "`tokenizer.json`, " };
+            let found = read_model_proto(files, class, besides, &[T5_FILE])?;
+            let unk_id = found.1.unk_id;
+            let vocab = |proto: &ModelProto| t5_vocab(extra_ids, proto);
+            sentence_piece(found, vocab, Some(unk_id), options.prepend_scheme)?
+        }
         TokenizerClass::PreTrained => {
             return Err(files.missing(class.name(), "`tokenizer.json`"));
         }
@@ -150,17 +168,24 @@ fn read_merges(text: &str, vocab: &bpe::Vocab) -> Result<Vec<(String, String)>> 
     Ok(merges)
 }
 
-fn sentence_piece(files: &mut TokenizerFiles<'_>, class: TokenizerClass) -> Result<Tokenizer> {
+/// The first of `names` that is there, with its name; `besides` are the files that would have done.
+fn read_model_proto(
+    files: &mut TokenizerFiles<'_>,
+    class: TokenizerClass,
+    besides: &str,
+    names: &[&'static str],
+) -> Result<(&'static str, ModelProto)> {
     let mut found = None;
-    for file in SENTENCEPIECE_FILES {
+    for &file in names {
         if let Some(bytes) = files.read(file)? {
             found = Some((file, bytes));
             break;
         }
     }
     let Some((file, bytes)) = found else {
-        let wanted = SENTENCEPIECE_FILES.map(|file| format!("`{file}`")).join(", ");
-        return Err(files.missing(class.name(), &format!("`tokenizer.json`, {wanted}")));
+        let wanted: Vec<_> = names.iter().map(|file| format!("`{file}`")).collect();
+        let wanted = format!("{besides}{}", wanted.join(", "));
+        return Err(files.missing(class.name(), &wanted));
     };
     let proto = ModelProto::parse(&bytes).map_err(|e| e.at(file))?;
     if proto.model_type != ModelType::Unigram {
@@ -171,8 +196,16 @@ fn sentence_piece(files: &mut TokenizerFiles<'_>, class: TokenizerClass) -> Resu
         .at(file)
         .hint("save a tokenizer.json with transformers: `AutoTokenizer.from_pretrained(…).save_pretrained(…)`"));
     }
+    Ok((file, proto))
+}
 
-    let model = Unigram::from(fairseq_vocab(class, &proto), Some(FAIRSEQ_UNK_ID), false);
+fn sentence_piece(
+    (file, proto): (&str, ModelProto),
+    vocab: impl Fn(&ModelProto) -> Vec<(String, f64)>,
+    unk_id: Option<usize>,
+    prepend_scheme: PrependScheme,
+) -> Result<Tokenizer> {
+    let model = Unigram::from(vocab(&proto), unk_id, false);
     let mut tokenizer = Tokenizer::new(model.map_err(broken(file))?);
     let own = proto.pieces.iter().filter(|piece| piece.kind != PieceKind::Ordinary).map(|piece| {
         AddedToken::from(piece.piece.as_str(), piece.kind == PieceKind::Control).normalized(false)
@@ -188,9 +221,15 @@ fn sentence_piece(files: &mut TokenizerFiles<'_>, class: TokenizerClass) -> Resu
     let spaces = Replace::new(ReplacePattern::Regex(" {2,}".into()), "▁");
     normalizers.push(spaces.map_err(broken(file))?.into());
     set_normalizer(&mut tokenizer, Sequence::new(normalizers))?;
-    let metaspace = Metaspace::new('▁', PrependScheme::Always, true);
+    let metaspace = Metaspace::new('▁', prepend_scheme, true);
     tokenizer.with_pre_tokenizer(Some(metaspace.clone())).with_decoder(Some(metaspace));
     Ok(tokenizer)
+}
+
+/// A sentencepiece vocabulary with T5's extra ids behind it, the last one first.
+fn t5_vocab(extra_ids: usize, proto: &ModelProto) -> Vec<(String, f64)> {
+    let pieces = proto.pieces.iter().map(|piece| (piece.piece.clone(), f64::from(piece.score)));
+    pieces.chain((0..extra_ids).rev().map(|i| (format!("<extra_id_{i}>"), 0.0))).collect()
 }
 
 /// A sentencepiece vocabulary in the order that fairseq gave it.
@@ -228,17 +267,19 @@ fn post_processor(
     if class == TokenizerClass::Gpt2 {
         return gpt2_post_processor(tokenizer, options, special);
     }
+    if class.is_t5() {
+        // Whatever `eos_token` says.
+        let eos = "</s>";
+        let eos_id = require_id(tokenizer, eos)?;
+        let (single, pair) = (format!("$A {eos}"), format!("$A {eos} $B {eos}"));
+        return template(tokenizer, single, pair, vec![(eos, eos_id)]);
+    }
     // The families of fairseq's vocabulary name their tokens in the template itself.
     let (cls, sep) = match class {
         TokenizerClass::XlmRoberta | TokenizerClass::Camembert => ("<s>", "</s>"),
         _ => (special.require("cls_token")?, special.require("sep_token")?),
     };
-    let id = |token: &str| {
-        tokenizer.token_to_id(token).ok_or_else(|| {
-            Error::new(ErrorKind::Model, format!("`{token}` is not in the vocabulary"))
-        })
-    };
-    let (cls_id, sep_id) = (id(cls)?, id(sep)?);
+    let (cls_id, sep_id) = (require_id(tokenizer, cls)?, require_id(tokenizer, sep)?);
     let (single, pair) = match class {
         TokenizerClass::Roberta => {
             let processing = RobertaProcessing::new((sep.into(), sep_id), (cls.into(), cls_id))
@@ -258,6 +299,12 @@ fn post_processor(
     template(tokenizer, single, pair, vec![(cls, cls_id), (sep, sep_id)])
 }
 
+fn require_id(tokenizer: &Tokenizer, token: &str) -> Result<u32> {
+    tokenizer
+        .token_to_id(token)
+        .ok_or_else(|| Error::new(ErrorKind::Model, format!("`{token}` is not in the vocabulary")))
+}
+
 fn gpt2_post_processor(
     tokenizer: &mut Tokenizer,
     options: TokenizerOptions,
@@ -269,9 +316,7 @@ fn gpt2_post_processor(
         return Ok(());
     }
     let bos = special.require("bos_token")?;
-    let bos_id = tokenizer
-        .token_to_id(bos)
-        .ok_or_else(|| Error::new(ErrorKind::Model, format!("`{bos}` is not in the vocabulary")))?;
+    let bos_id = require_id(tokenizer, bos)?;
     template(tokenizer, format!("{bos}:0 $A:0"), format!("{bos}:0 $A:0 $B:1"), vec![(bos, bos_id)])
 }
 

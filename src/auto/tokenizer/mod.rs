@@ -70,6 +70,7 @@ pub struct AutoTokenizer {
     truncation_side: Side,
     padding_side: Side,
     clean_up_tokenization_spaces: bool,
+    gives_token_type_ids: bool,
     chat_templates: ChatTemplates,
     digest: blake3::Hash,
 }
@@ -112,7 +113,7 @@ impl AutoTokenizer {
         let config = files.read_object("tokenizer_config.json")?.unwrap_or_default();
         let class = TokenizerClass::detect(snapshot, &config)?;
         files.note("class", class.name().as_bytes());
-        let options = TokenizerOptions::read(&config);
+        let options = TokenizerOptions::read(&config, class);
 
         let saved = files.read("tokenizer.json")?.map(|bytes| {
             Tokenizer::from_bytes(bytes).map_err(|e| {
@@ -121,10 +122,11 @@ impl AutoTokenizer {
             })
         });
         let saved = saved.transpose()?;
-        let converted = saved.is_none();
-        let mut special = SpecialTokens::read(&mut files, &config, class, saved.as_ref())?;
+        let converted = saved.is_none() || options.from_slow;
+        let mut special =
+            SpecialTokens::read(&mut files, &config, class, saved.as_ref(), converted)?;
         let (mut truncation_side, mut padding_side) = (Side::Right, Side::Right);
-        let mut tokenizer = if let Some(mut tokenizer) = saved {
+        let mut tokenizer = if let Some(mut tokenizer) = saved.filter(|_| !converted) {
             // Exports carry the settings of one call; texts are cut and padded by the caller's.
             if let Some(truncation) = tokenizer.get_truncation() {
                 truncation_side = match truncation.direction {
@@ -145,7 +147,7 @@ impl AutoTokenizer {
             special.add_to(&mut tokenizer)?;
             tokenizer
         } else {
-            convert::from_vocabulary(&mut files, class, options, &special)?
+            convert::from_vocabulary(&mut files, &config, class, options, &special)?
         };
         options.apply(class, &mut tokenizer)?;
 
@@ -168,6 +170,8 @@ impl AutoTokenizer {
             padding_side,
             clean_up_tokenization_spaces: clean_up
                 .unwrap_or_else(|| class.default_clean_up(converted)),
+            gives_token_type_ids: gives_token_type_ids(&config)
+                .unwrap_or_else(|| class.default_token_type_ids()),
             chat_templates,
             digest: files.digest(),
         })
@@ -275,6 +279,12 @@ impl AutoTokenizer {
         ids
     }
 
+    /// Whether a model is given the segments of tokens with them (`token_type_ids` in `model_input_names`).
+    /// Where it is not, it takes every token to be of segment 0, whatever the lists here say.
+    pub fn gives_token_type_ids(&self) -> bool {
+        self.gives_token_type_ids
+    }
+
     /// Which end of a shorter row is filled up (`padding_side`). Nothing is ever filled up here; tasks
     /// read their question-answering and generation conventions from it.
     pub fn padding_side(&self) -> Side {
@@ -316,6 +326,12 @@ fn model_max_length(config: &Map<String, Value>) -> Option<usize> {
         reason = "checked, and `as` saturates"
     )]
     (1.0..=LARGE_INTEGER).contains(&length).then_some(length as usize)
+}
+
+/// Whether `model_input_names` has `token_type_ids`; `None` where it is not said.
+fn gives_token_type_ids(config: &Map<String, Value>) -> Option<bool> {
+    let names = config.get("model_input_names")?.as_array()?;
+    Some(names.iter().any(|name| name == "token_type_ids"))
 }
 
 /// `left` or `right` in tokenizer_config.json.

@@ -14,6 +14,8 @@ pub(super) struct ModelProto {
     pub(super) pieces: Vec<Piece>,
     /// How the model was trained.
     pub(super) model_type: ModelType,
+    /// The place of the piece that stands for what the vocabulary does not have.
+    pub(super) unk_id: usize,
     /// The compiled normalisation rules; empty when there are none.
     pub(super) precompiled_charsmap: Vec<u8>,
 }
@@ -94,14 +96,21 @@ impl ModelProto {
     fn trainer_spec(&mut self, bytes: &[u8]) -> Result<()> {
         let mut fields = Fields::new(bytes);
         while let Some((number, value)) = fields.next()? {
-            if let (3, Value::Number(kind)) = (number, value) {
-                self.model_type = match kind {
-                    1 => ModelType::Unigram,
-                    2 => ModelType::Bpe,
-                    3 => ModelType::Word,
-                    4 => ModelType::Char,
-                    other => return Err(damaged(&format!("its model type is {other}"))),
-                };
+            match (number, value) {
+                (3, Value::Number(kind)) => {
+                    self.model_type = match kind {
+                        1 => ModelType::Unigram,
+                        2 => ModelType::Bpe,
+                        3 => ModelType::Word,
+                        4 => ModelType::Char,
+                        other => return Err(damaged(&format!("its model type is {other}"))),
+                    };
+                }
+                (40, Value::Number(id)) => {
+                    self.unk_id =
+                        usize::try_from(id).map_err(|_| damaged(&format!("its unk_id is {id}")))?;
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -284,7 +293,7 @@ mod tests {
         let mut file = piece("<s>", 0.0, 3);
         file.extend(piece("▁de", -3.5, 1));
         file.extend(piece("<ud>", 0.0, 4));
-        file.extend(bytes_field(2, &[3 << 3, 2, 40 << 3 & 0x7f | 0x80, 2, 0]));
+        file.extend(bytes_field(2, &[3 << 3, 2, 40 << 3 & 0x7f | 0x80, 2, 7]));
         file.extend(bytes_field(9, b"unknown"));
         file.extend([10 << 3 | 1, 1, 2, 3, 4, 5, 6, 7, 8]);
         let model = ModelProto::parse(&file).unwrap();
@@ -298,7 +307,7 @@ mod tests {
                 ("<ud>", 0.0, PieceKind::UserDefined),
             ]
         );
-        assert_eq!(model.model_type, ModelType::Bpe);
+        assert_eq!((model.model_type, model.unk_id), (ModelType::Bpe, 7));
     }
 
     #[test]

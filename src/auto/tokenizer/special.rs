@@ -12,6 +12,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::class::TokenizerClass;
 use super::files::TokenizerFiles;
+use super::overrides::extra_ids;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The attributes that hold one token each, in the order in which missing tokens get their ids.
@@ -113,7 +114,7 @@ pub(super) struct SpecialTokens {
 }
 
 impl SpecialTokens {
-    /// Gathers what the files say. `saved` is the tokenizer of tokenizer.json; without one, the tokens
+    /// Gathers what the files say. `saved` is the tokenizer of tokenizer.json. With `converted`, the tokens
     /// are those that the slow class hands to the fast one.
     ///
     /// # Errors
@@ -123,6 +124,7 @@ impl SpecialTokens {
         config: &Map<String, Value>,
         class: TokenizerClass,
         saved: Option<&Tokenizer>,
+        converted: bool,
     ) -> Result<Self> {
         let mut named: BTreeMap<&'static str, Option<Token>> = BTreeMap::new();
         for attribute in ATTRIBUTES {
@@ -184,11 +186,14 @@ impl SpecialTokens {
             }
         }
 
-        let additional = additional.unwrap_or_else(|| {
-            let defaults = class.default_additional_tokens();
-            defaults.iter().map(|text| Token::Text((*text).to_string())).collect()
-        });
-        let converted = saved.is_none();
+        let additional = if class.is_t5() {
+            with_extra_ids(additional.unwrap_or_default(), extra_ids(config)?)?
+        } else {
+            additional.unwrap_or_else(|| {
+                let defaults = class.default_additional_tokens();
+                defaults.iter().map(|text| Token::Text((*text).to_string())).collect()
+            })
+        };
         let handed_on = |token: Token| if converted { copied(token) } else { token };
         let additional = additional.into_iter().map(handed_on).collect();
         let extra = extra.into_iter().map(|(name, token)| (name, handed_on(token))).collect();
@@ -285,17 +290,20 @@ impl SpecialTokens {
 /// Adds tokens to a tokenizer, as version 0.22 of the library did.
 ///
 /// There, a special token that was added before keeps the pass in which it is looked for (before or
-/// after normalization), whatever the flags say that it is added with again; 0.23 moves it.
+/// after normalization), whatever the flags say that it is added with again; 0.23 moves it. And a token
+/// that is there already is passed over, even where one before it in `tokens` has changed its flags.
 pub(super) fn add_tokens(
     tokenizer: &mut Tokenizer,
     tokens: impl IntoIterator<Item = AddedToken>,
 ) -> Result<()> {
-    let mut normalized: BTreeMap<String, bool> = sorted_added_tokens(tokenizer)
+    let there = sorted_added_tokens(tokenizer);
+    let mut tokens: Vec<AddedToken> =
+        tokens.into_iter().filter(|token| !there.contains(token)).collect();
+    let mut normalized: BTreeMap<String, bool> = there
         .into_iter()
         .filter(|token| token.special)
         .map(|token| (token.content, token.normalized))
         .collect();
-    let mut tokens: Vec<AddedToken> = tokens.into_iter().collect();
     for token in &mut tokens {
         if let Some(first) = normalized.get(&token.content) {
             token.normalized = *first;
@@ -315,6 +323,22 @@ fn sorted_added_tokens(tokenizer: &Tokenizer) -> Vec<AddedToken> {
     let decoder = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
     let sorted: BTreeMap<_, _> = decoder.iter().collect();
     sorted.into_values().cloned().collect()
+}
+
+/// The additional tokens of T5: unless `<extra_id_…>` are among those given, `extra_ids` of them come last.
+fn with_extra_ids(mut given: Vec<Token>, extra_ids: usize) -> Result<Vec<Token>> {
+    let count = given.iter().filter(|token| token.content().contains("<extra_id_")).count();
+    if count == 0 {
+        given.extend((0..extra_ids).map(|i| Token::Text(format!("<extra_id_{i}>"))));
+    } else if extra_ids > 0 && count != extra_ids {
+        return Err(Error::new(
+            ErrorKind::Model,
+            format!(
+                "`additional_special_tokens` have {count} `<extra_id_…>`, but `extra_ids` is {extra_ids}"
+            ),
+        ));
+    }
+    Ok(given)
 }
 
 /// The flags that a class gives to a special token that the files give as text.
@@ -338,6 +362,12 @@ fn dressed(class: TokenizerClass, attribute: &str, token: Token, converted: bool
                         ) =>
                 {
                     Token::Added(plain)
+                }
+                TokenizerClass::T5 | TokenizerClass::Mt5
+                    if converted
+                        && matches!(attribute, "eos_token" | "unk_token" | "pad_token") =>
+                {
+                    Token::Added(RawAddedToken { special, ..plain })
                 }
                 TokenizerClass::MpNet if !mask => Token::Added(RawAddedToken { special, ..plain }),
                 TokenizerClass::MpNet | TokenizerClass::XlmRoberta | TokenizerClass::Camembert

@@ -215,3 +215,33 @@ fn tokens_and_ids_translate_both_ways() {
     assert_eq!(tokenizer.decode(&[2, 5, 8, 7, 3], true).unwrap(), "ab c");
     assert_eq!((tokenizer.pad_token_id(), tokenizer.bos_token_id()), (Some(0), None));
 }
+
+#[test]
+fn segments_are_given_where_the_class_or_the_files_say_so() {
+    assert!(bert("{}").gives_token_type_ids());
+    assert!(!bert(r#"{"model_input_names": ["input_ids"]}"#).gives_token_type_ids());
+    let named = r#"{"tokenizer_class": "DistilBertTokenizer"}"#;
+    assert!(!bert(named).gives_token_type_ids());
+}
+
+#[test]
+fn what_t5_cannot_make_of_its_files_is_refused_by_name() {
+    let t5 = ("config.json", r#"{"model_type": "t5"}"#);
+    let refused =
+        |config: &str| load(folder(&[t5, ("tokenizer_config.json", config)]).path()).unwrap_err();
+    let two = r#"{"additional_special_tokens": ["<extra_id_0>", "<q>", "<extra_id_1>"]}"#;
+    let error = refused(two);
+    assert_eq!(
+        (error.kind(), error.message()),
+        (
+            ErrorKind::Model,
+            "`additional_special_tokens` have 2 `<extra_id_…>`, but `extra_ids` is 100"
+        )
+    );
+    let error = refused(r#"{"extra_ids": -1}"#);
+    assert!(error.message().contains("`extra_ids` in tokenizer_config.json is `-1`"), "{error}");
+    let error = refused("{}");
+    assert!(error.message().contains("looked for `tokenizer.json`, `spiece.model`"), "{error}");
+    let error = refused(r#"{"add_prefix_space": true}"#);
+    assert!(error.message().contains("looked for `spiece.model`"), "{error}");
+}

@@ -67,7 +67,7 @@ impl WindowTokens {
     fn word(&self, word: u32) -> Option<Range<usize>> {
         let mut tokens = self.0.iter().filter(|token| token.in_context && token.word == Some(word));
         let first = tokens.next()?;
-        let last = tokens.last().unwrap_or(first);
+        let last = tokens.next_back().unwrap_or(first);
         Some(first.start as usize..last.end as usize)
     }
 }

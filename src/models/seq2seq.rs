@@ -1,0 +1,142 @@
+//! What an encoder with a decoder is, and the one implementation of [`Decoder`] for it. Not here: the
+//! layers of either. The entry is [`Seq2SeqBackbone`].
+
+use candle_core::{Device, Result, Tensor, bail};
+
+use super::{Backbone, Decoder, DecoderState, Head, Want};
+use crate::nn::{KvCache, ModelInputs, Ragged};
+
+/// What an encoder and a decoder compute; names as in transformers.
+#[derive(Clone, Debug)]
+pub struct Seq2SeqModelOutput {
+    /// One vector for each token of the decoder.
+    pub last_hidden_state: Ragged,
+    /// The decoder's embeddings, then the output of each of its layers, if wanted.
+    pub decoder_hidden_states: Option<Vec<Ragged>>,
+    /// Per layer of the decoder and row `(num_attention_heads, target_len, target_len)`, if wanted.
+    pub decoder_attentions: Option<Vec<Vec<Tensor>>>,
+    /// Per layer of the decoder and row `(num_attention_heads, target_len, source_len)`, if wanted.
+    pub cross_attentions: Option<Vec<Vec<Tensor>>>,
+    /// One vector for each token of the encoder.
+    pub encoder_last_hidden_state: Ragged,
+    /// The encoder's embeddings, then the output of each of its layers, if wanted.
+    pub encoder_hidden_states: Option<Vec<Ragged>>,
+    /// Per layer of the encoder and row `(num_attention_heads, source_len, source_len)`, if wanted.
+    pub encoder_attentions: Option<Vec<Vec<Tensor>>>,
+}
+
+/// A loaded encoder and decoder. As a [`Backbone`], its decoder reads the inputs shifted right, as
+/// transformers' classes for classification and question answering have it.
+pub trait Seq2SeqBackbone: Backbone {
+    /// Runs the encoder over `inputs` and the decoder over `decoder_inputs`, all tokens at once.
+    ///
+    /// # Errors
+    /// As [`Backbone::forward`]; when there are not as many rows in both.
+    fn forward_seq2seq(
+        &self,
+        inputs: &ModelInputs,
+        decoder_inputs: &ModelInputs,
+        want: &Want,
+    ) -> Result<Seq2SeqModelOutput>;
+
+    /// The keys and values of the encoder's states for each layer of the decoder.
+    ///
+    /// # Errors
+    /// As [`Backbone::forward`].
+    fn encode(&self, inputs: &ModelInputs) -> Result<Vec<KvCache>>;
+
+    /// Runs new tokens of each row of the decoder after those in `state`, and adds them there. Returns the
+    /// last hidden states, `(total_tokens, hidden_size)`.
+    ///
+    /// # Errors
+    /// As [`Backbone::forward`]; when the state is that of another model.
+    fn forward_cached(&self, inputs: &ModelInputs, state: &mut DecoderState) -> Result<Tensor>;
+
+    /// The token that shifted inputs begin with.
+    fn decoder_start_token_id(&self) -> Option<u32>;
+
+    /// Inputs of a decoder from those that it is to give: each row begins with
+    /// [`decoder_start_token_id`](Self::decoder_start_token_id) and loses its last token.
+    ///
+    /// # Errors
+    /// When the configuration has no such token, or the device cannot hold the tensors.
+    fn shift_right(&self, inputs: &ModelInputs) -> Result<ModelInputs> {
+        let Some(start) = self.decoder_start_token_id() else {
+            bail!("`decoder_start_token_id` in config.json has to be set for a decoder")
+        };
+        let rows: Vec<Vec<u32>> = (0..inputs.lengths.rows())
+            .map(|row| match inputs.row_ids(row) {
+                [] => Vec::new(),
+                [before @ .., _] => std::iter::once(start).chain(before.iter().copied()).collect(),
+            })
+            .collect();
+        let rows = rows.iter().map(|row| (&row[..], &[][..]));
+        ModelInputs::new(rows, self.position_ids(), inputs.input_ids.device())
+    }
+}
+
+/// An encoder and decoder with a head over the vocabulary.
+#[derive(Clone, Copy)]
+pub struct Seq2SeqLM<'a> {
+    backbone: &'a dyn Seq2SeqBackbone,
+    head: &'a Head,
+    device: &'a Device,
+}
+
+impl<'a> Seq2SeqLM<'a> {
+    /// From its parts; `device` is the one that they are on.
+    pub fn new(backbone: &'a dyn Seq2SeqBackbone, head: &'a Head, device: &'a Device) -> Self {
+        Self { backbone, head, device }
+    }
+
+    fn inputs(&self, rows: &[&[u32]]) -> Result<ModelInputs> {
+        let rows = rows.iter().map(|row| (*row, &[][..]));
+        ModelInputs::new(rows, self.backbone.position_ids(), self.device)
+    }
+}
+
+impl Decoder for Seq2SeqLM<'_> {
+    fn prefill(
+        &self,
+        prompts: &[&[u32]],
+        decoder_input_ids: &[u32],
+    ) -> Result<(DecoderState, Tensor)> {
+        if let Some(row) = prompts.iter().position(|prompt| prompt.is_empty()) {
+            bail!("prompt {row} is empty");
+        }
+        let Some(last) = decoder_input_ids.len().checked_sub(1) else {
+            bail!("the decoder has no token to begin with")
+        };
+        let cross_attention = self.backbone.encode(&self.inputs(prompts)?)?;
+        let self_attention = cross_attention.iter().map(|_| KvCache::default()).collect();
+        let mut state = DecoderState { self_attention, cross_attention };
+        let inputs = self.inputs(&vec![decoder_input_ids; prompts.len()])?;
+        let hidden_states = self.backbone.forward_cached(&inputs, &mut state)?;
+        let last: Vec<u32> =
+            inputs.lengths.ranges().map(|range| (range.start + last) as u32).collect();
+        let last = Tensor::new(last, self.device)?;
+        let logits = self.head.project(&hidden_states.index_select(&last, 0)?)?;
+        Ok((state, logits))
+    }
+
+    fn decode(&self, tokens: &[u32], state: &mut DecoderState) -> Result<Tensor> {
+        if tokens.len() != state.num_rows() {
+            bail!("a state of {} rows got {} tokens", state.num_rows(), tokens.len());
+        }
+        let rows: Vec<&[u32]> = tokens.chunks(1).collect();
+        let hidden_states = self.backbone.forward_cached(&self.inputs(&rows)?, state)?;
+        self.head.project(&hidden_states)
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.backbone.dimensions().vocab_size
+    }
+
+    fn max_position_embeddings(&self) -> Option<usize> {
+        self.backbone.max_position_embeddings()
+    }
+
+    fn is_encoder_decoder(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,681 @@
+//! T5 and mT5: pre-norm stacks without biases, whose layers share one relative position bias.
+//!
+//! Two architectures: [`T5EncoderModel`], whose states sentence-transformers and token classification read,
+//! and [`T5Model`], the encoder with the decoder. Attention does not scale, and the width of its heads
+//! together (`num_heads * d_kv`) may differ from `d_model`.
+//!
+//! # Source
+//! `src/transformers/models/t5/modeling_t5.py` and `…/mt5/modeling_mt5.py` at v4.57.
+
+use candle_core::{Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use serde_json::Value;
+
+use super::{
+    Backbone, Decoder, DecoderState, Dimensions, Fields, Head, ModelOutput, Recorder,
+    Seq2SeqBackbone, Seq2SeqLM, Seq2SeqModelOutput, Want,
+};
+use crate::error::{self, Error, ErrorKind};
+use crate::nn::{
+    Activation, AttentionOptions, Embedding, KvCache, Lengths, Linear, ModelInputs, PositionIds,
+    Ragged, RelativeAttentionBias, RelativePositionBuckets, RmsNorm, attention_cached,
+    attention_over,
+};
+
+/// The settings of T5.
+#[derive(Clone, Debug, PartialEq)]
+pub struct T5Config {
+    /// Token ids.
+    pub vocab_size: usize,
+    /// Features of a hidden state.
+    pub d_model: usize,
+    /// Features of a head.
+    pub d_kv: usize,
+    /// Features between the products of the feed-forward part.
+    pub d_ff: usize,
+    /// Layers of the encoder.
+    pub num_layers: usize,
+    /// Layers of the decoder.
+    pub num_decoder_layers: usize,
+    /// Heads of a layer.
+    pub num_heads: usize,
+    /// Rows of the tables of relative position biases.
+    pub relative_attention_num_buckets: usize,
+    /// The distance from which on all share the last bucket.
+    pub relative_attention_max_distance: usize,
+    /// The activation of the feed-forward part.
+    pub dense_act_fn: Activation,
+    /// Whether a second product is multiplied with the activated one.
+    pub is_gated_act: bool,
+    /// Of every normalisation.
+    pub layer_norm_epsilon: f64,
+    /// Whether a head over the vocabulary has the weight of the word embeddings.
+    pub tie_word_embeddings: bool,
+    /// The token that the decoder begins with.
+    pub decoder_start_token_id: Option<u32>,
+}
+
+/// What a family has where config.json says nothing.
+struct Defaults {
+    vocab_size: usize,
+    d_ff: usize,
+    num_layers: usize,
+    num_heads: usize,
+    feed_forward_proj: &'static str,
+    tie_word_embeddings: bool,
+    decoder_start_token_id: Option<u32>,
+}
+
+impl T5Config {
+    /// Reads a `config.json` of T5.
+    ///
+    /// # Errors
+    /// `Model` for a wrong type or an impossible value, `Unsupported` for an unknown activation or a setting
+    /// that is not implemented.
+    pub fn t5(fields: &Fields<'_>) -> error::Result<Self> {
+        let defaults = Defaults {
+            vocab_size: 32128,
+            d_ff: 2048,
+            num_layers: 6,
+            num_heads: 8,
+            feed_forward_proj: "relu",
+            tie_word_embeddings: true,
+            decoder_start_token_id: None,
+        };
+        Self::new(fields, &defaults)
+    }
+
+    /// Reads a `config.json` of mT5.
+    ///
+    /// # Errors
+    /// As [`T5Config::t5`].
+    pub fn mt5(fields: &Fields<'_>) -> error::Result<Self> {
+        let defaults = Defaults {
+            vocab_size: 250_112,
+            d_ff: 1024,
+            num_layers: 8,
+            num_heads: 6,
+            feed_forward_proj: "gated-gelu",
+            tie_word_embeddings: false,
+            decoder_start_token_id: Some(0),
+        };
+        Self::new(fields, &defaults)
+    }
+
+    fn new(fields: &Fields<'_>, defaults: &Defaults) -> error::Result<Self> {
+        fields.only("is_decoder", &Value::Bool(false))?;
+        fields.only("tie_encoder_decoder", &Value::Bool(false))?;
+        let feed_forward_proj = fields.text("feed_forward_proj", defaults.feed_forward_proj)?;
+        let (dense_act_fn, is_gated_act) = match feed_forward_proj.split_once('-') {
+            // For backwards compatibility, as the source says.
+            Some(("gated", "gelu")) => ("gelu_new", true),
+            Some(("gated", name)) if !name.contains('-') => (name, true),
+            None => (feed_forward_proj, false),
+            Some(_) => {
+                return Err(Error::new(
+                    ErrorKind::Model,
+                    format!(
+                        "`feed_forward_proj` in config.json is `{feed_forward_proj}`, not the name \
+                         of an activation, alone or after `gated-`"
+                    ),
+                ));
+            }
+        };
+        let num_layers = fields.size("num_layers", defaults.num_layers)?;
+        let config = Self {
+            vocab_size: fields.size("vocab_size", defaults.vocab_size)?,
+            d_model: fields.size("d_model", 512)?,
+            d_kv: fields.size("d_kv", 64)?,
+            d_ff: fields.size("d_ff", defaults.d_ff)?,
+            num_layers,
+            num_decoder_layers: fields.size("num_decoder_layers", num_layers)?,
+            num_heads: fields.size("num_heads", defaults.num_heads)?,
+            relative_attention_num_buckets: fields.size("relative_attention_num_buckets", 32)?,
+            relative_attention_max_distance: fields.size("relative_attention_max_distance", 128)?,
+            // What transformers has made of `feed_forward_proj` is saved too, and counts when it is there.
+            dense_act_fn: fields.activation("dense_act_fn", dense_act_fn)?,
+            is_gated_act: fields.flag("is_gated_act", is_gated_act)?,
+            layer_norm_epsilon: fields.epsilon("layer_norm_epsilon", 1e-6)?,
+            tie_word_embeddings: fields
+                .flag("tie_word_embeddings", defaults.tie_word_embeddings)?,
+            decoder_start_token_id: fields
+                .optional_token_id("decoder_start_token_id")?
+                .or(defaults.decoder_start_token_id),
+        };
+        if config.buckets(true).is_none() || config.buckets(false).is_none() {
+            return Err(Error::new(
+                ErrorKind::Model,
+                format!(
+                    "`relative_attention_num_buckets: {}` and `relative_attention_max_distance: {}` in \
+                     config.json do not go together: there have to be 4 buckets, and the distance has to \
+                     be more than half of them",
+                    config.relative_attention_num_buckets, config.relative_attention_max_distance
+                ),
+            ));
+        }
+        Ok(config)
+    }
+
+    /// What the configuration says about inputs and outputs of the encoder.
+    pub fn dimensions(&self) -> Dimensions {
+        Dimensions {
+            image: None,
+            hidden_size: self.d_model,
+            num_hidden_layers: self.num_layers,
+            num_attention_heads: self.num_heads,
+            vocab_size: self.vocab_size,
+            position_ids: PositionIds::FromZero,
+            max_position_embeddings: None,
+        }
+    }
+
+    fn buckets(&self, bidirectional: bool) -> Option<RelativePositionBuckets> {
+        RelativePositionBuckets::new(
+            self.relative_attention_num_buckets as u32,
+            self.relative_attention_max_distance as u32,
+            bidirectional,
+        )
+    }
+}
+
+/// `SelfAttention`.
+struct SelfAttention {
+    /// `q`, `k` and `v` as one product.
+    qkv: Linear,
+    o: Linear,
+    layer_norm: RmsNorm,
+}
+
+impl SelfAttention {
+    fn load(vb: VarBuilder<'_>, config: &T5Config) -> Result<Self> {
+        let attention = vb.pp("SelfAttention");
+        let inner_dim = config.num_heads * config.d_kv;
+        let qkv = ["q", "k", "v"]
+            .map(|name| Linear::load(attention.pp(name), config.d_model, inner_dim, false));
+        let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            qkv: Linear::fuse(&qkv)?,
+            o: Linear::load(attention.pp("o"), inner_dim, config.d_model, false)?,
+            layer_norm: RmsNorm::load(
+                vb.pp("layer_norm"),
+                config.d_model,
+                config.layer_norm_epsilon,
+            )?,
+        })
+    }
+
+    fn forward(
+        &self,
+        hidden_states: &Tensor,
+        inputs: &ModelInputs,
+        cache: Option<&mut KvCache>,
+        options: AttentionOptions<'_>,
+    ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
+        let qkv = self.qkv.forward(&self.layer_norm.forward(hidden_states)?)?;
+        let inner_dim = qkv.dim(1)? / 3;
+        let attended = attention_cached(
+            &qkv.narrow(1, 0, inner_dim)?,
+            &qkv.narrow(1, inner_dim, inner_dim)?,
+            &qkv.narrow(1, 2 * inner_dim, inner_dim)?,
+            inputs,
+            cache,
+            options,
+        )?;
+        Ok(((self.o.forward(&attended.values)? + hidden_states)?, attended.attentions))
+    }
+}
+
+/// `EncDecAttention`: over the encoder's states, without a bias.
+struct CrossAttention {
+    q: Linear,
+    /// `k` and `v` as one product.
+    kv: Linear,
+    o: Linear,
+    layer_norm: RmsNorm,
+}
+
+impl CrossAttention {
+    fn load(vb: VarBuilder<'_>, config: &T5Config) -> Result<Self> {
+        let attention = vb.pp("EncDecAttention");
+        let inner_dim = config.num_heads * config.d_kv;
+        let linear = |name| Linear::load(attention.pp(name), config.d_model, inner_dim, false);
+        Ok(Self {
+            q: linear("q")?,
+            kv: Linear::fuse(&[linear("k")?, linear("v")?])?,
+            o: Linear::load(attention.pp("o"), inner_dim, config.d_model, false)?,
+            layer_norm: RmsNorm::load(
+                vb.pp("layer_norm"),
+                config.d_model,
+                config.layer_norm_epsilon,
+            )?,
+        })
+    }
+
+    /// Keys and values of the encoder's states, once a row.
+    fn keys(&self, encoder_states: &Tensor, lengths: &Lengths) -> Result<KvCache> {
+        let kv = self.kv.forward(encoder_states)?;
+        let inner_dim = kv.dim(1)? / 2;
+        KvCache::new(&kv.narrow(1, 0, inner_dim)?, &kv.narrow(1, inner_dim, inner_dim)?, lengths)
+    }
+
+    fn forward(
+        &self,
+        hidden_states: &Tensor,
+        lengths: &Lengths,
+        keys: &KvCache,
+        options: AttentionOptions<'_>,
+    ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
+        let q = self.q.forward(&self.layer_norm.forward(hidden_states)?)?;
+        let attended = attention_over(&q, lengths, keys, options)?;
+        Ok(((self.o.forward(&attended.values)? + hidden_states)?, attended.attentions))
+    }
+}
+
+/// `DenseReluDense`.
+struct FeedForward {
+    /// `wi`, or `wi_0` where there is a gate.
+    wi: Linear,
+    /// The gate.
+    wi_1: Option<Linear>,
+    wo: Linear,
+    act: Activation,
+    layer_norm: RmsNorm,
+}
+
+impl FeedForward {
+    fn load(vb: VarBuilder<'_>, config: &T5Config) -> Result<Self> {
+        let dense = vb.pp("DenseReluDense");
+        let wi = |name| Linear::load(dense.pp(name), config.d_model, config.d_ff, false);
+        let (wi, wi_1) =
+            if config.is_gated_act { (wi("wi_0")?, Some(wi("wi_1")?)) } else { (wi("wi")?, None) };
+        Ok(Self {
+            wi,
+            wi_1,
+            wo: Linear::load(dense.pp("wo"), config.d_ff, config.d_model, false)?,
+            act: config.dense_act_fn,
+            layer_norm: RmsNorm::load(
+                vb.pp("layer_norm"),
+                config.d_model,
+                config.layer_norm_epsilon,
+            )?,
+        })
+    }
+
+    fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
+        let normed = self.layer_norm.forward(hidden_states)?;
+        let mut inner = self.wi.forward_activated(&normed, self.act)?;
+        if let Some(wi_1) = &self.wi_1 {
+            inner = (inner * wi_1.forward(&normed)?)?;
+        }
+        self.wo.forward(&inner)? + hidden_states
+    }
+}
+
+struct T5Block {
+    self_attention: SelfAttention,
+    /// Of a decoder.
+    cross_attention: Option<CrossAttention>,
+    feed_forward: FeedForward,
+}
+
+impl T5Block {
+    fn load(vb: VarBuilder<'_>, config: &T5Config, is_decoder: bool) -> Result<Self> {
+        let layer = vb.pp("layer");
+        Ok(Self {
+            self_attention: SelfAttention::load(layer.pp(0), config)?,
+            cross_attention: is_decoder
+                .then(|| CrossAttention::load(layer.pp(1), config))
+                .transpose()?,
+            feed_forward: FeedForward::load(layer.pp(if is_decoder { 2 } else { 1 }), config)?,
+        })
+    }
+}
+
+/// What a decoder has besides its own tokens; an encoder has neither.
+#[derive(Default)]
+struct Caches<'a> {
+    /// One a layer for tokens so far.
+    self_attention: Option<&'a mut [KvCache]>,
+    /// One a layer of the encoder's states.
+    cross_attention: &'a [KvCache],
+}
+
+struct StackOutput {
+    model: ModelOutput,
+    cross_attentions: Option<Vec<Vec<Tensor>>>,
+}
+
+/// The encoder's layers, or the decoder's.
+struct T5Stack {
+    block: Vec<T5Block>,
+    relative_attention_bias: RelativeAttentionBias,
+    final_layer_norm: RmsNorm,
+    num_heads: usize,
+    is_decoder: bool,
+}
+
+impl T5Stack {
+    fn load(vb: VarBuilder<'_>, config: &T5Config, is_decoder: bool) -> Result<Self> {
+        let blocks = vb.pp("block");
+        let Some(buckets) = config.buckets(!is_decoder) else {
+            bail!("the buckets of relative positions cannot be divided")
+        };
+        let layers = if is_decoder { config.num_decoder_layers } else { config.num_layers };
+        Ok(Self {
+            relative_attention_bias: RelativeAttentionBias::load(
+                blocks.pp("0.layer.0.SelfAttention.relative_attention_bias"),
+                config.relative_attention_num_buckets,
+                config.num_heads,
+                buckets,
+            )?,
+            block: (0..layers)
+                .map(|i| T5Block::load(blocks.pp(i), config, is_decoder))
+                .collect::<Result<_>>()?,
+            final_layer_norm: RmsNorm::load(
+                vb.pp("final_layer_norm"),
+                config.d_model,
+                config.layer_norm_epsilon,
+            )?,
+            num_heads: config.num_heads,
+            is_decoder,
+        })
+    }
+
+    /// Keys and values of the encoder's states, for each layer.
+    fn cross_keys(&self, encoder_states: &Ragged) -> Result<Vec<KvCache>> {
+        let layers = self.block.iter().filter_map(|block| block.cross_attention.as_ref());
+        layers.map(|layer| layer.keys(&encoder_states.values, &encoder_states.lengths)).collect()
+    }
+
+    fn forward(
+        &self,
+        embedded: Tensor,
+        inputs: &ModelInputs,
+        mut caches: Caches<'_>,
+        want: &Want,
+    ) -> Result<StackOutput> {
+        let past = caches.self_attention.as_deref().and_then(|caches| caches.first());
+        let keys = inputs.lengths.ranges().enumerate();
+        let longest = keys.map(|(row, new)| past.map_or(0, |p| p.len(row)) + new.len()).max();
+        let bias = self.relative_attention_bias.covering(longest.unwrap_or(0))?;
+        let options = AttentionOptions {
+            num_heads: self.num_heads,
+            scale: 1.0,
+            bias: Some(&bias),
+            distance: None,
+            causal: self.is_decoder,
+            output_attentions: want.attentions,
+        };
+        let cross_options = AttentionOptions { bias: None, causal: false, ..options };
+        let mut recorder = Recorder::new(inputs, want);
+        let mut cross_attentions = want.attentions.then(Vec::new);
+        let mut hidden_states = embedded;
+        for (i, block) in self.block.iter().enumerate() {
+            recorder.hidden_state(&hidden_states);
+            let cache = caches.self_attention.as_deref_mut().and_then(|caches| caches.get_mut(i));
+            let (attended, attentions) =
+                block.self_attention.forward(&hidden_states, inputs, cache, options)?;
+            hidden_states = attended;
+            recorder.attentions(attentions);
+            if let (Some(layer), Some(keys)) =
+                (&block.cross_attention, caches.cross_attention.get(i))
+            {
+                let (attended, attentions) =
+                    layer.forward(&hidden_states, &inputs.lengths, keys, cross_options)?;
+                hidden_states = attended;
+                if let (Some(all), Some(layer)) = (&mut cross_attentions, attentions) {
+                    all.push(layer);
+                }
+            }
+            hidden_states = block.feed_forward.forward(&hidden_states)?;
+        }
+        // The last of the hidden states is the normalised one, as in transformers.
+        let hidden_states = self.final_layer_norm.forward(&hidden_states)?;
+        recorder.hidden_state(&hidden_states);
+        Ok(StackOutput { model: recorder.finish(hidden_states, None), cross_attentions })
+    }
+}
+
+/// The word embeddings, which both stacks share: a checkpoint has them under one or more of their names.
+fn load_shared(vb: &VarBuilder<'_>, config: &T5Config) -> Result<Embedding> {
+    let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
+    let there = names.into_iter().find(|name| vb.contains_tensor(&format!("{name}.weight")));
+    Embedding::load(vb.pp(there.unwrap_or(names[0])), config.vocab_size, config.d_model)
+}
+
+/// T5's encoder by itself: `T5EncoderModel`, `MT5EncoderModel`.
+pub struct T5EncoderModel {
+    shared: Embedding,
+    encoder: T5Stack,
+    dimensions: Dimensions,
+}
+
+impl T5EncoderModel {
+    /// Loads the weights of the encoder; the decoder's are left aside.
+    ///
+    /// # Errors
+    /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
+    pub fn load(vb: &VarBuilder<'_>, config: &T5Config) -> Result<Self> {
+        Ok(Self {
+            shared: load_shared(vb, config)?,
+            encoder: T5Stack::load(vb.pp("encoder"), config, false)?,
+            dimensions: config.dimensions(),
+        })
+    }
+}
+
+impl Backbone for T5EncoderModel {
+    fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
+        refuse_pooler(want)?;
+        let embedded = self.shared.forward(&inputs.input_ids)?;
+        Ok(self.encoder.forward(embedded, inputs, Caches::default(), want)?.model)
+    }
+
+    fn dimensions(&self) -> &Dimensions {
+        &self.dimensions
+    }
+
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        Some(self.shared.weight())
+    }
+
+    fn has_pooler(&self) -> bool {
+        false
+    }
+}
+
+/// T5 without a head: `T5Model`, `MT5Model`.
+///
+/// As a [`Backbone`] it gives the states of the decoder over the inputs shifted right, and the number of
+/// layers in its dimensions is the decoder's.
+pub struct T5Model {
+    shared: Embedding,
+    encoder: T5Stack,
+    decoder: T5Stack,
+    dimensions: Dimensions,
+    tie_word_embeddings: bool,
+    decoder_start_token_id: Option<u32>,
+}
+
+impl T5Model {
+    /// Loads the weights.
+    ///
+    /// # Errors
+    /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
+    pub fn load(vb: &VarBuilder<'_>, config: &T5Config) -> Result<Self> {
+        Ok(Self {
+            shared: load_shared(vb, config)?,
+            encoder: T5Stack::load(vb.pp("encoder"), config, false)?,
+            decoder: T5Stack::load(vb.pp("decoder"), config, true)?,
+            dimensions: Dimensions {
+                num_hidden_layers: config.num_decoder_layers,
+                ..config.dimensions()
+            },
+            tie_word_embeddings: config.tie_word_embeddings,
+            decoder_start_token_id: config.decoder_start_token_id,
+        })
+    }
+
+    fn encoder_states(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
+        let embedded = self.shared.forward(&inputs.input_ids)?;
+        Ok(self.encoder.forward(embedded, inputs, Caches::default(), want)?.model)
+    }
+}
+
+impl Seq2SeqBackbone for T5Model {
+    fn forward_seq2seq(
+        &self,
+        inputs: &ModelInputs,
+        decoder_inputs: &ModelInputs,
+        want: &Want,
+    ) -> Result<Seq2SeqModelOutput> {
+        refuse_pooler(want)?;
+        let encoder = self.encoder_states(inputs, want)?;
+        let keys = self.decoder.cross_keys(&encoder.last_hidden_state)?;
+        let embedded = self.shared.forward(&decoder_inputs.input_ids)?;
+        let caches = Caches { self_attention: None, cross_attention: &keys };
+        let decoder = self.decoder.forward(embedded, decoder_inputs, caches, want)?;
+        Ok(Seq2SeqModelOutput {
+            last_hidden_state: decoder.model.last_hidden_state,
+            decoder_hidden_states: decoder.model.hidden_states,
+            decoder_attentions: decoder.model.attentions,
+            cross_attentions: decoder.cross_attentions,
+            encoder_last_hidden_state: encoder.last_hidden_state,
+            encoder_hidden_states: encoder.hidden_states,
+            encoder_attentions: encoder.attentions,
+        })
+    }
+
+    fn encode(&self, inputs: &ModelInputs) -> Result<Vec<KvCache>> {
+        let states = self.encoder_states(inputs, &Want::default())?.last_hidden_state;
+        self.decoder.cross_keys(&states)
+    }
+
+    fn forward_cached(&self, inputs: &ModelInputs, state: &mut DecoderState) -> Result<Tensor> {
+        let layers = self.decoder.block.len();
+        let caches = (state.self_attention.len(), state.cross_attention.len());
+        if caches != (layers, layers) {
+            bail!("{layers} layers got {} and {} caches", caches.0, caches.1);
+        }
+        let embedded = self.shared.forward(&inputs.input_ids)?;
+        let caches = Caches {
+            self_attention: Some(&mut state.self_attention),
+            cross_attention: &state.cross_attention,
+        };
+        let output = self.decoder.forward(embedded, inputs, caches, &Want::default())?;
+        Ok(output.model.last_hidden_state.values)
+    }
+
+    fn decoder_start_token_id(&self) -> Option<u32> {
+        self.decoder_start_token_id
+    }
+}
+
+impl Backbone for T5Model {
+    fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
+        let output = self.forward_seq2seq(inputs, &self.shift_right(inputs)?, want)?;
+        Ok(ModelOutput {
+            last_hidden_state: output.last_hidden_state,
+            pooler_output: None,
+            hidden_states: output.decoder_hidden_states,
+            attentions: output.decoder_attentions,
+        })
+    }
+
+    fn dimensions(&self) -> &Dimensions {
+        &self.dimensions
+    }
+
+    fn word_embeddings(&self) -> Option<&Tensor> {
+        Some(self.shared.weight())
+    }
+
+    fn tied_by_default(&self) -> bool {
+        self.tie_word_embeddings
+    }
+
+    fn has_pooler(&self) -> bool {
+        false
+    }
+
+    fn seq2seq(&self) -> Option<&dyn Seq2SeqBackbone> {
+        Some(self)
+    }
+
+    fn decoder<'a>(&'a self, head: &'a Head) -> Option<Box<dyn Decoder + 'a>> {
+        Some(Box::new(Seq2SeqLM::new(self, head, self.shared.weight().device())))
+    }
+}
+
+fn refuse_pooler(want: &Want) -> Result<()> {
+    if want.pooler_output {
+        bail!("`pooler_output` is wanted, but T5 has no pooler");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(json: &Value) -> error::Result<T5Config> {
+        T5Config::t5(&Fields::new(json.as_object().unwrap()))
+    }
+
+    #[test]
+    fn the_feed_forward_part_is_what_transformers_makes_of_its_name() {
+        for (json, activation, gated) in [
+            (json!({}), Activation::Relu, false),
+            (json!({"feed_forward_proj": "gelu"}), Activation::Gelu, false),
+            (json!({"feed_forward_proj": "gated-gelu"}), Activation::GeluTanh, true),
+            (json!({"feed_forward_proj": "gated-silu"}), Activation::Silu, true),
+            (
+                json!({"feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"}),
+                Activation::Gelu,
+                true,
+            ),
+        ] {
+            let config = config(&json).unwrap();
+            assert_eq!((config.dense_act_fn, config.is_gated_act), (activation, gated), "{json}");
+        }
+        for name in ["gated-gelu-new", "fused-gelu"] {
+            let error = config(&json!({"feed_forward_proj": name})).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Model);
+            assert!(error.message().contains(name), "{error}");
+        }
+        let error = config(&json!({"feed_forward_proj": "gated-geglu"})).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("`geglu`"), "{error}");
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_family() {
+        let empty = json!({});
+        let fields = Fields::new(empty.as_object().unwrap());
+        let (t5, mt5) = (T5Config::t5(&fields).unwrap(), T5Config::mt5(&fields).unwrap());
+        assert_eq!((t5.num_layers, t5.num_decoder_layers, t5.num_heads), (6, 6, 8));
+        assert_eq!((mt5.num_layers, mt5.num_heads, mt5.d_ff), (8, 6, 1024));
+        assert!(t5.tie_word_embeddings && !mt5.tie_word_embeddings);
+        assert_eq!((t5.decoder_start_token_id, mt5.decoder_start_token_id), (None, Some(0)));
+        assert_eq!((mt5.dense_act_fn, mt5.is_gated_act), (Activation::GeluTanh, true));
+        assert_eq!(config(&json!({"num_layers": 2})).unwrap().num_decoder_layers, 2);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        for (json, name) in [
+            (json!({"relative_attention_num_buckets": 3}), "`relative_attention_num_buckets: 3`"),
+            (
+                json!({"relative_attention_max_distance": 16}),
+                "`relative_attention_max_distance: 16`",
+            ),
+            (json!({"tie_encoder_decoder": true}), "`tie_encoder_decoder: true`"),
+            (json!({"is_decoder": true}), "`is_decoder: true`"),
+        ] {
+            let error = config(&json).unwrap_err();
+            assert!(error.message().contains(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Root mean square normalisation over the last axis of `(tokens, hidden_size)`.
+
+use candle_core::{DType, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::cpu::{self, CpuView};
+
+/// `x / √(mean(x²) + eps) · weight`: no mean is taken off, no bias is added (`T5LayerNorm`).
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Loads `weight` of `hidden_size` numbers.
+    ///
+    /// # Errors
+    /// When the checkpoint does not have it in this shape.
+    pub fn load(vb: VarBuilder<'_>, hidden_size: usize, eps: f64) -> Result<Self> {
+        Ok(Self { weight: vb.get(hidden_size, "weight")?, eps })
+    }
+
+    /// Normalises `x`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit or candle cannot allocate.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if cpu::applies(x) && cpu::applies(&self.weight) && x.dim(1)? == self.weight.dim(0)? {
+            let mut values = x.flatten_all()?.to_vec1::<f32>()?;
+            let weight = CpuView::new(&self.weight);
+            let hidden_size = self.weight.dim(0)?;
+            cpu::rms_norm(&mut values, &weight.slice()?[..hidden_size], self.eps as f32);
+            return Tensor::from_vec(values, x.shape(), x.device());
+        }
+        let dtype = x.dtype();
+        // Half precision loses the squares: these numbers are taken in f32.
+        let x = if dtype == DType::F64 { x.clone() } else { x.to_dtype(DType::F32)? };
+        let mean_square = x.sqr()?.mean_keepdim(1)?;
+        x.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?
+            .to_dtype(dtype)?
+            .broadcast_mul(&self.weight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn host_kernel_agrees_with_the_device_formula() -> Result<()> {
+        let x = Tensor::randn(3f32, 2., (7, 50), &Device::Cpu)?;
+        let layer = RmsNorm { weight: Tensor::randn(1f32, 0.1, 50, &Device::Cpu)?, eps: 1e-6 };
+        let double = RmsNorm { weight: layer.weight.to_dtype(DType::F64)?, eps: 1e-6 };
+        let exact = double.forward(&x.to_dtype(DType::F64)?)?;
+        let ours = layer.forward(&x)?.to_dtype(DType::F64)?;
+        let off = (ours - exact)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?;
+        assert!(off < 2e-6, "{off:e}");
+        Ok(())
+    }
+
+    #[test]
+    fn the_mean_stays_and_zeros_stay_zeros() -> Result<()> {
+        let layer = RmsNorm { weight: Tensor::new(&[1f32, 2.0], &Device::Cpu)?, eps: 1e-6 };
+        let y = layer.forward(&Tensor::new(&[[3f32, 3.0], [0.0, 0.0]], &Device::Cpu)?)?;
+        for (ours, expected) in
+            y.flatten_all()?.to_vec1::<f32>()?.into_iter().zip([1.0, 2.0, 0.0, 0.0])
+        {
+            assert!((ours - expected).abs() < 1e-6, "{ours}");
+        }
+        assert!(layer.forward(&Tensor::zeros((1, 3), DType::F32, &Device::Cpu)?).is_err());
+        Ok(())
+    }
+}

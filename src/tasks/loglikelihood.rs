@@ -1,0 +1,304 @@
+//! `loglikelihood`: how likely a model finds a text, or a continuation after a context.
+//!
+//! A text by itself counts every token after the first; with `stride`, windows move over a text that is
+//! longer than the model takes, and every token counts once, with what its window holds before it. A
+//! continuation counts its own tokens, which are told from the context's as lm-evaluation-harness does.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float64Array, Float64Builder, Int32Array, StructArray};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float64Type, Int32Type};
+use candle_core::Tensor;
+
+use super::classifier::{Classifier, LoadedClassifier, forward_failed};
+use super::models::Models;
+use super::text_input::TextInput;
+use super::{EncodedRow, ModelSummary, Results, Sequence, Task, TaskModel, WeightSize};
+use crate::auto::{AutoClass, EncodeOptions};
+use crate::config::pipeline::{Loglikelihood, TaskStep};
+use crate::error::{Error, ErrorKind, Result};
+use crate::generation::log_probabilities;
+use crate::models::{Dimensions, Want};
+
+/// Logits in memory at a time.
+const MAX_LOGITS: usize = 1 << 22;
+
+/// The task with its model resolved, without weights.
+#[derive(Debug)]
+pub struct LoglikelihoodTask {
+    classifier: Classifier,
+    input: TextInput,
+    field: FieldRef,
+    truncation: bool,
+    stride: Option<usize>,
+    /// Whether the columns are a context and its continuation.
+    continuation: bool,
+    summary: ModelSummary,
+}
+
+impl LoglikelihoodTask {
+    /// Resolves the step's model and options.
+    ///
+    /// # Errors
+    /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for a `stride` that
+    /// leaves tokens out.
+    pub fn resolve(step: &TaskStep, options: &Loglikelihood, models: &Models) -> Result<Self> {
+        let classifier = Classifier::resolve(step, AutoClass::CausalLM, models)?;
+        let columns = options.context.iter().chain([&options.text]).map(String::as_str);
+        // Tokens are cut here, where it is known which of them count.
+        let input = TextInput::new(Arc::clone(&classifier.model), columns, step.max_length, false)?;
+        if let Some(stride) = options.stride
+            && stride > input.max_length
+        {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`stride: {stride}` is more than the {} tokens of a window",
+                    input.max_length
+                ),
+            ));
+        }
+        let truncation = step.truncation.unwrap_or(true);
+        let summary = classifier.summary(
+            "loglikelihood",
+            step,
+            serde_json::json!({
+                "max_length": input.max_length,
+                "truncation": truncation,
+                "stride": options.stride,
+            }),
+        );
+        let field = Arc::new(Field::new(&step.output, DataType::Struct(fields()), true));
+        Ok(Self {
+            classifier,
+            input,
+            field,
+            truncation,
+            stride: options.stride,
+            continuation: options.context.is_some(),
+            summary,
+        })
+    }
+
+    fn encode_text(&self, text: &str) -> Result<EncodedRow> {
+        let tokenizer = self.classifier.model.tokenizer();
+        let max = self.input.max_length;
+        // Enough to know whether there is more.
+        let enough = (self.truncation && self.stride.is_none()).then(|| max.saturating_add(1));
+        let options = EncodeOptions { max_length: enough, ..EncodeOptions::default() };
+        let mut ids = tokenizer.encode(text, &options)?.input_ids;
+        if ids.is_empty() {
+            return Err(Error::new(ErrorKind::Data, "a text has no token, so no likelihood"));
+        }
+        let Some(stride) = self.stride else {
+            let truncated = self.cut(ids.len(), max)?;
+            ids.truncate(max);
+            return Ok(EncodedRow { truncated, ..sequence(ids, 1).into() });
+        };
+        let mut row = EncodedRow::default();
+        let mut done = 0;
+        for begin in (0..ids.len()).step_by(stride) {
+            let end = begin.saturating_add(max).min(ids.len());
+            let start = if begin == 0 { 1 } else { done - begin };
+            row.sequences.push(sequence(ids[begin..end].to_vec(), start));
+            done = end;
+            if end == ids.len() {
+                break;
+            }
+        }
+        Ok(row)
+    }
+
+    fn encode_continuation(&self, context: &str, continuation: &str) -> Result<EncodedRow> {
+        let tokenizer = self.classifier.model.tokenizer();
+        let options = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
+        let encode = |text: &str| Ok::<_, Error>(tokenizer.encode(text, &options)?.input_ids);
+        // Tokens mostly begin with the space before a word: it belongs to the continuation.
+        let bare = context.trim_end_matches(is_python_space);
+        let mut ids = encode(&format!("{context}{continuation}"))?;
+        let mut start = if bare.is_empty() { 0 } else { encode(bare)?.len() };
+        if bare.is_empty() {
+            let Some(end) = tokenizer.eos_token_id() else {
+                let message = "a context is empty, and the tokenizer has no end token to stand in";
+                return Err(Error::new(ErrorKind::Data, message));
+            };
+            ids.insert(0, end);
+            start = 1;
+        }
+        // The last token is not read.
+        let max = self.input.max_length.saturating_add(1);
+        let truncated = self.cut(ids.len(), max)?;
+        let cut = ids.len().saturating_sub(max);
+        ids.drain(..cut);
+        Ok(EncodedRow { truncated, ..sequence(ids, start.saturating_sub(cut)).into() })
+    }
+
+    /// Whether so many tokens are cut.
+    fn cut(&self, tokens: usize, max: usize) -> Result<bool> {
+        if tokens > max && !self.truncation {
+            let message = format!("text of {tokens} tokens, at most {max} may be");
+            return Err(Error::new(ErrorKind::Data, message)
+                .hint("set `stride` for windows over longer texts, or `truncation: true`"));
+        }
+        Ok(tokens > max)
+    }
+}
+
+/// Tokens whose likelihoods count from `start` on; before the first there is nothing to go by.
+fn sequence(ids: Vec<u32>, start: usize) -> Sequence {
+    Sequence { start: start.max(1), ..Sequence::new(ids, Vec::new()) }
+}
+
+/// What `str.rstrip` of Python takes off.
+fn is_python_space(character: char) -> bool {
+    character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
+}
+
+fn fields() -> Fields {
+    let perplexity = Field::new("perplexity", DataType::Float64, true);
+    sequence_fields().iter().cloned().chain([Arc::new(perplexity)]).collect()
+}
+
+fn sequence_fields() -> Fields {
+    Fields::from(vec![
+        Field::new("loglikelihood", DataType::Float64, false),
+        Field::new("tokens", DataType::Int32, false),
+    ])
+}
+
+impl Task for LoglikelihoodTask {
+    fn inputs(&self) -> Vec<&str> {
+        self.input.columns()
+    }
+
+    fn field(&self) -> &FieldRef {
+        &self.field
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        self.input.check(types)
+    }
+
+    fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
+        self.input.encode_rows(columns, first_row, |texts| match texts {
+            [context, continuation] if self.continuation => {
+                self.encode_continuation(context, continuation)
+            }
+            texts => self.encode_text(texts[0]),
+        })
+    }
+
+    fn output_bytes(&self, _tokens: usize) -> usize {
+        24
+    }
+
+    fn sequence_type(&self) -> DataType {
+        DataType::Struct(sequence_fields())
+    }
+
+    fn is_row_by_row(&self) -> bool {
+        false
+    }
+
+    fn finish(&self, _columns: &[ArrayRef], results: &Results<'_>) -> Result<ArrayRef> {
+        let values = results.values.as_struct();
+        let sums = values.column(0).as_primitive::<Float64Type>().values();
+        let counts = values.column(1).as_primitive::<Int32Type>().values();
+        let (mut loglikelihood, mut tokens) = (Vec::new(), Vec::new());
+        let mut perplexity = Float64Builder::new();
+        for row in results.rows {
+            let row = row.clone().unwrap_or(0..0);
+            let sum: f64 = sums[row.clone()].iter().sum();
+            let count: i32 = counts[row].iter().sum();
+            loglikelihood.push(sum);
+            tokens.push(count);
+            perplexity.append_option((count > 0).then(|| (-sum / f64::from(count)).exp()));
+        }
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(Float64Array::from(loglikelihood)),
+            Arc::new(Int32Array::from(tokens)),
+            Arc::new(perplexity.finish()),
+        ];
+        let nulls = results.rows.iter().map(Option::is_some).collect::<NullBuffer>();
+        Ok(Arc::new(StructArray::new(fields(), arrays, Some(nulls))))
+    }
+
+    fn load(&self) -> Result<Box<dyn TaskModel>> {
+        let model = self.classifier.load()?;
+        // A model that sees what comes after has no likelihood of a text.
+        model.model.decoder().map(drop)?;
+        Ok(Box::new(LoglikelihoodModel { model }))
+    }
+
+    fn weights(&self) -> Option<WeightSize> {
+        self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
+    }
+
+    fn summary(&self) -> &ModelSummary {
+        &self.summary
+    }
+}
+
+/// The task with its weights.
+struct LoglikelihoodModel {
+    model: LoadedClassifier,
+}
+
+impl TaskModel for LoglikelihoodModel {
+    fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
+        let (mut sums, mut counts) = (vec![0.0; sequences.len()], vec![0; sequences.len()]);
+        let counted: Vec<usize> = (0..sequences.len())
+            .filter(|&i| sequences[i].input_ids.len() > sequences[i].start)
+            .collect();
+        if !counted.is_empty() {
+            // The last token of a row is only a target; each other one tells of the next.
+            let (mut places, mut targets, mut first) = (Vec::new(), Vec::new(), 0);
+            let rows = counted.iter().map(|&i| {
+                let Sequence { input_ids, start, .. } = sequences[i];
+                let read = &input_ids[..input_ids.len() - 1];
+                places.extend((start - 1..read.len()).map(|place| (first + place) as u32));
+                targets.extend_from_slice(&input_ids[*start..]);
+                counts[i] = (input_ids.len() - start) as i32;
+                first += read.len();
+                (read, &[][..])
+            });
+            let rows: Vec<(&[u32], &[u32])> = rows.collect();
+            let log_probabilities =
+                self.log_probabilities(&rows, places, &targets).map_err(forward_failed)?;
+            let mut log_probabilities = log_probabilities.into_iter();
+            for i in counted {
+                sums[i] = log_probabilities.by_ref().take(counts[i] as usize).sum();
+            }
+        }
+        let arrays: Vec<ArrayRef> =
+            vec![Arc::new(Float64Array::from(sums)), Arc::new(Int32Array::from(counts))];
+        Ok(Arc::new(StructArray::new(sequence_fields(), arrays, None)))
+    }
+
+    fn weights(&self) -> WeightSize {
+        self.model.weights()
+    }
+}
+
+impl LoglikelihoodModel {
+    /// The log-probability of each target after the token at its place.
+    fn log_probabilities(
+        &self,
+        rows: &[(&[u32], &[u32])],
+        places: Vec<u32>,
+        targets: &[u32],
+    ) -> candle_core::Result<Vec<f64>> {
+        let model = &self.model.model;
+        let inputs = model.inputs(rows.iter().copied())?;
+        let output = model.backbone().forward(&inputs, &Want::default())?;
+        let places = Tensor::new(places, model.device())?;
+        let states = output.last_hidden_state.values.index_select(&places, 0)?;
+        let vocab_size = model.backbone().dimensions().vocab_size;
+        log_probabilities(model.head(), &states, targets, vocab_size, MAX_LOGITS)
+    }
+}

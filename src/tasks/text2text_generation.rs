@@ -1,0 +1,180 @@
+//! `text2text-generation`, `summarization`, `translation`: text to text with an encoder and a decoder, as
+//! transformers' pipelines give it.
+//!
+//! # Source
+//! `src/transformers/pipelines/text2text_generation.py` at v4.57. As there, four beams and 256 tokens unless
+//! the model or the step says otherwise, and nothing is cut unless `truncation: true`.
+
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, Field, FieldRef};
+use serde_json::{Value, json};
+
+use super::classifier::{Classifier, summary};
+use super::generation::{Generator, TextOf, fields, output_bytes, settings, shown, task_params};
+use super::models::Models;
+use super::text_input::{encode_rows, fits, max_tokens};
+use super::{
+    Batching, EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, is_text, not_text,
+};
+use crate::auto::{AutoClass, EncodeOptions};
+use crate::config::pipeline::{TaskStep, Text2TextGeneration, Text2TextKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::generation::GenerationConfig;
+use crate::models::Dimensions;
+
+/// The task with its model resolved, without weights.
+#[derive(Debug)]
+pub struct Text2TextGenerationTask {
+    classifier: Classifier,
+    columns: [String; 1],
+    field: FieldRef,
+    prefix: String,
+    config: GenerationConfig,
+    /// Tokens of a text at most; `None` for any number.
+    max_length: Option<usize>,
+    truncation: bool,
+    summary: ModelSummary,
+}
+
+impl Text2TextGenerationTask {
+    /// Resolves the step's model and options.
+    ///
+    /// # Errors
+    /// As [`Models::resolve`]; `Unsupported` when the model has no such head or a setting is not
+    /// implemented; `Config` for options that do not go together.
+    pub fn resolve(
+        step: &TaskStep,
+        options: &Text2TextGeneration,
+        models: &Models,
+    ) -> Result<Self> {
+        let classifier = Classifier::resolve(step, AutoClass::Seq2SeqLM, models)?;
+        let model = &classifier.model;
+        let names = task_names(options);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut params = task_params(model, &names);
+        let prefix = params.shift_remove("prefix");
+        let prefix = prefix.as_ref().or(model.config().json().get("prefix"));
+        let prefix = options.prefix.as_deref().or(prefix.and_then(Value::as_str));
+        let prefix = prefix.unwrap_or_default().to_owned();
+        let pipeline = json!({"max_new_tokens": 256, "num_beams": 4});
+        let config = settings(model, &pipeline, &params, &options.generation)?;
+
+        let truncation = step.truncation.unwrap_or(false);
+        let stated = model.tokenizer().model_max_length();
+        let max_length = match (step.max_length, truncation) {
+            (None, false) => model.config().dimensions().max_position_embeddings,
+            (max_length, _) => Some(max_tokens(model, max_length, stated, false)?),
+        };
+        if truncation && max_length == Some(usize::MAX) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("`truncation: true`, but model `{}` states no maximum", step.model_name),
+            )
+            .hint("give `max_length`"));
+        }
+        let task = options.kind.task_id();
+        let summary = summary(
+            task,
+            step,
+            model,
+            json!({
+                "prefix": prefix,
+                "max_length": max_length,
+                "truncation": truncation,
+                "generation": shown(&config),
+            }),
+        );
+        let field = Arc::new(Field::new(&step.output, DataType::Struct(fields()), true));
+        let columns = [options.input.clone()];
+        Ok(Self { classifier, columns, field, prefix, config, max_length, truncation, summary })
+    }
+}
+
+/// The names under which a model's `task_specific_params` may have the task, the first one counts.
+fn task_names(options: &Text2TextGeneration) -> Vec<String> {
+    match (options.kind, &options.src_lang, &options.tgt_lang) {
+        (Text2TextKind::Translation, Some(src_lang), Some(tgt_lang)) => {
+            vec![format!("translation_{src_lang}_to_{tgt_lang}")]
+        }
+        // Without languages, the first pair that the model has.
+        (Text2TextKind::Translation, ..) => {
+            vec!["translation".to_owned(), "translation*".to_owned()]
+        }
+        (kind, ..) => vec![kind.task_id().to_owned()],
+    }
+}
+
+impl Task for Text2TextGenerationTask {
+    fn inputs(&self) -> Vec<&str> {
+        vec![&self.columns[0]]
+    }
+
+    fn field(&self) -> &FieldRef {
+        &self.field
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        match types.iter().find(|data_type| !is_text(data_type)) {
+            Some(data_type) => Err(not_text(&self.columns[0], data_type)),
+            None => Ok(()),
+        }
+    }
+
+    fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
+        let options = EncodeOptions {
+            max_length: self.max_length.filter(|_| self.truncation),
+            ..EncodeOptions::default()
+        };
+        encode_rows(&self.columns, columns, first_row, |texts| {
+            let text = format!("{}{}", self.prefix, texts[0]);
+            let encoding = self.classifier.model.tokenizer().encode(&text, &options)?;
+            fits(encoding.input_ids.len(), self.max_length.unwrap_or(usize::MAX))?;
+            let sequence = Sequence::new(encoding.input_ids, Vec::new());
+            Ok(EncodedRow { truncated: encoding.truncated, ..sequence.into() })
+        })
+    }
+
+    fn output_bytes(&self, _tokens: usize) -> usize {
+        output_bytes(&self.config)
+    }
+
+    fn batching(&self) -> Batching {
+        Batching::Share
+    }
+
+    fn load(&self) -> Result<Box<dyn TaskModel>> {
+        Ok(Box::new(Text2TextGenerationModel(Generator {
+            model: self.classifier.load()?.model,
+            resolved: Arc::clone(&self.classifier.model),
+            config: self.config.clone(),
+            text_of: TextOf::Generated,
+        })))
+    }
+
+    fn weights(&self) -> Option<WeightSize> {
+        self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
+    }
+
+    fn summary(&self) -> &ModelSummary {
+        &self.summary
+    }
+}
+
+/// The task with its weights.
+struct Text2TextGenerationModel(Generator);
+
+impl TaskModel for Text2TextGenerationModel {
+    fn forward(&self, sequences: &[&Sequence], max_batch_tokens: usize) -> Result<ArrayRef> {
+        self.0.forward(sequences, max_batch_tokens)
+    }
+
+    fn weights(&self) -> WeightSize {
+        self.0.weights()
+    }
+}

@@ -1,0 +1,344 @@
+//! `text-generation`: a prompt or a conversation to its continuation, as transformers' pipeline gives it.
+//!
+//! # Source
+//! `src/transformers/pipelines/text_generation.py` at v4.57. `do_sample` is as the model's files have it,
+//! where the pipeline of transformers turns it on.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, StructArray};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::json::writer::{LineDelimited, WriterBuilder};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::classifier::{Classifier, summary};
+use super::generation::{
+    Generator, TextOf, fields, no_room, output_bytes, settings, shown, task_params,
+};
+use super::models::Models;
+use super::text_input::{encode_rows, fits, max_tokens, place};
+use super::{
+    Batching, EncodedRow, ModelSummary, Results, Sequence, Task, TaskModel, WeightSize, is_text,
+    not_text, text_column,
+};
+use crate::auto::{AutoClass, ChatOptions, ChatTemplate, EncodeOptions};
+use crate::config::pipeline::{PromptColumn, TaskStep, TextGeneration};
+use crate::error::{Error, ErrorKind, Result};
+use crate::generation::GenerationConfig;
+use crate::models::Dimensions;
+
+/// The task with its model resolved, without weights.
+#[derive(Debug)]
+pub struct TextGenerationTask {
+    classifier: Classifier,
+    columns: [String; 1],
+    field: FieldRef,
+    prompt: Prompt,
+    config: GenerationConfig,
+    room: Room,
+    return_full_text: bool,
+    summary: ModelSummary,
+}
+
+/// What a prompt is made of.
+#[derive(Debug)]
+enum Prompt {
+    /// A text, behind what the model's files put before every one.
+    Text {
+        prefix: String,
+    },
+    Chat(ChatTemplate),
+}
+
+/// How long prompts may be.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// Tokens of a prompt at most, by the step.
+    max_length: Option<usize>,
+    /// Tokens of prompt and continuation at most, by the model.
+    total: usize,
+    truncation: bool,
+}
+
+impl TextGenerationTask {
+    /// Resolves the step's model and options.
+    ///
+    /// # Errors
+    /// As [`Models::resolve`]; `Unsupported` when the model has no such head or a setting is not
+    /// implemented; `Config` for options that do not go together, or without a chat template for
+    /// conversations.
+    pub fn resolve(step: &TaskStep, options: &TextGeneration, models: &Models) -> Result<Self> {
+        let classifier = Classifier::resolve(step, AutoClass::CausalLM, models)?;
+        let model = &classifier.model;
+        let mut params = task_params(model, &["text-generation"]);
+        let prefix = params.shift_remove("prefix");
+        let prefix = prefix.as_ref().or(model.config().json().get("prefix"));
+        let prefix = prefix.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let config =
+            settings(model, &json!({"max_new_tokens": 256}), &params, &options.generation)?;
+        let (column, prompt) = match &options.prompt {
+            PromptColumn::Text(column) => (column, Prompt::Text { prefix }),
+            PromptColumn::Messages(column) => {
+                let wanted = options.chat_template.as_deref();
+                let template = model.tokenizer().chat_template(wanted, false)?;
+                if options.return_full_text {
+                    return Err(Error::new(
+                        ErrorKind::Config,
+                        "`return_full_text` is for text prompts, but `input` is a conversation",
+                    ));
+                }
+                (column, Prompt::Chat(template))
+            }
+        };
+        let stated = model.tokenizer().model_max_length();
+        max_tokens(model, step.max_length, stated, false)?;
+        let room = Room {
+            max_length: step.max_length,
+            total: max_tokens(model, None, stated, false)?,
+            truncation: step.truncation.unwrap_or(false),
+        };
+        if let (true, Some(new)) = (room.truncation, config.max_new_tokens)
+            && new >= room.total
+        {
+            let total = room.total;
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("`max_new_tokens: {new}` leaves no room for a prompt: the model takes {total} tokens"),
+            )
+            .hint("set a smaller `max_new_tokens`"));
+        }
+        let summary = summary(
+            "text-generation",
+            step,
+            model,
+            json!({
+                "max_length": step.max_length,
+                "truncation": room.truncation,
+                "return_full_text": options.return_full_text,
+                "chat_template": options.chat_template,
+                "generation": shown(&config),
+            }),
+        );
+        let field = Arc::new(Field::new(&step.output, DataType::Struct(fields()), true));
+        Ok(Self {
+            columns: [column.clone()],
+            field,
+            prompt,
+            config,
+            room,
+            return_full_text: options.return_full_text,
+            summary,
+            classifier,
+        })
+    }
+
+    /// The tokens of a prompt, cut to leave room.
+    fn tokens(&self, text: &str, add_special_tokens: bool) -> Result<EncodedRow> {
+        let options = EncodeOptions { add_special_tokens, ..EncodeOptions::default() };
+        let mut ids = self.classifier.model.tokenizer().encode(text, &options)?.input_ids;
+        if ids.is_empty() && self.config.bos_token_id.is_none() {
+            return Err(Error::new(
+                ErrorKind::Data,
+                "a prompt has no token, and the model has no `bos_token_id` to begin with",
+            ));
+        }
+        let Room { max_length, total, truncation } = self.room;
+        let mut truncated = false;
+        if truncation && let Some(new) = self.config.max_new_tokens {
+            let keep = total.saturating_sub(new).min(max_length.unwrap_or(usize::MAX));
+            truncated = ids.len() > keep;
+            ids.drain(..ids.len().saturating_sub(keep));
+        } else {
+            fits(ids.len(), max_length.unwrap_or(usize::MAX))?;
+        }
+        // An empty prompt begins with a token of its own.
+        let prompt = ids.len().max(1);
+        let most = self.config.max_total_tokens(prompt, Some(total));
+        if most <= prompt {
+            return Err(no_room(ids.len(), most));
+        }
+        Ok(EncodedRow { truncated, ..Sequence::new(ids, Vec::new()).into() })
+    }
+
+    fn encode_chat(
+        &self,
+        template: &ChatTemplate,
+        column: &ArrayRef,
+        first_row: u64,
+    ) -> Result<Vec<Option<EncodedRow>>> {
+        conversations(column)?
+            .into_par_iter()
+            .enumerate()
+            .map(|(row, messages)| {
+                let Some(messages) = messages else { return Ok(None) };
+                let continues = messages.last().is_some_and(|last| last["role"] == "assistant");
+                let options = ChatOptions {
+                    add_generation_prompt: !continues,
+                    continue_final_message: continues,
+                    ..ChatOptions::default()
+                };
+                template
+                    .render(&messages, &options)
+                    .and_then(|text| self.tokens(&text, false))
+                    .map(Some)
+                    .map_err(|e| e.at(place(&self.columns, first_row + row as u64)))
+            })
+            .collect()
+    }
+}
+
+/// Whether a column holds conversations: lists of structs with `role` and `content`.
+fn is_conversation(data_type: &DataType) -> bool {
+    let (DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _)) =
+        data_type
+    else {
+        return false;
+    };
+    match item.data_type() {
+        DataType::Struct(fields) => {
+            ["role", "content"].iter().all(|name| fields.find(name).is_some())
+        }
+        _ => false,
+    }
+}
+
+/// The messages of each row, as the JSON that templates read; a null in a message is a key that it does not
+/// have.
+fn conversations(column: &ArrayRef) -> Result<Vec<Option<Vec<Value>>>> {
+    let internal = |e| Error::new(ErrorKind::Internal, "messages are not JSON").source(e);
+    let field = Field::new("messages", column.data_type().clone(), true);
+    let schema = Arc::new(Schema::new(vec![field]));
+    let batch = RecordBatch::try_new(schema, vec![Arc::clone(column)]).map_err(internal)?;
+    let mut lines = Vec::new();
+    let mut writer = WriterBuilder::new().build::<_, LineDelimited>(&mut lines);
+    writer.write(&batch).and_then(|()| writer.finish()).map_err(internal)?;
+    drop(writer);
+    let mut rows = Vec::with_capacity(column.len());
+    for row in serde_json::Deserializer::from_slice(&lines).into_iter::<Map<String, Value>>() {
+        let mut row =
+            row.map_err(|e| Error::new(ErrorKind::Internal, "messages are not JSON").source(e))?;
+        rows.push(match row.shift_remove("messages") {
+            Some(Value::Array(messages)) => Some(messages),
+            _ => None,
+        });
+    }
+    Ok(rows)
+}
+
+impl Task for TextGenerationTask {
+    fn inputs(&self) -> Vec<&str> {
+        vec![&self.columns[0]]
+    }
+
+    fn field(&self) -> &FieldRef {
+        &self.field
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        let column = &self.columns[0];
+        match (&self.prompt, types) {
+            (Prompt::Text { .. }, [found]) if !is_text(found) => Err(not_text(column, found)),
+            (Prompt::Chat(_), [found]) if !is_conversation(found) => Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "column `{column}` is {found}, expected conversations: lists of {{role, content}}"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
+        match &self.prompt {
+            Prompt::Chat(template) => self.encode_chat(template, &columns[0], first_row),
+            Prompt::Text { prefix } => encode_rows(&self.columns, columns, first_row, |texts| {
+                if prefix.is_empty() {
+                    self.tokens(texts[0], true)
+                } else {
+                    self.tokens(&format!("{prefix}{}", texts[0]), true)
+                }
+            }),
+        }
+    }
+
+    fn output_bytes(&self, tokens: usize) -> usize {
+        output_bytes(&self.config) + if self.return_full_text { 6 * tokens } else { 0 }
+    }
+
+    fn is_row_by_row(&self) -> bool {
+        !self.return_full_text
+    }
+
+    fn batching(&self) -> Batching {
+        Batching::Share
+    }
+
+    fn finish(&self, columns: &[ArrayRef], results: &Results<'_>) -> Result<ArrayRef> {
+        // The prompt as it was given, whatever of it the model has read.
+        let prompts = text_column(&columns[0])?;
+        let values = results.values.as_struct();
+        let generated = values.column(0).as_string::<i32>();
+        let mut texts = StringBuilder::new();
+        let mut places = Vec::with_capacity(results.rows.len());
+        for (row, range) in results.rows.iter().enumerate() {
+            let place = range.as_ref().map(|range| range.start as u32);
+            match place {
+                Some(place) => {
+                    let text = generated.value(place as usize);
+                    texts.append_value(format!("{}{text}", prompts.value(row)));
+                }
+                None => texts.append_value(""),
+            }
+            places.push(place);
+        }
+        let places = arrow::array::UInt32Array::from(places);
+        let internal = |e| Error::new(ErrorKind::Internal, "cannot gather results").source(e);
+        let taken = arrow::compute::take(values, &places, None).map_err(internal)?;
+        let (fields, mut arrays, nulls) = taken.as_struct().clone().into_parts();
+        // What stands in for the fields of a null row is not looked at, but may not be null.
+        for array in &mut arrays[1..] {
+            let data = array.to_data().into_builder().nulls(None).build();
+            *array = arrow::array::make_array(data.map_err(internal)?);
+        }
+        arrays[0] = Arc::new(texts.finish());
+        Ok(Arc::new(StructArray::new(fields, arrays, nulls)))
+    }
+
+    fn load(&self) -> Result<Box<dyn TaskModel>> {
+        let model = self.classifier.load()?.model;
+        // Told before rows are read.
+        model.decoder().map(drop)?;
+        Ok(Box::new(TextGenerationModel(Generator {
+            model,
+            resolved: Arc::clone(&self.classifier.model),
+            config: self.config.clone(),
+            text_of: TextOf::Continuation,
+        })))
+    }
+
+    fn weights(&self) -> Option<WeightSize> {
+        self.classifier.model.weight_size()
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.classifier.model.config().dimensions())
+    }
+
+    fn summary(&self) -> &ModelSummary {
+        &self.summary
+    }
+}
+
+/// The task with its weights.
+struct TextGenerationModel(Generator);
+
+impl TaskModel for TextGenerationModel {
+    fn forward(&self, sequences: &[&Sequence], max_batch_tokens: usize) -> Result<ArrayRef> {
+        self.0.forward(sequences, max_batch_tokens)
+    }
+
+    fn weights(&self) -> WeightSize {
+        self.0.weights()
+    }
+}
