@@ -63,6 +63,15 @@ impl<'a> Matrix<'a> {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
+    /// The one row of this matrix, `times` times.
+    ///
+    /// # Panics
+    /// When the matrix has another number of rows: a bug of the caller.
+    pub(super) fn repeated(self, times: usize) -> Self {
+        assert_eq!(self.rows, 1, "bug: only one row can be repeated");
+        Self { rows: times, row_stride: 0, ..self }
+    }
+
     /// Rows `rows` and columns `columns` of this matrix.
     ///
     /// # Panics
