@@ -164,10 +164,11 @@ mod tests {
             let bias = Tensor::randn(0f32, 1., outputs, &device)?;
             let layer =
                 Linear::new(Tensor::randn(0f32, 1., (outputs, inputs), &device)?, Some(bias));
-            let all = layer.forward(&x)?.to_vec2::<f32>()?;
+            let all = layer.forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
             for rows in [1, 2, 3, 7, 16] {
-                let some = layer.forward(&x.narrow(0, 5, rows)?)?.to_vec2::<f32>()?;
-                assert_eq!(some, all[5..5 + rows], "{rows} rows");
+                let some = layer.forward(&x.narrow(0, 5, rows)?)?;
+                let some = some.flatten_all()?.to_vec1::<f32>()?;
+                assert_eq!(some, all[5 * outputs..(5 + rows) * outputs], "{rows} rows");
             }
         }
         Ok(())

@@ -14,21 +14,19 @@ use super::classifier::{Classifier, LoadedClassifier, forward_failed};
 use super::labels::{logit_rows, softmax};
 use super::models::{Models, ResolvedModel};
 use super::text_input::TextInput;
-use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
+use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, EncodeOptions};
 use crate::config::pipeline::{FillMask, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
-use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
 pub struct FillMaskTask {
     classifier: Classifier,
     input: TextInput,
-    field: FieldRef,
+    base: TaskBase,
     mask_token: String,
     choice: Choice,
-    summary: ModelSummary,
 }
 
 /// Which tokens are looked for, and how many.
@@ -87,7 +85,13 @@ impl FillMaskTask {
         let data_type = if choice.multiple_masks { DataType::List(item(tokens)) } else { tokens };
         let field = Arc::new(Field::new(&step.output, data_type, true));
         let mask_token = tokenizer.id_to_token(mask_token_id).unwrap_or_default();
-        Ok(Self { classifier, input, field, mask_token, choice, summary })
+        let base = TaskBase {
+            columns: input.columns.clone(),
+            field,
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
+        Ok(Self { classifier, input, base, mask_token, choice })
     }
 
     fn encode_row(&self, text: &str) -> Result<EncodedRow> {
@@ -153,16 +157,8 @@ fn item(data_type: DataType) -> FieldRef {
 }
 
 impl Task for FillMaskTask {
-    fn inputs(&self) -> Vec<&str> {
-        self.input.columns()
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        self.input.check(types)
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
@@ -179,18 +175,6 @@ impl Task for FillMaskTask {
             resolved: Arc::clone(&self.classifier.model),
             choice: self.choice.clone(),
         }))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

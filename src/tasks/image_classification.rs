@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use arrow::datatypes::{DataType, Field, Fields};
 use candle_core::Tensor;
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
@@ -21,27 +21,24 @@ use super::labels::{
 use super::models::Models;
 use super::text_input::place;
 use super::{
-    EncodedRow, ImageBytes, ImageSource, ModelSummary, Sequence, Task, TaskModel, WeightSize,
-    is_text, text_column,
+    EncodedRow, ImageBytes, ImageSource, Sequence, Task, TaskBase, TaskModel, WeightSize, is_text,
+    text_column,
 };
 use crate::auto::{AutoClass, AutoImageProcessor};
 use crate::config::pipeline::{ImageClassification, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::RgbImage;
-use crate::models::Dimensions;
 use crate::models::{ImageDimensions, Want};
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
 pub struct ImageClassificationTask {
     classifier: Classifier,
-    columns: [String; 1],
     /// The folder that relative paths start from.
     dir: PathBuf,
-    field: FieldRef,
+    base: TaskBase,
     image: ImageDimensions,
     output: Output,
-    summary: ModelSummary,
 }
 
 /// What the column holds: a list of labels, best first, and on request the logits beside it.
@@ -100,15 +97,13 @@ impl ImageClassificationTask {
         );
         let data_type = output.fields().map_or_else(label_list_type, DataType::Struct);
         let field = Arc::new(Field::new(&step.output, data_type, true));
-        Ok(Self {
-            image: *image,
-            columns: [options.input.clone()],
-            dir: options.dir.clone(),
-            classifier,
+        let base = TaskBase {
+            columns: vec![options.input.clone()],
             field,
-            output,
+            model: Arc::clone(&classifier.model),
             summary,
-        })
+        };
+        Ok(Self { image: *image, dir: options.dir.clone(), classifier, base, output })
     }
 
     /// The sequence of an image.
@@ -157,12 +152,8 @@ fn is_binary(data_type: &DataType) -> bool {
 }
 
 impl Task for ImageClassificationTask {
-    fn inputs(&self) -> Vec<&str> {
-        vec![&self.columns[0]]
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
@@ -172,7 +163,7 @@ impl Task for ImageClassificationTask {
                 ErrorKind::Config,
                 format!(
                     "column `{}` is {data_type}, expected paths (text) or images (binary)",
-                    self.columns[0]
+                    self.base.columns[0]
                 ),
             )),
         }
@@ -188,7 +179,7 @@ impl Task for ImageClassificationTask {
             let paths = text_column(column)?;
             let encode = |row: usize| {
                 let image = self.path(paths.value(row));
-                let image = image.map_err(|e| e.at(place(&self.columns, number(row))))?;
+                let image = image.map_err(|e| e.at(place(&self.base.columns, number(row))))?;
                 Ok(EncodedRow::from(self.sequence(image)))
             };
             return (0..paths.len()).map(|row| valid(row).map(encode).transpose()).collect();
@@ -200,7 +191,7 @@ impl Task for ImageClassificationTask {
             let range =
                 images.value_offsets()[row] as usize..images.value_offsets()[row + 1] as usize;
             let buffer = images.values().slice_with_length(range.start, range.len());
-            let bytes = ImageBytes { buffer, place: place(&self.columns, number(row)) };
+            let bytes = ImageBytes { buffer, place: place(&self.base.columns, number(row)) };
             EncodedRow::from(self.sequence(ImageSource::Bytes(bytes)))
         };
         Ok((0..images.len()).map(|row| valid(row).map(encode)).collect())
@@ -222,18 +213,6 @@ impl Task for ImageClassificationTask {
             output: self.output,
             model,
         }))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

@@ -8,18 +8,18 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, Float64Builder, Int32Array, StructArray};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float64Type, Int32Type};
+use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int32Type};
 use candle_core::Tensor;
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
 use super::models::Models;
 use super::text_input::TextInput;
-use super::{EncodedRow, ModelSummary, Results, Sequence, Task, TaskModel, WeightSize};
+use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, EncodeOptions};
 use crate::config::pipeline::{Loglikelihood, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::generation::log_probabilities;
-use crate::models::{Dimensions, Want};
+use crate::models::Want;
 
 /// Logits in memory at a time.
 const MAX_LOGITS: usize = 1 << 22;
@@ -29,12 +29,11 @@ const MAX_LOGITS: usize = 1 << 22;
 pub struct LoglikelihoodTask {
     classifier: Classifier,
     input: TextInput,
-    field: FieldRef,
+    base: TaskBase,
     truncation: bool,
     stride: Option<usize>,
     /// Whether the columns are a context and its continuation.
     continuation: bool,
-    summary: ModelSummary,
 }
 
 impl LoglikelihoodTask {
@@ -70,14 +69,19 @@ impl LoglikelihoodTask {
             }),
         );
         let field = Arc::new(Field::new(&step.output, DataType::Struct(fields()), true));
+        let base = TaskBase {
+            columns: input.columns.clone(),
+            field,
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
         Ok(Self {
             classifier,
             input,
-            field,
+            base,
             truncation,
             stride: options.stride,
             continuation: options.context.is_some(),
-            summary,
         })
     }
 
@@ -168,16 +172,8 @@ fn sequence_fields() -> Fields {
 }
 
 impl Task for LoglikelihoodTask {
-    fn inputs(&self) -> Vec<&str> {
-        self.input.columns()
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        self.input.check(types)
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
@@ -229,18 +225,6 @@ impl Task for LoglikelihoodTask {
         // A model that sees what comes after has no likelihood of a text.
         model.model.decoder().map(drop)?;
         Ok(Box::new(LoglikelihoodModel { model }))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

@@ -249,19 +249,45 @@ pub struct WeightSize {
     pub bytes: usize,
 }
 
+/// What every task holds.
+#[derive(Debug)]
+pub struct TaskBase {
+    /// The columns that it reads, as named in the step.
+    pub columns: Vec<String>,
+    /// The column that it adds.
+    pub field: FieldRef,
+    /// Its model, without weights.
+    pub model: Arc<ResolvedModel>,
+    /// What plans, reports and lineage say.
+    pub summary: ModelSummary,
+}
+
 /// A task with its model resolved, but without weights: enough for schemas, plans and tokenising.
 pub trait Task: std::fmt::Debug + Send + Sync {
+    /// Its columns, its model, what plans say of it.
+    fn base(&self) -> &TaskBase;
+
     /// The columns that the task reads, as named in the step.
-    fn inputs(&self) -> Vec<&str>;
+    fn inputs(&self) -> Vec<&str> {
+        self.base().columns.iter().map(String::as_str).collect()
+    }
 
     /// The column that the task adds; known from config files alone.
-    fn field(&self) -> &FieldRef;
+    fn field(&self) -> &FieldRef {
+        &self.base().field
+    }
 
-    /// Checks the types of the input columns, in the order of [`Task::inputs`].
+    /// Checks the types of the input columns, in the order of [`Task::inputs`]: all are text unless the
+    /// task says otherwise.
     ///
     /// # Errors
     /// `Config` when a column has a type that the task cannot read.
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()>;
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        match self.base().columns.iter().zip(types).find(|(_, found)| !is_text(found)) {
+            Some((column, found)) => Err(not_text(column, found)),
+            None => Ok(()),
+        }
+    }
 
     /// Tokenises rows, in parallel on the current rayon pool. Null in, null out. `first_row` is the number
     /// of the first row among all that the step reads, for errors.
@@ -306,13 +332,19 @@ pub trait Task: std::fmt::Debug + Send + Sync {
     fn load(&self) -> Result<Box<dyn TaskModel>>;
 
     /// The size of the weights, without reading them; `None` when they are not on this machine.
-    fn weights(&self) -> Option<WeightSize>;
+    fn weights(&self) -> Option<WeightSize> {
+        self.base().model.weight_size()
+    }
 
-    /// What the configuration says of the model's sizes; `None` for a task without a model.
-    fn dimensions(&self) -> Option<&Dimensions>;
+    /// What the configuration says of the model's sizes; `None` for a task that runs no model.
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(self.base().model.config().dimensions())
+    }
 
     /// What plans, reports and lineage say.
-    fn summary(&self) -> &ModelSummary;
+    fn summary(&self) -> &ModelSummary {
+        &self.base().summary
+    }
 }
 
 /// A task with its weights.

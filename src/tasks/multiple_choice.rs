@@ -11,7 +11,7 @@ use arrow::array::{
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float32Type};
+use arrow::datatypes::{DataType, Field, Fields, Float32Type};
 use rayon::prelude::*;
 
 use super::classifier::{Classifier, LoadedClassifier};
@@ -19,24 +19,20 @@ use super::labels::{logits_type, softmax};
 use super::models::Models;
 use super::text_input::{TextInput, place};
 use super::{
-    EncodedRow, ModelSummary, Results, Sequence, Task, TaskModel, WeightSize, is_text, not_text,
+    EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize, is_text, not_text,
     text_column,
 };
 use crate::auto::AutoClass;
 use crate::config::pipeline::{MultipleChoice, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
-use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
 pub struct MultipleChoiceTask {
     classifier: Classifier,
     input: TextInput,
-    /// The prompt, then the choices: one column each, or one of lists.
-    columns: Vec<String>,
-    field: FieldRef,
+    base: TaskBase,
     logits: bool,
-    summary: ModelSummary,
 }
 
 impl MultipleChoiceTask {
@@ -61,7 +57,13 @@ impl MultipleChoiceTask {
             serde_json::json!({"max_length": input.max_length}),
         );
         let field = Field::new(&step.output, DataType::Struct(fields(logits)), true);
-        Ok(Self { classifier, input, columns, field: Arc::new(field), logits, summary })
+        let base = TaskBase {
+            columns,
+            field: Arc::new(field),
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
+        Ok(Self { classifier, input, base, logits })
     }
 }
 
@@ -121,27 +123,27 @@ fn fields(logits: bool) -> Fields {
 }
 
 impl Task for MultipleChoiceTask {
-    fn inputs(&self) -> Vec<&str> {
-        self.columns.iter().map(String::as_str).collect()
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
         match types {
-            [prompt, choices] if is_list_of_text(choices) => self.input.check(&[prompt]),
+            [prompt, _] if !is_text(prompt) => Err(not_text(&self.base.columns[0], prompt)),
+            [_, choices] if is_list_of_text(choices) => Ok(()),
             [_, choices] if !is_text(choices) => Err(Error::new(
                 ErrorKind::Config,
-                format!("column `{}` is {choices}, expected a list of texts", self.columns[1]),
+                format!("column `{}` is {choices}, expected a list of texts", self.base.columns[1]),
             )),
             [_, _] => Err(Error::new(
                 ErrorKind::Config,
-                format!("`choices` is one column, `{}`, which holds single texts", self.columns[1]),
+                format!(
+                    "`choices` is one column, `{}`, which holds single texts",
+                    self.base.columns[1]
+                ),
             )
             .hint("name a column for each choice, or a column of lists")),
-            _ => match self.columns.iter().zip(types).find(|(_, found)| !is_text(found)) {
+            _ => match self.base.columns.iter().zip(types).find(|(_, found)| !is_text(found)) {
                 Some((column, data_type)) => Err(not_text(column, data_type)),
                 None => Ok(()),
             },
@@ -158,7 +160,7 @@ impl Task for MultipleChoiceTask {
                 let Some(choices) = choices.filter(|_| prompts.is_valid(row)) else {
                     return Ok(None);
                 };
-                let at = |e: Error| e.at(place(&self.columns, first_row + row as u64));
+                let at = |e: Error| e.at(place(&self.base.columns, first_row + row as u64));
                 if choices.is_empty() {
                     return Err(at(Error::new(ErrorKind::Data, "a row has no choices")));
                 }
@@ -209,18 +211,6 @@ impl Task for MultipleChoiceTask {
 
     fn load(&self) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(MultipleChoiceModel { model: self.classifier.load()? }))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

@@ -7,26 +7,24 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Float32Array, StructArray};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use arrow::datatypes::{DataType, Field, Fields};
 
 use super::classifier::{Classifier, LoadedClassifier};
 use super::labels::{logit_lists, logits_type, softmax};
 use super::models::Models;
 use super::text_input::TextInput;
-use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
+use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::AutoClass;
 use crate::config::pipeline::{NextSentencePrediction, TaskStep};
 use crate::error::Result;
-use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
 pub struct NextSentencePredictionTask {
     classifier: Classifier,
     input: TextInput,
-    field: FieldRef,
+    base: TaskBase,
     logits: bool,
-    summary: ModelSummary,
 }
 
 impl NextSentencePredictionTask {
@@ -53,7 +51,13 @@ impl NextSentencePredictionTask {
             serde_json::json!({"max_length": input.max_length}),
         );
         let field = Field::new(&step.output, DataType::Struct(fields(logits)), true);
-        Ok(Self { classifier, input, field: Arc::new(field), logits, summary })
+        let base = TaskBase {
+            columns: input.columns.clone(),
+            field: Arc::new(field),
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
+        Ok(Self { classifier, input, base, logits })
     }
 }
 
@@ -65,16 +69,8 @@ fn fields(logits: bool) -> Fields {
 }
 
 impl Task for NextSentencePredictionTask {
-    fn inputs(&self) -> Vec<&str> {
-        self.input.columns()
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        self.input.check(types)
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
@@ -88,18 +84,6 @@ impl Task for NextSentencePredictionTask {
     fn load(&self) -> Result<Box<dyn TaskModel>> {
         let model = self.classifier.load()?;
         Ok(Box::new(NextSentencePredictionModel { model, logits: self.logits }))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

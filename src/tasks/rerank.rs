@@ -6,27 +6,25 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array};
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, Field};
 use serde_json::Value;
 
 use super::classifier::{Classifier, LoadedClassifier};
 use super::labels::ScoreFunction;
 use super::models::Models;
 use super::text_input::TextInput;
-use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
+use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, AutoConfig};
 use crate::config::pipeline::{Activation, Rerank, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
-use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
 pub struct RerankTask {
     classifier: Classifier,
     input: TextInput,
-    field: FieldRef,
+    base: TaskBase,
     activation: ScoreFunction,
-    summary: ModelSummary,
 }
 
 impl RerankTask {
@@ -68,7 +66,13 @@ impl RerankTask {
             }),
         );
         let field = Arc::new(Field::new(&step.output, DataType::Float32, true));
-        Ok(Self { classifier, input, field, activation, summary })
+        let base = TaskBase {
+            columns: input.columns.clone(),
+            field,
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
+        Ok(Self { classifier, input, base, activation })
     }
 }
 
@@ -92,16 +96,8 @@ fn default_activation(config: &AutoConfig) -> Result<ScoreFunction> {
 }
 
 impl Task for RerankTask {
-    fn inputs(&self) -> Vec<&str> {
-        self.input.columns()
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        self.input.check(types)
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
@@ -114,18 +110,6 @@ impl Task for RerankTask {
 
     fn load(&self) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(RerankModel { model: self.classifier.load()?, activation: self.activation }))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

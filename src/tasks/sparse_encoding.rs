@@ -17,11 +17,10 @@ use super::classifier::{Classifier, LoadedClassifier, forward_failed};
 use super::labels::logit_rows;
 use super::models::{Models, ResolvedModel};
 use super::text_input::TextInput;
-use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
+use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, SpladeActivation, SpladePooling, SpladeStrategy};
 use crate::config::pipeline::{SparseEncoding, SparsePooling, TaskStep};
 use crate::error::Result;
-use crate::models::Dimensions;
 
 /// Tokens whose logits are computed at once: a row of logits is as long as the vocabulary.
 const TOKENS_AT_ONCE: usize = 64;
@@ -31,10 +30,9 @@ const TOKENS_AT_ONCE: usize = 64;
 pub struct SparseEncodingTask {
     classifier: Classifier,
     input: TextInput,
-    field: FieldRef,
+    base: TaskBase,
     pooling: SpladePooling,
     top_k: Option<usize>,
-    summary: ModelSummary,
 }
 
 impl SparseEncodingTask {
@@ -70,7 +68,13 @@ impl SparseEncodingTask {
             }),
         );
         let field = Arc::new(Field::new(&step.output, DataType::List(item()), true));
-        Ok(Self { classifier, input, field, pooling, top_k: options.top_k, summary })
+        let base = TaskBase {
+            columns: input.columns.clone(),
+            field,
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
+        Ok(Self { classifier, input, base, pooling, top_k: options.top_k })
     }
 }
 
@@ -87,16 +91,8 @@ fn item() -> FieldRef {
 }
 
 impl Task for SparseEncodingTask {
-    fn inputs(&self) -> Vec<&str> {
-        self.input.columns()
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        self.input.check(types)
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
@@ -115,18 +111,6 @@ impl Task for SparseEncodingTask {
             pooling: self.pooling,
             top_k: self.top_k,
         }))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

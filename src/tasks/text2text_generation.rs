@@ -8,34 +8,29 @@
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, Field};
 use serde_json::{Value, json};
 
 use super::classifier::{Classifier, summary};
 use super::generation::{Generator, TextOf, fields, output_bytes, settings, shown, task_params};
 use super::models::Models;
 use super::text_input::{encode_rows, fits, max_tokens};
-use super::{
-    Batching, EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, is_text, not_text,
-};
+use super::{Batching, EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, EncodeOptions};
 use crate::config::pipeline::{TaskStep, Text2TextGeneration, Text2TextKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::generation::GenerationConfig;
-use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
 pub struct Text2TextGenerationTask {
     classifier: Classifier,
-    columns: [String; 1],
-    field: FieldRef,
+    base: TaskBase,
     prefix: String,
     config: GenerationConfig,
     /// Tokens of a text at most; `None` for any number.
     max_length: Option<usize>,
     truncation: bool,
-    summary: ModelSummary,
 }
 
 impl Text2TextGenerationTask {
@@ -87,8 +82,13 @@ impl Text2TextGenerationTask {
             }),
         );
         let field = Arc::new(Field::new(&step.output, DataType::Struct(fields()), true));
-        let columns = [options.input.clone()];
-        Ok(Self { classifier, columns, field, prefix, config, max_length, truncation, summary })
+        let base = TaskBase {
+            columns: vec![options.input.clone()],
+            field,
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
+        Ok(Self { classifier, base, prefix, config, max_length, truncation })
     }
 }
 
@@ -107,19 +107,8 @@ fn task_names(options: &Text2TextGeneration) -> Vec<String> {
 }
 
 impl Task for Text2TextGenerationTask {
-    fn inputs(&self) -> Vec<&str> {
-        vec![&self.columns[0]]
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        match types.iter().find(|data_type| !is_text(data_type)) {
-            Some(data_type) => Err(not_text(&self.columns[0], data_type)),
-            None => Ok(()),
-        }
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
@@ -127,7 +116,7 @@ impl Task for Text2TextGenerationTask {
             max_length: self.max_length.filter(|_| self.truncation),
             ..EncodeOptions::default()
         };
-        encode_rows(&self.columns, columns, first_row, |texts| {
+        encode_rows(&self.base.columns, columns, first_row, |texts| {
             let text = format!("{}{}", self.prefix, texts[0]);
             let encoding = self.classifier.model.tokenizer().encode(&text, &options)?;
             fits(encoding.input_ids.len(), self.max_length.unwrap_or(usize::MAX))?;
@@ -151,18 +140,6 @@ impl Task for Text2TextGenerationTask {
             config: self.config.clone(),
             text_of: TextOf::Generated,
         })))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

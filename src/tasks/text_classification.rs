@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StructArray};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use arrow::datatypes::{DataType, Field, Fields};
 
 use super::classifier::{Classifier, LoadedClassifier};
 use super::labels::{
@@ -15,20 +15,18 @@ use super::labels::{
 };
 use super::models::Models;
 use super::text_input::TextInput;
-use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize};
+use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, AutoConfig};
 use crate::config::pipeline::{FunctionToApply, TaskStep, TextClassification};
 use crate::error::Result;
-use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
 pub struct TextClassificationTask {
     classifier: Classifier,
     input: TextInput,
-    field: FieldRef,
+    base: TaskBase,
     output: Output,
-    summary: ModelSummary,
 }
 
 /// What the column holds.
@@ -104,21 +102,19 @@ impl TextClassificationTask {
             }),
         );
         let field = Arc::new(Field::new(&step.output, output.data_type(), true));
-        Ok(Self { classifier, input, field, output, summary })
+        let base = TaskBase {
+            columns: input.columns.clone(),
+            field,
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
+        Ok(Self { classifier, input, base, output })
     }
 }
 
 impl Task for TextClassificationTask {
-    fn inputs(&self) -> Vec<&str> {
-        self.input.columns()
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        self.input.check(types)
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
@@ -135,18 +131,6 @@ impl Task for TextClassificationTask {
         let model = self.classifier.load()?;
         let labels = model.model.config().id2label();
         Ok(Box::new(TextClassificationModel { model, labels, output: self.output }))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, StructArray};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -19,26 +19,23 @@ use super::generation::{
 use super::models::Models;
 use super::text_input::{encode_rows, fits, max_tokens, place};
 use super::{
-    Batching, EncodedRow, ModelSummary, Results, Sequence, Task, TaskModel, WeightSize, is_text,
+    Batching, EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize, is_text,
     not_text, text_column,
 };
 use crate::auto::{AutoClass, ChatOptions, ChatTemplate, EncodeOptions};
 use crate::config::pipeline::{PromptColumn, TaskStep, TextGeneration};
 use crate::error::{Error, ErrorKind, Result};
 use crate::generation::GenerationConfig;
-use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
 pub struct TextGenerationTask {
     classifier: Classifier,
-    columns: [String; 1],
-    field: FieldRef,
+    base: TaskBase,
     prompt: Prompt,
     config: GenerationConfig,
     room: Room,
     return_full_text: bool,
-    summary: ModelSummary,
 }
 
 /// What a prompt is made of.
@@ -121,14 +118,18 @@ impl TextGenerationTask {
             }),
         );
         let field = Arc::new(Field::new(&step.output, DataType::Struct(fields()), true));
-        Ok(Self {
-            columns: [column.clone()],
+        let base = TaskBase {
+            columns: vec![column.clone()],
             field,
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
+        Ok(Self {
+            base,
             prompt,
             config,
             room,
             return_full_text: options.return_full_text,
-            summary,
             classifier,
         })
     }
@@ -182,7 +183,7 @@ impl TextGenerationTask {
                     .render(&messages, &options)
                     .and_then(|text| self.tokens(&text, false))
                     .map(Some)
-                    .map_err(|e| e.at(place(&self.columns, first_row + row as u64)))
+                    .map_err(|e| e.at(place(&self.base.columns, first_row + row as u64)))
             })
             .collect()
     }
@@ -227,16 +228,12 @@ fn conversations(column: &ArrayRef) -> Result<Vec<Option<Vec<Value>>>> {
 }
 
 impl Task for TextGenerationTask {
-    fn inputs(&self) -> Vec<&str> {
-        vec![&self.columns[0]]
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        let column = &self.columns[0];
+        let column = &self.base.columns[0];
         match (&self.prompt, types) {
             (Prompt::Text { .. }, [found]) if !is_text(found) => Err(not_text(column, found)),
             (Prompt::Chat(_), [found]) if !is_conversation(found) => Err(Error::new(
@@ -252,13 +249,15 @@ impl Task for TextGenerationTask {
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
         match &self.prompt {
             Prompt::Chat(template) => self.encode_chat(template, &columns[0], first_row),
-            Prompt::Text { prefix } => encode_rows(&self.columns, columns, first_row, |texts| {
-                if prefix.is_empty() {
-                    self.tokens(texts[0], true)
-                } else {
-                    self.tokens(&format!("{prefix}{}", texts[0]), true)
-                }
-            }),
+            Prompt::Text { prefix } => {
+                encode_rows(&self.base.columns, columns, first_row, |texts| {
+                    if prefix.is_empty() {
+                        self.tokens(texts[0], true)
+                    } else {
+                        self.tokens(&format!("{prefix}{}", texts[0]), true)
+                    }
+                })
+            }
         }
     }
 
@@ -315,18 +314,6 @@ impl Task for TextGenerationTask {
             config: self.config.clone(),
             text_of: TextOf::Continuation,
         })))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::DataType;
 use rayon::prelude::*;
 
 use super::models::ResolvedModel;
-use super::{EncodedRow, Sequence, is_text, not_text, text_column};
+use super::{EncodedRow, Sequence, text_column};
 use crate::auto::{EncodeOptions, Encoding};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -16,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug)]
 pub(super) struct TextInput {
     pub(super) model: Arc<ResolvedModel>,
-    columns: Vec<String>,
+    pub(super) columns: Vec<String>,
     pub(super) max_length: usize,
     truncation: bool,
 }
@@ -72,21 +71,6 @@ impl TextInput {
                  has beside special tokens"
             ),
         ))
-    }
-
-    /// The columns in order.
-    pub(super) fn columns(&self) -> Vec<&str> {
-        self.columns.iter().map(String::as_str).collect()
-    }
-
-    /// Checks that every column holds text.
-    pub(super) fn check(&self, types: &[&DataType]) -> Result<()> {
-        for (column, data_type) in self.columns.iter().zip(types) {
-            if !is_text(data_type) {
-                return Err(not_text(column, data_type));
-            }
-        }
-        Ok(())
     }
 
     /// Encodes rows in parallel: `encode` gets the texts of one row, in the order of the columns. A row

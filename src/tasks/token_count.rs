@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array};
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, Field};
 
 use super::classifier::summary;
 use super::models::{Models, ResolvedModel};
 use super::text_input::encode_rows;
-use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, is_text, not_text};
+use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::EncodeOptions;
 use crate::config::pipeline::{TaskStep, TokenCount};
 use crate::error::Result;
@@ -19,10 +19,8 @@ use crate::models::Dimensions;
 #[derive(Debug)]
 pub struct TokenCountTask {
     model: Arc<ResolvedModel>,
-    columns: [String; 1],
-    field: FieldRef,
+    base: TaskBase,
     max_length: Option<usize>,
-    summary: ModelSummary,
 }
 
 impl TokenCountTask {
@@ -37,29 +35,24 @@ impl TokenCountTask {
         let summary =
             summary("token-count", step, &model, serde_json::json!({"max_length": max_length}));
         let field = Arc::new(Field::new(&step.output, DataType::Int32, true));
-        Ok(Self { model, columns: [options.input.clone()], field, max_length, summary })
+        let base = TaskBase {
+            columns: vec![options.input.clone()],
+            field,
+            model: Arc::clone(&model),
+            summary,
+        };
+        Ok(Self { model, base, max_length })
     }
 }
 
 impl Task for TokenCountTask {
-    fn inputs(&self) -> Vec<&str> {
-        vec![&self.columns[0]]
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        match types.iter().find(|data_type| !is_text(data_type)) {
-            Some(data_type) => Err(not_text(&self.columns[0], data_type)),
-            None => Ok(()),
-        }
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
         let options = EncodeOptions { max_length: self.max_length, ..EncodeOptions::default() };
-        encode_rows(&self.columns, columns, first_row, |texts| {
+        encode_rows(&self.base.columns, columns, first_row, |texts| {
             let encoding = self.model.tokenizer().encode(texts[0], &options)?;
             // The count is all that is left of the tokens.
             let sequence = Sequence { start: encoding.input_ids.len(), ..Sequence::default() };
@@ -81,10 +74,6 @@ impl Task for TokenCountTask {
 
     fn dimensions(&self) -> Option<&Dimensions> {
         None
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

@@ -8,24 +8,23 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, ListArray};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field, FieldRef, Float32Type};
+use arrow::datatypes::{DataType, Field, Float32Type};
 
 use super::classifier::{Classifier, LoadedClassifier};
 use super::labels::{LabelsBuilder, label_list_type, softmax};
 use super::models::Models;
 use super::text_input::TextInput;
-use super::{EncodedRow, ModelSummary, Results, Sequence, Task, TaskModel, WeightSize};
+use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, EncodeOptions, TruncationStrategy};
 use crate::config::pipeline::{TaskStep, ZeroShotClassification};
 use crate::error::{Error, ErrorKind, Result};
-use crate::models::Dimensions;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
 pub struct ZeroShotClassificationTask {
     classifier: Classifier,
     input: TextInput,
-    field: FieldRef,
+    base: TaskBase,
     labels: Vec<String>,
     hypotheses: Vec<String>,
     truncation: bool,
@@ -33,7 +32,6 @@ pub struct ZeroShotClassificationTask {
     multi_label: bool,
     contradiction: usize,
     entailment: usize,
-    summary: ModelSummary,
 }
 
 impl ZeroShotClassificationTask {
@@ -73,17 +71,22 @@ impl ZeroShotClassificationTask {
                 "multi_label": options.multi_label,
             }),
         );
+        let base = TaskBase {
+            columns: input.columns.clone(),
+            field: Arc::new(Field::new(&step.output, label_list_type(), true)),
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
         Ok(Self {
             hypotheses: options.candidate_labels.iter().map(fill).collect(),
             labels: options.candidate_labels.clone(),
             multi_label: options.multi_label || options.candidate_labels.len() == 1,
             entailment: entailment.unwrap_or(last),
             contradiction,
-            field: Arc::new(Field::new(&step.output, label_list_type(), true)),
+            base,
             truncation,
             classifier,
             input,
-            summary,
         })
     }
 
@@ -112,16 +115,8 @@ fn pair_type() -> DataType {
 }
 
 impl Task for ZeroShotClassificationTask {
-    fn inputs(&self) -> Vec<&str> {
-        self.input.columns()
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        self.input.check(types)
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
@@ -171,18 +166,6 @@ impl Task for ZeroShotClassificationTask {
             contradiction: self.contradiction,
             entailment: self.entailment,
         }))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

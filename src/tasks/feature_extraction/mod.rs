@@ -10,14 +10,14 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, Field};
 use candle_core::{Device, Tensor};
 
 use self::column::Int8Ranges;
 use super::classifier::{forward_failed, summary};
 use super::models::{Models, ResolvedModel};
 use super::text_input::{encode_rows, fits, max_tokens};
-use super::{EncodedRow, ModelSummary, Sequence, Task, TaskModel, WeightSize, not_text};
+use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoModel, EncodeOptions, Head, Module, SentenceTransformer};
 use crate::config::pipeline::{FeatureExtraction, ModelOutputName, Pooling, Precision, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,9 +27,7 @@ use crate::nn::{ModelInputs, PoolingMode, normalize};
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
 pub struct FeatureExtractionTask {
-    input: String,
-    field: FieldRef,
-    model: Arc<ResolvedModel>,
+    base: TaskBase,
     dimensions: Dimensions,
     output: Output,
     prompt: String,
@@ -37,7 +35,6 @@ pub struct FeatureExtractionTask {
     prompt_tokens: usize,
     max_length: usize,
     truncation: bool,
-    summary: ModelSummary,
 }
 
 /// What the column holds.
@@ -117,18 +114,8 @@ impl FeatureExtractionTask {
             &model,
             shown_options(&output, &prompt, max_length, truncation),
         );
-        Ok(Self {
-            input: options.input.clone(),
-            field,
-            dimensions,
-            output,
-            prompt,
-            prompt_tokens,
-            model,
-            max_length,
-            truncation,
-            summary,
-        })
+        let base = TaskBase { columns: vec![options.input.clone()], field, model, summary };
+        Ok(Self { base, dimensions, output, prompt, prompt_tokens, max_length, truncation })
     }
 
     /// The text that is tokenised for a row's text: after the prompt, and otherwise as it is. White
@@ -263,20 +250,8 @@ pub fn module_names(modules: &SentenceTransformer) -> String {
 }
 
 impl Task for FeatureExtractionTask {
-    fn inputs(&self) -> Vec<&str> {
-        vec![&self.input]
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        match types {
-            [data_type] if super::is_text(data_type) => Ok(()),
-            [data_type] => Err(not_text(&self.input, data_type)),
-            _ => Err(Error::new(ErrorKind::Internal, "feature-extraction reads one column")),
-        }
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
@@ -284,8 +259,9 @@ impl Task for FeatureExtractionTask {
             max_length: self.truncation.then_some(self.max_length),
             ..EncodeOptions::default()
         };
-        encode_rows(std::slice::from_ref(&self.input), columns, first_row, |texts| {
-            let encoding = self.model.tokenizer().encode(&self.prepared(texts[0]), &options)?;
+        encode_rows(&self.base.columns, columns, first_row, |texts| {
+            let encoding =
+                self.base.model.tokenizer().encode(&self.prepared(texts[0]), &options)?;
             fits(encoding.input_ids.len(), self.max_length)?;
             let sequence = Sequence::new(encoding.input_ids, encoding.token_type_ids);
             Ok(EncodedRow { truncated: encoding.truncated, ..sequence.into() })
@@ -297,7 +273,7 @@ impl Task for FeatureExtractionTask {
     }
 
     fn load(&self) -> Result<Box<dyn TaskModel>> {
-        let model = self.model.load()?;
+        let model = self.base.model.load()?;
         if let Output::Named(names) = &self.output
             && names.contains(&ModelOutputName::PoolerOutput)
             && !model.backbone().has_pooler()
@@ -310,7 +286,7 @@ impl Task for FeatureExtractionTask {
         }
         let modules = match &self.output {
             Output::Embedding(Embedding { modules: Some(modules), .. }) => {
-                Some(self.model.load_head(modules)?)
+                Some(self.base.model.load_head(modules)?)
             }
             _ => None,
         };
@@ -320,21 +296,9 @@ impl Task for FeatureExtractionTask {
             dimensions: self.dimensions.clone(),
             output: self.output.clone(),
             prompt_tokens: self.prompt_tokens,
-            device: self.model.device(),
+            device: self.base.model.device(),
             ranges: OnceLock::new(),
         }))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(&self.dimensions)
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

@@ -25,13 +25,10 @@ use super::classifier::Classifier;
 use super::models::Models;
 use super::text_input::TextInput;
 use super::token_logits::{TokenLogits, TokenLogitsModel, token_logits_type};
-use super::{
-    EncodedRow, ModelSummary, Note, Results, Sequence, Task, TaskModel, WeightSize, text_column,
-};
+use super::{EncodedRow, Note, Results, Sequence, Task, TaskBase, TaskModel, text_column};
 use crate::auto::{AutoClass, Side, TruncationStrategy, WindowOptions};
 use crate::config::pipeline::{QuestionAnswering, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
-use crate::models::Dimensions;
 use spans::{Answer, Answers, Limits, best_spans};
 use tokens::WindowTokens;
 
@@ -57,8 +54,7 @@ pub struct QuestionAnsweringTask {
     /// Whether the column holds lists.
     list: bool,
     handle_impossible_answer: bool,
-    field: FieldRef,
-    summary: ModelSummary,
+    base: TaskBase,
 }
 
 /// What is kept of the windows of a row.
@@ -112,6 +108,12 @@ impl QuestionAnsweringTask {
         );
         let data_type =
             if list.is_some() { DataType::List(item()) } else { DataType::Struct(fields()) };
+        let base = TaskBase {
+            columns: input.columns.clone(),
+            field: Arc::new(Field::new(&step.output, data_type, true)),
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
         Ok(Self {
             doc_stride,
             windows: step.truncation.unwrap_or(true),
@@ -120,10 +122,9 @@ impl QuestionAnsweringTask {
             limits: Limits { top_k: list.unwrap_or(1), max_answer_len: options.max_answer_len },
             list: list.is_some(),
             handle_impossible_answer: options.handle_impossible_answer,
-            field: Arc::new(Field::new(&step.output, data_type, true)),
+            base,
             classifier,
             input,
-            summary,
         })
     }
 
@@ -187,16 +188,8 @@ impl QuestionAnsweringTask {
 }
 
 impl Task for QuestionAnsweringTask {
-    fn inputs(&self) -> Vec<&str> {
-        self.input.columns()
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        self.input.check(types)
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
@@ -239,18 +232,6 @@ impl Task for QuestionAnsweringTask {
 
     fn load(&self) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(TokenLogitsModel::load(&self.classifier, START_AND_END)?))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
 

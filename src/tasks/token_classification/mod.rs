@@ -10,7 +10,7 @@ mod column;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, Field};
 
 use super::characters::Characters;
 use super::classifier::Classifier;
@@ -18,13 +18,10 @@ use super::labels::softmax;
 use super::models::Models;
 use super::text_input::TextInput;
 use super::token_logits::{TokenLogits, TokenLogitsModel, token_logits_type};
-use super::{
-    EncodedRow, ModelSummary, Results, Sequence, Task, TaskModel, WeightSize, text_column,
-};
+use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, text_column};
 use crate::auto::{AutoClass, AutoTokenizer, EncodeOptions, WindowOptions};
 use crate::config::pipeline::{TaskStep, TokenClassification};
 use crate::error::{Error, ErrorKind, Result};
-use crate::models::Dimensions;
 use aggregate::{Aggregation, TokenScores, merge_windows};
 use column::{ColumnBuilder, Columns};
 
@@ -33,11 +30,10 @@ use column::{ColumnBuilder, Columns};
 pub struct TokenClassificationTask {
     classifier: Classifier,
     input: TextInput,
-    field: FieldRef,
+    base: TaskBase,
     columns: Columns,
     options: TokenClassification,
     labels: Vec<String>,
-    summary: ModelSummary,
 }
 
 /// What is kept of the windows of a row.
@@ -112,14 +108,19 @@ impl TokenClassificationTask {
             }),
         );
         let columns = Columns::new(options.aggregation_strategy, step.logits);
-        Ok(Self {
+        let base = TaskBase {
+            columns: input.columns.clone(),
             field: Arc::new(Field::new(&step.output, columns.data_type(), true)),
+            model: Arc::clone(&classifier.model),
+            summary,
+        };
+        Ok(Self {
+            base,
             labels: classifier.model.config().id2label(),
             options: options.clone(),
             classifier,
             input,
             columns,
-            summary,
         })
     }
 
@@ -177,16 +178,8 @@ impl TokenClassificationTask {
 }
 
 impl Task for TokenClassificationTask {
-    fn inputs(&self) -> Vec<&str> {
-        self.input.columns()
-    }
-
-    fn field(&self) -> &FieldRef {
-        &self.field
-    }
-
-    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        self.input.check(types)
+    fn base(&self) -> &TaskBase {
+        &self.base
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
@@ -253,17 +246,5 @@ impl Task for TokenClassificationTask {
 
     fn load(&self) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(TokenLogitsModel::load(&self.classifier, self.labels.len())?))
-    }
-
-    fn weights(&self) -> Option<WeightSize> {
-        self.classifier.model.weight_size()
-    }
-
-    fn dimensions(&self) -> Option<&Dimensions> {
-        Some(self.classifier.model.config().dimensions())
-    }
-
-    fn summary(&self) -> &ModelSummary {
-        &self.summary
     }
 }
