@@ -30,7 +30,10 @@ pub(crate) fn run(name: &str) -> Result<Vec<String>, Box<dyn std::error::Error>>
     let labels = model.config().id2label();
 
     let texts = ["Anna Kowalska met José in Kraków, near the harbour of Porto-Novo.", "Harbour"];
-    let encodings = tokenizer.encode_batch(&texts, &EncodeOptions::default())?;
+    // Longer texts are cut at the model's maximum.
+    let options =
+        EncodeOptions { max_length: tokenizer.model_max_length(), ..EncodeOptions::default() };
+    let encodings = tokenizer.encode_batch(&texts, &options)?;
     // Both texts in one pass: rows of different lengths lie one after another, nothing is padded.
     let rows = encodings.iter().map(|e| (&e.input_ids[..], &e.token_type_ids[..]));
     let logits = model.forward(&model.inputs(rows)?, &Want::default())?.logits; // (texts, labels)
