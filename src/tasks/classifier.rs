@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::labels::logit_rows;
 use super::models::{Models, ResolvedModel};
 use super::{ModelSummary, Sequence, WeightSize};
@@ -45,6 +47,24 @@ impl Classifier {
         Ok(Self { model, class, allow_new_head: step.allow_new_head })
     }
 
+    /// Refuses an encoder, whose tokens see those after them: an architecture that can be either says which
+    /// in `config.json`.
+    ///
+    /// # Errors
+    /// `Unsupported` without `is_decoder: true` where that is needed.
+    pub(super) fn require_decoder(&self) -> Result<()> {
+        let config = self.model.config();
+        let is_decoder = config.json().get("is_decoder").and_then(Value::as_bool) == Some(true);
+        if is_decoder || !config.family().has(AutoClass::MaskedLM) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("model `{}` is an encoder: it does not generate text", self.model.snapshot().name()),
+        )
+        .hint("choose a decoder such as gpt2; a BERT that was trained as one has `is_decoder: true` in config.json"))
+    }
+
     /// Loads the weights.
     ///
     /// # Errors
@@ -60,7 +80,7 @@ impl Classifier {
         &self,
         task: &'static str,
         step: &TaskStep,
-        options: serde_json::Value,
+        options: Value,
     ) -> ModelSummary {
         summary(task, step, &self.model, options)
     }
@@ -71,7 +91,7 @@ pub(super) fn summary(
     task: &'static str,
     step: &TaskStep,
     model: &ResolvedModel,
-    options: serde_json::Value,
+    options: Value,
 ) -> ModelSummary {
     ModelSummary {
         task,

@@ -44,6 +44,7 @@ impl LoglikelihoodTask {
     /// leaves tokens out.
     pub fn resolve(step: &TaskStep, options: &Loglikelihood, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::CausalLM, models)?;
+        classifier.require_decoder()?;
         let columns = options.context.iter().chain([&options.text]).map(String::as_str);
         // Tokens are cut here, where it is known which of them count.
         let input = TextInput::new(Arc::clone(&classifier.model), columns, step.max_length, false)?;

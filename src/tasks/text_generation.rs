@@ -67,6 +67,7 @@ impl TextGenerationTask {
     /// conversations.
     pub fn resolve(step: &TaskStep, options: &TextGeneration, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::CausalLM, models)?;
+        classifier.require_decoder()?;
         let model = &classifier.model;
         let mut params = task_params(model, &["text-generation"]);
         let prefix = params.shift_remove("prefix");

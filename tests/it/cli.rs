@@ -8,7 +8,9 @@ use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float32Type, Schema};
 use parquet::arrow::ArrowWriter;
 
-use super::support::{Fixture, embed_pipeline, mini_embedder, read_parquet, sample_rows};
+use super::support::{
+    Fixture, embed_pipeline, mini_embedder, read_parquet, repository, sample_rows,
+};
 
 #[test]
 fn run_embeds_the_sample_rows() {
@@ -424,4 +426,35 @@ fn write_rows(fixture: &Fixture, name: &str, rows: i64) {
         writer.write(&RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()).unwrap();
     }
     writer.close().unwrap();
+}
+
+#[test]
+fn validate_refuses_a_model_that_the_task_cannot_use_before_anything_runs() {
+    let fixture = Fixture::new();
+    let model =
+        |name: &str| repository().join("tests/golden/tasks").join(name).display().to_string();
+    fixture.file(
+        "p.yaml",
+        format!(
+            "version: 1\nsource: {{path: rows.csv}}\nsink: {{path: out/}}\nsteps:\n\
+             - text-generation: {{model: '{}', input: text, output: a}}\n\
+             - fill-mask: {{model: '{}', input: text, output: b}}\n\
+             - image-classification: {{model: '{}', input: text, output: c}}\n\
+             - summarization: {{model: '{}', input: text, output: d, auto_class: AutoModelForT5}}\n",
+            model("bert-mlm"),
+            model("gpt2"),
+            model("bert-ner"),
+            model("gpt2"),
+        ),
+    );
+    fixture.run(&["validate", "p.yaml"]).fails(
+        69,
+        &[
+            "bert-mlm` is an encoder: it does not generate text",
+            "model_type `gpt2` has no `AutoModelForMaskedLM`",
+            "`gpt2` works with AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification",
+            "reads text, not images",
+            "`AutoModelForT5` loads T5, but the model_type is `gpt2`",
+        ],
+    );
 }
