@@ -128,6 +128,11 @@ impl AutoConfig {
     /// # Errors
     /// As [`AutoConfig::from_snapshot`].
     pub fn from_json(mut json: Map<String, Value>, overrides: &Map<String, Value>) -> Result<Self> {
+        // Old configurations do not state it; an override may, and only then.
+        let stated = json.get("model_type").is_some_and(|model_type| !model_type.is_null());
+        if let (false, Some(model_type)) = (stated, overrides.get("model_type")) {
+            json.insert("model_type".to_owned(), model_type.clone());
+        }
         let family = family(&json)?;
         resolve_attribute_map(family, &mut json);
         apply(family, &mut json, overrides)?;
@@ -268,7 +273,7 @@ fn family(json: &Map<String, Value>) -> Result<&'static Family> {
         let guess = architectures.iter().find_map(|name| Family::by_architecture(name));
         let hint = match guess {
             Some(family) => format!(
-                "its architecture is `{}`: add `\"model_type\": \"{}\"` to a local copy of config.json",
+                "its architecture is `{}`: set `model_type: {}` in the model's `config`",
                 architectures.join(", "),
                 family.model_type
             ),
@@ -318,7 +323,16 @@ fn apply(
     let known: Vec<&str> = asked.iter().copied().chain(COMMON_KEYS).chain(common).collect();
     for key in overrides.keys() {
         if key == "model_type" {
-            return Err(Error::new(ErrorKind::Config, "`model_type` cannot be overridden"));
+            if overrides.get(key) == json.get(key) {
+                continue;
+            }
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`model_type` is `{}` in config.json, and cannot be another",
+                    family.model_type
+                ),
+            ));
         }
         if !known.contains(&key.as_str()) && !json.contains_key(key) {
             let mut hint = format!("settings of `{}` are: {}", family.model_type, {
@@ -393,7 +407,12 @@ mod tests {
     fn a_missing_model_type_is_guessed_but_not_assumed() {
         let (kind, text) = refused(json!({"architectures": ["DistilBertForMaskedLM"]}), json!({}));
         assert_eq!(kind, ErrorKind::Model);
-        assert!(text.contains("`\"model_type\": \"distilbert\"`"), "{text}");
+        assert!(text.contains("set `model_type: distilbert`"), "{text}");
+        let stated = config(json!({"architectures": ["X"]}), json!({"model_type": "distilbert"}));
+        assert_eq!(stated.unwrap().model_type(), "distilbert");
+        let (kind, text) = refused(json!({"model_type": "bert"}), json!({"model_type": "roberta"}));
+        assert_eq!(kind, ErrorKind::Config);
+        assert!(text.contains("is `bert` in config.json"), "{text}");
         let (_, text) = refused(json!({}), json!({}));
         assert!(text.contains("model types are"), "{text}");
     }

@@ -90,7 +90,8 @@ impl Processor {
         if model.config.dimensions().image.is_some() {
             return AutoImageProcessor::from_snapshot(&model.transformer).map(Self::Image);
         }
-        let tokenizer = AutoTokenizer::from_snapshot(&model.transformer)?;
+        let model_type = Some(model.config.model_type());
+        let tokenizer = AutoTokenizer::for_model_type(&model.transformer, model_type)?;
         let lower_case = model.do_lower_case;
         Ok(Self::Tokenizer(if lower_case { tokenizer.lower_cased()? } else { tokenizer }))
     }

@@ -52,13 +52,15 @@ const CLASSES: &[(TokenizerClass, &str, &[&str])] = &[
 const TOKENIZERS_BACKEND: &str = "TokenizersBackend";
 
 impl TokenizerClass {
-    /// The class that reads a snapshot, from its configuration files.
+    /// The class that reads a snapshot, from its configuration files; `model_type` where they do not state
+    /// it.
     ///
     /// # Errors
     /// `Unsupported` for a class or model type that is not in the table; `Model` when nothing names one.
     pub(super) fn detect(
         snapshot: &Snapshot,
         tokenizer_config: &Map<String, Value>,
+        model_type: Option<&str>,
     ) -> Result<Self> {
         if let Some(name) = tokenizer_config.get("tokenizer_class").and_then(Value::as_str) {
             return Self::named(name).map_err(|e| e.at("tokenizer_config.json: `tokenizer_class`"));
@@ -67,7 +69,8 @@ impl TokenizerClass {
         if let Some(name) = config.get("tokenizer_class").and_then(Value::as_str) {
             return Self::named(name).map_err(|e| e.at("config.json: `tokenizer_class`"));
         }
-        let Some(model_type) = config.get("model_type").and_then(Value::as_str) else {
+        let stated = config.get("model_type").and_then(Value::as_str);
+        let Some(model_type) = stated.or(model_type) else {
             return Err(Error::new(
                 ErrorKind::Model,
                 "nothing names the tokenizer's class: neither `tokenizer_class` in \

@@ -90,7 +90,16 @@ impl AutoTokenizer {
     /// `Hub` when files are missing, `Model` when they are damaged or contradict each other,
     /// `Unsupported` for a tokenizer class that is not implemented.
     pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self> {
-        Self::load(snapshot).map_err(|e| e.at(format!("tokenizer of `{}`", snapshot.name())))
+        Self::for_model_type(snapshot, None)
+    }
+
+    /// The tokenizer of a snapshot whose `config.json` may not state its `model_type`.
+    ///
+    /// # Errors
+    /// As [`from_snapshot`](Self::from_snapshot).
+    pub fn for_model_type(snapshot: &Snapshot, model_type: Option<&str>) -> Result<Self> {
+        Self::load(snapshot, model_type)
+            .map_err(|e| e.at(format!("tokenizer of `{}`", snapshot.name())))
     }
 
     /// The same tokenizer over lower-cased texts; special tokens in a text stay what they are.
@@ -108,10 +117,10 @@ impl AutoTokenizer {
         Ok(self)
     }
 
-    fn load(snapshot: &Snapshot) -> Result<Self> {
+    fn load(snapshot: &Snapshot, model_type: Option<&str>) -> Result<Self> {
         let mut files = TokenizerFiles::new(snapshot);
         let config = files.read_object("tokenizer_config.json")?.unwrap_or_default();
-        let class = TokenizerClass::detect(snapshot, &config)?;
+        let class = TokenizerClass::detect(snapshot, &config, model_type)?;
         files.note("class", class.name().as_bytes());
         let options = TokenizerOptions::read(&config, class);
 
