@@ -165,6 +165,11 @@ impl AutoConfig {
         strings(&self.json, "architectures")
     }
 
+    /// Whether `attn_implementation: eager` asks for the eager kernel; otherwise the fastest is taken.
+    pub fn eager_attention(&self) -> bool {
+        self.json.get("attn_implementation").and_then(Value::as_str) == Some("eager")
+    }
+
     /// Checks that the model is T5 or its multilingual form, as `AutoModelForT5` insists.
     ///
     /// # Errors
@@ -359,6 +364,13 @@ fn apply(
                 ErrorKind::Config,
                 format!("`{key}` is `{value}`, not true or false"),
             ));
+        }
+        if key == "attn_implementation" && !matches!(value.as_str(), Some("eager" | "sdpa")) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("`attn_implementation: {value}` is not implemented"),
+            )
+            .hint("implemented are: eager, and sdpa: the fastest kernel for the device"));
         }
         // As in transformers, a new number of labels makes new names for them.
         if key == "num_labels" {

@@ -53,10 +53,18 @@ impl AutoModelBuilder {
         self
     }
 
+    /// How attention is computed: `sdpa`, the fastest kernel for the device, unless set; or `eager`, the
+    /// plain products.
+    #[must_use]
+    pub fn attn_implementation(mut self, attn_implementation: &str) -> Self {
+        self.config.insert("attn_implementation".to_owned(), attn_implementation.into());
+        self
+    }
+
     /// Overrides of `config.json`.
     #[must_use]
     pub fn config(mut self, config: Map<String, Value>) -> Self {
-        self.config = config;
+        self.config.extend(config);
         self
     }
 
@@ -175,7 +183,8 @@ impl AutoModel {
         &self,
         rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
     ) -> candle_core::Result<ModelInputs> {
-        ModelInputs::new(rows, self.backbone.position_ids(), &self.device)
+        let inputs = ModelInputs::new(rows, self.backbone.position_ids(), &self.device)?;
+        Ok(inputs.with_eager_attention(self.config.eager_attention()))
     }
 
     /// Images, as an [`AutoImageProcessor`](super::AutoImageProcessor) makes them, `(channels, height,
@@ -184,7 +193,8 @@ impl AutoModel {
     /// # Errors
     /// When the model reads no images, they differ in size, or the device cannot hold the tensors.
     pub fn image_inputs(&self, images: &[Tensor]) -> candle_core::Result<ModelInputs> {
-        image_inputs(&*self.backbone, images, &self.device)
+        let inputs = image_inputs(&*self.backbone, images, &self.device)?;
+        Ok(inputs.with_eager_attention(self.config.eager_attention()))
     }
 
     /// Runs the model. What `output_hidden_states` and `output_attentions` of the configuration ask for

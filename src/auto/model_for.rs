@@ -169,7 +169,8 @@ impl ModelWithHead {
         &self,
         rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
     ) -> candle_core::Result<ModelInputs> {
-        ModelInputs::new(rows, self.backbone.position_ids(), &self.device)
+        let inputs = ModelInputs::new(rows, self.backbone.position_ids(), &self.device)?;
+        Ok(inputs.with_eager_attention(self.config.eager_attention()))
     }
 
     /// Images, as an [`AutoImageProcessor`](super::AutoImageProcessor) makes them, `(channels, height,
@@ -178,7 +179,8 @@ impl ModelWithHead {
     /// # Errors
     /// When the model reads no images, they differ in size, or the device cannot hold the tensors.
     pub fn image_inputs(&self, images: &[Tensor]) -> candle_core::Result<ModelInputs> {
-        image_inputs(&*self.backbone, images, &self.device)
+        let inputs = image_inputs(&*self.backbone, images, &self.device)?;
+        Ok(inputs.with_eager_attention(self.config.eager_attention()))
     }
 
     /// Runs the model and its head. What `output_hidden_states` and `output_attentions` of the
@@ -304,6 +306,14 @@ impl<C: HeadClass> AutoModelForBuilder<C> {
     #[must_use]
     pub fn device(mut self, device: Device) -> Self {
         self.device = device;
+        self
+    }
+
+    /// How attention is computed: `sdpa`, the fastest kernel for the device, unless set; or `eager`, the
+    /// plain products.
+    #[must_use]
+    pub fn attn_implementation(mut self, attn_implementation: &str) -> Self {
+        self.config.insert("attn_implementation".to_owned(), attn_implementation.into());
         self
     }
 

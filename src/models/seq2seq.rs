@@ -71,7 +71,8 @@ pub trait Seq2SeqBackbone: Backbone {
             })
             .collect();
         let rows = rows.iter().map(|row| (&row[..], &[][..]));
-        ModelInputs::new(rows, self.position_ids(), inputs.input_ids.device())
+        let shifted = ModelInputs::new(rows, self.position_ids(), inputs.input_ids.device())?;
+        Ok(shifted.with_eager_attention(inputs.eager_attention()))
     }
 }
 

@@ -80,7 +80,11 @@ pub fn attention(
     check(q, lengths, &keys, &options)?;
     if options.distance.is_some() {
         eager_rows(q, lengths, &keys, options)
-    } else if cpu::applies(q) && cpu::applies(k) && cpu::applies(v) && !options.output_attentions {
+    } else if cpu::applies(q)
+        && cpu::applies(k)
+        && cpu::applies(v)
+        && !(options.output_attentions || inputs.eager_attention())
+    {
         per_row(q, lengths, &keys, options)
     } else {
         eager_padded(q, k, v, inputs, options)

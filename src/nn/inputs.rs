@@ -76,6 +76,8 @@ pub struct ModelInputs {
     pub lengths: Lengths,
     /// Token ids in host memory, for heads that look for one.
     ids: Arc<[u32]>,
+    /// Whether attention is computed by the eager kernel, whatever else is there.
+    eager_attention: bool,
     /// Made when the first layer asks for it, then shared by all layers.
     padding: OnceLock<Padding>,
 }
@@ -180,6 +182,7 @@ impl ModelInputs {
         let total = input_ids.len();
         Ok(Self {
             ids: input_ids.as_slice().into(),
+            eager_attention: false,
             input_ids: Tensor::from_vec(input_ids, total, device)?,
             token_type_ids: Tensor::from_vec(token_type_ids, total, device)?,
             position_ids: Tensor::from_vec(position_ids, total, device)?,
@@ -202,6 +205,18 @@ impl ModelInputs {
         let rows = std::iter::repeat_n((&placeholders[..], &[][..]), rows);
         let inputs = Self::new(rows, PositionIds::FromZero, pixel_values.device())?;
         Ok(Self { pixel_values: Some(pixel_values), ..inputs })
+    }
+
+    /// The same inputs, with attention by the eager kernel or by the fastest there is.
+    #[must_use]
+    pub fn with_eager_attention(mut self, eager: bool) -> Self {
+        self.eager_attention = eager;
+        self
+    }
+
+    /// Whether attention is computed by the eager kernel.
+    pub fn eager_attention(&self) -> bool {
+        self.eager_attention
     }
 
     /// The token ids of row `row`, in host memory.

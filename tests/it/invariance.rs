@@ -6,7 +6,7 @@
 //! bit.
 
 use candle_core::Tensor;
-use hfauto_pipe::auto::FAMILIES;
+use hfauto_pipe::auto::{AutoModel, FAMILIES};
 use hfauto_pipe::models::Want;
 use hfauto_pipe::nn::Ragged;
 
@@ -108,6 +108,28 @@ fn batches_without_tokens_are_legal() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn eager_attention_is_a_choice_and_changes_no_result() {
+    for_each_family(|golden| {
+        let id = golden.dir.to_str().unwrap();
+        let rows = rows(golden);
+        let fastest = golden.model();
+        let eager = AutoModel::builder(id).attn_implementation("eager").load().unwrap();
+        let run = |model: &AutoModel| {
+            let inputs = model.inputs(rows.iter().copied()).unwrap();
+            (inputs.eager_attention(), model.forward(&inputs, &Want::default()).unwrap())
+        };
+        let ((fast_chosen, fastest), (eager_chosen, eager)) = (run(&fastest), run(&eager));
+        assert!(eager_chosen && !fast_chosen);
+        let what = golden.to_string();
+        let (ours, expected) = (eager.last_hidden_state.values, fastest.last_hidden_state.values);
+        same(&what, Tolerance::Reordered, &ours, &expected);
+        let refused = AutoModel::builder(id).attn_implementation("flash_attention_2").load();
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("`attn_implementation: \"flash_attention_2\"`"), "{text}");
     });
 }
 

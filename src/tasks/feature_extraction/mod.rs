@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use self::column::Int8Ranges;
 use super::classifier::{forward_failed, summary};
@@ -22,7 +22,7 @@ use crate::auto::{AutoModel, EncodeOptions, Head, Module, SentenceTransformer};
 use crate::config::pipeline::{FeatureExtraction, ModelOutputName, Pooling, Precision, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Dimensions, Want};
-use crate::nn::{ModelInputs, PoolingMode, normalize};
+use crate::nn::{PoolingMode, normalize};
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -296,7 +296,6 @@ impl Task for FeatureExtractionTask {
             dimensions: self.dimensions.clone(),
             output: self.output.clone(),
             prompt_tokens: self.prompt_tokens,
-            device: self.base.model.device(),
             ranges: OnceLock::new(),
         }))
     }
@@ -309,7 +308,6 @@ struct FeatureExtractionModel {
     dimensions: Dimensions,
     output: Output,
     prompt_tokens: usize,
-    device: Device,
     ranges: OnceLock<Int8Ranges>,
 }
 
@@ -317,8 +315,7 @@ impl TaskModel for FeatureExtractionModel {
     fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
         let backbone = self.model.backbone();
         let rows = sequences.iter().map(|s| (s.input_ids.as_slice(), s.token_type_ids.as_slice()));
-        let inputs = ModelInputs::new(rows, backbone.position_ids(), &self.device)
-            .map_err(forward_failed)?;
+        let inputs = self.model.inputs(rows).map_err(forward_failed)?;
         let output = backbone.forward(&inputs, &self.want()).map_err(forward_failed)?;
         match &self.output {
             Output::Named(names) => column::outputs(names, &self.dimensions, &output),
