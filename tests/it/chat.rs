@@ -64,6 +64,36 @@ fn chats_are_those_of_transformers() {
     assert!(same > 200 && refused > 100, "{same} {refused}");
 }
 
+/// The cases that stand beside those of the tasks: templates of known models, tools among them.
+#[test]
+fn chats_of_the_tasks_are_those_of_transformers() {
+    let text = fs::read_to_string(golden().join("tasks/chat/chat.json")).unwrap();
+    let golden: Value = serde_json::from_str(&text).unwrap();
+    let special = json!({"bos_token": golden["bos_token"], "eos_token": golden["eos_token"]});
+    let tokenizer = tokenizer(&special, &json!({}), None);
+    let (mut same, mut refused) = (0, 0);
+    for case in golden["cases"].as_array().unwrap() {
+        let source = golden["templates"][case["template"].as_str().unwrap()].as_str().unwrap();
+        let tools = case.get("tools").map(|tools| ("tools".to_owned(), tools.clone()));
+        let options = ChatOptions {
+            add_generation_prompt: case["add_generation_prompt"] == true,
+            continue_final_message: false,
+            extra: tools.into_iter().collect(),
+        };
+        let got = tokenizer
+            .chat_template(Some(source), false)
+            .and_then(|template| template.render(case["messages"].as_array().unwrap(), &options));
+        if let Some(expected) = case["expected"].as_str() {
+            assert_eq!(got.unwrap(), expected, "{case}");
+            same += 1;
+        } else {
+            assert!(got.is_err(), "{case}");
+            refused += 1;
+        }
+    }
+    assert!(same > 100 && refused > 40, "{same} {refused}");
+}
+
 #[test]
 fn templates_are_found_where_transformers_finds_them() {
     let golden = chats();
