@@ -36,6 +36,7 @@ pub mod nn;
 pub mod generation;
 pub mod tasks;
 pub mod engine;
+pub mod sql;
 pub mod sink;
 pub mod cli;
 

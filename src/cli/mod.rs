@@ -9,6 +9,7 @@ mod plan;
 mod progress;
 mod run;
 mod schema;
+mod sql;
 mod test;
 mod validate;
 
@@ -27,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result, exit_code};
 use crate::hub::{Hub, HubSettings};
 
 /// Verbs and options of the design that later versions bring.
-const LATER: &[&str] = &["sql", "status", "report", "schedule", "scheduler", "executor"];
+const LATER: &[&str] = &["status", "report", "schedule", "scheduler", "executor"];
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -64,6 +65,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Run the `tests` of pipeline files.
     Test(test::TestArgs),
+    /// Run SQL with models over files, from an argument, a file, stdin or a prompt.
+    Sql(sql::SqlArgs),
     /// List what this version can load, or explain one model.
     Models(models::ModelsArgs),
     /// Download models for offline use.
@@ -128,6 +131,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Validate(args) => args.run(),
         Command::Plan(args) => args.run(),
         Command::Test(args) => args.run(),
+        Command::Sql(args) => args.run(),
         Command::Models(args) => args.run(),
         Command::Fetch(args) => args.run(),
         Command::Schema => schema::run(),

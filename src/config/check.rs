@@ -18,6 +18,14 @@ pub(crate) fn check(schema: &Value, root: &Node, report: &mut Diagnostics) {
     checker.node(schema, root, &Place { path: String::new(), owner: start });
 }
 
+/// Reports everything in `root` that does not fit the type `name` of `schema`.
+pub(crate) fn check_part(schema: &Value, name: &str, root: &Node, report: &mut Diagnostics) {
+    let mut checker = Checker { schema, report };
+    let start = root.entries().first().map_or(root.span, |entry| entry.span);
+    let place = Place { path: String::new(), owner: start };
+    checker.node(&schema["$defs"][name], root, &place);
+}
+
 /// Where the walk is.
 struct Place {
     /// The path for messages: `steps[0].feature-extraction`; empty for the whole file.

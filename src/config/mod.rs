@@ -10,6 +10,7 @@
 //! the ones before it. Entry: [`load`].
 
 mod available;
+mod call;
 mod check;
 mod diagnostics;
 mod interpolate;
@@ -27,6 +28,7 @@ use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
 
+pub use call::{Call, call, model};
 pub use diagnostics::{Diagnostic, Diagnostics};
 use node::{Data, Node};
 use pipeline::Pipeline;

@@ -54,6 +54,19 @@ pub struct ModelSpec {
     pub config: serde_json::Map<String, serde_json::Value>,
 }
 
+impl ModelSpec {
+    /// The model of a hub id or an absolute directory, with defaults for everything else.
+    pub fn of_repo(repo: impl Into<String>) -> Self {
+        Self {
+            repo: repo.into(),
+            revision: None,
+            dtype: Dtype::Auto,
+            device: DeviceSpec::Auto,
+            config: serde_json::Map::new(),
+        }
+    }
+}
+
 /// `dtype` of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dtype {
@@ -91,6 +104,21 @@ pub struct SourceSpec {
     pub limit: Option<usize>,
     /// Where in the pipeline file `source` is written, for error messages: `embed.yaml:4:1`.
     pub location: String,
+}
+
+impl SourceSpec {
+    /// Everything at one path, by its extension; `location` says where that is written.
+    pub fn of_path(path: impl Into<String>, location: impl Into<String>) -> Self {
+        Self {
+            paths: vec![path.into()],
+            format: None,
+            csv: CsvSpec::default(),
+            select: None,
+            predicate: None,
+            limit: None,
+            location: location.into(),
+        }
+    }
 }
 
 /// A file format of sources and sinks.
@@ -146,6 +174,12 @@ pub struct CsvSpec {
     pub delimiter: u8,
     /// Whether the first line names the columns.
     pub has_header: bool,
+}
+
+impl Default for CsvSpec {
+    fn default() -> Self {
+        Self { delimiter: b',', has_header: true }
+    }
 }
 
 /// One step.
@@ -334,6 +368,12 @@ pub struct RunSpec {
     pub sort_window_rows: usize,
     /// Model workers; `None` means one a core.
     pub workers: Option<usize>,
+}
+
+impl Default for RunSpec {
+    fn default() -> Self {
+        Self { max_batch_tokens: 1024, sort_window_rows: 65_536, workers: None }
+    }
 }
 
 #[cfg(test)]

@@ -6,23 +6,27 @@
 //! not by the input. Dropping the stream stops everything: queued batches are cancelled, workers finish
 //! the one they are on. Errors travel in the stream; the first one ends it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::common::runtime::SpawnedTask;
+use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, plan_err};
+use datafusion::common::{ColumnStatistics, Result, Statistics, plan_err};
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::equivalence::ProjectionMapping;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, EmissionType};
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput,
 };
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, Distribution, ExecutionPlan,
@@ -32,11 +36,18 @@ use datafusion::physical_plan::{
 use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::step::ModelStep;
-use super::window::{Finish, Window, WindowBuilder};
-use super::workers::{Workers, worker_gone};
+use super::metrics;
+use super::step::{ModelStep, RowErrors};
+use super::window::{Computed, Encoded, Finish, Input, Window, WindowBuilder};
+use super::workers::{BatchResult, Job, worker_gone};
 use crate::error::{Error, ErrorKind};
-use crate::tasks::{Batching, EncodedRow, Results, TaskModel};
+use crate::tasks::{Batching, EncodedRow, Results, Task, TaskModel};
+
+/// Tokens that a tokenizer adds to a text, in estimates: its first and its last.
+const SPECIAL_TOKENS: usize = 2;
+
+/// Bytes of text that make a token, in estimates: about what English has.
+const BYTES_PER_TOKEN: usize = 4;
 
 /// Windows in flight: one that is computed and one that is tokenised behind it.
 const WINDOWS_IN_FLIGHT: usize = 2;
@@ -60,31 +71,32 @@ const MAX_SHARED_WINDOW_ROWS: usize = 1024;
 pub struct ModelExec {
     input: Arc<dyn ExecutionPlan>,
     step: Arc<ModelStep>,
-    /// Indexes of the step's input columns.
-    columns: Vec<usize>,
+    /// What the step reads, over the columns of `input`.
+    inputs: Vec<Arc<dyn PhysicalExpr>>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl ModelExec {
-    /// `columns` are the indexes of the step's input columns in the schema of `input`.
+    /// `inputs` are what the step reads, over the columns of `input`; `output` is the new column.
     ///
     /// # Errors
-    /// `Plan` when a column does not have a type that the task reads.
+    /// `Plan` when an input does not have a type that the task reads.
     pub fn try_new(
         input: Arc<dyn ExecutionPlan>,
         step: Arc<ModelStep>,
-        columns: Vec<usize>,
+        inputs: Vec<Arc<dyn PhysicalExpr>>,
+        output: FieldRef,
     ) -> Result<Self> {
         let input_schema = input.schema();
-        let types: Vec<_> =
-            columns.iter().map(|&column| input_schema.field(column).data_type()).collect();
+        let types =
+            inputs.iter().map(|expr| expr.data_type(&input_schema)).collect::<Result<Vec<_>>>()?;
         step.task()
-            .check_inputs(&types)
-            .map_err(|e| external(e.at(format!("step at {}", step.location()))))?;
+            .check_inputs(&types.iter().collect::<Vec<_>>())
+            .map_err(|e| external(e.at(step.place())))?;
 
-        let fields = input_schema.fields().iter().cloned().chain([Arc::clone(step.task().field())]);
+        let fields = input_schema.fields().iter().cloned().chain([output]);
         let schema = Arc::new(Schema::new_with_metadata(
             fields.collect::<Vec<_>>(),
             input_schema.metadata().clone(),
@@ -100,17 +112,47 @@ impl ModelExec {
         Ok(Self {
             input,
             step,
-            columns,
+            inputs,
             schema,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         })
     }
+
+    /// The step that is run.
+    pub fn step(&self) -> &Arc<ModelStep> {
+        &self.step
+    }
+
+    fn output(&self) -> &FieldRef {
+        &self.schema.fields()[self.schema.fields().len() - 1]
+    }
+
+    /// About how many tokens will be computed, when the input's statistics tell.
+    fn estimated_tokens(&self) -> Option<usize> {
+        let (all, context) = (StatisticsArgs::new(), StatisticsContext::new());
+        let statistics = context.compute(self.input.as_ref(), &all).ok()?;
+        let rows = *statistics.num_rows.get_value()?;
+        let mut bytes = 0;
+        for input in &self.inputs {
+            let column = input.downcast_ref::<Column>()?;
+            bytes += match statistics.column_statistics.get(column.index())?.byte_size {
+                Precision::Exact(bytes) | Precision::Inexact(bytes) => bytes,
+                Precision::Absent => return None,
+            };
+        }
+        Some(rows * SPECIAL_TOKENS + bytes / BYTES_PER_TOKEN)
+    }
 }
 
 impl DisplayAs for ModelExec {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ModelExec: {}", self.step)
+        let line = self.step.line(&self.inputs, self.output().name());
+        write!(f, "ModelExec: {line}, estimated_tokens=")?;
+        match self.estimated_tokens() {
+            Some(tokens) => write!(f, "{tokens}"),
+            None => write!(f, "unknown"),
+        }
     }
 }
 
@@ -142,9 +184,13 @@ impl ExecutionPlan for ModelExec {
 
     fn apply_expressions(
         &self,
-        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
+        let mut next = TreeNodeRecursion::Continue;
+        for input in &self.inputs {
+            next = next.visit_sibling(|| f(input))?;
+        }
+        Ok(next)
     }
 
     fn replace_children(
@@ -154,7 +200,8 @@ impl ExecutionPlan for ModelExec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match children.pop() {
             Some(input) if children.is_empty() => {
-                Ok(Arc::new(Self::try_new(input, Arc::clone(&self.step), self.columns.clone())?))
+                let (step, output) = (Arc::clone(&self.step), Arc::clone(self.output()));
+                Ok(Arc::new(Self::try_new(input, step, self.inputs.clone(), output)?))
             }
             _ => plan_err!("ModelExec has one input"),
         }
@@ -178,8 +225,21 @@ impl ExecutionPlan for ModelExec {
         CardinalityEffect::Equal
     }
 
+    fn statistics_from_inputs(
+        &self,
+        inputs: &[Arc<Statistics>],
+        _args: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        let mut statistics = inputs[0].as_ref().clone();
+        statistics.total_byte_size = Precision::Absent;
+        statistics.column_statistics.push(ColumnStatistics::new_unknown());
+        Ok(Arc::new(statistics))
+    }
+
     fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
+        let mut metrics = self.metrics.clone_inner();
+        metrics::describe(self.step.metrics().counts(), &mut metrics);
+        Some(metrics)
     }
 
     fn execute(
@@ -197,10 +257,11 @@ impl ExecutionPlan for ModelExec {
         let gather = Gather {
             input,
             step: Arc::clone(&self.step),
-            columns: self.columns.clone(),
+            inputs: self.inputs.clone(),
             reservation,
             permits: Arc::new(Semaphore::new(WINDOWS_IN_FLIGHT)),
             windows,
+            model: None,
             rows: 0,
             rest: None,
         };
@@ -208,7 +269,6 @@ impl ExecutionPlan for ModelExec {
         let emit = Emit {
             pending,
             step: Arc::clone(&self.step),
-            columns: self.columns.clone(),
             schema: Arc::clone(&self.schema),
             output: stream.tx(),
             baseline,
@@ -226,7 +286,7 @@ fn external(error: Error) -> DataFusionError {
 /// A window whose batches are queued.
 struct Pending {
     window: Window,
-    results: Vec<oneshot::Receiver<crate::Result<ArrayRef>>>,
+    results: Vec<oneshot::Receiver<crate::Result<BatchResult>>>,
     model: Arc<dyn TaskModel>,
     /// Released when the window has been handed on.
     _permit: tokio::sync::OwnedSemaphorePermit,
@@ -237,10 +297,12 @@ struct Pending {
 struct Gather {
     input: SendableRecordBatchStream,
     step: Arc<ModelStep>,
-    columns: Vec<usize>,
+    inputs: Vec<Arc<dyn PhysicalExpr>>,
     reservation: MemoryReservation,
     permits: Arc<Semaphore>,
     windows: mpsc::Sender<Pending>,
+    /// Loaded with the first row: without rows, no weights are read.
+    model: Option<Arc<dyn TaskModel>>,
     /// Rows read so far.
     rows: u64,
     /// Rows of a batch that did not fit in a window.
@@ -250,14 +312,6 @@ struct Gather {
 impl Gather {
     /// Errors of the input pass unchanged: whoever knows the files explains them.
     async fn run(mut self) -> Result<()> {
-        let step = Arc::clone(&self.step);
-        let model = blocking(move || step.model()).await.map_err(external)?;
-        let workers = Workers::start(
-            Arc::clone(&model),
-            self.step.settings(),
-            Arc::clone(self.step.metrics()),
-        )
-        .map_err(external)?;
         let tokenizers = rayon::ThreadPoolBuilder::new()
             .thread_name(|number| format!("tokenizer-{number}"))
             .build()
@@ -280,25 +334,33 @@ impl Gather {
                 if batch.num_rows() == 0 {
                     continue;
                 }
-                let encoded = self.encode(&batch, &tokenizers).await.map_err(external)?;
-                let before = builder.output_bytes();
                 let bytes = batch.get_array_memory_size();
+                let input = self.read(batch)?;
+                let encoded = self.encode(&input.columns, &tokenizers).await.map_err(external)?;
+                let before = builder.output_bytes();
                 let task = self.step.task();
-                builder.push(batch, encoded, |tokens| task.output_bytes(tokens));
+                builder.push(input, encoded, |tokens| task.output_bytes(tokens));
                 self.reserve(bytes + builder.output_bytes() - before).map_err(external)?;
             }
             if builder.num_rows() == 0 {
                 break;
             }
+            let model = self.model().await.map_err(external)?;
             let window = builder.build(self.step.task().batching(), self.step.settings());
             let mut results = Vec::with_capacity(window.model_batches.len());
             for batch in &window.model_batches {
-                results.push(workers.submit(&window.sequences, batch.clone()));
+                let job = Job {
+                    step: Arc::clone(&self.step),
+                    model: Arc::clone(&model),
+                    sequences: Arc::clone(&window.sequences),
+                    batch: batch.clone(),
+                };
+                results.push(self.step.workers().submit(job).map_err(external)?);
             }
             let pending = Pending {
                 window,
                 results,
-                model: Arc::clone(&model),
+                model,
                 _permit: permit,
                 _memory: self.reservation.take(),
             };
@@ -306,8 +368,25 @@ impl Gather {
                 break;
             }
         }
-        // Workers end when the queue is dropped; what is queued is still computed.
         Ok(())
+    }
+
+    async fn model(&mut self) -> crate::Result<Arc<dyn TaskModel>> {
+        if let Some(model) = &self.model {
+            return Ok(Arc::clone(model));
+        }
+        let step = Arc::clone(&self.step);
+        let model = blocking(move || step.model()).await?;
+        Ok(Arc::clone(self.model.insert(model)))
+    }
+
+    /// The columns that the task reads of a batch.
+    fn read(&self, batch: RecordBatch) -> Result<Input> {
+        let read = |input: &Arc<dyn PhysicalExpr>| {
+            input.evaluate(&batch).and_then(|value| value.into_array(batch.num_rows()))
+        };
+        let columns = self.inputs.iter().map(read).collect::<Result<_>>()?;
+        Ok(Input { batch, columns })
     }
 
     /// Rows that a window takes at most.
@@ -346,19 +425,21 @@ impl Gather {
 
     async fn encode(
         &mut self,
-        batch: &RecordBatch,
+        columns: &[ArrayRef],
         tokenizers: &Arc<rayon::ThreadPool>,
-    ) -> crate::Result<Vec<Option<EncodedRow>>> {
-        let columns: Vec<ArrayRef> =
-            self.columns.iter().map(|&column| Arc::clone(batch.column(column))).collect();
-        let (task, tokenizers) = (Arc::clone(self.step.task()), Arc::clone(tokenizers));
+    ) -> crate::Result<Vec<Encoded>> {
+        let columns = columns.to_vec();
+        let (step, tokenizers) = (Arc::clone(&self.step), Arc::clone(tokenizers));
         let (start, first_row) = (Instant::now(), self.rows);
-        self.rows += batch.num_rows() as u64;
-        let rows = blocking(move || tokenizers.install(|| task.encode(&columns, first_row)))
-            .await
-            .map_err(|e| e.at(format!("step at {}", self.step.location())))?;
-        let tokens: usize = rows.iter().flatten().map(EncodedRow::tokens).sum();
-        let truncated = rows.iter().flatten().filter(|row| row.truncated).count();
+        self.rows += columns.first().map_or(0, Array::len) as u64;
+        let rows = blocking(move || {
+            tokenizers.install(|| encode(&**step.task(), &columns, first_row, step.row_errors()))
+        })
+        .await
+        .map_err(|e| e.at(self.step.place()))?;
+        let encoded = || rows.iter().flatten().flatten();
+        let tokens: usize = encoded().map(EncodedRow::tokens).sum();
+        let truncated = encoded().filter(|row| row.truncated).count();
         let (count, tokens) = (rows.len() as u64, tokens as u64);
         self.step.metrics().tokenized(count, tokens, truncated as u64, start.elapsed());
         Ok(rows)
@@ -373,11 +454,38 @@ impl Gather {
     }
 }
 
+/// Encodes rows; where errors of rows are kept, the rows that are refused are found by halving.
+fn encode(
+    task: &dyn Task,
+    columns: &[ArrayRef],
+    first_row: u64,
+    row_errors: RowErrors,
+) -> crate::Result<Vec<Encoded>> {
+    let error = match task.encode(columns, first_row) {
+        Ok(rows) => return Ok(rows.into_iter().map(Ok).collect()),
+        Err(error) => error,
+    };
+    if row_errors == RowErrors::Fail || error.kind() != ErrorKind::Data {
+        return Err(error);
+    }
+    let rows = columns.first().map_or(0, Array::len);
+    if rows == 1 {
+        return Ok(vec![Err(error.message().to_owned())]);
+    }
+    let middle = rows / 2;
+    let part = |start: usize, length: usize| -> Vec<ArrayRef> {
+        columns.iter().map(|column| column.slice(start, length)).collect()
+    };
+    let mut encoded = encode(task, &part(0, middle), first_row, row_errors)?;
+    let first_row = first_row + middle as u64;
+    encoded.extend(encode(task, &part(middle, rows - middle), first_row, row_errors)?);
+    Ok(encoded)
+}
+
 /// Waits for results in window order and hands batches on.
 struct Emit {
     pending: mpsc::Receiver<Pending>,
     step: Arc<ModelStep>,
-    columns: Vec<usize>,
     schema: SchemaRef,
     output: mpsc::Sender<Result<RecordBatch>>,
     baseline: BaselineMetrics,
@@ -388,32 +496,32 @@ impl Emit {
         while let Some(Pending { window, results, model, _permit, _memory }) =
             self.pending.recv().await
         {
-            let mut arrays = Vec::with_capacity(results.len());
-            for result in results {
-                arrays.push(result.await.map_err(|_| worker_gone())??);
+            let mut values = Vec::with_capacity(results.len());
+            let mut failed = HashMap::new();
+            for (batch, result) in window.model_batches.iter().zip(results) {
+                let result = result.await.map_err(|_| worker_gone())??;
+                values.push(result.values);
+                failed.extend(result.failed.into_iter().map(|(index, e)| (batch[index], e)));
             }
-            let (step, columns) = (Arc::clone(&self.step), self.columns.clone());
+            let step = Arc::clone(&self.step);
             let schema = Arc::clone(&self.schema);
             let batches = blocking(move || {
-                let arrays = model.finish_window(arrays)?;
+                let values = model.finish_window(values)?;
                 let task = step.task();
-                let finish = |batch: &RecordBatch, results: &Results<'_>| {
-                    let inputs: Vec<ArrayRef> =
-                        columns.iter().map(|&column| Arc::clone(batch.column(column))).collect();
-                    task.finish(&inputs, results)
-                        .map_err(|e| e.at(format!("step at {}", step.location())))
+                let finish = |columns: &[ArrayRef], results: &Results<'_>| {
+                    task.finish(columns, results).map_err(|e| e.at(step.place()))
                 };
                 let finish: Option<&Finish<'_>> =
                     if task.is_row_by_row() { None } else { Some(&finish) };
-                let sequence_type = task.sequence_type();
+                let (sequence_type, computed) = (task.sequence_type(), Computed { values, failed });
                 window
-                    .assemble(&arrays, &sequence_type, finish, &schema)
+                    .assemble(&computed, &sequence_type, finish, step.row_errors(), &schema)
                     .collect::<crate::Result<Vec<_>>>()
             });
             for batch in batches.await? {
                 let batch = batch.record_output(&self.baseline);
-                let nulls = batch.columns().last().map_or(0, |column| column.null_count());
-                self.step.metrics().emitted(batch.num_rows() as u64, nulls as u64);
+                let (nulls, failed) = nulls_and_failed(&batch, self.step.row_errors());
+                self.step.metrics().emitted(batch.num_rows() as u64, nulls, failed);
                 if self.output.send(Ok(batch)).await.is_err() {
                     return Ok(());
                 }
@@ -421,6 +529,19 @@ impl Emit {
         }
         Ok(())
     }
+}
+
+/// Null rows of the last column, and rows that failed.
+fn nulls_and_failed(batch: &RecordBatch, row_errors: RowErrors) -> (u64, u64) {
+    let Some(column) = batch.columns().last() else { return (0, 0) };
+    let failed = match row_errors {
+        RowErrors::Fail => 0,
+        RowErrors::Keep => {
+            let errors = column.as_struct().column(1);
+            errors.len() - errors.null_count()
+        }
+    };
+    (column.null_count() as u64, failed as u64)
 }
 
 /// Runs CPU work off the async threads; cancelled with the stream that waits for it.

@@ -6,25 +6,25 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use arrow::datatypes::SchemaRef;
-use async_trait::async_trait;
-use datafusion::catalog::Session;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::DataFusionError;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::dataframe::DataFrame;
-use datafusion::execution::context::{QueryPlanner, SQLOptions, SessionContext};
+use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, ident};
 use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
-use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
-use futures::StreamExt;
 
-use super::node::{ModelNode, ModelPlanner};
+use super::node::ModelNode;
 use super::report::{OutputFile, RunReport, StepReport, peak_memory_bytes};
 use super::step::{BatchSettings, ModelStep};
+use super::workers::WorkerPool;
+use super::write::write_stream;
 use crate::config::pipeline::{Pipeline, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Hub;
 use crate::sink::{Sink, SinkOptions};
 use crate::source::{self, Source};
+use crate::sql::{self, ModelCatalog};
 use crate::tasks::{self, EncodedRow, Models, Task};
 
 /// What the command line adds to a pipeline.
@@ -114,10 +114,18 @@ impl Job {
     /// `NoInput`, `Data` for the source; `Hub`, `Unsupported`, `Model` for models; `Config` for columns,
     /// types and SQL.
     pub async fn prepare(pipeline: Pipeline, options: JobOptions, hub: Arc<Hub>) -> Result<Self> {
-        let context = session()?;
+        let context = source::session(None)?;
         let source = source::open(&context, &pipeline.source).await?;
         let settings = BatchSettings::from(pipeline.run);
-        let models = Models::new(hub);
+        let workers = Arc::new(WorkerPool::new(settings.workers));
+        let models = Arc::new(Models::new(hub));
+        let catalog =
+            ModelCatalog::with_models(Arc::clone(&models), pipeline.dir.clone(), settings)
+                .with_workers(Arc::clone(&workers));
+        for (alias, model) in &pipeline.models {
+            catalog.insert(alias, model.clone());
+        }
+        sql::register(&context, Arc::new(catalog)).map_err(|e| plan_error(e, "the session"))?;
 
         let mut dataframe = source.dataframe.clone();
         let mut total_rows = source.rows;
@@ -125,7 +133,6 @@ impl Job {
             dataframe = dataframe.limit(0, Some(limit)).map_err(|e| plan_error(e, "--limit"))?;
             total_rows = total_rows.map(|rows| rows.min(limit as u64));
         }
-        let mut steps = Vec::new();
         for step in &pipeline.steps {
             let place = format!("step at {}", step.location);
             dataframe = match &step.kind {
@@ -140,22 +147,24 @@ impl Job {
                     let task = tokio::task::block_in_place(|| tasks::resolve(config, &models))
                         .map_err(|e| e.at(&place))?;
                     check_columns(&*task, &dataframe).map_err(|e| e.at(&place))?;
-                    let step = Arc::new(ModelStep::new(task, settings, step.location.clone()));
-                    steps.push(Arc::clone(&step));
+                    let step = ModelStep::new(task, settings, Arc::clone(&workers), place.clone());
+                    let step = Arc::new(step);
                     let (state, plan) = dataframe.into_parts();
                     let node = ModelNode::try_new(plan, step).map_err(|e| plan_error(e, &place))?;
                     DataFrame::new(state, node.into_plan())
                 }
             };
         }
+        // Optimized once: the calls of `sql` steps are steps only then, and those without use are none.
+        let (state, plan) = dataframe.into_parts();
+        let plan = state.optimize(&plan).map_err(|e| plan_error(e, "the steps"))?;
         let progress = Progress {
             stage: AtomicU8::new(Stage::Loading as u8),
             running_since: OnceLock::new(),
             rows_written: AtomicU64::new(0),
             total_rows,
-            steps,
+            steps: model_steps(&plan),
         };
-        let plan = dataframe.into_parts().1;
         Ok(Self { pipeline, options, context, plan, source, progress: Arc::new(progress) })
     }
 
@@ -221,11 +230,9 @@ impl Job {
     }
 
     async fn physical_plan(&self) -> Result<Arc<dyn ExecutionPlan>> {
-        self.context
-            .state()
-            .create_physical_plan(&self.plan)
-            .await
-            .map_err(|e| self.explain_error(e))
+        let state = self.context.state();
+        let planner = Arc::clone(state.query_planner());
+        planner.create_physical_plan(&self.plan, &state).await.map_err(|e| self.explain_error(e))
     }
 
     fn explain_error(&self, error: DataFusionError) -> Error {
@@ -271,56 +278,16 @@ impl Job {
     async fn stream_into(
         &self,
         plan: Arc<dyn ExecutionPlan>,
-        mut sink: Sink,
-        mut cancel: std::pin::Pin<&mut impl Future<Output = ErrorKind>>,
+        sink: Sink,
+        cancel: std::pin::Pin<&mut impl Future<Output = ErrorKind>>,
     ) -> Result<Vec<OutputFile>> {
-        let mut stream =
+        let stream =
             execute_stream(plan, self.context.task_ctx()).map_err(|e| self.explain_error(e))?;
-        // Encoding and compressing a batch takes as long as a forward pass of a small model: on a thread
-        // of its own it overlaps with the model.
-        let (batches, mut queue) = tokio::sync::mpsc::channel::<arrow::array::RecordBatch>(2);
         let progress = Arc::clone(&self.progress);
-        let writer = datafusion::common::runtime::SpawnedTask::spawn_blocking(move || {
-            while let Some(batch) = queue.blocking_recv() {
-                sink.write(&batch)?;
-                progress.rows_written.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-            }
-            Ok::<_, Error>(sink)
-        });
-        let mut failure = None;
-        loop {
-            let batch = tokio::select! {
-                batch = stream.next() => batch,
-                kind = cancel.as_mut() => {
-                    failure = Some(
-                        Error::new(kind, "stopped by a signal; nothing was published")
-                            .hint("run the same command again"),
-                    );
-                    break;
-                }
-            };
-            match batch {
-                // A send fails only when the writer has stopped; its own error says why.
-                Some(Ok(batch)) => {
-                    if batches.send(batch).await.is_err() {
-                        break;
-                    }
-                }
-                Some(Err(e)) => {
-                    failure = Some(self.explain_error(e));
-                    break;
-                }
-                None => break,
-            }
-        }
-        drop((stream, batches));
-        let sink = writer
-            .await
-            .map_err(|e| Error::new(ErrorKind::Internal, "the writer panicked").source(e))??;
-        if let Some(failure) = failure {
-            sink.abort();
-            return Err(failure);
-        }
+        let on_rows = move |rows| {
+            progress.rows_written.fetch_add(rows, Ordering::Relaxed);
+        };
+        let sink = write_stream(stream, sink, &self.source.files, on_rows, cancel).await?;
         self.progress.enter(Stage::Committing);
         let written = tokio::task::block_in_place(|| sink.finish())?;
         Ok(written
@@ -340,7 +307,7 @@ impl Job {
     ) -> RunReport {
         let steps = self.steps().iter().map(|step| {
             StepReport::new(
-                step.task().field().name().clone(),
+                step.name().to_owned(),
                 step.task().summary().clone(),
                 step.model().map_or(0, |model| model.weights().parameters),
                 step.metrics().counts(),
@@ -369,7 +336,7 @@ impl Job {
             .iter()
             .map(|step| {
                 serde_json::json!({
-                    "output": step.task().field().name(),
+                    "output": step.name(),
                     "inputs": step.task().inputs(),
                     "model": step.task().summary(),
                 })
@@ -382,9 +349,15 @@ impl Job {
         ]
     }
 
-    /// Columns of the output that a model made.
+    /// Columns of the output that a model made: those of steps, and what is named in `sql` steps.
     fn output_columns(&self) -> Vec<String> {
-        self.steps().iter().map(|step| step.task().field().name().clone()).collect()
+        let steps = self.steps().iter().map(|step| step.name().to_owned());
+        let schema = self.plan.schema();
+        let vectors = schema
+            .fields()
+            .iter()
+            .filter(|field| matches!(field.data_type(), DataType::FixedSizeList(..)));
+        steps.chain(vectors.map(|field| field.name().clone())).collect()
     }
 
     /// The pipeline file.
@@ -432,26 +405,20 @@ impl TokenSample {
     }
 }
 
-/// A session that plans model nodes.
-fn session() -> Result<SessionContext> {
-    let state = source::session_state(None)?.with_query_planner(Arc::new(ModelQueryPlanner));
-    Ok(SessionContext::new_with_state(state.build()))
-}
-
-#[derive(Debug)]
-struct ModelQueryPlanner;
-
-#[async_trait]
-impl QueryPlanner for ModelQueryPlanner {
-    async fn create_physical_plan(
-        &self,
-        plan: &LogicalPlan,
-        session: &dyn Session,
-    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-        DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(ModelPlanner)])
-            .create_physical_plan(plan, session)
-            .await
-    }
+/// The model steps of a plan, in the order in which rows pass them.
+fn model_steps(plan: &LogicalPlan) -> Vec<Arc<ModelStep>> {
+    let mut steps: Vec<Arc<ModelStep>> = Vec::new();
+    // The visit is infallible, and from the top.
+    let _ = plan.apply_with_subqueries(|node| {
+        if let Some(model) = ModelNode::of(node)
+            && !steps.iter().any(|step| Arc::ptr_eq(step, model.step()))
+        {
+            steps.push(Arc::clone(model.step()));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    steps.reverse();
+    steps
 }
 
 /// A `sql` step: a query over the rows so far, which it sees as the table `input`.

@@ -1,7 +1,12 @@
 //! Counters of a run: written by the operators, read by progress and report.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use datafusion::physical_plan::metrics::{
+    Count, Metric, MetricValue, MetricsSet, RatioMetrics, Time,
+};
 
 /// Counters of one model step. Relaxed atomics: each is a sum on its own.
 #[derive(Debug, Default)]
@@ -15,7 +20,9 @@ pub struct StepMetrics {
     computed_tokens: AtomicU64,
     padded_tokens: AtomicU64,
     batches: AtomicU64,
+    failed_rows: AtomicU64,
     tokenize_nanos: AtomicU64,
+    queue_nanos: AtomicU64,
     model_nanos: AtomicU64,
 }
 
@@ -40,8 +47,12 @@ pub struct StepCounts {
     pub padded_tokens: u64,
     /// Forward passes.
     pub batches: u64,
+    /// Rows that failed, where their errors are kept.
+    pub failed_rows: u64,
     /// Time in tokenisation, wall time of its batches.
     pub tokenize_seconds: f64,
+    /// Time that batches waited for a worker, summed over batches.
+    pub queue_seconds: f64,
     /// Time in the model, summed over workers.
     pub model_seconds: f64,
 }
@@ -66,18 +77,27 @@ impl StepMetrics {
     }
 
     /// Adds one forward pass.
-    pub(super) fn computed(&self, rows: u64, tokens: u64, padded: u64, elapsed: Duration) {
+    pub(super) fn computed(
+        &self,
+        rows: u64,
+        tokens: u64,
+        padded: u64,
+        elapsed: Duration,
+        queued: Duration,
+    ) {
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.computed_rows.fetch_add(rows, Ordering::Relaxed);
         self.computed_tokens.fetch_add(tokens, Ordering::Relaxed);
         self.padded_tokens.fetch_add(padded, Ordering::Relaxed);
         self.model_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
+        self.queue_nanos.fetch_add(nanos(queued), Ordering::Relaxed);
     }
 
     /// Adds rows handed on.
-    pub(super) fn emitted(&self, rows: u64, null_rows: u64) {
+    pub(super) fn emitted(&self, rows: u64, null_rows: u64, failed_rows: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.null_rows.fetch_add(null_rows, Ordering::Relaxed);
+        self.failed_rows.fetch_add(failed_rows, Ordering::Relaxed);
     }
 
     /// The counters now.
@@ -93,9 +113,42 @@ impl StepMetrics {
             computed_tokens: read(&self.computed_tokens),
             padded_tokens: read(&self.padded_tokens),
             batches: read(&self.batches),
+            failed_rows: read(&self.failed_rows),
             tokenize_seconds: read(&self.tokenize_nanos) as f64 / 1e9,
+            queue_seconds: read(&self.queue_nanos) as f64 / 1e9,
             model_seconds: read(&self.model_nanos) as f64 / 1e9,
         }
+    }
+}
+
+/// Adds what `EXPLAIN ANALYZE` shows of a model.
+pub(super) fn describe(counts: StepCounts, metrics: &mut MetricsSet) {
+    let mut push = |value| metrics.push(Arc::new(Metric::new(value, None)));
+    for (name, value) in [
+        ("computed_rows", counts.computed_rows),
+        ("truncated_rows", counts.truncated_rows),
+        ("failed_rows", counts.failed_rows),
+        ("tokens", counts.tokens),
+        ("computed_tokens", counts.computed_tokens),
+        ("batches", counts.batches),
+    ] {
+        let count = Count::new();
+        count.add(usize::try_from(value).unwrap_or(usize::MAX));
+        push(MetricValue::Count { name: name.into(), count });
+    }
+    let padding = RatioMetrics::new();
+    let padding_tokens = counts.padded_tokens - counts.computed_tokens;
+    padding.add_part(usize::try_from(padding_tokens).unwrap_or(usize::MAX));
+    padding.add_total(usize::try_from(counts.padded_tokens).unwrap_or(usize::MAX));
+    push(MetricValue::Ratio { name: "padding_share".into(), ratio_metrics: padding });
+    for (name, seconds) in [
+        ("tokenize_time", counts.tokenize_seconds),
+        ("queue_time", counts.queue_seconds),
+        ("model_time", counts.model_seconds),
+    ] {
+        let time = Time::new();
+        time.add_duration(Duration::from_secs_f64(seconds));
+        push(MetricValue::Time { name: name.into(), time });
     }
 }
 

@@ -10,6 +10,7 @@ mod report;
 mod step;
 mod window;
 mod workers;
+mod write;
 
 pub use exec::ModelExec;
 pub use job::{Job, JobOptions, Progress, Stage, TokenSample};
@@ -17,4 +18,7 @@ pub use metrics::{StepCounts, StepMetrics};
 pub use node::{ModelNode, ModelPlanner};
 pub use report::{OutputFile, RunReport, StepReport};
 pub(crate) use report::{bytes, count, files};
-pub use step::{BatchSettings, ModelStep};
+pub(crate) use step::output_type;
+pub use step::{BatchSettings, ModelStep, RowErrors};
+pub use workers::WorkerPool;
+pub(crate) use write::write_stream;

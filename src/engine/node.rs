@@ -9,6 +9,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use arrow::datatypes::FieldRef;
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, plan_err};
@@ -27,18 +28,21 @@ use super::step::ModelStep;
 pub struct ModelNode {
     input: LogicalPlan,
     step: Arc<ModelStep>,
-    /// The step's input columns, as expressions so that the optimizer keeps them.
-    columns: Vec<Expr>,
+    /// What the step reads, over the columns of `input`.
+    inputs: Vec<Expr>,
+    /// The new column.
+    output: FieldRef,
     schema: DFSchemaRef,
 }
 
 impl ModelNode {
-    /// Puts `step` on top of `input`; its input columns are looked up by name, case-sensitive.
+    /// Puts `step` on top of `input`; its input columns are looked up by name, case-sensitive, and the new
+    /// column is the task's.
     ///
     /// # Errors
     /// `Plan` when a column is missing, or the output column exists already.
     pub fn try_new(input: LogicalPlan, step: Arc<ModelStep>) -> Result<Self> {
-        let columns = step
+        let inputs = step
             .task()
             .inputs()
             .into_iter()
@@ -47,16 +51,66 @@ impl ModelNode {
                 Ok(Expr::Column(Column::from(field)))
             })
             .collect::<Result<_>>()?;
-        Self::with_columns(input, step, columns)
+        let output = step.task().field().name().clone();
+        Self::with_inputs(input, step, inputs, &output)
     }
 
-    fn with_columns(input: LogicalPlan, step: Arc<ModelStep>, columns: Vec<Expr>) -> Result<Self> {
-        let output = Arc::new(DFSchema::from_unqualified_fields(
-            vec![Arc::clone(step.task().field())].into(),
+    /// Puts `step` on top of `input`: `inputs` are what the task reads, in its order, over the columns of
+    /// `input`; the new column is named `output`.
+    ///
+    /// # Errors
+    /// `Plan` when the output column exists already.
+    pub fn with_inputs(
+        input: LogicalPlan,
+        step: Arc<ModelStep>,
+        inputs: Vec<Expr>,
+        output: &str,
+    ) -> Result<Self> {
+        let field = step.task().field().as_ref().clone();
+        let output: FieldRef =
+            Arc::new(field.with_name(output).with_data_type(step.data_type()).with_nullable(true));
+        let own = Arc::new(DFSchema::from_unqualified_fields(
+            vec![Arc::clone(&output)].into(),
             HashMap::default(),
         )?);
-        let schema = Arc::new(input.schema().join(&output)?);
-        Ok(Self { input, step, columns, schema })
+        let schema = Arc::new(input.schema().join(&own)?);
+        Ok(Self { input, step, inputs, output, schema })
+    }
+
+    /// The step that is run.
+    pub fn step(&self) -> &Arc<ModelStep> {
+        &self.step
+    }
+
+    /// The name of the new column.
+    pub fn output(&self) -> &str {
+        self.output.name()
+    }
+
+    /// What the step reads, over the columns of the plan below.
+    pub fn inputs(&self) -> &[Expr] {
+        &self.inputs
+    }
+
+    /// The plan below.
+    pub fn input(&self) -> &LogicalPlan {
+        &self.input
+    }
+
+    /// The same step over the same columns of another plan.
+    ///
+    /// # Errors
+    /// As [`ModelNode::with_inputs`].
+    pub fn with_input(&self, input: LogicalPlan) -> Result<Self> {
+        Self::with_inputs(input, Arc::clone(&self.step), self.inputs.clone(), self.output.name())
+    }
+
+    /// The node, if the plan is one.
+    pub fn of(plan: &LogicalPlan) -> Option<&Self> {
+        match plan {
+            LogicalPlan::Extension(extension) => extension.node.as_any().downcast_ref(),
+            _ => None,
+        }
     }
 
     /// The node as a plan.
@@ -68,7 +122,8 @@ impl ModelNode {
 impl PartialEq for ModelNode {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.step, &other.step)
-            && self.columns == other.columns
+            && self.inputs == other.inputs
+            && self.output == other.output
             && self.input == other.input
     }
 }
@@ -78,7 +133,8 @@ impl Eq for ModelNode {}
 impl Hash for ModelNode {
     fn hash<H: Hasher>(&self, state: &mut H) {
         Arc::as_ptr(&self.step).hash(state);
-        self.columns.hash(state);
+        self.inputs.hash(state);
+        self.output.hash(state);
         self.input.hash(state);
     }
 }
@@ -103,15 +159,15 @@ impl UserDefinedLogicalNodeCore for ModelNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        self.columns.clone()
+        self.inputs.clone()
     }
 
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
-        HashSet::from([self.step.task().field().name().clone()])
+        HashSet::from([self.output.name().clone()])
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Model: {}", self.step)
+        write!(f, "Model: {}", self.step.line(&self.inputs, self.output.name()))
     }
 
     fn with_exprs_and_inputs(
@@ -121,7 +177,7 @@ impl UserDefinedLogicalNodeCore for ModelNode {
     ) -> Result<Self> {
         match inputs.pop() {
             Some(input) if inputs.is_empty() => {
-                Self::with_columns(input, Arc::clone(&self.step), exprs)
+                Self::with_inputs(input, Arc::clone(&self.step), exprs, self.output.name())
             }
             _ => plan_err!("a model step has one input"),
         }
@@ -145,23 +201,22 @@ pub struct ModelPlanner;
 impl ExtensionPlanner for ModelPlanner {
     async fn plan_extension(
         &self,
-        _planner: &dyn PhysicalPlanner,
+        planner: &dyn PhysicalPlanner,
         node: &dyn UserDefinedLogicalNode,
         _logical_inputs: &[&LogicalPlan],
         physical_inputs: &[Arc<dyn ExecutionPlan>],
-        _session: &dyn Session,
-        _context: &PhysicalPlanningContext,
+        session: &dyn Session,
+        context: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let Some(node) = node.as_any().downcast_ref::<ModelNode>() else { return Ok(None) };
         let [input] = physical_inputs else { return plan_err!("a model step has one input") };
-        let columns = node
-            .columns
+        let schema = node.input.schema();
+        let inputs = node
+            .inputs
             .iter()
-            .map(|column| match column {
-                Expr::Column(column) => node.input.schema().index_of_column(column),
-                other => plan_err!("a model step reads columns, not `{other}`"),
-            })
+            .map(|expr| planner.create_physical_expr(expr, schema, session, context))
             .collect::<Result<_>>()?;
-        Ok(Some(Arc::new(ModelExec::try_new(Arc::clone(input), Arc::clone(&node.step), columns)?)))
+        let (step, output) = (Arc::clone(&node.step), Arc::clone(&node.output));
+        Ok(Some(Arc::new(ModelExec::try_new(Arc::clone(input), step, inputs, output)?)))
     }
 }

@@ -4,7 +4,10 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use arrow::datatypes::{DataType, Field, Fields};
+
 use super::metrics::StepMetrics;
+use super::workers::WorkerPool;
 use crate::config::pipeline::RunSpec;
 use crate::error::Result;
 use crate::tasks::{Task, TaskModel};
@@ -30,6 +33,23 @@ impl From<RunSpec> for BatchSettings {
     }
 }
 
+impl Default for BatchSettings {
+    /// As of a pipeline without `run`.
+    fn default() -> Self {
+        RunSpec::default().into()
+    }
+}
+
+/// What becomes of a row that the task or the model refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowErrors {
+    /// It ends the run.
+    #[default]
+    Fail,
+    /// Its text stands beside the value: the column is a Struct<value, error>.
+    Keep,
+}
+
 /// Cores that this process may use.
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -39,15 +59,68 @@ pub(super) fn cores() -> usize {
 pub struct ModelStep {
     task: Arc<dyn Task>,
     settings: BatchSettings,
+    row_errors: RowErrors,
+    workers: Arc<WorkerPool>,
     model: OnceLock<Arc<dyn TaskModel>>,
     metrics: Arc<StepMetrics>,
-    location: String,
+    name: String,
+    place: String,
 }
 
 impl ModelStep {
-    /// A step of `task`; `location` says where it is written (`embed.yaml:12:5`).
-    pub fn new(task: Arc<dyn Task>, settings: BatchSettings, location: String) -> Self {
-        Self { task, settings, model: OnceLock::new(), metrics: Arc::default(), location }
+    /// A step of `task`, computed by `workers`; `place` says which it is, for errors (``step at
+    /// embed.yaml:12:5``).
+    pub fn new(
+        task: Arc<dyn Task>,
+        settings: BatchSettings,
+        workers: Arc<WorkerPool>,
+        place: String,
+    ) -> Self {
+        let (name, metrics) = (task.field().name().clone(), Arc::default());
+        let (row_errors, model) = (RowErrors::Fail, OnceLock::new());
+        Self { task, settings, row_errors, workers, model, metrics, name, place }
+    }
+
+    /// Names the step otherwise than by its column.
+    #[must_use]
+    pub fn with_name(mut self, name: String) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// What reports and lineage call the step: its column, or the call that it is in SQL.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Says what becomes of rows that fail.
+    #[must_use]
+    pub fn with_row_errors(mut self, row_errors: RowErrors) -> Self {
+        self.row_errors = row_errors;
+        self
+    }
+
+    /// What becomes of rows that fail.
+    pub fn row_errors(&self) -> RowErrors {
+        self.row_errors
+    }
+
+    /// The type of the column: the task's, or a Struct<value, error> around it.
+    pub fn data_type(&self) -> DataType {
+        output_type(self.task.field(), self.row_errors)
+    }
+
+    /// One line of a plan, for what the step reads and makes there.
+    pub(super) fn line<T: fmt::Display>(&self, inputs: &[T], output: &str) -> String {
+        let inputs: Vec<String> = inputs.iter().map(ToString::to_string).collect();
+        let summary = self.task.summary();
+        let (task, inputs) = (summary.task, inputs.join(", "));
+        format!("{task}({inputs}) -> {output}, model={}", summary.name)
+    }
+
+    /// The threads that compute.
+    pub(super) fn workers(&self) -> &WorkerPool {
+        &self.workers
     }
 
     /// The task.
@@ -60,9 +133,9 @@ impl ModelStep {
         self.settings
     }
 
-    /// Where the step is written.
-    pub fn location(&self) -> &str {
-        &self.location
+    /// Which step it is, for errors.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// The counters.
@@ -78,8 +151,7 @@ impl ModelStep {
         if let Some(model) = self.model.get() {
             return Ok(Arc::clone(model));
         }
-        let model: Arc<dyn TaskModel> =
-            Arc::from(self.task.load().map_err(|e| e.at(format!("step at {}", self.location)))?);
+        let model: Arc<dyn TaskModel> = Arc::from(self.task.load().map_err(|e| e.at(&self.place))?);
         Ok(Arc::clone(self.model.get_or_init(|| model)))
     }
 }
@@ -96,14 +168,19 @@ impl fmt::Debug for ModelStep {
 impl fmt::Display for ModelStep {
     /// One line of a plan: `feature-extraction(text) -> embedding, model=minilm`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let summary = self.task.summary();
-        write!(
-            f,
-            "{}({}) -> {}, model={}",
-            summary.task,
-            self.task.inputs().join(", "),
-            self.task.field().name(),
-            summary.name
-        )
+        f.write_str(&self.line(&self.task.inputs(), self.task.field().name()))
+    }
+}
+
+/// The fields of a column that keeps the errors of rows.
+pub(super) fn value_and_error(value: &DataType) -> Fields {
+    vec![Field::new("value", value.clone(), true), Field::new("error", DataType::Utf8, true)].into()
+}
+
+/// The type of a step's column whose task gives `field`.
+pub(crate) fn output_type(field: &Field, row_errors: RowErrors) -> DataType {
+    match row_errors {
+        RowErrors::Fail => field.data_type().clone(),
+        RowErrors::Keep => DataType::Struct(value_and_error(field.data_type())),
     }
 }

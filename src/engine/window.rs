@@ -3,27 +3,45 @@
 //! A window keeps its input batches as they came, tokens of each distinct sequence once, and for every
 //! input row the places of its results. Not here: when a window is full (`exec`) and who computes (`workers`).
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, StructArray, new_null_array};
+use arrow::buffer::NullBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
 
-use super::step::BatchSettings;
+use super::step::{BatchSettings, RowErrors, value_and_error};
 use crate::batch::{shares, token_budget_batches};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tasks::{Batching, EncodedRow, Note, Results, Sequence};
 
-/// Makes the column of a batch of rows from the results of their sequences.
-pub(super) type Finish<'a> = dyn Fn(&RecordBatch, &Results<'_>) -> Result<ArrayRef> + 'a;
+/// Makes the column of a batch of rows from their inputs and the results of their sequences.
+pub(super) type Finish<'a> = dyn Fn(&[ArrayRef], &Results<'_>) -> Result<ArrayRef> + 'a;
+
+/// A row that was encoded, or is null, or was refused: then why.
+pub(super) type Encoded = std::result::Result<Option<EncodedRow>, String>;
+
+/// Input rows, and the columns that the task reads of them.
+pub(super) struct Input {
+    pub(super) batch: RecordBatch,
+    pub(super) columns: Vec<ArrayRef>,
+}
+
+/// The results of a window's batches.
+pub(super) struct Computed {
+    /// One array a batch.
+    pub(super) values: Vec<ArrayRef>,
+    /// The distinct sequences that failed, and why.
+    pub(super) failed: HashMap<usize, String>,
+}
 
 /// A window that still takes rows.
 #[derive(Default)]
 pub(super) struct WindowBuilder {
-    batches: Vec<RecordBatch>,
+    inputs: Vec<Input>,
     rows: Rows,
     distinct: HashMap<Sequence, u32>,
     tokens: usize,
@@ -38,6 +56,8 @@ struct Rows {
     /// Numbers of distinct sequences.
     sequences: Vec<u32>,
     notes: Vec<Option<Note>>,
+    /// Rows that were refused, by their number in the window.
+    refused: BTreeMap<usize, String>,
 }
 
 impl WindowBuilder {
@@ -45,11 +65,15 @@ impl WindowBuilder {
     /// many tokens.
     pub(super) fn push(
         &mut self,
-        batch: RecordBatch,
-        encoded: Vec<Option<EncodedRow>>,
+        input: Input,
+        encoded: Vec<Encoded>,
         output_bytes: impl Fn(usize) -> usize,
     ) {
         for row in encoded {
+            let row = row.unwrap_or_else(|refused| {
+                self.rows.refused.insert(self.rows.ranges.len(), refused);
+                None
+            });
             let Some(EncodedRow { sequences, note, .. }) = row else {
                 self.rows.ranges.push(None);
                 self.rows.notes.push(None);
@@ -72,7 +96,7 @@ impl WindowBuilder {
             self.rows.ranges.push(Some(start..self.rows.sequences.len()));
             self.rows.notes.push(note);
         }
-        self.batches.push(batch);
+        self.inputs.push(input);
     }
 
     /// Input rows so far.
@@ -109,7 +133,7 @@ impl WindowBuilder {
             }
         }
         Window {
-            batches: self.batches,
+            inputs: self.inputs,
             sequences: Arc::new(sequences),
             model_batches,
             places,
@@ -120,7 +144,7 @@ impl WindowBuilder {
 
 /// A closed window.
 pub(super) struct Window {
-    batches: Vec<RecordBatch>,
+    inputs: Vec<Input>,
     /// The distinct sequences.
     pub(super) sequences: Arc<Vec<Sequence>>,
     /// Batches of numbers into `sequences`.
@@ -132,38 +156,44 @@ pub(super) struct Window {
 
 impl Window {
     /// The input batches with the result column appended, in input order: the results of their sequences
-    /// as they are, or what `finish` makes of those of a batch.
+    /// as they are, or what `finish` makes of those of a batch; beside them the errors of rows where those
+    /// are kept.
     ///
     /// # Errors
     /// `Internal` when a result does not have the declared type; what `finish` returns.
     pub(super) fn assemble(
         self,
-        results: &[ArrayRef],
+        computed: &Computed,
         sequence_type: &DataType,
         finish: Option<&Finish<'_>>,
+        row_errors: RowErrors,
         schema: &SchemaRef,
     ) -> impl Iterator<Item = Result<RecordBatch>> {
-        let mut arrays: Vec<ArrayRef> = results.to_vec();
+        let mut arrays: Vec<ArrayRef> = computed.values.clone();
         // One more array, of a single null, stands for every row that is null, and keeps the list from
         // being empty.
         let null = (arrays.len(), 0);
         arrays.push(new_null_array(sequence_type, 1));
         let mut start = 0;
-        self.batches.into_iter().map(move |batch| {
+        self.inputs.into_iter().map(move |Input { batch, columns }| {
             let rows = start..start + batch.num_rows();
             start = rows.end;
             let wrong = |e| {
                 let name = schema.fields().last().map_or("", |field| field.name().as_str());
                 Error::new(ErrorKind::Internal, format!("result of `{name}`")).source(e)
             };
-            let ranges = &self.rows.ranges[rows.clone()];
-            let mut order = Vec::with_capacity(ranges.len());
+            let mut order = Vec::with_capacity(rows.len());
             let mut local = Vec::new();
-            for range in ranges {
-                if let Some(range) = range {
+            let mut errors = Vec::new();
+            for (row, range) in rows.clone().zip(&self.rows.ranges[rows.clone()]) {
+                let numbers = range.clone().map(|range| &self.rows.sequences[range]);
+                let failed = |number: &u32| computed.failed.get(&(*number as usize));
+                let error = self.rows.refused.get(&row);
+                let error = error.or_else(|| numbers?.iter().find_map(failed));
+                errors.push(error.map(String::as_str));
+                if let (Some(numbers), None) = (numbers, error) {
                     let first = order.len();
-                    let numbers = self.rows.sequences[range.clone()].iter();
-                    order.extend(numbers.map(|&number| self.places[number as usize]));
+                    order.extend(numbers.iter().map(|&number| self.places[number as usize]));
                     local.push(Some(first..order.len()));
                 } else {
                     order.extend(finish.is_none().then_some(null));
@@ -172,13 +202,22 @@ impl Window {
             }
             let arrays: Vec<_> = arrays.iter().map(AsRef::as_ref).collect();
             let values = interleave(&arrays, &order).map_err(wrong)?;
-            let column = match finish {
+            let mut column = match finish {
                 None => values,
                 Some(finish) => {
-                    let notes = &self.rows.notes[rows];
-                    finish(&batch, &Results { rows: &local, notes, values })?
+                    let notes = &self.rows.notes[rows.clone()];
+                    finish(&columns, &Results { rows: &local, notes, values })?
                 }
             };
+            if row_errors == RowErrors::Keep {
+                let null = &self.rows.ranges[rows];
+                let valid = null.iter().zip(&errors).map(|(row, e)| row.is_some() || e.is_some());
+                let valid: NullBuffer = valid.collect::<Vec<bool>>().into();
+                let fields = value_and_error(column.data_type());
+                let errors = Arc::new(StringArray::from(errors)) as ArrayRef;
+                let both = StructArray::try_new(fields, vec![column, errors], Some(valid));
+                column = Arc::new(both.map_err(wrong)?);
+            }
             let mut columns = batch.columns().to_vec();
             columns.push(column);
             RecordBatch::try_new(Arc::clone(schema), columns).map_err(wrong)
@@ -191,23 +230,26 @@ mod tests {
     use arrow::array::{AsArray, Int32Array, Int64Array};
     use arrow::datatypes::{Field, Int32Type, Schema};
 
+    use super::super::step::output_type;
     use super::*;
 
-    #[expect(clippy::unnecessary_wraps, reason = "rows of a window may be null")]
-    fn row(ids: &[u32]) -> Option<EncodedRow> {
-        Some(Sequence::new(ids.to_vec(), Vec::new()).into())
+    #[expect(clippy::unnecessary_wraps, reason = "rows of a window may be null or refused")]
+    fn row(ids: &[u32]) -> Encoded {
+        Ok(Some(Sequence::new(ids.to_vec(), Vec::new()).into()))
     }
 
-    fn batch(ids: &[i64]) -> RecordBatch {
+    fn batch(ids: &[i64]) -> Input {
         let schema = Schema::new(vec![Field::new("id", DataType::Int64, false)]);
-        RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(ids.to_vec()))])
-            .unwrap()
+        let ids: ArrayRef = Arc::new(Int64Array::from(ids.to_vec()));
+        let batch = RecordBatch::try_new(Arc::new(schema), vec![Arc::clone(&ids)]).unwrap();
+        Input { batch, columns: vec![ids] }
     }
 
     #[test]
     fn distinct_rows_once_and_order_restored() {
         let mut builder = WindowBuilder::default();
-        builder.push(batch(&[1, 2, 3]), vec![row(&[7]), None, row(&[5, 6, 7])], |tokens| tokens);
+        builder
+            .push(batch(&[1, 2, 3]), vec![row(&[7]), Ok(None), row(&[5, 6, 7])], |tokens| tokens);
         builder.push(batch(&[4, 5]), vec![row(&[7]), row(&[8, 9])], |tokens| tokens);
         assert_eq!((builder.num_rows(), builder.tokens(), builder.output_bytes()), (5, 6, 7));
 
@@ -217,7 +259,7 @@ mod tests {
 
         let (results, schema) = (first_tokens(&window), schema());
         let batches: Vec<RecordBatch> = window
-            .assemble(&results, &DataType::Int32, None, &schema)
+            .assemble(&results, &DataType::Int32, None, RowErrors::Fail, &schema)
             .collect::<Result<_>>()
             .unwrap();
         assert_eq!(column(&batches[0]), [Some(7), None, Some(5)]);
@@ -229,25 +271,25 @@ mod tests {
         let rows = |rows: &[&[&[u32]]]| {
             let row = |sequences: &[&[u32]]| {
                 let sequences = sequences.iter().map(|ids| Sequence::new(ids.to_vec(), Vec::new()));
-                Some(EncodedRow {
+                Ok(Some(EncodedRow {
                     sequences: sequences.collect(),
                     truncated: false,
                     note: Some(Box::new(rows.len() as i32)),
-                })
+                }))
             };
             rows.iter().map(|sequences| row(sequences)).collect::<Vec<_>>()
         };
         let mut builder = WindowBuilder::default();
         builder.push(batch(&[1, 2, 3]), rows(&[&[&[7], &[5, 6]], &[], &[&[7]]]), |tokens| tokens);
         let mut second = rows(&[&[&[9, 1, 1], &[7]]]);
-        second.push(None);
+        second.push(Ok(None));
         builder.push(batch(&[4, 5]), second, |tokens| tokens);
         let window = builder.build(Batching::Share, SETTINGS);
         assert_eq!(window.model_batches, [vec![2, 0], vec![1]]);
 
         // The sum over a row's sequences, plus the row's note.
-        let finish = |batch: &RecordBatch, results: &Results<'_>| -> Result<ArrayRef> {
-            assert_eq!(batch.num_rows(), results.rows.len());
+        let finish = |columns: &[ArrayRef], results: &Results<'_>| -> Result<ArrayRef> {
+            assert_eq!(columns[0].len(), results.rows.len());
             let values = results.values.as_primitive::<Int32Type>();
             let sums = results.rows.iter().zip(results.notes).map(|(range, note)| {
                 let sum: i32 = range.clone()?.map(|index| values.value(index)).sum();
@@ -257,23 +299,51 @@ mod tests {
         };
         let (results, schema) = (first_tokens(&window), schema());
         let batches: Vec<RecordBatch> = window
-            .assemble(&results, &DataType::Int32, Some(&finish), &schema)
+            .assemble(&results, &DataType::Int32, Some(&finish), RowErrors::Fail, &schema)
             .collect::<Result<_>>()
             .unwrap();
         assert_eq!(column(&batches[0]), [Some(312), Some(300), Some(307)]);
         assert_eq!(column(&batches[1]), [Some(116), None]);
     }
 
+    #[test]
+    fn errors_of_rows_stand_beside_their_values() {
+        let mut builder = WindowBuilder::default();
+        let rows = vec![row(&[7]), Err("too long".to_owned()), Ok(None), row(&[8])];
+        builder.push(batch(&[1, 2, 3, 4]), rows, |tokens| tokens);
+        let window = builder.build(Batching::TokenBudget, SETTINGS);
+        let mut computed = first_tokens(&window);
+        computed.failed.insert(1, "no image".to_owned());
+        let kept = output_type(&Field::new("first", DataType::Int32, true), RowErrors::Keep);
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("first", kept, true),
+        ]));
+        let mut batches =
+            window.assemble(&computed, &DataType::Int32, None, RowErrors::Keep, &schema);
+        let batch = batches.next().unwrap().unwrap();
+        let both = batch.column(1).as_struct();
+        let values: Vec<_> = both.column(0).as_primitive::<Int32Type>().iter().collect();
+        let errors: Vec<_> = both.column(1).as_string::<i32>().iter().collect();
+        assert_eq!(values, [Some(7), None, None, None]);
+        assert_eq!(errors, [None, Some("too long"), None, Some("no image")]);
+        assert_eq!(
+            (0..4).map(|i| both.is_null(i)).collect::<Vec<_>>(),
+            [false, false, true, false]
+        );
+    }
+
     const SETTINGS: BatchSettings =
         BatchSettings { max_batch_tokens: 4, sort_window_rows: 9, workers: 2 };
 
     /// The answers of a model that answers each sequence with its first token.
-    fn first_tokens(window: &Window) -> Vec<ArrayRef> {
+    fn first_tokens(window: &Window) -> Computed {
         let answers = |batch: &Vec<usize>| {
             let first = batch.iter().map(|&i| window.sequences[i].input_ids[0] as i32);
             Arc::new(Int32Array::from_iter_values(first)) as ArrayRef
         };
-        window.model_batches.iter().map(answers).collect()
+        let values = window.model_batches.iter().map(answers).collect();
+        Computed { values, failed: HashMap::new() }
     }
 
     fn schema() -> SchemaRef {

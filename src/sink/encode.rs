@@ -134,6 +134,31 @@ impl Encoding {
     }
 }
 
+/// The batch with nested values as JSON text, as CSV has them.
+///
+/// # Errors
+/// `Config` for a column that JSON has no form for.
+pub fn nested_as_text(batch: &RecordBatch) -> Result<RecordBatch> {
+    let schema = batch.schema();
+    let mut fields = Vec::with_capacity(schema.fields().len());
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        check_field(FileFormat::Csv, field)?;
+        fields.push(stored(FileFormat::Csv, field));
+        let is_nested = column.data_type().is_nested();
+        columns.push(if is_nested {
+            json_text(field, column).map_err(|e| {
+                let message = format!("the column `{}` as JSON text", field.name());
+                Error::new(ErrorKind::Internal, message).source(e)
+            })?
+        } else {
+            Arc::clone(column)
+        });
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+        .map_err(|e| Error::new(ErrorKind::Internal, "nested values as text").source(e))
+}
+
 /// The field as a file holds it.
 fn stored(format: FileFormat, field: &FieldRef) -> FieldRef {
     let data_type = match (format, field.data_type()) {

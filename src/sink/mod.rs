@@ -31,6 +31,7 @@ use serde_json::{Map, Value, json};
 
 use self::commit::Run;
 use self::disk::{Disk, Gauge, LocalDisk, OutFile, sync_folder, write_error};
+pub use self::encode::nested_as_text;
 use self::encode::{Boxed, Encoder, Encoding, schema_json};
 use self::partition::Partitioner;
 use self::target::Target;

@@ -67,6 +67,12 @@ impl Models {
     }
 }
 
+impl fmt::Debug for Models {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Models").finish_non_exhaustive()
+    }
+}
+
 /// One model: what its small files say, and its weights once they are loaded.
 pub struct ResolvedModel {
     spec: ModelSpec,

@@ -149,7 +149,7 @@ fn usage_errors_exit_64() {
     let fixture = Fixture::new();
     fixture.run(&["run"]).fails(64, &["<PIPELINE>"]);
     fixture.run(&["rum", "a.yaml"]).fails(64, &["run"]);
-    fixture.run(&["sql", "SELECT 1"]).fails(64, &["`sql` is not available in this version", "run"]);
+    fixture.run(&["status", "a"]).fails(64, &["`status` is not available in this version", "run"]);
     fixture.run(&["run", "a.yaml", "--set", "limit"]).fails(64, &["KEY=VALUE"]);
     assert_eq!(fixture.run(&["--help"]).succeeds().stderr, "");
 }
@@ -457,4 +457,48 @@ fn validate_refuses_a_model_that_the_task_cannot_use_before_anything_runs() {
             "`AutoModelForT5` loads T5, but the model_type is `gpt2`",
         ],
     );
+}
+
+#[test]
+fn sql_reads_files_and_writes_rows() {
+    let fixture = Fixture::new();
+    fixture.file("rows.csv", "id,text\n1,a boat\n2,the sea\n3,\n");
+    let model = format!("m={}", mini_embedder().display());
+    let sql = |args: &[&str]| {
+        let mut all = vec!["sql", "--model", &model];
+        all.extend(args);
+        fixture.run(&all)
+    };
+    let ran =
+        sql(&["--format", "csv", "SELECT id, token_count(text, 'm') > 2 AS many FROM 'rows.csv'"]);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "id,many\n1,true\n2,true\n3,\n"),
+        "{}",
+        ran.stderr
+    );
+    let ran = sql(&[
+        "--format",
+        "jsonl",
+        "--table",
+        "r=rows.csv",
+        "SELECT 1; SELECT max(id) AS n FROM r",
+    ]);
+    assert_eq!(ran.stdout, "{\"Int64(1)\":1}\n{\"n\":3}\n", "{}", ran.stderr);
+
+    let ran =
+        sql(&["-o", "out.parquet", "SELECT id, embed(text, 'm') AS e FROM 'rows.csv' ORDER BY id"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
+    let written = fixture.parquet("out.parquet");
+    assert_eq!((written.num_rows(), written.column(1).null_count()), (3, 1));
+    sql(&["-o", "out.parquet", "SELECT 1"]).fails(73, &["out.parquet"]);
+    let ran = sql(&["COPY (SELECT id FROM 'rows.csv' WHERE id > 1) TO 'copy.csv'"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let copied = std::fs::read_to_string(fixture.path("copy.csv")).unwrap();
+    assert_eq!(copied, "id\n2\n3\n");
+
+    sql(&["SELECT embed('a', 'no/model')"]).fails(69, &["`no/model`", "the call of `embed`"]);
+    sql(&["SELECT 1;\n  SELEC 2"]).fails(78, &["Line: 2, Column: 3"]);
+    sql(&["SELECT * FROM 'none.csv'"]).fails(66, &["none.csv"]);
+    sql(&["CREATE MODEL"]).fails(78, &["CREATE MODEL name FROM"]);
 }

@@ -23,6 +23,7 @@ mod parity;
 mod pipelines;
 mod sink;
 mod source;
+mod sql;
 mod support;
 mod t5;
 mod tasks;

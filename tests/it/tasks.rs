@@ -14,6 +14,7 @@ use hfauto_pipe::hub::{Hub, HubSettings};
 use serde_json::{Map, Value, json};
 
 use super::support::{Fixture, repository};
+use hfauto_pipe::sql::FUNCTIONS;
 
 /// How far a number of a column may be from the reference's.
 const ABSOLUTE: f64 = 1e-5;
@@ -109,6 +110,57 @@ impl Case {
 
     /// Runs rows through a whole job; the values of the new column.
     fn run(&self, rows: &[Value], settings: &str) -> Result<Vec<Value>> {
+        self.run_as(Self::step, rows, settings)
+    }
+
+    /// The case as a step of its task.
+    fn step(&self, model: &str) -> Value {
+        let mut step = self.json["options"].as_object().unwrap().clone();
+        step.insert("model".to_owned(), model.into());
+        step.insert("input".to_owned(), self.json["input"].clone());
+        step.insert("output".to_owned(), "result".into());
+        json!({ self.task(): step })
+    }
+
+    /// The case as a `sql` step that calls the function of its task.
+    fn call(&self, model: &str) -> Value {
+        let function = FUNCTIONS.iter().find(|row| row.task_id == self.task()).unwrap();
+        let column = |name: &Value| format!("\"{}\"", name.as_str().unwrap());
+        let input = &self.json["input"];
+        let arguments = if function.parameters.len() > 1 {
+            let argument = |name: &&str| match &input[*name] {
+                Value::Array(columns) if columns.len() > 1 => {
+                    format!("[{}]", columns.iter().map(column).collect::<Vec<_>>().join(", "))
+                }
+                Value::Array(columns) => column(&columns[0]),
+                name => column(name),
+            };
+            function.parameters.iter().map(argument).collect::<Vec<_>>().join(", ")
+        } else if let Some(messages) = input.get("messages") {
+            column(messages)
+        } else if let Some(parts) = input.as_object() {
+            let parts = parts.iter().map(|(key, name)| format!("{key}: {}", column(name)));
+            format!("{{{}}}", parts.collect::<Vec<_>>().join(", "))
+        } else {
+            column(input)
+        };
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        let (model, options) = (quoted(model), quoted(&self.json["options"].to_string()));
+        let name = function.name;
+        json!({
+            "sql": format!(
+                "SELECT row_number, {name}({arguments}, {model}, options => {options}) AS result \
+                 FROM input"
+            )
+        })
+    }
+
+    fn run_as(
+        &self,
+        step: fn(&Self, &str) -> Value,
+        rows: &[Value],
+        settings: &str,
+    ) -> Result<Vec<Value>> {
         let fixture = Fixture::new();
         let mut lines = String::new();
         for (number, row) in rows.iter().enumerate() {
@@ -119,15 +171,12 @@ impl Case {
             row.insert("row_number".to_owned(), number.into());
             writeln!(lines, "{}", Value::Object(row)).unwrap();
         }
-        let mut step = self.json["options"].as_object().unwrap().clone();
-        step.insert("model".to_owned(), self.model(&fixture).display().to_string().into());
-        step.insert("input".to_owned(), self.json["input"].clone());
-        step.insert("output".to_owned(), "result".into());
+        let step = step(self, &self.model(&fixture).display().to_string());
         // JSON is YAML.
         let pipeline = json!({
             "version": 1,
             "source": {"path": "rows.jsonl"},
-            "steps": [{self.task(): step}],
+            "steps": [step],
             "sink": {"path": "out.jsonl"},
             "run": serde_json::from_str::<Value>(settings).unwrap(),
         });
@@ -247,6 +296,15 @@ fn check(case: &Case, problems: &mut Vec<String>) {
                 problems.push(format!("{} {how}, row {original} {text}", case.name));
                 break;
             }
+        }
+    }
+    // The same operator runs the function of the task: the same bits.
+    let step = case.run(rows, "{}");
+    match (step, case.run_as(Case::call, rows, "{}")) {
+        (Ok(step), Ok(call)) if step == call => {}
+        (Ok(_), Ok(_)) => problems.push(format!("{}: SQL gives another result", case.name)),
+        (_, Err(error)) | (Err(error), _) => {
+            problems.push(format!("{} in SQL: {error}", case.name));
         }
     }
     for row in all_rows.iter().filter(|row| is_refused(row)) {

@@ -68,6 +68,7 @@ fn folders_use_only_what_is_before_them() {
         "tasks",
         "engine",
         "sink",
+        "sql",
         "cli",
     ];
     for (path, text) in sources() {

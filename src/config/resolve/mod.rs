@@ -11,17 +11,13 @@ mod steps;
 mod tasks;
 mod tests_key;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span, nearest};
 use super::node::Node;
-use super::pipeline::{Pipeline, RunSpec};
-use super::raw::{RawPipeline, RawRun, Workers};
-
-/// Tokens of one forward pass, by default.
-const MAX_BATCH_TOKENS: usize = 1024;
-/// Rows that are sorted together, by default.
-const SORT_WINDOW_ROWS: usize = 65_536;
+use super::pipeline::{ModelSpec, Pipeline, RunSpec, TaskStep};
+use super::raw::{RawModel, RawPipeline, RawRun, RawStep, Workers};
 
 /// Makes the pipeline of `raw`, which was read from `root`. Where a problem is reported, the result
 /// holds something in its place: it is good only if the report stays empty.
@@ -63,13 +59,14 @@ pub(crate) fn resolve(
 
 fn run(raw: Option<&RawRun>) -> RunSpec {
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let default = RunSpec::default();
     RunSpec {
         max_batch_tokens: raw
             .and_then(|run| run.max_batch_tokens)
-            .map_or(MAX_BATCH_TOKENS, |tokens| count(tokens.get())),
+            .map_or(default.max_batch_tokens, |tokens| count(tokens.get())),
         sort_window_rows: raw
             .and_then(|run| run.sort_window_rows)
-            .map_or(SORT_WINDOW_ROWS, |rows| count(rows.get())),
+            .map_or(default.sort_window_rows, |rows| count(rows.get())),
         workers: match raw.and_then(|run| run.workers) {
             Some(Workers::Number(workers)) => Some(count(workers.get())),
             Some(Workers::Auto) | None => None,
@@ -77,7 +74,7 @@ fn run(raw: Option<&RawRun>) -> RunSpec {
     }
 }
 
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     /// The pipeline file's folder, absolute.
     dir: PathBuf,
     variables: &'a dyn Fn(&str) -> Option<String>,
@@ -85,6 +82,36 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
+    /// The one step of a call; `None` for `sql`.
+    pub(super) fn call(
+        raw: &RawStep,
+        root: &Node,
+        dir: &Path,
+        models: &BTreeMap<String, ModelSpec>,
+        report: &mut Diagnostics,
+    ) -> Option<TaskStep> {
+        let variables = |name: &str| std::env::var(name).ok();
+        let mut resolver = Resolver { dir: dir.to_path_buf(), variables: &variables, report };
+        let top = Cursor { node: Some(root), value: root.span, key: root.span };
+        let common = tasks::common(raw)?;
+        let here = top.key(common.task_id);
+        let (options, _) = resolver.task_options(raw, here)?;
+        Some(resolver.task_step(&common, options, here, models))
+    }
+
+    /// The first of `models`.
+    pub(super) fn alias(
+        raw: &BTreeMap<String, RawModel>,
+        root: &Node,
+        dir: &Path,
+        report: &mut Diagnostics,
+    ) -> Option<ModelSpec> {
+        let variables = |name: &str| std::env::var(name).ok();
+        let mut resolver = Resolver { dir: dir.to_path_buf(), variables: &variables, report };
+        let top = Cursor { node: Some(root), value: root.span, key: root.span };
+        resolver.models(Some(raw), top.key("models")).into_values().next()
+    }
+
     fn name(&mut self, raw: &RawPipeline, top: Cursor<'_>, file: &Path) -> String {
         if let Some(name) = &raw.name {
             self.not_empty(name, top.key("name"), "name");

@@ -70,13 +70,7 @@ impl Resolver<'_> {
                 );
             }
         }
-        ModelSpec {
-            repo: self.repo(name, at),
-            revision: None,
-            dtype: Dtype::Auto,
-            device: DeviceSpec::Auto,
-            config: serde_json::Map::new(),
-        }
+        ModelSpec::of_repo(self.repo(name, at))
     }
 
     fn is_directory(&self, text: &str) -> bool {

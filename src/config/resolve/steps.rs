@@ -73,7 +73,7 @@ impl Resolver<'_> {
         steps
     }
 
-    fn task_step(
+    pub(super) fn task_step(
         &mut self,
         common: &Common<'_>,
         options: TaskOptions,

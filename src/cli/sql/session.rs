@@ -1,0 +1,198 @@
+//! One session of `hfauto-pipe sql`: its tables and models, and how a statement is run.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::dataframe::DataFrame;
+use datafusion::execution::context::SessionContext;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::dml::CopyTo;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::SessionConfig;
+
+use super::{OutputFormat, SqlArgs, output, split};
+use crate::config::pipeline::{FileFormat, SinkSpec, SourceSpec};
+use crate::config::{self, LoadOptions};
+use crate::engine::{BatchSettings, write_stream};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::{Sink, SinkOptions};
+use crate::source;
+use crate::sql::{ModelCatalog, ModelStatement, model_statement, register, with_file_tables};
+
+/// A session.
+pub(super) struct Session {
+    pub(super) context: SessionContext,
+    pub(super) catalog: Arc<ModelCatalog>,
+    format: OutputFormat,
+    output: Option<(PathBuf, bool)>,
+}
+
+impl Session {
+    /// Opens the tables and names the models of the command line.
+    pub(super) async fn open(args: &SqlArgs) -> Result<Self> {
+        let dir = std::env::current_dir()
+            .map_err(|e| Error::new(ErrorKind::NoInput, "there is no current folder").source(e))?;
+        let mut catalog = ModelCatalog::new(Arc::new(super::super::hub(args.offline)));
+        if let Some(file) = &args.pipeline {
+            let pipeline = config::load(file, &LoadOptions::default())?;
+            catalog = catalog.with_settings(BatchSettings::from(pipeline.run));
+            for (name, model) in pipeline.models {
+                catalog.insert(name, model);
+            }
+        }
+        for (name, repo) in &args.models {
+            catalog.execute(&ModelStatement::Create {
+                name: name.clone(),
+                repo: repo.clone(),
+                options: serde_json::Map::new(),
+                or_replace: true,
+                if_not_exists: false,
+            })?;
+        }
+        let catalog = Arc::new(catalog);
+        let state = source::session_state(None)?;
+        let config = source::session_config();
+        let state = state.with_config(SessionConfig::with_information_schema(config, true)).build();
+        let context = with_file_tables(SessionContext::new_with_state(state), dir.clone())?;
+        register(&context, Arc::clone(&catalog)).map_err(|e| source::stream_error(e, &[]))?;
+        let output = args.output.clone().map(|path| (path, args.fresh));
+        let session = Self { context, catalog, format: args.format, output };
+        for (name, path) in &args.tables {
+            let path = dir.join(path).display().to_string();
+            let spec = SourceSpec::of_path(path, format!("--table {name}"));
+            let table = source::open(&session.context, &spec).await?.dataframe.into_view();
+            session
+                .context
+                .register_table(name.as_str(), table)
+                .map_err(|e| source::stream_error(e, &[]))?;
+        }
+        Ok(session)
+    }
+
+    /// Runs the statements of a text; with `--output`, the rows of the last one are written.
+    pub(super) async fn run_all(&self, text: &str) -> Result<()> {
+        let statements = split::statements(text)?;
+        let Some((last, before)) = statements.split_last() else {
+            return Err(Error::new(ErrorKind::Usage, "there is no statement to run"));
+        };
+        for statement in before {
+            self.run(statement, None).await?;
+        }
+        self.run(last, self.output.as_ref()).await
+    }
+
+    /// Runs one statement, and prints its rows or writes them to `output`.
+    pub(super) async fn run(&self, sql: &str, output: Option<&(PathBuf, bool)>) -> Result<()> {
+        if let Some(statement) = model_statement(sql)? {
+            self.catalog.execute(&statement)?;
+            if statement == ModelStatement::Show {
+                let (schema, batch) = self.models()?;
+                output::print(schema, [Ok(batch)], self.format)?;
+            }
+            return Ok(());
+        }
+        let failed = |e| source::stream_error(e, &[]);
+        let plan = self.context.state().create_logical_plan(sql).await.map_err(failed)?;
+        if let LogicalPlan::Copy(copy) = plan {
+            return self.copy(copy).await;
+        }
+        let frame = self.context.execute_logical_plan(plan).await.map_err(failed)?;
+        let cancel = super::super::run::stop_signal();
+        if let Some((path, fresh)) = output {
+            return self.write(frame, &sink_spec(path.clone(), None)?, *fresh).await;
+        }
+        let schema = Arc::clone(frame.schema().inner());
+        let stream = frame.execute_stream().await.map_err(failed)?;
+        output::stream(schema, stream, self.format, pin!(cancel)).await
+    }
+
+    /// `COPY … TO`: written as the sink of a pipeline writes, all or nothing.
+    async fn copy(&self, copy: CopyTo) -> Result<()> {
+        if let Some((name, _)) = copy.options.iter().next() {
+            return Err(Error::new(ErrorKind::Config, format!("COPY has no option `{name}` here"))
+                .hint("the format follows from the extension, or from STORED AS"));
+        }
+        let name = copy.file_type.get_ext();
+        let format = match name.as_str() {
+            "parquet" => FileFormat::Parquet,
+            "csv" => FileFormat::Csv,
+            "json" => FileFormat::Jsonl,
+            "arrow" => FileFormat::Arrow,
+            other => {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!("COPY writes parquet, csv, json or arrow, not `{other}`"),
+                ));
+            }
+        };
+        let mut spec = sink_spec(PathBuf::from(&copy.output_url), Some(format))?;
+        spec.partition_by.clone_from(&copy.partition_by);
+        let frame = DataFrame::new(self.context.state(), copy.input.as_ref().clone());
+        self.write(frame, &spec, false).await
+    }
+
+    async fn write(&self, frame: DataFrame, spec: &SinkSpec, overwrite: bool) -> Result<()> {
+        Sink::check(spec, overwrite)?;
+        let failed = |e| source::stream_error(e, &[]);
+        let plan = frame.create_physical_plan().await.map_err(failed)?;
+        let vectors = plan.schema();
+        let vectors = vectors
+            .fields()
+            .iter()
+            .filter(|field| matches!(field.data_type(), DataType::FixedSizeList(..)))
+            .map(|field| field.name().clone());
+        let options = SinkOptions {
+            lineage: vec![("hfauto.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
+            model_columns: vectors.collect(),
+            overwrite,
+        };
+        let sink = Sink::create(spec, plan.schema(), options)?;
+        let stream = execute_stream(plan, self.context.task_ctx()).map_err(failed)?;
+        let cancel = super::super::run::stop_signal();
+        let sink = write_stream(stream, sink, &[], |_| {}, pin!(cancel)).await?;
+        let written = tokio::task::block_in_place(|| sink.finish())?;
+        let (rows, files) = (written.rows, written.files.len());
+        tracing::info!(rows, files, "written");
+        Ok(())
+    }
+
+    fn models(&self) -> Result<(SchemaRef, RecordBatch)> {
+        let aliases = self.catalog.aliases();
+        let field = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
+        let schema = Arc::new(Schema::new(vec![
+            field("name", false),
+            field("repo", false),
+            field("revision", true),
+        ]));
+        let text = |values: Vec<Option<&str>>| Arc::new(StringArray::from(values)) as _;
+        let batch = RecordBatch::try_new(
+            Arc::clone(&schema),
+            vec![
+                text(aliases.keys().map(|name| Some(name.as_str())).collect()),
+                text(aliases.values().map(|model| Some(model.repo.as_str())).collect()),
+                text(aliases.values().map(|model| model.revision.as_deref()).collect()),
+            ],
+        )
+        .map_err(|e| Error::new(ErrorKind::Internal, "the table of models").source(e))?;
+        Ok((schema, batch))
+    }
+}
+
+/// A sink at a path, by its extension or as given.
+fn sink_spec(path: PathBuf, format: Option<FileFormat>) -> Result<SinkSpec> {
+    let path = std::path::absolute(&path).map_err(|e| {
+        Error::new(ErrorKind::Sink, format!("cannot write `{}`", path.display())).source(e)
+    })?;
+    let by_path = path.to_str().and_then(FileFormat::of_path);
+    Ok(SinkSpec {
+        format: by_path.map(|(format, _)| format).or(format).unwrap_or(FileFormat::Parquet),
+        compression: by_path.and_then(|(_, compression)| compression),
+        partition_by: Vec::new(),
+        target_file_size_bytes: 256 << 20,
+        location: path.display().to_string(),
+        path,
+    })
+}

@@ -1,0 +1,74 @@
+//! Rows on their way into a sink. Not here: the publishing of what was written (`crate::sink`).
+
+use std::future::Future;
+use std::pin::Pin;
+
+use arrow::array::RecordBatch;
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::StreamExt;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::Sink;
+use crate::source::{self, InputFile};
+
+/// Writes all rows of a stream into a sink, which is then ready to be finished; `on_rows` hears of rows
+/// that were written, and `cancel` ends it early with an error of the kind that it gives.
+///
+/// # Errors
+/// The first error of the stream or the sink; what was written so far is removed.
+pub(crate) async fn write_stream(
+    mut stream: SendableRecordBatchStream,
+    mut sink: Sink,
+    files: &[InputFile],
+    on_rows: impl Fn(u64) + Send + 'static,
+    mut cancel: Pin<&mut impl Future<Output = ErrorKind>>,
+) -> Result<Sink> {
+    // Encoding and compressing a batch takes as long as a forward pass of a small model: on a thread
+    // of its own it overlaps with the model.
+    let (batches, mut queue) = tokio::sync::mpsc::channel::<RecordBatch>(2);
+    let writer = SpawnedTask::spawn_blocking(move || {
+        while let Some(batch) = queue.blocking_recv() {
+            sink.write(&batch)?;
+            on_rows(batch.num_rows() as u64);
+        }
+        Ok::<_, Error>(sink)
+    });
+    let mut failure = None;
+    loop {
+        let batch = tokio::select! {
+            batch = stream.next() => batch,
+            kind = cancel.as_mut() => {
+                failure = Some(
+                    Error::new(kind, "stopped by a signal; nothing was published")
+                        .hint("run the same command again"),
+                );
+                break;
+            }
+        };
+        match batch {
+            // A send fails only when the writer has stopped; its own error says why.
+            Some(Ok(batch)) => {
+                if batches.send(batch).await.is_err() {
+                    break;
+                }
+            }
+            Some(Err(e)) => {
+                failure = Some(source::stream_error(e, files));
+                break;
+            }
+            None => break,
+        }
+    }
+    drop((stream, batches));
+    let sink = writer
+        .await
+        .map_err(|e| Error::new(ErrorKind::Internal, "the writer panicked").source(e))??;
+    match failure {
+        Some(failure) => {
+            sink.abort();
+            Err(failure)
+        }
+        None => Ok(sink),
+    }
+}

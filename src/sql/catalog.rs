@@ -1,0 +1,151 @@
+//! Models by name, for the functions of SQL: aliases, and the tasks of the calls that were seen. Weights
+//! stay with their model, so that queries of one session load them once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use datafusion::common::Result as DataFusionResult;
+use datafusion::error::DataFusionError;
+use serde_json::Value;
+
+use super::functions::Function;
+use crate::config::pipeline::{ModelSpec, TaskStep};
+use crate::config::{self, Call};
+use crate::engine::{BatchSettings, WorkerPool};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::Hub;
+use crate::tasks::{self, Models, Task};
+
+/// The models that the functions of a session may name, and how they are run.
+#[derive(Debug)]
+pub struct ModelCatalog {
+    aliases: RwLock<BTreeMap<String, ModelSpec>>,
+    models: Arc<Models>,
+    dir: PathBuf,
+    settings: BatchSettings,
+    workers: Arc<WorkerPool>,
+    tasks: Mutex<Vec<(Key, Arc<dyn Task>)>>,
+}
+
+/// What makes two calls the same to a task.
+#[derive(Debug, PartialEq)]
+struct Key {
+    function: &'static str,
+    input: Value,
+    model: String,
+    spec: ModelSpec,
+    options: Option<String>,
+}
+
+impl ModelCatalog {
+    /// A catalog without aliases: calls name hub ids and directories, relative to the current one.
+    pub fn new(hub: Arc<Hub>) -> Self {
+        let dir = std::env::current_dir().unwrap_or_default();
+        Self::with_models(Arc::new(Models::new(hub)), dir, BatchSettings::default())
+    }
+
+    /// A catalog that shares models with others.
+    pub(crate) fn with_models(models: Arc<Models>, dir: PathBuf, settings: BatchSettings) -> Self {
+        Self {
+            aliases: RwLock::default(),
+            models,
+            dir,
+            settings,
+            workers: Arc::new(WorkerPool::new(settings.workers)),
+            tasks: Mutex::default(),
+        }
+    }
+
+    /// Runs batches on the workers of others too.
+    #[must_use]
+    pub(crate) fn with_workers(mut self, workers: Arc<WorkerPool>) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// How batches are made and computed.
+    #[must_use]
+    pub fn with_settings(mut self, settings: BatchSettings) -> Self {
+        self.settings = settings;
+        self.workers = Arc::new(WorkerPool::new(settings.workers));
+        self
+    }
+
+    /// The folder that relative paths start from.
+    #[must_use]
+    pub fn with_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = dir.into();
+        self
+    }
+
+    /// Gives a model a name; a name that was taken is given anew.
+    pub fn insert(&self, name: impl Into<String>, model: ModelSpec) {
+        self.aliases.write().unwrap_or_else(PoisonError::into_inner).insert(name.into(), model);
+    }
+
+    /// Takes a name away, and returns its model.
+    pub fn remove(&self, name: &str) -> Option<ModelSpec> {
+        self.aliases.write().unwrap_or_else(PoisonError::into_inner).remove(name)
+    }
+
+    /// The names and their models.
+    pub fn aliases(&self) -> BTreeMap<String, ModelSpec> {
+        self.aliases.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The folder that relative paths start from.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    pub(super) fn settings(&self) -> BatchSettings {
+        self.settings
+    }
+
+    pub(super) fn workers(&self) -> &Arc<WorkerPool> {
+        &self.workers
+    }
+
+    /// The task of a call, resolved once.
+    pub(super) fn task(
+        &self,
+        function: &'static Function,
+        name: &str,
+        input: &Value,
+        model: &str,
+        options: Option<&str>,
+    ) -> DataFusionResult<Arc<dyn Task>> {
+        let call = Call { function: name, task_id: function.task_id, input, model, options };
+        let external = |error| DataFusionError::External(Box::new(error));
+        let step = config::call(&call, &self.aliases(), &self.dir).map_err(|problems| {
+            let message = format!("the call of `{name}` is wrong");
+            external(Error::new(ErrorKind::Config, message).source(problems))
+        })?;
+        let key = Key {
+            function: function.name,
+            input: input.clone(),
+            model: model.to_owned(),
+            spec: step.model.clone(),
+            options: options.map(str::to_owned),
+        };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, task)) = tasks.iter().find(|(other, _)| *other == key) {
+            return Ok(Arc::clone(task));
+        }
+        let task =
+            self.resolve(&step).map_err(|e| external(e.at(format!("the call of `{name}`"))))?;
+        tasks.push((key, Arc::clone(&task)));
+        Ok(task)
+    }
+
+    /// Reads files and, where they are not cached, the network: on a thread of its own, since planning may
+    /// run on the only thread of a runtime.
+    fn resolve(&self, step: &TaskStep) -> Result<Arc<dyn Task>> {
+        std::thread::scope(|scope| {
+            scope.spawn(|| tasks::resolve(step, &self.models)).join().unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Internal, "resolving a model panicked"))
+            })
+        })
+    }
+}

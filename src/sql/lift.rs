@@ -1,0 +1,643 @@
+//! The analyzer rule that makes model nodes of calls.
+//!
+//! Every distinct call becomes a [`ModelNode`] below the plan node that has it, and a column in its place.
+//! What is cheap stays below: predicates without calls come first, and a call that is lazy in SQL reads a
+//! null, which no model sees, where it is not needed. A call over no column is made once, in a scalar
+//! subquery. It is an analyzer rule because the optimizer would fold, repeat and push around what it takes
+//! for a function. Not here: what may happen to model nodes later (`optimize`).
+
+use std::sync::Arc;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType, Result, plan_err};
+use datafusion::functions::core::expr_fn::get_field;
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
+use datafusion::logical_expr::{
+    Distinct, DistinctOn, EmptyRelation, Expr, ExprSchemable, Filter, Join, LogicalPlan,
+    Projection, Subquery, SubqueryAlias, Union, Values, cast,
+};
+use datafusion::optimizer::AnalyzerRule;
+
+use super::calls::{Call, calls, has_call, is_null_literal, model_function, null_unless, replace};
+use super::functions::ModelFunction;
+use crate::engine::{ModelNode, ModelStep};
+
+/// The columns that calls become.
+const PREFIX: &str = "__model_";
+
+/// The rule.
+#[derive(Debug)]
+pub(super) struct LiftModelCalls;
+
+impl AnalyzerRule for LiftModelCalls {
+    fn name(&self) -> &'static str {
+        "lift_model_calls"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
+        let mut lift = Lift { columns: 0, repeated: Vec::new(), constants: Vec::new() };
+        if !lift.look(&plan)? {
+            return Ok(plan);
+        }
+        lift.exact(plan)
+    }
+}
+
+/// One plan on its way.
+struct Lift {
+    /// Columns named so far.
+    columns: usize,
+    /// Function, model and options of calls that the plan has more than once: their columns are kept for
+    /// the nodes above.
+    repeated: Vec<Vec<Expr>>,
+    /// Calls over no column, and the subqueries that make them.
+    constants: Vec<(Expr, Expr)>,
+}
+
+/// A plan without calls. Its schema is that of the plan before, with columns of models in it.
+struct Lifted {
+    plan: LogicalPlan,
+    /// Calls that have a column.
+    known: Vec<Known>,
+}
+
+/// A call over the columns of a plan, made for all of its rows.
+struct Known {
+    call: Expr,
+    column: Expr,
+}
+
+impl Lift {
+    /// Whether there are calls, which of them are repeated, and which names are taken.
+    fn look(&mut self, plan: &LogicalPlan) -> Result<bool> {
+        let mut seen: Vec<Vec<Expr>> = Vec::new();
+        plan.apply_with_subqueries(|node| {
+            for field in node.schema().fields() {
+                let number = field.name().strip_prefix(PREFIX).and_then(|text| text.parse().ok());
+                self.columns = self.columns.max(number.unwrap_or(0));
+            }
+            node.apply_expressions(|expr| {
+                expr.apply(|expr| {
+                    if model_function(expr).is_some() {
+                        let shape = shape(expr);
+                        if seen.contains(&shape) {
+                            self.repeated.push(shape);
+                        } else {
+                            seen.push(shape);
+                        }
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })
+            })
+        })?;
+        Ok(!seen.is_empty())
+    }
+
+    /// The plan without calls and with the schema that it had.
+    fn exact(&mut self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let schema = Arc::clone(plan.schema());
+        let lifted = self.plan(plan)?.plan;
+        if lifted.schema().fields().len() == schema.fields().len() {
+            return Ok(lifted);
+        }
+        if let LogicalPlan::Projection(mut projection) = lifted {
+            projection.expr.truncate(schema.fields().len());
+            return Projection::try_new(projection.expr, projection.input)
+                .map(LogicalPlan::Projection);
+        }
+        let columns = schema.iter().map(|field| Expr::Column(Column::from(field))).collect();
+        Projection::try_new(columns, Arc::new(lifted)).map(LogicalPlan::Projection)
+    }
+
+    fn plan(&mut self, plan: LogicalPlan) -> Result<Lifted> {
+        let plan = plan.map_subqueries(|subquery| self.exact(subquery).map(Transformed::yes))?.data;
+        match plan {
+            LogicalPlan::Projection(projection) => self.projection(projection),
+            LogicalPlan::Filter(filter) => self.filter(filter),
+            LogicalPlan::SubqueryAlias(alias) => {
+                let Lifted { plan: input, known } = self.plan(Arc::unwrap_or_clone(alias.input))?;
+                let below = Arc::clone(input.schema());
+                let alias = SubqueryAlias::try_new(Arc::new(input), alias.alias)?;
+                let renamed = |column: &Column| {
+                    let index = below.maybe_index_of_column(column)?;
+                    Some(Column::from(alias.schema.qualified_field(index)))
+                };
+                let known = known.into_iter().filter_map(|known| known.rename(&renamed)).collect();
+                Ok(Lifted { plan: LogicalPlan::SubqueryAlias(alias), known })
+            }
+            LogicalPlan::Join(join) => self.join(join),
+            LogicalPlan::Sort(_) | LogicalPlan::Repartition(_) => self.one_input(plan, false, true),
+            LogicalPlan::Window(_) => self.one_input(plan, true, true),
+            LogicalPlan::Aggregate(_) => self.one_input(plan, true, false),
+            LogicalPlan::Distinct(Distinct::On(distinct)) => self.distinct_on(distinct),
+            LogicalPlan::Limit(_) => {
+                refuse(&plan, "LIMIT or OFFSET")?;
+                self.one_input(plan, false, true)
+            }
+            LogicalPlan::Values(values) if values.values.iter().flatten().any(has_call) => {
+                self.values(values)
+            }
+            // These have one input and no column of their own.
+            LogicalPlan::Extension(_) if plan.inputs().len() == 1 && has_calls(&plan) => {
+                self.one_input(plan, false, false)
+            }
+            plan => {
+                refuse(&plan, "this part of a query")?;
+                let plan = plan.map_children(|child| self.exact(child).map(Transformed::yes))?.data;
+                let plan = plan.recompute_schema()?;
+                Ok(Lifted { plan, known: Vec::new() })
+            }
+        }
+    }
+
+    fn projection(&mut self, projection: Projection) -> Result<Lifted> {
+        let mut scope = self.scope(Arc::unwrap_or_clone(projection.input))?;
+        let mut exprs = scope.lower(projection.expr, true)?;
+        let Lifted { plan, known } = scope.lifted;
+        let own = Projection::try_new(exprs.clone(), Arc::new(plan.clone()))?;
+        let renamed = |column: &Column| {
+            let passes = |expr: &Expr| match expr {
+                Expr::Alias(alias) => {
+                    matches!(&*alias.expr, Expr::Column(other) if other == column)
+                }
+                other => matches!(other, Expr::Column(other) if other == column),
+            };
+            let index = own.expr.iter().position(passes)?;
+            Some(Column::from(own.schema.qualified_field(index)))
+        };
+        let mut kept = Vec::new();
+        for known in known {
+            if let Some(call) = rename(&known.call, &renamed) {
+                if !exprs.contains(&known.column) {
+                    exprs.push(known.column.clone());
+                }
+                kept.push(Known { call, column: known.column });
+            }
+        }
+        let plan = Projection::try_new(exprs, Arc::new(plan)).map(LogicalPlan::Projection)?;
+        Ok(Lifted { plan, known: kept })
+    }
+
+    /// Cheap predicates first, then one with calls after the other: each model sees only the rows that the
+    /// ones before have left.
+    fn filter(&mut self, filter: Filter) -> Result<Lifted> {
+        let scope = self.scope(Arc::unwrap_or_clone(filter.input))?;
+        scope.filtered(split_conjunction_owned(filter.predicate))
+    }
+
+    fn join(&mut self, join: Join) -> Result<Lifted> {
+        let left = self.plan(Arc::unwrap_or_clone(join.left))?;
+        let right = self.plan(Arc::unwrap_or_clone(join.right))?;
+        let schemas = [Arc::clone(left.plan.schema()), Arc::clone(right.plan.schema())];
+        let (mut left, mut right) = (Scope { lift: self, lifted: left }, right);
+
+        let conditions = join.filter.map(split_conjunction_owned).unwrap_or_default();
+        let (calling, cheap): (Vec<Expr>, Vec<Expr>) = conditions.into_iter().partition(has_call);
+        let one_sided = |expr: &Expr| {
+            calls([expr]).is_ok_and(|calls| {
+                calls.iter().all(|call| schemas.iter().any(|side| covers(side, &call.expr)))
+            })
+        };
+        // An inner join may come first, unless its conditions are all that keeps the rows few.
+        let first = join.join_type == JoinType::Inner && !(join.on.is_empty() && cheap.is_empty());
+        let (mut above, mut within) = (Vec::new(), Vec::new());
+        for condition in calling {
+            if !first && one_sided(&condition) {
+                within.push(condition);
+            } else if join.join_type == JoinType::Inner {
+                above.push(condition);
+            } else {
+                let name = called(&condition);
+                return plan_err!(
+                    "`{name}` over columns of both sides cannot be a condition of a {} join: call it in \
+                     a query over the joined rows",
+                    join.join_type
+                );
+            }
+        }
+        let (keys_left, keys_right): (Vec<Expr>, Vec<Expr>) = join.on.into_iter().unzip();
+        let keys_left = left.lower(keys_left, false)?;
+        let mut replacements = Vec::new();
+        let all = calls(&within)?;
+        let (of_left, of_right): (Vec<Call>, Vec<Call>) =
+            all.into_iter().partition(|call| covers(&schemas[0], &call.expr));
+        left.lift_all(of_left, &mut replacements)?;
+        let left = left.lifted;
+        let mut scope =
+            Scope { lift: self, lifted: Lifted { plan: right.plan, known: right.known } };
+        let keys_right = scope.lower(keys_right, false)?;
+        scope.lift_all(of_right, &mut replacements)?;
+        right = scope.lifted;
+
+        let within = within.into_iter().map(|expr| replace(expr, &replacements));
+        let filter = cheap.into_iter().map(Ok).chain(within).collect::<Result<Vec<_>>>()?;
+        let mut known = Vec::new();
+        if matches!(
+            join.join_type,
+            JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti
+        ) {
+            known.extend(left.known);
+        }
+        if matches!(
+            join.join_type,
+            JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti
+        ) {
+            known.extend(right.known);
+        }
+        let plan = Join::try_new(
+            Arc::new(left.plan),
+            Arc::new(right.plan),
+            keys_left.into_iter().zip(keys_right).collect(),
+            conjunction(filter),
+            join.join_type,
+            join.join_constraint,
+            join.null_equality,
+            join.null_aware,
+        )?;
+        let lifted = Lifted { plan: LogicalPlan::Join(plan), known };
+        Scope { lift: self, lifted }.filtered(above)
+    }
+
+    /// A node with one input: `names` when its expressions are columns of its schema, `passes` when the
+    /// columns of its input are.
+    fn one_input(&mut self, plan: LogicalPlan, names: bool, passes: bool) -> Result<Lifted> {
+        let input = match &plan.inputs()[..] {
+            [input] => (*input).clone(),
+            _ => {
+                return plan_err!(
+                    "a plan node with one input was expected, found {}",
+                    plan.display()
+                );
+            }
+        };
+        let mut scope = self.scope(input)?;
+        let exprs = scope.lower(plan.expressions(), names)?;
+        let Lifted { plan: input, known } = scope.lifted;
+        let plan = plan.with_new_exprs(exprs, vec![input])?;
+        Ok(Lifted { plan, known: if passes { known } else { Vec::new() } })
+    }
+
+    fn distinct_on(&mut self, distinct: DistinctOn) -> Result<Lifted> {
+        let mut scope = self.scope(Arc::unwrap_or_clone(distinct.input))?;
+        let select = scope.lower(distinct.select_expr, true)?;
+        let on = scope.lower(distinct.on_expr, false)?;
+        let sort = match distinct.sort_expr {
+            None => None,
+            Some(keys) => {
+                let exprs = keys.iter().map(|key| key.expr.clone()).collect();
+                let exprs = scope.lower(exprs, false)?;
+                Some(keys.iter().zip(exprs).map(|(key, expr)| key.with_expr(expr)).collect())
+            }
+        };
+        let distinct = DistinctOn::try_new(on, select, sort, Arc::new(scope.lifted.plan))?;
+        let plan = LogicalPlan::Distinct(Distinct::On(distinct));
+        Ok(Lifted { plan, known: Vec::new() })
+    }
+
+    /// Rows that are written out, each a query of its own.
+    fn values(&mut self, values: Values) -> Result<Lifted> {
+        let mut rows = Vec::new();
+        for row in values.values {
+            let named = row.into_iter().zip(values.schema.fields());
+            let exprs = named.map(|(expr, field)| expr.alias(field.name())).collect();
+            let row = Projection::try_new(exprs, Arc::new(one_row()))?;
+            rows.push(Arc::new(self.exact(LogicalPlan::Projection(row))?));
+        }
+        let plan = match &rows[..] {
+            [row] => row.as_ref().clone(),
+            _ => LogicalPlan::Union(Union { inputs: rows, schema: values.schema }),
+        };
+        Ok(Lifted { plan, known: Vec::new() })
+    }
+
+    fn scope(&mut self, input: LogicalPlan) -> Result<Scope<'_>> {
+        let lifted = self.plan(input)?;
+        Ok(Scope { lift: self, lifted })
+    }
+}
+
+/// Lifts calls over the columns of a plan, one node on the other.
+struct Scope<'a> {
+    lift: &'a mut Lift,
+    lifted: Lifted,
+}
+
+impl Scope<'_> {
+    /// Expressions with columns in the place of calls; `names` keeps their names.
+    fn lower(&mut self, exprs: Vec<Expr>, names: bool) -> Result<Vec<Expr>> {
+        let mut replacements = Vec::new();
+        self.lift_all(calls(&exprs)?, &mut replacements)?;
+        if replacements.is_empty() {
+            return Ok(exprs);
+        }
+        let preserver = NamePreserver::new_for_projection();
+        exprs
+            .into_iter()
+            .map(|expr| match expr {
+                Expr::GroupingSet(sets) if has_call(&Expr::GroupingSet(sets.clone())) => {
+                    let name = called(&Expr::GroupingSet(sets));
+                    plan_err!("`{name}` cannot be called in GROUPING SETS, CUBE or ROLLUP: call it in a subquery")
+                }
+                expr if names => {
+                    let name = preserver.save(&expr);
+                    Ok(name.restore(replace(expr, &replacements)?))
+                }
+                expr => replace(expr, &replacements),
+            })
+            .collect()
+    }
+
+    fn lift_all(&mut self, calls: Vec<Call>, replacements: &mut Vec<(Expr, Expr)>) -> Result<()> {
+        for call in calls {
+            let column = self.lift(&call, replacements)?;
+            replacements.push((call.expr, column));
+        }
+        Ok(())
+    }
+
+    /// The predicates over the plan.
+    fn filtered(mut self, predicates: Vec<Expr>) -> Result<Lifted> {
+        let (calling, cheap): (Vec<Expr>, Vec<Expr>) = predicates.into_iter().partition(has_call);
+        let (correlated, cheap): (Vec<Expr>, Vec<Expr>) =
+            cheap.into_iter().partition(is_correlated);
+        let cheap = conjunction(cheap).into_iter().chain(conjunction(correlated));
+        for predicate in cheap.chain(calling) {
+            let predicate = self.lower(vec![predicate], false)?.remove(0);
+            let input = Arc::new(self.lifted.plan);
+            self.lifted.plan = LogicalPlan::Filter(Filter::try_new(predicate, input)?);
+        }
+        Ok(self.lifted)
+    }
+
+    /// Makes a node of a call whose inner calls have been lifted, and returns what stands for it.
+    fn lift(&mut self, call: &Call, inner: &[(Expr, Expr)]) -> Result<Expr> {
+        if let Some(known) = self.lifted.known.iter().find(|known| known.call == call.expr) {
+            return Ok(known.column.clone());
+        }
+        let Some((function, args)) = model_function(&call.expr) else {
+            return plan_err!("a call was expected, found `{}`", call.expr);
+        };
+        check_place(function, args)?;
+        let is_constant = call.expr.column_refs().is_empty() && !call.expr.is_volatile();
+        let on_one_row = matches!(
+            &self.lifted.plan,
+            LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, .. })
+        );
+        if is_constant && !on_one_row {
+            return self.lift.constant(&call.expr);
+        }
+        // A model under a product of rows would see each of them many times.
+        if let LogicalPlan::Join(join) = &self.lifted.plan
+            && is_product(join)
+        {
+            let sides = [&join.left, &join.right];
+            if let Some(side) = sides.iter().position(|side| covers(side.schema(), &call.expr)) {
+                return self.lift_below(side, call, inner);
+            }
+        }
+        let condition =
+            call.condition.clone().map(|condition| replace(condition, inner)).transpose()?;
+        let condition = condition.filter(|condition| covers(self.lifted.plan.schema(), condition));
+        let column = self.node(function, args, condition.as_ref(), inner, &call.expr)?;
+        if condition.is_none() && self.lift.repeated.contains(&shape(&call.expr)) {
+            self.lifted.known.push(Known { call: call.expr.clone(), column: column.clone() });
+        }
+        Ok(column)
+    }
+
+    /// Lifts a call on one side of a product of rows.
+    fn lift_below(&mut self, side: usize, call: &Call, inner: &[(Expr, Expr)]) -> Result<Expr> {
+        let LogicalPlan::Join(join) = &self.lifted.plan else {
+            return plan_err!("a join was expected");
+        };
+        let mut sides = [join.left.as_ref().clone(), join.right.as_ref().clone()];
+        let below = Lifted { plan: sides[side].clone(), known: Vec::new() };
+        let mut scope = Scope { lift: &mut *self.lift, lifted: below };
+        // A condition may speak of the other side.
+        let column = scope.lift(&Call { expr: call.expr.clone(), condition: None }, inner)?;
+        sides[side] = scope.lifted.plan;
+        let [left, right] = sides;
+        let join = Join::try_new(
+            Arc::new(left),
+            Arc::new(right),
+            Vec::new(),
+            None,
+            join.join_type,
+            join.join_constraint,
+            join.null_equality,
+            join.null_aware,
+        )?;
+        self.lifted.plan = LogicalPlan::Join(join);
+        Ok(column)
+    }
+
+    fn node(
+        &mut self,
+        function: &ModelFunction,
+        args: &[Expr],
+        condition: Option<&Expr>,
+        inner: &[(Expr, Expr)],
+        call: &Expr,
+    ) -> Result<Expr> {
+        let args =
+            args.iter().map(|arg| replace(arg.clone(), inner)).collect::<Result<Vec<_>>>()?;
+        let mut plan = std::mem::replace(&mut self.lifted.plan, one_row());
+        // Predicates on an outer query become join conditions, which works through filters only.
+        let mut correlated = Vec::new();
+        while let LogicalPlan::Filter(filter) = &plan
+            && is_correlated(&filter.predicate)
+        {
+            correlated.push(filter.predicate.clone());
+            plan = filter.input.as_ref().clone();
+        }
+        let schema = Arc::clone(plan.schema());
+        let types = args.iter().map(|arg| arg.get_type(&schema)).collect::<Result<Vec<_>>>()?;
+        let resolved = function.resolve_call(&args, &types)?;
+        let read = |name: &str| {
+            let value = match &resolved.parts {
+                Some(_) => part(&args[0], name),
+                None if function.function.parameters.len() == 1 => args[0].clone(),
+                None => {
+                    let names = function.function.parameters;
+                    let index = names.iter().position(|parameter| *parameter == name);
+                    args[index.unwrap_or(0)].clone()
+                }
+            };
+            let value = if is_null_literal(&value) {
+                cast(value, arrow::datatypes::DataType::Utf8)
+            } else {
+                value
+            };
+            match condition {
+                Some(condition) => null_unless(condition.clone(), value),
+                None => Ok(value),
+            }
+        };
+        let inputs = resolved.task.inputs().into_iter().map(read).collect::<Result<Vec<_>>>()?;
+        self.lift.columns += 1;
+        let output = format!("{PREFIX}{}", self.lift.columns);
+        let catalog = &function.catalog;
+        let (task, workers) = (Arc::clone(&resolved.task), Arc::clone(catalog.workers()));
+        let call = call.human_display().to_string();
+        let step = ModelStep::new(task, catalog.settings(), workers, format!("`{call}`"))
+            .with_name(call)
+            .with_row_errors(function.row_errors);
+        let node = ModelNode::with_inputs(plan, Arc::new(step), inputs, &output)?;
+        self.lifted.plan = node.into_plan();
+        for predicate in correlated.into_iter().rev() {
+            let input = Arc::new(std::mem::replace(&mut self.lifted.plan, one_row()));
+            self.lifted.plan = LogicalPlan::Filter(Filter::try_new(predicate, input)?);
+        }
+        Ok(Expr::Column(Column::new_unqualified(output)))
+    }
+}
+
+impl Lift {
+    /// A scalar subquery that makes a call over no column.
+    fn constant(&mut self, call: &Expr) -> Result<Expr> {
+        if let Some((_, subquery)) = self.constants.iter().find(|(known, _)| known == call) {
+            return Ok(subquery.clone());
+        }
+        let projection = Projection::try_new(vec![call.clone()], Arc::new(one_row()))?;
+        let plan = self.exact(LogicalPlan::Projection(projection))?;
+        let subquery = Expr::ScalarSubquery(Subquery {
+            subquery: Arc::new(plan),
+            outer_ref_columns: Vec::new(),
+            spans: datafusion::common::Spans::new(),
+        });
+        self.constants.push((call.clone(), subquery.clone()));
+        Ok(subquery)
+    }
+}
+
+impl Known {
+    fn rename(self, renamed: &impl Fn(&Column) -> Option<Column>) -> Option<Self> {
+        let call = rename(&self.call, renamed)?;
+        let column = rename(&self.column, renamed)?;
+        Some(Self { call, column })
+    }
+}
+
+/// The expression over renamed columns; `None` when one of them has no new name.
+fn rename(expr: &Expr, renamed: &impl Fn(&Column) -> Option<Column>) -> Option<Expr> {
+    let mut complete = true;
+    let expr = expr.clone().transform(|expr| {
+        let Expr::Column(column) = &expr else { return Ok(Transformed::no(expr)) };
+        let Some(column) = renamed(column) else {
+            complete = false;
+            return Ok(Transformed::no(expr));
+        };
+        Ok(Transformed::yes(Expr::Column(column)))
+    });
+    expr.ok().map(|expr| expr.data).filter(|_| complete)
+}
+
+/// What two calls have to have in common to be the same over other columns.
+fn shape(call: &Expr) -> Vec<Expr> {
+    let Some((function, args)) = model_function(call) else { return Vec::new() };
+    let mut shape = vec![datafusion::logical_expr::lit(function.function.name)];
+    shape.extend(args.iter().skip(function.function.parameters.len()).cloned());
+    shape
+}
+
+/// One part of the struct that an argument is.
+fn part(arg: &Expr, name: &str) -> Expr {
+    if let Expr::ScalarFunction(ScalarFunction { func, args }) = arg
+        && func.name() == "named_struct"
+    {
+        let named = args.chunks_exact(2).find(|pair| {
+            super::functions::literal(&pair[0]).and_then(|key| key.try_as_str().flatten())
+                == Some(name)
+        });
+        if let Some(pair) = named {
+            return pair[1].clone();
+        }
+    }
+    get_field(arg.clone(), name)
+}
+
+fn one_row() -> LogicalPlan {
+    LogicalPlan::EmptyRelation(EmptyRelation {
+        produce_one_row: true,
+        schema: DFSchemaRef::new(DFSchema::empty()),
+    })
+}
+
+/// Whether a predicate reads columns of an outer query.
+fn is_correlated(expr: &Expr) -> bool {
+    expr.contains_outer()
+}
+
+/// Whether every row of one side meets every row of the other.
+fn is_product(join: &Join) -> bool {
+    join.join_type == JoinType::Inner && join.on.is_empty() && join.filter.is_none()
+}
+
+/// Whether a schema has every column of an expression, and there is one.
+fn covers(schema: &DFSchema, expr: &Expr) -> bool {
+    let columns = expr.column_refs();
+    columns.iter().all(|column| schema.has_column(column))
+}
+
+fn has_calls(plan: &LogicalPlan) -> bool {
+    plan.expressions().iter().any(has_call)
+}
+
+/// The name of a function that is called in an expression.
+fn called(expr: &Expr) -> String {
+    let mut name = String::new();
+    let _ = expr.apply(|expr| {
+        Ok(match model_function(expr) {
+            Some(_) => {
+                if let Expr::ScalarFunction(function) = expr {
+                    function.name().clone_into(&mut name);
+                }
+                TreeNodeRecursion::Stop
+            }
+            None => TreeNodeRecursion::Continue,
+        })
+    });
+    name
+}
+
+/// Refuses calls in the expressions of a node.
+fn refuse(plan: &LogicalPlan, place: &str) -> Result<()> {
+    match plan.expressions().iter().find(|expr| has_call(expr)) {
+        Some(expr) => plan_err!("`{}` cannot be called in {place}", called(expr)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses arguments that are not there when a model node runs.
+fn check_place(function: &ModelFunction, args: &[Expr]) -> Result<()> {
+    use datafusion::logical_expr::ScalarUDFImpl;
+    let name = ScalarUDFImpl::name(function);
+    for arg in args {
+        let mut problem = None;
+        arg.apply(|expr| {
+            problem = match expr {
+                Expr::OuterReferenceColumn(_, column) => Some(format!(
+                    "`{name}` reads `{column}` of the outer query inside of a subquery: call it in the \
+                     outer query"
+                )),
+                Expr::LambdaVariable(variable) => Some(format!(
+                    "`{name}` cannot be called in a lambda, over `{}`: unnest the list, and call it over \
+                     the rows",
+                    variable.name
+                )),
+                Expr::AggregateFunction(_) | Expr::WindowFunction(_) => Some(format!(
+                    "`{name}` cannot read `{expr}` here: call it in a query over the result"
+                )),
+                _ => return Ok(TreeNodeRecursion::Continue),
+            };
+            Ok(TreeNodeRecursion::Stop)
+        })?;
+        if let Some(problem) = problem {
+            return plan_err!("{problem}");
+        }
+    }
+    Ok(())
+}

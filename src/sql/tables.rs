@@ -1,0 +1,56 @@
+//! Files as tables, by their quoted path: `SELECT * FROM 'reviews/*.parquet'`. They are read as the source
+//! of a pipeline is. Not here: listing and reading (`crate::source`).
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::catalog::DynamicFileCatalog;
+use datafusion::catalog::{TableProvider, UrlTableFactory};
+use datafusion::common::Result;
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::SessionContext;
+
+use crate::config::pipeline::SourceSpec;
+use crate::source;
+
+/// A context in which a table that is not registered is looked for as a file, a folder or a glob; relative
+/// paths start from `dir`.
+///
+/// # Errors
+/// `Resources` when the context of files cannot be set up.
+pub fn with_file_tables(context: SessionContext, dir: PathBuf) -> crate::Result<SessionContext> {
+    let files = Files { context: source::session(None)?, dir };
+    let catalogs =
+        DynamicFileCatalog::new(Arc::clone(context.state().catalog_list()), Arc::new(files));
+    context.register_catalog_list(Arc::new(catalogs));
+    Ok(context)
+}
+
+struct Files {
+    context: SessionContext,
+    dir: PathBuf,
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Files").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl UrlTableFactory for Files {
+    async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        // Only what looks like a path: a mistyped name is told as that of a table.
+        if !name.contains(['/', '.', '*']) {
+            return Ok(None);
+        }
+        let path = self.dir.join(name.strip_prefix("file://").unwrap_or(name));
+        let spec = SourceSpec::of_path(path.display().to_string(), format!("table '{name}'"));
+        let source = source::open(&self.context, &spec)
+            .await
+            .map_err(|error| DataFusionError::External(Box::new(error)))?;
+        Ok(Some(source.dataframe.into_view()))
+    }
+}
