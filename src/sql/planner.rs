@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{Column, Result};
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::{TableType, provider_as_source};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::{
@@ -117,8 +118,10 @@ async fn planned(
 
 /// A scan of a planned model with the schema of its node.
 fn scan(model: &ModelNode, exec: Arc<dyn ExecutionPlan>) -> Result<LogicalPlan> {
-    let table = Arc::new(PlannedModel { exec });
-    let mut scan = TableScanBuilder::new(model.output(), provider_as_source(table)).build()?;
+    // Columns of a join may have one name; a scan that is built of a table's schema could not tell them apart.
+    let empty = provider_as_source(Arc::new(EmptyTable::new(Arc::new(Schema::empty()))));
+    let mut scan = TableScanBuilder::new(model.output(), empty).build()?;
+    scan.source = provider_as_source(Arc::new(PlannedModel { exec }));
     scan.projected_schema = Arc::clone(model.schema());
     Ok(LogicalPlan::TableScan(scan))
 }

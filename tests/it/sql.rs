@@ -6,16 +6,21 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::util::pretty::pretty_format_batches;
+use datafusion::catalog::Session;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
+use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, collect};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use hfauto_pipe::config::pipeline::ModelSpec;
 use hfauto_pipe::engine::{ModelExec, StepCounts};
 use hfauto_pipe::hub::{Hub, HubSettings};
 use hfauto_pipe::sql::{ModelCatalog, register};
 
-use super::support::{mini_embedder, repository};
+use super::support::{mini_embedder, repository, sample_rows};
 
 fn catalog() -> Arc<ModelCatalog> {
     let hub = Hub::new(HubSettings::from_env().with_offline(true));
@@ -447,4 +452,66 @@ async fn the_twins_keep_the_errors_of_rows() {
     )
     .await;
     assert!(failed.contains("tokens"), "{failed}");
+}
+
+/// A query planner that knows nothing of models, as a caller may have one.
+#[derive(Debug)]
+struct CallersPlanner;
+
+#[async_trait::async_trait]
+impl QueryPlanner for CallersPlanner {
+    async fn create_physical_plan(
+        &self,
+        plan: &LogicalPlan,
+        session: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        DefaultPhysicalPlanner::default().create_physical_plan(plan, session).await
+    }
+}
+
+/// The planner that a session has goes on planning everything but models.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callers_query_planner_stays() {
+    let config = SessionConfig::new().with_target_partitions(4);
+    let state = SessionStateBuilder::new()
+        .with_default_features()
+        .with_config(config)
+        .with_query_planner(Arc::new(CallersPlanner))
+        .build();
+    let (callers, plain) = (SessionContext::new_with_state(state), context());
+    let table = plain.table_provider("t").await.unwrap();
+    callers.register_table("t", table).unwrap();
+    register(&callers, catalog()).unwrap();
+    for query in [
+        "SELECT id, embed(text, 'minilm') FROM t WHERE lang = 'de' ORDER BY id LIMIT 2",
+        "SELECT id, CASE WHEN stars = 1 THEN classify(text, 'sentiment')['label'] END FROM t ORDER BY id",
+        "SELECT id, cosine_similarity(embed(text, 'minilm'), embed('the sea', 'minilm')) AS s FROM t ORDER BY id",
+        "SELECT embed(summarize(text, 't5', options => '{\"max_new_tokens\": 3}')['text'], 'minilm') FROM t WHERE id = 1",
+        "SELECT a.id FROM t a JOIN t b ON a.id = b.id AND classify(b.text, 'sentiment')['score'] > 0 ORDER BY 1",
+    ] {
+        let (a, b) =
+            (try_ask(&callers, query).await.unwrap(), try_ask(&plain, query).await.unwrap());
+        assert_eq!(a.text(), b.text(), "{query}");
+        assert_eq!(a.computed(), b.computed(), "{query}");
+    }
+}
+
+/// Partitions come together before a model: it sorts and deduplicates over all rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_share_windows() {
+    let mut shares = Vec::new();
+    for partitions in [1, 8] {
+        let config = SessionConfig::new().with_target_partitions(partitions);
+        let context = context_with(config);
+        let path = sample_rows();
+        context
+            .register_parquet("reviews", path.to_str().unwrap(), ParquetReadOptions::default())
+            .await
+            .unwrap();
+        let query = "SELECT id, embed(text, 'minilm') FROM reviews WHERE id % 2 = 0";
+        let answer = try_ask(&context, query).await.unwrap();
+        shares.push((answer.computed(), answer.models[0].1.padding_share()));
+    }
+    assert_eq!(shares[0].0, shares[1].0);
+    assert!(shares[1].1 <= shares[0].1 + 1e-9, "{shares:?}");
 }
