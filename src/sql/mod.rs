@@ -43,10 +43,10 @@ use functions::ModelFunction;
 
 /// Adds the model functions to a session: the functions and their `try_` twins, `cosine_similarity`, the
 /// rules and the planner of model nodes. What the session has stays; its query planner is asked for
-/// everything but model nodes.
+/// everything but model nodes. A function of the session that has one of these names is hidden by ours.
 ///
 /// # Errors
-/// `Plan` when the session has functions of these names that are not ours.
+/// `Plan` when DataFusion refuses the signature of a function.
 ///
 /// # Example
 /// ```no_run
