@@ -1,6 +1,6 @@
 //! What a whole run costs over its model: tokens a second of `run`, Parquet to Parquet, against the bare
-//! model loop over the same batches on as many threads. Rounds alternate, so that a noisy machine
-//! disturbs both; the median of their ratios counts.
+//! model loop over the same batches on as many threads; and what SQL costs over `run`, as whole programs.
+//! Rounds alternate, so that a noisy machine disturbs all; the medians of the ratios count.
 //!
 //! `HFAUTO_BENCH_MODEL` names another model directory, `HFAUTO_BENCH_ROWS` another number of rows.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its figures")]
@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -49,18 +50,48 @@ fn main() -> Anything<()> {
     std::fs::write(&file, pipeline)?;
 
     let runtime = tokio::runtime::Runtime::new()?;
-    let mut ratios = Vec::new();
+    let (mut taxes, mut sql_taxes) = (Vec::new(), Vec::new());
     println!("{rows} rows, {model}");
-    println!("round   bare tokens/s    run tokens/s   run/bare");
+    println!(
+        "round   bare tokens/s    run tokens/s   run/bare   run seconds   sql seconds   sql/run"
+    );
     for round in 1..=ROUNDS {
         let bare = bare_loop(&runtime, &file, &dir.path().join("in.parquet"))?;
         let run = whole_run(&runtime, &file)?;
-        println!("{round:>5}   {bare:>13.0}   {run:>13.0}   {:>8.3}", run / bare);
-        ratios.push(run / bare);
+        let query = format!("SELECT *, embed(text, '{model}') AS embedding FROM 'in.parquet'");
+        let [run_seconds, sql_seconds] = [
+            &["run", "pipeline.yaml", "--fresh", "--progress", "none"][..],
+            &["sql", &query, "-o", "out/", "--fresh"][..],
+        ]
+        .map(|args| program(dir.path(), args));
+        let (run_seconds, sql_seconds) = (run_seconds?, sql_seconds?);
+        println!(
+            "{round:>5}   {bare:>13.0}   {run:>13.0}   {:>8.3}   {run_seconds:>11.2}   {sql_seconds:>11.2}   {:>7.3}",
+            run / bare,
+            run_seconds / sql_seconds
+        );
+        taxes.push(run / bare);
+        sql_taxes.push(run_seconds / sql_seconds);
     }
-    ratios.sort_by(f64::total_cmp);
-    println!("median {:.3}", ratios[ROUNDS / 2]);
+    for (name, ratios) in [("run/bare", &mut taxes), ("sql/run", &mut sql_taxes)] {
+        ratios.sort_by(f64::total_cmp);
+        println!("median of {name} {:.3}", ratios[ROUNDS / 2]);
+    }
     Ok(())
+}
+
+/// Seconds of the program with these arguments.
+fn program(dir: &Path, args: &[&str]) -> Anything<f64> {
+    let start = Instant::now();
+    let output = Command::new(env!("CARGO_BIN_EXE_hfauto-pipe"))
+        .args(args)
+        .current_dir(dir)
+        .env("HF_HUB_OFFLINE", "1")
+        .output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into());
+    }
+    Ok(start.elapsed().as_secs_f64())
 }
 
 /// Tokens a second of a job from its first row to its published files; loading is not counted.

@@ -169,6 +169,40 @@ impl Error {
     pub fn remedy(&self) -> Option<&str> {
         self.0.hint.as_deref()
     }
+
+    /// The same error for one more receiver; of its causes, the texts.
+    pub(crate) fn again(&self) -> Self {
+        let Inner { kind, message, at, hint, .. } = self.0.as_ref();
+        let source = StdError::source(self).map(|cause| Box::new(Told::of(cause)) as Box<_>);
+        let (message, at, hint) = (message.clone(), at.clone(), hint.clone());
+        Self(Box::new(Inner { kind: *kind, message, at, hint, source }))
+    }
+}
+
+/// What an error and its causes said.
+#[derive(Debug)]
+struct Told {
+    text: String,
+    source: Option<Box<Told>>,
+}
+
+impl Told {
+    fn of(error: &(dyn StdError + 'static)) -> Self {
+        let source = error.source().map(|cause| Box::new(Self::of(cause)));
+        Self { text: error.to_string(), source }
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl StdError for Told {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|cause| cause as &(dyn StdError + 'static))
+    }
 }
 
 impl fmt::Display for Error {
@@ -225,5 +259,6 @@ mod tests {
             "cannot write `a.parquet`: disk on fire\n  at sink `out/`\nhint: choose another `sink.path`"
         );
         assert_eq!(error.kind().exit_code(), exit_code::CANT_CREATE);
+        assert_eq!(error.again().to_string(), error.to_string());
     }
 }

@@ -66,7 +66,7 @@ pub fn call(
     let Some(step) = step(call, options, model, &mut report) else { return Err(report) };
 
     let root = Node::new(model, Data::Map(vec![step]));
-    check::check_part(&SCHEMA, "RawStep", &root, &mut report);
+    check::check_part(&SCHEMA, "RawStep", &GIVEN.map(|(name, _)| name), &root, &mut report);
     if !report.is_empty() {
         return Err(report);
     }
@@ -103,7 +103,7 @@ pub fn model(
     let models = json!({ name: model });
     let root = at(&json!({ "models": models }), span);
     let part = &root.entries()[0].value.entries()[0].value;
-    check::check_part(&SCHEMA, "RawModel", part, &mut report);
+    check::check_part(&SCHEMA, "RawModel", &["repo"], part, &mut report);
     available::check(&root, &mut report);
     if !report.is_empty() {
         return Err(report);
@@ -193,6 +193,9 @@ mod tests {
         assert!(text.contains("unknown key `poolin` in `feature-extraction`"), "{text}");
         assert!(text.contains("`feature-extraction.normalize`: expected true or false"), "{text}");
         assert!(text.contains("SQL:1:33") && text.contains("did you mean `pooling`"), "{text}");
+        let slip = shown("minilm", Some(r#"{"xyz": 1}"#));
+        assert!(slip.contains("valid keys: "), "{slip}");
+        assert!(!slip.contains("model, input"), "{slip}");
         assert!(shown("minilm", Some("[1]")).contains("`options` is not a JSON object"));
         assert!(shown("minilm", Some(r#"{"model": "a"}"#)).contains("an argument of its own"));
         assert!(

@@ -13,14 +13,21 @@ use super::node::{Data, Entry, Node};
 
 /// Reports everything in `root` that does not fit `schema`.
 pub(crate) fn check(schema: &Value, root: &Node, report: &mut Diagnostics) {
-    let mut checker = Checker { schema, report };
+    let mut checker = Checker { schema, hidden: &[], report };
     let start = root.entries().first().map_or(root.span, |entry| entry.span);
     checker.node(schema, root, &Place { path: String::new(), owner: start });
 }
 
-/// Reports everything in `root` that does not fit the type `name` of `schema`.
-pub(crate) fn check_part(schema: &Value, name: &str, root: &Node, report: &mut Diagnostics) {
-    let mut checker = Checker { schema, report };
+/// Reports everything in `root` that does not fit the type `name` of `schema`; the keys `hidden` are not
+/// offered.
+pub(crate) fn check_part(
+    schema: &Value,
+    name: &str,
+    hidden: &[&str],
+    root: &Node,
+    report: &mut Diagnostics,
+) {
+    let mut checker = Checker { schema, hidden, report };
     let start = root.entries().first().map_or(root.span, |entry| entry.span);
     let place = Place { path: String::new(), owner: start };
     checker.node(&schema["$defs"][name], root, &place);
@@ -56,6 +63,8 @@ impl Place {
 
 struct Checker<'a> {
     schema: &'a Value,
+    /// Keys that are valid, but not the user's to write.
+    hidden: &'a [&'a str],
     report: &'a mut Diagnostics,
 }
 
@@ -181,7 +190,11 @@ impl<'a> Checker<'a> {
 
     fn mapping(&mut self, schema: &'a Value, entries: &[Entry], place: &Place) {
         let properties = schema["properties"].as_object();
-        let names = || properties.into_iter().flat_map(|map| map.keys().map(String::as_str));
+        let hidden = self.hidden;
+        let names = || {
+            let names = properties.into_iter().flat_map(|map| map.keys().map(String::as_str));
+            names.filter(|name| !hidden.contains(name))
+        };
         let others = &schema["additionalProperties"];
         for entry in entries {
             match properties.and_then(|map| map.get(&entry.name)) {

@@ -331,22 +331,7 @@ impl Job {
 
     /// Where the columns come from, for the footer of output files.
     fn lineage(&self) -> Vec<(String, String)> {
-        let steps: Vec<_> = self
-            .steps()
-            .iter()
-            .map(|step| {
-                serde_json::json!({
-                    "output": step.name(),
-                    "inputs": step.task().inputs(),
-                    "model": step.task().summary(),
-                })
-            })
-            .collect();
-        vec![
-            ("hfauto.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-            ("hfauto.pipeline".to_owned(), self.pipeline.name.clone()),
-            ("hfauto.steps".to_owned(), serde_json::Value::from(steps).to_string()),
-        ]
+        lineage(("hfauto.pipeline", &self.pipeline.name), self.steps())
     }
 
     /// Columns of the output that a model made: those of steps, and what is named in `sql` steps.
@@ -406,7 +391,7 @@ impl TokenSample {
 }
 
 /// The model steps of a plan, in the order in which rows pass them.
-fn model_steps(plan: &LogicalPlan) -> Vec<Arc<ModelStep>> {
+pub(crate) fn model_steps(plan: &LogicalPlan) -> Vec<Arc<ModelStep>> {
     let mut steps: Vec<Arc<ModelStep>> = Vec::new();
     // The visit is infallible, and from the top.
     let _ = plan.apply_with_subqueries(|node| {
@@ -419,6 +404,27 @@ fn model_steps(plan: &LogicalPlan) -> Vec<Arc<ModelStep>> {
     });
     steps.reverse();
     steps
+}
+
+/// Where columns come from, for the footer of output files: the pipeline or query that `origin` names, and
+/// its model steps.
+pub(crate) fn lineage(origin: (&str, &str), steps: &[Arc<ModelStep>]) -> Vec<(String, String)> {
+    let steps: Vec<_> = steps
+        .iter()
+        .map(|step| {
+            serde_json::json!({
+                "output": step.name(),
+                "inputs": step.task().inputs(),
+                "model": step.task().summary(),
+            })
+        })
+        .collect();
+    let (key, name) = origin;
+    vec![
+        ("hfauto.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        (key.to_owned(), name.to_owned()),
+        ("hfauto.steps".to_owned(), serde_json::Value::from(steps).to_string()),
+    ]
 }
 
 /// A `sql` step: a query over the rows so far, which it sees as the table `input`.

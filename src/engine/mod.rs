@@ -2,11 +2,14 @@
 //! source and sink, counts, reports. Not here: what a model computes (`crate::tasks`), what files look
 //! like (`crate::source`, `crate::sink`). The entry is [`Job`].
 
+mod emit;
 mod exec;
+mod gather;
 mod job;
 mod metrics;
 mod node;
 mod report;
+mod results;
 mod step;
 mod window;
 mod workers;
@@ -14,6 +17,7 @@ mod write;
 
 pub use exec::ModelExec;
 pub use job::{Job, JobOptions, Progress, Stage, TokenSample};
+pub(crate) use job::{lineage, model_steps};
 pub use metrics::{StepCounts, StepMetrics};
 pub use node::{ModelNode, ModelPlanner};
 pub use report::{OutputFile, RunReport, StepReport};

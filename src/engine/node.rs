@@ -33,6 +33,8 @@ pub struct ModelNode {
     /// The new column.
     output: FieldRef,
     schema: DFSchemaRef,
+    /// Rows after which the plan above may stop.
+    few: Option<usize>,
 }
 
 impl ModelNode {
@@ -74,7 +76,19 @@ impl ModelNode {
             HashMap::default(),
         )?);
         let schema = Arc::new(input.schema().join(&own)?);
-        Ok(Self { input, step, inputs, output, schema })
+        Ok(Self { input, step, inputs, output, schema, few: None })
+    }
+
+    /// Rows after which the plan above may stop.
+    pub(crate) fn few(&self) -> Option<usize> {
+        self.few
+    }
+
+    /// Says after how many rows the plan above may stop.
+    #[must_use]
+    pub(crate) fn with_few(mut self, few: Option<usize>) -> Self {
+        self.few = few;
+        self
     }
 
     /// The step that is run.
@@ -102,7 +116,8 @@ impl ModelNode {
     /// # Errors
     /// As [`ModelNode::with_inputs`].
     pub fn with_input(&self, input: LogicalPlan) -> Result<Self> {
-        Self::with_inputs(input, Arc::clone(&self.step), self.inputs.clone(), self.output.name())
+        let (step, inputs) = (Arc::clone(&self.step), self.inputs.clone());
+        Ok(Self::with_inputs(input, step, inputs, self.output.name())?.with_few(self.few))
     }
 
     /// The node, if the plan is one.
@@ -124,6 +139,7 @@ impl PartialEq for ModelNode {
         Arc::ptr_eq(&self.step, &other.step)
             && self.inputs == other.inputs
             && self.output == other.output
+            && self.few == other.few
             && self.input == other.input
     }
 }
@@ -177,7 +193,8 @@ impl UserDefinedLogicalNodeCore for ModelNode {
     ) -> Result<Self> {
         match inputs.pop() {
             Some(input) if inputs.is_empty() => {
-                Self::with_inputs(input, Arc::clone(&self.step), exprs, self.output.name())
+                let step = Arc::clone(&self.step);
+                Ok(Self::with_inputs(input, step, exprs, self.output.name())?.with_few(self.few))
             }
             _ => plan_err!("a model step has one input"),
         }
@@ -217,6 +234,7 @@ impl ExtensionPlanner for ModelPlanner {
             .map(|expr| planner.create_physical_expr(expr, schema, session, context))
             .collect::<Result<_>>()?;
         let (step, output) = (Arc::clone(&node.step), Arc::clone(&node.output));
-        Ok(Some(Arc::new(ModelExec::try_new(Arc::clone(input), step, inputs, output)?)))
+        let exec = ModelExec::try_new(Arc::clone(input), step, inputs, output)?;
+        Ok(Some(Arc::new(exec.with_few(node.few))))
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use arrow::datatypes::{DataType, Field, Fields};
 
 use super::metrics::StepMetrics;
+use super::results::SharedResults;
 use super::workers::WorkerPool;
 use crate::config::pipeline::RunSpec;
 use crate::error::Result;
@@ -63,6 +64,7 @@ pub struct ModelStep {
     workers: Arc<WorkerPool>,
     model: OnceLock<Arc<dyn TaskModel>>,
     metrics: Arc<StepMetrics>,
+    results: Arc<SharedResults>,
     name: String,
     place: String,
 }
@@ -78,7 +80,23 @@ impl ModelStep {
     ) -> Self {
         let (name, metrics) = (task.field().name().clone(), Arc::default());
         let (row_errors, model) = (RowErrors::Fail, OnceLock::new());
-        Self { task, settings, row_errors, workers, model, metrics, name, place }
+        let results = Arc::new(SharedResults::new());
+        Self { task, settings, row_errors, workers, model, metrics, results, name, place }
+    }
+
+    /// Takes results of another step, and gives its own to it: for nodes of one plan that make the same
+    /// call.
+    #[must_use]
+    pub(crate) fn sharing_results(mut self, other: &Self) -> Self {
+        if Arc::ptr_eq(&self.task, &other.task) && self.row_errors == other.row_errors {
+            self.results = Arc::clone(&other.results);
+        }
+        self
+    }
+
+    /// Results that more than one window reads.
+    pub(super) fn results(&self) -> &SharedResults {
+        &self.results
     }
 
     /// Names the step otherwise than by its column.

@@ -1,7 +1,8 @@
 //! A sort window: the rows that are sorted by length together, and the way back to their order.
 //!
-//! A window keeps its input batches as they came, tokens of each distinct sequence once, and for every
-//! input row the places of its results. Not here: when a window is full (`exec`) and who computes (`workers`).
+//! A window keeps its input batches as they came and, for every input row, the numbers of its distinct
+//! sequences. Not here: when a window is full (`gather`), who computes (`workers`), and what windows have from
+//! each other (`results`).
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -34,8 +35,10 @@ pub(super) struct Input {
 pub(super) struct Computed {
     /// One array a batch.
     pub(super) values: Vec<ArrayRef>,
-    /// The distinct sequences that failed, and why.
-    pub(super) failed: HashMap<usize, String>,
+    /// For every distinct sequence, its (array, index) among the values.
+    pub(super) places: Vec<(usize, usize)>,
+    /// The places of sequences that failed, and why.
+    pub(super) failed: HashMap<(usize, usize), String>,
 }
 
 /// A window that still takes rows.
@@ -114,43 +117,43 @@ impl WindowBuilder {
         self.output_bytes
     }
 
-    /// Closes the window: batches, and the way back.
-    pub(super) fn build(self, batching: Batching, settings: BatchSettings) -> Window {
+    /// Closes the window, and gives its distinct sequences.
+    pub(super) fn build(self) -> (Window, Vec<Sequence>) {
         let mut sequences: Vec<(Sequence, u32)> = self.distinct.into_iter().collect();
         sequences.sort_unstable_by_key(|(_, number)| *number);
         let sequences: Vec<Sequence> =
             sequences.into_iter().map(|(sequence, _)| sequence).collect();
+        (Window { inputs: self.inputs, rows: self.rows }, sequences)
+    }
+}
 
-        let lengths: Vec<usize> = sequences.iter().map(Sequence::tokens).collect();
-        let model_batches = match batching {
-            Batching::TokenBudget => token_budget_batches(&lengths, settings.max_batch_tokens),
-            Batching::Share => shares(&lengths, settings.workers),
-        };
-        let mut places = vec![(0, 0); sequences.len()];
-        for (array, batch) in model_batches.iter().enumerate() {
-            for (index, &sequence) in batch.iter().enumerate() {
-                places[sequence] = (array, index);
-            }
-        }
-        Window {
-            inputs: self.inputs,
-            sequences: Arc::new(sequences),
-            model_batches,
-            places,
-            rows: self.rows,
+/// Batches of numbers into `sequences`: each number once.
+pub(super) fn batches(
+    sequences: &[Sequence],
+    batching: Batching,
+    settings: BatchSettings,
+) -> Vec<Vec<usize>> {
+    let lengths: Vec<usize> = sequences.iter().map(Sequence::tokens).collect();
+    match batching {
+        Batching::TokenBudget => token_budget_batches(&lengths, settings.max_batch_tokens),
+        Batching::Share => shares(&lengths, settings.workers),
+    }
+}
+
+/// For each of `count` numbers, its (batch, index) among `batches`.
+pub(super) fn places(batches: &[Vec<usize>], count: usize) -> Vec<(usize, usize)> {
+    let mut places = vec![(0, 0); count];
+    for (array, batch) in batches.iter().enumerate() {
+        for (index, &number) in batch.iter().enumerate() {
+            places[number] = (array, index);
         }
     }
+    places
 }
 
 /// A closed window.
 pub(super) struct Window {
     inputs: Vec<Input>,
-    /// The distinct sequences.
-    pub(super) sequences: Arc<Vec<Sequence>>,
-    /// Batches of numbers into `sequences`.
-    pub(super) model_batches: Vec<Vec<usize>>,
-    /// For every distinct sequence, its (array, index) among the results.
-    places: Vec<(usize, usize)>,
     rows: Rows,
 }
 
@@ -187,13 +190,14 @@ impl Window {
             let mut errors = Vec::new();
             for (row, range) in rows.clone().zip(&self.rows.ranges[rows.clone()]) {
                 let numbers = range.clone().map(|range| &self.rows.sequences[range]);
-                let failed = |number: &u32| computed.failed.get(&(*number as usize));
+                let place = |number: &u32| computed.places[*number as usize];
+                let failed = |number: &u32| computed.failed.get(&place(number));
                 let error = self.rows.refused.get(&row);
                 let error = error.or_else(|| numbers?.iter().find_map(failed));
                 errors.push(error.map(String::as_str));
                 if let (Some(numbers), None) = (numbers, error) {
                     let first = order.len();
-                    order.extend(numbers.iter().map(|&number| self.places[number as usize]));
+                    order.extend(numbers.iter().map(place));
                     local.push(Some(first..order.len()));
                 } else {
                     order.extend(finish.is_none().then_some(null));
@@ -253,11 +257,12 @@ mod tests {
         builder.push(batch(&[4, 5]), vec![row(&[7]), row(&[8, 9])], |tokens| tokens);
         assert_eq!((builder.num_rows(), builder.tokens(), builder.output_bytes()), (5, 6, 7));
 
-        let window = builder.build(Batching::TokenBudget, SETTINGS);
-        assert_eq!(window.sequences.len(), 3);
-        assert_eq!(window.model_batches, [vec![1], vec![2, 0]]);
+        let (window, sequences) = builder.build();
+        assert_eq!(sequences.len(), 3);
+        let batches = batches(&sequences, Batching::TokenBudget, SETTINGS);
+        assert_eq!(batches, [vec![1], vec![2, 0]]);
 
-        let (results, schema) = (first_tokens(&window), schema());
+        let (results, schema) = (first_tokens(&sequences, &batches), schema());
         let batches: Vec<RecordBatch> = window
             .assemble(&results, &DataType::Int32, None, RowErrors::Fail, &schema)
             .collect::<Result<_>>()
@@ -284,8 +289,9 @@ mod tests {
         let mut second = rows(&[&[&[9, 1, 1], &[7]]]);
         second.push(Ok(None));
         builder.push(batch(&[4, 5]), second, |tokens| tokens);
-        let window = builder.build(Batching::Share, SETTINGS);
-        assert_eq!(window.model_batches, [vec![2, 0], vec![1]]);
+        let (window, sequences) = builder.build();
+        let batches = batches(&sequences, Batching::Share, SETTINGS);
+        assert_eq!(batches, [vec![2, 0], vec![1]]);
 
         // The sum over a row's sequences, plus the row's note.
         let finish = |columns: &[ArrayRef], results: &Results<'_>| -> Result<ArrayRef> {
@@ -297,7 +303,7 @@ mod tests {
             });
             Ok(Arc::new(sums.collect::<Int32Array>()))
         };
-        let (results, schema) = (first_tokens(&window), schema());
+        let (results, schema) = (first_tokens(&sequences, &batches), schema());
         let batches: Vec<RecordBatch> = window
             .assemble(&results, &DataType::Int32, Some(&finish), RowErrors::Fail, &schema)
             .collect::<Result<_>>()
@@ -311,9 +317,10 @@ mod tests {
         let mut builder = WindowBuilder::default();
         let rows = vec![row(&[7]), Err("too long".to_owned()), Ok(None), row(&[8])];
         builder.push(batch(&[1, 2, 3, 4]), rows, |tokens| tokens);
-        let window = builder.build(Batching::TokenBudget, SETTINGS);
-        let mut computed = first_tokens(&window);
-        computed.failed.insert(1, "no image".to_owned());
+        let (window, sequences) = builder.build();
+        let batches = batches(&sequences, Batching::TokenBudget, SETTINGS);
+        let mut computed = first_tokens(&sequences, &batches);
+        computed.failed.insert(computed.places[1], "no image".to_owned());
         let kept = output_type(&Field::new("first", DataType::Int32, true), RowErrors::Keep);
         let schema = Arc::new(Schema::new(vec![
             Field::new("id", DataType::Int64, false),
@@ -337,13 +344,13 @@ mod tests {
         BatchSettings { max_batch_tokens: 4, sort_window_rows: 9, workers: 2 };
 
     /// The answers of a model that answers each sequence with its first token.
-    fn first_tokens(window: &Window) -> Computed {
+    fn first_tokens(sequences: &[Sequence], batches: &[Vec<usize>]) -> Computed {
         let answers = |batch: &Vec<usize>| {
-            let first = batch.iter().map(|&i| window.sequences[i].input_ids[0] as i32);
+            let first = batch.iter().map(|&i| sequences[i].input_ids[0] as i32);
             Arc::new(Int32Array::from_iter_values(first)) as ArrayRef
         };
-        let values = window.model_batches.iter().map(answers).collect();
-        Computed { values, failed: HashMap::new() }
+        let values = batches.iter().map(answers).collect();
+        Computed { values, places: places(batches, sequences.len()), failed: HashMap::new() }
     }
 
     fn schema() -> SchemaRef {

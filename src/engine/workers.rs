@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use arrow::array::{Array, ArrayRef, new_null_array};
 use arrow::compute::concat;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use super::step::{ModelStep, RowErrors};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,11 +37,31 @@ pub(super) struct BatchResult {
     pub(super) failed: Vec<(usize, String)>,
 }
 
+/// What a batch came to, or will come to, for all who wait for it.
+pub(super) type SharedBatch = watch::Receiver<Option<Outcome>>;
+
+/// What a batch came to, to be shared.
+pub(super) type Outcome = std::result::Result<Arc<BatchResult>, Arc<Error>>;
+
+/// Waits for a batch.
+///
+/// # Errors
+/// As the task that computes it; `Internal` when its worker has gone.
+pub(super) async fn outcome(batch: &mut SharedBatch) -> Result<Arc<BatchResult>> {
+    match batch.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(Ok(result))) => Ok(Arc::clone(result)),
+        Ok(Some(Err(error))) => Err(error.again()),
+        Ok(None) | Err(_) => {
+            Err(Error::new(ErrorKind::Internal, "a model worker stopped without an answer"))
+        }
+    }
+}
+
 /// A batch on its way to a worker.
 struct Queued {
     job: Job,
     since: Instant,
-    reply: oneshot::Sender<Result<BatchResult>>,
+    reply: watch::Sender<Option<Outcome>>,
 }
 
 /// The workers of a session: started with the first batch, ended with the last handle, after the batch
@@ -57,13 +77,13 @@ impl WorkerPool {
         Self { workers: workers.max(1), queue: Mutex::new(None) }
     }
 
-    /// Queues a batch. The queue has no bound of its own: the windows in flight bound it. Dropping the
-    /// receiver cancels the batch unless it has begun.
+    /// Queues a batch. The queue has no bound of its own: the windows in flight bound it. When nobody
+    /// waits for the batch any more, it is not begun.
     ///
     /// # Errors
     /// `Resources` when the system gives no thread.
-    pub(super) fn submit(&self, job: Job) -> Result<oneshot::Receiver<Result<BatchResult>>> {
-        let (reply, result) = oneshot::channel();
+    pub(super) fn submit(&self, job: Job) -> Result<SharedBatch> {
+        let (reply, result) = watch::channel(None);
         let mut queue = self
             .queue
             .lock()
@@ -99,11 +119,6 @@ impl fmt::Debug for WorkerPool {
     }
 }
 
-/// The error for a reply that never came.
-pub(super) fn worker_gone() -> Error {
-    Error::new(ErrorKind::Internal, "a model worker stopped without an answer")
-}
-
 fn work(jobs: &Mutex<mpsc::Receiver<Queued>>) {
     // candle hands its matrix products to the rayon pool it is called in: a pool of this one thread
     // keeps every kernel on this core.
@@ -129,7 +144,7 @@ fn compute(Queued { job, since, reply }: Queued) {
     let padded = longest * batch.len();
     let (rows, tokens, padded) = (batch.len() as u64, tokens as u64, padded as u64);
     job.step.metrics().computed(rows, tokens, padded, start.elapsed(), start - since);
-    let _ = reply.send(result);
+    let _ = reply.send(Some(result.map(Arc::new).map_err(Arc::new)));
 }
 
 /// One forward pass; where errors of rows are kept, those of the rows that fail are found by halving.

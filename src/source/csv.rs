@@ -35,6 +35,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) struct CsvColumns {
     pub(super) names: Vec<String>,
     pub(super) kinds: Vec<Kind>,
+    /// Bytes of the values of each column.
+    pub(super) bytes: Vec<u64>,
 }
 
 /// What all values seen so far have in common.
@@ -217,6 +219,7 @@ pub(super) fn inspect(
         if columns.names.is_empty() {
             header_line = line;
             columns.kinds = vec![Kind::Empty; record.len()];
+            columns.bytes = vec![0; record.len()];
             if spec.has_header {
                 columns.names = (0..record.len())
                     .map(|index| text(&record, index, line, &[]).map(str::to_owned))
@@ -230,6 +233,7 @@ pub(super) fn inspect(
         }
         for index in 0..record.len() {
             let value = text(&record, index, line, &columns.names)?;
+            columns.bytes[index] += value.len() as u64;
             let kind = &mut columns.kinds[index];
             if *kind != Kind::Text {
                 *kind = kind.merge(Kind::of(value));

@@ -26,11 +26,12 @@ pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
     };
     // What is shared between receivers cannot be taken out, only copied.
     if let Some(ours) = chain(error.as_ref()).find_map(|cause| cause.downcast_ref::<Error>()) {
-        return copy(ours);
+        return ours.again();
     }
     let kind = kind_of(error.as_ref());
     let reason = reason(error.as_ref());
-    match kind {
+    let place = place_in_query(error.as_ref());
+    let error = match kind {
         ErrorKind::Data if is_computed(error.as_ref()) => {
             Error::new(kind, format!("`where` or a `sql` step failed on a row: {reason}"))
                 .source(error)
@@ -61,7 +62,20 @@ pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
         }
         // The reason is all that a parser or planner says; its wrappers only repeat it.
         _ => Error::new(kind, reason),
+    };
+    match place {
+        Some(place) => error.at(place),
+        None => error,
     }
+}
+
+/// Where the planner found a name that is not there; the parser says it in its text.
+fn place_in_query(error: Cause<'_>) -> Option<String> {
+    let span = chain(error).find_map(|cause| match cause.downcast_ref::<DataFusionError>()? {
+        DataFusionError::Diagnostic(diagnostic, _) => diagnostic.span,
+        _ => None,
+    })?;
+    Some(format!("line {}, column {} of the SQL", span.start.line, span.start.column))
 }
 
 type Boxed = Box<dyn StdError + Send + Sync>;
@@ -101,7 +115,12 @@ fn take_ours(error: Boxed) -> Result<Error, Boxed> {
                 Err(other) => other,
             })
         }
-        DataFusionError::Diagnostic(_, inner) => take_ours(inner),
+        DataFusionError::Diagnostic(diagnostic, inner) => {
+            take_ours(inner).map_err(|error| match error.downcast::<DataFusionError>() {
+                Ok(inner) => Box::new(DataFusionError::Diagnostic(diagnostic, inner)) as Boxed,
+                Err(other) => other,
+            })
+        }
         DataFusionError::Collection(mut errors) if !errors.is_empty() => {
             take_ours(Box::new(errors.swap_remove(0)))
         }
@@ -125,20 +144,6 @@ fn chain(error: Cause<'_>) -> impl Iterator<Item = Cause<'_>> {
         }
     }
     std::iter::successors(Some(error), next)
-}
-
-fn copy(ours: &Error) -> Error {
-    let mut copy = Error::new(ours.kind(), ours.message());
-    for place in ours.places() {
-        copy = copy.at(place);
-    }
-    if let Some(hint) = ours.remedy() {
-        copy = copy.hint(hint);
-    }
-    match StdError::source(ours) {
-        Some(source) => copy.source(source.to_string()),
-        None => copy,
-    }
 }
 
 /// The kind by the innermost error that we know.

@@ -2,6 +2,7 @@
 //! say it in their footers; CSV and JSONL are read through once ([`super::csv`], [`super::jsonl`]).
 //! Not here: rows as Arrow arrays, which DataFusion reads.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -13,7 +14,7 @@ use datafusion::arrow::ipc::reader::{FileReader, StreamReader};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
 use datafusion::parquet::errors::ParquetError;
-use datafusion::parquet::file::metadata::ParquetMetaDataReader;
+use datafusion::parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
 
 use super::csv::CsvColumns;
 use super::jsonl::JsonColumns;
@@ -39,6 +40,8 @@ pub(super) enum Columns {
 pub(super) struct Inspected {
     pub(super) columns: Columns,
     pub(super) rows: Rows,
+    /// Bytes of the texts of columns, by name, as far as they are known.
+    pub(super) text_bytes: BTreeMap<String, u64>,
 }
 
 /// How many rows a file has, as far as it is known.
@@ -50,6 +53,16 @@ pub(super) enum Rows {
     Unknown,
 }
 
+impl Rows {
+    /// The number, where it is known.
+    pub(super) fn exactly(self) -> Option<u64> {
+        match self {
+            Self::Exactly(rows) => Some(rows),
+            Self::AtLeast(_) | Self::Unknown => None,
+        }
+    }
+}
+
 /// Inspects a file. CSV and JSONL are read up to `max_rows`.
 pub(super) fn inspect(file: &ListedFile, csv: CsvSpec, max_rows: u64) -> Result<Inspected> {
     let path = file.path.as_path();
@@ -57,10 +70,19 @@ pub(super) fn inspect(file: &ListedFile, csv: CsvSpec, max_rows: u64) -> Result<
     match file.form.format {
         FileFormat::Parquet => parquet(path),
         FileFormat::Arrow => arrow(path),
-        FileFormat::Csv => super::csv::inspect(decompressed(file)?, csv, max_rows)
-            .map(|(columns, rows)| Inspected { columns: Columns::Csv(columns), rows }),
-        FileFormat::Jsonl => super::jsonl::inspect(decompressed(file)?, max_rows)
-            .map(|(columns, rows)| Inspected { columns: Columns::Jsonl(columns), rows }),
+        FileFormat::Csv => {
+            super::csv::inspect(decompressed(file)?, csv, max_rows).map(|(mut columns, rows)| {
+                let bytes = std::mem::take(&mut columns.bytes);
+                let text_bytes = columns.names.iter().cloned().zip(bytes).collect();
+                Inspected { columns: Columns::Csv(columns), rows, text_bytes }
+            })
+        }
+        FileFormat::Jsonl => {
+            super::jsonl::inspect(decompressed(file)?, max_rows).map(|(mut columns, rows)| {
+                let text_bytes = std::mem::take(&mut columns.text_bytes);
+                Inspected { columns: Columns::Jsonl(columns), rows, text_bytes }
+            })
+        }
     }
     .map_err(at_path)
 }
@@ -99,7 +121,15 @@ fn parquet(path: &Path) -> Result<Inspected> {
     let schema =
         parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()).map_err(broken)?;
     let rows = u64::try_from(file.num_rows()).map_or(Rows::Unknown, Rows::Exactly);
-    Ok(Inspected { columns: Columns::Parquet(without_metadata(&schema)), rows })
+    let mut text_bytes = BTreeMap::new();
+    for column in metadata.row_groups().iter().flat_map(RowGroupMetaData::columns) {
+        let [name] = column.column_path().parts() else { continue };
+        // Of a column that is repeated in a dictionary, only newer writers say it.
+        let bytes = column.unencoded_byte_array_data_bytes();
+        let bytes = bytes.unwrap_or_else(|| column.uncompressed_size());
+        *text_bytes.entry(name.clone()).or_default() += u64::try_from(bytes).unwrap_or_default();
+    }
+    Ok(Inspected { columns: Columns::Parquet(without_metadata(&schema)), rows, text_bytes })
 }
 
 /// Reads the schema of an Arrow IPC file, of either format.
@@ -122,7 +152,7 @@ fn arrow(path: &Path) -> Result<Inspected> {
         FileReader::try_new(file, None).map_err(broken)?.schema()
     };
     let columns = Columns::Arrow { schema: without_metadata(&schema), stream };
-    Ok(Inspected { columns, rows: Rows::Unknown })
+    Ok(Inspected { columns, rows: Rows::Unknown, text_bytes: BTreeMap::new() })
 }
 
 /// Metadata of a file (pandas' index, a writer's version) does not describe a table of many files.

@@ -13,6 +13,7 @@
 //! A field that a row lacks is null. Two rows that put a string and a number in one field are an error
 //! that names the field and both lines: there is no type that holds both unchanged.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct JsonColumns {
     fields: Vec<(String, Kind)>,
+    /// Bytes of the strings of each field.
+    pub(super) text_bytes: BTreeMap<String, u64>,
 }
 
 /// What all values of a field so far have in common.
@@ -244,6 +247,15 @@ pub(super) fn inspect(reader: impl Read, max_rows: u64) -> Result<(JsonColumns, 
                 ErrorKind::Data,
                 format!("line {number} is {found}, expected an object"),
             ));
+        }
+        for (name, value) in value.as_object().into_iter().flatten() {
+            let Value::String(text) = value else { continue };
+            match columns.text_bytes.get_mut(name) {
+                Some(bytes) => *bytes += text.len() as u64,
+                None => {
+                    columns.text_bytes.insert(name.clone(), text.len() as u64);
+                }
+            }
         }
         let conflict = match Kind::of(value) {
             Ok(Kind::Object(fields)) => add_fields(&mut columns.fields, fields).err(),

@@ -39,7 +39,7 @@ pub use self::session::{ROWS_PER_BATCH, session, session_config, session_state};
 use self::inspect::{Columns, Inspected, Rows};
 use self::jsonl::JsonColumns;
 use self::listing::ListedFile;
-use self::table::FilesTable;
+use self::table::{FilesTable, TableFile};
 use crate::config::pipeline::SourceSpec;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -101,14 +101,15 @@ pub async fn open(ctx: &SessionContext, spec: &SourceSpec) -> Result<Source> {
         .map(|(file, inspected)| InputFile {
             path: file.path.clone(),
             bytes: file.bytes,
-            rows: match inspected.rows {
-                Rows::Exactly(rows) => Some(rows),
-                Rows::AtLeast(_) | Rows::Unknown => None,
-            },
+            rows: inspected.rows.exactly(),
         })
         .collect();
 
-    let table = Arc::new(FilesTable::new(files, form, csv, schema));
+    let files = files.into_iter().zip(inspected).map(|(file, inspected)| {
+        let Inspected { rows, text_bytes, .. } = inspected;
+        TableFile { file, rows, text_bytes }
+    });
+    let table = Arc::new(FilesTable::new(files.collect(), form, csv, schema));
     let dataframe =
         query(ctx, table, spec, &input_files).await.map_err(|error| error.at(&spec.location))?;
     Ok(Source { dataframe, files: input_files, rows })

@@ -33,6 +33,8 @@ pub fn session_config() -> SessionConfig {
     // Column names are what the file says, also unquoted in SQL: `reviewText` is not `reviewtext`.
     // Function names stay case-insensitive.
     options.sql_parser.enable_ident_normalization = false;
+    // A name that is not there is told with its place.
+    options.sql_parser.collect_spans = true;
     config
 }
 

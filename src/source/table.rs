@@ -2,6 +2,7 @@
 //! `ListingTable` lists concurrently and sorts files by path; its scan, with its projection, filter and
 //! limit pushdown, is what is used here. Not here: how the list or the schema is made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,7 +10,8 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArra
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::config::{CsvOptions, JsonOptions};
-use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::common::stats::Precision;
+use datafusion::common::{DFSchema, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::file_format::FileFormat as DataFusionFormat;
 use datafusion::datasource::file_format::arrow::ArrowFormat;
@@ -25,35 +27,44 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 
+use super::inspect::Rows;
 use super::listing::{Form, ListedFile};
 use crate::config::pipeline::{CsvSpec, FileFormat};
 
 /// Files of one form and schema, in order.
 #[derive(Debug)]
 pub(super) struct FilesTable {
-    files: Vec<ListedFile>,
+    files: Vec<TableFile>,
     form: Form,
     csv: CsvSpec,
     table_schema: TableSchema,
     partition_fields: Vec<FieldRef>,
 }
 
+/// A file of a table, and what is known of its size.
+#[derive(Debug)]
+pub(super) struct TableFile {
+    pub(super) file: ListedFile,
+    pub(super) rows: Rows,
+    pub(super) text_bytes: BTreeMap<String, u64>,
+}
+
 impl FilesTable {
     /// A table of `files`, which hold `file_schema`. The hive partitions that the files do not have as
     /// columns of their own become text columns after them: a file's own column has the real type.
     pub(super) fn new(
-        mut files: Vec<ListedFile>,
+        mut files: Vec<TableFile>,
         form: Form,
         csv: CsvSpec,
         file_schema: SchemaRef,
     ) -> Self {
         let mut partition_fields: Vec<FieldRef> = Vec::new();
-        for file in &mut files {
+        for TableFile { file, .. } in &mut files {
             file.partitions.retain(|(key, _)| file_schema.field_with_name(key).is_err());
         }
         if let Some(first) = files.first() {
-            for (index, (key, _)) in first.partitions.iter().enumerate() {
-                let nullable = files.iter().any(|file| file.partitions[index].1.is_none());
+            for (index, (key, _)) in first.file.partitions.iter().enumerate() {
+                let nullable = files.iter().any(|file| file.file.partitions[index].1.is_none());
                 partition_fields.push(Arc::new(Field::new(key, DataType::Utf8, nullable)));
             }
         }
@@ -83,8 +94,8 @@ impl FilesTable {
     }
 
     /// The files that may have rows for `filters`, by their hive partitions alone.
-    fn pruned(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<&ListedFile>> {
-        let mut files: Vec<&ListedFile> = self.files.iter().collect();
+    fn pruned(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<&TableFile>> {
+        let mut files: Vec<&TableFile> = self.files.iter().collect();
         if self.partition_fields.is_empty() {
             return Ok(files);
         }
@@ -100,7 +111,7 @@ impl FilesTable {
             }
             let columns = (0..self.partition_fields.len())
                 .map(|index| {
-                    let values = files.iter().map(|file| file.partitions[index].1.as_deref());
+                    let values = files.iter().map(|file| file.file.partitions[index].1.as_deref());
                     Arc::new(values.collect::<StringArray>()) as ArrayRef
                 })
                 .collect();
@@ -120,6 +131,31 @@ impl FilesTable {
         }
         Ok(files)
     }
+
+    /// Rows, and bytes of text columns, of `files`. They are exact only where nothing cuts them.
+    fn statistics(&self, files: &[&TableFile], limit: Option<usize>) -> Statistics {
+        let schema = self.schema();
+        let mut statistics = Statistics::new_unknown(&schema);
+        let rows: Option<u64> = files.iter().map(|file| file.rows.exactly()).sum();
+        let Some(rows) = rows else { return statistics };
+        let rows = rows as usize;
+        statistics.num_rows = match limit {
+            Some(limit) if limit < rows => Precision::Inexact(limit),
+            _ => Precision::Exact(rows),
+        };
+        for (field, column) in schema.fields().iter().zip(&mut statistics.column_statistics) {
+            let bytes: Option<u64> =
+                files.iter().map(|file| file.text_bytes.get(field.name()).copied()).sum();
+            if let Some(bytes) = bytes.filter(|_| is_text(field.data_type())) {
+                column.byte_size = Precision::Inexact(bytes as usize);
+            }
+        }
+        statistics
+    }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
 /// A file as DataFusion's scan takes it.
@@ -167,7 +203,9 @@ impl TableProvider for FilesTable {
             };
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
-        let files = files.into_iter().map(partitioned).collect::<Result<Vec<_>>>()?;
+        let statistics = self.statistics(&files, limit);
+        let files =
+            files.into_iter().map(|file| partitioned(&file.file)).collect::<Result<Vec<_>>>()?;
         let format = self.format();
         let source = format.file_source(self.table_schema.clone());
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source)
@@ -176,6 +214,7 @@ impl TableProvider for FilesTable {
             .with_preserve_order(true)
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
+            .with_statistics(statistics)
             .build();
         format.create_physical_plan(state, config).await
     }

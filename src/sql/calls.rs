@@ -10,7 +10,7 @@ use datafusion::logical_expr::expr::{AggregateFunction, BinaryExpr, Case, Scalar
 use datafusion::logical_expr::utils::{conjunction, disjunction, split_binary_owned};
 use datafusion::logical_expr::{Expr, Operator, lit, when};
 
-use super::functions::ModelFunction;
+use super::marker::ModelFunction;
 
 /// A distinct call.
 #[derive(Clone, Debug)]

@@ -1,22 +1,10 @@
-//! The functions: one row of [`FUNCTIONS`] for each task, and what DataFusion has to know of a function
-//! before it plans. They are markers: a call is lifted into a model node (`lift`) before anything is
-//! evaluated. Not here: models by name (`catalog`).
+//! The functions: one row of [`FUNCTIONS`] for each task. Not here: what DataFusion has to know of them
+//! (`marker`), models by name (`catalog`).
 
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
-
-use arrow::datatypes::{DataType, Field, FieldRef};
-use datafusion::common::{Result, ScalarValue, exec_err, plan_datafusion_err, plan_err};
-use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{
-    ColumnarValue, DocSection, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs,
-    ScalarUDFImpl, Signature, TypeSignature, Volatility,
-};
+use arrow::datatypes::{DataType, Field};
+use datafusion::common::{Result, plan_err};
+use datafusion::logical_expr::DocSection;
 use serde_json::{Value, json};
-
-use super::catalog::ModelCatalog;
-use crate::engine::{RowErrors, output_type};
-use crate::tasks::Task;
 
 /// A function over a task.
 #[derive(Debug)]
@@ -185,7 +173,7 @@ pub(super) const SECTION: DocSection = DocSection {
 impl Function {
     /// What the arguments are to the task, by the types of the arguments before the model: the step's
     /// `input`, and the parts of a struct that one argument stands for.
-    fn input(&self, types: &[&DataType]) -> Result<(Value, Option<Vec<String>>)> {
+    pub(super) fn input(&self, types: &[&DataType]) -> Result<(Value, Option<Vec<String>>)> {
         let name = self.name;
         if let [parameter] = self.parameters {
             return match types {
@@ -214,205 +202,60 @@ impl Function {
         Ok((Value::Object(input), None))
     }
 
+    /// The type of its column with default options, for listings: the real one depends on the model.
+    pub(super) fn usual_type(&self) -> DataType {
+        use DataType::{Boolean, Float32, Float64, Int32, Int64, UInt32, Utf8};
+        let fields = |fields: &[(&str, DataType)]| {
+            let field =
+                |(name, data_type): &(&str, DataType)| Field::new(*name, data_type.clone(), true);
+            DataType::Struct(fields.iter().map(field).collect())
+        };
+        let list = |item: DataType| DataType::new_list(item, true);
+        match self.task_id {
+            "feature-extraction" => list(Float32),
+            "rerank" => Float32,
+            "token-count" => Int32,
+            "text-classification" => fields(&[("label", Utf8), ("score", Float32)]),
+            "zero-shot-classification" | "image-classification" => {
+                list(fields(&[("label", Utf8), ("score", Float32)]))
+            }
+            "token-classification" => list(fields(&[
+                ("label", Utf8),
+                ("score", Float32),
+                ("word", Utf8),
+                ("start", Int32),
+                ("end", Int32),
+            ])),
+            "question-answering" => {
+                fields(&[("answer", Utf8), ("score", Float32), ("start", Int32), ("end", Int32)])
+            }
+            "fill-mask" => list(fields(&[
+                ("token_str", Utf8),
+                ("token", Int64),
+                ("score", Float32),
+                ("sequence", Utf8),
+            ])),
+            "sparse-encoding" => {
+                list(fields(&[("token", Utf8), ("index", UInt32), ("weight", Float32)]))
+            }
+            "loglikelihood" => {
+                fields(&[("loglikelihood", Float64), ("tokens", Int32), ("perplexity", Float64)])
+            }
+            "multiple-choice" => fields(&[("choice", Int32), ("scores", list(Float32))]),
+            "next-sentence-prediction" => fields(&[("is_next", Boolean), ("score", Float32)]),
+            // Those that generate.
+            _ => fields(&[
+                ("text", Utf8),
+                ("finish_reason", Utf8),
+                ("prompt_tokens", Int32),
+                ("generated_tokens", Int32),
+            ]),
+        }
+    }
+
     /// A call as a user writes it.
     pub fn syntax(&self, name: &str) -> String {
         format!("{name}({}, model [, options => '{{…}}'])", self.parameters.join(", "))
-    }
-}
-
-/// A function in a session: a row of [`FUNCTIONS`] over a catalog of models.
-#[derive(Debug)]
-pub(super) struct ModelFunction {
-    pub(super) function: &'static Function,
-    /// Whether it is the `try_` twin.
-    pub(super) row_errors: RowErrors,
-    pub(super) catalog: Arc<ModelCatalog>,
-    name: String,
-    signature: Signature,
-    documentation: Documentation,
-}
-
-/// A call that was resolved.
-pub(super) struct Resolved {
-    pub(super) task: Arc<dyn Task>,
-    /// The parts of the struct that the first argument is, if it is one.
-    pub(super) parts: Option<Vec<String>>,
-}
-
-impl ModelFunction {
-    pub(super) fn try_new(
-        function: &'static Function,
-        row_errors: RowErrors,
-        catalog: Arc<ModelCatalog>,
-    ) -> Result<Self> {
-        let (name, description) = match row_errors {
-            RowErrors::Fail => (function.name.to_owned(), function.description.to_owned()),
-            RowErrors::Keep => {
-                let name = function.name;
-                let description = format!(
-                    "{name} that keeps the error of a row beside its value: Struct<value, error>. {}",
-                    function.description
-                );
-                (format!("try_{name}"), description)
-            }
-        };
-        let count = function.parameters.len();
-        let names = function.parameters.iter().chain(&["model", "options"]).copied();
-        // `Any` takes every type, so that a wrong one is told by the name of the argument; the exact
-        // one is what `SHOW FUNCTIONS` shows.
-        let signature = Signature::one_of(
-            vec![
-                TypeSignature::Any(count + 1),
-                TypeSignature::Any(count + 2),
-                TypeSignature::Exact(vec![DataType::Utf8; count + 2]),
-            ],
-            // Nothing is folded or repeated: calls are lifted before the optimizer sees them.
-            Volatility::Immutable,
-        )
-        .with_parameter_names(names.collect::<Vec<_>>())?;
-        let mut documentation =
-            Documentation::builder(SECTION, description, function.syntax(&name)).with_sql_example(
-                format!("```sql\n{}\n```", function.example.replace(function.name, &name)),
-            );
-        for parameter in function.parameters {
-            documentation = documentation.with_argument(*parameter, "What the model reads.");
-        }
-        let documentation = documentation
-            .with_argument(
-                "model",
-                "A literal: an alias (`CREATE MODEL`, or `models` of a pipeline), a hub id or a directory.",
-            )
-            .with_argument(
-                "options",
-                format!("A JSON object of the options of the task `{}`.", function.task_id),
-            )
-            .build();
-        Ok(Self { function, row_errors, catalog, name, signature, documentation })
-    }
-
-    /// Finds the task of a call. The literals are `None` where an argument is none.
-    pub(super) fn resolve(
-        &self,
-        types: &[&DataType],
-        literals: &[Option<&ScalarValue>],
-    ) -> Result<Resolved> {
-        let (name, count) = (&self.name, self.function.parameters.len());
-        let Some((&Some(model), options)) =
-            literals.get(count..).and_then(|rest| rest.split_first())
-        else {
-            return plan_err!(
-                "`{name}`: the model must be a literal, such as `{name}({}, 'minilm')`",
-                self.function.parameters.join(", ")
-            );
-        };
-        let Some(Some(model)) = model.try_as_str() else {
-            return plan_err!("`{name}`: the model must be a text, found {}", model.data_type());
-        };
-        let options = match options.first() {
-            None => None,
-            Some(Some(options)) => match options.try_as_str() {
-                Some(options) => options,
-                None => {
-                    return plan_err!(
-                        "`{name}`: `options` must be a JSON object as text, found {}",
-                        options.data_type()
-                    );
-                }
-            },
-            Some(None) => return plan_err!("`{name}`: `options` must be a literal"),
-        };
-        let (input, parts) = self.function.input(&types[..count])?;
-        let task = self.catalog.task(self.function, name, &input, model, options)?;
-        let read: Vec<DataType> = match (&parts, types) {
-            (Some(_), [DataType::Struct(fields), ..]) => {
-                fields.iter().map(|field| field.data_type().clone()).collect()
-            }
-            _ => types[..count].iter().map(|data_type| (*data_type).clone()).collect(),
-        };
-        // A null is a null text.
-        let text = |found: DataType| if found.is_null() { DataType::Utf8 } else { found };
-        let read: Vec<DataType> = read.into_iter().map(text).collect();
-        let order =
-            parts.clone().unwrap_or_else(|| task.inputs().into_iter().map(str::to_owned).collect());
-        let in_order = task.inputs().into_iter().map(|input| {
-            let index = order.iter().position(|name| name == input);
-            index.and_then(|index| read.get(index)).ok_or_else(|| {
-                plan_datafusion_err!("`{name}`: the task reads `{input}`, which no argument is")
-            })
-        });
-        let in_order: Vec<&DataType> = in_order.collect::<Result<_>>()?;
-        task.check_inputs(&in_order)
-            .map_err(|error| DataFusionError::External(Box::new(as_argument(error, name))))?;
-        Ok(Resolved { task, parts })
-    }
-
-    /// [`ModelFunction::resolve`] for a call in an expression.
-    pub(super) fn resolve_call(&self, args: &[Expr], types: &[DataType]) -> Result<Resolved> {
-        let literals: Vec<Option<&ScalarValue>> = args.iter().map(literal).collect();
-        self.resolve(&types.iter().collect::<Vec<_>>(), &literals)
-    }
-}
-
-/// The type errors of tasks speak of columns and `sql` steps; here they are arguments.
-fn as_argument(error: crate::Error, function: &str) -> crate::Error {
-    let message = error.message().replacen("column", "argument", 1);
-    crate::Error::new(error.kind(), format!("`{function}`: {message}"))
-        .hint("cast it: CAST(… AS STRING)")
-}
-
-/// The literal that an expression is.
-pub(super) fn literal(expr: &Expr) -> Option<&ScalarValue> {
-    match expr {
-        Expr::Literal(value, _) => Some(value),
-        Expr::Alias(alias) => literal(&alias.expr),
-        Expr::Cast(cast) => literal(&cast.expr),
-        _ => None,
-    }
-}
-
-impl PartialEq for ModelFunction {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name && Arc::ptr_eq(&self.catalog, &other.catalog)
-    }
-}
-
-impl Eq for ModelFunction {}
-
-impl Hash for ModelFunction {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
-    }
-}
-
-impl ScalarUDFImpl for ModelFunction {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _types: &[DataType]) -> Result<DataType> {
-        exec_err!("the type of `{}` depends on its model", self.name)
-    }
-
-    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        let types: Vec<&DataType> = args.arg_fields.iter().map(|field| field.data_type()).collect();
-        let resolved = self.resolve(&types, args.scalar_arguments)?;
-        let data_type = output_type(resolved.task.field(), self.row_errors);
-        Ok(Arc::new(Field::new(&self.name, data_type, true)))
-    }
-
-    fn invoke_with_args(&self, _args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        exec_err!(
-            "`{}` runs as a step of a query, not as part of an expression: this place cannot have it",
-            self.name
-        )
-    }
-
-    fn documentation(&self) -> Option<&Documentation> {
-        Some(&self.documentation)
     }
 }
 

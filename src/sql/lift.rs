@@ -22,7 +22,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use super::calls::{Call, calls, has_call, is_null_literal, model_function, null_unless, replace};
-use super::functions::ModelFunction;
+use super::marker::ModelFunction;
 use crate::engine::{ModelNode, ModelStep};
 
 /// The columns that calls become.
@@ -38,7 +38,8 @@ impl AnalyzerRule for LiftModelCalls {
     }
 
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
-        let mut lift = Lift { columns: 0, repeated: Vec::new(), constants: Vec::new() };
+        let mut lift =
+            Lift { columns: 0, repeated: Vec::new(), constants: Vec::new(), steps: Vec::new() };
         if !lift.look(&plan)? {
             return Ok(plan);
         }
@@ -55,6 +56,8 @@ struct Lift {
     repeated: Vec<Vec<Expr>>,
     /// Calls over no column, and the subqueries that make them.
     constants: Vec<(Expr, Expr)>,
+    /// The steps made so far.
+    steps: Vec<Arc<ModelStep>>,
 }
 
 /// A plan without calls. Its schema is that of the plan before, with columns of models in it.
@@ -382,11 +385,7 @@ impl Scope<'_> {
         };
         check_place(function, args)?;
         let is_constant = call.expr.column_refs().is_empty() && !call.expr.is_volatile();
-        let on_one_row = matches!(
-            &self.lifted.plan,
-            LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: true, .. })
-        );
-        if is_constant && !on_one_row {
+        if is_constant && !is_one_row(&self.lifted.plan) {
             return self.lift.constant(&call.expr);
         }
         // A model under a product of rows would see each of them many times.
@@ -482,10 +481,15 @@ impl Scope<'_> {
         let catalog = &function.catalog;
         let (task, workers) = (Arc::clone(&resolved.task), Arc::clone(catalog.workers()));
         let call = call.human_display().to_string();
-        let step = ModelStep::new(task, catalog.settings(), workers, format!("`{call}`"))
+        let mut step = ModelStep::new(task, catalog.settings(), workers, format!("`{call}`"))
             .with_name(call)
             .with_row_errors(function.row_errors);
-        let node = ModelNode::with_inputs(plan, Arc::new(step), inputs, &output)?;
+        for other in &self.lift.steps {
+            step = step.sharing_results(other);
+        }
+        let step = Arc::new(step);
+        self.lift.steps.push(Arc::clone(&step));
+        let node = ModelNode::with_inputs(plan, step, inputs, &output)?;
         self.lifted.plan = node.into_plan();
         for predicate in correlated.into_iter().rev() {
             let input = Arc::new(std::mem::replace(&mut self.lifted.plan, one_row()));
@@ -549,7 +553,7 @@ fn part(arg: &Expr, name: &str) -> Expr {
         && func.name() == "named_struct"
     {
         let named = args.chunks_exact(2).find(|pair| {
-            super::functions::literal(&pair[0]).and_then(|key| key.try_as_str().flatten())
+            super::marker::literal(&pair[0]).and_then(|key| key.try_as_str().flatten())
                 == Some(name)
         });
         if let Some(pair) = named {
@@ -564,6 +568,15 @@ fn one_row() -> LogicalPlan {
         produce_one_row: true,
         schema: DFSchemaRef::new(DFSchema::empty()),
     })
+}
+
+/// Whether a plan is one row, with or without columns of models.
+fn is_one_row(plan: &LogicalPlan) -> bool {
+    match (ModelNode::of(plan), plan) {
+        (Some(model), _) => is_one_row(model.input()),
+        (None, LogicalPlan::EmptyRelation(empty)) => empty.produce_one_row,
+        _ => false,
+    }
 }
 
 /// Whether a predicate reads columns of an outer query.

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! SELECT embed(text, 'minilm') FROM t WHERE lang = 'en'
-//!      │ functions   a marker function; its type from config files alone
+//!      │ marker      a function that only stands there; its type from config files alone
 //!      ▼
 //! Projection: embed(text, 'minilm')
 //!      │ lift        analyzer rule: every distinct call becomes a model node, guarded where it is lazy
@@ -20,6 +20,7 @@ mod catalog;
 mod cosine;
 mod functions;
 mod lift;
+mod marker;
 mod optimize;
 mod planner;
 mod statement;
@@ -27,10 +28,11 @@ mod tables;
 
 use std::sync::Arc;
 
-use datafusion::common::Result;
+use datafusion::common::{Result, plan_err};
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{ScalarUDF, ScalarUDFImpl};
 
 pub use catalog::ModelCatalog;
 pub use functions::{FUNCTIONS, Function};
@@ -39,14 +41,14 @@ pub use statement::{ModelStatement, model_statement};
 pub use tables::with_file_tables;
 
 use crate::engine::RowErrors;
-use functions::ModelFunction;
+use marker::{ModelFunction, OtherFunctions};
 
 /// Adds the model functions to a session: the functions and their `try_` twins, `cosine_similarity`, the
-/// rules and the planner of model nodes. What the session has stays; its query planner is asked for
-/// everything but model nodes. A function of the session that has one of these names is hidden by ours.
+/// rules and the planner of model nodes. What the session has stays: its query planner is asked for
+/// everything but model nodes, and `translate(text, from, to)` goes on being DataFusion's.
 ///
 /// # Errors
-/// `Plan` when DataFusion refuses the signature of a function.
+/// `Plan` when the session has another function of one of these names; nothing is registered then.
 ///
 /// # Example
 /// ```no_run
@@ -66,15 +68,36 @@ use functions::ModelFunction;
 /// # }
 /// ```
 pub fn register(context: &SessionContext, models: Arc<ModelCatalog>) -> Result<()> {
+    let session = context.state();
+    let mut functions = vec![ScalarUDF::new_from_impl(cosine::CosineSimilarity::default())];
     for function in FUNCTIONS {
         for row_errors in [RowErrors::Fail, RowErrors::Keep] {
-            let function = ModelFunction::try_new(function, row_errors, Arc::clone(&models))?;
-            context.register_udf(ScalarUDF::new_from_impl(function));
+            let mut ours = ModelFunction::try_new(function, row_errors, Arc::clone(&models))?;
+            let other = session.scalar_functions().get(ours.name());
+            if let Some(other) = other.filter(|other| is_of_datafusion(other)) {
+                ours = ours.beside(Arc::clone(other));
+            }
+            functions.push(ScalarUDF::new_from_impl(ours));
         }
     }
-    context.register_udf(ScalarUDF::new_from_impl(cosine::CosineSimilarity::default()));
+    let taken = functions.iter().find(|function| {
+        let other = session.scalar_functions().get(function.name());
+        other.is_some_and(|other| !is_of_datafusion(other))
+            || session.aggregate_functions().contains_key(function.name())
+            || session.window_functions().contains_key(function.name())
+    });
+    if let Some(function) = taken {
+        return plan_err!(
+            "the session has a function `{}` already: deregister it, or register the models in a \
+             context of their own",
+            function.name()
+        );
+    }
+    functions.into_iter().for_each(|function| context.register_udf(function));
     context.add_analyzer_rule(Arc::new(lift::LiftModelCalls));
     context.add_optimizer_rule(Arc::new(optimize::PruneModels));
+    context.add_optimizer_rule(Arc::new(optimize::FewRowsFirst));
+    context.state_ref().write().register_function_rewrite(Arc::new(OtherFunctions))?;
     let state = context.state();
     let planner = ModelQueryPlanner::around(Arc::clone(state.query_planner()));
     let mut builder =
@@ -85,4 +108,10 @@ pub fn register(context: &SessionContext, models: Arc<ModelCatalog>) -> Result<(
     }
     *context.state_ref().write() = builder.build();
     Ok(())
+}
+
+/// Whether it is a function of DataFusion that ours may stand beside.
+fn is_of_datafusion(function: &ScalarUDF) -> bool {
+    function.name() == "translate"
+        && datafusion::functions::unicode::translate().as_ref() == function
 }

@@ -1,5 +1,5 @@
 //! What the optimizer may do with model nodes that DataFusion's own rules do not do: sort before a model
-//! runs, and not run it at all when nobody reads its column. Predicates and limits go below a model by
+//! runs, not run it at all when nobody reads its column, and begin with few rows where a limit may end it. Predicates and limits go below a model by
 //! DataFusion's rules ([`ModelNode`] allows it). Not here: where model nodes come from (`lift`).
 
 use std::collections::HashSet;
@@ -8,7 +8,9 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result};
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, Projection, Sort, SortExpr, SubqueryAlias};
+use datafusion::logical_expr::{
+    Expr, FetchType, LogicalPlan, Projection, SkipType, Sort, SortExpr, SubqueryAlias,
+};
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
 use super::calls::replace;
@@ -149,6 +151,56 @@ impl Descent {
 
 fn columns_of(plan: &LogicalPlan) -> impl Iterator<Item = Expr> {
     plan.schema().iter().map(|field| Expr::Column(Column::from(field)))
+}
+
+/// Tells models below a limit that the plan may stop early: rows that a predicate on their results drops are
+/// not known before, so the limit itself cannot go below.
+#[derive(Debug)]
+pub(super) struct FewRowsFirst;
+
+impl OptimizerRule for FewRowsFirst {
+    fn name(&self) -> &'static str {
+        "few_rows_first"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::TopDown)
+    }
+
+    fn supports_rewrite(&self) -> bool {
+        true
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        _config: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        let LogicalPlan::Limit(limit) = &plan else { return Ok(Transformed::no(plan)) };
+        let (FetchType::Literal(Some(fetch)), SkipType::Literal(skip)) =
+            (limit.get_fetch_type()?, limit.get_skip_type()?)
+        else {
+            return Ok(Transformed::no(plan));
+        };
+        plan.map_children(|input| few_rows(input, fetch.saturating_add(skip)))
+    }
+}
+
+/// The plan with its models told, as far as rows pass through it one by one.
+fn few_rows(plan: LogicalPlan, few: usize) -> Result<Transformed<LogicalPlan>> {
+    if let Some(model) = ModelNode::of(&plan) {
+        let input = few_rows(model.input().clone(), few)?;
+        if !input.transformed && model.few() == Some(few) {
+            return Ok(Transformed::no(plan));
+        }
+        return Ok(Transformed::yes(model.with_input(input.data)?.with_few(Some(few)).into_plan()));
+    }
+    match plan {
+        LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => {
+            plan.map_children(|input| few_rows(input, few))
+        }
+        plan => Ok(Transformed::no(plan)),
+    }
 }
 
 /// Removes models whose column nobody reads.

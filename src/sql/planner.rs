@@ -104,6 +104,7 @@ async fn planned(
         .collect();
     let output = Arc::clone(&model.schema().fields()[width]);
     let exec = ModelExec::try_new(input, Arc::clone(model.step()), inputs, output)?;
+    let exec = exec.with_few(model.few());
     // The columns that were only read are left behind.
     let exec: Arc<dyn ExecutionPlan> = Arc::new(exec);
     let kept = (0..width).chain([exec.schema().fields().len() - 1]);

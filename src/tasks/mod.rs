@@ -310,6 +310,12 @@ pub trait Task: std::fmt::Debug + Send + Sync {
         true
     }
 
+    /// Whether results depend on which rows are in a sort window with them, as the ranges of int8 embeddings
+    /// do: windows are then not made smaller for a plan that stops early.
+    fn needs_whole_windows(&self) -> bool {
+        false
+    }
+
     /// How batches are made.
     fn batching(&self) -> Batching {
         Batching::TokenBudget

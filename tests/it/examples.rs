@@ -21,6 +21,7 @@ examples! {
     named_entities "../../examples/named_entities.rs",
     question_answering "../../examples/question_answering.rs",
     sequence_classification "../../examples/sequence_classification.rs",
+    sql_functions "../../examples/sql_functions.rs",
     text_generation "../../examples/text_generation.rs",
 }
 
@@ -74,6 +75,13 @@ fn named_entities() {
     let fixture = Fixture::new();
     assert_eq!(named_entities::run(&fixture.path("out")).unwrap(), 100);
     assert!(Path::new(&fixture.path("out/part-00000.parquet")).is_file());
+}
+
+#[test]
+fn sql_functions() {
+    let found = sql_functions::run(mini_embedder().to_str().unwrap()).unwrap();
+    // One row of seven hundred, and the model has seen the seven messages and the question.
+    assert_eq!(found, ["disk almost full on node-3"]);
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod invariance;
 mod parity;
 mod pipelines;
 mod sink;
+mod slt;
 mod source;
 mod sql;
 mod support;

@@ -2,6 +2,7 @@
 //! model computes are those that the query needs, each distinct text once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -12,17 +13,17 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use hfauto_pipe::config::pipeline::ModelSpec;
-use hfauto_pipe::engine::{ModelExec, StepCounts};
+use hfauto_pipe::engine::{BatchSettings, ModelExec, StepCounts};
 use hfauto_pipe::hub::{Hub, HubSettings};
 use hfauto_pipe::sql::{ModelCatalog, register};
 
 use super::support::{mini_embedder, repository, sample_rows};
 
-fn catalog() -> Arc<ModelCatalog> {
+pub(crate) fn catalog() -> Arc<ModelCatalog> {
     let hub = Hub::new(HubSettings::from_env().with_offline(true));
     let catalog = ModelCatalog::new(Arc::new(hub));
     let tasks = repository().join("tests/golden/tasks");
@@ -66,7 +67,8 @@ fn rows() -> RecordBatch {
     .unwrap()
 }
 
-fn context_with(config: SessionConfig) -> SessionContext {
+/// A session with the tables `t` and `twice`, and the models.
+pub(crate) fn context_over(config: SessionConfig, models: &Arc<ModelCatalog>) -> SessionContext {
     let context = SessionContext::new_with_config(config);
     let batch = rows();
     // Several partitions, as a caller's tables have.
@@ -77,25 +79,30 @@ fn context_with(config: SessionConfig) -> SessionContext {
     let doubled = vec![vec![batch.clone()], vec![batch.clone()]];
     let twice = MemTable::try_new(batch.schema(), doubled).unwrap();
     context.register_table("twice", Arc::new(twice)).unwrap();
-    register(&context, catalog()).unwrap();
+    register(&context, Arc::clone(models)).unwrap();
     context
+}
+
+fn context_with(config: SessionConfig) -> SessionContext {
+    context_over(config, &catalog())
 }
 
 fn context() -> SessionContext {
     context_with(SessionConfig::new().with_target_partitions(4))
 }
 
-/// The counters of the models of a plan, from the top.
-fn models(plan: &Arc<dyn ExecutionPlan>, found: &mut Vec<(String, StepCounts)>) {
+/// The models of a plan, from the top: task, counters.
+fn models(plan: &Arc<dyn ExecutionPlan>, found: &mut Vec<(usize, StepCounts)>) {
     if let Some(model) = plan.downcast_ref::<ModelExec>() {
-        found.push((model.step().name().to_owned(), model.step().metrics().counts()));
+        let task = Arc::as_ptr(model.step().task()).cast::<()>() as usize;
+        found.push((task, model.step().metrics().counts()));
     }
     plan.children().into_iter().for_each(|child| models(child, found));
 }
 
 struct Answer {
     batches: Vec<RecordBatch>,
-    models: Vec<(String, StepCounts)>,
+    models: Vec<(usize, StepCounts)>,
 }
 
 impl Answer {
@@ -103,9 +110,16 @@ impl Answer {
         self.batches.iter().map(RecordBatch::num_rows).sum()
     }
 
-    /// Rows that each model computed, from the top of the plan.
+    /// Rows that each task computed, from the top of the plan: its nodes share results.
     fn computed(&self) -> Vec<u64> {
-        self.models.iter().map(|(_, counts)| counts.computed_rows).collect()
+        let mut tasks: Vec<(usize, u64)> = Vec::new();
+        for (task, counts) in &self.models {
+            match tasks.iter_mut().find(|(other, _)| other == task) {
+                Some((_, rows)) => *rows += counts.computed_rows,
+                None => tasks.push((*task, counts.computed_rows)),
+            }
+        }
+        tasks.into_iter().map(|(_, rows)| rows).collect()
     }
 
     fn text(&self) -> String {
@@ -233,7 +247,7 @@ const COMPUTED: &[(&str, usize, &[u64])] = &[
     (
         "SELECT embed(text, 'minilm') FROM t WHERE id < 2 UNION ALL SELECT embed(text, 'minilm') FROM t WHERE id > 9",
         4,
-        &[2, 1],
+        &[3],
     ),
     // Joins.
     (
@@ -254,17 +268,17 @@ const COMPUTED: &[(&str, usize, &[u64])] = &[
     (
         "SELECT a.id FROM t a, t b WHERE cosine_similarity(embed(a.text, 'minilm'), embed(b.text, 'minilm')) > 0.99999 AND a.id = b.id",
         11,
-        &[11, 11],
+        &[11],
     ),
     (
         "SELECT count(*) FROM t a CROSS JOIN t b WHERE cosine_similarity(embed(a.text, 'minilm'), embed(b.text, 'minilm')) > 2",
         1,
-        &[11, 11],
+        &[11],
     ),
     (
         "SELECT a.id FROM t a JOIN t b ON cosine_similarity(embed(a.text, 'minilm'), embed(b.text, 'minilm')) > 2",
         0,
-        &[11, 11],
+        &[11],
     ),
     // Subqueries, common table expressions, views.
     ("SELECT id FROM t WHERE id IN (SELECT id FROM t WHERE SCORE > 0 AND lang = 'de')", 4, &[4]),
@@ -279,6 +293,16 @@ const COMPUTED: &[(&str, usize, &[u64])] = &[
         4,
         &[4],
     ),
+    (
+        "WITH e AS (SELECT id, embed(text, 'minilm') AS e FROM t) SELECT a.e FROM e a JOIN e b ON a.id = b.id AND a.e = b.e",
+        11,
+        &[11],
+    ),
+    (
+        "SELECT embed(text, 'minilm') FROM t WHERE id IN (SELECT id FROM t WHERE embed(text, 'minilm') IS NOT NULL AND lang = 'de')",
+        4,
+        &[4],
+    ),
     // Nested calls, several models, literals.
     (
         "SELECT embed(summarize(text, 't5', options => '{\"max_new_tokens\": 3}')['text'], 'minilm') FROM t WHERE id < 2",
@@ -289,12 +313,12 @@ const COMPUTED: &[(&str, usize, &[u64])] = &[
     (
         "SELECT id, cosine_similarity(embed(text, 'minilm'), embed('the sea', 'minilm')) AS s FROM t ORDER BY s DESC, id LIMIT 3",
         3,
-        &[11, 1],
+        &[12],
     ),
     ("SELECT embed('hello', 'minilm'), embed('hello', 'minilm') IS NULL FROM t", 12, &[1]),
     ("SELECT embed(NULL, 'minilm')", 1, &[0]),
     ("SELECT embed(column1, 'minilm') FROM (VALUES ('a'), ('b'), ('a'))", 3, &[2]),
-    ("VALUES (token_count('a', 'minilm'), 1), (2, token_count('b c', 'minilm'))", 2, &[1, 1]),
+    ("VALUES (token_count('a', 'minilm'), 1), (2, token_count('b c', 'minilm'))", 2, &[2]),
     (
         "SELECT classify({text: text, text_pair: lang}, 'sentiment')['label'] FROM t WHERE id < 3",
         3,
@@ -404,6 +428,89 @@ async fn queries_without_calls_are_planned_as_before() {
             plans.push(shown.to_string());
         }
         assert_eq!(plans[0], plans[1], "{query}");
+    }
+}
+
+/// A plan that is not read to its end stops its models; a limit over a model's result begins with few rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn models_stop_with_the_query() {
+    // With more partitions, DataFusion spreads rows over them before a filter, and reads ahead for that.
+    let context = context_with(SessionConfig::new().with_target_partitions(1));
+    let rows = 20_000;
+    let texts = (0..rows).map(|row| Some(format!("{row} boats in the harbour")));
+    let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, true)]));
+    let texts = Arc::new(texts.collect::<StringArray>());
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![texts]).unwrap();
+    let table = MemTable::try_new(schema, vec![vec![batch]]).unwrap();
+    context.register_table("many", Arc::new(table)).unwrap();
+
+    let query = "SELECT embed(text, 'minilm') FROM many";
+    let plan = context.sql(query).await.unwrap().create_physical_plan().await.unwrap();
+    let computed = || {
+        let mut found = Vec::new();
+        models(&plan, &mut found);
+        found[0].1.computed_rows
+    };
+    let stream = execute_stream(Arc::clone(&plan), context.task_ctx()).unwrap();
+    while computed() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let stopped = computed();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(computed(), stopped);
+    assert!(stopped < rows / 2, "{stopped}");
+
+    for query in [
+        "SELECT text FROM many WHERE token_count(text, 'minilm') > 0 LIMIT 5",
+        "SELECT text FROM many WHERE cosine_similarity(embed(text, 'minilm'), embed(text, 'minilm')) > 0 LIMIT 5 OFFSET 2",
+    ] {
+        let answer = try_ask(&context, query).await.unwrap();
+        assert_eq!(answer.rows(), 5);
+        let computed = answer.computed()[0];
+        assert!((1..=600).contains(&computed), "{query}: {computed}");
+    }
+    // The ranges of int8 embeddings are those of a whole window.
+    let query = "SELECT text FROM many WHERE embed(text, 'minilm', options => '{\"precision\": \"int8\"}') IS NOT NULL LIMIT 5";
+    assert_eq!(try_ask(&context, query).await.unwrap().computed(), [rows]);
+}
+
+/// A text is computed once in a query, also in another window, and where a common table expression is used
+/// twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_and_nodes_share_results() {
+    let settings = BatchSettings { sort_window_rows: 4, ..BatchSettings::default() };
+    let models = Arc::new(
+        ModelCatalog::new(Arc::new(Hub::new(HubSettings::from_env().with_offline(true))))
+            .with_settings(settings),
+    );
+    models.insert("minilm", ModelSpec::of_repo(mini_embedder().to_str().unwrap()));
+    let context = context_over(SessionConfig::new().with_target_partitions(4), &models);
+    for (query, computed) in [
+        ("SELECT id, embed(text, 'minilm') AS e FROM twice ORDER BY id", 11),
+        (
+            "WITH e AS (SELECT id, embed(text, 'minilm') AS e FROM t) \
+             SELECT a.id, a.e FROM e a JOIN e b ON a.id = b.id AND a.e = b.e ORDER BY a.id",
+            11,
+        ),
+        (
+            "SELECT embed(text, 'minilm') AS e FROM t UNION ALL SELECT embed(text, 'minilm') FROM twice WHERE id < 5",
+            11,
+        ),
+        ("SELECT try_embed(text, 'minilm'), embed(text, 'minilm') FROM t", 22),
+    ] {
+        let answer = try_ask(&context, query).await.unwrap();
+        assert_eq!(answer.computed().iter().sum::<u64>(), computed, "{query}");
+        // Another session of the same models, in windows of all rows.
+        let whole = try_ask(&self::context(), query).await.unwrap();
+        let sorted = |answer: &Answer| {
+            let text = answer.text();
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(&answer), sorted(&whole), "{query}");
     }
 }
 

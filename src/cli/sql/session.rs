@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::Result as DataFusionResult;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::dml::CopyTo;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
+use datafusion::sql::parser::Statement;
 
 use super::{OutputFormat, SqlArgs, output, split};
 use crate::config::pipeline::{FileFormat, SinkSpec, SourceSpec};
 use crate::config::{self, LoadOptions};
-use crate::engine::{BatchSettings, write_stream};
+use crate::engine::{BatchSettings, lineage, model_steps, write_stream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::{Sink, SinkOptions};
 use crate::source;
@@ -95,22 +97,42 @@ impl Session {
             return Ok(());
         }
         let failed = |e| source::stream_error(e, &[]);
-        let plan = self.context.state().create_logical_plan(sql).await.map_err(failed)?;
+        let plan = self.plan(sql).await.map_err(failed)?;
         if let LogicalPlan::Copy(copy) = plan {
-            return self.copy(copy).await;
+            return self.copy(copy, sql).await;
         }
         let frame = self.context.execute_logical_plan(plan).await.map_err(failed)?;
         let cancel = super::super::run::stop_signal();
         if let Some((path, fresh)) = output {
-            return self.write(frame, &sink_spec(path.clone(), None)?, *fresh).await;
+            return self.write(frame, sql, &sink_spec(path.clone(), None)?, *fresh).await;
         }
         let schema = Arc::clone(frame.schema().inner());
         let stream = frame.execute_stream().await.map_err(failed)?;
         output::stream(schema, stream, self.format, pin!(cancel)).await
     }
 
+    async fn plan(&self, sql: &str) -> DataFusionResult<LogicalPlan> {
+        let state = self.context.state();
+        let mut statement =
+            state.sql_to_statement(sql, &state.config().options().sql_parser.dialect)?;
+        // DataFusion would look only at the last extension, and does not know all of ours.
+        if let Statement::CopyTo(copy) = &mut statement
+            && copy.stored_as.is_none()
+            && let Some((format, _)) = FileFormat::of_path(&copy.target)
+        {
+            let name = match format {
+                FileFormat::Parquet => "parquet",
+                FileFormat::Csv => "csv",
+                FileFormat::Jsonl => "json",
+                FileFormat::Arrow => "arrow",
+            };
+            copy.stored_as = Some(name.to_owned());
+        }
+        state.statement_to_plan(statement).await
+    }
+
     /// `COPY … TO`: written as the sink of a pipeline writes, all or nothing.
-    async fn copy(&self, copy: CopyTo) -> Result<()> {
+    async fn copy(&self, copy: CopyTo, sql: &str) -> Result<()> {
         if let Some((name, _)) = copy.options.iter().next() {
             return Err(Error::new(ErrorKind::Config, format!("COPY has no option `{name}` here"))
                 .hint("the format follows from the extension, or from STORED AS"));
@@ -131,13 +153,22 @@ impl Session {
         let mut spec = sink_spec(PathBuf::from(&copy.output_url), Some(format))?;
         spec.partition_by.clone_from(&copy.partition_by);
         let frame = DataFrame::new(self.context.state(), copy.input.as_ref().clone());
-        self.write(frame, &spec, false).await
+        self.write(frame, sql, &spec, false).await
     }
 
-    async fn write(&self, frame: DataFrame, spec: &SinkSpec, overwrite: bool) -> Result<()> {
+    async fn write(
+        &self,
+        frame: DataFrame,
+        sql: &str,
+        spec: &SinkSpec,
+        overwrite: bool,
+    ) -> Result<()> {
         Sink::check(spec, overwrite)?;
         let failed = |e| source::stream_error(e, &[]);
-        let plan = frame.create_physical_plan().await.map_err(failed)?;
+        let optimized = frame.into_optimized_plan().map_err(failed)?;
+        let state = self.context.state();
+        let planner = Arc::clone(state.query_planner());
+        let plan = planner.create_physical_plan(&optimized, &state).await.map_err(failed)?;
         let vectors = plan.schema();
         let vectors = vectors
             .fields()
@@ -145,7 +176,7 @@ impl Session {
             .filter(|field| matches!(field.data_type(), DataType::FixedSizeList(..)))
             .map(|field| field.name().clone());
         let options = SinkOptions {
-            lineage: vec![("hfauto.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
+            lineage: lineage(("hfauto.query", sql.trim()), &model_steps(&optimized)),
             model_columns: vectors.collect(),
             overwrite,
         };

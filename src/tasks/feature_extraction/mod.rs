@@ -272,6 +272,10 @@ impl Task for FeatureExtractionTask {
         self.output.bytes(&self.dimensions, tokens)
     }
 
+    fn needs_whole_windows(&self) -> bool {
+        matches!(self.output, Output::Embedding(Embedding { precision: Precision::Int8, .. }))
+    }
+
     fn load(&self) -> Result<Box<dyn TaskModel>> {
         let model = self.base.model.load()?;
         if let Output::Named(names) = &self.output

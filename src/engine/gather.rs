@@ -1,0 +1,234 @@
+//! The first half of the operator: the input is read and tokenised, rows fill sort windows, and the batches
+//! of a full window are queued. Not here: what becomes of their results (`emit`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use datafusion::common::Result;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::physical_plan::PhysicalExpr;
+use futures::StreamExt;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::emit::Pending;
+use super::exec::{blocking, external};
+use super::step::{ModelStep, RowErrors};
+use super::window::{Encoded, Input, WindowBuilder, batches};
+use super::workers::Job;
+use crate::error::{Error, ErrorKind};
+use crate::tasks::{Batching, EncodedRow, Task, TaskModel};
+
+/// A window closes at this many tokens even when it has few rows: its batches are alike by then, and
+/// tokens and results of a window are held in memory.
+const MAX_WINDOW_TOKENS: usize = 1 << 20;
+
+/// A window closes when its results reach this size (hidden states of every token can be large).
+const MAX_WINDOW_OUTPUT_BYTES: usize = 256 << 20;
+
+/// A window closes when its input rows reach this size.
+const MAX_WINDOW_INPUT_BYTES: usize = 256 << 20;
+
+/// Rows of a window whose task makes its own batches: generating takes long, and rows that are done should
+/// not wait for tens of thousands of others.
+const MAX_SHARED_WINDOW_ROWS: usize = 1024;
+
+/// Rows of the first window of a plan that may stop early; each one after it has twice as many. A batch of
+/// so many keeps the workers busy.
+const MIN_WINDOW_ROWS: usize = 64;
+
+/// Reads and tokenises the input, fills windows, queues their batches.
+pub(super) struct Gather {
+    pub(super) input: SendableRecordBatchStream,
+    pub(super) step: Arc<ModelStep>,
+    pub(super) inputs: Vec<Arc<dyn PhysicalExpr>>,
+    pub(super) reservation: MemoryReservation,
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) windows: mpsc::Sender<Pending>,
+    /// Rows of the next window, where the plan above may stop early.
+    pub(super) few: Option<usize>,
+    /// Loaded with the first row: without rows, no weights are read.
+    pub(super) model: Option<Arc<dyn TaskModel>>,
+    /// Rows read so far.
+    pub(super) rows: u64,
+    /// Rows of a batch that did not fit in a window.
+    pub(super) rest: Option<RecordBatch>,
+}
+
+impl Gather {
+    /// Errors of the input pass unchanged: whoever knows the files explains them.
+    pub(super) async fn run(mut self) -> Result<()> {
+        let tokenizers = rayon::ThreadPoolBuilder::new()
+            .thread_name(|number| format!("tokenizer-{number}"))
+            .build()
+            .map(Arc::new)
+            .map_err(|e| {
+                external(
+                    Error::new(ErrorKind::Resources, "cannot start tokenizer threads").source(e),
+                )
+            })?;
+
+        let mut ended = false;
+        while !ended {
+            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
+            let mut builder = WindowBuilder::default();
+            while !self.is_full(&builder) {
+                let Some(batch) = self.next_batch(&builder).await? else {
+                    ended = true;
+                    break;
+                };
+                if batch.num_rows() == 0 {
+                    continue;
+                }
+                let bytes = batch.get_array_memory_size();
+                let input = self.read(batch)?;
+                let encoded = self.encode(&input.columns, &tokenizers).await.map_err(external)?;
+                let before = builder.output_bytes();
+                let task = self.step.task();
+                builder.push(input, encoded, |tokens| task.output_bytes(tokens));
+                self.reserve(bytes + builder.output_bytes() - before).map_err(external)?;
+            }
+            if builder.num_rows() == 0 {
+                break;
+            }
+            let model = self.model().await.map_err(external)?;
+            let (window, sequences) = builder.build();
+            let step = &self.step;
+            let claim = step.results().claim(sequences, |sequences| {
+                let numbers = batches(sequences, step.task().batching(), step.settings());
+                let submitted = numbers.iter().map(|batch| {
+                    let (step, model) = (Arc::clone(step), Arc::clone(&model));
+                    let (sequences, batch) = (Arc::clone(sequences), batch.clone());
+                    self.step.workers().submit(Job { step, model, sequences, batch })
+                });
+                let submitted = submitted.collect::<crate::Result<_>>()?;
+                Ok((numbers, submitted))
+            });
+            let pending = Pending {
+                window,
+                claim: claim.map_err(external)?,
+                model,
+                _permit: permit,
+                memory: self.reservation.take(),
+            };
+            self.few = self.few.map(|rows| rows.saturating_mul(2));
+            if self.windows.send(pending).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn model(&mut self) -> crate::Result<Arc<dyn TaskModel>> {
+        if let Some(model) = &self.model {
+            return Ok(Arc::clone(model));
+        }
+        let step = Arc::clone(&self.step);
+        let model = blocking(move || step.model()).await?;
+        Ok(Arc::clone(self.model.insert(model)))
+    }
+
+    /// The columns that the task reads of a batch.
+    fn read(&self, batch: RecordBatch) -> Result<Input> {
+        let read = |input: &Arc<dyn PhysicalExpr>| {
+            input.evaluate(&batch).and_then(|value| value.into_array(batch.num_rows()))
+        };
+        let columns = self.inputs.iter().map(read).collect::<Result<_>>()?;
+        Ok(Input { batch, columns })
+    }
+
+    /// Rows that a window takes at most.
+    fn window_rows(&self) -> usize {
+        let rows = self.step.settings().sort_window_rows;
+        let rows = self.few.map_or(rows, |few| few.max(MIN_WINDOW_ROWS).min(rows));
+        match self.step.task().batching() {
+            Batching::TokenBudget => rows,
+            Batching::Share => rows.min(MAX_SHARED_WINDOW_ROWS),
+        }
+    }
+
+    /// The next rows of the input: a batch, or as much of it as the window has room for where that is
+    /// bounded closely.
+    async fn next_batch(&mut self, window: &WindowBuilder) -> Result<Option<RecordBatch>> {
+        let batch = match self.rest.take() {
+            Some(batch) => batch,
+            None => match self.input.next().await {
+                Some(batch) => batch?,
+                None => return Ok(None),
+            },
+        };
+        let room = self.window_rows().saturating_sub(window.num_rows());
+        let is_bounded = self.few.is_some() || self.step.task().batching() == Batching::Share;
+        if is_bounded && batch.num_rows() > room {
+            self.rest = Some(batch.slice(room, batch.num_rows() - room));
+            return Ok(Some(batch.slice(0, room)));
+        }
+        Ok(Some(batch))
+    }
+
+    fn is_full(&self, window: &WindowBuilder) -> bool {
+        window.num_rows() >= self.window_rows()
+            || window.tokens() >= MAX_WINDOW_TOKENS
+            || window.output_bytes() >= MAX_WINDOW_OUTPUT_BYTES
+            || self.reservation.size() - window.output_bytes() >= MAX_WINDOW_INPUT_BYTES
+    }
+
+    async fn encode(
+        &mut self,
+        columns: &[ArrayRef],
+        tokenizers: &Arc<rayon::ThreadPool>,
+    ) -> crate::Result<Vec<Encoded>> {
+        let columns = columns.to_vec();
+        let (step, tokenizers) = (Arc::clone(&self.step), Arc::clone(tokenizers));
+        let (start, first_row) = (Instant::now(), self.rows);
+        self.rows += columns.first().map_or(0, Array::len) as u64;
+        let rows = blocking(move || {
+            tokenizers.install(|| encode(&**step.task(), &columns, first_row, step.row_errors()))
+        })
+        .await
+        .map_err(|e| e.at(self.step.place()))?;
+        let encoded = || rows.iter().flatten().flatten();
+        let tokens: usize = encoded().map(EncodedRow::tokens).sum();
+        let truncated = encoded().filter(|row| row.truncated).count();
+        let (count, tokens) = (rows.len() as u64, tokens as u64);
+        self.step.metrics().tokenized(count, tokens, truncated as u64, start.elapsed());
+        Ok(rows)
+    }
+
+    fn reserve(&mut self, bytes: usize) -> crate::Result<()> {
+        self.reservation.try_grow(bytes).map_err(|e| {
+            Error::new(ErrorKind::Resources, "a sort window does not fit in memory")
+                .source(e)
+                .hint("lower `run.sort_window_rows`")
+        })
+    }
+}
+
+/// Encodes rows; where errors of rows are kept, the rows that are refused are found by halving.
+fn encode(
+    task: &dyn Task,
+    columns: &[ArrayRef],
+    first_row: u64,
+    row_errors: RowErrors,
+) -> crate::Result<Vec<Encoded>> {
+    let error = match task.encode(columns, first_row) {
+        Ok(rows) => return Ok(rows.into_iter().map(Ok).collect()),
+        Err(error) => error,
+    };
+    if row_errors == RowErrors::Fail || error.kind() != ErrorKind::Data {
+        return Err(error);
+    }
+    let rows = columns.first().map_or(0, Array::len);
+    if rows == 1 {
+        return Ok(vec![Err(error.message().to_owned())]);
+    }
+    let middle = rows / 2;
+    let part = |start: usize, length: usize| -> Vec<ArrayRef> {
+        columns.iter().map(|column| column.slice(start, length)).collect()
+    };
+    let mut encoded = encode(task, &part(0, middle), first_row, row_errors)?;
+    let first_row = first_row + middle as u64;
+    encoded.extend(encode(task, &part(middle, rows - middle), first_row, row_errors)?);
+    Ok(encoded)
+}
