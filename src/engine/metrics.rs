@@ -33,7 +33,7 @@ pub struct StepCounts {
     pub rows: u64,
     /// Rows among them that were null.
     pub null_rows: u64,
-    /// Rows that went through the model: neither null nor a repetition within a sort window.
+    /// Rows that went through the model: neither null, nor the repetition of one whose result is at hand.
     pub computed_rows: u64,
     /// Rows that were cut to the model's maximum.
     pub truncated_rows: u64,

@@ -12,7 +12,7 @@ use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{ColumnarValue, LogicalPlan, Volatility, create_udf};
 use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
@@ -601,6 +601,29 @@ async fn a_callers_query_planner_stays() {
         assert_eq!(a.text(), b.text(), "{query}");
         assert_eq!(a.computed(), b.computed(), "{query}");
     }
+}
+
+/// What the session has is never replaced: a function of one of our names is a refusal.
+#[test]
+fn a_callers_functions_stay() {
+    let context = SessionContext::new();
+    let theirs = create_udf(
+        "embed",
+        vec![DataType::Utf8],
+        DataType::Utf8,
+        Volatility::Immutable,
+        Arc::new(|args: &[ColumnarValue]| Ok(args[0].clone())),
+    );
+    context.register_udf(theirs.clone());
+    let error = register(&context, catalog()).unwrap_err().to_string();
+    assert!(error.contains("has a function `embed` already"), "{error}");
+    let state = context.state();
+    assert_eq!(state.scalar_functions()["embed"].as_ref(), &theirs);
+    assert!(!state.scalar_functions().contains_key("classify"));
+
+    let context = SessionContext::new();
+    register(&context, catalog()).unwrap();
+    assert!(register(&context, catalog()).is_err());
 }
 
 /// Partitions come together before a model: it sorts and deduplicates over all rows.

@@ -26,6 +26,11 @@ Statements end with `;`.
   \\q             the end (Ctrl-D)
 ";
 
+/// The tables of the session.
+const TABLES: &str = "SELECT table_schema AS schema, table_name AS name, table_type AS type \
+                      FROM information_schema.tables \
+                      WHERE table_schema <> 'information_schema' ORDER BY 1, 2";
+
 /// Words that are completed besides names.
 const KEYWORDS: &[&str] = &[
     "SELECT",
@@ -135,7 +140,7 @@ async fn command(session: &Session, command: &str) -> Result<()> {
             super::super::print(text)
         }
         ("h", function) => help(session, function),
-        ("d", "") => session.run("SHOW TABLES", None).await,
+        ("d", "") => session.run(TABLES, None).await,
         ("d", table) => session.run(&format!("DESCRIBE {table}"), None).await,
         ("m", "") => session.run("SHOW MODELS", None).await,
         _ => Err(Error::new(ErrorKind::Usage, format!("there is no command `\\{command}`"))
@@ -163,7 +168,7 @@ fn help(session: &Session, name: &str) -> Result<()> {
     }
     if let Some(example) = &documentation.sql_example {
         let lines = example.lines().filter(|line| !line.starts_with("```"));
-        text += &format!("{}\n", lines.collect::<Vec<_>>().join("\n"));
+        text += &format!("  example: {}\n", lines.collect::<Vec<_>>().join("\n"));
     }
     super::super::print(text)
 }

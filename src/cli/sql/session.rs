@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, StringArray};
+use arrow::array::{RecordBatch, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::Result as DataFusionResult;
 use datafusion::dataframe::DataFrame;
@@ -104,9 +104,14 @@ impl Session {
         let frame = self.context.execute_logical_plan(plan).await.map_err(failed)?;
         let cancel = super::super::run::stop_signal();
         if let Some((path, fresh)) = output {
-            return self.write(frame, sql, &sink_spec(path.clone(), None)?, *fresh).await;
+            let spec = sink_spec(path.clone(), None)?;
+            return self.write(frame, sql, &spec, *fresh).await.map(drop);
         }
         let schema = Arc::clone(frame.schema().inner());
+        if schema.fields().is_empty() {
+            // A statement such as CREATE VIEW.
+            return frame.collect().await.map(drop).map_err(failed);
+        }
         let stream = frame.execute_stream().await.map_err(failed)?;
         output::stream(schema, stream, self.format, pin!(cancel)).await
     }
@@ -153,8 +158,15 @@ impl Session {
         let mut spec = sink_spec(PathBuf::from(&copy.output_url), Some(format))?;
         spec.partition_by.clone_from(&copy.partition_by);
         let frame = DataFrame::new(self.context.state(), copy.input.as_ref().clone());
-        self.write(frame, sql, &spec, false).await
+        let rows = self.write(frame, sql, &spec, false).await?;
+        let schema = Arc::new(Schema::new(vec![Field::new("count", DataType::UInt64, false)]));
+        let count = Arc::new(UInt64Array::from(vec![rows]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![count])
+            .map_err(|e| Error::new(ErrorKind::Internal, "the count of rows").source(e))?;
+        output::print(schema, [Ok(batch)], self.format)
     }
+
+    /// Writes the rows of a query, and returns how many they are.
 
     async fn write(
         &self,
@@ -162,7 +174,7 @@ impl Session {
         sql: &str,
         spec: &SinkSpec,
         overwrite: bool,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         Sink::check(spec, overwrite)?;
         let failed = |e| source::stream_error(e, &[]);
         let optimized = frame.into_optimized_plan().map_err(failed)?;
@@ -187,7 +199,7 @@ impl Session {
         let written = tokio::task::block_in_place(|| sink.finish())?;
         let (rows, files) = (written.rows, written.files.len());
         tracing::info!(rows, files, "written");
-        Ok(())
+        Ok(rows)
     }
 
     fn models(&self) -> Result<(SchemaRef, RecordBatch)> {
