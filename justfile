@@ -10,6 +10,10 @@ check:
 test *args:
     cargo test --release {{args}}
 
+# Kill runs at two hundred times over a job of fifty units, and go on with each.
+kill:
+    HFAUTO_KILLS=200 cargo test --release --test it -- units::a_run_that_is_killed
+
 # Accept changed snapshots after reading them.
 snap:
     INSTA_UPDATE=always cargo test --release --test it

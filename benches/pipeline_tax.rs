@@ -144,7 +144,7 @@ fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Any
 
 fn prepare(runtime: &tokio::runtime::Runtime, file: &Path) -> Anything<Job> {
     let pipeline = config::load(file, &LoadOptions::default())?;
-    let options = JobOptions { limit: None, overwrite: true };
+    let options = JobOptions { overwrite: true, ..JobOptions::default() };
     let hub = Hub::new(HubSettings::from_env().with_offline(true));
     Ok(runtime.block_on(Job::prepare(pipeline, options, Arc::new(hub)))?)
 }

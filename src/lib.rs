@@ -23,6 +23,8 @@
 //! models by themselves.
 
 mod auto_class;
+#[doc(hidden)]
+pub mod failpoint;
 pub mod error;
 
 pub mod config;

@@ -32,7 +32,7 @@ impl PlanArgs {
         let text = super::block_on(async {
             let pipeline = self.pipeline.load()?;
             let hub = super::hub(self.pipeline.offline);
-            let options = JobOptions { limit: self.limit, overwrite: false };
+            let options = JobOptions { limit: self.limit, ..JobOptions::default() };
             let job = Job::prepare(pipeline, options, Arc::new(hub)).await?;
             let mut text = describe(&job).await?;
             if self.verbose {
@@ -62,7 +62,14 @@ fn write_plan(text: &mut String, job: &Job, samples: &[Option<TokenSample>]) -> 
         Some(rows) => writeln!(text, ", {} rows", count(rows))?,
         None => writeln!(text, ", rows unknown before reading")?,
     }
-    writeln!(text, "units     1: files are published when the whole input is done")?;
+    match job.why_whole() {
+        Some(reason) => writeln!(text, "units     1, published when it is done: {reason}")?,
+        None => writeln!(
+            text,
+            "units     {}, each kept once it is done, published together",
+            count(source.units().len() as u64)
+        )?,
+    }
 
     for (step, sample) in job.steps().iter().zip(samples) {
         let (summary, settings) = (step.task().summary(), step.settings());

@@ -27,6 +27,10 @@ pub(super) struct RunArgs {
     #[arg(long)]
     fresh: bool,
 
+    /// Remove the rows of input files that are no longer there, from the output of an incremental pipeline.
+    #[arg(long)]
+    prune: bool,
+
     /// The device of every model: auto or cpu.
     #[arg(long, value_enum)]
     device: Option<DeviceArg>,
@@ -103,8 +107,9 @@ impl RunArgs {
             model.dtype = self.dtype.map_or(model.dtype, Into::into);
         }
         let hub = super::hub(self.pipeline.offline);
-        Sink::check(&pipeline.sink, self.fresh)?;
-        let options = JobOptions { limit: self.limit, overwrite: self.fresh };
+        Sink::check(&pipeline.sink, self.fresh || pipeline.run.is_incremental)?;
+        let (limit, overwrite, prune) = (self.limit, self.fresh, self.prune);
+        let options = JobOptions { limit, overwrite, prune };
         let job = Job::prepare(pipeline, options, Arc::new(hub)).await?;
         if self.dry_run {
             tokio::task::block_in_place(|| job.load_models())?;

@@ -53,12 +53,6 @@ const LATER: &[Later] = &[
         hint: "remove it: a row that fails stops the run",
     },
     Later {
-        path: &["run", "incremental"],
-        refused: given,
-        message: "`incremental` is not available in this version",
-        hint: "remove it: every run computes all rows",
-    },
-    Later {
         path: &["schedule"],
         refused: given,
         message: "`schedule` is not available in this version",

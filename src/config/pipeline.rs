@@ -368,11 +368,18 @@ pub struct RunSpec {
     pub sort_window_rows: usize,
     /// Model workers; `None` means one a core.
     pub workers: Option<usize>,
+    /// Whether only what is new or has changed since the last run is computed.
+    pub is_incremental: bool,
 }
 
 impl Default for RunSpec {
     fn default() -> Self {
-        Self { max_batch_tokens: 1024, sort_window_rows: 65_536, workers: None }
+        Self {
+            max_batch_tokens: 1024,
+            sort_window_rows: 65_536,
+            workers: None,
+            is_incremental: false,
+        }
     }
 }
 

@@ -396,7 +396,6 @@ fn what_comes_later_is_refused_by_name() {
         (28, 24, "`column` of `on_error` is not available in this version"),
         (28, 40, "`dead_letter` of `on_error` is not available in this version"),
         (28, 66, "`max_fraction` of `on_error` is not available in this version"),
-        (35, 72, "`incremental` is not available in this version"),
         (36, 1, "`schedule` is not available in this version"),
     ];
     assert_eq!(found, expected, "{report_of_whole}");
@@ -424,6 +423,7 @@ fn what_comes_later_is_refused_by_name() {
     good(&with("on_error: {rows: fail}"));
     good(&with("on_error: {}"));
     good(&with("run: {incremental: null}"));
+    good(&with("run: {incremental: new_or_changed}"));
     good(&with("models: {m: {repo: a/b, dtype: f32, device: cpu}}"));
 }
 

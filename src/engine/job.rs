@@ -10,22 +10,28 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::DataFusionError;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::dataframe::DataFrame;
+use datafusion::execution::TaskContext;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, ident};
 use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
+use futures::StreamExt;
 
 use super::node::ModelNode;
-use super::report::{OutputFile, RunReport, StepReport, peak_memory_bytes};
+use super::report::{OutputFile, RunReport, StepReport, UnitCounts, peak_memory_bytes};
 use super::step::{BatchSettings, ModelStep};
+use super::units::{UnitJob, plan_hash, plan_of_unit, unit_jobs, why_whole};
 use super::workers::WorkerPool;
 use super::write::write_stream;
 use crate::config::pipeline::{Pipeline, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Hub;
-use crate::sink::{Sink, SinkOptions};
+use crate::sink::{Committed, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput, Written};
 use crate::source::{self, Source};
 use crate::sql::{self, ModelCatalog};
 use crate::tasks::{self, EncodedRow, Models, Task};
+
+/// Units that are computed at the same time.
+const UNITS_IN_FLIGHT: usize = 2;
 
 /// What the command line adds to a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +40,8 @@ pub struct JobOptions {
     pub limit: Option<usize>,
     /// Replace the output of an earlier run.
     pub overwrite: bool,
+    /// Remove the rows of inputs that are no longer there; for incremental pipelines.
+    pub prune: bool,
 }
 
 /// What a job is doing.
@@ -54,6 +62,7 @@ pub struct Progress {
     running_since: OnceLock<Instant>,
     rows_written: AtomicU64,
     total_rows: Option<u64>,
+    skipped_rows: AtomicU64,
     steps: Vec<Arc<ModelStep>>,
 }
 
@@ -84,9 +93,10 @@ impl Progress {
         self.rows_written.load(Ordering::Relaxed)
     }
 
-    /// Rows the job will write, when files and plan tell.
+    /// Rows that this run will write, when files and plan tell.
     pub fn total_rows(&self) -> Option<u64> {
-        self.total_rows
+        let skipped = self.skipped_rows.load(Ordering::Relaxed);
+        self.total_rows.map(|rows| rows.saturating_sub(skipped))
     }
 
     /// The model steps in order.
@@ -104,6 +114,8 @@ pub struct Job {
     plan: LogicalPlan,
     source: Source,
     progress: Arc<Progress>,
+    /// Why the job is one unit.
+    whole: Option<String>,
 }
 
 impl Job {
@@ -163,9 +175,24 @@ impl Job {
             running_since: OnceLock::new(),
             rows_written: AtomicU64::new(0),
             total_rows,
+            skipped_rows: AtomicU64::new(0),
             steps: model_steps(&plan),
         };
-        Ok(Self { pipeline, options, context, plan, source, progress: Arc::new(progress) })
+        let whole = whole(&pipeline, &plan, &source).map_err(|e| plan_error(e, "the steps"))?;
+        if let (true, Some(reason)) = (pipeline.run.is_incremental, &whole) {
+            let message = "`run.incremental` needs a pipeline that can be computed in units";
+            return Err(Error::new(ErrorKind::Config, format!("{message}: {reason}"))
+                .at(pipeline.file.display())
+                .hint("remove `incremental`: every run then computes all rows"));
+        }
+        let progress = Arc::new(progress);
+        Ok(Self { pipeline, options, context, plan, source, progress, whole })
+    }
+
+    /// Why the job is one unit, which is computed and published as a whole; `None` when it is cut into
+    /// several, each durable once it is done.
+    pub fn why_whole(&self) -> Option<&str> {
+        self.whole.as_deref()
     }
 
     /// The pipeline.
@@ -243,28 +270,151 @@ impl Job {
     /// gives ([`ErrorKind::Interrupted`], [`ErrorKind::Terminated`]); nothing is then published.
     ///
     /// # Errors
-    /// The first error of any stage; what was written so far is removed.
+    /// The first error of any stage. Units that are done are kept for the next run; of a job that is one
+    /// unit, what was written so far is removed.
     pub async fn run(&self, cancel: impl Future<Output = ErrorKind>) -> Result<RunReport> {
-        let mut cancel = std::pin::pin!(cancel);
         let started_at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        match self.whole {
+            Some(_) => self.run_whole(started_at, cancel).await,
+            None => self.run_units(started_at, cancel).await,
+        }
+    }
+
+    async fn run_whole(
+        &self,
+        started_at: String,
+        cancel: impl Future<Output = ErrorKind>,
+    ) -> Result<RunReport> {
+        let mut cancel = std::pin::pin!(cancel);
         let start = Instant::now();
         tokio::task::block_in_place(|| self.load_models())?;
         let loaded = start.elapsed();
 
         self.progress.enter(Stage::Running);
         let plan = self.physical_plan().await?;
-        let sink = Sink::create(
-            &self.pipeline.sink,
-            plan.schema(),
-            SinkOptions {
-                lineage: self.lineage(),
-                model_columns: self.output_columns(),
-                overwrite: self.options.overwrite,
-            },
-        )?;
+        let sink = Sink::create(&self.pipeline.sink, plan.schema(), self.sink_options())?;
         let output = self.stream_into(plan, sink, cancel.as_mut()).await?;
-        let wall = start.elapsed();
-        Ok(self.report(started_at, wall, loaded, wall.saturating_sub(loaded), output))
+        Ok(self.report(started_at, start.elapsed(), loaded, output))
+    }
+
+    fn sink_options(&self) -> SinkOptions {
+        SinkOptions {
+            lineage: self.lineage(),
+            model_columns: self.output_columns(),
+            overwrite: self.options.overwrite,
+        }
+    }
+
+    /// Unit by unit, two at a time, so that the workers have the next one's batches when those of one end.
+    async fn run_units(
+        &self,
+        started_at: String,
+        cancel: impl Future<Output = ErrorKind>,
+    ) -> Result<RunReport> {
+        let start = Instant::now();
+        let jobs = unit_jobs(&self.source, plan_hash(&self.pipeline, &self.plan, self.steps()))?;
+        let mode = match self.pipeline.run.is_incremental {
+            true => UnitMode::Incremental { prune: self.options.prune },
+            false => UnitMode::Resume,
+        };
+        let spec = &self.pipeline.sink;
+        let schema = self.physical_plan().await?.schema();
+        let keys: Vec<UnitKey> = jobs.iter().map(|job| job.key.clone()).collect();
+        let mut output = tokio::task::block_in_place(|| {
+            UnitOutput::open(spec, schema, self.sink_options(), mode, &keys)
+        })?;
+        let mut units = UnitCounts { total: jobs.len(), ..UnitCounts::default() };
+        if let Some(rows) = output.complete() {
+            (units.skipped, units.skipped_rows) = (units.total, rows);
+            let mut report = self.report(started_at, start.elapsed(), start.elapsed(), Vec::new());
+            report.units = Some(units);
+            return Ok(report);
+        }
+        let mut open: Vec<&UnitJob> = Vec::new();
+        for job in &jobs {
+            match output.done(&job.key.id) {
+                Some(rows) => {
+                    units.skipped += 1;
+                    units.skipped_rows += rows;
+                }
+                None => open.push(job),
+            }
+        }
+        self.progress.skipped_rows.store(units.skipped_rows, Ordering::Relaxed);
+        if !open.is_empty() {
+            tokio::task::block_in_place(|| self.load_models())?;
+        }
+        let loaded = start.elapsed();
+
+        self.progress.enter(Stage::Running);
+        // One query: results of a unit serve the next ones.
+        let context = self.context.task_ctx();
+        let mut cancel = std::pin::pin!(cancel);
+        let mut failure = None;
+        let mut computed = Vec::new();
+        {
+            let running = futures::stream::iter(open)
+                .map(|job| self.run_unit(job, &output, Arc::clone(&context)))
+                .buffered(UNITS_IN_FLIGHT);
+            let mut running = std::pin::pin!(running);
+            loop {
+                let result = tokio::select! {
+                    result = running.next() => result,
+                    kind = cancel.as_mut() => Some(Err(Error::new(kind, "stopped by a signal"))),
+                };
+                match result {
+                    Some(Ok(committed)) => computed.push(committed),
+                    Some(Err(error)) => {
+                        failure = Some(error);
+                        break;
+                    }
+                    None => break,
+                }
+            }
+        }
+        units.computed = computed.len();
+        computed.into_iter().for_each(|unit| output.add(unit));
+        if let Some(error) = failure {
+            let done = units.computed + units.skipped;
+            let place = format!("{done} of {} units are done and kept", units.total);
+            return Err(error.at(place).hint("run the same command again to go on from there"));
+        }
+        self.progress.enter(Stage::Committing);
+        let (written, vanished) = tokio::task::block_in_place(|| output.finish(&keys))?;
+        (units.vanished, units.pruned) = (vanished.inputs, vanished.removed);
+        let mut report = self.report(started_at, start.elapsed(), loaded, output_files(written));
+        report.units = Some(units);
+        Ok(report)
+    }
+
+    async fn run_unit(
+        &self,
+        job: &UnitJob,
+        output: &UnitOutput,
+        context: Arc<TaskContext>,
+    ) -> Result<Committed> {
+        let computed = async {
+            let plan = plan_of_unit(&self.plan, &self.source, &job.unit)
+                .map_err(|e| self.explain_error(e))?;
+            let state = self.context.state();
+            let planner = Arc::clone(state.query_planner());
+            let plan = planner.create_physical_plan(&plan, &state).await;
+            let plan = plan.map_err(|e| self.explain_error(e))?;
+            let sink = output.sink(&job.key)?;
+            let stream = execute_stream(plan, context).map_err(|e| self.explain_error(e))?;
+            let never = std::pin::pin!(std::future::pending());
+            write_stream(stream, sink, &self.source.files, self.on_rows(), never).await
+        };
+        let sink = computed.await.map_err(|error| error.at(job.place()))?;
+        job.check_unchanged()?;
+        tokio::task::block_in_place(|| output.commit(&job.key, sink))
+    }
+
+    fn on_rows(&self) -> impl Fn(u64) + Send + 'static {
+        let progress = Arc::clone(&self.progress);
+        move |rows| {
+            progress.rows_written.fetch_add(rows, Ordering::Relaxed);
+        }
     }
 
     /// Loads every model, so that a broken checkpoint is told before the first row.
@@ -283,18 +433,9 @@ impl Job {
     ) -> Result<Vec<OutputFile>> {
         let stream =
             execute_stream(plan, self.context.task_ctx()).map_err(|e| self.explain_error(e))?;
-        let progress = Arc::clone(&self.progress);
-        let on_rows = move |rows| {
-            progress.rows_written.fetch_add(rows, Ordering::Relaxed);
-        };
-        let sink = write_stream(stream, sink, &self.source.files, on_rows, cancel).await?;
+        let sink = write_stream(stream, sink, &self.source.files, self.on_rows(), cancel).await?;
         self.progress.enter(Stage::Committing);
-        let written = tokio::task::block_in_place(|| sink.finish())?;
-        Ok(written
-            .files
-            .into_iter()
-            .map(|file| OutputFile { path: file.path, rows: file.rows, bytes: file.bytes })
-            .collect())
+        Ok(output_files(tokio::task::block_in_place(|| sink.finish())?))
     }
 
     fn report(
@@ -302,14 +443,14 @@ impl Job {
         started_at: String,
         wall: Duration,
         loaded: Duration,
-        running: Duration,
         output: Vec<OutputFile>,
     ) -> RunReport {
+        let running = wall.saturating_sub(loaded);
         let steps = self.steps().iter().map(|step| {
             StepReport::new(
                 step.name().to_owned(),
                 step.task().summary().clone(),
-                step.model().map_or(0, |model| model.weights().parameters),
+                step.loaded().map_or(0, |model| model.weights().parameters),
                 step.metrics().counts(),
                 running,
             )
@@ -323,6 +464,7 @@ impl Job {
             input_files: self.source.files.len(),
             input_bytes: self.source.files.iter().map(|file| file.bytes).sum(),
             rows_written: self.progress.rows_written(),
+            units: None,
             steps: steps.collect(),
             output,
             peak_memory_bytes: peak_memory_bytes(),
@@ -404,6 +546,27 @@ pub(crate) fn model_steps(plan: &LogicalPlan) -> Vec<Arc<ModelStep>> {
     });
     steps.reverse();
     steps
+}
+
+/// Why a pipeline is one unit; `None` when it is cut into several.
+fn whole(
+    pipeline: &Pipeline,
+    plan: &LogicalPlan,
+    source: &Source,
+) -> std::result::Result<Option<String>, DataFusionError> {
+    if Sink::is_file(&pipeline.sink) {
+        return Ok(Some("the output is one file".to_owned()));
+    }
+    if let Some(reason) = why_whole(plan, source)? {
+        return Ok(Some(reason));
+    }
+    let is_small = source.units().len() < 2 && !pipeline.run.is_incremental;
+    Ok(is_small.then(|| "the input is one unit".to_owned()))
+}
+
+fn output_files(written: Written) -> Vec<OutputFile> {
+    let files = written.files.into_iter();
+    files.map(|file| OutputFile { path: file.path, rows: file.rows, bytes: file.bytes }).collect()
 }
 
 /// Where columns come from, for the footer of output files: the pipeline or query that `origin` names, and

@@ -28,12 +28,31 @@ pub struct RunReport {
     pub input_bytes: u64,
     /// Rows written.
     pub rows_written: u64,
+    /// The units of the job; `None` for a job that is not cut into units.
+    pub units: Option<UnitCounts>,
     /// One entry a model step.
     pub steps: Vec<StepReport>,
     /// Where the rows are; empty for a dry run.
     pub output: Vec<OutputFile>,
     /// Largest resident size of this process so far, where the system tells.
     pub peak_memory_bytes: Option<u64>,
+}
+
+/// What became of the units of a job.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct UnitCounts {
+    /// Units of the input.
+    pub total: usize,
+    /// Units that this run computed.
+    pub computed: usize,
+    /// Units that were done before.
+    pub skipped: usize,
+    /// Rows of these.
+    pub skipped_rows: u64,
+    /// Inputs of the output that are no longer there.
+    pub vanished: Vec<String>,
+    /// Whether their rows were removed.
+    pub pruned: bool,
 }
 
 /// One model step of a report.
@@ -98,6 +117,19 @@ impl fmt::Display for RunReport {
             self.load_seconds
         )?;
         writeln!(f, "  read     {}, {}", files(self.input_files), bytes(self.input_bytes))?;
+        if let Some(units) = &self.units {
+            writeln!(
+                f,
+                "  units    {} computed, {} done before ({} rows)",
+                count(units.computed as u64),
+                count(units.skipped as u64),
+                count(units.skipped_rows)
+            )?;
+            for input in &units.vanished {
+                let fate = if units.pruned { "removed" } else { "kept; `--prune` removes them" };
+                writeln!(f, "  vanished {input}: its rows are {fate}")?;
+            }
+        }
         for step in &self.steps {
             let StepReport { model, counts, .. } = step;
             writeln!(f, "  {}  {} -> {}", model.task, model.name, step.output)?;

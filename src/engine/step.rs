@@ -161,6 +161,11 @@ impl ModelStep {
         &self.metrics
     }
 
+    /// The model, if it is loaded.
+    pub fn loaded(&self) -> Option<&Arc<dyn TaskModel>> {
+        self.model.get()
+    }
+
     /// The model with its weights, loaded at the first call.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 //! out/_hfauto/lock                  held by the one run that writes; the system frees it if it dies
 //! out/_hfauto/tmp/run-x/data/…      parts while they are written, each fsynced when it is whole
 //! out/_hfauto/tmp/run-x/plan.json   the decision to commit, once all parts are whole
+//! out/_hfauto/staged/…              parts of finished units (module `units`), instead of data/
+//! out/_hfauto/units/….json          their manifests
 //! out/part-00000.parquet            renamed from data/
 //! out/_hfauto/MANIFEST.json         files, rows, bytes, hashes, schema, lineage
 //! out/_SUCCESS                      last
@@ -23,9 +25,14 @@ use serde_json::{Value, json};
 
 use super::disk::{remove_file, sync_folder, write_error};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::failpoint;
 
-const META: &str = "_hfauto";
+pub(super) const META: &str = "_hfauto";
 const SUCCESS: &str = "_SUCCESS";
+/// Parts of finished units that are not published yet.
+pub(super) const STAGED: &str = "staged";
+/// Manifests of finished units.
+pub(super) const UNITS: &str = "units";
 const PLAN: &str = "plan.json";
 
 /// Takes a lock file, or says that another run has it.
@@ -73,6 +80,7 @@ impl Run {
         let tmp = meta.join("tmp");
         make_folders(&tmp, &mut created).map_err(|error| write_error(root, error))?;
         let started = lock(&meta.join("lock"), root).and_then(|lock| {
+            failpoint("lock.taken");
             recover(root)?;
             let dir = tempfile::Builder::new()
                 .prefix("run-")
@@ -97,11 +105,36 @@ impl Run {
 
     /// Where a part is written before the commit; its folder is made.
     pub(super) fn part(&self, relative: &str) -> io::Result<PathBuf> {
-        let path = self.dir.join("data").join(relative);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        Ok(path)
+        place(&self.dir.join("data"), relative)
+    }
+
+    /// Where a unit's parts are written before they are staged.
+    pub(super) fn unit(&self, id: &str) -> PathBuf {
+        self.dir.join(UNITS).join(id)
+    }
+
+    /// Publishes the staged parts: `manifest` names all files of the output, `replaced` are files that it had
+    /// before; the manifests of units are kept for a later run, save those of `obsolete` ones, or not at all.
+    pub(super) fn commit_staged(
+        &self,
+        manifest: Value,
+        replaced: &[String],
+        obsolete: &[String],
+        keep_units: bool,
+    ) -> Result<()> {
+        failpoint("publish.begun");
+        let plan = json!({
+            "version": 1,
+            "replaced": replaced,
+            "manifest": manifest,
+            "units": {"obsolete": obsolete, "keep": keep_units},
+        });
+        write_atomically(&self.dir.join(PLAN), &plan, &self.root)?;
+        failpoint("publish.planned");
+        apply(&self.root, &self.dir)?;
+        failpoint("publish.cleaned");
+        self.clean();
+        Ok(())
     }
 
     /// Publishes the parts, replacing `replaced`.
@@ -143,6 +176,29 @@ impl Run {
 /// Whether the folder says of itself that it is an output.
 pub(super) fn is_committed(root: &Path) -> bool {
     root.join(META).join("MANIFEST.json").exists() || root.join(SUCCESS).exists()
+}
+
+/// Whether an output was published in units, or is about to be: whoever opens it finds out by which job.
+pub(super) fn is_of_units(root: &Path) -> bool {
+    let is_planned =
+        |dir: PathBuf| read_json(&dir.join(PLAN)).is_ok_and(|plan| plan.get("units").is_some());
+    job(root).is_ok_and(|job| job.is_some())
+        || run_dirs(root).is_ok_and(|dirs| dirs.into_iter().any(is_planned))
+}
+
+/// The job in units that published the output.
+pub(super) fn job(root: &Path) -> Result<Option<String>> {
+    let manifest = root.join(META).join("MANIFEST.json");
+    if !manifest.exists() || !root.join(SUCCESS).exists() {
+        return Ok(None);
+    }
+    Ok(read_json(&manifest)?["job"].as_str().map(str::to_owned))
+}
+
+/// The rows of the output.
+pub(super) fn rows(root: &Path) -> Result<u64> {
+    let manifest = root.join(META).join("MANIFEST.json");
+    Ok(read_json(&manifest)?["rows"].as_u64().unwrap_or_default())
 }
 
 /// The files that earlier runs wrote into the folder: its manifest, and commits cut short.
@@ -199,12 +255,16 @@ fn apply(root: &Path, dir: &Path) -> Result<()> {
     let manifest = &plan["manifest"];
     let files = manifest_files(manifest, &plan_path)?;
     let manifest_path = root.join(META).join("MANIFEST.json");
+    let staged = root.join(META).join(STAGED);
+    let units = plan.get("units");
+    let data = if units.is_some() { staged.clone() } else { dir.join("data") };
     remove_file(&root.join(SUCCESS))?;
     remove_file(&manifest_path)?;
     sync_folder(root)?;
+    failpoint("publish.unmarked");
     let mut folders = BTreeSet::from([root.to_owned()]);
     for file in &files {
-        let from = dir.join("data").join(file);
+        let from = data.join(file);
         let to = root.join(file);
         if from.exists() {
             if let Some(folder) = to.parent() {
@@ -216,6 +276,7 @@ fn apply(root: &Path, dir: &Path) -> Result<()> {
             fs::rename(&from, &to).map_err(|error| write_error(&to, error))?;
         }
     }
+    failpoint("publish.renamed");
     for file in names(&plan["replaced"], &plan_path)? {
         if !files.contains(&file) {
             remove_file(&root.join(&file))?;
@@ -231,16 +292,46 @@ fn apply(root: &Path, dir: &Path) -> Result<()> {
     for folder in folders.iter().rev() {
         sync_folder(folder)?;
     }
+    failpoint("publish.removed");
     write_atomically(&manifest_path, manifest, root)?;
+    failpoint("publish.manifest");
     let success = root.join(SUCCESS);
     File::create(&success)
         .and_then(|file| file.sync_all())
         .map_err(|error| write_error(&success, error))?;
     sync_folder(root)?;
+    failpoint("publish.marked");
+    if let Some(units) = units {
+        let folder = root.join(META).join(UNITS);
+        for id in names(&units["obsolete"], &plan_path)? {
+            remove_file(&folder.join(format!("{id}.json")))?;
+        }
+        if units["keep"] != Value::Bool(true) {
+            remove_folder(&folder)?;
+        }
+        remove_folder(&staged)?;
+    }
     fs::remove_dir_all(dir).map_err(|error| write_error(dir, error))
 }
 
-fn write_atomically(path: &Path, content: &Value, output: &Path) -> Result<()> {
+/// Removes a folder that may be gone already.
+pub(super) fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(folder, error)),
+        _ => Ok(()),
+    }
+}
+
+/// The path of `relative` in `folder`; the folders that it needs are made.
+pub(super) fn place(folder: &Path, relative: &str) -> io::Result<PathBuf> {
+    let path = folder.join(relative);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    Ok(path)
+}
+
+pub(super) fn write_atomically(path: &Path, content: &Value, output: &Path) -> Result<()> {
     let part = path.with_extension("part");
     let mut text = serde_json::to_vec_pretty(content).map_err(|error| {
         Error::new(ErrorKind::Internal, "cannot write the manifest").source(error)
@@ -269,7 +360,7 @@ fn sync_tree(folder: &Path) -> Result<()> {
     sync_folder(folder)
 }
 
-fn read_json(path: &Path) -> Result<Value> {
+pub(super) fn read_json(path: &Path) -> Result<Value> {
     let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| {
         Error::new(ErrorKind::Sink, format!("cannot read `{}`", path.display()))
             .source(error)
@@ -286,7 +377,7 @@ fn manifest_files(manifest: &Value, path: &Path) -> Result<Vec<String>> {
 }
 
 /// Relative paths that stay inside the folder; anything else is no manifest of ours.
-fn names(list: &Value, path: &Path) -> Result<Vec<String>> {
+pub(super) fn names(list: &Value, path: &Path) -> Result<Vec<String>> {
     let names = list.as_array().map_or(&[][..], Vec::as_slice).iter().map(|name| {
         name.as_str().filter(|name| {
             let mut parts = Path::new(name).components().peekable();

@@ -20,6 +20,7 @@ mod disk;
 mod encode;
 mod partition;
 mod target;
+mod units;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -35,6 +36,7 @@ pub use self::encode::nested_as_text;
 use self::encode::{Boxed, Encoder, Encoding, schema_json};
 use self::partition::Partitioner;
 use self::target::Target;
+pub use self::units::{Committed, UnitKey, UnitMode, UnitOutput, Vanished};
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -101,12 +103,26 @@ pub struct Sink {
     closed: Vec<WrittenPart>,
     /// The next part number of each folder.
     next_part: BTreeMap<String, u32>,
+    /// What part files of a unit are called.
+    stem: Option<String>,
 }
 
 /// Where files are until they are whole.
 enum Staging {
-    File { temporary: PathBuf, _lock: File, created: Vec<PathBuf>, overwrite: bool },
-    Folder { run: Run, replaced: Vec<String> },
+    File {
+        temporary: PathBuf,
+        _lock: File,
+        created: Vec<PathBuf>,
+        overwrite: bool,
+    },
+    Folder {
+        run: Run,
+        replaced: Vec<String>,
+    },
+    /// A unit of an output: its parts are committed by [`UnitOutput`].
+    Unit {
+        dir: PathBuf,
+    },
 }
 
 /// An open file.
@@ -119,7 +135,10 @@ struct Part {
     rows: u64,
 }
 
+/// A part of an output, as manifests have it.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 struct WrittenPart {
+    #[serde(rename = "path")]
     name: String,
     rows: u64,
     bytes: u64,
@@ -134,15 +153,21 @@ impl std::fmt::Debug for Sink {
 
 impl Sink {
     /// Fails if [`Sink::create`] would fail for the state of the disk or a contradiction in the
-    /// pipeline. Leaves nothing on the disk.
+    /// pipeline; an output that was made in units is left to [`UnitOutput::open`]. Leaves nothing on the disk.
     ///
     /// # Errors
     /// - `Sink`: the output exists, or cannot be written.
     /// - `Config`: format, compression, path and partitions do not fit together.
     pub fn check(spec: &SinkSpec, overwrite: bool) -> Result<()> {
         let target = Target::of(spec)?;
-        target.replaced(overwrite).map_err(|error| error.at(&spec.location))?;
+        let is_of_units = !target.single_file && commit::is_of_units(&target.path);
+        target.replaced(overwrite || is_of_units).map_err(|error| error.at(&spec.location))?;
         target.check_writable().map_err(|error| error.at(&spec.location))
+    }
+
+    /// Whether the output is one file, not a folder.
+    pub fn is_file(spec: &SinkSpec) -> bool {
+        Target::of(spec).is_ok_and(|target| target.single_file)
     }
 
     /// Starts an output of batches with `schema`.
@@ -170,7 +195,38 @@ impl Sink {
         disk: Box<dyn Disk>,
     ) -> Result<Self> {
         let target = Target::of(spec)?;
-        let SinkOptions { lineage, model_columns, overwrite } = options;
+        let overwrite = options.overwrite;
+        let mut sink = Self::unstaged(spec, schema, options, disk)?;
+        target.replaced(overwrite)?;
+        let staging = if target.single_file {
+            Staging::file(&target.path, overwrite)?
+        } else {
+            let run = Run::start(&target.path)?;
+            // Looked at again under the lock, after a commit cut short has been finished.
+            match target.replaced(overwrite) {
+                Ok(replaced) => Staging::Folder { run, replaced },
+                Err(error) => {
+                    run.discard();
+                    return Err(error);
+                }
+            }
+        };
+        sink.staging = Some(staging);
+        if sink.partitioner.is_none() {
+            sink.part("")?;
+        }
+        Ok(sink)
+    }
+
+    /// A sink that has no place for its files yet.
+    fn unstaged(
+        spec: &SinkSpec,
+        schema: SchemaRef,
+        options: SinkOptions,
+        disk: Box<dyn Disk>,
+    ) -> Result<Self> {
+        let target = Target::of(spec)?;
+        let SinkOptions { lineage, model_columns, .. } = options;
         let partitioner = if spec.partition_by.is_empty() {
             None
         } else {
@@ -189,21 +245,7 @@ impl Sink {
             &lineage,
             &model_columns,
         )?;
-        target.replaced(overwrite)?;
-        let staging = if target.single_file {
-            Staging::file(&target.path, overwrite)?
-        } else {
-            let run = Run::start(&target.path)?;
-            // Looked at again under the lock, after a commit cut short has been finished.
-            match target.replaced(overwrite) {
-                Ok(replaced) => Staging::Folder { run, replaced },
-                Err(error) => {
-                    run.discard();
-                    return Err(error);
-                }
-            }
-        };
-        let mut sink = Self {
+        Ok(Self {
             target,
             location: spec.location.clone(),
             target_file_size_bytes: spec.target_file_size_bytes.max(1),
@@ -213,15 +255,12 @@ impl Sink {
             partitioner,
             lineage,
             disk,
-            staging: Some(staging),
+            staging: None,
             open: Vec::new(),
             closed: Vec::new(),
             next_part: BTreeMap::new(),
-        };
-        if sink.partitioner.is_none() {
-            sink.part("")?;
-        }
-        Ok(sink)
+            stem: None,
+        })
     }
 
     /// Appends rows. After an error the output is gone and only the error is left to report.
@@ -306,11 +345,17 @@ impl Sink {
         }
         let number = self.next_part.entry(folder.to_owned()).or_default();
         let slash = if folder.is_empty() { "" } else { "/" };
-        let name = format!("{folder}{slash}part-{number:05}.{}", self.target.extension());
+        let extension = self.target.extension();
+        let name = match (&self.stem, *number) {
+            (None, number) => format!("{folder}{slash}part-{number:05}.{extension}"),
+            (Some(stem), 0) => format!("{folder}{slash}part-{stem}.{extension}"),
+            (Some(stem), number) => format!("{folder}{slash}part-{stem}-{number}.{extension}"),
+        };
         *number += 1;
         let path = match &self.staging {
             Some(Staging::File { temporary, .. }) => Ok(temporary.clone()),
             Some(Staging::Folder { run, .. }) => run.part(&name),
+            Some(Staging::Unit { dir }) => commit::place(dir, &name),
             None => Err(std::io::Error::other("the sink is closed")),
         };
         let opened = path.and_then(|path| OutFile::create(self.disk.as_ref(), &path));
@@ -367,11 +412,17 @@ impl Sink {
         })
     }
 
-    fn publish(&mut self) -> Result<Written> {
+    /// Closes all files and makes them durable.
+    fn close_all(&mut self) -> Result<()> {
         for part in std::mem::take(&mut self.open) {
             self.close(part)?;
         }
         self.closed.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(())
+    }
+
+    fn publish(&mut self) -> Result<Written> {
+        self.close_all()?;
         let rows = self.closed.iter().map(|part| part.rows).sum();
         let bytes = self.closed.iter().map(|part| part.bytes).sum();
         match self.staging.take() {
@@ -387,7 +438,7 @@ impl Sink {
                 // From here on a failure keeps what the next run needs to finish the commit.
                 run.commit(manifest, &replaced)?;
             }
-            None => {
+            Some(Staging::Unit { .. }) | None => {
                 return Err(Error::new(
                     ErrorKind::Internal,
                     "the sink was finished after an error",
@@ -408,14 +459,10 @@ impl Sink {
     }
 
     fn manifest(&self, rows: u64, bytes: u64) -> Value {
-        let files = self.closed.iter().map(|part| {
-            json!({
-                "path": part.name,
-                "rows": part.rows,
-                "bytes": part.bytes,
-                "blake3": part.blake3,
-            })
-        });
+        self.manifest_of(&self.closed, rows, bytes)
+    }
+
+    fn manifest_of(&self, parts: &[WrittenPart], rows: u64, bytes: u64) -> Value {
         let lineage: Map<_, _> =
             self.lineage.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         json!({
@@ -424,7 +471,7 @@ impl Sink {
             "rows": rows,
             "bytes": bytes,
             "partition_by": self.partition_by,
-            "files": files.collect::<Vec<_>>(),
+            "files": parts,
             "schema": schema_json(self.encoding.schema()),
             "lineage": lineage,
         })
@@ -486,6 +533,9 @@ impl Staging {
                 commit::remove_created(created);
             }
             Self::Folder { run, .. } => run.discard(),
+            Self::Unit { dir } => {
+                let _ = fs::remove_dir_all(dir);
+            }
         }
     }
 }

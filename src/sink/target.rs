@@ -214,6 +214,11 @@ fn compression_word(compression: Compression) -> &'static str {
     }
 }
 
+/// [`data_files`] of a folder that need not be there.
+pub(super) fn files_of(folder: &Path) -> Result<Vec<String>> {
+    if folder.exists() { data_files(folder) } else { Ok(Vec::new()) }
+}
+
 /// All files below `folder` that a reader would take for data, relative and in order.
 fn data_files(folder: &Path) -> Result<Vec<String>> {
     fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) -> io::Result<()> {

@@ -26,7 +26,8 @@ use datafusion::arrow::datatypes::{
     DataType, Date32Type, Field, Float64Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType,
 };
 
-use super::inspect::{Rows, read_error};
+use super::inspect::{Rows, Start, read_error};
+use super::units::UNIT_ROWS;
 use crate::config::pipeline::CsvSpec;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -37,6 +38,8 @@ pub(super) struct CsvColumns {
     pub(super) kinds: Vec<Kind>,
     /// Bytes of the values of each column.
     pub(super) bytes: Vec<u64>,
+    /// Where every so many rows start, after the first.
+    pub(super) starts: Vec<Start>,
 }
 
 /// What all values seen so far have in common.
@@ -230,6 +233,10 @@ pub(super) fn inspect(
         }
         if record.len() != columns.names.len() {
             return Err(ragged(&columns, &record, line, header_line, spec));
+        }
+        if rows > 0 && rows.is_multiple_of(UNIT_ROWS) {
+            let byte = record.position().map_or(0, ::csv::Position::byte);
+            columns.starts.push(Start { row: rows, byte });
         }
         for index in 0..record.len() {
             let value = text(&record, index, line, &columns.names)?;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::{FileReader, StreamReader};
+use datafusion::common::parsers::CompressionTypeVariant as Codec;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
 use datafusion::parquet::errors::ParquetError;
@@ -19,6 +20,7 @@ use datafusion::parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaDat
 use super::csv::CsvColumns;
 use super::jsonl::JsonColumns;
 use super::listing::ListedFile;
+use super::units::UNIT_ROWS;
 use crate::config::pipeline::{CsvSpec, FileFormat};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -42,6 +44,17 @@ pub(super) struct Inspected {
     pub(super) rows: Rows,
     /// Bytes of the texts of columns, by name, as far as they are known.
     pub(super) text_bytes: BTreeMap<String, u64>,
+    /// Where units of the file start after the first: rows, and for text formats the bytes that they
+    /// start at.
+    pub(super) starts: Vec<Start>,
+}
+
+/// Where a unit of a file starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    pub(super) row: u64,
+    /// 0 for formats that are read by row.
+    pub(super) byte: u64,
 }
 
 /// How many rows a file has, as far as it is known.
@@ -74,13 +87,15 @@ pub(super) fn inspect(file: &ListedFile, csv: CsvSpec, max_rows: u64) -> Result<
             super::csv::inspect(decompressed(file)?, csv, max_rows).map(|(mut columns, rows)| {
                 let bytes = std::mem::take(&mut columns.bytes);
                 let text_bytes = columns.names.iter().cloned().zip(bytes).collect();
-                Inspected { columns: Columns::Csv(columns), rows, text_bytes }
+                let starts = starts_of(file, std::mem::take(&mut columns.starts));
+                Inspected { columns: Columns::Csv(columns), rows, text_bytes, starts }
             })
         }
         FileFormat::Jsonl => {
             super::jsonl::inspect(decompressed(file)?, max_rows).map(|(mut columns, rows)| {
                 let text_bytes = std::mem::take(&mut columns.text_bytes);
-                Inspected { columns: Columns::Jsonl(columns), rows, text_bytes }
+                let starts = starts_of(file, std::mem::take(&mut columns.starts));
+                Inspected { columns: Columns::Jsonl(columns), rows, text_bytes, starts }
             })
         }
     }
@@ -129,7 +144,35 @@ fn parquet(path: &Path) -> Result<Inspected> {
         let bytes = bytes.unwrap_or_else(|| column.uncompressed_size());
         *text_bytes.entry(name.clone()).or_default() += u64::try_from(bytes).unwrap_or_default();
     }
-    Ok(Inspected { columns: Columns::Parquet(without_metadata(&schema)), rows, text_bytes })
+    let row_groups = metadata.row_groups().iter();
+    let starts = row_starts(row_groups.map(|group| u64::try_from(group.num_rows()).unwrap_or(0)));
+    let columns = Columns::Parquet(without_metadata(&schema));
+    Ok(Inspected { columns, rows, text_bytes, starts })
+}
+
+/// Places in a compressed file cannot be gone to.
+fn starts_of(file: &ListedFile, starts: Vec<Start>) -> Vec<Start> {
+    if file.form.codec == Codec::UNCOMPRESSED { starts } else { Vec::new() }
+}
+
+/// Units of whole row groups, as many as fit in [`UNIT_ROWS`]; larger row groups are cut.
+fn row_starts(row_groups: impl Iterator<Item = u64>) -> Vec<Start> {
+    let mut starts = Vec::new();
+    let (mut row, mut unit_rows) = (0, 0);
+    for rows in row_groups {
+        if unit_rows > 0 && unit_rows + rows > UNIT_ROWS {
+            starts.push(Start { row, byte: 0 });
+            unit_rows = 0;
+        }
+        let mut begin = 0;
+        while rows - begin > UNIT_ROWS {
+            begin += UNIT_ROWS;
+            starts.push(Start { row: row + begin, byte: 0 });
+        }
+        unit_rows += rows - begin;
+        row += rows;
+    }
+    starts
 }
 
 /// Reads the schema of an Arrow IPC file, of either format.
@@ -152,7 +195,8 @@ fn arrow(path: &Path) -> Result<Inspected> {
         FileReader::try_new(file, None).map_err(broken)?.schema()
     };
     let columns = Columns::Arrow { schema: without_metadata(&schema), stream };
-    Ok(Inspected { columns, rows: Rows::Unknown, text_bytes: BTreeMap::new() })
+    let (text_bytes, starts) = (BTreeMap::new(), Vec::new());
+    Ok(Inspected { columns, rows: Rows::Unknown, text_bytes, starts })
 }
 
 /// Metadata of a file (pandas' index, a writer's version) does not describe a table of many files.

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema};
 use serde_json::Value;
 
-use super::inspect::{Rows, read_error};
+use super::inspect::{Rows, Start, read_error};
+use super::units::UNIT_ROWS;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A file's fields in the order of their first appearance.
@@ -29,6 +30,8 @@ pub(super) struct JsonColumns {
     fields: Vec<(String, Kind)>,
     /// Bytes of the strings of each field.
     pub(super) text_bytes: BTreeMap<String, u64>,
+    /// Where every so many rows start, after the first.
+    pub(super) starts: Vec<Start>,
 }
 
 /// What all values of a field so far have in common.
@@ -207,6 +210,7 @@ pub(super) fn inspect(reader: impl Read, max_rows: u64) -> Result<(JsonColumns, 
     let mut line = Vec::new();
     let mut number = 0;
     let mut rows = 0;
+    let mut next_byte = 0;
     loop {
         if rows >= max_rows {
             return Ok((columns, Rows::AtLeast(rows)));
@@ -220,6 +224,8 @@ pub(super) fn inspect(reader: impl Read, max_rows: u64) -> Result<(JsonColumns, 
         if read == 0 {
             return Ok((columns, Rows::Exactly(rows)));
         }
+        let byte = next_byte;
+        next_byte += read as u64;
         number += 1;
         if line.trim_ascii().is_empty() {
             continue;
@@ -247,6 +253,9 @@ pub(super) fn inspect(reader: impl Read, max_rows: u64) -> Result<(JsonColumns, 
                 ErrorKind::Data,
                 format!("line {number} is {found}, expected an object"),
             ));
+        }
+        if rows > 0 && rows.is_multiple_of(UNIT_ROWS) {
+            columns.starts.push(Start { row: rows, byte });
         }
         for (name, value) in value.as_object().into_iter().flatten() {
             let Value::String(text) = value else { continue };

@@ -20,12 +20,14 @@ mod listing;
 mod schema;
 mod session;
 mod table;
+mod units;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::SessionContext;
@@ -35,6 +37,7 @@ use futures::{StreamExt, TryStreamExt};
 
 pub use self::error::stream_error;
 pub use self::session::{ROWS_PER_BATCH, session, session_config, session_state};
+pub use self::units::Unit;
 
 use self::inspect::{Columns, Inspected, Rows};
 use self::jsonl::JsonColumns;
@@ -52,6 +55,24 @@ pub struct Source {
     pub files: Vec<InputFile>,
     /// How many rows it has, when that is known before reading: not with `where`, not for Arrow IPC.
     pub rows: Option<u64>,
+    table: Arc<FilesTable>,
+}
+
+impl Source {
+    /// The units that its rows can be computed in, in order.
+    pub fn units(&self) -> Vec<Unit> {
+        self.table.units()
+    }
+
+    /// The table of the rows of one unit, with the columns of the whole table.
+    pub fn unit_table(&self, unit: &Unit) -> Arc<dyn TableProvider> {
+        Arc::new(self.table.of_unit(unit))
+    }
+
+    /// Whether a table is the one that its rows are read from.
+    pub fn is_table(&self, table: &Arc<dyn TableProvider>) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.table), Arc::as_ptr(table))
+    }
 }
 
 /// A file of a source.
@@ -106,13 +127,14 @@ pub async fn open(ctx: &SessionContext, spec: &SourceSpec) -> Result<Source> {
         .collect();
 
     let files = files.into_iter().zip(inspected).map(|(file, inspected)| {
-        let Inspected { rows, text_bytes, .. } = inspected;
-        TableFile { file, rows, text_bytes }
+        let Inspected { rows, text_bytes, starts, .. } = inspected;
+        TableFile { file, rows, text_bytes, starts, part: None }
     });
     let table = Arc::new(FilesTable::new(files.collect(), form, csv, schema));
-    let dataframe =
-        query(ctx, table, spec, &input_files).await.map_err(|error| error.at(&spec.location))?;
-    Ok(Source { dataframe, files: input_files, rows })
+    let dataframe = query(ctx, Arc::clone(&table), spec, &input_files)
+        .await
+        .map_err(|error| error.at(&spec.location))?;
+    Ok(Source { dataframe, files: input_files, rows, table })
 }
 
 /// Applies `where`, `limit` and `select`, in SQL's order.

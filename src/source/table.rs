@@ -19,16 +19,19 @@ use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 
-use super::inspect::Rows;
+use super::inspect::{Rows, Start};
 use super::listing::{Form, ListedFile};
+use super::units::{Part, Unit, units_of};
 use crate::config::pipeline::{CsvSpec, FileFormat};
 
 /// Files of one form and schema, in order.
@@ -42,11 +45,14 @@ pub(super) struct FilesTable {
 }
 
 /// A file of a table, and what is known of its size.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct TableFile {
     pub(super) file: ListedFile,
     pub(super) rows: Rows,
     pub(super) text_bytes: BTreeMap<String, u64>,
+    pub(super) starts: Vec<Start>,
+    /// The part of it that is read; all of it when `None`.
+    pub(super) part: Option<Part>,
 }
 
 impl FilesTable {
@@ -72,6 +78,24 @@ impl FilesTable {
             .with_table_partition_cols(partition_fields.clone())
             .build();
         Self { files, form, csv, table_schema, partition_fields }
+    }
+
+    /// The units of its files, in order.
+    pub(super) fn units(&self) -> Vec<Unit> {
+        self.files.iter().enumerate().flat_map(|(index, file)| units_of(index, file)).collect()
+    }
+
+    /// The table of the rows of one unit.
+    pub(super) fn of_unit(&self, unit: &Unit) -> Self {
+        let mut file = self.files[unit.file].clone();
+        file.part.clone_from(&unit.part);
+        Self {
+            files: vec![file],
+            form: self.form,
+            csv: self.csv,
+            table_schema: self.table_schema.clone(),
+            partition_fields: self.partition_fields.clone(),
+        }
     }
 
     fn format(&self) -> Arc<dyn DataFusionFormat> {
@@ -137,7 +161,9 @@ impl FilesTable {
         let schema = self.schema();
         let mut statistics = Statistics::new_unknown(&schema);
         let rows: Option<u64> = files.iter().map(|file| file.rows.exactly()).sum();
-        let Some(rows) = rows else { return statistics };
+        let Some(rows) = rows.filter(|_| files.iter().all(|file| file.part.is_none())) else {
+            return statistics;
+        };
         let rows = rows as usize;
         statistics.num_rows = match limit {
             Some(limit) if limit < rows => Precision::Inexact(limit),
@@ -159,7 +185,7 @@ fn is_text(data_type: &DataType) -> bool {
 }
 
 /// A file as DataFusion's scan takes it.
-fn partitioned(file: &ListedFile) -> Result<PartitionedFile> {
+fn partitioned(TableFile { file, part, .. }: &TableFile) -> Result<PartitionedFile> {
     // Object store paths have no `..`.
     let location = object_store::path::Path::from_absolute_path(file.path.canonicalize()?)
         .map_err(object_store::Error::from)
@@ -167,7 +193,20 @@ fn partitioned(file: &ListedFile) -> Result<PartitionedFile> {
     let values = file.partitions.iter().map(|(_, value)| ScalarValue::Utf8(value.clone()));
     let mut partitioned = PartitionedFile::new("", file.bytes);
     partitioned.object_meta.location = location;
-    Ok(partitioned.with_partition_values(values.collect()))
+    let partitioned = partitioned.with_partition_values(values.collect());
+    Ok(match part {
+        None => partitioned,
+        Some(Part::Bytes(bytes)) => partitioned.with_range(bytes.start as i64, bytes.end as i64),
+        Some(Part::Rows { rows, of }) => {
+            let selectors = vec![
+                RowSelector::skip(rows.start as usize),
+                RowSelector::select((rows.end - rows.start) as usize),
+                RowSelector::skip((of - rows.end) as usize),
+            ];
+            let selection = ParquetRowSelection::new(RowSelection::from(selectors));
+            partitioned.with_extension(selection)
+        }
+    })
 }
 
 #[async_trait]
@@ -204,8 +243,7 @@ impl TableProvider for FilesTable {
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
         let statistics = self.statistics(&files, limit);
-        let files =
-            files.into_iter().map(|file| partitioned(&file.file)).collect::<Result<Vec<_>>>()?;
+        let files = files.into_iter().map(partitioned).collect::<Result<Vec<_>>>()?;
         let format = self.format();
         let source = format.file_source(self.table_schema.clone());
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source)

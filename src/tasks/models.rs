@@ -213,6 +213,21 @@ impl ResolvedModel {
         Some(WeightSize { parameters, bytes: parameters * self.dtype().size_in_bytes() })
     }
 
+    /// What tells this model from another: the commit of the hub, or of a local directory the files with
+    /// their sizes and times.
+    pub fn identity(&self) -> String {
+        if let Some(commit) = self.snapshot.commit() {
+            return format!("{}@{commit}", self.snapshot.name());
+        }
+        let mut identity = self.snapshot.name().to_owned();
+        for file in self.snapshot.files().unwrap_or_default() {
+            let found = std::fs::metadata(self.snapshot.dir().join(&file));
+            let stamp = found.and_then(|found| Ok((found.len(), found.modified()?)));
+            identity += &format!("\n{file} {stamp:?}");
+        }
+        identity
+    }
+
     /// Refuses a model whose weights do not fit in memory, before they are read.
     fn check_memory(&self) -> Result<()> {
         memory::check(self.weight_size(), memory::available_bytes())

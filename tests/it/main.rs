@@ -30,5 +30,6 @@ mod t5;
 mod tasks;
 mod tidy;
 mod tokenizers;
+mod units;
 mod vit;
 mod windows;

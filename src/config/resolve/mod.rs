@@ -71,6 +71,7 @@ fn run(raw: Option<&RawRun>) -> RunSpec {
             Some(Workers::Number(workers)) => Some(count(workers.get())),
             Some(Workers::Auto) | None => None,
         },
+        is_incremental: raw.is_some_and(|run| run.incremental.is_some()),
     }
 }
 

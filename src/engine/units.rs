@@ -1,0 +1,191 @@
+//! A job in units: which pipelines can be cut, the plan of one unit, and what a unit's rows depend on. Not
+//! here: how files are cut (`crate::source`), how units become durable (`crate::sink`).
+
+use std::sync::Arc;
+
+use datafusion::common::Result as DataFusionResult;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::{provider_as_source, source_as_provider};
+use datafusion::logical_expr::{LogicalPlan, TableScan};
+
+use super::node::ModelNode;
+use super::step::ModelStep;
+use crate::config::pipeline::Pipeline;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::UnitKey;
+use crate::source::{Source, Unit};
+
+/// Why a plan cannot be computed in units: it is then one unit. `None` when every row of the output comes
+/// from one row of the source, whatever the others are.
+pub(super) fn why_whole(plan: &LogicalPlan, source: &Source) -> DataFusionResult<Option<String>> {
+    let mut reason = None;
+    plan.apply(|node| {
+        let what = match node {
+            LogicalPlan::TableScan(scan) if is_source(scan, source) && scan.fetch.is_none() => None,
+            LogicalPlan::TableScan(scan) if is_source(scan, source) => {
+                Some("reads a number of rows".to_owned())
+            }
+            LogicalPlan::TableScan(scan) => Some(format!("reads the table `{}`", scan.table_name)),
+            LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Unnest(_) => None,
+            LogicalPlan::Limit(_) => Some("has a limit".to_owned()),
+            LogicalPlan::Sort(_) => Some("sorts all rows".to_owned()),
+            LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) => {
+                Some("aggregates all rows".to_owned())
+            }
+            LogicalPlan::Window(_) => Some("has a window over all rows".to_owned()),
+            LogicalPlan::Join(_) => Some("joins all rows".to_owned()),
+            other => match ModelNode::of(other) {
+                Some(model) if model.step().task().needs_whole_windows() => {
+                    Some("has embeddings of int8, whose ranges are those of many rows".to_owned())
+                }
+                Some(_) => None,
+                None => Some(format!("has a {} over all rows", other.display())),
+            },
+        };
+        let of_subquery = || {
+            let mut found = None;
+            node.apply_subqueries(|subquery| {
+                subquery.apply_with_subqueries(|node| {
+                    if let LogicalPlan::TableScan(_) = node {
+                        found = Some("has a subquery over all rows".to_owned());
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })
+            })
+            .map(|_| found)
+        };
+        reason = match what {
+            Some(what) => Some(what),
+            None => of_subquery()?,
+        };
+        Ok(match reason {
+            Some(_) => TreeNodeRecursion::Stop,
+            None => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(reason.map(|reason| format!("the pipeline {reason}")))
+}
+
+/// The plan over the rows of one unit; its model steps are those of the whole plan.
+pub(super) fn plan_of_unit(
+    plan: &LogicalPlan,
+    source: &Source,
+    unit: &Unit,
+) -> DataFusionResult<LogicalPlan> {
+    let table = provider_as_source(source.unit_table(unit));
+    let plan = plan.clone().transform_up(|node| match node {
+        LogicalPlan::TableScan(mut scan) if is_source(&scan, source) => {
+            scan.source = Arc::clone(&table);
+            Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+        }
+        node => Ok(Transformed::no(node)),
+    })?;
+    Ok(plan.data)
+}
+
+fn is_source(scan: &TableScan, source: &Source) -> bool {
+    source_as_provider(&scan.source).is_ok_and(|table| source.is_table(&table))
+}
+
+/// A hash of what all units depend on: the plan with its SQL, the models with their options, how files are
+/// read and written.
+pub(super) fn plan_hash(
+    pipeline: &Pipeline,
+    plan: &LogicalPlan,
+    steps: &[Arc<ModelStep>],
+) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    add(concat!("units 1, ", env!("CARGO_PKG_VERSION")));
+    add(&plan.display_indent_schema().to_string());
+    for step in steps {
+        let task = step.task();
+        add(&serde_json::json!(task.summary()).to_string());
+        add(&task.base().model.identity());
+    }
+    add(&format!("{:?} {:?}", pipeline.source.csv, pipeline.source.predicate));
+    let sink = &pipeline.sink;
+    add(&format!("{:?} {:?} {:?}", sink.format, sink.compression, sink.partition_by));
+    add(&sink.target_file_size_bytes.to_string());
+    hasher.finalize()
+}
+
+/// Size and time of a file: what tells that it is another now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileStamp {
+    bytes: u64,
+    modified: std::time::SystemTime,
+}
+
+impl FileStamp {
+    /// # Errors
+    /// `NoInput` when the file is gone.
+    pub(super) fn of(path: &std::path::Path) -> Result<Self> {
+        let stamp = || {
+            let found = std::fs::metadata(path)?;
+            Ok(Self { bytes: found.len(), modified: found.modified()? })
+        };
+        stamp().map_err(|error: std::io::Error| {
+            Error::new(ErrorKind::NoInput, format!("cannot open `{}`", path.display()))
+                .source(error)
+        })
+    }
+}
+
+/// A unit with its file as it was found, and what it is called.
+#[derive(Clone, Debug)]
+pub(super) struct UnitJob {
+    pub(super) unit: Unit,
+    pub(super) key: UnitKey,
+    pub(super) stamp: FileStamp,
+}
+
+/// The units of a source, named.
+///
+/// # Errors
+/// As [`FileStamp::of`].
+pub(super) fn unit_jobs(source: &Source, plan_hash: blake3::Hash) -> Result<Vec<UnitJob>> {
+    let stamps = source.files.iter().map(|file| FileStamp::of(&file.path));
+    let stamps = stamps.collect::<Result<Vec<_>>>()?;
+    let units = source.units().into_iter().enumerate();
+    let jobs = units.map(|(sequence, unit)| {
+        let input = source.files[unit.file].path.display().to_string();
+        let stamp = stamps[unit.file];
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(plan_hash.as_bytes());
+        hasher.update(format!("{input}\n{stamp:?}\n{:?}", unit.rows).as_bytes());
+        let id = hasher.finalize().to_hex()[..32].to_owned();
+        UnitJob { unit, key: UnitKey { id, sequence, input }, stamp }
+    });
+    Ok(jobs.collect())
+}
+
+impl UnitJob {
+    /// # Errors
+    /// `Data` when the file is another than the one that was looked at.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let path = std::path::Path::new(&self.key.input);
+        if FileStamp::of(path)? == self.stamp {
+            return Ok(());
+        }
+        let message = format!("`{}` was changed while it was read", self.key.input);
+        Err(Error::new(ErrorKind::Data, message)
+            .hint("run again when it is whole: units of other files are kept"))
+    }
+
+    /// Which rows it has, for errors.
+    pub(super) fn place(&self) -> String {
+        match &self.unit.rows {
+            Some(rows) => {
+                format!("rows {} to {} of `{}`", rows.start + 1, rows.end, self.key.input)
+            }
+            None => format!("`{}`", self.key.input),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Places where the kill tests end the process: `HFAUTO_FAILPOINT=unit.renamed:3` kills it with SIGKILL when
+//! it comes to `unit.renamed` for the third time; with `:hold` at the end it stays there instead. Without the
+//! variable a place costs one look at a static.
+
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Every place, in the order in which a job comes to them.
+pub const FAILPOINTS: &[&str] = &[
+    "lock.taken",
+    "unit.written",
+    "unit.renamed",
+    "unit.synced",
+    "unit.manifest",
+    "unit.committed",
+    "publish.begun",
+    "publish.planned",
+    "publish.unmarked",
+    "publish.renamed",
+    "publish.removed",
+    "publish.manifest",
+    "publish.marked",
+    "publish.cleaned",
+];
+
+struct Chosen {
+    name: String,
+    count: u64,
+    holds: bool,
+}
+
+/// Kills the process if this is the place, for the time, that the environment names.
+pub(crate) fn failpoint(name: &str) {
+    static CHOSEN: OnceLock<Option<Chosen>> = OnceLock::new();
+    static HITS: AtomicU64 = AtomicU64::new(0);
+    let chosen = CHOSEN.get_or_init(|| {
+        let text = std::env::var("HFAUTO_FAILPOINT").ok()?;
+        let mut parts = text.split(':');
+        let name = parts.next()?.to_owned();
+        let count = parts.next().map_or(Ok(1), str::parse).ok()?;
+        Some(Chosen { name, count, holds: parts.next() == Some("hold") })
+    });
+    let Some(chosen) = chosen else { return };
+    debug_assert!(FAILPOINTS.contains(&name));
+    if chosen.name == name && HITS.fetch_add(1, Ordering::Relaxed) + 1 == chosen.count {
+        if chosen.holds {
+            std::thread::sleep(Duration::from_mins(1));
+            return;
+        }
+        // Nothing of ours runs any more, as when the system or an operator kills it.
+        let pid = std::process::id().to_string();
+        let _ = Command::new("kill").args(["-KILL", &pid]).status();
+        std::thread::sleep(Duration::from_mins(1));
+    }
+}

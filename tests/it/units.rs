@@ -1,0 +1,396 @@
+//! Jobs in units: what a cut job gives, what a killed one leaves, what an incremental one computes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema};
+use hfauto_pipe::failpoint::FAILPOINTS;
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
+use serde_json::Value;
+
+use super::support::{Fixture, embed_pipeline, mini_embedder, read_parquet};
+
+/// Input files of the kill tests; each is a unit.
+const FILES: usize = 12;
+
+fn text(file: usize, row: usize) -> String {
+    format!("row {row} of file {file}: boats, bread and the sea {}", file * row)
+}
+
+fn write_file(fixture: &Fixture, file: usize, rows: usize) {
+    let mut csv = "id,text\n".to_owned();
+    for row in 0..rows {
+        writeln!(csv, "{},\"{}\"", file * 1000 + row, text(file, row)).unwrap();
+    }
+    fixture.file(&format!("in/{file:03}.csv"), csv);
+}
+
+/// A pipeline over files of twenty rows.
+fn fixture(files: usize, more: &str) -> Fixture {
+    let fixture = Fixture::new();
+    (0..files).for_each(|file| write_file(&fixture, file, 20));
+    fixture.file("embed.yaml", embed_pipeline(&mini_embedder(), "in/*.csv", "out/", more));
+    fixture
+}
+
+/// What readers see of an output, and what lies beside it.
+fn output(fixture: &Fixture, folder: &str) -> BTreeMap<String, Vec<u8>> {
+    let files = fixture.files(folder).into_iter();
+    files
+        .map(|name| {
+            let bytes = fs::read(fixture.path(&format!("{folder}/{name}"))).unwrap();
+            (name, bytes)
+        })
+        .collect()
+}
+
+fn report(fixture: &Fixture, args: &[&str]) -> Value {
+    let args = [&["run", "embed.yaml", "--report", "report.json"], args].concat();
+    fixture.run(&args).succeeds();
+    let text = fs::read(fixture.path("report.json")).unwrap();
+    serde_json::from_slice::<Value>(&text).unwrap()["run"].clone()
+}
+
+fn ids(fixture: &Fixture, folder: &str) -> Vec<i64> {
+    let parts = fixture.files(folder);
+    let parts = parts.iter().filter(|name| name.ends_with(".parquet"));
+    let mut ids = Vec::new();
+    for part in parts {
+        let batch = fixture.parquet(&format!("{folder}/{part}"));
+        let column = batch["id"].as_any().downcast_ref::<Int64Array>().unwrap().clone();
+        ids.extend(column.values().iter().copied());
+    }
+    ids
+}
+
+/// Kills a run in some way, runs again, and compares with the output of an undisturbed run.
+fn disturbed(
+    fixture: &Fixture,
+    expected: &BTreeMap<String, Vec<u8>>,
+    what: &str,
+    kill: impl FnOnce(Command) -> bool,
+) -> bool {
+    let _ = fs::remove_dir_all(fixture.path("out"));
+    let mut command = fixture.command(&["run", "embed.yaml", "--progress", "none"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let was_killed = kill(command);
+    fixture.run(&["run", "embed.yaml", "--progress", "none"]).succeeds();
+    let found = output(fixture, "out");
+    let names = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&found), names(expected), "{what}");
+    for (name, bytes) in &found {
+        assert_eq!(bytes, &expected[name], "{what}: {name}");
+    }
+    was_killed
+}
+
+fn undisturbed(fixture: &Fixture) -> BTreeMap<String, Vec<u8>> {
+    fixture.run(&["run", "embed.yaml"]).succeeds();
+    let expected = output(fixture, "out");
+    // Nothing but the output: no unit, nothing staged, no lock.
+    let own: Vec<_> = expected.keys().filter(|name| name.starts_with('_')).collect();
+    assert_eq!(own, ["_SUCCESS", "_hfauto/MANIFEST.json"]);
+    expected
+}
+
+#[test]
+fn a_run_that_is_killed_anywhere_is_gone_on_with() {
+    let fixture = fixture(FILES, "");
+    let expected = undisturbed(&fixture);
+    assert_eq!(expected.len(), FILES + 2);
+    for name in FAILPOINTS {
+        let times: &[usize] = if name.starts_with("unit.") { &[1, FILES / 2, FILES] } else { &[1] };
+        for time in times {
+            let what = format!("{name}:{time}");
+            let was_killed = disturbed(&fixture, &expected, &what, |mut command| {
+                let status = command.env("HFAUTO_FAILPOINT", &what).status().unwrap();
+                status.signal() == Some(9)
+            });
+            assert!(was_killed, "{what} was not come to");
+        }
+    }
+}
+
+/// `HFAUTO_KILLS` says how often; the long form is `just kill`.
+#[test]
+fn a_run_that_is_killed_at_any_time_is_gone_on_with() {
+    let kills = std::env::var("HFAUTO_KILLS").map_or(12, |kills| kills.parse().unwrap());
+    let files = if kills > 50 { 50 } else { FILES };
+    let fixture = fixture(files, "run: {workers: 1}");
+    let start = Instant::now();
+    let expected = undisturbed(&fixture);
+    let whole = start.elapsed();
+    let mut killed = 0;
+    for kill in 0..kills {
+        // Spread over the run; fractions of the golden ratio fall evenly, and not at the same places.
+        let share = (f64::from(kill) * 0.618_033_988_749_895).fract();
+        let after = whole.mul_f64(share);
+        let was_killed =
+            disturbed(&fixture, &expected, &format!("after {after:?}"), |mut command| {
+                let mut child = command.spawn().unwrap();
+                std::thread::sleep(after);
+                child.kill().unwrap();
+                child.wait().unwrap().signal() == Some(9)
+            });
+        killed += u32::from(was_killed);
+    }
+    assert!(killed >= kills as u32 / 3, "{killed} of {kills} runs were killed before their end");
+}
+
+#[test]
+fn a_signal_keeps_the_units_that_are_done() {
+    let fixture = fixture(FILES, "");
+    let expected = undisturbed(&fixture);
+    fs::remove_dir_all(fixture.path("out")).unwrap();
+    let mut child = fixture
+        .command(&["run", "embed.yaml", "--progress", "none"])
+        // Holds the run at its sixth unit, so that the signal finds it there.
+        .env("HFAUTO_FAILPOINT", "unit.committed:6:hold")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let units = fixture.path("out/_hfauto/units");
+    let is_there = || fs::read_dir(&units).is_ok_and(|units| units.count() >= 6);
+    let start = Instant::now();
+    while !is_there() && start.elapsed() < Duration::from_mins(1) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // A second run on the same output waits for nobody.
+    fixture.run(&["run", "embed.yaml"]).fails(75, &["another run is writing"]);
+    Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap();
+    let mut stderr = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143), "{stderr}");
+    assert!(stderr.contains("of 12 units are done and kept"), "{stderr}");
+    assert!(stderr.contains("run the same command again"), "{stderr}");
+    assert!(!fixture.path("out/_SUCCESS").exists());
+
+    let report = report(&fixture, &[]);
+    let skipped = report["units"]["skipped"].as_u64().unwrap();
+    assert!((5..12).contains(&skipped), "{report}");
+    assert_eq!(report["units"]["computed"].as_u64().unwrap(), 12 - skipped);
+    assert_eq!(report["rows_written"].as_u64().unwrap(), (12 - skipped) * 20);
+    assert_eq!(output(&fixture, "out"), expected);
+    // What is done is done; another job is refused.
+    let again = self::report(&fixture, &[]);
+    assert_eq!(
+        (again["units"]["skipped"].as_u64(), again["rows_written"].as_u64()),
+        (Some(12), Some(0))
+    );
+    write_file(&fixture, 0, 19);
+    fixture.run(&["run", "embed.yaml"]).fails(73, &["exists", "--fresh"]);
+    let files = output(&fixture, "out");
+    assert_eq!(files, expected);
+}
+
+#[test]
+fn damaged_manifests_are_computed_again_and_newer_ones_are_refused() {
+    let fixture = fixture(3, "run: {incremental: new_or_changed}");
+    assert_eq!(report(&fixture, &[])["units"]["computed"], 3);
+    let expected = output(&fixture, "out");
+    let mut manifests = fixture.files("out/_hfauto/units");
+    manifests.sort();
+    assert_eq!(manifests.len(), 3);
+    let path = fixture.path(&format!("out/_hfauto/units/{}", manifests[1]));
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, &text[..text.len() / 2]).unwrap();
+    assert_eq!(report(&fixture, &[])["units"]["computed"], 1);
+    assert_eq!(output(&fixture, "out"), expected);
+
+    fs::write(&path, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
+    let failed = fixture.run(&["run", "embed.yaml"]);
+    failed.fails(73, &["is of version 2, this program knows 1", "newer hfauto-pipe"]);
+    fixture.run(&["run", "embed.yaml", "--fresh"]).succeeds();
+    assert_eq!(output(&fixture, "out"), expected);
+}
+
+#[test]
+fn an_incremental_run_computes_what_is_new_or_has_changed() {
+    let fixture = fixture(4, "run: {incremental: new_or_changed}");
+    let counts = |fixture: &Fixture, args: &[&str]| {
+        let report = report(fixture, args);
+        let units = &report["units"];
+        let number = |name: &str| units[name].as_u64().unwrap();
+        let vanished = units["vanished"].as_array().unwrap().len() as u64;
+        (number("computed"), number("skipped"), vanished)
+    };
+    assert_eq!(counts(&fixture, &[]), (4, 0, 0));
+    let first = output(&fixture, "out");
+
+    // Nothing to do, and no weights are read for it.
+    let report_of_nothing = report(&fixture, &[]);
+    assert_eq!(report_of_nothing["steps"][0]["parameters"], 0);
+    assert_eq!(report_of_nothing["rows_written"], 0);
+    assert_eq!(output(&fixture, "out"), first);
+
+    // A file that has changed, and one that is new.
+    write_file(&fixture, 1, 25);
+    write_file(&fixture, 4, 5);
+    assert_eq!(counts(&fixture, &[]), (2, 3, 0));
+    let mut expected: Vec<i64> = (0..20).collect();
+    expected.extend(1000..1025);
+    expected.extend(2000..2020);
+    expected.extend(3000..3020);
+    expected.extend(4000..4005);
+    assert_eq!(ids(&fixture, "out"), expected);
+    let kept = output(&fixture, "out");
+    let same = kept.iter().filter(|(name, bytes)| first.get(*name) == Some(*bytes)).count();
+    // Three parts with their manifests, and `_SUCCESS`.
+    assert_eq!(same, 7);
+
+    // A file that is gone: its rows stay until they are not wanted.
+    fs::remove_file(fixture.path("in/002.csv")).unwrap();
+    assert_eq!(counts(&fixture, &[]), (0, 4, 1));
+    assert_eq!(ids(&fixture, "out"), expected);
+    assert_eq!(counts(&fixture, &["--prune"]), (0, 4, 1));
+    expected.retain(|id| !(2000..3000).contains(id));
+    assert_eq!(ids(&fixture, "out"), expected);
+    assert_eq!(counts(&fixture, &[]), (0, 4, 0));
+
+    // Other options are another result.
+    let pipeline = fs::read_to_string(fixture.path("embed.yaml")).unwrap();
+    let other = pipeline.replace("output: embedding", "output: embedding, normalize: false");
+    fixture.file("embed.yaml", other);
+    assert_eq!(counts(&fixture, &[]), (4, 0, 0));
+    assert_eq!(ids(&fixture, "out"), expected);
+    fixture.file("embed.yaml", pipeline);
+
+    // Killed at any step of the exchange, the next run ends it.
+    for place in ["unit.committed:2", "publish.planned", "publish.renamed", "publish.marked"] {
+        write_file(&fixture, 1, 30);
+        fs::remove_dir_all(fixture.path("out")).unwrap();
+        counts(&fixture, &[]);
+        let before = output(&fixture, "out");
+        write_file(&fixture, 1, 31);
+        write_file(&fixture, 3, 21);
+        let mut run = fixture.command(&["run", "embed.yaml", "--progress", "none"]);
+        let status = run.env("HFAUTO_FAILPOINT", place).output().unwrap().status;
+        assert_eq!(status.signal(), Some(9), "{place}");
+        if place.starts_with("unit") || place == "publish.planned" {
+            // Readers still see the output before.
+            let visible = |files: BTreeMap<String, Vec<u8>>| {
+                files
+                    .into_iter()
+                    .filter(|(name, _)| !name.starts_with("_hfauto/"))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(visible(output(&fixture, "out")), visible(before), "{place}");
+        }
+        let rest = counts(&fixture, &[]);
+        assert_eq!(rest.0 + rest.1, 4, "{place}");
+        let found = ids(&fixture, "out");
+        assert_eq!(found.len(), 20 + 31 + 21 + 5, "{place}");
+        write_file(&fixture, 3, 20);
+    }
+}
+
+#[test]
+fn what_cannot_be_incremental_is_told() {
+    let fixture = Fixture::new();
+    write_file(&fixture, 0, 3);
+    let check = |steps: &str, sink: &str, reason: &str| {
+        fixture.file(
+            "p.yaml",
+            format!(
+                "version: 1\nsource: {{path: 'in/*.csv'}}\nsteps:\n- sql: {steps}\nsink: {{path: '{sink}'}}\nrun: {{incremental: new_or_changed}}\n"
+            ),
+        );
+        fixture.run(&["run", "p.yaml"]).fails(78, &["needs a pipeline", reason]);
+    };
+    check("SELECT * FROM input ORDER BY id", "out/", "sorts all rows");
+    check("SELECT count(*) FROM input", "out/", "aggregates all rows");
+    check("SELECT *, row_number() OVER () AS n FROM input", "out/", "window over all rows");
+    check("SELECT a.* FROM input a JOIN input b ON a.id = b.id", "out/", "joins all rows");
+    check(
+        "SELECT *, (SELECT max(id) FROM input) AS m FROM input",
+        "out/",
+        "subquery over all rows",
+    );
+    check("SELECT * FROM input LIMIT 2", "out/", "has a limit");
+    check("SELECT * FROM input", "out.parquet", "the output is one file");
+    fixture.file(
+        "whole.yaml",
+        "version: 1\nsource: {path: 'in/*.csv'}\nsteps:\n- sql: SELECT * FROM input ORDER BY id\nsink: {path: out/}\n",
+    );
+    let plan = fixture.run(&["plan", "whole.yaml"]);
+    assert!(plan.succeeds().stdout.contains("published when it is done"), "{}", plan.stdout);
+}
+
+/// Files are cut where rows begin: no row is lost or doubled, in any format.
+#[test]
+fn cut_files_give_all_rows_in_order() {
+    const ROWS: usize = 50_000;
+    let words = |row: usize| match row % 7 {
+        // A line break, a quote and a delimiter, as CSV has to quote them.
+        0 => format!("row {row}\nsays \"no\", and goes on"),
+        1 => String::new(),
+        _ => "x".repeat(row % 90 + 1),
+    };
+    let fixture = Fixture::new();
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("text", DataType::Utf8, true),
+    ]));
+    let batch = RecordBatch::try_new(
+        Arc::clone(&schema),
+        vec![
+            Arc::new((0..ROWS as i64).collect::<Int64Array>()),
+            Arc::new((0..ROWS).map(|row| Some(words(row))).collect::<StringArray>()),
+        ],
+    )
+    .unwrap();
+    for (name, group) in [("small", 1000), ("large", ROWS), ("odd", 20_000)] {
+        let file = fs::File::create(fixture.path(&format!("{name}.parquet"))).unwrap();
+        let properties =
+            WriterProperties::builder().set_max_row_group_row_count(Some(group)).build();
+        let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+    let mut jsonl = fs::File::create(fixture.path("rows.jsonl")).unwrap();
+    let mut writer = arrow::json::LineDelimitedWriter::new(&mut jsonl);
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    let mut csv = "id,text\r\n".to_owned();
+    for row in 0..ROWS {
+        let text = words(row).replace('"', "\"\"");
+        write!(csv, "{row},\"{text}\"{}", if row % 2 == 0 { "\n" } else { "\r\n" }).unwrap();
+    }
+    fixture.file("rows.csv", csv);
+
+    for name in ["small.parquet", "large.parquet", "odd.parquet", "rows.jsonl", "rows.csv"] {
+        fixture.file(
+            "copy.yaml",
+            format!(
+                "version: 1\nsource: {{path: {name}}}\nsteps:\n- sql: SELECT id, text, id % 3 = 0 AS third FROM input WHERE id % 5 <> 1\nsink: {{path: out/}}\n"
+            ),
+        );
+        fixture.run(&["run", "copy.yaml", "--fresh"]).succeeds();
+        let parts: Vec<_> =
+            fixture.files("out").into_iter().filter(|part| part.ends_with(".parquet")).collect();
+        assert!((3..=5).contains(&parts.len()), "{name}: {parts:?}");
+        let batches: Vec<_> =
+            parts.iter().map(|part| read_parquet(&fixture.path(&format!("out/{part}")))).collect();
+        let rows = concat_batches(&batches[0].schema(), &batches).unwrap();
+        let ids: Vec<i64> = (0..ROWS as i64).filter(|id| id % 5 != 1).collect();
+        let found = rows["id"].as_any().downcast_ref::<Int64Array>().unwrap();
+        assert_eq!(found.values().to_vec(), ids, "{name}");
+        let texts = rows["text"].as_any().downcast_ref::<StringArray>().unwrap();
+        for (index, &id) in ids.iter().enumerate() {
+            let expected = words(id as usize);
+            // An empty field of CSV is null.
+            let found = if texts.is_null(index) { "" } else { texts.value(index) };
+            assert_eq!(found, expected, "{name}: row {id}");
+        }
+    }
+    assert!(Path::new(&fixture.path("out/_SUCCESS")).is_file());
+}
