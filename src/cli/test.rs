@@ -100,6 +100,8 @@ impl TestArgs {
         pipeline.sink.format = FileFormat::Jsonl;
         pipeline.sink.compression = None;
         pipeline.sink.partition_by.clear();
+        pipeline.run.is_incremental = false;
+        pipeline.on_error.dead_letter = folder.join("errors");
         let hub = Arc::new(super::hub(self.offline));
         let job = Job::prepare(pipeline, JobOptions::default(), hub).await?;
         job.run(super::run::stop_signal()).await?;

@@ -29,30 +29,6 @@ const LATER: &[Later] = &[
         hint: "use `cpu` or `auto`",
     },
     Later {
-        path: &["on_error", "rows"],
-        refused: |rows| matches!(rows, "null" | "skip"),
-        message: "`rows: {}` is not available in this version",
-        hint: "use `rows: fail`: a row that fails stops the run",
-    },
-    Later {
-        path: &["on_error", "column"],
-        refused: given,
-        message: "`column` of `on_error` is not available in this version",
-        hint: "remove it: a row that fails stops the run",
-    },
-    Later {
-        path: &["on_error", "dead_letter"],
-        refused: given,
-        message: "`dead_letter` of `on_error` is not available in this version",
-        hint: "remove it: a row that fails stops the run",
-    },
-    Later {
-        path: &["on_error", "max_fraction"],
-        refused: given,
-        message: "`max_fraction` of `on_error` is not available in this version",
-        hint: "remove it: a row that fails stops the run",
-    },
-    Later {
         path: &["schedule"],
         refused: given,
         message: "`schedule` is not available in this version",

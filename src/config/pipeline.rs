@@ -21,12 +21,41 @@ pub struct Pipeline {
     pub source: SourceSpec,
     /// The steps in order; none means that rows are copied.
     pub steps: Vec<Step>,
+    /// What becomes of rows that fail.
+    pub on_error: OnErrorSpec,
     /// Where rows go.
     pub sink: SinkSpec,
     /// Settings of the run.
     pub run: RunSpec,
     /// Tests of the pipeline.
     pub tests: Vec<TestSpec>,
+}
+
+/// What becomes of rows that a model step refuses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OnErrorSpec {
+    /// The policy.
+    pub rows: OnErrorRows,
+    /// The column of a row's error.
+    pub column: String,
+    /// The absolute folder of rows that are skipped.
+    pub dead_letter: PathBuf,
+    /// The share of rows, 0 to 1, of which more fail the run.
+    pub max_fraction: f64,
+    /// `file:line:col` of the key, for errors.
+    pub location: String,
+}
+
+/// What becomes of a row that fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnErrorRows {
+    /// It ends the run.
+    #[default]
+    Fail,
+    /// It stays, with a null and its error.
+    Null,
+    /// It is left out, and kept in the dead letters.
+    Skip,
 }
 
 impl Pipeline {

@@ -1,5 +1,6 @@
 //! A pipeline made ready to run: models resolved, plan made, types known; then run.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -16,19 +17,26 @@ use datafusion::logical_expr::{Expr, LogicalPlan, ident};
 use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
 use futures::StreamExt;
 
+use super::dead_letter;
 use super::node::ModelNode;
 use super::report::{OutputFile, RunReport, StepReport, UnitCounts, peak_memory_bytes};
-use super::step::{BatchSettings, ModelStep};
-use super::units::{UnitJob, plan_hash, plan_of_unit, unit_jobs, why_whole};
+use super::row_errors::{FailedRows, RowErrorsNode};
+use super::step::{BatchSettings, ModelStep, RowErrors};
+use super::units::{UnitJob, counting, plan_hash, plan_of_unit, unit_jobs, why_whole};
 use super::workers::WorkerPool;
 use super::write::write_stream;
-use crate::config::pipeline::{Pipeline, StepKind};
+use crate::config::pipeline::{OnErrorRows, Pipeline, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Hub;
-use crate::sink::{Committed, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput, Written};
+use crate::sink::{
+    Committed, RowErrorCounts, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput, Written,
+};
 use crate::source::{self, Source};
 use crate::sql::{self, ModelCatalog};
 use crate::tasks::{self, EncodedRow, Models, Task};
+
+/// What files of a job that is one unit are called.
+const WHOLE: &str = "00000";
 
 /// Units that are computed at the same time.
 const UNITS_IN_FLIGHT: usize = 2;
@@ -145,6 +153,7 @@ impl Job {
             dataframe = dataframe.limit(0, Some(limit)).map_err(|e| plan_error(e, "--limit"))?;
             total_rows = total_rows.map(|rows| rows.min(limit as u64));
         }
+        let mut has_row_errors = false;
         for step in &pipeline.steps {
             let place = format!("step at {}", step.location);
             dataframe = match &step.kind {
@@ -159,11 +168,24 @@ impl Job {
                     let task = tokio::task::block_in_place(|| tasks::resolve(config, &models))
                         .map_err(|e| e.at(&place))?;
                     check_columns(&*task, &dataframe).map_err(|e| e.at(&place))?;
+                    let output = task.field().name().clone();
+                    let row_errors = match pipeline.on_error.rows {
+                        OnErrorRows::Fail => RowErrors::Fail,
+                        OnErrorRows::Null | OnErrorRows::Skip => RowErrors::Keep,
+                    };
                     let step = ModelStep::new(task, settings, Arc::clone(&workers), place.clone());
-                    let step = Arc::new(step);
+                    let step = Arc::new(step.with_row_errors(row_errors));
                     let (state, plan) = dataframe.into_parts();
                     let node = ModelNode::try_new(plan, step).map_err(|e| plan_error(e, &place))?;
-                    DataFrame::new(state, node.into_plan())
+                    let mut plan = node.into_plan();
+                    if row_errors == RowErrors::Keep {
+                        let on_error = &pipeline.on_error;
+                        plan = RowErrorsNode::try_new(plan, &output, on_error, !has_row_errors)
+                            .map_err(|e| plan_error(e, &on_error.location))?
+                            .into_plan();
+                        has_row_errors = true;
+                    }
+                    DataFrame::new(state, plan)
                 }
             };
         }
@@ -257,9 +279,13 @@ impl Job {
     }
 
     async fn physical_plan(&self) -> Result<Arc<dyn ExecutionPlan>> {
+        self.physical(&self.plan).await
+    }
+
+    async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
         let state = self.context.state();
         let planner = Arc::clone(state.query_planner());
-        planner.create_physical_plan(&self.plan, &state).await.map_err(|e| self.explain_error(e))
+        planner.create_physical_plan(plan, &state).await.map_err(|e| self.explain_error(e))
     }
 
     fn explain_error(&self, error: DataFusionError) -> Error {
@@ -285,16 +311,63 @@ impl Job {
         started_at: String,
         cancel: impl Future<Output = ErrorKind>,
     ) -> Result<RunReport> {
-        let mut cancel = std::pin::pin!(cancel);
+        let cancel = std::pin::pin!(cancel);
         let start = Instant::now();
         tokio::task::block_in_place(|| self.load_models())?;
         let loaded = start.elapsed();
 
         self.progress.enter(Stage::Running);
-        let plan = self.physical_plan().await?;
+        let failed = Arc::new(FailedRows::default());
+        let plan = counting(self.plan.clone(), &failed).map_err(|e| self.explain_error(e))?;
+        let plan = self.physical(&plan).await?;
         let sink = Sink::create(&self.pipeline.sink, plan.schema(), self.sink_options())?;
-        let output = self.stream_into(plan, sink, cancel.as_mut()).await?;
-        Ok(self.report(started_at, start.elapsed(), loaded, output))
+        let stream =
+            execute_stream(plan, self.context.task_ctx()).map_err(|e| self.explain_error(e))?;
+        let sink = write_stream(stream, sink, &self.source.files, self.on_rows(), cancel).await?;
+        self.progress.enter(Stage::Committing);
+        let mut errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
+        self.check_budget(errors)?;
+        let written = tokio::task::block_in_place(|| {
+            self.write_letters(WHOLE, &failed)?;
+            let written = sink.finish()?;
+            self.sweep_letters(BTreeSet::from([WHOLE.to_owned()]))?;
+            Ok::<_, Error>(written)
+        })?;
+        let mut report = self.report(started_at, start.elapsed(), loaded, output_files(written));
+        report.row_errors = self.counted(&mut errors);
+        Ok(report)
+    }
+
+    /// The counts for the report, where errors of rows do not end the run.
+    fn counted(&self, errors: &mut RowErrorCounts) -> Option<RowErrorCounts> {
+        (self.pipeline.on_error.rows != OnErrorRows::Fail).then_some(*errors)
+    }
+
+    /// Fails when more rows failed than `on_error.max_fraction` allows.
+    fn check_budget(&self, errors: RowErrorCounts) -> Result<()> {
+        let on_error = &self.pipeline.on_error;
+        let share = errors.failed as f64 / errors.rows.max(1) as f64;
+        if on_error.rows == OnErrorRows::Fail || share <= on_error.max_fraction {
+            return Ok(());
+        }
+        let message = format!(
+            "{} of {} rows failed, a share of {share:.4}: `on_error.max_fraction` is {}",
+            errors.failed, errors.rows, on_error.max_fraction
+        );
+        Err(Error::new(ErrorKind::Data, message)
+            .at(&on_error.location)
+            .hint("look at the errors, or allow more; nothing was published"))
+    }
+
+    fn write_letters(&self, stem: &str, failed: &FailedRows) -> Result<()> {
+        dead_letter::write(&self.pipeline.on_error.dead_letter, stem, failed.take_letters())
+    }
+
+    fn sweep_letters(&self, stems: BTreeSet<String>) -> Result<()> {
+        if self.pipeline.on_error.rows != OnErrorRows::Skip {
+            return Ok(());
+        }
+        dead_letter::sweep(&self.pipeline.on_error.dead_letter, &stems)
     }
 
     fn sink_options(&self) -> SinkOptions {
@@ -324,6 +397,7 @@ impl Job {
             UnitOutput::open(spec, schema, self.sink_options(), mode, &keys)
         })?;
         let mut units = UnitCounts { total: jobs.len(), ..UnitCounts::default() };
+        let mut errors = RowErrorCounts::default();
         if let Some(rows) = output.complete() {
             (units.skipped, units.skipped_rows) = (units.total, rows);
             let mut report = self.report(started_at, start.elapsed(), start.elapsed(), Vec::new());
@@ -333,9 +407,10 @@ impl Job {
         let mut open: Vec<&UnitJob> = Vec::new();
         for job in &jobs {
             match output.done(&job.key.id) {
-                Some(rows) => {
+                Some(done) => {
                     units.skipped += 1;
-                    units.skipped_rows += rows;
+                    units.skipped_rows += done.rows;
+                    errors.add(done.errors);
                 }
                 None => open.push(job),
             }
@@ -373,17 +448,24 @@ impl Job {
             }
         }
         units.computed = computed.len();
-        computed.into_iter().for_each(|unit| output.add(unit));
+        for unit in computed {
+            errors.add(unit.errors());
+            output.add(unit);
+        }
         if let Some(error) = failure {
             let done = units.computed + units.skipped;
             let place = format!("{done} of {} units are done and kept", units.total);
             return Err(error.at(place).hint("run the same command again to go on from there"));
         }
         self.progress.enter(Stage::Committing);
+        self.check_budget(errors)?;
         let (written, vanished) = tokio::task::block_in_place(|| output.finish(&keys))?;
+        let stems = keys.iter().map(UnitKey::stem).collect();
+        tokio::task::block_in_place(|| self.sweep_letters(stems))?;
         (units.vanished, units.pruned) = (vanished.inputs, vanished.removed);
         let mut report = self.report(started_at, start.elapsed(), loaded, output_files(written));
         report.units = Some(units);
+        report.row_errors = self.counted(&mut errors);
         Ok(report)
     }
 
@@ -393,13 +475,12 @@ impl Job {
         output: &UnitOutput,
         context: Arc<TaskContext>,
     ) -> Result<Committed> {
+        let failed = Arc::new(FailedRows::default());
         let computed = async {
             let plan = plan_of_unit(&self.plan, &self.source, &job.unit)
+                .and_then(|plan| counting(plan, &failed))
                 .map_err(|e| self.explain_error(e))?;
-            let state = self.context.state();
-            let planner = Arc::clone(state.query_planner());
-            let plan = planner.create_physical_plan(&plan, &state).await;
-            let plan = plan.map_err(|e| self.explain_error(e))?;
+            let plan = self.physical(&plan).await?;
             let sink = output.sink(&job.key)?;
             let stream = execute_stream(plan, context).map_err(|e| self.explain_error(e))?;
             let never = std::pin::pin!(std::future::pending());
@@ -407,7 +488,11 @@ impl Job {
         };
         let sink = computed.await.map_err(|error| error.at(job.place()))?;
         job.check_unchanged()?;
-        tokio::task::block_in_place(|| output.commit(&job.key, sink))
+        let errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
+        tokio::task::block_in_place(|| {
+            self.write_letters(&job.key.stem(), &failed)?;
+            output.commit(&job.key, sink, errors)
+        })
     }
 
     fn on_rows(&self) -> impl Fn(u64) + Send + 'static {
@@ -423,19 +508,6 @@ impl Job {
     /// As [`ModelStep::model`].
     pub fn load_models(&self) -> Result<()> {
         self.steps().iter().try_for_each(|step| step.model().map(drop))
-    }
-
-    async fn stream_into(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        sink: Sink,
-        cancel: std::pin::Pin<&mut impl Future<Output = ErrorKind>>,
-    ) -> Result<Vec<OutputFile>> {
-        let stream =
-            execute_stream(plan, self.context.task_ctx()).map_err(|e| self.explain_error(e))?;
-        let sink = write_stream(stream, sink, &self.source.files, self.on_rows(), cancel).await?;
-        self.progress.enter(Stage::Committing);
-        Ok(output_files(tokio::task::block_in_place(|| sink.finish())?))
     }
 
     fn report(
@@ -465,6 +537,7 @@ impl Job {
             input_bytes: self.source.files.iter().map(|file| file.bytes).sum(),
             rows_written: self.progress.rows_written(),
             units: None,
+            row_errors: None,
             steps: steps.collect(),
             output,
             peak_memory_bytes: peak_memory_bytes(),

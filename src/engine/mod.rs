@@ -2,6 +2,7 @@
 //! source and sink, counts, reports. Not here: what a model computes (`crate::tasks`), what files look
 //! like (`crate::source`, `crate::sink`). The entry is [`Job`].
 
+mod dead_letter;
 mod emit;
 mod exec;
 mod gather;
@@ -10,6 +11,7 @@ mod metrics;
 mod node;
 mod report;
 mod results;
+mod row_errors;
 mod step;
 mod units;
 mod window;

@@ -21,6 +21,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 
 use super::exec::ModelExec;
+use super::row_errors::RowErrorsNode;
 use super::step::ModelStep;
 
 /// Appends the column of one model step to its input.
@@ -210,7 +211,7 @@ impl UserDefinedLogicalNodeCore for ModelNode {
     }
 }
 
-/// Plans [`ModelNode`]s.
+/// Plans [`ModelNode`]s, and what follows those that keep the errors of rows.
 #[derive(Debug)]
 pub struct ModelPlanner;
 
@@ -225,8 +226,11 @@ impl ExtensionPlanner for ModelPlanner {
         session: &dyn Session,
         context: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let [input] = physical_inputs else { return Ok(None) };
+        if let Some(node) = RowErrorsNode::of_node(node) {
+            return Ok(Some(node.exec(input)));
+        }
         let Some(node) = node.as_any().downcast_ref::<ModelNode>() else { return Ok(None) };
-        let [input] = physical_inputs else { return plan_err!("a model step has one input") };
         let schema = node.input.schema();
         let inputs = node
             .inputs

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::metrics::StepCounts;
+use crate::sink::RowErrorCounts;
 use crate::tasks::ModelSummary;
 
 /// The report of one run.
@@ -30,6 +31,8 @@ pub struct RunReport {
     pub rows_written: u64,
     /// The units of the job; `None` for a job that is not cut into units.
     pub units: Option<UnitCounts>,
+    /// Rows that failed; `None` where the first one ends the run.
+    pub row_errors: Option<RowErrorCounts>,
     /// One entry a model step.
     pub steps: Vec<StepReport>,
     /// Where the rows are; empty for a dry run.
@@ -129,6 +132,9 @@ impl fmt::Display for RunReport {
                 let fate = if units.pruned { "removed" } else { "kept; `--prune` removes them" };
                 writeln!(f, "  vanished {input}: its rows are {fate}")?;
             }
+        }
+        if let Some(errors) = &self.row_errors {
+            writeln!(f, "  failed   {} of {} rows", count(errors.failed), count(errors.rows))?;
         }
         for step in &self.steps {
             let StepReport { model, counts, .. } = step;

@@ -9,6 +9,7 @@ use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::{LogicalPlan, TableScan};
 
 use super::node::ModelNode;
+use super::row_errors::{FailedRows, RowErrorsNode};
 use super::step::ModelStep;
 use crate::config::pipeline::Pipeline;
 use crate::error::{Error, ErrorKind, Result};
@@ -42,6 +43,7 @@ pub(super) fn why_whole(plan: &LogicalPlan, source: &Source) -> DataFusionResult
                     Some("has embeddings of int8, whose ranges are those of many rows".to_owned())
                 }
                 Some(_) => None,
+                None if RowErrorsNode::of(other).is_some() => None,
                 None => Some(format!("has a {} over all rows", other.display())),
             },
         };
@@ -82,6 +84,20 @@ pub(super) fn plan_of_unit(
             Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
         }
         node => Ok(Transformed::no(node)),
+    })?;
+    Ok(plan.data)
+}
+
+/// The plan that counts and keeps its failed rows in `failed`.
+pub(super) fn counting(
+    plan: LogicalPlan,
+    failed: &Arc<FailedRows>,
+) -> DataFusionResult<LogicalPlan> {
+    let plan = plan.transform_up(|node| {
+        Ok(match RowErrorsNode::of(&node) {
+            Some(errors) => Transformed::yes(errors.with_failed(Arc::clone(failed)).into_plan()),
+            None => Transformed::no(node),
+        })
     })?;
     Ok(plan.data)
 }

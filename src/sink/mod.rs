@@ -36,7 +36,7 @@ pub use self::encode::nested_as_text;
 use self::encode::{Boxed, Encoder, Encoding, schema_json};
 use self::partition::Partitioner;
 use self::target::Target;
-pub use self::units::{Committed, UnitKey, UnitMode, UnitOutput, Vanished};
+pub use self::units::{Committed, Done, RowErrorCounts, UnitKey, UnitMode, UnitOutput, Vanished};
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
 

@@ -41,6 +41,38 @@ pub struct UnitKey {
     pub input: String,
 }
 
+impl UnitKey {
+    /// What the unit's files are called: they sort by its place, and differ where its id does.
+    pub fn stem(&self) -> String {
+        format!("{:05}-{}", self.sequence, &self.id[..8])
+    }
+}
+
+/// Rows that failed, of this run and of units that were done before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowErrorCounts {
+    /// Rows that came to the first model step.
+    pub rows: u64,
+    /// Rows among them that a step refused.
+    pub failed: u64,
+}
+
+impl RowErrorCounts {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.failed += other.failed;
+    }
+}
+
+/// A unit that was done before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Its rows in the output.
+    pub rows: u64,
+    /// Its rows that failed.
+    pub errors: RowErrorCounts,
+}
+
 /// What is done with an output that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitMode {
@@ -61,6 +93,7 @@ struct Record {
     unit: String,
     input: String,
     rows: u64,
+    errors: RowErrorCounts,
     files: Vec<WrittenPart>,
 }
 
@@ -176,9 +209,10 @@ impl UnitOutput {
         self.complete
     }
 
-    /// The rows of a unit, if it is done.
-    pub fn done(&self, id: &str) -> Option<u64> {
-        self.records.get(id).map(|record| record.rows)
+    /// A unit, if it is done.
+    pub fn done(&self, id: &str) -> Option<Done> {
+        let record = self.records.get(id)?;
+        Some(Done { rows: record.rows, errors: record.errors })
     }
 
     /// A sink for the rows of a unit; [`UnitOutput::commit`] makes them durable.
@@ -190,7 +224,7 @@ impl UnitOutput {
         let create = || {
             let mut sink = Sink::unstaged(&self.spec, schema, options, Box::new(LocalDisk))?;
             sink.staging = Some(Staging::Unit { dir: self.run.unit(&unit.id) });
-            sink.stem = Some(format!("{:05}-{}", unit.sequence, &unit.id[..8]));
+            sink.stem = Some(unit.stem());
             // One file has the columns, also when no unit has rows.
             if unit.sequence == 0 && sink.partitioner.is_none() {
                 sink.part("")?;
@@ -200,16 +234,16 @@ impl UnitOutput {
         create().map_err(|error: Error| error.at(&self.spec.location))
     }
 
-    /// Makes the rows of a unit durable: after this, no run computes them again. Returns the committed
-    /// record, which [`UnitOutput::add`] takes.
+    /// Makes the rows of a unit durable: after this, no run computes them again. What is returned,
+    /// [`UnitOutput::add`] takes.
     ///
     /// # Errors
     /// `Sink` when the disk is full or fails.
-    pub fn commit(&self, unit: &UnitKey, sink: Sink) -> Result<Committed> {
-        self.stage(unit, sink).map_err(|error| error.at(&self.spec.location))
+    pub fn commit(&self, unit: &UnitKey, sink: Sink, errors: RowErrorCounts) -> Result<Committed> {
+        self.stage(unit, sink, errors).map_err(|error| error.at(&self.spec.location))
     }
 
-    fn stage(&self, unit: &UnitKey, mut sink: Sink) -> Result<Committed> {
+    fn stage(&self, unit: &UnitKey, mut sink: Sink, errors: RowErrorCounts) -> Result<Committed> {
         sink.close_all()?;
         failpoint("unit.written");
         let Some(Staging::Unit { dir }) = &sink.staging else {
@@ -234,6 +268,7 @@ impl UnitOutput {
             unit: unit.id.clone(),
             input: unit.input.clone(),
             rows: sink.closed.iter().map(|part| part.rows).sum(),
+            errors,
             files: std::mem::take(&mut sink.closed),
         };
         let units = self.root.join(META).join(UNITS);
@@ -316,9 +351,9 @@ impl UnitOutput {
 pub struct Committed(Record);
 
 impl Committed {
-    /// Its rows.
-    pub fn rows(&self) -> u64 {
-        self.0.rows
+    /// Its rows that failed.
+    pub fn errors(&self) -> RowErrorCounts {
+        self.0.errors
     }
 }
 

@@ -21,6 +21,7 @@ mod image_classification;
 mod invariance;
 mod parity;
 mod pipelines;
+mod row_errors;
 mod sink;
 mod slt;
 mod source;

@@ -4,6 +4,7 @@
 //! Entry: [`resolve`].
 
 mod model;
+mod on_error;
 mod path;
 mod sink;
 mod source;
@@ -52,9 +53,11 @@ pub(crate) fn resolve(
         );
     }
     let run = run(raw.run.as_ref());
+    let on_error = resolver.on_error(raw.on_error.as_ref(), top.key("on_error"), &sink);
     let tests = resolver.tests(raw.tests.as_deref(), top.key("tests"));
     let dir = resolver.dir;
-    Pipeline { file: file.to_path_buf(), dir, name, models, source, steps, sink, run, tests }
+    let file = file.to_path_buf();
+    Pipeline { file, dir, name, models, source, steps, on_error, sink, run, tests }
 }
 
 fn run(raw: Option<&RawRun>) -> RunSpec {

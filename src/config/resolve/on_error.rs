@@ -1,0 +1,47 @@
+//! `on_error`: the policy for rows that fail. Keys that its policy has no use for are allowed, so that changing
+//! the policy is changing one word.
+
+use std::path::PathBuf;
+
+use super::{Cursor, Resolver};
+use crate::config::pipeline::{FileFormat, OnErrorRows, OnErrorSpec, SinkSpec};
+use crate::config::raw::{RawOnError, RawRows};
+
+/// The column of errors, by default.
+const COLUMN: &str = "_error";
+
+impl Resolver<'_> {
+    pub(super) fn on_error(
+        &mut self,
+        raw: Option<&RawOnError>,
+        at: Cursor<'_>,
+        sink: &SinkSpec,
+    ) -> OnErrorSpec {
+        let rows = match raw.map(|raw| raw.rows) {
+            None | Some(RawRows::Fail) => OnErrorRows::Fail,
+            Some(RawRows::Null) => OnErrorRows::Null,
+            Some(RawRows::Skip) => OnErrorRows::Skip,
+        };
+        let dead_letter = raw.and_then(|raw| raw.dead_letter.as_deref());
+        let dead_letter = dead_letter
+            .and_then(|path| self.path(path, at.key("dead_letter"), "dead_letter"))
+            .unwrap_or_else(|| beside(sink));
+        OnErrorSpec {
+            rows,
+            column: raw.and_then(|raw| raw.column.clone()).unwrap_or_else(|| COLUMN.to_owned()),
+            dead_letter,
+            max_fraction: raw.and_then(|raw| raw.max_fraction).unwrap_or(1.0),
+            location: self.report.location(at.key),
+        }
+    }
+}
+
+/// `_errors` in the output folder, where readers do not look; beside an output of one file.
+fn beside(sink: &SinkSpec) -> PathBuf {
+    if sink.path.to_str().and_then(FileFormat::of_path).is_none() {
+        return sink.path.join("_errors");
+    }
+    let name = sink.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let stem = name.split('.').next().unwrap_or_default();
+    sink.path.with_file_name(format!("{stem}_errors"))
+}
