@@ -1,45 +1,30 @@
 //! A pipeline made ready to run: models resolved, plan made, types known; then run.
 
-use std::collections::BTreeSet;
-use std::future::Future;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::dataframe::DataFrame;
-use datafusion::execution::TaskContext;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, ident};
-use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
-use futures::StreamExt;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
 
-use super::dead_letter;
 use super::node::ModelNode;
-use super::report::{OutputFile, RunReport, StepReport, UnitCounts, peak_memory_bytes};
-use super::row_errors::{FailedRows, RowErrorsNode};
+use super::row_errors::RowErrorsNode;
 use super::step::{BatchSettings, ModelStep, RowErrors};
-use super::units::{UnitJob, counting, plan_hash, plan_of_unit, unit_jobs, why_whole};
+use super::units::why_whole;
 use super::workers::WorkerPool;
-use super::write::write_stream;
 use crate::config::pipeline::{OnErrorRows, Pipeline, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Hub;
-use crate::sink::{
-    Committed, RowErrorCounts, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput, Written,
-};
+use crate::sink::Sink;
 use crate::source::{self, Source};
 use crate::sql::{self, ModelCatalog};
 use crate::tasks::{self, EncodedRow, Models, Task};
-
-/// What files of a job that is one unit are called.
-const WHOLE: &str = "00000";
-
-/// Units that are computed at the same time.
-const UNITS_IN_FLIGHT: usize = 2;
 
 /// What the command line adds to a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -68,9 +53,9 @@ pub enum Stage {
 pub struct Progress {
     stage: AtomicU8,
     running_since: OnceLock<Instant>,
-    rows_written: AtomicU64,
+    pub(super) rows_written: AtomicU64,
     total_rows: Option<u64>,
-    skipped_rows: AtomicU64,
+    pub(super) skipped_rows: AtomicU64,
     steps: Vec<Arc<ModelStep>>,
 }
 
@@ -89,7 +74,7 @@ impl Progress {
         self.running_since.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 
-    fn enter(&self, stage: Stage) {
+    pub(super) fn enter(&self, stage: Stage) {
         if stage == Stage::Running {
             self.running_since.get_or_init(Instant::now);
         }
@@ -116,14 +101,14 @@ impl Progress {
 /// A pipeline made ready: every file, column and model was found, every type is known, no weight is
 /// loaded.
 pub struct Job {
-    pipeline: Pipeline,
-    options: JobOptions,
-    context: SessionContext,
-    plan: LogicalPlan,
-    source: Source,
-    progress: Arc<Progress>,
+    pub(super) pipeline: Pipeline,
+    pub(super) options: JobOptions,
+    pub(super) context: SessionContext,
+    pub(super) plan: LogicalPlan,
+    pub(super) source: Source,
+    pub(super) progress: Arc<Progress>,
     /// Why the job is one unit.
-    whole: Option<String>,
+    pub(super) whole: Option<String>,
 }
 
 impl Job {
@@ -278,286 +263,18 @@ impl Job {
         Ok(displayable(plan.as_ref()).indent(false).to_string())
     }
 
-    async fn physical_plan(&self) -> Result<Arc<dyn ExecutionPlan>> {
+    pub(super) async fn physical_plan(&self) -> Result<Arc<dyn ExecutionPlan>> {
         self.physical(&self.plan).await
     }
 
-    async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    pub(super) async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
         let state = self.context.state();
         let planner = Arc::clone(state.query_planner());
         planner.create_physical_plan(plan, &state).await.map_err(|e| self.explain_error(e))
     }
 
-    fn explain_error(&self, error: DataFusionError) -> Error {
+    pub(super) fn explain_error(&self, error: DataFusionError) -> Error {
         source::stream_error(error, &self.source.files)
-    }
-
-    /// Runs the job: rows from source to sink. `cancel` ends it early with an error of the kind that it
-    /// gives ([`ErrorKind::Interrupted`], [`ErrorKind::Terminated`]); nothing is then published.
-    ///
-    /// # Errors
-    /// The first error of any stage. Units that are done are kept for the next run; of a job that is one
-    /// unit, what was written so far is removed.
-    pub async fn run(&self, cancel: impl Future<Output = ErrorKind>) -> Result<RunReport> {
-        let started_at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        match self.whole {
-            Some(_) => self.run_whole(started_at, cancel).await,
-            None => self.run_units(started_at, cancel).await,
-        }
-    }
-
-    async fn run_whole(
-        &self,
-        started_at: String,
-        cancel: impl Future<Output = ErrorKind>,
-    ) -> Result<RunReport> {
-        let cancel = std::pin::pin!(cancel);
-        let start = Instant::now();
-        tokio::task::block_in_place(|| self.load_models())?;
-        let loaded = start.elapsed();
-
-        self.progress.enter(Stage::Running);
-        let failed = Arc::new(FailedRows::default());
-        let plan = counting(self.plan.clone(), &failed).map_err(|e| self.explain_error(e))?;
-        let plan = self.physical(&plan).await?;
-        let sink = Sink::create(&self.pipeline.sink, plan.schema(), self.sink_options())?;
-        let stream =
-            execute_stream(plan, self.context.task_ctx()).map_err(|e| self.explain_error(e))?;
-        let sink = write_stream(stream, sink, &self.source.files, self.on_rows(), cancel).await?;
-        self.progress.enter(Stage::Committing);
-        let mut errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
-        self.check_budget(errors)?;
-        let written = tokio::task::block_in_place(|| {
-            self.write_letters(WHOLE, &failed)?;
-            let written = sink.finish()?;
-            self.sweep_letters(BTreeSet::from([WHOLE.to_owned()]))?;
-            Ok::<_, Error>(written)
-        })?;
-        let mut report = self.report(started_at, start.elapsed(), loaded, output_files(written));
-        report.row_errors = self.counted(&mut errors);
-        Ok(report)
-    }
-
-    /// The counts for the report, where errors of rows do not end the run.
-    fn counted(&self, errors: &mut RowErrorCounts) -> Option<RowErrorCounts> {
-        (self.pipeline.on_error.rows != OnErrorRows::Fail).then_some(*errors)
-    }
-
-    /// Fails when more rows failed than `on_error.max_fraction` allows.
-    fn check_budget(&self, errors: RowErrorCounts) -> Result<()> {
-        let on_error = &self.pipeline.on_error;
-        let share = errors.failed as f64 / errors.rows.max(1) as f64;
-        if on_error.rows == OnErrorRows::Fail || share <= on_error.max_fraction {
-            return Ok(());
-        }
-        let message = format!(
-            "{} of {} rows failed, a share of {share:.4}: `on_error.max_fraction` is {}",
-            errors.failed, errors.rows, on_error.max_fraction
-        );
-        Err(Error::new(ErrorKind::Data, message)
-            .at(&on_error.location)
-            .hint("look at the errors, or allow more; nothing was published"))
-    }
-
-    fn write_letters(&self, stem: &str, failed: &FailedRows) -> Result<()> {
-        dead_letter::write(&self.pipeline.on_error.dead_letter, stem, failed.take_letters())
-    }
-
-    fn sweep_letters(&self, stems: BTreeSet<String>) -> Result<()> {
-        if self.pipeline.on_error.rows != OnErrorRows::Skip {
-            return Ok(());
-        }
-        dead_letter::sweep(&self.pipeline.on_error.dead_letter, &stems)
-    }
-
-    fn sink_options(&self) -> SinkOptions {
-        SinkOptions {
-            lineage: self.lineage(),
-            model_columns: self.output_columns(),
-            overwrite: self.options.overwrite,
-        }
-    }
-
-    /// Unit by unit, two at a time, so that the workers have the next one's batches when those of one end.
-    async fn run_units(
-        &self,
-        started_at: String,
-        cancel: impl Future<Output = ErrorKind>,
-    ) -> Result<RunReport> {
-        let start = Instant::now();
-        let jobs = unit_jobs(&self.source, plan_hash(&self.pipeline, &self.plan, self.steps()))?;
-        let mode = match self.pipeline.run.is_incremental {
-            true => UnitMode::Incremental { prune: self.options.prune },
-            false => UnitMode::Resume,
-        };
-        let spec = &self.pipeline.sink;
-        let schema = self.physical_plan().await?.schema();
-        let keys: Vec<UnitKey> = jobs.iter().map(|job| job.key.clone()).collect();
-        let mut output = tokio::task::block_in_place(|| {
-            UnitOutput::open(spec, schema, self.sink_options(), mode, &keys)
-        })?;
-        let mut units = UnitCounts { total: jobs.len(), ..UnitCounts::default() };
-        let mut errors = RowErrorCounts::default();
-        if let Some(rows) = output.complete() {
-            (units.skipped, units.skipped_rows) = (units.total, rows);
-            let mut report = self.report(started_at, start.elapsed(), start.elapsed(), Vec::new());
-            report.units = Some(units);
-            return Ok(report);
-        }
-        let mut open: Vec<&UnitJob> = Vec::new();
-        for job in &jobs {
-            match output.done(&job.key.id) {
-                Some(done) => {
-                    units.skipped += 1;
-                    units.skipped_rows += done.rows;
-                    errors.add(done.errors);
-                }
-                None => open.push(job),
-            }
-        }
-        self.progress.skipped_rows.store(units.skipped_rows, Ordering::Relaxed);
-        if !open.is_empty() {
-            tokio::task::block_in_place(|| self.load_models())?;
-        }
-        let loaded = start.elapsed();
-
-        self.progress.enter(Stage::Running);
-        // One query: results of a unit serve the next ones.
-        let context = self.context.task_ctx();
-        let mut cancel = std::pin::pin!(cancel);
-        let mut failure = None;
-        let mut computed = Vec::new();
-        {
-            let running = futures::stream::iter(open)
-                .map(|job| self.run_unit(job, &output, Arc::clone(&context)))
-                .buffered(UNITS_IN_FLIGHT);
-            let mut running = std::pin::pin!(running);
-            loop {
-                let result = tokio::select! {
-                    result = running.next() => result,
-                    kind = cancel.as_mut() => Some(Err(Error::new(kind, "stopped by a signal"))),
-                };
-                match result {
-                    Some(Ok(committed)) => computed.push(committed),
-                    Some(Err(error)) => {
-                        failure = Some(error);
-                        break;
-                    }
-                    None => break,
-                }
-            }
-        }
-        units.computed = computed.len();
-        for unit in computed {
-            errors.add(unit.errors());
-            output.add(unit);
-        }
-        if let Some(error) = failure {
-            let done = units.computed + units.skipped;
-            let place = format!("{done} of {} units are done and kept", units.total);
-            return Err(error.at(place).hint("run the same command again to go on from there"));
-        }
-        self.progress.enter(Stage::Committing);
-        self.check_budget(errors)?;
-        let (written, vanished) = tokio::task::block_in_place(|| output.finish(&keys))?;
-        let stems = keys.iter().map(UnitKey::stem).collect();
-        tokio::task::block_in_place(|| self.sweep_letters(stems))?;
-        (units.vanished, units.pruned) = (vanished.inputs, vanished.removed);
-        let mut report = self.report(started_at, start.elapsed(), loaded, output_files(written));
-        report.units = Some(units);
-        report.row_errors = self.counted(&mut errors);
-        Ok(report)
-    }
-
-    async fn run_unit(
-        &self,
-        job: &UnitJob,
-        output: &UnitOutput,
-        context: Arc<TaskContext>,
-    ) -> Result<Committed> {
-        let failed = Arc::new(FailedRows::default());
-        let computed = async {
-            let plan = plan_of_unit(&self.plan, &self.source, &job.unit)
-                .and_then(|plan| counting(plan, &failed))
-                .map_err(|e| self.explain_error(e))?;
-            let plan = self.physical(&plan).await?;
-            let sink = output.sink(&job.key)?;
-            let stream = execute_stream(plan, context).map_err(|e| self.explain_error(e))?;
-            let never = std::pin::pin!(std::future::pending());
-            write_stream(stream, sink, &self.source.files, self.on_rows(), never).await
-        };
-        let sink = computed.await.map_err(|error| error.at(job.place()))?;
-        job.check_unchanged()?;
-        let errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
-        tokio::task::block_in_place(|| {
-            self.write_letters(&job.key.stem(), &failed)?;
-            output.commit(&job.key, sink, errors)
-        })
-    }
-
-    fn on_rows(&self) -> impl Fn(u64) + Send + 'static {
-        let progress = Arc::clone(&self.progress);
-        move |rows| {
-            progress.rows_written.fetch_add(rows, Ordering::Relaxed);
-        }
-    }
-
-    /// Loads every model, so that a broken checkpoint is told before the first row.
-    ///
-    /// # Errors
-    /// As [`ModelStep::model`].
-    pub fn load_models(&self) -> Result<()> {
-        self.steps().iter().try_for_each(|step| step.model().map(drop))
-    }
-
-    fn report(
-        &self,
-        started_at: String,
-        wall: Duration,
-        loaded: Duration,
-        output: Vec<OutputFile>,
-    ) -> RunReport {
-        let running = wall.saturating_sub(loaded);
-        let steps = self.steps().iter().map(|step| {
-            StepReport::new(
-                step.name().to_owned(),
-                step.task().summary().clone(),
-                step.loaded().map_or(0, |model| model.weights().parameters),
-                step.metrics().counts(),
-                running,
-            )
-        });
-        RunReport {
-            version: env!("CARGO_PKG_VERSION"),
-            pipeline: self.pipeline.name.clone(),
-            started_at,
-            wall_seconds: wall.as_secs_f64(),
-            load_seconds: loaded.as_secs_f64(),
-            input_files: self.source.files.len(),
-            input_bytes: self.source.files.iter().map(|file| file.bytes).sum(),
-            rows_written: self.progress.rows_written(),
-            units: None,
-            row_errors: None,
-            steps: steps.collect(),
-            output,
-            peak_memory_bytes: peak_memory_bytes(),
-        }
-    }
-
-    /// Where the columns come from, for the footer of output files.
-    fn lineage(&self) -> Vec<(String, String)> {
-        lineage(("hfauto.pipeline", &self.pipeline.name), self.steps())
-    }
-
-    /// Columns of the output that a model made: those of steps, and what is named in `sql` steps.
-    fn output_columns(&self) -> Vec<String> {
-        let steps = self.steps().iter().map(|step| step.name().to_owned());
-        let schema = self.plan.schema();
-        let vectors = schema
-            .fields()
-            .iter()
-            .filter(|field| matches!(field.data_type(), DataType::FixedSizeList(..)));
-        steps.chain(vectors.map(|field| field.name().clone())).collect()
     }
 
     /// The pipeline file.
@@ -635,11 +352,6 @@ fn whole(
     }
     let is_small = source.units().len() < 2 && !pipeline.run.is_incremental;
     Ok(is_small.then(|| "the input is one unit".to_owned()))
-}
-
-fn output_files(written: Written) -> Vec<OutputFile> {
-    let files = written.files.into_iter();
-    files.map(|file| OutputFile { path: file.path, rows: file.rows, bytes: file.bytes }).collect()
 }
 
 /// Where columns come from, for the footer of output files: the pipeline or query that `origin` names, and

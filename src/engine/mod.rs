@@ -12,6 +12,7 @@ mod node;
 mod report;
 mod results;
 mod row_errors;
+mod run;
 mod step;
 mod units;
 mod window;

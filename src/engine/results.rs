@@ -108,14 +108,13 @@ impl SharedResults {
         let mut sources = Vec::with_capacity(sequences.len());
         for sequence in sequences {
             let hash = self.hasher.hash_one(&sequence);
-            sources.push(match state.find(hash, &sequence) {
-                Some((window, place)) => Source::Other(window, place),
-                None => {
-                    own.push(sequence);
-                    hashes.push(hash);
-                    Source::Own(own.len() - 1)
-                }
-            });
+            let Some((window, place)) = state.find(hash, &sequence) else {
+                sources.push(Source::Own(own.len()));
+                own.push(sequence);
+                hashes.push(hash);
+                continue;
+            };
+            sources.push(Source::Other(window, place));
         }
         let own = Arc::new(own);
         let (numbers, own_batches) = compute(&own)?;

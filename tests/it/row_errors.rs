@@ -35,8 +35,11 @@ fn fixture(more: &str, files: usize) -> Fixture {
     fixture
 }
 
-/// The rows of all parts: id, whether there are words, the number of tokens, the error.
-fn rows(fixture: &Fixture, folder: &str) -> Vec<(i64, bool, Option<i32>, Option<[String; 3]>)> {
+/// A row: id, whether there are words, the number of tokens, the error.
+type Row = (i64, bool, Option<i32>, Option<[String; 3]>);
+
+/// The rows of all parts.
+fn rows(fixture: &Fixture, folder: &str) -> Vec<Row> {
     let mut rows = Vec::new();
     let parts = fixture.files(folder);
     for part in parts.iter().filter(|part| part.ends_with(".parquet") && !part.starts_with('_')) {

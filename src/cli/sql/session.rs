@@ -167,7 +167,6 @@ impl Session {
     }
 
     /// Writes the rows of a query, and returns how many they are.
-
     async fn write(
         &self,
         frame: DataFrame,
