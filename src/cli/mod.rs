@@ -10,6 +10,7 @@ mod progress;
 mod run;
 mod schema;
 mod sql;
+mod status;
 mod test;
 mod validate;
 
@@ -28,7 +29,7 @@ use crate::error::{Error, ErrorKind, Result, exit_code};
 use crate::hub::{Hub, HubSettings};
 
 /// Verbs and options of the design that later versions bring.
-const LATER: &[&str] = &["status", "report", "schedule", "scheduler", "executor"];
+const LATER: &[&str] = &["report", "schedule", "scheduler", "executor"];
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -39,9 +40,9 @@ Exit codes:
   69  a model, or the service it comes from, is not available
   70  a bug of hfauto-pipe
   73  the output exists or cannot be written
-  75  short of a resource for now: try again
+  75  another run holds the output, or a resource is short for now: try again
   78  the pipeline is wrong
-  130 interrupted (SIGINT), 143 terminated (SIGTERM): nothing half-written is left";
+  130 interrupted (SIGINT), 143 terminated (SIGTERM): units that are done are kept";
 
 /// Hugging Face models over tables: Parquet, CSV, JSONL and Arrow columns through a model, as new columns.
 #[derive(Parser, Debug)]
@@ -63,6 +64,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Show what a run would do: columns, models, memory, tokens of a sample.
     Plan(plan::PlanArgs),
+    /// Show how far the output of a pipeline is, also while another process makes it.
+    Status(status::StatusArgs),
     /// Run the `tests` of pipeline files.
     Test(test::TestArgs),
     /// Run SQL with models over files, from an argument, a file, stdin or a prompt.
@@ -130,6 +133,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Run(args) => args.run(),
         Command::Validate(args) => args.run(),
         Command::Plan(args) => args.run(),
+        Command::Status(args) => args.run(),
         Command::Test(args) => args.run(),
         Command::Sql(args) => args.run(),
         Command::Models(args) => args.run(),

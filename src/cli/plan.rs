@@ -8,6 +8,7 @@ use clap::Args;
 use super::PipelineArgs;
 use crate::engine::{Job, JobOptions, TokenSample, bytes, count, files};
 use crate::error::Result;
+use crate::sink::{UnitKey, UnitStatus};
 use crate::tasks::memory;
 
 /// Rows whose tokens are counted.
@@ -22,6 +23,10 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
 
+    /// Show only the units: which are computed or skipped, and why.
+    #[arg(long, conflicts_with = "verbose")]
+    explain: bool,
+
     /// Show DataFusion's physical plan too.
     #[arg(long)]
     verbose: bool,
@@ -34,6 +39,9 @@ impl PlanArgs {
             let hub = super::hub(self.pipeline.offline);
             let options = JobOptions { limit: self.limit, ..JobOptions::default() };
             let job = Job::prepare(pipeline, options, Arc::new(hub)).await?;
+            if self.explain {
+                return explain(&job);
+            }
             let mut text = describe(&job).await?;
             if self.verbose {
                 let _ = write!(text, "physical plan\n{}", indent(&job.explain().await?));
@@ -48,11 +56,34 @@ impl PlanArgs {
 pub(super) async fn describe(job: &Job) -> Result<String> {
     let mut text = String::new();
     // Writing to a String does not fail.
-    let _ = write_plan(&mut text, job, &job.sample_tokens(SAMPLE_ROWS).await?);
+    let _ = write_plan(&mut text, job, &job.sample_tokens(SAMPLE_ROWS).await?, &job.units()?);
     Ok(text)
 }
 
-fn write_plan(text: &mut String, job: &Job, samples: &[Option<TokenSample>]) -> std::fmt::Result {
+/// What a run would do with each unit, and why.
+fn explain(job: &Job) -> Result<String> {
+    if let Some(reason) = job.why_whole() {
+        return Ok(format!("one unit: {reason}\n"));
+    }
+    let mut text = String::new();
+    for (unit, status) in job.units()? {
+        let what = match status {
+            UnitStatus::Done => "skip     done before",
+            UnitStatus::New => "compute  new",
+            UnitStatus::FileChanged => "compute  the file has changed",
+            UnitStatus::PlanChanged => "compute  a model, an option or the SQL has changed",
+        };
+        text += &format!("{}  {}  {what}\n", unit.stem(), unit.input);
+    }
+    Ok(text)
+}
+
+fn write_plan(
+    text: &mut String,
+    job: &Job,
+    samples: &[Option<TokenSample>],
+    units: &[(UnitKey, UnitStatus)],
+) -> std::fmt::Result {
     let pipeline = job.pipeline();
     let source = job.source();
     let size: u64 = source.files.iter().map(|file| file.bytes).sum();
@@ -62,13 +93,26 @@ fn write_plan(text: &mut String, job: &Job, samples: &[Option<TokenSample>]) -> 
         Some(rows) => writeln!(text, ", {} rows", count(rows))?,
         None => writeln!(text, ", rows unknown before reading")?,
     }
-    match job.why_whole() {
-        Some(reason) => writeln!(text, "units     1, published when it is done: {reason}")?,
-        None => writeln!(
+    if let Some(reason) = job.why_whole() {
+        writeln!(text, "units     1, published when it is done: {reason}")?;
+    } else {
+        let is = |status| units.iter().filter(|unit| unit.1 == status).count() as u64;
+        writeln!(
             text,
-            "units     {}, each kept once it is done, published together",
-            count(source.units().len() as u64)
-        )?,
+            "units     {}, each kept once it is done, published together: {} to compute, {} done",
+            count(units.len() as u64),
+            count(units.len() as u64 - is(UnitStatus::Done)),
+            count(is(UnitStatus::Done))
+        )?;
+        for (status, why) in [
+            (UnitStatus::New, "new"),
+            (UnitStatus::FileChanged, "their file has changed"),
+            (UnitStatus::PlanChanged, "a model, an option or the SQL has changed"),
+        ] {
+            if is(status) > 0 {
+                writeln!(text, "  {:>7}   {why}", count(is(status)))?;
+            }
+        }
     }
 
     for (step, sample) in job.steps().iter().zip(samples) {

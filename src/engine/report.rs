@@ -109,8 +109,32 @@ impl StepReport {
     }
 }
 
+impl RunReport {
+    /// Inputs of the output that are no longer there.
+    fn vanished(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(units) = &self.units {
+            let fate = if units.pruned { "removed" } else { "kept; `--prune` removes them" };
+            for input in &units.vanished {
+                writeln!(f, "  vanished {input}: its rows are {fate}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nothing = self.units.as_ref().filter(|units| units.computed == 0);
+        if let Some(units) = nothing {
+            writeln!(
+                f,
+                "{}: nothing to compute: all {} units were done before ({} rows)",
+                self.pipeline,
+                count(units.total as u64),
+                count(units.skipped_rows)
+            )?;
+            return self.vanished(f);
+        }
         writeln!(
             f,
             "{}: {} rows in {:.1} s ({:.1} s of it to load models)",
@@ -128,10 +152,7 @@ impl fmt::Display for RunReport {
                 count(units.skipped as u64),
                 count(units.skipped_rows)
             )?;
-            for input in &units.vanished {
-                let fate = if units.pruned { "removed" } else { "kept; `--prune` removes them" };
-                writeln!(f, "  vanished {input}: its rows are {fate}")?;
-            }
+            self.vanished(f)?;
         }
         if let Some(errors) = &self.row_errors {
             writeln!(f, "  failed   {} of {} rows", count(errors.failed), count(errors.rows))?;

@@ -21,7 +21,8 @@ use super::write::write_stream;
 use crate::config::pipeline::OnErrorRows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::{
-    Committed, RowErrorCounts, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput, Written,
+    Committed, RowErrorCounts, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput, UnitStatus,
+    Written,
 };
 
 /// What files of a job that is one unit are called.
@@ -117,6 +118,21 @@ impl Job {
         }
     }
 
+    /// What a run would do with each unit; none for a job that is one unit.
+    ///
+    /// # Errors
+    /// `NoInput` when a file is gone, `Sink` when the output cannot be read.
+    pub fn units(&self) -> Result<Vec<(UnitKey, UnitStatus)>> {
+        if self.whole.is_some() {
+            return Ok(Vec::new());
+        }
+        let hash = plan_hash(&self.pipeline, &self.plan, self.steps());
+        let jobs = unit_jobs(&self.source, hash)?;
+        let keys: Vec<UnitKey> = jobs.into_iter().map(|job| job.key).collect();
+        let status = UnitOutput::status(&self.pipeline.sink, &keys)?;
+        Ok(keys.into_iter().zip(status).collect())
+    }
+
     /// Unit by unit, two at a time, so that the workers have the next one's batches when those of one end.
     async fn run_units(
         &self,
@@ -140,6 +156,7 @@ impl Job {
         let mut errors = RowErrorCounts::default();
         if let Some(rows) = output.complete() {
             (units.skipped, units.skipped_rows) = (units.total, rows);
+            self.progress.skipped_rows.store(rows, Ordering::Relaxed);
             let mut report = self.report(started_at, start.elapsed(), start.elapsed(), Vec::new());
             report.units = Some(units);
             return Ok(report);

@@ -1,6 +1,7 @@
 //! A job in units: which pipelines can be cut, the plan of one unit, and what a unit's rows depend on. Not
 //! here: how files are cut (`crate::source`), how units become durable (`crate::sink`).
 
+use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::Result as DataFusionResult;
@@ -154,6 +155,14 @@ impl FileStamp {
     }
 }
 
+impl fmt::Display for FileStamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let modified = chrono::DateTime::<chrono::Utc>::from(self.modified);
+        let modified = modified.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
+        write!(f, "{} bytes, {modified}", self.bytes)
+    }
+}
+
 /// A unit with its file as it was found, and what it is called.
 #[derive(Clone, Debug)]
 pub(super) struct UnitJob {
@@ -175,9 +184,10 @@ pub(super) fn unit_jobs(source: &Source, plan_hash: blake3::Hash) -> Result<Vec<
         let stamp = stamps[unit.file];
         let mut hasher = blake3::Hasher::new();
         hasher.update(plan_hash.as_bytes());
-        hasher.update(format!("{input}\n{stamp:?}\n{:?}", unit.rows).as_bytes());
+        hasher.update(format!("{input}\n{stamp}\n{:?}", unit.rows).as_bytes());
         let id = hasher.finalize().to_hex()[..32].to_owned();
-        UnitJob { unit, key: UnitKey { id, sequence, input }, stamp }
+        let (file, plan) = (stamp.to_string(), plan_hash.to_hex()[..32].to_owned());
+        UnitJob { unit, key: UnitKey { id, sequence, input, file, plan }, stamp }
     });
     Ok(jobs.collect())
 }

@@ -108,6 +108,11 @@ impl Run {
         place(&self.dir.join("data"), relative)
     }
 
+    /// Says for others to read what this run is.
+    pub(super) fn say(&self, name: &str, content: &Value) -> Result<()> {
+        write_atomically(&self.dir.join(name), content, &self.root)
+    }
+
     /// Where a unit's parts are written before they are staged.
     pub(super) fn unit(&self, id: &str) -> PathBuf {
         self.dir.join(UNITS).join(id)
@@ -231,7 +236,7 @@ fn recover(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn run_dirs(root: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn run_dirs(root: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(root.join(META).join("tmp")) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

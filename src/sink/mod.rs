@@ -19,6 +19,7 @@ mod commit;
 mod disk;
 mod encode;
 mod partition;
+mod state;
 mod target;
 mod units;
 
@@ -35,8 +36,11 @@ use self::disk::{Disk, Gauge, LocalDisk, OutFile, sync_folder, write_error};
 pub use self::encode::nested_as_text;
 use self::encode::{Boxed, Encoder, Encoding, schema_json};
 use self::partition::Partitioner;
+pub use self::state::OutputState;
 use self::target::Target;
-pub use self::units::{Committed, Done, RowErrorCounts, UnitKey, UnitMode, UnitOutput, Vanished};
+pub use self::units::{
+    Committed, Done, RowErrorCounts, UnitKey, UnitMode, UnitOutput, UnitStatus, Vanished,
+};
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
 

@@ -17,10 +17,11 @@ use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::commit::{self, META, Run, STAGED, UNITS, remove_folder};
 use super::disk::{LocalDisk, remove_file, sync_folder, write_error};
+use super::state::{STARTED, Started};
 use super::target::{self, Target};
 use super::{Sink, SinkOptions, Staging, Written, WrittenFile, WrittenPart};
 use crate::config::pipeline::SinkSpec;
@@ -39,6 +40,23 @@ pub struct UnitKey {
     pub sequence: usize,
     /// The input file.
     pub input: String,
+    /// The file as it is: its size and time.
+    pub file: String,
+    /// A hash of what all units depend on: models, options, SQL.
+    pub plan: String,
+}
+
+/// What a run would do with a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnitStatus {
+    /// It is done: nothing.
+    Done,
+    /// Compute it: no run has.
+    New,
+    /// Compute it again: the file is another.
+    FileChanged,
+    /// Compute it again: a model, an option or the SQL is another.
+    PlanChanged,
 }
 
 impl UnitKey {
@@ -92,6 +110,8 @@ struct Record {
     version: u32,
     unit: String,
     input: String,
+    file: String,
+    plan: String,
     rows: u64,
     errors: RowErrorCounts,
     files: Vec<WrittenPart>,
@@ -153,11 +173,7 @@ impl UnitOutput {
         let root = target.path.clone();
         let may_replace = options.overwrite || matches!(mode, UnitMode::Incremental { .. });
         target.replaced(may_replace || commit::is_of_units(&root))?;
-        let mut hasher = blake3::Hasher::new();
-        units.iter().for_each(|unit| {
-            hasher.update(unit.id.as_bytes());
-        });
-        let job = hasher.finalize().to_hex()[..32].to_owned();
+        let job = job_of(units);
         let run = Run::start(&root)?;
         let mut complete = None;
         let opened = (|| {
@@ -173,6 +189,11 @@ impl UnitOutput {
                 remove_folder(&meta.join(STAGED))?;
             }
             let records = records(&root)?;
+            let current = units.iter().filter(|unit| records.contains_key(&unit.id)).count();
+            let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+            let (units, pid) = (units.len(), std::process::id());
+            let started = json!(Started { at, units, done: current, pid });
+            run.say(STARTED, &started)?;
             if !options.overwrite && !published.is_empty() && records.is_empty() {
                 return Err(Error::new(
                     ErrorKind::Sink,
@@ -202,6 +223,33 @@ impl UnitOutput {
             complete,
             is_finished: false,
         })
+    }
+
+    /// What a run would do with each unit. Nothing is locked or changed.
+    ///
+    /// # Errors
+    /// `Sink` when the output cannot be read.
+    pub fn status(spec: &SinkSpec, units: &[UnitKey]) -> Result<Vec<UnitStatus>> {
+        let root = Target::of(spec)?.path;
+        if commit::job(&root)? == Some(job_of(units)) {
+            return Ok(vec![UnitStatus::Done; units.len()]);
+        }
+        let folder = root.join(META).join(UNITS);
+        let mut records = Vec::new();
+        for name in target::files_of(&folder)? {
+            records.extend(read(&folder.join(name))?);
+        }
+        let status = |unit: &UnitKey| {
+            if records.iter().any(|record| record.unit == unit.id) {
+                return UnitStatus::Done;
+            }
+            match records.iter().find(|record| record.input == unit.input) {
+                Some(record) if record.file != unit.file => UnitStatus::FileChanged,
+                Some(record) if record.plan != unit.plan => UnitStatus::PlanChanged,
+                _ => UnitStatus::New,
+            }
+        };
+        Ok(units.iter().map(status).collect())
     }
 
     /// The rows of the output, when this job has published it already: there is nothing to do.
@@ -267,6 +315,8 @@ impl UnitOutput {
             version: VERSION,
             unit: unit.id.clone(),
             input: unit.input.clone(),
+            file: unit.file.clone(),
+            plan: unit.plan.clone(),
             rows: sink.closed.iter().map(|part| part.rows).sum(),
             errors,
             files: std::mem::take(&mut sink.closed),
@@ -366,6 +416,15 @@ impl Drop for UnitOutput {
     }
 }
 
+/// What tells a job from others: its units.
+fn job_of(units: &[UnitKey]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    units.iter().for_each(|unit| {
+        hasher.update(unit.id.as_bytes());
+    });
+    hasher.finalize().to_hex()[..32].to_owned()
+}
+
 /// The units that are done: those whose manifest is whole and whose files are there. Everything else of
 /// units is removed.
 fn records(root: &Path) -> Result<BTreeMap<String, Record>> {
@@ -415,6 +474,11 @@ fn read(path: &Path) -> Result<Option<Record>> {
     let parts = record.files.iter().map(|part| part.name.clone().into()).collect();
     let stays_inside = commit::names(&Value::Array(parts), path).is_ok();
     Ok((is_named_so && stays_inside).then_some(record))
+}
+
+/// The rows of a unit, as its manifest has them.
+pub(super) fn rows_of_manifest(path: &Path) -> u64 {
+    read(path).ok().flatten().map_or(0, |record| record.rows)
 }
 
 fn has_files(record: &Record, root: &Path, staged: &Path) -> bool {

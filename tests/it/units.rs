@@ -164,6 +164,10 @@ fn a_signal_keeps_the_units_that_are_done() {
     while !is_there() && start.elapsed() < Duration::from_mins(1) {
         std::thread::sleep(Duration::from_millis(5));
     }
+    let status = fixture.run(&["status", "embed.yaml"]);
+    let running = format!("running as process {} since", child.id());
+    assert!(status.succeeds().stdout.contains(&running), "{}", status.stdout);
+    assert!(status.stdout.contains("of 12 units done"), "{}", status.stdout);
     // A second run on the same output waits for nobody.
     fixture.run(&["run", "embed.yaml"]).fails(75, &["another run is writing"]);
     Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap();
@@ -173,8 +177,13 @@ fn a_signal_keeps_the_units_that_are_done() {
     assert!(stderr.contains("of 12 units are done and kept"), "{stderr}");
     assert!(stderr.contains("run the same command again"), "{stderr}");
     assert!(!fixture.path("out/_SUCCESS").exists());
+    let status = fixture.run(&["status", "embed.yaml"]);
+    assert!(status.succeeds().stdout.contains("cut off: "), "{}", status.stdout);
 
     let report = report(&fixture, &[]);
+    let status = fixture.run(&["status", "embed.yaml", "--json"]);
+    let state: Value = serde_json::from_str(&status.succeeds().stdout).unwrap();
+    assert_eq!((&state["state"], &state["rows"]), (&"published".into(), &240.into()));
     let skipped = report["units"]["skipped"].as_u64().unwrap();
     assert!((5..12).contains(&skipped), "{report}");
     assert_eq!(report["units"]["computed"].as_u64().unwrap(), 12 - skipped);
@@ -235,6 +244,12 @@ fn an_incremental_run_computes_what_is_new_or_has_changed() {
     // A file that has changed, and one that is new.
     write_file(&fixture, 1, 25);
     write_file(&fixture, 4, 5);
+    let plan = fixture.run(&["plan", "embed.yaml", "--explain"]);
+    let why: Vec<&str> =
+        plan.succeeds().stdout.lines().map(|line| line.rsplit("  ").next().unwrap()).collect();
+    assert_eq!(why, ["done before", "the file has changed", "done before", "done before", "new"]);
+    let plan = fixture.run(&["plan", "embed.yaml"]);
+    assert!(plan.succeeds().stdout.contains("2 to compute, 3 done"), "{}", plan.stdout);
     assert_eq!(counts(&fixture, &[]), (2, 3, 0));
     let mut expected: Vec<i64> = (0..20).collect();
     expected.extend(1000..1025);
@@ -260,6 +275,8 @@ fn an_incremental_run_computes_what_is_new_or_has_changed() {
     let pipeline = fs::read_to_string(fixture.path("embed.yaml")).unwrap();
     let other = pipeline.replace("output: embedding", "output: embedding, normalize: false");
     fixture.file("embed.yaml", other);
+    let plan = fixture.run(&["plan", "embed.yaml", "--explain"]);
+    assert!(plan.succeeds().stdout.contains("an option or the SQL has changed"), "{}", plan.stdout);
     assert_eq!(counts(&fixture, &[]), (4, 0, 0));
     assert_eq!(ids(&fixture, "out"), expected);
     fixture.file("embed.yaml", pipeline);

@@ -1,0 +1,66 @@
+//! `hfauto-pipe status`: how far the output of a pipeline is, read from the disk; the run may be another
+//! process's, or over.
+
+use clap::Args;
+
+use super::PipelineArgs;
+use crate::engine::count;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sink::OutputState;
+
+#[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl StatusArgs {
+    pub(super) fn run(self) -> Result<()> {
+        let pipeline = self.pipeline.load()?;
+        let state = OutputState::of(&pipeline.sink)?;
+        if self.json {
+            let json = serde_json::to_string(&state).map_err(|e| {
+                Error::new(ErrorKind::Internal, "the state has no form in JSON").source(e)
+            })?;
+            return super::print(format_args!("{json}\n"));
+        }
+        let output = pipeline.sink.path.display();
+        super::print(format_args!("{}: {}\n{output}\n", pipeline.name, describe(&state)))
+    }
+}
+
+fn describe(state: &OutputState) -> String {
+    match state {
+        OutputState::Absent => "no run has written anything".to_owned(),
+        OutputState::Published { rows: 0, at } => format!("done, published {at}"),
+        OutputState::Published { rows, at } => {
+            format!("done, {} rows, published {at}", count(*rows))
+        }
+        OutputState::Unfinished {
+            is_running,
+            pid,
+            started_at,
+            units,
+            done,
+            rows,
+            seconds_left,
+        } => {
+            let of = units.map_or_else(String::new, |units| format!(" of {}", count(units as u64)));
+            let done = format!("{}{of} units done, {} rows", count(*done as u64), count(*rows));
+            if !is_running {
+                return format!("cut off: {done}; `run` goes on from there");
+            }
+            let pid = pid.map_or_else(String::new, |pid| format!(" as process {pid}"));
+            let since = started_at.as_deref().map_or_else(String::new, |at| format!(" since {at}"));
+            let left = match seconds_left {
+                Some(seconds) => format!(", about {seconds:.0} s left"),
+                None => String::new(),
+            };
+            format!("running{pid}{since}: {done}{left}")
+        }
+    }
+}
