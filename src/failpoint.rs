@@ -46,7 +46,7 @@ pub(crate) fn failpoint(name: &str) {
     debug_assert!(FAILPOINTS.contains(&name));
     if chosen.name == name && HITS.fetch_add(1, Ordering::Relaxed) + 1 == chosen.count {
         if chosen.holds {
-            std::thread::sleep(Duration::from_mins(1));
+            std::thread::sleep(Duration::from_secs(10));
             return;
         }
         // Nothing of ours runs any more, as when the system or an operator kills it.

@@ -120,7 +120,7 @@ impl RunArgs {
             return Ok(None);
         }
         let reporter = Reporter::start(self.progress, job.progress());
-        let result = job.run(stop_signal()).await;
+        let result = job.run(stop_or_exit()).await;
         reporter.finish(result.is_ok());
         result.map(Some)
     }
@@ -139,6 +139,21 @@ pub(super) async fn stop_signal() -> ErrorKind {
         _ = interrupt.recv() => ErrorKind::Interrupted,
         _ = terminate.recv() => ErrorKind::Terminated,
     }
+}
+
+/// [`stop_signal`] of a task of its own, which listens while the job blocks; a second signal ends the process at
+/// once, as far as it is.
+fn stop_or_exit() -> impl Future<Output = ErrorKind> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let listen = async move {
+        let _ = sender.send(stop_signal().await);
+        let kind = stop_signal().await;
+        #[expect(clippy::disallowed_methods, reason = "the user asks twice; the disk is sound")]
+        std::process::exit(i32::from(kind.exit_code()));
+    };
+    #[expect(clippy::disallowed_methods, reason = "it ends with the process alone")]
+    drop(tokio::spawn(listen));
+    async { receiver.await.unwrap_or(ErrorKind::Interrupted) }
 }
 
 fn write_report(file: &Path, result: &Result<Option<RunReport>>) -> Result<()> {

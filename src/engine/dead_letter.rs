@@ -1,6 +1,11 @@
-//! Rows that failed and were left out, as Parquet files: the row as it was, and its error. A file a unit and
-//! step, written before the unit is committed, under a name that a later attempt writes again. Not here: which
-//! rows fail (`row_errors`).
+//! Rows that failed and were left out, as Parquet files: the row as it was, and its error.
+//!
+//! ```text
+//! out/_errors/.pending/part-00007-9f8e7d6c-words.parquet   before the unit 9f8e7d6c is committed
+//! out/_errors/part-00007-9f8e7d6c-words.parquet            once the output is published
+//! ```
+//!
+//! A second attempt at a unit writes its file again. Not here: which rows fail (`row_errors`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,14 +17,17 @@ use crate::config::pipeline::{FileFormat, SinkSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::{Sink, SinkOptions};
 
-/// Writes the rows that left the unit `stem`.
+/// Files of units whose output is not published yet; readers pass over hidden folders.
+const PENDING: &str = ".pending";
+
+/// Writes the rows that left the unit whose files are called `stem`.
 ///
 /// # Errors
 /// `Sink` when the folder cannot be written.
 pub(super) fn write(folder: &Path, stem: &str, letters: Vec<Letters>) -> Result<()> {
     for Letters { step, batches } in letters {
         let Some(first) = batches.first() else { continue };
-        let path = folder.join(format!("part-{stem}-{}.parquet", plain(&step)));
+        let path = folder.join(PENDING).join(format!("part-{stem}-{}.parquet", plain(&step)));
         let spec = SinkSpec {
             location: path.display().to_string(),
             path,
@@ -38,32 +46,53 @@ pub(super) fn write(folder: &Path, stem: &str, letters: Vec<Letters>) -> Result<
     Ok(())
 }
 
-/// Removes the files of units that are not among `stems`: of inputs that have changed, of earlier runs.
+/// Makes the letters those of the published output: the pending ones of `units` (the beginnings of their ids)
+/// appear, those of other units go. May be repeated.
 ///
 /// # Errors
-/// `Sink` when a file cannot be removed.
-pub(super) fn sweep(folder: &Path, stems: &BTreeSet<String>) -> Result<()> {
-    let failed = |error: io::Error| {
-        let message = format!("cannot clean the dead letters in `{}`", folder.display());
-        Error::new(ErrorKind::Sink, message).source(error)
-    };
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(failed)?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(rest) = name.strip_prefix("part-").filter(|_| name.ends_with(".parquet")) else {
-            continue;
-        };
-        if !stems.iter().any(|stem| rest.strip_prefix(stem).is_some_and(|r| r.starts_with('-'))) {
-            fs::remove_file(entry.path()).map_err(failed)?;
+/// `Sink` when the folder cannot be written.
+pub(super) fn publish(folder: &Path, units: &BTreeSet<String>) -> Result<()> {
+    let publish = || -> io::Result<()> {
+        for name in letters(folder)? {
+            if !is_of(&name, units) {
+                fs::remove_file(folder.join(name))?;
+            }
         }
-    }
-    // Fails, rightly, while something is inside.
-    let _ = fs::remove_dir(folder);
-    Ok(())
+        let pending = folder.join(PENDING);
+        for name in letters(&pending)? {
+            let from = pending.join(&name);
+            if is_of(&name, units) {
+                fs::rename(from, folder.join(&name))?;
+            } else {
+                fs::remove_file(from)?;
+            }
+        }
+        // These fail, rightly, while something is inside.
+        let _ = fs::remove_dir(&pending);
+        let _ = fs::remove_dir(folder);
+        if folder.exists() { fs::File::open(folder)?.sync_all() } else { Ok(()) }
+    };
+    publish().map_err(|error| {
+        let message = format!("cannot put the dead letters into `{}`", folder.display());
+        Error::new(ErrorKind::Sink, message).source(error)
+    })
+}
+
+/// The files of letters in a folder that need not be there.
+fn letters(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names = names.collect::<io::Result<Vec<_>>>()?;
+    let is_letter = |name: &String| name.starts_with("part-") && name.ends_with(".parquet");
+    Ok(names.into_iter().filter(is_letter).collect())
+}
+
+/// Whether a file is of one of the units: their place among the units may have changed since.
+fn is_of(name: &str, units: &BTreeSet<String>) -> bool {
+    name.split('-').nth(2).is_some_and(|unit| units.contains(unit))
 }
 
 /// A column's name as a part of a file's.

@@ -206,7 +206,7 @@ impl Gather {
 }
 
 /// Encodes rows; where errors of rows are kept, the rows that are refused are found by halving.
-fn encode(
+pub(super) fn encode(
     task: &dyn Task,
     columns: &[ArrayRef],
     first_row: u64,

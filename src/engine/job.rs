@@ -13,6 +13,7 @@ use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, ident};
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 
+use super::gather::encode;
 use super::node::ModelNode;
 use super::row_errors::RowErrorsNode;
 use super::step::{BatchSettings, ModelStep, RowErrors};
@@ -186,6 +187,11 @@ impl Job {
             steps: model_steps(&plan),
         };
         let whole = whole(&pipeline, &plan, &source).map_err(|e| plan_error(e, "the steps"))?;
+        if pipeline.run.is_incremental && options.limit.is_some() {
+            let message = "`--limit` does not go with `run.incremental`: it would cut units";
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint("add `--set run.incremental=null --set sink.path=…` to try a few rows"));
+        }
         if let (true, Some(reason)) = (pipeline.run.is_incremental, &whole) {
             let message = "`run.incremental` needs a pipeline that can be computed in units";
             return Err(Error::new(ErrorKind::Config, format!("{message}: {reason}"))
@@ -247,7 +253,10 @@ impl Job {
             let batches = batches.await.map_err(|e| self.explain_error(e))?;
             let mut encoded = Vec::new();
             for batch in batches {
-                encoded.extend(task.encode(batch.columns(), encoded.len() as u64)?);
+                let first_row = encoded.len() as u64;
+                let rows = encode(&**task, batch.columns(), first_row, step.row_errors())?;
+                // Rows that fail, where they may, have no tokens to count.
+                encoded.extend(rows.into_iter().map(|row| row.ok().flatten()));
             }
             samples.push(Some(TokenSample::new(&encoded)));
         }

@@ -26,7 +26,7 @@ use crate::sink::{
 };
 
 /// What files of a job that is one unit are called.
-const WHOLE: &str = "00000";
+const WHOLE: &str = "whole";
 
 /// Units that are computed at the same time.
 const UNITS_IN_FLIGHT: usize = 2;
@@ -68,9 +68,9 @@ impl Job {
         let mut errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
         self.check_budget(errors)?;
         let written = tokio::task::block_in_place(|| {
-            self.write_letters(WHOLE, &failed)?;
+            self.write_letters(&format!("00000-{WHOLE}"), &failed)?;
             let written = sink.finish()?;
-            self.sweep_letters(BTreeSet::from([WHOLE.to_owned()]))?;
+            self.publish_letters(&BTreeSet::from([WHOLE.to_owned()]))?;
             Ok::<_, Error>(written)
         })?;
         let mut report = self.report(started_at, start.elapsed(), loaded, output_files(written));
@@ -103,11 +103,15 @@ impl Job {
         dead_letter::write(&self.pipeline.on_error.dead_letter, stem, failed.take_letters())
     }
 
-    fn sweep_letters(&self, stems: BTreeSet<String>) -> Result<()> {
-        if self.pipeline.on_error.rows != OnErrorRows::Skip {
-            return Ok(());
+    /// The letters of the output are those of `units`; without `rows: skip` it has none.
+    fn publish_letters(&self, units: &BTreeSet<String>) -> Result<()> {
+        let folder = &self.pipeline.on_error.dead_letter;
+        if self.pipeline.on_error.rows == OnErrorRows::Skip {
+            return dead_letter::publish(folder, units);
         }
-        dead_letter::sweep(&self.pipeline.on_error.dead_letter, &stems)
+        // A folder elsewhere may be another pipeline's.
+        let is_ours = folder.starts_with(&self.pipeline.sink.path);
+        if is_ours { dead_letter::publish(folder, &BTreeSet::new()) } else { Ok(()) }
     }
 
     fn sink_options(&self) -> SinkOptions {
@@ -157,6 +161,9 @@ impl Job {
         if let Some(rows) = output.complete() {
             (units.skipped, units.skipped_rows) = (units.total, rows);
             self.progress.skipped_rows.store(rows, Ordering::Relaxed);
+            // The run before may have been killed between its last two steps.
+            let units_of = keys.iter().map(|key| key.short().to_owned()).collect();
+            tokio::task::block_in_place(|| self.publish_letters(&units_of))?;
             let mut report = self.report(started_at, start.elapsed(), start.elapsed(), Vec::new());
             report.units = Some(units);
             return Ok(report);
@@ -216,9 +223,11 @@ impl Job {
         }
         self.progress.enter(Stage::Committing);
         self.check_budget(errors)?;
-        let (written, vanished) = tokio::task::block_in_place(|| output.finish(&keys))?;
-        let stems = keys.iter().map(UnitKey::stem).collect();
-        tokio::task::block_in_place(|| self.sweep_letters(stems))?;
+        let (written, vanished) = tokio::task::block_in_place(|| {
+            let (written, vanished, kept) = output.finish(&keys)?;
+            self.publish_letters(&kept)?;
+            Ok::<_, Error>((written, vanished))
+        })?;
         (units.vanished, units.pruned) = (vanished.inputs, vanished.removed);
         let mut report = self.report(started_at, start.elapsed(), loaded, output_files(written));
         report.units = Some(units);

@@ -178,6 +178,11 @@ impl Run {
     }
 }
 
+/// Whether the output is marked as whole.
+pub(super) fn is_marked(root: &Path) -> bool {
+    root.join(SUCCESS).exists()
+}
+
 /// Whether the folder says of itself that it is an output.
 pub(super) fn is_committed(root: &Path) -> bool {
     root.join(META).join("MANIFEST.json").exists() || root.join(SUCCESS).exists()

@@ -62,7 +62,12 @@ pub enum UnitStatus {
 impl UnitKey {
     /// What the unit's files are called: they sort by its place, and differ where its id does.
     pub fn stem(&self) -> String {
-        format!("{:05}-{}", self.sequence, &self.id[..8])
+        format!("{:05}-{}", self.sequence, self.short())
+    }
+
+    /// The part of the id that is in the names of files.
+    pub fn short(&self) -> &str {
+        short(&self.id)
     }
 }
 
@@ -189,6 +194,9 @@ impl UnitOutput {
                 remove_folder(&meta.join(STAGED))?;
             }
             let records = records(&root)?;
+            if mode == (UnitMode::Incremental { prune: false }) {
+                refuse_foreign(&records, units)?;
+            }
             let current = units.iter().filter(|unit| records.contains_key(&unit.id)).count();
             let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
             let (units, pid) = (units.len(), std::process::id());
@@ -338,16 +346,17 @@ impl UnitOutput {
         self.records.insert(committed.0.unit.clone(), committed.0);
     }
 
-    /// Publishes the output of all `units`, which are done.
+    /// Publishes the output of all `units`, which are done. Returns the beginnings of the ids of the units
+    /// that are in it, too.
     ///
     /// # Errors
     /// `Sink` when the disk fails; the next run then goes on from here.
-    pub fn finish(mut self, units: &[UnitKey]) -> Result<(Written, Vanished)> {
+    pub fn finish(mut self, units: &[UnitKey]) -> Result<(Written, Vanished, BTreeSet<String>)> {
         self.is_finished = true;
         self.publish(units).map_err(|error| error.at(&self.spec.location))
     }
 
-    fn publish(&self, units: &[UnitKey]) -> Result<(Written, Vanished)> {
+    fn publish(&self, units: &[UnitKey]) -> Result<(Written, Vanished, BTreeSet<String>)> {
         let current: BTreeSet<&str> = units.iter().map(|unit| unit.id.as_str()).collect();
         let inputs: BTreeSet<&str> = units.iter().map(|unit| unit.input.as_str()).collect();
         let prune = self.mode == UnitMode::Incremental { prune: true };
@@ -374,7 +383,7 @@ impl UnitOutput {
         let rows = parts.iter().map(|part| part.rows).sum();
         let bytes = parts.iter().map(|part| part.bytes).sum();
         let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
-        let is_published = commit::is_committed(&self.root)
+        let is_published = commit::is_marked(&self.root)
             && self.published.iter().map(String::as_str).eq(names.iter().copied());
         let staged = target::files_of(&self.root.join(META).join(STAGED))?;
         if is_published && obsolete.is_empty() && staged.is_empty() {
@@ -393,7 +402,8 @@ impl UnitOutput {
             bytes: part.bytes,
             blake3: part.blake3,
         });
-        Ok((Written { files: files.collect(), rows, bytes }, vanished))
+        let kept = kept.iter().map(|record| short(&record.unit).to_owned()).collect();
+        Ok((Written { files: files.collect(), rows, bytes }, vanished, kept))
     }
 }
 
@@ -416,6 +426,10 @@ impl Drop for UnitOutput {
     }
 }
 
+fn short(id: &str) -> &str {
+    &id[..8]
+}
+
 /// What tells a job from others: its units.
 fn job_of(units: &[UnitKey]) -> String {
     let mut hasher = blake3::Hasher::new();
@@ -423,6 +437,26 @@ fn job_of(units: &[UnitKey]) -> String {
         hasher.update(unit.id.as_bytes());
     });
     hasher.finalize().to_hex()[..32].to_owned()
+}
+
+/// Refuses to keep rows of inputs that are gone beside rows that were made otherwise: they would not fit, and
+/// cannot be made again.
+fn refuse_foreign(records: &BTreeMap<String, Record>, units: &[UnitKey]) -> Result<()> {
+    let Some(unit) = units.first() else { return Ok(()) };
+    let is_foreign = |record: &&Record| {
+        record.plan != unit.plan && !units.iter().any(|unit| unit.input == record.input)
+    };
+    match records.values().find(is_foreign) {
+        None => Ok(()),
+        Some(record) => Err(Error::new(
+            ErrorKind::Sink,
+            format!(
+                "`{}` is gone, and its rows were made with another model, option, SQL or column types",
+                record.input
+            ),
+        )
+        .hint("bring the file back, or remove its rows with `--prune`")),
+    }
 }
 
 /// The units that are done: those whose manifest is whole and whose files are there. Everything else of

@@ -42,7 +42,9 @@ type Row = (i64, bool, Option<i32>, Option<[String; 3]>);
 fn rows(fixture: &Fixture, folder: &str) -> Vec<Row> {
     let mut rows = Vec::new();
     let parts = fixture.files(folder);
-    for part in parts.iter().filter(|part| part.ends_with(".parquet") && !part.starts_with('_')) {
+    for part in
+        parts.iter().filter(|part| part.ends_with(".parquet") && !part.starts_with(['_', '.']))
+    {
         let batch = fixture.parquet(&format!("{folder}/{part}"));
         let ids = batch["id"].as_primitive::<Int64Type>();
         for row in 0..batch.num_rows() {
@@ -147,11 +149,47 @@ fn dead_letters_are_those_of_the_rows_that_are_there() {
     assert_eq!(rows(&fixture, "out/_errors").len(), 4);
     fixture.file("in/0.csv", "id,text\n0,[MASK]\n1,nothing\n");
     report(&fixture, &[]);
-    let letters: Vec<i64> = rows(&fixture, "out/_errors").iter().map(|row| row.0).collect();
-    assert_eq!(letters, [1, 13, 17]);
+    let letters = |fixture: &Fixture| {
+        let mut ids: Vec<i64> = rows(fixture, "out/_errors").iter().map(|row| row.0).collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!(letters(&fixture), [1, 13, 17]);
+    // The place of a unit changes, its letters stay.
+    fixture.file("in/-1.csv", "id,text\n90,nothing\n");
+    report(&fixture, &[]);
+    assert_eq!(letters(&fixture), [1, 13, 17, 90]);
+    // A file that is gone keeps its rows and its letters, until they are not wanted.
+    std::fs::remove_file(fixture.path("in/-1.csv")).unwrap();
+    report(&fixture, &[]);
+    assert_eq!(letters(&fixture), [1, 13, 17, 90]);
+    // Rows of other options do not stand beside them.
+    let text = std::fs::read_to_string(fixture.path("fill.yaml")).unwrap();
+    fixture.file("fill.yaml", text.replace("top_k: 1", "top_k: 2"));
+    fixture.run(&["run", "fill.yaml"]).fails(73, &["-1.csv` is gone", "--prune"]);
+    fixture.file("fill.yaml", text.clone());
+    report(&fixture, &["--prune"]);
+    assert_eq!(letters(&fixture), [1, 13, 17]);
+    // A run over the budget publishes no letters.
+    fixture.file("fill.yaml", text.replace("rows: skip", "rows: skip, max_fraction: 0.3"));
+    fixture.file("in/0.csv", "id,text\n0,nothing\n1,nothing\n2,nothing\n3,nothing\n4,nothing\n");
+    fixture.run(&["run", "fill.yaml"]).fails(65, &["max_fraction"]);
+    assert_eq!(letters(&fixture), [1, 13, 17]);
+    fixture.file("fill.yaml", text);
     fixture.file("in/0.csv", "id,text\n0,[MASK]\n");
     fixture.file("in/1.csv", "id,text\n1,[MASK]\n");
     report(&fixture, &[]);
+    assert!(!fixture.path("out/_errors").exists());
+    // `plan` reads rows that may fail.
+    fixture.file("in/1.csv", "id,text\n1,nothing\n");
+    fixture.run(&["plan", "fill.yaml"]).succeeds();
+    fixture.run(&["run", "fill.yaml", "--limit", "1"]).fails(64, &["`--limit` does not go with"]);
+    // Without `skip` there are no letters.
+    report(&fixture, &[]);
+    assert_eq!(letters(&fixture), [1]);
+    let text = std::fs::read_to_string(fixture.path("fill.yaml")).unwrap();
+    fixture.file("fill.yaml", text.replace("rows: skip", "rows: null"));
+    report(&fixture, &["--fresh"]);
     assert!(!fixture.path("out/_errors").exists());
 }
 

@@ -202,6 +202,33 @@ fn a_signal_keeps_the_units_that_are_done() {
 }
 
 #[test]
+fn a_second_signal_ends_at_once() {
+    let fixture = fixture(3, "");
+    let mut child = fixture
+        .command(&["run", "embed.yaml", "--progress", "none"])
+        .env("HFAUTO_FAILPOINT", "unit.written:1:hold")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while !fixture.path("out/_hfauto/tmp").exists() {
+        assert!(start.elapsed() < Duration::from_mins(1), "the run did not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // The unit is held for ten seconds; a signal alone waits for it.
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    fixture.run(&["run", "embed.yaml"]).succeeds();
+    assert_eq!(ids(&fixture, "out").len(), 60);
+}
+
+#[test]
 fn damaged_manifests_are_computed_again_and_newer_ones_are_refused() {
     let fixture = fixture(3, "run: {incremental: new_or_changed}");
     assert_eq!(report(&fixture, &[])["units"]["computed"], 3);

@@ -225,10 +225,18 @@ impl Session {
 
 /// A sink at a path, by its extension or as given.
 fn sink_spec(path: PathBuf, format: Option<FileFormat>) -> Result<SinkSpec> {
+    let is_folder = path.to_string_lossy().ends_with('/') || path.is_dir();
     let path = std::path::absolute(&path).map_err(|e| {
         Error::new(ErrorKind::Sink, format!("cannot write `{}`", path.display())).source(e)
     })?;
     let by_path = path.to_str().and_then(FileFormat::of_path);
+    // A folder of the name `x.tsv` would surprise.
+    if by_path.is_none() && format.is_none() && path.extension().is_some() && !is_folder {
+        let message = format!("the name `{}` tells no format", path.display());
+        return Err(Error::new(ErrorKind::Usage, message).hint(
+            "end it in .parquet, .csv, .jsonl or .arrow (text also in .gz and .zst), or in `/` for a folder",
+        ));
+    }
     Ok(SinkSpec {
         format: by_path.map(|(format, _)| format).or(format).unwrap_or(FileFormat::Parquet),
         compression: by_path.and_then(|(_, compression)| compression),
