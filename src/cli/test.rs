@@ -70,20 +70,27 @@ impl TestArgs {
             Error::new(ErrorKind::Sink, "cannot make a folder for the rows of a test").source(e)
         })?;
         match super::block_on(self.rows_of(pipeline, test, folder.path())) {
-            Ok(rows) => Ok(test.expect.iter().flat_map(|expect| check(expect, &rows)).collect()),
+            Ok((columns, rows)) => {
+                let problems =
+                    test.expect.iter().flat_map(|expect| match missing(expect, &columns) {
+                        Some(problem) => vec![problem],
+                        None => check(expect, &rows),
+                    });
+                Ok(problems.collect())
+            }
             // What is wrong with the pipeline itself is no test result.
             Err(error) if error.kind() == ErrorKind::Config => Err(error.at(&test.location)),
             Err(error) => Ok(vec![error.to_string().replace('\n', "\n        ")]),
         }
     }
 
-    /// Runs the steps over the rows of a test.
+    /// Runs the steps over the rows of a test; the names of the columns that come out, and the rows.
     async fn rows_of(
         &self,
         pipeline: &Pipeline,
         test: &TestSpec,
         folder: &Path,
-    ) -> Result<Vec<Value>> {
+    ) -> Result<(Vec<String>, Vec<Value>)> {
         let cannot = |e: std::io::Error| {
             Error::new(ErrorKind::Sink, "cannot write the rows of a test").source(e)
         };
@@ -113,7 +120,8 @@ impl TestArgs {
                 Error::new(ErrorKind::Internal, "cannot read the result of a test").source(e)
             })
         };
-        text.lines().map(parse).collect()
+        let columns = job.schema().fields().iter().map(|field| field.name().clone()).collect();
+        Ok((columns, text.lines().map(parse).collect::<Result<_>>()?))
     }
 }
 
@@ -166,6 +174,17 @@ fn check(expect: &Expectation, rows: &[Value]) -> Vec<String> {
             Some(format!("`{column}`, row {index}: {problem}"))
         })
         .collect()
+}
+
+/// What is wrong with an expectation of a column that does not come out: a value that is not there would pass
+/// for a null.
+fn missing(expect: &Expectation, columns: &[String]) -> Option<String> {
+    let column = &expect.column;
+    let first = column.split('.').next().unwrap_or(column);
+    let is_there = columns.iter().any(|name| name == column || name == first);
+    (!is_there).then(|| {
+        format!("`{column}`: there is no such column; columns are `{}`", columns.join("`, `"))
+    })
 }
 
 /// The value at a dotted way; a column may have points in its own name.
@@ -254,6 +273,20 @@ mod tests {
 
     fn problems(column: &str, row: Option<usize>, check: Check, rows: &[Value]) -> Vec<String> {
         super::check(&Expectation { column: column.to_owned(), row, check }, rows)
+    }
+
+    #[test]
+    fn a_column_that_is_not_there_is_told() {
+        let expect = |column: &str| Expectation {
+            column: column.to_owned(),
+            row: None,
+            check: Check::IsNull(true),
+        };
+        let columns = ["s".to_owned(), "a.b".to_owned()];
+        assert_eq!(missing(&expect("s.label"), &columns), None);
+        assert_eq!(missing(&expect("a.b"), &columns), None);
+        let problem = missing(&expect("nonsense"), &columns).unwrap();
+        assert_eq!(problem, "`nonsense`: there is no such column; columns are `s`, `a.b`");
     }
 
     #[test]
