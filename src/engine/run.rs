@@ -65,7 +65,7 @@ impl Job {
             execute_stream(plan, self.context.task_ctx()).map_err(|e| self.explain_error(e))?;
         let sink = write_stream(stream, sink, &self.source.files, self.on_rows(), cancel).await?;
         self.progress.enter(Stage::Committing);
-        let mut errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
+        let errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
         self.check_budget(errors)?;
         let written = tokio::task::block_in_place(|| {
             self.write_letters(&format!("00000-{WHOLE}"), &failed)?;
@@ -74,13 +74,13 @@ impl Job {
             Ok::<_, Error>(written)
         })?;
         let mut report = self.report(started_at, start.elapsed(), loaded, output_files(written));
-        report.row_errors = self.counted(&mut errors);
+        report.row_errors = self.counted(errors);
         Ok(report)
     }
 
     /// The counts for the report, where errors of rows do not end the run.
-    fn counted(&self, errors: &mut RowErrorCounts) -> Option<RowErrorCounts> {
-        (self.pipeline.on_error.rows != OnErrorRows::Fail).then_some(*errors)
+    fn counted(&self, errors: RowErrorCounts) -> Option<RowErrorCounts> {
+        (self.pipeline.on_error.rows != OnErrorRows::Fail).then_some(errors)
     }
 
     /// Fails when more rows failed than `on_error.max_fraction` allows.
@@ -231,7 +231,7 @@ impl Job {
         (units.vanished, units.pruned) = (vanished.inputs, vanished.removed);
         let mut report = self.report(started_at, start.elapsed(), loaded, output_files(written));
         report.units = Some(units);
-        report.row_errors = self.counted(&mut errors);
+        report.row_errors = self.counted(errors);
         Ok(report)
     }
 

@@ -360,7 +360,11 @@ fn what_cannot_be_incremental_is_told() {
         "subquery over all rows",
     );
     check("SELECT * FROM input LIMIT 2", "out/", "has a limit");
-    check("SELECT * FROM input", "out.parquet", "the output is one file");
+    fixture.file(
+        "file.yaml",
+        "version: 1\nsource: {path: 'in/*.csv'}\nsink: {path: out.parquet}\nrun: {incremental: new_or_changed}\n",
+    );
+    fixture.run(&["validate", "file.yaml"]).fails(78, &["needs a folder", "file.yaml:4:7"]);
     fixture.file(
         "whole.yaml",
         "version: 1\nsource: {path: 'in/*.csv'}\nsteps:\n- sql: SELECT * FROM input ORDER BY id\nsink: {path: out/}\n",

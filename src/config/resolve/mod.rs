@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span, nearest};
 use super::node::Node;
-use super::pipeline::{ModelSpec, Pipeline, RunSpec, TaskStep};
+use super::pipeline::{FileFormat, ModelSpec, Pipeline, RunSpec, TaskStep};
 use super::raw::{RawModel, RawPipeline, RawRun, RawStep, Workers};
 
 /// Makes the pipeline of `raw`, which was read from `root`. Where a problem is reported, the result
@@ -53,6 +53,14 @@ pub(crate) fn resolve(
         );
     }
     let run = run(raw.run.as_ref());
+    if run.is_incremental && sink.path.to_str().and_then(FileFormat::of_path).is_some() {
+        let message = "`incremental` needs a folder, but the sink's path is that of one file";
+        resolver.report.push(
+            Diagnostic::new(top.key("run").key("incremental").key, message)
+                .related(top.key("sink").key("path").value, "one file")
+                .hint("name a folder, such as `out/`, or remove `incremental`"),
+        );
+    }
     let on_error = resolver.on_error(raw.on_error.as_ref(), top.key("on_error"), &sink);
     let tests = resolver.tests(raw.tests.as_deref(), top.key("tests"));
     let dir = resolver.dir;
