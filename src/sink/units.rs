@@ -1,6 +1,6 @@
 //! An output that is made in units, each durable once it is done, all published together. A run that dies
-//! loses the units that it was on: the next one takes up what is staged. Readers see the output before or
-//! the output after, never a mixture.
+//! loses the units that it was on: the next one takes up what is staged. Who waits for `_SUCCESS` sees the
+//! output before or the output after.
 //!
 //! ```text
 //! out/_hfauto/tmp/run-x/units/<unit>/…   parts while they are written
