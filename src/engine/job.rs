@@ -106,6 +106,8 @@ pub struct Job {
     pub(super) options: JobOptions,
     pub(super) context: SessionContext,
     pub(super) plan: LogicalPlan,
+    /// The plan before the optimizer, which puts the time of day in the place of `now()`.
+    pub(super) written: String,
     pub(super) source: Source,
     pub(super) progress: Arc<Progress>,
     /// Why the job is one unit.
@@ -177,6 +179,7 @@ impl Job {
         }
         // Optimized once: the calls of `sql` steps are steps only then, and those without use are none.
         let (state, plan) = dataframe.into_parts();
+        let written = plan.display_indent_schema().to_string();
         let plan = state.optimize(&plan).map_err(|e| plan_error(e, "the steps"))?;
         let progress = Progress {
             stage: AtomicU8::new(Stage::Loading as u8),
@@ -187,6 +190,11 @@ impl Job {
             steps: model_steps(&plan),
         };
         let whole = whole(&pipeline, &plan, &source).map_err(|e| plan_error(e, "the steps"))?;
+        if options.prune && !pipeline.run.is_incremental {
+            let message = "`--prune` is for pipelines with `run.incremental`";
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint("`--fresh` computes the output again, without files that are gone"));
+        }
         if pipeline.run.is_incremental && options.limit.is_some() {
             let message = "`--limit` does not go with `run.incremental`: it would cut units";
             return Err(Error::new(ErrorKind::Usage, message)
@@ -199,7 +207,7 @@ impl Job {
                 .hint("remove `incremental`: every run then computes all rows"));
         }
         let progress = Arc::new(progress);
-        Ok(Self { pipeline, options, context, plan, source, progress, whole })
+        Ok(Self { pipeline, options, context, plan, written, source, progress, whole })
     }
 
     /// Why the job is one unit, which is computed and published as a whole; `None` when it is cut into

@@ -100,18 +100,17 @@ impl Job {
     }
 
     fn write_letters(&self, stem: &str, failed: &FailedRows) -> Result<()> {
-        dead_letter::write(&self.pipeline.on_error.dead_letter, stem, failed.take_letters())
+        let folder = &self.pipeline.on_error.dead_letter;
+        dead_letter::write(folder, &self.pipeline.name, stem, failed.take_letters())
     }
 
     /// The letters of the output are those of `units`; without `rows: skip` it has none.
     fn publish_letters(&self, units: &BTreeSet<String>) -> Result<()> {
         let folder = &self.pipeline.on_error.dead_letter;
         if self.pipeline.on_error.rows == OnErrorRows::Skip {
-            return dead_letter::publish(folder, units);
+            return dead_letter::publish(folder, &self.pipeline.name, units);
         }
-        // A folder elsewhere may be another pipeline's.
-        let is_ours = folder.starts_with(&self.pipeline.sink.path);
-        if is_ours { dead_letter::publish(folder, &BTreeSet::new()) } else { Ok(()) }
+        dead_letter::publish(folder, &self.pipeline.name, &BTreeSet::new())
     }
 
     fn sink_options(&self) -> SinkOptions {
@@ -130,7 +129,7 @@ impl Job {
         if self.whole.is_some() {
             return Ok(Vec::new());
         }
-        let hash = plan_hash(&self.pipeline, &self.plan, self.steps());
+        let hash = plan_hash(&self.pipeline, &self.written, self.steps());
         let jobs = unit_jobs(&self.source, hash)?;
         let keys: Vec<UnitKey> = jobs.into_iter().map(|job| job.key).collect();
         let status = UnitOutput::status(&self.pipeline.sink, &keys)?;
@@ -144,7 +143,7 @@ impl Job {
         cancel: impl Future<Output = ErrorKind>,
     ) -> Result<RunReport> {
         let start = Instant::now();
-        let jobs = unit_jobs(&self.source, plan_hash(&self.pipeline, &self.plan, self.steps()))?;
+        let jobs = unit_jobs(&self.source, plan_hash(&self.pipeline, &self.written, self.steps()))?;
         let mode = if self.pipeline.run.is_incremental {
             UnitMode::Incremental { prune: self.options.prune }
         } else {
@@ -219,7 +218,19 @@ impl Job {
         if let Some(error) = failure {
             let done = units.computed + units.skipped;
             let place = format!("{done} of {} units are done and kept", units.total);
-            return Err(error.at(place).hint("run the same command again to go on from there"));
+            let command = match (self.options.overwrite, output.can_go_on()) {
+                (false, _) => "the same command",
+                (true, true) => "the same command without `--fresh`",
+                // The output before is still there, and only `--fresh` may replace it.
+                (true, false) => return Err(error.hint("the same command starts again")),
+            };
+            let hint = match error.kind() {
+                ErrorKind::Interrupted | ErrorKind::Terminated => {
+                    format!("{command} goes on from there")
+                }
+                _ => format!("once the cause is mended, {command} goes on from there"),
+            };
+            return Err(error.at(place).hint(hint));
         }
         self.progress.enter(Stage::Committing);
         self.check_budget(errors)?;

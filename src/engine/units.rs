@@ -107,11 +107,11 @@ fn is_source(scan: &TableScan, source: &Source) -> bool {
     source_as_provider(&scan.source).is_ok_and(|table| source.is_table(&table))
 }
 
-/// A hash of what all units depend on: the plan with its SQL, the models with their options, how files are
+/// A hash of what all units depend on: the steps as `written`, the models with their options, how files are
 /// read and written.
 pub(super) fn plan_hash(
     pipeline: &Pipeline,
-    plan: &LogicalPlan,
+    written: &str,
     steps: &[Arc<ModelStep>],
 ) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
@@ -120,7 +120,7 @@ pub(super) fn plan_hash(
         hasher.update(text.as_bytes());
     };
     add(concat!("units 1, ", env!("CARGO_PKG_VERSION")));
-    add(&plan.display_indent_schema().to_string());
+    add(written);
     for step in steps {
         let task = step.task();
         add(&serde_json::json!(task.summary()).to_string());

@@ -287,6 +287,7 @@ fn apply(root: &Path, dir: &Path) -> Result<()> {
         }
     }
     failpoint("publish.renamed");
+    let files: BTreeSet<String> = files.into_iter().collect();
     for file in names(&plan["replaced"], &plan_path)? {
         if !files.contains(&file) {
             remove_file(&root.join(&file))?;

@@ -81,7 +81,8 @@ impl OutputState {
         if let (Ok(modified), false) = (success, is_running) {
             return Ok(Self::Published { rows: commit::rows(&root)?, at: rfc3339(modified) });
         }
-        let manifests = target::files_of(&meta.join(UNITS))?;
+        let mut manifests = target::files_of(&meta.join(UNITS))?;
+        manifests.retain(|name| name.ends_with(".json"));
         let started = commit::run_dirs(&root)?.into_iter().rev().find_map(|dir| {
             let started = commit::read_json(&dir.join(STARTED)).ok()?;
             serde_json::from_value::<Started>(started).ok()

@@ -1,6 +1,7 @@
 //! What `sink` asks for, checked: a file or a folder, its format and compression, and what is there
 //! already. Nothing is written here.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -135,8 +136,8 @@ impl Target {
         if !overwrite {
             return exists();
         }
-        let known = commit::known_files(path)?;
-        if let Some(foreign) = found.iter().find(|file| !known.contains(file)) {
+        let known: BTreeSet<String> = commit::known_files(path)?.into_iter().collect();
+        if let Some(foreign) = found.iter().find(|file| !known.contains(file.as_str())) {
             return refuse(
                 format!(
                     "the output `{}` holds `{foreign}`, which no run of hfauto-pipe wrote",

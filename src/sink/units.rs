@@ -247,17 +247,25 @@ impl UnitOutput {
         for name in target::files_of(&folder)? {
             records.extend(read(&folder.join(name))?);
         }
+        let done: BTreeSet<&str> = records.iter().map(|record| record.unit.as_str()).collect();
+        let by_input: BTreeMap<&str, &Record> =
+            records.iter().map(|record| (record.input.as_str(), record)).collect();
         let status = |unit: &UnitKey| {
-            if records.iter().any(|record| record.unit == unit.id) {
+            if done.contains(unit.id.as_str()) {
                 return UnitStatus::Done;
             }
-            match records.iter().find(|record| record.input == unit.input) {
+            match by_input.get(unit.input.as_str()) {
                 Some(record) if record.file != unit.file => UnitStatus::FileChanged,
                 Some(record) if record.plan != unit.plan => UnitStatus::PlanChanged,
                 _ => UnitStatus::New,
             }
         };
         Ok(units.iter().map(status).collect())
+    }
+
+    /// Whether a run without `overwrite` would take up what this one has done.
+    pub fn can_go_on(&self) -> bool {
+        self.mode != UnitMode::Resume || self.published.is_empty()
     }
 
     /// The rows of the output, when this job has published it already: there is nothing to do.
@@ -443,9 +451,9 @@ fn job_of(units: &[UnitKey]) -> String {
 /// cannot be made again.
 fn refuse_foreign(records: &BTreeMap<String, Record>, units: &[UnitKey]) -> Result<()> {
     let Some(unit) = units.first() else { return Ok(()) };
-    let is_foreign = |record: &&Record| {
-        record.plan != unit.plan && !units.iter().any(|unit| unit.input == record.input)
-    };
+    let inputs: BTreeSet<&str> = units.iter().map(|unit| unit.input.as_str()).collect();
+    let is_foreign =
+        |record: &&Record| record.plan != unit.plan && !inputs.contains(record.input.as_str());
     match records.values().find(is_foreign) {
         None => Ok(()),
         Some(record) => Err(Error::new(

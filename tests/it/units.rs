@@ -175,7 +175,7 @@ fn a_signal_keeps_the_units_that_are_done() {
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143), "{stderr}");
     assert!(stderr.contains("of 12 units are done and kept"), "{stderr}");
-    assert!(stderr.contains("run the same command again"), "{stderr}");
+    assert!(stderr.contains("the same command goes on from there"), "{stderr}");
     assert!(!fixture.path("out/_SUCCESS").exists());
     let status = fixture.run(&["status", "embed.yaml"]);
     assert!(status.succeeds().stdout.contains("cut off: "), "{}", status.stdout);
@@ -261,6 +261,10 @@ fn an_incremental_run_computes_what_is_new_or_has_changed() {
     };
     assert_eq!(counts(&fixture, &[]), (4, 0, 0));
     let first = output(&fixture, "out");
+
+    fixture
+        .run(&["run", "embed.yaml", "--set", "run.incremental=null", "--prune"])
+        .fails(64, &["`--prune` is for"]);
 
     // Nothing to do, and no weights are read for it.
     let report_of_nothing = report(&fixture, &[]);
@@ -371,6 +375,24 @@ fn what_cannot_be_incremental_is_told() {
     );
     let plan = fixture.run(&["plan", "whole.yaml"]);
     assert!(plan.succeeds().stdout.contains("published when it is done"), "{}", plan.stdout);
+}
+
+/// The time of day is no option: a job that asks for it is gone on with.
+#[test]
+fn a_query_with_the_time_is_the_same_job() {
+    let fixture = Fixture::new();
+    (0..3).for_each(|file| write_file(&fixture, file, 2));
+    fixture.file(
+        "p.yaml",
+        "version: 1\nsource: {path: 'in/*.csv'}\nsteps:\n- sql: SELECT *, now() AS at FROM input\nsink: {path: out/}\n",
+    );
+    fixture.run(&["run", "p.yaml"]).succeeds();
+    let again = fixture.run(&["run", "p.yaml"]);
+    assert!(
+        again.succeeds().stdout.contains("nothing to compute: all 3 units"),
+        "{}",
+        again.stdout
+    );
 }
 
 /// Files are cut where rows begin: no row is lost or doubled, in any format.
