@@ -29,3 +29,7 @@ schema:
 # Pipeline tax: a whole run against the bare model loop over the same batches.
 bench:
     cargo bench --bench pipeline_tax
+
+# Fuzz one target or all, ten minutes each: just fuzz weights 60
+fuzz target="all" seconds="600":
+    fuzz/run.sh {{target}} {{seconds}}

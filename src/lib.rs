@@ -28,6 +28,7 @@ pub mod failpoint;
 pub mod error;
 
 pub mod config;
+mod store;
 pub mod source;
 pub mod hub;
 pub mod image;

@@ -12,7 +12,7 @@ use super::progress::{ProgressMode, Reporter};
 use crate::config::pipeline::{DeviceSpec, Dtype};
 use crate::engine::{Job, JobOptions, RunReport};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::Sink;
+use crate::sink::{Shard, Sink};
 
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
@@ -30,6 +30,11 @@ pub(super) struct RunArgs {
     /// Remove the rows of input files that are no longer there, from the output of an incremental pipeline.
     #[arg(long)]
     prune: bool,
+
+    /// Compute the I-th of N shares of the units, beside other processes that compute the others; the last
+    /// one to end publishes the output.
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<Shard>,
 
     /// The device of every model: auto or cpu.
     #[arg(long, value_enum)]
@@ -109,7 +114,7 @@ impl RunArgs {
         let hub = super::hub(self.pipeline.offline);
         Sink::check(&pipeline.sink, self.fresh || pipeline.run.is_incremental)?;
         let (limit, overwrite, prune) = (self.limit, self.fresh, self.prune);
-        let options = JobOptions { limit, overwrite, prune };
+        let options = JobOptions { limit, overwrite, prune, shard: self.shard };
         let job = Job::prepare(pipeline, options, Arc::new(hub)).await?;
         if self.dry_run {
             tokio::task::block_in_place(|| job.load_models())?;
@@ -123,6 +128,19 @@ impl RunArgs {
         let result = job.run(stop_or_exit()).await;
         reporter.finish(result.is_ok());
         result.map(Some)
+    }
+}
+
+/// `2/4` is the second of four.
+fn shard(text: &str) -> std::result::Result<Shard, String> {
+    let parts = text.split_once('/').and_then(|(index, count)| {
+        Some((index.parse::<usize>().ok()?, count.parse::<usize>().ok()?))
+    });
+    match parts {
+        Some((index, count)) if (1..=count).contains(&index) => {
+            Ok(Shard { index: index - 1, count })
+        }
+        _ => Err("write it as 1/4, for the first of four".to_owned()),
     }
 }
 

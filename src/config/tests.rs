@@ -444,7 +444,7 @@ models:
   a: {repo: ./models/a, revision: v1, config: {x: [1, {y: 2}]}}
   b: {repo: ~/b}
 source:
-  path: [./a.csv, /abs/b.csv, file:///c%20d.csv, ~/e/*.csv]
+  path: [./a.csv, /abs/b.csv, file:///c%20d.csv, ~/e/*.csv, s3://b/k/*.csv]
   format: csv
   csv: {delimiter: "\t", has_header: false}
   limit: 0
@@ -459,7 +459,7 @@ run: {workers: 3}
     assert_eq!(pipeline.models["a"].repo, "/data/models/a");
     assert_eq!(pipeline.models["a"].revision.as_deref(), Some("v1"));
     assert_eq!(pipeline.models["b"].repo, "/home/me/b");
-    let paths = ["/data/a.csv", "/abs/b.csv", "/c d.csv", "/home/me/e/*.csv"];
+    let paths = ["/data/a.csv", "/abs/b.csv", "/c d.csv", "/home/me/e/*.csv", "s3://b/k/*.csv"];
     assert_eq!(pipeline.source.paths, paths);
     assert_eq!((pipeline.source.csv.delimiter, pipeline.source.csv.has_header), (b'\t', false));
     assert_eq!((pipeline.source.limit, pipeline.run.workers), (Some(0), Some(3)));
@@ -516,9 +516,7 @@ fn every_wrong_meaning_has_its_place() {
     check(&source("path: ''"), 2, 16, "`path` is empty");
     check(&source("path: []"), 2, 16, "`source.path` is empty");
     check(&source("path: [a, '']"), 2, 20, "`path` is empty");
-    let stores = "object stores are not supported in this version";
-    check(&source("path: s3://b/a.parquet"), 2, 16, &format!("`s3://`: {stores}"));
-    check(&source("path: [a, https://x/y.csv]"), 2, 20, &format!("`https://`: {stores}"));
+    check(&source("path: hdfs://b/a.parquet"), 2, 16, "the scheme `hdfs://` is not known");
     check(&source("path: ftp://b/a"), 2, 16, "the scheme `ftp://` is not known");
     check(&source("path: file://a"), 2, 16, "`file://a` is not the URL of a local file");
     check(
@@ -560,7 +558,7 @@ fn every_wrong_meaning_has_its_place() {
 
     let sink = |rest: &str| format!("version: 1\nsource: {{path: in}}\nsink: {{{rest}}}\n");
     check(&sink("path: ''"), 3, 14, "`path` is empty");
-    check(&sink("path: gs://b/"), 3, 14, &format!("`gs://`: {stores}"));
+    check(&sink("path: https://b/"), 3, 14, "`https://b/`: nothing is written over HTTP");
     check(
         &sink("path: o.csv, format: parquet"),
         3,
@@ -734,7 +732,7 @@ fn values_of_variables_are_never_shown() {
 version: 1
 models: {m: {repo: '${SECRET}/a/b', device: '${SECRET}', dtype: '${SECRET}'}}
 source:
-  path: s3://${SECRET}/x
+  path: hdfs://${SECRET}/x
   select: ['${SECRET}', '${SECRET}']
   limit: ${SECRET}
   csv: {delimiter: '${SECRET}'}
@@ -759,7 +757,7 @@ sink:
         .replace("limit: ${SECRET}", "limit: ${N}");
     let meaning = report(&meaning);
     assert!(meaning.contains("`target_file_size`: `${SECRET}` is not a size"), "{meaning}");
-    assert!(meaning.contains("`s3://`: object stores"), "{meaning}");
+    assert!(meaning.contains("the scheme `hdfs://` is not known"), "{meaning}");
     assert!(meaning.contains("there is no column `${POOL}` here"), "{meaning}");
     for report in [shape, meaning] {
         assert!(!report.contains("hunter2") && !report.contains("meen"), "{report}");

@@ -22,7 +22,7 @@ use super::workers::WorkerPool;
 use crate::config::pipeline::{OnErrorRows, Pipeline, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Hub;
-use crate::sink::Sink;
+use crate::sink::{Shard, Sink};
 use crate::source::{self, Source};
 use crate::sql::{self, ModelCatalog};
 use crate::tasks::{self, EncodedRow, Models, Task};
@@ -36,6 +36,8 @@ pub struct JobOptions {
     pub overwrite: bool,
     /// Remove the rows of inputs that are no longer there; for incremental pipelines.
     pub prune: bool,
+    /// Compute this share of the units, beside other processes.
+    pub shard: Option<Shard>,
 }
 
 /// What a job is doing.
@@ -189,7 +191,8 @@ impl Job {
             skipped_rows: AtomicU64::new(0),
             steps: model_steps(&plan),
         };
-        let whole = whole(&pipeline, &plan, &source).map_err(|e| plan_error(e, "the steps"))?;
+        let whole =
+            whole(&pipeline, &options, &plan, &source).map_err(|e| plan_error(e, "the steps"))?;
         if options.prune && !pipeline.run.is_incremental {
             let message = "`--prune` is for pipelines with `run.incremental`";
             return Err(Error::new(ErrorKind::Usage, message)
@@ -205,6 +208,18 @@ impl Job {
             return Err(Error::new(ErrorKind::Config, format!("{message}: {reason}"))
                 .at(pipeline.file.display())
                 .hint("remove `incremental`: every run then computes all rows"));
+        }
+        if options.shard.is_some() && options.overwrite {
+            let message =
+                "`--shard` does not go with `--fresh`: each shard would remove the units of others";
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint("remove the output first, or choose another `sink.path`"));
+        }
+        if let (Some(_), Some(reason)) = (options.shard, &whole) {
+            let message = "`--shard` needs a pipeline that can be computed in units";
+            return Err(Error::new(ErrorKind::Config, format!("{message}: {reason}"))
+                .at(pipeline.file.display())
+                .hint("run it without `--shard`"));
         }
         let progress = Arc::new(progress);
         Ok(Self { pipeline, options, context, plan, written, source, progress, whole })
@@ -358,6 +373,7 @@ pub(crate) fn model_steps(plan: &LogicalPlan) -> Vec<Arc<ModelStep>> {
 /// Why a pipeline is one unit; `None` when it is cut into several.
 fn whole(
     pipeline: &Pipeline,
+    options: &JobOptions,
     plan: &LogicalPlan,
     source: &Source,
 ) -> std::result::Result<Option<String>, DataFusionError> {
@@ -367,7 +383,8 @@ fn whole(
     if let Some(reason) = why_whole(plan, source)? {
         return Ok(Some(reason));
     }
-    let is_small = source.units().len() < 2 && !pipeline.run.is_incremental;
+    let needs_units = pipeline.run.is_incremental || options.shard.is_some();
+    let is_small = source.units().len() < 2 && !needs_units;
     Ok(is_small.then(|| "the input is one unit".to_owned()))
 }
 

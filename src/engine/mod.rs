@@ -2,7 +2,6 @@
 //! source and sink, counts, reports. Not here: what a model computes (`crate::tasks`), what files look
 //! like (`crate::source`, `crate::sink`). The entry is [`Job`].
 
-mod dead_letter;
 mod emit;
 mod exec;
 mod gather;

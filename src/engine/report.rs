@@ -44,8 +44,12 @@ pub struct RunReport {
 /// What became of the units of a job.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct UnitCounts {
-    /// Units of the input.
+    /// Units of the input; of a shard its own.
     pub total: usize,
+    /// The shard of `--shard`, `1/4`.
+    pub shard: Option<String>,
+    /// Units that other shards have to do before the output is published.
+    pub left_to_shards: usize,
     /// Units that this run computed.
     pub computed: usize,
     /// Units that were done before.
@@ -110,6 +114,22 @@ impl StepReport {
 }
 
 impl RunReport {
+    /// What a shard leaves to others.
+    fn left_to_shards(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(units) = &self.units else { return Ok(()) };
+        match (&units.shard, units.left_to_shards) {
+            (Some(shard), 0) => {
+                writeln!(f, "  shard    {shard}, the last one: the output is published")
+            }
+            (Some(shard), left) => writeln!(
+                f,
+                "  shard    {shard}: {} units are left to the others; the last of them publishes",
+                count(left as u64)
+            ),
+            (None, _) => Ok(()),
+        }
+    }
+
     /// Inputs of the output that are no longer there.
     fn vanished(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(units) = &self.units {
@@ -133,6 +153,7 @@ impl fmt::Display for RunReport {
                 count(units.total as u64),
                 count(units.skipped_rows)
             )?;
+            self.left_to_shards(f)?;
             return self.vanished(f);
         }
         writeln!(
@@ -152,6 +173,7 @@ impl fmt::Display for RunReport {
                 count(units.skipped as u64),
                 count(units.skipped_rows)
             )?;
+            self.left_to_shards(f)?;
             self.vanished(f)?;
         }
         if let Some(errors) = &self.row_errors {

@@ -12,17 +12,16 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
 
-use super::dead_letter;
 use super::job::{Job, Stage, lineage};
 use super::report::{OutputFile, RunReport, StepReport, UnitCounts, peak_memory_bytes};
-use super::row_errors::FailedRows;
+use super::row_errors::{FailedRows, Letters};
 use super::units::{UnitJob, counting, plan_hash, plan_of_unit, unit_jobs};
 use super::write::write_stream;
 use crate::config::pipeline::OnErrorRows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::{
-    Committed, RowErrorCounts, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput, UnitStatus,
-    Written,
+    self, Committed, Finished, RowErrorCounts, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput,
+    UnitStatus, Written,
 };
 
 /// What files of a job that is one unit are called.
@@ -100,17 +99,19 @@ impl Job {
     }
 
     fn write_letters(&self, stem: &str, failed: &FailedRows) -> Result<()> {
-        let folder = &self.pipeline.on_error.dead_letter;
-        dead_letter::write(folder, &self.pipeline.name, stem, failed.take_letters())
+        let (folder, pipeline) = (&self.pipeline.on_error.dead_letter, &self.pipeline.name);
+        failed.take_letters().iter().try_for_each(|Letters { step, batches }| {
+            sink::write_letters(folder, pipeline, stem, step, batches)
+        })
     }
 
     /// The letters of the output are those of `units`; without `rows: skip` it has none.
     fn publish_letters(&self, units: &BTreeSet<String>) -> Result<()> {
         let folder = &self.pipeline.on_error.dead_letter;
         if self.pipeline.on_error.rows == OnErrorRows::Skip {
-            return dead_letter::publish(folder, &self.pipeline.name, units);
+            return sink::publish_letters(folder, &self.pipeline.name, units);
         }
-        dead_letter::publish(folder, &self.pipeline.name, &BTreeSet::new())
+        sink::publish_letters(folder, &self.pipeline.name, &BTreeSet::new())
     }
 
     fn sink_options(&self) -> SinkOptions {
@@ -130,7 +131,7 @@ impl Job {
             return Ok(Vec::new());
         }
         let hash = plan_hash(&self.pipeline, &self.written, self.steps());
-        let jobs = unit_jobs(&self.source, hash)?;
+        let jobs = unit_jobs(&self.source, hash);
         let keys: Vec<UnitKey> = jobs.into_iter().map(|job| job.key).collect();
         let status = UnitOutput::status(&self.pipeline.sink, &keys)?;
         Ok(keys.into_iter().zip(status).collect())
@@ -143,19 +144,24 @@ impl Job {
         cancel: impl Future<Output = ErrorKind>,
     ) -> Result<RunReport> {
         let start = Instant::now();
-        let jobs = unit_jobs(&self.source, plan_hash(&self.pipeline, &self.written, self.steps()))?;
+        let jobs = unit_jobs(&self.source, plan_hash(&self.pipeline, &self.written, self.steps()));
         let mode = if self.pipeline.run.is_incremental {
             UnitMode::Incremental { prune: self.options.prune }
         } else {
             UnitMode::Resume
         };
-        let spec = &self.pipeline.sink;
+        let (spec, shard) = (&self.pipeline.sink, self.options.shard);
         let schema = self.physical_plan().await?.schema();
         let keys: Vec<UnitKey> = jobs.iter().map(|job| job.key.clone()).collect();
         let mut output = tokio::task::block_in_place(|| {
-            UnitOutput::open(spec, schema, self.sink_options(), mode, &keys)
+            UnitOutput::open(spec, schema, self.sink_options(), mode, shard, &keys)
         })?;
-        let mut units = UnitCounts { total: jobs.len(), ..UnitCounts::default() };
+        let is_own = |job: &&UnitJob| shard.is_none_or(|shard| shard.has(job.key.sequence));
+        let mut units = UnitCounts {
+            total: jobs.iter().filter(is_own).count(),
+            shard: shard.map(|shard| shard.to_string()),
+            ..UnitCounts::default()
+        };
         let mut errors = RowErrorCounts::default();
         if let Some(rows) = output.complete() {
             (units.skipped, units.skipped_rows) = (units.total, rows);
@@ -168,7 +174,7 @@ impl Job {
             return Ok(report);
         }
         let mut open: Vec<&UnitJob> = Vec::new();
-        for job in &jobs {
+        for job in jobs.iter().filter(is_own) {
             match output.done(&job.key.id) {
                 Some(done) => {
                     units.skipped += 1;
@@ -233,14 +239,20 @@ impl Job {
             return Err(error.at(place).hint(hint));
         }
         self.progress.enter(Stage::Committing);
-        self.check_budget(errors)?;
-        let (written, vanished) = tokio::task::block_in_place(|| {
-            let (written, vanished, kept) = output.finish(&keys)?;
-            self.publish_letters(&kept)?;
-            Ok::<_, Error>((written, vanished))
+        let files = tokio::task::block_in_place(|| {
+            Ok::<_, Error>(match output.finish(&keys, &|errors| self.check_budget(errors))? {
+                Finished::Published { written, vanished, units: kept } => {
+                    self.publish_letters(&kept)?;
+                    (units.vanished, units.pruned) = (vanished.inputs, vanished.removed);
+                    output_files(written)
+                }
+                Finished::Left { missing } => {
+                    units.left_to_shards = missing;
+                    Vec::new()
+                }
+            })
         })?;
-        (units.vanished, units.pruned) = (vanished.inputs, vanished.removed);
-        let mut report = self.report(started_at, start.elapsed(), loaded, output_files(written));
+        let mut report = self.report(started_at, start.elapsed(), loaded, files);
         report.units = Some(units);
         report.row_errors = self.counted(errors);
         Ok(report)
@@ -264,7 +276,7 @@ impl Job {
             write_stream(stream, sink, &self.source.files, self.on_rows(), never).await
         };
         let sink = computed.await.map_err(|error| error.at(job.place()))?;
-        job.check_unchanged()?;
+        tokio::task::block_in_place(|| job.check_unchanged())?;
         let errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
         tokio::task::block_in_place(|| {
             self.write_letters(&job.key.stem(), &failed)?;

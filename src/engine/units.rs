@@ -1,7 +1,6 @@
 //! A job in units: which pipelines can be cut, the plan of one unit, and what a unit's rows depend on. Not
 //! here: how files are cut (`crate::source`), how units become durable (`crate::sink`).
 
-use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::Result as DataFusionResult;
@@ -15,7 +14,7 @@ use super::step::ModelStep;
 use crate::config::pipeline::Pipeline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::UnitKey;
-use crate::source::{Source, Unit};
+use crate::source::{InputFile, Source, Unit};
 
 /// Why a plan cannot be computed in units: it is then one unit. `None` when every row of the output comes
 /// from one row of the source, whatever the others are.
@@ -133,71 +132,35 @@ pub(super) fn plan_hash(
     hasher.finalize()
 }
 
-/// Size and time of a file: what tells that it is another now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileStamp {
-    bytes: u64,
-    modified: std::time::SystemTime,
-}
-
-impl FileStamp {
-    /// # Errors
-    /// `NoInput` when the file is gone.
-    pub(super) fn of(path: &std::path::Path) -> Result<Self> {
-        let stamp = || {
-            let found = std::fs::metadata(path)?;
-            Ok(Self { bytes: found.len(), modified: found.modified()? })
-        };
-        stamp().map_err(|error: std::io::Error| {
-            Error::new(ErrorKind::NoInput, format!("cannot open `{}`", path.display()))
-                .source(error)
-        })
-    }
-}
-
-impl fmt::Display for FileStamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let modified = chrono::DateTime::<chrono::Utc>::from(self.modified);
-        let modified = modified.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
-        write!(f, "{} bytes, {modified}", self.bytes)
-    }
-}
-
 /// A unit with its file as it was found, and what it is called.
 #[derive(Clone, Debug)]
 pub(super) struct UnitJob {
     pub(super) unit: Unit,
     pub(super) key: UnitKey,
-    pub(super) stamp: FileStamp,
+    file: InputFile,
 }
 
 /// The units of a source, named.
-///
-/// # Errors
-/// As [`FileStamp::of`].
-pub(super) fn unit_jobs(source: &Source, plan_hash: blake3::Hash) -> Result<Vec<UnitJob>> {
-    let stamps = source.files.iter().map(|file| FileStamp::of(&file.path));
-    let stamps = stamps.collect::<Result<Vec<_>>>()?;
+pub(super) fn unit_jobs(source: &Source, plan_hash: blake3::Hash) -> Vec<UnitJob> {
     let units = source.units().into_iter().enumerate();
     let jobs = units.map(|(sequence, unit)| {
-        let input = source.files[unit.file].path.display().to_string();
-        let stamp = stamps[unit.file];
+        let file = source.files[unit.file].clone();
+        let input = file.path.display().to_string();
         let mut hasher = blake3::Hasher::new();
         hasher.update(plan_hash.as_bytes());
-        hasher.update(format!("{input}\n{stamp}\n{:?}", unit.rows).as_bytes());
+        hasher.update(format!("{input}\n{}\n{:?}", file.stamp, unit.rows).as_bytes());
         let id = hasher.finalize().to_hex()[..32].to_owned();
-        let (file, plan) = (stamp.to_string(), plan_hash.to_hex()[..32].to_owned());
-        UnitJob { unit, key: UnitKey { id, sequence, input, file, plan }, stamp }
+        let (stamp, plan) = (file.stamp.to_string(), plan_hash.to_hex()[..32].to_owned());
+        UnitJob { unit, key: UnitKey { id, sequence, input, file: stamp, plan }, file }
     });
-    Ok(jobs.collect())
+    jobs.collect()
 }
 
 impl UnitJob {
     /// # Errors
     /// `Data` when the file is another than the one that was looked at.
     pub(super) fn check_unchanged(&self) -> Result<()> {
-        let path = std::path::Path::new(&self.key.input);
-        if FileStamp::of(path)? == self.stamp {
+        if self.file.look_again()? == self.file.stamp {
             return Ok(());
         }
         let message = format!("`{}` was changed while it was read", self.key.input);

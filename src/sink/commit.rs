@@ -13,109 +13,81 @@
 //!
 //! Until `plan.json` is there, nothing has happened: the next run throws the folder away. Once it is
 //! there, the next run finishes the renames. A reader that waits for `_SUCCESS` never sees a mixture:
-//! it is removed before the first rename. Not here: what is in the files.
+//! it is removed before the first rename. Not here: what is in the files, and what a rename is (`storage`).
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use super::disk::{remove_file, sync_folder, write_error};
+use super::storage::{Hold, Lock, Storage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 
 pub(super) const META: &str = "_hfauto";
+const TMP: &str = "_hfauto/tmp";
+const MANIFEST: &str = "_hfauto/MANIFEST.json";
 const SUCCESS: &str = "_SUCCESS";
 /// Parts of finished units that are not published yet.
-pub(super) const STAGED: &str = "staged";
+pub(super) const STAGED: &str = "_hfauto/staged";
 /// Manifests of finished units.
-pub(super) const UNITS: &str = "units";
+pub(super) const UNITS: &str = "_hfauto/units";
 const PLAN: &str = "plan.json";
 
-/// Takes a lock file, or says that another run has it.
-pub(super) fn lock(path: &Path, output: &Path) -> Result<File> {
-    loop {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .map_err(|error| write_error(output, error))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(
-                    ErrorKind::Resources,
-                    format!("another run is writing `{}`", output.display()),
-                )
-                .hint("wait for it, or choose another `sink.path`"));
-            }
-            Err(TryLockError::Error(error)) => return Err(write_error(path, error)),
-        }
-        // The run before may have removed the file between our open and our lock.
-        let ours = file.metadata().map_err(|error| write_error(path, error))?.ino();
-        if fs::metadata(path).is_ok_and(|current| current.ino() == ours) {
-            return Ok(file);
-        }
-    }
-}
-
-/// A folder's run in progress.
+/// A run in progress on an output.
 #[derive(Debug)]
 pub(super) struct Run {
-    root: PathBuf,
-    dir: PathBuf,
-    _lock: File,
-    created: Vec<PathBuf>,
+    storage: Arc<dyn Storage>,
+    /// Its folder.
+    dir: String,
+    lock: Box<dyn Lock>,
 }
 
 impl Run {
-    /// Locks the folder, finishes or throws away what dead runs left, and makes room for this one.
-    pub(super) fn start(root: &Path) -> Result<Self> {
-        let mut created = Vec::new();
-        let meta = root.join(META);
-        let tmp = meta.join("tmp");
-        make_folders(&tmp, &mut created).map_err(|error| write_error(root, error))?;
-        let started = lock(&meta.join("lock"), root).and_then(|lock| {
-            failpoint("lock.taken");
-            recover(root)?;
-            let dir = tempfile::Builder::new()
-                .prefix("run-")
-                .tempdir_in(&tmp)
-                .map_err(|error| write_error(root, error))?
-                .keep();
-            Ok((dir, lock))
-        });
-        match started {
-            Ok((dir, lock)) => {
-                let run = Self { root: root.to_owned(), dir, _lock: lock, created };
-                let data = run.dir.join("data");
-                fs::create_dir(&data).map_err(|error| write_error(root, error))?;
-                Ok(run)
-            }
-            Err(error) => {
-                remove_created(&created);
-                Err(error)
-            }
+    /// Locks the output, and makes room for this run. One that is alone finishes or throws away what dead
+    /// runs left.
+    pub(super) fn start(storage: &Arc<dyn Storage>, hold: Hold) -> Result<Self> {
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let lock = storage.lock(hold)?;
+        failpoint("lock.taken");
+        let number = RUNS.fetch_add(1, Ordering::Relaxed);
+        let now = chrono::Utc::now().format("%Y%m%dT%H%M%S%f");
+        let dir = format!("{TMP}/run-{now}-{}-{number}", std::process::id());
+        let run = Self { storage: Arc::clone(storage), dir, lock };
+        if hold == Hold::Alone
+            && let Err(error) = recover(storage.as_ref())
+        {
+            run.clean();
+            return Err(error);
         }
+        Ok(run)
     }
 
     /// Where a part is written before the commit; its folder is made.
     pub(super) fn part(&self, relative: &str) -> io::Result<PathBuf> {
-        place(&self.dir.join("data"), relative)
+        self.storage.spool(&self.data(relative))
+    }
+
+    fn data(&self, relative: &str) -> String {
+        format!("{}/data/{relative}", self.dir)
     }
 
     /// Says for others to read what this run is.
     pub(super) fn say(&self, name: &str, content: &Value) -> Result<()> {
-        write_atomically(&self.dir.join(name), content, &self.root)
+        write_json(self.storage.as_ref(), &format!("{}/{name}", self.dir), content)
     }
 
     /// Where a unit's parts are written before they are staged.
-    pub(super) fn unit(&self, id: &str) -> PathBuf {
-        self.dir.join(UNITS).join(id)
+    pub(super) fn unit(&self, id: &str) -> io::Result<PathBuf> {
+        self.storage.spool(&format!("{}/units/{id}", self.dir))
+    }
+
+    /// Fails when the output may be another run's by now.
+    pub(super) fn check_lock(&self) -> Result<()> {
+        self.lock.check()
     }
 
     /// Publishes the staged parts: `manifest` names all files of the output, `replaced` are files that it had
@@ -134,294 +106,222 @@ impl Run {
             "manifest": manifest,
             "units": {"obsolete": obsolete, "keep": keep_units},
         });
-        write_atomically(&self.dir.join(PLAN), &plan, &self.root)?;
+        self.decide(&plan)
+    }
+
+    /// Publishes the parts, which are `names`, replacing `replaced`.
+    pub(super) fn commit(
+        &self,
+        manifest: Value,
+        names: &[String],
+        replaced: &[String],
+    ) -> Result<()> {
+        let parts = names.iter().map(|name| Ok((self.part(name)?, self.data(name))));
+        let kept = parts
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|error| super::disk::write_error(&self.storage.shown(""), error));
+        let plan = json!({"version": 1, "replaced": replaced, "manifest": manifest});
+        if let Err(error) = kept.and_then(|parts| self.storage.keep(&parts)) {
+            self.discard();
+            return Err(error);
+        }
+        self.decide(&plan)
+    }
+
+    /// From `plan.json` on, a failure keeps what the next run needs to finish the commit.
+    fn decide(&self, plan: &Value) -> Result<()> {
+        self.check_lock()?;
+        write_json(self.storage.as_ref(), &format!("{}/{PLAN}", self.dir), plan)?;
         failpoint("publish.planned");
-        apply(&self.root, &self.dir)?;
+        apply(self.storage.as_ref(), &self.dir)?;
         failpoint("publish.cleaned");
         self.clean();
         Ok(())
     }
 
-    /// Publishes the parts, replacing `replaced`.
-    pub(super) fn commit(&self, manifest: Value, replaced: &[String]) -> Result<()> {
-        if let Err(error) = self.plan(manifest, replaced) {
-            if !self.dir.join(PLAN).exists() {
-                self.discard();
-            }
-            return Err(error);
-        }
-        apply(&self.root, &self.dir)?;
-        self.clean();
-        Ok(())
-    }
-
-    fn plan(&self, manifest: Value, replaced: &[String]) -> Result<()> {
-        let plan = json!({"version": 1, "replaced": replaced, "manifest": manifest});
-        sync_tree(&self.dir.join("data"))?;
-        write_atomically(&self.dir.join(PLAN), &plan, &self.root)
-    }
-
     /// Throws the run away, and the folders that it made for itself.
     pub(super) fn discard(&self) {
         // Best effort: what stays is in `_hfauto/tmp`, and the next run removes it.
-        let _ = fs::remove_dir_all(&self.dir);
+        let _ = self.storage.remove_folder(&self.dir);
         self.clean();
     }
 
     fn clean(&self) {
-        let meta = self.root.join(META);
-        let _ = fs::remove_file(meta.join("lock"));
-        // Fails, rightly, while something is inside.
-        let _ = fs::remove_dir(meta.join("tmp"));
-        let _ = fs::remove_dir(&meta);
-        remove_created(&self.created);
+        self.lock.release();
+        self.storage.prune();
     }
 }
 
 /// Whether the output is marked as whole.
-pub(super) fn is_marked(root: &Path) -> bool {
-    root.join(SUCCESS).exists()
+pub(super) fn is_marked(storage: &dyn Storage) -> Result<bool> {
+    Ok(storage.read(SUCCESS)?.is_some())
 }
 
-/// Whether the folder says of itself that it is an output.
-pub(super) fn is_committed(root: &Path) -> bool {
-    root.join(META).join("MANIFEST.json").exists() || root.join(SUCCESS).exists()
+/// When the output was marked as whole.
+pub(super) fn marked_at(storage: &dyn Storage) -> Result<Option<chrono::DateTime<chrono::Utc>>> {
+    storage.modified(SUCCESS)
+}
+
+/// Whether the output says of itself that it is one.
+pub(super) fn is_committed(storage: &dyn Storage) -> Result<bool> {
+    Ok(storage.read(MANIFEST)?.is_some() || is_marked(storage)?)
 }
 
 /// Whether an output was published in units, or is about to be: whoever opens it finds out by which job.
-pub(super) fn is_of_units(root: &Path) -> bool {
-    let is_planned =
-        |dir: PathBuf| read_json(&dir.join(PLAN)).is_ok_and(|plan| plan.get("units").is_some());
-    job(root).is_ok_and(|job| job.is_some())
-        || run_dirs(root).is_ok_and(|dirs| dirs.into_iter().any(is_planned))
-}
-
-/// The job in units that published the output.
-pub(super) fn job(root: &Path) -> Result<Option<String>> {
-    let manifest = root.join(META).join("MANIFEST.json");
-    if !manifest.exists() || !root.join(SUCCESS).exists() {
-        return Ok(None);
+pub(super) fn is_of_units(storage: &dyn Storage) -> Result<bool> {
+    if summary(storage).is_ok_and(|summary| summary.is_some_and(|summary| summary.job.is_some())) {
+        return Ok(true);
     }
-    Ok(read_json(&manifest)?["job"].as_str().map(str::to_owned))
+    for dir in run_dirs(storage)? {
+        let plan = read_json(storage, &format!("{dir}/{PLAN}"));
+        if plan.is_ok_and(|plan| plan.is_some_and(|plan| plan.get("units").is_some())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-/// The rows of the output.
-pub(super) fn rows(root: &Path) -> Result<u64> {
-    let manifest = root.join(META).join("MANIFEST.json");
-    Ok(read_json(&manifest)?["rows"].as_u64().unwrap_or_default())
+/// What a manifest says of the whole; of its files nothing is kept.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct Summary {
+    /// The job in units that published the output.
+    #[serde(default)]
+    pub(super) job: Option<String>,
+    #[serde(default)]
+    pub(super) rows: u64,
+}
+
+/// The manifest of an output that is marked as whole.
+pub(super) fn summary(storage: &dyn Storage) -> Result<Option<Summary>> {
+    match storage.read(MANIFEST)? {
+        Some(text) if is_marked(storage)? => {
+            serde_json::from_slice(&text).map(Some).map_err(|e| unreadable(storage, MANIFEST, e))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// The files that earlier runs wrote into the folder: its manifest, and commits cut short.
-pub(super) fn known_files(root: &Path) -> Result<Vec<String>> {
+pub(super) fn known_files(storage: &dyn Storage) -> Result<Vec<String>> {
     let mut known = Vec::new();
-    let manifest = root.join(META).join("MANIFEST.json");
-    if manifest.exists() {
-        known.extend(manifest_files(&read_json(&manifest)?, &manifest)?);
+    if let Some(manifest) = read_json(storage, MANIFEST)? {
+        known.extend(manifest_files(storage, &manifest, MANIFEST)?);
     }
-    for dir in run_dirs(root)? {
-        let plan = dir.join(PLAN);
-        if plan.exists() {
-            let read = read_json(&plan)?;
-            known.extend(manifest_files(&read["manifest"], &plan)?);
-            known.extend(names(&read["replaced"], &plan)?);
+    for dir in run_dirs(storage)? {
+        let plan = format!("{dir}/{PLAN}");
+        if let Some(read) = read_json(storage, &plan)? {
+            known.extend(manifest_files(storage, &read["manifest"], &plan)?);
+            known.extend(names(storage, &read["replaced"], &plan)?);
         }
     }
     Ok(known)
 }
 
-/// Finishes or removes what dead runs left; the caller holds the lock.
-fn recover(root: &Path) -> Result<()> {
-    for dir in run_dirs(root)? {
-        if dir.join(PLAN).exists() {
-            apply(root, &dir)?;
+/// Finishes or removes what dead runs left; the caller holds the lock alone.
+fn recover(storage: &dyn Storage) -> Result<()> {
+    for dir in run_dirs(storage)? {
+        if storage.read(&format!("{dir}/{PLAN}"))?.is_some() {
+            apply(storage, &dir)?;
         } else {
-            fs::remove_dir_all(&dir).map_err(|error| write_error(root, error))?;
+            storage.remove_folder(&dir)?;
         }
     }
     Ok(())
 }
 
-pub(super) fn run_dirs(root: &Path) -> Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(root.join(META).join("tmp")) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(write_error(root, error)),
-    };
-    let mut dirs = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|error| write_error(root, error))?;
-        if entry.file_name().to_string_lossy().starts_with("run-") {
-            dirs.push(entry.path());
-        }
-    }
-    dirs.sort();
-    Ok(dirs)
+/// The folders of runs, in the order of their beginnings.
+pub(super) fn run_dirs(storage: &dyn Storage) -> Result<Vec<String>> {
+    let folders = storage.folders(TMP)?.into_iter();
+    Ok(folders
+        .filter(|name| name.starts_with("run-"))
+        .map(|name| format!("{TMP}/{name}"))
+        .collect())
 }
 
 /// Carries out the plan of a run. Every step may be repeated.
-fn apply(root: &Path, dir: &Path) -> Result<()> {
-    let plan_path = dir.join(PLAN);
-    let plan = read_json(&plan_path)?;
+fn apply(storage: &dyn Storage, dir: &str) -> Result<()> {
+    let plan_path = format!("{dir}/{PLAN}");
+    let plan = read_json(storage, &plan_path)?.unwrap_or_default();
     let manifest = &plan["manifest"];
-    let files = manifest_files(manifest, &plan_path)?;
-    let manifest_path = root.join(META).join("MANIFEST.json");
-    let staged = root.join(META).join(STAGED);
+    let files = manifest_files(storage, manifest, &plan_path)?;
+    let replaced = names(storage, &plan["replaced"], &plan_path)?;
     let units = plan.get("units");
-    let data = if units.is_some() { staged.clone() } else { dir.join("data") };
-    remove_file(&root.join(SUCCESS))?;
-    remove_file(&manifest_path)?;
-    sync_folder(root)?;
+    let data = if units.is_some() { STAGED.to_owned() } else { format!("{dir}/data") };
+    storage.remove_all(&[SUCCESS.to_owned(), MANIFEST.to_owned()])?;
     failpoint("publish.unmarked");
-    let mut folders = BTreeSet::from([root.to_owned()]);
-    for file in &files {
-        let from = data.join(file);
-        let to = root.join(file);
-        if from.exists() {
-            if let Some(folder) = to.parent() {
-                fs::create_dir_all(folder).map_err(|error| write_error(&to, error))?;
-                folders.extend(
-                    folder.ancestors().take_while(|f| f.starts_with(root)).map(Path::to_owned),
-                );
-            }
-            fs::rename(&from, &to).map_err(|error| write_error(&to, error))?;
-        }
-    }
+    storage.publish(&data, &files)?;
     failpoint("publish.renamed");
     let files: BTreeSet<String> = files.into_iter().collect();
-    for file in names(&plan["replaced"], &plan_path)? {
-        if !files.contains(&file) {
-            remove_file(&root.join(&file))?;
-            // Folders of partitions that are no more.
-            for folder in Path::new(&file).ancestors().skip(1) {
-                if folder.as_os_str().is_empty() || fs::remove_dir(root.join(folder)).is_err() {
-                    break;
-                }
-                folders.remove(&root.join(folder));
-            }
-        }
-    }
-    for folder in folders.iter().rev() {
-        sync_folder(folder)?;
-    }
+    let gone: Vec<String> = replaced.into_iter().filter(|file| !files.contains(file)).collect();
+    storage.remove_all(&gone)?;
     failpoint("publish.removed");
-    write_atomically(&manifest_path, manifest, root)?;
+    write_json(storage, MANIFEST, manifest)?;
     failpoint("publish.manifest");
-    let success = root.join(SUCCESS);
-    File::create(&success)
-        .and_then(|file| file.sync_all())
-        .map_err(|error| write_error(&success, error))?;
-    sync_folder(root)?;
+    storage.write(SUCCESS, b"")?;
     failpoint("publish.marked");
     if let Some(units) = units {
-        let folder = root.join(META).join(UNITS);
-        for id in names(&units["obsolete"], &plan_path)? {
-            remove_file(&folder.join(format!("{id}.json")))?;
-        }
+        let obsolete = names(storage, &units["obsolete"], &plan_path)?;
+        let obsolete = obsolete.into_iter().map(|id| format!("{UNITS}/{id}.json"));
+        storage.remove_all(&obsolete.collect::<Vec<_>>())?;
         if units["keep"] != Value::Bool(true) {
-            remove_folder(&folder)?;
+            storage.remove_folder(UNITS)?;
         }
-        remove_folder(&staged)?;
+        storage.remove_folder(STAGED)?;
     }
-    fs::remove_dir_all(dir).map_err(|error| write_error(dir, error))
+    storage.remove_folder(dir)
 }
 
-/// Removes a folder that may be gone already.
-pub(super) fn remove_folder(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(folder, error)),
-        _ => Ok(()),
-    }
-}
-
-/// The path of `relative` in `folder`; the folders that it needs are made.
-pub(super) fn place(folder: &Path, relative: &str) -> io::Result<PathBuf> {
-    let path = folder.join(relative);
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    Ok(path)
-}
-
-pub(super) fn write_atomically(path: &Path, content: &Value, output: &Path) -> Result<()> {
-    let part = path.with_extension("part");
+pub(super) fn write_json(storage: &dyn Storage, name: &str, content: &Value) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(content).map_err(|error| {
         Error::new(ErrorKind::Internal, "cannot write the manifest").source(error)
     })?;
     text.push(b'\n');
-    File::create(&part)
-        .and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&part, path))
-        .map_err(|error| write_error(output, error))?;
-    match path.parent() {
-        Some(folder) => sync_folder(folder),
-        None => Ok(()),
-    }
+    storage.write(name, &text)
 }
 
-fn sync_tree(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(|error| write_error(folder, error))? {
-        let path = entry.map_err(|error| write_error(folder, error))?.path();
-        if path.is_dir() {
-            sync_tree(&path)?;
-        }
-    }
-    sync_folder(folder)
+/// A file of JSON; `None` when it is not there.
+pub(super) fn read_json(storage: &dyn Storage, name: &str) -> Result<Option<Value>> {
+    let text = storage.read(name)?;
+    text.map(|text| serde_json::from_slice(&text).map_err(|e| unreadable(storage, name, e)))
+        .transpose()
 }
 
-pub(super) fn read_json(path: &Path) -> Result<Value> {
-    let unreadable = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Error::new(ErrorKind::Sink, format!("cannot read `{}`", path.display()))
-            .source(error)
-            .hint("move the folder away or choose another `sink.path`")
-    };
-    let text = fs::read(path).map_err(|error| unreadable(error.into()))?;
-    serde_json::from_slice(&text).map_err(|error| unreadable(error.into()))
+fn unreadable(storage: &dyn Storage, name: &str, error: serde_json::Error) -> Error {
+    Error::new(ErrorKind::Sink, format!("cannot read `{}`", storage.shown(name).display()))
+        .source(error)
+        .hint("move the folder away or choose another `sink.path`")
 }
 
-fn manifest_files(manifest: &Value, path: &Path) -> Result<Vec<String>> {
+fn manifest_files(storage: &dyn Storage, manifest: &Value, name: &str) -> Result<Vec<String>> {
     let files = manifest["files"].as_array().map_or(&[][..], Vec::as_slice);
     let listed = files.iter().map(|file| file["path"].clone()).collect();
-    names(&Value::Array(listed), path)
+    names(storage, &Value::Array(listed), name)
 }
 
 /// Relative paths that stay inside the folder; anything else is no manifest of ours.
-pub(super) fn names(list: &Value, path: &Path) -> Result<Vec<String>> {
-    let names = list.as_array().map_or(&[][..], Vec::as_slice).iter().map(|name| {
-        name.as_str().filter(|name| {
-            let mut parts = Path::new(name).components().peekable();
-            parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
-        })
-    });
+pub(super) fn names(storage: &dyn Storage, list: &Value, name: &str) -> Result<Vec<String>> {
+    let names = list
+        .as_array()
+        .map_or(&[][..], Vec::as_slice)
+        .iter()
+        .map(|name| name.as_str().filter(|name| stays_inside(name)));
     names.map(|name| name.map(str::to_owned)).collect::<Option<_>>().ok_or_else(|| {
-        Error::new(ErrorKind::Sink, format!("`{}` is not a manifest", path.display()))
+        let shown = storage.shown(name);
+        Error::new(ErrorKind::Sink, format!("`{}` is not a manifest", shown.display()))
             .hint("move the folder away or choose another `sink.path`")
     })
 }
 
-/// Makes a folder and its parents, noting those that were not there.
-pub(super) fn make_folders(folder: &Path, created: &mut Vec<PathBuf>) -> io::Result<()> {
-    let missing: Vec<_> = folder
-        .ancestors()
-        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
-        .map(Path::to_owned)
-        .collect();
-    fs::create_dir_all(folder)?;
-    created.extend(missing);
-    Ok(())
-}
-
-/// Removes folders that [`make_folders`] made and that nothing was put in, innermost first.
-pub(super) fn remove_created(created: &[PathBuf]) {
-    for folder in created {
-        let _ = fs::remove_dir(folder);
-    }
+pub(super) fn stays_inside(name: &str) -> bool {
+    let mut parts = Path::new(name).components().peekable();
+    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use super::super::storage::{LocalStorage, Shard};
     use super::*;
 
     fn tree(root: &Path) -> Vec<String> {
@@ -445,34 +345,49 @@ mod tests {
         json!({"files": files.iter().map(|file| json!({"path": file})).collect::<Vec<_>>()})
     }
 
+    fn local(root: &Path) -> Arc<dyn Storage> {
+        Arc::new(LocalStorage::new(root))
+    }
+
+    fn start(root: &Path) -> Result<Run> {
+        Run::start(&local(root), Hold::Alone)
+    }
+
+    fn names_of(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
     #[test]
     fn a_commit_that_was_cut_short_is_finished_by_the_next_run() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("out");
-        let first = Run::start(&root).unwrap();
+        let first = start(&root).unwrap();
         for part in ["a/old", "b/both"] {
             fs::write(first.part(part).unwrap(), "1").unwrap();
         }
-        first.commit(manifest(&["a/old", "b/both"]), &[]).unwrap();
+        let parts = names_of(&["a/old", "b/both"]);
+        first.commit(manifest(&["a/old", "b/both"]), &parts, &[]).unwrap();
         assert_eq!(tree(&root), ["_SUCCESS", "_hfauto/MANIFEST.json", "a/old", "b/both"]);
         drop(first);
 
-        let second = Run::start(&root).unwrap();
+        let second = start(&root).unwrap();
         for part in ["b/both", "c/new"] {
             fs::write(second.part(part).unwrap(), "2").unwrap();
         }
-        let replaced = ["a/old".to_owned(), "b/both".to_owned()];
-        second.plan(manifest(&["b/both", "c/new"]), &replaced).unwrap();
+        let plan = json!({
+            "version": 1, "replaced": parts, "manifest": manifest(&["b/both", "c/new"])
+        });
+        write_json(second.storage.as_ref(), &format!("{}/{PLAN}", second.dir), &plan).unwrap();
         // The process dies after the first rename: no discard runs, the lock is freed.
-        remove_file(&root.join(SUCCESS)).unwrap();
-        fs::rename(second.dir.join("data/b/both"), root.join("b/both")).unwrap();
+        fs::remove_file(root.join(SUCCESS)).unwrap();
+        fs::rename(root.join(second.data("b/both")), root.join("b/both")).unwrap();
         drop(second);
-        let mut known = known_files(&root).unwrap();
+        let mut known = known_files(local(&root).as_ref()).unwrap();
         known.sort();
         known.dedup();
         assert_eq!(known, ["a/old", "b/both", "c/new"]);
 
-        let third = Run::start(&root).unwrap();
+        let third = start(&root).unwrap();
         third.discard();
         assert_eq!(tree(&root), ["_SUCCESS", "_hfauto/MANIFEST.json", "b/both", "c/new"]);
         assert!(!root.join("a").exists());
@@ -483,11 +398,11 @@ mod tests {
     fn parts_without_a_plan_are_thrown_away() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("deep/out");
-        let dead = Run::start(&root).unwrap();
+        let dead = start(&root).unwrap();
         fs::write(dead.part("part").unwrap(), "1").unwrap();
         drop(dead);
-        let next = Run::start(&root).unwrap();
-        assert_eq!(run_dirs(&root).unwrap(), std::slice::from_ref(&next.dir));
+        let next = start(&root).unwrap();
+        assert_eq!(run_dirs(next.storage.as_ref()).unwrap(), [""; 0]);
         next.discard();
         assert!(!root.join(META).exists());
     }
@@ -495,19 +410,45 @@ mod tests {
     #[test]
     fn one_run_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let run = Run::start(folder.path()).unwrap();
-        let error = Run::start(folder.path()).unwrap_err();
+        let run = start(folder.path()).unwrap();
+        let error = start(folder.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Resources);
+        let who = format!("process {} on", std::process::id());
+        assert!(error.message().contains(&who), "{error}");
         run.discard();
-        Run::start(folder.path()).unwrap().discard();
+        start(folder.path()).unwrap().discard();
+        assert_eq!(tree(folder.path()), [""; 0]);
+    }
+
+    #[test]
+    fn shards_are_beside_each_other_and_not_beside_a_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = local(folder.path());
+        let shard = |index| Hold::Shard(Shard { index, count: 2 });
+        let first = Run::start(&storage, shard(0)).unwrap();
+        let second = Run::start(&storage, shard(1)).unwrap();
+        for hold in [shard(0), Hold::Alone] {
+            let error = Run::start(&storage, hold).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Resources, "{hold:?}");
+        }
+        first.discard();
+        drop(first);
+        Run::start(&storage, Hold::Alone).unwrap_err();
+        second.discard();
+        drop(second);
+        let alone = Run::start(&storage, Hold::Alone).unwrap();
+        Run::start(&storage, shard(0)).unwrap_err();
+        alone.discard();
+        drop(alone);
         assert_eq!(tree(folder.path()), [""; 0]);
     }
 
     #[test]
     fn a_manifest_cannot_point_outside() {
+        let storage = local(Path::new("out"));
         for name in ["../x", "/etc/passwd", "a/../../x", ""] {
-            assert!(names(&json!([name]), Path::new("m")).is_err(), "{name}");
+            assert!(names(storage.as_ref(), &json!([name]), "m").is_err(), "{name}");
         }
-        assert_eq!(names(&json!(["a=b/c"]), Path::new("m")).unwrap(), ["a=b/c"]);
+        assert_eq!(names(storage.as_ref(), &json!(["a=b/c"]), "m").unwrap(), ["a=b/c"]);
     }
 }

@@ -2,7 +2,7 @@
 //! [`Sink::create`]; [`Sink::check`] says the same refusals before any work is done. All calls block.
 //! Not here: what the rows mean, or which lineage is recorded.
 //!
-//! - **A folder** gets `part-00000.parquet` and so on, a new one after about
+//! - **A folder**, of this machine or below a URL (module `storage`), gets `part-00000.parquet` and so on, a new one after about
 //!   `target_file_size_bytes`; then `_hfauto/MANIFEST.json` and, last, `_SUCCESS`. The module `commit`
 //!   says what a crash leaves at each moment.
 //! - **One file**, when the path ends in the format's extension, is written beside its place under a
@@ -16,10 +16,12 @@
 //!   else is refused.
 
 mod commit;
+mod dead_letter;
 mod disk;
 mod encode;
 mod partition;
 mod state;
+mod storage;
 mod target;
 mod units;
 
@@ -32,14 +34,17 @@ use arrow::datatypes::SchemaRef;
 use serde_json::{Map, Value, json};
 
 use self::commit::Run;
+pub(crate) use self::dead_letter::{publish_letters, write_letters};
 use self::disk::{Disk, Gauge, LocalDisk, OutFile, sync_folder, write_error};
 pub use self::encode::nested_as_text;
 use self::encode::{Boxed, Encoder, Encoding, schema_json};
 use self::partition::Partitioner;
 pub use self::state::OutputState;
+use self::storage::Hold;
+pub use self::storage::Shard;
 use self::target::Target;
 pub use self::units::{
-    Committed, Done, RowErrorCounts, UnitKey, UnitMode, UnitOutput, UnitStatus, Vanished,
+    Committed, Done, Finished, RowErrorCounts, UnitKey, UnitMode, UnitOutput, UnitStatus, Vanished,
 };
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
@@ -119,6 +124,11 @@ enum Staging {
         created: Vec<PathBuf>,
         overwrite: bool,
     },
+    /// One object: its file of this machine is put there at the end.
+    Object {
+        temporary: PathBuf,
+        overwrite: bool,
+    },
     Folder {
         run: Run,
         replaced: Vec<String>,
@@ -164,14 +174,17 @@ impl Sink {
     /// - `Config`: format, compression, path and partitions do not fit together.
     pub fn check(spec: &SinkSpec, overwrite: bool) -> Result<()> {
         let target = Target::of(spec)?;
-        let is_of_units = !target.single_file && commit::is_of_units(&target.path);
-        target.replaced(overwrite || is_of_units).map_err(|error| error.at(&spec.location))?;
-        target.check_writable().map_err(|error| error.at(&spec.location))
+        let check = || {
+            let is_of_units = !target.is_file() && commit::is_of_units(target.storage.as_ref())?;
+            target.replaced(overwrite || is_of_units)?;
+            target.storage.check_writable()
+        };
+        check().map_err(|error: Error| error.at(&spec.location))
     }
 
     /// Whether the output is one file, not a folder.
     pub fn is_file(spec: &SinkSpec) -> bool {
-        Target::of(spec).is_ok_and(|target| target.single_file)
+        Target::of(spec).is_ok_and(|target| target.is_file())
     }
 
     /// Starts an output of batches with `schema`.
@@ -200,12 +213,18 @@ impl Sink {
     ) -> Result<Self> {
         let target = Target::of(spec)?;
         let overwrite = options.overwrite;
-        let mut sink = Self::unstaged(spec, schema, options, disk)?;
+        let mut sink = Self::unstaged(target.clone(), spec, schema, options, disk)?;
         target.replaced(overwrite)?;
-        let staging = if target.single_file {
-            Staging::file(&target.path, overwrite)?
+        let staging = if let Some(file) = &target.file {
+            if crate::store::is_url(&target.path.to_string_lossy()) {
+                let temporary = target.storage.spool(file);
+                let temporary = temporary.map_err(|error| write_error(&target.path, error))?;
+                Staging::Object { temporary, overwrite }
+            } else {
+                Staging::file(&target.path, overwrite)?
+            }
         } else {
-            let run = Run::start(&target.path)?;
+            let run = Run::start(&target.storage, Hold::Alone)?;
             // Looked at again under the lock, after a commit cut short has been finished.
             match target.replaced(overwrite) {
                 Ok(replaced) => Staging::Folder { run, replaced },
@@ -224,12 +243,12 @@ impl Sink {
 
     /// A sink that has no place for its files yet.
     fn unstaged(
+        target: Target,
         spec: &SinkSpec,
         schema: SchemaRef,
         options: SinkOptions,
         disk: Box<dyn Disk>,
     ) -> Result<Self> {
-        let target = Target::of(spec)?;
         let SinkOptions { lineage, model_columns, .. } = options;
         let partitioner = if spec.partition_by.is_empty() {
             None
@@ -321,7 +340,7 @@ impl Sink {
             let (name, gauge) = (part.name.clone(), part.gauge.clone());
             return Err(self.encode_error(&name, Some(&gauge), error));
         }
-        if size >= self.target_file_size_bytes && !self.target.single_file {
+        if size >= self.target_file_size_bytes && !self.target.is_file() {
             let part = self.open.remove(index);
             self.close(part)?;
         }
@@ -357,9 +376,11 @@ impl Sink {
         };
         *number += 1;
         let path = match &self.staging {
-            Some(Staging::File { temporary, .. }) => Ok(temporary.clone()),
+            Some(Staging::File { temporary, .. } | Staging::Object { temporary, .. }) => {
+                Ok(temporary.clone())
+            }
             Some(Staging::Folder { run, .. }) => run.part(&name),
-            Some(Staging::Unit { dir }) => commit::place(dir, &name),
+            Some(Staging::Unit { dir }) => place(dir, &name),
             None => Err(std::io::Error::other("the sink is closed")),
         };
         let opened = path.and_then(|path| OutFile::create(self.disk.as_ref(), &path));
@@ -386,11 +407,7 @@ impl Sink {
 
     /// An error while encoding: of the disk, if the disk had one; else ours.
     fn encode_error(&self, name: &str, gauge: Option<&Gauge>, error: Boxed) -> Error {
-        let path = if self.target.single_file {
-            self.target.path.clone()
-        } else {
-            self.target.path.join(name)
-        };
+        let path = self.target.part(name);
         if let Some(fault) = gauge.and_then(Gauge::take_fault) {
             return write_error(&path, fault);
         }
@@ -430,7 +447,7 @@ impl Sink {
         let rows = self.closed.iter().map(|part| part.rows).sum();
         let bytes = self.closed.iter().map(|part| part.bytes).sum();
         match self.staging.take() {
-            Some(staging @ Staging::File { .. }) => {
+            Some(staging @ (Staging::File { .. } | Staging::Object { .. })) => {
                 let renamed = staging.rename(&self.target);
                 if renamed.is_err() {
                     staging.discard();
@@ -439,8 +456,8 @@ impl Sink {
             }
             Some(Staging::Folder { run, replaced }) => {
                 let manifest = self.manifest(rows, bytes);
-                // From here on a failure keeps what the next run needs to finish the commit.
-                run.commit(manifest, &replaced)?;
+                let names: Vec<String> = self.closed.iter().map(|part| part.name.clone()).collect();
+                run.commit(manifest, &names, &replaced)?;
             }
             Some(Staging::Unit { .. }) | None => {
                 return Err(Error::new(
@@ -450,11 +467,7 @@ impl Sink {
             }
         }
         let files = self.closed.drain(..).map(|part| WrittenFile {
-            path: if self.target.single_file {
-                self.target.path.clone()
-            } else {
-                self.target.path.join(part.name)
-            },
+            path: self.target.part(&part.name),
             rows: part.rows,
             bytes: part.bytes,
             blake3: part.blake3,
@@ -508,21 +521,29 @@ impl Staging {
         let temporary = path.with_file_name(format!(".{name}.hfauto-tmp"));
         let mut created = Vec::new();
         if let Some(folder) = path.parent() {
-            commit::make_folders(folder, &mut created).map_err(|error| write_error(path, error))?;
+            storage::make_folders(folder, &mut created).map_err(|e| write_error(path, e))?;
         }
-        match commit::lock(&temporary, path) {
+        match storage::lock_file(&temporary, path, false) {
             Ok(lock) => Ok(Self::File { temporary, _lock: lock, created, overwrite }),
             Err(error) => {
-                commit::remove_created(&created);
+                storage::remove_created(&created);
                 Err(error)
             }
         }
     }
 
+    /// Puts one file in its place.
     fn rename(&self, target: &Target) -> Result<()> {
-        let Self::File { temporary, overwrite, .. } = self else { return Ok(()) };
+        let (Self::File { temporary, overwrite, .. } | Self::Object { temporary, overwrite }) =
+            self
+        else {
+            return Ok(());
+        };
         // Somebody else may have put a file there in the meantime.
         target.replaced(*overwrite)?;
+        if let (Self::Object { .. }, Some(file)) = (self, &target.file) {
+            return target.storage.keep(&[(temporary.clone(), file.clone())]);
+        }
         fs::rename(temporary, &target.path).map_err(|error| write_error(&target.path, error))?;
         match target.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => sync_folder(folder),
@@ -534,7 +555,10 @@ impl Staging {
         match self {
             Self::File { temporary, created, .. } => {
                 let _ = fs::remove_file(temporary);
-                commit::remove_created(created);
+                storage::remove_created(created);
+            }
+            Self::Object { temporary, .. } => {
+                let _ = fs::remove_file(temporary);
             }
             Self::Folder { run, .. } => run.discard(),
             Self::Unit { dir } => {
@@ -542,6 +566,15 @@ impl Staging {
             }
         }
     }
+}
+
+/// The path of `relative` in a folder of this machine; the folders that it needs are made.
+fn place(folder: &Path, relative: &str) -> std::io::Result<PathBuf> {
+    let path = folder.join(relative);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    Ok(path)
 }
 
 #[cfg(test)]

@@ -1,15 +1,11 @@
 //! What an output folder says of itself to another process: published, being made, or cut off. Nothing is
 //! locked for longer than a look. Not here: how it becomes so (`commit`, `units`).
 
-use std::fs::{self, OpenOptions, TryLockError};
-use std::path::Path;
-use std::time::SystemTime;
-
 use serde::{Deserialize, Serialize};
 
-use super::commit::{self, META, UNITS};
-use super::target::{self, Target};
-use super::units::rows_of_manifest;
+use super::commit;
+use super::target::Target;
+use super::units::count;
 use crate::config::pipeline::SinkSpec;
 use crate::error::Result;
 
@@ -24,6 +20,9 @@ pub(super) struct Started {
     pub(super) done: usize,
     /// The process.
     pub(super) pid: u32,
+    /// What tells the job from others.
+    #[serde(default)]
+    pub(super) job: String,
 }
 
 /// The file of [`Started`], in the folder of the run.
@@ -68,34 +67,34 @@ impl OutputState {
     /// `Sink` when the folder cannot be read, `Config` when it is no output.
     pub fn of(spec: &SinkSpec) -> Result<Self> {
         let target = Target::of(spec)?;
-        let root = target.path;
-        if target.single_file {
-            return Ok(match fs::metadata(&root).and_then(|found| found.modified()) {
-                Ok(modified) => Self::Published { rows: 0, at: rfc3339(modified) },
-                Err(_) => Self::Absent,
+        let storage = target.storage.as_ref();
+        if let Some(file) = &target.file {
+            return Ok(match storage.modified(file)? {
+                Some(modified) => Self::Published { rows: 0, at: rfc3339(modified) },
+                None => Self::Absent,
             });
         }
-        let meta = root.join(META);
-        let is_running = is_locked(&meta.join("lock"));
-        let success = fs::metadata(root.join("_SUCCESS")).and_then(|found| found.modified());
-        if let (Ok(modified), false) = (success, is_running) {
-            return Ok(Self::Published { rows: commit::rows(&root)?, at: rfc3339(modified) });
+        let holder = storage.holder()?;
+        let is_running = holder.is_some();
+        if let (Some(marked), false) = (commit::marked_at(storage)?, is_running) {
+            let rows = commit::summary(storage)?.map_or(0, |summary| summary.rows);
+            return Ok(Self::Published { rows, at: rfc3339(marked) });
         }
-        let mut manifests = target::files_of(&meta.join(UNITS))?;
-        manifests.retain(|name| name.ends_with(".json"));
-        let started = commit::run_dirs(&root)?.into_iter().rev().find_map(|dir| {
-            let started = commit::read_json(&dir.join(STARTED)).ok()?;
-            serde_json::from_value::<Started>(started).ok()
-        });
-        if !is_running && manifests.is_empty() {
+        let (done, rows) = count(storage)?;
+        let mut started = None;
+        for dir in commit::run_dirs(storage)?.into_iter().rev() {
+            let found = commit::read_json(storage, &format!("{dir}/{STARTED}")).ok().flatten();
+            started =
+                started.or(found.and_then(|found| serde_json::from_value::<Started>(found).ok()));
+        }
+        if !is_running && done == 0 {
             return Ok(Self::Absent);
         }
-        let rows = manifests.iter().map(|name| rows_of_manifest(&meta.join(UNITS).join(name)));
-        let done = manifests.len();
         let seconds_left = started.as_ref().filter(|_| is_running).and_then(|started| {
             let at = chrono::DateTime::parse_from_rfc3339(&started.at).ok()?;
             let seconds = (chrono::Utc::now() - at.to_utc()).as_seconds_f64();
-            let made = done.checked_sub(started.done).filter(|made| *made > 0)?;
+            // A clock that was put back tells nothing.
+            let made = done.checked_sub(started.done).filter(|made| *made > 0 && seconds > 0.0)?;
             Some(started.units.saturating_sub(done) as f64 * seconds / made as f64)
         });
         Ok(Self::Unfinished {
@@ -104,19 +103,12 @@ impl OutputState {
             started_at: started.as_ref().map(|started| started.at.clone()),
             units: started.as_ref().map(|started| started.units),
             done,
-            rows: rows.sum(),
+            rows,
             seconds_left,
         })
     }
 }
 
-/// Whether a process holds a lock.
-fn is_locked(path: &Path) -> bool {
-    let Ok(file) = OpenOptions::new().write(true).open(path) else { return false };
-    matches!(file.try_lock(), Err(TryLockError::WouldBlock))
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    let time = chrono::DateTime::<chrono::Utc>::from(time);
+fn rfc3339(time: chrono::DateTime<chrono::Utc>) -> String {
     time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }

@@ -2,12 +2,11 @@
 //! already. Nothing is written here.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::commit;
-use super::disk::write_error;
+use super::storage::{Storage, storage_of};
 use crate::config::pipeline::{Compression, FileFormat, SinkSpec};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -15,8 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) path: PathBuf,
-    /// One file, or a folder of parts.
-    pub(super) single_file: bool,
+    /// Its folder; of one file the folder that it is in.
+    pub(super) storage: Arc<dyn Storage>,
+    /// The name of one file; `None` is a folder of parts.
+    pub(super) file: Option<String>,
     pub(super) format: FileFormat,
     pub(super) compression: Compression,
 }
@@ -81,9 +82,11 @@ impl Target {
             ))
             .hint("end the path with `/` for a folder"));
         }
-        // Without the slash at the end, which the system takes for a demand.
-        let path = spec.path.components().collect();
-        Ok(Self { path, single_file, format: spec.format, compression })
+        let (path, file) = (spec.path.clone(), spec.path.file_name());
+        let file = file.filter(|_| single_file).map(|name| name.to_string_lossy().into_owned());
+        let folder = if single_file { path.parent().unwrap_or(Path::new("")) } else { &path };
+        let storage = storage_of(folder).map_err(|error| error.at(&spec.location))?;
+        Ok(Self { path, storage, file, format: spec.format, compression })
     }
 
     /// The ending of part files.
@@ -96,77 +99,60 @@ impl Target {
         }
     }
 
+    /// Whether the output is one file.
+    pub(super) fn is_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// The path of a part, for messages and reports.
+    pub(super) fn part(&self, name: &str) -> PathBuf {
+        if self.is_file() { self.path.clone() } else { self.storage.shown(name) }
+    }
+
     /// The earlier files that a run replaces, relative to the folder.
     pub(super) fn replaced(&self, overwrite: bool) -> Result<Vec<String>> {
-        let path = &self.path;
+        let storage = self.storage.as_ref();
+        let shown = self.part("");
         let refuse = |message: String, hint: &str| {
             Err(Error::new(ErrorKind::Sink, message).hint(hint.to_owned()))
         };
-        let metadata = match fs::metadata(path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(write_error(path, error)),
-        };
         let exists = || {
             refuse(
-                format!("the output `{}` exists", path.display()),
+                format!("the output `{}` exists", shown.display()),
                 "`--fresh` replaces it; or choose another `sink.path`",
             )
         };
-        if self.single_file {
-            return match (metadata.is_file(), overwrite) {
-                (true, true) => Ok(Vec::new()),
-                (true, false) => exists(),
-                (false, _) => refuse(
-                    format!("the output `{}` is to be a file, but is none", path.display()),
+        if let Some(file) = &self.file {
+            return match (storage.is_file(file)?, overwrite) {
+                (None, _) | (Some(true), true) => Ok(Vec::new()),
+                (Some(true), false) => exists(),
+                (Some(false), _) => refuse(
+                    format!("the output `{}` is to be a file, but is none", shown.display()),
                     "choose another `sink.path`; a path that ends with `/` is a folder",
                 ),
             };
         }
-        if !metadata.is_dir() {
-            return refuse(
-                format!("the output `{}` is to be a folder, but is a file", path.display()),
-                "choose another `sink.path`",
-            );
+        if !storage.exists()? {
+            return Ok(Vec::new());
         }
-        let found = data_files(path)?;
-        if found.is_empty() && !commit::is_committed(path) {
+        let found: Vec<String> = storage.files("")?.into_keys().collect();
+        if found.is_empty() && !commit::is_committed(storage)? {
             return Ok(Vec::new());
         }
         if !overwrite {
             return exists();
         }
-        let known: BTreeSet<String> = commit::known_files(path)?.into_iter().collect();
+        let known: BTreeSet<String> = commit::known_files(storage)?.into_iter().collect();
         if let Some(foreign) = found.iter().find(|file| !known.contains(file.as_str())) {
             return refuse(
                 format!(
                     "the output `{}` holds `{foreign}`, which no run of hfauto-pipe wrote",
-                    path.display()
+                    shown.display()
                 ),
                 "move it away or choose another `sink.path`",
             );
         }
         Ok(found)
-    }
-
-    /// Fails when the output's folder cannot be made or written to.
-    pub(super) fn check_writable(&self) -> Result<()> {
-        let start = if self.single_file { self.path.parent() } else { Some(self.path.as_path()) };
-        let nearest = start
-            .into_iter()
-            .flat_map(Path::ancestors)
-            .map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
-            .find_map(|folder| match fs::metadata(folder) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                Err(error) => Some(Err(error)),
-                Ok(_) => Some(Ok(folder)),
-            });
-        let probe = match nearest {
-            Some(Ok(folder)) => tempfile::tempfile_in(folder).map(drop),
-            Some(Err(error)) => Err(error),
-            None => Ok(()),
-        };
-        probe.map_err(|error| write_error(&self.path, error))
     }
 }
 
@@ -213,32 +199,4 @@ fn compression_word(compression: Compression) -> &'static str {
         Compression::Gzip => "gzip",
         Compression::Lz4 => "lz4",
     }
-}
-
-/// [`data_files`] of a folder that need not be there.
-pub(super) fn files_of(folder: &Path) -> Result<Vec<String>> {
-    if folder.exists() { data_files(folder) } else { Ok(Vec::new()) }
-}
-
-/// All files below `folder` that a reader would take for data, relative and in order.
-fn data_files(folder: &Path) -> Result<Vec<String>> {
-    fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) -> io::Result<()> {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(['.', '_']) {
-                continue;
-            }
-            if entry.file_type()?.is_dir() {
-                walk(&entry.path(), &format!("{prefix}{name}/"), found)?;
-            } else {
-                found.push(format!("{prefix}{name}"));
-            }
-        }
-        Ok(())
-    }
-    let mut found = Vec::new();
-    walk(folder, "", &mut found).map_err(|error| write_error(folder, error))?;
-    found.sort();
-    Ok(found)
 }

@@ -13,16 +13,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::commit::{self, META, Run, STAGED, UNITS, remove_folder};
-use super::disk::{LocalDisk, remove_file, sync_folder, write_error};
+use super::commit::{self, Run, STAGED, UNITS};
+use super::disk::{LocalDisk, write_error};
 use super::state::{STARTED, Started};
-use super::target::{self, Target};
+use super::storage::{Hold, Shard, Storage};
+use super::target::Target;
 use super::{Sink, SinkOptions, Staging, Written, WrittenFile, WrittenPart};
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
@@ -30,6 +32,10 @@ use crate::failpoint::failpoint;
 
 /// The version of unit manifests that this program writes and reads.
 const VERSION: u32 = 1;
+
+/// How long a shard waits for a lock that another may have for a moment: at its start and its end.
+const LOCK_TRIES: u32 = 12;
+const LOCK_WAIT: Duration = Duration::from_millis(250);
 
 /// A unit, as its manifest and its files name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,7 +143,9 @@ pub struct UnitOutput {
     schema: SchemaRef,
     options: SinkOptions,
     mode: UnitMode,
-    root: PathBuf,
+    shard: Option<Shard>,
+    target: Target,
+    storage: Arc<dyn Storage>,
     run: Run,
     /// The units that are done, by id.
     records: BTreeMap<String, Record>,
@@ -150,8 +158,27 @@ pub struct UnitOutput {
     is_finished: bool,
 }
 
+/// What became of an output whose units, as far as they are this run's, are done.
+pub enum Finished {
+    /// It is whole.
+    Published {
+        /// Its files.
+        written: Written,
+        /// Its inputs that are gone.
+        vanished: Vanished,
+        /// The beginnings of the ids of the units that are in it.
+        units: BTreeSet<String>,
+    },
+    /// Other shards have units to do; the last of them publishes.
+    Left {
+        /// How many units are missing.
+        missing: usize,
+    },
+}
+
 impl UnitOutput {
-    /// Locks the output and takes up what earlier runs have done.
+    /// Locks the output and takes up what earlier runs have done. With a `shard`, others may work on the same
+    /// job beside this run.
     ///
     /// # Errors
     /// - `Sink`: the output exists and may not be replaced, or cannot be written or read.
@@ -162,9 +189,11 @@ impl UnitOutput {
         schema: SchemaRef,
         options: SinkOptions,
         mode: UnitMode,
+        shard: Option<Shard>,
         units: &[UnitKey],
     ) -> Result<Self> {
-        Self::start(spec, schema, options, mode, units).map_err(|error| error.at(&spec.location))
+        Self::start(spec, schema, options, mode, shard, units)
+            .map_err(|error| error.at(&spec.location))
     }
 
     fn start(
@@ -172,40 +201,71 @@ impl UnitOutput {
         schema: SchemaRef,
         options: SinkOptions,
         mode: UnitMode,
+        shard: Option<Shard>,
         units: &[UnitKey],
     ) -> Result<Self> {
         let target = Target::of(spec)?;
-        let root = target.path.clone();
+        let storage = Arc::clone(&target.storage);
         let may_replace = options.overwrite || matches!(mode, UnitMode::Incremental { .. });
-        target.replaced(may_replace || commit::is_of_units(&root))?;
+        target.replaced(may_replace || commit::is_of_units(storage.as_ref())?)?;
         let job = job_of(units);
-        let run = Run::start(&root)?;
+        let hold = shard.map_or(Hold::Alone, Hold::Shard);
+        if shard.is_some() {
+            // Who comes first cleans up after runs that died.
+            match Run::start(&storage, Hold::Alone) {
+                Ok(run) => {
+                    let cleaned = records(storage.as_ref(), true);
+                    run.discard();
+                    cleaned?;
+                }
+                Err(error) if error.kind() == ErrorKind::Resources => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let mut tries = if shard.is_some() { 0..LOCK_TRIES } else { 0..0 };
+        let run = loop {
+            match Run::start(&storage, hold) {
+                // Another shard may be cleaning up.
+                Err(error) if error.kind() == ErrorKind::Resources && tries.next().is_some() => {
+                    std::thread::sleep(LOCK_WAIT);
+                }
+                started => break started?,
+            }
+        };
         let mut complete = None;
         let opened = (|| {
+            let storage = storage.as_ref();
             // Looked at again under the lock, after a commit cut short has been finished.
-            if !may_replace && commit::job(&root)?.as_deref() == Some(&job) {
-                complete = Some(commit::rows(&root)?);
+            let published = commit::summary(storage)?;
+            if let Some(published) = published.filter(|_| !may_replace)
+                && published.job.as_deref() == Some(&job)
+            {
+                complete = Some(published.rows);
                 return Ok((Vec::new(), BTreeMap::new()));
             }
             let published = target.replaced(may_replace)?;
-            let meta = root.join(META);
             if options.overwrite {
-                remove_folder(&meta.join(UNITS))?;
-                remove_folder(&meta.join(STAGED))?;
+                storage.remove_folder(UNITS)?;
+                storage.remove_folder(STAGED)?;
             }
-            let records = records(&root)?;
+            let records = records(storage, hold == Hold::Alone)?;
             if mode == (UnitMode::Incremental { prune: false }) {
                 refuse_foreign(&records, units)?;
             }
-            let current = units.iter().filter(|unit| records.contains_key(&unit.id)).count();
+            let own =
+                units.iter().filter(|unit| shard.is_none_or(|shard| shard.has(unit.sequence)));
+            let done = own.clone().filter(|unit| records.contains_key(&unit.id)).count();
             let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-            let (units, pid) = (units.len(), std::process::id());
-            let started = json!(Started { at, units, done: current, pid });
-            run.say(STARTED, &started)?;
+            let started =
+                Started { at, units: own.count(), done, pid: std::process::id(), job: job.clone() };
+            if shard.is_some() {
+                refuse_other_jobs(storage, &started)?;
+            }
+            run.say(STARTED, &json!(started))?;
             if !options.overwrite && !published.is_empty() && records.is_empty() {
                 return Err(Error::new(
                     ErrorKind::Sink,
-                    format!("the output `{}` was not written in units", root.display()),
+                    format!("the output `{}` was not written in units", target.path.display()),
                 )
                 .hint("`--fresh` computes it once more; later runs are then incremental"));
             }
@@ -223,7 +283,9 @@ impl UnitOutput {
             schema,
             options,
             mode,
-            root,
+            shard,
+            target,
+            storage,
             run,
             records,
             published,
@@ -238,15 +300,16 @@ impl UnitOutput {
     /// # Errors
     /// `Sink` when the output cannot be read.
     pub fn status(spec: &SinkSpec, units: &[UnitKey]) -> Result<Vec<UnitStatus>> {
-        let root = Target::of(spec)?.path;
-        if commit::job(&root)? == Some(job_of(units)) {
+        let storage = Target::of(spec)?.storage;
+        let published = commit::summary(storage.as_ref())?;
+        if published.is_some_and(|published| published.job == Some(job_of(units))) {
             return Ok(vec![UnitStatus::Done; units.len()]);
         }
-        let folder = root.join(META).join(UNITS);
         let mut records = Vec::new();
-        for name in target::files_of(&folder)? {
-            records.extend(read(&folder.join(name))?);
-        }
+        for_each_record(storage.as_ref(), &mut |_, record| {
+            records.extend(record);
+            Ok(())
+        })?;
         let done: BTreeSet<&str> = records.iter().map(|record| record.unit.as_str()).collect();
         let by_input: BTreeMap<&str, &Record> =
             records.iter().map(|record| (record.input.as_str(), record)).collect();
@@ -286,8 +349,16 @@ impl UnitOutput {
     pub fn sink(&self, unit: &UnitKey) -> Result<Sink> {
         let (schema, options) = (SchemaRef::clone(&self.schema), self.options.clone());
         let create = || {
-            let mut sink = Sink::unstaged(&self.spec, schema, options, Box::new(LocalDisk))?;
-            sink.staging = Some(Staging::Unit { dir: self.run.unit(&unit.id) });
+            let mut sink = Sink::unstaged(
+                self.target.clone(),
+                &self.spec,
+                schema,
+                options,
+                Box::new(LocalDisk),
+            )?;
+            let dir = self.run.unit(&unit.id);
+            let dir = dir.map_err(|error| write_error(&self.target.path, error))?;
+            sink.staging = Some(Staging::Unit { dir });
             sink.stem = Some(unit.stem());
             // One file has the columns, also when no unit has rows.
             if unit.sequence == 0 && sink.partitioner.is_none() {
@@ -313,19 +384,10 @@ impl UnitOutput {
         let Some(Staging::Unit { dir }) = &sink.staging else {
             return Err(Error::new(ErrorKind::Internal, "the sink of a unit is closed"));
         };
-        let staged = self.root.join(META).join(STAGED);
-        let mut folders = BTreeSet::from([staged.clone()]);
-        fs::create_dir_all(&staged).map_err(|error| write_error(&staged, error))?;
-        for part in &sink.closed {
-            let to = commit::place(&staged, &part.name).map_err(|e| write_error(&staged, e))?;
-            fs::rename(dir.join(&part.name), &to).map_err(|error| write_error(&to, error))?;
-            let parents = to.ancestors().skip(1).take_while(|folder| folder.starts_with(&staged));
-            folders.extend(parents.map(Path::to_owned));
-        }
-        failpoint("unit.renamed");
-        for folder in folders.iter().rev() {
-            sync_folder(folder)?;
-        }
+        let parts = sink.closed.iter();
+        let parts = parts.map(|part| (dir.join(&part.name), format!("{STAGED}/{}", part.name)));
+        self.storage.keep(&parts.collect::<Vec<_>>())?;
+        let _ = fs::remove_dir_all(dir);
         failpoint("unit.synced");
         let record = Record {
             version: VERSION,
@@ -337,14 +399,13 @@ impl UnitOutput {
             errors,
             files: std::mem::take(&mut sink.closed),
         };
-        let units = self.root.join(META).join(UNITS);
-        fs::create_dir_all(&units).map_err(|error| write_error(&units, error))?;
         let content = serde_json::to_value(&record).map_err(|error| {
             Error::new(ErrorKind::Internal, "cannot write the manifest of a unit").source(error)
         })?;
         failpoint("unit.manifest");
-        let path = units.join(format!("{}.json", record.unit));
-        commit::write_atomically(&path, &content, &self.root)?;
+        self.run.check_lock()?;
+        let name = format!("{UNITS}/{}.json", record.unit);
+        commit::write_json(self.storage.as_ref(), &name, &content)?;
         failpoint("unit.committed");
         Ok(Committed(record))
     }
@@ -354,17 +415,81 @@ impl UnitOutput {
         self.records.insert(committed.0.unit.clone(), committed.0);
     }
 
-    /// Publishes the output of all `units`, which are done. Returns the beginnings of the ids of the units
-    /// that are in it, too.
+    /// Publishes the output of all `units`, which are done. A shard does so if it is the last: otherwise
+    /// it leaves the output to the others. `check` may refuse the rows that failed in all of them.
     ///
     /// # Errors
-    /// `Sink` when the disk fails; the next run then goes on from here.
-    pub fn finish(mut self, units: &[UnitKey]) -> Result<(Written, Vanished, BTreeSet<String>)> {
+    /// `Sink` when the disk fails; the next run then goes on from here. What `check` says.
+    pub fn finish(
+        mut self,
+        units: &[UnitKey],
+        check: &dyn Fn(RowErrorCounts) -> Result<()>,
+    ) -> Result<Finished> {
         self.is_finished = true;
-        self.publish(units).map_err(|error| error.at(&self.spec.location))
+        let mut finish = || {
+            if self.shard.is_some()
+                && let Some(missing) = self.take_over(units)?
+            {
+                return Ok(Finished::Left { missing });
+            }
+            let mut errors = RowErrorCounts::default();
+            units
+                .iter()
+                .filter_map(|unit| self.done(&unit.id))
+                .for_each(|done| errors.add(done.errors));
+            if let Err(error) = check(errors) {
+                self.run.discard();
+                return Err(error);
+            }
+            self.publish(units)
+        };
+        let finished: Result<Finished> = finish();
+        finished.map_err(|error| error.at(&self.spec.location))
     }
 
-    fn publish(&self, units: &[UnitKey]) -> Result<(Written, Vanished, BTreeSet<String>)> {
+    /// Takes the lock alone, if no shard is there any more, and counts what all have done. Returns how many
+    /// units are missing if the output is not this run's to publish.
+    fn take_over(&mut self, units: &[UnitKey]) -> Result<Option<usize>> {
+        // Freed before the other is asked for: of shards that end together, the last one gets it.
+        self.run.discard();
+        let missing = |records: &BTreeMap<String, Record>| {
+            units.iter().filter(|unit| !records.contains_key(&unit.id)).count()
+        };
+        let mut tries = 0..LOCK_TRIES;
+        self.run = loop {
+            match Run::start(&self.storage, Hold::Alone) {
+                Ok(run) => break run,
+                Err(error) if error.kind() == ErrorKind::Resources => {}
+                Err(error) => return Err(error),
+            }
+            if tries.next().is_none() {
+                return Ok(Some(missing(&records(self.storage.as_ref(), false)?)));
+            }
+            std::thread::sleep(LOCK_WAIT);
+        };
+        let may_replace = matches!(self.mode, UnitMode::Incremental { .. });
+        let found = (|| {
+            let published = commit::summary(self.storage.as_ref())?;
+            let is_ours = published.and_then(|published| published.job).as_ref() == Some(&self.job);
+            let published = self.target.replaced(may_replace || is_ours)?;
+            Ok((published, records(self.storage.as_ref(), true)?))
+        })();
+        match found {
+            Ok((published, records)) => (self.published, self.records) = (published, records),
+            Err(error) => {
+                self.run.discard();
+                return Err(error);
+            }
+        }
+        let missing = missing(&self.records);
+        if missing > 0 {
+            self.run.discard();
+            return Ok(Some(missing));
+        }
+        Ok(None)
+    }
+
+    fn publish(&self, units: &[UnitKey]) -> Result<Finished> {
         let current: BTreeSet<&str> = units.iter().map(|unit| unit.id.as_str()).collect();
         let inputs: BTreeSet<&str> = units.iter().map(|unit| unit.input.as_str()).collect();
         let prune = self.mode == UnitMode::Incremental { prune: true };
@@ -391,27 +516,34 @@ impl UnitOutput {
         let rows = parts.iter().map(|part| part.rows).sum();
         let bytes = parts.iter().map(|part| part.bytes).sum();
         let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
-        let is_published = commit::is_marked(&self.root)
+        let is_published = commit::is_marked(self.storage.as_ref())?
             && self.published.iter().map(String::as_str).eq(names.iter().copied());
-        let staged = target::files_of(&self.root.join(META).join(STAGED))?;
+        let staged = self.storage.files(STAGED)?;
         if is_published && obsolete.is_empty() && staged.is_empty() {
             self.run.discard();
         } else {
             let (schema, options) = (SchemaRef::clone(&self.schema), self.options.clone());
-            let sink = Sink::unstaged(&self.spec, schema, options, Box::new(LocalDisk))?;
+            let sink = Sink::unstaged(
+                self.target.clone(),
+                &self.spec,
+                schema,
+                options,
+                Box::new(LocalDisk),
+            )?;
             let mut manifest = sink.manifest_of(&parts, rows, bytes);
             manifest["job"] = Value::from(self.job.as_str());
             let obsolete: Vec<String> = obsolete.iter().map(|record| record.unit.clone()).collect();
             self.run.commit_staged(manifest, &self.published, &obsolete, is_incremental)?;
         }
         let files = parts.into_iter().map(|part| WrittenFile {
-            path: self.root.join(part.name),
+            path: self.storage.shown(&part.name),
             rows: part.rows,
             bytes: part.bytes,
             blake3: part.blake3,
         });
-        let kept = kept.iter().map(|record| short(&record.unit).to_owned()).collect();
-        Ok((Written { files: files.collect(), rows, bytes }, vanished, kept))
+        let units = kept.iter().map(|record| short(&record.unit).to_owned()).collect();
+        let written = Written { files: files.collect(), rows, bytes };
+        Ok(Finished::Published { written, vanished, units })
     }
 }
 
@@ -467,40 +599,81 @@ fn refuse_foreign(records: &BTreeMap<String, Record>, units: &[UnitKey]) -> Resu
     }
 }
 
-/// The units that are done: those whose manifest is whole and whose files are there. Everything else of
-/// units is removed.
-fn records(root: &Path) -> Result<BTreeMap<String, Record>> {
-    let meta = root.join(META);
-    let (units, staged) = (meta.join(UNITS), meta.join(STAGED));
-    let mut records = BTreeMap::new();
-    for name in target::files_of(&units)? {
-        let path = units.join(&name);
-        let record = match read(&path)? {
-            Some(record) if has_files(&record, root, &staged) => record,
-            _ => {
-                tracing::warn!(manifest = %path.display(), "damaged: its unit is computed again");
-                remove_file(&path)?;
-                continue;
-            }
+/// Shards of one output work on one job: what one publishes, the others do not find missing.
+fn refuse_other_jobs(storage: &dyn Storage, ours: &Started) -> Result<()> {
+    for dir in commit::run_dirs(storage)? {
+        let Some(started) = commit::read_json(storage, &format!("{dir}/{STARTED}"))? else {
+            continue;
         };
-        records.insert(record.unit.clone(), record);
+        let Ok(other) = serde_json::from_value::<Started>(started) else { continue };
+        if other.job != ours.job {
+            return Err(Error::new(
+                ErrorKind::Resources,
+                format!(
+                    "a shard of another job is writing `{}`: process {}, since {}",
+                    storage.shown("").display(),
+                    other.pid,
+                    other.at
+                ),
+            )
+            .hint("start all shards with the same pipeline, options, models and input files"));
+        }
     }
+    Ok(())
+}
+
+/// The units that are done: those whose manifest is whole and whose files are there. Everything else of
+/// units is removed, if this run is `alone`.
+fn records(storage: &dyn Storage, alone: bool) -> Result<BTreeMap<String, Record>> {
+    let (staged, published) = (storage.files(STAGED)?, storage.files("")?);
+    let mut records = BTreeMap::new();
+    let mut damaged = Vec::new();
+    let is_there = |part: &WrittenPart| {
+        [&staged, &published].iter().any(|files| files.get(&part.name) == Some(&part.bytes))
+    };
+    for_each_record(storage, &mut |name, record| {
+        match record {
+            Some(record) if record.files.iter().all(is_there) => {
+                records.insert(record.unit.clone(), record);
+            }
+            _ => damaged.push(name),
+        }
+        Ok(())
+    })?;
+    if !alone {
+        return Ok(records);
+    }
+    for name in &damaged {
+        let manifest = storage.shown(name);
+        tracing::warn!(manifest = %manifest.display(), "damaged: its unit is computed again");
+    }
+    storage.remove_all(&damaged)?;
     let named: BTreeSet<&str> = records
         .values()
         .flat_map(|record: &Record| record.files.iter().map(|part| part.name.as_str()))
         .collect();
-    for name in target::files_of(&staged)? {
-        if !named.contains(name.as_str()) {
-            remove_file(&staged.join(name))?;
-        }
-    }
+    let orphans = staged.keys().filter(|name| !named.contains(name.as_str()));
+    let orphans: Vec<String> = orphans.map(|name| format!("{STAGED}/{name}")).collect();
+    storage.remove_all(&orphans)?;
     Ok(records)
 }
 
-/// A manifest; `None` when it is cut off or is not the one of its name.
-fn read(path: &Path) -> Result<Option<Record>> {
-    let text = fs::read(path).map_err(|error| write_error(path, error))?;
-    let Ok(value) = serde_json::from_slice::<Value>(&text) else { return Ok(None) };
+/// Reads the manifests of units one after another: names, and what they say; `None` for one that is cut off
+/// or is not the one of its name.
+fn for_each_record(
+    storage: &dyn Storage,
+    found: &mut dyn FnMut(String, Option<Record>) -> Result<()>,
+) -> Result<()> {
+    let names: Vec<String> = storage.files(UNITS)?.into_keys().collect();
+    storage.read_each(UNITS, names, &mut |file, text| {
+        let name = format!("{UNITS}/{file}");
+        let record = parse(&storage.shown(&name), &file, &text)?;
+        found(name, record)
+    })
+}
+
+fn parse(path: &std::path::Path, file: &str, text: &[u8]) -> Result<Option<Record>> {
+    let Ok(value) = serde_json::from_slice::<Value>(text) else { return Ok(None) };
     if let Some(version) = value["version"].as_u64()
         && version > u64::from(VERSION)
     {
@@ -511,23 +684,19 @@ fn read(path: &Path) -> Result<Option<Record>> {
         .hint("use the newer hfauto-pipe that wrote it, or compute all again with `--fresh`"));
     }
     let Ok(record) = serde_json::from_value::<Record>(value) else { return Ok(None) };
-    let is_named_so =
-        path.file_name().is_some_and(|name| *name == *format!("{}.json", record.unit));
-    let parts = record.files.iter().map(|part| part.name.clone().into()).collect();
-    let stays_inside = commit::names(&Value::Array(parts), path).is_ok();
+    let is_named_so = *file == format!("{}.json", record.unit);
+    let stays_inside = record.files.iter().all(|part| commit::stays_inside(&part.name));
     Ok((is_named_so && stays_inside).then_some(record))
 }
 
-/// The rows of a unit, as its manifest has them.
-pub(super) fn rows_of_manifest(path: &Path) -> u64 {
-    read(path).ok().flatten().map_or(0, |record| record.rows)
-}
-
-fn has_files(record: &Record, root: &Path, staged: &Path) -> bool {
-    record.files.iter().all(|part| {
-        [staged, root].iter().any(|folder| {
-            let found = fs::metadata(folder.join(&part.name));
-            found.is_ok_and(|found| found.is_file() && found.len() == part.bytes)
-        })
-    })
+/// Units that are done, and their rows.
+pub(super) fn count(storage: &dyn Storage) -> Result<(usize, u64)> {
+    let (mut units, mut rows) = (0, 0);
+    for_each_record(storage, &mut |_, record| {
+        if let Some(record) = record {
+            (units, rows) = (units + 1, rows + record.rows);
+        }
+        Ok(())
+    })?;
+    Ok((units, rows))
 }

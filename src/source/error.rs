@@ -219,7 +219,8 @@ fn culprit<'f>(reason: &str, files: &'f [InputFile]) -> Option<&'f InputFile> {
     }
     let named = files.iter().find(|file| reason.contains(&*file.path.to_string_lossy()));
     named.or_else(|| {
-        files.iter().find(|file| match std::fs::File::open(&file.path) {
+        let local = files.iter().filter(|file| !file.is_remote());
+        local.into_iter().find(|file| match std::fs::File::open(&file.path) {
             Err(_) => true,
             Ok(opened) => {
                 let is_parquet = file
@@ -315,7 +316,11 @@ mod tests {
 
     #[test]
     fn one_file_is_the_culprit() {
-        let file = InputFile { path: "/data/a.csv".into(), bytes: 1, rows: None };
+        let folder = tempfile::tempdir().unwrap();
+        let stamp = std::fs::metadata(folder.path()).unwrap();
+        let stamp = super::super::stamp::FileStamp::of_file(&stamp).unwrap();
+        let path = "/data/a.csv".into();
+        let file = InputFile { path, bytes: 1, rows: None, stamp, remote: None };
         let error = DataFusionError::ArrowError(Box::new(ArrowError::CsvError("x".into())), None);
         let error = stream_error(error, &[file]);
         assert_eq!(error.message(), "cannot read the rows of `/data/a.csv`: Csv error: x");

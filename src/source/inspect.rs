@@ -16,6 +16,7 @@ use datafusion::datasource::file_format::file_compression_type::FileCompressionT
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
+use datafusion::parquet::file::reader::ChunkReader;
 
 use super::csv::CsvColumns;
 use super::jsonl::JsonColumns;
@@ -81,8 +82,14 @@ pub(super) fn inspect(file: &ListedFile, csv: CsvSpec, max_rows: u64) -> Result<
     let path = file.path.as_path();
     let at_path = |error: Error| error.at(path.display());
     match file.form.format {
-        FileFormat::Parquet => parquet(path),
-        FileFormat::Arrow => arrow(path),
+        FileFormat::Parquet => match &file.remote {
+            Some(remote) => parquet(path, remote),
+            None => open(path).and_then(|opened| parquet(path, &opened)),
+        },
+        FileFormat::Arrow => match &file.remote {
+            Some(remote) => arrow(path, remote.reader()),
+            None => open(path).and_then(|opened| arrow(path, opened)),
+        },
         FileFormat::Csv => {
             super::csv::inspect(decompressed(file)?, csv, max_rows).map(|(mut columns, rows)| {
                 let bytes = std::mem::take(&mut columns.bytes);
@@ -110,8 +117,12 @@ fn open(path: &Path) -> Result<File> {
 }
 
 fn decompressed(file: &ListedFile) -> Result<Box<dyn Read + Send>> {
+    let opened: Box<dyn Read + Send> = match &file.remote {
+        Some(remote) => Box::new(remote.reader()),
+        None => Box::new(open(&file.path)?),
+    };
     FileCompressionType::from(file.form.codec)
-        .convert_read(BufReader::with_capacity(1 << 18, open(&file.path)?))
+        .convert_read(BufReader::with_capacity(1 << 18, opened))
         .map_err(|error| Error::new(ErrorKind::Data, "cannot decompress").source(error))
 }
 
@@ -125,13 +136,13 @@ pub(super) fn read_error(error: io::Error, line: u64) -> Error {
 }
 
 /// Reads the footer of a Parquet file.
-fn parquet(path: &Path) -> Result<Inspected> {
+fn parquet(path: &Path, opened: &impl ChunkReader) -> Result<Inspected> {
     let broken = |error: ParquetError| {
         Error::new(ErrorKind::Data, format!("`{}` is not a whole Parquet file", path.display()))
             .source(error)
             .hint("it may be cut off or of another format; write or copy it again")
     };
-    let metadata = ParquetMetaDataReader::new().parse_and_finish(&open(path)?).map_err(broken)?;
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(opened).map_err(broken)?;
     let file = metadata.file_metadata();
     let schema =
         parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()).map_err(broken)?;
@@ -176,13 +187,13 @@ fn row_starts(row_groups: impl Iterator<Item = u64>) -> Vec<Start> {
 }
 
 /// Reads the schema of an Arrow IPC file, of either format.
-fn arrow(path: &Path) -> Result<Inspected> {
+fn arrow(path: &Path, opened: impl Read + Seek) -> Result<Inspected> {
     let broken = |error: ArrowError| {
         Error::new(ErrorKind::Data, format!("`{}` is not a whole Arrow IPC file", path.display()))
             .source(error)
             .hint("it may be cut off or of another format; write or copy it again")
     };
-    let mut file = BufReader::new(open(path)?);
+    let mut file = BufReader::new(opened);
     let mut magic = [0; 6];
     let stream = match file.read_exact(&mut magic) {
         Ok(()) => &magic != b"ARROW1",

@@ -5,6 +5,7 @@
 //! - Entries whose name starts with `.` or `_` are skipped in folders and globs: by convention they
 //!   are not data (`_SUCCESS`, `_hfauto`, `.crc` files).
 //! - A file that is listed twice is read once, where it comes first.
+//! - Objects of a store are listed as files of folders are; all are of one bucket.
 //! - `key=value` folders directly above a file are its hive partitions, however the path was written:
 //!   `data/`, `data/lang=*/*.parquet` and `data/lang=en/part.parquet` give the same columns.
 
@@ -15,8 +16,11 @@ use std::path::{Component, Path, PathBuf};
 
 use datafusion::common::parsers::CompressionTypeVariant as Codec;
 
+use super::remote::{self, RemoteFile};
+use super::stamp::FileStamp;
 use crate::config::pipeline::{FileFormat, SourceSpec};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::Place;
 
 /// The folder value that means null.
 pub(super) const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
@@ -48,11 +52,15 @@ impl fmt::Display for Form {
 }
 
 /// One file to read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct ListedFile {
+    /// The path; of an object its URL.
     pub(super) path: PathBuf,
     pub(super) bytes: u64,
+    pub(super) stamp: FileStamp,
     pub(super) form: Form,
+    /// The object, if it is one.
+    pub(super) remote: Option<RemoteFile>,
     /// Hive partitions from the outermost folder; `None` is null.
     pub(super) partitions: Vec<(String, Option<String>)>,
 }
@@ -91,6 +99,20 @@ pub(super) fn list(spec: &SourceSpec) -> Result<Vec<ListedFile>> {
     let Some(first) = files.first() else {
         return Err(Error::new(ErrorKind::Config, "`source.path` names no path").at(&spec.location));
     };
+    let store = |file: &ListedFile| file.remote.as_ref().map(|remote| remote.place.url.clone());
+    let first_store = store(first);
+    if let Some(other) = files.iter().find(|file| store(file) != first_store) {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "one source reads files of one bucket, or local ones: `{}` and `{}` are apart",
+                first.path.display(),
+                other.path.display()
+            ),
+        )
+        .hint("run one pipeline for each, or copy the files together")
+        .at(&spec.location));
+    }
     if let Some(other) = files.iter().find(|file| file.form != first.form) {
         return Err(Error::new(
             ErrorKind::Config,
@@ -148,25 +170,64 @@ impl Form {
     }
 }
 
+/// A file that was found, before it is known whether it is data.
+enum Found {
+    Local(PathBuf),
+    Remote(RemoteFile, FileStamp),
+}
+
+impl Found {
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Local(path) => path.clone(),
+            Self::Remote(file, _) => file.url().into(),
+        }
+    }
+
+    fn listed(self, form: Form) -> Result<ListedFile> {
+        let path = self.path();
+        let partitions = partitions_of(&path);
+        let (bytes, stamp, remote) = match self {
+            Self::Local(path) => {
+                let looked_at = std::fs::metadata(&path)
+                    .and_then(|metadata| Ok((metadata.len(), FileStamp::of_file(&metadata)?)));
+                let (bytes, stamp) = looked_at.map_err(|error| {
+                    Error::new(ErrorKind::NoInput, format!("cannot open `{}`", path.display()))
+                        .source(error)
+                })?;
+                (bytes, stamp, None)
+            }
+            Self::Remote(file, stamp) => (file.bytes(), stamp, Some(file)),
+        };
+        Ok(ListedFile { path, bytes, stamp, form, remote, partitions })
+    }
+}
+
+/// A file that is named is read whatever it is called.
+fn named(found: Found, written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFile>> {
+    let form = form_of(&found.path(), format).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Config,
+            format!("cannot tell the format of `{written}` from its name"),
+        )
+        .hint("set `source.format` to parquet, csv, jsonl or arrow")
+    })?;
+    Ok(vec![found.listed(form)?])
+}
+
 fn list_one(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFile>> {
+    if crate::store::is_url(written) {
+        return list_remote(written, format);
+    }
     let path = local_path(written)?;
     match std::fs::metadata(&path) {
         Ok(metadata) if metadata.is_dir() => {
             let mut paths = Vec::new();
             walk(&path, &mut paths)?;
-            known(paths, format, || format!("the folder `{written}`"))
+            let found = paths.into_iter().map(Found::Local).collect();
+            known(found, format, || format!("the folder `{written}`"))
         }
-        // A file that is named is read whatever it is called.
-        Ok(metadata) if metadata.is_file() => {
-            let form = form_of(&path, format).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Config,
-                    format!("cannot tell the format of `{written}` from its name"),
-                )
-                .hint("set `source.format` to parquet, csv, jsonl or arrow")
-            })?;
-            Ok(vec![listed(path, metadata.len(), form)])
-        }
+        Ok(metadata) if metadata.is_file() => named(Found::Local(path), written, format),
         Ok(_) => Err(Error::new(
             ErrorKind::NoInput,
             format!("`{written}` is neither a file nor a folder"),
@@ -182,14 +243,58 @@ fn list_one(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFile>
     }
 }
 
+/// Objects: one, all below a folder, or those that a glob names. Stores of the web are not listed.
+fn list_remote(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFile>> {
+    let place = Place::open(written)?;
+    if let Some((file, stamp)) = remote::object(&place)? {
+        return named(Found::Remote(file, stamp), written, format);
+    }
+    let missing = || Error::new(ErrorKind::NoInput, format!("`{written}` does not exist"));
+    if written.starts_with("http") {
+        return Err(missing().hint("over HTTP, files are named one by one"));
+    }
+    let pattern = place.path.as_ref();
+    let base = match pattern.find(['*', '?', '[']) {
+        Some(wildcard) => &pattern[..pattern[..wildcard].rfind('/').unwrap_or(0)],
+        None => pattern,
+    };
+    let folder = Place { path: base.into(), ..place.clone() };
+    let found = remote::objects_below(&folder)?.into_iter();
+    let found =
+        found.map(|(file, stamp)| (file.place.path.to_string(), Found::Remote(file, stamp)));
+    let below = |name: &str| name[base.len()..].trim_start_matches('/').to_owned();
+    if base == pattern {
+        let shown = found.filter(|(name, _)| !below(name).split('/').any(is_hidden));
+        let shown: Vec<Found> = shown.map(|(_, found)| found).collect();
+        if shown.is_empty() {
+            return Err(missing().hint("no object has this name, or begins with it and a `/`"));
+        }
+        return known(shown, format, || format!("the folder `{written}`"));
+    }
+    let glob = glob::Pattern::new(pattern).map_err(|error| {
+        Error::new(ErrorKind::Config, format!("`{written}` is not a glob: {}", error.msg))
+    })?;
+    let options = glob::MatchOptions { require_literal_separator: true, ..GLOB };
+    let names_hidden = below(pattern).split('/').any(is_hidden);
+    // As on a disk, what a folder that matches holds is meant too.
+    let matches = |name: &str| {
+        let ends = name.match_indices('/').map(|(end, _)| end).chain([name.len()]);
+        ends.filter(|end| *end > base.len()).any(|end| glob.matches_with(&name[..end], options))
+    };
+    let found = found.filter(|(name, _)| {
+        matches(name) && (names_hidden || !below(name).split('/').any(is_hidden))
+    });
+    of_glob(found.map(|(_, found)| found).collect(), written, format)
+}
+
 fn local_path(written: &str) -> Result<PathBuf> {
     if let Some((scheme, _)) = written.split_once("://") {
         if scheme != "file" {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("`{written}`: this version reads local files only, not `{scheme}://`"),
+                format!("`{written}`: the scheme `{scheme}://` is not known"),
             )
-            .hint("copy the files to a local folder first"));
+            .hint(format!("known are a local path and {}", crate::store::SCHEMES.join(", "))));
         }
         return url::Url::parse(written).ok().and_then(|url| url.to_file_path().ok()).ok_or_else(
             || {
@@ -242,22 +347,18 @@ fn walk(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
 
 /// The files of a folder or glob whose names tell a format that is asked for.
 fn known(
-    paths: Vec<PathBuf>,
+    found: Vec<Found>,
     format: Option<FileFormat>,
     looked_at: impl Fn() -> String,
 ) -> Result<Vec<ListedFile>> {
     let mut files = Vec::new();
     let mut unknown = None;
-    for path in paths {
-        match form_of(&path, None) {
+    for found in found {
+        match form_of(&found.path(), None) {
             Some(form) if format.is_none_or(|format| format == form.format) => {
-                let metadata = std::fs::metadata(&path).map_err(|error| {
-                    Error::new(ErrorKind::NoInput, format!("cannot open `{}`", path.display()))
-                        .source(error)
-                })?;
-                files.push(listed(path, metadata.len(), form));
+                files.push(found.listed(form)?);
             }
-            _ => unknown = unknown.or(Some(path)),
+            _ => unknown = unknown.or(Some(found.path())),
         }
     }
     if files.is_empty() {
@@ -279,11 +380,15 @@ fn known(
     Ok(files)
 }
 
+const GLOB: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: false,
+    require_literal_leading_dot: true,
+};
+
 fn expand(path: &Path, written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFile>> {
     let pattern = path.to_string_lossy();
-    let options =
-        glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
-    let matches = glob::glob_with(&pattern, options).map_err(|error| {
+    let matches = glob::glob_with(&pattern, GLOB).map_err(|error| {
         Error::new(ErrorKind::Config, format!("`{written}` is not a glob: {}", error.msg))
     })?;
     // Folders before the first wildcard were written on purpose, whatever their names.
@@ -312,31 +417,29 @@ fn expand(path: &Path, written: &str, format: Option<FileFormat>) -> Result<Vec<
         }
     }
     paths.sort();
-    if paths.is_empty() {
+    of_glob(paths.into_iter().map(Found::Local).collect(), written, format)
+}
+
+/// The files that a glob matches. With a format given, the glob says which are meant and their names do not
+/// matter.
+fn of_glob(
+    found: Vec<Found>,
+    written: &str,
+    format: Option<FileFormat>,
+) -> Result<Vec<ListedFile>> {
+    if found.is_empty() {
         return Err(Error::new(ErrorKind::NoInput, format!("nothing matches `{written}`"))
             .hint("names that start with `.` or `_` are skipped; `**` crosses folders"));
     }
-    // With a format given, a glob says which files are meant and their names do not matter.
-    match format {
-        Some(format) => paths
-            .into_iter()
-            .map(|path| {
-                let metadata = std::fs::metadata(&path).map_err(|error| {
-                    Error::new(ErrorKind::NoInput, format!("cannot open `{}`", path.display()))
-                        .source(error)
-                })?;
-                let form = form_of(&path, Some(format))
-                    .unwrap_or(Form { format, codec: Codec::UNCOMPRESSED });
-                Ok(listed(path, metadata.len(), form))
-            })
-            .collect(),
-        None => known(paths, None, || format!("the glob `{written}`")),
-    }
-}
-
-fn listed(path: PathBuf, bytes: u64, form: Form) -> ListedFile {
-    let partitions = partitions_of(&path);
-    ListedFile { path, bytes, form, partitions }
+    let Some(asked) = format else {
+        return known(found, None, || format!("the glob `{written}`"));
+    };
+    let listed = found.into_iter().map(|found| {
+        let form = form_of(&found.path(), format)
+            .unwrap_or(Form { format: asked, codec: Codec::UNCOMPRESSED });
+        found.listed(form)
+    });
+    listed.collect()
 }
 
 /// The unbroken run of `key=value` folders directly above the file, outermost first.

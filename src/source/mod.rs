@@ -1,10 +1,11 @@
 //! Where rows come from: files of one format, opened as one DataFusion table in a fixed order. The
 //! entry is [`open`]; [`session`] makes the context to open it in, and [`stream_error`] turns what goes
 //! wrong later into an error of ours. Not here: SQL steps and models, which work on the
-//! [`DataFrame`], and cloud stores.
+//! [`DataFrame`].
 //!
 //! - **Order.** Rows come in the order of `source.path`, inside a folder or glob by path, inside a
 //!   file as they stand. The module `listing` says what is listed and what is a hive partition.
+//! - **Object stores** (module `remote`) are listed and read by URL; `crate::store` opens them.
 //! - **Formats.** Parquet, CSV, JSONL and Arrow IPC (file and stream); CSV and JSONL also in gzip,
 //!   bzip2, xz and zstd. All files of a source have one format and one compression.
 //! - **Types.** Parquet and Arrow columns keep the types that the file has. Those of CSV and JSONL
@@ -17,8 +18,10 @@ mod error;
 mod inspect;
 mod jsonl;
 mod listing;
+mod remote;
 mod schema;
 mod session;
+mod stamp;
 mod table;
 mod units;
 
@@ -37,11 +40,13 @@ use futures::{StreamExt, TryStreamExt};
 
 pub use self::error::stream_error;
 pub use self::session::{ROWS_PER_BATCH, session, session_config, session_state};
+pub use self::stamp::FileStamp;
 pub use self::units::Unit;
 
 use self::inspect::{Columns, Inspected, Rows};
 use self::jsonl::JsonColumns;
 use self::listing::ListedFile;
+use self::remote::RemoteFile;
 use self::table::{FilesTable, TableFile};
 use crate::config::pipeline::SourceSpec;
 use crate::error::{Error, ErrorKind, Result};
@@ -76,14 +81,39 @@ impl Source {
 }
 
 /// A file of a source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InputFile {
-    /// Its path.
+    /// Its path; of an object its URL.
     pub path: PathBuf,
     /// Its size on disk.
     pub bytes: u64,
     /// Its rows, when they were counted; `limit` and `where` not applied.
     pub rows: Option<u64>,
+    /// The file as it was when the source was opened.
+    pub stamp: FileStamp,
+    remote: Option<RemoteFile>,
+}
+
+impl InputFile {
+    /// Whether it is an object of a store.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.remote.is_some()
+    }
+
+    /// The file as it is now. Blocks.
+    ///
+    /// # Errors
+    /// `NoInput` when it is gone.
+    pub fn look_again(&self) -> Result<FileStamp> {
+        if let Some(remote) = &self.remote {
+            return remote.look_again();
+        }
+        let stamp = std::fs::metadata(&self.path).and_then(|found| FileStamp::of_file(&found));
+        stamp.map_err(|error| {
+            Error::new(ErrorKind::NoInput, format!("cannot open `{}`", self.path.display()))
+                .source(error)
+        })
+    }
 }
 
 /// Opens a source in a context made by [`session`].
@@ -123,6 +153,8 @@ pub async fn open(ctx: &SessionContext, spec: &SourceSpec) -> Result<Source> {
             path: file.path.clone(),
             bytes: file.bytes,
             rows: inspected.rows.exactly(),
+            stamp: file.stamp.clone(),
+            remote: file.remote.clone(),
         })
         .collect();
 

@@ -186,10 +186,13 @@ fn is_text(data_type: &DataType) -> bool {
 
 /// A file as DataFusion's scan takes it.
 fn partitioned(TableFile { file, part, .. }: &TableFile) -> Result<PartitionedFile> {
-    // Object store paths have no `..`.
-    let location = object_store::path::Path::from_absolute_path(file.path.canonicalize()?)
-        .map_err(object_store::Error::from)
-        .map_err(DataFusionError::from)?;
+    let location = match &file.remote {
+        Some(remote) => remote.place.path.clone(),
+        // Object store paths have no `..`.
+        None => object_store::path::Path::from_absolute_path(file.path.canonicalize()?)
+            .map_err(object_store::Error::from)
+            .map_err(DataFusionError::from)?,
+    };
     let values = file.partitions.iter().map(|(_, value)| ScalarValue::Utf8(value.clone()));
     let mut partitioned = PartitionedFile::new("", file.bytes);
     partitioned.object_meta.location = location;
@@ -243,10 +246,19 @@ impl TableProvider for FilesTable {
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
         let statistics = self.statistics(&files, limit);
+        let store = match files.first().and_then(|file| file.file.remote.as_ref()) {
+            Some(remote) => {
+                let place = &remote.place;
+                let store = Arc::clone(&place.store);
+                state.runtime_env().register_object_store(place.url.as_ref(), store);
+                place.url.clone()
+            }
+            None => ObjectStoreUrl::local_filesystem(),
+        };
         let files = files.into_iter().map(partitioned).collect::<Result<Vec<_>>>()?;
         let format = self.format();
         let source = format.file_source(self.table_schema.clone());
-        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source)
+        let config = FileScanConfigBuilder::new(store, source)
             // One group is one partition: files are read one after another in this order.
             .with_file_groups(vec![FileGroup::new(files)])
             .with_preserve_order(true)

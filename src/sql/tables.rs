@@ -14,6 +14,7 @@ use datafusion::execution::context::SessionContext;
 
 use crate::config::pipeline::SourceSpec;
 use crate::source;
+use crate::store;
 
 /// A context in which a table that is not registered is looked for as a file, a folder or a glob; relative
 /// paths start from `dir`.
@@ -46,7 +47,7 @@ impl UrlTableFactory for Files {
         if !name.contains(['/', '.', '*']) {
             return Ok(None);
         }
-        let path = self.dir.join(name.strip_prefix("file://").unwrap_or(name));
+        let path = store::join(&self.dir, name);
         let spec = SourceSpec::of_path(path.display().to_string(), format!("table '{name}'"));
         let source = source::open(&self.context, &spec)
             .await

@@ -19,6 +19,7 @@ mod heads;
 mod hub;
 mod image_classification;
 mod invariance;
+mod object_store;
 mod parity;
 mod pipelines;
 mod row_errors;

@@ -82,7 +82,12 @@ impl Fixture {
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
-        Ran::from(self.command(args).output().unwrap(), self.dir.path())
+        self.ran(self.command(args).output().unwrap())
+    }
+
+    /// What a command of [`Self::command`] did.
+    pub(crate) fn ran(&self, output: Output) -> Ran {
+        Ran::from(output, self.dir.path())
     }
 
     /// The files below a folder, relative, sorted; nothing when it does not exist.

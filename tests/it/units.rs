@@ -202,6 +202,192 @@ fn a_signal_keeps_the_units_that_are_done() {
 }
 
 #[test]
+fn shards_share_a_job() {
+    let fixture = fixture(7, "on_error: {rows: skip}");
+    let expected = {
+        fixture.run(&["run", "embed.yaml"]).succeeds();
+        output(&fixture, "out")
+    };
+    fs::remove_dir_all(fixture.path("out")).unwrap();
+    let shard = |shard: &str| {
+        let mut command = fixture.command(&["run", "embed.yaml", "--progress", "none"]);
+        command.args(["--shard", shard]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    // One after another: what is done is kept, and the last one publishes.
+    let first = fixture.ran(shard("1/3").output().unwrap());
+    assert!(
+        first.succeeds().stdout.contains("1/3: 4 units are left to the others"),
+        "{}",
+        first.stdout
+    );
+    assert!(!fixture.path("out/_SUCCESS").exists());
+    let killed = shard("2/3").env("HFAUTO_FAILPOINT", "unit.renamed:2").output().unwrap();
+    assert_eq!(killed.status.signal(), Some(9));
+    let third = fixture.ran(shard("3/3").output().unwrap());
+    assert!(third.succeeds().stdout.contains("1 units are left"), "{}", third.stdout);
+    let second = fixture.ran(shard("2/3").output().unwrap());
+    assert!(second.succeeds().stdout.contains("the output is published"), "{}", second.stdout);
+    assert_eq!(output(&fixture, "out"), expected);
+    let again = fixture.ran(shard("1/3").output().unwrap());
+    assert!(again.succeeds().stdout.contains("nothing to compute"), "{}", again.stdout);
+
+    // All at the same time.
+    fs::remove_dir_all(fixture.path("out")).unwrap();
+    let shards: Vec<_> = ["1/3", "2/3", "3/3"].map(|name| shard(name).spawn().unwrap()).into();
+    for shard in shards {
+        fixture.ran(shard.wait_with_output().unwrap()).succeeds();
+    }
+    assert_eq!(output(&fixture, "out"), expected);
+
+    // While one is at work, the same shard, a whole run and a shard of another job wait for nobody.
+    fs::remove_dir_all(fixture.path("out")).unwrap();
+    let mut held = shard("1/3").env("HFAUTO_FAILPOINT", "unit.committed:1:hold").spawn().unwrap();
+    let start = Instant::now();
+    while !fixture.path("out/_hfauto/units").exists() {
+        assert!(start.elapsed() < Duration::from_mins(1), "the shard did not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    fixture.ran(shard("1/3").output().unwrap()).fails(75, &["another run is writing"]);
+    fixture.run(&["run", "embed.yaml"]).fails(75, &["another run is writing"]);
+    let other = fixture.ran(
+        shard("2/3")
+            .args(["--set", "steps.0.feature-extraction.normalize=false"])
+            .output()
+            .unwrap(),
+    );
+    other.fails(75, &["a shard of another job is writing"]);
+    held.kill().unwrap();
+    held.wait().unwrap();
+    fixture.run(&["run", "embed.yaml"]).succeeds();
+    assert_eq!(output(&fixture, "out"), expected);
+
+    fixture
+        .ran(shard("1/3").arg("--fresh").output().unwrap())
+        .fails(64, &["`--shard` does not go with"]);
+    fixture.ran(shard("4/3").output().unwrap()).fails(64, &["write it as 1/4"]);
+    let whole = embed_pipeline(&mini_embedder(), "in/*.csv", "one.parquet", "");
+    fixture.file("embed.yaml", whole);
+    fixture
+        .ran(shard("1/3").output().unwrap())
+        .fails(78, &["can be computed in units", "one file"]);
+}
+
+/// Runs a script where mounts are its own; `None`, and a line on stderr, where the system allows none.
+fn with_own_mounts(fixture: &Fixture, script: &str) -> Option<String> {
+    let program = env!("CARGO_BIN_EXE_hfauto-pipe");
+    let run = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--map-root-user", "sh", "-c", script]);
+        command.current_dir(fixture.path("")).env("PIPE", program).env("HF_HUB_OFFLINE", "1");
+        command.output()
+    };
+    fs::create_dir_all(fixture.path("out")).unwrap();
+    if !run("mount -t tmpfs none out").is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: no mounts here (unshare --mount --map-root-user)");
+        return None;
+    }
+    let output = run(script).unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Some(text(output.stdout) + &text(output.stderr))
+}
+
+#[test]
+fn a_full_disk_keeps_the_units_that_are_done() {
+    let fixture = fixture(6, "");
+    let expected = undisturbed(&fixture);
+    let bytes: usize = expected.values().map(Vec::len).sum();
+    fs::remove_dir_all(fixture.path("out")).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size={}k none out
+         $PIPE run embed.yaml --progress none; echo code $?
+         ls out/_hfauto/units | wc -l; ls out; ls -a out/_hfauto/tmp
+         mount -o remount,size=50m out
+         $PIPE run embed.yaml --progress none; echo code $?
+         cp -r out saved",
+        bytes * 2 / 3 / 1024
+    );
+    let Some(said) = with_own_mounts(&fixture, &script) else { return };
+    let codes: Vec<&str> = said.lines().filter(|line| line.starts_with("code ")).collect();
+    assert_eq!(codes, ["code 73", "code 0"], "{said}");
+    assert!(said.contains("No space left on device") && said.contains("free space"), "{said}");
+    assert!(said.contains("of 6 units are done and kept"), "{said}");
+    assert!(!said.contains(" 0 done before"), "{said}");
+    assert_eq!(output(&fixture, "saved"), expected);
+}
+
+#[test]
+fn an_output_that_is_read_only_is_told_before_the_work() {
+    let fixture = fixture(2, "");
+    let script = "mount -t tmpfs none out && mount -o remount,ro out
+                  $PIPE run embed.yaml --progress none; echo code $?";
+    let Some(said) = with_own_mounts(&fixture, script) else { return };
+    assert!(said.contains("code 73"), "{said}");
+    assert!(
+        said.contains("Read-only file system") && said.contains("make the folder writable"),
+        "{said}"
+    );
+}
+
+/// Starts a run that stays for ten seconds where its first unit is committed.
+fn held_at_its_first_unit(fixture: &Fixture) -> std::process::Child {
+    let mut command = fixture.command(&["run", "embed.yaml", "--progress", "none"]);
+    command.env("HFAUTO_FAILPOINT", "unit.committed:1:hold").stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let start = Instant::now();
+    while !fixture.path("out/_hfauto/units").exists() {
+        assert!(start.elapsed() < Duration::from_mins(1), "the run did not start");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[test]
+fn an_input_that_changes_while_it_is_read_fails_by_name() {
+    let fixture = fixture(4, "");
+    let child = held_at_its_first_unit(&fixture);
+    write_file(&fixture, 3, 22);
+    let ran = fixture.ran(child.wait_with_output().unwrap());
+    ran.fails(65, &["in/003.csv` was changed while it was read", "units are done and kept"]);
+    assert!(!fixture.path("out/_SUCCESS").exists());
+    let report = report(&fixture, &[]);
+    assert!(report["units"]["skipped"].as_u64().unwrap() >= 2, "{report}");
+    assert_eq!(ids(&fixture, "out").len(), 3 * 20 + 22);
+}
+
+#[test]
+fn a_clock_that_jumps_changes_no_answer() {
+    let fixture = fixture(3, "run: {incremental: new_or_changed}");
+    // Files of the future and from before the epoch are files.
+    let day = Duration::from_hours(24);
+    let touch = |file: &str, time: std::time::SystemTime| {
+        fs::File::options()
+            .write(true)
+            .open(fixture.path(file))
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+    };
+    touch("in/000.csv", std::time::SystemTime::now() + day * 365 * 50);
+    touch("in/001.csv", std::time::UNIX_EPOCH - day);
+    let mut child = held_at_its_first_unit(&fixture);
+    // The clock goes back an hour during the run: it started in the future.
+    let run =
+        fixture.files("out/_hfauto/tmp").into_iter().find(|name| name.ends_with("started.json"));
+    let path = fixture.path(&format!("out/_hfauto/tmp/{}", run.unwrap()));
+    let mut started: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    started["at"] = (chrono::Utc::now() + chrono::Duration::hours(1)).to_rfc3339().into();
+    fs::write(&path, started.to_string()).unwrap();
+    let status = fixture.run(&["status", "embed.yaml", "--json"]);
+    let state: Value = serde_json::from_str(&status.succeeds().stdout).unwrap();
+    assert_eq!((&state["is_running"], &state["seconds_left"]), (&true.into(), &Value::Null));
+    assert!(child.wait().unwrap().success());
+    let again = report(&fixture, &[]);
+    assert_eq!((&again["units"]["computed"], &again["units"]["skipped"]), (&0.into(), &3.into()));
+    assert_eq!(ids(&fixture, "out").len(), 60);
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let fixture = fixture(3, "");
     let mut child = fixture

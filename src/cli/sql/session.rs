@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sink::{Sink, SinkOptions};
 use crate::source;
 use crate::sql::{ModelCatalog, ModelStatement, model_statement, register, with_file_tables};
+use crate::store;
 
 /// A session.
 pub(super) struct Session {
@@ -63,7 +64,7 @@ impl Session {
         let output = args.output.clone().map(|path| (path, args.fresh));
         let session = Self { context, catalog, format: args.format, output };
         for (name, path) in &args.tables {
-            let path = dir.join(path).display().to_string();
+            let path = store::join(&dir, path).display().to_string();
             let spec = SourceSpec::of_path(path, format!("--table {name}"));
             let table = source::open(&session.context, &spec).await?.dataframe.into_view();
             session
@@ -225,10 +226,10 @@ impl Session {
 
 /// A sink at a path, by its extension or as given.
 fn sink_spec(path: PathBuf, format: Option<FileFormat>) -> Result<SinkSpec> {
+    let is_url = store::is_url(&path.to_string_lossy());
     let is_folder = path.to_string_lossy().ends_with('/') || path.is_dir();
-    let path = std::path::absolute(&path).map_err(|e| {
-        Error::new(ErrorKind::Sink, format!("cannot write `{}`", path.display())).source(e)
-    })?;
+    let path = if is_url { Ok(path) } else { std::path::absolute(&path) }
+        .map_err(|e| Error::new(ErrorKind::Sink, "cannot tell the working folder").source(e))?;
     let by_path = path.to_str().and_then(FileFormat::of_path);
     // A folder of the name `x.tsv` would surprise.
     if by_path.is_none() && format.is_none() && path.extension().is_some() && !is_folder {

@@ -87,6 +87,14 @@ impl Resolver<'_> {
             self.report.push(if known { problem.hint(hint) } else { problem });
             return text.to_owned();
         }
+        if crate::store::is_url(text) {
+            let message = format!("`{}`: models are not read from object stores", at.shown(text));
+            self.report.push(
+                Diagnostic::new(at.value, message)
+                    .hint("write a hub id (`org/name`), or copy the files to a local directory"),
+            );
+            return text.to_owned();
+        }
         if text.trim().is_empty() || self.is_directory(text) {
             return self.path_text(text, at, "model").unwrap_or_default();
         }

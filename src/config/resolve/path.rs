@@ -1,15 +1,11 @@
-//! Paths as written to absolute local paths: relative to the pipeline file, `~`, `file://`. Object
-//! stores are refused by name.
+//! Paths as written to absolute ones: relative to the pipeline file, `~`, `file://`. URLs of object stores
+//! stay as they are.
 
 use std::path::{Path, PathBuf};
 
 use super::{Cursor, Resolver};
 use crate::config::diagnostics::Diagnostic;
-
-/// The schemes of object stores and services, which a later version reads.
-const REMOTE: &[&str] = &[
-    "s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "hdfs", "hf",
-];
+use crate::store;
 
 /// The scheme of a URL: the part before `://`.
 pub(super) fn scheme(text: &str) -> Option<&str> {
@@ -52,15 +48,12 @@ impl Resolver<'_> {
                 };
                 return Ok(PathBuf::from(path));
             }
+            Some(name) if store::SCHEMES.contains(&name) => return Ok(PathBuf::from(text)),
             // The scheme of a variable's value is no secret, but the rest may be.
-            Some(name) if REMOTE.contains(&name.to_ascii_lowercase().as_str()) => {
-                let message =
-                    format!("`{name}://`: object stores are not supported in this version");
-                return refuse(message, "copy the files to a local folder");
-            }
             Some(name) => {
                 let message = format!("the scheme `{name}://` is not known");
-                return refuse(message, "write a local path, or `file:///` and an absolute path");
+                let known = store::SCHEMES.join("://, ");
+                return refuse(message, &format!("known are local paths, file://, {known}://"));
             }
         }
         if let Some(rest) = text.strip_prefix('~') {

@@ -15,6 +15,13 @@ impl Resolver<'_> {
     pub(super) fn sink(&mut self, raw: &RawSink, at: Cursor<'_>) -> SinkSpec {
         let path_at = at.key("path");
         let path = self.path(&raw.path, path_at, "path");
+        if raw.path.starts_with("http://") || raw.path.starts_with("https://") {
+            let message = format!("`{}`: nothing is written over HTTP", path_at.shown(&raw.path));
+            self.report.push(
+                Diagnostic::new(path_at.value, message)
+                    .hint("write to a local folder, or to s3://, gs:// or az://"),
+            );
+        }
         let by_path = FileFormat::of_path(&raw.path);
         let format = match (raw.format.map(file_format), by_path) {
             (Some(format), Some((other, _))) if format != other => {

@@ -1,0 +1,354 @@
+//! A folder of this machine, or of a file system that it shares with others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+
+use super::{Hold, Holder, LOCK, Lock, Storage, held};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::failpoint;
+use crate::sink::commit::META;
+use crate::sink::disk::{remove_file, sync_folder, write_error};
+
+#[derive(Debug)]
+pub(in crate::sink) struct LocalStorage {
+    root: PathBuf,
+    /// Folders that were not there before.
+    created: Mutex<Vec<PathBuf>>,
+}
+
+impl LocalStorage {
+    pub(in crate::sink) fn new(root: &Path) -> Self {
+        // Without the slash at the end, which the system takes for a demand.
+        Self { root: root.components().collect(), created: Mutex::default() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() { self.root.clone() } else { self.root.join(name) }
+    }
+
+    /// Makes entries of folders durable, those of inner folders first.
+    fn sync_folders_of<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<()> {
+        let mut folders = BTreeSet::new();
+        for name in names {
+            let inside = Path::new(name).ancestors().skip(1);
+            folders.extend(inside.map(|folder| self.root.join(folder)));
+        }
+        // Removing may have removed folders.
+        for folder in folders.iter().rev().filter(|folder| folder.exists()) {
+            sync_folder(folder)?;
+        }
+        Ok(())
+    }
+}
+
+impl Storage for LocalStorage {
+    fn shown(&self, name: &str) -> PathBuf {
+        self.path(name)
+    }
+
+    fn exists(&self) -> Result<bool> {
+        match fs::metadata(&self.root) {
+            Ok(metadata) if metadata.is_dir() => Ok(true),
+            Ok(_) => Err(Error::new(
+                ErrorKind::Sink,
+                format!("the output `{}` is to be a folder, but is a file", self.root.display()),
+            )
+            .hint("choose another `sink.path`")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(write_error(&self.root, error)),
+        }
+    }
+
+    fn is_file(&self, name: &str) -> Result<Option<bool>> {
+        let path = self.path(name);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.is_file())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(write_error(&path, error)),
+        }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        let nearest = self
+            .root
+            .ancestors()
+            .map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+            .find_map(|folder| match fs::metadata(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => Some(Err(error)),
+                Ok(_) => Some(Ok(folder)),
+            });
+        let probe = match nearest {
+            Some(Ok(folder)) => tempfile::tempfile_in(folder).map(drop),
+            Some(Err(error)) => Err(error),
+            None => Ok(()),
+        };
+        probe.map_err(|error| write_error(&self.root, error))
+    }
+
+    fn files(&self, folder: &str) -> Result<BTreeMap<String, u64>> {
+        fn walk(folder: &Path, prefix: &str, found: &mut BTreeMap<String, u64>) -> io::Result<()> {
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.starts_with(['.', '_']) {
+                    continue;
+                }
+                if entry.file_type()?.is_dir() {
+                    walk(&entry.path(), &format!("{prefix}{name}/"), found)?;
+                } else {
+                    found.insert(format!("{prefix}{name}"), entry.metadata()?.len());
+                }
+            }
+            Ok(())
+        }
+        let folder = self.path(folder);
+        let mut found = BTreeMap::new();
+        if folder.exists() {
+            walk(&folder, "", &mut found).map_err(|error| write_error(&folder, error))?;
+        }
+        Ok(found)
+    }
+
+    fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        let folder = self.path(folder);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|error| write_error(&folder, error))?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| write_error(&folder, error))?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.path(name);
+        match fs::read(&path) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                Err(Error::new(ErrorKind::Sink, format!("cannot read `{}`", path.display()))
+                    .source(error)
+                    .hint("make it readable, or choose another `sink.path`"))
+            }
+        }
+    }
+
+    fn read_each(
+        &self,
+        folder: &str,
+        names: Vec<String>,
+        found: &mut dyn FnMut(String, Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        for name in names {
+            if let Some(content) = self.read(&format!("{folder}/{name}"))? {
+                found(name, content)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn modified(&self, name: &str) -> Result<Option<DateTime<Utc>>> {
+        let modified = fs::metadata(self.path(name)).and_then(|found| found.modified());
+        Ok(modified.ok().map(DateTime::from))
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.path(name);
+        let part = path.with_extension("part");
+        let write = || {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            let mut file = File::create(&part)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&part, &path)
+        };
+        write().map_err(|error| write_error(&self.root, error))?;
+        path.parent().map_or(Ok(()), sync_folder)
+    }
+
+    fn spool(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.path(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        Ok(path)
+    }
+
+    fn keep(&self, parts: &[(PathBuf, String)]) -> Result<()> {
+        for (from, name) in parts {
+            let to = self.spool(name).map_err(|error| write_error(&self.path(name), error))?;
+            if *from != to {
+                fs::rename(from, &to).map_err(|error| write_error(&to, error))?;
+            }
+        }
+        failpoint("unit.renamed");
+        self.sync_folders_of(parts.iter().map(|(_, name)| name.as_str()))
+    }
+
+    fn publish(&self, from: &str, names: &[String]) -> Result<()> {
+        for name in names {
+            let from = self.path(from).join(name);
+            if from.exists() {
+                let to = self.spool(name).map_err(|error| write_error(&self.path(name), error))?;
+                fs::rename(&from, &to).map_err(|error| write_error(&to, error))?;
+            }
+        }
+        self.sync_folders_of(names.iter().map(String::as_str))
+    }
+
+    fn remove_all(&self, names: &[String]) -> Result<()> {
+        for name in names {
+            remove_file(&self.path(name))?;
+            for folder in Path::new(name).ancestors().skip(1) {
+                // Fails, rightly, while something is inside.
+                if folder.as_os_str().is_empty() || fs::remove_dir(self.root.join(folder)).is_err()
+                {
+                    break;
+                }
+            }
+        }
+        self.sync_folders_of(names.iter().map(String::as_str))
+    }
+
+    fn remove_folder(&self, folder: &str) -> Result<()> {
+        let folder = self.path(folder);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(write_error(&folder, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn remove_if_empty(&self, folder: &str) {
+        // Fails, rightly, while something is inside.
+        let _ = fs::remove_dir(self.path(folder));
+    }
+
+    fn lock(&self, hold: Hold) -> Result<Box<dyn Lock>> {
+        let path = self.path(LOCK);
+        let mut created = Vec::new();
+        make_folders(&self.path(META).join("tmp"), &mut created)
+            .map_err(|error| write_error(&self.root, error))?;
+        let lock = match hold {
+            Hold::Alone => lock_file(&path, &self.root, false)
+                .map(|file| LocalLock { path: path.clone(), _files: vec![file] }),
+            Hold::Shard(shard) => {
+                let own = self.path(&shard.lock_name());
+                lock_file(&path, &self.root, true).and_then(|shared| {
+                    let file = lock_file(&own, &self.root, false)?;
+                    Ok(LocalLock { path: own, _files: vec![file, shared] })
+                })
+            }
+        };
+        match lock {
+            Ok(lock) => {
+                let mut all = self.created.lock().unwrap_or_else(PoisonError::into_inner);
+                all.extend(created);
+                Ok(Box::new(lock))
+            }
+            Err(error) => {
+                remove_created(&created);
+                Err(error)
+            }
+        }
+    }
+
+    fn holder(&self) -> Result<Option<Option<Holder>>> {
+        let path = self.path(LOCK);
+        let Ok(file) = OpenOptions::new().write(true).open(&path) else { return Ok(None) };
+        let is_held = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        Ok(is_held.then(|| holder_of(&path)))
+    }
+
+    fn prune(&self) {
+        let meta = self.path(META);
+        // These fail, rightly, while something is inside.
+        let _ = fs::remove_dir(meta.join("tmp"));
+        let _ = fs::remove_dir(&meta);
+        remove_created(&self.created.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// The system frees the files' locks when the process dies, however it does: none is ever stale.
+#[derive(Debug)]
+struct LocalLock {
+    path: PathBuf,
+    _files: Vec<File>,
+}
+
+impl Lock for LocalLock {
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn release(&self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn holder_of(path: &Path) -> Option<Holder> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Takes a lock file, or says that another run has it. One that is not `shared` says whose it is.
+pub(in crate::sink) fn lock_file(path: &Path, output: &Path, shared: bool) -> Result<File> {
+    let failed = |error| write_error(output, error);
+    loop {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .map_err(failed)?;
+        let taken = if shared { file.try_lock_shared() } else { file.try_lock() };
+        match taken {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(held(output, holder_of(path).as_ref())),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        // The run before may have removed the file between our open and our lock.
+        let ours = file.metadata().map_err(failed)?.ino();
+        if !fs::metadata(path).is_ok_and(|current| current.ino() == ours) {
+            continue;
+        }
+        let holder = serde_json::to_vec(&Holder::of_this_process()).unwrap_or_default();
+        // Only for messages: a disk that is full says so with the first part.
+        let _ = file.set_len(0).and_then(|()| file.write_all(&holder));
+        return Ok(file);
+    }
+}
+
+/// Makes a folder and its parents, noting those that were not there.
+pub(in crate::sink) fn make_folders(folder: &Path, created: &mut Vec<PathBuf>) -> io::Result<()> {
+    let missing: Vec<_> = folder
+        .ancestors()
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .map(Path::to_owned)
+        .collect();
+    fs::create_dir_all(folder)?;
+    created.extend(missing);
+    Ok(())
+}
+
+/// Removes folders that [`make_folders`] made and that nothing was put in, innermost first.
+pub(in crate::sink) fn remove_created(created: &[PathBuf]) {
+    for folder in created {
+        let _ = fs::remove_dir(folder);
+    }
+}

@@ -1,0 +1,615 @@
+//! The objects below a URL. A put is atomic and durable; what a folder needs renames and fsync for is one
+//! request here. Parts are written to this machine's temporary folder first: an upload can then be repeated,
+//! and a run that dies leaves no half object.
+//!
+//! **The lock** is an object, made by a conditional put. Its holder puts it again a few times per lease, and
+//! gives up by its own clock when it could not for a whole lease. Who finds the lock old watches it for
+//! another while before taking it over, by a put on condition of what was seen; whoever comes second fails.
+//! So clocks may differ by up to half a lease. The lease is 60 seconds, or `HFAUTO_LOCK_SECONDS`. A process of
+//! this machine that is gone is not waited for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path as StorePath;
+use object_store::{
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, WriteMultipart,
+};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use super::{Hold, Holder, LOCK, Lock, Shard, Storage, held};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::failpoint;
+use crate::sink::commit::META;
+use crate::store::{Place, store_error, wait};
+
+/// Requests that are made at the same time.
+const REQUESTS: usize = 32;
+
+/// Uploads at the same time: each holds a few pieces of a file.
+const UPLOADS: usize = 4;
+
+/// Pieces of an upload.
+const PIECE_BYTES: usize = 16 << 20;
+
+type StoreResult<T> = object_store::Result<T>;
+
+#[derive(Debug)]
+pub(in crate::sink) struct ObjectStorage {
+    place: Place,
+    spool: OnceLock<TempDir>,
+}
+
+impl ObjectStorage {
+    pub(in crate::sink) fn new(place: Place) -> Self {
+        Self { place, spool: OnceLock::new() }
+    }
+
+    fn path(&self, name: &str) -> StorePath {
+        name.split('/')
+            .filter(|part| !part.is_empty())
+            .fold(self.place.path.clone(), StorePath::join)
+    }
+
+    fn url(&self, name: &str) -> String {
+        self.place.url_of(&self.path(name))
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.place.store)
+    }
+
+    fn failed(&self, what: &str, name: &str, error: object_store::Error) -> Error {
+        let url = self.url(name);
+        store_error(ErrorKind::Sink, format!("cannot {what} `{url}`"), &url, error)
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<ObjectMeta>> {
+        let (store, path) = (self.store(), self.path(folder));
+        wait(async move { store.list(Some(&path)).try_collect().await })?
+            .map_err(|error| self.failed("list", folder, error))
+    }
+
+    /// An object's name relative to a folder.
+    fn below(&self, folder: &str, path: &StorePath) -> Option<String> {
+        let folder = self.path(folder);
+        let rest = path.as_ref().strip_prefix(folder.as_ref())?;
+        Some(rest.trim_start_matches('/').to_owned()).filter(|name| !name.is_empty())
+    }
+
+    fn delete(&self, folder: &str, paths: Vec<StorePath>) -> Result<()> {
+        let store = self.store();
+        let deleted = wait(async move {
+            let paths = futures::stream::iter(paths).map(Ok).boxed();
+            let deleted = store.delete_stream(paths);
+            // What is gone already is as it should be.
+            let deleted = deleted.filter(|result| {
+                futures::future::ready(!matches!(result, Err(object_store::Error::NotFound { .. })))
+            });
+            deleted.try_for_each(|_| futures::future::ready(Ok(()))).await
+        });
+        deleted?.map_err(|error| self.failed("remove from", folder, error))
+    }
+
+    /// What the lock of `name` says now.
+    fn lock_now(&self, name: &str) -> Result<Option<(Lease, UpdateVersion)>> {
+        let (store, path) = (self.store(), self.path(name));
+        let read = wait(async move {
+            let got = store.get(&path).await?;
+            let version =
+                UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
+            Ok((got.bytes().await?, version))
+        });
+        match read? {
+            // What cannot be read is a lock that nobody renews.
+            Ok((content, version)) => {
+                Ok(Some((serde_json::from_slice(&content).unwrap_or_default(), version)))
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", name, error)),
+        }
+    }
+
+    fn put_lock(&self, name: &str, lease: &Lease, mode: PutMode) -> Result<Option<UpdateVersion>> {
+        let put = wait(put_lease(self.store(), self.path(name), lease.clone(), mode))?;
+        match put {
+            Ok(version) => Ok(Some(version)),
+            Err(error) if was_taken(&error) => Ok(None),
+            Err(error) => Err(self.failed("write", name, error)),
+        }
+    }
+
+    /// Takes the lock of one name, over from a dead holder if need be.
+    fn take(&self, name: &str) -> Result<ObjectLock> {
+        let lease = Lease::new();
+        let mut version = self.put_lock(name, &lease, PutMode::Create)?;
+        if version.is_none()
+            && let Some((found, seen)) = self.lock_now(name)?
+        {
+            let output = self.shown("");
+            if !found.is_free() {
+                return Err(held(&output, found.holder.as_ref()));
+            }
+            if !found.holder.as_ref().is_some_and(Holder::is_dead) {
+                tracing::warn!(
+                    lock = %self.url(name),
+                    holder = ?found.holder,
+                    "an old lock: it is taken over if it does not change"
+                );
+                std::thread::sleep(lease_time() / 2);
+                let later = self.lock_now(name)?;
+                if later.is_some_and(|(_, now)| now.e_tag != seen.e_tag) {
+                    return Err(held(&output, found.holder.as_ref()));
+                }
+            }
+            version = self.put_lock(name, &lease, PutMode::Update(seen))?;
+        }
+        let Some(version) = version else { return Err(held(&self.shown(""), None)) };
+        ObjectLock::start(self, name, lease, version)
+    }
+
+    /// The shards that hold the output now.
+    fn live_shards(&self) -> Result<Vec<Option<Holder>>> {
+        let (store, path) = (self.store(), self.path(META));
+        let listed = wait(async move { store.list_with_delimiter(Some(&path)).await })?
+            .map_err(|error| self.failed("list", META, error))?;
+        let mut live = Vec::new();
+        for meta in listed.objects {
+            let Some(name) = meta.location.filename() else { continue };
+            if !name.starts_with("shard-") || !name.ends_with(".lock") {
+                continue;
+            }
+            let name = format!("{META}/{name}");
+            match self.lock_now(&name)? {
+                Some((lease, _)) if !lease.is_free() => live.push(lease.holder),
+                Some(_) => self.delete(META, vec![meta.location])?,
+                None => {}
+            }
+        }
+        Ok(live)
+    }
+
+    fn take_shard(&self, shard: Shard) -> Result<ObjectLock> {
+        let lock = self.take(&shard.lock_name())?;
+        // Whoever takes the lock of all looks for those of shards afterwards: one of both sees the other.
+        if let Some((lease, _)) = self.lock_now(LOCK)?
+            && !lease.is_free()
+        {
+            lock.release();
+            return Err(held(&self.shown(""), lease.holder.as_ref()));
+        }
+        Ok(lock)
+    }
+
+    fn take_alone(&self) -> Result<ObjectLock> {
+        let lock = self.take(LOCK)?;
+        if let Some(holder) = self.live_shards()?.into_iter().next() {
+            lock.release();
+            return Err(held(&self.shown(""), holder.as_ref()));
+        }
+        Ok(lock)
+    }
+}
+
+impl Storage for ObjectStorage {
+    fn shown(&self, name: &str) -> PathBuf {
+        self.url(name).into()
+    }
+
+    fn exists(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn is_file(&self, name: &str) -> Result<Option<bool>> {
+        Ok(self.modified(name)?.map(|_| true))
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        // Whether the bucket is there and may be looked at; only a put can say more.
+        let (store, path) = (self.store(), self.path(META));
+        wait(async move { store.list_with_delimiter(Some(&path)).await })?
+            .map(drop)
+            .map_err(|error| self.failed("write to", "", error))
+    }
+
+    fn files(&self, folder: &str) -> Result<BTreeMap<String, u64>> {
+        let is_data = |name: &String| !name.split('/').any(|part| part.starts_with(['.', '_']));
+        let found = self.list(folder)?.into_iter().filter_map(|meta| {
+            let name = self.below(folder, &meta.location).filter(is_data)?;
+            Some((name, meta.size))
+        });
+        Ok(found.collect())
+    }
+
+    fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        let (store, path) = (self.store(), self.path(folder));
+        let listed = wait(async move { store.list_with_delimiter(Some(&path)).await })?
+            .map_err(|error| self.failed("list", folder, error))?;
+        let names = listed.common_prefixes.iter().filter_map(|path| self.below(folder, path));
+        Ok(names.collect())
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let (store, path) = (self.store(), self.path(name));
+        match wait(async move { store.get(&path).await?.bytes().await })? {
+            Ok(content) => Ok(Some(content.to_vec())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", name, error)),
+        }
+    }
+
+    fn read_each(
+        &self,
+        folder: &str,
+        names: Vec<String>,
+        found: &mut dyn FnMut(String, Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        // As many at a time as their contents may stand in memory.
+        for names in names.chunks(4096) {
+            let paths: Vec<_> =
+                names.iter().map(|name| self.path(&format!("{folder}/{name}"))).collect();
+            let store = self.store();
+            let read = wait(async move {
+                let reads = paths.into_iter().map(|path| {
+                    let store = Arc::clone(&store);
+                    async move {
+                        match store.get(&path).await {
+                            Ok(got) => got.bytes().await.map(Some),
+                            Err(object_store::Error::NotFound { .. }) => Ok(None),
+                            Err(error) => Err(error),
+                        }
+                    }
+                });
+                futures::stream::iter(reads)
+                    .buffered(REQUESTS)
+                    .try_collect::<Vec<Option<Bytes>>>()
+                    .await
+            });
+            let read = read?.map_err(|error| self.failed("read from", folder, error))?;
+            for (name, content) in names.iter().zip(read) {
+                if let Some(content) = content {
+                    found(name.clone(), content.to_vec())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn modified(&self, name: &str) -> Result<Option<DateTime<Utc>>> {
+        let (store, path) = (self.store(), self.path(name));
+        match wait(async move { store.head(&path).await })? {
+            Ok(meta) => Ok(Some(meta.last_modified)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("look at", name, error)),
+        }
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        let (store, path) = (self.store(), self.path(name));
+        let content = PutPayload::from(content.to_vec());
+        wait(async move { store.put(&path, content).await })?
+            .map(drop)
+            .map_err(|error| self.failed("write", name, error))
+    }
+
+    fn spool(&self, name: &str) -> io::Result<PathBuf> {
+        let folder = match self.spool.get() {
+            Some(folder) => folder,
+            None => {
+                let made = tempfile::Builder::new().prefix("hfauto-pipe-").tempdir()?;
+                self.spool.get_or_init(|| made)
+            }
+        };
+        let path = folder.path().join(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        Ok(path)
+    }
+
+    fn keep(&self, parts: &[(PathBuf, String)]) -> Result<()> {
+        let uploads: Vec<_> =
+            parts.iter().map(|(from, name)| (from.clone(), self.path(name))).collect();
+        let store = self.store();
+        let uploaded = wait(async move {
+            futures::stream::iter(uploads)
+                .map(|(from, to)| upload(Arc::clone(&store), from, to))
+                .buffer_unordered(UPLOADS)
+                .try_collect::<()>()
+                .await
+        });
+        uploaded?.map_err(|error| self.failed("write to", "", error))?;
+        failpoint("unit.renamed");
+        Ok(())
+    }
+
+    fn publish(&self, from: &str, names: &[String]) -> Result<()> {
+        // One listing says which are there still.
+        let there = self.list(from)?.into_iter().map(|meta| meta.location);
+        let there: BTreeSet<StorePath> = there.collect();
+        let moves =
+            names.iter().map(|name| (self.path(&format!("{from}/{name}")), self.path(name)));
+        let moves: Vec<_> = moves.filter(|(from, _)| there.contains(from)).collect();
+        let sources = moves.iter().map(|(from, _)| from.clone()).collect();
+        let store = self.store();
+        let copied = wait(async move {
+            futures::stream::iter(moves)
+                .map(|(from, to)| {
+                    let store = Arc::clone(&store);
+                    async move { store.copy(&from, &to).await }
+                })
+                .buffer_unordered(REQUESTS)
+                .try_collect::<()>()
+                .await
+        });
+        copied?.map_err(|error| self.failed("copy to", "", error))?;
+        self.delete("", sources)
+    }
+
+    fn remove_all(&self, names: &[String]) -> Result<()> {
+        self.delete("", names.iter().map(|name| self.path(name)).collect())
+    }
+
+    fn remove_folder(&self, folder: &str) -> Result<()> {
+        let paths = self.list(folder)?.into_iter().map(|meta| meta.location).collect();
+        self.delete(folder, paths)
+    }
+
+    fn remove_if_empty(&self, _folder: &str) {}
+
+    fn lock(&self, hold: Hold) -> Result<Box<dyn Lock>> {
+        let lock = match hold {
+            Hold::Alone => self.take_alone()?,
+            Hold::Shard(shard) => self.take_shard(shard)?,
+        };
+        Ok(Box::new(lock))
+    }
+
+    fn holder(&self) -> Result<Option<Option<Holder>>> {
+        if let Some((lease, _)) = self.lock_now(LOCK)?
+            && !lease.is_free()
+        {
+            return Ok(Some(lease.holder));
+        }
+        Ok(self.live_shards()?.into_iter().next())
+    }
+
+    fn prune(&self) {}
+}
+
+/// Puts a file of this machine to an object, and removes it.
+async fn upload(store: Arc<dyn ObjectStore>, from: PathBuf, to: StorePath) -> StoreResult<()> {
+    let local = |error: io::Error| object_store::Error::Generic {
+        store: "temporary folder",
+        source: Box::new(error),
+    };
+    let bytes = tokio::fs::metadata(&from).await.map_err(local)?.len();
+    if bytes <= PIECE_BYTES as u64 {
+        let content = tokio::fs::read(&from).await.map_err(local)?;
+        store.put(&to, content.into()).await?;
+    } else {
+        let mut writer =
+            WriteMultipart::new_with_chunk_size(store.put_multipart(&to).await?, PIECE_BYTES);
+        let mut file = tokio::fs::File::open(&from).await.map_err(local)?;
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut read_on = async || -> StoreResult<()> {
+            loop {
+                let read =
+                    tokio::io::AsyncReadExt::read(&mut file, &mut piece).await.map_err(local)?;
+                if read == 0 {
+                    return Ok(());
+                }
+                writer.wait_for_capacity(UPLOADS).await?;
+                writer.write(&piece[..read]);
+            }
+        };
+        if let Err(error) = read_on().await {
+            // Pieces of an upload that is not finished cost money.
+            writer.abort().await?;
+            return Err(error);
+        }
+        writer.finish().await?;
+    }
+    tokio::fs::remove_file(&from).await.map_err(local)
+}
+
+/// What a lock says.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Lease {
+    holder: Option<Holder>,
+    /// When it was put, by the holder's clock.
+    renewed: Option<DateTime<Utc>>,
+    seconds: f64,
+}
+
+impl Lease {
+    fn new() -> Self {
+        Self {
+            holder: Some(Holder::of_this_process()),
+            renewed: None,
+            seconds: lease_time().as_secs_f64(),
+        }
+    }
+
+    /// Whether its holder seems to be gone.
+    fn is_free(&self) -> bool {
+        let age = |renewed: DateTime<Utc>| (Utc::now() - renewed).as_seconds_f64();
+        self.holder.as_ref().is_some_and(Holder::is_dead)
+            || self.renewed.is_none_or(|renewed| age(renewed) > self.seconds)
+    }
+}
+
+fn lease_time() -> Duration {
+    static TIME: OnceLock<Duration> = OnceLock::new();
+    *TIME.get_or_init(|| {
+        let seconds = std::env::var("HFAUTO_LOCK_SECONDS").ok().and_then(|text| text.parse().ok());
+        Duration::from_secs(seconds.unwrap_or(60_u64).max(1))
+    })
+}
+
+/// Whether a conditional put came too late.
+fn was_taken(error: &object_store::Error) -> bool {
+    matches!(
+        error,
+        object_store::Error::AlreadyExists { .. }
+            | object_store::Error::Precondition { .. }
+            | object_store::Error::NotModified { .. }
+            | object_store::Error::NotFound { .. }
+    )
+}
+
+async fn put_lease(
+    store: Arc<dyn ObjectStore>,
+    path: StorePath,
+    mut lease: Lease,
+    mode: PutMode,
+) -> StoreResult<UpdateVersion> {
+    lease.renewed = Some(Utc::now());
+    let content = serde_json::to_vec(&lease)
+        .map_err(|error| object_store::Error::Generic { store: "lock", source: Box::new(error) })?;
+    let put = store.put_opts(&path, content.into(), mode.into()).await?;
+    Ok(put.into())
+}
+
+/// A lock that a thread renews.
+#[derive(Debug)]
+struct ObjectLock {
+    shared: Arc<Renewal>,
+    output: PathBuf,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    is_free: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Renewal {
+    store: Arc<dyn ObjectStore>,
+    path: StorePath,
+    lease: Lease,
+    lost: AtomicBool,
+    state: Mutex<Renewed>,
+    wake: Condvar,
+}
+
+#[derive(Debug)]
+struct Renewed {
+    version: UpdateVersion,
+    at: Instant,
+    ends: bool,
+}
+
+impl Renewal {
+    /// Puts the lock once more; `false` once it is lost.
+    fn renew(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.ends || self.lost.load(Ordering::SeqCst) {
+            return !self.lost.load(Ordering::SeqCst);
+        }
+        let asked = Instant::now();
+        let mode = PutMode::Update(state.version.clone());
+        let put =
+            wait(put_lease(Arc::clone(&self.store), self.path.clone(), self.lease.clone(), mode));
+        match put {
+            Ok(Ok(version)) => (state.version, state.at) = (version, asked),
+            Ok(Err(error)) if was_taken(&error) => self.lost.store(true, Ordering::SeqCst),
+            // The network may come back within the lease.
+            _ if state.at.elapsed() < lease_time() => {}
+            _ => self.lost.store(true, Ordering::SeqCst),
+        }
+        !self.lost.load(Ordering::SeqCst)
+    }
+
+    fn keep_renewing(&self) {
+        loop {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let waited = self.wake.wait_timeout(state, lease_time() / 4);
+            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if state.ends {
+                return;
+            }
+            drop(state);
+            if !self.renew() {
+                return;
+            }
+        }
+    }
+}
+
+impl ObjectLock {
+    fn start(
+        storage: &ObjectStorage,
+        name: &str,
+        lease: Lease,
+        version: UpdateVersion,
+    ) -> Result<Self> {
+        let state = Mutex::new(Renewed { version, at: Instant::now(), ends: false });
+        let shared = Arc::new(Renewal {
+            store: storage.store(),
+            path: storage.path(name),
+            lease,
+            lost: AtomicBool::new(false),
+            state,
+            wake: Condvar::new(),
+        });
+        let renewal = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("lock".to_owned())
+            .spawn(move || renewal.keep_renewing())
+            .map_err(|error| {
+                Error::new(ErrorKind::Resources, "cannot start the thread of a lock").source(error)
+            })?;
+        Ok(Self {
+            shared,
+            output: storage.shown(""),
+            thread: Mutex::new(Some(thread)),
+            is_free: AtomicBool::new(false),
+        })
+    }
+
+    fn stop(&self) {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).ends = true;
+        self.shared.wake.notify_all();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A panic of it was told by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Lock for ObjectLock {
+    fn check(&self) -> Result<()> {
+        if self.shared.renew() {
+            return Ok(());
+        }
+        let message = format!("the lock of `{}` was lost", self.output.display());
+        Err(Error::new(ErrorKind::Resources, message)
+            .hint("another run may have taken over, or the store could not be reached for long: run again"))
+    }
+
+    fn release(&self) {
+        self.stop();
+        // Once: afterwards it may be another run's.
+        if self.is_free.swap(true, Ordering::SeqCst) || self.shared.lost.load(Ordering::SeqCst) {
+            return;
+        }
+        let (store, path) = (Arc::clone(&self.shared.store), self.shared.path.clone());
+        // What stays is old after a lease.
+        let _ = wait(async move { store.delete(&path).await });
+    }
+}
+
+impl Drop for ObjectLock {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

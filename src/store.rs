@@ -1,0 +1,214 @@
+//! Object stores by their URLs, for the source and the sink: `s3://`, `gs://`, `az://`, `https://`. Settings and
+//! credentials are the environment's, by the names of the providers (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
+//! `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`…). Not here: what is read or written.
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use datafusion::execution::object_store::ObjectStoreUrl;
+use object_store::ObjectStore;
+use object_store::path::Path as StorePath;
+use tokio::runtime::Runtime;
+use url::Url;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The schemes of stores that this build may read and write; `http` and `https` are read only.
+pub(crate) const SCHEMES: &[&str] =
+    &["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "http", "https"];
+
+/// Whether a path is a URL of an object store, as far as [`SCHEMES`] go.
+pub(crate) fn is_url(path: &str) -> bool {
+    scheme(path).is_some_and(|scheme| SCHEMES.contains(&scheme))
+}
+
+/// A path relative to a folder; URLs of stores and of files as they are.
+pub(crate) fn join(folder: &Path, path: &str) -> PathBuf {
+    if is_url(path) {
+        return PathBuf::from(path);
+    }
+    folder.join(path.strip_prefix("file://").unwrap_or(path))
+}
+
+/// The scheme of a URL: the part before `://`.
+fn scheme(path: &str) -> Option<&str> {
+    path.split_once("://").map(|(scheme, _)| scheme)
+}
+
+/// A place in a store: an object, or the beginning of the names of some.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    /// What tells stores apart: scheme and bucket, `s3://bucket/`.
+    pub(crate) url: ObjectStoreUrl,
+    pub(crate) path: StorePath,
+}
+
+impl Place {
+    /// Opens the store of a URL; no request is made. Wildcards in the path stay as they are.
+    ///
+    /// # Errors
+    /// `Config` when the URL or the environment's settings are wrong, or the store is not in this build.
+    pub(crate) fn open(text: &str) -> Result<Self> {
+        let wrong = |message: String| Error::new(ErrorKind::Config, message);
+        let name = scheme(text).unwrap_or_default();
+        let url = Url::parse(text)
+            .map_err(|error| wrong(format!("`{text}` is not a URL")).source(error))?;
+        if url.host_str().is_none_or(str::is_empty) {
+            let what = if name.starts_with("http") { "host" } else { "bucket" };
+            return Err(wrong(format!("`{text}` names no {what}"))
+                .hint(format!("write it as `{name}://{what}/path`")));
+        }
+        let base = &url[..url::Position::BeforePath];
+        // As written: a key may hold `%` and `?`, which a URL would decode or cut off.
+        let (_, rest) = text.split_once("://").unwrap_or_default();
+        let key = rest.split_once('/').map_or("", |(_, key)| key);
+        let is_http = name.starts_with("http");
+        let key = if is_http { url.path() } else { key };
+        let path = if is_http {
+            StorePath::from_url_path(key)
+        } else {
+            StorePath::parse(key.trim_end_matches('/'))
+        };
+        let path = path.map_err(|error| {
+            wrong(format!("`{text}` is not the name of an object")).source(error)
+        })?;
+        let store = build(name, base).ok_or_else(|| {
+            wrong(format!("`{text}`: this build has no support for `{name}://`"))
+                .hint(format!("build hfauto-pipe with the feature `{}`", feature(name)))
+        })?;
+        let store = store.map_err(|error| {
+            wrong(format!("cannot set up the store of `{base}`"))
+                .source(error)
+                .hint(credentials(name))
+        })?;
+        let url = ObjectStoreUrl::parse(base)
+            .map_err(|error| wrong(format!("`{base}` is not a store")).source(error))?;
+        Ok(Self { store, url, path })
+    }
+
+    /// The URL of an object of its store.
+    pub(crate) fn url_of(&self, path: &StorePath) -> String {
+        format!("{}{path}", self.url.as_str())
+    }
+}
+
+type Built = std::result::Result<Arc<dyn ObjectStore>, object_store::Error>;
+
+/// The store of a scheme; `None` when the build does not have it.
+#[allow(unused_variables, reason = "a build without stores")]
+fn build(scheme: &str, base: &str) -> Option<Built> {
+    fn shared(store: impl ObjectStore) -> Arc<dyn ObjectStore> {
+        Arc::new(store)
+    }
+    match scheme {
+        #[cfg(feature = "aws")]
+        "s3" | "s3a" => {
+            let builder = object_store::aws::AmazonS3Builder::from_env().with_url(base);
+            Some(builder.build().map(shared))
+        }
+        #[cfg(feature = "gcp")]
+        "gs" => {
+            let builder = object_store::gcp::GoogleCloudStorageBuilder::from_env().with_url(base);
+            Some(builder.build().map(shared))
+        }
+        #[cfg(feature = "azure")]
+        "az" | "azure" | "abfs" | "abfss" | "adl" => {
+            let builder = object_store::azure::MicrosoftAzureBuilder::from_env().with_url(base);
+            Some(builder.build().map(shared))
+        }
+        #[cfg(feature = "http")]
+        "http" | "https" => {
+            let options = object_store::ClientOptions::new().with_allow_http(scheme == "http");
+            let builder = object_store::http::HttpBuilder::new().with_url(base);
+            Some(builder.with_client_options(options).build().map(shared))
+        }
+        _ => None,
+    }
+}
+
+fn feature(scheme: &str) -> &'static str {
+    match scheme {
+        "s3" | "s3a" => "aws",
+        "gs" => "gcp",
+        "http" | "https" => "http",
+        _ => "azure",
+    }
+}
+
+fn credentials(scheme: &str) -> &'static str {
+    match scheme {
+        "s3" | "s3a" => {
+            "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION; for a server of your own also \
+             AWS_ENDPOINT_URL, and AWS_ALLOW_HTTP=true without TLS"
+        }
+        "gs" => "set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account",
+        "http" | "https" => "check the address",
+        _ => "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    }
+}
+
+/// An error of a store, with the remedy that fits it. `kind` is that of the work it stopped.
+pub(crate) fn store_error(
+    kind: ErrorKind,
+    message: String,
+    url: &str,
+    error: object_store::Error,
+) -> Error {
+    let hint = match &error {
+        object_store::Error::NotFound { .. } => "check the bucket and the path",
+        object_store::Error::PermissionDenied { .. }
+        | object_store::Error::Unauthenticated { .. } => {
+            credentials(scheme(url).unwrap_or_default())
+        }
+        // Of a listing there is no kind of its own for it.
+        error if error.to_string().contains("NoSuchBucket") => "check the bucket",
+        object_store::Error::Precondition { .. } => "somebody else changed the object: run again",
+        _ => "check the endpoint, the credentials and the network, and run again",
+    };
+    Error::new(kind, message).source(error).hint(hint)
+}
+
+/// Waits for work on a store, on threads of its own: callers block, inside and outside of async code.
+///
+/// # Errors
+/// `Resources` when the threads cannot be had.
+pub(crate) fn wait<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("object-store")
+            .enable_all()
+            .build()
+    });
+    let failed = || Error::new(ErrorKind::Resources, "cannot start the threads of object stores");
+    let runtime = RUNTIME.as_ref().map_err(|error| failed().source(error.to_string()))?;
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    runtime.spawn(async move {
+        // The receiver waits below.
+        let _ = sender.send(work.await);
+    });
+    receiver.recv().map_err(|_| Error::new(ErrorKind::Internal, "work on an object store panicked"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_have_a_store_and_a_path() {
+        let check = |text: &str, url: &str, path: &str| {
+            let place = Place::open(text).unwrap();
+            assert_eq!((place.url.as_str(), place.path.as_ref()), (url, path), "{text}");
+        };
+        check("s3://bucket/a/b c.parquet", "s3://bucket/", "a/b c.parquet");
+        check("s3://bucket/out/", "s3://bucket/", "out");
+        check("s3://bucket", "s3://bucket/", "");
+        check("s3://bucket/lang=*/[ab]?.csv", "s3://bucket/", "lang=*/[ab]?.csv");
+        check("http://localhost:80/a%20b.csv", "http://localhost:80/", "a b.csv");
+        let error = Place::open("s3:///a").unwrap_err();
+        assert_eq!(error.message(), "`s3:///a` names no bucket");
+    }
+}
