@@ -69,7 +69,7 @@ impl Storage for LocalStorage {
         let path = self.path(name);
         match fs::metadata(&path) {
             Ok(metadata) => Ok(Some(metadata.is_file())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(write_error(&path, error)),
         }
     }
@@ -119,7 +119,7 @@ impl Storage for LocalStorage {
     fn folders(&self, folder: &str) -> Result<Vec<String>> {
         let folder = self.path(folder);
         let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if is_missing(&error) => return Ok(Vec::new()),
             entries => entries.map_err(|error| write_error(&folder, error))?,
         };
         let mut names = Vec::new();
@@ -137,7 +137,7 @@ impl Storage for LocalStorage {
         let path = self.path(name);
         match fs::read(&path) {
             Ok(content) => Ok(Some(content)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if is_missing(&error) => Ok(None),
             Err(error) => {
                 Err(Error::new(ErrorKind::Sink, format!("cannot read `{}`", path.display()))
                     .source(error)
@@ -252,7 +252,7 @@ impl Storage for LocalStorage {
                 let own = self.path(&shard.lock_name());
                 lock_file(&path, &self.root, true).and_then(|shared| {
                     let file = lock_file(&own, &self.root, false)?;
-                    Ok(LocalLock { path: own, _files: vec![file, shared] })
+                    Ok(LocalLock { path: own, files: Mutex::new(vec![file, shared]) })
                 })
             }
         };
@@ -285,11 +285,16 @@ impl Storage for LocalStorage {
     }
 }
 
+/// Whether nothing is there; below a file nothing is either.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// The system frees the files' locks when the process dies, however it does: none is ever stale.
 #[derive(Debug)]
 struct LocalLock {
     path: PathBuf,
-    _files: Vec<File>,
+    files: Mutex<Vec<File>>,
 }
 
 impl Lock for LocalLock {
@@ -298,7 +303,12 @@ impl Lock for LocalLock {
     }
 
     fn release(&self) {
-        let _ = fs::remove_file(&self.path);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        // Once: afterwards the file may be another run's.
+        if !files.is_empty() {
+            let _ = fs::remove_file(&self.path);
+        }
+        files.clear();
     }
 }
 
