@@ -22,6 +22,7 @@ mod invariance;
 mod parity;
 mod pipelines;
 mod row_errors;
+mod schedule;
 mod sink;
 mod slt;
 mod source;
