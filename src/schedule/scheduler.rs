@@ -183,8 +183,7 @@ impl Scheduler {
             Asked::Theirs(holder) => {
                 let folder = self.folder.path().display();
                 let message = format!("another scheduler is on `{folder}`: {holder}");
-                return Err(Error::new(ErrorKind::Resources, message)
-                    .hint("stop that one first, or keep the states elsewhere with `--state DIR`"));
+                return Err(Error::new(ErrorKind::Resources, message).hint("stop that one first"));
             }
         };
         loop {

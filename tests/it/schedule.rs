@@ -153,7 +153,7 @@ fn what_fails_costs_the_others_nothing() {
     assert_eq!(line("c-good")[..3], ["c-good.yaml", next, "done"]);
     assert_eq!(line("d-broken"), ["d-broken.yaml", "cannot be run"]);
     assert_eq!(line("e.yaml"), ["e.yaml", next, "never run"]);
-    assert!(text.contains("    exit code 66: no file matches"), "{text}");
+    assert!(text.contains("    exit code 66: nothing matches"), "{text}");
 
     let json: Value = serde_json::from_str(&status(&["--json"]).succeeds().stdout).unwrap();
     let pipelines = json["pipelines"].as_array().unwrap();
@@ -164,7 +164,7 @@ fn what_fails_costs_the_others_nothing() {
         (&"waiting".into(), &"2026-03-05T03:00:00Z".into())
     );
     assert_eq!((&failed["last"]["exit_code"], &failed["cron"]), (&66.into(), &"0 3 * * *".into()));
-    assert!(failed["last"]["error"].as_str().unwrap().contains("no file matches"));
+    assert!(failed["last"]["error"].as_str().unwrap().contains("nothing matches"));
     assert!(pipelines[2]["error"].as_str().unwrap().contains("d-broken.yaml"));
     // Nothing is written for a look: `e.yaml` has no state.
     assert!(!fixture.path("pipes/.hfauto/schedule/e.yaml.json").exists());
