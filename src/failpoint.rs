@@ -1,6 +1,6 @@
 //! Places where the kill tests end the process: `HFAUTO_FAILPOINT=unit.renamed:3` kills it with SIGKILL when
-//! it comes to `unit.renamed` for the third time; with `:hold` at the end it stays there instead. Without the
-//! variable a place costs one look at a static.
+//! it comes to `unit.renamed` for the third time; with `:hold` at the end it stays there instead, with `:panic` it
+//! panics. Without the variable a place costs one look at a static.
 
 use std::process::Command;
 use std::sync::OnceLock;
@@ -25,10 +25,13 @@ pub const FAILPOINTS: &[&str] = &[
     "publish.cleaned",
 ];
 
+/// Places around a run that was due, in their order.
+pub const SCHEDULE_FAILPOINTS: &[&str] = &["schedule.started", "schedule.ran", "schedule.finished"];
+
 struct Chosen {
     name: String,
     count: u64,
-    holds: bool,
+    then: Option<String>,
 }
 
 /// Kills the process if this is the place, for the time, that the environment names.
@@ -40,14 +43,15 @@ pub(crate) fn failpoint(name: &str) {
         let mut parts = text.split(':');
         let name = parts.next()?.to_owned();
         let count = parts.next().map_or(Ok(1), str::parse).ok()?;
-        Some(Chosen { name, count, holds: parts.next() == Some("hold") })
+        Some(Chosen { name, count, then: parts.next().map(str::to_owned) })
     });
     let Some(chosen) = chosen else { return };
-    debug_assert!(FAILPOINTS.contains(&name));
+    debug_assert!(FAILPOINTS.contains(&name) || SCHEDULE_FAILPOINTS.contains(&name));
     if chosen.name == name && HITS.fetch_add(1, Ordering::Relaxed) + 1 == chosen.count {
-        if chosen.holds {
-            std::thread::sleep(Duration::from_secs(10));
-            return;
+        match chosen.then.as_deref() {
+            Some("hold") => return std::thread::sleep(Duration::from_secs(10)),
+            Some("panic") => panic!("the failpoint `{name}`"),
+            _ => {}
         }
         // Nothing of ours runs any more, as when the system or an operator kills it.
         let pid = std::process::id().to_string();

@@ -16,6 +16,7 @@
 //! tasks    columns -> tokens, tensors -> column          FixedSizeList<Float32, 384>
 //! engine   windows, workers, order, progress, report     id, text, embedding
 //! sink     files, whole or not at all                    part-00000.parquet, _SUCCESS
+//! schedule when a pipeline is due                        0 3 * * *
 //! cli      what the user types and sees
 //! ```
 //!
@@ -41,6 +42,7 @@ pub mod tasks;
 pub mod engine;
 pub mod sql;
 pub mod sink;
+pub mod schedule;
 pub mod cli;
 
 pub use error::{Error, ErrorKind, Result};

@@ -8,9 +8,11 @@ mod models;
 mod plan;
 mod progress;
 mod run;
+mod schedule;
 mod schema;
 mod sql;
 mod status;
+mod status_folder;
 mod test;
 mod validate;
 
@@ -29,7 +31,7 @@ use crate::error::{Error, ErrorKind, Result, exit_code};
 use crate::hub::{Hub, HubSettings};
 
 /// Verbs and options of the design that later versions bring.
-const LATER: &[&str] = &["report", "schedule", "scheduler", "executor"];
+const LATER: &[&str] = &["report", "scheduler", "executor"];
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -60,11 +62,14 @@ struct Cli {
 enum Command {
     /// Run a pipeline: rows from source to sink.
     Run(run::RunArgs),
+    /// Run the pipelines of a folder at the times of their `schedule`; stays.
+    Schedule(schedule::ScheduleArgs),
     /// Check pipeline files: no network, no weights.
     Validate(validate::ValidateArgs),
     /// Show what a run would do: columns, models, memory, tokens of a sample.
     Plan(plan::PlanArgs),
-    /// Show how far the output of a pipeline is, also while another process makes it.
+    /// Show how far the output of a pipeline is, also while another process makes it; of a folder, the last
+    /// and next runs.
     Status(status::StatusArgs),
     /// Run the `tests` of pipeline files.
     Test(test::TestArgs),
@@ -131,6 +136,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     }
     let result = match cli.command {
         Command::Run(args) => args.run(),
+        Command::Schedule(args) => args.run(),
         Command::Validate(args) => args.run(),
         Command::Plan(args) => args.run(),
         Command::Status(args) => args.run(),

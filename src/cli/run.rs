@@ -9,9 +9,11 @@ use serde_json::json;
 
 use super::PipelineArgs;
 use super::progress::{ProgressMode, Reporter};
-use crate::config::pipeline::{DeviceSpec, Dtype};
+use super::schedule::ScheduledRun;
+use crate::config::pipeline::{DeviceSpec, Dtype, Pipeline};
 use crate::engine::{Job, JobOptions, RunReport};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hub::Hub;
 use crate::sink::{Shard, Sink};
 
 #[derive(Args, Debug)]
@@ -19,6 +21,35 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
 
+    #[command(flatten)]
+    job: JobArgs,
+
+    /// Run the pipelines of a folder whose `schedule` is due, one after another: PIPELINE is the folder.
+    /// Goes on after one that fails; the exit code is that of the first that did. For cron, systemd timers
+    /// and Kubernetes CronJobs.
+    #[arg(long, conflicts_with_all = ["dry_run", "report"])]
+    due: bool,
+
+    /// Where `--due` remembers what was run. Default: `.hfauto/schedule` in the folder.
+    #[arg(long, value_name = "DIR", requires = "due")]
+    state: Option<PathBuf>,
+
+    /// Check everything and load the models, but compute and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+
+    /// How to show progress on stderr; auto is a bar on a terminal and plain lines elsewhere.
+    #[arg(long, value_enum, default_value = "auto")]
+    progress: ProgressMode,
+
+    /// Write the run report to this file as JSON, also when the run fails.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+/// What the command line changes in a job.
+#[derive(Args, Debug)]
+pub(super) struct JobArgs {
     /// Read at most this many rows of the source.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -43,18 +74,6 @@ pub(super) struct RunArgs {
     /// The dtype of every model: auto or f32.
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
-
-    /// Check everything and load the models, but compute and write nothing.
-    #[arg(long)]
-    dry_run: bool,
-
-    /// How to show progress on stderr; auto is a bar on a terminal and plain lines elsewhere.
-    #[arg(long, value_enum, default_value = "auto")]
-    progress: ProgressMode,
-
-    /// Write the run report to this file as JSON, also when the run fails.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
 }
 
 /// Devices of this version.
@@ -91,6 +110,21 @@ impl From<DtypeArg> for Dtype {
 
 impl RunArgs {
     pub(super) fn run(self) -> Result<()> {
+        let RunArgs { pipeline, job, state, progress, .. } = &self;
+        if self.due {
+            let run = ScheduledRun {
+                set: &pipeline.set,
+                offline: pipeline.offline,
+                job,
+                progress: *progress,
+            };
+            return run.run_due(&pipeline.pipeline, state.as_deref());
+        }
+        if pipeline.pipeline.is_dir() {
+            let message = format!("`{}` is a folder", pipeline.pipeline.display());
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint("name a pipeline file; `run --due FOLDER` runs what is due of a folder"));
+        }
         // A report that cannot be written is told before the work, not after it.
         if let Some(file) = &self.report {
             File::create(file).map_err(|e| cannot_report(file, e))?;
@@ -106,16 +140,8 @@ impl RunArgs {
     }
 
     async fn start(&self) -> Result<Option<RunReport>> {
-        let mut pipeline = self.pipeline.load()?;
-        for model in pipeline.models_mut() {
-            model.device = self.device.map_or(model.device, Into::into);
-            model.dtype = self.dtype.map_or(model.dtype, Into::into);
-        }
         let hub = super::hub(self.pipeline.offline);
-        Sink::check(&pipeline.sink, self.fresh || pipeline.run.is_incremental)?;
-        let (limit, overwrite, prune) = (self.limit, self.fresh, self.prune);
-        let options = JobOptions { limit, overwrite, prune, shard: self.shard };
-        let job = Job::prepare(pipeline, options, Arc::new(hub)).await?;
+        let job = self.job.prepare(self.pipeline.load()?, hub).await?;
         if self.dry_run {
             tokio::task::block_in_place(|| job.load_models())?;
             let plan = super::plan::describe(&job).await?;
@@ -124,10 +150,7 @@ impl RunArgs {
             ))?;
             return Ok(None);
         }
-        let reporter = Reporter::start(self.progress, job.progress());
-        let result = job.run(stop_or_exit()).await;
-        reporter.finish(result.is_ok());
-        result.map(Some)
+        run_job(&job, self.progress, stop_or_exit()).await.map(Some)
     }
 }
 
@@ -142,6 +165,32 @@ fn shard(text: &str) -> std::result::Result<Shard, String> {
         }
         _ => Err("write it as 1/4, for the first of four".to_owned()),
     }
+}
+
+impl JobArgs {
+    /// The job of a pipeline as the command line wants it, checked and planned.
+    pub(super) async fn prepare(&self, mut pipeline: Pipeline, hub: Hub) -> Result<Job> {
+        for model in pipeline.models_mut() {
+            model.device = self.device.map_or(model.device, Into::into);
+            model.dtype = self.dtype.map_or(model.dtype, Into::into);
+        }
+        Sink::check(&pipeline.sink, self.fresh || pipeline.run.is_incremental)?;
+        let (limit, overwrite, prune) = (self.limit, self.fresh, self.prune);
+        let options = JobOptions { limit, overwrite, prune, shard: self.shard };
+        Job::prepare(pipeline, options, Arc::new(hub)).await
+    }
+}
+
+/// Runs a job, with progress on stderr.
+pub(super) async fn run_job(
+    job: &Job,
+    progress: ProgressMode,
+    stop: impl Future<Output = ErrorKind>,
+) -> Result<RunReport> {
+    let reporter = Reporter::start(progress, job.progress());
+    let result = job.run(stop).await;
+    reporter.finish(result.is_ok());
+    result
 }
 
 /// Resolves at the first SIGINT or SIGTERM.
@@ -161,7 +210,7 @@ pub(super) async fn stop_signal() -> ErrorKind {
 
 /// [`stop_signal`] of a task of its own, which listens while the job blocks; a second signal ends the process at
 /// once, as far as it is.
-fn stop_or_exit() -> impl Future<Output = ErrorKind> {
+pub(super) fn stop_or_exit() -> impl Future<Output = ErrorKind> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let listen = async move {
         let _ = sender.send(stop_signal().await);

@@ -1,17 +1,24 @@
 //! `hfauto-pipe status`: how far the output of a pipeline is, read from the disk; the run may be another
-//! process's, or over.
+//! process's, or over. Not here: the last and next runs of a folder (`status_folder`).
+
+use std::path::PathBuf;
 
 use clap::Args;
 
-use super::PipelineArgs;
+use super::{PipelineArgs, status_folder};
 use crate::engine::count;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::OutputState;
 
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
+    /// A pipeline file, or a folder of them: then the last and the next run of each.
     #[command(flatten)]
     pipeline: PipelineArgs,
+
+    /// Where `schedule` remembers what was run. Default: `.hfauto/schedule` in the pipeline's folder.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
 
     /// Print a JSON object.
     #[arg(long)]
@@ -20,16 +27,24 @@ pub(super) struct StatusArgs {
 
 impl StatusArgs {
     pub(super) fn run(self) -> Result<()> {
+        if self.pipeline.pipeline.is_dir() {
+            return status_folder::run(&self.pipeline, self.state.as_deref(), self.json);
+        }
         let pipeline = self.pipeline.load()?;
         let state = OutputState::of(&pipeline.sink)?;
+        let scheduled = status_folder::of_pipeline(&pipeline, self.state.as_deref())?;
         if self.json {
-            let json = serde_json::to_string(&state).map_err(|e| {
+            let mut json = serde_json::to_value(&state).map_err(|e| {
                 Error::new(ErrorKind::Internal, "the state has no form in JSON").source(e)
             })?;
+            if let Some(scheduled) = &scheduled {
+                json["scheduled"] = scheduled.to_json();
+            }
             return super::print(format_args!("{json}\n"));
         }
         let output = pipeline.sink.path.display();
-        super::print(format_args!("{}: {}\n{output}\n", pipeline.name, describe(&state)))
+        let scheduled = scheduled.map(|scheduled| scheduled.to_string()).unwrap_or_default();
+        super::print(format_args!("{}: {}\n{output}\n{scheduled}", pipeline.name, describe(&state)))
     }
 }
 

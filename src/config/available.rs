@@ -28,18 +28,7 @@ const LATER: &[Later] = &[
         message: "the device `{}` is not available in this version",
         hint: "use `cpu` or `auto`",
     },
-    Later {
-        path: &["schedule"],
-        refused: given,
-        message: "`schedule` is not available in this version",
-        hint: "remove it, and call `hfauto-pipe run` from cron or a systemd timer",
-    },
 ];
-
-/// A key that is written is refused, whatever its value; a null counts as not written.
-fn given(value: &str) -> bool {
-    value != "null"
-}
 
 /// Reports what `root` asks for and this version does not do.
 pub(crate) fn check(root: &Node, report: &mut Diagnostics) {

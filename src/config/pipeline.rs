@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use super::task_options::*;
 
@@ -27,8 +28,25 @@ pub struct Pipeline {
     pub sink: SinkSpec,
     /// Settings of the run.
     pub run: RunSpec,
+    /// When it is due; `None` for a pipeline that only runs when it is called.
+    pub schedule: Option<ScheduleSpec>,
     /// Tests of the pipeline.
     pub tests: Vec<TestSpec>,
+}
+
+/// When a pipeline is due.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScheduleSpec {
+    /// The cron expression as it is written.
+    pub expression: String,
+    /// The same, parsed: five fields.
+    pub cron: croner::Cron,
+    /// The time zone of the expression.
+    pub timezone: chrono_tz::Tz,
+    /// A due time is put off by less than this.
+    pub jitter: Duration,
+    /// Whether times that nothing was there for are run late.
+    pub catch_up: bool,
 }
 
 /// What becomes of rows that a model step refuses.

@@ -206,16 +206,23 @@ pub enum RawIncremental {
     NewOrChanged,
 }
 
-/// When a pipeline is due.
+/// When a pipeline is due: `hfauto-pipe schedule` and `hfauto-pipe run --due` run it then.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawSchedule {
-    /// A cron expression: `0 3 * * *`.
+    /// A cron expression of five fields, minute, hour, day of the month, month, day of the week:
+    /// `0 3 * * *`; or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
     pub cron: String,
     /// The time zone of `cron`, such as `Europe/Berlin`. Default: UTC.
     pub timezone: Option<String>,
-    /// Start up to this much later, at random: `60s`.
+    /// Start up to this much later, so that pipelines of the same time do not start at once: `60s`,
+    /// `5m`, `1h`, at most a day. How much is settled by the file's name and the due time, and so the
+    /// same after a restart. Default: no delay.
     pub jitter: Option<String>,
+    /// Whether a time that passed while nothing was there to run the pipeline is run late. However
+    /// many passed, it runs once. With false, times that are more than an hour past are left out.
+    /// Default: true.
+    pub catch_up: Option<bool>,
 }
 
 /// A test of the pipeline: rows in, expectations of the rows that come out.

@@ -246,7 +246,7 @@ sink:
   partition_by: []
   target_file_size: 256MB
 run: {max_batch_tokens: 16384, sort_window_rows: 65536, workers: auto, incremental: new_or_changed}
-schedule: {cron: "0 3 * * *", timezone: Europe/Berlin, jitter: 60s}
+schedule: {cron: "0 3 * * *", timezone: Europe/Berlin, jitter: 60s, catch_up: false}
 tests:
   - {name: smoke, rows: [{id: 1, text: hello}], expect: [{column: embedding, length: 384}]}
 "#;
@@ -386,15 +386,70 @@ fn tests_of_a_pipeline_are_typed_and_checked() {
 }
 
 #[test]
-fn what_comes_later_is_refused_by_name() {
-    let report_of_whole = read_with(WHOLE, &[]).unwrap_err();
-    let found: Vec<(usize, usize, &str)> = report_of_whole
-        .iter()
-        .map(|problem| (problem.line(), problem.column(), problem.message()))
-        .collect();
-    let expected = [(36, 1, "`schedule` is not available in this version")];
-    assert_eq!(found, expected, "{report_of_whole}");
+fn schedules_are_checked_at_their_place() {
+    let schedule = good(WHOLE).schedule.unwrap();
+    assert_eq!(schedule.expression, "0 3 * * *");
+    assert_eq!(schedule.timezone, chrono_tz::Europe::Berlin);
+    assert_eq!((schedule.jitter.as_secs(), schedule.catch_up), (60, false));
+    let schedule = good(&format!("{MINIMAL}schedule: {{cron: '@daily'}}\n")).schedule.unwrap();
+    assert_eq!(schedule.timezone, chrono_tz::Tz::UTC);
+    assert_eq!((schedule.jitter.as_secs(), schedule.catch_up), (0, true));
+    assert_eq!(good(MINIMAL).schedule, None);
 
+    let check = |line: &str, expected: &[&str]| {
+        let found = report(&format!("{MINIMAL}{line}\n"));
+        for expected in expected {
+            assert!(found.contains(expected), "{line}\n{found}");
+        }
+    };
+    check(
+        "schedule: {cron: 0 25 * * *}",
+        &[
+            "error: `0 25 * * *` is no cron expression: the hour `25` is not valid\n --> /data/p.yaml:4:18",
+            "hint: it takes 0 to 23;",
+        ],
+    );
+    check(
+        "schedule: {cron: 0 0 3 * * *}",
+        &["expected five fields, found 6", "there are neither seconds nor years"],
+    );
+    check("schedule: {cron: ''}", &["expected five fields, found 0"]);
+    check("schedule: {cron: '@dayly'}", &["did you mean `@daily`?", "valid names: @hourly"]);
+    check("schedule: {cron: 0 0 30 2 *}", &["`0 0 30 2 *` is never due"]);
+    check(
+        "schedule: {cron: '@daily', timezone: Europe/Berln}",
+        &[
+            "the time zone `Europe/Berln` is not known\n --> /data/p.yaml:4:38",
+            "did you mean `Europe/Berlin`?",
+        ],
+    );
+    for name in ["Berlin", "europe/berlin"] {
+        let line = format!("schedule: {{cron: '@daily', timezone: {name}}}");
+        check(&line, &["did you mean `Europe/Berlin`?"]);
+    }
+    check(
+        "schedule: {cron: '@daily', jitter: soon}",
+        &[
+            "`soon` is no duration\n --> /data/p.yaml:4:36",
+            "hint: write a whole number with s, m or h: `60s`",
+        ],
+    );
+    check("schedule: {cron: '@daily', jitter: 25h}", &["a jitter of `25h` is more than a day"]);
+    check("schedule: {cron: '@daily', jitter: 60}", &["jitter"]);
+    // All at once.
+    let found = report(&format!("{MINIMAL}schedule: {{cron: x, timezone: y, jitter: z}}\n"));
+    assert_eq!(found.matches("error: ").count(), 3, "{found}");
+    // The value of a variable is not told.
+    let text = format!(
+        "{MINIMAL}schedule: {{cron: '${{SECRET}}', timezone: '${{SECRET}}', jitter: '${{SECRET}}'}}\n"
+    );
+    let found = report(&text);
+    assert!(found.contains("`${SECRET}`") && !found.contains("hunter2"), "{found}");
+}
+
+#[test]
+fn what_comes_later_is_refused_by_name() {
+    good(WHOLE);
     let check = |text: &str, expected: &str| {
         let found = report(text);
         assert!(found.starts_with(&format!("error: {expected}")), "{text}\n{found}");
@@ -797,6 +852,7 @@ fn pieces() -> impl Strategy<Value = String> {
         "  - token-count: {model: m, input: t, output: o}",
         "  - text-classification: {model: m, input: {text: a, text_pair: b}, output: o, top_k: all}",
         "schedule: {cron: x}",
+        "schedule: {cron: 0 3 * * *, timezone: UTC, jitter: 5m}",
         "tests: [{name: a, rows: [{a: 1}], expect: [{column: a}]}]",
         "&x",
         "*x",
@@ -957,6 +1013,7 @@ const WHOLE_KEYS: &[&str] = &[
     "schedule.cron",
     "schedule.timezone",
     "schedule.jitter",
+    "schedule.catch_up",
     "tests",
     "tests.0",
     "unknown",

@@ -23,6 +23,7 @@ mod object_store;
 mod parity;
 mod pipelines;
 mod row_errors;
+mod schedule;
 mod sink;
 mod slt;
 mod source;

@@ -90,6 +90,12 @@ impl Fixture {
         Ran::from(output, self.dir.path())
     }
 
+    /// As [`Fixture::run`], with variables of the environment.
+    pub(crate) fn run_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Ran {
+        let output = self.command(args).envs(variables.iter().copied()).output().unwrap();
+        Ran::from(output, self.dir.path())
+    }
+
     /// The files below a folder, relative, sorted; nothing when it does not exist.
     pub(crate) fn files(&self, folder: &str) -> Vec<String> {
         let folder = self.path(folder);

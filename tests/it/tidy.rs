@@ -69,6 +69,7 @@ fn folders_use_only_what_is_before_them() {
         "engine",
         "sink",
         "sql",
+        "schedule",
         "cli",
     ];
     for (path, text) in sources() {

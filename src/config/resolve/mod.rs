@@ -6,6 +6,7 @@
 mod model;
 mod on_error;
 mod path;
+mod schedule;
 mod sink;
 mod source;
 mod steps;
@@ -62,10 +63,12 @@ pub(crate) fn resolve(
         );
     }
     let on_error = resolver.on_error(raw.on_error.as_ref(), top.key("on_error"), &sink);
+    let at = top.key("schedule");
+    let schedule = raw.schedule.as_ref().and_then(|raw| resolver.schedule(raw, at));
     let tests = resolver.tests(raw.tests.as_deref(), top.key("tests"));
     let dir = resolver.dir;
     let file = file.to_path_buf();
-    Pipeline { file, dir, name, models, source, steps, on_error, sink, run, tests }
+    Pipeline { file, dir, name, models, source, steps, on_error, sink, run, schedule, tests }
 }
 
 fn run(raw: Option<&RawRun>) -> RunSpec {

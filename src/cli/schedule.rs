@@ -1,0 +1,129 @@
+//! `hfauto-pipe schedule`, and `run --due`: the pipelines of a folder at their times, with a line on stderr for
+//! everything that happens. Not here: when they are due ([`crate::schedule`]), how one runs (`run`).
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use chrono::SecondsFormat;
+use clap::Args;
+use futures::FutureExt;
+
+use super::progress::ProgressMode;
+use super::run::{JobArgs, run_job, stop_or_exit};
+use crate::config::LoadOptions;
+use crate::config::pipeline::Pipeline;
+use crate::engine::RunReport;
+use crate::error::{Error, ErrorKind, Result};
+use crate::schedule::{Event, Scheduler, What, now};
+
+#[derive(Args, Debug)]
+pub(super) struct ScheduleArgs {
+    /// The folder of the pipeline files. Files that come, change or go are noticed.
+    folder: PathBuf,
+
+    /// Where to remember what was run. Default: `.hfauto/schedule` in the folder.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+
+    /// Override a key of the files, as `--set run.workers=1`; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::key_value)]
+    set: Vec<(String, String)>,
+
+    /// Use only local files and the cache, as HF_HUB_OFFLINE=1.
+    #[arg(long)]
+    offline: bool,
+
+    #[command(flatten)]
+    job: JobArgs,
+
+    /// How to show the progress of runs on stderr.
+    #[arg(long, value_enum, default_value = "none")]
+    progress: ProgressMode,
+}
+
+impl ScheduleArgs {
+    pub(super) fn run(self) -> Result<()> {
+        let Self { folder, state, set, offline, job, progress } = &self;
+        let run = ScheduledRun { set, offline: *offline, job, progress: *progress };
+        run.stay(folder, state.as_deref())
+    }
+}
+
+/// How the pipelines of a folder are run.
+pub(super) struct ScheduledRun<'a> {
+    pub(super) set: &'a [(String, String)],
+    pub(super) offline: bool,
+    pub(super) job: &'a JobArgs,
+    pub(super) progress: ProgressMode,
+}
+
+impl ScheduledRun<'_> {
+    fn stay(&self, folder: &Path, state: Option<&Path>) -> Result<()> {
+        let mut scheduler = self.scheduler(folder, state);
+        super::block_on(async {
+            let stop = stop_or_exit().shared();
+            let run = async |pipeline| self.run(pipeline, stop.clone()).await;
+            scheduler.stay(run, stop.clone(), &mut line).await
+        })
+    }
+
+    pub(super) fn run_due(&self, folder: &Path, state: Option<&Path>) -> Result<()> {
+        let mut scheduler = self.scheduler(folder, state);
+        let mut printed = Ok(());
+        let passed = super::block_on(async {
+            let stop = stop_or_exit().shared();
+            let run = async |pipeline| self.run(pipeline, stop.clone()).await;
+            let mut tell = |event: &Event<'_>| match event.what {
+                // Called every few minutes, it says something when there is something.
+                What::Scheduled { is_new: false, .. } => {}
+                What::Done { report, .. } => {
+                    line(event);
+                    if let Err(error) = super::print(report) {
+                        printed = Err(error);
+                    }
+                }
+                _ => line(event),
+            };
+            scheduler.run_due(run, stop.clone(), &mut tell).await
+        })?;
+        printed?;
+        let Some((_, first)) = passed.failed.first() else {
+            if passed.scheduled == 0 {
+                tracing::warn!("no pipeline of `{}` has a `schedule`", folder.display());
+            }
+            return Ok(());
+        };
+        let names: Vec<_> = passed.failed.iter().map(|(file, _)| format!("`{file}`")).collect();
+        let message = match names.as_slice() {
+            [name] => format!("{name} failed"),
+            names => format!("{} pipelines failed: {}", names.len(), names.join(", ")),
+        };
+        Err(Error::new(*first, message).at(folder.display()))
+    }
+
+    fn scheduler(&self, folder: &Path, state: Option<&Path>) -> Scheduler {
+        let options = LoadOptions { set: self.set.to_vec(), ..LoadOptions::default() };
+        Scheduler::new(folder, state, options)
+    }
+
+    async fn run(
+        &self,
+        pipeline: Pipeline,
+        stop: impl Future<Output = ErrorKind> + Clone,
+    ) -> Result<RunReport> {
+        let job = tokio::select! {
+            job = self.job.prepare(pipeline, super::hub(self.offline)) => job?,
+            kind = stop.clone() => {
+                return Err(Error::new(kind, "stopped before the first row"));
+            }
+        };
+        run_job(&job, self.progress, stop).await
+    }
+}
+
+/// `2026-03-29T01:00:00Z  INFO reviews.yaml: started, due 2026-03-29 03:00:00 CEST`
+fn line(event: &Event<'_>) {
+    let level = if event.what.is_problem() { "WARN" } else { "INFO" };
+    let now = now().to_rfc3339_opts(SecondsFormat::Secs, true);
+    let _ = writeln!(std::io::stderr().lock(), "{now}  {level} {event}");
+}
