@@ -24,6 +24,12 @@ pub(super) struct Started {
     pub(super) done: usize,
     /// The process.
     pub(super) pid: u32,
+    /// Units of other inputs or other settings that the output had then.
+    #[serde(default)]
+    pub(super) others: usize,
+    /// Rows of all units that were done then.
+    #[serde(default)]
+    pub(super) rows: u64,
 }
 
 /// The file of [`Started`], in the folder of the run.
@@ -56,6 +62,8 @@ pub enum OutputState {
         done: usize,
         /// Rows of these, in the output.
         rows: u64,
+        /// Rows a second of this run so far.
+        rows_per_second: Option<f64>,
         /// Seconds until the end, at the pace of this run so far.
         seconds_left: Option<f64>,
     },
@@ -91,12 +99,15 @@ impl OutputState {
             return Ok(Self::Absent);
         }
         let rows = manifests.iter().map(|name| rows_of_manifest(&meta.join(UNITS).join(name)));
-        let done = manifests.len();
-        let seconds_left = started.as_ref().filter(|_| is_running).and_then(|started| {
+        let rows = rows.sum::<u64>();
+        let others = started.as_ref().map_or(0, |started| started.others);
+        let done = manifests.len().saturating_sub(others);
+        let pace = started.as_ref().filter(|_| is_running).and_then(|started| {
             let at = chrono::DateTime::parse_from_rfc3339(&started.at).ok()?;
-            let seconds = (chrono::Utc::now() - at.to_utc()).as_seconds_f64();
+            let seconds = (chrono::Utc::now() - at.to_utc()).as_seconds_f64().max(f64::EPSILON);
             let made = done.checked_sub(started.done).filter(|made| *made > 0)?;
-            Some(started.units.saturating_sub(done) as f64 * seconds / made as f64)
+            let left = started.units.saturating_sub(done) as f64 * seconds / made as f64;
+            Some((rows.saturating_sub(started.rows) as f64 / seconds, left))
         });
         Ok(Self::Unfinished {
             is_running,
@@ -104,8 +115,9 @@ impl OutputState {
             started_at: started.as_ref().map(|started| started.at.clone()),
             units: started.as_ref().map(|started| started.units),
             done,
-            rows: rows.sum(),
-            seconds_left,
+            rows,
+            rows_per_second: pace.map(|(rows_per_second, _)| rows_per_second),
+            seconds_left: pace.map(|(_, seconds_left)| seconds_left),
         })
     }
 }

@@ -200,7 +200,9 @@ impl UnitOutput {
             let current = units.iter().filter(|unit| records.contains_key(&unit.id)).count();
             let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
             let (units, pid) = (units.len(), std::process::id());
-            let started = json!(Started { at, units, done: current, pid });
+            let rows = records.values().map(|record| record.rows).sum();
+            let others = records.len() - current;
+            let started = json!(Started { at, units, done: current, pid, others, rows });
             run.say(STARTED, &started)?;
             if !options.overwrite && !published.is_empty() && records.is_empty() {
                 return Err(Error::new(

@@ -21,6 +21,8 @@ mod image_classification;
 mod invariance;
 mod parity;
 mod pipelines;
+mod prometheus;
+mod report;
 mod row_errors;
 mod sink;
 mod slt;
