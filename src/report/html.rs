@@ -1,6 +1,7 @@
 //! Text as HTML: nothing of a report reaches the page but through here. Not here: what the page shows (`page`).
 
 use std::fmt::Write;
+use std::ops::RangeBounds;
 
 /// Characters of a text that the page shows.
 const MAX_CHARS: usize = 2000;
@@ -30,13 +31,13 @@ pub(super) fn escape(text: &str) -> String {
     html
 }
 
-/// A table; cells are HTML. Columns from `numbers` on hold numbers and stand at the right.
+/// A table; cells are HTML. The columns of `numbers` hold numbers and stand at the right.
 pub(super) fn table(
     head: &[&str],
-    numbers: usize,
+    numbers: impl RangeBounds<usize>,
     rows: impl IntoIterator<Item = Vec<String>>,
 ) -> String {
-    let class = |column: usize| if column >= numbers { " class=\"n\"" } else { "" };
+    let class = |column: usize| if numbers.contains(&column) { " class=\"n\"" } else { "" };
     let mut html = "<div class=\"scroll\"><table><thead><tr>".to_owned();
     for (column, name) in head.iter().enumerate() {
         let _ = write!(html, "<th scope=\"col\"{}>{name}</th>", class(column));

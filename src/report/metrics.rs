@@ -149,6 +149,9 @@ fn of_run(text: &mut Exposition, run: &RunReport) {
     text.optional("hfauto_pipe_memory_peak_bytes", "Its largest resident size so far.", peak);
 }
 
+/// A counter of a step.
+type Counter = fn(&StepReport) -> u64;
+
 fn of_steps(text: &mut Exposition, steps: &[StepReport]) {
     // Two steps may have one name: calls in SQL. Their samples would be the same series.
     let mut names = BTreeMap::new();
@@ -164,7 +167,7 @@ fn of_steps(text: &mut Exposition, steps: &[StepReport]) {
     if steps.is_empty() {
         return;
     }
-    let counters: [(&str, &str, fn(&StepReport) -> u64); 9] = [
+    let counters: [(&str, &str, Counter); 9] = [
         ("rows", "Rows that the step has handed on.", |step| step.counts.rows),
         ("null_rows", "Rows that were null.", |step| step.counts.null_rows),
         ("computed_rows", "Rows that went through the model.", |step| step.counts.computed_rows),
@@ -240,7 +243,7 @@ struct Exposition {
 impl Exposition {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {

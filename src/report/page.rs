@@ -39,10 +39,10 @@ pub fn page(report: &Report) -> String {
         files(&mut html, run);
     }
     let version = report.run.as_ref().map_or_else(String::new, |run| escape(&run.version));
-    let _ = write!(
+    let _ = writeln!(
         html,
         "<footer class=\"soft\">Written by hfauto-pipe {version}, report version {}.</footer>\n\
-         </main>\n</body>\n</html>\n",
+         </main>\n</body>\n</html>",
         report.version
     );
     html
@@ -62,16 +62,16 @@ fn head(html: &mut String, report: &Report, name: &str) {
     if let Some(code) = report.exit_code.filter(|code| *code != 0) {
         let _ = write!(line, ", exit code {code}");
     }
-    let _ = write!(html, "<p class=\"soft\">{line}</p></header>\n");
+    let _ = writeln!(html, "<p class=\"soft\">{line}</p></header>");
     let Some(error) = &report.error else { return };
     let kind = match &error.row_error {
         Some(row) => format!("{}, {}", escape(&error.kind), escape(row)),
         None => escape(&error.kind),
     };
-    let _ = write!(
+    let _ = writeln!(
         html,
         "<section class=\"card error\" id=\"error\" aria-label=\"Error\"><h3>Error ({kind})</h3>\
-         <pre>{}</pre></section>\n",
+         <pre>{}</pre></section>",
         escape(&error.text)
     );
 }
@@ -193,9 +193,9 @@ fn throughput(html: &mut String, run: &RunReport) {
             let rate = count(span.value.round() as u64);
             vec![duration(span.from), duration(span.to), rate]
         });
-        let figures = figures("Figures", &table(&["from", "to", &format!("{what}/s")], 0, rows));
+        let figures = figures("Figures", &table(&["from", "to", &format!("{what}/s")], 0.., rows));
         let drawn = plot.line(&spans, tip);
-        let _ = write!(html, "<div class=\"card\">{drawn}{figures}</div>\n");
+        let _ = writeln!(html, "<div class=\"card\">{drawn}{figures}</div>");
     }
     html.push_str("</section>\n");
 }
@@ -270,7 +270,7 @@ fn lengths(html: &mut String, number: usize, lengths: &Histogram) {
         plot.bars(&bars, |label, rows| format!("{} tokens: {} rows", of(label), count(rows)));
     let table = table(
         &["tokens", "rows", "share"],
-        1,
+        1..,
         bins.iter().map(|(range, _, number)| {
             let share = percent(*number as f64 / rows.max(1) as f64);
             vec![range.clone(), count(*number), share]
@@ -320,12 +320,12 @@ fn row_errors(html: &mut String, run: &RunReport) {
             error.examples.iter().map(|text| format!("<li><bdi>{}</bdi></li>", escape(text)));
         vec![
             format!("<code>{}</code>", escape(&error.kind)),
+            count(error.rows),
             format!("<bdi>{}</bdi>", escape(&step.output)),
             format!("<ul class=\"examples\">{}</ul>", examples.collect::<String>()),
-            count(error.rows),
         ]
     });
-    html.push_str(&table(&["kind", "step", "messages, some of them", "rows"], 3, rows));
+    html.push_str(&table(&["kind", "rows", "step", "messages, some of them"], 1..2, rows));
     html.push_str("</div></section>\n");
 }
 
@@ -353,7 +353,7 @@ fn units(html: &mut String, run: &RunReport) {
                 duration(unit.seconds),
             ]
         });
-        let _ = write!(html, "{}", table(&["slowest", "rows", "time"], 1, rows));
+        let _ = write!(html, "{}", table(&["slowest", "rows", "time"], 1.., rows));
     }
     if !vanished.is_empty() {
         let fate = if *pruned { "removed" } else { "kept" };
@@ -398,15 +398,15 @@ fn times(html: &mut String, run: &RunReport) {
             "in the model",
             "waits to hand on",
         ];
-        let _ = write!(html, "{}", table(&head, 1, rows));
+        let _ = write!(html, "{}", table(&head, 1.., rows));
         html.push_str(
             "<p class=\"soft\">Queue and model are summed over batches and workers; all of it goes on at the same \
              time.</p>",
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         html,
-        "<p class=\"soft\">The sink wrote for {}.</p></div></section>\n",
+        "<p class=\"soft\">The sink wrote for {}.</p></div></section>",
         duration(run.sink_seconds)
     );
 }
@@ -451,7 +451,7 @@ fn files(html: &mut String, run: &RunReport) {
         let path = file.path.display().to_string();
         vec![format!("<bdi>{}</bdi>", escape(&path)), count(file.rows), bytes(file.bytes)]
     });
-    let table = table(&["file", "rows", "size"], 1, rows);
+    let table = table(&["file", "rows", "size"], 1.., rows);
     let _ = write!(html, "<section id=\"files\"><h2>Files</h2>\n<div class=\"card\">{table}");
     more(html, run.output.len());
     html.push_str("</div></section>\n");

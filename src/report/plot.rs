@@ -70,8 +70,10 @@ impl Plot<'_> {
         }
         let mut labels = String::new();
         for (seconds, label) in time_ticks(end) {
-            let _ =
-                write!(labels, "<span style=\"left:{:.2}%\">{label}</span>", seconds / end * 100.0);
+            let share = seconds / end * 100.0;
+            // One at the right end would stand over it.
+            let class = if share > 95.0 { " class=\"last\"" } else { "" };
+            let _ = write!(labels, "<span{class} style=\"left:{share:.2}%\">{label}</span>");
         }
         let x_axis = format!("<div class=\"x times\" aria-hidden=\"true\">{labels}</div>");
         self.frame(spans.len(), &ticks, top, &shapes, &x_axis)
@@ -200,7 +202,7 @@ pub(super) fn short(number: f64) -> String {
         _ => (number / 1e9, "G"),
     };
     let digits = match value.abs() {
-        value if value == value.trunc() => 0,
+        value if value.fract() == 0.0 => 0,
         ..1.0 => 2,
         ..100.0 => 1,
         _ => 0,

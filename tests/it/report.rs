@@ -387,6 +387,8 @@ fn dump_dom(browser: &Path, fixture: &Fixture, page: &str, size: &str) -> (Strin
             "--enable-logging=stderr",
             "--dump-dom",
         ])
+        // Waits for messages between frames, too.
+        .arg("--virtual-time-budget=2000")
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("--window-size={size}"))
         .arg(format!("file://{}", fixture.path(page).display()))
@@ -474,24 +476,32 @@ fn a_browser_shows_the_page_and_nothing_else() {
         const lines = [...document.querySelectorAll('path.line, rect.bar')];
         const titles = [...document.querySelectorAll('svg[role=img]')].every(svg =>
             svg.getAttribute('aria-labelledby').split(' ').every(id => document.getElementById(id).textContent));
-        document.body.innerHTML = '<pre id=measured>' + JSON.stringify({
+        const measured = JSON.stringify({
             width: innerWidth, scroll: document.documentElement.scrollWidth, titles,
             plots: sizes.filter(size => size.width > 200 && size.height > 100).length,
             empty: lines.filter(line => line.getTotalLength() < 1).length, shapes: lines.length,
-        }) + '</pre>';
+        });
+        if (parent !== window) return parent.postMessage(measured, '*');
+        document.body.innerHTML = '<pre id=measured>' + measured + '</pre>';
     })</script></body>";
     let copy = page
         .replacen("default-src 'none'", "script-src 'unsafe-inline'", 1)
         .replacen("</body>", measure, 1);
     fixture.file("measured.html", copy);
-    for width in ["1200", "400"] {
-        let (dom, stderr) = dump_dom(&browser, &fixture, "measured.html", &format!("{width},800"));
+    // No window of this browser is as narrow as a phone, but a frame is.
+    let frame = "<body><iframe src=measured.html style='width:400px;height:800px;border:0'></iframe><script>
+        onmessage = message => document.body.innerHTML = '<pre id=measured>' + message.data + '</pre>';
+    </script></body>";
+    fixture.file("frame.html", frame);
+    for (page, width) in [("measured.html", 1200), ("frame.html", 400)] {
+        let (dom, stderr) = dump_dom(&browser, &fixture, page, "1200,800");
         let measured =
             dom.split("<pre id=\"measured\">").nth(1).unwrap_or_else(|| panic!("{dom}{stderr}"));
         let measured: Value = serde_json::from_str(measured.split('<').next().unwrap()).unwrap();
         assert_eq!(measured["plots"], 3, "{measured}");
         assert_eq!(measured["titles"], true, "{measured}");
-        assert!(measured["scroll"].as_f64() <= measured["width"].as_f64(), "{width}: {measured}");
+        assert_eq!(measured["width"], width, "{measured}");
+        assert!(measured["scroll"].as_u64().unwrap() <= width, "{measured}");
         assert!(measured["shapes"].as_u64() > measured["empty"].as_u64(), "{measured}");
     }
     assert_eq!(connections.load(Ordering::SeqCst), 0);
