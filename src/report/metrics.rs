@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{Report, RunReport, Status, StepReport, UnitCounts};
+use super::{Histogram, Report, RunReport, Status, StepReport, UnitCounts};
 
 /// What a file of metrics says of runs that are over.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -76,7 +76,7 @@ impl Kept {
             success: Some(f64::from(u8::from(is_success))),
             exit_code: Some(f64::from(exit_code)),
             ended_at,
-            seconds: wall.or_else(|| Some(ended_at? - started_at?)),
+            seconds: wall.or_else(|| Some((ended_at? - started_at?).max(0.0))),
             last_success: if is_success { ended_at } else { self.last_success },
         }
     }
@@ -218,14 +218,23 @@ fn of_steps(text: &mut Exposition, steps: &[StepReport]) {
         }
     }
     let name = "hfauto_pipe_step_row_tokens";
+    // A report of another origin may have none.
+    let has_lengths = |report: &StepReport| {
+        let Histogram { bounds, counts, .. } = &report.token_lengths;
+        counts.len() == bounds.len() + 1 && bounds.is_sorted()
+    };
+    let steps: Vec<_> = steps.iter().filter(|(_, report)| has_lengths(report)).collect();
+    if steps.is_empty() {
+        return;
+    }
     text.family(name, "histogram", "Rows by their number of tokens.");
-    for (step, StepReport { token_lengths, .. }) in &steps {
+    for (step, StepReport { token_lengths, .. }) in steps {
         let bucket = format!("{name}_bucket");
-        let mut sum = 0;
+        let mut sum = 0u64;
         let bounds = token_lengths.bounds.iter().map(ToString::to_string);
         let bounds = bounds.chain(["+Inf".to_owned()]);
         for (bound, count) in bounds.zip(&token_lengths.counts) {
-            sum += count;
+            sum = sum.saturating_add(*count);
             text.sample(&bucket, &[("step", step), ("le", &bound)], sum as f64);
         }
         text.sample(&format!("{name}_sum"), &[("step", step)], token_lengths.sum as f64);

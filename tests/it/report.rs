@@ -129,7 +129,7 @@ fn a_failed_run_keeps_the_time_of_the_last_success() {
     std::thread::sleep(Duration::from_millis(20));
 
     // At the rows, at the pipeline file, and on the way there.
-    fixture.file("in/3.csv", "id,text\n1,\"a\n");
+    fixture.file("in/3.csv", "id,text\n1,a,b\n");
     let good = fs::read_to_string(fixture.path("embed.yaml")).unwrap();
     for (pipeline, code, kind) in
         [(good.clone(), 65, "data"), ("version: 1\n".to_owned(), 78, "config")]
@@ -328,7 +328,7 @@ fn logs_are_json_when_they_are_asked_for() {
     assert_eq!((&line["level"], &line["spans"][0]["pipeline"]), (&"WARN".into(), &"embed".into()));
     assert!(line["manifest"].as_str().unwrap().ends_with("x.json"), "{line}");
 
-    fixture.file("in/3.csv", "id,text\n1,\"a\n");
+    fixture.file("in/3.csv", "id,text\n1,a,b\n");
     let ran = fixture.run(&["run", "embed.yaml", "--fresh", "--log-format", "json"]);
     ran.fails(65, &[]);
     let all = lines(&ran.stderr);
@@ -403,7 +403,8 @@ fn dump_dom(browser: &Path, fixture: &Fixture, page: &str, size: &str) -> (Strin
 /// A server that counts who connects.
 fn counting_server() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, count) = (listener.local_addr().unwrap().to_string(), Arc::default());
+    let (address, count) =
+        (listener.local_addr().unwrap().to_string(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&count);
     std::thread::spawn(move || {
         for _ in listener.incoming() {
