@@ -152,16 +152,15 @@ impl Gather {
     /// The next rows of the input: a batch, or as much of it as the window has room for where that is
     /// bounded closely.
     async fn next_batch(&mut self, window: &WindowBuilder) -> Result<Option<RecordBatch>> {
-        let batch = match self.rest.take() {
-            Some(batch) => batch,
-            None => {
-                let start = Instant::now();
-                let batch = self.input.next().await;
-                self.step.metrics().waited_for_input(start.elapsed());
-                match batch {
-                    Some(batch) => batch?,
-                    None => return Ok(None),
-                }
+        let batch = if let Some(batch) = self.rest.take() {
+            batch
+        } else {
+            let start = Instant::now();
+            let batch = self.input.next().await;
+            self.step.metrics().waited_for_input(start.elapsed());
+            match batch {
+                Some(batch) => batch?,
+                None => return Ok(None),
             }
         };
         let room = self.window_rows().saturating_sub(window.num_rows());

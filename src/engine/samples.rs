@@ -60,7 +60,7 @@ mod tests {
         }
         let all = samples.all();
         assert!((MAX_SAMPLES / 2..=MAX_SAMPLES).contains(&all.len()), "{}", all.len());
-        assert_eq!(all[0].seconds, 0.0);
+        assert_eq!(all[0], Sample::default());
         let gaps: Vec<f64> = all.windows(2).map(|pair| pair[1].seconds - pair[0].seconds).collect();
         assert!(gaps.iter().all(|gap| *gap <= 2.0 * interval.as_secs_f64()), "{gaps:?}");
         assert!(gaps.iter().all(|gap| *gap >= interval.as_secs_f64() * 0.99), "{gaps:?}");

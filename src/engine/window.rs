@@ -341,7 +341,7 @@ mod tests {
             Field::new("id", DataType::Int64, false),
             Field::new("first", kept, true),
         ]));
-        let heard = std::cell::RefCell::default();
+        let heard = std::cell::RefCell::<Vec<RowErrorKind>>::default();
         let mut batches = window.assemble(
             &computed,
             &DataType::Int32,
