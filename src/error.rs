@@ -103,6 +103,62 @@ impl ErrorKind {
     }
 }
 
+/// What is wrong with a row, where a row is at fault: the words of `_error.kind`, of dead letters, reports and
+/// metrics. They stay; new ones may come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum RowErrorKind {
+    /// More tokens than the model takes, where nothing is cut.
+    TooLong,
+    /// A text beside it, or a prompt, leaves no room for what is to be computed.
+    NoRoom,
+    /// Nothing to compute: a text without a token, a list without choices, a conversation without messages.
+    Empty,
+    /// A text without the mask token, or one that is cut off before it.
+    MissingMask,
+    /// A text with several mask tokens where one is expected.
+    SeveralMasks,
+    /// An image's file cannot be read.
+    ImageRead,
+    /// An image does not decode, or is of a format or a size that is not read.
+    ImageDecode,
+    /// A conversation that the chat template refuses.
+    Chat,
+    /// Anything else.
+    #[default]
+    Data,
+}
+
+impl RowErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 9] = [
+        Self::TooLong,
+        Self::NoRoom,
+        Self::Empty,
+        Self::MissingMask,
+        Self::SeveralMasks,
+        Self::ImageRead,
+        Self::ImageDecode,
+        Self::Chat,
+        Self::Data,
+    ];
+
+    /// The kind's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TooLong => "too_long",
+            Self::NoRoom => "no_room",
+            Self::Empty => "empty",
+            Self::MissingMask => "missing_mask",
+            Self::SeveralMasks => "several_masks",
+            Self::ImageRead => "image_read",
+            Self::ImageDecode => "image_decode",
+            Self::Chat => "chat",
+            Self::Data => "data",
+        }
+    }
+}
+
 /// An error of this crate.
 ///
 /// Messages are fragments that fit after `error:`: lower case, no full stop, names in backticks,
@@ -111,6 +167,7 @@ pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: ErrorKind,
+    row: Option<RowErrorKind>,
     message: String,
     at: Vec<String>,
     hint: Option<String>,
@@ -122,11 +179,24 @@ impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
+            row: None,
             message: message.into(),
             at: Vec::new(),
             hint: None,
             source: None,
         }))
+    }
+
+    /// A new error of kind [`ErrorKind::Data`] that says what is wrong with the row.
+    pub fn of_row(row: RowErrorKind, message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Data, message).row(row)
+    }
+
+    /// Says what is wrong with the row, if it is a row that is at fault.
+    #[must_use]
+    pub(crate) fn row(mut self, row: RowErrorKind) -> Self {
+        self.0.row = (self.0.kind == ErrorKind::Data).then_some(row);
+        self
     }
 
     /// Adds a place on the way up, innermost first: a file, a column, a step, `model@revision`.
@@ -155,6 +225,11 @@ impl Error {
         self.0.kind
     }
 
+    /// What is wrong with the row, for errors of rows.
+    pub fn row_kind(&self) -> Option<RowErrorKind> {
+        self.0.row
+    }
+
     /// The message alone, without places, cause and hint.
     pub fn message(&self) -> &str {
         &self.0.message
@@ -172,10 +247,10 @@ impl Error {
 
     /// The same error for one more receiver; of its causes, the texts.
     pub(crate) fn again(&self) -> Self {
-        let Inner { kind, message, at, hint, .. } = self.0.as_ref();
+        let Inner { kind, row, message, at, hint, .. } = self.0.as_ref();
         let source = StdError::source(self).map(|cause| Box::new(Told::of(cause)) as Box<_>);
         let (message, at, hint) = (message.clone(), at.clone(), hint.clone());
-        Self(Box::new(Inner { kind: *kind, message, at, hint, source }))
+        Self(Box::new(Inner { kind: *kind, row: *row, message, at, hint, source }))
     }
 }
 
@@ -260,5 +335,15 @@ mod tests {
         );
         assert_eq!(error.kind().exit_code(), exit_code::CANT_CREATE);
         assert_eq!(error.again().to_string(), error.to_string());
+    }
+
+    #[test]
+    fn words_of_row_errors_are_each_its_own_and_stay_with_the_error() {
+        let words: std::collections::BTreeSet<_> =
+            RowErrorKind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(words.len(), RowErrorKind::ALL.len());
+        let error = Error::of_row(RowErrorKind::TooLong, "long").at("row 1");
+        assert_eq!(error.again().row_kind(), Some(RowErrorKind::TooLong));
+        assert_eq!((error.kind(), error.remedy()), (ErrorKind::Data, None));
     }
 }

@@ -14,7 +14,8 @@
 //! nn       what architectures share                      attention, pooling
 //! generation   token by token, where a model writes      greedy, sampled, beams
 //! tasks    columns -> tokens, tensors -> column          FixedSizeList<Float32, 384>
-//! engine   windows, workers, order, progress, report     id, text, embedding
+//! report   what a run says: JSON, Prometheus, HTML      report.json
+//! engine   windows, workers, order, progress             id, text, embedding
 //! sink     files, whole or not at all                    part-00000.parquet, _SUCCESS
 //! schedule when a pipeline is due                        0 3 * * *
 //! cli      what the user types and sees
@@ -39,13 +40,14 @@ pub mod models;
 pub mod nn;
 pub mod generation;
 pub mod tasks;
+pub mod report;
 pub mod engine;
 pub mod sql;
 pub mod sink;
 pub mod schedule;
 pub mod cli;
 
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, RowErrorKind};
 
 /// The README's Rust compiles.
 #[cfg(doctest)]

@@ -4,9 +4,12 @@
 mod completions;
 mod fetch;
 mod init;
+mod log;
 mod models;
+mod observe;
 mod plan;
 mod progress;
+mod report;
 mod run;
 mod schedule;
 mod schema;
@@ -23,15 +26,16 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind as ClapErrorKind;
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::pipeline::Pipeline;
 use crate::config::{self, Diagnostics, LoadOptions};
 use crate::error::{Error, ErrorKind, Result, exit_code};
 use crate::hub::{Hub, HubSettings};
 
+use self::log::LogFormat;
+
 /// Verbs and options of the design that later versions bring.
-const LATER: &[&str] = &["report", "scheduler", "executor"];
+const LATER: &[&str] = &["scheduler", "executor"];
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -54,8 +58,12 @@ struct Cli {
     command: Command,
 
     /// Log level of stderr: error, warn, info, debug, trace, or a filter as of `RUST_LOG`.
-    #[arg(long, global = true, value_name = "LEVEL")]
-    log: Option<String>,
+    #[arg(long, alias = "log", global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+
+    /// How logs, progress and errors stand on stderr: text, or a JSON object a line.
+    #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
+    log_format: LogFormat,
 }
 
 #[derive(Subcommand, Debug)]
@@ -64,6 +72,8 @@ enum Command {
     Run(run::RunArgs),
     /// Run the pipelines of a folder at the times of their `schedule`; stays.
     Schedule(schedule::ScheduleArgs),
+    /// Make one HTML page of the report of a run.
+    Report(report::ReportArgs),
     /// Check pipeline files: no network, no weights.
     Validate(validate::ValidateArgs),
     /// Show what a run would do: columns, models, memory, tokens of a sample.
@@ -127,16 +137,21 @@ fn hub(offline: bool) -> Hub {
 
 /// Runs the program and returns its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => {
+            log::guess_format(&args);
+            return usage(&error);
+        }
     };
-    if let Err(error) = log_to_stderr(cli.log.as_deref()) {
+    if let Err(error) = log::start(cli.log_format, cli.log_level.as_deref()) {
         return fail(&error);
     }
     let result = match cli.command {
         Command::Run(args) => args.run(),
         Command::Schedule(args) => args.run(),
+        Command::Report(args) => args.run(),
         Command::Validate(args) => args.run(),
         Command::Plan(args) => args.run(),
         Command::Status(args) => args.run(),
@@ -166,11 +181,17 @@ fn usage(error: &clap::Error) -> u8 {
                 .hint(format!("available: {}", names.join(", "))),
         );
     }
-    let _ = error.print();
-    match error.kind() {
-        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => exit_code::DONE,
-        _ => exit_code::USAGE,
+    let is_help =
+        matches!(error.kind(), ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion);
+    if log::is_json() && !is_help {
+        let text = error.to_string();
+        let message = text.split("\n\nUsage:").next().unwrap_or_default();
+        let words: Vec<&str> = message.trim_start_matches("error: ").split_whitespace().collect();
+        let message = words.join(" ");
+        return fail(&Error::new(ErrorKind::Usage, message).hint("for more, try `--help`"));
     }
+    let _ = error.print();
+    if is_help { exit_code::DONE } else { exit_code::USAGE }
 }
 
 fn unavailable_verb(error: &clap::Error) -> Option<&'static str> {
@@ -189,6 +210,9 @@ fn fail(error: &Error) -> u8 {
 
 /// Shows an error on stderr; the problems of a pipeline file come with snippets.
 fn show(error: &Error) {
+    if log::is_json() {
+        return log::error(error);
+    }
     let mut stderr = std::io::stderr().lock();
     if let Some(diagnostics) = Diagnostics::of(error) {
         let _ = if stderr.is_terminal() {
@@ -231,25 +255,4 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     // A blocking task that is still on its way (a batch of rows being tokenised) must not hold the exit.
     runtime.shutdown_background();
     result
-}
-
-fn log_to_stderr(level: Option<&str>) -> Result<()> {
-    let filter = match level {
-        Some(level) => EnvFilter::try_new(level).map_err(|e| {
-            Error::new(ErrorKind::Usage, format!("`--log {level}` is not a level")).source(e)
-        })?,
-        // hf-hub logs its own retries as errors; ours says once what they came to.
-        None => {
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,hf_hub=off"))
-        }
-    };
-    // A second call in one process (tests) keeps the first subscriber.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .without_time()
-        .try_init();
-    Ok(())
 }

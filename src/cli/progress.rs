@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use super::log;
 use crate::engine::{Progress, Stage, StepCounts};
 use crate::hub::HubProgress;
 
@@ -28,6 +29,9 @@ pub(super) enum ProgressMode {
     None,
 }
 
+/// The time between lines that somebody may read.
+const RARELY: Duration = Duration::from_secs(10);
+
 /// A thread that shows the counters of a job until it is finished.
 pub(super) struct Reporter {
     stop: mpsc::Sender<bool>,
@@ -37,13 +41,18 @@ pub(super) struct Reporter {
 impl Reporter {
     pub(super) fn start(mode: ProgressMode, progress: Arc<Progress>) -> Self {
         let (stop, stopped) = mpsc::channel();
-        let mode = match mode {
-            ProgressMode::Auto if std::io::stderr().is_terminal() => ProgressMode::Bar,
-            ProgressMode::Auto => ProgressMode::Plain,
-            mode => mode,
+        let (mode, interval) = match mode {
+            ProgressMode::Auto if log::is_json() => (ProgressMode::Json, RARELY),
+            ProgressMode::Auto if std::io::stderr().is_terminal() => {
+                (ProgressMode::Bar, Duration::from_millis(100))
+            }
+            ProgressMode::Bar => (mode, Duration::from_millis(100)),
+            ProgressMode::Json => (mode, Duration::from_secs(1)),
+            ProgressMode::Auto | ProgressMode::Plain => (ProgressMode::Plain, RARELY),
+            ProgressMode::None => (mode, RARELY),
         };
         let thread = (mode != ProgressMode::None)
-            .then(|| std::thread::spawn(move || show(mode, &progress, &stopped)));
+            .then(|| std::thread::spawn(move || show(mode, interval, &progress, &stopped)));
         Self { stop, thread }
     }
 
@@ -72,14 +81,10 @@ impl Snapshot {
     fn read(progress: &Progress) -> Self {
         let stage = progress.stage();
         let seconds = progress.running().as_secs_f64().max(f64::EPSILON);
-        // Rows appear at the sink a window at a time; what the model has computed moves with every batch.
-        // Without a model step the sink is all there is.
         let counts: Vec<_> = progress.steps().iter().map(|step| step.metrics().counts()).collect();
-        let rows = progress.rows_written();
+        let rows = progress.rows();
         let tokens: u64 = counts.iter().map(|counts| counts.computed_tokens).sum();
         let padded: u64 = counts.iter().map(|counts| counts.padded_tokens).sum();
-        let computed = counts.iter().map(|counts| counts.computed_rows).min().unwrap_or(0);
-        let rows = rows.max(computed.min(progress.total_rows().unwrap_or(u64::MAX)));
         let rows_per_second = rows as f64 / seconds;
         let eta = progress.total_rows().and_then(|total| remaining(total, &counts, seconds));
         Self {
@@ -110,12 +115,12 @@ fn remaining(total_rows: u64, steps: &[StepCounts], seconds: f64) -> Option<Dura
     (done > 0).then(|| Duration::from_secs_f64(rest * seconds / done as f64))
 }
 
-fn show(mode: ProgressMode, progress: &Progress, stopped: &mpsc::Receiver<bool>) {
-    let interval = match mode {
-        ProgressMode::Bar => Duration::from_millis(100),
-        ProgressMode::Json => Duration::from_secs(1),
-        _ => Duration::from_secs(10),
-    };
+fn show(
+    mode: ProgressMode,
+    interval: Duration,
+    progress: &Progress,
+    stopped: &mpsc::Receiver<bool>,
+) {
     let bar = (mode == ProgressMode::Bar).then(|| bar(progress.total_rows()));
     loop {
         let done = match stopped.recv_timeout(interval) {
@@ -129,7 +134,7 @@ fn show(mode: ProgressMode, progress: &Progress, stopped: &mpsc::Receiver<bool>)
                 bar.set_position(now.rows);
                 bar.set_message(rates(&now));
             }
-            None if mode == ProgressMode::Json => line(&json_line(&now)),
+            None if mode == ProgressMode::Json => json_line(progress.pipeline(), &now),
             None => line(&plain_line(&now)),
         }
         if let Some(done) = done {
@@ -181,22 +186,18 @@ fn plain_line(now: &Snapshot) -> String {
     }
 }
 
-fn json_line(now: &Snapshot) -> String {
-    let stage = match now.stage {
-        Stage::Loading => "loading",
-        Stage::Running => "running",
-        Stage::Committing => "committing",
-    };
-    json!({
-        "stage": stage,
+fn json_line(pipeline: &str, now: &Snapshot) {
+    let fields = json!({
+        "pipeline": pipeline,
+        "stage": now.stage.name(),
         "rows": now.rows,
         "total_rows": now.total_rows,
         "rows_per_second": now.rows_per_second,
         "tokens_per_second": now.tokens_per_second,
         "padding_share": now.padding_share,
         "eta_seconds": now.eta.map(|eta| eta.as_secs_f64()),
-    })
-    .to_string()
+    });
+    log::line("INFO", "progress", fields);
 }
 
 fn line(text: &str) {
@@ -204,7 +205,7 @@ fn line(text: &str) {
 }
 
 /// `1:02:03`, or `2:03` below an hour.
-fn clock(duration: Duration) -> String {
+pub(super) fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 {
@@ -217,7 +218,12 @@ fn clock(duration: Duration) -> String {
 /// Says on stderr when a file of a model has arrived.
 pub(super) fn download(progress: HubProgress) {
     if progress.total_bytes == Some(progress.received_bytes) {
-        line(&format!("downloaded {} ({} bytes)", progress.file, progress.received_bytes));
+        let HubProgress { file, received_bytes: bytes, .. } = progress;
+        if log::is_json() {
+            log::line("INFO", "downloaded", json!({"file": file, "bytes": bytes}));
+        } else {
+            line(&format!("downloaded {file} ({bytes} bytes)"));
+        }
     }
 }
 

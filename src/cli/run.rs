@@ -1,13 +1,12 @@
 //! `hfauto-pipe run`: rows from source to sink, with progress, a report and an exit code.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use serde_json::json;
 
 use super::PipelineArgs;
+use super::observe::Observer;
 use super::progress::{ProgressMode, Reporter};
 use super::schedule::ScheduledRun;
 use crate::config::pipeline::{DeviceSpec, Dtype, Pipeline};
@@ -27,7 +26,7 @@ pub(super) struct RunArgs {
     /// Run the pipelines of a folder whose `schedule` is due, one after another: PIPELINE is the folder.
     /// Goes on after one that fails; the exit code is that of the first that did. For cron, systemd timers
     /// and Kubernetes CronJobs.
-    #[arg(long, conflicts_with_all = ["dry_run", "report"])]
+    #[arg(long, conflicts_with_all = ["dry_run", "report", "metrics_file"])]
     due: bool,
 
     /// Where `--due` remembers what was run. Default: `.hfauto/schedule` in the folder.
@@ -45,6 +44,10 @@ pub(super) struct RunArgs {
     /// Write the run report to this file as JSON, also when the run fails.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+
+    /// Keep the run's figures in this file as Prometheus metrics (*.prom), as a textfile collector reads it.
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    metrics_file: Option<PathBuf>,
 }
 
 /// What the command line changes in a job.
@@ -125,23 +128,30 @@ impl RunArgs {
             return Err(Error::new(ErrorKind::Usage, message)
                 .hint("name a pipeline file; `run --due FOLDER` runs what is due of a folder"));
         }
-        // A report that cannot be written is told before the work, not after it.
-        if let Some(file) = &self.report {
-            File::create(file).map_err(|e| cannot_report(file, e))?;
-        }
-        let result = super::block_on(self.start());
-        if let Some(file) = &self.report {
-            write_report(file, &result)?;
-        }
-        if let Some(report) = result? {
+        let (report, metrics) = (self.report.clone(), self.metrics_file.clone());
+        let mut observer = Observer::start(&pipeline.pipeline, report, metrics)?;
+        let result = super::block_on(self.start(&mut observer));
+        let told = observer.finish(&result);
+        let report = match (result, told) {
+            (Ok(report), told) => told.map(|()| report)?,
+            (Err(error), told) => {
+                if let Err(told) = told {
+                    super::show(&told);
+                }
+                return Err(error);
+            }
+        };
+        if let Some(report) = report {
             super::print(report)?;
         }
         Ok(())
     }
 
-    async fn start(&self) -> Result<Option<RunReport>> {
-        let hub = super::hub(self.pipeline.offline);
-        let job = self.job.prepare(self.pipeline.load()?, hub).await?;
+    async fn start(&self, observer: &mut Observer) -> Result<Option<RunReport>> {
+        let pipeline = self.pipeline.load()?;
+        observer.is_of(&pipeline);
+        let job = self.job.prepare(pipeline, super::hub(self.pipeline.offline)).await?;
+        observer.runs(&job);
         if self.dry_run {
             tokio::task::block_in_place(|| job.load_models())?;
             let plan = super::plan::describe(&job).await?;
@@ -221,28 +231,4 @@ pub(super) fn stop_or_exit() -> impl Future<Output = ErrorKind> {
     #[expect(clippy::disallowed_methods, reason = "it ends with the process alone")]
     drop(tokio::spawn(listen));
     async { receiver.await.unwrap_or(ErrorKind::Interrupted) }
-}
-
-fn write_report(file: &Path, result: &Result<Option<RunReport>>) -> Result<()> {
-    let report = match result {
-        Ok(report) => json!({"status": "done", "exit_code": 0, "run": report}),
-        Err(error) => json!({
-            "status": "failed",
-            "exit_code": error.kind().exit_code(),
-            "error": {
-                "kind": error.kind().name(),
-                "message": error.message(),
-                "at": error.places(),
-                "hint": error.remedy(),
-                "text": error.to_string(),
-            },
-        }),
-    };
-    std::fs::write(file, format!("{report:#}\n")).map_err(|e| cannot_report(file, e))
-}
-
-fn cannot_report(file: &Path, error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Sink, format!("cannot write the report `{}`", file.display()))
-        .source(error)
-        .hint("choose another `--report`")
 }

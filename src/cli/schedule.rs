@@ -8,6 +8,7 @@ use chrono::SecondsFormat;
 use clap::Args;
 use futures::FutureExt;
 
+use super::observe::Observer;
 use super::progress::ProgressMode;
 use super::run::{JobArgs, run_job, stop_or_exit};
 use crate::config::LoadOptions;
@@ -111,13 +112,22 @@ impl ScheduledRun<'_> {
         pipeline: Pipeline,
         stop: impl Future<Output = ErrorKind> + Clone,
     ) -> Result<RunReport> {
-        let job = tokio::select! {
-            job = self.job.prepare(pipeline, super::hub(self.offline)) => job?,
-            kind = stop.clone() => {
-                return Err(Error::new(kind, "stopped before the first row"));
-            }
+        let mut observer = Observer::start(&pipeline.file, None, None)?;
+        observer.is_of(&pipeline);
+        let run = async {
+            let job = tokio::select! {
+                job = self.job.prepare(pipeline, super::hub(self.offline)) => job?,
+                kind = stop.clone() => {
+                    return Err(Error::new(kind, "stopped before the first row"));
+                }
+            };
+            observer.runs(&job);
+            run_job(&job, self.progress, stop).await
         };
-        run_job(&job, self.progress, stop).await
+        let result = run.await;
+        // Nothing was asked for that could fail: the report that the output keeps is told if it cannot be.
+        observer.finish(&result)?;
+        result
     }
 }
 

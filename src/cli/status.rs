@@ -2,9 +2,11 @@
 //! process's, or over. Not here: the last and next runs of a folder (`status_folder`).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
+use super::progress::clock;
 use super::{PipelineArgs, status_folder};
 use crate::engine::count;
 use crate::error::{Error, ErrorKind, Result};
@@ -62,6 +64,7 @@ fn describe(state: &OutputState) -> String {
             units,
             done,
             rows,
+            rows_per_second,
             seconds_left,
         } => {
             let of = units.map_or_else(String::new, |units| format!(" of {}", count(units as u64)));
@@ -71,11 +74,12 @@ fn describe(state: &OutputState) -> String {
             }
             let pid = pid.map_or_else(String::new, |pid| format!(" as process {pid}"));
             let since = started_at.as_deref().map_or_else(String::new, |at| format!(" since {at}"));
-            let left = match seconds_left {
-                Some(seconds) => format!(", about {seconds:.0} s left"),
-                None => String::new(),
-            };
-            format!("running{pid}{since}: {done}{left}")
+            let rate =
+                rows_per_second.map_or_else(String::new, |rate| format!(", {rate:.0} rows/s"));
+            let left = seconds_left.map_or_else(String::new, |seconds| {
+                format!(", ETA {}", clock(Duration::from_secs_f64(seconds.clamp(0.0, 1e9))))
+            });
+            format!("running{pid}{since}: {done}{rate}{left}")
         }
     }
 }

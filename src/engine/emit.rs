@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
@@ -64,14 +65,26 @@ impl Emit {
                 let (sequence_type, computed) =
                     (task.sequence_type(), Computed { values, places, failed });
                 window
-                    .assemble(&computed, &sequence_type, finish, step.row_errors(), &schema)
+                    .assemble(
+                        &computed,
+                        &sequence_type,
+                        finish,
+                        step.row_errors(),
+                        &schema,
+                        |error| {
+                            step.metrics().failed(error);
+                        },
+                    )
                     .collect::<crate::Result<Vec<_>>>()
             });
             for batch in batches.await? {
                 let batch = batch.record_output(&self.baseline);
                 let (nulls, failed) = nulls_and_failed(&batch, self.step.row_errors());
                 self.step.metrics().emitted(batch.num_rows() as u64, nulls, failed);
-                if self.output.send(Ok(batch)).await.is_err() {
+                let start = Instant::now();
+                let is_taken = self.output.send(Ok(batch)).await.is_ok();
+                self.step.metrics().waited_for_output(start.elapsed());
+                if !is_taken {
                     return Ok(());
                 }
             }
@@ -85,7 +98,7 @@ fn nulls_and_failed(batch: &RecordBatch, row_errors: RowErrors) -> (u64, u64) {
     let Some(column) = batch.columns().last() else { return (0, 0) };
     let failed = match row_errors {
         RowErrors::Fail => 0,
-        RowErrors::Keep => {
+        RowErrors::Keep | RowErrors::KeepKind => {
             let errors = column.as_struct().column(1);
             errors.len() - errors.null_count()
         }

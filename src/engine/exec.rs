@@ -29,6 +29,7 @@ use datafusion::physical_plan::{
     ReplaceChildrenOptions,
 };
 use tokio::sync::{Semaphore, mpsc};
+use tracing::Instrument;
 
 use super::emit::Emit;
 use super::gather::Gather;
@@ -257,7 +258,7 @@ impl ExecutionPlan for ModelExec {
             rows: 0,
             rest: None,
         };
-        stream.spawn(gather.run());
+        stream.spawn(gather.run().in_current_span());
         let emit = Emit {
             pending,
             step: Arc::clone(&self.step),
@@ -265,7 +266,7 @@ impl ExecutionPlan for ModelExec {
             output: stream.tx(),
             baseline,
         };
-        stream.spawn(async move { emit.run().await.map_err(external) });
+        stream.spawn(async move { emit.run().await.map_err(external) }.in_current_span());
         Ok(stream.build())
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::emit::Pending;
 use super::exec::{blocking, external};
+use super::row_errors::RowError;
 use super::step::{ModelStep, RowErrors};
 use super::window::{Encoded, Input, WindowBuilder, batches};
 use super::workers::Job;
@@ -151,12 +152,16 @@ impl Gather {
     /// The next rows of the input: a batch, or as much of it as the window has room for where that is
     /// bounded closely.
     async fn next_batch(&mut self, window: &WindowBuilder) -> Result<Option<RecordBatch>> {
-        let batch = match self.rest.take() {
-            Some(batch) => batch,
-            None => match self.input.next().await {
+        let batch = if let Some(batch) = self.rest.take() {
+            batch
+        } else {
+            let start = Instant::now();
+            let batch = self.input.next().await;
+            self.step.metrics().waited_for_input(start.elapsed());
+            match batch {
                 Some(batch) => batch?,
                 None => return Ok(None),
-            },
+            }
         };
         let room = self.window_rows().saturating_sub(window.num_rows());
         let is_bounded = self.few.is_some() || self.step.task().batching() == Batching::Share;
@@ -189,10 +194,9 @@ impl Gather {
         .await
         .map_err(|e| e.at(self.step.place()))?;
         let encoded = || rows.iter().flatten().flatten();
-        let tokens: usize = encoded().map(EncodedRow::tokens).sum();
-        let truncated = encoded().filter(|row| row.truncated).count();
-        let (count, tokens) = (rows.len() as u64, tokens as u64);
-        self.step.metrics().tokenized(count, tokens, truncated as u64, start.elapsed());
+        let lengths = encoded().map(EncodedRow::tokens);
+        let truncated = encoded().filter(|row| row.truncated).count() as u64;
+        self.step.metrics().tokenized(rows.len() as u64, lengths, truncated, start.elapsed());
         Ok(rows)
     }
 
@@ -221,7 +225,7 @@ pub(super) fn encode(
     }
     let rows = columns.first().map_or(0, Array::len);
     if rows == 1 {
-        return Ok(vec![Err(error.message().to_owned())]);
+        return Ok(vec![Err(RowError::from(&error))]);
     }
     let middle = rows / 2;
     let part = |start: usize, length: usize| -> Vec<ArrayRef> {

@@ -1,9 +1,7 @@
 //! A pipeline made ready to run: models resolved, plan made, types known; then run.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
@@ -12,9 +10,11 @@ use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, ident};
 use datafusion::physical_plan::{ExecutionPlan, displayable};
+use tracing::Instrument;
 
 use super::gather::encode;
 use super::node::ModelNode;
+use super::progress::{Input, Progress};
 use super::row_errors::RowErrorsNode;
 use super::step::{BatchSettings, ModelStep, RowErrors};
 use super::units::why_whole;
@@ -40,67 +40,6 @@ pub struct JobOptions {
     pub shard: Option<Shard>,
 }
 
-/// What a job is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Loading weights.
-    Loading,
-    /// Rows are on their way.
-    Running,
-    /// Closing and publishing files.
-    Committing,
-}
-
-/// A running job's counters, to be read from another thread.
-#[derive(Debug)]
-pub struct Progress {
-    stage: AtomicU8,
-    running_since: OnceLock<Instant>,
-    pub(super) rows_written: AtomicU64,
-    total_rows: Option<u64>,
-    pub(super) skipped_rows: AtomicU64,
-    steps: Vec<Arc<ModelStep>>,
-}
-
-impl Progress {
-    /// What the job is doing.
-    pub fn stage(&self) -> Stage {
-        match self.stage.load(Ordering::Relaxed) {
-            0 => Stage::Loading,
-            1 => Stage::Running,
-            _ => Stage::Committing,
-        }
-    }
-
-    /// How long rows have been on their way.
-    pub fn running(&self) -> Duration {
-        self.running_since.get().map_or(Duration::ZERO, Instant::elapsed)
-    }
-
-    pub(super) fn enter(&self, stage: Stage) {
-        if stage == Stage::Running {
-            self.running_since.get_or_init(Instant::now);
-        }
-        self.stage.store(stage as u8, Ordering::Relaxed);
-    }
-
-    /// Rows handed to the sink.
-    pub fn rows_written(&self) -> u64 {
-        self.rows_written.load(Ordering::Relaxed)
-    }
-
-    /// Rows that this run will write, when files and plan tell.
-    pub fn total_rows(&self) -> Option<u64> {
-        let skipped = self.skipped_rows.load(Ordering::Relaxed);
-        self.total_rows.map(|rows| rows.saturating_sub(skipped))
-    }
-
-    /// The model steps in order.
-    pub fn steps(&self) -> &[Arc<ModelStep>] {
-        &self.steps
-    }
-}
-
 /// A pipeline made ready: every file, column and model was found, every type is known, no weight is
 /// loaded.
 pub struct Job {
@@ -124,6 +63,11 @@ impl Job {
     /// `NoInput`, `Data` for the source; `Hub`, `Unsupported`, `Model` for models; `Config` for columns,
     /// types and SQL.
     pub async fn prepare(pipeline: Pipeline, options: JobOptions, hub: Arc<Hub>) -> Result<Self> {
+        let span = tracing::error_span!("prepare", pipeline = pipeline.name.as_str());
+        Self::prepare_job(pipeline, options, hub).instrument(span).await
+    }
+
+    async fn prepare_job(pipeline: Pipeline, options: JobOptions, hub: Arc<Hub>) -> Result<Self> {
         let context = source::session(None)?;
         let source = source::open(&context, &pipeline.source).await?;
         let settings = BatchSettings::from(pipeline.run);
@@ -161,14 +105,14 @@ impl Job {
                     let output = task.field().name().clone();
                     let row_errors = match pipeline.on_error.rows {
                         OnErrorRows::Fail => RowErrors::Fail,
-                        OnErrorRows::Null | OnErrorRows::Skip => RowErrors::Keep,
+                        OnErrorRows::Null | OnErrorRows::Skip => RowErrors::KeepKind,
                     };
                     let step = ModelStep::new(task, settings, Arc::clone(&workers), place.clone());
                     let step = Arc::new(step.with_row_errors(row_errors));
                     let (state, plan) = dataframe.into_parts();
                     let node = ModelNode::try_new(plan, step).map_err(|e| plan_error(e, &place))?;
                     let mut plan = node.into_plan();
-                    if row_errors == RowErrors::Keep {
+                    if row_errors == RowErrors::KeepKind {
                         let on_error = &pipeline.on_error;
                         plan = RowErrorsNode::try_new(plan, &output, on_error, !has_row_errors)
                             .map_err(|e| plan_error(e, &on_error.location))?
@@ -183,14 +127,6 @@ impl Job {
         let (state, plan) = dataframe.into_parts();
         let written = plan.display_indent_schema().to_string();
         let plan = state.optimize(&plan).map_err(|e| plan_error(e, "the steps"))?;
-        let progress = Progress {
-            stage: AtomicU8::new(Stage::Loading as u8),
-            running_since: OnceLock::new(),
-            rows_written: AtomicU64::new(0),
-            total_rows,
-            skipped_rows: AtomicU64::new(0),
-            steps: model_steps(&plan),
-        };
         let whole =
             whole(&pipeline, &options, &plan, &source).map_err(|e| plan_error(e, "the steps"))?;
         if options.prune && !pipeline.run.is_incremental {
@@ -221,7 +157,12 @@ impl Job {
                 .at(pipeline.file.display())
                 .hint("run it without `--shard`"));
         }
-        let progress = Arc::new(progress);
+        let input = Input {
+            files: source.files.len(),
+            bytes: source.files.iter().map(|file| file.bytes).sum(),
+            rows: total_rows,
+        };
+        let progress = Arc::new(Progress::new(&pipeline.name, input, model_steps(&plan)));
         Ok(Self { pipeline, options, context, plan, written, source, progress, whole })
     }
 
@@ -248,7 +189,7 @@ impl Job {
 
     /// The model steps in order.
     pub fn steps(&self) -> &[Arc<ModelStep>] {
-        &self.progress.steps
+        self.progress.steps()
     }
 
     /// Counters that can be read while the job runs.

@@ -1,12 +1,23 @@
 //! Counters of a run: written by the operators, read by progress and report.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use datafusion::physical_plan::metrics::{
     Count, Metric, MetricValue, MetricsSet, RatioMetrics, Time,
 };
+
+use super::row_errors::RowError;
+use crate::error::RowErrorKind;
+use crate::report::{Histogram, RowErrorReport, StepCounts, TOKEN_BOUNDS};
+
+/// Different messages that are kept of each kind of row error.
+const EXAMPLES: usize = 3;
+
+/// Characters that are kept of a message: it may quote a row.
+const EXAMPLE_CHARS: usize = 200;
 
 /// Counters of one model step. Relaxed atomics: each is a sum on its own.
 #[derive(Debug, Default)]
@@ -21,55 +32,34 @@ pub struct StepMetrics {
     padded_tokens: AtomicU64,
     batches: AtomicU64,
     failed_rows: AtomicU64,
+    input_nanos: AtomicU64,
     tokenize_nanos: AtomicU64,
     queue_nanos: AtomicU64,
     model_nanos: AtomicU64,
-}
-
-/// [`StepMetrics`] at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
-pub struct StepCounts {
-    /// Rows whose result has been handed on.
-    pub rows: u64,
-    /// Rows among them that were null.
-    pub null_rows: u64,
-    /// Rows that went through the model: neither null, nor the repetition of one whose result is at hand.
-    pub computed_rows: u64,
-    /// Rows that were cut to the model's maximum.
-    pub truncated_rows: u64,
-    /// Rows that have been tokenised; more than `rows` while they are on their way.
-    pub tokenized_rows: u64,
-    /// Tokens of all rows.
-    pub tokens: u64,
-    /// Tokens that went through the model.
-    pub computed_tokens: u64,
-    /// The same when each batch is padded to its longest row.
-    pub padded_tokens: u64,
-    /// Forward passes.
-    pub batches: u64,
-    /// Rows that failed, where their errors are kept.
-    pub failed_rows: u64,
-    /// Time in tokenisation, wall time of its batches.
-    pub tokenize_seconds: f64,
-    /// Time that batches waited for a worker, summed over batches.
-    pub queue_seconds: f64,
-    /// Time in the model, summed over workers.
-    pub model_seconds: f64,
-}
-
-impl StepCounts {
-    /// The share of padded tokens that are padding, 0 to 1.
-    pub fn padding_share(&self) -> f64 {
-        if self.padded_tokens == 0 {
-            return 0.0;
-        }
-        1.0 - self.computed_tokens as f64 / self.padded_tokens as f64
-    }
+    output_nanos: AtomicU64,
+    /// Rows by their tokens: up to each of [`TOKEN_BOUNDS`], and beyond.
+    token_lengths: [AtomicU64; TOKEN_BOUNDS.len() + 1],
+    errors: Mutex<BTreeMap<RowErrorKind, RowErrorReport>>,
 }
 
 impl StepMetrics {
-    /// Adds rows that were tokenised.
-    pub(super) fn tokenized(&self, rows: u64, tokens: u64, truncated: u64, elapsed: Duration) {
+    /// Adds rows that were tokenised; `lengths` are the tokens of those among them that have some.
+    pub(super) fn tokenized(
+        &self,
+        rows: u64,
+        lengths: impl Iterator<Item = usize>,
+        truncated: u64,
+        elapsed: Duration,
+    ) {
+        let mut tokens = 0;
+        let mut counts = [0; TOKEN_BOUNDS.len() + 1];
+        for length in lengths {
+            tokens += length as u64;
+            counts[TOKEN_BOUNDS.partition_point(|bound| *bound < length as u64)] += 1;
+        }
+        for (sum, count) in self.token_lengths.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            sum.fetch_add(count, Ordering::Relaxed);
+        }
         self.tokenized_rows.fetch_add(rows, Ordering::Relaxed);
         self.tokens.fetch_add(tokens, Ordering::Relaxed);
         self.truncated_rows.fetch_add(truncated, Ordering::Relaxed);
@@ -100,6 +90,51 @@ impl StepMetrics {
         self.failed_rows.fetch_add(failed_rows, Ordering::Relaxed);
     }
 
+    /// Adds time that the step waited for its input.
+    pub(super) fn waited_for_input(&self, elapsed: Duration) {
+        self.input_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
+    }
+
+    /// Adds time that the step waited for its rows to be taken.
+    pub(super) fn waited_for_output(&self, elapsed: Duration) {
+        self.output_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
+    }
+
+    /// Adds a row that failed.
+    pub(super) fn failed(&self, error: &RowError) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = errors.entry(error.kind).or_insert_with(|| RowErrorReport {
+            kind: error.kind.name().to_owned(),
+            ..RowErrorReport::default()
+        });
+        known.rows += 1;
+        if known.examples.len() < EXAMPLES {
+            let mut example: String = error.message.chars().take(EXAMPLE_CHARS).collect();
+            if example.len() < error.message.len() {
+                example.push('…');
+            }
+            if !known.examples.contains(&example) {
+                known.examples.push(example);
+            }
+        }
+    }
+
+    /// Rows that failed, by kind.
+    pub fn errors(&self) -> Vec<RowErrorReport> {
+        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        errors.values().cloned().collect()
+    }
+
+    /// Rows by their tokens.
+    pub fn token_lengths(&self) -> Histogram {
+        let counts = self.token_lengths.iter().map(|count| count.load(Ordering::Relaxed));
+        Histogram {
+            bounds: TOKEN_BOUNDS.to_vec(),
+            counts: counts.collect(),
+            sum: self.tokens.load(Ordering::Relaxed),
+        }
+    }
+
     /// The counters now.
     pub fn counts(&self) -> StepCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -114,9 +149,11 @@ impl StepMetrics {
             padded_tokens: read(&self.padded_tokens),
             batches: read(&self.batches),
             failed_rows: read(&self.failed_rows),
+            input_seconds: read(&self.input_nanos) as f64 / 1e9,
             tokenize_seconds: read(&self.tokenize_nanos) as f64 / 1e9,
             queue_seconds: read(&self.queue_nanos) as f64 / 1e9,
             model_seconds: read(&self.model_nanos) as f64 / 1e9,
+            output_seconds: read(&self.output_nanos) as f64 / 1e9,
         }
     }
 }
@@ -154,4 +191,34 @@ pub(super) fn describe(counts: StepCounts, metrics: &mut MetricsSet) {
 
 fn nanos(elapsed: Duration) -> u64 {
     u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_counted_by_their_tokens() {
+        let metrics = StepMetrics::default();
+        metrics.tokenized(6, [1, 4, 5, 8, 20_000].into_iter(), 0, Duration::ZERO);
+        let lengths = metrics.token_lengths();
+        assert_eq!((&lengths.counts[..3], lengths.counts.last()), (&[2, 2, 0][..], Some(&1)));
+        assert_eq!((lengths.counts.iter().sum::<u64>(), lengths.sum), (5, 20_018));
+        assert!(lengths.bounds.is_sorted());
+    }
+
+    #[test]
+    fn errors_keep_a_few_different_messages() {
+        let metrics = StepMetrics::default();
+        for message in ["a", "b", "a", "c", "d", &"é".repeat(500)] {
+            let message = message.to_owned();
+            metrics.failed(&RowError { kind: RowErrorKind::TooLong, message });
+        }
+        let message = "é".repeat(500);
+        metrics.failed(&RowError { kind: RowErrorKind::Empty, message });
+        let errors = metrics.errors();
+        assert_eq!((errors[0].kind.as_str(), errors[0].rows), ("too_long", 6));
+        assert_eq!(errors[0].examples, ["a", "b", "c"]);
+        assert_eq!(errors[1].examples[0].chars().count(), EXAMPLE_CHARS + 1);
+    }
 }

@@ -1,5 +1,5 @@
 //! Runs a pipeline: resolves its models, plans it with DataFusion, runs the model operator between
-//! source and sink, counts, reports. Not here: what a model computes (`crate::tasks`), what files look
+//! source and sink, counts. Not here: what a model computes (`crate::tasks`), what files look
 //! like (`crate::source`, `crate::sink`). The entry is [`Job`].
 
 mod emit;
@@ -8,10 +8,12 @@ mod gather;
 mod job;
 mod metrics;
 mod node;
+mod progress;
 mod report;
 mod results;
 mod row_errors;
 mod run;
+mod samples;
 mod step;
 mod units;
 mod window;
@@ -19,13 +21,15 @@ mod workers;
 mod write;
 
 pub use exec::ModelExec;
-pub use job::{Job, JobOptions, Progress, Stage, TokenSample};
+pub use job::{Job, JobOptions, TokenSample};
 pub(crate) use job::{lineage, model_steps};
-pub use metrics::{StepCounts, StepMetrics};
+pub use metrics::StepMetrics;
 pub use node::{ModelNode, ModelPlanner};
-pub use report::{OutputFile, RunReport, StepReport, UnitCounts};
-pub(crate) use report::{bytes, count, files};
+pub use progress::{Progress, Stage};
 pub(crate) use step::output_type;
 pub use step::{BatchSettings, ModelStep, RowErrors};
 pub use workers::WorkerPool;
 pub(crate) use write::write_stream;
+
+pub use crate::report::{OutputFile, RunReport, StepCounts, StepReport, UnitCounts};
+pub(crate) use crate::report::{bytes, count, files};

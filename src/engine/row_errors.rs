@@ -27,6 +27,21 @@ use datafusion::physical_plan::{
 use futures::StreamExt;
 
 use crate::config::pipeline::{OnErrorRows, OnErrorSpec};
+use crate::error::{Error, RowErrorKind};
+
+/// Why a row was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RowError {
+    pub(super) kind: RowErrorKind,
+    pub(super) message: String,
+}
+
+impl From<&Error> for RowError {
+    fn from(error: &Error) -> Self {
+        let kind = error.row_kind().unwrap_or_default();
+        Self { kind, message: error.message().to_owned() }
+    }
+}
 
 /// What failed in the rows of a unit or a job.
 #[derive(Debug, Default)]
@@ -81,7 +96,7 @@ pub(super) struct RowErrorsNode {
 /// What is done to the rows.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Rule {
-    /// The column of the step: Struct<value, error> before, the value after.
+    /// The column of the step: Struct<value, error, kind> before, the value after.
     step: String,
     /// The column of errors.
     column: String,
@@ -123,13 +138,14 @@ impl Rule {
         let rows = batch.num_rows();
         let both = batch[self.step.as_str()].as_struct();
         let (values, messages) = (both.column(0), both.column(1).as_string::<i32>());
+        let kinds = both.column(2).as_string::<i32>();
         let has_failed = is_not_null(messages)?;
         if self.is_first {
             failed.seen.fetch_add(rows as u64, AtomicOrdering::Relaxed);
         }
         failed.failed.fetch_add(has_failed.true_count() as u64, AtomicOrdering::Relaxed);
 
-        let errors = self.errors(batch, messages)?;
+        let errors = self.errors(batch, messages, kinds)?;
         let mut columns: Vec<ArrayRef> = Vec::new();
         let mut before: Vec<(FieldRef, ArrayRef)> = Vec::new();
         for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
@@ -156,14 +172,20 @@ impl Rule {
     }
 
     /// The errors so far: of an earlier step, or of this one.
-    fn errors(&self, batch: &RecordBatch, messages: &StringArray) -> Result<ArrayRef> {
+    fn errors(
+        &self,
+        batch: &RecordBatch,
+        messages: &StringArray,
+        kinds: &StringArray,
+    ) -> Result<ArrayRef> {
         let rows = messages.len();
-        let of_rows = |text: &str| -> ArrayRef {
-            Arc::new(std::iter::repeat_n(Some(text), rows).collect::<StringArray>())
+        let step: StringArray = std::iter::repeat_n(Some(&self.step), rows).collect();
+        // The fields are not null; rows without an error are.
+        let filled = |texts: &StringArray| -> ArrayRef {
+            Arc::new(texts.iter().map(|text| Some(text.unwrap_or(""))).collect::<StringArray>())
         };
-        let texts: StringArray = messages.iter().map(|text| Some(text.unwrap_or(""))).collect();
         let valid = messages.nulls().cloned();
-        let columns = vec![of_rows(&self.step), of_rows("data"), Arc::new(texts) as ArrayRef];
+        let columns = vec![Arc::new(step) as ArrayRef, filled(kinds), filled(messages)];
         let own: ArrayRef = Arc::new(StructArray::try_new(error_fields(), columns, valid)?);
         let Some(earlier) = batch.column_by_name(&self.column) else { return Ok(own) };
         let source = (0..rows).map(|row| (usize::from(earlier.is_null(row)), row));
@@ -390,7 +412,7 @@ impl ExecutionPlan for RowErrorsExec {
 mod tests {
     use arrow::array::{Float32Array, Int32Array};
 
-    use super::super::step::value_and_error;
+    use super::super::step::{RowErrors, error_parts};
     use super::*;
 
     /// Five rows: a value, a failure, a null, one that failed before, a failure of one that failed before.
@@ -398,9 +420,11 @@ mod tests {
         let value: ArrayRef = Arc::new(Float32Array::from(vec![Some(1.0), None, None, None, None]));
         let error: ArrayRef =
             Arc::new(StringArray::from(vec![None, Some("too long"), None, None, Some("late")]));
-        let fields = value_and_error(&DataType::Float32);
+        let kind: ArrayRef =
+            Arc::new(StringArray::from(vec![None, Some("too_long"), None, None, Some("no_room")]));
+        let fields = error_parts(&DataType::Float32, RowErrors::KeepKind);
         let score: ArrayRef =
-            Arc::new(StructArray::try_new(fields, vec![value, error], None).unwrap());
+            Arc::new(StructArray::try_new(fields, vec![value, error, kind], None).unwrap());
         let id: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3, 4, 5]));
         let mut columns = vec![("id", id, false), ("score", score, true)];
         if with_earlier {

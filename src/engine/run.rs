@@ -4,21 +4,23 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::datatypes::DataType;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
+use tracing::Instrument;
 
-use super::job::{Job, Stage, lineage};
-use super::report::{OutputFile, RunReport, StepReport, UnitCounts, peak_memory_bytes};
+use super::job::{Job, lineage};
+use super::progress::{Clock, Stage};
 use super::row_errors::{FailedRows, Letters};
 use super::units::{UnitJob, counting, plan_hash, plan_of_unit, unit_jobs};
 use super::write::write_stream;
 use crate::config::pipeline::OnErrorRows;
 use crate::error::{Error, ErrorKind, Result};
+use crate::report::{OutputFile, RowErrorTotals, RunReport, UnitTime};
 use crate::sink::{
     self, Committed, Finished, RowErrorCounts, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput,
     UnitStatus, Written,
@@ -38,33 +40,43 @@ impl Job {
     /// The first error of any stage. Units that are done are kept for the next run; of a job that is one
     /// unit, what was written so far is removed.
     pub async fn run(&self, cancel: impl Future<Output = ErrorKind>) -> Result<RunReport> {
-        let started_at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        match self.whole {
-            Some(_) => self.run_whole(started_at, cancel).await,
-            None => self.run_units(started_at, cancel).await,
+        let clock = Clock::start(&self.progress);
+        // Of the highest level: lines of any level then say whose they are.
+        let span = tracing::error_span!("run", pipeline = self.pipeline.name.as_str());
+        let result = async {
+            tracing::info!(files = self.source.files.len(), "run begun");
+            match self.whole {
+                Some(_) => self.run_whole(cancel).await,
+                None => self.run_units(cancel).await,
+            }
+        };
+        let result = result.instrument(span.clone()).await;
+        drop(clock);
+        let report = self.progress.report();
+        let _entered = span.enter();
+        let (rows, seconds) = (report.rows_written, report.wall_seconds);
+        match &result {
+            Ok(()) => tracing::info!(rows, seconds, "run done"),
+            Err(error) => tracing::info!(rows, seconds, kind = error.kind().name(), "run ended"),
         }
+        result.map(|()| report)
     }
 
-    async fn run_whole(
-        &self,
-        started_at: String,
-        cancel: impl Future<Output = ErrorKind>,
-    ) -> Result<RunReport> {
+    async fn run_whole(&self, cancel: impl Future<Output = ErrorKind>) -> Result<()> {
         let cancel = std::pin::pin!(cancel);
-        let start = Instant::now();
         tokio::task::block_in_place(|| self.load_models())?;
-        let loaded = start.elapsed();
 
-        self.progress.enter(Stage::Running);
         let failed = Arc::new(FailedRows::default());
         let plan = counting(self.plan.clone(), &failed).map_err(|e| self.explain_error(e))?;
         let plan = self.physical(&plan).await?;
         let sink = Sink::create(&self.pipeline.sink, plan.schema(), self.sink_options())?;
+        self.progress.enter(Stage::Running);
         let stream =
             execute_stream(plan, self.context.task_ctx()).map_err(|e| self.explain_error(e))?;
         let sink = write_stream(stream, sink, &self.source.files, self.on_rows(), cancel).await?;
         self.progress.enter(Stage::Committing);
         let errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
+        self.count_errors(errors);
         self.check_budget(errors)?;
         let written = tokio::task::block_in_place(|| {
             self.write_letters(&format!("00000-{WHOLE}"), &failed)?;
@@ -72,14 +84,15 @@ impl Job {
             self.publish_letters(&BTreeSet::from([WHOLE.to_owned()]))?;
             Ok::<_, Error>(written)
         })?;
-        let mut report = self.report(started_at, start.elapsed(), loaded, output_files(written));
-        report.row_errors = self.counted(errors);
-        Ok(report)
+        self.progress.set_output(output_files(written));
+        Ok(())
     }
 
     /// The counts for the report, where errors of rows do not end the run.
-    fn counted(&self, errors: RowErrorCounts) -> Option<RowErrorCounts> {
-        (self.pipeline.on_error.rows != OnErrorRows::Fail).then_some(errors)
+    fn count_errors(&self, RowErrorCounts { rows, failed }: RowErrorCounts) {
+        if self.pipeline.on_error.rows != OnErrorRows::Fail {
+            self.progress.set_row_errors(RowErrorTotals { rows, failed });
+        }
     }
 
     /// Fails when more rows failed than `on_error.max_fraction` allows.
@@ -138,12 +151,7 @@ impl Job {
     }
 
     /// Unit by unit, two at a time, so that the workers have the next one's batches when those of one end.
-    async fn run_units(
-        &self,
-        started_at: String,
-        cancel: impl Future<Output = ErrorKind>,
-    ) -> Result<RunReport> {
-        let start = Instant::now();
+    async fn run_units(&self, cancel: impl Future<Output = ErrorKind>) -> Result<()> {
         let jobs = unit_jobs(&self.source, plan_hash(&self.pipeline, &self.written, self.steps()));
         let mode = if self.pipeline.run.is_incremental {
             UnitMode::Incremental { prune: self.options.prune }
@@ -157,38 +165,40 @@ impl Job {
             UnitOutput::open(spec, schema, self.sink_options(), mode, shard, &keys)
         })?;
         let is_own = |job: &&UnitJob| shard.is_none_or(|shard| shard.has(job.key.sequence));
-        let mut units = UnitCounts {
-            total: jobs.iter().filter(is_own).count(),
-            shard: shard.map(|shard| shard.to_string()),
-            ..UnitCounts::default()
-        };
+        let progress = &self.progress;
+        let total = jobs.iter().filter(is_own).count();
+        progress.with_units(|units| {
+            (units.total, units.shard) = (total, shard.map(|shard| shard.to_string()));
+        });
         let mut errors = RowErrorCounts::default();
         if let Some(rows) = output.complete() {
-            (units.skipped, units.skipped_rows) = (units.total, rows);
-            self.progress.skipped_rows.store(rows, Ordering::Relaxed);
+            progress.with_units(|units| (units.skipped, units.skipped_rows) = (total, rows));
+            progress.skips(rows);
+            tracing::info!(units = total, rows, "nothing to do: the output is published");
             // The run before may have been killed between its last two steps.
             let units_of = keys.iter().map(|key| key.short().to_owned()).collect();
             tokio::task::block_in_place(|| self.publish_letters(&units_of))?;
-            let mut report = self.report(started_at, start.elapsed(), start.elapsed(), Vec::new());
-            report.units = Some(units);
-            return Ok(report);
+            return Ok(());
         }
         let mut open: Vec<&UnitJob> = Vec::new();
+        let mut skipped_rows = 0;
         for job in jobs.iter().filter(is_own) {
             match output.done(&job.key.id) {
                 Some(done) => {
-                    units.skipped += 1;
-                    units.skipped_rows += done.rows;
+                    skipped_rows += done.rows;
                     errors.add(done.errors);
                 }
                 None => open.push(job),
             }
         }
-        self.progress.skipped_rows.store(units.skipped_rows, Ordering::Relaxed);
+        let skipped = total - open.len();
+        progress.with_units(|units| (units.skipped, units.skipped_rows) = (skipped, skipped_rows));
+        progress.skips(skipped_rows);
+        self.count_errors(errors);
+        tracing::info!(units = total, skipped, "units found");
         if !open.is_empty() {
             tokio::task::block_in_place(|| self.load_models())?;
         }
-        let loaded = start.elapsed();
 
         self.progress.enter(Stage::Running);
         // One query: results of a unit serve the next ones.
@@ -198,7 +208,11 @@ impl Job {
         let mut computed = Vec::new();
         {
             let running = futures::stream::iter(open)
-                .map(|job| self.run_unit(job, &output, Arc::clone(&context)))
+                .map(|job| {
+                    let unit =
+                        tracing::error_span!("unit", unit = job.key.short(), input = job.place());
+                    self.run_unit(job, &output, Arc::clone(&context)).instrument(unit)
+                })
                 .buffered(UNITS_IN_FLIGHT);
             let mut running = std::pin::pin!(running);
             loop {
@@ -207,7 +221,11 @@ impl Job {
                     kind = cancel.as_mut() => Some(Err(Error::new(kind, "stopped by a signal"))),
                 };
                 match result {
-                    Some(Ok(committed)) => computed.push(committed),
+                    Some(Ok(committed)) => {
+                        errors.add(committed.errors());
+                        self.count_errors(errors);
+                        computed.push(committed);
+                    }
                     Some(Err(error)) => {
                         failure = Some(error);
                         break;
@@ -216,14 +234,10 @@ impl Job {
                 }
             }
         }
-        units.computed = computed.len();
-        for unit in computed {
-            errors.add(unit.errors());
-            output.add(unit);
-        }
+        computed.into_iter().for_each(|unit| output.add(unit));
         if let Some(error) = failure {
-            let done = units.computed + units.skipped;
-            let place = format!("{done} of {} units are done and kept", units.total);
+            let done = progress.with_units(|units| units.computed + units.skipped);
+            let place = format!("{done} of {total} units are done and kept");
             let command = match (self.options.overwrite, output.can_go_on()) {
                 (false, _) => "the same command",
                 (true, true) => "the same command without `--fresh`",
@@ -243,19 +257,19 @@ impl Job {
             Ok::<_, Error>(match output.finish(&keys, &|errors| self.check_budget(errors))? {
                 Finished::Published { written, vanished, units: kept } => {
                     self.publish_letters(&kept)?;
-                    (units.vanished, units.pruned) = (vanished.inputs, vanished.removed);
+                    progress.with_units(|units| {
+                        (units.vanished, units.pruned) = (vanished.inputs, vanished.removed);
+                    });
                     output_files(written)
                 }
                 Finished::Left { missing } => {
-                    units.left_to_shards = missing;
+                    progress.with_units(|units| units.left_to_shards = missing);
                     Vec::new()
                 }
             })
         })?;
-        let mut report = self.report(started_at, start.elapsed(), loaded, files);
-        report.units = Some(units);
-        report.row_errors = self.counted(errors);
-        Ok(report)
+        progress.set_output(files);
+        Ok(())
     }
 
     async fn run_unit(
@@ -265,6 +279,14 @@ impl Job {
         context: Arc<TaskContext>,
     ) -> Result<Committed> {
         let failed = Arc::new(FailedRows::default());
+        let (start, rows) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+        let on_rows = {
+            let (rows, on_rows) = (Arc::clone(&rows), self.on_rows());
+            move |written, elapsed| {
+                rows.fetch_add(written, Ordering::Relaxed);
+                on_rows(written, elapsed);
+            }
+        };
         let computed = async {
             let plan = plan_of_unit(&self.plan, &self.source, &job.unit)
                 .and_then(|plan| counting(plan, &failed))
@@ -273,22 +295,25 @@ impl Job {
             let sink = output.sink(&job.key)?;
             let stream = execute_stream(plan, context).map_err(|e| self.explain_error(e))?;
             let never = std::pin::pin!(std::future::pending());
-            write_stream(stream, sink, &self.source.files, self.on_rows(), never).await
+            write_stream(stream, sink, &self.source.files, on_rows, never).await
         };
         let sink = computed.await.map_err(|error| error.at(job.place()))?;
         tokio::task::block_in_place(|| job.check_unchanged())?;
         let errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
         tokio::task::block_in_place(|| {
             self.write_letters(&job.key.stem(), &failed)?;
-            output.commit(&job.key, sink, errors)
+            let committed = output.commit(&job.key, sink, errors)?;
+            let (rows, seconds) = (rows.load(Ordering::Relaxed), start.elapsed().as_secs_f64());
+            tracing::info!(rows, failed = errors.failed, seconds, "unit done");
+            let unit = job.place();
+            self.progress.with_units(|units| units.add(UnitTime { unit, rows, seconds }));
+            Ok(committed)
         })
     }
 
-    fn on_rows(&self) -> impl Fn(u64) + Send + 'static {
+    fn on_rows(&self) -> impl Fn(u64, Duration) + Send + 'static {
         let progress = Arc::clone(&self.progress);
-        move |rows| {
-            progress.rows_written.fetch_add(rows, Ordering::Relaxed);
-        }
+        move |rows, elapsed| progress.wrote(rows, elapsed)
     }
 
     /// Loads every model, so that a broken checkpoint is told before the first row.
@@ -297,40 +322,6 @@ impl Job {
     /// As [`ModelStep::model`].
     pub fn load_models(&self) -> Result<()> {
         self.steps().iter().try_for_each(|step| step.model().map(drop))
-    }
-
-    fn report(
-        &self,
-        started_at: String,
-        wall: Duration,
-        loaded: Duration,
-        output: Vec<OutputFile>,
-    ) -> RunReport {
-        let running = wall.saturating_sub(loaded);
-        let steps = self.steps().iter().map(|step| {
-            StepReport::new(
-                step.name().to_owned(),
-                step.task().summary().clone(),
-                step.loaded().map_or(0, |model| model.weights().parameters),
-                step.metrics().counts(),
-                running,
-            )
-        });
-        RunReport {
-            version: env!("CARGO_PKG_VERSION"),
-            pipeline: self.pipeline.name.clone(),
-            started_at,
-            wall_seconds: wall.as_secs_f64(),
-            load_seconds: loaded.as_secs_f64(),
-            input_files: self.source.files.len(),
-            input_bytes: self.source.files.iter().map(|file| file.bytes).sum(),
-            rows_written: self.progress.rows_written(),
-            units: None,
-            row_errors: None,
-            steps: steps.collect(),
-            output,
-            peak_memory_bytes: peak_memory_bytes(),
-        }
     }
 
     /// Where the columns come from, for the footer of output files.

@@ -49,6 +49,8 @@ pub enum RowErrors {
     Fail,
     /// Its text stands beside the value: the column is a Struct<value, error>.
     Keep,
+    /// Its text and its kind stand beside the value: Struct<value, error, kind>.
+    KeepKind,
 }
 
 /// Cores that this process may use.
@@ -123,7 +125,7 @@ impl ModelStep {
         self.row_errors
     }
 
-    /// The type of the column: the task's, or a Struct<value, error> around it.
+    /// The type of the column: the task's, or a struct of it and the errors.
     pub fn data_type(&self) -> DataType {
         output_type(self.task.field(), self.row_errors)
     }
@@ -196,14 +198,21 @@ impl fmt::Display for ModelStep {
 }
 
 /// The fields of a column that keeps the errors of rows.
-pub(super) fn value_and_error(value: &DataType) -> Fields {
-    vec![Field::new("value", value.clone(), true), Field::new("error", DataType::Utf8, true)].into()
+pub(super) fn error_parts(value: &DataType, row_errors: RowErrors) -> Fields {
+    let mut fields =
+        vec![Field::new("value", value.clone(), true), Field::new("error", DataType::Utf8, true)];
+    if row_errors == RowErrors::KeepKind {
+        fields.push(Field::new("kind", DataType::Utf8, true));
+    }
+    fields.into()
 }
 
 /// The type of a step's column whose task gives `field`.
 pub(crate) fn output_type(field: &Field, row_errors: RowErrors) -> DataType {
     match row_errors {
         RowErrors::Fail => field.data_type().clone(),
-        RowErrors::Keep => DataType::Struct(value_and_error(field.data_type())),
+        RowErrors::Keep | RowErrors::KeepKind => {
+            DataType::Struct(error_parts(field.data_type(), row_errors))
+        }
     }
 }

@@ -14,7 +14,8 @@ use arrow::buffer::NullBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
 
-use super::step::{BatchSettings, RowErrors, value_and_error};
+use super::row_errors::RowError;
+use super::step::{BatchSettings, RowErrors, error_parts};
 use crate::batch::{shares, token_budget_batches};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tasks::{Batching, EncodedRow, Note, Results, Sequence};
@@ -23,7 +24,7 @@ use crate::tasks::{Batching, EncodedRow, Note, Results, Sequence};
 pub(super) type Finish<'a> = dyn Fn(&[ArrayRef], &Results<'_>) -> Result<ArrayRef> + 'a;
 
 /// A row that was encoded, or is null, or was refused: then why.
-pub(super) type Encoded = std::result::Result<Option<EncodedRow>, String>;
+pub(super) type Encoded = std::result::Result<Option<EncodedRow>, RowError>;
 
 /// Input rows, and the columns that the task reads of them.
 pub(super) struct Input {
@@ -38,7 +39,7 @@ pub(super) struct Computed {
     /// For every distinct sequence, its (array, index) among the values.
     pub(super) places: Vec<(usize, usize)>,
     /// The places of sequences that failed, and why.
-    pub(super) failed: HashMap<(usize, usize), String>,
+    pub(super) failed: HashMap<(usize, usize), RowError>,
 }
 
 /// A window that still takes rows.
@@ -60,7 +61,7 @@ struct Rows {
     sequences: Vec<u32>,
     notes: Vec<Option<Note>>,
     /// Rows that were refused, by their number in the window.
-    refused: BTreeMap<usize, String>,
+    refused: BTreeMap<usize, RowError>,
 }
 
 impl WindowBuilder {
@@ -160,7 +161,7 @@ pub(super) struct Window {
 impl Window {
     /// The input batches with the result column appended, in input order: the results of their sequences
     /// as they are, or what `finish` makes of those of a batch; beside them the errors of rows where those
-    /// are kept.
+    /// are kept; `on_error` hears of each.
     ///
     /// # Errors
     /// `Internal` when a result does not have the declared type; what `finish` returns.
@@ -171,6 +172,7 @@ impl Window {
         finish: Option<&Finish<'_>>,
         row_errors: RowErrors,
         schema: &SchemaRef,
+        on_error: impl Fn(&RowError),
     ) -> impl Iterator<Item = Result<RecordBatch>> {
         let mut arrays: Vec<ArrayRef> = computed.values.clone();
         // One more array, of a single null, stands for every row that is null, and keeps the list from
@@ -194,7 +196,10 @@ impl Window {
                 let failed = |number: &u32| computed.failed.get(&place(number));
                 let error = self.rows.refused.get(&row);
                 let error = error.or_else(|| numbers?.iter().find_map(failed));
-                errors.push(error.map(String::as_str));
+                if let Some(error) = error {
+                    on_error(error);
+                }
+                errors.push(error);
                 if let (Some(numbers), None) = (numbers, error) {
                     let first = order.len();
                     order.extend(numbers.iter().map(place));
@@ -213,13 +218,19 @@ impl Window {
                     finish(&columns, &Results { rows: &local, notes, values })?
                 }
             };
-            if row_errors == RowErrors::Keep {
+            if row_errors != RowErrors::Fail {
                 let null = &self.rows.ranges[rows];
                 let valid = null.iter().zip(&errors).map(|(row, e)| row.is_some() || e.is_some());
                 let valid: NullBuffer = valid.collect::<Vec<bool>>().into();
-                let fields = value_and_error(column.data_type());
-                let errors = Arc::new(StringArray::from(errors)) as ArrayRef;
-                let both = StructArray::try_new(fields, vec![column, errors], Some(valid));
+                let fields = error_parts(column.data_type(), row_errors);
+                let messages = errors.iter().map(|error| Some(error.as_ref()?.message.as_str()));
+                let messages = messages.collect::<StringArray>();
+                let mut parts = vec![column, Arc::new(messages) as ArrayRef];
+                if row_errors == RowErrors::KeepKind {
+                    let kinds = errors.iter().map(|error| Some(error.as_ref()?.kind.name()));
+                    parts.push(Arc::new(kinds.collect::<StringArray>()));
+                }
+                let both = StructArray::try_new(fields, parts, Some(valid));
                 column = Arc::new(both.map_err(wrong)?);
             }
             let mut columns = batch.columns().to_vec();
@@ -236,6 +247,7 @@ mod tests {
 
     use super::super::step::output_type;
     use super::*;
+    use crate::error::RowErrorKind;
 
     #[expect(clippy::unnecessary_wraps, reason = "rows of a window may be null or refused")]
     fn row(ids: &[u32]) -> Encoded {
@@ -264,7 +276,7 @@ mod tests {
 
         let (results, schema) = (first_tokens(&sequences, &batches), schema());
         let batches: Vec<RecordBatch> = window
-            .assemble(&results, &DataType::Int32, None, RowErrors::Fail, &schema)
+            .assemble(&results, &DataType::Int32, None, RowErrors::Fail, &schema, |_| ())
             .collect::<Result<_>>()
             .unwrap();
         assert_eq!(column(&batches[0]), [Some(7), None, Some(5)]);
@@ -305,7 +317,7 @@ mod tests {
         };
         let (results, schema) = (first_tokens(&sequences, &batches), schema());
         let batches: Vec<RecordBatch> = window
-            .assemble(&results, &DataType::Int32, Some(&finish), RowErrors::Fail, &schema)
+            .assemble(&results, &DataType::Int32, Some(&finish), RowErrors::Fail, &schema, |_| ())
             .collect::<Result<_>>()
             .unwrap();
         assert_eq!(column(&batches[0]), [Some(312), Some(300), Some(307)]);
@@ -315,25 +327,40 @@ mod tests {
     #[test]
     fn errors_of_rows_stand_beside_their_values() {
         let mut builder = WindowBuilder::default();
-        let rows = vec![row(&[7]), Err("too long".to_owned()), Ok(None), row(&[8])];
+        let error = |kind, text: &str| RowError { kind, message: text.to_owned() };
+        let refused = error(RowErrorKind::TooLong, "too long");
+        let rows = vec![row(&[7]), Err(refused), Ok(None), row(&[8])];
         builder.push(batch(&[1, 2, 3, 4]), rows, |tokens| tokens);
         let (window, sequences) = builder.build();
         let batches = batches(&sequences, Batching::TokenBudget, SETTINGS);
         let mut computed = first_tokens(&sequences, &batches);
-        computed.failed.insert(computed.places[1], "no image".to_owned());
-        let kept = output_type(&Field::new("first", DataType::Int32, true), RowErrors::Keep);
+        let failed = error(RowErrorKind::ImageDecode, "no image");
+        computed.failed.insert(computed.places[1], failed);
+        let kept = output_type(&Field::new("first", DataType::Int32, true), RowErrors::KeepKind);
         let schema = Arc::new(Schema::new(vec![
             Field::new("id", DataType::Int64, false),
             Field::new("first", kept, true),
         ]));
-        let mut batches =
-            window.assemble(&computed, &DataType::Int32, None, RowErrors::Keep, &schema);
+        let heard = std::cell::RefCell::<Vec<RowErrorKind>>::default();
+        let mut batches = window.assemble(
+            &computed,
+            &DataType::Int32,
+            None,
+            RowErrors::KeepKind,
+            &schema,
+            |error| {
+                heard.borrow_mut().push(error.kind);
+            },
+        );
         let batch = batches.next().unwrap().unwrap();
         let both = batch.column(1).as_struct();
         let values: Vec<_> = both.column(0).as_primitive::<Int32Type>().iter().collect();
         let errors: Vec<_> = both.column(1).as_string::<i32>().iter().collect();
         assert_eq!(values, [Some(7), None, None, None]);
         assert_eq!(errors, [None, Some("too long"), None, Some("no image")]);
+        let kinds: Vec<_> = both.column(2).as_string::<i32>().iter().collect();
+        assert_eq!(kinds, [None, Some("too_long"), None, Some("image_decode")]);
+        assert_eq!(*heard.borrow(), [RowErrorKind::TooLong, RowErrorKind::ImageDecode]);
         assert_eq!(
             (0..4).map(|i| both.is_null(i)).collect::<Vec<_>>(),
             [false, false, true, false]

@@ -14,6 +14,7 @@ use arrow::array::{Array, ArrayRef, new_null_array};
 use arrow::compute::concat;
 use tokio::sync::watch;
 
+use super::row_errors::RowError;
 use super::step::{ModelStep, RowErrors};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tasks::{Sequence, TaskModel};
@@ -34,7 +35,7 @@ pub(super) struct BatchResult {
     pub(super) values: ArrayRef,
     /// The sequences that failed, by their index in the batch, and why. Empty where a failure ends the
     /// run.
-    pub(super) failed: Vec<(usize, String)>,
+    pub(super) failed: Vec<(usize, RowError)>,
 }
 
 /// What a batch came to, or will come to, for all who wait for it.
@@ -161,12 +162,12 @@ fn forward(job: &Job, batch: &[&Sequence]) -> Result<BatchResult> {
     }
     if let [_] = batch {
         let values = new_null_array(&job.step.task().sequence_type(), 1);
-        return Ok(BatchResult { values, failed: vec![(0, error.message().to_owned())] });
+        return Ok(BatchResult { values, failed: vec![(0, RowError::from(&error))] });
     }
     let (first, second) = batch.split_at(batch.len() / 2);
     let (mut first, second) = (forward(job, first)?, forward(job, second)?);
     let before = first.values.len();
-    first.failed.extend(second.failed.into_iter().map(|(index, text)| (before + index, text)));
+    first.failed.extend(second.failed.into_iter().map(|(index, error)| (before + index, error)));
     let values = concat(&[first.values.as_ref(), second.values.as_ref()])
         .map_err(|e| Error::new(ErrorKind::Internal, "results of a batch").source(e))?;
     Ok(BatchResult { values, failed: first.failed })

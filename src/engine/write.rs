@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use datafusion::common::runtime::SpawnedTask;
@@ -13,7 +14,7 @@ use crate::sink::Sink;
 use crate::source::{self, InputFile};
 
 /// Writes all rows of a stream into a sink, which is then ready to be finished; `on_rows` hears of rows
-/// that were written, and `cancel` ends it early with an error of the kind that it gives.
+/// that were written and of the time that it took, and `cancel` ends it early with an error of the kind that it gives.
 ///
 /// # Errors
 /// The first error of the stream or the sink; what was written so far is removed.
@@ -21,7 +22,7 @@ pub(crate) async fn write_stream(
     mut stream: SendableRecordBatchStream,
     mut sink: Sink,
     files: &[InputFile],
-    on_rows: impl Fn(u64) + Send + 'static,
+    on_rows: impl Fn(u64, Duration) + Send + 'static,
     mut cancel: Pin<&mut impl Future<Output = ErrorKind>>,
 ) -> Result<Sink> {
     // Encoding and compressing a batch takes as long as a forward pass of a small model: on a thread
@@ -29,8 +30,9 @@ pub(crate) async fn write_stream(
     let (batches, mut queue) = tokio::sync::mpsc::channel::<RecordBatch>(2);
     let writer = SpawnedTask::spawn_blocking(move || {
         while let Some(batch) = queue.blocking_recv() {
+            let start = Instant::now();
             sink.write(&batch)?;
-            on_rows(batch.num_rows() as u64);
+            on_rows(batch.num_rows() as u64, start.elapsed());
         }
         Ok::<_, Error>(sink)
     });

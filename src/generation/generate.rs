@@ -9,7 +9,7 @@ use super::config::GenerationConfig;
 use super::logits::{Processors, argmax, warp};
 use super::sampling::RowGenerator;
 use super::stop::StopStrings;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::models::{Decoder, DecoderState};
 
 /// Why a row ended.
@@ -167,8 +167,8 @@ impl Batch<'_> {
         let ids = if encoder_decoder { self.decoder_start.clone() } else { input.clone() };
         let max_length = config.max_total_tokens(ids.len(), self.decoder.max_position_embeddings());
         if max_length <= ids.len() {
-            return Err(Error::new(
-                ErrorKind::Data,
+            return Err(Error::of_row(
+                RowErrorKind::NoRoom,
                 format!("a prompt of {} tokens leaves no room to generate", ids.len()),
             ));
         }

@@ -9,7 +9,7 @@ use ::image::{ColorType, ImageDecoder, Limits};
 
 use super::orientation::{Metadata, png_metadata};
 use super::{RgbImage, jpeg};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result, RowErrorKind};
 
 /// Pictures of more pixels are refused, as by Pillow (`Image.MAX_IMAGE_PIXELS`, twice): a small file may
 /// claim any size.
@@ -36,7 +36,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage> {
             }
             Err(_) => "not a JPEG, PNG or WebP file".to_owned(),
         };
-        return Err(Error::new(ErrorKind::Data, what));
+        return Err(Error::of_row(RowErrorKind::ImageDecode, what));
     };
     Ok(metadata.turn(image))
 }
@@ -72,8 +72,8 @@ fn limits() -> Limits {
 fn check_size(decoder: &impl ImageDecoder) -> Result<()> {
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 || u64::from(width) * u64::from(height) > MAX_PIXELS as u64 {
-        return Err(Error::new(
-            ErrorKind::Data,
+        return Err(Error::of_row(
+            RowErrorKind::ImageDecode,
             format!("a picture of {width} by {height} pixels, at most {MAX_PIXELS} may be"),
         ));
     }
@@ -81,7 +81,8 @@ fn check_size(decoder: &impl ImageDecoder) -> Result<()> {
 }
 
 fn cannot_decode(format: &str, error: ImageError) -> Error {
-    Error::new(ErrorKind::Data, format!("cannot decode the {format} file")).source(error)
+    Error::of_row(RowErrorKind::ImageDecode, format!("cannot decode the {format} file"))
+        .source(error)
 }
 
 /// Reads the pixels and makes them RGB; `number` says that gray of 16 bits is a number.

@@ -23,6 +23,12 @@ pub(super) struct Started {
     /// What tells the job from others.
     #[serde(default)]
     pub(super) job: String,
+    /// Units of other inputs or other settings that the output had then.
+    #[serde(default)]
+    pub(super) others: usize,
+    /// Rows of all units that were done then.
+    #[serde(default)]
+    pub(super) rows: u64,
 }
 
 /// The file of [`Started`], in the folder of the run.
@@ -55,6 +61,8 @@ pub enum OutputState {
         done: usize,
         /// Rows of these, in the output.
         rows: u64,
+        /// Rows a second of this run so far.
+        rows_per_second: Option<f64>,
         /// Seconds until the end, at the pace of this run so far.
         seconds_left: Option<f64>,
     },
@@ -90,12 +98,15 @@ impl OutputState {
         if !is_running && done == 0 {
             return Ok(Self::Absent);
         }
-        let seconds_left = started.as_ref().filter(|_| is_running).and_then(|started| {
+        let others = started.as_ref().map_or(0, |started| started.others);
+        let done = done.saturating_sub(others);
+        let pace = started.as_ref().filter(|_| is_running).and_then(|started| {
             let at = chrono::DateTime::parse_from_rfc3339(&started.at).ok()?;
             let seconds = (chrono::Utc::now() - at.to_utc()).as_seconds_f64();
             // A clock that was put back tells nothing.
             let made = done.checked_sub(started.done).filter(|made| *made > 0 && seconds > 0.0)?;
-            Some(started.units.saturating_sub(done) as f64 * seconds / made as f64)
+            let left = started.units.saturating_sub(done) as f64 * seconds / made as f64;
+            Some((rows.saturating_sub(started.rows) as f64 / seconds, left))
         });
         Ok(Self::Unfinished {
             is_running,
@@ -104,7 +115,8 @@ impl OutputState {
             units: started.as_ref().map(|started| started.units),
             done,
             rows,
-            seconds_left,
+            rows_per_second: pace.map(|(rows_per_second, _)| rows_per_second),
+            seconds_left: pace.map(|(_, seconds_left)| seconds_left),
         })
     }
 }

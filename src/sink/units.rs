@@ -256,8 +256,15 @@ impl UnitOutput {
                 units.iter().filter(|unit| shard.is_none_or(|shard| shard.has(unit.sequence)));
             let done = own.clone().filter(|unit| records.contains_key(&unit.id)).count();
             let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-            let started =
-                Started { at, units: own.count(), done, pid: std::process::id(), job: job.clone() };
+            let started = Started {
+                at,
+                units: own.count(),
+                done,
+                pid: std::process::id(),
+                job: job.clone(),
+                others: records.len() - done,
+                rows: records.values().map(|record| record.rows).sum(),
+            };
             if shard.is_some() {
                 refuse_other_jobs(storage, &started)?;
             }

@@ -52,7 +52,7 @@ impl ModelFunction {
     ) -> Result<Self> {
         let (name, description) = match row_errors {
             RowErrors::Fail => (function.name.to_owned(), function.description.to_owned()),
-            RowErrors::Keep => {
+            RowErrors::Keep | RowErrors::KeepKind => {
                 let name = function.name;
                 let description = format!(
                     "{name} that keeps the error of a row beside its value: Struct<value, error>. {}",

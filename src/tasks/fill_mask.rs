@@ -17,7 +17,7 @@ use super::text_input::TextInput;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, EncodeOptions};
 use crate::config::pipeline::{FillMask, TaskStep};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -99,15 +99,21 @@ impl FillMaskTask {
         let is_mask = |id: &&u32| **id == self.choice.mask_token_id;
         let masks: usize =
             row.sequences.iter().map(|s| s.input_ids.iter().filter(is_mask).count()).sum();
-        let wrong = |message: String| Error::new(ErrorKind::Data, message);
         match masks {
-            0 if row.truncated => Err(wrong(format!(
-                "the mask token `{}` is past the {} tokens that the text is cut to",
-                self.mask_token, self.input.max_length
-            ))),
-            0 => Err(wrong(format!("text without the mask token `{}`", self.mask_token))),
+            0 if row.truncated => {
+                let message = format!(
+                    "the mask token `{}` is past the {} tokens that the text is cut to",
+                    self.mask_token, self.input.max_length
+                );
+                Err(Error::of_row(RowErrorKind::MissingMask, message))
+            }
+            0 => {
+                let message = format!("text without the mask token `{}`", self.mask_token);
+                Err(Error::of_row(RowErrorKind::MissingMask, message))
+            }
             2.. if !self.choice.multiple_masks => {
-                Err(wrong(format!("text with {masks} mask tokens, one is expected"))
+                let message = format!("text with {masks} mask tokens, one is expected");
+                Err(Error::of_row(RowErrorKind::SeveralMasks, message)
                     .hint("set `multiple_masks: true` to fill several"))
             }
             _ => Ok(row),

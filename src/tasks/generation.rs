@@ -12,7 +12,7 @@ use super::models::ResolvedModel;
 use super::{Sequence, WeightSize};
 use crate::auto::{AutoTokenizer, DecodeOptions, EncodeOptions, ModelWithHead};
 use crate::config::pipeline::{EarlyStopping, Generation};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result, RowErrorKind};
 use crate::generation::{
     Generated, GenerationConfig, StopStrings, generate, model_defaults, pipeline_defaults,
 };
@@ -234,6 +234,6 @@ pub(super) fn output_bytes(config: &GenerationConfig) -> usize {
 pub(super) fn no_room(tokens: usize, total: usize) -> Error {
     let message =
         format!("prompt of {tokens} tokens leaves no room to generate: {total} may be in all");
-    Error::new(ErrorKind::Data, message)
+    Error::of_row(RowErrorKind::NoRoom, message)
         .hint("set `truncation: true` to keep the end of longer prompts")
 }

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::auto::{AutoClass, AutoImageProcessor};
 use crate::config::pipeline::{ImageClassification, TaskStep};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::image::RgbImage;
 use crate::models::{ImageDimensions, Want};
 
@@ -118,7 +118,7 @@ impl ImageClassificationTask {
             Some(("file", path)) => path,
             Some((scheme, _)) => {
                 let message = format!("an image at `{scheme}://…`, which is not fetched");
-                return Err(Error::new(ErrorKind::Data, message)
+                return Err(Error::of_row(RowErrorKind::ImageRead, message)
                     .hint("name files of this machine, or read a column of the images' bytes"));
             }
         };
@@ -250,7 +250,7 @@ impl ImageClassificationModel {
             let message = format!(
                 "an image of {own_height} by {own_width} pixels, the model reads {height} by {width}"
             );
-            return Err(Error::new(ErrorKind::Data, message)
+            return Err(Error::of_row(RowErrorKind::ImageDecode, message)
                 .hint("preprocessor_config.json does not resize images (`do_resize`)"));
         }
         Ok(pixel_values)
@@ -258,7 +258,8 @@ impl ImageClassificationModel {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| Error::new(ErrorKind::Data, "cannot read the file").source(e))
+    std::fs::read(path)
+        .map_err(|e| Error::of_row(RowErrorKind::ImageRead, "cannot read the file").source(e))
 }
 
 impl TaskModel for ImageClassificationModel {

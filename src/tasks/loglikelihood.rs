@@ -17,7 +17,7 @@ use super::text_input::TextInput;
 use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, EncodeOptions};
 use crate::config::pipeline::{Loglikelihood, TaskStep};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::generation::log_probabilities;
 use crate::models::Want;
 
@@ -94,7 +94,10 @@ impl LoglikelihoodTask {
         let options = EncodeOptions { max_length: enough, ..EncodeOptions::default() };
         let mut ids = tokenizer.encode(text, &options)?.input_ids;
         if ids.is_empty() {
-            return Err(Error::new(ErrorKind::Data, "a text has no token, so no likelihood"));
+            return Err(Error::of_row(
+                RowErrorKind::Empty,
+                "a text has no token, so no likelihood",
+            ));
         }
         let Some(stride) = self.stride else {
             let truncated = self.cut(ids.len(), max)?;
@@ -126,7 +129,7 @@ impl LoglikelihoodTask {
         if bare.is_empty() {
             let Some(end) = tokenizer.eos_token_id() else {
                 let message = "a context is empty, and the tokenizer has no end token to stand in";
-                return Err(Error::new(ErrorKind::Data, message));
+                return Err(Error::of_row(RowErrorKind::Empty, message));
             };
             ids.insert(0, end);
             start = 1;
@@ -143,7 +146,7 @@ impl LoglikelihoodTask {
     fn cut(&self, tokens: usize, max: usize) -> Result<bool> {
         if tokens > max && !self.truncation {
             let message = format!("text of {tokens} tokens, at most {max} may be");
-            return Err(Error::new(ErrorKind::Data, message)
+            return Err(Error::of_row(RowErrorKind::TooLong, message)
                 .hint("set `stride` for windows over longer texts, or `truncation: true`"));
         }
         Ok(tokens > max)

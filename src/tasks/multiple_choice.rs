@@ -24,7 +24,7 @@ use super::{
 };
 use crate::auto::AutoClass;
 use crate::config::pipeline::{MultipleChoice, TaskStep};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ impl Task for MultipleChoiceTask {
                 };
                 let at = |e: Error| e.at(place(&self.base.columns, first_row + row as u64));
                 if choices.is_empty() {
-                    return Err(at(Error::new(ErrorKind::Data, "a row has no choices")));
+                    return Err(at(Error::of_row(RowErrorKind::Empty, "a row has no choices")));
                 }
                 let mut encoded = EncodedRow::default();
                 for choice in &choices {

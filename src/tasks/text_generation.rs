@@ -24,7 +24,7 @@ use super::{
 };
 use crate::auto::{AutoClass, ChatOptions, ChatTemplate, EncodeOptions};
 use crate::config::pipeline::{PromptColumn, TaskStep, TextGeneration};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::generation::GenerationConfig;
 
 /// The task with its model resolved, without weights.
@@ -140,8 +140,8 @@ impl TextGenerationTask {
         let options = EncodeOptions { add_special_tokens, ..EncodeOptions::default() };
         let mut ids = self.classifier.model.tokenizer().encode(text, &options)?.input_ids;
         if ids.is_empty() && self.config.bos_token_id.is_none() {
-            return Err(Error::new(
-                ErrorKind::Data,
+            return Err(Error::of_row(
+                RowErrorKind::Empty,
                 "a prompt has no token, and the model has no `bos_token_id` to begin with",
             ));
         }

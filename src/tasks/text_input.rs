@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::models::ResolvedModel;
 use super::{EncodedRow, Sequence, text_column};
 use crate::auto::{EncodeOptions, Encoding};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 
 /// The text columns of a step and how they are encoded.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl TextInput {
         };
         self.fits(encoding.input_ids.len())?;
         if encoding.input_ids.is_empty() {
-            return Err(Error::new(ErrorKind::Data, "a text without a token"));
+            return Err(Error::of_row(RowErrorKind::Empty, "a text without a token"));
         }
         Ok(encoding)
     }
@@ -137,7 +137,7 @@ pub(super) fn fits(tokens: usize, max_length: usize) -> Result<()> {
         return Ok(());
     }
     let message = format!("text of {tokens} tokens, at most {max_length} may be");
-    Err(Error::new(ErrorKind::Data, message)
+    Err(Error::of_row(RowErrorKind::TooLong, message)
         .hint("set `truncation: true` to cut longer texts, or raise `max_length`"))
 }
 

@@ -149,7 +149,9 @@ fn usage_errors_exit_64() {
     let fixture = Fixture::new();
     fixture.run(&["run"]).fails(64, &["<PIPELINE>"]);
     fixture.run(&["rum", "a.yaml"]).fails(64, &["run"]);
-    fixture.run(&["report", "a"]).fails(64, &["`report` is not available in this version", "run"]);
+    fixture
+        .run(&["scheduler", "a"])
+        .fails(64, &["`scheduler` is not available in this version", "run"]);
     fixture.run(&["run", "a.yaml", "--set", "limit"]).fails(64, &["KEY=VALUE"]);
     assert_eq!(fixture.run(&["--help"]).succeeds().stderr, "");
 }

@@ -22,6 +22,8 @@ mod invariance;
 mod object_store;
 mod parity;
 mod pipelines;
+mod prometheus;
+mod report;
 mod row_errors;
 mod schedule;
 mod sink;

@@ -71,7 +71,7 @@ fn report(fixture: &Fixture, args: &[&str]) -> Value {
     serde_json::from_slice::<Value>(&text).unwrap()["run"].clone()
 }
 
-const ERROR: [&str; 3] = ["words", "data", "text without the mask token `[MASK]`"];
+const ERROR: [&str; 3] = ["words", "missing_mask", "text without the mask token `[MASK]`"];
 
 #[test]
 fn the_first_error_ends_a_run_by_default() {

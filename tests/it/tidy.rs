@@ -42,7 +42,7 @@ fn code(text: &str) -> String {
 
 #[test]
 fn folders_use_only_what_is_before_them() {
-    let allowed: [(&str, &[&str]); 11] = [
+    let allowed: [(&str, &[&str]); 12] = [
         ("config", &[]),
         ("source", &["config"]),
         ("hub", &[]),
@@ -53,6 +53,7 @@ fn folders_use_only_what_is_before_them() {
         ("nn", &[]),
         ("generation", &["models", "nn"]),
         ("sink", &["config"]),
+        ("report", &[]),
         ("tasks", &["config", "hub", "image", "auto", "batch", "models", "nn", "generation"]),
     ];
     let all = [
@@ -66,6 +67,7 @@ fn folders_use_only_what_is_before_them() {
         "nn",
         "generation",
         "tasks",
+        "report",
         "engine",
         "sink",
         "sql",

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use super::files::TokenizerFiles;
 use super::{AutoTokenizer, jinja, python};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 
 /// The file of a template that stands alone.
 const FILE: &str = "chat_template.jinja";
@@ -164,13 +164,13 @@ impl ChatTemplate {
             ));
         }
         if let Some(message) = messages.iter().find(|message| !message.is_object()) {
-            return Err(Error::new(
-                ErrorKind::Data,
+            return Err(Error::of_row(
+                RowErrorKind::Chat,
                 format!("a message is `{message}`, expected one with `role` and `content`"),
             ));
         }
         let Some(last) = messages.last() else {
-            return Err(Error::new(ErrorKind::Data, "the conversation has no messages"));
+            return Err(Error::of_row(RowErrorKind::Empty, "the conversation has no messages"));
         };
         if !options.continue_final_message {
             return self.render_as_is(messages, options);
@@ -182,8 +182,8 @@ impl ChatTemplate {
         let rendered = self.render_as_is(&messages, options)?;
         let at = rendered.rfind(CONTINUE_TAG.trim_end());
         let Some(at) = at.filter(|_| rendered.contains(text.trim())) else {
-            return Err(Error::new(
-                ErrorKind::Data,
+            return Err(Error::of_row(
+                RowErrorKind::Chat,
                 "the last message cannot be continued: the chat template does not show all of it",
             )
             .at(&self.place));
@@ -259,7 +259,7 @@ fn continued(message: &Value) -> Result<(Value, String)> {
     };
     let Some(Value::String(text)) = text else {
         let message = "the last message has no text to continue";
-        return Err(Error::new(ErrorKind::Data, message));
+        return Err(Error::of_row(RowErrorKind::Chat, message));
     };
     let before = text.clone();
     text.push_str(CONTINUE_TAG);
@@ -272,7 +272,8 @@ fn failed(error: minijinja::Error, place: &str, kind: ErrorKind) -> Error {
     let line = error.line().map_or(String::new(), |line| format!(": line {line}"));
     let place = format!("{place}{line}");
     if let Some(message) = jinja::raised(&error) {
-        return Error::new(kind, format!("the chat template says: {message}")).at(place);
+        let message = format!("the chat template says: {message}");
+        return Error::new(kind, message).row(RowErrorKind::Chat).at(place);
     }
     let kind = match error.kind() {
         Jinja::UnknownFilter
@@ -285,5 +286,6 @@ fn failed(error: minijinja::Error, place: &str, kind: ErrorKind) -> Error {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     };
-    Error::new(kind, format!("chat template: {what}")).at(place).source(error)
+    let message = format!("chat template: {what}");
+    Error::new(kind, message).row(RowErrorKind::Chat).at(place).source(error)
 }

@@ -5,7 +5,7 @@
 
 use tokenizers::TruncationDirection;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 
 /// Which text gives the tokens that there is no room for, in the words of transformers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -106,8 +106,8 @@ impl Cut {
         let surplus = total - room;
         let rest = |length: usize, which: &str| {
             length.checked_sub(surplus).filter(|rest| *rest > 0).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Data,
+                Error::of_row(
+                    RowErrorKind::NoRoom,
                     format!(
                         "there is room for {room} tokens of {total}, but the {which} text, which alone \
                          may be cut, has only {length}"
@@ -146,5 +146,6 @@ pub(super) fn no_room(kind: ErrorKind, room: usize, stride: usize) -> Error {
              the next one"
         ),
     )
+    .row(RowErrorKind::NoRoom)
     .hint("a larger `max_length`, or a smaller stride")
 }

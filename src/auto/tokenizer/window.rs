@@ -8,7 +8,7 @@ use tokenizers::OffsetType;
 use super::AutoTokenizer;
 use super::encode::failed;
 use super::truncate::{Cut, Side, TruncationStrategy, no_room};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 
 /// How a text is laid out in windows, in the words of transformers' `tokenizer(…)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,8 +127,8 @@ impl AutoTokenizer {
                 || (before.1 > Some(0)
                     && second.as_ref().is_some_and(tokenizers::Encoding::is_empty));
             if lost {
-                return Err(Error::new(
-                    ErrorKind::Data,
+                return Err(Error::of_row(
+                    RowErrorKind::NoRoom,
                     format!("a window has room for {room} tokens, too few for two texts"),
                 )
                 .hint("a larger `max_length`, or truncation of one text only"));

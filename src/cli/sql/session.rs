@@ -195,7 +195,7 @@ impl Session {
         let sink = Sink::create(spec, plan.schema(), options)?;
         let stream = execute_stream(plan, self.context.task_ctx()).map_err(failed)?;
         let cancel = super::super::run::stop_signal();
-        let sink = write_stream(stream, sink, &[], |_| {}, pin!(cancel)).await?;
+        let sink = write_stream(stream, sink, &[], |_, _| {}, pin!(cancel)).await?;
         let written = tokio::task::block_in_place(|| sink.finish())?;
         let (rows, files) = (written.rows, written.files.len());
         tracing::info!(rows, files, "written");

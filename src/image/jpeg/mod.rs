@@ -15,7 +15,7 @@ mod scan;
 
 use super::RgbImage;
 use super::decode::MAX_PIXELS;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result, RowErrorKind};
 use huffman::HuffmanTable;
 use idct::BLOCK;
 use scan::{Scan, Tables, ZIGZAG};
@@ -29,7 +29,7 @@ pub(super) struct Jpeg {
 }
 
 fn damaged(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Data, what)
+    Error::of_row(RowErrorKind::ImageDecode, what)
 }
 
 fn cut_off() -> Error {

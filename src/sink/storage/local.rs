@@ -247,7 +247,7 @@ impl Storage for LocalStorage {
             .map_err(|error| write_error(&self.root, error))?;
         let lock = match hold {
             Hold::Alone => lock_file(&path, &self.root, false)
-                .map(|file| LocalLock { path: path.clone(), _files: vec![file] }),
+                .map(|file| LocalLock { path: path.clone(), files: Mutex::new(vec![file]) }),
             Hold::Shard(shard) => {
                 let own = self.path(&shard.lock_name());
                 lock_file(&path, &self.root, true).and_then(|shared| {

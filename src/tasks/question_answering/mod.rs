@@ -28,7 +28,7 @@ use super::token_logits::{TokenLogits, TokenLogitsModel, token_logits_type};
 use super::{EncodedRow, Note, Results, Sequence, Task, TaskBase, TaskModel, text_column};
 use crate::auto::{AutoClass, Side, TruncationStrategy, WindowOptions};
 use crate::config::pipeline::{QuestionAnswering, TaskStep};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use spans::{Answer, Answers, Limits, best_spans};
 use tokens::WindowTokens;
 
@@ -131,7 +131,7 @@ impl QuestionAnsweringTask {
     fn encode_row(&self, question: &str, context: &str) -> Result<EncodedRow> {
         for (name, text) in [("question", question), ("context", context)] {
             if text.is_empty() {
-                return Err(Error::new(ErrorKind::Data, format!("the {name} is empty")));
+                return Err(Error::of_row(RowErrorKind::Empty, format!("the {name} is empty")));
             }
         }
         let tokenizer = self.classifier.model.tokenizer();

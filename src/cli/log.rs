@@ -1,0 +1,108 @@
+//! Logs on stderr: as text, or as JSON objects, one a line, which everything else that is said there then is, too.
+//! Not here: what is logged.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
+
+use clap::ValueEnum;
+use serde_json::{Map, Value, json};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Diagnostics;
+use crate::error::{Error, ErrorKind, Result};
+use crate::report::ErrorReport;
+
+/// What is logged without `--log-level` and `RUST_LOG`. hf-hub logs its own retries as errors; ours says once
+/// what they came to.
+const TEXT_FILTER: &str = "warn,hf_hub=off";
+
+/// Who collects JSON wants to know what happens, too.
+const JSON_FILTER: &str = "warn,hfauto_pipe=info,hf_hub=off";
+
+/// The form of logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+/// Begins to log.
+///
+/// # Errors
+/// `Usage` when `level` is no filter.
+pub(super) fn start(format: LogFormat, level: Option<&str>) -> Result<()> {
+    let _ = FORMAT.set(format);
+    let filter = match level {
+        Some(level) => EnvFilter::try_new(level).map_err(|e| {
+            Error::new(ErrorKind::Usage, format!("`--log-level {level}` is not a level")).source(e)
+        })?,
+        None => EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| EnvFilter::new(if is_json() { JSON_FILTER } else { TEXT_FILTER })),
+    };
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call in one process (tests) keeps the first subscriber.
+    let _ = if is_json() {
+        // Fields of an event stand at the top, those of the run and the unit that it is in in `spans`.
+        subscriber.json().flatten_event(true).with_current_span(false).try_init()
+    } else {
+        subscriber.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
+    };
+    Ok(())
+}
+
+/// Takes the form from arguments that are not understood.
+pub(super) fn guess_format(args: &[OsString]) {
+    let is_json = args.iter().any(|arg| arg == "--log-format=json")
+        || args.windows(2).any(|pair| pair[0] == "--log-format" && pair[1] == "json");
+    let _ = FORMAT.set(if is_json { LogFormat::Json } else { LogFormat::Text });
+}
+
+/// Whether all that is said on stderr is JSON.
+pub(super) fn is_json() -> bool {
+    FORMAT.get() == Some(&LogFormat::Json)
+}
+
+/// A line of JSON with a time, as those of the subscriber.
+pub(super) fn line(level: &str, message: &str, fields: Value) {
+    let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+    let mut line = Map::from_iter([
+        ("timestamp".to_owned(), Value::from(at)),
+        ("level".to_owned(), Value::from(level)),
+        ("message".to_owned(), Value::from(message)),
+    ]);
+    if let Value::Object(fields) = fields {
+        line.extend(fields);
+    }
+    let _ = writeln!(std::io::stderr().lock(), "{}", Value::Object(line));
+}
+
+/// An error as one line; the problems of a pipeline file stand in it.
+pub(super) fn error(error: &Error) {
+    let ErrorReport { kind, row_error, message, at, hint, text } = ErrorReport::from(error);
+    let mut fields = json!({
+        "kind": kind,
+        "exit_code": error.kind().exit_code(),
+        "at": at,
+        "hint": hint,
+        "text": text,
+    });
+    if let Some(row_error) = row_error {
+        fields["row_error"] = row_error.into();
+    }
+    if let Some(diagnostics) = Diagnostics::of(error) {
+        let problems = diagnostics.iter().map(|problem| {
+            json!({
+                "file": problem.file(),
+                "line": problem.line(),
+                "column": problem.column(),
+                "message": problem.message(),
+                "hint": problem.remedy(),
+            })
+        });
+        fields["problems"] = problems.collect();
+    }
+    line("ERROR", &message, fields);
+}

@@ -1,0 +1,211 @@
+//! What others learn of a run from files: its metrics at any time, its report when it is over. Not here: what they
+//! say (`crate::report`).
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::config::pipeline::Pipeline;
+use crate::engine::{Job, Progress, Stage};
+use crate::error::{Error, ErrorKind, Result};
+use crate::report::{Kept, Report, prometheus};
+use crate::sink::Sink;
+
+/// The time between two states of the metrics: shorter than any scrape interval.
+const METRICS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A run that is told of in files.
+pub(super) struct Observer {
+    report: Option<PathBuf>,
+    told: Arc<Told>,
+    thread: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
+    /// Where the output keeps the report.
+    kept: Option<PathBuf>,
+}
+
+/// What is known of the run, and where its metrics go.
+struct Told {
+    metrics: Option<(PathBuf, String)>,
+    run: Mutex<(Report, Option<Arc<Progress>>)>,
+}
+
+impl Observer {
+    /// Begins to tell of a run of the pipeline `file`: the first metrics are written.
+    ///
+    /// # Errors
+    /// `Sink` when a file cannot be written.
+    pub(super) fn start(
+        file: &Path,
+        report: Option<PathBuf>,
+        metrics: Option<PathBuf>,
+    ) -> Result<Self> {
+        // A report that cannot be written is told before the work, not after it.
+        if let Some(path) = &report {
+            probe(path).map_err(|e| cannot_write("report", path, e))?;
+        }
+        // The metrics before: what they say of earlier runs stays.
+        let metrics = metrics.map(|path| {
+            let before = fs::read(&path).unwrap_or_default();
+            (path, String::from_utf8_lossy(&before).into_owned())
+        });
+        // Until the pipeline is read, its name is the one that the file would give it.
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let before = metrics.as_ref().and_then(|(_, before)| Kept::pipeline(before));
+        let begun = Report::running(before.unwrap_or(stem), now());
+        let told = Arc::new(Told { metrics, run: Mutex::new((begun, None)) });
+        let Some((path, _)) = &told.metrics else {
+            return Ok(Self { report, told, thread: None, kept: None });
+        };
+        told.write_metrics().map_err(|e| cannot_write("metrics file", path, e))?;
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::spawn({
+            let told = Arc::clone(&told);
+            move || {
+                while stopped.recv_timeout(METRICS_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    if let Err(error) = told.write_metrics() {
+                        tracing::warn!(%error, "cannot write the metrics file");
+                    }
+                }
+            }
+        });
+        Ok(Self { report, told, thread: Some((stop, thread)), kept: None })
+    }
+
+    /// Says which pipeline it is.
+    pub(super) fn is_of(&mut self, pipeline: &Pipeline) {
+        self.told.lock().0.pipeline.clone_from(&pipeline.name);
+        let sink = &pipeline.sink;
+        self.kept = (!Sink::is_file(sink)).then(|| kept_report(&sink.path));
+    }
+
+    /// Says where the counters are.
+    pub(super) fn runs(&self, job: &Job) {
+        self.told.lock().1 = Some(job.progress());
+    }
+
+    /// Tells how the run ended.
+    ///
+    /// # Errors
+    /// `Sink` when a file cannot be written.
+    pub(super) fn finish<T>(self, result: &Result<T>) -> Result<()> {
+        if let Some((stop, thread)) = self.thread {
+            drop(stop);
+            let _ = thread.join();
+        }
+        {
+            let mut told = self.told.lock();
+            told.0 = told.0.clone().ended(now(), result.as_ref().err());
+        }
+        let report = self.told.report();
+        let mut written = Ok(());
+        if let Some((path, _)) = &self.told.metrics {
+            let metrics = self.told.write_metrics();
+            written = written.and(metrics.map_err(|e| cannot_write("metrics file", path, e)));
+        }
+        if let Some(path) = &self.report {
+            let text = report.to_json()?;
+            let report = replace(path, text.as_bytes());
+            written = written.and(report.map_err(|e| cannot_write("report", path, e)));
+        }
+        // Only a run that held the output leaves its report there.
+        let stage = self.told.lock().1.as_ref().map(|progress| progress.stage());
+        let held = result.is_ok() || stage.is_some_and(|stage| stage != Stage::Loading);
+        if let (Some(path), Some(run), true) = (&self.kept, &report.run, held) {
+            let nothing = run.units.as_ref().is_some_and(|units| units.computed == 0);
+            if let Err(error) = keep(path, &report, nothing) {
+                tracing::warn!(%error, report = %path.display(), "the output does not keep the report");
+            }
+        }
+        written
+    }
+}
+
+impl Told {
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Report, Option<Arc<Progress>>)> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The report as of now.
+    fn report(&self) -> Report {
+        let (report, progress) = self.lock().clone();
+        Report { run: progress.map(|progress| progress.report()), ..report }
+    }
+
+    fn write_metrics(&self) -> io::Result<()> {
+        let Some((path, before)) = &self.metrics else { return Ok(()) };
+        let report = self.report();
+        let kept = Kept::of(before, &report.pipeline);
+        replace(path, prometheus(&report, kept).as_bytes())
+    }
+}
+
+/// Where an output folder keeps the report of its last run.
+pub(super) fn kept_report(output: &Path) -> PathBuf {
+    output.join("_hfauto").join("report.json")
+}
+
+/// Keeps a report in an output that is there. One of a run that had nothing to do does not take the place of one
+/// that tells how the output was made.
+fn keep(path: &Path, report: &Report, nothing: bool) -> Result<()> {
+    if !path.parent().is_some_and(Path::is_dir) {
+        return Ok(());
+    }
+    if nothing && path.exists() {
+        // A run that died may have left the beginning of its report.
+        let _ = fs::remove_file(temporary(path));
+        return Ok(());
+    }
+    let text = report.to_json()?;
+    replace(path, text.as_bytes()).map_err(|e| cannot_write("report", path, e))
+}
+
+/// Writes a file that is at any moment the old one or the new one.
+pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    // What is no file (a pipe, a terminal) is written as it is.
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return OpenOptions::new().write(true).open(path)?.write_all(content);
+    }
+    // A link stays one.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let temporary = temporary(&path);
+    let write = || {
+        let _ = fs::remove_file(&temporary);
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&temporary)))
+}
+
+/// Where a file is written before it is whole: hidden, and no `.prom` file that a collector would read.
+fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.tmp"))
+}
+
+/// Fails where [`replace`] would.
+fn probe(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(found) if !found.is_file() => Ok(()),
+        _ => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map(drop)
+        }
+    }
+}
+
+fn cannot_write(what: &str, path: &Path, error: io::Error) -> Error {
+    Error::new(ErrorKind::Sink, format!("cannot write the {what} `{}`", path.display()))
+        .source(error)
+        .hint("name a file in a folder that is there and may be written to")
+}
+
+fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}

@@ -1,0 +1,73 @@
+//! `hfauto-pipe report`: one HTML page of the report of a run. Not here: the page (`crate::report`).
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{PipelineArgs, key_value};
+use crate::error::{Error, ErrorKind, Result};
+use crate::report::{Report, page};
+use crate::sink::Sink;
+
+#[derive(Args, Debug)]
+pub(super) struct ReportArgs {
+    /// A report that `run --report` wrote, or a pipeline file (YAML): its output keeps the report of its last run.
+    report: PathBuf,
+
+    /// Where to write the page; `-` is stdout.
+    #[arg(short, long, value_name = "FILE", default_value = "report.html")]
+    output: PathBuf,
+
+    /// Override a key of the pipeline file, as `--set sink.path=out`; may be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+impl ReportArgs {
+    pub(super) fn run(self) -> Result<()> {
+        let file = self.file()?;
+        let text = std::fs::read(&file).map_err(|e| self.no_report(&file, e))?;
+        let text = String::from_utf8_lossy(&text);
+        let page = page(&Report::from_json(&text).map_err(|e| e.at(file.display()))?);
+        if self.output == Path::new("-") {
+            return super::print(page);
+        }
+        super::observe::replace(&self.output, page.as_bytes()).map_err(|e| {
+            let message = format!("cannot write the page `{}`", self.output.display());
+            Error::new(ErrorKind::Sink, message).source(e).hint("choose another `--output`")
+        })?;
+        super::print(format_args!("{}\n", self.output.display()))
+    }
+
+    fn is_pipeline(&self) -> bool {
+        self.report.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+    }
+
+    /// The file with the report.
+    fn file(&self) -> Result<PathBuf> {
+        if !self.is_pipeline() {
+            return Ok(self.report.clone());
+        }
+        let (pipeline, set) = (self.report.clone(), self.set.clone());
+        let pipeline = PipelineArgs { pipeline, set, offline: true }.load()?;
+        if Sink::is_file(&pipeline.sink) {
+            let message = "an output of one file keeps no report";
+            return Err(Error::new(ErrorKind::NoInput, message)
+                .at(pipeline.file.display())
+                .hint("run it with `--report FILE`, and give that file"));
+        }
+        Ok(super::observe::kept_report(&pipeline.sink.path))
+    }
+
+    fn no_report(&self, file: &Path, error: std::io::Error) -> Error {
+        let is_missing = error.kind() == std::io::ErrorKind::NotFound && self.is_pipeline();
+        let hint = if is_missing {
+            "no run of it has come so far; run it, or give a file of `run --report`"
+        } else {
+            "give a file that `run --report` wrote, or a pipeline file (.yaml)"
+        };
+        Error::new(ErrorKind::NoInput, format!("cannot read the report `{}`", file.display()))
+            .source(error)
+            .hint(hint)
+    }
+}

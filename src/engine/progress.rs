@@ -1,0 +1,252 @@
+//! How far a running job is: counters and times, written by the job, read by other threads. Not here: the counters
+//! of a model step (`metrics`), and what is made of all this (`report`, `crate::cli`).
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::samples::Samples;
+use super::step::ModelStep;
+use crate::report::{OutputFile, RowErrorTotals, Sample, UnitCounts};
+
+/// What a job is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Loading weights.
+    Loading,
+    /// Rows are on their way.
+    Running,
+    /// Closing and publishing files.
+    Committing,
+}
+
+/// What a job reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Input {
+    pub(super) files: usize,
+    pub(super) bytes: u64,
+    /// Rows that will be written, when files and plan tell.
+    pub(super) rows: Option<u64>,
+}
+
+/// A running job's counters, to be read from another thread.
+#[derive(Debug)]
+pub struct Progress {
+    pipeline: String,
+    pub(super) input: Input,
+    steps: Vec<Arc<ModelStep>>,
+    stage: AtomicU8,
+    begun: OnceLock<(String, Instant)>,
+    running_since: OnceLock<Instant>,
+    committing_since: OnceLock<Instant>,
+    ended: OnceLock<Instant>,
+    rows_written: AtomicU64,
+    skipped_rows: AtomicU64,
+    sink_nanos: AtomicU64,
+    ledger: Mutex<Ledger>,
+}
+
+/// What is no sum.
+#[derive(Debug, Default)]
+struct Ledger {
+    units: Option<UnitCounts>,
+    row_errors: Option<RowErrorTotals>,
+    output: Vec<OutputFile>,
+    samples: Samples,
+}
+
+/// Wall times in seconds.
+pub(super) struct Times {
+    pub(super) wall: f64,
+    pub(super) load: f64,
+    pub(super) run: f64,
+    pub(super) commit: f64,
+}
+
+impl Progress {
+    pub(super) fn new(pipeline: &str, input: Input, steps: Vec<Arc<ModelStep>>) -> Self {
+        Self {
+            pipeline: pipeline.to_owned(),
+            input,
+            steps,
+            stage: AtomicU8::new(Stage::Loading as u8),
+            begun: OnceLock::new(),
+            running_since: OnceLock::new(),
+            committing_since: OnceLock::new(),
+            ended: OnceLock::new(),
+            rows_written: AtomicU64::new(0),
+            skipped_rows: AtomicU64::new(0),
+            sink_nanos: AtomicU64::new(0),
+            ledger: Mutex::default(),
+        }
+    }
+
+    /// The pipeline's name.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// What the job is doing.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            0 => Stage::Loading,
+            1 => Stage::Running,
+            _ => Stage::Committing,
+        }
+    }
+
+    /// How long rows have been on their way.
+    pub fn running(&self) -> Duration {
+        self.running_since.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    pub(super) fn enter(&self, stage: Stage) {
+        match stage {
+            Stage::Loading => {}
+            Stage::Running => drop(self.running_since.get_or_init(Instant::now)),
+            Stage::Committing => drop(self.committing_since.get_or_init(Instant::now)),
+        }
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// Rows handed to the sink.
+    pub fn rows_written(&self) -> u64 {
+        self.rows_written.load(Ordering::Relaxed)
+    }
+
+    /// Rows that are computed or written: rows appear at the sink a window at a time, what the models have
+    /// computed moves with every batch.
+    pub fn rows(&self) -> u64 {
+        let computed = self.steps.iter().map(|step| step.metrics().counts().computed_rows).min();
+        let computed = computed.unwrap_or(0).min(self.total_rows().unwrap_or(u64::MAX));
+        self.rows_written().max(computed)
+    }
+
+    /// Rows that this run will write, when files and plan tell.
+    pub fn total_rows(&self) -> Option<u64> {
+        let skipped = self.skipped_rows.load(Ordering::Relaxed);
+        self.input.rows.map(|rows| rows.saturating_sub(skipped))
+    }
+
+    /// The model steps in order.
+    pub fn steps(&self) -> &[Arc<ModelStep>] {
+        &self.steps
+    }
+
+    /// When the run began; now, before it.
+    pub(super) fn started_at(&self) -> String {
+        self.begun.get().map_or_else(now, |(at, _)| at.clone())
+    }
+
+    pub(super) fn times(&self) -> Times {
+        let end = self.ended.get().copied().unwrap_or_else(Instant::now);
+        let begun = self.begun.get().map_or(end, |(_, begun)| *begun);
+        let running = self.running_since.get().copied().unwrap_or(end);
+        let committing = self.committing_since.get().copied().unwrap_or(end);
+        let seconds = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64();
+        Times {
+            wall: seconds(begun, end),
+            load: seconds(begun, running),
+            run: seconds(running, committing.max(running)),
+            commit: seconds(committing, end),
+        }
+    }
+
+    pub(super) fn wrote(&self, rows: u64, elapsed: Duration) {
+        self.rows_written.fetch_add(rows, Ordering::Relaxed);
+        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.sink_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    pub(super) fn sink_seconds(&self) -> f64 {
+        self.sink_nanos.load(Ordering::Relaxed) as f64 / 1e9
+    }
+
+    pub(super) fn skips(&self, rows: u64) {
+        self.skipped_rows.store(rows, Ordering::Relaxed);
+    }
+
+    /// The units of the job so far; `None` for one that is not cut.
+    pub fn units(&self) -> Option<UnitCounts> {
+        self.ledger().units.clone()
+    }
+
+    /// Changes the counts of units.
+    pub(super) fn with_units<T>(&self, change: impl FnOnce(&mut UnitCounts) -> T) -> T {
+        change(self.ledger().units.get_or_insert_default())
+    }
+
+    pub(super) fn row_errors(&self) -> Option<RowErrorTotals> {
+        self.ledger().row_errors
+    }
+
+    pub(super) fn set_row_errors(&self, errors: RowErrorTotals) {
+        self.ledger().row_errors = Some(errors);
+    }
+
+    pub(super) fn output(&self) -> Vec<OutputFile> {
+        self.ledger().output.clone()
+    }
+
+    pub(super) fn set_output(&self, output: Vec<OutputFile>) {
+        self.ledger().output = output;
+    }
+
+    /// The samples so far, and one of now.
+    pub(super) fn samples(&self) -> Vec<Sample> {
+        let mut samples = self.ledger().samples.all().to_vec();
+        samples.push(self.sample());
+        samples
+    }
+
+    fn sample(&self) -> Sample {
+        let tokens = self.steps.iter().map(|step| step.metrics().counts().computed_tokens);
+        Sample { seconds: self.times().wall, rows: self.rows(), tokens: tokens.sum() }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The time that a run takes: from its start to its drop. Takes samples meanwhile, on a thread of its own.
+pub(super) struct Clock {
+    progress: Arc<Progress>,
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Clock {
+    pub(super) fn start(progress: &Arc<Progress>) -> Self {
+        progress.begun.get_or_init(|| (now(), Instant::now()));
+        let (stop, stopped) = mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name("samples".to_owned()).spawn({
+            let progress = Arc::clone(progress);
+            move || {
+                let mut interval = Duration::ZERO;
+                while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                    let sample = progress.sample();
+                    interval = progress.ledger().samples.push(sample);
+                }
+            }
+        });
+        // Without a thread the report has fewer samples.
+        Self { progress: Arc::clone(progress), stop: Some(stop), thread: thread.ok() }
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.progress.ended.get_or_init(Instant::now);
+    }
+}
+
+fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}

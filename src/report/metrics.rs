@@ -1,0 +1,292 @@
+//! The report as Prometheus metrics, in the text format 0.0.4: what the textfile collector of node_exporter reads.
+//!
+//! A counter counts one run and begins at zero with the next. What is known of the run before, and of the last one
+//! that succeeded, is taken from the file that is replaced. Not here: when and where the file is written.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::{Histogram, Report, RunReport, Status, StepReport, UnitCounts};
+
+/// What a file of metrics says of runs that are over.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Kept {
+    /// Whether the last run succeeded, 1 or 0.
+    pub success: Option<f64>,
+    /// Its exit code.
+    pub exit_code: Option<f64>,
+    /// When it ended, in seconds of Unix time.
+    pub ended_at: Option<f64>,
+    /// How long it took.
+    pub seconds: Option<f64>,
+    /// When the last run that succeeded ended.
+    pub last_success: Option<f64>,
+}
+
+const RUNNING: &str = "hfauto_pipe_run_running";
+const SUCCESS: &str = "hfauto_pipe_last_run_success";
+const EXIT_CODE: &str = "hfauto_pipe_last_run_exit_code";
+const END: &str = "hfauto_pipe_last_run_end_timestamp_seconds";
+const DURATION: &str = "hfauto_pipe_last_run_duration_seconds";
+const LAST_SUCCESS: &str = "hfauto_pipe_last_success_timestamp_seconds";
+
+impl Kept {
+    /// What an earlier file says of `pipeline`; nothing where it is not such a file.
+    pub fn of(text: &str, pipeline: &str) -> Self {
+        let label = format!("{{pipeline=\"{}\"}} ", escape(pipeline));
+        let value = |name: &str| {
+            let rest = |line: &str| line.strip_prefix(name)?.strip_prefix(&label)?.parse().ok();
+            text.lines().find_map(rest).filter(|value: &f64| value.is_finite())
+        };
+        Self {
+            success: value(SUCCESS),
+            exit_code: value(EXIT_CODE),
+            ended_at: value(END),
+            seconds: value(DURATION),
+            last_success: value(LAST_SUCCESS),
+        }
+    }
+
+    /// The pipeline that an earlier file is of.
+    pub fn pipeline(text: &str) -> Option<String> {
+        let begin = format!("{RUNNING}{{pipeline=\"");
+        let label = text.lines().find_map(|line| line.strip_prefix(&begin)?.rsplit_once("\"} "))?.0;
+        let mut chars = label.chars();
+        let mut name = String::new();
+        while let Some(c) = chars.next() {
+            match c {
+                '\\' => match chars.next()? {
+                    'n' => name.push('\n'),
+                    c => name.push(c),
+                },
+                c => name.push(c),
+            }
+        }
+        Some(name)
+    }
+
+    /// The same after `report`, if it is of a run that is over.
+    fn after(self, report: &Report) -> Self {
+        let Some(exit_code) = report.exit_code else { return self };
+        let ended_at = report.ended_at.as_deref().and_then(unix_seconds);
+        let started_at = unix_seconds(&report.started_at);
+        let wall = report.run.as_ref().map(|run| run.wall_seconds);
+        let is_success = report.status == Status::Done;
+        Self {
+            success: Some(f64::from(u8::from(is_success))),
+            exit_code: Some(f64::from(exit_code)),
+            ended_at,
+            seconds: wall.or_else(|| Some((ended_at? - started_at?).max(0.0))),
+            last_success: if is_success { ended_at } else { self.last_success },
+        }
+    }
+}
+
+/// The text of a file of metrics, that replaces one which says `kept`.
+pub fn prometheus(report: &Report, kept: Kept) -> String {
+    let mut text = Exposition { text: String::new(), pipeline: escape(&report.pipeline) };
+    let running = f64::from(u8::from(report.status == Status::Running));
+    text.gauge(RUNNING, "Whether a run is on its way.", running);
+    text.optional(
+        "hfauto_pipe_run_start_timestamp_seconds",
+        "When the run began, in seconds of Unix time.",
+        unix_seconds(&report.started_at),
+    );
+    let kept = kept.after(report);
+    text.optional(SUCCESS, "Whether the last run that is over succeeded.", kept.success);
+    text.optional(EXIT_CODE, "Exit code of the last run that is over.", kept.exit_code);
+    text.optional(END, "When the last run that is over ended, in Unix time.", kept.ended_at);
+    text.optional(DURATION, "Wall time of the last run that is over.", kept.seconds);
+    let help = "When the last run that succeeded ended, in seconds of Unix time.";
+    text.optional(LAST_SUCCESS, help, kept.last_success);
+    if let Some(run) = &report.run {
+        of_run(&mut text, run);
+    }
+    text.text
+}
+
+fn of_run(text: &mut Exposition, run: &RunReport) {
+    text.family("hfauto_pipe_run_info", "gauge", "What the run is of; always 1.");
+    text.sample("hfauto_pipe_run_info", &[("version", &run.version)], 1.0);
+    text.gauge(
+        "hfauto_pipe_run_duration_seconds",
+        "Wall time of the run so far.",
+        run.wall_seconds,
+    );
+    let name = "hfauto_pipe_run_stage_seconds";
+    text.family(name, "gauge", "Wall time of the run so far, by what it was doing.");
+    for (stage, seconds) in
+        [("load", run.load_seconds), ("run", run.run_seconds), ("commit", run.commit_seconds)]
+    {
+        text.sample(name, &[("stage", stage)], seconds);
+    }
+    text.counter(
+        "hfauto_pipe_sink_seconds_total",
+        "Time in which the sink encoded and wrote rows.",
+        run.sink_seconds,
+    );
+    text.gauge("hfauto_pipe_input_files", "Input files.", run.input_files as f64);
+    text.gauge("hfauto_pipe_input_bytes", "Bytes of the input files.", run.input_bytes as f64);
+    text.counter("hfauto_pipe_rows_total", "Rows written by this run.", run.rows_written as f64);
+    let rows = run.total_rows.map(|rows| rows as f64);
+    text.optional("hfauto_pipe_rows_expected", "Rows that the run is to write.", rows);
+    if let Some(errors) = run.row_errors {
+        let help = "Rows of the output that a step refused, those of earlier runs included.";
+        text.gauge("hfauto_pipe_failed_rows", help, errors.failed as f64);
+    }
+    if let Some(UnitCounts { total, computed, skipped, .. }) = run.units {
+        let name = "hfauto_pipe_units";
+        text.family(name, "gauge", "Units of the job: computed by this run, done before, open.");
+        let open = total.saturating_sub(computed + skipped);
+        for (state, units) in [("computed", computed), ("skipped", skipped), ("open", open)] {
+            text.sample(name, &[("state", state)], units as f64);
+        }
+    }
+    of_steps(text, &run.steps);
+    let memory = run.memory_bytes.map(|bytes| bytes as f64);
+    text.optional("hfauto_pipe_memory_bytes", "Resident size of the process.", memory);
+    let peak = run.peak_memory_bytes.map(|bytes| bytes as f64);
+    text.optional("hfauto_pipe_memory_peak_bytes", "Its largest resident size so far.", peak);
+}
+
+/// A counter of a step.
+type Counter = fn(&StepReport) -> u64;
+
+fn of_steps(text: &mut Exposition, steps: &[StepReport]) {
+    // Two steps may have one name: calls in SQL. Their samples would be the same series.
+    let mut names = BTreeMap::new();
+    let steps: Vec<(String, &StepReport)> = steps
+        .iter()
+        .map(|step| {
+            let number: &mut usize = names.entry(step.output.as_str()).or_default();
+            *number += 1;
+            let name = step.output.clone();
+            (if *number == 1 { name } else { format!("{name} ({number})") }, step)
+        })
+        .collect();
+    if steps.is_empty() {
+        return;
+    }
+    let counters: [(&str, &str, Counter); 9] = [
+        ("rows", "Rows that the step has handed on.", |step| step.counts.rows),
+        ("null_rows", "Rows that were null.", |step| step.counts.null_rows),
+        ("computed_rows", "Rows that went through the model.", |step| step.counts.computed_rows),
+        ("truncated_rows", "Rows that were cut.", |step| step.counts.truncated_rows),
+        ("failed_rows", "Rows that failed and were kept.", |step| step.counts.failed_rows),
+        ("tokens", "Tokens of all rows.", |step| step.counts.tokens),
+        ("computed_tokens", "Tokens that went through the model.", |step| {
+            step.counts.computed_tokens
+        }),
+        ("padded_tokens", "The same with padding.", |step| step.counts.padded_tokens),
+        ("batches", "Forward passes.", |step| step.counts.batches),
+    ];
+    for (name, help, value) in counters {
+        let name = format!("hfauto_pipe_step_{name}_total");
+        text.family(&name, "counter", help);
+        for (step, report) in &steps {
+            text.sample(&name, &[("step", step)], value(report) as f64);
+        }
+    }
+    let name = "hfauto_pipe_step_padding_ratio";
+    text.family(name, "gauge", "Padding as a share of padded tokens, 0 to 1.");
+    for (step, report) in &steps {
+        text.sample(name, &[("step", step)], report.padding_share);
+    }
+    let name = "hfauto_pipe_step_seconds_total";
+    let help = "Time of the step: waiting for input, tokenising, waiting for a worker, in the model, \
+                waiting for its rows to be taken. They overlap.";
+    text.family(name, "counter", help);
+    for (step, StepReport { counts, .. }) in &steps {
+        for (stage, seconds) in [
+            ("input", counts.input_seconds),
+            ("tokenize", counts.tokenize_seconds),
+            ("queue", counts.queue_seconds),
+            ("model", counts.model_seconds),
+            ("output", counts.output_seconds),
+        ] {
+            text.sample(name, &[("step", step), ("stage", stage)], seconds);
+        }
+    }
+    if steps.iter().any(|(_, report)| !report.errors.is_empty()) {
+        let name = "hfauto_pipe_row_errors_total";
+        text.family(name, "counter", "Rows that failed and were kept, by kind of error.");
+        for (step, report) in &steps {
+            for error in &report.errors {
+                let labels = [("step", step.as_str()), ("kind", &error.kind)];
+                text.sample(name, &labels, error.rows as f64);
+            }
+        }
+    }
+    let name = "hfauto_pipe_step_row_tokens";
+    // A report of another origin may have none.
+    let has_lengths = |report: &StepReport| {
+        let Histogram { bounds, counts, .. } = &report.token_lengths;
+        counts.len() == bounds.len() + 1 && bounds.is_sorted()
+    };
+    let steps: Vec<_> = steps.iter().filter(|(_, report)| has_lengths(report)).collect();
+    if steps.is_empty() {
+        return;
+    }
+    text.family(name, "histogram", "Rows by their number of tokens.");
+    for (step, StepReport { token_lengths, .. }) in steps {
+        let bucket = format!("{name}_bucket");
+        let mut sum = 0u64;
+        let bounds = token_lengths.bounds.iter().map(ToString::to_string);
+        let bounds = bounds.chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(&token_lengths.counts) {
+            sum = sum.saturating_add(*count);
+            text.sample(&bucket, &[("step", step), ("le", &bound)], sum as f64);
+        }
+        text.sample(&format!("{name}_sum"), &[("step", step)], token_lengths.sum as f64);
+        text.sample(&format!("{name}_count"), &[("step", step)], sum as f64);
+    }
+}
+
+/// Lines of metrics; every sample has the label `pipeline`.
+struct Exposition {
+    text: String,
+    /// Escaped.
+    pipeline: String,
+}
+
+impl Exposition {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let _ = write!(self.text, "{name}{{pipeline=\"{}\"", self.pipeline);
+        for (label, of) in labels {
+            let _ = write!(self.text, ",{label}=\"{}\"", escape(of));
+        }
+        // Rust writes all digits and no exponent; 1.0 as 1.
+        let _ = writeln!(self.text, "}} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: f64) {
+        self.family(name, "counter", help);
+        self.sample(name, &[], value);
+    }
+
+    fn optional(&mut self, name: &str, help: &str, value: Option<f64>) {
+        if let Some(value) = value {
+            self.gauge(name, help, value);
+        }
+    }
+}
+
+/// A label's value as the format has it.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn unix_seconds(rfc3339: &str) -> Option<f64> {
+    let time = chrono::DateTime::parse_from_rfc3339(rfc3339).ok()?;
+    Some(time.timestamp_millis() as f64 / 1000.0)
+}

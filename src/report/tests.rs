@@ -1,0 +1,31 @@
+use super::*;
+
+#[test]
+fn a_report_reads_what_it_writes() {
+    let report = Report::running("reviews", "2026-01-02T03:04:05Z");
+    let error = Error::new(ErrorKind::Terminated, "stopped").at("here").hint("again");
+    let report = report.ended("2026-01-02T03:05:05Z", Some(&error));
+    assert_eq!((report.status, report.exit_code), (Status::Interrupted, Some(143)));
+    let json = report.to_json().unwrap();
+    assert_eq!(Report::from_json(&json).unwrap(), report);
+    let newer = json.replace("\"version\": 1", "\"version\": 2");
+    assert!(Report::from_json(&newer).unwrap_err().to_string().contains("version 2"));
+    for no_report in ["", "[]", "{}", "{\"version\": 1}", "{\"version\": 1, \"status\": \"x\"}"] {
+        assert_eq!(Report::from_json(no_report).unwrap_err().kind(), ErrorKind::Data);
+    }
+    // What later programs leave out or add does not matter.
+    let least = Report::from_json("{\"version\": 1, \"status\": \"done\", \"new\": 3}").unwrap();
+    assert_eq!((least.status, least.run), (Status::Done, None));
+}
+
+#[test]
+fn the_slowest_units_are_named() {
+    let mut units = UnitCounts::default();
+    for number in 0..100u32 {
+        let seconds = f64::from(number * 37 % 100);
+        units.add(UnitTime { unit: number.to_string(), rows: 1, seconds });
+    }
+    let seconds: Vec<f64> = units.slowest.iter().map(|unit| unit.seconds).collect();
+    assert_eq!(seconds, (90..100).rev().map(f64::from).collect::<Vec<_>>());
+    assert_eq!(units.computed, 100);
+}
