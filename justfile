@@ -26,6 +26,14 @@ golden *args:
 schema:
     cargo run --release -- schema > pipelines/schema.json
 
+# hfauto-pipe beside sentence-transformers and ONNX Runtime over the same rows; installs them into a cache folder.
+bench-peers *args:
+    benches/peers/run.sh {{args}}
+
+# The kernels under the models against the measured peak of a core.
+bench-kernels:
+    cargo bench --bench kernels
+
 # Pipeline tax: a whole run against the bare model loop over the same batches.
 bench:
     cargo bench --bench pipeline_tax

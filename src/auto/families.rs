@@ -29,6 +29,8 @@ pub struct Family {
     pub base_model_prefix: &'static str,
     /// Common names of settings that the family calls otherwise (`attribute_map` of transformers).
     pub attribute_map: &'static [(&'static str, &'static str)],
+    /// Whether its linear layers may be in 8-bit integers: encoders whose quality was measured.
+    pub int8: bool,
     /// Reads the configuration without weights.
     pub dimensions: fn(&Fields<'_>) -> Result<Dimensions>,
     /// Column `AutoModel`: loads the architecture without a head.
@@ -60,6 +62,7 @@ pub static FAMILIES: [Family; 11] = [
         architecture: "Bert",
         base_model_prefix: "bert",
         attribute_map: &[],
+        int8: true,
         dimensions: |fields| Ok(BertConfig::new(fields)?.dimensions()),
         auto_model: |fields, vb| bert(BertConfig::new(fields)?, vb),
         heads: &heads::BERT,
@@ -69,6 +72,7 @@ pub static FAMILIES: [Family; 11] = [
         architecture: "Camembert",
         base_model_prefix: "roberta",
         attribute_map: &[],
+        int8: true,
         dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
         auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
         heads: &heads::ROBERTA,
@@ -78,6 +82,7 @@ pub static FAMILIES: [Family; 11] = [
         architecture: "DeiT",
         base_model_prefix: "deit",
         attribute_map: &[],
+        int8: false,
         dimensions: |fields| Ok(deit_config(fields)?.dimensions()),
         auto_model: |fields, vb| vit(&deit_config(fields)?, vb),
         heads: &heads::DEIT,
@@ -91,6 +96,7 @@ pub static FAMILIES: [Family; 11] = [
             ("num_attention_heads", "n_heads"),
             ("num_hidden_layers", "n_layers"),
         ],
+        int8: true,
         dimensions: |fields| Ok(DistilBertConfig::new(fields)?.dimensions()),
         auto_model: |fields, vb| {
             let config = DistilBertConfig::new(fields)?;
@@ -108,6 +114,7 @@ pub static FAMILIES: [Family; 11] = [
             ("num_attention_heads", "n_head"),
             ("num_hidden_layers", "n_layer"),
         ],
+        int8: false,
         dimensions: |fields| Ok(Gpt2Config::new(fields)?.dimensions()),
         auto_model: |fields, vb| {
             let config = Gpt2Config::new(fields)?;
@@ -120,6 +127,7 @@ pub static FAMILIES: [Family; 11] = [
         architecture: "MPNet",
         base_model_prefix: "mpnet",
         attribute_map: &[],
+        int8: true,
         dimensions: |fields| Ok(MPNetConfig::new(fields)?.dimensions()),
         auto_model: |fields, vb| {
             let config = MPNetConfig::new(fields)?;
@@ -132,6 +140,7 @@ pub static FAMILIES: [Family; 11] = [
         architecture: "MT5",
         base_model_prefix: "transformer",
         attribute_map: &T5_ATTRIBUTE_MAP,
+        int8: false,
         dimensions: |fields| Ok(T5Config::mt5(fields)?.dimensions()),
         auto_model: |fields, vb| t5_encoder(&T5Config::mt5(fields)?, &vb),
         heads: &heads::MT5,
@@ -141,6 +150,7 @@ pub static FAMILIES: [Family; 11] = [
         architecture: "Roberta",
         base_model_prefix: "roberta",
         attribute_map: &[],
+        int8: true,
         dimensions: |fields| Ok(roberta_config(fields)?.dimensions()),
         auto_model: |fields, vb| bert(roberta_config(fields)?, vb),
         heads: &heads::ROBERTA,
@@ -150,6 +160,7 @@ pub static FAMILIES: [Family; 11] = [
         architecture: "T5",
         base_model_prefix: "transformer",
         attribute_map: &T5_ATTRIBUTE_MAP,
+        int8: false,
         dimensions: |fields| Ok(T5Config::t5(fields)?.dimensions()),
         auto_model: |fields, vb| t5_encoder(&T5Config::t5(fields)?, &vb),
         heads: &heads::T5,
@@ -159,6 +170,7 @@ pub static FAMILIES: [Family; 11] = [
         architecture: "ViT",
         base_model_prefix: "vit",
         attribute_map: &[],
+        int8: false,
         dimensions: |fields| Ok(ViTConfig::new(fields)?.dimensions()),
         auto_model: |fields, vb| vit(&ViTConfig::new(fields)?, vb),
         heads: &heads::VIT,
@@ -168,6 +180,7 @@ pub static FAMILIES: [Family; 11] = [
         architecture: "XLMRoberta",
         base_model_prefix: "roberta",
         attribute_map: &[],
+        int8: true,
         dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
         auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
         heads: &heads::ROBERTA,

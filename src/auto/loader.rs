@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
+use super::dtype::ModelDtype;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Weights;
 
@@ -45,14 +46,22 @@ pub struct LoadReport {
     pub parameters: u64,
     /// Their size in memory.
     pub bytes: u64,
-    /// The dtype that they were converted to.
-    pub dtype: DType,
+    /// What the model computes in.
+    pub dtype: ModelDtype,
     /// Tensors of the checkpoint that the architecture does not use, sorted; heads and buffers, which
     /// it is bound to leave aside, are not among them.
     pub unused: Vec<String>,
     /// Tensors that the checkpoint lacks and that were made of random numbers, sorted: those of a new
     /// head.
     pub new: Vec<String>,
+}
+
+impl LoadReport {
+    /// Notes what the model computes in, and how many of its numbers, loaded as f32, are in 8 bits now.
+    pub(super) fn computes_in(&mut self, dtype: ModelDtype, in_int8: u64) {
+        self.dtype = dtype;
+        self.bytes -= in_int8 * (DType::F32.size_in_bytes() as u64 - 1);
+    }
 }
 
 /// How an error begins when a checkpoint fits save for its head, which it does not have.
@@ -303,7 +312,7 @@ impl Ledger {
         LoadReport {
             parameters,
             bytes: parameters * dtype.size_in_bytes() as u64,
-            dtype,
+            dtype: dtype.into(),
             unused: unused.into_iter().map(str::to_owned).collect(),
             new: self.new.into_keys().collect(),
         }

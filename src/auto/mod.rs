@@ -32,6 +32,7 @@
 //! ```
 
 mod config;
+mod dtype;
 mod families;
 mod heads;
 mod image_processor;
@@ -43,6 +44,7 @@ mod tokenizer;
 
 pub use crate::auto_class::AutoClass;
 pub use config::{AutoConfig, AutoConfigBuilder};
+pub use dtype::ModelDtype;
 pub use families::{FAMILIES, Family, FamilyHead, LoadBackbone};
 pub use image_processor::AutoImageProcessor;
 pub use loader::{LoadReport, NewHead};

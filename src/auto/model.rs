@@ -1,12 +1,15 @@
 //! AutoModel: a checkpoint's architecture without a head, loaded.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
+use super::dtype::ModelDtype;
+use super::families::cannot_load;
 use super::loader::{self, LoadReport};
 use super::snapshot;
-use crate::error::{Error, ErrorKind, Result};
+use crate::auto_class::AutoClass;
+use crate::error::{Error, Result};
 use crate::hub::{Need, Snapshot, Weights};
 use crate::models::{Backbone, ModelOutput, Want};
 use crate::nn::ModelInputs;
@@ -26,7 +29,7 @@ pub struct AutoModel {
 pub struct AutoModelBuilder {
     id: String,
     revision: Option<String>,
-    dtype: Option<DType>,
+    dtype: Option<ModelDtype>,
     device: Device,
     config: Map<String, Value>,
 }
@@ -41,8 +44,8 @@ impl AutoModelBuilder {
 
     /// The dtype to compute in; without it, f32 on a CPU.
     #[must_use]
-    pub fn dtype(mut self, dtype: DType) -> Self {
-        self.dtype = Some(dtype);
+    pub fn dtype(mut self, dtype: impl Into<ModelDtype>) -> Self {
+        self.dtype = Some(dtype.into());
         self
     }
 
@@ -108,20 +111,23 @@ impl AutoModel {
     pub fn load_snapshot(
         snapshot: &Snapshot,
         config: AutoConfig,
-        dtype: Option<DType>,
+        dtype: Option<ModelDtype>,
         device: &Device,
     ) -> Result<Self> {
         let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
-        let dtype = computable(dtype, device).map_err(at)?;
+        let dtype = ModelDtype::computable(dtype, device, &config, AutoClass::Model).map_err(at)?;
         let files = snapshot.weight_files().map_err(at)?;
         let weights = Weights::open(&files).map_err(at)?;
         let family = config.family();
         let fields = crate::models::Fields::new(config.json());
-        let (backbone, report) =
-            loader::load(&weights, family.base_model_prefix, dtype, device, None, |vb| {
+        let prefix = family.base_model_prefix;
+        let (mut backbone, mut report) =
+            loader::load(&weights, prefix, dtype.tensors(), device, None, |vb| {
                 (family.auto_model)(&fields, vb)
             })
             .map_err(at)?;
+        let in_int8 = dtype.pack(&mut *backbone, None).map_err(cannot_load).map_err(at)?;
+        report.computes_in(dtype, in_int8);
         drop(fields);
         tracing::debug!(
             model = snapshot.name(),
@@ -243,19 +249,4 @@ impl std::fmt::Debug for AutoModel {
             .field("report", &self.report)
             .finish_non_exhaustive()
     }
-}
-
-/// The dtype to compute in on `device`. On a CPU that is f32: candle has no bf16 products there, and f16
-/// is slower and less exact.
-pub(super) fn computable(dtype: Option<DType>, device: &Device) -> Result<DType> {
-    let dtype = dtype.unwrap_or(DType::F32);
-    if dtype == DType::F32 || (!device.is_cpu() && matches!(dtype, DType::F16 | DType::BF16)) {
-        return Ok(dtype);
-    }
-    let place = if device.is_cpu() { "a CPU" } else { "this device" };
-    let error = Error::new(
-        ErrorKind::Unsupported,
-        format!("dtype `{}` is not implemented on {place}", dtype.as_str()),
-    );
-    Err(error.hint("use `f32`; narrower weights are widened when they are loaded"))
 }

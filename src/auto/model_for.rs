@@ -2,12 +2,14 @@
 
 use std::marker::PhantomData;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
+use super::dtype::ModelDtype;
+use super::families::cannot_load;
 use super::loader::{self, LoadReport, NewHead};
-use super::model::{check_kind, computable, image_inputs};
+use super::model::{check_kind, image_inputs};
 use super::snapshot;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
@@ -47,13 +49,13 @@ impl ModelWithHead {
         class: AutoClass,
         snapshot: &Snapshot,
         config: AutoConfig,
-        dtype: Option<DType>,
+        dtype: Option<ModelDtype>,
         device: &Device,
         new_head: Option<NewHead>,
     ) -> Result<Self> {
         let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
         let row = config.family().head(class, &config.architectures()).map_err(at)?;
-        let dtype = computable(dtype, device).map_err(at)?;
+        let dtype = ModelDtype::computable(dtype, device, &config, class).map_err(at)?;
         let weights = Weights::open(&snapshot.weight_files().map_err(at)?).map_err(at)?;
         let prefix = config.family().base_model_prefix;
         let rows = row.layout.label_weight().and_then(|name| {
@@ -68,8 +70,8 @@ impl ModelWithHead {
         let load_backbone = row.backbone.unwrap_or(config.family().auto_model);
         let fields = Fields::new(config.json());
         let num_labels = config.num_labels();
-        let ((backbone, head), report) =
-            loader::load(&weights, prefix, dtype, device, new_head, |vb| {
+        let ((mut backbone, mut head), mut report) =
+            loader::load(&weights, prefix, dtype.tensors(), device, new_head, |vb| {
                 let backbone = load_backbone(&fields, vb.clone())?;
                 let sizes = HeadSizes {
                     hidden_size: backbone.hidden_size(),
@@ -86,6 +88,8 @@ impl ModelWithHead {
                 ))),
                 _ => at(missing_head(e, class)),
             })?;
+        let packed = dtype.pack(&mut *backbone, Some(&mut head));
+        report.computes_in(dtype, packed.map_err(cannot_load).map_err(at)?);
         drop(fields);
         if !report.new.is_empty() {
             tracing::warn!(
@@ -280,7 +284,7 @@ pub struct AutoModelFor<C> {
 pub struct AutoModelForBuilder<C> {
     id: String,
     revision: Option<String>,
-    dtype: Option<DType>,
+    dtype: Option<ModelDtype>,
     device: Device,
     config: Map<String, Value>,
     new_head: Option<NewHead>,
@@ -297,8 +301,8 @@ impl<C: HeadClass> AutoModelForBuilder<C> {
 
     /// The dtype to compute in; without it, f32 on a CPU.
     #[must_use]
-    pub fn dtype(mut self, dtype: DType) -> Self {
-        self.dtype = Some(dtype);
+    pub fn dtype(mut self, dtype: impl Into<ModelDtype>) -> Self {
+        self.dtype = Some(dtype.into());
         self
     }
 

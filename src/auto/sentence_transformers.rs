@@ -14,7 +14,7 @@ use super::config::AutoConfig;
 use super::loader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Snapshot, Weights};
-use crate::nn::{Activation, Linear, Pooling, PoolingMode, Ragged, normalize};
+use crate::nn::{Activation, Linear, Pooling, PoolingMode, Precision, Ragged, normalize};
 
 /// The module types that are implemented, by the last part of their dotted path.
 const MODULE_TYPES: &str = "Transformer, Pooling, Dense, Normalize; MLMTransformer and SpladePooling for `sparse-encoding`";
@@ -328,11 +328,12 @@ impl Dense {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
         let files = snapshot.weight_files_in(&self.path).map_err(at)?;
         let weights = Weights::open(&files).map_err(at)?;
-        let (linear, _) = loader::load(&weights, "linear", dtype, device, None, |vb| {
+        let (mut linear, _) = loader::load(&weights, "linear", dtype, device, None, |vb| {
             Linear::load(vb, self.in_features, self.out_features, self.bias)
                 .map_err(super::families::cannot_load)
         })
         .map_err(at)?;
+        linear.pack(Precision::Full).map_err(super::families::cannot_load).map_err(at)?;
         Ok(LoadedModule::Dense(linear, self.activation))
     }
 }

@@ -74,7 +74,7 @@ pub(super) struct JobArgs {
     #[arg(long, value_enum)]
     device: Option<DeviceArg>,
 
-    /// The dtype of every model: auto or f32.
+    /// The dtype of every model: auto, f32, or int8, which is faster and for encoders.
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
 }
@@ -91,6 +91,7 @@ enum DeviceArg {
 enum DtypeArg {
     Auto,
     F32,
+    Int8,
 }
 
 impl From<DeviceArg> for DeviceSpec {
@@ -107,6 +108,7 @@ impl From<DtypeArg> for Dtype {
         match dtype {
             DtypeArg::Auto => Self::Auto,
             DtypeArg::F32 => Self::F32,
+            DtypeArg::Int8 => Self::Int8,
         }
     }
 }

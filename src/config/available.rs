@@ -18,9 +18,9 @@ struct Later {
 const LATER: &[Later] = &[
     Later {
         path: &["models", "*", "dtype"],
-        refused: |dtype| matches!(dtype, "f16" | "bf16" | "int8"),
+        refused: |dtype| matches!(dtype, "f16" | "bf16"),
         message: "computing in `{}` is not available on a CPU in this version",
-        hint: "use `f32` or `auto`: f16 and bf16 checkpoints are widened",
+        hint: "use `f32`, `int8` or `auto`: f16 and bf16 checkpoints are widened",
     },
     Later {
         path: &["models", "*", "device"],

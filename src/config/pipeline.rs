@@ -122,6 +122,8 @@ pub enum Dtype {
     Auto,
     /// 32-bit floats.
     F32,
+    /// 8-bit integers in the linear layers of an encoder.
+    Int8,
 }
 
 /// `device` of a model.

@@ -475,6 +475,7 @@ fn what_comes_later_is_refused_by_name() {
     good(&with("run: {incremental: null}"));
     good(&with("run: {incremental: new_or_changed}"));
     good(&with("models: {m: {repo: a/b, dtype: f32, device: cpu}}"));
+    good(&with("models: {m: {repo: a/b, dtype: int8}}"));
 }
 
 #[test]

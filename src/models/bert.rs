@@ -220,6 +220,15 @@ impl BertLayer {
         })
     }
 
+    fn linear_layers(&mut self) -> [&mut Linear; 4] {
+        [
+            &mut self.attention_self,
+            &mut self.attention_output_dense,
+            &mut self.intermediate_dense,
+            &mut self.output_dense,
+        ]
+    }
+
     fn forward(
         &self,
         hidden_states: &Tensor,
@@ -250,8 +259,11 @@ impl BertLayer {
         let attended = self.attention_output_dense.forward(&context.values)?;
         let attended =
             self.attention_output_layer_norm.forward_residual(&attended, hidden_states)?;
-        let output = self.intermediate_dense.forward_activated(&attended, self.intermediate_act)?;
-        let output = self.output_dense.forward(&output)?;
+        let output = self.intermediate_dense.forward_through(
+            &attended,
+            self.intermediate_act,
+            &self.output_dense,
+        )?;
         let output = self.output_layer_norm.forward_residual(&output, &attended)?;
         Ok((output, context.attentions))
     }
@@ -272,23 +284,29 @@ impl Pooler {
         Ok(Some(Self { dense: Linear::load(vb, hidden_size, hidden_size, true)? }))
     }
 
+    /// Its layer.
+    pub(super) fn linear_layer(&mut self) -> &mut Linear {
+        &mut self.dense
+    }
+
     fn forward(&self, hidden_states: &Tensor, lengths: &Lengths) -> Result<Tensor> {
         let hidden_size = hidden_states.dim(1)?;
         let (dtype, device) = (hidden_states.dtype(), hidden_states.device());
-        let pooled = lengths
-            .ranges()
-            .map(|range| {
-                if range.is_empty() {
-                    return Tensor::zeros((1, hidden_size), dtype, device);
-                }
-                let first = hidden_states.narrow(0, range.start, 1)?;
-                self.dense.forward_activated(&first, Activation::Tanh)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        if pooled.is_empty() {
-            return Tensor::zeros((0, hidden_size), dtype, device);
+        let mut first = vec![Tensor::zeros((0, hidden_size), dtype, device)?];
+        for range in lengths.ranges().filter(|range| !range.is_empty()) {
+            first.push(hidden_states.narrow(0, range.start, 1)?);
         }
-        Tensor::cat(&pooled, 0)
+        let pooled = self.dense.forward_activated(&Tensor::cat(&first, 0)?, Activation::Tanh)?;
+        if lengths.ranges().all(|range| !range.is_empty()) {
+            return Ok(pooled);
+        }
+        let zeros = Tensor::zeros((1, hidden_size), dtype, device)?;
+        let mut filled = 0..;
+        let rows = lengths.ranges().map(|range| {
+            let row = if range.is_empty() { None } else { filled.next() };
+            row.map_or_else(|| Ok(zeros.clone()), |row| pooled.narrow(0, row, 1))
+        });
+        Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
     }
 
     /// The pooler's output if it is wanted.
@@ -355,6 +373,14 @@ impl Backbone for BertModel {
 
     fn dimensions(&self) -> &Dimensions {
         &self.dimensions
+    }
+
+    fn linear_layers(&mut self) -> Vec<&mut Linear> {
+        self.encoder_layer.iter_mut().flat_map(BertLayer::linear_layers).collect()
+    }
+
+    fn pooler_layer(&mut self) -> Option<&mut Linear> {
+        self.pooler.as_mut().map(Pooler::linear_layer)
     }
 
     fn word_embeddings(&self) -> Option<&Tensor> {

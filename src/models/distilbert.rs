@@ -145,8 +145,8 @@ impl TransformerBlock {
         )?;
         let attended = self.attention_out_lin.forward(&context.values)?;
         let attended = self.sa_layer_norm.forward_residual(&attended, hidden_states)?;
-        let output = self.ffn_lin1.forward_activated(&attended, self.ffn_activation)?;
-        let output = self.ffn_lin2.forward(&output)?;
+        let output =
+            self.ffn_lin1.forward_through(&attended, self.ffn_activation, &self.ffn_lin2)?;
         let output = self.output_layer_norm.forward_residual(&output, &attended)?;
         Ok((output, context.attentions))
     }
@@ -195,6 +195,18 @@ impl Backbone for DistilBertModel {
 
     fn dimensions(&self) -> &Dimensions {
         &self.dimensions
+    }
+
+    fn linear_layers(&mut self) -> Vec<&mut Linear> {
+        let layers = self.transformer_layer.iter_mut().flat_map(|layer| {
+            [
+                &mut layer.attention_qkv,
+                &mut layer.attention_out_lin,
+                &mut layer.ffn_lin1,
+                &mut layer.ffn_lin2,
+            ]
+        });
+        layers.collect()
     }
 
     fn word_embeddings(&self) -> Option<&Tensor> {

@@ -145,8 +145,8 @@ impl Gpt2Block {
         )?;
         let hidden_states = (self.attn_c_proj.forward(&attended.values)? + hidden_states)?;
         let inner = self.ln_2.forward(&hidden_states)?;
-        let inner = self.mlp_c_fc.forward_activated(&inner, self.mlp_act)?;
-        let output = (hidden_states + self.mlp_c_proj.forward(&inner)?)?;
+        let output = self.mlp_c_fc.forward_through(&inner, self.mlp_act, &self.mlp_c_proj)?;
+        let output = (hidden_states + output)?;
         Ok((output, attended.attentions))
     }
 }
@@ -205,6 +205,18 @@ impl Backbone for Gpt2Model {
 
     fn dimensions(&self) -> &Dimensions {
         &self.dimensions
+    }
+
+    fn linear_layers(&mut self) -> Vec<&mut Linear> {
+        let layers = self.h.iter_mut().flat_map(|block| {
+            [
+                &mut block.attn_c_attn,
+                &mut block.attn_c_proj,
+                &mut block.mlp_c_fc,
+                &mut block.mlp_c_proj,
+            ]
+        });
+        layers.collect()
     }
 
     fn word_embeddings(&self) -> Option<&Tensor> {

@@ -142,6 +142,15 @@ impl Head {
         self.reads
     }
 
+    /// Every linear layer.
+    pub fn linear_layers(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.layers.iter_mut().flat_map(|layer| match layer {
+            Loaded::Linear(linear) => vec![linear],
+            Loaded::Mean(both) => both.iter_mut().collect(),
+            Loaded::Activation(_) | Loaded::LayerNorm(_) | Loaded::Scale(_) => Vec::new(),
+        })
+    }
+
     /// Logits of a forward pass.
     ///
     /// # Shapes

@@ -24,7 +24,7 @@ pub use decoder::{Decoder, DecoderState};
 pub use heads::{Epsilon, Head, HeadLayout, HeadSizes, Layer, Reads};
 pub use seq2seq::{Seq2SeqBackbone, Seq2SeqLM, Seq2SeqModelOutput};
 
-use crate::nn::{ModelInputs, PositionIds, Ragged};
+use crate::nn::{Linear, ModelInputs, PositionIds, Ragged};
 
 /// What an architecture's configuration says about its inputs and outputs; known without weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +96,14 @@ pub trait Backbone: Send + Sync {
 
     /// Whether the checkpoint has a pooler.
     fn has_pooler(&self) -> bool;
+
+    /// Every linear layer but the pooler's, for whoever loads the model to pack them for their device.
+    fn linear_layers(&mut self) -> Vec<&mut Linear>;
+
+    /// The layer of the pooler.
+    fn pooler_layer(&mut self) -> Option<&mut Linear> {
+        None
+    }
 
     /// The table of word embeddings, `(vocab_size, hidden_size)`, that a head over the vocabulary is tied
     /// to; `None` where there are no tokens.

@@ -181,8 +181,11 @@ impl MPNetLayer {
         )?;
         let attended = self.attention_attn_o.forward(&context.values)?;
         let attended = self.attention_layer_norm.forward_residual(&attended, hidden_states)?;
-        let output = self.intermediate_dense.forward_activated(&attended, self.intermediate_act)?;
-        let output = self.output_dense.forward(&output)?;
+        let output = self.intermediate_dense.forward_through(
+            &attended,
+            self.intermediate_act,
+            &self.output_dense,
+        )?;
         let output = self.output_layer_norm.forward_residual(&output, &attended)?;
         Ok((output, context.attentions))
     }
@@ -241,6 +244,22 @@ impl Backbone for MPNetModel {
 
     fn dimensions(&self) -> &Dimensions {
         &self.dimensions
+    }
+
+    fn linear_layers(&mut self) -> Vec<&mut Linear> {
+        let layers = self.encoder_layer.iter_mut().flat_map(|layer| {
+            [
+                &mut layer.attention_attn,
+                &mut layer.attention_attn_o,
+                &mut layer.intermediate_dense,
+                &mut layer.output_dense,
+            ]
+        });
+        layers.collect()
+    }
+
+    fn pooler_layer(&mut self) -> Option<&mut Linear> {
+        self.pooler.as_mut().map(Pooler::linear_layer)
     }
 
     fn word_embeddings(&self) -> Option<&Tensor> {

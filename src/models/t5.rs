@@ -303,10 +303,10 @@ impl FeedForward {
 
     fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
         let normed = self.layer_norm.forward(hidden_states)?;
-        let mut inner = self.wi.forward_activated(&normed, self.act)?;
-        if let Some(wi_1) = &self.wi_1 {
-            inner = (inner * wi_1.forward(&normed)?)?;
-        }
+        let Some(wi_1) = &self.wi_1 else {
+            return self.wi.forward_through(&normed, self.act, &self.wo)? + hidden_states;
+        };
+        let inner = (self.wi.forward_activated(&normed, self.act)? * wi_1.forward(&normed)?)?;
         self.wo.forward(&inner)? + hidden_states
     }
 }
@@ -328,6 +328,19 @@ impl T5Block {
                 .transpose()?,
             feed_forward: FeedForward::load(layer.pp(if is_decoder { 2 } else { 1 }), config)?,
         })
+    }
+}
+
+impl T5Block {
+    fn linear_layers(&mut self) -> Vec<&mut Linear> {
+        let attention = &mut self.self_attention;
+        let mut layers = vec![&mut attention.qkv, &mut attention.o];
+        if let Some(cross) = &mut self.cross_attention {
+            layers.extend([&mut cross.q, &mut cross.kv, &mut cross.o]);
+        }
+        layers.extend([&mut self.feed_forward.wi, &mut self.feed_forward.wo]);
+        layers.extend(&mut self.feed_forward.wi_1);
+        layers
     }
 }
 
@@ -475,6 +488,10 @@ impl Backbone for T5EncoderModel {
         &self.dimensions
     }
 
+    fn linear_layers(&mut self) -> Vec<&mut Linear> {
+        self.encoder.block.iter_mut().flat_map(T5Block::linear_layers).collect()
+    }
+
     fn word_embeddings(&self) -> Option<&Tensor> {
         Some(self.shared.weight())
     }
@@ -584,6 +601,11 @@ impl Backbone for T5Model {
 
     fn dimensions(&self) -> &Dimensions {
         &self.dimensions
+    }
+
+    fn linear_layers(&mut self) -> Vec<&mut Linear> {
+        let blocks = self.encoder.block.iter_mut().chain(&mut self.decoder.block);
+        blocks.flat_map(T5Block::linear_layers).collect()
     }
 
     fn word_embeddings(&self) -> Option<&Tensor> {

@@ -251,8 +251,12 @@ impl ViTLayer {
         )?;
         let attended = (self.attention_output_dense.forward(&context.values)? + hidden_states)?;
         let output = self.layernorm_after.forward(&attended)?;
-        let output = self.intermediate_dense.forward_activated(&output, self.intermediate_act)?;
-        let output = (self.output_dense.forward(&output)? + attended)?;
+        let output = self.intermediate_dense.forward_through(
+            &output,
+            self.intermediate_act,
+            &self.output_dense,
+        )?;
+        let output = (output + attended)?;
         Ok((output, context.attentions))
     }
 }
@@ -338,6 +342,23 @@ impl Backbone for ViTModel {
 
     fn dimensions(&self) -> &Dimensions {
         &self.dimensions
+    }
+
+    fn linear_layers(&mut self) -> Vec<&mut Linear> {
+        let layers = self.encoder_layer.iter_mut().flat_map(|layer| {
+            [
+                &mut layer.attention_attention,
+                &mut layer.attention_output_dense,
+                &mut layer.intermediate_dense,
+                &mut layer.output_dense,
+            ]
+        });
+        let projection = &mut self.embeddings.patch_embeddings_projection;
+        layers.chain([projection]).collect()
+    }
+
+    fn pooler_layer(&mut self) -> Option<&mut Linear> {
+        self.pooler.as_mut().map(|pooler| &mut pooler.dense)
     }
 
     fn has_pooler(&self) -> bool {

@@ -397,6 +397,12 @@ fn per_row(
     Ok(AttentionOutput { values, attentions: None })
 }
 
+/// Scores of one head that are computed at once: a quarter of what a core's own cache holds.
+const BLOCK_SCORES: usize = 64 * 1024;
+
+/// Fewer queries at once than these make slow products, however many keys there are.
+const MIN_BLOCK_QUERIES: usize = 16;
+
 /// A bias in host memory, `(num_heads, rows, stride)`.
 struct Bias<'a> {
     numbers: &'a [f32],
@@ -424,36 +430,44 @@ impl PerRow<'_> {
         let head_dim = hidden_size / options.num_heads;
         // Bidirectional queries may be more than the keys; they have no bias, so no place.
         let before = num_keys.saturating_sub(num_queries);
-        if self.scratch.len() < num_queries * num_keys {
-            self.scratch.resize(num_queries * num_keys, 0.0);
+        // So many queries at once that their scores stay in the cache.
+        let block_queries =
+            (BLOCK_SCORES / num_keys).clamp(MIN_BLOCK_QUERIES, num_queries.max(MIN_BLOCK_QUERIES));
+        if self.scratch.len() < block_queries * num_keys {
+            self.scratch.resize(block_queries * num_keys, 0.0);
         }
-        let scores = &mut self.scratch[..num_queries * num_keys];
         for head in 0..options.num_heads {
             let columns = head * head_dim..(head + 1) * head_dim;
-            let mut mode = Output::Overwrite;
-            if let Some(bias) = &self.bias {
-                let head_bias = &bias.numbers[(head * bias.rows + before) * bias.stride..];
-                for (query, scores) in scores.chunks_exact_mut(num_keys).enumerate() {
-                    scores.copy_from_slice(&head_bias[query * bias.stride..][..num_keys]);
-                }
-                mode = Output::Add;
-            }
-            let head_q = self.q.block(queries.clone(), columns.clone());
             let head_k = k.block(0..num_keys, columns.clone());
-            cpu::matmul(scores, num_keys, mode, options.scale as f32, head_q, head_k.t());
-            if options.causal && num_queries > 1 {
-                for (query, scores) in scores.chunks_exact_mut(num_keys).enumerate() {
-                    let (seen, hidden) = scores.split_at_mut(before + query + 1);
-                    cpu::softmax(seen, before + query + 1);
-                    hidden.fill(0.0);
-                }
-            } else {
-                cpu::softmax(scores, num_keys);
-            }
             let head_v = v.block(0..num_keys, columns.clone());
-            let probabilities = Matrix::new(scores, num_queries, num_keys);
-            let out = &mut self.out[queries.start * hidden_size + columns.start..];
-            cpu::matmul(out, hidden_size, Output::Overwrite, 1.0, probabilities, head_v);
+            for first in (0..num_queries).step_by(block_queries) {
+                let count = block_queries.min(num_queries - first);
+                let scores = &mut self.scratch[..count * num_keys];
+                let mut mode = Output::Overwrite;
+                if let Some(bias) = &self.bias {
+                    let first_row = head * bias.rows + before + first;
+                    let head_bias = &bias.numbers[first_row * bias.stride..];
+                    for (query, scores) in scores.chunks_exact_mut(num_keys).enumerate() {
+                        scores.copy_from_slice(&head_bias[query * bias.stride..][..num_keys]);
+                    }
+                    mode = Output::Add;
+                }
+                let start = queries.start + first;
+                let head_q = self.q.block(start..start + count, columns.clone());
+                cpu::matmul(scores, num_keys, mode, options.scale as f32, head_q, head_k.t());
+                if options.causal && num_queries > 1 {
+                    for (query, scores) in scores.chunks_exact_mut(num_keys).enumerate() {
+                        let (seen, hidden) = scores.split_at_mut(before + first + query + 1);
+                        cpu::softmax(seen, before + first + query + 1);
+                        hidden.fill(0.0);
+                    }
+                } else {
+                    cpu::softmax(scores, num_keys);
+                }
+                let probabilities = Matrix::new(scores, count, num_keys);
+                let out = &mut self.out[start * hidden_size + columns.start..];
+                cpu::matmul(out, hidden_size, Output::Overwrite, 1.0, probabilities, head_v);
+            }
         }
     }
 }

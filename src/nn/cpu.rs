@@ -4,7 +4,7 @@
 //! Loops are written for the compiler's vectoriser and run through [`pulp::Arch`], which picks AVX2
 //! where the machine has it. Sums use fixed lanes and nothing contracts to a fused multiply-add, so the
 //! instruction set changes no result save that of a product. Not here: what the numbers mean; see the layers beside
-//! this file. The only unsafe code of this folder is [`matmul`]'s call into `gemm`.
+//! this file.
 
 use candle_core::{DType, Device, Layout, Result, Storage, StorageRef, Tensor, bail};
 
@@ -240,18 +240,38 @@ pub(super) fn max_and_sum_exp(values: &[f32]) -> (f32, f64) {
     )
 }
 
-/// Layer normalisation of each row of `weight.len()` numbers, in place; the mean is taken off before
-/// squaring, so a large mean costs no digits.
-pub(super) fn layer_norm(values: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) {
+/// Layer normalisation of each row of `weight.len()` numbers of `x`, or of `x` and `residual` added; the mean is
+/// taken off before squaring, so a large mean costs no digits. While a row is worked on, it is in the cache.
+///
+/// # Panics
+/// When the lengths do not fit together: a bug of the caller.
+pub(super) fn layer_norm(
+    x: &[f32],
+    residual: Option<&[f32]>,
+    weight: &[f32],
+    bias: &[f32],
+    eps: f32,
+) -> Vec<f32> {
     let columns = weight.len();
+    assert!(residual.is_none_or(|residual| residual.len() == x.len()), "bug: another residual");
+    let mut out = Vec::with_capacity(x.len());
     if columns == 0 {
-        return;
+        return out;
     }
     let count = columns as f32;
     pulp::Arch::new().dispatch(
         #[inline(always)]
         || {
-            for row in values.chunks_exact_mut(columns) {
+            for start in (0..x.len()).step_by(columns) {
+                let row = &x[start..start + columns];
+                match residual {
+                    Some(residual) => {
+                        let residual = &residual[start..start + columns];
+                        out.extend(row.iter().zip(residual).map(|(x, residual)| x + residual));
+                    }
+                    None => out.extend_from_slice(row),
+                }
+                let row = &mut out[start..];
                 let mean = sum(row) / count;
                 for value in row.iter_mut() {
                     *value -= mean;
@@ -263,6 +283,35 @@ pub(super) fn layer_norm(values: &mut [f32], weight: &[f32], bias: &[f32], eps: 
             }
         },
     );
+    out
+}
+
+/// Rounds `x` to `values` of `0..=levels`, so that `x ≈ step · (value − zero)`, and returns the step and the zero.
+/// Zero itself is exact. The step is NaN when a number is not finite.
+pub(super) fn round_to_u8(values: &mut [u8], x: &[f32], levels: f32) -> (f32, u8) {
+    /// Adding 2²³ leaves the nearest integer in the low bits of the sum.
+    const ROUND: f32 = 8_388_608.0;
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let (low, high, finite) = bounds(x);
+            let inverse = levels / (high - low);
+            if !finite || !inverse.is_finite() {
+                // All are zero, or too close to it to be told apart, or their distance overflows.
+                values.fill(0);
+                let nothing = finite && high - low < 1.0;
+                return (if nothing { 1.0 } else { f32::NAN }, 0);
+            }
+            let zero = (-low * inverse).round_ties_even();
+            for (value, x) in values.iter_mut().zip(x) {
+                let rounded = x * inverse + zero;
+                let rounded = if rounded < levels { rounded } else { levels };
+                let rounded = if rounded > 0.0 { rounded } else { 0.0 };
+                *value = (rounded + ROUND).to_bits() as u8;
+            }
+            ((high - low) / levels, zero as u8)
+        },
+    )
 }
 
 /// Root mean square normalisation of each row of `weight.len()` numbers, in place.
@@ -280,18 +329,6 @@ pub(super) fn rms_norm(values: &mut [f32], weight: &[f32], eps: f32) {
                 for (value, weight) in row.iter_mut().zip(weight) {
                     *value = *value * inverse * weight;
                 }
-            }
-        },
-    );
-}
-
-/// `out += values`.
-pub(super) fn add(out: &mut [f32], values: &[f32]) {
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for (out, value) in out.iter_mut().zip(values) {
-                *out += value;
             }
         },
     );
@@ -337,6 +374,31 @@ fn max(values: &[f32]) -> f32 {
         }
     }
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+}
+
+/// The least and the greatest number, 0 among them, and whether all are finite.
+#[inline(always)]
+fn bounds(values: &[f32]) -> (f32, f32, bool) {
+    let (mut low, mut high, mut nothing) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for ((low, high), value) in low.iter_mut().zip(&mut high).zip(chunk) {
+            *low = if *value < *low { *value } else { *low };
+            *high = if *value > *high { *value } else { *high };
+        }
+        for (nothing, value) in nothing.iter_mut().zip(chunk) {
+            *nothing += *value * 0.0;
+        }
+    }
+    for value in rest {
+        low[0] = if *value < low[0] { *value } else { low[0] };
+        high[0] = if *value > high[0] { *value } else { high[0] };
+        nothing[0] += *value * 0.0;
+    }
+    let low = low.iter().fold(0f32, |a, &b| if b < a { b } else { a });
+    let high = high.iter().fold(0f32, |a, &b| if b > a { b } else { a });
+    (low, high, nothing.iter().sum::<f32>() == 0.0)
 }
 
 /// `e^x` to about one unit in the last place; 0 below −87.3 and about 3·10³⁸ above 88.3, never a
@@ -459,8 +521,8 @@ mod tests {
 
     #[test]
     fn layer_norm_keeps_its_digits_under_a_large_mean() {
-        let mut values: Vec<f32> = (0..64).map(|i| 10_000.0 + (i % 2) as f32).collect();
-        layer_norm(&mut values, &[1.0; 64], &[0.0; 64], 1e-12);
+        let values: Vec<f32> = (0..64).map(|i| 10_000.0 + (i % 2) as f32).collect();
+        let values = layer_norm(&values, None, &[1.0; 64], &[0.0; 64], 1e-12);
         for (i, value) in values.iter().enumerate() {
             let expected = if i % 2 == 0 { -1.0 } else { 1.0 };
             assert!((value - expected).abs() < 1e-5, "{i}: {value}");

@@ -1,6 +1,6 @@
 //! Layer normalisation over the last axis of `(tokens, hidden_size)`.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::cpu::{self, CpuView};
@@ -40,15 +40,27 @@ impl LayerNorm {
 
     fn normalize(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         if cpu::applies(x) && cpu::applies(&self.weight) && x.dim(1)? == self.weight.dim(0)? {
-            let mut values = x.flatten_all()?.to_vec1::<f32>()?;
-            if let Some(residual) = residual {
-                let residual = residual.contiguous()?;
-                cpu::add(&mut values, CpuView::new(&residual).slice()?);
-            }
+            let count = x.elem_count();
+            let contiguous = x.contiguous()?;
+            let x_view = CpuView::new(&contiguous);
+            let residual = residual
+                .map(|residual| {
+                    if residual.dims() != x.dims() || !cpu::applies(residual) {
+                        bail!("{:?} cannot be added to {:?}", residual.shape(), x.shape());
+                    }
+                    residual.contiguous()
+                })
+                .transpose()?;
+            let residual_view = residual.as_ref().map(CpuView::new);
+            let residual = match &residual_view {
+                Some(view) => Some(&view.slice()?[..count]),
+                None => None,
+            };
             let (weight, bias) = (CpuView::new(&self.weight), CpuView::new(&self.bias));
             let hidden_size = self.weight.dim(0)?;
-            cpu::layer_norm(
-                &mut values,
+            let values = cpu::layer_norm(
+                &x_view.slice()?[..count],
+                residual,
                 &weight.slice()?[..hidden_size],
                 &bias.slice()?[..hidden_size],
                 self.eps as f32,

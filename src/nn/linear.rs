@@ -1,22 +1,78 @@
 //! Linear layers over `(tokens, features)`.
 
-use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::activation::Activation;
 use super::cpu::{self, CpuView, Matrix, Output};
+use super::int8::Int8Weight;
+use super::packed::PackedWeight;
+
+/// Tokens that go through a packed layer at once: its results are still in the cache when the activation, or the
+/// next layer, reads them.
+const BLOCK_TOKENS: usize = 128;
 
 /// `x · weightᵀ + bias`, as `torch.nn.Linear`.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
+}
+
+/// How a layer computes on a CPU, and so how its weight is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// In the numbers of the weight.
+    Full,
+    /// In 8-bit integers: the weight rounded once, for each output by itself, the input while the model runs, for
+    /// each token by itself.
+    Int8,
+}
+
+#[derive(Clone)]
+enum Weight {
+    /// As in the checkpoint, `(out_features, in_features)`.
+    Dense(Tensor),
+    Packed(Arc<PackedWeight>),
+    Int8(Arc<Int8Weight>),
+}
+
+impl std::fmt::Debug for Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dense(weight) => write!(f, "Dense({:?})", weight.shape()),
+            Self::Packed(weight) => write!(f, "Packed({:?})", weight.shape()),
+            Self::Int8(weight) => write!(f, "Int8({:?})", weight.shape()),
+        }
+    }
+}
+
+impl Weight {
+    /// `(out_features, in_features)`.
+    fn shape(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Dense(weight) => weight.dims2(),
+            Self::Packed(weight) => Ok(weight.shape()),
+            Self::Int8(weight) => Ok(weight.shape()),
+        }
+    }
+
+    /// Appends rows of results to `out`.
+    fn append(&self, out: &mut Vec<f32>, x: &[f32], bias: Option<&[f32]>) -> Result<()> {
+        match self {
+            Self::Packed(weight) => weight.append(out, x, bias),
+            Self::Int8(weight) => weight.append(out, x, bias),
+            Self::Dense(weight) => append_dense(out, x, weight, bias),
+        }
+    }
 }
 
 impl Linear {
     /// From a weight `(out_features, in_features)` and a bias `(out_features)`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias }
+        Self { weight: Weight::Dense(weight), bias }
     }
 
     /// Loads `weight` and, with `bias`, `bias`.
@@ -31,7 +87,7 @@ impl Linear {
     ) -> Result<Self> {
         let weight = vb.get((out_features, in_features), "weight")?;
         let bias = if bias { Some(vb.get(out_features, "bias")?) } else { None };
-        Ok(Self { weight, bias })
+        Ok(Self::new(weight, bias))
     }
 
     /// As [`Linear::load`] from a `Conv1D` of transformers, whose weight is `(in_features, out_features)`;
@@ -47,24 +103,51 @@ impl Linear {
         let weight = vb.get((in_features, out_features), "weight")?;
         // See `Linear::fuse` for tensors that the checkpoint lacks.
         let weight = if weight.is_contiguous() { weight.t()?.contiguous()? } else { weight.t()? };
-        Ok(Self { weight, bias: Some(vb.get(out_features, "bias")?) })
+        Ok(Self::new(weight, Some(vb.get(out_features, "bias")?)))
     }
 
     /// Several layers of one input as one product; their outputs lie side by side.
     ///
     /// # Errors
-    /// When the weights or biases cannot be concatenated.
+    /// When the weights or biases cannot be concatenated, or a layer is packed already.
     pub fn fuse(layers: &[Self]) -> Result<Self> {
-        let weights: Vec<&Tensor> = layers.iter().map(|layer| &layer.weight).collect();
+        let weights = layers.iter().map(|layer| match &layer.weight {
+            Weight::Dense(weight) => Ok(weight),
+            Weight::Packed(_) | Weight::Int8(_) => bail!("bug: a packed layer cannot be fused"),
+        });
+        let weights: Vec<&Tensor> = weights.collect::<Result<_>>()?;
         // A tensor that the checkpoint lacks is a scalar broadcast to its shape while the loader lists
         // what is missing; concatenating those would allocate whatever the config claims.
-        if let Some(layer) = layers.iter().find(|layer| !layer.weight.is_contiguous()) {
-            return Ok(layer.clone());
+        if let Some(missing) = weights.iter().position(|weight| !weight.is_contiguous()) {
+            return Ok(layers[missing].clone());
         }
         let weight = Tensor::cat(&weights, 0)?;
         let biases: Option<Vec<&Tensor>> = layers.iter().map(|layer| layer.bias.as_ref()).collect();
         let bias = biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?;
-        Ok(Self { weight, bias })
+        Ok(Self::new(weight, bias))
+    }
+
+    /// Keeps the weight as the kernels of the CPU want it, and lets go of the tensor. A layer that is not f32 in
+    /// host memory stays as it is.
+    ///
+    /// # Errors
+    /// When candle cannot read the weight.
+    pub fn pack(&mut self, precision: Precision) -> Result<()> {
+        let Weight::Dense(weight) = &self.weight else { return Ok(()) };
+        let packed = match precision {
+            Precision::Full => PackedWeight::new(weight)?.map(|w| Weight::Packed(Arc::new(w))),
+            Precision::Int8 => Int8Weight::new(weight)?.map(|w| Weight::Int8(Arc::new(w))),
+        };
+        self.weight = packed.unwrap_or_else(|| self.weight.clone());
+        Ok(())
+    }
+
+    /// How many numbers of the weight are 8-bit integers.
+    pub fn int8_parameters(&self) -> usize {
+        match &self.weight {
+            Weight::Int8(weight) => weight.shape().0 * weight.shape().1,
+            Weight::Dense(_) | Weight::Packed(_) => 0,
+        }
     }
 
     /// Applies the layer.
@@ -83,12 +166,13 @@ impl Linear {
     /// # Errors
     /// As [`Linear::forward`].
     pub fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        if cpu::applies(x) && cpu::applies(&self.weight) {
-            let mut values = self.forward_cpu(x)?;
-            activation.apply(&mut values);
-            return Tensor::from_vec(values, (x.dim(0)?, self.weight.dim(0)?), x.device());
+        if self.on_cpu(x) {
+            return forward_cpu(x, self, activation, None);
         }
-        let y = x.matmul(&self.weight.t()?)?;
+        let Weight::Dense(weight) = &self.weight else {
+            bail!("a linear layer packed for f32 on the CPU got {:?} elsewhere", x.dtype())
+        };
+        let y = x.matmul(&weight.t()?)?;
         let y = match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
@@ -96,30 +180,106 @@ impl Linear {
         activation.forward(&y)
     }
 
-    fn forward_cpu(&self, x: &Tensor) -> Result<Vec<f32>> {
-        let (rows, in_features) = x.dims2()?;
-        let (out_features, expected) = self.weight.dims2()?;
-        if in_features != expected {
-            candle_core::bail!("linear layer of {expected} features got {in_features}");
+    /// Applies the layer, then `activation`, then `next`: the feed-forward part of a transformer.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_through(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        next: &Self,
+    ) -> Result<Tensor> {
+        if self.on_cpu(x) && next.on_cpu(x) {
+            return forward_cpu(x, self, activation, Some(next));
         }
-        let (x, weight) = (CpuView::new(x), CpuView::new(&self.weight));
-        let x = x.matrix()?;
-        // `gemm` sums in another order when there is one row; computed as two, it is, bit for bit, what it
-        // would be among others.
-        let (x, tokens) = if rows == 1 { (x.repeated(2), 2) } else { (x, rows) };
-        let (mut out, mode) = match &self.bias {
-            Some(bias) => {
-                let bias = bias.contiguous()?;
-                let bias = CpuView::new(&bias);
-                (bias.slice()?[..out_features].repeat(tokens), Output::Add)
-            }
-            None => (vec![0.0; tokens * out_features], Output::Overwrite),
-        };
-        let weight: Matrix<'_> = weight.matrix()?;
-        cpu::matmul(&mut out, out_features, mode, 1.0, x, weight.t());
-        out.truncate(rows * out_features);
-        Ok(out)
+        next.forward(&self.forward_activated(x, activation)?)
     }
+
+    /// Whether the kernels of this folder apply; they cut their input into rows, so it has to have numbers.
+    fn on_cpu(&self, x: &Tensor) -> bool {
+        cpu::applies(x)
+            && match &self.weight {
+                Weight::Dense(weight) => cpu::applies(weight) && weight.elem_count() > 0,
+                Weight::Packed(_) | Weight::Int8(_) => true,
+            }
+            && self.bias.as_ref().is_none_or(|bias| bias.dtype() == DType::F32)
+    }
+}
+
+/// `first`, `activation` and perhaps `next`, a block of tokens at a time.
+fn forward_cpu(
+    x: &Tensor,
+    first: &Linear,
+    activation: Activation,
+    next: Option<&Linear>,
+) -> Result<Tensor> {
+    let (tokens, in_features) = x.dims2()?;
+    let (width, expected) = first.weight.shape()?;
+    if in_features != expected {
+        bail!("linear layer of {expected} features got {in_features}");
+    }
+    let out_features = match next {
+        Some(next) => {
+            let (out_features, expected) = next.weight.shape()?;
+            if width != expected {
+                bail!("linear layer of {expected} features got {width}");
+            }
+            out_features
+        }
+        None => width,
+    };
+    let mut out = Vec::with_capacity(tokens * out_features);
+    let x = x.contiguous()?;
+    let view = CpuView::new(&x);
+    let numbers = &view.slice()?[..tokens * in_features];
+    let bias = |linear: &Linear| linear.bias.as_ref().map(Tensor::contiguous).transpose();
+    let (first_bias, next_bias) = (bias(first)?, next.map(bias).transpose()?.flatten());
+    let (first_view, next_view) =
+        (first_bias.as_ref().map(CpuView::new), next_bias.as_ref().map(CpuView::new));
+    let first_bias = first_view.as_ref().map(CpuView::slice).transpose()?.map(|b| &b[..width]);
+    let next_bias = next_view.as_ref().map(CpuView::slice).transpose()?.map(|b| &b[..out_features]);
+    let mut inner = Vec::new();
+    for block in numbers.chunks(BLOCK_TOKENS * in_features) {
+        match next {
+            None => {
+                let before = out.len();
+                first.weight.append(&mut out, block, first_bias)?;
+                activation.apply(&mut out[before..]);
+            }
+            Some(next) => {
+                inner.clear();
+                first.weight.append(&mut inner, block, first_bias)?;
+                activation.apply(&mut inner);
+                next.weight.append(&mut out, &inner, next_bias)?;
+            }
+        }
+    }
+    Tensor::from_vec(out, (tokens, out_features), x.device())
+}
+
+/// The product with a weight that is not packed.
+fn append_dense(
+    out: &mut Vec<f32>,
+    x: &[f32],
+    weight: &Tensor,
+    bias: Option<&[f32]>,
+) -> Result<()> {
+    let (out_features, in_features) = weight.dims2()?;
+    let rows = x.len() / in_features;
+    let view = CpuView::new(weight);
+    let weight = view.matrix()?;
+    let x = Matrix::new(x, rows, in_features);
+    // `gemm` sums in another order when there is one row; computed as two, it is, bit for bit, what it
+    // would be among others.
+    let (x, tokens) = if rows == 1 { (x.repeated(2), 2) } else { (x, rows) };
+    let (mut product, mode) = match bias {
+        Some(bias) => (bias.repeat(tokens), Output::Add),
+        None => (vec![0.0; tokens * out_features], Output::Overwrite),
+    };
+    cpu::matmul(&mut product, out_features, mode, 1.0, x, weight.t());
+    out.extend_from_slice(&product[..rows * out_features]);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -145,32 +305,102 @@ mod tests {
         let fused = Linear::fuse(&layers)?;
         // f64 takes candle's product.
         let double = Linear::new(
-            fused.weight.to_dtype(DType::F64)?,
+            dense(&fused).to_dtype(DType::F64)?,
             fused.bias.as_ref().map(|b| b.to_dtype(DType::F64)).transpose()?,
         );
         let exact = double.forward(&x.to_dtype(DType::F64)?)?;
-        for y in [separate, fused.forward(&x)?, fused.forward(&x.t()?.contiguous()?.t()?)?] {
+        let mut packed = fused.clone();
+        packed.pack(Precision::Full)?;
+        let ys = [separate, fused.forward(&x)?, packed.forward(&x)?];
+        let strided = x.t()?.contiguous()?.t()?;
+        for y in ys.into_iter().chain([fused.forward(&strided)?, packed.forward(&strided)?]) {
             let off = (y.to_dtype(DType::F64)? - &exact)?.abs()?.flatten_all()?.max(0)?;
             assert!(off.to_scalar::<f64>()? < 1e-5);
         }
         Ok(())
     }
 
+    fn dense(layer: &Linear) -> &Tensor {
+        match &layer.weight {
+            Weight::Dense(weight) => weight,
+            packed => panic!("{packed:?}"),
+        }
+    }
+
+    /// As loaded, packed, and in 8 bits.
+    fn kinds(layer: &Linear) -> Result<[Linear; 3]> {
+        let (mut packed, mut int8) = (layer.clone(), layer.clone());
+        packed.pack(Precision::Full)?;
+        int8.pack(Precision::Int8)?;
+        Ok([layer.clone(), packed, int8])
+    }
+
     #[test]
     fn a_row_does_not_depend_on_how_many_there_are() -> Result<()> {
         let device = Device::Cpu;
         for (inputs, outputs) in [(96, 300), (700, 129)] {
-            let x = Tensor::randn(0f32, 1., (40, inputs), &device)?;
+            let x = Tensor::randn(0f32, 1., (300, inputs), &device)?;
             let bias = Tensor::randn(0f32, 1., outputs, &device)?;
             let layer =
                 Linear::new(Tensor::randn(0f32, 1., (outputs, inputs), &device)?, Some(bias));
-            let all = layer.forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
-            for rows in [1, 2, 3, 7, 16] {
-                let some = layer.forward(&x.narrow(0, 5, rows)?)?;
-                let some = some.flatten_all()?.to_vec1::<f32>()?;
-                assert_eq!(some, all[5 * outputs..(5 + rows) * outputs], "{rows} rows");
+            let next = Linear::new(Tensor::randn(0f32, 1., (9, outputs), &device)?, None);
+            for (layer, next) in kinds(&layer)?.into_iter().zip(kinds(&next)?) {
+                let through = |x: &Tensor| -> Result<Vec<f32>> {
+                    layer.forward_through(x, Activation::Gelu, &next)?.flatten_all()?.to_vec1()
+                };
+                let all = layer.forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
+                let all_through = through(&x)?;
+                for rows in [1, 2, 3, 7, 16, 129] {
+                    let x = x.narrow(0, 5, rows)?;
+                    let some = layer.forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
+                    assert_eq!(some, all[5 * outputs..(5 + rows) * outputs], "{rows} rows");
+                    assert_eq!(through(&x)?, all_through[5 * 9..(5 + rows) * 9], "{rows} rows");
+                }
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn through_another_layer_is_one_after_the_other() -> Result<()> {
+        let device = Device::Cpu;
+        let x = Tensor::randn(0f32, 1., (200, 24), &device)?;
+        let first = Linear::new(
+            Tensor::randn(0f32, 1., (50, 24), &device)?,
+            Some(Tensor::randn(0f32, 1., 50, &device)?),
+        );
+        let next = Linear::new(Tensor::randn(0f32, 1., (7, 50), &device)?, None);
+        for (first, next) in kinds(&first)?.into_iter().zip(kinds(&next)?) {
+            let one = first.forward_through(&x, Activation::Silu, &next)?;
+            let other = next.forward(&first.forward_activated(&x, Activation::Silu)?)?;
+            assert_eq!(one.to_vec2::<f32>()?, other.to_vec2::<f32>()?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_packed_layer_neither_fuses_nor_computes_in_another_dtype() -> Result<()> {
+        let layer = Linear::new(Tensor::ones((3, 2), DType::F32, &Device::Cpu)?, None);
+        for packed in &kinds(&layer)?[1..] {
+            assert!(Linear::fuse(&[packed.clone(), layer.clone()]).is_err());
+            assert!(packed.forward(&Tensor::zeros((1, 2), DType::F64, &Device::Cpu)?).is_err());
+            assert!(packed.forward(&Tensor::zeros((1, 3), DType::F32, &Device::Cpu)?).is_err());
+            assert!(
+                packed
+                    .forward_through(
+                        &Tensor::zeros((1, 2), DType::F32, &Device::Cpu)?,
+                        Activation::Relu,
+                        packed
+                    )
+                    .is_err()
+            );
+        }
+        let mut double = Linear::new(Tensor::ones((3, 2), DType::F64, &Device::Cpu)?, None);
+        double.pack(Precision::Int8)?;
+        assert_eq!(
+            double.forward(&Tensor::ones((1, 2), DType::F64, &Device::Cpu)?)?.dims(),
+            [1, 3]
+        );
         Ok(())
     }
 

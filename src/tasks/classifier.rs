@@ -99,7 +99,7 @@ pub(super) fn summary(
         repo: model.snapshot().name().to_owned(),
         commit: model.snapshot().commit().map(str::to_owned),
         model_type: model.config().model_type().to_owned(),
-        dtype: "f32",
+        dtype: model.dtype().as_str(),
         device: "cpu",
         tokenizer: model.processor_digest().to_string(),
         options,

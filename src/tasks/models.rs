@@ -7,8 +7,8 @@ use candle_core::{DType, Device};
 
 use super::{WeightSize, memory};
 use crate::auto::{
-    AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, ModelWithHead,
-    NewHead, SentenceTransformer,
+    AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, ModelDtype,
+    ModelWithHead, NewHead, SentenceTransformer,
 };
 use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -112,8 +112,11 @@ impl ResolvedModel {
                 e.at(format!("model `{repo}`, a hub id: there is no directory of this name"))
             })?;
         let sentence_transformer = SentenceTransformer::from_snapshot(&snapshot, &spec.config)?;
-        let processor = Processor::new(&sentence_transformer)
-            .map_err(|e| e.at(format!("model `{}`", spec.repo)))?;
+        let at = |error: Error| error.at(format!("model `{}`", spec.repo));
+        if spec.dtype == Dtype::Int8 {
+            sentence_transformer.config.require_int8(AutoClass::Model).map_err(at)?;
+        }
+        let processor = Processor::new(&sentence_transformer).map_err(at)?;
         Ok(Self {
             spec: spec.clone(),
             hub: Arc::clone(hub),
@@ -181,10 +184,11 @@ impl ResolvedModel {
         &self.sentence_transformer
     }
 
-    /// The dtype to compute in: f32 on a CPU.
-    pub fn dtype(&self) -> DType {
+    /// The dtype to compute in: f32 on a CPU unless it says otherwise.
+    pub fn dtype(&self) -> ModelDtype {
         match self.spec.dtype {
-            Dtype::Auto | Dtype::F32 => DType::F32,
+            Dtype::Auto | Dtype::F32 => ModelDtype::Float(DType::F32),
+            Dtype::Int8 => ModelDtype::Int8,
         }
     }
 
@@ -210,7 +214,7 @@ impl ResolvedModel {
         let weights = Weights::open(&local.transformer.weight_files().ok()?).ok()?;
         let shapes = weights.names().filter_map(|name| weights.shape(name));
         let parameters = shapes.map(|shape| shape.iter().product::<usize>()).sum();
-        Some(WeightSize { parameters, bytes: parameters * self.dtype().size_in_bytes() })
+        Some(WeightSize { parameters, bytes: parameters * self.dtype().tensors().size_in_bytes() })
     }
 
     /// What tells this model from another: the commit of the hub, or of a local directory the files with
@@ -254,11 +258,12 @@ impl ResolvedModel {
     /// # Errors
     /// `Unsupported` with the classes that it has.
     pub fn require(&self, class: AutoClass) -> Result<()> {
-        self.config()
-            .family()
-            .head(class, &self.config().architectures())
-            .map(drop)
-            .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
+        let has_class = self.config().family().head(class, &self.config().architectures());
+        let computes = match self.spec.dtype {
+            Dtype::Int8 => self.config().require_int8(class),
+            Dtype::Auto | Dtype::F32 => Ok(()),
+        };
+        has_class.and_then(|_| computes).map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
     }
 
     /// The model loaded with the head of an Auto class.
@@ -301,7 +306,7 @@ impl ResolvedModel {
     pub fn load_head(&self, modules: &SentenceTransformer) -> Result<Head> {
         let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
         let snapshot = self.hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
-        modules.load(&snapshot, self.dtype(), &self.device())
+        modules.load(&snapshot, self.dtype().tensors(), &self.device())
     }
 }
 

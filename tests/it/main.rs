@@ -18,6 +18,7 @@ mod generation;
 mod heads;
 mod hub;
 mod image_classification;
+mod int8;
 mod invariance;
 mod object_store;
 mod parity;

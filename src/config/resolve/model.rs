@@ -35,10 +35,9 @@ impl Resolver<'_> {
                 revision,
                 dtype: match raw.dtype {
                     None | Some(RawDtype::Auto) => Dtype::Auto,
+                    Some(RawDtype::Int8) => Dtype::Int8,
                     // The others are refused before.
-                    Some(RawDtype::F32 | RawDtype::F16 | RawDtype::Bf16 | RawDtype::Int8) => {
-                        Dtype::F32
-                    }
+                    Some(RawDtype::F32 | RawDtype::F16 | RawDtype::Bf16) => Dtype::F32,
                 },
                 device: self.device(raw.device.as_deref(), here.key("device")),
                 config: raw.config.clone().unwrap_or_default(),

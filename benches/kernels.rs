@@ -1,0 +1,166 @@
+//! The kernels under the models, each on one core, at the sizes of MiniLM and BERT-base, against the measured peak of
+//! the core. `--peak` prints that alone.
+#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use candle_core::{Device, Result, Tensor};
+use hfauto_pipe::nn::{
+    Activation, AttentionOptions, LayerNorm, Linear, ModelInputs, PositionIds, Precision, attention,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The best of so many tries counts: others disturb, nothing helps.
+const TRIES: usize = 9;
+
+fn main() -> Result<()> {
+    let peak = peak();
+    if std::env::args().any(|arg| arg == "--peak") {
+        println!("{peak:.1}");
+        return Ok(());
+    }
+    println!("peak of a core: {peak:.0} GFLOP/s in f32; int8 is shown against four times that\n");
+    println!("linear layers, GFLOP/s and GOP/s (share of peak)");
+    println!("  tokens x in x out      as loaded       packed         int8");
+    for (inputs, outputs) in [(384, 1152), (384, 1536), (1536, 384), (768, 2304), (3072, 768)] {
+        for tokens in [1, 8, 64, 512] {
+            linear(tokens, inputs, outputs, peak)?;
+        }
+    }
+    println!("\nattention of 12 heads, GFLOP/s of its two products, softmax included");
+    for head_dim in [32, 64] {
+        for tokens in [16, 27, 128, 512] {
+            attend(tokens, head_dim, peak)?;
+        }
+    }
+    println!("\npasses over 512 tokens, nanoseconds a number");
+    passes()
+}
+
+/// GFLOP/s of a core that does nothing but multiply and add in registers.
+fn peak() -> f64 {
+    struct Peak;
+    impl pulp::WithSimd for Peak {
+        type Output = f64;
+
+        #[inline(always)]
+        fn with_simd<S: pulp::Simd>(self, simd: S) -> f64 {
+            const STEPS: usize = 1_000_000;
+            let mut sums = [simd.splat_f32s(0.0); 12];
+            let (a, b) = (simd.splat_f32s(black_box(1.0)), simd.splat_f32s(black_box(1e-9)));
+            let seconds = best(|| {
+                for _ in 0..STEPS {
+                    for sum in &mut sums {
+                        *sum = simd.mul_add_e_f32s(a, b, *sum);
+                    }
+                }
+            });
+            for sum in sums {
+                black_box(simd.reduce_sum_f32s(sum));
+            }
+            (STEPS * 12 * 2 * S::F32_LANES) as f64 / seconds / 1e9
+        }
+    }
+    pulp::Arch::new().dispatch(Peak)
+}
+
+/// Seconds of the fastest of a few tries.
+fn best(mut run: impl FnMut()) -> f64 {
+    run();
+    let seconds = (0..TRIES).map(|_| {
+        let start = Instant::now();
+        run();
+        start.elapsed().as_secs_f64()
+    });
+    seconds.fold(f64::INFINITY, f64::min)
+}
+
+/// Operations a second, in thousands of millions; `run` is repeated so that the clock can see it.
+fn rate(operations: f64, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    let times = (2e8 / operations).ceil().max(1.0);
+    let mut result = Ok(());
+    let seconds = best(|| {
+        for _ in 0..times as usize {
+            if result.is_ok() {
+                result = run();
+            }
+        }
+    });
+    result.map(|()| operations * times / seconds / 1e9)
+}
+
+fn linear(tokens: usize, inputs: usize, outputs: usize, peak: f64) -> Result<()> {
+    let device = Device::Cpu;
+    let x = Tensor::randn(0f32, 1.0, (tokens, inputs), &device)?;
+    let bias = Tensor::randn(0f32, 1.0, outputs, &device)?;
+    let layer = Linear::new(Tensor::randn(0f32, 1.0, (outputs, inputs), &device)?, Some(bias));
+    let (mut packed, mut int8) = (layer.clone(), layer.clone());
+    packed.pack(Precision::Full)?;
+    int8.pack(Precision::Int8)?;
+    print!("  {:<18}", format!("{tokens}x{inputs}x{outputs}"));
+    for (layer, peak) in [(&layer, peak), (&packed, peak), (&int8, 4.0 * peak)] {
+        let rate = rate(2.0 * (tokens * inputs * outputs) as f64, || {
+            black_box(layer.forward(&x)?);
+            Ok(())
+        })?;
+        print!("  {rate:>5.0} ({:>3.0}%)", 100.0 * rate / peak);
+    }
+    println!();
+    Ok(())
+}
+
+fn attend(tokens: usize, head_dim: usize, peak: f64) -> Result<()> {
+    let hidden_size = 12 * head_dim;
+    let rows = 512 / tokens;
+    let ids = vec![1u32; tokens];
+    let inputs = ModelInputs::new(
+        (0..rows).map(|_| (&ids[..], &ids[..])),
+        PositionIds::FromZero,
+        &Device::Cpu,
+    )?;
+    let qkv = Tensor::randn(0f32, 1.0, (rows * tokens, 3 * hidden_size), &Device::Cpu)?;
+    let part = |i| qkv.narrow(1, i * hidden_size, hidden_size);
+    let (q, k, v) = (part(0)?, part(1)?, part(2)?);
+    let options = AttentionOptions {
+        num_heads: 12,
+        scale: 1.0 / (head_dim as f64).sqrt(),
+        bias: None,
+        distance: None,
+        causal: false,
+        output_attentions: false,
+    };
+    let operations = (rows * 4 * tokens * tokens * hidden_size) as f64;
+    let rate = rate(operations, || {
+        black_box(attention(&q, &k, &v, &inputs, options)?);
+        Ok(())
+    })?;
+    println!("  rows of {tokens}, heads of {head_dim}: {rate:.0} ({:.0}%)", 100.0 * rate / peak);
+    Ok(())
+}
+
+fn passes() -> Result<()> {
+    let x = Tensor::randn(0f32, 1.0, (512, 1536), &Device::Cpu)?;
+    let count = x.elem_count() as f64;
+    for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        let rate = rate(count, || {
+            black_box(activation.forward(&x)?);
+            Ok(())
+        })?;
+        println!("  {activation:?}: {:.2}", 1.0 / rate);
+    }
+    let tensors = [("weight", Tensor::ones(1536, candle_core::DType::F32, &Device::Cpu)?)];
+    let mut tensors: std::collections::HashMap<String, Tensor> =
+        tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
+    tensors.insert("bias".to_owned(), Tensor::zeros(1536, candle_core::DType::F32, &Device::Cpu)?);
+    let vb = candle_nn::VarBuilder::from_tensors(tensors, candle_core::DType::F32, &Device::Cpu);
+    let norm = LayerNorm::load(vb, 1536, 1e-12)?;
+    let rate = rate(count, || {
+        black_box(norm.forward_residual(&x, &x)?);
+        Ok(())
+    })?;
+    println!("  residual and layer normalisation: {:.2}", 1.0 / rate);
+    Ok(())
+}

@@ -1,0 +1,157 @@
+"""Rounds of hfauto-pipe and its peers over the same rows, in turn, so that a noisy machine disturbs all; ratios of
+each round, their medians and spread. See run.sh."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer
+
+import prepare
+
+PEERS = {
+    "sentence-transformers": ["sentence_transformers"],
+    "onnxruntime f32": ["onnxruntime", "f32"],
+    "onnxruntime int8": ["onnxruntime", "int8"],
+}
+OURS = {"hfauto-pipe f32": "f32", "hfauto-pipe int8": "int8"}
+# Who is compared with whom: the same kind of numbers, and the library that users come from.
+RATIOS = [
+    ("hfauto-pipe f32", "onnxruntime f32"),
+    ("hfauto-pipe f32", "sentence-transformers"),
+    ("hfauto-pipe int8", "onnxruntime int8"),
+    ("hfauto-pipe int8", "sentence-transformers"),
+]
+
+
+def peer(name, work):
+    kind, *dtype = PEERS[name]
+    out = work["dir"] / f"{kind}-{'-'.join(dtype)}.npy"
+    command = [sys.executable, str(Path(__file__).with_name("peer.py")), kind, "--model", str(work["model"])]
+    command += ["--rows", str(work["rows"]), "--out", str(out), "--max-length", "512"]
+    if dtype:
+        command += ["--onnx", str(work["onnx"][dtype[0]])]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(result.stdout)["seconds"], np.load(out), None
+
+
+def ours(name, work, program):
+    """Rows from Parquet to Parquet; the time to load the model is taken off, as it is with the peers."""
+    dtype = OURS[name]
+    out, report = work["dir"] / f"ours-{dtype}", work["dir"] / f"ours-{dtype}.json"
+    pipeline = work["dir"] / f"ours-{dtype}.yaml"
+    pipeline.write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "models": {"m": {"repo": str(work["model"]), "dtype": dtype}},
+                "source": {"path": str(work["rows"])},
+                "steps": [{"feature-extraction": {"model": "m", "input": "text", "output": "e", "max_length": 512}}],
+                "sink": {"path": f"{out}/"},
+            }
+        )
+    )
+    command = [program, "run", str(pipeline), "--fresh", "--progress", "none", "--report", str(report)]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    program_seconds = time.perf_counter() - start
+    run = json.loads(report.read_text())["run"]
+    tables = [pq.read_table(file, columns=["e"]) for file in sorted(out.glob("*.parquet"))]
+    column = pa.concat_tables(tables)["e"].combine_chunks()
+    embeddings = np.asarray(column.flatten(), np.float32).reshape(len(column), -1)
+    extra = {"padding": run["steps"][0]["padding_share"], "program": program_seconds}
+    return run["wall_seconds"] - run["load_seconds"], embeddings, extra
+
+
+def flops(model, lengths):
+    """Of the products: those with weights, and queries with keys and probabilities with values."""
+    config = json.loads((model / "config.json").read_text())
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    weights = layers * (4 * hidden**2 + 2 * hidden * config["intermediate_size"])
+    return sum(n * (2 * weights + layers * 4 * n * hidden) for n in lengths)
+
+
+def spread(values):
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--program", required=True)
+    parser.add_argument("--peak", required=True, help="f32 GFLOP/s of a core, measured")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", help="model/set, as all-minilm/short")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the rows")
+    args = parser.parse_args()
+
+    minilm = (args.model or prepare.default_model(args.cache)).resolve()
+    sets = prepare.row_sets(prepare.texts(args.text, args.cache), args.quick)
+    base = prepare.bert_base(minilm, args.cache)
+    cores = len(os.sched_getaffinity(0))
+    peak = float(args.peak.split()[-1])
+    print(f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, {cores} cores,")
+    print(f"measured peak {peak:.0f} GFLOP/s a core in f32, {4 * peak:.0f} GOP/s in int8 (four times that)")
+    for model_name, model, share in [("minilm", minilm, 1), ("bert-base-random", base, 8)]:
+        graphs = None
+        for set_name, rows in sets.items():
+            if args.only and f"{model_name}/{set_name}" not in args.only:
+                continue
+            rows = rows[: len(rows) // share]
+            graphs = graphs or prepare.onnx_graphs(model_name, model, args.cache)
+            folder = args.cache / "work" / model_name / set_name
+            folder.mkdir(parents=True, exist_ok=True)
+            work = {"dir": folder, "model": model, "onnx": graphs, "rows": folder / "rows.parquet"}
+            pq.write_table(pa.table({"text": rows}), work["rows"])
+            tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+            tokenizer.no_padding()
+            tokenizer.enable_truncation(512)
+            lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(rows)]
+            one(model_name, set_name, work, lengths, flops(model, lengths), peak * cores, args)
+
+
+def one(model_name, set_name, work, lengths, operations, peak, args):
+    tokens = sum(lengths)
+    print(f"\n## {model_name}, {set_name}: {len(lengths)} rows of {tokens / len(lengths):.0f} tokens on average\n")
+    seconds, embeddings, extras = {}, {}, {}
+    for number in range(args.rounds):
+        names = [*PEERS, *OURS]
+        # Nobody always comes first.
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            run = peer(name, work) if name in PEERS else ours(name, work, args.program)
+            seconds.setdefault(name, []).append(run[0])
+            embeddings[name], extras[name] = run[1], run[2]
+    print("| | rows/s | tokens/s | share of peak | padding | cosine to sentence-transformers, mean (least) |")
+    print("|---|---|---|---|---|---|")
+    reference = embeddings["sentence-transformers"]
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        share = operations / median / 1e9 / (peak * (4 if name.endswith("int8") else 1))
+        padding = f"{extras[name]['padding']:.1%}" if extras[name] else ""
+        cosine = (embeddings[name] * reference).sum(1)
+        print(
+            f"| {name} | {len(lengths) / median:.0f} | {tokens / median:.0f} | {share:.0%} | {padding} "
+            f"| {cosine.mean():.5f} ({cosine.min():.5f}) |"
+        )
+    print()
+    for name, other in RATIOS:
+        ratios = [theirs / own for own, theirs in zip(seconds[name], seconds[other])]
+        print(f"- {name} over {other}: {spread(ratios)}")
+    for name in OURS:
+        print(f"- {name}, the whole program, start and load included: {extras[name]['program']:.2f} s")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

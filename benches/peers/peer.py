@@ -1,0 +1,85 @@
+"""One peer over one file of rows: loads, warms up, takes the time from texts to embeddings, and prints it as JSON."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+
+def sentence_transformers(args, texts):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(args.model), device="cpu")
+    model.max_seq_length = args.max_length
+
+    # It sorts by length itself.
+    return lambda rows: model.encode(rows, batch_size=args.batch_size, show_progress_bar=False)
+
+
+def onnxruntime(args, texts):
+    import os
+
+    import onnxruntime as ort
+    from tokenizers import Tokenizer
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = ort.InferenceSession(args.onnx, options, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(Path(args.model) / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(args.max_length)
+
+    def encode(rows):
+        ids = [encoding.ids for encoding in tokenizer.encode_batch(rows)]
+        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+        embeddings = None
+        start = 0
+        while start < len(order):
+            longest = len(ids[order[start]])
+            # At most so many rows, and 4,096 tokens with padding: more were slower.
+            count = max(1, min(args.batch_size, 4096 // longest))
+            batch = order[start : start + count]
+            start += count
+            input_ids = np.zeros((len(batch), longest), np.int64)
+            mask = np.zeros_like(input_ids)
+            for place, row in enumerate(batch):
+                input_ids[place, : len(ids[row])] = ids[row]
+                mask[place, : len(ids[row])] = 1
+            inputs = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+            (states,) = session.run(["last_hidden_state"], inputs)
+            weights = mask[..., None].astype(np.float32)
+            pooled = (states * weights).sum(1) / weights.sum(1)
+            pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
+            if embeddings is None:
+                embeddings = np.empty((len(ids), pooled.shape[1]), np.float32)
+            embeddings[batch] = pooled
+        return embeddings
+
+    return encode
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("peer", choices=["sentence_transformers", "onnxruntime"])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--rows", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--onnx")
+    parser.add_argument("--max-length", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, default=32)
+    args = parser.parse_args()
+    texts = pq.read_table(args.rows)["text"].to_pylist()
+    encode = {"sentence_transformers": sentence_transformers, "onnxruntime": onnxruntime}[args.peer](args, texts)
+    encode(texts[:: max(1, len(texts) // 8)])
+    start = time.perf_counter()
+    embeddings = encode(texts)
+    seconds = time.perf_counter() - start
+    np.save(args.out, embeddings)
+    print(json.dumps({"seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+//! What a model computes in, and whether it can: `dtype` of `from_pretrained` and of a pipeline's models.
+
+use candle_core::{DType, Device};
+
+use super::config::AutoConfig;
+use super::families::FAMILIES;
+use crate::auto_class::AutoClass;
+use crate::error::{Error, ErrorKind, Result};
+use crate::models::{Backbone, Head};
+use crate::nn::Precision;
+
+/// What a model computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelDtype {
+    /// Floats of this kind.
+    Float(DType),
+    /// The linear layers of an encoder in 8-bit integers: weights rounded once, for each output by itself,
+    /// activations while the model runs, for each token by itself. Everything else, heads and poolers too, is f32.
+    Int8,
+}
+
+impl From<DType> for ModelDtype {
+    fn from(dtype: DType) -> Self {
+        Self::Float(dtype)
+    }
+}
+
+impl ModelDtype {
+    /// Its name in pipelines, reports and lineage.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Float(dtype) => dtype.as_str(),
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// The dtype that tensors are loaded in.
+    pub fn tensors(self) -> DType {
+        match self {
+            Self::Float(dtype) => dtype,
+            Self::Int8 => DType::F32,
+        }
+    }
+
+    /// What to compute in on `device`; without a wish, f32. On a CPU there are f32 and int8: candle has no bf16
+    /// products there, and f16 is slower and less exact.
+    ///
+    /// # Errors
+    /// `Unsupported` when the device, the family or the Auto class does not compute in it.
+    pub(super) fn computable(
+        wish: Option<Self>,
+        device: &Device,
+        config: &AutoConfig,
+        class: AutoClass,
+    ) -> Result<Self> {
+        let dtype = wish.unwrap_or(Self::Float(DType::F32));
+        let is_known = match dtype {
+            Self::Int8 => {
+                config.require_int8(class)?;
+                device.is_cpu()
+            }
+            Self::Float(DType::F32) => true,
+            Self::Float(float) => !device.is_cpu() && matches!(float, DType::F16 | DType::BF16),
+        };
+        if is_known {
+            return Ok(dtype);
+        }
+        let place = if device.is_cpu() { "a CPU" } else { "this device" };
+        let error = Error::new(
+            ErrorKind::Unsupported,
+            format!("dtype `{}` is not implemented on {place}", dtype.as_str()),
+        );
+        Err(error.hint("use `f32`; narrower weights are widened when they are loaded"))
+    }
+
+    /// Gives every linear layer of a loaded model the form that the device computes in, and returns how many
+    /// numbers are in 8 bits from then on.
+    ///
+    /// # Errors
+    /// When a weight cannot be read.
+    pub(super) fn pack(
+        self,
+        backbone: &mut dyn Backbone,
+        head: Option<&mut Head>,
+    ) -> candle_core::Result<u64> {
+        let precision = match self {
+            Self::Float(_) => Precision::Full,
+            Self::Int8 => Precision::Int8,
+        };
+        let mut in_int8 = 0;
+        for layer in backbone.linear_layers() {
+            layer.pack(precision)?;
+            in_int8 += layer.int8_parameters() as u64;
+        }
+        let in_full = head.into_iter().flat_map(Head::linear_layers);
+        for layer in in_full.chain(backbone.pooler_layer()) {
+            layer.pack(Precision::Full)?;
+        }
+        Ok(in_int8)
+    }
+}
+
+impl AutoConfig {
+    /// Checks, without weights, that `class` of this model computes in 8-bit integers.
+    ///
+    /// # Errors
+    /// `Unsupported` for a family that does not, or a model that generates.
+    pub fn require_int8(&self, class: AutoClass) -> Result<()> {
+        let family = self.family();
+        let generates = matches!(class, AutoClass::CausalLM | AutoClass::Seq2SeqLM);
+        if family.int8 && !generates {
+            return Ok(());
+        }
+        let what = if family.int8 {
+            format!("`{class}`")
+        } else {
+            format!("model_type `{}`", family.model_type)
+        };
+        let with: Vec<&str> =
+            FAMILIES.iter().filter(|family| family.int8).map(|family| family.model_type).collect();
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("dtype `int8` is not implemented for {what}"),
+        )
+        .hint(format!(
+            "use `f32`; `int8` is for encoders that do not generate text: {}",
+            with.join(", ")
+        )))
+    }
+}

@@ -1,0 +1,300 @@
+//! Weights of linear layers in host memory, in the order in which the product reads them.
+//!
+//! A weight is packed once, when it is loaded: 32 outputs side by side, input by input. So a product of a few
+//! tokens runs as fast as one of a thousand, which `gemm`, packing at every call, does not (it is several times
+//! slower for a batch of one token a row). The kernel is written once against `pulp`'s vectors, which are those of the
+//! processor it runs on. Not here: 8-bit weights (`int8`), and products of two activations (`cpu::matmul`). The
+//! entry is [`PackedWeight`].
+
+use std::array;
+
+use candle_core::{Result, Tensor, bail};
+use pulp::{Arch, Simd, WithSimd};
+
+use super::cpu::{self, CpuView};
+
+/// Outputs that lie side by side: a multiple of every processor's vectors.
+pub(super) const PANEL: usize = 32;
+
+/// Inputs that are added up by themselves before they are added to the rest, so that errors grow less with their
+/// number.
+const DEPTH: usize = 512;
+
+/// An f32 weight, packed.
+pub(super) struct PackedWeight {
+    in_features: usize,
+    out_features: usize,
+    /// Panel after panel, each `(in_features, PANEL)`; the outputs that the last panel lacks are zero.
+    numbers: Vec<f32>,
+}
+
+impl PackedWeight {
+    /// Packs a weight of `(out_features, in_features)`; `None` when it is not f32 in host memory or has no
+    /// numbers.
+    pub(super) fn new(weight: &Tensor) -> Result<Option<Self>> {
+        let (out_features, in_features) = weight.dims2()?;
+        if !cpu::applies(weight) || out_features == 0 || in_features == 0 {
+            return Ok(None);
+        }
+        let weight = weight.contiguous()?;
+        let view = CpuView::new(&weight);
+        let rows = &view.slice()?[..out_features * in_features];
+        let mut numbers = vec![0.0; out_features.next_multiple_of(PANEL) * in_features];
+        let panels = numbers.chunks_exact_mut(PANEL * in_features);
+        for (panel, rows) in panels.zip(rows.chunks(PANEL * in_features)) {
+            for (column, row) in rows.chunks_exact(in_features).enumerate() {
+                for (numbers, number) in panel.chunks_exact_mut(PANEL).zip(row) {
+                    numbers[column] = *number;
+                }
+            }
+        }
+        Ok(Some(Self { in_features, out_features, numbers }))
+    }
+
+    /// `(out_features, in_features)`.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.out_features, self.in_features)
+    }
+
+    /// Appends `x · weightᵀ + bias` to `out`: `x` is rows of `in_features`, the result rows of
+    /// `out_features`. A row's numbers do not depend on how many rows there are.
+    ///
+    /// # Errors
+    /// When the lengths do not fit together: a bug of the caller.
+    pub(super) fn append(&self, out: &mut Vec<f32>, x: &[f32], bias: Option<&[f32]>) -> Result<()> {
+        let rows = x.len() / self.in_features;
+        if !x.len().is_multiple_of(self.in_features)
+            || bias.is_some_and(|bias| bias.len() != self.out_features)
+        {
+            bail!("bug: a product of rows or a bias that are not whole");
+        }
+        let before = out.len();
+        out.resize(before + rows * self.out_features, 0.0);
+        Arch::new().dispatch(Product { weight: self, x, bias, out: &mut out[before..] });
+        Ok(())
+    }
+}
+
+/// `out = x · weightᵀ + bias`.
+struct Product<'a> {
+    weight: &'a PackedWeight,
+    x: &'a [f32],
+    bias: Option<&'a [f32]>,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Product<'_> {
+    type Output = ();
+
+    /// Tiles are as many rows as their sums leave registers for: 32 of AVX-512 and NEON, 16 of AVX2.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.tiles::<S, 8, 2>(simd),
+            8 => self.tiles::<S, 3, 4>(simd),
+            4 => self.tiles::<S, 3, 8>(simd),
+            _ => self.plain(),
+        }
+    }
+}
+
+impl Product<'_> {
+    /// `VECTORS` vectors are a panel's row.
+    #[inline(always)]
+    fn tiles<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+        let (in_features, out_features) = (self.weight.in_features, self.weight.out_features);
+        let rows = self.x.len() / in_features;
+        for (number, panel) in self.weight.numbers.chunks_exact(in_features * PANEL).enumerate() {
+            let column = number * PANEL;
+            let columns = PANEL.min(out_features - column);
+            let mut bias = [0.0; PANEL];
+            if let Some(all) = self.bias {
+                bias[..columns].copy_from_slice(&all[column..column + columns]);
+            }
+            let mut row = 0;
+            while row + ROWS <= rows {
+                let x = &self.x[row * in_features..];
+                let tile = tile::<S, ROWS, VECTORS>(simd, x, in_features, panel, &bias);
+                store(&mut self.out[row * out_features + column..], out_features, columns, &tile);
+                row += ROWS;
+            }
+            while row < rows {
+                let x = &self.x[row * in_features..];
+                let tile = tile::<S, 1, VECTORS>(simd, x, in_features, panel, &bias);
+                store(&mut self.out[row * out_features + column..], out_features, columns, &tile);
+                row += 1;
+            }
+        }
+    }
+
+    /// The same without vectors.
+    fn plain(self) {
+        let (in_features, out_features) = (self.weight.in_features, self.weight.out_features);
+        let rows = self.x.chunks_exact(in_features).zip(self.out.chunks_exact_mut(out_features));
+        for (x, out) in rows {
+            let panels = self.weight.numbers.chunks_exact(in_features * PANEL);
+            for (number, (panel, out)) in panels.zip(out.chunks_mut(PANEL)).enumerate() {
+                let mut total = [0.0; PANEL];
+                if let Some(bias) = self.bias {
+                    total[..out.len()].copy_from_slice(&bias[number * PANEL..][..out.len()]);
+                }
+                for (x, panel) in x.chunks(DEPTH).zip(panel.chunks(DEPTH * PANEL)) {
+                    let mut sums = [0.0; PANEL];
+                    for (x, weights) in x.iter().zip(panel.chunks_exact(PANEL)) {
+                        for (sum, weight) in sums.iter_mut().zip(weights) {
+                            *sum += x * weight;
+                        }
+                    }
+                    for (total, sum) in total.iter_mut().zip(sums) {
+                        *total += sum;
+                    }
+                }
+                out.copy_from_slice(&total[..out.len()]);
+            }
+        }
+    }
+}
+
+/// `ROWS` rows of `x`, each `in_features` after the one before, times a panel.
+#[inline(always)]
+fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    x: &[f32],
+    in_features: usize,
+    panel: &[f32],
+    bias: &[f32; PANEL],
+) -> [[f32; PANEL]; ROWS] {
+    let (weights, _) = S::as_simd_f32s(panel);
+    let (bias, _) = S::as_simd_f32s(bias);
+    let bias: [S::f32s; VECTORS] = array::from_fn(|vector| bias[vector]);
+    let mut totals = [bias; ROWS];
+    for start in (0..in_features).step_by(DEPTH) {
+        let depth = DEPTH.min(in_features - start);
+        let x: [&[f32]; ROWS] = array::from_fn(|row| &x[row * in_features + start..][..depth]);
+        let weights = weights[start * VECTORS..(start + depth) * VECTORS].chunks_exact(VECTORS);
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        for (place, weights) in weights.enumerate() {
+            for (sums, x) in sums.iter_mut().zip(&x) {
+                let x = simd.splat_f32s(x[place]);
+                for (sum, weight) in sums.iter_mut().zip(weights) {
+                    *sum = simd.mul_add_f32s(x, *weight, *sum);
+                }
+            }
+        }
+        for (totals, sums) in totals.iter_mut().zip(&sums) {
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                *total = simd.add_f32s(*total, *sum);
+            }
+        }
+    }
+    array::from_fn(|row| {
+        let mut out = [0.0; PANEL];
+        let (vectors, _) = S::as_mut_simd_f32s(&mut out);
+        vectors.copy_from_slice(&totals[row]);
+        out
+    })
+}
+
+/// Writes the first `columns` of each row of a tile; rows of `out` are `stride` apart.
+#[inline(always)]
+fn store<const ROWS: usize>(
+    out: &mut [f32],
+    stride: usize,
+    columns: usize,
+    tile: &[[f32; PANEL]; ROWS],
+) {
+    for (row, tile) in tile.iter().enumerate() {
+        let out = &mut out[row * stride..];
+        match out.first_chunk_mut::<PANEL>() {
+            Some(out) if columns == PANEL => *out = *tile,
+            _ => out[..columns].copy_from_slice(&tile[..columns]),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "rows are the same, bit for bit")]
+pub(super) mod tests {
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Numbers of both signs that sums do not absorb.
+    pub(in crate::nn) fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn check(rows: usize, in_features: usize, out_features: usize, with_bias: bool) {
+        let weight = numbers(out_features * in_features, 1);
+        let x = numbers(rows * in_features, 2);
+        let bias = with_bias.then(|| numbers(out_features, 3));
+        let tensor =
+            Tensor::from_slice(&weight, (out_features, in_features), &Device::Cpu).unwrap();
+        let packed = PackedWeight::new(&tensor).unwrap().unwrap();
+        assert_eq!(packed.shape(), (out_features, in_features));
+        let mut out = vec![7.0];
+        packed.append(&mut out, &x, bias.as_deref()).unwrap();
+        assert_eq!((out[0], out.len()), (7.0, 1 + rows * out_features));
+        for (row, out) in out[1..].chunks_exact(out_features).enumerate() {
+            let x = &x[row * in_features..][..in_features];
+            for (column, &out) in out.iter().enumerate() {
+                let weight = &weight[column * in_features..][..in_features];
+                let sum: f64 =
+                    x.iter().zip(weight).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                let exact = sum + bias.as_ref().map_or(0.0, |bias| f64::from(bias[column]));
+                let bound = 1e-6 * (in_features as f64 + 1.0);
+                assert!((f64::from(out) - exact).abs() <= bound, "{row}, {column}: {out} {exact}");
+            }
+            // A processor without vectors comes to the same, but for the rounding.
+            let mut plain = vec![0.0; out_features];
+            let bias = bias.as_deref();
+            Product { weight: &packed, x, bias, out: &mut plain }.plain();
+            for (plain, out) in plain.iter().zip(out) {
+                assert!((plain - out).abs() <= 2e-6 * (in_features as f32 + 1.0));
+            }
+            // Alone, a row is what it is among others.
+            let mut alone = Vec::new();
+            packed.append(&mut alone, x, bias).unwrap();
+            assert_eq!(alone, out);
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_plain_product_at_the_sizes_of_models() {
+        for (rows, in_features, out_features) in
+            [(0, 5, 3), (1, 1, 1), (13, 384, 1152), (129, 257, 33), (3, 3072, 31), (2, 40, 5000)]
+        {
+            check(rows, in_features, out_features, true);
+        }
+    }
+
+    #[test]
+    fn weights_without_numbers_are_not_packed() {
+        for shape in [(0, 4), (4, 0)] {
+            let weight = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+            assert!(PackedWeight::new(&weight).unwrap().is_none());
+        }
+        let double = Tensor::zeros((2, 2), candle_core::DType::F64, &Device::Cpu).unwrap();
+        assert!(PackedWeight::new(&double).unwrap().is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn agrees_with_the_plain_product_at_any_size(
+            rows in 0usize..70,
+            in_features in 1usize..600,
+            out_features in 1usize..200,
+            with_bias: bool,
+        ) {
+            check(rows, in_features, out_features, with_bias);
+        }
+    }
+}
