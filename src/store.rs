@@ -207,7 +207,7 @@ mod tests {
         check("s3://bucket/out/", "s3://bucket/", "out");
         check("s3://bucket", "s3://bucket/", "");
         check("s3://bucket/lang=*/[ab]?.csv", "s3://bucket/", "lang=*/[ab]?.csv");
-        check("http://localhost:80/a%20b.csv", "http://localhost:80/", "a b.csv");
+        check("http://localhost:8080/a%20b.csv", "http://localhost:8080/", "a b.csv");
         let error = Place::open("s3:///a").unwrap_err();
         assert_eq!(error.message(), "`s3:///a` names no bucket");
     }

@@ -213,7 +213,6 @@ fn store<const ROWS: usize>(
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "rows are the same, bit for bit")]
 pub(super) mod tests {
     use candle_core::Device;
     use proptest::prelude::*;

@@ -20,6 +20,7 @@ mod dead_letter;
 mod disk;
 mod encode;
 mod partition;
+mod records;
 mod state;
 mod storage;
 mod target;
@@ -177,7 +178,7 @@ impl Sink {
         let check = || {
             let is_of_units = !target.is_file() && commit::is_of_units(target.storage.as_ref())?;
             target.replaced(overwrite || is_of_units)?;
-            target.storage.check_writable()
+            target.storage.check_writable(&target.part(""))
         };
         check().map_err(|error: Error| error.at(&spec.location))
     }

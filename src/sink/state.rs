@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::commit;
+use super::records::count;
 use super::target::Target;
-use super::units::count;
 use crate::config::pipeline::SinkSpec;
 use crate::error::Result;
 
@@ -82,8 +82,7 @@ impl OutputState {
                 None => Self::Absent,
             });
         }
-        let holder = storage.holder()?;
-        let is_running = holder.is_some();
+        let is_running = storage.is_held()?;
         if let (Some(marked), false) = (commit::marked_at(storage)?, is_running) {
             let rows = commit::summary(storage)?.map_or(0, |summary| summary.rows);
             return Ok(Self::Published { rows, at: rfc3339(marked) });

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use super::commit::{self, Run, STAGED, UNITS};
 use super::disk::{LocalDisk, write_error};
+use super::records::{Record, VERSION, for_each_record, records};
 use super::state::{STARTED, Started};
 use super::storage::{Hold, Shard, Storage};
 use super::target::Target;
@@ -29,9 +30,6 @@ use super::{Sink, SinkOptions, Staging, Written, WrittenFile, WrittenPart};
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
-
-/// The version of unit manifests that this program writes and reads.
-const VERSION: u32 = 1;
 
 /// How long a shard waits for a lock that another may have for a moment: at its start and its end.
 const LOCK_TRIES: u32 = 12;
@@ -113,19 +111,6 @@ pub enum UnitMode {
         /// Whether rows of inputs that are no longer there are removed.
         prune: bool,
     },
-}
-
-/// The manifest of a unit.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Record {
-    version: u32,
-    unit: String,
-    input: String,
-    file: String,
-    plan: String,
-    rows: u64,
-    errors: RowErrorCounts,
-    files: Vec<WrittenPart>,
 }
 
 /// Inputs of an output that are no longer there.
@@ -627,83 +612,4 @@ fn refuse_other_jobs(storage: &dyn Storage, ours: &Started) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The units that are done: those whose manifest is whole and whose files are there. Everything else of
-/// units is removed, if this run is `alone`.
-fn records(storage: &dyn Storage, alone: bool) -> Result<BTreeMap<String, Record>> {
-    let (staged, published) = (storage.files(STAGED)?, storage.files("")?);
-    let mut records = BTreeMap::new();
-    let mut damaged = Vec::new();
-    let is_there = |part: &WrittenPart| {
-        [&staged, &published].iter().any(|files| files.get(&part.name) == Some(&part.bytes))
-    };
-    for_each_record(storage, &mut |name, record| {
-        match record {
-            Some(record) if record.files.iter().all(is_there) => {
-                records.insert(record.unit.clone(), record);
-            }
-            _ => damaged.push(name),
-        }
-        Ok(())
-    })?;
-    if !alone {
-        return Ok(records);
-    }
-    for name in &damaged {
-        let manifest = storage.shown(name);
-        tracing::warn!(manifest = %manifest.display(), "damaged: its unit is computed again");
-    }
-    storage.remove_all(&damaged)?;
-    let named: BTreeSet<&str> = records
-        .values()
-        .flat_map(|record: &Record| record.files.iter().map(|part| part.name.as_str()))
-        .collect();
-    let orphans = staged.keys().filter(|name| !named.contains(name.as_str()));
-    let orphans: Vec<String> = orphans.map(|name| format!("{STAGED}/{name}")).collect();
-    storage.remove_all(&orphans)?;
-    Ok(records)
-}
-
-/// Reads the manifests of units one after another: names, and what they say; `None` for one that is cut off
-/// or is not the one of its name.
-fn for_each_record(
-    storage: &dyn Storage,
-    found: &mut dyn FnMut(String, Option<Record>) -> Result<()>,
-) -> Result<()> {
-    let names: Vec<String> = storage.files(UNITS)?.into_keys().collect();
-    storage.read_each(UNITS, names, &mut |file, text| {
-        let name = format!("{UNITS}/{file}");
-        let record = parse(&storage.shown(&name), &file, &text)?;
-        found(name, record)
-    })
-}
-
-fn parse(path: &std::path::Path, file: &str, text: &[u8]) -> Result<Option<Record>> {
-    let Ok(value) = serde_json::from_slice::<Value>(text) else { return Ok(None) };
-    if let Some(version) = value["version"].as_u64()
-        && version > u64::from(VERSION)
-    {
-        return Err(Error::new(
-            ErrorKind::Sink,
-            format!("`{}` is of version {version}, this program knows {VERSION}", path.display()),
-        )
-        .hint("use the newer hfauto-pipe that wrote it, or compute all again with `--fresh`"));
-    }
-    let Ok(record) = serde_json::from_value::<Record>(value) else { return Ok(None) };
-    let is_named_so = *file == format!("{}.json", record.unit);
-    let stays_inside = record.files.iter().all(|part| commit::stays_inside(&part.name));
-    Ok((is_named_so && stays_inside).then_some(record))
-}
-
-/// Units that are done, and their rows.
-pub(super) fn count(storage: &dyn Storage) -> Result<(usize, u64)> {
-    let (mut units, mut rows) = (0, 0);
-    for_each_record(storage, &mut |_, record| {
-        if let Some(record) = record {
-            (units, rows) = (units + 1, rows + record.rows);
-        }
-        Ok(())
-    })?;
-    Ok((units, rows))
 }

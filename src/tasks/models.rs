@@ -263,7 +263,7 @@ impl ResolvedModel {
             Dtype::Int8 => self.config().require_int8(class),
             Dtype::Auto | Dtype::F32 => Ok(()),
         };
-        has_class.and_then(|_| computes).map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
+        has_class.and(computes).map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
     }
 
     /// The model loaded with the head of an Auto class.

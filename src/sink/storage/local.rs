@@ -32,6 +32,18 @@ impl LocalStorage {
         if name.is_empty() { self.root.clone() } else { self.root.join(name) }
     }
 
+    /// Removes what shards that died left: nobody holds it.
+    fn remove_locks_of_shards(&self) {
+        let Ok(entries) = fs::read_dir(self.path(META)) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("shard-") && name.ends_with(".lock") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
     /// Makes entries of folders durable, those of inner folders first.
     fn sync_folders_of<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<()> {
         let mut folders = BTreeSet::new();
@@ -74,7 +86,7 @@ impl Storage for LocalStorage {
         }
     }
 
-    fn check_writable(&self) -> Result<()> {
+    fn check_writable(&self, output: &Path) -> Result<()> {
         let nearest = self
             .root
             .ancestors()
@@ -89,7 +101,7 @@ impl Storage for LocalStorage {
             Some(Err(error)) => Err(error),
             None => Ok(()),
         };
-        probe.map_err(|error| write_error(&self.root, error))
+        probe.map_err(|error| write_error(output, error))
     }
 
     fn files(&self, folder: &str) -> Result<BTreeMap<String, u64>> {
@@ -258,6 +270,9 @@ impl Storage for LocalStorage {
         };
         match lock {
             Ok(lock) => {
+                if hold == Hold::Alone {
+                    self.remove_locks_of_shards();
+                }
                 let mut all = self.created.lock().unwrap_or_else(PoisonError::into_inner);
                 all.extend(created);
                 Ok(Box::new(lock))
@@ -269,11 +284,11 @@ impl Storage for LocalStorage {
         }
     }
 
-    fn holder(&self) -> Result<Option<Option<Holder>>> {
-        let path = self.path(LOCK);
-        let Ok(file) = OpenOptions::new().write(true).open(&path) else { return Ok(None) };
-        let is_held = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
-        Ok(is_held.then(|| holder_of(&path)))
+    fn is_held(&self) -> Result<bool> {
+        let Ok(file) = OpenOptions::new().write(true).open(self.path(LOCK)) else {
+            return Ok(false);
+        };
+        Ok(matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
     fn prune(&self) {

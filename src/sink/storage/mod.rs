@@ -40,8 +40,8 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
     /// Whether a name is a file; `None` when nothing is there.
     fn is_file(&self, name: &str) -> Result<Option<bool>>;
 
-    /// Fails when it cannot be written to.
-    fn check_writable(&self) -> Result<()>;
+    /// Fails when it cannot be written to; `output` is what the message names.
+    fn check_writable(&self, output: &Path) -> Result<()>;
 
     /// The files below a folder that readers take for data, relative to it, with their sizes. A folder that
     /// is not there has none.
@@ -91,8 +91,8 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
     /// `Resources` when another run has it.
     fn lock(&self, hold: Hold) -> Result<Box<dyn Lock>>;
 
-    /// Who has the lock of the output; `Some(None)` when that is not known.
-    fn holder(&self) -> Result<Option<Option<Holder>>>;
+    /// Whether a run holds the output.
+    fn is_held(&self) -> Result<bool>;
 
     /// Removes folders that were made for a run that left nothing.
     fn prune(&self);

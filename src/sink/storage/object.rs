@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -214,7 +214,7 @@ impl Storage for ObjectStorage {
         Ok(self.modified(name)?.map(|_| true))
     }
 
-    fn check_writable(&self) -> Result<()> {
+    fn check_writable(&self, _output: &Path) -> Result<()> {
         // Whether the bucket is there and may be looked at; only a put can say more.
         let (store, path) = (self.store(), self.path(META));
         wait(async move { store.list_with_delimiter(Some(&path)).await })?
@@ -303,13 +303,11 @@ impl Storage for ObjectStorage {
     }
 
     fn spool(&self, name: &str) -> io::Result<PathBuf> {
-        let folder = match self.spool.get() {
-            Some(folder) => folder,
-            None => {
-                let made = tempfile::Builder::new().prefix("hfauto-pipe-").tempdir()?;
-                self.spool.get_or_init(|| made)
-            }
-        };
+        if self.spool.get().is_none() {
+            let made = tempfile::Builder::new().prefix("hfauto-pipe-").tempdir()?;
+            self.spool.get_or_init(|| made);
+        }
+        let folder = self.spool.get().ok_or_else(|| io::Error::other("no temporary folder"))?;
         let path = folder.path().join(name);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
@@ -375,13 +373,11 @@ impl Storage for ObjectStorage {
         Ok(Box::new(lock))
     }
 
-    fn holder(&self) -> Result<Option<Option<Holder>>> {
-        if let Some((lease, _)) = self.lock_now(LOCK)?
-            && !lease.is_free()
-        {
-            return Ok(Some(lease.holder));
+    fn is_held(&self) -> Result<bool> {
+        if self.lock_now(LOCK)?.is_some_and(|(lease, _)| !lease.is_free()) {
+            return Ok(true);
         }
-        Ok(self.live_shards()?.into_iter().next())
+        Ok(!self.live_shards()?.is_empty())
     }
 
     fn prune(&self) {}
