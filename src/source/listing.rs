@@ -258,7 +258,9 @@ fn list_remote(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFi
         Some(wildcard) => &pattern[..pattern[..wildcard].rfind('/').unwrap_or(0)],
         None => pattern,
     };
-    let folder = Place { path: base.into(), ..place.clone() };
+    // As it is written: encoded names are not encoded once more.
+    let path = object_store::path::Path::parse(base).unwrap_or_else(|_| base.into());
+    let folder = Place { path, ..place.clone() };
     let found = remote::objects_below(&folder)?.into_iter();
     let found =
         found.map(|(file, stamp)| (file.place.path.to_string(), Found::Remote(file, stamp)));

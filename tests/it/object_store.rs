@@ -397,6 +397,24 @@ fn every_format_is_read_and_written() {
 }
 
 #[test]
+fn hive_folders_keep_their_values() {
+    let Some(store) = Store::start() else { return };
+    store.put("k/in.csv", "id,k\n1,plain\n2,a b%/c=é\n3,\n");
+    store.fixture.file(
+        "copy.yaml",
+        "version: 1\nsource: {path: 's3://bucket/k/in.csv'}\n\
+         sink: {path: 's3://bucket/parts/', partition_by: [k]}\n\
+         run: {incremental: new_or_changed}\n",
+    );
+    store.run(&["run", "copy.yaml"]).succeeds();
+    let again = store.run(&["run", "copy.yaml"]);
+    assert!(again.succeeds().stdout.contains("nothing to compute"), "{}", again.stdout);
+    let query = "SELECT id, k FROM 's3://bucket/parts/' ORDER BY id";
+    let ran = store.run(&["sql", query, "--format", "csv"]);
+    assert_eq!(ran.succeeds().stdout, "id,k\n1,plain\n2,a b%/c=é\n3,\n");
+}
+
+#[test]
 fn dead_letters_lie_beside_the_output() {
     let Some(store) = Store::start() else { return };
     store.put(

@@ -55,10 +55,12 @@ impl ObjectStorage {
         Self { place, spool: OnceLock::new() }
     }
 
+    /// As it is written: names of hive folders are encoded already.
     fn path(&self, name: &str) -> StorePath {
-        name.split('/')
-            .filter(|part| !part.is_empty())
-            .fold(self.place.path.clone(), StorePath::join)
+        let parts = [self.place.path.as_ref(), name];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let joined = parts.join("/");
+        StorePath::parse(&joined).unwrap_or_else(|_| StorePath::from(joined))
     }
 
     fn url(&self, name: &str) -> String {
