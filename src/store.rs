@@ -157,14 +157,19 @@ pub(crate) fn store_error(
     url: &str,
     error: object_store::Error,
 ) -> Error {
+    let said = error.to_string();
     let hint = match &error {
         object_store::Error::NotFound { .. } => "check the bucket and the path",
+        // Without credentials in the environment the provider's metadata service is asked for some.
+        _ if said.contains("169.254.169.254") || said.contains("metadata") => {
+            credentials(scheme(url).unwrap_or_default())
+        }
         object_store::Error::PermissionDenied { .. }
         | object_store::Error::Unauthenticated { .. } => {
             credentials(scheme(url).unwrap_or_default())
         }
         // Of a listing there is no kind of its own for it.
-        error if error.to_string().contains("NoSuchBucket") => "check the bucket",
+        _ if said.contains("NoSuchBucket") => "check the bucket",
         object_store::Error::Precondition { .. } => "somebody else changed the object: run again",
         _ => "check the endpoint, the credentials and the network, and run again",
     };
