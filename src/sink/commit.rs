@@ -241,7 +241,8 @@ pub(super) fn run_dirs(storage: &dyn Storage) -> Result<Vec<String>> {
 /// Carries out the plan of a run. Every step may be repeated.
 fn apply(storage: &dyn Storage, dir: &str) -> Result<()> {
     let plan_path = format!("{dir}/{PLAN}");
-    let plan = read_json(storage, &plan_path)?.unwrap_or_default();
+    // Without a plan nothing was decided.
+    let Some(plan) = read_json(storage, &plan_path)? else { return Ok(()) };
     let manifest = &plan["manifest"];
     let files = manifest_files(storage, manifest, &plan_path)?;
     let replaced = names(storage, &plan["replaced"], &plan_path)?;

@@ -339,15 +339,8 @@ impl UnitOutput {
     /// # Errors
     /// As [`Sink::create`].
     pub fn sink(&self, unit: &UnitKey) -> Result<Sink> {
-        let (schema, options) = (SchemaRef::clone(&self.schema), self.options.clone());
         let create = || {
-            let mut sink = Sink::unstaged(
-                self.target.clone(),
-                &self.spec,
-                schema,
-                options,
-                Box::new(LocalDisk),
-            )?;
+            let mut sink = self.unstaged()?;
             let dir = self.run.unit(&unit.id);
             let dir = dir.map_err(|error| write_error(&self.target.path, error))?;
             sink.staging = Some(Staging::Unit { dir });
@@ -359,6 +352,12 @@ impl UnitOutput {
             Ok(sink)
         };
         create().map_err(|error: Error| error.at(&self.spec.location))
+    }
+
+    /// A sink for rows of this output that has no place for its files yet.
+    fn unstaged(&self) -> Result<Sink> {
+        let (target, schema) = (self.target.clone(), SchemaRef::clone(&self.schema));
+        Sink::unstaged(target, &self.spec, schema, self.options.clone(), Box::new(LocalDisk))
     }
 
     /// Makes the rows of a unit durable: after this, no run computes them again. What is returned,
@@ -514,14 +513,7 @@ impl UnitOutput {
         if is_published && obsolete.is_empty() && staged.is_empty() {
             self.run.discard();
         } else {
-            let (schema, options) = (SchemaRef::clone(&self.schema), self.options.clone());
-            let sink = Sink::unstaged(
-                self.target.clone(),
-                &self.spec,
-                schema,
-                options,
-                Box::new(LocalDisk),
-            )?;
+            let sink = self.unstaged()?;
             let mut manifest = sink.manifest_of(&parts, rows, bytes);
             manifest["job"] = Value::from(self.job.as_str());
             let obsolete: Vec<String> = obsolete.iter().map(|record| record.unit.clone()).collect();
