@@ -41,3 +41,15 @@ bench:
 # Fuzz one target or all, ten minutes each: just fuzz weights 60
 fuzz target="all" seconds="600":
     fuzz/run.sh {{target}} {{seconds}}
+
+# Build the program for NVIDIA GPUs, with a CUDA toolkit from PyPI where the machine has none.
+cuda-build *args:
+    tools/with-cuda.sh cargo build --release --locked --features cuda {{args}}
+
+# The kernels, the goldens and the invariance tests on a GPU, in each dtype; skipped loudly without one.
+test-cuda:
+    tools/with-cuda.sh tools/test-cuda.sh
+
+# hfauto-pipe beside sentence-transformers and transformers on a GPU; needs torch with CUDA in $PYTHON.
+bench-gpu *args:
+    tools/with-cuda.sh benches/gpu/run.sh {{args}}

@@ -108,6 +108,7 @@ fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Any
     let job = prepare(runtime, file)?;
     let step = &job.steps()[0];
     let (model, settings) = (step.model()?, step.settings());
+    let max_batch_tokens = step.max_batch_tokens();
     let mut encoded: Vec<Sequence> = Vec::new();
     for batch in ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(rows)?)?.build()? {
         let rows = step.task().encode(batch?.columns(), 0)?;
@@ -116,7 +117,7 @@ fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Any
     let mut batches: VecDeque<Vec<&Sequence>> = VecDeque::new();
     for window in encoded.chunks(settings.sort_window_rows) {
         let lengths: Vec<usize> = window.iter().map(Sequence::tokens).collect();
-        for batch in token_budget_batches(&lengths, settings.max_batch_tokens) {
+        for batch in token_budget_batches(&lengths, max_batch_tokens) {
             batches.push_back(batch.into_iter().map(|row| &window[row]).collect());
         }
     }
@@ -130,9 +131,7 @@ fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Any
                     rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
                 let next = || queue.lock().ok()?.pop_front();
                 while let (Ok(pool), Some(batch)) = (&pool, next()) {
-                    if let Err(error) =
-                        pool.install(|| model.forward(&batch, settings.max_batch_tokens))
-                    {
+                    if let Err(error) = pool.install(|| model.forward(&batch, max_batch_tokens)) {
                         eprintln!("{error}");
                     }
                 }

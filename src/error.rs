@@ -124,6 +124,8 @@ pub enum RowErrorKind {
     ImageDecode,
     /// A conversation that the chat template refuses.
     Chat,
+    /// The memory of the device does not hold what the model computes of it, alone in a batch.
+    OutOfMemory,
     /// Anything else.
     #[default]
     Data,
@@ -131,7 +133,7 @@ pub enum RowErrorKind {
 
 impl RowErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TooLong,
         Self::NoRoom,
         Self::Empty,
@@ -140,6 +142,7 @@ impl RowErrorKind {
         Self::ImageRead,
         Self::ImageDecode,
         Self::Chat,
+        Self::OutOfMemory,
         Self::Data,
     ];
 
@@ -154,6 +157,7 @@ impl RowErrorKind {
             Self::ImageRead => "image_read",
             Self::ImageDecode => "image_decode",
             Self::Chat => "chat",
+            Self::OutOfMemory => "out_of_memory",
             Self::Data => "data",
         }
     }

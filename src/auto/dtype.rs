@@ -47,7 +47,7 @@ impl ModelDtype {
     ///
     /// # Errors
     /// `Unsupported` when the device, the family or the Auto class does not compute in it.
-    pub(super) fn computable(
+    pub(crate) fn computable(
         wish: Option<Self>,
         device: &Device,
         config: &AutoConfig,

@@ -32,6 +32,7 @@
 //! ```
 
 mod config;
+mod device;
 mod dtype;
 mod families;
 mod heads;
@@ -44,6 +45,7 @@ mod tokenizer;
 
 pub use crate::auto_class::AutoClass;
 pub use config::{AutoConfig, AutoConfigBuilder};
+pub use device::auto_dtype;
 pub use dtype::ModelDtype;
 pub use families::{FAMILIES, Family, FamilyHead, LoadBackbone};
 pub use image_processor::AutoImageProcessor;

@@ -189,7 +189,7 @@ impl AutoModel {
         &self,
         rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
     ) -> candle_core::Result<ModelInputs> {
-        let inputs = ModelInputs::new(rows, self.backbone.position_ids(), &self.device)?;
+        let inputs = text_inputs(&*self.backbone, rows, &self.device)?;
         Ok(inputs.with_eager_attention(self.config.eager_attention()))
     }
 
@@ -230,6 +230,24 @@ pub(super) fn image_inputs(
     };
     let pixel_values = Tensor::stack(images, 0)?.to_device(device)?;
     ModelInputs::from_pixel_values(pixel_values, image.tokens)
+}
+
+/// Inputs of a model that reads text.
+///
+/// # Errors
+/// When the device cannot hold the tensors; on a card also when an id or a row is outside of its table, which on a CPU
+/// is found when it is looked up.
+pub(super) fn text_inputs<'a>(
+    backbone: &dyn Backbone,
+    rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
+    device: &Device,
+) -> candle_core::Result<ModelInputs> {
+    let inputs = ModelInputs::new(rows, backbone.position_ids(), device)?;
+    let dimensions = backbone.dimensions();
+    if !device.is_cpu() && dimensions.image.is_none() {
+        inputs.check(dimensions.vocab_size, dimensions.max_position_embeddings)?;
+    }
+    Ok(inputs)
 }
 
 /// Images for a model that reads text would be taken for texts of token 0.

@@ -9,7 +9,7 @@ use super::config::AutoConfig;
 use super::dtype::ModelDtype;
 use super::families::cannot_load;
 use super::loader::{self, LoadReport, NewHead};
-use super::model::{check_kind, image_inputs};
+use super::model::{check_kind, image_inputs, text_inputs};
 use super::snapshot;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
@@ -173,7 +173,7 @@ impl ModelWithHead {
         &self,
         rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
     ) -> candle_core::Result<ModelInputs> {
-        let inputs = ModelInputs::new(rows, self.backbone.position_ids(), &self.device)?;
+        let inputs = text_inputs(&*self.backbone, rows, &self.device)?;
         Ok(inputs.with_eager_attention(self.config.eager_attention()))
     }
 

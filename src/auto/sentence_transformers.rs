@@ -266,18 +266,18 @@ impl SentenceTransformer {
         })
     }
 
-    /// Loads the weights of the modules after the transformer. `snapshot` is the one that the
-    /// description was read from.
+    /// Loads the weights of the modules after the transformer, in f32, whatever that computes in: they work
+    /// on one vector a row. `snapshot` is the one that the description was read from.
     ///
     /// # Errors
     /// `Model` when the weights of a Dense module are missing or do not fit its configuration.
-    pub fn load(&self, snapshot: &Snapshot, dtype: DType, device: &Device) -> Result<Head> {
+    pub fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<Head> {
         let modules = self
             .modules
             .iter()
             .map(|module| match module {
                 Module::Pooling(pooling) => Ok(LoadedModule::Pooling(pooling.clone())),
-                Module::Dense(dense) => dense.load(snapshot, dtype, device),
+                Module::Dense(dense) => dense.load(snapshot, device),
                 Module::Normalize => Ok(LoadedModule::Normalize),
             })
             .collect::<Result<_>>()
@@ -324,11 +324,11 @@ impl SentenceTransformer {
 }
 
 impl Dense {
-    fn load(&self, snapshot: &Snapshot, dtype: DType, device: &Device) -> Result<LoadedModule> {
+    fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<LoadedModule> {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
         let files = snapshot.weight_files_in(&self.path).map_err(at)?;
         let weights = Weights::open(&files).map_err(at)?;
-        let (mut linear, _) = loader::load(&weights, "linear", dtype, device, None, |vb| {
+        let (mut linear, _) = loader::load(&weights, "linear", DType::F32, device, None, |vb| {
             Linear::load(vb, self.in_features, self.out_features, self.bias)
                 .map_err(super::families::cannot_load)
         })

@@ -137,8 +137,8 @@ fn write_plan(
             None => writeln!(text, "  weights   not here yet: `run` or `fetch` downloads them")?,
         }
         if let Some(dimensions) = step.task().dimensions() {
-            let one = memory::activation_bytes(dimensions, settings.max_batch_tokens);
-            let all = (one * settings.workers) as u64;
+            let one = memory::activation_bytes(dimensions, step.max_batch_tokens());
+            let all = (one * step.num_workers()) as u64;
             writeln!(
                 text,
                 "  memory    about {} of activations at the peak, all workers",
@@ -149,7 +149,9 @@ fn write_plan(
         writeln!(
             text,
             "  batches   {} tokens each, sorted in windows of {} rows, {} workers",
-            settings.max_batch_tokens, settings.sort_window_rows, settings.workers
+            step.max_batch_tokens(),
+            settings.sort_window_rows,
+            step.num_workers()
         )?;
         match sample {
             Some(sample) => writeln!(

@@ -70,20 +70,13 @@ pub(super) struct JobArgs {
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
 
-    /// The device of every model: auto or cpu.
-    #[arg(long, value_enum)]
-    device: Option<DeviceArg>,
+    /// The device of every model: auto, cpu, cuda or cuda:N.
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
+    device: Option<DeviceSpec>,
 
-    /// The dtype of every model: auto, f32, or int8, which is faster and for encoders.
+    /// The dtype of every model: auto, f32, f16 and bf16 on a GPU, or int8 on a CPU, which is faster and for encoders.
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
-}
-
-/// Devices of this version.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum DeviceArg {
-    Auto,
-    Cpu,
 }
 
 /// Dtypes of this version.
@@ -91,16 +84,9 @@ enum DeviceArg {
 enum DtypeArg {
     Auto,
     F32,
+    F16,
+    Bf16,
     Int8,
-}
-
-impl From<DeviceArg> for DeviceSpec {
-    fn from(device: DeviceArg) -> Self {
-        match device {
-            DeviceArg::Auto => Self::Auto,
-            DeviceArg::Cpu => Self::Cpu,
-        }
-    }
 }
 
 impl From<DtypeArg> for Dtype {
@@ -108,6 +94,8 @@ impl From<DtypeArg> for Dtype {
         match dtype {
             DtypeArg::Auto => Self::Auto,
             DtypeArg::F32 => Self::F32,
+            DtypeArg::F16 => Self::F16,
+            DtypeArg::Bf16 => Self::Bf16,
             DtypeArg::Int8 => Self::Int8,
         }
     }
@@ -167,6 +155,15 @@ impl RunArgs {
 }
 
 /// `2/4` is the second of four.
+fn device(text: &str) -> std::result::Result<DeviceSpec, String> {
+    match (text, DeviceSpec::cuda_ordinal(text)) {
+        ("auto", _) => Ok(DeviceSpec::Auto),
+        ("cpu", _) => Ok(DeviceSpec::Cpu),
+        (_, Some(ordinal)) => Ok(DeviceSpec::Cuda(ordinal)),
+        _ => Err("write auto, cpu, cuda or cuda:N, such as cuda:0".to_owned()),
+    }
+}
+
 fn shard(text: &str) -> std::result::Result<Shard, String> {
     let parts = text.split_once('/').and_then(|(index, count)| {
         Some((index.parse::<usize>().ok()?, count.parse::<usize>().ok()?))
@@ -183,7 +180,7 @@ impl JobArgs {
     /// The job of a pipeline as the command line wants it, checked and planned.
     pub(super) async fn prepare(&self, mut pipeline: Pipeline, hub: Hub) -> Result<Job> {
         for model in pipeline.models_mut() {
-            model.device = self.device.map_or(model.device, Into::into);
+            model.device = self.device.unwrap_or(model.device);
             model.dtype = self.dtype.map_or(model.dtype, Into::into);
         }
         Sink::check(&pipeline.sink, self.fresh || pipeline.run.is_incremental)?;

@@ -13,7 +13,7 @@ use super::node::{self, Data, Entry, Node};
 use super::pipeline::{ModelSpec, TaskStep};
 use super::raw::{RawModel, RawStep};
 use super::resolve::Resolver;
-use super::{SCHEMA, available, check};
+use super::{SCHEMA, check};
 
 /// A function call as written.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +104,6 @@ pub fn model(
     let root = at(&json!({ "models": models }), span);
     let part = &root.entries()[0].value.entries()[0].value;
     check::check_part(&SCHEMA, "RawModel", &["repo"], part, &mut report);
-    available::check(&root, &mut report);
     if !report.is_empty() {
         return Err(report);
     }

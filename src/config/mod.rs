@@ -3,13 +3,12 @@
 //!
 //! ```text
 //! text ─ node ─► tree with places ─ overrides (`--set`) ─ interpolate (`${VAR}`) ─► tree
-//!      ─ check (JSON Schema of raw) ─ available ─► raw ─ resolve ─► Pipeline
+//!      ─ check (JSON Schema of raw) ─► raw ─ resolve ─► Pipeline
 //! ```
 //!
 //! Every stage adds its problems to one [`Diagnostics`]; a stage that needs a sound tree waits for
 //! the ones before it. Entry: [`load`].
 
-mod available;
 mod call;
 mod check;
 mod diagnostics;
@@ -98,9 +97,6 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Pipeline, Diagnostics>
 pub fn parse(text: &str, path: &Path, options: &LoadOptions) -> Result<Pipeline, Diagnostics> {
     let mut report = Diagnostics::new(path.display().to_string(), text);
     let read = read(text, options, &mut report);
-    if let Some((root, _)) = &read {
-        available::check(root, &mut report);
-    }
     match read {
         Some((root, Some(raw))) => {
             let variables = &*options.variables;

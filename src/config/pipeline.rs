@@ -117,11 +117,15 @@ impl ModelSpec {
 /// `dtype` of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dtype {
-    /// f32 on a CPU.
+    /// f32 on a CPU, bf16 on a card (f16 where the card lacks it).
     #[default]
     Auto,
     /// 32-bit floats.
     F32,
+    /// 16-bit floats, on a card.
+    F16,
+    /// 16-bit brain floats, on a card.
+    Bf16,
     /// 8-bit integers in the linear layers of an encoder.
     Int8,
 }
@@ -129,11 +133,24 @@ pub enum Dtype {
 /// `device` of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceSpec {
-    /// The best device that this build and machine have: the CPU.
+    /// The best device that this build and machine have: the first card, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
+    /// The NVIDIA card of this number.
+    Cuda(usize),
+}
+
+impl DeviceSpec {
+    /// The number of the card that `cuda` (the first one) or `cuda:N` means; `None` for any other text.
+    pub fn cuda_ordinal(text: &str) -> Option<usize> {
+        match text.strip_prefix("cuda")?.strip_prefix(':') {
+            None if text == "cuda" => Some(0),
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
+            _ => None,
+        }
+    }
 }
 
 /// Where rows come from.
@@ -411,11 +428,11 @@ pub enum Check {
 /// Settings of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunSpec {
-    /// Tokens of one forward pass, padding counted.
-    pub max_batch_tokens: usize,
+    /// Tokens of one forward pass, padding counted; `None` means what suits the device.
+    pub max_batch_tokens: Option<usize>,
     /// Rows that are sorted by length together.
     pub sort_window_rows: usize,
-    /// Model workers; `None` means one a core.
+    /// Model workers of a CPU; `None` means one a core.
     pub workers: Option<usize>,
     /// Whether only what is new or has changed since the last run is computed.
     pub is_incremental: bool,
@@ -424,7 +441,7 @@ pub struct RunSpec {
 impl Default for RunSpec {
     fn default() -> Self {
         Self {
-            max_batch_tokens: 1024,
+            max_batch_tokens: None,
             sort_window_rows: 65_536,
             workers: None,
             is_incremental: false,

@@ -1,6 +1,5 @@
-//! The pipeline file as written, version 1: one type per mapping, every key typed, also those whose
-//! feature comes later (`available` refuses them by name). The doc comments are the descriptions of
-//! the JSON Schema. Not here: defaults and meaning (`resolve`); tasks (`raw_tasks`).
+//! The pipeline file as written, version 1: one type per mapping, every key typed. The doc comments are
+//! the descriptions of the JSON Schema. Not here: defaults and meaning (`resolve`); tasks (`raw_tasks`).
 //!
 //! Neither `untagged` nor `flatten`: a value that may be written in two ways has a type of its own
 //! whose schema tells the ways apart by YAML type.
@@ -53,7 +52,8 @@ pub struct RawModel {
     pub revision: Option<String>,
     /// What to compute in. Default: `auto`, which is f32 on a CPU.
     pub dtype: Option<RawDtype>,
-    /// Where to compute: `auto`, `cpu`, `cuda` or `cuda:N`. Default: `auto`.
+    /// Where to compute: `auto` (the first GPU, where the program has CUDA, else the CPU), `cpu`, `cuda` or
+    /// `cuda:N`. Default: `auto`.
     #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"))]
     pub device: Option<String>,
     /// Overrides of the model's `config.json`, as in `from_pretrained(..., config=...)`.
@@ -68,9 +68,9 @@ pub enum RawDtype {
     Auto,
     /// 32-bit floats.
     F32,
-    /// 16-bit floats.
+    /// 16-bit floats, on a GPU.
     F16,
-    /// 16-bit brain floats.
+    /// 16-bit brain floats, on a GPU.
     Bf16,
     /// 8-bit integers in the linear layers of an encoder, rounded while it runs: faster, close to f32.
     Int8,
@@ -188,11 +188,11 @@ pub enum RawCompression {
 #[serde(deny_unknown_fields)]
 pub struct RawRun {
     /// Tokens of one forward pass, padding counted. Default: 1024 on a CPU, so that a batch stays in
-    /// its caches.
+    /// its caches; up to 32768 on a GPU, as its memory allows.
     pub max_batch_tokens: Option<NonZeroU64>,
     /// Rows that are sorted by length together. Default: 65536.
     pub sort_window_rows: Option<NonZeroU64>,
-    /// Model workers, a number or `auto`. Default: `auto`, one a core.
+    /// Model workers of the CPU, a number or `auto`. Default: `auto`, one a core.
     pub workers: Option<Workers>,
     /// Compute only what is new or has changed since the last run.
     pub incremental: Option<RawIncremental>,

@@ -57,6 +57,13 @@ pub(super) struct Gather {
     pub(super) rest: Option<RecordBatch>,
 }
 
+/// Full batches of a window, for a card.
+const BATCHES_A_WINDOW: usize = 12;
+
+/// Rows that are tokenised before the tokens of a window are counted again, for a card: long rows would fill it several
+/// times over.
+const ROWS_AT_ONCE: usize = 2048;
+
 impl Gather {
     /// Errors of the input pass unchanged: whoever knows the files explains them.
     pub(super) async fn run(mut self) -> Result<()> {
@@ -72,7 +79,9 @@ impl Gather {
 
         let mut ended = false;
         while !ended {
+            let start = Instant::now();
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
+            self.step.metrics().waited_for_room(start.elapsed());
             let mut builder = WindowBuilder::default();
             while !self.is_full(&builder) {
                 let Some(batch) = self.next_batch(&builder).await? else {
@@ -97,7 +106,8 @@ impl Gather {
             let (window, sequences) = builder.build();
             let step = &self.step;
             let claim = step.results().claim(sequences, |sequences| {
-                let numbers = batches(sequences, step.task().batching(), step.settings());
+                let shares = (step.max_batch_tokens(), step.num_workers());
+                let numbers = batches(sequences, step.task().batching(), shares);
                 let submitted = numbers.iter().map(|batch| {
                     let (step, model) = (Arc::clone(step), Arc::clone(&model));
                     let (sequences, batch) = (Arc::clone(sequences), batch.clone());
@@ -149,6 +159,15 @@ impl Gather {
         }
     }
 
+    /// Tokens that a window takes at most. On a card a window of a few batches is enough, and while it is computed the
+    /// next one is tokenised.
+    fn window_tokens(&self) -> usize {
+        if self.step.device().is_cpu() {
+            return MAX_WINDOW_TOKENS;
+        }
+        (BATCHES_A_WINDOW * self.step.max_batch_tokens()).min(MAX_WINDOW_TOKENS)
+    }
+
     /// The next rows of the input: a batch, or as much of it as the window has room for where that is
     /// bounded closely.
     async fn next_batch(&mut self, window: &WindowBuilder) -> Result<Option<RecordBatch>> {
@@ -165,16 +184,23 @@ impl Gather {
         };
         let room = self.window_rows().saturating_sub(window.num_rows());
         let is_bounded = self.few.is_some() || self.step.task().batching() == Batching::Share;
-        if is_bounded && batch.num_rows() > room {
-            self.rest = Some(batch.slice(room, batch.num_rows() - room));
-            return Ok(Some(batch.slice(0, room)));
+        let on_card = !self.step.device().is_cpu();
+        let most = match (is_bounded, on_card) {
+            (true, true) => room.min(ROWS_AT_ONCE),
+            (true, false) => room,
+            (false, true) => ROWS_AT_ONCE,
+            (false, false) => usize::MAX,
+        };
+        if batch.num_rows() > most {
+            self.rest = Some(batch.slice(most, batch.num_rows() - most));
+            return Ok(Some(batch.slice(0, most)));
         }
         Ok(Some(batch))
     }
 
     fn is_full(&self, window: &WindowBuilder) -> bool {
         window.num_rows() >= self.window_rows()
-            || window.tokens() >= MAX_WINDOW_TOKENS
+            || window.tokens() >= self.window_tokens()
             || window.output_bytes() >= MAX_WINDOW_OUTPUT_BYTES
             || self.reservation.size() - window.output_bytes() >= MAX_WINDOW_INPUT_BYTES
     }

@@ -5,22 +5,23 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{DataType, Field, Fields};
+use candle_core::Device;
 
 use super::metrics::StepMetrics;
 use super::results::SharedResults;
 use super::workers::WorkerPool;
 use crate::config::pipeline::RunSpec;
 use crate::error::Result;
-use crate::tasks::{Task, TaskModel};
+use crate::tasks::{Task, TaskModel, memory};
 
 /// How batches are made and computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchSettings {
-    /// Tokens of one forward pass, padding counted.
-    pub max_batch_tokens: usize,
+    /// Tokens of one forward pass, padding counted; `None` means what suits the device.
+    pub max_batch_tokens: Option<usize>,
     /// Rows that are sorted by length together.
     pub sort_window_rows: usize,
-    /// Model workers.
+    /// Model workers of the CPU.
     pub workers: usize,
 }
 
@@ -69,6 +70,8 @@ pub struct ModelStep {
     results: Arc<SharedResults>,
     name: String,
     place: String,
+    /// Of a batch, on the device of the model.
+    max_batch_tokens: OnceLock<usize>,
 }
 
 impl ModelStep {
@@ -83,7 +86,19 @@ impl ModelStep {
         let (name, metrics) = (task.field().name().clone(), Arc::default());
         let (row_errors, model) = (RowErrors::Fail, OnceLock::new());
         let results = Arc::new(SharedResults::new());
-        Self { task, settings, row_errors, workers, model, metrics, results, name, place }
+        let max_batch_tokens = OnceLock::new();
+        Self {
+            task,
+            settings,
+            row_errors,
+            workers,
+            model,
+            metrics,
+            results,
+            name,
+            place,
+            max_batch_tokens,
+        }
     }
 
     /// Takes results of another step, and gives its own to it: for nodes of one plan that make the same
@@ -151,6 +166,26 @@ impl ModelStep {
     /// How batches are made.
     pub fn settings(&self) -> BatchSettings {
         self.settings
+    }
+
+    /// Tokens of one forward pass, padding counted.
+    pub fn max_batch_tokens(&self) -> usize {
+        // The memory of a card is asked for once: batches of a run are made alike.
+        *self.max_batch_tokens.get_or_init(|| {
+            self.settings
+                .max_batch_tokens
+                .unwrap_or_else(|| memory::batch_tokens(self.task.dimensions(), self.device()))
+        })
+    }
+
+    /// Threads that compute its batches.
+    pub fn num_workers(&self) -> usize {
+        self.workers.workers_of(self.device())
+    }
+
+    /// The device that its batches are computed on.
+    pub(super) fn device(&self) -> &Device {
+        self.task.base().model.device()
     }
 
     /// Which step it is, for errors.

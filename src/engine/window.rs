@@ -15,7 +15,7 @@ use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
 
 use super::row_errors::RowError;
-use super::step::{BatchSettings, RowErrors, error_parts};
+use super::step::{RowErrors, error_parts};
 use crate::batch::{shares, token_budget_batches};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tasks::{Batching, EncodedRow, Note, Results, Sequence};
@@ -132,12 +132,12 @@ impl WindowBuilder {
 pub(super) fn batches(
     sequences: &[Sequence],
     batching: Batching,
-    settings: BatchSettings,
+    (max_batch_tokens, workers): (usize, usize),
 ) -> Vec<Vec<usize>> {
     let lengths: Vec<usize> = sequences.iter().map(Sequence::tokens).collect();
     match batching {
-        Batching::TokenBudget => token_budget_batches(&lengths, settings.max_batch_tokens),
-        Batching::Share => shares(&lengths, settings.workers),
+        Batching::TokenBudget => token_budget_batches(&lengths, max_batch_tokens),
+        Batching::Share => shares(&lengths, workers),
     }
 }
 
@@ -271,7 +271,7 @@ mod tests {
 
         let (window, sequences) = builder.build();
         assert_eq!(sequences.len(), 3);
-        let batches = batches(&sequences, Batching::TokenBudget, SETTINGS);
+        let batches = batches(&sequences, Batching::TokenBudget, (4, 2));
         assert_eq!(batches, [vec![1], vec![2, 0]]);
 
         let (results, schema) = (first_tokens(&sequences, &batches), schema());
@@ -302,7 +302,7 @@ mod tests {
         second.push(Ok(None));
         builder.push(batch(&[4, 5]), second, |tokens| tokens);
         let (window, sequences) = builder.build();
-        let batches = batches(&sequences, Batching::Share, SETTINGS);
+        let batches = batches(&sequences, Batching::Share, (4, 2));
         assert_eq!(batches, [vec![2, 0], vec![1]]);
 
         // The sum over a row's sequences, plus the row's note.
@@ -332,7 +332,7 @@ mod tests {
         let rows = vec![row(&[7]), Err(refused), Ok(None), row(&[8])];
         builder.push(batch(&[1, 2, 3, 4]), rows, |tokens| tokens);
         let (window, sequences) = builder.build();
-        let batches = batches(&sequences, Batching::TokenBudget, SETTINGS);
+        let batches = batches(&sequences, Batching::TokenBudget, (4, 2));
         let mut computed = first_tokens(&sequences, &batches);
         let failed = error(RowErrorKind::ImageDecode, "no image");
         computed.failed.insert(computed.places[1], failed);
@@ -366,9 +366,6 @@ mod tests {
             [false, false, true, false]
         );
     }
-
-    const SETTINGS: BatchSettings =
-        BatchSettings { max_batch_tokens: 4, sort_window_rows: 9, workers: 2 };
 
     /// The answers of a model that answers each sequence with its first token.
     fn first_tokens(sequences: &[Sequence], batches: &[Vec<usize>]) -> Computed {

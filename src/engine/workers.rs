@@ -1,8 +1,9 @@
-//! Threads that own a device and run forward passes, for all model steps of a session.
+//! Threads that run forward passes, for all model steps of a session.
 //!
 //! On a CPU the unit of parallelism is a worker a core, each with single-threaded kernels: batches are
-//! independent, so nothing is split and nobody waits. Several models in one plan share the workers, so
-//! that they do not crowd each other. Not here: which rows make a batch (`window`).
+//! independent, so nothing is split and nobody waits. A card has a few workers of its own, which feed one stream: while
+//! it computes a batch, the next is handed in and the one before is copied out. Several models in one plan share the
+//! workers of their device, so that they do not crowd each other. Not here: which rows make a batch (`window`).
 
 use std::any::Any;
 use std::fmt;
@@ -12,11 +13,13 @@ use std::time::Instant;
 
 use arrow::array::{Array, ArrayRef, new_null_array};
 use arrow::compute::concat;
+use arrow::datatypes::DataType;
+use candle_core::{Device, DeviceLocation};
 use tokio::sync::watch;
 
 use super::row_errors::RowError;
 use super::step::{ModelStep, RowErrors};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::tasks::{Sequence, TaskModel};
 
 /// A batch to compute.
@@ -65,17 +68,26 @@ struct Queued {
     reply: watch::Sender<Option<Outcome>>,
 }
 
-/// The workers of a session: started with the first batch, ended with the last handle, after the batch
-/// that they are on.
+/// Workers of a card: one batch is computed, one is handed in behind it, one is copied out.
+const WORKERS_A_CARD: usize = 3;
+
+/// The workers of a session: those of a device are started with its first batch, and end with the last handle, after
+/// the batch that they are on.
 pub struct WorkerPool {
+    /// Of the CPU.
     workers: usize,
-    queue: Mutex<Option<mpsc::Sender<Queued>>>,
+    queues: Mutex<Vec<(DeviceLocation, mpsc::Sender<Queued>)>>,
 }
 
 impl WorkerPool {
-    /// A pool of so many workers; at least one.
+    /// A pool of so many workers of the CPU; at least one.
     pub fn new(workers: usize) -> Self {
-        Self { workers: workers.max(1), queue: Mutex::new(None) }
+        Self { workers: workers.max(1), queues: Mutex::default() }
+    }
+
+    /// How many workers `device` has.
+    pub fn workers_of(&self, device: &Device) -> usize {
+        if device.is_cpu() { self.workers } else { WORKERS_A_CARD }
     }
 
     /// Queues a batch. The queue has no bound of its own: the windows in flight bound it. When nobody
@@ -85,33 +97,44 @@ impl WorkerPool {
     /// `Resources` when the system gives no thread.
     pub(super) fn submit(&self, job: Job) -> Result<SharedBatch> {
         let (reply, result) = watch::channel(None);
-        let mut queue = self
-            .queue
+        let mut queues = self
+            .queues
             .lock()
             .map_err(|_| Error::new(ErrorKind::Internal, "starting the model workers panicked"))?;
-        let sender = match &mut *queue {
-            Some(sender) => sender,
-            empty => empty.insert(self.start()?),
+        let device = job.step.device();
+        let location = device.location();
+        let known = queues.iter().position(|(known, _)| *known == location);
+        let place = if let Some(place) = known {
+            place
+        } else {
+            queues.push((location, start(self.workers_of(device), location)?));
+            queues.len() - 1
         };
+        let (_, sender) = &queues[place];
         // A send fails only when every worker has gone; the dropped `reply` then says so.
         let _ = sender.send(Queued { job, since: Instant::now(), reply });
         Ok(result)
     }
+}
 
-    fn start(&self) -> Result<mpsc::Sender<Queued>> {
-        let (sender, jobs) = mpsc::channel::<Queued>();
-        let jobs = Arc::new(Mutex::new(jobs));
-        for number in 0..self.workers {
-            let jobs = Arc::clone(&jobs);
-            std::thread::Builder::new()
-                .name(format!("model-worker-{number}"))
-                .spawn(move || work(&jobs))
-                .map_err(|e| {
-                    Error::new(ErrorKind::Resources, "cannot start a model worker").source(e)
-                })?;
-        }
-        Ok(sender)
+fn start(workers: usize, location: DeviceLocation) -> Result<mpsc::Sender<Queued>> {
+    let device = match location {
+        DeviceLocation::Cpu => "model".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda-{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal-{gpu_id}"),
+    };
+    let (sender, jobs) = mpsc::channel::<Queued>();
+    let jobs = Arc::new(Mutex::new(jobs));
+    for number in 0..workers {
+        let jobs = Arc::clone(&jobs);
+        std::thread::Builder::new()
+            .name(format!("{device}-worker-{number}"))
+            .spawn(move || work(&jobs))
+            .map_err(|e| {
+                Error::new(ErrorKind::Resources, "cannot start a model worker").source(e)
+            })?;
     }
+    Ok(sender)
 }
 
 impl fmt::Debug for WorkerPool {
@@ -138,8 +161,16 @@ fn compute(Queued { job, since, reply }: Queued) {
         return;
     }
     let batch: Vec<&Sequence> = job.batch.iter().map(|&i| &job.sequences[i]).collect();
+    let forward = Forward {
+        model: &*job.model,
+        max_batch_tokens: job.step.max_batch_tokens(),
+        data_type: &job.step.task().sequence_type(),
+        row_errors: job.step.row_errors(),
+    };
+    #[cfg(feature = "cuda")]
+    let _turn = crate::nn::cuda::take_turn(job.step.device());
     let start = Instant::now();
-    let result = forward(&job, &batch);
+    let result = forward.run(&batch);
     let tokens: usize = batch.iter().map(|sequence| sequence.tokens()).sum();
     let longest = batch.iter().map(|sequence| sequence.tokens()).max().unwrap_or(0);
     let padded = longest * batch.len();
@@ -148,29 +179,69 @@ fn compute(Queued { job, since, reply }: Queued) {
     let _ = reply.send(Some(result.map(Arc::new).map_err(Arc::new)));
 }
 
-/// One forward pass; where errors of rows are kept, those of the rows that fail are found by halving.
-fn forward(job: &Job, batch: &[&Sequence]) -> Result<BatchResult> {
-    let max_batch_tokens = job.step.settings().max_batch_tokens;
-    let result = catch_unwind(AssertUnwindSafe(|| job.model.forward(batch, max_batch_tokens)))
-        .unwrap_or_else(|panic| Err(panicked(&*panic)));
-    let error = match result {
-        Ok(values) => return Ok(BatchResult { values, failed: Vec::new() }),
-        Err(error) => error,
-    };
-    if job.step.row_errors() == RowErrors::Fail || error.kind() != ErrorKind::Data {
-        return Err(error);
+/// Runs a model over batches of a step.
+struct Forward<'a> {
+    model: &'a dyn TaskModel,
+    max_batch_tokens: usize,
+    /// Of the result of a sequence.
+    data_type: &'a DataType,
+    row_errors: RowErrors,
+}
+
+impl Forward<'_> {
+    /// One forward pass. A batch that the memory of a card does not hold is halved; where errors of rows are kept,
+    /// those of the rows that fail are found by halving too.
+    fn run(&self, batch: &[&Sequence]) -> Result<BatchResult> {
+        let pass = || self.model.forward(batch, self.max_batch_tokens);
+        let result =
+            catch_unwind(AssertUnwindSafe(pass)).unwrap_or_else(|panic| Err(panicked(&*panic)));
+        let mut error = match result {
+            Ok(values) => return Ok(BatchResult { values, failed: Vec::new() }),
+            Err(error) => error,
+        };
+        let tokens: usize = batch.iter().map(|sequence| sequence.tokens()).sum();
+        let out_of_memory = is_out_of_memory(&error);
+        if out_of_memory && batch.len() > 1 {
+            let rows = batch.len();
+            tracing::warn!(rows, tokens, "the memory of the device is used up: half the batch");
+        } else {
+            if out_of_memory {
+                error = too_large(tokens).source(error);
+            }
+            if self.row_errors == RowErrors::Fail || error.kind() != ErrorKind::Data {
+                return Err(error);
+            }
+        }
+        if let [_] = batch {
+            let values = new_null_array(self.data_type, 1);
+            return Ok(BatchResult { values, failed: vec![(0, RowError::from(&error))] });
+        }
+        let (first, second) = batch.split_at(batch.len() / 2);
+        let (mut first, second) = (self.run(first)?, self.run(second)?);
+        let before = first.values.len();
+        let failed = second.failed.into_iter().map(|(index, error)| (before + index, error));
+        first.failed.extend(failed);
+        let values = concat(&[first.values.as_ref(), second.values.as_ref()])
+            .map_err(|e| Error::new(ErrorKind::Internal, "results of a batch").source(e))?;
+        Ok(BatchResult { values, failed: first.failed })
     }
-    if let [_] = batch {
-        let values = new_null_array(&job.step.task().sequence_type(), 1);
-        return Ok(BatchResult { values, failed: vec![(0, RowError::from(&error))] });
-    }
-    let (first, second) = batch.split_at(batch.len() / 2);
-    let (mut first, second) = (forward(job, first)?, forward(job, second)?);
-    let before = first.values.len();
-    first.failed.extend(second.failed.into_iter().map(|(index, error)| (before + index, error)));
-    let values = concat(&[first.values.as_ref(), second.values.as_ref()])
-        .map_err(|e| Error::new(ErrorKind::Internal, "results of a batch").source(e))?;
-    Ok(BatchResult { values, failed: first.failed })
+}
+
+/// A row that the memory of the device does not hold.
+fn too_large(tokens: usize) -> Error {
+    let message =
+        format!("the memory of the device does not hold what a row of {tokens} tokens takes");
+    Error::of_row(RowErrorKind::OutOfMemory, message)
+        .hint("cut rows with `max_length`, or choose a smaller model or a device with more memory")
+}
+
+/// Whether an error says that the memory of a device is used up. candle keeps what the driver and cuBLAS say as
+/// text alone.
+fn is_out_of_memory(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let text = error.to_string();
+        ["OUT_OF_MEMORY", "ALLOC_FAILED"].iter().any(|name| text.contains(name))
+    })
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Error {
@@ -181,4 +252,64 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
         .unwrap_or_else(|| "no message".to_owned());
     Error::new(ErrorKind::Internal, format!("a model worker panicked: {text}"))
         .hint("this is a bug of hfauto-pipe: please report it with the model and the pipeline file")
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int32Array};
+    use arrow::datatypes::Int32Type;
+
+    use super::*;
+    use crate::tasks::WeightSize;
+
+    /// A model on a device whose memory holds so many tokens; it gives the first token of each sequence.
+    struct Small(usize);
+
+    impl TaskModel for Small {
+        fn forward(&self, sequences: &[&Sequence], _: usize) -> Result<ArrayRef> {
+            let tokens: usize = sequences.iter().map(|sequence| sequence.tokens()).sum();
+            if tokens > self.0 {
+                let driver = candle_core::Error::Msg("CUDA_ERROR_OUT_OF_MEMORY".to_owned());
+                return Err(Error::new(ErrorKind::Internal, "no forward pass").source(driver));
+            }
+            let first = sequences.iter().map(|sequence| sequence.input_ids[0] as i32);
+            Ok(Arc::new(Int32Array::from_iter_values(first)))
+        }
+
+        fn weights(&self) -> WeightSize {
+            WeightSize { parameters: 0, bytes: 0 }
+        }
+    }
+
+    fn run(memory: usize, row_errors: RowErrors) -> Result<BatchResult> {
+        let lengths = [6, 3, 3, 2, 1];
+        let sequences: Vec<Sequence> =
+            lengths.iter().map(|len| Sequence::new(vec![*len; *len as usize], vec![])).collect();
+        let batch: Vec<&Sequence> = sequences.iter().collect();
+        let (model, data_type) = (Small(memory), DataType::Int32);
+        Forward { model: &model, max_batch_tokens: 99, data_type: &data_type, row_errors }
+            .run(&batch)
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_in_memory_is_halved() {
+        for memory in [6, 7, 14, 15] {
+            let result = run(memory, RowErrors::Fail).unwrap();
+            assert_eq!(result.values.as_primitive::<Int32Type>().values(), &[6, 3, 3, 2, 1]);
+            assert!(result.failed.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_row_that_does_not_fit_alone_is_an_error_of_that_row() {
+        let result = run(5, RowErrors::Keep).unwrap();
+        let values = result.values.as_primitive::<Int32Type>();
+        assert_eq!(values.iter().collect::<Vec<_>>(), [None, Some(3), Some(3), Some(2), Some(1)]);
+        let [(0, error)] = &result.failed[..] else { panic!("{}", result.failed.len()) };
+        assert_eq!(error.kind, RowErrorKind::OutOfMemory);
+        assert!(error.message.contains("a row of 6 tokens"), "{}", error.message);
+        let error = run(5, RowErrors::Fail).err().unwrap();
+        assert_eq!(error.row_kind(), Some(RowErrorKind::OutOfMemory));
+        assert!(error.remedy().is_some_and(|hint| hint.contains("max_length")));
+    }
 }

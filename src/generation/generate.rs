@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::beams::BeamSearch;
 use super::config::GenerationConfig;
@@ -11,6 +11,7 @@ use super::sampling::RowGenerator;
 use super::stop::StopStrings;
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::models::{Decoder, DecoderState};
+use crate::nn::to_host;
 
 /// Why a row ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -229,10 +230,7 @@ impl Batch<'_> {
         mut state: DecoderState,
     ) -> Result<(Vec<Slot>, Vec<u32>, DecoderState)> {
         let vocab_size = self.decoder.vocab_size();
-        let mut logits = logits
-            .to_dtype(DType::F32)
-            .and_then(|logits| logits.flatten_all()?.to_vec1::<f32>())
-            .map_err(failed)?;
+        let mut logits = to_host(logits).map_err(failed)?;
         let (mut going, mut tokens, mut order) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_row = 0;
         for mut slot in slots {

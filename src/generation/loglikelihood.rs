@@ -1,9 +1,9 @@
 //! How likely a model finds given tokens.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 
 use crate::models::Head;
-use crate::nn::log_sum_exp;
+use crate::nn::{log_sum_exp, to_host};
 
 /// The log-probability that each hidden state gives to its target.
 ///
@@ -30,8 +30,7 @@ pub fn log_probabilities(
     let mut results = Vec::with_capacity(states);
     for (i, targets) in targets.chunks(chunk).enumerate() {
         let states = hidden_states.narrow(0, i * chunk, targets.len())?;
-        let logits = head.project(&states)?.to_dtype(DType::F32)?.flatten_all()?;
-        let logits = logits.to_vec1::<f32>()?;
+        let logits = to_host(&head.project(&states)?)?;
         for (row, &target) in logits.chunks_exact(vocab_size).zip(targets) {
             let Some(logit) = row.get(target as usize) else {
                 bail!("token {target} is not among the {vocab_size} of the vocabulary")

@@ -12,8 +12,8 @@ use super::causal_lm::{CausalBackbone, CausalLM};
 use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttentionOptions, DistanceEmbedding, Embedding, KvCache, LayerNorm, Lengths,
-    Linear, ModelInputs, PositionIds, attention_cached,
+    Activation, AttentionOptions, DistanceEmbedding, Embedding, KvCache, LayerNorm, Linear,
+    ModelInputs, PositionIds, attention_cached,
 };
 
 /// The settings of BERT and of the families that share its encoder.
@@ -155,12 +155,12 @@ impl BertEmbeddings {
 
     fn forward(&self, inputs: &ModelInputs) -> Result<Tensor> {
         let words = self.word_embeddings.forward(&inputs.input_ids)?;
-        let types = self.token_type_embeddings.forward(&inputs.token_type_ids)?;
+        let sum = self.token_type_embeddings.add_to(words, &inputs.token_type_ids)?;
         if !self.absolute {
-            return self.layer_norm.forward(&(words + types)?);
+            return self.layer_norm.forward(&sum);
         }
         let positions = self.position_embeddings.forward(&inputs.position_ids)?;
-        self.layer_norm.forward_residual(&(words + types)?, &positions)
+        self.layer_norm.forward_residual(&sum, &positions)
     }
 }
 
@@ -289,24 +289,16 @@ impl Pooler {
         &mut self.dense
     }
 
-    fn forward(&self, hidden_states: &Tensor, lengths: &Lengths) -> Result<Tensor> {
-        let hidden_size = hidden_states.dim(1)?;
-        let (dtype, device) = (hidden_states.dtype(), hidden_states.device());
-        let mut first = vec![Tensor::zeros((0, hidden_size), dtype, device)?];
-        for range in lengths.ranges().filter(|range| !range.is_empty()) {
-            first.push(hidden_states.narrow(0, range.start, 1)?);
-        }
-        let pooled = self.dense.forward_activated(&Tensor::cat(&first, 0)?, Activation::Tanh)?;
-        if lengths.ranges().all(|range| !range.is_empty()) {
+    fn forward(&self, hidden_states: &Tensor, inputs: &ModelInputs) -> Result<Tensor> {
+        let first = inputs.select(hidden_states, |_, _| Ok(0))?;
+        let pooled = self.dense.forward_activated(&first, Activation::Tanh)?;
+        if inputs.lengths.ranges().all(|range| !range.is_empty()) {
             return Ok(pooled);
         }
-        let zeros = Tensor::zeros((1, hidden_size), dtype, device)?;
-        let mut filled = 0..;
-        let rows = lengths.ranges().map(|range| {
-            let row = if range.is_empty() { None } else { filled.next() };
-            row.map_or_else(|| Ok(zeros.clone()), |row| pooled.narrow(0, row, 1))
-        });
-        Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
+        // A row without tokens has zeros, not what the layer makes of them.
+        let there = inputs.lengths.ranges().map(|range| u8::from(!range.is_empty()));
+        let there = Tensor::from_iter(there, pooled.device())?.unsqueeze(1)?;
+        there.broadcast_as(pooled.shape())?.where_cond(&pooled, &pooled.zeros_like()?)
     }
 
     /// The pooler's output if it is wanted.
@@ -321,7 +313,7 @@ impl Pooler {
     ) -> Result<Option<Tensor>> {
         match (want.pooler_output, pooler) {
             (false, _) => Ok(None),
-            (true, Some(pooler)) => pooler.forward(hidden_states, &inputs.lengths).map(Some),
+            (true, Some(pooler)) => pooler.forward(hidden_states, inputs).map(Some),
             (true, None) => bail!("`pooler_output` is wanted, but the checkpoint has no pooler"),
         }
     }

@@ -4,7 +4,7 @@
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::{Backbone, Decoder, DecoderState, Head};
-use crate::nn::{KvCache, ModelInputs};
+use crate::nn::{KvCache, ModelInputs, select_rows};
 
 /// A backbone whose tokens see only those before them, so that it can go on from caches.
 pub trait CausalBackbone: Backbone {
@@ -40,6 +40,7 @@ impl<'a> CausalLM<'a> {
         }
         let rows = rows.iter().map(|row| (*row, &[][..])).zip(past);
         let inputs = ModelInputs::after(rows, self.backbone.position_ids(), self.device)?;
+        inputs.check(self.vocab_size(), None)?;
         self.backbone.forward_cached(&inputs, &mut state.self_attention)
     }
 }
@@ -63,8 +64,7 @@ impl Decoder for CausalLM<'_> {
                 end - 1
             })
             .collect();
-        let last = Tensor::new(last, self.device)?;
-        let logits = self.head.project(&hidden_states.index_select(&last, 0)?)?;
+        let logits = self.head.project(&select_rows(&hidden_states, last)?)?;
         Ok((state, logits))
     }
 

@@ -12,7 +12,7 @@ use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, 
 use crate::error;
 use crate::nn::{
     Activation, AttentionOptions, Embedding, KvCache, LayerNorm, Linear, ModelInputs, PositionIds,
-    attention_cached,
+    add, attention_cached,
 };
 
 /// The settings of GPT-2.
@@ -143,10 +143,10 @@ impl Gpt2Block {
                 output_attentions,
             },
         )?;
-        let hidden_states = (self.attn_c_proj.forward(&attended.values)? + hidden_states)?;
+        let hidden_states = add(&self.attn_c_proj.forward(&attended.values)?, hidden_states)?;
         let inner = self.ln_2.forward(&hidden_states)?;
         let output = self.mlp_c_fc.forward_through(&inner, self.mlp_act, &self.mlp_c_proj)?;
-        let output = (hidden_states + output)?;
+        let output = add(&hidden_states, &output)?;
         Ok((output, attended.attentions))
     }
 }
@@ -179,7 +179,7 @@ impl Gpt2Model {
     }
 
     fn embed(&self, inputs: &ModelInputs) -> Result<Tensor> {
-        self.wte.forward(&inputs.input_ids)? + self.wpe.forward(&inputs.position_ids)?
+        self.wpe.add_to(self.wte.forward(&inputs.input_ids)?, &inputs.position_ids)
     }
 }
 

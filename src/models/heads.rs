@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 
 use super::{Fields, ModelOutput};
 use crate::error;
-use crate::nn::{Activation, LayerNorm, Lengths, Linear, ModelInputs};
+use crate::nn::{Activation, LayerNorm, Linear, ModelInputs};
 
 /// Which states a head reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,10 +163,10 @@ impl Head {
         let states = &output.last_hidden_state.values;
         match self.reads {
             Reads::Tokens => self.project(states),
-            Reads::First => self.project(&select(states, &inputs.lengths, |_, _| Ok(0))?),
+            Reads::First => self.project(&inputs.select(states, |_, _| Ok(0))?),
             Reads::FirstTwo => {
-                let first = select(states, &inputs.lengths, |_, _| Ok(0))?;
-                let second = select(states, &inputs.lengths, |row, len| {
+                let first = inputs.select(states, |_, _| Ok(0))?;
+                let second = inputs.select(states, |row, len| {
                     if len < 2 {
                         bail!("row {row} has one token, but the head reads two");
                     }
@@ -176,7 +176,7 @@ impl Head {
             }
             Reads::LastNotPad => {
                 let pad = self.pad_token_id;
-                self.project(&select(states, &inputs.lengths, |row, len| {
+                self.project(&inputs.select(states, |row, len| {
                     let Some(pad) = pad else { return Ok(len - 1) };
                     // As transformers' argmax: a row of nothing but padding gives its first token.
                     Ok(inputs.row_ids(row).iter().rposition(|&id| id != pad).unwrap_or(0))
@@ -184,7 +184,7 @@ impl Head {
             }
             Reads::LastEos => {
                 let eos = self.eos_token_id;
-                self.project(&select(states, &inputs.lengths, |row, _| {
+                self.project(&inputs.select(states, |row, _| {
                     match inputs.row_ids(row).iter().rposition(|&id| Some(id) == eos) {
                         Some(place) => Ok(place),
                         None => {
@@ -281,24 +281,4 @@ fn load_layer(
 
 fn cannot_load(error: candle_core::Error) -> error::Error {
     error::Error::new(error::ErrorKind::Model, "cannot load weights").source(error)
-}
-
-/// One state a row, at the place that `place(row, len)` gives: `(rows, hidden_size)`; zeros for a row
-/// without tokens.
-fn select(
-    states: &Tensor,
-    lengths: &Lengths,
-    place: impl Fn(usize, usize) -> Result<usize>,
-) -> Result<Tensor> {
-    let hidden_size = states.dim(1)?;
-    let (dtype, device) = (states.dtype(), states.device());
-    let mut chosen = vec![Tensor::zeros((0, hidden_size), dtype, device)?];
-    for (row, range) in lengths.ranges().enumerate() {
-        chosen.push(if range.is_empty() {
-            Tensor::zeros((1, hidden_size), dtype, device)?
-        } else {
-            states.narrow(0, range.start + place(row, range.len())?, 1)?
-        });
-    }
-    Tensor::cat(&chosen, 0)
 }

@@ -4,7 +4,7 @@
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::{Backbone, Decoder, DecoderState, Head, Want};
-use crate::nn::{KvCache, ModelInputs, Ragged};
+use crate::nn::{KvCache, ModelInputs, Ragged, select_rows};
 
 /// What an encoder and a decoder compute; names as in transformers.
 #[derive(Clone, Debug)]
@@ -92,7 +92,9 @@ impl<'a> Seq2SeqLM<'a> {
 
     fn inputs(&self, rows: &[&[u32]]) -> Result<ModelInputs> {
         let rows = rows.iter().map(|row| (*row, &[][..]));
-        ModelInputs::new(rows, self.backbone.position_ids(), self.device)
+        let inputs = ModelInputs::new(rows, self.backbone.position_ids(), self.device)?;
+        inputs.check(self.vocab_size(), None)?;
+        Ok(inputs)
     }
 }
 
@@ -115,8 +117,7 @@ impl Decoder for Seq2SeqLM<'_> {
         let hidden_states = self.backbone.forward_cached(&inputs, &mut state)?;
         let last: Vec<u32> =
             inputs.lengths.ranges().map(|range| (range.start + last) as u32).collect();
-        let last = Tensor::new(last, self.device)?;
-        let logits = self.head.project(&hidden_states.index_select(&last, 0)?)?;
+        let logits = self.head.project(&select_rows(&hidden_states, last)?)?;
         Ok((state, logits))
     }
 

@@ -7,7 +7,7 @@
 //! # Source
 //! `src/transformers/models/t5/modeling_t5.py` and `…/mt5/modeling_mt5.py` at v4.57.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde_json::Value;
 
@@ -18,8 +18,8 @@ use super::{
 use crate::error::{self, Error, ErrorKind};
 use crate::nn::{
     Activation, AttentionOptions, Embedding, KvCache, Lengths, Linear, ModelInputs, PositionIds,
-    Ragged, RelativeAttentionBias, RelativePositionBuckets, RmsNorm, attention_cached,
-    attention_over,
+    Ragged, RelativeAttentionBias, RelativePositionBuckets, RmsNorm, add, attention_cached,
+    attention_over, cast,
 };
 
 /// The settings of T5.
@@ -178,12 +178,25 @@ impl T5Config {
     }
 }
 
+/// What the sum over the layers, and what is added to it last, is kept in: in f16 it overflows (transformers keeps `wo` in
+/// f32 and cuts infinities), so it is f32 there.
+fn wide(dtype: DType) -> DType {
+    if dtype == DType::F16 { DType::F32 } else { dtype }
+}
+
+/// A norm over the wide sum.
+fn load_norm(vb: VarBuilder<'_>, config: &T5Config) -> Result<RmsNorm> {
+    let dtype = wide(vb.dtype());
+    RmsNorm::load(vb.set_dtype(dtype), config.d_model, config.layer_norm_epsilon)
+}
+
 /// `SelfAttention`.
 struct SelfAttention {
     /// `q`, `k` and `v` as one product.
     qkv: Linear,
     o: Linear,
     layer_norm: RmsNorm,
+    dtype: DType,
 }
 
 impl SelfAttention {
@@ -196,11 +209,8 @@ impl SelfAttention {
         Ok(Self {
             qkv: Linear::fuse(&qkv)?,
             o: Linear::load(attention.pp("o"), inner_dim, config.d_model, false)?,
-            layer_norm: RmsNorm::load(
-                vb.pp("layer_norm"),
-                config.d_model,
-                config.layer_norm_epsilon,
-            )?,
+            layer_norm: load_norm(vb.pp("layer_norm"), config)?,
+            dtype: vb.dtype(),
         })
     }
 
@@ -211,7 +221,8 @@ impl SelfAttention {
         cache: Option<&mut KvCache>,
         options: AttentionOptions<'_>,
     ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
-        let qkv = self.qkv.forward(&self.layer_norm.forward(hidden_states)?)?;
+        let normed = cast(&self.layer_norm.forward(hidden_states)?, self.dtype)?;
+        let qkv = self.qkv.forward(&normed)?;
         let inner_dim = qkv.dim(1)? / 3;
         let attended = attention_cached(
             &qkv.narrow(1, 0, inner_dim)?,
@@ -221,7 +232,8 @@ impl SelfAttention {
             cache,
             options,
         )?;
-        Ok(((self.o.forward(&attended.values)? + hidden_states)?, attended.attentions))
+        let output = cast(&self.o.forward(&attended.values)?, hidden_states.dtype())?;
+        Ok((add(&output, hidden_states)?, attended.attentions))
     }
 }
 
@@ -232,6 +244,7 @@ struct CrossAttention {
     kv: Linear,
     o: Linear,
     layer_norm: RmsNorm,
+    dtype: DType,
 }
 
 impl CrossAttention {
@@ -243,11 +256,8 @@ impl CrossAttention {
             q: linear("q")?,
             kv: Linear::fuse(&[linear("k")?, linear("v")?])?,
             o: Linear::load(attention.pp("o"), inner_dim, config.d_model, false)?,
-            layer_norm: RmsNorm::load(
-                vb.pp("layer_norm"),
-                config.d_model,
-                config.layer_norm_epsilon,
-            )?,
+            layer_norm: load_norm(vb.pp("layer_norm"), config)?,
+            dtype: vb.dtype(),
         })
     }
 
@@ -265,9 +275,11 @@ impl CrossAttention {
         keys: &KvCache,
         options: AttentionOptions<'_>,
     ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
-        let q = self.q.forward(&self.layer_norm.forward(hidden_states)?)?;
+        let normed = cast(&self.layer_norm.forward(hidden_states)?, self.dtype)?;
+        let q = self.q.forward(&normed)?;
         let attended = attention_over(&q, lengths, keys, options)?;
-        Ok(((self.o.forward(&attended.values)? + hidden_states)?, attended.attentions))
+        let output = cast(&self.o.forward(&attended.values)?, hidden_states.dtype())?;
+        Ok((add(&output, hidden_states)?, attended.attentions))
     }
 }
 
@@ -280,6 +292,7 @@ struct FeedForward {
     wo: Linear,
     act: Activation,
     layer_norm: RmsNorm,
+    dtype: DType,
 }
 
 impl FeedForward {
@@ -291,23 +304,31 @@ impl FeedForward {
         Ok(Self {
             wi,
             wi_1,
-            wo: Linear::load(dense.pp("wo"), config.d_ff, config.d_model, false)?,
-            act: config.dense_act_fn,
-            layer_norm: RmsNorm::load(
-                vb.pp("layer_norm"),
+            wo: Linear::load(
+                dense.pp("wo").set_dtype(wide(vb.dtype())),
+                config.d_ff,
                 config.d_model,
-                config.layer_norm_epsilon,
+                false,
             )?,
+            dtype: vb.dtype(),
+            act: config.dense_act_fn,
+            layer_norm: load_norm(vb.pp("layer_norm"), config)?,
         })
     }
 
     fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
-        let normed = self.layer_norm.forward(hidden_states)?;
-        let Some(wi_1) = &self.wi_1 else {
-            return self.wi.forward_through(&normed, self.act, &self.wo)? + hidden_states;
+        let normed = cast(&self.layer_norm.forward(hidden_states)?, self.dtype)?;
+        let inner = match &self.wi_1 {
+            None if self.dtype == hidden_states.dtype() => {
+                let output = self.wi.forward_through(&normed, self.act, &self.wo)?;
+                return add(&output, hidden_states);
+            }
+            None => self.wi.forward_activated(&normed, self.act)?,
+            Some(wi_1) => {
+                (self.wi.forward_activated(&normed, self.act)? * wi_1.forward(&normed)?)?
+            }
         };
-        let inner = (self.wi.forward_activated(&normed, self.act)? * wi_1.forward(&normed)?)?;
-        self.wo.forward(&inner)? + hidden_states
+        add(&self.wo.forward(&cast(&inner, hidden_states.dtype())?)?, hidden_states)
     }
 }
 
@@ -363,6 +384,7 @@ struct T5Stack {
     block: Vec<T5Block>,
     relative_attention_bias: RelativeAttentionBias,
     final_layer_norm: RmsNorm,
+    dtype: DType,
     num_heads: usize,
     is_decoder: bool,
 }
@@ -384,11 +406,8 @@ impl T5Stack {
             block: (0..layers)
                 .map(|i| T5Block::load(blocks.pp(i), config, is_decoder))
                 .collect::<Result<_>>()?,
-            final_layer_norm: RmsNorm::load(
-                vb.pp("final_layer_norm"),
-                config.d_model,
-                config.layer_norm_epsilon,
-            )?,
+            final_layer_norm: load_norm(vb.pp("final_layer_norm"), config)?,
+            dtype: vb.dtype(),
             num_heads: config.num_heads,
             is_decoder,
         })
@@ -422,7 +441,7 @@ impl T5Stack {
         let cross_options = AttentionOptions { bias: None, causal: false, ..options };
         let mut recorder = Recorder::new(inputs, want);
         let mut cross_attentions = want.attentions.then(Vec::new);
-        let mut hidden_states = embedded;
+        let mut hidden_states = cast(&embedded, wide(self.dtype))?;
         for (i, block) in self.block.iter().enumerate() {
             recorder.hidden_state(&hidden_states);
             let cache = caches.self_attention.as_deref_mut().and_then(|caches| caches.get_mut(i));
@@ -443,8 +462,9 @@ impl T5Stack {
             hidden_states = block.feed_forward.forward(&hidden_states)?;
         }
         // The last of the hidden states is the normalised one, as in transformers.
-        let hidden_states = self.final_layer_norm.forward(&hidden_states)?;
-        recorder.hidden_state(&hidden_states);
+        let normed = self.final_layer_norm.forward(&hidden_states)?;
+        recorder.hidden_state(&normed);
+        let hidden_states = cast(&normed, self.dtype)?;
         Ok(StackOutput { model: recorder.finish(hidden_states, None), cross_attentions })
     }
 }

@@ -86,6 +86,11 @@ impl Activation {
             self.apply(&mut values);
             return Tensor::from_vec(values, x.shape(), x.device());
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(x) {
+            // The kernel works in place, and others may hold `x`.
+            return super::cuda::activate(x.copy()?.contiguous()?, self);
+        }
         match self {
             Self::Identity => Ok(x.clone()),
             Self::Gelu => x.gelu_erf(),

@@ -9,6 +9,8 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::cpu::{self, CpuView, Matrix, Output};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::inputs::{Lengths, ModelInputs};
 use super::kv_cache::KvCache;
 
@@ -78,6 +80,12 @@ pub fn attention(
     let lengths = &inputs.lengths;
     let keys = Keys::Flat { k, v, lengths };
     check(q, lengths, &keys, &options)?;
+    #[cfg(feature = "cuda")]
+    if cuda::can_attend(q, &options) && !inputs.eager_attention() {
+        let keys = cuda::KeyRows::Flat { k, v, starts: &inputs.cumulative_lengths };
+        let values = cuda::attention(q, lengths, &keys, &options)?;
+        return Ok(AttentionOutput { values, attentions: None });
+    }
     if options.distance.is_some() {
         eager_rows(q, lengths, &keys, options)
     } else if cpu::applies(q)
@@ -115,8 +123,14 @@ pub fn attention_over(
             keys.num_rows()
         );
     }
+    check(q, queries, &Keys::Cached(keys), &options)?;
+    #[cfg(feature = "cuda")]
+    if cuda::can_attend(q, &options) && q.dim(0)? > 0 {
+        let table = keys.table(queries)?;
+        let values = cuda::attention(q, queries, &cuda::KeyRows::Apart(&table), &options)?;
+        return Ok(AttentionOutput { values, attentions: None });
+    }
     let keys = Keys::Cached(keys);
-    check(q, queries, &keys, &options)?;
     if cpu::applies(q) && !options.output_attentions && options.distance.is_none() {
         per_row(q, queries, &keys, options)
     } else {

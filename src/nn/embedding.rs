@@ -29,11 +29,30 @@ impl Embedding {
     /// `ids`: `(tokens)`, u32; returns `(tokens, hidden_size)`.
     ///
     /// # Errors
-    /// When an id is outside the table.
+    /// When an id is outside the table; on a card, the vector of such an id is NaN instead, for nobody waits there.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         if ids.elem_count() == 0 {
             return Tensor::zeros((0, self.weight.dim(1)?), self.weight.dtype(), ids.device());
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(&self.weight) {
+            return super::cuda::lookup(&self.weight, ids, None);
+        }
         self.weight.index_select(ids, 0)
+    }
+
+    /// Adds the vectors of `ids` to `sum`.
+    ///
+    /// # Shapes
+    /// `sum`: `(tokens, hidden_size)`, a tensor that nobody else holds: on a card it is written in place.
+    ///
+    /// # Errors
+    /// As [`Embedding::forward`].
+    pub fn add_to(&self, sum: Tensor, ids: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(&self.weight) {
+            return super::cuda::lookup(&self.weight, ids, Some(sum));
+        }
+        sum + self.forward(ids)?
     }
 }

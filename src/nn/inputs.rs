@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
+
+use super::host::{select_rows, to_device};
 
 /// The lengths of the rows of a ragged batch and where each starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +47,11 @@ impl Lengths {
         self.max * self.rows()
     }
 
+    /// `rows + 1` offsets, as devices take them.
+    pub(super) fn cumulative_u32(&self) -> Vec<u32> {
+        self.cumulative.iter().map(|&start| start as u32).collect()
+    }
+
     /// The range of row `row` in the flat token axis.
     pub fn range(&self, row: usize) -> std::ops::Range<usize> {
         self.cumulative[row]..self.cumulative[row + 1]
@@ -60,7 +67,8 @@ impl Lengths {
 ///
 /// # Shapes
 /// `input_ids`, `token_type_ids`, `position_ids`: `(total_tokens)`, u32, on the model's device. All of
-/// them are made here, once a batch: a model builds no host tensor inside `forward`.
+/// them are made here, once a batch, and travel to the device in one copy: a model builds no host tensor
+/// inside `forward`.
 #[derive(Clone, Debug)]
 pub struct ModelInputs {
     /// Token ids.
@@ -69,6 +77,8 @@ pub struct ModelInputs {
     pub token_type_ids: Tensor,
     /// Positions as the family counts them.
     pub position_ids: Tensor,
+    /// `(rows + 1)`, u32: where each row begins, and the end of the last.
+    pub cumulative_lengths: Tensor,
     /// `(rows, channels, height, width)`, f32, for a model that reads images; the tensors above then only
     /// say how many tokens there are.
     pub pixel_values: Option<Tensor>,
@@ -179,15 +189,23 @@ impl ModelInputs {
                 }
             }
         }
-        let total = input_ids.len();
+        let (total, lengths) = (input_ids.len(), Lengths::new(lengths));
+        let ids = input_ids.as_slice().into();
+        let mut all = input_ids;
+        all.append(&mut token_type_ids);
+        all.append(&mut position_ids);
+        all.append(&mut lengths.cumulative_u32());
+        let all = to_device(all, device)?;
+        let part = |number| all.narrow(0, number * total, total);
         Ok(Self {
-            ids: input_ids.as_slice().into(),
+            ids,
             eager_attention: false,
-            input_ids: Tensor::from_vec(input_ids, total, device)?,
-            token_type_ids: Tensor::from_vec(token_type_ids, total, device)?,
-            position_ids: Tensor::from_vec(position_ids, total, device)?,
+            input_ids: part(0)?,
+            token_type_ids: part(1)?,
+            position_ids: part(2)?,
+            cumulative_lengths: all.narrow(0, 3 * total, lengths.rows() + 1)?,
             pixel_values: None,
-            lengths: Lengths::new(lengths),
+            lengths,
             padding: OnceLock::new(),
         })
     }
@@ -217,6 +235,62 @@ impl ModelInputs {
     /// Whether attention is computed by the eager kernel.
     pub fn eager_attention(&self) -> bool {
         self.eager_attention
+    }
+
+    /// Checks ids and lengths on the host. A card has no way to say that one is outside of its table without everyone
+    /// waiting for it.
+    ///
+    /// # Errors
+    /// When an id is not below `vocab_size`, or a row is longer than `max_positions`.
+    pub fn check(&self, vocab_size: usize, max_positions: Option<usize>) -> Result<()> {
+        if let Some(id) = self.ids.iter().find(|id| **id as usize >= vocab_size) {
+            bail!("token id {id} is outside the {vocab_size} of the vocabulary");
+        }
+        let longest = self.lengths.max();
+        if let Some(max) = max_positions.filter(|max| longest > *max) {
+            bail!("a row of {longest} tokens is longer than the {max} positions");
+        }
+        Ok(())
+    }
+
+    /// The state of the token at `place(row, len)` of each row; zeros for a row without tokens.
+    ///
+    /// # Shapes
+    /// `states`: `(total_tokens, hidden_size)`; returns `(rows, hidden_size)`.
+    ///
+    /// # Errors
+    /// What `place` returns, or when candle cannot allocate.
+    pub fn select(
+        &self,
+        states: &Tensor,
+        place: impl Fn(usize, usize) -> Result<usize>,
+    ) -> Result<Tensor> {
+        let hidden_size = states.dim(1)?;
+        let (dtype, device) = (states.dtype(), states.device());
+        let mut tokens = Vec::with_capacity(self.lengths.rows());
+        let mut empty = false;
+        for (row, range) in self.lengths.ranges().enumerate() {
+            if range.is_empty() {
+                empty = true;
+            } else {
+                tokens.push((range.start + place(row, range.len())?) as u32);
+            }
+        }
+        let chosen = select_rows(states, tokens)?;
+        if !empty {
+            return Ok(chosen);
+        }
+        let zeros = Tensor::zeros((1, hidden_size), dtype, device)?;
+        let (mut rows, mut next) = (vec![zeros.narrow(0, 0, 0)?], 0);
+        for range in self.lengths.ranges() {
+            if range.is_empty() {
+                rows.push(zeros.clone());
+            } else {
+                rows.push(chosen.narrow(0, next, 1)?);
+                next += 1;
+            }
+        }
+        Tensor::cat(&rows, 0)
     }
 
     /// The token ids of row `row`, in host memory.

@@ -38,11 +38,8 @@ impl Row {
         Ok(Self { keys: room(keys)?, values: room(values)?, len, owners: Arc::default() })
     }
 
-    fn append(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
-        let added = keys.dim(0)?;
-        if added == 0 {
-            return Ok(());
-        }
+    /// Makes room for `added` tokens, in tensors that no other row holds.
+    fn reserve(&mut self, added: usize) -> Result<()> {
         let too_small = self.len + added > self.keys.dim(0)?;
         if too_small || Arc::strong_count(&self.owners) > 1 {
             let capacity = (self.len + added).next_power_of_two().max(MIN_CAPACITY);
@@ -50,6 +47,15 @@ impl Row {
                 (self.moved(&self.keys, capacity)?, self.moved(&self.values, capacity)?);
             self.owners = Arc::default();
         }
+        Ok(())
+    }
+
+    fn append(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let added = keys.dim(0)?;
+        if added == 0 {
+            return Ok(());
+        }
+        self.reserve(added)?;
         self.keys.slice_set(&keys.contiguous()?, 0, self.len)?;
         self.values.slice_set(&values.contiguous()?, 0, self.len)?;
         self.len += added;
@@ -58,6 +64,10 @@ impl Row {
 
     /// The tokens so far in a tensor of their own, with room for `capacity`.
     fn moved(&self, tokens: &Tensor, capacity: usize) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if super::cuda::can_append(tokens) {
+            return super::cuda::grown(tokens, self.len, capacity);
+        }
         let (_, hidden_size) = tokens.dims2()?;
         let room = Tensor::zeros((capacity, hidden_size), tokens.dtype(), tokens.device())?;
         if self.len > 0 {
@@ -71,6 +81,9 @@ impl Row {
 #[derive(Debug, Default)]
 pub struct KvCache {
     rows: Vec<Row>,
+    /// On a card, where the rows are, for the queries that were asked for last.
+    #[cfg(feature = "cuda")]
+    table: std::cell::RefCell<Option<(Lengths, super::cuda::RowTable)>>,
 }
 
 impl KvCache {
@@ -86,7 +99,12 @@ impl KvCache {
             let part = |tensor: &Tensor| tensor.narrow(0, range.start, range.len());
             Row::new(&part(keys)?, &part(values)?)
         });
-        Ok(Self { rows: rows.collect::<Result<_>>()? })
+        let rows = rows.collect::<Result<_>>()?;
+        Ok(Self {
+            rows,
+            #[cfg(feature = "cuda")]
+            table: None.into(),
+        })
     }
 
     /// Number of rows.
@@ -112,6 +130,10 @@ impl KvCache {
     /// # Errors
     /// When there are other rows in the cache, or candle cannot allocate.
     pub fn append(&mut self, keys: &Tensor, values: &Tensor, lengths: &Lengths) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if super::cuda::can_append(keys) && keys.dim(0)? > 0 {
+            return self.append_on_card(keys, values, lengths);
+        }
         if self.rows.is_empty() {
             *self = Self::new(keys, values, lengths)?;
             return Ok(());
@@ -126,9 +148,47 @@ impl KvCache {
         Ok(())
     }
 
+    /// As [`KvCache::append`], for all rows at once.
+    #[cfg(feature = "cuda")]
+    fn append_on_card(&mut self, keys: &Tensor, values: &Tensor, lengths: &Lengths) -> Result<()> {
+        if self.rows.is_empty() {
+            let none = keys.narrow(0, 0, 0)?;
+            let rows = (0..lengths.rows()).map(|_| Row::new(&none, &none));
+            self.rows = rows.collect::<Result<_>>()?;
+        }
+        if self.rows.len() != lengths.rows() {
+            bail!("a cache of {} rows got tokens of {}", self.rows.len(), lengths.rows());
+        }
+        for (row, range) in self.rows.iter_mut().zip(lengths.ranges()) {
+            row.reserve(range.len())?;
+            row.len += range.len();
+        }
+        self.table.take();
+        super::cuda::append(keys, values, &self.table(lengths)?, lengths)
+    }
+
+    /// Where the rows are on their card, and where the queries of `queries` begin.
+    ///
+    /// # Errors
+    /// When the card's memory is used up.
+    #[cfg(feature = "cuda")]
+    pub(super) fn table(&self, queries: &Lengths) -> Result<super::cuda::RowTable> {
+        if let Some((known, table)) = &*self.table.borrow()
+            && known == queries
+        {
+            return Ok(table.clone());
+        }
+        let rows = self.rows.iter().map(|row| (&row.keys, &row.values, row.len));
+        let table = super::cuda::RowTable::new(rows, queries)?;
+        *self.table.borrow_mut() = Some((queries.clone(), table.clone()));
+        Ok(table)
+    }
+
     /// Adds the rows of `other` behind these.
     pub fn extend(&mut self, other: Self) {
         self.rows.extend(other.rows);
+        #[cfg(feature = "cuda")]
+        self.table.take();
     }
 
     /// Keeps the rows named, in this order; a row named again shares its tensors, as beams do, until one of
@@ -143,6 +203,8 @@ impl KvCache {
             None => bail!("row {row} is not among the {count} of the cache"),
         });
         self.rows = selected.collect::<Result<_>>()?;
+        #[cfg(feature = "cuda")]
+        self.table.take();
         Ok(())
     }
 

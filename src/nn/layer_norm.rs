@@ -67,6 +67,11 @@ impl LayerNorm {
             );
             return Tensor::from_vec(values, x.shape(), x.device());
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(x) {
+            let (weight, bias) = (&self.weight, Some(&self.bias));
+            return super::cuda::normalize(x, residual, weight, bias, self.eps);
+        }
         let dtype = x.dtype();
         let x = match residual {
             Some(residual) => (x + residual)?,

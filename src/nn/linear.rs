@@ -7,6 +7,8 @@ use candle_nn::VarBuilder;
 
 use super::activation::Activation;
 use super::cpu::{self, CpuView, Matrix, Output};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::int8::Int8Weight;
 use super::packed::PackedWeight;
 
@@ -172,6 +174,12 @@ impl Linear {
         let Weight::Dense(weight) = &self.weight else {
             bail!("a linear layer packed for f32 on the CPU got {:?} elsewhere", x.dtype())
         };
+        #[cfg(feature = "cuda")]
+        cuda::resume();
+        #[cfg(feature = "cuda")]
+        if cuda::applies(x) && x.dtype() != DType::F32 {
+            return cuda::activate(cuda::linear(x, weight, self.bias.as_ref())?, activation);
+        }
         let y = x.matmul(&weight.t()?)?;
         let y = match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,

@@ -4,6 +4,9 @@
 
 mod inputs;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod host;
 mod activation;
 mod attention;
 mod kv_cache;
@@ -23,6 +26,7 @@ pub use attention::{
     attention_over,
 };
 pub use embedding::Embedding;
+pub use host::{add, cast, select_rows, to_host};
 pub use inputs::{Lengths, ModelInputs, Padding, PositionIds, Ragged};
 pub use kv_cache::KvCache;
 pub use layer_norm::LayerNorm;

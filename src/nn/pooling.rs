@@ -109,6 +109,11 @@ impl Pooling {
     pub fn forward(&self, tokens: &Ragged, prompt_tokens: usize) -> Result<Tensor> {
         let hidden_size = tokens.values.dim(1)?;
         let (rows, device) = (tokens.lengths.rows(), tokens.values.device());
+        let skipped = if self.include_prompt { 0 } else { prompt_tokens };
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(&tokens.values) {
+            return super::cuda::pool(&tokens.values, &tokens.lengths, &self.modes, skipped);
+        }
         // Sums over many tokens lose digits in half precision.
         let values = match tokens.values.dtype() {
             DType::F16 | DType::BF16 => tokens.values.to_dtype(DType::F32)?,
@@ -119,7 +124,6 @@ impl Pooling {
             return Tensor::zeros((rows, width), values.dtype(), device);
         }
         let tokens = Ragged { values, lengths: tokens.lengths.clone() };
-        let skipped = if self.include_prompt { 0 } else { prompt_tokens };
         let mut pooled = Vec::with_capacity(rows * self.modes.len());
         for row in 0..rows {
             let row = tokens.row(row)?;
@@ -167,6 +171,10 @@ fn pool_row(row: &Tensor, mode: PoolingMode, skipped: usize) -> Result<Tensor> {
 pub fn normalize(x: &Tensor) -> Result<Tensor> {
     if x.elem_count() == 0 {
         return Ok(x.clone());
+    }
+    #[cfg(feature = "cuda")]
+    if super::cuda::applies(x) {
+        return super::cuda::unit_rows(x, 1e-12);
     }
     let norm = x.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12)?;
     x.broadcast_div(&norm)

@@ -33,6 +33,10 @@ impl RmsNorm {
             cpu::rms_norm(&mut values, &weight.slice()?[..hidden_size], self.eps as f32);
             return Tensor::from_vec(values, x.shape(), x.device());
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::applies(x) {
+            return super::cuda::normalize(x, None, &self.weight, None, self.eps);
+        }
         let dtype = x.dtype();
         // Half precision loses the squares: these numbers are taken in f32.
         let x = if dtype == DType::F64 { x.clone() } else { x.to_dtype(DType::F32)? };

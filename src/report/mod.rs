@@ -242,6 +242,8 @@ pub struct StepReport {
     pub rows_per_second: f64,
     /// Computed tokens a second while the pipeline ran.
     pub tokens_per_second: f64,
+    /// What the step waited for longest: `input`, `tokenizer`, `model` or `output`.
+    pub bottleneck: Option<String>,
     /// Rows by their number of tokens.
     pub token_lengths: Histogram,
     /// Rows that failed, by kind; empty where the first one ends the run.
@@ -313,6 +315,8 @@ pub struct StepCounts {
     pub input_seconds: f64,
     /// Time in tokenisation, wall time of its batches.
     pub tokenize_seconds: f64,
+    /// Time that the step waited, with rows at hand, until a window before them was computed and taken.
+    pub room_seconds: f64,
     /// Time that batches waited for a worker, summed over batches.
     pub queue_seconds: f64,
     /// Time in the model, summed over workers.
@@ -322,6 +326,23 @@ pub struct StepCounts {
 }
 
 impl StepCounts {
+    /// What the step waited for longest, so that a faster one of it makes the run faster: `input`, `tokenizer`,
+    /// `model` or `output`; `None` before it has waited for anything.
+    pub fn bottleneck(&self) -> Option<&'static str> {
+        // While what is behind a step takes no rows, no window becomes free.
+        let model = (self.room_seconds - self.output_seconds).max(0.0);
+        [
+            ("input", self.input_seconds),
+            ("tokenizer", self.tokenize_seconds),
+            ("model", model),
+            ("output", self.output_seconds),
+        ]
+        .into_iter()
+        .filter(|(_, seconds)| *seconds > 0.0)
+        .max_by(|(_, a), (_, b)| a.total_cmp(b))
+        .map(|(name, _)| name)
+    }
+
     /// The share of padded tokens that are padding, 0 to 1.
     pub fn padding_share(&self) -> f64 {
         if self.padded_tokens == 0 {

@@ -391,26 +391,30 @@ fn times(html: &mut String, run: &RunReport) {
         let times = [
             counts.input_seconds,
             counts.tokenize_seconds,
+            counts.room_seconds,
             counts.queue_seconds,
             counts.model_seconds,
             counts.output_seconds,
         ];
         let name = format!("<bdi>{}</bdi>", escape(&step.output));
-        std::iter::once(name).chain(times.map(duration)).collect()
+        let slowest = step.bottleneck.clone().unwrap_or_default();
+        std::iter::once(name).chain(times.map(duration)).chain([slowest]).collect()
     });
     if !run.steps.is_empty() {
         let head = [
             "step",
             "waits for rows",
             "tokenises",
+            "waits for room",
             "batches queue",
             "in the model",
             "waits to hand on",
+            "slowest",
         ];
         let _ = write!(html, "{}", table(&head, 1.., rows));
         html.push_str(
             "<p class=\"soft\">Queue and model are summed over batches and workers; all of it goes on at the same \
-             time.</p>",
+             time. A step waits for room while windows before are computed.</p>",
         );
     }
     let _ = writeln!(

@@ -107,6 +107,17 @@ impl fmt::Display for RunReport {
                 count(step.tokens_per_second as u64),
                 step.padding_share * 100.0
             )?;
+            if let Some(bottleneck) = &step.bottleneck {
+                writeln!(
+                    f,
+                    "    waited   longest for the {bottleneck}: input {:.1} s, tokenizer {:.1} s, model {:.1} s, \
+                     output {:.1} s",
+                    counts.input_seconds,
+                    counts.tokenize_seconds,
+                    (counts.room_seconds - counts.output_seconds).max(0.0),
+                    counts.output_seconds
+                )?;
+            }
         }
         if let [file] = self.output.as_slice() {
             writeln!(f, "  wrote    {}, {}", file.path.display(), bytes(file.bytes))?;

@@ -100,7 +100,7 @@ pub(super) fn summary(
         commit: model.snapshot().commit().map(str::to_owned),
         model_type: model.config().model_type().to_owned(),
         dtype: model.dtype().as_str(),
-        device: "cpu",
+        device: model.device_name(),
         tokenizer: model.processor_digest().to_string(),
         options,
     }

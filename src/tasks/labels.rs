@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Fields};
 use candle_core::Tensor;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::nn::to_host;
 
 /// What makes scores of logits, as transformers' `function_to_apply`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +58,7 @@ pub(super) fn best(scores: &[f32], top_k: usize) -> Vec<usize> {
 pub(super) fn logit_rows(logits: &Tensor) -> Result<(Vec<f32>, usize)> {
     let read = || -> candle_core::Result<_> {
         let (_, columns) = logits.dims2()?;
-        let numbers = logits.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-        Ok((numbers, columns))
+        Ok((to_host(logits)?, columns))
     };
     read().map_err(|e| Error::new(ErrorKind::Internal, "cannot read logits").source(e))
 }

@@ -5,6 +5,8 @@
 
 use std::fs;
 
+use candle_core::Device;
+
 use super::WeightSize;
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::Dimensions;
@@ -38,6 +40,29 @@ pub fn available_bytes() -> Option<usize> {
         (Some(system), Some(group)) => Some(system.min(group)),
         (system, group) => system.or(group),
     }
+}
+
+/// Bytes that tensors on `device` may still take.
+pub(super) fn free_bytes(device: &Device) -> Option<usize> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return crate::nn::cuda::memory(device).ok().map(|(free, _)| free);
+    }
+    let _ = device;
+    available_bytes()
+}
+
+/// Tokens of one forward pass that suit `device`: on a CPU few enough for its caches; on a card as many as keep
+/// it busy, of whose activations a quarter of its free memory holds the batches in flight.
+pub fn batch_tokens(dimensions: Option<&Dimensions>, device: &Device) -> usize {
+    const ON_A_CPU: usize = 1024;
+    const ON_A_CARD: std::ops::RangeInclusive<usize> = 1024..=32_768;
+    if device.is_cpu() {
+        return ON_A_CPU;
+    }
+    let a_token = dimensions.map_or(1, |d| VECTORS_A_TOKEN * d.hidden_size * size_of::<f32>());
+    let room = free_bytes(device).unwrap_or(0) / 4 / a_token.max(1);
+    room.clamp(*ON_A_CARD.start(), *ON_A_CARD.end())
 }
 
 /// Refuses weights that are larger than the memory that is left.

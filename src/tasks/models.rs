@@ -8,9 +8,9 @@ use candle_core::{DType, Device};
 use super::{WeightSize, memory};
 use crate::auto::{
     AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, ModelDtype,
-    ModelWithHead, NewHead, SentenceTransformer,
+    ModelWithHead, NewHead, SentenceTransformer, auto_dtype,
 };
-use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
+use crate::config::pipeline::{Dtype, ModelSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Hub, Need, Snapshot, Weights};
 use crate::models::ImageDimensions;
@@ -80,6 +80,8 @@ pub struct ResolvedModel {
     snapshot: Snapshot,
     processor: Processor,
     sentence_transformer: SentenceTransformer,
+    device: Device,
+    dtype: ModelDtype,
     model: OnceLock<Arc<AutoModel>>,
     /// Loaded models with a head, by Auto class and whether a new head was allowed.
     with_head: Mutex<Vec<(AutoClass, bool, Arc<ModelWithHead>)>>,
@@ -113,9 +115,16 @@ impl ResolvedModel {
             })?;
         let sentence_transformer = SentenceTransformer::from_snapshot(&snapshot, &spec.config)?;
         let at = |error: Error| error.at(format!("model `{}`", spec.repo));
-        if spec.dtype == Dtype::Int8 {
-            sentence_transformer.config.require_int8(AutoClass::Model).map_err(at)?;
-        }
+        let device = spec.device.device().map_err(at)?;
+        let dtype = match spec.dtype {
+            Dtype::Auto => ModelDtype::Float(auto_dtype(&device)),
+            Dtype::F32 => ModelDtype::Float(DType::F32),
+            Dtype::F16 => ModelDtype::Float(DType::F16),
+            Dtype::Bf16 => ModelDtype::Float(DType::BF16),
+            Dtype::Int8 => ModelDtype::Int8,
+        };
+        let config = &sentence_transformer.config;
+        ModelDtype::computable(Some(dtype), &device, config, AutoClass::Model).map_err(at)?;
         let processor = Processor::new(&sentence_transformer).map_err(at)?;
         Ok(Self {
             spec: spec.clone(),
@@ -123,6 +132,8 @@ impl ResolvedModel {
             snapshot,
             processor,
             sentence_transformer,
+            device,
+            dtype,
             model: OnceLock::new(),
             with_head: Mutex::default(),
         })
@@ -184,19 +195,19 @@ impl ResolvedModel {
         &self.sentence_transformer
     }
 
-    /// The dtype to compute in: f32 on a CPU unless it says otherwise.
+    /// The dtype to compute in.
     pub fn dtype(&self) -> ModelDtype {
-        match self.spec.dtype {
-            Dtype::Auto | Dtype::F32 => ModelDtype::Float(DType::F32),
-            Dtype::Int8 => ModelDtype::Int8,
-        }
+        self.dtype
     }
 
     /// The device to compute on.
-    pub fn device(&self) -> Device {
-        match self.spec.device {
-            DeviceSpec::Auto | DeviceSpec::Cpu => Device::Cpu,
-        }
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The kind of the device, as reports and lineage say it.
+    pub fn device_name(&self) -> &'static str {
+        if self.device.is_cpu() { "cpu" } else { "cuda" }
     }
 
     /// The same model with its weight files, at the commit that the small files came from.
@@ -234,7 +245,7 @@ impl ResolvedModel {
 
     /// Refuses a model whose weights do not fit in memory, before they are read.
     fn check_memory(&self) -> Result<()> {
-        memory::check(self.weight_size(), memory::available_bytes())
+        memory::check(self.weight_size(), memory::free_bytes(&self.device))
             .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
     }
 
@@ -248,8 +259,8 @@ impl ResolvedModel {
         }
         let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
         self.check_memory()?;
-        let (dtype, device) = (Some(self.dtype()), self.device());
-        let model = AutoModel::load_snapshot(&transformer, config, dtype, &device)?;
+        let (dtype, device) = (Some(self.dtype), &self.device);
+        let model = AutoModel::load_snapshot(&transformer, config, dtype, device)?;
         Ok(Arc::clone(self.model.get_or_init(|| Arc::new(model))))
     }
 
@@ -259,11 +270,8 @@ impl ResolvedModel {
     /// `Unsupported` with the classes that it has.
     pub fn require(&self, class: AutoClass) -> Result<()> {
         let has_class = self.config().family().head(class, &self.config().architectures());
-        let computes = match self.spec.dtype {
-            Dtype::Int8 => self.config().require_int8(class),
-            Dtype::Auto | Dtype::F32 => Ok(()),
-        };
-        has_class.and(computes).map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
+        let computes = ModelDtype::computable(Some(self.dtype), &self.device, self.config(), class);
+        has_class.and(computes.map(|_| ())).map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
     }
 
     /// The model loaded with the head of an Auto class.
@@ -290,8 +298,8 @@ impl ResolvedModel {
             class,
             &transformer,
             config,
-            Some(self.dtype()),
-            &self.device(),
+            Some(self.dtype),
+            &self.device,
             allow_new_head.then_some(NewHead { seed: 0 }),
         )?;
         let model = Arc::new(model);
@@ -306,7 +314,7 @@ impl ResolvedModel {
     pub fn load_head(&self, modules: &SentenceTransformer) -> Result<Head> {
         let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
         let snapshot = self.hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
-        modules.load(&snapshot, self.dtype().tensors(), &self.device())
+        modules.load(&snapshot, &self.device)
     }
 }
 

@@ -157,6 +157,21 @@ fn usage_errors_exit_64() {
 }
 
 #[test]
+fn a_device_or_dtype_that_is_not_there_exits_69_before_anything_runs() {
+    let fixture = Fixture::new();
+    fixture.embed_yaml(sample_rows().to_str().unwrap());
+    fixture
+        .run(&["run", "embed.yaml", "--device", "cuda:99"])
+        .fails(69, &["`cuda:99`", "use `cpu` or `auto`"]);
+    fixture
+        .run(&["run", "embed.yaml", "--device", "cpu", "--dtype", "bf16"])
+        .fails(69, &["dtype `bf16` is not implemented on a CPU", "f32"]);
+    fixture.run(&["run", "embed.yaml", "--device", "gpu"]).fails(64, &["cuda:0"]);
+    assert!(fixture.files("out").is_empty());
+    fixture.run(&["run", "embed.yaml", "--device", "cpu", "--limit", "3"]).succeeds();
+}
+
+#[test]
 fn bad_pipelines_exit_78_with_every_problem() {
     let fixture = Fixture::new();
     fixture.file(

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use hfauto_pipe::auto::{
-    AutoClass, AutoConfig, AutoModel, AutoTokenizer, EncodeOptions, ModelWithHead,
-};
+use hfauto_pipe::auto::{AutoClass, AutoConfig, AutoTokenizer, EncodeOptions, ModelWithHead};
 use hfauto_pipe::generation::{
     Generated, GenerationConfig, StopStrings, generate, log_probabilities, model_defaults,
 };
@@ -13,7 +11,7 @@ use hfauto_pipe::hub::{Snapshot, Weights};
 use hfauto_pipe::models::Want;
 use serde_json::{Map, Value};
 
-use crate::parity::{Differences, Tolerance};
+use crate::parity::{Differences, Tolerance, device, dtype, load};
 
 fn golden_dir(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -26,7 +24,8 @@ fn json(path: &Path) -> Value {
 fn causal_lm(dir: &Path) -> ModelWithHead {
     let snapshot = Snapshot::local(dir).unwrap();
     let config = AutoConfig::from_snapshot(&snapshot, &Map::new()).unwrap();
-    ModelWithHead::load_snapshot(AutoClass::CausalLM, &snapshot, config, None, &Device::Cpu, None)
+    let (dtype, device) = (Some(dtype()), device());
+    ModelWithHead::load_snapshot(AutoClass::CausalLM, &snapshot, config, dtype, &device, None)
         .unwrap()
 }
 
@@ -41,7 +40,7 @@ fn gpt2_agrees_with_transformers() {
         let dir = golden_dir(name);
         let ids = input_ids(&dir);
         let expected = Weights::open(&[dir.join("golden.safetensors")]).unwrap();
-        let model = AutoModel::from_pretrained(dir.to_str().unwrap()).unwrap();
+        let model = load(&dir);
         let inputs = model.inputs(ids.iter().map(|ids| (&ids[..], &[][..]))).unwrap();
         for attentions in [false, true] {
             let want = Want { hidden_states: true, attentions, ..Want::default() };

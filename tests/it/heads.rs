@@ -11,7 +11,7 @@ use hfauto_pipe::hub::{Snapshot, Weights};
 use hfauto_pipe::models::{Reads, Want};
 use serde_json::{Map, Value, json};
 
-use crate::parity::{Differences, Tolerance};
+use crate::parity::{Differences, Tolerance, device, dtype};
 
 /// A golden of a model with a head.
 struct HeadGolden {
@@ -96,7 +96,7 @@ impl HeadGolden {
 fn load(dir: &Path, class: AutoClass, overrides: &Map<String, Value>) -> Result<ModelWithHead> {
     let snapshot = Snapshot::local(dir)?;
     let config = AutoConfig::from_snapshot(&snapshot, overrides)?;
-    ModelWithHead::load_snapshot(class, &snapshot, config, None, &Device::Cpu, None)
+    ModelWithHead::load_snapshot(class, &snapshot, config, Some(dtype()), &device(), None)
 }
 
 /// The logits of sequence `i`: `(tokens, n)` or `(n)`.

@@ -11,6 +11,8 @@
 mod chat;
 mod cli;
 mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod engine;
 mod examples;
 mod feature_extraction;

@@ -1,12 +1,17 @@
 //! Our numbers against those of transformers and sentence-transformers, for every golden.
+//!
+//! `HFAUTO_TEST_DEVICE=cuda` computes them on the first card, and `HFAUTO_TEST_DTYPE` in `f32`, `f16` or `bf16`: the same
+//! tests with tolerances of their own (`just test-cuda`).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use hfauto_pipe::auto::{AutoModel, FAMILIES, SentenceTransformer};
+use hfauto_pipe::auto::{AutoModel, FAMILIES, ModelDtype, SentenceTransformer};
+use hfauto_pipe::config::pipeline::DeviceSpec;
 use hfauto_pipe::hub::{Snapshot, Weights};
 use hfauto_pipe::models::Want;
+use hfauto_pipe::nn::to_host;
 use serde_json::{Map, Value};
 
 /// How far numbers may be apart; tests name one of these and never write a number.
@@ -18,6 +23,30 @@ pub(crate) enum Tolerance {
     Reordered,
     /// Another library's f32, after a few layers: 10⁻⁵ for numbers of order 1.
     Close,
+    /// f32 on a card: 10⁻⁴ for numbers of order 1.
+    CudaF32,
+    /// Weights, states and probabilities of 11 bits, after a few layers: 2·10⁻² for numbers of order 1.
+    CudaF16,
+    /// The same of 8 bits: 1.5·10⁻¹.
+    CudaBf16,
+}
+
+/// The device that the tests compute on.
+pub(crate) fn device() -> Device {
+    let spec = match std::env::var("HFAUTO_TEST_DEVICE").as_deref() {
+        Ok("cuda") => DeviceSpec::Cuda(0),
+        _ => DeviceSpec::Cpu,
+    };
+    spec.device().unwrap()
+}
+
+/// What the tests compute in.
+pub(crate) fn dtype() -> ModelDtype {
+    match std::env::var("HFAUTO_TEST_DTYPE").as_deref() {
+        Ok("f16") => DType::F16.into(),
+        Ok("bf16") => DType::BF16.into(),
+        _ => DType::F32.into(),
+    }
 }
 
 impl Tolerance {
@@ -26,19 +55,34 @@ impl Tolerance {
             Self::Exact => 0.0,
             Self::Reordered => 5e-6,
             Self::Close => 1e-5,
+            Self::CudaF32 => 1e-4,
+            Self::CudaF16 => 2e-2,
+            Self::CudaBf16 => 1.5e-1,
+        }
+    }
+
+    /// What it is on the device of the tests.
+    fn here(self) -> Self {
+        match (self, dtype()) {
+            (Self::Exact, _) => self,
+            _ if device().is_cpu() => self,
+            (_, ModelDtype::Float(DType::F16)) => Self::CudaF16,
+            (_, ModelDtype::Float(DType::BF16)) => Self::CudaBf16,
+            _ => Self::CudaF32,
         }
     }
 
     /// Compares two tensors, and on failure tells the first outlier, its index, the worst and how many
     /// there are.
     pub(crate) fn check(self, ours: &Tensor, expected: &Tensor) -> Result<(), String> {
+        self.here().check_here(ours, expected)
+    }
+
+    fn check_here(self, ours: &Tensor, expected: &Tensor) -> Result<(), String> {
         if ours.dims() != expected.dims() {
             return Err(format!("shape {:?} instead of {:?}", ours.dims(), expected.dims()));
         }
-        let numbers = |t: &Tensor| -> Vec<f32> {
-            t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-        };
-        let (ours, theirs) = (numbers(ours), numbers(expected));
+        let (ours, theirs) = (to_host(ours).unwrap(), to_host(expected).unwrap());
         let mut outliers = ours.iter().zip(&theirs).enumerate().filter_map(|(index, (a, b))| {
             let off = (a - b).abs();
             // Written so that NaN is an outlier.
@@ -124,7 +168,7 @@ impl Golden {
     }
 
     pub(crate) fn model(&self) -> AutoModel {
-        AutoModel::from_pretrained(self.dir.to_str().unwrap()).unwrap()
+        load(&self.dir)
     }
 
     pub(crate) fn rows(&self) -> Vec<(&[u32], &[u32])> {
@@ -141,6 +185,12 @@ impl Golden {
     fn is_sentence_transformer(&self) -> bool {
         self.dir.join("modules.json").is_file()
     }
+}
+
+/// The model of a directory, where the tests compute.
+pub(crate) fn load(dir: &Path) -> AutoModel {
+    let model = AutoModel::builder(dir.to_str().unwrap()).dtype(dtype()).device(device());
+    model.load().unwrap()
 }
 
 /// Gathers what differs, so that one run tells all of it.
@@ -229,11 +279,11 @@ fn embeddings_agree_with_sentence_transformers() {
         let model = AutoModel::load_snapshot(
             &description.transformer,
             description.config.clone(),
-            None,
-            &Device::Cpu,
+            Some(dtype()),
+            &device(),
         )
         .unwrap();
-        let head = description.load(&snapshot, DType::F32, &Device::Cpu).unwrap();
+        let head = description.load(&snapshot, &device()).unwrap();
         let inputs = model.inputs(golden.rows()).unwrap();
         let output = model.forward(&inputs, &Want::default()).unwrap();
         let embeddings = head.forward(&output.last_hidden_state, 0).unwrap();

@@ -12,7 +12,7 @@ use hfauto_pipe::image::RgbImage;
 use hfauto_pipe::models::{ModelOutput, Want};
 use serde_json::{Map, Value, json};
 
-use crate::parity::{Differences, Tolerance};
+use crate::parity::{Differences, Tolerance, device, dtype, load};
 
 fn golden_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -86,13 +86,13 @@ impl ImageGolden {
 
     fn model(&self) -> Model {
         if self.class() == AutoClass::Model {
-            return Model::Bare(AutoModel::from_pretrained(self.dir.to_str().unwrap()).unwrap());
+            return Model::Bare(load(&self.dir));
         }
         let snapshot = Snapshot::local(&self.dir).unwrap();
         let config = AutoConfig::from_snapshot(&snapshot, &Map::new()).unwrap();
         let class = self.class();
         let model =
-            ModelWithHead::load_snapshot(class, &snapshot, config, None, &Device::Cpu, None);
+            ModelWithHead::load_snapshot(class, &snapshot, config, Some(dtype()), &device(), None);
         Model::Head(model.unwrap())
     }
 }
@@ -323,7 +323,7 @@ fn images_of_another_size_and_texts_are_refused_by_name() {
     let text = model.forward(&inputs, &Want::default()).unwrap_err().to_string();
     assert!(text.contains("`pixel_values` are missing"), "{text}");
 
-    let bert = AutoModel::from_pretrained(golden_folder().join("bert").to_str().unwrap()).unwrap();
+    let bert = load(&golden_folder().join("bert"));
     let image = Tensor::zeros((3, 16, 24), DType::F32, &Device::Cpu).unwrap();
     let text = bert.image_inputs(&[image]).unwrap_err().to_string();
     assert!(text.contains("reads text, not images"), "{text}");

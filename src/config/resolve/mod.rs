@@ -77,7 +77,7 @@ fn run(raw: Option<&RawRun>) -> RunSpec {
     RunSpec {
         max_batch_tokens: raw
             .and_then(|run| run.max_batch_tokens)
-            .map_or(default.max_batch_tokens, |tokens| count(tokens.get())),
+            .map(|tokens| count(tokens.get())),
         sort_window_rows: raw
             .and_then(|run| run.sort_window_rows)
             .map_or(default.sort_window_rows, |rows| count(rows.get())),

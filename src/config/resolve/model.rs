@@ -36,8 +36,9 @@ impl Resolver<'_> {
                 dtype: match raw.dtype {
                     None | Some(RawDtype::Auto) => Dtype::Auto,
                     Some(RawDtype::Int8) => Dtype::Int8,
-                    // The others are refused before.
-                    Some(RawDtype::F32 | RawDtype::F16 | RawDtype::Bf16) => Dtype::F32,
+                    Some(RawDtype::F32) => Dtype::F32,
+                    Some(RawDtype::F16) => Dtype::F16,
+                    Some(RawDtype::Bf16) => Dtype::Bf16,
                 },
                 device: self.device(raw.device.as_deref(), here.key("device")),
                 config: raw.config.clone().unwrap_or_default(),
@@ -110,9 +111,10 @@ impl Resolver<'_> {
         match text {
             None | Some("auto") => DeviceSpec::Auto,
             Some("cpu") => DeviceSpec::Cpu,
-            // Refused before.
-            Some(text) if is_cuda(text) => DeviceSpec::Auto,
             Some(text) => {
+                if let Some(ordinal) = DeviceSpec::cuda_ordinal(text) {
+                    return DeviceSpec::Cuda(ordinal);
+                }
                 let names = ["auto", "cpu", "cuda"].map(str::to_owned);
                 let near = at.nearest(text, &names);
                 let message = format!("`device`: unknown value `{}`", at.shown(text));
@@ -125,13 +127,6 @@ impl Resolver<'_> {
             }
         }
     }
-}
-
-fn is_cuda(text: &str) -> bool {
-    text == "cuda"
-        || text.strip_prefix("cuda:").is_some_and(|index| {
-            !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit())
-        })
 }
 
 /// Whether `name` is so near to `alias` that it is a slip: one letter, or two of a long name. A hub
@@ -176,7 +171,8 @@ mod tests {
 
     #[test]
     fn devices() {
-        assert!(is_cuda("cuda") && is_cuda("cuda:0") && is_cuda("cuda:12"));
-        assert!(!is_cuda("cuda:") && !is_cuda("cuda:a") && !is_cuda("gpu"));
+        let ordinals = ["cuda", "cuda:0", "cuda:12", "cuda:", "cuda:a", "cuda:+1", "gpu"];
+        let ordinals = ordinals.map(DeviceSpec::cuda_ordinal);
+        assert_eq!(ordinals, [Some(0), Some(0), Some(12), None, None, None, None]);
     }
 }

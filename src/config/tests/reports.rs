@@ -1,7 +1,7 @@
 //! Whole reports: places, choices, nearest names, and what they keep to themselves.
 
 use super::*;
-use crate::config::pipeline::Pooling;
+use crate::config::pipeline::{DeviceSpec, Dtype, Pooling};
 
 #[test]
 fn every_problem_is_shown_with_place_choices_and_nearest_name() {
@@ -147,21 +147,13 @@ error: `steps[0].feature-extraction.precision`: unknown value `f64`
 }
 
 #[test]
-fn what_comes_later_is_refused_by_name() {
+fn what_a_step_does_not_have_is_refused_by_name() {
     good(WHOLE);
     let check = |text: &str, expected: &str| {
         let found = report(text);
         assert!(found.starts_with(&format!("error: {expected}")), "{text}\n{found}");
     };
     let with = |line: &str| format!("{MINIMAL}{line}\n");
-    check(
-        &with("models: {m: {repo: a/b, dtype: bf16}}"),
-        "computing in `bf16` is not available on a CPU in this version\n --> /data/p.yaml:4:32",
-    );
-    check(
-        &with("models: {m: {repo: a/b, device: 'cuda:0'}}"),
-        "the device `cuda:0` is not available in this version",
-    );
     check(&step("      allow_new_head: true\n"), "`feature-extraction` needs no head");
     check(&step("      outputs: [logits]\n"), "`feature-extraction` has no output `logits`");
     good(&step("      auto_class: AutoModel\n"));
@@ -173,8 +165,25 @@ fn what_comes_later_is_refused_by_name() {
     good(&with("on_error: {column: e, dead_letter: e, max_fraction: 0.1}"));
     good(&with("run: {incremental: null}"));
     good(&with("run: {incremental: new_or_changed}"));
-    good(&with("models: {m: {repo: a/b, dtype: f32, device: cpu}}"));
-    good(&with("models: {m: {repo: a/b, dtype: int8}}"));
+    for (dtype, expected) in [
+        ("auto", Dtype::Auto),
+        ("f32", Dtype::F32),
+        ("f16", Dtype::F16),
+        ("bf16", Dtype::Bf16),
+        ("int8", Dtype::Int8),
+    ] {
+        let pipeline = good(&with(&format!("models: {{m: {{repo: a/b, dtype: {dtype}}}}}")));
+        assert_eq!(pipeline.models["m"].dtype, expected);
+    }
+    for (device, expected) in [
+        ("auto", DeviceSpec::Auto),
+        ("cpu", DeviceSpec::Cpu),
+        ("cuda", DeviceSpec::Cuda(0)),
+        ("cuda:1", DeviceSpec::Cuda(1)),
+    ] {
+        let pipeline = good(&with(&format!("models: {{m: {{repo: a/b, device: '{device}'}}}}")));
+        assert_eq!(pipeline.models["m"].device, expected);
+    }
 }
 
 #[test]

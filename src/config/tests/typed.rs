@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::pipeline::{
-    Check, Compression, FileFormat, Pooling, Precision, StepKind,
-};
+use crate::config::pipeline::{Check, Compression, FileFormat, Pooling, Precision, StepKind};
 
 #[test]
 fn the_whole_format_is_typed() {
@@ -109,7 +107,7 @@ fn resolves_defaults_paths_and_aliases() {
     assert_eq!(pipeline.sink.path, PathBuf::from("/data/out/"));
     assert_eq!((pipeline.sink.format, pipeline.sink.compression), (FileFormat::Parquet, None));
     assert_eq!(pipeline.sink.target_file_size_bytes, 256_000_000);
-    assert_eq!(pipeline.run.max_batch_tokens, 1024);
+    assert_eq!(pipeline.run.max_batch_tokens, None);
     assert_eq!((pipeline.run.sort_window_rows, pipeline.run.workers), (65_536, None));
     assert!(pipeline.steps.is_empty());
 

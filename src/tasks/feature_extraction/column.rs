@@ -14,7 +14,7 @@ use half::f16;
 use crate::config::pipeline::{ModelOutputName, Precision};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Dimensions, ModelOutput};
-use crate::nn::Lengths;
+use crate::nn::{Lengths, to_host};
 
 /// List items are never null: what is null is the row.
 fn item(data_type: DataType) -> FieldRef {
@@ -267,8 +267,7 @@ fn list(values: ArrayRef, offsets: OffsetBuffer<i32>) -> Result<ArrayRef> {
 
 /// The numbers of a tensor; what is not finite is refused, for nobody could use it.
 fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
-    let values: Vec<f32> =
-        tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(internal)?;
+    let values = to_host(tensor).map_err(internal)?;
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {
         return Err(Error::new(ErrorKind::Model, format!("the model computed `{value}`"))
             .hint("its weights are damaged, or do not belong to its config.json"));

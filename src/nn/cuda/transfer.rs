@@ -1,0 +1,165 @@
+//! Between host memory and a card, through memory that the card reads by itself. A copy from or to any other memory
+//! waits for everything that the card was given before, by all threads.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, PinnedHostSlice};
+
+use super::turn::{pause, resume};
+use super::{
+    BackpropOp, CudaDType, CudaDevice, CudaStorage, CudaView, DType, Device, DeviceRepr, Result,
+    Shape, Storage, Tensor, WrapErr, bail, bf16, card, f16,
+};
+
+/// Page-locked memory of a thread, kept from batch to batch: it costs more to make than to use.
+struct Staging {
+    context: Arc<CudaContext>,
+    words: PinnedHostSlice<u32>,
+    /// Comes when the card has read the words.
+    read: Option<CudaEvent>,
+}
+
+impl Staging {
+    /// The words, once nobody else uses them.
+    fn words(&mut self) -> Result<&mut [u32]> {
+        if let Some(read) = self.read.take() {
+            read.synchronize().w()?;
+        }
+        self.words.as_mut_slice().w()
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // An error here is one of the card, which the next call meets too.
+        let _ = self.words();
+    }
+}
+
+/// Words that a thread has at least.
+const MIN_WORDS: usize = 1 << 16;
+
+thread_local! {
+    static STAGING: RefCell<Option<Staging>> = const { RefCell::new(None) };
+}
+
+/// Gives `f` the staging memory of this thread, of `count` words at least.
+fn staged<T>(
+    device: &CudaDevice,
+    count: usize,
+    f: impl FnOnce(&mut Staging) -> Result<T>,
+) -> Result<T> {
+    let context = Arc::clone(device.cuda_stream().context());
+    STAGING.with(|staging| {
+        let mut staging = staging.borrow_mut();
+        let fits = |staging: &Staging| {
+            Arc::ptr_eq(&staging.context, &context) && staging.words.len() >= count
+        };
+        if !staging.as_ref().is_some_and(fits) {
+            let words = count.next_power_of_two().max(MIN_WORDS);
+            // SAFETY: the words are written before they are read: by `to_device`, or by the copy of `to_host`.
+            #[allow(unsafe_code, reason = "page-locked memory comes as it is")]
+            let words = unsafe { context.alloc_pinned_with_flags(words, 0) }.w()?;
+            *staging = Some(Staging { context: Arc::clone(&context), words, read: None });
+        }
+        match staging.as_mut() {
+            Some(staging) => f(staging),
+            None => bail!("bug: no staging memory"),
+        }
+    })
+}
+
+/// Numbers to a card, as one copy.
+///
+/// # Errors
+/// When the card's memory is used up.
+pub(in crate::nn) fn to_device(
+    values: &[u32],
+    shape: impl Into<Shape>,
+    device: &Device,
+) -> Result<Tensor> {
+    resume();
+    let (shape, device) = (shape.into(), card(device)?);
+    if shape.elem_count() != values.len() {
+        bail!("bug: {} numbers for {shape:?}", values.len());
+    }
+    let stream = device.cuda_stream();
+    if values.is_empty() {
+        return Tensor::zeros(shape, DType::U32, &Device::Cuda(device.clone()));
+    }
+    let slice = staged(device, values.len(), |staging| {
+        let words = &mut staging.words()?[..values.len()];
+        words.copy_from_slice(values);
+        // SAFETY: the copy writes all of it.
+        #[allow(unsafe_code, reason = "zeros would be written for nothing")]
+        let mut slice = unsafe { device.alloc::<u32>(values.len()) }?;
+        stream.memcpy_htod(&*words, &mut slice).w()?;
+        // Nobody waits: the card may be busy with the batch of another thread.
+        staging.read = Some(stream.record_event(None).w()?);
+        Ok(slice)
+    })?;
+    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, device.clone()));
+    Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+}
+
+/// The numbers of an f32 tensor, once the card has computed them; what other threads have given it to do later is
+/// not waited for.
+///
+/// # Errors
+/// When work before it has failed on the card.
+pub(in crate::nn) fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
+    if tensor.dtype() != DType::F32 {
+        bail!("bug: {:?} to host memory as f32", tensor.dtype());
+    }
+    let (tensor, device) = (tensor.contiguous()?, card(tensor.device())?);
+    let stream = device.cuda_stream();
+    let view = CudaView::new(&tensor);
+    let count = tensor.elem_count();
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let slice = view.slice::<f32>()?;
+    staged(device, count, |staging| {
+        let words = &mut staging.words()?[..count];
+        // SAFETY: any four bytes are a number, and both have the same size and alignment.
+        #[allow(unsafe_code, reason = "page-locked memory is kept for numbers of either kind")]
+        let words = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), count) };
+        stream.memcpy_dtoh(&slice, words).w()?;
+        let written = stream.record_event(None).w()?;
+        pause();
+        written.synchronize().w()?;
+        Ok(words.to_vec())
+    })
+}
+
+/// A tensor of `capacity` rows that begins with the first `len` of `x`, as memory is copied; nobody has written the
+/// rest.
+///
+/// # Errors
+/// When the card's memory is used up.
+pub(in crate::nn) fn grown(x: &Tensor, len: usize, capacity: usize) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F16 => copy_rows::<f16>(x, len, capacity),
+        DType::BF16 => copy_rows::<bf16>(x, len, capacity),
+        dtype => bail!("bug: a cache of {dtype:?}"),
+    }
+}
+
+fn copy_rows<T: CudaDType + DeviceRepr>(x: &Tensor, len: usize, capacity: usize) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    if len > rows.min(capacity) {
+        bail!("bug: {len} rows of {rows} into {capacity}");
+    }
+    let (x, device) = (x.contiguous()?, card(x.device())?);
+    let view = CudaView::new(&x);
+    // SAFETY: what is not copied here is written before it is read, by `append`.
+    #[allow(unsafe_code, reason = "zeros would be written for nothing")]
+    let mut slice = unsafe { device.alloc::<T>(capacity * width) }?;
+    if len * width > 0 {
+        let from = view.slice::<T>()?.slice(..len * width);
+        device.memcpy_dtod(&from, &mut slice.slice_mut(..len * width))?;
+    }
+    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, device.clone()));
+    Ok(Tensor::from_storage(storage, (capacity, width), BackpropOp::none(), false))
+}

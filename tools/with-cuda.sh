@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Runs a command where the CUDA toolkit is on the paths: the system's, or one put together from PyPI (cuda-toolkit.sh).
+set -euo pipefail
+folder=$HOME/.cache/hfauto-pipe-cuda-13.0
+if ! command -v nvcc >/dev/null; then
+    [[ -e $folder/complete ]] || "$(dirname "$0")/cuda-toolkit.sh" "$folder"
+    # shellcheck source=/dev/null
+    source "$folder/env"
+    # The driver's own library comes first where there is one; the stand-in only lets programs start.
+    export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$CUDA_HOME/lib
+fi
+exec "$@"
