@@ -124,6 +124,8 @@ pub enum RowErrorKind {
     ImageDecode,
     /// A conversation that the chat template refuses.
     Chat,
+    /// A text that is not UTF-8, in a column that a step reads.
+    InvalidUtf8,
     /// Anything else.
     #[default]
     Data,
@@ -131,7 +133,7 @@ pub enum RowErrorKind {
 
 impl RowErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TooLong,
         Self::NoRoom,
         Self::Empty,
@@ -140,6 +142,7 @@ impl RowErrorKind {
         Self::ImageRead,
         Self::ImageDecode,
         Self::Chat,
+        Self::InvalidUtf8,
         Self::Data,
     ];
 
@@ -154,6 +157,7 @@ impl RowErrorKind {
             Self::ImageRead => "image_read",
             Self::ImageDecode => "image_decode",
             Self::Chat => "chat",
+            Self::InvalidUtf8 => "invalid_utf8",
             Self::Data => "data",
         }
     }

@@ -19,6 +19,7 @@ mod heads;
 mod hub;
 mod image_classification;
 mod int8;
+mod invalid_text;
 mod invariance;
 mod object_store;
 mod parity;
