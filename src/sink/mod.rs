@@ -19,6 +19,7 @@ mod commit;
 mod dead_letter;
 mod disk;
 mod encode;
+mod manifest;
 mod partition;
 mod records;
 mod state;
@@ -39,6 +40,7 @@ pub(crate) use self::dead_letter::{publish_letters, write_letters};
 use self::disk::{Disk, Gauge, LocalDisk, OutFile, sync_folder, write_error};
 pub use self::encode::nested_as_text;
 use self::encode::{Boxed, Encoder, Encoding, schema_json};
+use self::manifest::Manifest;
 use self::partition::Partitioner;
 pub use self::state::OutputState;
 use self::storage::Hold;
@@ -155,8 +157,11 @@ struct Part {
 struct WrittenPart {
     #[serde(rename = "path")]
     name: String,
+    #[serde(default)]
     rows: u64,
+    #[serde(default)]
     bytes: u64,
+    #[serde(default)]
     blake3: String,
 }
 
@@ -456,9 +461,8 @@ impl Sink {
                 renamed?;
             }
             Some(Staging::Folder { run, replaced }) => {
-                let manifest = self.manifest(rows, bytes);
-                let names: Vec<String> = self.closed.iter().map(|part| part.name.clone()).collect();
-                run.commit(manifest, &names, &replaced)?;
+                let head = self.manifest_head(rows, bytes);
+                run.commit(Manifest { head, files: self.closed.clone() }, replaced)?;
             }
             Some(Staging::Unit { .. }) | None => {
                 return Err(Error::new(
@@ -476,23 +480,20 @@ impl Sink {
         Ok(Written { files: files.collect(), rows, bytes })
     }
 
-    fn manifest(&self, rows: u64, bytes: u64) -> Value {
-        self.manifest_of(&self.closed, rows, bytes)
-    }
-
-    fn manifest_of(&self, parts: &[WrittenPart], rows: u64, bytes: u64) -> Value {
+    /// What the manifest of an output says beside its files.
+    fn manifest_head(&self, rows: u64, bytes: u64) -> Map<String, Value> {
         let lineage: Map<_, _> =
             self.lineage.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
-        json!({
-            "version": 1,
-            "format": target::word(self.target.format),
-            "rows": rows,
-            "bytes": bytes,
-            "partition_by": self.partition_by,
-            "files": parts,
-            "schema": schema_json(self.encoding.schema()),
-            "lineage": lineage,
-        })
+        let head = [
+            ("version", json!(1)),
+            ("format", json!(target::word(self.target.format))),
+            ("rows", json!(rows)),
+            ("bytes", json!(bytes)),
+            ("partition_by", json!(self.partition_by)),
+            ("schema", schema_json(self.encoding.schema())),
+            ("lineage", json!(lineage)),
+        ];
+        head.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     /// Throws everything away; dropping does the same.

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::commit;
+use super::manifest;
 use super::records::count;
 use super::target::Target;
 use crate::config::pipeline::SinkSpec;
@@ -90,9 +91,8 @@ impl OutputState {
         let (done, rows) = count(storage)?;
         let mut started = None;
         for dir in commit::run_dirs(storage)?.into_iter().rev() {
-            let found = commit::read_json(storage, &format!("{dir}/{STARTED}")).ok().flatten();
-            started =
-                started.or(found.and_then(|found| serde_json::from_value::<Started>(found).ok()));
+            let found = manifest::read::<Started>(storage, &format!("{dir}/{STARTED}"));
+            started = started.or(found.ok().flatten());
         }
         if !is_running && done == 0 {
             return Ok(Self::Absent);

@@ -21,6 +21,7 @@ mod image_classification;
 mod int8;
 mod invalid_text;
 mod invariance;
+mod many_units;
 mod object_store;
 mod parity;
 mod pipelines;

@@ -13,7 +13,7 @@ mod object;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,11 +53,14 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
     /// A file's content; `None` when it is not there.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>>;
 
-    /// Reads many files of a folder, in any order.
+    /// The beginning of a file's content; `None` when it is not there.
+    fn reader(&self, name: &str) -> Result<Option<Box<dyn Read>>>;
+
+    /// Reads the files of a folder that readers take for data, without its folders, in any order: names, and what is
+    /// in them. However many there are, few are in memory.
     fn read_each(
         &self,
         folder: &str,
-        names: Vec<String>,
         found: &mut dyn FnMut(String, Vec<u8>) -> Result<()>,
     ) -> Result<()>;
 
@@ -66,6 +69,13 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
 
     /// Puts a small file there, whole and durable or not at all.
     fn write(&self, name: &str, content: &[u8]) -> Result<()>;
+
+    /// As [`Storage::write`], of content that is made as it is written.
+    fn write_with(
+        &self,
+        name: &str,
+        content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<()>;
 
     /// The file of this machine that a part is written to before [`Storage::keep`]; its folder is made.
     fn spool(&self, name: &str) -> io::Result<PathBuf>;

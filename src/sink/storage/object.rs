@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as StorePath;
 use object_store::{
-    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, WriteMultipart,
+    GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion,
+    WriteMultipart,
 };
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -31,10 +33,14 @@ use super::{Hold, Holder, LOCK, Lock, Shard, Storage, held};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::sink::commit::META;
+use crate::sink::disk::write_error;
 use crate::store::{Place, store_error, wait};
 
 /// Requests that are made at the same time.
 const REQUESTS: usize = 32;
+
+/// Small objects that are read at a time.
+const LISTED: usize = 4096;
 
 /// Uploads at the same time: each holds a few pieces of a file.
 const UPLOADS: usize = 4;
@@ -250,16 +256,36 @@ impl Storage for ObjectStorage {
         }
     }
 
+    fn reader(&self, name: &str) -> Result<Option<Box<dyn Read>>> {
+        let (store, path) = (self.store(), self.path(name));
+        let read = wait(async move { store.get(&path).await.map(GetResult::into_stream) })?;
+        match read {
+            Ok(chunks) => Ok(Some(Box::new(Chunks { chunks: Some(chunks), chunk: Bytes::new() }))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", name, error)),
+        }
+    }
+
     fn read_each(
         &self,
         folder: &str,
-        names: Vec<String>,
         found: &mut dyn FnMut(String, Vec<u8>) -> Result<()>,
     ) -> Result<()> {
+        let failed = |error| self.failed("read from", folder, error);
+        let mut listing = self.store().list(Some(&self.path(folder))).chunks(LISTED);
         // As many at a time as their contents may stand in memory.
-        for names in names.chunks(4096) {
-            let paths: Vec<_> =
-                names.iter().map(|name| self.path(&format!("{folder}/{name}"))).collect();
+        loop {
+            let (listed, rest) = wait(async move { (listing.next().await, listing) })?;
+            listing = rest;
+            let Some(listed) = listed else { return Ok(()) };
+            let listed = listed.into_iter().collect::<StoreResult<Vec<_>>>().map_err(failed)?;
+            let mut named: Vec<(String, StorePath)> = Vec::new();
+            for meta in listed {
+                let name = self.below(folder, &meta.location);
+                let name = name.filter(|name| !name.starts_with(['.', '_']) && !name.contains('/'));
+                named.extend(name.map(|name| (name, meta.location)));
+            }
+            let (names, paths): (Vec<String>, Vec<StorePath>) = named.into_iter().unzip();
             let store = self.store();
             let read = wait(async move {
                 let reads = paths.into_iter().map(|path| {
@@ -277,14 +303,12 @@ impl Storage for ObjectStorage {
                     .try_collect::<Vec<Option<Bytes>>>()
                     .await
             });
-            let read = read?.map_err(|error| self.failed("read from", folder, error))?;
-            for (name, content) in names.iter().zip(read) {
+            for (name, content) in names.into_iter().zip(read?.map_err(failed)?) {
                 if let Some(content) = content {
-                    found(name.clone(), content.to_vec())?;
+                    found(name, content.to_vec())?;
                 }
             }
         }
-        Ok(())
     }
 
     fn modified(&self, name: &str) -> Result<Option<DateTime<Utc>>> {
@@ -302,6 +326,23 @@ impl Storage for ObjectStorage {
         wait(async move { store.put(&path, content).await })?
             .map(drop)
             .map_err(|error| self.failed("write", name, error))
+    }
+
+    fn write_with(
+        &self,
+        name: &str,
+        content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<()> {
+        let mut spool = || {
+            let path = self.spool(name)?;
+            let mut out = BufWriter::new(fs::File::create(&path)?);
+            content(&mut out)?;
+            out.flush()?;
+            Ok(path)
+        };
+        let spooled = spool().map_err(|error| write_error(&self.shown(name), error))?;
+        let (store, path) = (self.store(), self.path(name));
+        wait(upload(store, spooled, path))?.map_err(|error| self.failed("write", name, error))
     }
 
     fn spool(&self, name: &str) -> io::Result<PathBuf> {
@@ -383,6 +424,29 @@ impl Storage for ObjectStorage {
     }
 
     fn prune(&self) {}
+}
+
+/// An object's content, as it comes.
+struct Chunks {
+    /// `None` after an error.
+    chunks: Option<BoxStream<'static, StoreResult<Bytes>>>,
+    chunk: Bytes,
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            let Some(mut chunks) = self.chunks.take() else { return Ok(0) };
+            let next = wait(async move { (chunks.next().await, chunks) });
+            let (next, rest) = next.map_err(io::Error::other)?;
+            let Some(chunk) = next else { return Ok(0) };
+            self.chunk = chunk.map_err(io::Error::other)?;
+            self.chunks = Some(rest);
+        }
+        let read = self.chunk.len().min(buffer.len());
+        buffer[..read].copy_from_slice(&self.chunk.split_to(read));
+        Ok(read)
+    }
 }
 
 /// Puts a file of this machine to an object, and removes it.
