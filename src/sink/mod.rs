@@ -43,14 +43,16 @@ use self::encode::{Boxed, Encoder, Encoding, schema_json};
 use self::manifest::Manifest;
 use self::partition::Partitioner;
 pub use self::state::OutputState;
-use self::storage::Hold;
+pub(crate) use self::state::{is_remote, keep_report, kept_report};
 pub use self::storage::Shard;
+use self::storage::{Hold, Lock};
 use self::target::Target;
 pub use self::units::{
     Committed, Done, Finished, RowErrorCounts, UnitKey, UnitMode, UnitOutput, UnitStatus, Vanished,
 };
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::failpoint;
 
 /// Files that a partitioned sink keeps open.
 pub const MAX_OPEN_FILES: usize = 64;
@@ -131,6 +133,8 @@ enum Staging {
     Object {
         temporary: PathBuf,
         overwrite: bool,
+        /// `None` where the caller holds what it is a part of.
+        lock: Option<Box<dyn Lock>>,
     },
     Folder {
         run: Run,
@@ -202,13 +206,23 @@ impl Sink {
         Self::create_on(spec, schema, options, Box::new(LocalDisk))
     }
 
+    /// As [`Sink::create`], of a file that is a part of an output that the caller holds.
+    pub(crate) fn create_held(
+        spec: &SinkSpec,
+        schema: SchemaRef,
+        options: SinkOptions,
+    ) -> Result<Self> {
+        Self::prepare(spec, schema, options, Box::new(LocalDisk), false)
+            .map_err(|error| error.at(&spec.location))
+    }
+
     fn create_on(
         spec: &SinkSpec,
         schema: SchemaRef,
         options: SinkOptions,
         disk: Box<dyn Disk>,
     ) -> Result<Self> {
-        Self::prepare(spec, schema, options, disk).map_err(|error| error.at(&spec.location))
+        Self::prepare(spec, schema, options, disk, true).map_err(|error| error.at(&spec.location))
     }
 
     fn prepare(
@@ -216,6 +230,7 @@ impl Sink {
         schema: SchemaRef,
         options: SinkOptions,
         disk: Box<dyn Disk>,
+        locks: bool,
     ) -> Result<Self> {
         let target = Target::of(spec)?;
         let overwrite = options.overwrite;
@@ -225,7 +240,14 @@ impl Sink {
             if crate::store::is_url(&target.path.to_string_lossy()) {
                 let temporary = target.storage.spool(file);
                 let temporary = temporary.map_err(|error| write_error(&target.path, error))?;
-                Staging::Object { temporary, overwrite }
+                let lock = locks.then(|| target.storage.lock_of(file)).transpose()?;
+                let staging = Staging::Object { temporary, overwrite, lock };
+                // Looked at again under the lock: the run that had it may have put it there.
+                if let Err(error) = target.replaced(overwrite) {
+                    staging.discard();
+                    return Err(error);
+                }
+                staging
             } else {
                 Staging::file(&target.path, overwrite)?
             }
@@ -536,15 +558,23 @@ impl Staging {
 
     /// Puts one file in its place.
     fn rename(&self, target: &Target) -> Result<()> {
-        let (Self::File { temporary, overwrite, .. } | Self::Object { temporary, overwrite }) =
+        let (Self::File { temporary, overwrite, .. } | Self::Object { temporary, overwrite, .. }) =
             self
         else {
             return Ok(());
         };
         // Somebody else may have put a file there in the meantime.
         target.replaced(*overwrite)?;
-        if let (Self::Object { .. }, Some(file)) = (self, &target.file) {
-            return target.storage.keep(&[(temporary.clone(), file.clone())]);
+        if let (Self::Object { lock, .. }, Some(file)) = (self, &target.file) {
+            failpoint("publish.begun");
+            if let Some(lock) = lock {
+                lock.check()?;
+            }
+            target.storage.keep(&[(temporary.clone(), file.clone())])?;
+            if let Some(lock) = lock {
+                lock.release();
+            }
+            return Ok(());
         }
         fs::rename(temporary, &target.path).map_err(|error| write_error(&target.path, error))?;
         match target.path.parent() {
@@ -559,8 +589,11 @@ impl Staging {
                 let _ = fs::remove_file(temporary);
                 storage::remove_created(created);
             }
-            Self::Object { temporary, .. } => {
+            Self::Object { temporary, lock, .. } => {
                 let _ = fs::remove_file(temporary);
+                if let Some(lock) = lock {
+                    lock.release();
+                }
             }
             Self::Folder { run, .. } => run.discard(),
             Self::Unit { dir } => {

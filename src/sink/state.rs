@@ -120,6 +120,37 @@ impl OutputState {
     }
 }
 
+/// The report of the last run, in an output in an object store.
+const REPORT: &str = "_hfauto/report.json";
+
+/// Whether an output is in an object store.
+pub(crate) fn is_remote(spec: &SinkSpec) -> bool {
+    crate::store::is_url(&spec.path.to_string_lossy())
+}
+
+/// The report that an output in an object store keeps.
+///
+/// # Errors
+/// `Sink` when it cannot be read.
+pub(crate) fn kept_report(spec: &SinkSpec) -> Result<Option<Vec<u8>>> {
+    Target::of(spec)?.storage.read(REPORT)
+}
+
+/// Keeps a report in an output in an object store, if an output is there. One of a run that had nothing to do does not
+/// take the place of another.
+///
+/// # Errors
+/// `Sink` when it cannot be written.
+pub(crate) fn keep_report(spec: &SinkSpec, report: &[u8], nothing: bool) -> Result<()> {
+    let storage = Target::of(spec)?.storage;
+    let storage = storage.as_ref();
+    let is_output = commit::is_committed(storage)? || !storage.folders(commit::META)?.is_empty();
+    if !is_output || nothing && storage.is_file(REPORT)?.is_some() {
+        return Ok(());
+    }
+    storage.write(REPORT, report)
+}
+
 fn rfc3339(time: chrono::DateTime<chrono::Utc>) -> String {
     time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }

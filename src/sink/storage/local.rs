@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use super::{Hold, Holder, LOCK, Lock, Storage, held};
+use super::{Hold, Holder, LOCK, Lock, Storage, held, lock_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::sink::commit::META;
@@ -305,6 +305,12 @@ impl Storage for LocalStorage {
                 Err(error)
             }
         }
+    }
+
+    fn lock_of(&self, file: &str) -> Result<Box<dyn Lock>> {
+        let path = self.path(&lock_name(file));
+        let lock = lock_file(&path, &self.path(file), false)?;
+        Ok(Box::new(LocalLock { path, files: Mutex::new(vec![lock]) }))
     }
 
     fn is_held(&self) -> Result<bool> {

@@ -101,6 +101,12 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
     /// `Resources` when another run has it.
     fn lock(&self, hold: Hold) -> Result<Box<dyn Lock>>;
 
+    /// Takes the lock of one file, for a run that writes no other.
+    ///
+    /// # Errors
+    /// `Resources` when another run has it.
+    fn lock_of(&self, file: &str) -> Result<Box<dyn Lock>>;
+
     /// Whether a run holds the output.
     fn is_held(&self) -> Result<bool>;
 
@@ -144,6 +150,14 @@ impl fmt::Display for Shard {
 }
 
 const LOCK: &str = "_hfauto/lock";
+
+/// The lock of one file, beside it and hidden.
+fn lock_name(file: &str) -> String {
+    match file.rsplit_once('/') {
+        Some((folder, name)) => format!("{folder}/.{name}.hfauto-lock"),
+        None => format!(".{file}.hfauto-lock"),
+    }
+}
 
 /// A lock that is held; dropped, it is free.
 pub(super) trait Lock: fmt::Debug + Send + Sync {

@@ -29,7 +29,7 @@ use object_store::{
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::{Hold, Holder, LOCK, Lock, Shard, Storage, held};
+use super::{Hold, Holder, LOCK, Lock, Shard, Storage, held, lock_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::sink::commit::META;
@@ -137,14 +137,13 @@ impl ObjectStorage {
         }
     }
 
-    /// Takes the lock of one name, over from a dead holder if need be.
-    fn take(&self, name: &str) -> Result<ObjectLock> {
+    /// Takes the lock of one name, over from a dead holder if need be; `output` is what it guards.
+    fn take(&self, name: &str, output: PathBuf) -> Result<ObjectLock> {
         let lease = Lease::new();
         let mut version = self.put_lock(name, &lease, PutMode::Create)?;
         if version.is_none()
             && let Some((found, seen)) = self.lock_now(name)?
         {
-            let output = self.shown("");
             if !found.is_free() {
                 return Err(held(&output, found.holder.as_ref()));
             }
@@ -162,8 +161,8 @@ impl ObjectStorage {
             }
             version = self.put_lock(name, &lease, PutMode::Update(seen))?;
         }
-        let Some(version) = version else { return Err(held(&self.shown(""), None)) };
-        ObjectLock::start(self, name, lease, version)
+        let Some(version) = version else { return Err(held(&output, None)) };
+        ObjectLock::start(self, name, output, lease, version)
     }
 
     /// The shards that hold the output now.
@@ -188,7 +187,7 @@ impl ObjectStorage {
     }
 
     fn take_shard(&self, shard: Shard) -> Result<ObjectLock> {
-        let lock = self.take(&shard.lock_name())?;
+        let lock = self.take(&shard.lock_name(), self.shown(""))?;
         // Whoever takes the lock of all looks for those of shards afterwards: one of both sees the other.
         if let Some((lease, _)) = self.lock_now(LOCK)?
             && !lease.is_free()
@@ -200,7 +199,7 @@ impl ObjectStorage {
     }
 
     fn take_alone(&self) -> Result<ObjectLock> {
-        let lock = self.take(LOCK)?;
+        let lock = self.take(LOCK, self.shown(""))?;
         if let Some(holder) = self.live_shards()?.into_iter().next() {
             lock.release();
             return Err(held(&self.shown(""), holder.as_ref()));
@@ -416,6 +415,10 @@ impl Storage for ObjectStorage {
         Ok(Box::new(lock))
     }
 
+    fn lock_of(&self, file: &str) -> Result<Box<dyn Lock>> {
+        Ok(Box::new(self.take(&lock_name(file), self.shown(file))?))
+    }
+
     fn is_held(&self) -> Result<bool> {
         if self.lock_now(LOCK)?.is_some_and(|(lease, _)| !lease.is_free()) {
             return Ok(true);
@@ -610,6 +613,7 @@ impl ObjectLock {
     fn start(
         storage: &ObjectStorage,
         name: &str,
+        output: PathBuf,
         lease: Lease,
         version: UpdateVersion,
     ) -> Result<Self> {
@@ -631,7 +635,7 @@ impl ObjectLock {
             })?;
         Ok(Self {
             shared,
-            output: storage.shown(""),
+            output,
             thread: Mutex::new(Some(thread)),
             is_free: AtomicBool::new(false),
         })
