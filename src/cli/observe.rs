@@ -145,7 +145,7 @@ impl Told {
         let Some((path, before)) = &self.metrics else { return Ok(()) };
         let report = self.report();
         let kept = Kept::of(before, &report.pipeline);
-        replace(path, prometheus(&report, kept).as_bytes())
+        replace(path, prometheus(&report, kept, chrono::Utc::now()).as_bytes())
     }
 }
 

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use chrono::{DateTime, Utc};
+
 use super::{Histogram, Report, RunReport, Status, StepReport, UnitCounts};
 
 /// What a file of metrics says of runs that are over.
@@ -82,11 +84,18 @@ impl Kept {
     }
 }
 
-/// The text of a file of metrics, that replaces one which says `kept`.
-pub fn prometheus(report: &Report, kept: Kept) -> String {
+/// The text of a file of metrics that is written at `now` and replaces one which says `kept`.
+pub fn prometheus(report: &Report, kept: Kept, now: DateTime<Utc>) -> String {
     let mut text = Exposition { text: String::new(), pipeline: escape(&report.pipeline) };
     let running = f64::from(u8::from(report.status == Status::Running));
-    text.gauge(RUNNING, "Whether a run is on its way.", running);
+    let help = "Whether a run is on its way. Stays 1 after a run that was killed: it is one only while \
+                hfauto_pipe_last_update_timestamp_seconds is of the last minute.";
+    text.gauge(RUNNING, help, running);
+    text.gauge(
+        "hfauto_pipe_last_update_timestamp_seconds",
+        "When this was written, in seconds of Unix time: every two seconds while a run is on its way.",
+        now.timestamp_millis() as f64 / 1000.0,
+    );
     text.optional(
         "hfauto_pipe_run_start_timestamp_seconds",
         "When the run began, in seconds of Unix time.",
@@ -296,6 +305,6 @@ fn escape(text: &str) -> String {
 }
 
 fn unix_seconds(rfc3339: &str) -> Option<f64> {
-    let time = chrono::DateTime::parse_from_rfc3339(rfc3339).ok()?;
+    let time = DateTime::parse_from_rfc3339(rfc3339).ok()?;
     Some(time.timestamp_millis() as f64 / 1000.0)
 }
