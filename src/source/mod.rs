@@ -19,6 +19,7 @@ mod inspect;
 mod invalid;
 mod jsonl;
 mod listing;
+mod query;
 mod remote;
 mod schema;
 mod session;
@@ -36,10 +37,10 @@ use datafusion::common::runtime::SpawnedTask;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::SessionContext;
 use datafusion::prelude::ident;
-use datafusion::sql::parser::DFParser;
 use futures::{StreamExt, TryStreamExt};
 
 pub use self::error::stream_error;
+pub use self::query::{check_predicate, check_query, why_whole_query};
 pub use self::session::{ROWS_PER_BATCH, session, session_config, session_state};
 pub use self::stamp::FileStamp;
 pub use self::units::Unit;
@@ -291,31 +292,6 @@ fn check_select(select: &[String], columns: &[String]) -> Result<()> {
         return Err(missing_column("`source.select`: the source has no column", name, &names));
     }
     Ok(())
-}
-
-/// Checks the form of a `sql` step, without tables: one query.
-///
-/// # Errors
-/// `Config` with what the parser says.
-pub fn check_query(query: &str) -> Result<()> {
-    let statements = DFParser::parse_sql(query)
-        .map_err(|e| stream_error(e, &[]).hint("the rows so far are the table `input`"))?;
-    match statements.len() {
-        1 => Ok(()),
-        count => Err(Error::new(
-            ErrorKind::Config,
-            format!("a `sql` step is one query, this has {count} statements"),
-        )),
-    }
-}
-
-/// Checks the form of `where`, without columns.
-///
-/// # Errors
-/// `Config` with what the parser says.
-pub fn check_predicate(predicate: &str) -> Result<()> {
-    check_query(&format!("SELECT * FROM input WHERE {predicate}"))
-        .map_err(|e| e.at(format!("`where: {predicate}`")))
 }
 
 /// The error for a column that is not there: the nearest name, and all names. `problem` comes before
