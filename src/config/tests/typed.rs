@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::pipeline::{
-    Check, Compression, FileFormat, Pooling, Precision, StepKind,
-};
+use crate::config::pipeline::{Check, Compression, FileFormat, Pooling, Precision, StepKind};
 
 #[test]
 fn the_whole_format_is_typed() {
