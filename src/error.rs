@@ -126,6 +126,8 @@ pub enum RowErrorKind {
     Chat,
     /// The memory of the device does not hold what the model computes of it, alone in a batch.
     OutOfMemory,
+    /// A text that is not UTF-8, in a column that a step reads.
+    InvalidUtf8,
     /// Anything else.
     #[default]
     Data,
@@ -133,7 +135,7 @@ pub enum RowErrorKind {
 
 impl RowErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::TooLong,
         Self::NoRoom,
         Self::Empty,
@@ -143,6 +145,7 @@ impl RowErrorKind {
         Self::ImageDecode,
         Self::Chat,
         Self::OutOfMemory,
+        Self::InvalidUtf8,
         Self::Data,
     ];
 
@@ -158,6 +161,7 @@ impl RowErrorKind {
             Self::ImageDecode => "image_decode",
             Self::Chat => "chat",
             Self::OutOfMemory => "out_of_memory",
+            Self::InvalidUtf8 => "invalid_utf8",
             Self::Data => "data",
         }
     }

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::config::pipeline::Pipeline;
+use crate::config::pipeline::{Pipeline, SinkSpec};
 use crate::engine::{Job, Progress, Stage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Kept, Report, prometheus};
-use crate::sink::Sink;
+use crate::sink::{self, Sink};
 
 /// The time between two states of the metrics: shorter than any scrape interval.
 const METRICS_INTERVAL: Duration = Duration::from_secs(2);
@@ -23,8 +23,8 @@ pub(super) struct Observer {
     report: Option<PathBuf>,
     told: Arc<Told>,
     thread: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
-    /// Where the output keeps the report.
-    kept: Option<PathBuf>,
+    /// The output, which keeps the report.
+    kept: Option<SinkSpec>,
 }
 
 /// What is known of the run, and where its metrics go.
@@ -79,7 +79,7 @@ impl Observer {
     pub(super) fn is_of(&mut self, pipeline: &Pipeline) {
         self.told.lock().0.pipeline.clone_from(&pipeline.name);
         let sink = &pipeline.sink;
-        self.kept = (!Sink::is_file(sink)).then(|| kept_report(&sink.path));
+        self.kept = (!Sink::is_file(sink)).then(|| sink.clone());
     }
 
     /// Says where the counters are.
@@ -114,10 +114,16 @@ impl Observer {
         // Only a run that held the output leaves its report there.
         let stage = self.told.lock().1.as_ref().map(|progress| progress.stage());
         let held = result.is_ok() || stage.is_some_and(|stage| stage != Stage::Loading);
-        if let (Some(path), Some(run), true) = (&self.kept, &report.run, held) {
+        if let (Some(spec), Some(run), true) = (&self.kept, &report.run, held) {
             let nothing = run.units.as_ref().is_some_and(|units| units.computed == 0);
-            if let Err(error) = keep(path, &report, nothing) {
-                tracing::warn!(%error, report = %path.display(), "the output does not keep the report");
+            let kept = if sink::is_remote(spec) {
+                report.to_json().and_then(|text| sink::keep_report(spec, text.as_bytes(), nothing))
+            } else {
+                keep(&kept_report(&spec.path), &report, nothing)
+            };
+            if let Err(error) = kept {
+                let output = spec.path.display();
+                tracing::warn!(%error, %output, "the output does not keep the report");
             }
         }
         written
@@ -139,11 +145,11 @@ impl Told {
         let Some((path, before)) = &self.metrics else { return Ok(()) };
         let report = self.report();
         let kept = Kept::of(before, &report.pipeline);
-        replace(path, prometheus(&report, kept).as_bytes())
+        replace(path, prometheus(&report, kept, chrono::Utc::now()).as_bytes())
     }
 }
 
-/// Where an output folder keeps the report of its last run.
+/// Where an output folder of this machine keeps the report of its last run.
 pub(super) fn kept_report(output: &Path) -> PathBuf {
     output.join("_hfauto").join("report.json")
 }

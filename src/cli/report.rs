@@ -7,7 +7,7 @@ use clap::Args;
 use super::{PipelineArgs, key_value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Report, page};
-use crate::sink::Sink;
+use crate::sink::{self, Sink};
 
 #[derive(Args, Debug)]
 pub(super) struct ReportArgs {
@@ -25,8 +25,7 @@ pub(super) struct ReportArgs {
 
 impl ReportArgs {
     pub(super) fn run(self) -> Result<()> {
-        let file = self.file()?;
-        let text = std::fs::read(&file).map_err(|e| self.no_report(&file, e))?;
+        let (file, text) = self.read()?;
         let text = String::from_utf8_lossy(&text);
         let page = page(&Report::from_json(&text).map_err(|e| e.at(file.display()))?);
         if self.output == Path::new("-") {
@@ -43,10 +42,14 @@ impl ReportArgs {
         self.report.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
     }
 
-    /// The file with the report.
-    fn file(&self) -> Result<PathBuf> {
+    /// The report, and where it is.
+    fn read(&self) -> Result<(PathBuf, Vec<u8>)> {
+        let read = |file: PathBuf| match std::fs::read(&file) {
+            Ok(text) => Ok((file, text)),
+            Err(error) => Err(self.no_report(&file, error)),
+        };
         if !self.is_pipeline() {
-            return Ok(self.report.clone());
+            return read(self.report.clone());
         }
         let (pipeline, set) = (self.report.clone(), self.set.clone());
         let pipeline = PipelineArgs { pipeline, set, offline: true }.load()?;
@@ -56,7 +59,14 @@ impl ReportArgs {
                 .at(pipeline.file.display())
                 .hint("run it with `--report FILE`, and give that file"));
         }
-        Ok(super::observe::kept_report(&pipeline.sink.path))
+        if !sink::is_remote(&pipeline.sink) {
+            return read(super::observe::kept_report(&pipeline.sink.path));
+        }
+        let output = pipeline.sink.path.clone();
+        match sink::kept_report(&pipeline.sink)? {
+            Some(text) => Ok((output, text)),
+            None => Err(self.no_report(&output, std::io::ErrorKind::NotFound.into())),
+        }
     }
 
     fn no_report(&self, file: &Path, error: std::io::Error) -> Error {

@@ -26,7 +26,7 @@ pub(super) struct RunArgs {
     /// Run the pipelines of a folder whose `schedule` is due, one after another: PIPELINE is the folder.
     /// Goes on after one that fails; the exit code is that of the first that did. For cron, systemd timers
     /// and Kubernetes CronJobs.
-    #[arg(long, conflicts_with_all = ["dry_run", "report", "metrics_file"])]
+    #[arg(long, conflicts_with_all = ["dry_run", "report"])]
     due: bool,
 
     /// Where `--due` remembers what was run. Default: `.hfauto/schedule` in the folder.
@@ -45,7 +45,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 
-    /// Keep the run's figures in this file as Prometheus metrics (*.prom), as a textfile collector reads it.
+    /// Keep the run's figures in this file as Prometheus metrics (*.prom), as a textfile collector reads it. With
+    /// `--due` it is a folder: each pipeline has a file of its own there, `reviews.yaml.prom`.
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     metrics_file: Option<PathBuf>,
 }
@@ -110,6 +111,7 @@ impl RunArgs {
                 offline: pipeline.offline,
                 job,
                 progress: *progress,
+                metrics: self.metrics_file.as_deref(),
             };
             return run.run_due(&pipeline.pipeline, state.as_deref());
         }

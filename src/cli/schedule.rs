@@ -40,12 +40,19 @@ pub(super) struct ScheduleArgs {
     /// How to show the progress of runs on stderr.
     #[arg(long, value_enum, default_value = "none")]
     progress: ProgressMode,
+
+    /// Keep the figures of runs in this folder as Prometheus metrics, as a textfile collector reads it: each pipeline
+    /// has a file of its own there, `reviews.yaml.prom`.
+    #[arg(long, value_name = "FOLDER")]
+    metrics_file: Option<PathBuf>,
 }
 
 impl ScheduleArgs {
     pub(super) fn run(self) -> Result<()> {
-        let Self { folder, state, set, offline, job, progress } = &self;
-        let run = ScheduledRun { set, offline: *offline, job, progress: *progress };
+        let Self { folder, state, set, offline, job, progress, metrics_file } = &self;
+        let (offline, progress) = (*offline, *progress);
+        let metrics = metrics_file.as_deref();
+        let run = ScheduledRun { set, offline, job, progress, metrics };
         run.stay(folder, state.as_deref())
     }
 }
@@ -56,10 +63,13 @@ pub(super) struct ScheduledRun<'a> {
     pub(super) offline: bool,
     pub(super) job: &'a JobArgs,
     pub(super) progress: ProgressMode,
+    /// The folder of metrics.
+    pub(super) metrics: Option<&'a Path>,
 }
 
 impl ScheduledRun<'_> {
     fn stay(&self, folder: &Path, state: Option<&Path>) -> Result<()> {
+        self.check_metrics()?;
         let mut scheduler = self.scheduler(folder, state);
         super::block_on(async {
             let stop = stop_or_exit().shared();
@@ -69,6 +79,7 @@ impl ScheduledRun<'_> {
     }
 
     pub(super) fn run_due(&self, folder: &Path, state: Option<&Path>) -> Result<()> {
+        self.check_metrics()?;
         let mut scheduler = self.scheduler(folder, state);
         let mut printed = Ok(());
         let passed = super::block_on(async {
@@ -112,7 +123,7 @@ impl ScheduledRun<'_> {
         pipeline: Pipeline,
         stop: impl Future<Output = ErrorKind> + Clone,
     ) -> Result<RunReport> {
-        let mut observer = Observer::start(&pipeline.file, None, None)?;
+        let mut observer = Observer::start(&pipeline.file, None, self.metrics_of(&pipeline))?;
         observer.is_of(&pipeline);
         let run = async {
             let job = tokio::select! {
@@ -125,9 +136,34 @@ impl ScheduledRun<'_> {
             run_job(&job, self.progress, stop).await
         };
         let result = run.await;
-        // Nothing was asked for that could fail: the report that the output keeps is told if it cannot be.
-        observer.finish(&result)?;
-        result
+        let told = tokio::task::block_in_place(|| observer.finish(&result));
+        match result {
+            Ok(report) => told.map(|()| report),
+            Err(error) => {
+                if let Err(told) = told {
+                    super::show(&told);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A collector reads a folder, and a file of metrics is written as a whole: so each pipeline has one, and none
+    /// has to wait for another's.
+    fn check_metrics(&self) -> Result<()> {
+        match self.metrics {
+            Some(folder) if !folder.is_dir() => {
+                let message = format!("`{}` is no folder", folder.display());
+                Err(Error::new(ErrorKind::Usage, message)
+                    .hint("`--metrics-file` of a folder of pipelines is a folder that is there"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn metrics_of(&self, pipeline: &Pipeline) -> Option<PathBuf> {
+        let name = pipeline.file.file_name()?.to_string_lossy();
+        Some(self.metrics?.join(format!("{name}.prom")))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::PipelineArgs;
-use crate::config::pipeline::{Step, StepKind};
+use crate::config::pipeline::{Precision, Step, StepKind, TaskOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source;
 use crate::tasks::{self, Models};
@@ -60,9 +60,16 @@ impl ValidateArgs {
         {
             problems.push(error.at(&pipeline.source.location));
         }
+        if pipeline.run.is_incremental && pipeline.source.limit.is_some() {
+            problems.push(not_in_units("has a limit").at(&pipeline.source.location));
+        }
         for step in &pipeline.steps {
             if let Err(error) = self.check_step(step, args.offline) {
                 problems.push(error.at(format!("step at {}", step.location)));
+            } else if pipeline.run.is_incremental
+                && let Some(reason) = why_whole(step)
+            {
+                problems.push(not_in_units(reason).at(format!("step at {}", step.location)));
             }
         }
         if let Some(last) = problems.pop() {
@@ -91,4 +98,23 @@ impl ValidateArgs {
         }
         Ok(())
     }
+}
+
+/// Why a step cannot be computed in units, as far as the file tells; a run looks at the plan.
+fn why_whole(step: &Step) -> Option<&'static str> {
+    match &step.kind {
+        StepKind::Sql(query) => source::why_whole_query(query).ok().flatten(),
+        StepKind::Task(task) => match &task.options {
+            TaskOptions::FeatureExtraction(options) if options.precision == Precision::Int8 => {
+                Some("has embeddings of int8, whose ranges are those of many rows")
+            }
+            _ => None,
+        },
+    }
+}
+
+fn not_in_units(reason: &str) -> Error {
+    let message = "`run.incremental` needs a pipeline that can be computed in units";
+    Error::new(ErrorKind::Config, format!("{message}: the pipeline {reason}"))
+        .hint("remove `incremental`: every run then computes all rows")
 }

@@ -1,5 +1,6 @@
 //! A pipeline made ready to run: models resolved, plan made, types known; then run.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,17 +14,19 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use tracing::Instrument;
 
 use super::gather::encode;
+use super::invalid_text;
+use super::metrics::StepMetrics;
 use super::node::ModelNode;
 use super::progress::{Input, Progress};
 use super::row_errors::RowErrorsNode;
 use super::step::{BatchSettings, ModelStep, RowErrors};
 use super::units::why_whole;
 use super::workers::WorkerPool;
-use crate::config::pipeline::{OnErrorRows, Pipeline, StepKind};
+use crate::config::pipeline::{OnErrorRows, Pipeline, Step, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Hub;
 use crate::sink::{Shard, Sink};
-use crate::source::{self, Source};
+use crate::source::{self, InvalidUtf8, Source};
 use crate::sql::{self, ModelCatalog};
 use crate::tasks::{self, EncodedRow, Models, Task};
 
@@ -69,7 +72,9 @@ impl Job {
 
     async fn prepare_job(pipeline: Pipeline, options: JobOptions, hub: Arc<Hub>) -> Result<Self> {
         let context = source::session(None)?;
-        let source = source::open(&context, &pipeline.source).await?;
+        let keeps_errors = pipeline.on_error.rows != OnErrorRows::Fail;
+        let invalid = if keeps_errors { InvalidUtf8::Mark } else { InvalidUtf8::Fail };
+        let source = source::open_with(&context, &pipeline.source, invalid).await?;
         let settings = BatchSettings::from(pipeline.run);
         let workers = Arc::new(WorkerPool::new(settings.workers));
         let models = Arc::new(Models::new(hub));
@@ -81,51 +86,34 @@ impl Job {
         }
         sql::register(&context, Arc::new(catalog)).map_err(|e| plan_error(e, "the session"))?;
 
-        let mut dataframe = source.dataframe.clone();
-        let mut total_rows = source.rows;
-        if let Some(limit) = options.limit {
-            dataframe = dataframe.limit(0, Some(limit)).map_err(|e| plan_error(e, "--limit"))?;
-            total_rows = total_rows.map(|rows| rows.min(limit as u64));
-        }
-        let mut has_row_errors = false;
-        for step in &pipeline.steps {
-            let place = format!("step at {}", step.location);
-            dataframe = match &step.kind {
-                StepKind::Sql(query) => {
-                    total_rows = None;
-                    source::check_query(query).map_err(|e| e.at(&place))?;
-                    sql_step(&context, dataframe, query).await.map_err(|e| {
-                        plan_error(e, &place).hint("the rows so far are the table `input`")
-                    })?
-                }
-                StepKind::Task(config) => {
-                    let task = tokio::task::block_in_place(|| tasks::resolve(config, &models))
-                        .map_err(|e| e.at(&place))?;
-                    check_columns(&*task, &dataframe).map_err(|e| e.at(&place))?;
-                    let output = task.field().name().clone();
-                    let row_errors = match pipeline.on_error.rows {
-                        OnErrorRows::Fail => RowErrors::Fail,
-                        OnErrorRows::Null | OnErrorRows::Skip => RowErrors::KeepKind,
-                    };
-                    let step = ModelStep::new(task, settings, Arc::clone(&workers), place.clone());
-                    let step = Arc::new(step.with_row_errors(row_errors));
-                    let (state, plan) = dataframe.into_parts();
-                    let node = ModelNode::try_new(plan, step).map_err(|e| plan_error(e, &place))?;
-                    let mut plan = node.into_plan();
-                    if row_errors == RowErrors::KeepKind {
-                        let on_error = &pipeline.on_error;
-                        plan = RowErrorsNode::try_new(plan, &output, on_error, !has_row_errors)
-                            .map_err(|e| plan_error(e, &on_error.location))?
-                            .into_plan();
-                        has_row_errors = true;
-                    }
-                    DataFrame::new(state, plan)
-                }
+        let steps = Steps { pipeline: &pipeline, context: &context, models, settings, workers };
+        let source_metrics = Arc::new(StepMetrics::default());
+        let build = async |read: &BTreeSet<String>| {
+            let (on_error, limit) = (&pipeline.on_error, options.limit);
+            let (rows, has_row_errors) = if keeps_errors {
+                invalid_text::checked(&source, on_error, read, limit, &source_metrics)
+                    .map_err(|e| plan_error(e, &on_error.location))?
+            } else {
+                let rows = invalid_text::limited(&source.dataframe, limit);
+                (rows.map_err(|e| plan_error(e, "--limit"))?, false)
             };
+            steps.over(rows, has_row_errors).await
+        };
+        let mut dataframe = build(&BTreeSet::new()).await?;
+        // What a unit depends on is this: that another file has such texts changes nothing of it.
+        let written = dataframe.logical_plan().display_indent_schema().to_string();
+        let read = invalid_text::read_columns(dataframe.logical_plan(), &source)
+            .map_err(|e| plan_error(e, "the steps"))?;
+        if !read.is_empty() {
+            dataframe = build(&read).await?;
+        }
+        let is_sql = |step: &Step| matches!(step.kind, StepKind::Sql(_));
+        let mut total_rows = source.rows.filter(|_| !pipeline.steps.iter().any(is_sql));
+        if let Some(limit) = options.limit {
+            total_rows = total_rows.map(|rows| rows.min(limit as u64));
         }
         // Optimized once: the calls of `sql` steps are steps only then, and those without use are none.
         let (state, plan) = dataframe.into_parts();
-        let written = plan.display_indent_schema().to_string();
         let plan = state.optimize(&plan).map_err(|e| plan_error(e, "the steps"))?;
         let whole =
             whole(&pipeline, &options, &plan, &source).map_err(|e| plan_error(e, "the steps"))?;
@@ -162,7 +150,8 @@ impl Job {
             bytes: source.files.iter().map(|file| file.bytes).sum(),
             rows: total_rows,
         };
-        let progress = Arc::new(Progress::new(&pipeline.name, input, model_steps(&plan)));
+        let progress =
+            Arc::new(Progress::new(&pipeline.name, input, model_steps(&plan), source_metrics));
         Ok(Self { pipeline, options, context, plan, written, source, progress, whole })
     }
 
@@ -253,6 +242,57 @@ impl Job {
     /// The pipeline file.
     pub fn file(&self) -> &Path {
         &self.pipeline.file
+    }
+}
+
+/// What the steps of a pipeline are made of.
+struct Steps<'p> {
+    pipeline: &'p Pipeline,
+    context: &'p SessionContext,
+    models: Arc<Models>,
+    settings: BatchSettings,
+    workers: Arc<WorkerPool>,
+}
+
+impl Steps<'_> {
+    /// The steps over rows, of which some may have failed already.
+    async fn over(&self, mut dataframe: DataFrame, mut has_row_errors: bool) -> Result<DataFrame> {
+        for step in &self.pipeline.steps {
+            let place = format!("step at {}", step.location);
+            dataframe = match &step.kind {
+                StepKind::Sql(query) => {
+                    source::check_query(query).map_err(|e| e.at(&place))?;
+                    sql_step(self.context, dataframe, query).await.map_err(|e| {
+                        plan_error(e, &place).hint("the rows so far are the table `input`")
+                    })?
+                }
+                StepKind::Task(config) => {
+                    let task = tokio::task::block_in_place(|| tasks::resolve(config, &self.models))
+                        .map_err(|e| e.at(&place))?;
+                    check_columns(&*task, &dataframe).map_err(|e| e.at(&place))?;
+                    let output = task.field().name().clone();
+                    let on_error = &self.pipeline.on_error;
+                    let row_errors = match on_error.rows {
+                        OnErrorRows::Fail => RowErrors::Fail,
+                        OnErrorRows::Null | OnErrorRows::Skip => RowErrors::KeepKind,
+                    };
+                    let workers = Arc::clone(&self.workers);
+                    let step = ModelStep::new(task, self.settings, workers, place.clone());
+                    let step = Arc::new(step.with_row_errors(row_errors));
+                    let (state, plan) = dataframe.into_parts();
+                    let node = ModelNode::try_new(plan, step).map_err(|e| plan_error(e, &place))?;
+                    let mut plan = node.into_plan();
+                    if row_errors == RowErrors::KeepKind {
+                        plan = RowErrorsNode::try_new(plan, &output, on_error, !has_row_errors)
+                            .map_err(|e| plan_error(e, &on_error.location))?
+                            .into_plan();
+                        has_row_errors = true;
+                    }
+                    DataFrame::new(state, plan)
+                }
+            };
+        }
+        Ok(dataframe)
     }
 }
 

@@ -5,6 +5,7 @@
 mod emit;
 mod exec;
 mod gather;
+mod invalid_text;
 mod job;
 mod metrics;
 mod node;

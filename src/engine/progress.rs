@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::metrics::StepMetrics;
 use super::samples::Samples;
 use super::step::ModelStep;
 use crate::report::{OutputFile, RowErrorTotals, Sample, UnitCounts};
@@ -36,6 +37,8 @@ pub(super) struct Input {
 pub struct Progress {
     pipeline: String,
     pub(super) input: Input,
+    /// Of rows that fail before the first step.
+    pub(super) source: Arc<StepMetrics>,
     steps: Vec<Arc<ModelStep>>,
     stage: AtomicU8,
     begun: OnceLock<(String, Instant)>,
@@ -66,10 +69,16 @@ pub(super) struct Times {
 }
 
 impl Progress {
-    pub(super) fn new(pipeline: &str, input: Input, steps: Vec<Arc<ModelStep>>) -> Self {
+    pub(super) fn new(
+        pipeline: &str,
+        input: Input,
+        steps: Vec<Arc<ModelStep>>,
+        source: Arc<StepMetrics>,
+    ) -> Self {
         Self {
             pipeline: pipeline.to_owned(),
             input,
+            source,
             steps,
             stage: AtomicU8::new(Stage::Loading as u8),
             begun: OnceLock::new(),

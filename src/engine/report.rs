@@ -28,6 +28,7 @@ impl Progress {
             total_rows: self.total_rows(),
             units: self.units(),
             row_errors: self.row_errors(),
+            source_errors: self.source.errors(),
             steps: self.steps().iter().map(|step| of_step(step, running)).collect(),
             throughput: self.samples(),
             output: self.output(),

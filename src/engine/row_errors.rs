@@ -26,6 +26,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
+use super::metrics::StepMetrics;
 use crate::config::pipeline::{OnErrorRows, OnErrorSpec};
 use crate::error::{Error, RowErrorKind};
 
@@ -98,11 +99,31 @@ pub(super) struct RowErrorsNode {
 struct Rule {
     /// The column of the step: Struct<value, error, kind> before, the value after.
     step: String,
+    /// What errors call the step.
+    label: String,
     /// The column of errors.
     column: String,
     skips: bool,
     /// Whether no such step is before it.
     is_first: bool,
+    /// Where its errors are counted, if nothing before it counts them.
+    counted: Counted,
+}
+
+/// Counters, which are no part of what a rule is.
+#[derive(Debug, Default)]
+struct Counted(Option<Arc<StepMetrics>>);
+
+impl PartialEq for Counted {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Counted {}
+
+impl Hash for Counted {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// The fields of an error.
@@ -110,7 +131,42 @@ fn error_fields() -> Fields {
     ["step", "kind", "message"].map(|name| Field::new(name, DataType::Utf8, false)).to_vec().into()
 }
 
+/// The type of the column of errors.
+pub(super) fn error_type() -> DataType {
+    DataType::Struct(error_fields())
+}
+
+/// Fails when rows have a column with the name of that of errors.
+///
+/// # Errors
+/// `Plan`.
+pub(super) fn check_free(schema: &DFSchema, column: &str) -> Result<()> {
+    if schema.has_column_with_unqualified_name(column) {
+        return plan_err!(
+            "the rows have a column `{column}` already: choose another `on_error.column`"
+        );
+    }
+    Ok(())
+}
+
 impl Rule {
+    fn new(
+        step: &str,
+        label: &str,
+        on_error: &OnErrorSpec,
+        is_first: bool,
+        counted: Counted,
+    ) -> Self {
+        Self {
+            step: step.to_owned(),
+            label: label.to_owned(),
+            column: on_error.column.clone(),
+            skips: on_error.rows == OnErrorRows::Skip,
+            is_first,
+            counted,
+        }
+    }
+
     fn schema(&self, input: &Schema) -> Schema {
         let mut fields: Vec<FieldRef> = Vec::new();
         for field in input.fields() {
@@ -123,8 +179,7 @@ impl Rule {
             }
         }
         if !self.skips {
-            let errors = DataType::Struct(error_fields());
-            fields.push(Arc::new(Field::new(&self.column, errors, true)));
+            fields.push(Arc::new(Field::new(&self.column, error_type(), true)));
         }
         Schema::new_with_metadata(fields, input.metadata().clone())
     }
@@ -144,6 +199,12 @@ impl Rule {
             failed.seen.fetch_add(rows as u64, AtomicOrdering::Relaxed);
         }
         failed.failed.fetch_add(has_failed.true_count() as u64, AtomicOrdering::Relaxed);
+        if let Counted(Some(counters)) = &self.counted {
+            for message in messages.iter().flatten() {
+                let (kind, message) = (RowErrorKind::InvalidUtf8, message.to_owned());
+                counters.failed(&RowError { kind, message });
+            }
+        }
 
         let errors = self.errors(batch, messages, kinds)?;
         let mut columns: Vec<ArrayRef> = Vec::new();
@@ -179,7 +240,7 @@ impl Rule {
         kinds: &StringArray,
     ) -> Result<ArrayRef> {
         let rows = messages.len();
-        let step: StringArray = std::iter::repeat_n(Some(&self.step), rows).collect();
+        let step: StringArray = std::iter::repeat_n(Some(&self.label), rows).collect();
         // The fields are not null; rows without an error are.
         let filled = |texts: &StringArray| -> ArrayRef {
             Arc::new(texts.iter().map(|text| Some(text.unwrap_or(""))).collect::<StringArray>())
@@ -197,22 +258,37 @@ impl RowErrorsNode {
     /// `input` ends in the step that makes `step`.
     ///
     /// # Errors
-    /// `Plan` when `input` has a column of errors that is not such a node's.
+    /// `Plan` when `input` has a column of the name that is none of errors.
     pub(super) fn try_new(
         input: LogicalPlan,
         step: &str,
         on_error: &OnErrorSpec,
         is_first: bool,
     ) -> Result<Self> {
-        let column = on_error.column.clone();
-        if is_first && input.schema().has_column_with_unqualified_name(&column) {
-            return plan_err!(
-                "the rows have a column `{column}` already: choose another `on_error.column`"
-            );
+        let schema = input.schema();
+        let is_of_errors = |index: usize| *schema.field(index).data_type() == error_type();
+        let earlier = schema.index_of_column_by_name(None, &on_error.column);
+        if on_error.rows == OnErrorRows::Skip || !earlier.is_some_and(is_of_errors) {
+            check_free(schema, &on_error.column)?;
         }
-        let skips = on_error.rows == OnErrorRows::Skip;
-        let rule = Arc::new(Rule { step: step.to_owned(), column, skips, is_first });
-        Self::with_rule(input, rule, Arc::default())
+        let rule = Rule::new(step, step, on_error, is_first, Counted::default());
+        Self::with_rule(input, Arc::new(rule), Arc::default())
+    }
+
+    /// `input` ends in the rows of the source: `failed` is the column with their errors, which call their place
+    /// `label` and are counted in `counters`.
+    ///
+    /// # Errors
+    /// As [`RowErrorsNode::try_new`].
+    pub(super) fn of_source(
+        input: LogicalPlan,
+        failed: &str,
+        label: &str,
+        on_error: &OnErrorSpec,
+        counters: Arc<StepMetrics>,
+    ) -> Result<Self> {
+        let rule = Rule::new(failed, label, on_error, true, Counted(Some(counters)));
+        Self::with_rule(input, Arc::new(rule), Arc::default())
     }
 
     fn with_rule(input: LogicalPlan, rule: Arc<Rule>, failed: Arc<FailedRows>) -> Result<Self> {
@@ -438,7 +514,15 @@ mod tests {
     }
 
     fn rule(skips: bool, is_first: bool) -> Rule {
-        Rule { step: "score".to_owned(), column: "_error".to_owned(), skips, is_first }
+        let rows = if skips { OnErrorRows::Skip } else { OnErrorRows::Null };
+        let on_error = OnErrorSpec {
+            rows,
+            column: "_error".to_owned(),
+            dead_letter: "dead".into(),
+            max_fraction: 1.0,
+            location: "p.yaml:1:1".to_owned(),
+        };
+        Rule::new("score", "score", &on_error, is_first, Counted::default())
     }
 
     fn messages(batch: &RecordBatch) -> Vec<Option<String>> {

@@ -26,9 +26,6 @@ use crate::sink::{
     UnitStatus, Written,
 };
 
-/// What files of a job that is one unit are called.
-const WHOLE: &str = "whole";
-
 /// Units that are computed at the same time.
 const UNITS_IN_FLIGHT: usize = 2;
 
@@ -78,14 +75,25 @@ impl Job {
         let errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
         self.count_errors(errors);
         self.check_budget(errors)?;
+        let unit = self.whole_unit();
         let written = tokio::task::block_in_place(|| {
-            self.write_letters(&format!("00000-{WHOLE}"), &failed)?;
+            self.write_letters(&format!("00000-{unit}"), &failed)?;
             let written = sink.finish()?;
-            self.publish_letters(&BTreeSet::from([WHOLE.to_owned()]))?;
+            self.publish_letters(&BTreeSet::from([unit]))?;
             Ok::<_, Error>(written)
         })?;
         self.progress.set_output(output_files(written));
         Ok(())
+    }
+
+    /// What dead letters of a job that is one unit are called: others than those of the same job over another input.
+    fn whole_unit(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(plan_hash(&self.pipeline, &self.written, self.steps()).as_bytes());
+        for file in &self.source.files {
+            hasher.update(format!("{}\n{}\n", file.path.display(), file.stamp).as_bytes());
+        }
+        hasher.finalize().to_hex()[..8].to_owned()
     }
 
     /// The counts for the report, where errors of rows do not end the run.

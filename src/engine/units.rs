@@ -77,10 +77,13 @@ pub(super) fn plan_of_unit(
     source: &Source,
     unit: &Unit,
 ) -> DataFusionResult<LogicalPlan> {
-    let table = provider_as_source(source.unit_table(unit));
     let plan = plan.clone().transform_up(|node| match node {
-        LogicalPlan::TableScan(mut scan) if is_source(&scan, source) => {
-            scan.source = Arc::clone(&table);
+        LogicalPlan::TableScan(mut scan) => {
+            let table = source_as_provider(&scan.source).ok();
+            let Some(table) = table.and_then(|table| source.unit_table(&table, unit)) else {
+                return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
+            };
+            scan.source = provider_as_source(table);
             Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
         }
         node => Ok(Transformed::no(node)),

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use chrono::{DateTime, Utc};
+
 use super::{Histogram, Report, RunReport, Status, StepReport, UnitCounts};
 
 /// What a file of metrics says of runs that are over.
@@ -82,11 +84,18 @@ impl Kept {
     }
 }
 
-/// The text of a file of metrics, that replaces one which says `kept`.
-pub fn prometheus(report: &Report, kept: Kept) -> String {
+/// The text of a file of metrics that is written at `now` and replaces one which says `kept`.
+pub fn prometheus(report: &Report, kept: Kept, now: DateTime<Utc>) -> String {
     let mut text = Exposition { text: String::new(), pipeline: escape(&report.pipeline) };
     let running = f64::from(u8::from(report.status == Status::Running));
-    text.gauge(RUNNING, "Whether a run is on its way.", running);
+    let help = "Whether a run is on its way. Stays 1 after a run that was killed: it is one only while \
+                hfauto_pipe_last_update_timestamp_seconds is of the last minute.";
+    text.gauge(RUNNING, help, running);
+    text.gauge(
+        "hfauto_pipe_last_update_timestamp_seconds",
+        "When this was written, in seconds of Unix time: every two seconds while a run is on its way.",
+        now.timestamp_millis() as f64 / 1000.0,
+    );
     text.optional(
         "hfauto_pipe_run_start_timestamp_seconds",
         "When the run began, in seconds of Unix time.",
@@ -142,20 +151,27 @@ fn of_run(text: &mut Exposition, run: &RunReport) {
             text.sample(name, &[("state", state)], units as f64);
         }
     }
-    of_steps(text, &run.steps);
+    of_steps(text, run);
     let memory = run.memory_bytes.map(|bytes| bytes as f64);
     text.optional("hfauto_pipe_memory_bytes", "Resident size of the process.", memory);
     let peak = run.peak_memory_bytes.map(|bytes| bytes as f64);
     text.optional("hfauto_pipe_memory_peak_bytes", "Its largest resident size so far.", peak);
 }
 
+/// The step of rows that failed before the first one.
+const SOURCE: &str = "source";
+
 /// A counter of a step.
 type Counter = fn(&StepReport) -> u64;
 
-fn of_steps(text: &mut Exposition, steps: &[StepReport]) {
+fn of_steps(text: &mut Exposition, run: &RunReport) {
     // Two steps may have one name: calls in SQL. Their samples would be the same series.
     let mut names = BTreeMap::new();
-    let steps: Vec<(String, &StepReport)> = steps
+    if !run.source_errors.is_empty() {
+        names.insert(SOURCE, 1);
+    }
+    let steps: Vec<(String, &StepReport)> = run
+        .steps
         .iter()
         .map(|step| {
             let number: &mut usize = names.entry(step.output.as_str()).or_default();
@@ -164,6 +180,18 @@ fn of_steps(text: &mut Exposition, steps: &[StepReport]) {
             (if *number == 1 { name } else { format!("{name} ({number})") }, step)
         })
         .collect();
+    let of_source = run.source_errors.iter().map(|error| (SOURCE, error));
+    let of_steps = steps
+        .iter()
+        .flat_map(|(name, report)| report.errors.iter().map(move |error| (name.as_str(), error)));
+    let mut errors = of_source.chain(of_steps).peekable();
+    if errors.peek().is_some() {
+        let name = "hfauto_pipe_row_errors_total";
+        text.family(name, "counter", "Rows that failed and were kept, by kind of error.");
+        for (step, error) in errors {
+            text.sample(name, &[("step", step), ("kind", &error.kind)], error.rows as f64);
+        }
+    }
     if steps.is_empty() {
         return;
     }
@@ -206,16 +234,6 @@ fn of_steps(text: &mut Exposition, steps: &[StepReport]) {
             ("output", counts.output_seconds),
         ] {
             text.sample(name, &[("step", step), ("stage", stage)], seconds);
-        }
-    }
-    if steps.iter().any(|(_, report)| !report.errors.is_empty()) {
-        let name = "hfauto_pipe_row_errors_total";
-        text.family(name, "counter", "Rows that failed and were kept, by kind of error.");
-        for (step, report) in &steps {
-            for error in &report.errors {
-                let labels = [("step", step.as_str()), ("kind", &error.kind)];
-                text.sample(name, &labels, error.rows as f64);
-            }
         }
     }
     let name = "hfauto_pipe_step_row_tokens";
@@ -288,6 +306,6 @@ fn escape(text: &str) -> String {
 }
 
 fn unix_seconds(rfc3339: &str) -> Option<f64> {
-    let time = chrono::DateTime::parse_from_rfc3339(rfc3339).ok()?;
+    let time = DateTime::parse_from_rfc3339(rfc3339).ok()?;
     Some(time.timestamp_millis() as f64 / 1000.0)
 }

@@ -127,6 +127,8 @@ pub struct RunReport {
     pub units: Option<UnitCounts>,
     /// Rows that failed, those of units that were done before included; `None` where the first one ends the run.
     pub row_errors: Option<RowErrorTotals>,
+    /// Rows that failed before the first step, by kind: with text that is not UTF-8.
+    pub source_errors: Vec<RowErrorReport>,
     /// One entry a model step.
     pub steps: Vec<StepReport>,
     /// Rows and tokens over time, at most 200 moments, evenly apart but for the last.
@@ -137,6 +139,18 @@ pub struct RunReport {
     pub memory_bytes: Option<u64>,
     /// Its largest resident size so far.
     pub peak_memory_bytes: Option<u64>,
+}
+
+impl RunReport {
+    /// Rows that failed, by where and kind: in the source, in a step, which its column names.
+    pub(crate) fn errors(&self) -> impl Iterator<Item = (&str, &RowErrorReport)> {
+        let of_source = self.source_errors.iter().map(|error| ("source", error));
+        let of_steps = self.steps.iter().flat_map(|step| {
+            let place = step.output.as_str();
+            step.errors.iter().map(move |error| (place, error))
+        });
+        of_source.chain(of_steps)
+    }
 }
 
 /// The counters of a run at one moment.

@@ -297,11 +297,7 @@ fn bins(lengths: &Histogram) -> Vec<(String, String, u64)> {
 }
 
 fn row_errors(html: &mut String, run: &RunReport) {
-    let errors: Vec<(&StepReport, &RowErrorReport)> = run
-        .steps
-        .iter()
-        .flat_map(|step| step.errors.iter().map(move |error| (step, error)))
-        .collect();
+    let errors: Vec<(&str, &RowErrorReport)> = run.errors().collect();
     let Some(totals) = run.row_errors.filter(|totals| totals.failed > 0 || !errors.is_empty())
     else {
         return;
@@ -315,13 +311,13 @@ fn row_errors(html: &mut String, run: &RunReport) {
             count(totals.failed - here)
         );
     }
-    let rows = errors.into_iter().take(MAX_ENTRIES).map(|(step, error)| {
+    let rows = errors.into_iter().take(MAX_ENTRIES).map(|(place, error)| {
         let examples =
             error.examples.iter().map(|text| format!("<li><bdi>{}</bdi></li>", escape(text)));
         vec![
             format!("<code>{}</code>", escape(&error.kind)),
             count(error.rows),
-            format!("<bdi>{}</bdi>", escape(&step.output)),
+            format!("<bdi>{}</bdi>", escape(place)),
             format!("<ul class=\"examples\">{}</ul>", examples.collect::<String>()),
         ]
     });

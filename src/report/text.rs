@@ -70,12 +70,10 @@ impl fmt::Display for RunReport {
         }
         if let Some(errors) = &self.row_errors {
             writeln!(f, "  failed   {} of {} rows", count(errors.failed), count(errors.rows))?;
-            for step in &self.steps {
-                for error in &step.errors {
-                    let (rows, kind) = (count(error.rows), &error.kind);
-                    let example = error.examples.first().map_or("", String::as_str);
-                    writeln!(f, "    {}: {rows} {kind}: {example}", step.output)?;
-                }
+            for (place, error) in self.errors() {
+                let (rows, kind) = (count(error.rows), &error.kind);
+                let example = error.examples.first().map_or("", String::as_str);
+                writeln!(f, "    {place}: {rows} {kind}: {example}")?;
             }
         }
         for step in &self.steps {

@@ -17,14 +17,15 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
+use super::manifest::{self, Manifest, Plan, PlanSummary, PlannedUnits, Summary};
 use super::storage::{Hold, Lock, Storage};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::failpoint::failpoint;
 
 pub(super) const META: &str = "_hfauto";
@@ -76,8 +77,8 @@ impl Run {
     }
 
     /// Says for others to read what this run is.
-    pub(super) fn say(&self, name: &str, content: &Value) -> Result<()> {
-        write_json(self.storage.as_ref(), &format!("{}/{name}", self.dir), content)
+    pub(super) fn say(&self, name: &str, content: &impl Serialize) -> Result<()> {
+        manifest::put(self.storage.as_ref(), &format!("{}/{name}", self.dir), content)
     }
 
     /// Where a unit's parts are written before they are staged.
@@ -94,49 +95,39 @@ impl Run {
     /// before; the manifests of units are kept for a later run, save those of `obsolete` ones, or not at all.
     pub(super) fn commit_staged(
         &self,
-        manifest: Value,
-        replaced: &[String],
-        obsolete: &[String],
-        keep_units: bool,
-    ) -> Result<()> {
+        manifest: Manifest,
+        replaced: Vec<String>,
+        obsolete: Vec<String>,
+        keep: bool,
+    ) -> Result<Manifest> {
         failpoint("publish.begun");
-        let plan = json!({
-            "version": 1,
-            "replaced": replaced,
-            "manifest": manifest,
-            "units": {"obsolete": obsolete, "keep": keep_units},
-        });
-        self.decide(&plan)
+        let units = Some(PlannedUnits { obsolete, keep });
+        self.decide(Plan { replaced, units, manifest })
     }
 
-    /// Publishes the parts, which are `names`, replacing `replaced`.
-    pub(super) fn commit(
-        &self,
-        manifest: Value,
-        names: &[String],
-        replaced: &[String],
-    ) -> Result<()> {
-        let parts = names.iter().map(|name| Ok((self.part(name)?, self.data(name))));
+    /// Publishes the parts, which `manifest` names, replacing `replaced`.
+    pub(super) fn commit(&self, manifest: Manifest, replaced: Vec<String>) -> Result<()> {
+        let parts = manifest.files.iter();
+        let parts = parts.map(|file| Ok((self.part(&file.name)?, self.data(&file.name))));
         let kept = parts
             .collect::<io::Result<Vec<_>>>()
             .map_err(|error| super::disk::write_error(&self.storage.shown(""), error));
-        let plan = json!({"version": 1, "replaced": replaced, "manifest": manifest});
         if let Err(error) = kept.and_then(|parts| self.storage.keep(&parts)) {
             self.discard();
             return Err(error);
         }
-        self.decide(&plan)
+        self.decide(Plan { replaced, units: None, manifest }).map(drop)
     }
 
     /// From `plan.json` on, a failure keeps what the next run needs to finish the commit.
-    fn decide(&self, plan: &Value) -> Result<()> {
+    fn decide(&self, plan: Plan) -> Result<Manifest> {
         self.check_lock()?;
-        write_json(self.storage.as_ref(), &format!("{}/{PLAN}", self.dir), plan)?;
+        plan.put(self.storage.as_ref(), &format!("{}/{PLAN}", self.dir))?;
         failpoint("publish.planned");
-        apply(self.storage.as_ref(), &self.dir)?;
+        apply(self.storage.as_ref(), &self.dir, &plan)?;
         failpoint("publish.cleaned");
         self.clean();
-        Ok(())
+        Ok(plan.manifest)
     }
 
     /// Throws the run away, and the folders that it made for itself.
@@ -164,7 +155,7 @@ pub(super) fn marked_at(storage: &dyn Storage) -> Result<Option<chrono::DateTime
 
 /// Whether the output says of itself that it is one.
 pub(super) fn is_committed(storage: &dyn Storage) -> Result<bool> {
-    Ok(storage.read(MANIFEST)?.is_some() || is_marked(storage)?)
+    Ok(storage.is_file(MANIFEST)?.is_some() || is_marked(storage)?)
 }
 
 /// Whether an output was published in units, or is about to be: whoever opens it finds out by which job.
@@ -173,46 +164,24 @@ pub(super) fn is_of_units(storage: &dyn Storage) -> Result<bool> {
         return Ok(true);
     }
     for dir in run_dirs(storage)? {
-        let plan = read_json(storage, &format!("{dir}/{PLAN}"));
-        if plan.is_ok_and(|plan| plan.is_some_and(|plan| plan.get("units").is_some())) {
+        let plan = manifest::read::<PlanSummary>(storage, &format!("{dir}/{PLAN}"));
+        if plan.is_ok_and(|plan| plan.is_some_and(|plan| plan.units.is_some())) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// What a manifest says of the whole; of its files nothing is kept.
-#[derive(Debug, serde::Deserialize)]
-pub(super) struct Summary {
-    /// The job in units that published the output.
-    #[serde(default)]
-    pub(super) job: Option<String>,
-    #[serde(default)]
-    pub(super) rows: u64,
-}
-
 /// The manifest of an output that is marked as whole.
 pub(super) fn summary(storage: &dyn Storage) -> Result<Option<Summary>> {
-    match storage.read(MANIFEST)? {
-        Some(text) if is_marked(storage)? => {
-            serde_json::from_slice(&text).map(Some).map_err(|e| unreadable(storage, MANIFEST, e))
-        }
-        _ => Ok(None),
-    }
+    if is_marked(storage)? { manifest::read(storage, MANIFEST) } else { Ok(None) }
 }
 
 /// The files that earlier runs wrote into the folder: its manifest, and commits cut short.
 pub(super) fn known_files(storage: &dyn Storage) -> Result<Vec<String>> {
-    let mut known = Vec::new();
-    if let Some(manifest) = read_json(storage, MANIFEST)? {
-        known.extend(manifest_files(storage, &manifest, MANIFEST)?);
-    }
+    let mut known = manifest::files_of_manifest(storage, MANIFEST)?;
     for dir in run_dirs(storage)? {
-        let plan = format!("{dir}/{PLAN}");
-        if let Some(read) = read_json(storage, &plan)? {
-            known.extend(manifest_files(storage, &read["manifest"], &plan)?);
-            known.extend(names(storage, &read["replaced"], &plan)?);
-        }
+        known.extend(manifest::files_of_plan(storage, &format!("{dir}/{PLAN}"))?);
     }
     Ok(known)
 }
@@ -220,10 +189,10 @@ pub(super) fn known_files(storage: &dyn Storage) -> Result<Vec<String>> {
 /// Finishes or removes what dead runs left; the caller holds the lock alone.
 fn recover(storage: &dyn Storage) -> Result<()> {
     for dir in run_dirs(storage)? {
-        if storage.read(&format!("{dir}/{PLAN}"))?.is_some() {
-            apply(storage, &dir)?;
-        } else {
-            storage.remove_folder(&dir)?;
+        match Plan::read(storage, &format!("{dir}/{PLAN}"))? {
+            Some(plan) => apply(storage, &dir, &plan)?,
+            // Without a plan nothing was decided.
+            None => storage.remove_folder(&dir)?,
         }
     }
     Ok(())
@@ -239,32 +208,26 @@ pub(super) fn run_dirs(storage: &dyn Storage) -> Result<Vec<String>> {
 }
 
 /// Carries out the plan of a run. Every step may be repeated.
-fn apply(storage: &dyn Storage, dir: &str) -> Result<()> {
-    let plan_path = format!("{dir}/{PLAN}");
-    // Without a plan nothing was decided.
-    let Some(plan) = read_json(storage, &plan_path)? else { return Ok(()) };
-    let manifest = &plan["manifest"];
-    let files = manifest_files(storage, manifest, &plan_path)?;
-    let replaced = names(storage, &plan["replaced"], &plan_path)?;
-    let units = plan.get("units");
+fn apply(storage: &dyn Storage, dir: &str, plan: &Plan) -> Result<()> {
+    let Plan { replaced, units, manifest } = plan;
     let data = if units.is_some() { STAGED.to_owned() } else { format!("{dir}/data") };
     storage.remove_all(&[SUCCESS.to_owned(), MANIFEST.to_owned()])?;
     failpoint("publish.unmarked");
+    let files: Vec<String> = manifest.files.iter().map(|file| file.name.clone()).collect();
     storage.publish(&data, &files)?;
     failpoint("publish.renamed");
-    let files: BTreeSet<String> = files.into_iter().collect();
-    let gone: Vec<String> = replaced.into_iter().filter(|file| !files.contains(file)).collect();
-    storage.remove_all(&gone)?;
+    let files: BTreeSet<&str> = files.iter().map(String::as_str).collect();
+    let gone = replaced.iter().filter(|file| !files.contains(file.as_str())).cloned();
+    storage.remove_all(&gone.collect::<Vec<_>>())?;
     failpoint("publish.removed");
-    write_json(storage, MANIFEST, manifest)?;
+    manifest.put(storage, MANIFEST)?;
     failpoint("publish.manifest");
     storage.write(SUCCESS, b"")?;
     failpoint("publish.marked");
     if let Some(units) = units {
-        let obsolete = names(storage, &units["obsolete"], &plan_path)?;
-        let obsolete = obsolete.into_iter().map(|id| format!("{UNITS}/{id}.json"));
+        let obsolete = units.obsolete.iter().map(|id| format!("{UNITS}/{id}.json"));
         storage.remove_all(&obsolete.collect::<Vec<_>>())?;
-        if units["keep"] != Value::Bool(true) {
+        if !units.keep {
             storage.remove_folder(UNITS)?;
         }
         storage.remove_folder(STAGED)?;
@@ -272,58 +235,15 @@ fn apply(storage: &dyn Storage, dir: &str) -> Result<()> {
     storage.remove_folder(dir)
 }
 
-pub(super) fn write_json(storage: &dyn Storage, name: &str, content: &Value) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(content).map_err(|error| {
-        Error::new(ErrorKind::Internal, "cannot write the manifest").source(error)
-    })?;
-    text.push(b'\n');
-    storage.write(name, &text)
-}
-
-/// A file of JSON; `None` when it is not there.
-pub(super) fn read_json(storage: &dyn Storage, name: &str) -> Result<Option<Value>> {
-    let text = storage.read(name)?;
-    text.map(|text| serde_json::from_slice(&text).map_err(|e| unreadable(storage, name, e)))
-        .transpose()
-}
-
-fn unreadable(storage: &dyn Storage, name: &str, error: serde_json::Error) -> Error {
-    Error::new(ErrorKind::Sink, format!("cannot read `{}`", storage.shown(name).display()))
-        .source(error)
-        .hint("move the folder away or choose another `sink.path`")
-}
-
-fn manifest_files(storage: &dyn Storage, manifest: &Value, name: &str) -> Result<Vec<String>> {
-    let files = manifest["files"].as_array().map_or(&[][..], Vec::as_slice);
-    let listed = files.iter().map(|file| file["path"].clone()).collect();
-    names(storage, &Value::Array(listed), name)
-}
-
-/// Relative paths that stay inside the folder; anything else is no manifest of ours.
-pub(super) fn names(storage: &dyn Storage, list: &Value, name: &str) -> Result<Vec<String>> {
-    let names = list
-        .as_array()
-        .map_or(&[][..], Vec::as_slice)
-        .iter()
-        .map(|name| name.as_str().filter(|name| stays_inside(name)));
-    names.map(|name| name.map(str::to_owned)).collect::<Option<_>>().ok_or_else(|| {
-        let shown = storage.shown(name);
-        Error::new(ErrorKind::Sink, format!("`{}` is not a manifest", shown.display()))
-            .hint("move the folder away or choose another `sink.path`")
-    })
-}
-
-pub(super) fn stays_inside(name: &str) -> bool {
-    let mut parts = Path::new(name).components().peekable();
-    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
+    use super::super::WrittenPart;
     use super::super::storage::{LocalStorage, Shard};
     use super::*;
+    use crate::error::ErrorKind;
 
     fn tree(root: &Path) -> Vec<String> {
         fn walk(folder: &Path, root: &Path, found: &mut Vec<String>) {
@@ -342,8 +262,14 @@ mod tests {
         found
     }
 
-    fn manifest(files: &[&str]) -> Value {
-        json!({"files": files.iter().map(|file| json!({"path": file})).collect::<Vec<_>>()})
+    fn manifest(files: &[&str]) -> Manifest {
+        let part = |name: &&str| WrittenPart {
+            name: (*name).to_owned(),
+            rows: 0,
+            bytes: 0,
+            blake3: String::new(),
+        };
+        Manifest { files: files.iter().map(part).collect(), ..Manifest::default() }
     }
 
     fn local(root: &Path) -> Arc<dyn Storage> {
@@ -367,7 +293,7 @@ mod tests {
             fs::write(first.part(part).unwrap(), "1").unwrap();
         }
         let parts = names_of(&["a/old", "b/both"]);
-        first.commit(manifest(&["a/old", "b/both"]), &parts, &[]).unwrap();
+        first.commit(manifest(&["a/old", "b/both"]), Vec::new()).unwrap();
         assert_eq!(tree(&root), ["_SUCCESS", "_hfauto/MANIFEST.json", "a/old", "b/both"]);
         drop(first);
 
@@ -375,10 +301,8 @@ mod tests {
         for part in ["b/both", "c/new"] {
             fs::write(second.part(part).unwrap(), "2").unwrap();
         }
-        let plan = json!({
-            "version": 1, "replaced": parts, "manifest": manifest(&["b/both", "c/new"])
-        });
-        write_json(second.storage.as_ref(), &format!("{}/{PLAN}", second.dir), &plan).unwrap();
+        let plan = Plan { replaced: parts, units: None, manifest: manifest(&["b/both", "c/new"]) };
+        plan.put(second.storage.as_ref(), &format!("{}/{PLAN}", second.dir)).unwrap();
         // The process dies after the first rename: no discard runs, the lock is freed.
         fs::remove_file(root.join(SUCCESS)).unwrap();
         fs::rename(root.join(second.data("b/both")), root.join("b/both")).unwrap();
@@ -442,14 +366,5 @@ mod tests {
         alone.discard();
         drop(alone);
         assert_eq!(tree(folder.path()), [""; 0]);
-    }
-
-    #[test]
-    fn a_manifest_cannot_point_outside() {
-        let storage = local(Path::new("out"));
-        for name in ["../x", "/etc/passwd", "a/../../x", ""] {
-            assert!(names(storage.as_ref(), &json!([name]), "m").is_err(), "{name}");
-        }
-        assert_eq!(names(storage.as_ref(), &json!(["a=b/c"]), "m").unwrap(), ["a=b/c"]);
     }
 }

@@ -43,7 +43,7 @@ pub(crate) fn write_letters(
         target_file_size_bytes: u64::MAX,
     };
     let options = SinkOptions { overwrite: true, ..SinkOptions::default() };
-    let mut sink = Sink::create(&spec, first.schema(), options)?;
+    let mut sink = Sink::create_held(&spec, first.schema(), options)?;
     for batch in batches {
         sink.write(batch)?;
     }

@@ -19,6 +19,7 @@ mod commit;
 mod dead_letter;
 mod disk;
 mod encode;
+mod manifest;
 mod partition;
 mod records;
 mod state;
@@ -39,16 +40,19 @@ pub(crate) use self::dead_letter::{publish_letters, write_letters};
 use self::disk::{Disk, Gauge, LocalDisk, OutFile, sync_folder, write_error};
 pub use self::encode::nested_as_text;
 use self::encode::{Boxed, Encoder, Encoding, schema_json};
+use self::manifest::Manifest;
 use self::partition::Partitioner;
 pub use self::state::OutputState;
-use self::storage::Hold;
+pub(crate) use self::state::{is_remote, keep_report, kept_report};
 pub use self::storage::Shard;
+use self::storage::{Hold, Lock};
 use self::target::Target;
 pub use self::units::{
     Committed, Done, Finished, RowErrorCounts, UnitKey, UnitMode, UnitOutput, UnitStatus, Vanished,
 };
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::failpoint;
 
 /// Files that a partitioned sink keeps open.
 pub const MAX_OPEN_FILES: usize = 64;
@@ -129,6 +133,8 @@ enum Staging {
     Object {
         temporary: PathBuf,
         overwrite: bool,
+        /// `None` where the caller holds what it is a part of.
+        lock: Option<Box<dyn Lock>>,
     },
     Folder {
         run: Run,
@@ -155,8 +161,11 @@ struct Part {
 struct WrittenPart {
     #[serde(rename = "path")]
     name: String,
+    #[serde(default)]
     rows: u64,
+    #[serde(default)]
     bytes: u64,
+    #[serde(default)]
     blake3: String,
 }
 
@@ -197,13 +206,23 @@ impl Sink {
         Self::create_on(spec, schema, options, Box::new(LocalDisk))
     }
 
+    /// As [`Sink::create`], of a file that is a part of an output that the caller holds.
+    pub(crate) fn create_held(
+        spec: &SinkSpec,
+        schema: SchemaRef,
+        options: SinkOptions,
+    ) -> Result<Self> {
+        Self::prepare(spec, schema, options, Box::new(LocalDisk), false)
+            .map_err(|error| error.at(&spec.location))
+    }
+
     fn create_on(
         spec: &SinkSpec,
         schema: SchemaRef,
         options: SinkOptions,
         disk: Box<dyn Disk>,
     ) -> Result<Self> {
-        Self::prepare(spec, schema, options, disk).map_err(|error| error.at(&spec.location))
+        Self::prepare(spec, schema, options, disk, true).map_err(|error| error.at(&spec.location))
     }
 
     fn prepare(
@@ -211,6 +230,7 @@ impl Sink {
         schema: SchemaRef,
         options: SinkOptions,
         disk: Box<dyn Disk>,
+        locks: bool,
     ) -> Result<Self> {
         let target = Target::of(spec)?;
         let overwrite = options.overwrite;
@@ -220,7 +240,14 @@ impl Sink {
             if crate::store::is_url(&target.path.to_string_lossy()) {
                 let temporary = target.storage.spool(file);
                 let temporary = temporary.map_err(|error| write_error(&target.path, error))?;
-                Staging::Object { temporary, overwrite }
+                let lock = locks.then(|| target.storage.lock_of(file)).transpose()?;
+                let staging = Staging::Object { temporary, overwrite, lock };
+                // Looked at again under the lock: the run that had it may have put it there.
+                if let Err(error) = target.replaced(overwrite) {
+                    staging.discard();
+                    return Err(error);
+                }
+                staging
             } else {
                 Staging::file(&target.path, overwrite)?
             }
@@ -456,9 +483,8 @@ impl Sink {
                 renamed?;
             }
             Some(Staging::Folder { run, replaced }) => {
-                let manifest = self.manifest(rows, bytes);
-                let names: Vec<String> = self.closed.iter().map(|part| part.name.clone()).collect();
-                run.commit(manifest, &names, &replaced)?;
+                let head = self.manifest_head(rows, bytes);
+                run.commit(Manifest { head, files: self.closed.clone() }, replaced)?;
             }
             Some(Staging::Unit { .. }) | None => {
                 return Err(Error::new(
@@ -476,23 +502,20 @@ impl Sink {
         Ok(Written { files: files.collect(), rows, bytes })
     }
 
-    fn manifest(&self, rows: u64, bytes: u64) -> Value {
-        self.manifest_of(&self.closed, rows, bytes)
-    }
-
-    fn manifest_of(&self, parts: &[WrittenPart], rows: u64, bytes: u64) -> Value {
+    /// What the manifest of an output says beside its files.
+    fn manifest_head(&self, rows: u64, bytes: u64) -> Map<String, Value> {
         let lineage: Map<_, _> =
             self.lineage.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
-        json!({
-            "version": 1,
-            "format": target::word(self.target.format),
-            "rows": rows,
-            "bytes": bytes,
-            "partition_by": self.partition_by,
-            "files": parts,
-            "schema": schema_json(self.encoding.schema()),
-            "lineage": lineage,
-        })
+        let head = [
+            ("version", json!(1)),
+            ("format", json!(target::word(self.target.format))),
+            ("rows", json!(rows)),
+            ("bytes", json!(bytes)),
+            ("partition_by", json!(self.partition_by)),
+            ("schema", schema_json(self.encoding.schema())),
+            ("lineage", json!(lineage)),
+        ];
+        head.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     /// Throws everything away; dropping does the same.
@@ -535,15 +558,23 @@ impl Staging {
 
     /// Puts one file in its place.
     fn rename(&self, target: &Target) -> Result<()> {
-        let (Self::File { temporary, overwrite, .. } | Self::Object { temporary, overwrite }) =
+        let (Self::File { temporary, overwrite, .. } | Self::Object { temporary, overwrite, .. }) =
             self
         else {
             return Ok(());
         };
         // Somebody else may have put a file there in the meantime.
         target.replaced(*overwrite)?;
-        if let (Self::Object { .. }, Some(file)) = (self, &target.file) {
-            return target.storage.keep(&[(temporary.clone(), file.clone())]);
+        if let (Self::Object { lock, .. }, Some(file)) = (self, &target.file) {
+            failpoint("publish.begun");
+            if let Some(lock) = lock {
+                lock.check()?;
+            }
+            target.storage.keep(&[(temporary.clone(), file.clone())])?;
+            if let Some(lock) = lock {
+                lock.release();
+            }
+            return Ok(());
         }
         fs::rename(temporary, &target.path).map_err(|error| write_error(&target.path, error))?;
         match target.path.parent() {
@@ -558,8 +589,11 @@ impl Staging {
                 let _ = fs::remove_file(temporary);
                 storage::remove_created(created);
             }
-            Self::Object { temporary, .. } => {
+            Self::Object { temporary, lock, .. } => {
                 let _ = fs::remove_file(temporary);
+                if let Some(lock) = lock {
+                    lock.release();
+                }
             }
             Self::Folder { run, .. } => run.discard(),
             Self::Unit { dir } => {

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::commit::{self, STAGED, UNITS};
+use super::commit::{STAGED, UNITS};
+use super::manifest::stays_inside;
 use super::storage::Storage;
 use super::{RowErrorCounts, WrittenPart};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,19 +30,79 @@ pub(super) struct Record {
     pub(super) files: Vec<WrittenPart>,
 }
 
+/// What is kept in memory of a unit that is done: what it takes to publish it.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) input: Arc<str>,
+    pub(super) plan: Arc<str>,
+    pub(super) rows: u64,
+    pub(super) errors: RowErrorCounts,
+    pub(super) files: Box<[WrittenPart]>,
+}
+
+/// The units that are done, by id. Of texts that many have in common, one is kept.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    units: BTreeMap<Box<str>, Kept>,
+    texts: BTreeSet<Arc<str>>,
+}
+
+impl Records {
+    pub(super) fn insert(&mut self, record: Record) {
+        let Record { unit, input, plan, rows, errors, files, .. } = record;
+        let (input, plan) = (self.shared(input), self.shared(plan));
+        let kept = Kept { input, plan, rows, errors, files: files.into() };
+        self.units.insert(unit.into(), kept);
+    }
+
+    fn shared(&mut self, text: String) -> Arc<str> {
+        if let Some(known) = self.texts.get(text.as_str()) {
+            return Arc::clone(known);
+        }
+        let text: Arc<str> = text.into();
+        self.texts.insert(Arc::clone(&text));
+        text
+    }
+
+    pub(super) fn get(&self, unit: &str) -> Option<&Kept> {
+        self.units.get(unit)
+    }
+
+    pub(super) fn has(&self, unit: &str) -> bool {
+        self.units.contains_key(unit)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.units.len()
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Kept> {
+        self.units.values()
+    }
+
+    /// Ids and what is kept of them.
+    pub(super) fn into_all(self) -> impl Iterator<Item = (Box<str>, Kept)> {
+        self.units.into_iter()
+    }
+}
+
 /// The units that are done: those whose manifest is whole and whose files are there. Everything else of
 /// units is removed, if this run is `alone`.
-pub(super) fn records(storage: &dyn Storage, alone: bool) -> Result<BTreeMap<String, Record>> {
-    let (staged, published) = (storage.files(STAGED)?, storage.files("")?);
-    let mut records = BTreeMap::new();
+pub(super) fn records(storage: &dyn Storage, alone: bool) -> Result<Records> {
+    let (mut staged, published) = (storage.files(STAGED)?, storage.files("")?);
+    let mut records = Records::default();
     let mut damaged = Vec::new();
-    let is_there = |part: &WrittenPart| {
-        [&staged, &published].iter().any(|files| files.get(&part.name) == Some(&part.bytes))
-    };
     for_each_record(storage, &mut |name, record| {
+        let is_there = |part: &WrittenPart| {
+            [&staged, &published].iter().any(|files| files.get(&part.name) == Some(&part.bytes))
+        };
         match record {
             Some(record) if record.files.iter().all(is_there) => {
-                records.insert(record.unit.clone(), record);
+                // A file is of one unit: what is left of the staged ones at the end is nobody's.
+                for part in &record.files {
+                    staged.remove(&part.name);
+                }
+                records.insert(record);
             }
             _ => damaged.push(name),
         }
@@ -49,29 +111,24 @@ pub(super) fn records(storage: &dyn Storage, alone: bool) -> Result<BTreeMap<Str
     if !alone {
         return Ok(records);
     }
+    damaged.sort_unstable();
     for name in &damaged {
         let manifest = storage.shown(name);
         tracing::warn!(manifest = %manifest.display(), "damaged: its unit is computed again");
     }
     storage.remove_all(&damaged)?;
-    let named: BTreeSet<&str> = records
-        .values()
-        .flat_map(|record: &Record| record.files.iter().map(|part| part.name.as_str()))
-        .collect();
-    let orphans = staged.keys().filter(|name| !named.contains(name.as_str()));
-    let orphans: Vec<String> = orphans.map(|name| format!("{STAGED}/{name}")).collect();
+    let orphans: Vec<String> = staged.keys().map(|name| format!("{STAGED}/{name}")).collect();
     storage.remove_all(&orphans)?;
     Ok(records)
 }
 
-/// Reads the manifests of units one after another: names, and what they say; `None` for one that is cut off
-/// or is not the one of its name.
+/// Reads the manifests of units one after another, in any order: names, and what they say; `None` for one that is
+/// cut off or is not the one of its name. Of those that were read nothing stays in memory.
 pub(super) fn for_each_record(
     storage: &dyn Storage,
     found: &mut dyn FnMut(String, Option<Record>) -> Result<()>,
 ) -> Result<()> {
-    let names: Vec<String> = storage.files(UNITS)?.into_keys().collect();
-    storage.read_each(UNITS, names, &mut |file, text| {
+    storage.read_each(UNITS, &mut |file, text| {
         let name = format!("{UNITS}/{file}");
         let record = parse(&storage.shown(&name), &file, &text)?;
         found(name, record)
@@ -91,8 +148,8 @@ fn parse(path: &Path, file: &str, text: &[u8]) -> Result<Option<Record>> {
     }
     let Ok(record) = serde_json::from_value::<Record>(value) else { return Ok(None) };
     let is_named_so = *file == format!("{}.json", record.unit);
-    let stays_inside = record.files.iter().all(|part| commit::stays_inside(&part.name));
-    Ok((is_named_so && stays_inside).then_some(record))
+    let is_whole = |part: &WrittenPart| stays_inside(&part.name) && !part.blake3.is_empty();
+    Ok((is_named_so && record.files.iter().all(is_whole)).then_some(record))
 }
 
 /// Units that are done, and their rows.

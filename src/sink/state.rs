@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::commit;
+use super::manifest;
 use super::records::count;
 use super::target::Target;
 use crate::config::pipeline::SinkSpec;
@@ -90,9 +91,8 @@ impl OutputState {
         let (done, rows) = count(storage)?;
         let mut started = None;
         for dir in commit::run_dirs(storage)?.into_iter().rev() {
-            let found = commit::read_json(storage, &format!("{dir}/{STARTED}")).ok().flatten();
-            started =
-                started.or(found.and_then(|found| serde_json::from_value::<Started>(found).ok()));
+            let found = manifest::read::<Started>(storage, &format!("{dir}/{STARTED}"));
+            started = started.or(found.ok().flatten());
         }
         if !is_running && done == 0 {
             return Ok(Self::Absent);
@@ -118,6 +118,37 @@ impl OutputState {
             seconds_left: pace.map(|(_, seconds_left)| seconds_left),
         })
     }
+}
+
+/// The report of the last run, in an output in an object store.
+const REPORT: &str = "_hfauto/report.json";
+
+/// Whether an output is in an object store.
+pub(crate) fn is_remote(spec: &SinkSpec) -> bool {
+    crate::store::is_url(&spec.path.to_string_lossy())
+}
+
+/// The report that an output in an object store keeps.
+///
+/// # Errors
+/// `Sink` when it cannot be read.
+pub(crate) fn kept_report(spec: &SinkSpec) -> Result<Option<Vec<u8>>> {
+    Target::of(spec)?.storage.read(REPORT)
+}
+
+/// Keeps a report in an output in an object store, if an output is there. One of a run that had nothing to do does not
+/// take the place of another.
+///
+/// # Errors
+/// `Sink` when it cannot be written.
+pub(crate) fn keep_report(spec: &SinkSpec, report: &[u8], nothing: bool) -> Result<()> {
+    let storage = Target::of(spec)?.storage;
+    let storage = storage.as_ref();
+    let is_output = commit::is_committed(storage)? || !storage.folders(commit::META)?.is_empty();
+    if !is_output || nothing && storage.is_file(REPORT)?.is_some() {
+        return Ok(());
+    }
+    storage.write(REPORT, report)
 }
 
 fn rfc3339(time: chrono::DateTime<chrono::Utc>) -> String {

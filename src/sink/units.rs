@@ -11,18 +11,19 @@
 //! What no manifest names is removed by the next run. Publishing is that of the module `commit`. Not here: what
 //! a unit is (`crate::source`, `crate::engine`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::commit::{self, Run, STAGED, UNITS};
 use super::disk::{LocalDisk, write_error};
-use super::records::{Record, VERSION, for_each_record, records};
+use super::manifest::{self, Manifest};
+use super::records::{Kept, Record, Records, VERSION, for_each_record, records};
 use super::state::{STARTED, Started};
 use super::storage::{Hold, Shard, Storage};
 use super::target::Target;
@@ -132,8 +133,8 @@ pub struct UnitOutput {
     target: Target,
     storage: Arc<dyn Storage>,
     run: Run,
-    /// The units that are done, by id.
-    records: BTreeMap<String, Record>,
+    /// The units that are done.
+    records: Records,
     /// The files of the output that is there.
     published: Vec<String>,
     /// What tells this job from others: its units.
@@ -226,7 +227,7 @@ impl UnitOutput {
                 && published.job.as_deref() == Some(&job)
             {
                 complete = Some(published.rows);
-                return Ok((Vec::new(), BTreeMap::new()));
+                return Ok((Vec::new(), Records::default()));
             }
             let published = target.replaced(may_replace)?;
             if options.overwrite {
@@ -239,7 +240,7 @@ impl UnitOutput {
             }
             let own =
                 units.iter().filter(|unit| shard.is_none_or(|shard| shard.has(unit.sequence)));
-            let done = own.clone().filter(|unit| records.contains_key(&unit.id)).count();
+            let done = own.clone().filter(|unit| records.has(&unit.id)).count();
             let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
             let started = Started {
                 at,
@@ -248,13 +249,13 @@ impl UnitOutput {
                 pid: std::process::id(),
                 job: job.clone(),
                 others: records.len() - done,
-                rows: records.values().map(|record| record.rows).sum(),
+                rows: records.all().map(|record| record.rows).sum(),
             };
             if shard.is_some() {
                 refuse_other_jobs(storage, &started)?;
             }
-            run.say(STARTED, &json!(started))?;
-            if !options.overwrite && !published.is_empty() && records.is_empty() {
+            run.say(STARTED, &started)?;
+            if !options.overwrite && !published.is_empty() && records.len() == 0 {
                 return Err(Error::new(
                     ErrorKind::Sink,
                     format!("the output `{}` was not written in units", target.path.display()),
@@ -297,25 +298,38 @@ impl UnitOutput {
         if published.is_some_and(|published| published.job == Some(job_of(units))) {
             return Ok(vec![UnitStatus::Done; units.len()]);
         }
-        let mut records = Vec::new();
+        // Of each unit whether it is done, of each input what units of it were: not the manifests, which may be more.
+        let ids: HashMap<&str, usize> =
+            units.iter().enumerate().map(|(index, unit)| (unit.id.as_str(), index)).collect();
+        let mut done = vec![false; units.len()];
+        let mut seen: HashMap<&str, (&UnitKey, UnitStatus)> =
+            units.iter().map(|unit| (unit.input.as_str(), (unit, UnitStatus::New))).collect();
         for_each_record(storage.as_ref(), &mut |_, record| {
-            records.extend(record);
+            let Some(record) = record else { return Ok(()) };
+            if let Some(index) = ids.get(record.unit.as_str()) {
+                done[*index] = true;
+            }
+            if let Some((unit, status)) = seen.get_mut(record.input.as_str()) {
+                *status = match *status {
+                    // Its units are of another place in the file.
+                    _ if record.file == unit.file && record.plan == unit.plan => UnitStatus::Done,
+                    UnitStatus::Done => UnitStatus::Done,
+                    _ if record.file == unit.file => UnitStatus::PlanChanged,
+                    UnitStatus::New => UnitStatus::FileChanged,
+                    other => other,
+                };
+            }
             Ok(())
         })?;
-        let done: BTreeSet<&str> = records.iter().map(|record| record.unit.as_str()).collect();
-        let by_input: BTreeMap<&str, &Record> =
-            records.iter().map(|record| (record.input.as_str(), record)).collect();
-        let status = |unit: &UnitKey| {
-            if done.contains(unit.id.as_str()) {
-                return UnitStatus::Done;
-            }
-            match by_input.get(unit.input.as_str()) {
-                Some(record) if record.file != unit.file => UnitStatus::FileChanged,
-                Some(record) if record.plan != unit.plan => UnitStatus::PlanChanged,
-                _ => UnitStatus::New,
+        let status = |(unit, is_done): (&UnitKey, bool)| {
+            let of_input = seen.get(unit.input.as_str()).map(|(_, status)| *status);
+            match of_input.filter(|status| *status != UnitStatus::Done) {
+                _ if is_done => UnitStatus::Done,
+                Some(status) => status,
+                None => UnitStatus::New,
             }
         };
-        Ok(units.iter().map(status).collect())
+        Ok(units.iter().zip(done).map(status).collect())
     }
 
     /// Whether a run without `overwrite` would take up what this one has done.
@@ -390,20 +404,17 @@ impl UnitOutput {
             errors,
             files: std::mem::take(&mut sink.closed),
         };
-        let content = serde_json::to_value(&record).map_err(|error| {
-            Error::new(ErrorKind::Internal, "cannot write the manifest of a unit").source(error)
-        })?;
         failpoint("unit.manifest");
         self.run.check_lock()?;
         let name = format!("{UNITS}/{}.json", record.unit);
-        commit::write_json(self.storage.as_ref(), &name, &content)?;
+        manifest::put(self.storage.as_ref(), &name, &record)?;
         failpoint("unit.committed");
         Ok(Committed(record))
     }
 
     /// Counts a unit that was committed.
     pub fn add(&mut self, committed: Committed) {
-        self.records.insert(committed.0.unit.clone(), committed.0);
+        self.records.insert(committed.0);
     }
 
     /// Publishes the output of all `units`, which are done. A shard does so if it is the last: otherwise
@@ -443,9 +454,8 @@ impl UnitOutput {
     fn take_over(&mut self, units: &[UnitKey]) -> Result<Option<usize>> {
         // Freed before the other is asked for: of shards that end together, the last one gets it.
         self.run.discard();
-        let missing = |records: &BTreeMap<String, Record>| {
-            units.iter().filter(|unit| !records.contains_key(&unit.id)).count()
-        };
+        let missing =
+            |records: &Records| units.iter().filter(|unit| !records.has(&unit.id)).count();
         let mut tries = 0..LOCK_TRIES;
         self.run = loop {
             match Run::start(&self.storage, Hold::Alone) {
@@ -480,44 +490,48 @@ impl UnitOutput {
         Ok(None)
     }
 
-    fn publish(&self, units: &[UnitKey]) -> Result<Finished> {
-        let current: BTreeSet<&str> = units.iter().map(|unit| unit.id.as_str()).collect();
-        let inputs: BTreeSet<&str> = units.iter().map(|unit| unit.input.as_str()).collect();
-        let prune = self.mode == UnitMode::Incremental { prune: true };
-        let has_vanished = |record: &Record| !inputs.contains(record.input.as_str());
-        let (kept, obsolete): (Vec<&Record>, Vec<&Record>) =
-            self.records.values().partition(|record| {
-                let stays = self.mode == UnitMode::Incremental { prune: false };
-                current.contains(record.unit.as_str()) || stays && has_vanished(record)
-            });
-        let missing = units.iter().find(|unit| !self.records.contains_key(&unit.id));
+    fn publish(&mut self, units: &[UnitKey]) -> Result<Finished> {
+        let missing = units.iter().find(|unit| !self.records.has(&unit.id));
         if let Some(unit) = missing {
             let message = format!("a unit of `{}` was not computed", unit.input);
             return Err(Error::new(ErrorKind::Internal, message));
         }
+        let current: BTreeSet<&str> = units.iter().map(|unit| unit.id.as_str()).collect();
+        let inputs: BTreeSet<&str> = units.iter().map(|unit| unit.input.as_str()).collect();
+        let prune = self.mode == UnitMode::Incremental { prune: true };
         let is_incremental = self.mode != UnitMode::Resume;
-        let vanished =
-            self.records.values().filter(|record| is_incremental && has_vanished(record));
-        let vanished: BTreeSet<String> = vanished.map(|record| record.input.clone()).collect();
+        let (mut parts, mut kept, mut obsolete) = (Vec::new(), BTreeSet::new(), Vec::new());
+        let mut vanished = BTreeSet::new();
+        for (id, record) in std::mem::take(&mut self.records).into_all() {
+            let has_vanished = !inputs.contains(&*record.input);
+            if is_incremental && has_vanished && !vanished.contains(&*record.input) {
+                vanished.insert(record.input.to_string());
+            }
+            let stays = self.mode == UnitMode::Incremental { prune: false };
+            if current.contains(&*id) || stays && has_vanished {
+                parts.extend(record.files);
+                kept.insert(short(&id).to_owned());
+            } else {
+                obsolete.push(id.into_string());
+            }
+        }
         let vanished = Vanished { inputs: vanished.into_iter().collect(), removed: prune };
 
-        let mut parts: Vec<WrittenPart> =
-            kept.iter().flat_map(|record| record.files.iter().cloned()).collect();
-        parts.sort_by(|a, b| a.name.cmp(&b.name));
+        parts.sort_by(|a: &WrittenPart, b| a.name.cmp(&b.name));
         let rows = parts.iter().map(|part| part.rows).sum();
         let bytes = parts.iter().map(|part| part.bytes).sum();
-        let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
         let is_published = commit::is_marked(self.storage.as_ref())?
-            && self.published.iter().map(String::as_str).eq(names.iter().copied());
+            && self.published.iter().eq(parts.iter().map(|part| &part.name));
         let staged = self.storage.files(STAGED)?;
         if is_published && obsolete.is_empty() && staged.is_empty() {
             self.run.discard();
         } else {
-            let sink = self.unstaged()?;
-            let mut manifest = sink.manifest_of(&parts, rows, bytes);
-            manifest["job"] = Value::from(self.job.as_str());
-            let obsolete: Vec<String> = obsolete.iter().map(|record| record.unit.clone()).collect();
-            self.run.commit_staged(manifest, &self.published, &obsolete, is_incremental)?;
+            let mut head = self.unstaged()?.manifest_head(rows, bytes);
+            head.insert("job".to_owned(), Value::from(self.job.as_str()));
+            let manifest = Manifest { head, files: parts };
+            let published = std::mem::take(&mut self.published);
+            let manifest = self.run.commit_staged(manifest, published, obsolete, is_incremental)?;
+            parts = manifest.files;
         }
         let files = parts.into_iter().map(|part| WrittenFile {
             path: self.storage.shown(&part.name),
@@ -525,9 +539,8 @@ impl UnitOutput {
             bytes: part.bytes,
             blake3: part.blake3,
         });
-        let units = kept.iter().map(|record| short(&record.unit).to_owned()).collect();
         let written = Written { files: files.collect(), rows, bytes };
-        Ok(Finished::Published { written, vanished, units })
+        Ok(Finished::Published { written, vanished, units: kept })
     }
 }
 
@@ -551,7 +564,7 @@ impl Drop for UnitOutput {
 }
 
 fn short(id: &str) -> &str {
-    &id[..8]
+    id.get(..8).unwrap_or(id)
 }
 
 /// What tells a job from others: its units.
@@ -565,12 +578,12 @@ fn job_of(units: &[UnitKey]) -> String {
 
 /// Refuses to keep rows of inputs that are gone beside rows that were made otherwise: they would not fit, and
 /// cannot be made again.
-fn refuse_foreign(records: &BTreeMap<String, Record>, units: &[UnitKey]) -> Result<()> {
+fn refuse_foreign(records: &Records, units: &[UnitKey]) -> Result<()> {
     let Some(unit) = units.first() else { return Ok(()) };
     let inputs: BTreeSet<&str> = units.iter().map(|unit| unit.input.as_str()).collect();
     let is_foreign =
-        |record: &&Record| record.plan != unit.plan && !inputs.contains(record.input.as_str());
-    match records.values().find(is_foreign) {
+        |record: &&Kept| *record.plan != *unit.plan && !inputs.contains(&*record.input);
+    match records.all().find(is_foreign) {
         None => Ok(()),
         Some(record) => Err(Error::new(
             ErrorKind::Sink,
@@ -586,10 +599,11 @@ fn refuse_foreign(records: &BTreeMap<String, Record>, units: &[UnitKey]) -> Resu
 /// Shards of one output work on one job: what one publishes, the others do not find missing.
 fn refuse_other_jobs(storage: &dyn Storage, ours: &Started) -> Result<()> {
     for dir in commit::run_dirs(storage)? {
-        let Some(started) = commit::read_json(storage, &format!("{dir}/{STARTED}"))? else {
+        // Of another version, or damaged: nothing can be said of it.
+        let Ok(Some(other)) = manifest::read::<Started>(storage, &format!("{dir}/{STARTED}"))
+        else {
             continue;
         };
-        let Ok(other) = serde_json::from_value::<Started>(started) else { continue };
         if other.job != ours.job {
             return Err(Error::new(
                 ErrorKind::Resources,

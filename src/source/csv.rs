@@ -27,6 +27,7 @@ use datafusion::arrow::datatypes::{
 };
 
 use super::inspect::{Rows, Start, read_error};
+use super::invalid::{CONVERT, InvalidText};
 use super::units::UNIT_ROWS;
 use crate::config::pipeline::CsvSpec;
 use crate::error::{Error, ErrorKind, Result};
@@ -40,6 +41,8 @@ pub(super) struct CsvColumns {
     pub(super) bytes: Vec<u64>,
     /// Where every so many rows start, after the first.
     pub(super) starts: Vec<Start>,
+    /// Values that are not UTF-8, where they are no errors.
+    pub(super) invalid: InvalidText,
 }
 
 /// What all values seen so far have in common.
@@ -174,11 +177,12 @@ pub(super) fn schema<'a>(files: impl IntoIterator<Item = &'a CsvColumns>) -> Sch
     )
 }
 
-/// Reads a file through, or up to `max_rows`.
+/// Reads a file through, or up to `max_rows`. With `marks`, values that are not UTF-8 are remembered.
 pub(super) fn inspect(
     reader: impl Read,
     spec: CsvSpec,
     max_rows: u64,
+    marks: bool,
 ) -> Result<(CsvColumns, Rows)> {
     let mut reader = ::csv::ReaderBuilder::new()
         .delimiter(spec.delimiter)
@@ -239,11 +243,20 @@ pub(super) fn inspect(
             columns.starts.push(Start { row: rows, byte });
         }
         for index in 0..record.len() {
-            let value = text(&record, index, line, &columns.names)?;
-            columns.bytes[index] += value.len() as u64;
             let kind = &mut columns.kinds[index];
-            if *kind != Kind::Text {
-                *kind = kind.merge(Kind::of(value));
+            match text(&record, index, line, &columns.names) {
+                Ok(value) => {
+                    columns.bytes[index] += value.len() as u64;
+                    if *kind != Kind::Text {
+                        *kind = kind.merge(Kind::of(value));
+                    }
+                }
+                Err(error) if !marks => return Err(error),
+                Err(_) => {
+                    *kind = Kind::Text;
+                    columns.bytes[index] += record[index].len() as u64;
+                    columns.invalid.add(&columns.names[index], rows, line)?;
+                }
             }
         }
         rows += 1;
@@ -296,7 +309,7 @@ fn text<'r>(
         };
         Error::new(ErrorKind::Data, format!("line {line}, {column}: the text is not UTF-8"))
             .source(error)
-            .hint("convert the file, for example with `iconv -f latin1 -t utf-8`")
+            .hint(CONVERT)
     })
 }
 
@@ -335,7 +348,7 @@ mod tests {
     const SPEC: CsvSpec = CsvSpec { delimiter: b',', has_header: true };
 
     fn types(text: &str) -> Vec<String> {
-        let (columns, _) = inspect(text.as_bytes(), SPEC, u64::MAX).unwrap();
+        let (columns, _) = inspect(text.as_bytes(), SPEC, u64::MAX, false).unwrap();
         schema([&columns])
             .fields()
             .iter()
@@ -407,20 +420,20 @@ mod tests {
     fn quotes_hold_line_breaks_and_a_bom_is_no_part_of_a_name() {
         let text = "\u{feff}a,b\r\n\"x\ny\",1\r\n\"\"\"q\"\"\",2\r\n";
         assert_eq!(types(text), ["a: Utf8", "b: Int64"]);
-        let (_, rows) = inspect(text.as_bytes(), SPEC, u64::MAX).unwrap();
+        let (_, rows) = inspect(text.as_bytes(), SPEC, u64::MAX, false).unwrap();
         assert_eq!(rows, Rows::Exactly(2));
     }
 
     #[test]
     fn a_ragged_row_is_named_by_its_line() {
-        let error = inspect("a,b\n\"1\n1\",2\n3\n".as_bytes(), SPEC, u64::MAX).unwrap_err();
+        let error = inspect("a,b\n\"1\n1\",2\n3\n".as_bytes(), SPEC, u64::MAX, false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data);
         assert_eq!(error.message(), "line 4 has 1 field, the header (line 1) has 2");
     }
 
     #[test]
     fn a_quote_that_is_never_closed_does_not_swallow_rows() {
-        let inspect = |text: &str| inspect(text.as_bytes(), SPEC, u64::MAX);
+        let inspect = |text: &str| inspect(text.as_bytes(), SPEC, u64::MAX, false);
         let error = inspect("a,b\n1,\"x\"\n2,\"y\n3,z\n4,z\n").unwrap_err();
         assert_eq!(error.message(), "a quote in the row that starts on line 3 is never closed");
         for sound in ["a,b\n1,5\" disk\n", "a,b\n1,\"x\"\"\ny\"\n", "a,b\n1,5\" disk\n2,\"x\ny\""] {
@@ -430,14 +443,14 @@ mod tests {
 
     #[test]
     fn text_that_is_not_utf8_is_named_by_line_and_column() {
-        let error = inspect(&b"a,b\n1,ok\n2,\xe9t\xe9\n"[..], SPEC, u64::MAX).unwrap_err();
+        let error = inspect(&b"a,b\n1,ok\n2,\xe9t\xe9\n"[..], SPEC, u64::MAX, false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data);
         assert_eq!(error.message(), "line 3, column `b`: the text is not UTF-8");
     }
 
     #[test]
     fn stops_after_the_rows_that_are_wanted() {
-        let (_, rows) = inspect("a\n1\n2\n3\nx,y\n".as_bytes(), SPEC, 2).unwrap();
+        let (_, rows) = inspect("a\n1\n2\n3\nx,y\n".as_bytes(), SPEC, 2, false).unwrap();
         assert_eq!(rows, Rows::AtLeast(2));
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use datafusion::parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaDat
 use datafusion::parquet::file::reader::ChunkReader;
 
 use super::csv::CsvColumns;
+use super::invalid::{self, InvalidText};
 use super::jsonl::JsonColumns;
 use super::listing::ListedFile;
 use super::units::UNIT_ROWS;
@@ -48,6 +50,8 @@ pub(super) struct Inspected {
     /// Where units of the file start after the first: rows, and for text formats the bytes that they
     /// start at.
     pub(super) starts: Vec<Start>,
+    /// Texts that are not UTF-8, where they are no errors.
+    pub(super) invalid: InvalidText,
 }
 
 /// Where a unit of a file starts.
@@ -77,32 +81,42 @@ impl Rows {
     }
 }
 
-/// Inspects a file. CSV and JSONL are read up to `max_rows`.
-pub(super) fn inspect(file: &ListedFile, csv: CsvSpec, max_rows: u64) -> Result<Inspected> {
+/// Inspects a file. CSV and JSONL are read up to `max_rows`. With `marks`, texts that are not UTF-8 are found
+/// and remembered, also those of Parquet; without, they are errors.
+pub(super) fn inspect(
+    file: &ListedFile,
+    csv: CsvSpec,
+    max_rows: u64,
+    marks: bool,
+) -> Result<Inspected> {
     let path = file.path.as_path();
     let at_path = |error: Error| error.at(path.display());
     match file.form.format {
         FileFormat::Parquet => match &file.remote {
-            Some(remote) => parquet(path, remote),
-            None => open(path).and_then(|opened| parquet(path, &opened)),
+            Some(remote) => parquet(path, || Ok(remote.clone()), marks.then_some(max_rows)),
+            None => parquet(path, || open(path), marks.then_some(max_rows)),
         },
         FileFormat::Arrow => match &file.remote {
             Some(remote) => arrow(path, remote.reader()),
             None => open(path).and_then(|opened| arrow(path, opened)),
         },
         FileFormat::Csv => {
-            super::csv::inspect(decompressed(file)?, csv, max_rows).map(|(mut columns, rows)| {
+            let text = decompressed(file)?;
+            super::csv::inspect(text, csv, max_rows, marks).map(|(mut columns, rows)| {
                 let bytes = std::mem::take(&mut columns.bytes);
                 let text_bytes = columns.names.iter().cloned().zip(bytes).collect();
                 let starts = starts_of(file, std::mem::take(&mut columns.starts));
-                Inspected { columns: Columns::Csv(columns), rows, text_bytes, starts }
+                let invalid = std::mem::take(&mut columns.invalid);
+                Inspected { columns: Columns::Csv(columns), rows, text_bytes, starts, invalid }
             })
         }
         FileFormat::Jsonl => {
-            super::jsonl::inspect(decompressed(file)?, max_rows).map(|(mut columns, rows)| {
+            let text = decompressed(file)?;
+            super::jsonl::inspect(text, max_rows, marks).map(|(mut columns, rows)| {
                 let text_bytes = std::mem::take(&mut columns.text_bytes);
                 let starts = starts_of(file, std::mem::take(&mut columns.starts));
-                Inspected { columns: Columns::Jsonl(columns), rows, text_bytes, starts }
+                let invalid = std::mem::take(&mut columns.invalid);
+                Inspected { columns: Columns::Jsonl(columns), rows, text_bytes, starts, invalid }
             })
         }
     }
@@ -110,7 +124,7 @@ pub(super) fn inspect(file: &ListedFile, csv: CsvSpec, max_rows: u64) -> Result<
 }
 
 /// Opens a file; what cannot be opened is missing input, not bad data.
-fn open(path: &Path) -> Result<File> {
+pub(super) fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| {
         Error::new(ErrorKind::NoInput, format!("cannot open `{}`", path.display())).source(error)
     })
@@ -126,6 +140,24 @@ fn decompressed(file: &ListedFile) -> Result<Box<dyn Read + Send>> {
         .map_err(|error| Error::new(ErrorKind::Data, "cannot decompress").source(error))
 }
 
+/// The text of a file, or that of some of its bytes where it is not compressed.
+pub(super) fn text_of(
+    file: &ListedFile,
+    bytes: Option<Range<u64>>,
+) -> Result<Box<dyn Read + Send>> {
+    let Some(bytes) = bytes else { return decompressed(file) };
+    let mut opened: Box<dyn ReadSeek> = match &file.remote {
+        Some(remote) => Box::new(remote.reader()),
+        None => Box::new(open(&file.path)?),
+    };
+    opened.seek(SeekFrom::Start(bytes.start)).map_err(|error| read_error(error, 0))?;
+    Ok(Box::new(opened.take(bytes.end - bytes.start)))
+}
+
+trait ReadSeek: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> ReadSeek for T {}
+
 /// An error while bytes are read or decompressed.
 pub(super) fn read_error(error: io::Error, line: u64) -> Error {
     let message = match error.kind() {
@@ -135,14 +167,19 @@ pub(super) fn read_error(error: io::Error, line: u64) -> Error {
     Error::new(ErrorKind::Data, message).source(error)
 }
 
-/// Reads the footer of a Parquet file.
-fn parquet(path: &Path, opened: &impl ChunkReader) -> Result<Inspected> {
+/// Reads the footer of a Parquet file, and its texts up to a row where those that are not UTF-8 are looked for.
+fn parquet<R: ChunkReader + 'static>(
+    path: &Path,
+    open: impl Fn() -> Result<R>,
+    marked_rows: Option<u64>,
+) -> Result<Inspected> {
     let broken = |error: ParquetError| {
         Error::new(ErrorKind::Data, format!("`{}` is not a whole Parquet file", path.display()))
             .source(error)
             .hint("it may be cut off or of another format; write or copy it again")
     };
-    let metadata = ParquetMetaDataReader::new().parse_and_finish(opened).map_err(broken)?;
+    let opened = open()?;
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&opened).map_err(broken)?;
     let file = metadata.file_metadata();
     let schema =
         parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()).map_err(broken)?;
@@ -158,7 +195,11 @@ fn parquet(path: &Path, opened: &impl ChunkReader) -> Result<Inspected> {
     let row_groups = metadata.row_groups().iter();
     let starts = row_starts(row_groups.map(|group| u64::try_from(group.num_rows()).unwrap_or(0)));
     let columns = Columns::Parquet(without_metadata(&schema));
-    Ok(Inspected { columns, rows, text_bytes, starts })
+    let invalid = match marked_rows {
+        Some(max_rows) => invalid::of_parquet(opened, max_rows).map_err(broken)??,
+        None => InvalidText::default(),
+    };
+    Ok(Inspected { columns, rows, text_bytes, starts, invalid })
 }
 
 /// Places in a compressed file cannot be gone to.
@@ -206,8 +247,8 @@ fn arrow(path: &Path, opened: impl Read + Seek) -> Result<Inspected> {
         FileReader::try_new(file, None).map_err(broken)?.schema()
     };
     let columns = Columns::Arrow { schema: without_metadata(&schema), stream };
-    let (text_bytes, starts) = (BTreeMap::new(), Vec::new());
-    Ok(Inspected { columns, rows: Rows::Unknown, text_bytes, starts })
+    let (text_bytes, starts, invalid) = (BTreeMap::new(), Vec::new(), InvalidText::default());
+    Ok(Inspected { columns, rows: Rows::Unknown, text_bytes, starts, invalid })
 }
 
 /// Metadata of a file (pandas' index, a writer's version) does not describe a table of many files.

@@ -21,6 +21,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema};
 use serde_json::Value;
 
 use super::inspect::{Rows, Start, read_error};
+use super::invalid::{self, InvalidText};
 use super::units::UNIT_ROWS;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -32,6 +33,8 @@ pub(super) struct JsonColumns {
     pub(super) text_bytes: BTreeMap<String, u64>,
     /// Where every so many rows start, after the first.
     pub(super) starts: Vec<Start>,
+    /// Fields with strings that are not UTF-8, where they are no errors.
+    pub(super) invalid: InvalidText,
 }
 
 /// What all values of a field so far have in common.
@@ -203,8 +206,12 @@ fn mixed(conflict: &Conflict, how: &str) -> Error {
         .hint("write the field with one type in every row")
 }
 
-/// Reads a file through, or up to `max_rows`.
-pub(super) fn inspect(reader: impl Read, max_rows: u64) -> Result<(JsonColumns, Rows)> {
+/// Reads a file through, or up to `max_rows`. With `marks`, strings that are not UTF-8 are remembered.
+pub(super) fn inspect(
+    reader: impl Read,
+    max_rows: u64,
+    marks: bool,
+) -> Result<(JsonColumns, Rows)> {
     let mut reader = BufReader::with_capacity(1 << 18, reader);
     let mut columns = JsonColumns::default();
     let mut line = Vec::new();
@@ -230,20 +237,20 @@ pub(super) fn inspect(reader: impl Read, max_rows: u64) -> Result<(JsonColumns, 
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let value: Value = serde_json::from_slice(&line).map_err(|error| {
-            let column = error.column();
-            // serde_json ends its message with a line number that counts from this line.
-            let text = error.to_string();
-            let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
-            let message = format!("line {number} is not JSON: {reason} at byte {column}");
-            let utf8 = std::str::from_utf8(&line).is_err();
-            let hint = if utf8 {
-                "the line is not UTF-8; convert the file, for example with `iconv -f latin1 -t utf-8`"
-            } else {
-                "JSONL has one whole JSON object on every line"
-            };
-            Error::new(ErrorKind::Data, message).hint(hint)
-        })?;
+        let value = match serde_json::from_slice::<Value>(&line) {
+            Ok(value) => value,
+            Err(error) => {
+                let is_text = std::str::from_utf8(&line).is_ok();
+                let marked = if marks && !is_text { invalid::lossy_object(&line) } else { None };
+                let Some((value, fields)) = marked else {
+                    return Err(not_json(&error, number, is_text));
+                };
+                for field in fields {
+                    columns.invalid.add(&field, rows, number)?;
+                }
+                value
+            }
+        };
         if !value.is_object() {
             let found = match Kind::of(value) {
                 Ok(kind) => kind.word(),
@@ -279,6 +286,19 @@ pub(super) fn inspect(reader: impl Read, max_rows: u64) -> Result<(JsonColumns, 
     }
 }
 
+fn not_json(error: &serde_json::Error, line: u64, is_text: bool) -> Error {
+    // serde_json ends its message with a line number that counts from this line.
+    let text = error.to_string();
+    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
+    let message = format!("line {line} is not JSON: {reason} at byte {}", error.column());
+    let error = Error::new(ErrorKind::Data, message);
+    if is_text {
+        error.hint("JSONL has one whole JSON object on every line")
+    } else {
+        error.hint(format!("the line is not UTF-8; {}", invalid::CONVERT))
+    }
+}
+
 /// A whole document would be read as one line of any length.
 fn refuse_array(start: &[u8]) -> Result<()> {
     if start.starts_with(b"\xef\xbb\xbf") {
@@ -297,13 +317,13 @@ mod tests {
     use super::*;
 
     fn types(text: &str) -> Vec<String> {
-        let (columns, _) = inspect(text.as_bytes(), u64::MAX).unwrap();
+        let (columns, _) = inspect(text.as_bytes(), u64::MAX, false).unwrap();
         let schema = columns.schema();
         schema.fields().iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect()
     }
 
     fn error(text: &[u8]) -> Error {
-        let error = inspect(text, u64::MAX).unwrap_err();
+        let error = inspect(text, u64::MAX, false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data);
         error
     }
@@ -325,7 +345,7 @@ mod tests {
     #[test]
     fn nested_values_have_nested_types() {
         let text = "{\"s\":{\"x\":[1],\"y\":[]}}\n{\"s\":{\"x\":[2.5,null],\"z\":{}}}\n";
-        let (columns, _) = inspect(text.as_bytes(), u64::MAX).unwrap();
+        let (columns, _) = inspect(text.as_bytes(), u64::MAX, false).unwrap();
         let list = |inner| DataType::List(Arc::new(Field::new_list_field(inner, true)));
         assert_eq!(
             *columns.schema().field(0).data_type(),

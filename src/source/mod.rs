@@ -16,8 +16,10 @@
 mod csv;
 mod error;
 mod inspect;
+mod invalid;
 mod jsonl;
 mod listing;
+mod query;
 mod remote;
 mod schema;
 mod session;
@@ -35,10 +37,10 @@ use datafusion::common::runtime::SpawnedTask;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::SessionContext;
 use datafusion::prelude::ident;
-use datafusion::sql::parser::DFParser;
 use futures::{StreamExt, TryStreamExt};
 
 pub use self::error::stream_error;
+pub use self::query::{check_predicate, check_query, why_whole_query};
 pub use self::session::{ROWS_PER_BATCH, session, session_config, session_state};
 pub use self::stamp::FileStamp;
 pub use self::units::Unit;
@@ -60,7 +62,29 @@ pub struct Source {
     pub files: Vec<InputFile>,
     /// How many rows it has, when that is known before reading: not with `where`, not for Arrow IPC.
     pub rows: Option<u64>,
+    /// The same rows where some have texts that are not UTF-8, with what is wrong with them.
+    pub(crate) marked: Option<MarkedRows>,
     table: Arc<FilesTable>,
+}
+
+/// Rows whose texts have U+FFFD in the place of bytes that are not UTF-8.
+#[derive(Clone, Debug)]
+pub(crate) struct MarkedRows {
+    /// The columns of the source, then a column of messages for each of `columns`: null where nothing is wrong.
+    pub(crate) dataframe: DataFrame,
+    /// The columns with such texts, and their columns of messages.
+    pub(crate) columns: Vec<(String, String)>,
+    table: Arc<FilesTable>,
+}
+
+/// What is done about texts that are not UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InvalidUtf8 {
+    /// They are errors of their file.
+    Fail,
+    /// They are kept, with U+FFFD, and marked. Texts of Parquet files are read once to find them; those inside
+    /// of lists and structs, and those of Arrow files, are errors all the same.
+    Mark,
 }
 
 impl Source {
@@ -69,14 +93,28 @@ impl Source {
         self.table.units()
     }
 
-    /// The table of the rows of one unit, with the columns of the whole table.
-    pub fn unit_table(&self, unit: &Unit) -> Arc<dyn TableProvider> {
-        Arc::new(self.table.of_unit(unit))
+    /// The table of the rows of one unit that takes the place of `table`, with its columns; `None` where that is not
+    /// one that its rows are read from.
+    pub fn unit_table(
+        &self,
+        table: &Arc<dyn TableProvider>,
+        unit: &Unit,
+    ) -> Option<Arc<dyn TableProvider>> {
+        Some(Arc::new(self.table_like(table)?.of_unit(unit)))
     }
 
-    /// Whether a table is the one that its rows are read from.
+    /// Whether its rows are read from a table.
     pub fn is_table(&self, table: &Arc<dyn TableProvider>) -> bool {
-        std::ptr::addr_eq(Arc::as_ptr(&self.table), Arc::as_ptr(table))
+        self.table_like(table).is_some()
+    }
+
+    fn table_like(&self, table: &Arc<dyn TableProvider>) -> Option<&FilesTable> {
+        let marked = self.marked.as_ref().map(|marked| &marked.table);
+        let tables = [Some(&self.table), marked].into_iter().flatten();
+        tables
+            .into_iter()
+            .find(|own| std::ptr::addr_eq(Arc::as_ptr(own), Arc::as_ptr(table)))
+            .map(Arc::as_ref)
     }
 }
 
@@ -123,6 +161,15 @@ impl InputFile {
 /// - `Data`: a file is broken, or files do not fit together.
 /// - `Config`: a column or format that does not exist, or a `where` that is not a predicate.
 pub async fn open(ctx: &SessionContext, spec: &SourceSpec) -> Result<Source> {
+    open_with(ctx, spec, InvalidUtf8::Fail).await
+}
+
+/// As [`open`], with a policy for texts that are not UTF-8.
+pub(crate) async fn open_with(
+    ctx: &SessionContext,
+    spec: &SourceSpec,
+    invalid: InvalidUtf8,
+) -> Result<Source> {
     let listing_spec = spec.clone();
     let files = blocking(move || listing::list(&listing_spec)).await?;
     let form = files[0].form;
@@ -135,7 +182,10 @@ pub async fn open(ctx: &SessionContext, spec: &SourceSpec) -> Result<Source> {
     let csv = spec.csv;
     let parallel = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let inspected: Vec<Inspected> = futures::stream::iter(files.clone())
-        .map(|file| blocking(move || inspect::inspect(&file, csv, max_rows)))
+        .map(|file| {
+            let marks = invalid == InvalidUtf8::Mark;
+            blocking(move || inspect::inspect(&file, csv, max_rows, marks))
+        })
         .buffered(parallel)
         .try_collect()
         .await
@@ -159,14 +209,30 @@ pub async fn open(ctx: &SessionContext, spec: &SourceSpec) -> Result<Source> {
         .collect();
 
     let files = files.into_iter().zip(inspected).map(|(file, inspected)| {
-        let Inspected { rows, text_bytes, starts, .. } = inspected;
-        TableFile { file, rows, text_bytes, starts, part: None }
+        let Inspected { rows, text_bytes, starts, invalid, .. } = inspected;
+        let invalid = Arc::new(invalid);
+        TableFile { file, rows, text_bytes, starts, invalid, part: None, first_row: 0 }
     });
     let table = Arc::new(FilesTable::new(files.collect(), form, csv, schema));
-    let dataframe = query(ctx, Arc::clone(&table), spec, &input_files)
-        .await
-        .map_err(|error| error.at(&spec.location))?;
-    Ok(Source { dataframe, files: input_files, rows, table })
+    let rows_of = |table: &Arc<FilesTable>| {
+        let (table, files) = (Arc::clone(table), &input_files);
+        async move {
+            let rows = query(ctx, table, spec, files).await;
+            rows.map_err(|error| error.at(&spec.location))
+        }
+    };
+    let dataframe = rows_of(&table).await?;
+    let marked = match table.with_markers().map(Arc::new) {
+        Some(table) => {
+            let dataframe = rows_of(&table).await?;
+            let has = |name: &str| dataframe.schema().has_column_with_unqualified_name(name);
+            let columns = table.markers().iter().filter(|marker| has(&marker.marker));
+            let columns = columns.map(|marker| (marker.column.clone(), marker.marker.clone()));
+            Some(MarkedRows { columns: columns.collect(), dataframe, table })
+        }
+        None => None,
+    };
+    Ok(Source { dataframe, files: input_files, rows, marked, table })
 }
 
 /// Applies `where`, `limit` and `select`, in SQL's order.
@@ -176,9 +242,11 @@ async fn query(
     spec: &SourceSpec,
     files: &[InputFile],
 ) -> Result<DataFrame> {
+    let markers = table.markers().to_vec();
     let mut dataframe = ctx.read_table(table).map_err(|error| stream_error(error, files))?;
+    let names = dataframe.schema().fields().iter().map(|field| field.name().clone());
     let columns: Vec<String> =
-        dataframe.schema().fields().iter().map(|field| field.name().clone()).collect();
+        names.filter(|name| !markers.iter().any(|marker| marker.marker == *name)).collect();
     if let Some(select) = &spec.select {
         check_select(select, &columns)?;
     }
@@ -201,7 +269,10 @@ async fn query(
         dataframe = dataframe.limit(0, Some(limit)).map_err(failed)?;
     }
     if let Some(select) = &spec.select {
-        dataframe = dataframe.select(select.iter().map(ident)).map_err(failed)?;
+        // What is wrong with a column goes where it goes.
+        let markers = markers.iter().filter(|marker| select.contains(&marker.column));
+        let selected = select.iter().chain(markers.map(|marker| &marker.marker)).map(ident);
+        dataframe = dataframe.select(selected.collect::<Vec<_>>()).map_err(failed)?;
     }
     Ok(dataframe)
 }
@@ -221,31 +292,6 @@ fn check_select(select: &[String], columns: &[String]) -> Result<()> {
         return Err(missing_column("`source.select`: the source has no column", name, &names));
     }
     Ok(())
-}
-
-/// Checks the form of a `sql` step, without tables: one query.
-///
-/// # Errors
-/// `Config` with what the parser says.
-pub fn check_query(query: &str) -> Result<()> {
-    let statements = DFParser::parse_sql(query)
-        .map_err(|e| stream_error(e, &[]).hint("the rows so far are the table `input`"))?;
-    match statements.len() {
-        1 => Ok(()),
-        count => Err(Error::new(
-            ErrorKind::Config,
-            format!("a `sql` step is one query, this has {count} statements"),
-        )),
-    }
-}
-
-/// Checks the form of `where`, without columns.
-///
-/// # Errors
-/// `Config` with what the parser says.
-pub fn check_predicate(predicate: &str) -> Result<()> {
-    check_query(&format!("SELECT * FROM input WHERE {predicate}"))
-        .map_err(|e| e.at(format!("`where: {predicate}`")))
 }
 
 /// The error for a column that is not there: the nearest name, and all names. `problem` comes before

@@ -28,8 +28,10 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 
 use super::inspect::{Rows, Start};
+use super::invalid::{InvalidText, LossyFiles, Marker};
 use super::listing::{Form, ListedFile};
 use super::units::{Part, Unit, units_of};
 use crate::config::pipeline::{CsvSpec, FileFormat};
@@ -42,6 +44,10 @@ pub(super) struct FilesTable {
     csv: CsvSpec,
     table_schema: TableSchema,
     partition_fields: Vec<FieldRef>,
+    /// Columns that say which texts are not UTF-8.
+    markers: Vec<Marker>,
+    /// The columns of files, their hive partitions, then the markers.
+    schema: SchemaRef,
 }
 
 /// A file of a table, and what is known of its size.
@@ -51,8 +57,12 @@ pub(super) struct TableFile {
     pub(super) rows: Rows,
     pub(super) text_bytes: BTreeMap<String, u64>,
     pub(super) starts: Vec<Start>,
+    /// Texts that are not UTF-8, where these are no errors.
+    pub(super) invalid: Arc<InvalidText>,
     /// The part of it that is read; all of it when `None`.
     pub(super) part: Option<Part>,
+    /// The first row of the part.
+    pub(super) first_row: u64,
 }
 
 impl FilesTable {
@@ -77,7 +87,45 @@ impl FilesTable {
         let table_schema = TableSchema::builder(file_schema)
             .with_table_partition_cols(partition_fields.clone())
             .build();
-        Self { files, form, csv, table_schema, partition_fields }
+        let schema = Arc::clone(table_schema.table_schema());
+        Self { files, form, csv, table_schema, partition_fields, markers: Vec::new(), schema }
+    }
+
+    /// The same table with a column of messages more for each column that has texts that are not UTF-8; `None`
+    /// where there are none.
+    pub(super) fn with_markers(&self) -> Option<Self> {
+        let mut fields = self.schema.fields().to_vec();
+        let mut markers: Vec<Marker> = Vec::new();
+        for column in self.files.iter().flat_map(|file| &file.invalid.columns) {
+            if markers.iter().any(|marker| marker.column == *column) {
+                continue;
+            }
+            let mut marker = format!("__invalid_utf8_{}", markers.len());
+            while fields.iter().any(|field| *field.name() == marker) {
+                marker.push('_');
+            }
+            fields.push(Arc::new(Field::new(&marker, DataType::Utf8, true)));
+            markers.push(Marker { column: column.clone(), marker });
+        }
+        let schema = Arc::new(Schema::new(fields));
+        (!markers.is_empty()).then(|| Self { markers, schema, ..self.of_files(self.files.clone()) })
+    }
+
+    /// The columns that [`FilesTable::with_markers`] added.
+    pub(super) fn markers(&self) -> &[Marker] {
+        &self.markers
+    }
+
+    fn of_files(&self, files: Vec<TableFile>) -> Self {
+        Self {
+            files,
+            form: self.form,
+            csv: self.csv,
+            table_schema: self.table_schema.clone(),
+            partition_fields: self.partition_fields.clone(),
+            markers: self.markers.clone(),
+            schema: Arc::clone(&self.schema),
+        }
     }
 
     /// The units of its files, in order.
@@ -89,13 +137,26 @@ impl FilesTable {
     pub(super) fn of_unit(&self, unit: &Unit) -> Self {
         let mut file = self.files[unit.file].clone();
         file.part.clone_from(&unit.part);
-        Self {
-            files: vec![file],
-            form: self.form,
+        file.first_row = unit.rows.as_ref().map_or(0, |rows| rows.start);
+        self.of_files(vec![file])
+    }
+
+    /// A scan of files some of whose texts are not UTF-8.
+    fn scan_lossy(
+        &self,
+        files: Vec<&TableFile>,
+        schema: SchemaRef,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let files = LossyFiles {
+            files: files.into_iter().cloned().collect(),
             csv: self.csv,
-            table_schema: self.table_schema.clone(),
-            partition_fields: self.partition_fields.clone(),
-        }
+            file_schema: Arc::clone(self.table_schema.file_schema()),
+            markers: self.markers.clone(),
+            schema: Arc::clone(&schema),
+        };
+        let partitions: Vec<Arc<dyn PartitionStream>> = vec![Arc::new(files)];
+        Ok(Arc::new(StreamingTableExec::try_new(schema, partitions, None, [], false, limit)?))
     }
 
     fn format(&self) -> Arc<dyn DataFusionFormat> {
@@ -215,7 +276,7 @@ fn partitioned(TableFile { file, part, .. }: &TableFile) -> Result<PartitionedFi
 #[async_trait]
 impl TableProvider for FilesTable {
     fn schema(&self) -> SchemaRef {
-        Arc::clone(self.table_schema.table_schema())
+        Arc::clone(&self.schema)
     }
 
     fn table_type(&self) -> TableType {
@@ -238,12 +299,16 @@ impl TableProvider for FilesTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let files = self.pruned(state, filters)?;
-        if files.is_empty() {
+        let is_lossy = files.iter().any(|file| !file.invalid.columns.is_empty());
+        if files.is_empty() || is_lossy || !self.markers.is_empty() {
             let schema = match projection {
                 Some(projection) => Arc::new(self.schema().project(projection)?),
                 None => self.schema(),
             };
-            return Ok(Arc::new(EmptyExec::new(schema)));
+            if files.is_empty() {
+                return Ok(Arc::new(EmptyExec::new(schema)));
+            }
+            return self.scan_lossy(files, schema, limit);
         }
         let statistics = self.statistics(&files, limit);
         let store = match files.first().and_then(|file| file.file.remote.as_ref()) {

@@ -97,12 +97,14 @@ impl Store {
         got.unwrap().to_vec()
     }
 
-    /// All objects below a prefix, by their names relative to it.
+    /// All objects below a prefix, by their names relative to it. The report that an output keeps of its last run is
+    /// left out: it has times.
     fn objects(&self, prefix: &str) -> BTreeMap<String, Vec<u8>> {
         let folder = StorePath::from(prefix);
         let listed = self.client.list(Some(&folder)).try_collect::<Vec<_>>();
         let names = self.runtime.block_on(listed).unwrap().into_iter();
         let names = names.map(|meta| meta.location.to_string());
+        let names = names.filter(|name| !name.ends_with("_hfauto/report.json"));
         names.map(|name| (name[prefix.len() + 1..].to_owned(), self.get(&name))).collect()
     }
 
@@ -296,6 +298,66 @@ fn a_run_that_lost_its_lock_publishes_nothing() {
         found.keys()
     );
     assert!(!found.keys().any(|name| name.starts_with("part-")), "{:?}", found.keys());
+}
+
+#[test]
+fn one_object_is_one_run_s() {
+    let Some(store) = Store::start() else { return };
+    store.embed(2, "");
+    let sink = "sink.path=s3://bucket/one.parquet";
+    let args = ["run", "embed.yaml", "--set", sink, "--progress", "none"];
+    let first = store
+        .command(&args)
+        .env("HFAUTO_FAILPOINT", "publish.begun:1:hold")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    let lock = ".one.parquet.hfauto-lock";
+    let is_there =
+        |name: &str| store.runtime.block_on(store.client.head(&StorePath::from(name))).is_ok();
+    while !is_there(lock) {
+        assert!(start.elapsed() < Duration::from_mins(1), "no lock");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let who = format!("process {} on", first.id());
+    store.run(&args).fails(75, &["another run is writing `s3://bucket/one.parquet`", &who]);
+    // Another file beside it is nobody's.
+    let other = "sink.path=s3://bucket/other.parquet";
+    store.run(&["run", "embed.yaml", "--set", other]).succeeds();
+    store.fixture.ran(first.wait_with_output().unwrap()).succeeds();
+    assert!(is_there("one.parquet") && !is_there(lock));
+    assert_eq!(store.count("s3://bucket/one.parquet"), "40,40");
+
+    // One that died is succeeded at once, and leaves nothing.
+    let killed = store
+        .command(&[&args[..], &["--fresh"]].concat())
+        .env("HFAUTO_FAILPOINT", "publish.begun")
+        .output()
+        .unwrap();
+    assert_eq!(killed.status.code(), None);
+    assert!(is_there(lock));
+    store.run(&[&args[..], &["--fresh"]].concat()).succeeds();
+    assert!(!is_there(lock));
+}
+
+#[test]
+fn an_output_keeps_the_report_of_its_last_run() {
+    let Some(store) = Store::start() else { return };
+    store.embed(2, "");
+    store.run(&["report", "embed.yaml"]).fails(66, &["cannot read the report", "no run of it"]);
+    store.run(&["run", "embed.yaml"]).succeeds();
+    let report = store.get("out/_hfauto/report.json");
+    let told = serde_json::from_slice::<Value>(&report).unwrap();
+    assert_eq!(
+        (told["status"].as_str(), told["run"]["rows_written"].as_u64()),
+        (Some("done"), Some(40))
+    );
+    // One that had nothing to do does not take its place.
+    store.run(&["run", "embed.yaml"]).succeeds();
+    assert_eq!(store.get("out/_hfauto/report.json"), report);
+    let page = store.run(&["report", "embed.yaml", "-o", "-"]);
+    assert!(page.succeeds().stdout.contains("</html>"), "{}", page.stderr);
 }
 
 #[test]

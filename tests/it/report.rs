@@ -119,6 +119,27 @@ fn metrics_tell_a_run_from_its_start_to_its_end() {
     assert!(end > value("run_start_timestamp_seconds", &[]) && end > 1.7e9);
 }
 
+/// A run that is killed cannot say so: the time of the last writing does, and the next run says the rest.
+#[test]
+fn metrics_of_a_run_that_was_killed_grow_old() {
+    let fixture = units("");
+    let run = ["run", "embed.yaml", "--metrics-file", "run.prom", "--progress", "none"];
+    let killed =
+        fixture.command(&run).env("HFAUTO_FAILPOINT", "unit.committed:2").output().unwrap();
+    assert_eq!(killed.status.code(), None);
+    let dead = read_metrics(&fixture, "run.prom");
+    let written = |metrics: &Metrics| {
+        metrics.value("hfauto_pipe_last_update_timestamp_seconds", &[]).unwrap()
+    };
+    assert_eq!(dead.value("hfauto_pipe_run_running", &[]), Some(1.0));
+    fixture.run(&run).succeeds();
+    let metrics = read_metrics(&fixture, "run.prom");
+    assert_eq!(metrics.value("hfauto_pipe_run_running", &[]), Some(0.0));
+    assert!(written(&metrics) > written(&dead));
+    let end = metrics.value("hfauto_pipe_last_run_end_timestamp_seconds", &[]).unwrap();
+    assert!(written(&metrics) >= end && written(&metrics) < end + 60.0);
+}
+
 #[test]
 fn a_failed_run_keeps_the_time_of_the_last_success() {
     let fixture = units("");
@@ -523,6 +544,6 @@ fn pages_of_any_report_are_whole() {
         let report = Report::from_json(&text).unwrap();
         let page = page(&report);
         assert!(page.ends_with("</html>\n") && !page.contains("NaN") && !page.contains("inf\""), "{page}");
-        Metrics::parse(&prometheus(&report, Kept::default()));
+        Metrics::parse(&prometheus(&report, Kept::default(), chrono::Utc::now()));
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hfauto_pipe::failpoint::SCHEDULE_FAILPOINTS;
 use serde_json::Value;
 
+use super::prometheus::Metrics;
 use super::support::{Fixture, Ran, embed_pipeline, mini_embedder, repository};
 
 /// Rows copied to `out/NAME`, at the times of `schedule`.
@@ -83,6 +84,29 @@ fn what_is_due_runs_once() {
     let last = &state(&fixture, "a.yaml")["last"];
     assert_eq!((&last["outcome"], &last["exit_code"]), (&"done".into(), &0.into()));
     assert_eq!(last["due"], "2026-04-10T03:00:00Z");
+}
+
+#[test]
+fn each_pipeline_has_its_metrics() {
+    let broken = copy("b", DAILY).replace("in/*.csv", "none/*.csv");
+    let fixture = fixture(&[("a.yaml", &copy("a", DAILY)), ("b.yml", &broken)]);
+    let run = |now: &str, metrics: &str| {
+        let args = ["run", "--due", "pipes", "--progress", "none", "--metrics-file", metrics];
+        fixture.run_with(&args, &[("HFAUTO_NOW", now)])
+    };
+    run("2026-03-02T10:00:00Z", "metrics").fails(64, &["`metrics` is no folder"]);
+    fs::create_dir(fixture.path("metrics")).unwrap();
+    run("2026-03-02T10:00:00Z", "metrics").succeeds();
+    assert_eq!(fixture.files("metrics"), [""; 0]);
+    run("2026-03-03T03:00:05Z", "metrics").fails(66, &["b.yml"]);
+    // As a collector does it: all files, no series twice.
+    let text = |name: &str| fs::read_to_string(fixture.path(&format!("metrics/{name}"))).unwrap();
+    assert_eq!(fixture.files("metrics"), ["a.yaml.prom", "b.yml.prom"]);
+    for (name, pipeline, success) in [("a.yaml.prom", "a", 1.0), ("b.yml.prom", "b", 0.0)] {
+        let metrics = Metrics::parse(&text(name));
+        assert_eq!(metrics.pipelines(), [pipeline.to_owned()].into());
+        assert_eq!(metrics.value("hfauto_pipe_last_run_success", &[]), Some(success), "{name}");
+    }
 }
 
 #[test]

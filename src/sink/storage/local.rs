@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use super::{Hold, Holder, LOCK, Lock, Storage, held};
+use super::{Hold, Holder, LOCK, Lock, Storage, held, lock_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::sink::commit::META;
@@ -150,21 +150,35 @@ impl Storage for LocalStorage {
         match fs::read(&path) {
             Ok(content) => Ok(Some(content)),
             Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => {
-                Err(Error::new(ErrorKind::Sink, format!("cannot read `{}`", path.display()))
-                    .source(error)
-                    .hint("make it readable, or choose another `sink.path`"))
-            }
+            Err(error) => Err(cannot_read(&path, error)),
+        }
+    }
+
+    fn reader(&self, name: &str) -> Result<Option<Box<dyn Read>>> {
+        let path = self.path(name);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(Box::new(file))),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(cannot_read(&path, error)),
         }
     }
 
     fn read_each(
         &self,
         folder: &str,
-        names: Vec<String>,
         found: &mut dyn FnMut(String, Vec<u8>) -> Result<()>,
     ) -> Result<()> {
-        for name in names {
+        let path = self.path(folder);
+        let entries = match fs::read_dir(&path) {
+            Err(error) if is_missing(&error) => return Ok(()),
+            entries => entries.map_err(|error| cannot_read(&path, error))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| cannot_read(&path, error))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(['.', '_']) || entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
             if let Some(content) = self.read(&format!("{folder}/{name}"))? {
                 found(name, content)?;
             }
@@ -178,14 +192,23 @@ impl Storage for LocalStorage {
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.write_with(name, &mut |out| out.write_all(content))
+    }
+
+    fn write_with(
+        &self,
+        name: &str,
+        content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<()> {
         let path = self.path(name);
         let part = path.with_extension("part");
-        let write = || {
+        let mut write = || {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
-            let mut file = File::create(&part)?;
-            file.write_all(content)?;
+            let mut out = BufWriter::new(File::create(&part)?);
+            content(&mut out)?;
+            let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
             fs::rename(&part, &path)
         };
@@ -284,6 +307,12 @@ impl Storage for LocalStorage {
         }
     }
 
+    fn lock_of(&self, file: &str) -> Result<Box<dyn Lock>> {
+        let path = self.path(&lock_name(file));
+        let lock = lock_file(&path, &self.path(file), false)?;
+        Ok(Box::new(LocalLock { path, files: Mutex::new(vec![lock]) }))
+    }
+
     fn is_held(&self) -> Result<bool> {
         let Ok(file) = OpenOptions::new().write(true).open(self.path(LOCK)) else {
             return Ok(false);
@@ -298,6 +327,12 @@ impl Storage for LocalStorage {
         let _ = fs::remove_dir(&meta);
         remove_created(&self.created.lock().unwrap_or_else(PoisonError::into_inner));
     }
+}
+
+fn cannot_read(path: &Path, error: io::Error) -> Error {
+    Error::new(ErrorKind::Sink, format!("cannot read `{}`", path.display()))
+        .source(error)
+        .hint("make it readable, or choose another `sink.path`")
 }
 
 /// Whether nothing is there; below a file nothing is either.

@@ -13,7 +13,7 @@ mod object;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,11 +53,14 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
     /// A file's content; `None` when it is not there.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>>;
 
-    /// Reads many files of a folder, in any order.
+    /// The beginning of a file's content; `None` when it is not there.
+    fn reader(&self, name: &str) -> Result<Option<Box<dyn Read>>>;
+
+    /// Reads the files of a folder that readers take for data, without its folders, in any order: names, and what is
+    /// in them. However many there are, few are in memory.
     fn read_each(
         &self,
         folder: &str,
-        names: Vec<String>,
         found: &mut dyn FnMut(String, Vec<u8>) -> Result<()>,
     ) -> Result<()>;
 
@@ -66,6 +69,13 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
 
     /// Puts a small file there, whole and durable or not at all.
     fn write(&self, name: &str, content: &[u8]) -> Result<()>;
+
+    /// As [`Storage::write`], of content that is made as it is written.
+    fn write_with(
+        &self,
+        name: &str,
+        content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<()>;
 
     /// The file of this machine that a part is written to before [`Storage::keep`]; its folder is made.
     fn spool(&self, name: &str) -> io::Result<PathBuf>;
@@ -90,6 +100,12 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Resources` when another run has it.
     fn lock(&self, hold: Hold) -> Result<Box<dyn Lock>>;
+
+    /// Takes the lock of one file, for a run that writes no other.
+    ///
+    /// # Errors
+    /// `Resources` when another run has it.
+    fn lock_of(&self, file: &str) -> Result<Box<dyn Lock>>;
 
     /// Whether a run holds the output.
     fn is_held(&self) -> Result<bool>;
@@ -134,6 +150,14 @@ impl fmt::Display for Shard {
 }
 
 const LOCK: &str = "_hfauto/lock";
+
+/// The lock of one file, beside it and hidden.
+fn lock_name(file: &str) -> String {
+    match file.rsplit_once('/') {
+        Some((folder, name)) => format!("{folder}/.{name}.hfauto-lock"),
+        None => format!(".{file}.hfauto-lock"),
+    }
+}
 
 /// A lock that is held; dropped, it is free.
 pub(super) trait Lock: fmt::Debug + Send + Sync {

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -19,22 +19,28 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as StorePath;
 use object_store::{
-    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, WriteMultipart,
+    GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion,
+    WriteMultipart,
 };
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::{Hold, Holder, LOCK, Lock, Shard, Storage, held};
+use super::{Hold, Holder, LOCK, Lock, Shard, Storage, held, lock_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::sink::commit::META;
+use crate::sink::disk::write_error;
 use crate::store::{Place, store_error, wait};
 
 /// Requests that are made at the same time.
 const REQUESTS: usize = 32;
+
+/// Small objects that are read at a time.
+const LISTED: usize = 4096;
 
 /// Uploads at the same time: each holds a few pieces of a file.
 const UPLOADS: usize = 4;
@@ -131,14 +137,13 @@ impl ObjectStorage {
         }
     }
 
-    /// Takes the lock of one name, over from a dead holder if need be.
-    fn take(&self, name: &str) -> Result<ObjectLock> {
+    /// Takes the lock of one name, over from a dead holder if need be; `output` is what it guards.
+    fn take(&self, name: &str, output: PathBuf) -> Result<ObjectLock> {
         let lease = Lease::new();
         let mut version = self.put_lock(name, &lease, PutMode::Create)?;
         if version.is_none()
             && let Some((found, seen)) = self.lock_now(name)?
         {
-            let output = self.shown("");
             if !found.is_free() {
                 return Err(held(&output, found.holder.as_ref()));
             }
@@ -156,8 +161,8 @@ impl ObjectStorage {
             }
             version = self.put_lock(name, &lease, PutMode::Update(seen))?;
         }
-        let Some(version) = version else { return Err(held(&self.shown(""), None)) };
-        ObjectLock::start(self, name, lease, version)
+        let Some(version) = version else { return Err(held(&output, None)) };
+        ObjectLock::start(self, name, output, lease, version)
     }
 
     /// The shards that hold the output now.
@@ -182,7 +187,7 @@ impl ObjectStorage {
     }
 
     fn take_shard(&self, shard: Shard) -> Result<ObjectLock> {
-        let lock = self.take(&shard.lock_name())?;
+        let lock = self.take(&shard.lock_name(), self.shown(""))?;
         // Whoever takes the lock of all looks for those of shards afterwards: one of both sees the other.
         if let Some((lease, _)) = self.lock_now(LOCK)?
             && !lease.is_free()
@@ -194,7 +199,7 @@ impl ObjectStorage {
     }
 
     fn take_alone(&self) -> Result<ObjectLock> {
-        let lock = self.take(LOCK)?;
+        let lock = self.take(LOCK, self.shown(""))?;
         if let Some(holder) = self.live_shards()?.into_iter().next() {
             lock.release();
             return Err(held(&self.shown(""), holder.as_ref()));
@@ -250,16 +255,36 @@ impl Storage for ObjectStorage {
         }
     }
 
+    fn reader(&self, name: &str) -> Result<Option<Box<dyn Read>>> {
+        let (store, path) = (self.store(), self.path(name));
+        let read = wait(async move { store.get(&path).await.map(GetResult::into_stream) })?;
+        match read {
+            Ok(chunks) => Ok(Some(Box::new(Chunks { chunks: Some(chunks), chunk: Bytes::new() }))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", name, error)),
+        }
+    }
+
     fn read_each(
         &self,
         folder: &str,
-        names: Vec<String>,
         found: &mut dyn FnMut(String, Vec<u8>) -> Result<()>,
     ) -> Result<()> {
+        let failed = |error| self.failed("read from", folder, error);
+        let mut listing = self.store().list(Some(&self.path(folder))).chunks(LISTED);
         // As many at a time as their contents may stand in memory.
-        for names in names.chunks(4096) {
-            let paths: Vec<_> =
-                names.iter().map(|name| self.path(&format!("{folder}/{name}"))).collect();
+        loop {
+            let (listed, rest) = wait(async move { (listing.next().await, listing) })?;
+            listing = rest;
+            let Some(listed) = listed else { return Ok(()) };
+            let listed = listed.into_iter().collect::<StoreResult<Vec<_>>>().map_err(failed)?;
+            let mut named: Vec<(String, StorePath)> = Vec::new();
+            for meta in listed {
+                let name = self.below(folder, &meta.location);
+                let name = name.filter(|name| !name.starts_with(['.', '_']) && !name.contains('/'));
+                named.extend(name.map(|name| (name, meta.location)));
+            }
+            let (names, paths): (Vec<String>, Vec<StorePath>) = named.into_iter().unzip();
             let store = self.store();
             let read = wait(async move {
                 let reads = paths.into_iter().map(|path| {
@@ -277,14 +302,12 @@ impl Storage for ObjectStorage {
                     .try_collect::<Vec<Option<Bytes>>>()
                     .await
             });
-            let read = read?.map_err(|error| self.failed("read from", folder, error))?;
-            for (name, content) in names.iter().zip(read) {
+            for (name, content) in names.into_iter().zip(read?.map_err(failed)?) {
                 if let Some(content) = content {
-                    found(name.clone(), content.to_vec())?;
+                    found(name, content.to_vec())?;
                 }
             }
         }
-        Ok(())
     }
 
     fn modified(&self, name: &str) -> Result<Option<DateTime<Utc>>> {
@@ -302,6 +325,23 @@ impl Storage for ObjectStorage {
         wait(async move { store.put(&path, content).await })?
             .map(drop)
             .map_err(|error| self.failed("write", name, error))
+    }
+
+    fn write_with(
+        &self,
+        name: &str,
+        content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<()> {
+        let mut spool = || {
+            let path = self.spool(name)?;
+            let mut out = BufWriter::new(fs::File::create(&path)?);
+            content(&mut out)?;
+            out.flush()?;
+            Ok(path)
+        };
+        let spooled = spool().map_err(|error| write_error(&self.shown(name), error))?;
+        let (store, path) = (self.store(), self.path(name));
+        wait(upload(store, spooled, path))?.map_err(|error| self.failed("write", name, error))
     }
 
     fn spool(&self, name: &str) -> io::Result<PathBuf> {
@@ -375,6 +415,10 @@ impl Storage for ObjectStorage {
         Ok(Box::new(lock))
     }
 
+    fn lock_of(&self, file: &str) -> Result<Box<dyn Lock>> {
+        Ok(Box::new(self.take(&lock_name(file), self.shown(file))?))
+    }
+
     fn is_held(&self) -> Result<bool> {
         if self.lock_now(LOCK)?.is_some_and(|(lease, _)| !lease.is_free()) {
             return Ok(true);
@@ -383,6 +427,29 @@ impl Storage for ObjectStorage {
     }
 
     fn prune(&self) {}
+}
+
+/// An object's content, as it comes.
+struct Chunks {
+    /// `None` after an error.
+    chunks: Option<BoxStream<'static, StoreResult<Bytes>>>,
+    chunk: Bytes,
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            let Some(mut chunks) = self.chunks.take() else { return Ok(0) };
+            let next = wait(async move { (chunks.next().await, chunks) });
+            let (next, rest) = next.map_err(io::Error::other)?;
+            let Some(chunk) = next else { return Ok(0) };
+            self.chunk = chunk.map_err(io::Error::other)?;
+            self.chunks = Some(rest);
+        }
+        let read = self.chunk.len().min(buffer.len());
+        buffer[..read].copy_from_slice(&self.chunk.split_to(read));
+        Ok(read)
+    }
 }
 
 /// Puts a file of this machine to an object, and removes it.
@@ -546,6 +613,7 @@ impl ObjectLock {
     fn start(
         storage: &ObjectStorage,
         name: &str,
+        output: PathBuf,
         lease: Lease,
         version: UpdateVersion,
     ) -> Result<Self> {
@@ -567,7 +635,7 @@ impl ObjectLock {
             })?;
         Ok(Self {
             shared,
-            output: storage.shown(""),
+            output,
             thread: Mutex::new(Some(thread)),
             is_free: AtomicBool::new(false),
         })

@@ -1,0 +1,224 @@
+//! Rows with text that is not UTF-8, before the first step: those that a step reads fail as rows, the others stay
+//! with U+FFFD in the place of the bytes. Not here: how such text is found and read (`crate::source`), what
+//! becomes of a row that fails ([`super::row_errors`]).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::dataframe::DataFrame;
+use datafusion::functions::core::expr_fn::named_struct;
+use datafusion::logical_expr::{Expr, LogicalPlan, ident, lit, when};
+use datafusion::scalar::ScalarValue;
+
+use super::metrics::StepMetrics;
+use super::row_errors::{RowErrorsNode, check_free, error_type};
+use crate::config::pipeline::{OnErrorRows, OnErrorSpec};
+use crate::error::RowErrorKind;
+use crate::source::Source;
+
+/// What errors call the place of such rows: no step refused them.
+const STEP: &str = "source";
+
+/// The rows of a source as the first step sees them, where `on_error` keeps failed ones: those with text that is not
+/// UTF-8 in a column of `read` have failed. Returns also whether rows may have.
+///
+/// # Errors
+/// `Plan` when the source has a column of errors.
+pub(super) fn checked(
+    source: &Source,
+    on_error: &OnErrorSpec,
+    read: &BTreeSet<String>,
+    limit: Option<usize>,
+    metrics: &Arc<StepMetrics>,
+) -> Result<(DataFrame, bool)> {
+    check_free(source.dataframe.schema(), &on_error.column)?;
+    let names: Vec<String> =
+        source.dataframe.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let keeps = on_error.rows == OnErrorRows::Null;
+    let marked = source.marked.as_ref().map(|marked| {
+        let columns = marked.columns.iter().filter(|(column, _)| read.contains(column));
+        (&marked.dataframe, columns.collect::<Vec<_>>())
+    });
+    let Some((rows, columns)) = marked.filter(|(_, columns)| !columns.is_empty()) else {
+        let rows = limited(&source.dataframe, limit)?;
+        if !keeps {
+            return Ok((rows, false));
+        }
+        // The columns of an output do not depend on whether a file is sound.
+        let none = lit(ScalarValue::try_from(&error_type())?).alias(&on_error.column);
+        return Ok((rows.select(names.iter().map(ident).chain([none]))?, false));
+    };
+
+    let mut message = lit(ScalarValue::Utf8(None));
+    for (_, marker) in columns.iter().rev() {
+        message = when(ident(marker).is_not_null(), ident(marker)).otherwise(message)?;
+    }
+    let kind = lit(RowErrorKind::InvalidUtf8.name());
+    let kind = when(message.clone().is_not_null(), kind).otherwise(lit(ScalarValue::Utf8(None)))?;
+    let mut failed = "__source".to_owned();
+    while names.contains(&failed) {
+        failed.push('_');
+    }
+    let parts = named_struct(vec![
+        lit("value"),
+        lit(ScalarValue::Boolean(None)),
+        lit("error"),
+        message,
+        lit("kind"),
+        kind,
+    ]);
+    let mut shown = Vec::new();
+    for name in &names {
+        let marker = columns.iter().find(|(column, _)| column == name).map(|(_, marker)| marker);
+        shown.push(match marker.filter(|_| keeps) {
+            // Null in, null out: no step takes it for what the file says.
+            Some(marker) => when(ident(marker).is_null(), ident(name)).end()?.alias(name),
+            None => ident(name),
+        });
+    }
+    let rows = limited(rows, limit)?;
+    let (state, plan) = rows.select(shown.into_iter().chain([parts.alias(&failed)]))?.into_parts();
+    let node = RowErrorsNode::of_source(plan, &failed, STEP, on_error, Arc::clone(metrics))?;
+    let rows = DataFrame::new(state, node.into_plan());
+    let error = keeps.then(|| ident(&on_error.column));
+    Ok((rows.select(names.iter().map(ident).chain(error))?, true))
+}
+
+/// The first rows.
+pub(super) fn limited(rows: &DataFrame, limit: Option<usize>) -> Result<DataFrame> {
+    match limit {
+        Some(limit) => rows.clone().limit(0, Some(limit)),
+        None => Ok(rows.clone()),
+    }
+}
+
+/// The columns with text that is not UTF-8 that `plan` reads: that a step takes, or an expression. Those that only
+/// go through to the output, under whatever name, are not among them. Where a plan does more than it can be followed
+/// through, it reads them.
+pub(super) fn read_columns(plan: &LogicalPlan, source: &Source) -> Result<BTreeSet<String>> {
+    let Some(marked) = &source.marked else { return Ok(BTreeSet::new()) };
+    let columns = marked.columns.iter().map(|(column, _)| column.clone()).collect();
+    let mut reads = Reads { columns, read: BTreeSet::new() };
+    reads.origins(plan)?;
+    Ok(reads.read)
+}
+
+/// The column of the source that a column is, unchanged.
+type Origin = Option<String>;
+
+struct Reads {
+    /// The columns that are asked about.
+    columns: BTreeSet<String>,
+    read: BTreeSet<String>,
+}
+
+impl Reads {
+    /// What the columns of a plan are, and what it reads.
+    fn origins(&mut self, plan: &LogicalPlan) -> Result<Vec<Origin>> {
+        if let LogicalPlan::TableScan(scan) = plan {
+            // Other tables have texts of their own: those that are not UTF-8 are errors of their files.
+            let of_scan = |name: &String| self.columns.contains(name).then(|| name.clone());
+            let fields = scan.projected_schema.fields().iter();
+            return Ok(fields.map(|field| of_scan(field.name())).collect());
+        }
+        let inputs = plan.inputs();
+        let mut origins = Vec::new();
+        for input in &inputs {
+            origins.push(self.origins(input)?);
+        }
+        let mut has_subquery = false;
+        plan.apply_subqueries(|_| {
+            has_subquery = true;
+            Ok(TreeNodeRecursion::Stop)
+        })?;
+        let origin_of = |column: &datafusion::common::Column| -> Origin {
+            inputs.iter().zip(&origins).find_map(|(input, origins)| {
+                origins.get(input.schema().maybe_index_of_column(column)?)?.clone()
+            })
+        };
+        let fields = plan.schema().fields().len();
+        match plan {
+            _ if has_subquery => {}
+            LogicalPlan::Projection(projection) if projection.expr.len() == fields => {
+                let mut given = Vec::new();
+                for expr in &projection.expr {
+                    if let Expr::Column(column) = expr.clone().unalias_nested().data {
+                        given.push(origin_of(&column));
+                    } else {
+                        self.read.extend(expr.column_refs().into_iter().filter_map(origin_of));
+                        given.push(None);
+                    }
+                }
+                return Ok(given);
+            }
+            LogicalPlan::SubqueryAlias(_) if origins.first().is_some_and(|o| o.len() == fields) => {
+                return Ok(origins.swap_remove(0));
+            }
+            LogicalPlan::Filter(_)
+            | LogicalPlan::Sort(_)
+            | LogicalPlan::Limit(_)
+            | LogicalPlan::Join(_)
+            | LogicalPlan::Window(_)
+            | LogicalPlan::Aggregate(_)
+            | LogicalPlan::Extension(_) => {
+                for expr in plan.expressions() {
+                    self.read.extend(expr.column_refs().into_iter().filter_map(origin_of));
+                }
+                return Ok(plan.schema().columns().iter().map(origin_of).collect());
+            }
+            _ => {}
+        }
+        let all = origins.into_iter().flatten().flatten();
+        self.read.extend(all);
+        if has_subquery {
+            self.read.clone_from(&self.columns);
+        }
+        Ok(vec![None; fields])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::datasource::empty::EmptyTable;
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+
+    /// What a query reads of the columns `a` and `b`, which have such text.
+    async fn reads(query: &str) -> String {
+        let context = SessionContext::new();
+        let field = |name: &str| Field::new(name, DataType::Utf8, true);
+        let schema = Arc::new(Schema::new(["a", "b", "c"].map(field).to_vec()));
+        context.register_table("input", Arc::new(EmptyTable::new(schema))).unwrap();
+        let plan = context.sql(query).await.unwrap().into_parts().1;
+        let columns = ["a", "b"].map(str::to_owned).into();
+        let mut reads = Reads { columns, read: BTreeSet::new() };
+        reads.origins(&plan).unwrap();
+        reads.read.into_iter().collect::<Vec<_>>().join(" ")
+    }
+
+    #[tokio::test]
+    async fn columns_that_only_go_through_are_not_read() {
+        for (query, expected) in [
+            ("SELECT * FROM input", ""),
+            ("SELECT a AS x, c FROM input", ""),
+            ("SELECT x FROM (SELECT a AS x, b FROM input) AS t LIMIT 1", ""),
+            ("SELECT upper(c), a FROM input WHERE c > 'x' ORDER BY c LIMIT 3", ""),
+            ("SELECT upper(a) AS c, b FROM input", "a"),
+            ("SELECT y FROM (SELECT a AS x, b AS y FROM input) WHERE x <> ''", "a"),
+            ("SELECT c, count(*) FROM input GROUP BY c", ""),
+            ("SELECT b, count(*) FROM input GROUP BY b", "b"),
+            ("SELECT c FROM input ORDER BY b", "b"),
+            ("SELECT l.c FROM input AS l JOIN input AS r ON l.a = r.c", "a"),
+            ("SELECT c, row_number() OVER (ORDER BY a) FROM input", "a"),
+            ("SELECT a FROM input UNION ALL SELECT c FROM input", "a"),
+            ("SELECT DISTINCT b, c FROM input", "b"),
+            ("SELECT c FROM input WHERE c IN (SELECT c FROM input)", "a b"),
+        ] {
+            assert_eq!(reads(query).await, expected, "{query}");
+        }
+    }
+}
