@@ -126,7 +126,7 @@ pub(in crate::nn) fn can_attend(q: &Tensor, options: &AttentionOptions<'_>) -> b
         && !options.output_attentions
         && options.distance.is_none()
         && options.bias.is_none_or(|bias| bias.dtype() == q.dtype())
-        && head_dim % 8 == 0
+        && head_dim.is_multiple_of(8)
         && head_dim <= MAX_HEAD_DIM
         && is_aligned(q)
 }
