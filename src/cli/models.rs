@@ -4,7 +4,10 @@ use std::fmt::Write;
 
 use clap::Args;
 
-use crate::auto::{AutoClass, AutoImageProcessor, AutoTokenizer, FAMILIES, SentenceTransformer};
+use crate::auto::{
+    AutoClass, AutoImageProcessor, AutoTokenizer, FAMILIES, SentenceTransformer, auto_dtype,
+};
+use crate::config::pipeline::DeviceSpec;
 use crate::error::Result;
 use crate::hub::{Need, Weights};
 use crate::tasks::{memory, module_names};
@@ -90,13 +93,21 @@ impl ModelsArgs {
                 let stored: Vec<_> = stored.into_iter().collect();
                 line("stored as", &stored.join(", "));
                 line("parameters", &parameters);
-                let mib = (parameters * 4) as f64 / f64::from(1 << 20);
-                line("memory", &format!("{mib:.1} MiB as f32, the dtype computed in on cpu"));
-                let batch = memory::activation_bytes(dimensions, 1024);
+                let device = DeviceSpec::Auto.device()?;
+                let (dtype, kind) =
+                    (auto_dtype(&device), if device.is_cpu() { "cpu" } else { "cuda" });
+                let mib = (parameters * dtype.size_in_bytes()) as f64 / f64::from(1 << 20);
+                let as_dtype = dtype.as_str();
+                line(
+                    "memory",
+                    &format!("{mib:.1} MiB as {as_dtype}, the dtype computed in on {kind}"),
+                );
+                let tokens = memory::batch_tokens(Some(dimensions), &device);
+                let batch = memory::activation_bytes(dimensions, tokens);
                 let mib = batch as f64 / f64::from(1 << 20);
                 line(
                     "activations",
-                    &format!("about {mib:.1} MiB a worker for a batch of 1024 tokens"),
+                    &format!("about {mib:.1} MiB a worker for a batch of {tokens} tokens"),
                 );
             }
             Err(_) => line("weights", &"not here yet: `hfauto-pipe fetch` downloads them"),
