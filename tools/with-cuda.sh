@@ -6,7 +6,7 @@ if ! command -v nvcc >/dev/null; then
     [[ -e $folder/complete ]] || "$(dirname "$0")/cuda-toolkit.sh" "$folder"
     # shellcheck source=/dev/null
     source "$folder/env"
-    # The driver's own library comes first where there is one; the stand-in only lets programs start.
+    # What is built finds cuBLAS, cuRAND and NVRTC there; the driver's library comes with the driver alone.
     export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$CUDA_HOME/lib
 fi
 exec "$@"

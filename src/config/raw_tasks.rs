@@ -1,6 +1,6 @@
 //! The steps of a pipeline file as written: one type per task, with the options of that task under
 //! the names of transformers and sentence-transformers. The doc comments are the descriptions of the
-//! JSON Schema. Not here: which tasks this version can run (`available`).
+//! JSON Schema.
 
 use std::num::NonZeroU64;
 

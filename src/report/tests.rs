@@ -29,3 +29,24 @@ fn the_slowest_units_are_named() {
     assert_eq!(seconds, (90..100).rev().map(f64::from).collect::<Vec<_>>());
     assert_eq!(units.computed, 100);
 }
+
+#[test]
+fn the_bottleneck_is_what_was_waited_for_longest() {
+    let counts = |input, tokenizer, room, output| StepCounts {
+        input_seconds: input,
+        tokenize_seconds: tokenizer,
+        room_seconds: room,
+        output_seconds: output,
+        ..StepCounts::default()
+    };
+    for (counts, expected) in [
+        (counts(0.0, 0.0, 0.0, 0.0), None),
+        (counts(3.0, 1.0, 2.0, 0.0), Some("input")),
+        (counts(1.0, 3.0, 2.0, 0.0), Some("tokenizer")),
+        (counts(1.0, 1.0, 9.0, 2.0), Some("model")),
+        // Rows wait for a window, and windows for whoever takes them.
+        (counts(1.0, 1.0, 9.0, 8.5), Some("output")),
+    ] {
+        assert_eq!(counts.bottleneck(), expected, "{counts:?}");
+    }
+}

@@ -1,8 +1,8 @@
 //! Attention over ragged rows by the fused kernel.
 
 use super::{
-    Arg, CudaView, DType, Result, Source, Tensor, bail, card, dtype_number, elementwise, empty,
-    is_half, launch, to_device,
+    AMPERE, Arg, CudaView, DType, Result, Source, Tensor, bail, card, compute_capability,
+    dtype_number, elementwise, empty, is_half, launch, to_device,
 };
 use crate::nn::{AttentionOptions, Lengths};
 
@@ -117,8 +117,8 @@ pub(in crate::nn) fn append(
     Ok(())
 }
 
-/// Whether the kernel computes this: half precision, no probabilities, and heads that it can read sixteen bytes
-/// at a time.
+/// Whether the kernel computes this: half precision on a card from Ampere on, no probabilities, and heads that it can
+/// read sixteen bytes at a time.
 pub(in crate::nn) fn can_attend(q: &Tensor, options: &AttentionOptions<'_>) -> bool {
     let Ok((_, hidden_size)) = q.dims2() else { return false };
     let head_dim = hidden_size / options.num_heads.max(1);
@@ -129,6 +129,7 @@ pub(in crate::nn) fn can_attend(q: &Tensor, options: &AttentionOptions<'_>) -> b
         && head_dim.is_multiple_of(8)
         && head_dim <= MAX_HEAD_DIM
         && is_aligned(q)
+        && card(q.device()).and_then(compute_capability).is_ok_and(|found| found >= AMPERE)
 }
 
 /// Whether rows begin at multiples of sixteen bytes.

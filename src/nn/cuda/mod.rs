@@ -70,12 +70,15 @@ pub fn memory(device: &Device) -> Result<(usize, usize)> {
     card(device)?.cuda_stream().context().mem_get_info().w()
 }
 
+/// The first compute capability with bf16, and with copies that go on by themselves.
+const AMPERE: (i32, i32) = (8, 0);
+
 /// Whether the card computes in bf16: those before Ampere do not.
 ///
 /// # Errors
 /// As [`memory`].
 pub fn has_bf16(device: &Device) -> Result<bool> {
-    Ok(compute_capability(card(device)?)? >= (8, 0))
+    Ok(compute_capability(card(device)?)? >= AMPERE)
 }
 
 /// Whether kernels of this folder apply: half precision, or f32, on a card.
