@@ -46,11 +46,13 @@ impl Emit {
             let Claim { own, batches, places } = claim;
             let mut values = Vec::with_capacity(batches.len());
             let mut failed = HashMap::new();
+            let start = Instant::now();
             for (array, mut batch) in batches.into_iter().enumerate() {
                 let result = outcome(&mut batch).await?;
                 values.push(Arc::clone(&result.values));
                 failed.extend(result.failed.iter().map(|(index, e)| ((array, *index), e.clone())));
             }
+            self.step.metrics().waited_for_results(start.elapsed());
             self.step.results().keep(&own, &memory);
             let step = Arc::clone(&self.step);
             let schema = Arc::clone(&self.schema);

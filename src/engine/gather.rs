@@ -79,9 +79,7 @@ impl Gather {
 
         let mut ended = false;
         while !ended {
-            let start = Instant::now();
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
-            self.step.metrics().waited_for_room(start.elapsed());
             let mut builder = WindowBuilder::default();
             while !self.is_full(&builder) {
                 let Some(batch) = self.next_batch(&builder).await? else {

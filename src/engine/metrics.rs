@@ -34,7 +34,7 @@ pub struct StepMetrics {
     failed_rows: AtomicU64,
     input_nanos: AtomicU64,
     tokenize_nanos: AtomicU64,
-    room_nanos: AtomicU64,
+    results_nanos: AtomicU64,
     queue_nanos: AtomicU64,
     model_nanos: AtomicU64,
     output_nanos: AtomicU64,
@@ -96,9 +96,9 @@ impl StepMetrics {
         self.input_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
     }
 
-    /// Adds time that rows waited until a window before them was done with.
-    pub(super) fn waited_for_room(&self, elapsed: Duration) {
-        self.room_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
+    /// Adds time that a tokenised window waited for its results.
+    pub(super) fn waited_for_results(&self, elapsed: Duration) {
+        self.results_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
     }
 
     /// Adds time that the step waited for its rows to be taken.
@@ -157,7 +157,7 @@ impl StepMetrics {
             failed_rows: read(&self.failed_rows),
             input_seconds: read(&self.input_nanos) as f64 / 1e9,
             tokenize_seconds: read(&self.tokenize_nanos) as f64 / 1e9,
-            room_seconds: read(&self.room_nanos) as f64 / 1e9,
+            results_seconds: read(&self.results_nanos) as f64 / 1e9,
             queue_seconds: read(&self.queue_nanos) as f64 / 1e9,
             model_seconds: read(&self.model_nanos) as f64 / 1e9,
             output_seconds: read(&self.output_nanos) as f64 / 1e9,

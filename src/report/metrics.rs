@@ -221,16 +221,16 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
         text.sample(name, &[("step", step)], report.padding_share);
     }
     let name = "hfauto_pipe_step_seconds_total";
-    let help = "Time of the step: waiting for input, tokenising, waiting for the windows before, \
-                waiting for a worker, in the model, waiting for its rows to be taken. They overlap.";
+    let help = "Time of the step: waiting for input, tokenising, waiting for a worker, in the model, \
+                waiting for results, waiting for its rows to be taken. They overlap.";
     text.family(name, "counter", help);
     for (step, StepReport { counts, .. }) in &steps {
         for (stage, seconds) in [
             ("input", counts.input_seconds),
             ("tokenize", counts.tokenize_seconds),
-            ("room", counts.room_seconds),
             ("queue", counts.queue_seconds),
             ("model", counts.model_seconds),
+            ("results", counts.results_seconds),
             ("output", counts.output_seconds),
         ] {
             text.sample(name, &[("step", step), ("stage", stage)], seconds);

@@ -329,8 +329,8 @@ pub struct StepCounts {
     pub input_seconds: f64,
     /// Time in tokenisation, wall time of its batches.
     pub tokenize_seconds: f64,
-    /// Time that the step waited, with rows at hand, until a window before them was computed and taken.
-    pub room_seconds: f64,
+    /// Time that windows waited, one after another, for the model once they were tokenised.
+    pub results_seconds: f64,
     /// Time that batches waited for a worker, summed over batches.
     pub queue_seconds: f64,
     /// Time in the model, summed over workers.
@@ -341,14 +341,13 @@ pub struct StepCounts {
 
 impl StepCounts {
     /// What the step waited for longest, so that a faster one of it makes the run faster: `input`, `tokenizer`,
-    /// `model` or `output`; `None` before it has waited for anything.
+    /// `model` or `output`; `None` before it has waited for anything. They wait at the same time, so the one that
+    /// holds up the others waits least, and is waited for most.
     pub fn bottleneck(&self) -> Option<&'static str> {
-        // While what is behind a step takes no rows, no window becomes free.
-        let model = (self.room_seconds - self.output_seconds).max(0.0);
         [
             ("input", self.input_seconds),
             ("tokenizer", self.tokenize_seconds),
-            ("model", model),
+            ("model", self.results_seconds),
             ("output", self.output_seconds),
         ]
         .into_iter()

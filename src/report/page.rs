@@ -387,9 +387,9 @@ fn times(html: &mut String, run: &RunReport) {
         let times = [
             counts.input_seconds,
             counts.tokenize_seconds,
-            counts.room_seconds,
             counts.queue_seconds,
             counts.model_seconds,
+            counts.results_seconds,
             counts.output_seconds,
         ];
         let name = format!("<bdi>{}</bdi>", escape(&step.output));
@@ -401,16 +401,16 @@ fn times(html: &mut String, run: &RunReport) {
             "step",
             "waits for rows",
             "tokenises",
-            "waits for room",
             "batches queue",
             "in the model",
+            "waits for results",
             "waits to hand on",
             "slowest",
         ];
         let _ = write!(html, "{}", table(&head, 1.., rows));
         html.push_str(
             "<p class=\"soft\">Queue and model are summed over batches and workers; all of it goes on at the same \
-             time. A step waits for room while windows before are computed.</p>",
+             time.</p>",
         );
     }
     let _ = writeln!(

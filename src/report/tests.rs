@@ -32,10 +32,10 @@ fn the_slowest_units_are_named() {
 
 #[test]
 fn the_bottleneck_is_what_was_waited_for_longest() {
-    let counts = |input, tokenizer, room, output| StepCounts {
+    let counts = |input, tokenizer, results, output| StepCounts {
         input_seconds: input,
         tokenize_seconds: tokenizer,
-        room_seconds: room,
+        results_seconds: results,
         output_seconds: output,
         ..StepCounts::default()
     };
@@ -44,8 +44,7 @@ fn the_bottleneck_is_what_was_waited_for_longest() {
         (counts(3.0, 1.0, 2.0, 0.0), Some("input")),
         (counts(1.0, 3.0, 2.0, 0.0), Some("tokenizer")),
         (counts(1.0, 1.0, 9.0, 2.0), Some("model")),
-        // Rows wait for a window, and windows for whoever takes them.
-        (counts(1.0, 1.0, 9.0, 8.5), Some("output")),
+        (counts(1.0, 1.0, 2.0, 8.5), Some("output")),
     ] {
         assert_eq!(counts.bottleneck(), expected, "{counts:?}");
     }

@@ -105,14 +105,19 @@ impl fmt::Display for RunReport {
                 count(step.tokens_per_second as u64),
                 step.padding_share * 100.0
             )?;
-            if let Some(bottleneck) = &step.bottleneck {
+            let waits = counts.input_seconds
+                + counts.tokenize_seconds
+                + counts.results_seconds
+                + counts.output_seconds;
+            // Of less than this, nobody wants to know what it was spent on.
+            if let Some(bottleneck) = step.bottleneck.as_ref().filter(|_| waits > 1.0) {
                 writeln!(
                     f,
                     "    waited   longest for the {bottleneck}: input {:.1} s, tokenizer {:.1} s, model {:.1} s, \
                      output {:.1} s",
                     counts.input_seconds,
                     counts.tokenize_seconds,
-                    (counts.room_seconds - counts.output_seconds).max(0.0),
+                    counts.results_seconds,
                     counts.output_seconds
                 )?;
             }
