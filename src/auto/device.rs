@@ -2,22 +2,14 @@
 
 use candle_core::Device;
 
-use crate::config::pipeline::DeviceSpec;
 use crate::error::{Error, ErrorKind, Result};
 
-impl DeviceSpec {
-    /// The device. `auto` is the first card where this build and this machine have one, else the CPU.
-    ///
-    /// # Errors
-    /// `Unsupported` when a card is asked for that this build or this machine does not have.
-    pub fn device(self) -> Result<Device> {
-        match self {
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Auto if cards() == 0 => Ok(Device::Cpu),
-            Self::Auto => cuda(0),
-            Self::Cuda(ordinal) => cuda(ordinal),
-        }
-    }
+/// The device that `auto` means: the first card where this build and this machine have one, else the CPU.
+///
+/// # Errors
+/// As [`cuda_device`].
+pub fn auto_device() -> Result<Device> {
+    if cards() == 0 { Ok(Device::Cpu) } else { cuda_device(0) }
 }
 
 /// How many NVIDIA cards this build can compute on.
@@ -28,8 +20,12 @@ fn cards() -> usize {
     0
 }
 
+/// The NVIDIA card `ordinal`.
+///
+/// # Errors
+/// `Unsupported` when this build or this machine does not have it.
 #[cfg(feature = "cuda")]
-fn cuda(ordinal: usize) -> Result<Device> {
+pub fn cuda_device(ordinal: usize) -> Result<Device> {
     let count = cards();
     let message = match count {
         0 => format!("there is no device `cuda:{ordinal}`: no NVIDIA card with a driver was found"),
@@ -49,8 +45,12 @@ fn cuda(ordinal: usize) -> Result<Device> {
     })
 }
 
+/// The NVIDIA card `ordinal`.
+///
+/// # Errors
+/// `Unsupported` when this build or this machine does not have it.
 #[cfg(not(feature = "cuda"))]
-fn cuda(ordinal: usize) -> Result<Device> {
+pub fn cuda_device(ordinal: usize) -> Result<Device> {
     let message = format!("device `cuda:{ordinal}`: this program was built without CUDA");
     Err(Error::new(ErrorKind::Unsupported, message)
         .hint("use `cpu` or `auto`, or build it with `--features cuda`"))
@@ -73,12 +73,11 @@ mod tests {
 
     #[test]
     fn a_card_that_is_not_there_is_an_error_with_a_way_out() {
-        let error = DeviceSpec::Cuda(99).device().unwrap_err();
+        let error = cuda_device(99).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.message().contains("`cuda:99`"), "{error}");
         assert!(error.remedy().is_some_and(|hint| hint.contains("cpu")), "{error}");
-        assert!(DeviceSpec::Cpu.device().unwrap().is_cpu());
-        assert!(DeviceSpec::Auto.device().is_ok());
+        assert!(auto_device().is_ok());
         assert_eq!(auto_dtype(&Device::Cpu), candle_core::DType::F32);
     }
 }

@@ -5,9 +5,9 @@ use std::fmt::Write;
 use clap::Args;
 
 use crate::auto::{
-    AutoClass, AutoImageProcessor, AutoTokenizer, FAMILIES, SentenceTransformer, auto_dtype,
+    AutoClass, AutoImageProcessor, AutoTokenizer, FAMILIES, SentenceTransformer, auto_device,
+    auto_dtype,
 };
-use crate::config::pipeline::DeviceSpec;
 use crate::error::Result;
 use crate::hub::{Need, Weights};
 use crate::tasks::{memory, module_names};
@@ -93,7 +93,7 @@ impl ModelsArgs {
                 let stored: Vec<_> = stored.into_iter().collect();
                 line("stored as", &stored.join(", "));
                 line("parameters", &parameters);
-                let device = DeviceSpec::Auto.device()?;
+                let device = auto_device()?;
                 let (dtype, kind) =
                     (auto_dtype(&device), if device.is_cpu() { "cpu" } else { "cuda" });
                 let mib = (parameters * dtype.size_in_bytes()) as f64 / f64::from(1 << 20);

@@ -8,9 +8,9 @@ use candle_core::{DType, Device};
 use super::{WeightSize, memory};
 use crate::auto::{
     AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, ModelDtype,
-    ModelWithHead, NewHead, SentenceTransformer, auto_dtype,
+    ModelWithHead, NewHead, SentenceTransformer, auto_device, auto_dtype, cuda_device,
 };
-use crate::config::pipeline::{Dtype, ModelSpec};
+use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Hub, Need, Snapshot, Weights};
 use crate::models::ImageDimensions;
@@ -115,7 +115,12 @@ impl ResolvedModel {
             })?;
         let sentence_transformer = SentenceTransformer::from_snapshot(&snapshot, &spec.config)?;
         let at = |error: Error| error.at(format!("model `{}`", spec.repo));
-        let device = spec.device.device().map_err(at)?;
+        let device = match spec.device {
+            DeviceSpec::Auto => auto_device(),
+            DeviceSpec::Cpu => Ok(Device::Cpu),
+            DeviceSpec::Cuda(ordinal) => cuda_device(ordinal),
+        };
+        let device = device.map_err(at)?;
         let dtype = match spec.dtype {
             Dtype::Auto => ModelDtype::Float(auto_dtype(&device)),
             Dtype::F32 => ModelDtype::Float(DType::F32),

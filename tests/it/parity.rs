@@ -7,8 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use hfauto_pipe::auto::{AutoModel, FAMILIES, ModelDtype, SentenceTransformer};
-use hfauto_pipe::config::pipeline::DeviceSpec;
+use hfauto_pipe::auto::{AutoModel, FAMILIES, ModelDtype, SentenceTransformer, cuda_device};
 use hfauto_pipe::hub::{Snapshot, Weights};
 use hfauto_pipe::models::Want;
 use hfauto_pipe::nn::to_host;
@@ -33,11 +32,10 @@ pub(crate) enum Tolerance {
 
 /// The device that the tests compute on.
 pub(crate) fn device() -> Device {
-    let spec = match std::env::var("HFAUTO_TEST_DEVICE").as_deref() {
-        Ok("cuda") => DeviceSpec::Cuda(0),
-        _ => DeviceSpec::Cpu,
-    };
-    spec.device().unwrap()
+    match std::env::var("HFAUTO_TEST_DEVICE").as_deref() {
+        Ok("cuda") => cuda_device(0).unwrap(),
+        _ => Device::Cpu,
+    }
 }
 
 /// What the tests compute in.
