@@ -3,7 +3,7 @@
 # compiler, headers, the libraries to link with, and a stand-in for the driver's library, which only machines with a card
 # have. No card is needed, and nothing outside the folder is touched.
 #
-#     tools/cuda-toolkit.sh [FOLDER]    # default ~/.cache/hfauto-pipe-cuda-13.0, about 2.5 GB with the wheels
+#     tools/cuda-toolkit.sh [FOLDER]    # default ~/.cache/hfauto-pipe-cuda-13.0, about 1.8 GB with the wheels
 #     source FOLDER/env
 #     cargo build --release --features cuda
 #
