@@ -6,11 +6,9 @@ use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::activation::Activation;
-use super::cpu::{self, CpuView, Matrix, Output};
+use super::cpu::{self, CpuView, Int8Weight, Matrix, Output, PackedWeight};
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::int8::Int8Weight;
-use super::packed::PackedWeight;
 
 /// Tokens that go through a packed layer at once: its results are still in the cache when the activation, or the
 /// next layer, reads them.

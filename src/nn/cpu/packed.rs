@@ -3,7 +3,7 @@
 //! A weight is packed once, when it is loaded: 32 outputs side by side, input by input. So a product of a few
 //! tokens runs as fast as one of a thousand, which `gemm`, packing at every call, does not (it is several times
 //! slower for a batch of one token a row). The kernel is written once against `pulp`'s vectors, which are those of the
-//! processor it runs on. Not here: 8-bit weights (`int8`), and products of two activations (`cpu::matmul`). The
+//! processor it runs on. Not here: 8-bit weights (`int8`), and products of two activations (`super::matmul`). The
 //! entry is [`PackedWeight`].
 
 use std::array;
@@ -11,7 +11,7 @@ use std::array;
 use candle_core::{Result, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
 
-use super::cpu::{self, CpuView};
+use super::{CpuView, applies};
 
 /// Outputs that lie side by side: a multiple of every processor's vectors.
 pub(super) const PANEL: usize = 32;
@@ -21,7 +21,7 @@ pub(super) const PANEL: usize = 32;
 const DEPTH: usize = 512;
 
 /// An f32 weight, packed.
-pub(super) struct PackedWeight {
+pub(in crate::nn) struct PackedWeight {
     in_features: usize,
     out_features: usize,
     /// Panel after panel, each `(in_features, PANEL)`; the outputs that the last panel lacks are zero.
@@ -31,9 +31,9 @@ pub(super) struct PackedWeight {
 impl PackedWeight {
     /// Packs a weight of `(out_features, in_features)`; `None` when it is not f32 in host memory or has no
     /// numbers.
-    pub(super) fn new(weight: &Tensor) -> Result<Option<Self>> {
+    pub(in crate::nn) fn new(weight: &Tensor) -> Result<Option<Self>> {
         let (out_features, in_features) = weight.dims2()?;
-        if !cpu::applies(weight) || out_features == 0 || in_features == 0 {
+        if !applies(weight) || out_features == 0 || in_features == 0 {
             return Ok(None);
         }
         let weight = weight.contiguous()?;
@@ -52,7 +52,7 @@ impl PackedWeight {
     }
 
     /// `(out_features, in_features)`.
-    pub(super) fn shape(&self) -> (usize, usize) {
+    pub(in crate::nn) fn shape(&self) -> (usize, usize) {
         (self.out_features, self.in_features)
     }
 
@@ -61,7 +61,12 @@ impl PackedWeight {
     ///
     /// # Errors
     /// When the lengths do not fit together: a bug of the caller.
-    pub(super) fn append(&self, out: &mut Vec<f32>, x: &[f32], bias: Option<&[f32]>) -> Result<()> {
+    pub(in crate::nn) fn append(
+        &self,
+        out: &mut Vec<f32>,
+        x: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<()> {
         let rows = x.len() / self.in_features;
         if !x.len().is_multiple_of(self.in_features)
             || bias.is_some_and(|bias| bias.len() != self.out_features)

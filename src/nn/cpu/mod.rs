@@ -6,27 +6,33 @@
 //! instruction set changes no result save that of a product. Not here: what the numbers mean; see the layers beside
 //! this file.
 
+mod int8;
+mod packed;
+
 use candle_core::{DType, Device, Layout, Result, Storage, StorageRef, Tensor, bail};
 
+pub(in crate::nn) use int8::Int8Weight;
+pub(in crate::nn) use packed::PackedWeight;
+
 /// Whether the kernels of this file apply to `tensor`: f32 in host memory.
-pub(super) fn applies(tensor: &Tensor) -> bool {
+pub(in crate::nn) fn applies(tensor: &Tensor) -> bool {
     matches!(tensor.device(), Device::Cpu) && tensor.dtype() == DType::F32
 }
 
 /// Read access to the numbers of an f32 tensor in host memory.
-pub(super) struct CpuView<'a> {
+pub(in crate::nn) struct CpuView<'a> {
     storage: StorageRef<'a>,
     layout: &'a Layout,
 }
 
 impl<'a> CpuView<'a> {
-    pub(super) fn new(tensor: &'a Tensor) -> Self {
+    pub(in crate::nn) fn new(tensor: &'a Tensor) -> Self {
         let (storage, layout) = tensor.storage_and_layout();
         Self { storage, layout }
     }
 
     /// The storage from the tensor's first element on.
-    pub(super) fn slice(&self) -> Result<&[f32]> {
+    pub(in crate::nn) fn slice(&self) -> Result<&[f32]> {
         match &*self.storage {
             Storage::Cpu(storage) => {
                 let numbers = storage.as_slice::<f32>()?;
@@ -38,7 +44,7 @@ impl<'a> CpuView<'a> {
     }
 
     /// The tensor as a matrix with its own strides.
-    pub(super) fn matrix(&self) -> Result<Matrix<'_>> {
+    pub(in crate::nn) fn matrix(&self) -> Result<Matrix<'_>> {
         let (rows, columns) = self.layout.shape().dims2()?;
         let [row_stride, column_stride] = *self.layout.stride() else {
             bail!("expected a matrix, found {:?}", self.layout.shape())
@@ -49,7 +55,7 @@ impl<'a> CpuView<'a> {
 
 /// A strided matrix within a slice.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(in crate::nn) struct Matrix<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
@@ -59,7 +65,7 @@ pub(super) struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     /// A contiguous matrix.
-    pub(super) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+    pub(in crate::nn) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
@@ -67,7 +73,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// When the matrix has another number of rows: a bug of the caller.
-    pub(super) fn repeated(self, times: usize) -> Self {
+    pub(in crate::nn) fn repeated(self, times: usize) -> Self {
         assert_eq!(self.rows, 1, "bug: only one row can be repeated");
         Self { rows: times, row_stride: 0, ..self }
     }
@@ -76,7 +82,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// When the block is not inside the matrix: a bug of the caller.
-    pub(super) fn block(
+    pub(in crate::nn) fn block(
         self,
         rows: std::ops::Range<usize>,
         columns: std::ops::Range<usize>,
@@ -95,17 +101,17 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// When they are not inside the matrix: a bug of the caller.
-    pub(super) fn rows(self, rows: std::ops::Range<usize>) -> Self {
+    pub(in crate::nn) fn rows(self, rows: std::ops::Range<usize>) -> Self {
         self.block(rows, 0..self.columns)
     }
 
     /// Number of rows.
-    pub(super) fn num_rows(self) -> usize {
+    pub(in crate::nn) fn num_rows(self) -> usize {
         self.rows
     }
 
     /// The transposed matrix; no number moves.
-    pub(super) fn t(self) -> Self {
+    pub(in crate::nn) fn t(self) -> Self {
         Self {
             data: self.data,
             rows: self.columns,
@@ -128,7 +134,7 @@ impl<'a> Matrix<'a> {
 
 /// What [`matmul`] does with the numbers that the output holds already.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Output {
+pub(in crate::nn) enum Output {
     Overwrite,
     Add,
 }
@@ -138,7 +144,7 @@ pub(super) enum Output {
 ///
 /// # Panics
 /// When the shapes do not fit together: a bug of the caller.
-pub(super) fn matmul(
+pub(in crate::nn) fn matmul(
     out: &mut [f32],
     out_stride: usize,
     mode: Output,
@@ -185,7 +191,7 @@ pub(super) fn matmul(
 }
 
 /// Applies `f` to every number; `f` must be `#[inline(always)]` to be vectorised.
-pub(super) fn map(values: &mut [f32], f: impl Fn(f32) -> f32) {
+pub(in crate::nn) fn map(values: &mut [f32], f: impl Fn(f32) -> f32) {
     pulp::Arch::new().dispatch(
         #[inline(always)]
         || {
@@ -197,7 +203,7 @@ pub(super) fn map(values: &mut [f32], f: impl Fn(f32) -> f32) {
 }
 
 /// Softmax of each row of `columns` numbers, in place.
-pub(super) fn softmax(values: &mut [f32], columns: usize) {
+pub(in crate::nn) fn softmax(values: &mut [f32], columns: usize) {
     if columns == 0 {
         return;
     }
@@ -220,7 +226,7 @@ pub(super) fn softmax(values: &mut [f32], columns: usize) {
 
 /// The largest number and `Σ e^(x − max)`. The sum is f32 over a few numbers and f64 over the sums, so that
 /// its error does not grow with their count.
-pub(super) fn max_and_sum_exp(values: &[f32]) -> (f32, f64) {
+pub(in crate::nn) fn max_and_sum_exp(values: &[f32]) -> (f32, f64) {
     const BLOCK: usize = 512;
     pulp::Arch::new().dispatch(
         #[inline(always)]
@@ -245,7 +251,7 @@ pub(super) fn max_and_sum_exp(values: &[f32]) -> (f32, f64) {
 ///
 /// # Panics
 /// When the lengths do not fit together: a bug of the caller.
-pub(super) fn layer_norm(
+pub(in crate::nn) fn layer_norm(
     x: &[f32],
     residual: Option<&[f32]>,
     weight: &[f32],
@@ -288,7 +294,7 @@ pub(super) fn layer_norm(
 
 /// Rounds `x` to `values` of `0..=levels`, so that `x ≈ step · (value − zero)`, and returns the step and the zero.
 /// Zero itself is exact. The step is NaN when a number is not finite.
-pub(super) fn round_to_u8(values: &mut [u8], x: &[f32], levels: f32) -> (f32, u8) {
+pub(in crate::nn) fn round_to_u8(values: &mut [u8], x: &[f32], levels: f32) -> (f32, u8) {
     /// Adding 2²³ leaves the nearest integer in the low bits of the sum.
     const ROUND: f32 = 8_388_608.0;
     pulp::Arch::new().dispatch(
@@ -315,7 +321,7 @@ pub(super) fn round_to_u8(values: &mut [u8], x: &[f32], levels: f32) -> (f32, u8
 }
 
 /// Root mean square normalisation of each row of `weight.len()` numbers, in place.
-pub(super) fn rms_norm(values: &mut [f32], weight: &[f32], eps: f32) {
+pub(in crate::nn) fn rms_norm(values: &mut [f32], weight: &[f32], eps: f32) {
     let columns = weight.len();
     if columns == 0 {
         return;
@@ -407,7 +413,7 @@ fn bounds(values: &[f32]) -> (f32, f32, bool) {
 /// `x = n·ln 2 + r` with `|r| ≤ ln 2 / 2`, then seven terms of the Taylor series, whose remainder
 /// `r⁸ / 8!` is below 6·10⁻⁹.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(in crate::nn) fn exp(x: f32) -> f32 {
     /// Adding 1.5 · 2²³ leaves the nearest integer in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts: `n * LN2_HIGH` is exact for the `n` that occur.
@@ -440,7 +446,7 @@ pub(super) fn exp(x: f32) -> f32 {
 /// # Source
 /// Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
 #[inline(always)]
-pub(super) fn erf(x: f32) -> f32 {
+pub(in crate::nn) fn erf(x: f32) -> f32 {
     let z = x.abs();
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
     let series = 1.061_405_4;
@@ -454,13 +460,13 @@ pub(super) fn erf(x: f32) -> f32 {
 
 /// The hyperbolic tangent, to 2·10⁻⁷.
 #[inline(always)]
-pub(super) fn tanh(x: f32) -> f32 {
+pub(in crate::nn) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
 /// The logistic function.
 #[inline(always)]
-pub(super) fn sigmoid(x: f32) -> f32 {
+pub(in crate::nn) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 

@@ -11,8 +11,8 @@ use std::cell::RefCell;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::cpu::{self, CpuView};
 use super::packed::PANEL;
+use super::{CpuView, applies, round_to_u8};
 
 /// The largest weight after rounding; −128 is left out, so that steps are the same on both sides.
 const MAX_WEIGHT: f32 = 127.0;
@@ -49,8 +49,7 @@ impl Tokens {
         self.steps.clear();
         self.zeros.clear();
         for (row, values) in x.chunks_exact(columns).zip(self.values.chunks_exact_mut(groups)) {
-            let (step, zero) =
-                cpu::round_to_u8(&mut values.as_flattened_mut()[..columns], row, levels);
+            let (step, zero) = round_to_u8(&mut values.as_flattened_mut()[..columns], row, levels);
             self.steps.push(step);
             self.zeros.push(zero);
         }
@@ -58,7 +57,7 @@ impl Tokens {
 }
 
 /// A weight of 8-bit integers, packed.
-pub(super) struct Int8Weight {
+pub(in crate::nn) struct Int8Weight {
     in_features: usize,
     out_features: usize,
     /// Panel after panel, each `(groups, PANEL, GROUP)`; what is beyond the weight is zero.
@@ -72,10 +71,10 @@ pub(super) struct Int8Weight {
 impl Int8Weight {
     /// Rounds and packs a weight of `(out_features, in_features)`; `None` when it is not f32 in host memory, has
     /// no numbers, or has so many inputs that sums might overflow.
-    pub(super) fn new(weight: &Tensor) -> Result<Option<Self>> {
+    pub(in crate::nn) fn new(weight: &Tensor) -> Result<Option<Self>> {
         let (out_features, in_features) = weight.dims2()?;
         let is_summable = (1..=MAX_IN_FEATURES).contains(&in_features);
-        if !cpu::applies(weight) || out_features == 0 || !is_summable {
+        if !applies(weight) || out_features == 0 || !is_summable {
             return Ok(None);
         }
         let weight = weight.contiguous()?;
@@ -102,7 +101,7 @@ impl Int8Weight {
     }
 
     /// `(out_features, in_features)`.
-    pub(super) fn shape(&self) -> (usize, usize) {
+    pub(in crate::nn) fn shape(&self) -> (usize, usize) {
         (self.out_features, self.in_features)
     }
 
@@ -111,7 +110,12 @@ impl Int8Weight {
     ///
     /// # Errors
     /// When the lengths do not fit together: a bug of the caller.
-    pub(super) fn append(&self, out: &mut Vec<f32>, x: &[f32], bias: Option<&[f32]>) -> Result<()> {
+    pub(in crate::nn) fn append(
+        &self,
+        out: &mut Vec<f32>,
+        x: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<()> {
         self.append_with(Kernel::of_this_processor(), out, x, bias)
     }
 
