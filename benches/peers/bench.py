@@ -44,18 +44,18 @@ def peer(name, work):
     return json.loads(result.stdout)["seconds"], np.load(out), None
 
 
-def ours(name, work, program):
-    """Rows from Parquet to Parquet; the time to load the model is taken off, as it is with the peers."""
-    dtype = OURS[name]
-    out, report = work["dir"] / f"ours-{dtype}", work["dir"] / f"ours-{dtype}.json"
-    pipeline = work["dir"] / f"ours-{dtype}.yaml"
+def run(name, work, program, dtype, step):
+    """A step over rows from Parquet to Parquet: its seconds, without those to load the model, as it is with the peers;
+    its column; and of the step, the share of padding, and what the whole program took."""
+    out, report = work["dir"] / name, work["dir"] / f"{name}.json"
+    pipeline = work["dir"] / f"{name}.yaml"
     pipeline.write_text(
         json.dumps(
             {
                 "version": 1,
                 "models": {"m": {"repo": str(work["model"]), "dtype": dtype}},
                 "source": {"path": str(work["rows"])},
-                "steps": [{"feature-extraction": {"model": "m", "input": "text", "output": "e", "max_length": 512}}],
+                "steps": [step],
                 "sink": {"path": f"{out}/"},
             }
         )
@@ -66,10 +66,48 @@ def ours(name, work, program):
     program_seconds = time.perf_counter() - start
     run = json.loads(report.read_text())["run"]
     tables = [pq.read_table(file, columns=["e"]) for file in sorted(out.glob("*.parquet"))]
-    column = pa.concat_tables(tables)["e"].combine_chunks()
-    embeddings = np.asarray(column.flatten(), np.float32).reshape(len(column), -1)
     extra = {"padding": run["steps"][0]["padding_share"], "program": program_seconds}
-    return run["wall_seconds"] - run["load_seconds"], embeddings, extra
+    return run["wall_seconds"] - run["load_seconds"], pa.concat_tables(tables)["e"].combine_chunks(), extra
+
+
+def ours(name, work, program):
+    dtype = OURS[name]
+    step = {"feature-extraction": {"model": "m", "input": "text", "output": "e", "max_length": 512}}
+    seconds, column, extra = run(f"ours-{dtype}", work, program, dtype, step)
+    return seconds, np.asarray(column.flatten(), np.float32).reshape(len(column), -1), extra
+
+
+def generation(sentences, args):
+    """GPT-2 small's shape, greedy, against `generate` of transformers with its fastest batch size."""
+    new_tokens = 64
+    folder = args.cache / "work" / "gpt2"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [" ".join(text.split()[:24]) for text in sentences if len(text.split()) >= 12][: 32 if args.quick else 128]
+    work = {"dir": folder, "model": prepare.gpt2(sentences, args.cache), "rows": folder / "rows.parquet"}
+    pq.write_table(pa.table({"text": rows}), work["rows"])
+    limits = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
+    step = {"text-generation": {"model": "m", "input": "text", "output": "e", "return_full_text": False, **limits}}
+    print(f"\n## gpt2, decoding: {len(rows)} rows, {new_tokens} new tokens each\n")
+
+    def theirs(batch_size):
+        out = folder / "transformers.npy"
+        command = [sys.executable, str(Path(__file__).with_name("peer.py")), "transformers"]
+        command += ["--model", str(work["model"]), "--rows", str(work["rows"]), "--out", str(out)]
+        command += ["--max-length", "512", "--batch-size", str(batch_size), "--new-tokens", str(new_tokens)]
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
+        return json.loads(result.stdout)["seconds"], np.load(out)
+
+    fastest = min((16, 32, 64), key=lambda batch_size: theirs(batch_size)[0])
+    ratios, rates = [], []
+    for _ in range(args.rounds):
+        own, column, extra = run("ours", work, args.program, "f32", step)
+        other, expected = theirs(fastest)
+        ratios.append(other / own)
+        rates.append((len(rows) * new_tokens / own, len(rows) * new_tokens / other))
+    same = sum(a == b for a, b in zip(column.to_pylist(), expected.tolist())) / len(rows)
+    own, other = (statistics.median(rate) for rate in zip(*rates))
+    print(f"- hfauto-pipe {own:.0f} tokens/s, transformers {other:.0f} (batches of {fastest}); ratio {spread(ratios)}")
+    print(f"- the same text: {same:.1%} of rows; the whole program: {extra['program']:.2f} s", flush=True)
 
 
 def flops(model, lengths):
@@ -92,12 +130,13 @@ def main():
     parser.add_argument("--model", type=Path)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="*", help="model/set, as all-minilm/short")
+    parser.add_argument("--only", nargs="*", help="model/set, as minilm/short or gpt2/decoding")
     parser.add_argument("--quick", action="store_true", help="a quarter of the rows")
     args = parser.parse_args()
 
     minilm = (args.model or prepare.default_model(args.cache)).resolve()
-    sets = prepare.row_sets(prepare.texts(args.text, args.cache), args.quick)
+    sentences = prepare.texts(args.text, args.cache)
+    sets = prepare.row_sets(sentences, args.quick)
     base = prepare.bert_base(minilm, args.cache)
     cores = len(os.sched_getaffinity(0))
     peak = float(args.peak.split()[-1])
@@ -119,6 +158,8 @@ def main():
             tokenizer.enable_truncation(512)
             lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(rows)]
             one(model_name, set_name, work, lengths, flops(model, lengths), peak * cores, args)
+    if not args.only or "gpt2/decoding" in args.only:
+        generation(sentences, args)
 
 
 def one(model_name, set_name, work, lengths, operations, peak, args):

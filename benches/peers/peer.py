@@ -61,18 +61,44 @@ def onnxruntime(args, texts):
     return encode
 
 
+def transformers(args, texts):
+    """Greedy `generate` over batches of rows of similar length; the last words as texts."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model)
+    limits = {"max_new_tokens": args.new_tokens, "min_new_tokens": args.new_tokens, "do_sample": False}
+
+    def generate(rows):
+        order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+        made = [None] * len(rows)
+        for start in range(0, len(order), args.batch_size):
+            batch = order[start : start + args.batch_size]
+            inputs = tokenizer([rows[row] for row in batch], return_tensors="pt", padding=True)
+            with torch.inference_mode():
+                ids = model.generate(**inputs, **limits)[:, inputs["input_ids"].shape[1] :]
+            for row, text in zip(batch, tokenizer.batch_decode(ids, skip_special_tokens=True)):
+                made[row] = text
+        return np.array(made)
+
+    return generate
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("peer", choices=["sentence_transformers", "onnxruntime"])
+    parser.add_argument("peer", choices=["sentence_transformers", "onnxruntime", "transformers"])
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--onnx")
     parser.add_argument("--max-length", type=int, required=True)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=64)
     args = parser.parse_args()
     texts = pq.read_table(args.rows)["text"].to_pylist()
-    encode = {"sentence_transformers": sentence_transformers, "onnxruntime": onnxruntime}[args.peer](args, texts)
+    peers = {"sentence_transformers": sentence_transformers, "onnxruntime": onnxruntime, "transformers": transformers}
+    encode = peers[args.peer](args, texts)
     encode(texts[:: max(1, len(texts) // 8)])
     start = time.perf_counter()
     embeddings = encode(texts)

@@ -83,6 +83,30 @@ def bert_base(tokenizer_from: Path, cache: Path) -> Path:
     return folder
 
 
+def gpt2(sentences: list[str], cache: Path) -> Path:
+    """A checkpoint of GPT-2 small's shape with random weights, and a byte-level BPE learned from the sentences."""
+    folder = cache / "gpt2-random"
+    if not (folder / "tokenizer.json").is_file():
+        import torch
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+        from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+        torch.manual_seed(0)
+        GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        end = "<|endoftext|>"
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=8000, special_tokens=[end], initial_alphabet=alphabet)
+        tokenizer.train_from_iterator(sentences, trainer)
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, model_max_length=1024, bos_token=end, eos_token=end, pad_token=end,
+            padding_side="left",
+        ).save_pretrained(folder)
+    return folder
+
+
 def onnx_graphs(name: str, model: Path, cache: Path) -> dict[str, Path]:
     """The encoder as ONNX Runtime likes it best: fused by its own optimizer, and that quantised dynamically."""
     folder = cache / "onnx" / name

@@ -56,9 +56,6 @@ const TORCH_CLASSES: [(&str, Activation); 6] = [
     ("Tanh", Activation::Tanh),
 ];
 
-/// √(2/π), of the tanh form of GELU.
-const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-
 impl Activation {
     /// By the name in `hidden_act` or `activation` of a `config.json`.
     ///
@@ -107,34 +104,13 @@ impl Activation {
     pub(super) fn apply(self, values: &mut [f32]) {
         match self {
             Self::Identity => {}
-            Self::Gelu => cpu::map(
-                values,
-                #[inline(always)]
-                |x| 0.5 * x * (1.0 + cpu::erf(x * std::f32::consts::FRAC_1_SQRT_2)),
-            ),
-            Self::GeluTanh => cpu::map(
-                values,
-                #[inline(always)]
-                |x| 0.5 * x * (1.0 + cpu::tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x))),
-            ),
-            Self::QuickGelu => cpu::map(
-                values,
-                #[inline(always)]
-                |x| x * cpu::sigmoid(1.702 * x),
-            ),
-            // Not `f32::max`, which would turn NaN into 0.
-            Self::Relu => cpu::map(
-                values,
-                #[inline(always)]
-                |x| if x < 0.0 { 0.0 } else { x },
-            ),
-            Self::Sigmoid => cpu::map(values, cpu::sigmoid),
-            Self::Silu => cpu::map(
-                values,
-                #[inline(always)]
-                |x| x * cpu::sigmoid(x),
-            ),
-            Self::Tanh => cpu::map(values, cpu::tanh),
+            Self::Gelu => cpu::map::<cpu::Gelu>(values),
+            Self::GeluTanh => cpu::map::<cpu::GeluTanh>(values),
+            Self::QuickGelu => cpu::map::<cpu::QuickGelu>(values),
+            Self::Relu => cpu::map::<cpu::Relu>(values),
+            Self::Sigmoid => cpu::map::<cpu::Sigmoid>(values),
+            Self::Silu => cpu::map::<cpu::Silu>(values),
+            Self::Tanh => cpu::map::<cpu::Tanh>(values),
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::cpu::{self, CpuView, Matrix, Output};
+use super::cpu::{self, CpuView};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::inputs::{Lengths, ModelInputs};
@@ -365,7 +365,7 @@ fn distance_scores(q: &Tensor, k: &Tensor, distance: DistanceEmbedding<'_>) -> R
     (scores + with_keys)?.contiguous()
 }
 
-/// Goes row by row and head by head over host memory: no padding, no copy of a head.
+/// Goes row by row over host memory.
 fn per_row(
     q: &Tensor,
     queries: &Lengths,
@@ -378,112 +378,47 @@ fn per_row(
     let bias = match (&bias, &bias_view) {
         (Some(bias), Some(view)) => {
             let (_, rows, stride) = bias.dims3()?;
-            Some(Bias { numbers: view.slice()?, rows, stride })
+            Some(cpu::Bias { numbers: view.slice()?, rows, stride })
         }
         _ => None,
     };
-    let view = CpuView::new(q);
-    let mut kernel = PerRow {
-        q: view.matrix()?,
-        out: vec![0.0; tokens * hidden_size],
-        scratch: Vec::new(),
-        hidden_size,
+    let mut kernel = cpu::Attention {
+        num_heads: options.num_heads,
+        scale: options.scale as f32,
         bias,
-        options,
+        causal: options.causal,
+        scratch: cpu::Scratch::default(),
     };
+    let mut values = vec![0.0; tokens * hidden_size];
+    let q = side_by_side(q)?;
+    let q_view = CpuView::new(&q);
+    let all = q_view.matrix()?;
     match keys {
         Keys::Flat { k, v, lengths } => {
-            let (k, v) = (CpuView::new(k), CpuView::new(v));
+            let (k, v) = (side_by_side(k)?, side_by_side(v)?);
+            let (k, v) = (CpuView::new(&k), CpuView::new(&v));
             let (k, v) = (k.matrix()?, v.matrix()?);
             for (range, keys) in queries.ranges().zip(lengths.ranges()) {
-                kernel.row(range, k.rows(keys.clone()), v.rows(keys));
+                let out = &mut values[range.start * hidden_size..range.end * hidden_size];
+                kernel.row(all.rows(range), k.rows(keys.clone()), v.rows(keys), out);
             }
         }
         Keys::Cached(cache) => {
             for (row, range) in queries.ranges().enumerate() {
                 let (k, v) = cache.row(row)?;
                 let (k, v) = (CpuView::new(&k), CpuView::new(&v));
-                kernel.row(range, k.matrix()?, v.matrix()?);
+                let out = &mut values[range.start * hidden_size..range.end * hidden_size];
+                kernel.row(all.rows(range), k.matrix()?, v.matrix()?, out);
             }
         }
     }
-    let values = Tensor::from_vec(kernel.out, (tokens, hidden_size), q.device())?;
+    let values = Tensor::from_vec(values, (tokens, hidden_size), q.device())?;
     Ok(AttentionOutput { values, attentions: None })
 }
 
-/// Scores of one head that are computed at once: a quarter of what a core's own cache holds.
-const BLOCK_SCORES: usize = 64 * 1024;
-
-/// Fewer queries at once than these make slow products, however many keys there are.
-const MIN_BLOCK_QUERIES: usize = 16;
-
-/// A bias in host memory, `(num_heads, rows, stride)`.
-struct Bias<'a> {
-    numbers: &'a [f32],
-    rows: usize,
-    stride: usize,
-}
-
-/// The kernel for host memory, at work on one batch.
-struct PerRow<'a> {
-    q: Matrix<'a>,
-    out: Vec<f32>,
-    scratch: Vec<f32>,
-    hidden_size: usize,
-    bias: Option<Bias<'a>>,
-    options: AttentionOptions<'a>,
-}
-
-impl PerRow<'_> {
-    fn row(&mut self, queries: std::ops::Range<usize>, k: Matrix<'_>, v: Matrix<'_>) {
-        let (num_queries, num_keys) = (queries.len(), k.num_rows());
-        if num_queries == 0 || num_keys == 0 {
-            return;
-        }
-        let (hidden_size, options) = (self.hidden_size, self.options);
-        let head_dim = hidden_size / options.num_heads;
-        // Bidirectional queries may be more than the keys; they have no bias, so no place.
-        let before = num_keys.saturating_sub(num_queries);
-        // So many queries at once that their scores stay in the cache.
-        let block_queries =
-            (BLOCK_SCORES / num_keys).clamp(MIN_BLOCK_QUERIES, num_queries.max(MIN_BLOCK_QUERIES));
-        if self.scratch.len() < block_queries * num_keys {
-            self.scratch.resize(block_queries * num_keys, 0.0);
-        }
-        for head in 0..options.num_heads {
-            let columns = head * head_dim..(head + 1) * head_dim;
-            let head_k = k.block(0..num_keys, columns.clone());
-            let head_v = v.block(0..num_keys, columns.clone());
-            for first in (0..num_queries).step_by(block_queries) {
-                let count = block_queries.min(num_queries - first);
-                let scores = &mut self.scratch[..count * num_keys];
-                let mut mode = Output::Overwrite;
-                if let Some(bias) = &self.bias {
-                    let first_row = head * bias.rows + before + first;
-                    let head_bias = &bias.numbers[first_row * bias.stride..];
-                    for (query, scores) in scores.chunks_exact_mut(num_keys).enumerate() {
-                        scores.copy_from_slice(&head_bias[query * bias.stride..][..num_keys]);
-                    }
-                    mode = Output::Add;
-                }
-                let start = queries.start + first;
-                let head_q = self.q.block(start..start + count, columns.clone());
-                cpu::matmul(scores, num_keys, mode, options.scale as f32, head_q, head_k.t());
-                if options.causal && num_queries > 1 {
-                    for (query, scores) in scores.chunks_exact_mut(num_keys).enumerate() {
-                        let (seen, hidden) = scores.split_at_mut(before + first + query + 1);
-                        cpu::softmax(seen, before + first + query + 1);
-                        hidden.fill(0.0);
-                    }
-                } else {
-                    cpu::softmax(scores, num_keys);
-                }
-                let probabilities = Matrix::new(scores, count, num_keys);
-                let out = &mut self.out[start * hidden_size + columns.start..];
-                cpu::matmul(out, hidden_size, Output::Overwrite, 1.0, probabilities, head_v);
-            }
-        }
-    }
+/// The tensor with the numbers of a row next to each other.
+fn side_by_side(tensor: &Tensor) -> Result<Tensor> {
+    if tensor.stride()[1] == 1 { Ok(tensor.clone()) } else { tensor.contiguous() }
 }
 
 #[cfg(test)]

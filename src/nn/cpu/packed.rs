@@ -7,6 +7,7 @@
 //! entry is [`PackedWeight`].
 
 use std::array;
+use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
@@ -98,7 +99,7 @@ impl WithSimd for Product<'_> {
             16 => self.tiles::<S, 8, 2>(simd),
             8 => self.tiles::<S, 3, 4>(simd),
             4 => self.tiles::<S, 3, 8>(simd),
-            _ => self.plain(),
+            _ => self.tiles::<S, 1, PANEL>(simd),
         }
     }
 }
@@ -116,105 +117,102 @@ impl Product<'_> {
             if let Some(all) = self.bias {
                 bias[..columns].copy_from_slice(&all[column..column + columns]);
             }
+            let tile =
+                Tile { simd, panel: S::as_simd_f32s(panel).0, bias: S::as_simd_f32s(&bias).0 };
             let mut row = 0;
-            while row + ROWS <= rows {
-                let x = &self.x[row * in_features..];
-                let tile = tile::<S, ROWS, VECTORS>(simd, x, in_features, panel, &bias);
-                store(&mut self.out[row * out_features + column..], out_features, columns, &tile);
-                row += ROWS;
-            }
             while row < rows {
                 let x = &self.x[row * in_features..];
-                let tile = tile::<S, 1, VECTORS>(simd, x, in_features, panel, &bias);
-                store(&mut self.out[row * out_features + column..], out_features, columns, &tile);
-                row += 1;
-            }
-        }
-    }
-
-    /// The same without vectors.
-    fn plain(self) {
-        let (in_features, out_features) = (self.weight.in_features, self.weight.out_features);
-        let rows = self.x.chunks_exact(in_features).zip(self.out.chunks_exact_mut(out_features));
-        for (x, out) in rows {
-            let panels = self.weight.numbers.chunks_exact(in_features * PANEL);
-            for (number, (panel, out)) in panels.zip(out.chunks_mut(PANEL)).enumerate() {
-                let mut total = [0.0; PANEL];
-                if let Some(bias) = self.bias {
-                    total[..out.len()].copy_from_slice(&bias[number * PANEL..][..out.len()]);
-                }
-                for (x, panel) in x.chunks(DEPTH).zip(panel.chunks(DEPTH * PANEL)) {
-                    let mut sums = [0.0; PANEL];
-                    for (x, weights) in x.iter().zip(panel.chunks_exact(PANEL)) {
-                        for (sum, weight) in sums.iter_mut().zip(weights) {
-                            *sum += x * weight;
-                        }
-                    }
-                    for (total, sum) in total.iter_mut().zip(sums) {
-                        *total += sum;
-                    }
-                }
-                out.copy_from_slice(&total[..out.len()]);
+                let out = &mut self.out[row * out_features + column..];
+                row += if row + ROWS <= rows {
+                    tile.store::<ROWS, VECTORS>(x, in_features, out, out_features, columns);
+                    ROWS
+                } else {
+                    tile.store::<1, VECTORS>(x, in_features, out, out_features, columns);
+                    1
+                };
             }
         }
     }
 }
 
-/// `ROWS` rows of `x`, each `in_features` after the one before, times a panel.
-#[inline(always)]
-fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+/// A panel at work.
+struct Tile<'a, S: Simd> {
     simd: S,
-    x: &[f32],
-    in_features: usize,
-    panel: &[f32],
-    bias: &[f32; PANEL],
-) -> [[f32; PANEL]; ROWS] {
-    let (weights, _) = S::as_simd_f32s(panel);
-    let (bias, _) = S::as_simd_f32s(bias);
-    let bias: [S::f32s; VECTORS] = array::from_fn(|vector| bias[vector]);
-    let mut totals = [bias; ROWS];
-    for start in (0..in_features).step_by(DEPTH) {
-        let depth = DEPTH.min(in_features - start);
-        let x: [&[f32]; ROWS] = array::from_fn(|row| &x[row * in_features + start..][..depth]);
-        let weights = weights[start * VECTORS..(start + depth) * VECTORS].chunks_exact(VECTORS);
-        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        for (place, weights) in weights.enumerate() {
-            for (sums, x) in sums.iter_mut().zip(&x) {
-                let x = simd.splat_f32s(x[place]);
-                for (sum, weight) in sums.iter_mut().zip(weights) {
-                    *sum = simd.mul_add_f32s(x, *weight, *sum);
-                }
+    panel: &'a [S::f32s],
+    bias: &'a [S::f32s],
+}
+
+impl<S: Simd> Tile<'_, S> {
+    /// The product of `ROWS` rows of `x` with the panel, of which `columns` are outputs. Rows of `out` are `stride`
+    /// apart.
+    #[inline(always)]
+    fn store<const ROWS: usize, const VECTORS: usize>(
+        &self,
+        x: &[f32],
+        in_features: usize,
+        out: &mut [f32],
+        stride: usize,
+        columns: usize,
+    ) {
+        let x: [&[f32]; ROWS] = array::from_fn(|row| &x[row * in_features..][..in_features]);
+        let sums = tile::<S, ROWS, VECTORS>(self.simd, x, self.panel);
+        for (row, sums) in sums.iter().enumerate() {
+            let mut numbers = [0.0; PANEL];
+            let (vectors, _) = S::as_mut_simd_f32s(&mut numbers);
+            for ((vector, sum), bias) in vectors.iter_mut().zip(sums).zip(self.bias) {
+                *vector = self.simd.add_f32s(*sum, *bias);
+            }
+            let out = &mut out[row * stride..];
+            match out.first_chunk_mut::<PANEL>() {
+                Some(out) if columns == PANEL => *out = numbers,
+                _ => out[..columns].copy_from_slice(&numbers[..columns]),
             }
         }
+    }
+}
+
+/// Rows of `x`, all of one length, times a panel of as many rows of `VECTORS` vectors. A row's numbers do not depend
+/// on `ROWS`.
+#[inline(always)]
+pub(super) fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    x: [&[f32]; ROWS],
+    panel: &[S::f32s],
+) -> [[S::f32s; VECTORS]; ROWS] {
+    let depth = x[0].len();
+    let mut totals = sums::<S, ROWS, VECTORS>(simd, x, panel, 0..depth.min(DEPTH));
+    for start in (DEPTH..depth).step_by(DEPTH) {
+        let places = start..depth.min(start + DEPTH);
+        let sums = sums::<S, ROWS, VECTORS>(simd, x, panel, places);
         for (totals, sums) in totals.iter_mut().zip(&sums) {
             for (total, sum) in totals.iter_mut().zip(sums) {
                 *total = simd.add_f32s(*total, *sum);
             }
         }
     }
-    array::from_fn(|row| {
-        let mut out = [0.0; PANEL];
-        let (vectors, _) = S::as_mut_simd_f32s(&mut out);
-        vectors.copy_from_slice(&totals[row]);
-        out
-    })
+    totals
 }
 
-/// Writes the first `columns` of each row of a tile; rows of `out` are `stride` apart.
+/// The part of a tile's product that the inputs at `places` are.
 #[inline(always)]
-fn store<const ROWS: usize>(
-    out: &mut [f32],
-    stride: usize,
-    columns: usize,
-    tile: &[[f32; PANEL]; ROWS],
-) {
-    for (row, tile) in tile.iter().enumerate() {
-        let out = &mut out[row * stride..];
-        match out.first_chunk_mut::<PANEL>() {
-            Some(out) if columns == PANEL => *out = *tile,
-            _ => out[..columns].copy_from_slice(&tile[..columns]),
+fn sums<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    x: [&[f32]; ROWS],
+    panel: &[S::f32s],
+    places: Range<usize>,
+) -> [[S::f32s; VECTORS]; ROWS] {
+    let x = x.map(|x| &x[places.clone()]);
+    let panel = panel[places.start * VECTORS..places.end * VECTORS].chunks_exact(VECTORS);
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    for (place, weights) in panel.enumerate() {
+        for (sums, x) in sums.iter_mut().zip(&x) {
+            let x = simd.splat_f32s(x[place]);
+            for (sum, weight) in sums.iter_mut().zip(weights) {
+                *sum = simd.mul_add_e_f32s(x, *weight, *sum);
+            }
         }
     }
+    sums
 }
 
 #[cfg(test)]
@@ -259,7 +257,7 @@ pub(super) mod tests {
             // A processor without vectors comes to the same, but for the rounding.
             let mut plain = vec![0.0; out_features];
             let bias = bias.as_deref();
-            Product { weight: &packed, x, bias, out: &mut plain }.plain();
+            Product { weight: &packed, x, bias, out: &mut plain }.with_simd(pulp::Scalar::new());
             for (plain, out) in plain.iter().zip(out) {
                 assert!((plain - out).abs() <= 2e-6 * (in_features as f32 + 1.0));
             }

@@ -1,0 +1,338 @@
+//! What is done to rows of numbers: norms, sums of powers, rounding.
+//!
+//! The order in which a row is added up depends on nothing but its length. Not here: which rows, and their parameters;
+//! see the layers in `crate::nn`.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::functions::{self, Exp};
+
+/// The largest number and `Σ e^(x − max)`. The sum is f32 over a few numbers and f64 over the sums, so that
+/// its error does not grow with their count.
+pub(in crate::nn) fn max_and_sum_exp(values: &[f32]) -> (f32, f64) {
+    const BLOCK: usize = 512;
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let max = max(values);
+            let mut total = 0.0;
+            let mut exps = [0f32; BLOCK];
+            for block in values.chunks(BLOCK) {
+                let exps = &mut exps[..block.len()];
+                for (exp, value) in exps.iter_mut().zip(block) {
+                    *exp = *value - max;
+                }
+                functions::map::<Exp>(exps);
+                total += f64::from(sum(exps));
+            }
+            (max, total)
+        },
+    )
+}
+
+/// Layer normalisation of each row of `weight.len()` numbers of `x`, or of `x` and `residual` added; the mean is
+/// taken off before squaring, so a large mean costs no digits. While a row is worked on, it is in the cache.
+///
+/// # Panics
+/// When the lengths do not fit together: a bug of the caller.
+pub(in crate::nn) fn layer_norm(
+    x: &[f32],
+    residual: Option<&[f32]>,
+    weight: &[f32],
+    bias: &[f32],
+    eps: f32,
+) -> Vec<f32> {
+    assert!(residual.is_none_or(|residual| residual.len() == x.len()), "bug: another residual");
+    assert_eq!(weight.len(), bias.len(), "bug: another bias");
+    if weight.is_empty() {
+        return Vec::new();
+    }
+    let mut out = vec![0.0; x.len()];
+    Arch::new().dispatch(LayerNorm { x, residual, weight, bias, eps, out: &mut out });
+    out
+}
+
+/// Vectors that are added up independently, so that one addition does not wait for the other.
+const SUMS: usize = 4;
+
+struct LayerNorm<'a> {
+    x: &'a [f32],
+    residual: Option<&'a [f32]>,
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for LayerNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { x, residual, weight, bias, eps, out } = self;
+        let columns = weight.len();
+        let count = columns as f32;
+        let (weights, last_weights) = S::as_simd_f32s(weight);
+        let (biases, last_biases) = S::as_simd_f32s(bias);
+        for (start, row) in (0..).step_by(columns).zip(out.chunks_exact_mut(columns)) {
+            let x = &x[start..start + columns];
+            match residual {
+                Some(residual) => {
+                    let residual = &residual[start..start + columns];
+                    for ((value, x), residual) in row.iter_mut().zip(x).zip(residual) {
+                        *value = x + residual;
+                    }
+                }
+                None => row.copy_from_slice(x),
+            }
+            let (vectors, rest) = S::as_mut_simd_f32s(row);
+            let sum = total(
+                simd,
+                vectors,
+                #[inline(always)]
+                |sum, vector| simd.add_f32s(sum, vector),
+            );
+            let mean = (sum + rest.iter().sum::<f32>()) / count;
+            let means = simd.splat_f32s(mean);
+            let squares = total(
+                simd,
+                vectors,
+                #[inline(always)]
+                |sum, vector| {
+                    let centred = simd.sub_f32s(vector, means);
+                    simd.mul_add_e_f32s(centred, centred, sum)
+                },
+            );
+            let squares = squares + rest.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>();
+            let inverse_std = 1.0 / (squares / count + eps).sqrt();
+            let inverse_stds = simd.splat_f32s(inverse_std);
+            for ((vector, weight), bias) in vectors.iter_mut().zip(weights).zip(biases) {
+                let scaled = simd.mul_f32s(simd.sub_f32s(*vector, means), inverse_stds);
+                *vector = simd.mul_add_e_f32s(scaled, *weight, *bias);
+            }
+            for ((value, weight), bias) in rest.iter_mut().zip(last_weights).zip(last_biases) {
+                *value = (*value - mean) * inverse_std * weight + bias;
+            }
+        }
+    }
+}
+
+/// Root mean square normalisation of each row of `weight.len()` numbers, in place.
+pub(in crate::nn) fn rms_norm(values: &mut [f32], weight: &[f32], eps: f32) {
+    if !weight.is_empty() {
+        Arch::new().dispatch(RmsNorm { values, weight, eps });
+    }
+}
+
+struct RmsNorm<'a> {
+    values: &'a mut [f32],
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl WithSimd for RmsNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let count = self.weight.len() as f32;
+        for row in self.values.chunks_exact_mut(self.weight.len()) {
+            let (vectors, rest) = S::as_simd_f32s(row);
+            let squares = total(
+                simd,
+                vectors,
+                #[inline(always)]
+                |sum, vector| simd.mul_add_e_f32s(vector, vector, sum),
+            );
+            let squares = squares + rest.iter().map(|v| v * v).sum::<f32>();
+            let inverse = 1.0 / (squares / count + self.eps).sqrt();
+            for (value, weight) in row.iter_mut().zip(self.weight) {
+                *value = *value * inverse * weight;
+            }
+        }
+    }
+}
+
+/// Rounds `x` to `values` of `0..=levels`, so that `x ≈ step · (value − zero)`, and returns the step and the zero.
+/// Zero itself is exact. The step is NaN when a number is not finite.
+///
+/// # Panics
+/// When the lengths differ: a bug of the caller.
+pub(in crate::nn) fn round_to_u8(values: &mut [u8], x: &[f32], levels: f32) -> (f32, u8) {
+    assert_eq!(values.len(), x.len(), "bug: another number of values");
+    Arch::new().dispatch(Round { values, x, levels })
+}
+
+struct Round<'a> {
+    values: &'a mut [u8],
+    x: &'a [f32],
+    levels: f32,
+}
+
+impl WithSimd for Round<'_> {
+    type Output = (f32, u8);
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> (f32, u8) {
+        /// Numbers that are rounded side by side.
+        const BLOCK: usize = 64;
+        let Self { values, x, levels } = self;
+        let (low, high) = bounds(simd, x);
+        let inverse = levels / (high - low);
+        if !inverse.is_finite() || inverse == 0.0 {
+            // All are zero, or too close to it to be told apart; or one is not finite, or their distance is not.
+            values.fill(0);
+            return (if high - low < 1.0 { 1.0 } else { f32::NAN }, 0);
+        }
+        let zero = (-low * inverse).round_ties_even();
+        // A length that the compiler knows is what it makes the best vectors of.
+        let (blocks, rest) = values.as_chunks_mut::<BLOCK>();
+        let (x_blocks, x_rest) = x.as_chunks::<BLOCK>();
+        for (values, x) in blocks.iter_mut().zip(x_blocks) {
+            round(values, x, inverse, zero, levels);
+        }
+        round(rest, x_rest, inverse, zero, levels);
+        ((high - low) / levels, zero as u8)
+    }
+}
+
+#[inline(always)]
+fn round(values: &mut [u8], x: &[f32], inverse: f32, zero: f32, levels: f32) {
+    /// Adding 2²³ leaves the nearest integer in the low bits of the sum.
+    const ROUND: f32 = 8_388_608.0;
+    for (value, x) in values.iter_mut().zip(x) {
+        let rounded = x * inverse + (zero + ROUND);
+        let rounded = if rounded < levels + ROUND { rounded } else { levels + ROUND };
+        let rounded = if rounded > ROUND { rounded } else { ROUND };
+        *value = rounded.to_bits() as u8;
+    }
+}
+
+/// The least and the greatest number, 0 among them; both are NaN if one is not finite.
+#[inline(always)]
+fn bounds<S: Simd>(simd: S, x: &[f32]) -> (f32, f32) {
+    let (vectors, rest) = S::as_simd_f32s(x);
+    let zero = simd.splat_f32s(0.0);
+    let (mut low, mut high, mut nothing) = ([zero; SUMS], [zero; SUMS], [zero; SUMS]);
+    let last = [if rest.is_empty() { zero } else { simd.partial_load_f32s(rest) }];
+    for group in vectors.chunks(SUMS).chain([&last[..]]) {
+        for (i, vector) in group.iter().enumerate() {
+            low[i] = simd.min_f32s(*vector, low[i]);
+            high[i] = simd.max_f32s(*vector, high[i]);
+            // NaN, of what is not finite.
+            nothing[i] = simd.mul_add_e_f32s(*vector, zero, nothing[i]);
+        }
+    }
+    let low = low.into_iter().reduce(|one, other| simd.min_f32s(one, other));
+    let high = high.into_iter().reduce(|one, other| simd.max_f32s(one, other));
+    let nothing = nothing.into_iter().reduce(|one, other| simd.add_f32s(one, other));
+    let nothing = simd.reduce_sum_f32s(nothing.unwrap_or(zero));
+    let (low, high) = (low.unwrap_or(zero), high.unwrap_or(zero));
+    (simd.reduce_min_f32s(low) + nothing, simd.reduce_max_f32s(high) + nothing)
+}
+
+/// Folds `f` over the vectors, in sums that do not wait for each other, and adds those up.
+#[inline(always)]
+fn total<S: Simd>(simd: S, vectors: &[S::f32s], f: impl Fn(S::f32s, S::f32s) -> S::f32s) -> f32 {
+    let mut sums = [simd.splat_f32s(0.0); SUMS];
+    let (groups, last) = vectors.as_chunks::<SUMS>();
+    for group in groups {
+        for (sum, vector) in sums.iter_mut().zip(group) {
+            *sum = f(*sum, *vector);
+        }
+    }
+    for (sum, vector) in sums.iter_mut().zip(last) {
+        *sum = f(*sum, *vector);
+    }
+    let sum = sums.into_iter().reduce(|one, other| simd.add_f32s(one, other));
+    sum.map_or(0.0, |sum| simd.reduce_sum_f32s(sum))
+}
+
+/// Sums are taken in this many independent lanes: two AVX-512 or four AVX2 registers.
+const LANES: usize = 32;
+
+#[inline(always)]
+fn sum(values: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += value;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+#[inline(always)]
+fn max(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = if *value > *lane { *value } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::packed::tests::numbers;
+    use super::*;
+
+    #[test]
+    fn norms_agree_with_their_definition_at_any_width() {
+        for columns in [1, 3, 31, 32, 64, 100, 385] {
+            let x: Vec<f32> = numbers(3 * columns, 1).iter().map(|x| 5.0 * x + 2.0).collect();
+            let (residual, weight) = (numbers(3 * columns, 2), numbers(columns, 3));
+            let bias = numbers(columns, 4);
+            let layer_normed = layer_norm(&x, Some(&residual), &weight, &bias, 1e-5);
+            let alone = layer_norm(&x[columns..2 * columns], None, &weight, &bias, 1e-5);
+            let mut rms_normed = x.clone();
+            rms_norm(&mut rms_normed, &weight, 1e-5);
+            let mut plain = vec![0.0; x.len()];
+            LayerNorm {
+                x: &x,
+                residual: Some(&residual),
+                weight: &weight,
+                bias: &bias,
+                eps: 1e-5,
+                out: &mut plain,
+            }
+            .with_simd(pulp::Scalar::new());
+            for row in 0..3 {
+                let of = |values: &[f32], i: usize| f64::from(values[row * columns + i]);
+                let count = columns as f64;
+                let norm = |values: &[f64], i: usize| {
+                    let mean = values.iter().sum::<f64>() / count;
+                    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
+                    let scaled = (values[i] - mean) / (variance + 1e-5).sqrt();
+                    scaled * f64::from(weight[i]) + f64::from(bias[i])
+                };
+                let all: Vec<f64> = (0..columns).map(|i| of(&x, i)).collect();
+                let added: Vec<f64> = (0..columns).map(|i| of(&x, i) + of(&residual, i)).collect();
+                let mean_square = all.iter().map(|v| v * v).sum::<f64>() / count;
+                for i in 0..columns {
+                    assert!((of(&layer_normed, i) - norm(&added, i)).abs() < 2e-6);
+                    assert!((of(&plain, i) - norm(&added, i)).abs() < 2e-6);
+                    assert!(row != 1 || (f64::from(alone[i]) - norm(&all, i)).abs() < 2e-6);
+                    let expected = all[i] / (mean_square + 1e-5).sqrt() * f64::from(weight[i]);
+                    assert!((of(&rms_normed, i) - expected).abs() < 2e-6);
+                }
+            }
+        }
+        assert!(layer_norm(&[], None, &[], &[], 1e-5).is_empty());
+    }
+
+    #[test]
+    fn layer_norm_keeps_its_digits_under_a_large_mean() {
+        let values: Vec<f32> = (0..64).map(|i| 10_000.0 + (i % 2) as f32).collect();
+        let values = layer_norm(&values, None, &[1.0; 64], &[0.0; 64], 1e-12);
+        for (i, value) in values.iter().enumerate() {
+            let expected = if i % 2 == 0 { -1.0 } else { 1.0 };
+            assert!((value - expected).abs() < 1e-5, "{i}: {value}");
+        }
+    }
+}
