@@ -42,6 +42,10 @@ bench:
 fuzz target="all" seconds="600":
     fuzz/run.sh {{target}} {{seconds}}
 
+# The tests of the CPU kernels under AddressSanitizer; needs a nightly toolchain.
+sanitize *args:
+    tools/sanitize/run.sh {{args}}
+
 # Build the program for NVIDIA GPUs, with a CUDA toolkit from PyPI where the machine has none.
 cuda-build *args:
     tools/with-cuda.sh cargo build --release --locked --features cuda {{args}}

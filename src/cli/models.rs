@@ -102,7 +102,7 @@ impl ModelsArgs {
                     "memory",
                     &format!("{mib:.1} MiB as {as_dtype}, the dtype computed in on {kind}"),
                 );
-                let tokens = memory::batch_tokens(Some(dimensions), &device);
+                let tokens = memory::batch_tokens(Some(dimensions), &device, false);
                 let batch = memory::activation_bytes(dimensions, tokens);
                 let mib = batch as f64 / f64::from(1 << 20);
                 line(

@@ -12,7 +12,7 @@ use super::results::SharedResults;
 use super::workers::WorkerPool;
 use crate::config::pipeline::RunSpec;
 use crate::error::Result;
-use crate::tasks::{Task, TaskModel, memory};
+use crate::tasks::{Batching, Task, TaskModel, memory};
 
 /// How batches are made and computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,9 +172,10 @@ impl ModelStep {
     pub fn max_batch_tokens(&self) -> usize {
         // The memory of a card is asked for once: batches of a run are made alike.
         *self.max_batch_tokens.get_or_init(|| {
-            self.settings
-                .max_batch_tokens
-                .unwrap_or_else(|| memory::batch_tokens(self.task.dimensions(), self.device()))
+            self.settings.max_batch_tokens.unwrap_or_else(|| {
+                let generates = self.task.batching() == Batching::Share;
+                memory::batch_tokens(self.task.dimensions(), self.device(), generates)
+            })
         })
     }
 

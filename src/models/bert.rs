@@ -180,9 +180,11 @@ struct BertLayer {
 }
 
 impl BertLayer {
-    fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
+    /// `input_norm` gives the input.
+    fn load(vb: VarBuilder<'_>, config: &BertConfig, input_norm: &LayerNorm) -> Result<Self> {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let norm = |name| LayerNorm::load(vb.pp(name), hidden, config.layer_norm_eps);
+        let attention_output_layer_norm = norm("attention.output.LayerNorm")?;
         let qkv = ["query", "key", "value"]
             .map(|name| Linear::load(vb.pp("attention.self").pp(name), hidden, hidden, true));
         let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
@@ -198,20 +200,21 @@ impl BertLayer {
         };
         Ok(Self {
             distance_embedding,
-            attention_self: Linear::fuse(&qkv)?,
+            attention_self: Linear::fuse(&qkv)?.after(input_norm),
             attention_output_dense: Linear::load(
                 vb.pp("attention.output.dense"),
                 hidden,
                 hidden,
                 true,
             )?,
-            attention_output_layer_norm: norm("attention.output.LayerNorm")?,
             intermediate_dense: Linear::load(
                 vb.pp("intermediate.dense"),
                 hidden,
                 intermediate,
                 true,
-            )?,
+            )?
+            .after(&attention_output_layer_norm),
+            attention_output_layer_norm,
             intermediate_act: config.hidden_act,
             output_dense: Linear::load(vb.pp("output.dense"), intermediate, hidden, true)?,
             output_layer_norm: norm("output.LayerNorm")?,
@@ -335,11 +338,16 @@ impl BertModel {
     /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
     pub fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
         let layers = vb.pp("encoder.layer");
+        let embeddings = BertEmbeddings::load(vb.pp("embeddings"), config)?;
+        let mut encoder_layer: Vec<BertLayer> = Vec::new();
+        for i in 0..config.num_hidden_layers {
+            let before = encoder_layer.last().map(|layer| &layer.output_layer_norm);
+            let input_norm = before.unwrap_or(&embeddings.layer_norm);
+            encoder_layer.push(BertLayer::load(layers.pp(i), config, input_norm)?);
+        }
         Ok(Self {
-            embeddings: BertEmbeddings::load(vb.pp("embeddings"), config)?,
-            encoder_layer: (0..config.num_hidden_layers)
-                .map(|i| BertLayer::load(layers.pp(i), config))
-                .collect::<Result<_>>()?,
+            embeddings,
+            encoder_layer,
             pooler: Pooler::load(vb, config.hidden_size)?,
             dimensions: config.dimensions(),
             is_decoder: config.is_decoder,

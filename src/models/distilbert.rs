@@ -103,17 +103,19 @@ struct TransformerBlock {
 }
 
 impl TransformerBlock {
-    fn load(vb: VarBuilder<'_>, config: &DistilBertConfig) -> Result<Self> {
+    /// `input_norm` gives the input.
+    fn load(vb: VarBuilder<'_>, config: &DistilBertConfig, input_norm: &LayerNorm) -> Result<Self> {
         let (dim, hidden_dim) = (config.dim, config.hidden_dim);
         let linear = |name, from, to| Linear::load(vb.pp(name), from, to, true);
         let qkv = ["attention.q_lin", "attention.k_lin", "attention.v_lin"]
             .map(|name| linear(name, dim, dim));
         let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
+        let sa_layer_norm = LayerNorm::load(vb.pp("sa_layer_norm"), dim, LAYER_NORM_EPS)?;
         Ok(Self {
-            attention_qkv: Linear::fuse(&qkv)?,
+            attention_qkv: Linear::fuse(&qkv)?.after(input_norm),
             attention_out_lin: linear("attention.out_lin", dim, dim)?,
-            sa_layer_norm: LayerNorm::load(vb.pp("sa_layer_norm"), dim, LAYER_NORM_EPS)?,
-            ffn_lin1: linear("ffn.lin1", dim, hidden_dim)?,
+            ffn_lin1: linear("ffn.lin1", dim, hidden_dim)?.after(&sa_layer_norm),
+            sa_layer_norm,
             ffn_activation: config.activation,
             ffn_lin2: linear("ffn.lin2", hidden_dim, dim)?,
             output_layer_norm: LayerNorm::load(vb.pp("output_layer_norm"), dim, LAYER_NORM_EPS)?,
@@ -166,13 +168,14 @@ impl DistilBertModel {
     /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
     pub fn load(vb: VarBuilder<'_>, config: &DistilBertConfig) -> Result<Self> {
         let layers = vb.pp("transformer.layer");
-        Ok(Self {
-            embeddings: Embeddings::load(vb.pp("embeddings"), config)?,
-            transformer_layer: (0..config.n_layers)
-                .map(|i| TransformerBlock::load(layers.pp(i), config))
-                .collect::<Result<_>>()?,
-            dimensions: config.dimensions(),
-        })
+        let embeddings = Embeddings::load(vb.pp("embeddings"), config)?;
+        let mut transformer_layer: Vec<TransformerBlock> = Vec::new();
+        for i in 0..config.n_layers {
+            let before = transformer_layer.last().map(|layer| &layer.output_layer_norm);
+            let input_norm = before.unwrap_or(&embeddings.layer_norm);
+            transformer_layer.push(TransformerBlock::load(layers.pp(i), config, input_norm)?);
+        }
+        Ok(Self { embeddings, transformer_layer, dimensions: config.dimensions() })
     }
 }
 

@@ -136,18 +136,21 @@ struct MPNetLayer {
 }
 
 impl MPNetLayer {
-    fn load(vb: VarBuilder<'_>, config: &MPNetConfig) -> Result<Self> {
+    /// `input_norm` gives the input.
+    fn load(vb: VarBuilder<'_>, config: &MPNetConfig, input_norm: &LayerNorm) -> Result<Self> {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let linear = |name, from, to| Linear::load(vb.pp(name), from, to, true);
         let norm = |name| LayerNorm::load(vb.pp(name), hidden, config.layer_norm_eps);
         let qkv = ["attention.attn.q", "attention.attn.k", "attention.attn.v"]
             .map(|name| linear(name, hidden, hidden));
         let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
+        let attention_layer_norm = norm("attention.LayerNorm")?;
         Ok(Self {
-            attention_attn: Linear::fuse(&qkv)?,
+            attention_attn: Linear::fuse(&qkv)?.after(input_norm),
             attention_attn_o: linear("attention.attn.o", hidden, hidden)?,
-            attention_layer_norm: norm("attention.LayerNorm")?,
-            intermediate_dense: linear("intermediate.dense", hidden, intermediate)?,
+            intermediate_dense: linear("intermediate.dense", hidden, intermediate)?
+                .after(&attention_layer_norm),
+            attention_layer_norm,
             intermediate_act: config.hidden_act,
             output_dense: linear("output.dense", intermediate, hidden)?,
             output_layer_norm: norm("output.LayerNorm")?,
@@ -208,11 +211,16 @@ impl MPNetModel {
     pub fn load(vb: VarBuilder<'_>, config: &MPNetConfig) -> Result<Self> {
         let encoder = vb.pp("encoder");
         let layers = encoder.pp("layer");
+        let embeddings = MPNetEmbeddings::load(vb.pp("embeddings"), config)?;
+        let mut encoder_layer: Vec<MPNetLayer> = Vec::new();
+        for i in 0..config.num_hidden_layers {
+            let before = encoder_layer.last().map(|layer| &layer.output_layer_norm);
+            let input_norm = before.unwrap_or(&embeddings.layer_norm);
+            encoder_layer.push(MPNetLayer::load(layers.pp(i), config, input_norm)?);
+        }
         Ok(Self {
-            embeddings: MPNetEmbeddings::load(vb.pp("embeddings"), config)?,
-            encoder_layer: (0..config.num_hidden_layers)
-                .map(|i| MPNetLayer::load(layers.pp(i), config))
-                .collect::<Result<_>>()?,
+            embeddings,
+            encoder_layer,
             encoder_bias: RelativeAttentionBias::load(
                 encoder.pp("relative_attention_bias"),
                 config.relative_attention_num_buckets,

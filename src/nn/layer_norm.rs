@@ -38,6 +38,13 @@ impl LayerNorm {
         self.normalize(x, Some(residual))
     }
 
+    /// How large each feature of the output is, about: the root mean square of what it is for an input that is
+    /// normally distributed.
+    pub(super) fn output_sizes(&self) -> Result<Vec<f32>> {
+        let squares = (self.weight.sqr()? + self.bias.sqr()?)?;
+        squares.sqrt()?.to_dtype(DType::F32)?.to_vec1()
+    }
+
     fn normalize(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         if cpu::applies(x) && cpu::applies(&self.weight) && x.dim(1)? == self.weight.dim(0)? {
             let count = x.elem_count();

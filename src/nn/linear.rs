@@ -9,6 +9,7 @@ use super::activation::Activation;
 use super::cpu::{self, CpuView, Int8Weight, Matrix, Output, PackedWeight};
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::layer_norm::LayerNorm;
 
 /// Tokens that go through a packed layer at once: its results are still in the cache when the activation, or the
 /// next layer, reads them.
@@ -19,6 +20,8 @@ const BLOCK_TOKENS: usize = 128;
 pub struct Linear {
     weight: Weight,
     bias: Option<Tensor>,
+    /// What the input comes from, until the weight is packed.
+    input_norm: Option<LayerNorm>,
 }
 
 /// How a layer computes on a CPU, and so how its weight is kept.
@@ -72,7 +75,7 @@ impl Weight {
 impl Linear {
     /// From a weight `(out_features, in_features)` and a bias `(out_features)`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight: Weight::Dense(weight), bias }
+        Self { weight: Weight::Dense(weight), bias, input_norm: None }
     }
 
     /// Loads `weight` and, with `bias`, `bias`.
@@ -127,6 +130,14 @@ impl Linear {
         Ok(Self::new(weight, bias))
     }
 
+    /// Says that the input is what `norm` gives, whose features differ in size: in 8 bits, large ones then cost small
+    /// ones fewer digits.
+    #[must_use]
+    pub fn after(mut self, norm: &LayerNorm) -> Self {
+        self.input_norm = Some(norm.clone());
+        self
+    }
+
     /// Keeps the weight as the kernels of the CPU want it, and lets go of the tensor. A layer that is not f32 in
     /// host memory stays as it is.
     ///
@@ -134,9 +145,13 @@ impl Linear {
     /// When candle cannot read the weight.
     pub fn pack(&mut self, precision: Precision) -> Result<()> {
         let Weight::Dense(weight) = &self.weight else { return Ok(()) };
+        let norm = self.input_norm.take();
         let packed = match precision {
             Precision::Full => PackedWeight::new(weight)?.map(|w| Weight::Packed(Arc::new(w))),
-            Precision::Int8 => Int8Weight::new(weight)?.map(|w| Weight::Int8(Arc::new(w))),
+            Precision::Int8 => {
+                let sizes = norm.map(|norm| norm.output_sizes()).transpose()?;
+                Int8Weight::new(weight, sizes.as_deref())?.map(|w| Weight::Int8(Arc::new(w)))
+            }
         };
         self.weight = packed.unwrap_or_else(|| self.weight.clone());
         Ok(())

@@ -4,6 +4,7 @@
 //! from the configuration. Not here: the memory of rows and windows (`crate::engine`).
 
 use std::fs;
+use std::ops::RangeInclusive;
 
 use candle_core::Device;
 
@@ -53,16 +54,26 @@ pub(super) fn free_bytes(device: &Device) -> Option<usize> {
 }
 
 /// Tokens of one forward pass that suit `device`: on a CPU few enough for its caches; on a card as many as keep
-/// it busy, of whose activations a quarter of its free memory holds the batches in flight.
-pub fn batch_tokens(dimensions: Option<&Dimensions>, device: &Device) -> usize {
+/// it busy, of whose activations a quarter of its free memory holds the batches in flight. Where `generates`, they are the
+/// tokens that rows may come to while they are decoded together, and the weights, which every step reads, serve so many
+/// rows; what they keep of them takes an eighth of the free memory at most.
+pub fn batch_tokens(dimensions: Option<&Dimensions>, device: &Device, generates: bool) -> usize {
     const ON_A_CPU: usize = 1024;
-    const ON_A_CARD: std::ops::RangeInclusive<usize> = 1024..=32_768;
-    if device.is_cpu() {
-        return ON_A_CPU;
-    }
-    let a_token = dimensions.map_or(1, |d| VECTORS_A_TOKEN * d.hidden_size * size_of::<f32>());
-    let room = free_bytes(device).unwrap_or(0) / 4 / a_token.max(1);
-    room.clamp(*ON_A_CARD.start(), *ON_A_CARD.end())
+    const GENERATING_ON_A_CPU: RangeInclusive<usize> = ON_A_CPU..=4096;
+    const ON_A_CARD: RangeInclusive<usize> = 1024..=32_768;
+    let (a_token, share, range) = match (device.is_cpu(), generates) {
+        (true, false) => return ON_A_CPU,
+        (true, true) => {
+            let kept = |d: &Dimensions| 2 * d.num_hidden_layers * d.hidden_size * size_of::<f32>();
+            (dimensions.map_or(1, kept), 8, GENERATING_ON_A_CPU)
+        }
+        (false, _) => {
+            let a_pass = |d: &Dimensions| VECTORS_A_TOKEN * d.hidden_size * size_of::<f32>();
+            (dimensions.map_or(1, a_pass), 4, ON_A_CARD)
+        }
+    };
+    let room = free_bytes(device).unwrap_or(0) / share / a_token.max(1);
+    room.clamp(*range.start(), *range.end())
 }
 
 /// Refuses weights that are larger than the memory that is left.

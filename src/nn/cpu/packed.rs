@@ -123,12 +123,12 @@ impl Product<'_> {
             while row < rows {
                 let x = &self.x[row * in_features..];
                 let out = &mut self.out[row * out_features + column..];
-                row += if row + ROWS <= rows {
-                    tile.store::<ROWS, VECTORS>(x, in_features, out, out_features, columns);
-                    ROWS
-                } else {
-                    tile.store::<1, VECTORS>(x, in_features, out, out_features, columns);
-                    1
+                let strides = (in_features, out_features);
+                row += match rows - row {
+                    left if left >= ROWS => tile.store::<ROWS, VECTORS>(x, out, strides, columns),
+                    4.. if ROWS > 4 => tile.store::<4, VECTORS>(x, out, strides, columns),
+                    2.. if ROWS > 2 => tile.store::<2, VECTORS>(x, out, strides, columns),
+                    _ => tile.store::<1, VECTORS>(x, out, strides, columns),
                 };
             }
         }
@@ -143,17 +143,16 @@ struct Tile<'a, S: Simd> {
 }
 
 impl<S: Simd> Tile<'_, S> {
-    /// The product of `ROWS` rows of `x` with the panel, of which `columns` are outputs. Rows of `out` are `stride`
-    /// apart.
+    /// The product of `ROWS` rows of `x` with the panel, of which `columns` are outputs. Rows of `x` are the first
+    /// stride apart, those of `out` the second. Returns the number of rows.
     #[inline(always)]
     fn store<const ROWS: usize, const VECTORS: usize>(
         &self,
         x: &[f32],
-        in_features: usize,
         out: &mut [f32],
-        stride: usize,
+        (in_features, stride): (usize, usize),
         columns: usize,
-    ) {
+    ) -> usize {
         let x: [&[f32]; ROWS] = array::from_fn(|row| &x[row * in_features..][..in_features]);
         let sums = tile::<S, ROWS, VECTORS>(self.simd, x, self.panel);
         for (row, sums) in sums.iter().enumerate() {
@@ -168,6 +167,7 @@ impl<S: Simd> Tile<'_, S> {
                 _ => out[..columns].copy_from_slice(&numbers[..columns]),
             }
         }
+        ROWS
     }
 }
 
