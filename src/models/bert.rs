@@ -180,8 +180,7 @@ struct BertLayer {
 }
 
 impl BertLayer {
-    /// `input_norm` gives the input.
-    fn load(vb: VarBuilder<'_>, config: &BertConfig, input_norm: &LayerNorm) -> Result<Self> {
+    fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let norm = |name| LayerNorm::load(vb.pp(name), hidden, config.layer_norm_eps);
         let attention_output_layer_norm = norm("attention.output.LayerNorm")?;
@@ -200,7 +199,7 @@ impl BertLayer {
         };
         Ok(Self {
             distance_embedding,
-            attention_self: Linear::fuse(&qkv)?.after(input_norm),
+            attention_self: Linear::fuse(&qkv)?,
             attention_output_dense: Linear::load(
                 vb.pp("attention.output.dense"),
                 hidden,
@@ -338,16 +337,11 @@ impl BertModel {
     /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
     pub fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
         let layers = vb.pp("encoder.layer");
-        let embeddings = BertEmbeddings::load(vb.pp("embeddings"), config)?;
-        let mut encoder_layer: Vec<BertLayer> = Vec::new();
-        for i in 0..config.num_hidden_layers {
-            let before = encoder_layer.last().map(|layer| &layer.output_layer_norm);
-            let input_norm = before.unwrap_or(&embeddings.layer_norm);
-            encoder_layer.push(BertLayer::load(layers.pp(i), config, input_norm)?);
-        }
         Ok(Self {
-            embeddings,
-            encoder_layer,
+            embeddings: BertEmbeddings::load(vb.pp("embeddings"), config)?,
+            encoder_layer: (0..config.num_hidden_layers)
+                .map(|i| BertLayer::load(layers.pp(i), config))
+                .collect::<Result<_>>()?,
             pooler: Pooler::load(vb, config.hidden_size)?,
             dimensions: config.dimensions(),
             is_decoder: config.is_decoder,

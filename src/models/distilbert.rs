@@ -103,8 +103,7 @@ struct TransformerBlock {
 }
 
 impl TransformerBlock {
-    /// `input_norm` gives the input.
-    fn load(vb: VarBuilder<'_>, config: &DistilBertConfig, input_norm: &LayerNorm) -> Result<Self> {
+    fn load(vb: VarBuilder<'_>, config: &DistilBertConfig) -> Result<Self> {
         let (dim, hidden_dim) = (config.dim, config.hidden_dim);
         let linear = |name, from, to| Linear::load(vb.pp(name), from, to, true);
         let qkv = ["attention.q_lin", "attention.k_lin", "attention.v_lin"]
@@ -112,7 +111,7 @@ impl TransformerBlock {
         let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
         let sa_layer_norm = LayerNorm::load(vb.pp("sa_layer_norm"), dim, LAYER_NORM_EPS)?;
         Ok(Self {
-            attention_qkv: Linear::fuse(&qkv)?.after(input_norm),
+            attention_qkv: Linear::fuse(&qkv)?,
             attention_out_lin: linear("attention.out_lin", dim, dim)?,
             ffn_lin1: linear("ffn.lin1", dim, hidden_dim)?.after(&sa_layer_norm),
             sa_layer_norm,
@@ -168,14 +167,13 @@ impl DistilBertModel {
     /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
     pub fn load(vb: VarBuilder<'_>, config: &DistilBertConfig) -> Result<Self> {
         let layers = vb.pp("transformer.layer");
-        let embeddings = Embeddings::load(vb.pp("embeddings"), config)?;
-        let mut transformer_layer: Vec<TransformerBlock> = Vec::new();
-        for i in 0..config.n_layers {
-            let before = transformer_layer.last().map(|layer| &layer.output_layer_norm);
-            let input_norm = before.unwrap_or(&embeddings.layer_norm);
-            transformer_layer.push(TransformerBlock::load(layers.pp(i), config, input_norm)?);
-        }
-        Ok(Self { embeddings, transformer_layer, dimensions: config.dimensions() })
+        Ok(Self {
+            embeddings: Embeddings::load(vb.pp("embeddings"), config)?,
+            transformer_layer: (0..config.n_layers)
+                .map(|i| TransformerBlock::load(layers.pp(i), config))
+                .collect::<Result<_>>()?,
+            dimensions: config.dimensions(),
+        })
     }
 }
 

@@ -7,7 +7,6 @@
 //! entry is [`PackedWeight`].
 
 use std::array;
-use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
@@ -180,10 +179,20 @@ pub(super) fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     panel: &[S::f32s],
 ) -> [[S::f32s; VECTORS]; ROWS] {
     let depth = x[0].len();
-    let mut totals = sums::<S, ROWS, VECTORS>(simd, x, panel, 0..depth.min(DEPTH));
-    for start in (DEPTH..depth).step_by(DEPTH) {
+    let mut totals = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    for start in (0..depth).step_by(DEPTH) {
         let places = start..depth.min(start + DEPTH);
-        let sums = sums::<S, ROWS, VECTORS>(simd, x, panel, places);
+        let x = x.map(|x| &x[places.clone()]);
+        let weights = panel[places.start * VECTORS..places.end * VECTORS].chunks_exact(VECTORS);
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        for (place, weights) in weights.enumerate() {
+            for (sums, x) in sums.iter_mut().zip(&x) {
+                let x = simd.splat_f32s(x[place]);
+                for (sum, weight) in sums.iter_mut().zip(weights) {
+                    *sum = simd.mul_add_e_f32s(x, *weight, *sum);
+                }
+            }
+        }
         for (totals, sums) in totals.iter_mut().zip(&sums) {
             for (total, sum) in totals.iter_mut().zip(sums) {
                 *total = simd.add_f32s(*total, *sum);
@@ -191,28 +200,6 @@ pub(super) fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
         }
     }
     totals
-}
-
-/// The part of a tile's product that the inputs at `places` are.
-#[inline(always)]
-fn sums<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    x: [&[f32]; ROWS],
-    panel: &[S::f32s],
-    places: Range<usize>,
-) -> [[S::f32s; VECTORS]; ROWS] {
-    let x = x.map(|x| &x[places.clone()]);
-    let panel = panel[places.start * VECTORS..places.end * VECTORS].chunks_exact(VECTORS);
-    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    for (place, weights) in panel.enumerate() {
-        for (sums, x) in sums.iter_mut().zip(&x) {
-            let x = simd.splat_f32s(x[place]);
-            for (sum, weight) in sums.iter_mut().zip(weights) {
-                *sum = simd.mul_add_e_f32s(x, *weight, *sum);
-            }
-        }
-    }
-    sums
 }
 
 #[cfg(test)]
