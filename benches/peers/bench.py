@@ -104,7 +104,7 @@ def generation(sentences, args):
         other, expected = theirs(fastest)
         ratios.append(other / own)
         rates.append((len(rows) * new_tokens / own, len(rows) * new_tokens / other))
-    same = sum(a == b for a, b in zip(column.to_pylist(), expected.tolist())) / len(rows)
+    same = sum(a["text"] == b for a, b in zip(column.to_pylist(), expected.tolist())) / len(rows)
     own, other = (statistics.median(rate) for rate in zip(*rates))
     print(f"- hfauto-pipe {own:.0f} tokens/s, transformers {other:.0f} (batches of {fastest}); ratio {spread(ratios)}")
     print(f"- the same text: {same:.1%} of rows; the whole program: {extra['program']:.2f} s", flush=True)

@@ -102,7 +102,7 @@ def gpt2(sentences: list[str], cache: Path) -> Path:
         tokenizer.train_from_iterator(sentences, trainer)
         PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, model_max_length=1024, bos_token=end, eos_token=end, pad_token=end,
-            padding_side="left",
+            padding_side="left", model_input_names=["input_ids", "attention_mask"],
         ).save_pretrained(folder)
     return folder
 
