@@ -39,6 +39,7 @@ pub(in crate::nn) struct Attention<'a> {
     pub(in crate::nn) scratch: Scratch,
 }
 
+/// What one row needs while it is computed, with room that the next one uses again.
 #[derive(Default)]
 pub(in crate::nn) struct Scratch {
     /// `(num_heads, queries, head_dim)`.

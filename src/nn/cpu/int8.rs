@@ -55,8 +55,8 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// Rounds rows of `columns` numbers, times `factors`, to `0..=levels`. A row that has a number which is not finite gets a step
-    /// that is not either, so that its results are NaN.
+    /// Rounds rows of `columns` numbers, times `factors`, to `0..=levels`. A row that has a number which is not finite
+    /// gets a step that is not either, so that its results are NaN.
     fn round(&mut self, x: &[f32], columns: usize, factors: Option<&[f32]>, levels: f32) {
         let (rows, groups) = (x.len() / columns, columns.div_ceil(GROUP));
         self.values.resize(rows * groups, [0; GROUP]);
@@ -251,8 +251,8 @@ impl Kernel {
 
 /// Sums of products of rows of tokens with a panel of weights, by the instructions of one kernel.
 trait Sums {
-    /// Every row of `tokens` has as many groups as `panel`; `out` is overwritten. (Returned, the sums would be moved, which
-    /// takes a tenth of the time.)
+    /// Every row of `tokens` has as many groups as `panel`; `out` is overwritten. (Returned, the sums would be moved,
+    /// which takes a tenth of the time.)
     fn add_up<const ROWS: usize>(
         out: &mut [[i32; PANEL]; ROWS],
         tokens: &[&[[u8; GROUP]]; ROWS],
