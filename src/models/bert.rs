@@ -180,7 +180,8 @@ struct BertLayer {
 }
 
 impl BertLayer {
-    fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
+    /// `input_norm` is what the states come from: the embeddings, or the layer before.
+    fn load(vb: VarBuilder<'_>, config: &BertConfig, input_norm: &LayerNorm) -> Result<Self> {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let norm = |name| LayerNorm::load(vb.pp(name), hidden, config.layer_norm_eps);
         let attention_output_layer_norm = norm("attention.output.LayerNorm")?;
@@ -199,7 +200,7 @@ impl BertLayer {
         };
         Ok(Self {
             distance_embedding,
-            attention_self: Linear::fuse(&qkv)?,
+            attention_self: Linear::fuse(&qkv)?.after(input_norm),
             attention_output_dense: Linear::load(
                 vb.pp("attention.output.dense"),
                 hidden,
@@ -336,12 +337,17 @@ impl BertModel {
     /// # Errors
     /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
     pub fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
-        let layers = vb.pp("encoder.layer");
+        let embeddings = BertEmbeddings::load(vb.pp("embeddings"), config)?;
+        let mut encoder_layer: Vec<BertLayer> = Vec::new();
+        for i in 0..config.num_hidden_layers {
+            let before = encoder_layer.last().map(|layer| &layer.output_layer_norm);
+            let input_norm = before.unwrap_or(&embeddings.layer_norm);
+            let layer = BertLayer::load(vb.pp("encoder.layer").pp(i), config, input_norm)?;
+            encoder_layer.push(layer);
+        }
         Ok(Self {
-            embeddings: BertEmbeddings::load(vb.pp("embeddings"), config)?,
-            encoder_layer: (0..config.num_hidden_layers)
-                .map(|i| BertLayer::load(layers.pp(i), config))
-                .collect::<Result<_>>()?,
+            embeddings,
+            encoder_layer,
             pooler: Pooler::load(vb, config.hidden_size)?,
             dimensions: config.dimensions(),
             is_decoder: config.is_decoder,

@@ -103,7 +103,8 @@ struct TransformerBlock {
 }
 
 impl TransformerBlock {
-    fn load(vb: VarBuilder<'_>, config: &DistilBertConfig) -> Result<Self> {
+    /// `input_norm` is what the states come from: the embeddings, or the block before.
+    fn load(vb: VarBuilder<'_>, config: &DistilBertConfig, input_norm: &LayerNorm) -> Result<Self> {
         let (dim, hidden_dim) = (config.dim, config.hidden_dim);
         let linear = |name, from, to| Linear::load(vb.pp(name), from, to, true);
         let qkv = ["attention.q_lin", "attention.k_lin", "attention.v_lin"]
@@ -111,7 +112,7 @@ impl TransformerBlock {
         let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
         let sa_layer_norm = LayerNorm::load(vb.pp("sa_layer_norm"), dim, LAYER_NORM_EPS)?;
         Ok(Self {
-            attention_qkv: Linear::fuse(&qkv)?,
+            attention_qkv: Linear::fuse(&qkv)?.after(input_norm),
             attention_out_lin: linear("attention.out_lin", dim, dim)?,
             ffn_lin1: linear("ffn.lin1", dim, hidden_dim)?.after(&sa_layer_norm),
             sa_layer_norm,
@@ -166,14 +167,15 @@ impl DistilBertModel {
     /// # Errors
     /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
     pub fn load(vb: VarBuilder<'_>, config: &DistilBertConfig) -> Result<Self> {
-        let layers = vb.pp("transformer.layer");
-        Ok(Self {
-            embeddings: Embeddings::load(vb.pp("embeddings"), config)?,
-            transformer_layer: (0..config.n_layers)
-                .map(|i| TransformerBlock::load(layers.pp(i), config))
-                .collect::<Result<_>>()?,
-            dimensions: config.dimensions(),
-        })
+        let embeddings = Embeddings::load(vb.pp("embeddings"), config)?;
+        let mut transformer_layer: Vec<TransformerBlock> = Vec::new();
+        for i in 0..config.n_layers {
+            let before = transformer_layer.last().map(|block| &block.output_layer_norm);
+            let input_norm = before.unwrap_or(&embeddings.layer_norm);
+            let vb = vb.pp("transformer.layer").pp(i);
+            transformer_layer.push(TransformerBlock::load(vb, config, input_norm)?);
+        }
+        Ok(Self { embeddings, transformer_layer, dimensions: config.dimensions() })
     }
 }
 

@@ -136,7 +136,8 @@ struct MPNetLayer {
 }
 
 impl MPNetLayer {
-    fn load(vb: VarBuilder<'_>, config: &MPNetConfig) -> Result<Self> {
+    /// `input_norm` is what the states come from: the embeddings, or the layer before.
+    fn load(vb: VarBuilder<'_>, config: &MPNetConfig, input_norm: &LayerNorm) -> Result<Self> {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let linear = |name, from, to| Linear::load(vb.pp(name), from, to, true);
         let norm = |name| LayerNorm::load(vb.pp(name), hidden, config.layer_norm_eps);
@@ -145,7 +146,7 @@ impl MPNetLayer {
         let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
         let attention_layer_norm = norm("attention.LayerNorm")?;
         Ok(Self {
-            attention_attn: Linear::fuse(&qkv)?,
+            attention_attn: Linear::fuse(&qkv)?.after(input_norm),
             attention_attn_o: linear("attention.attn.o", hidden, hidden)?,
             intermediate_dense: linear("intermediate.dense", hidden, intermediate)?
                 .after(&attention_layer_norm),
@@ -209,12 +210,16 @@ impl MPNetModel {
     /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
     pub fn load(vb: VarBuilder<'_>, config: &MPNetConfig) -> Result<Self> {
         let encoder = vb.pp("encoder");
-        let layers = encoder.pp("layer");
+        let embeddings = MPNetEmbeddings::load(vb.pp("embeddings"), config)?;
+        let mut encoder_layer: Vec<MPNetLayer> = Vec::new();
+        for i in 0..config.num_hidden_layers {
+            let before = encoder_layer.last().map(|layer| &layer.output_layer_norm);
+            let input_norm = before.unwrap_or(&embeddings.layer_norm);
+            encoder_layer.push(MPNetLayer::load(encoder.pp("layer").pp(i), config, input_norm)?);
+        }
         Ok(Self {
-            embeddings: MPNetEmbeddings::load(vb.pp("embeddings"), config)?,
-            encoder_layer: (0..config.num_hidden_layers)
-                .map(|i| MPNetLayer::load(layers.pp(i), config))
-                .collect::<Result<_>>()?,
+            embeddings,
+            encoder_layer,
             encoder_bias: RelativeAttentionBias::load(
                 encoder.pp("relative_attention_bias"),
                 config.relative_attention_num_buckets,

@@ -22,6 +22,8 @@ pub struct Linear {
     bias: Option<Tensor>,
     /// What the input comes from, until the weight is packed.
     input_norm: Option<LayerNorm>,
+    /// The outputs of each layer that this one was fused from.
+    parts: Vec<usize>,
 }
 
 /// How a layer computes on a CPU, and so how its weight is kept.
@@ -75,7 +77,8 @@ impl Weight {
 impl Linear {
     /// From a weight `(out_features, in_features)` and a bias `(out_features)`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight: Weight::Dense(weight), bias, input_norm: None }
+        let parts = vec![weight.dim(0).unwrap_or(0)];
+        Self { weight: Weight::Dense(weight), bias, input_norm: None, parts }
     }
 
     /// Loads `weight` and, with `bias`, `bias`.
@@ -124,14 +127,15 @@ impl Linear {
         if let Some(missing) = weights.iter().position(|weight| !weight.is_contiguous()) {
             return Ok(layers[missing].clone());
         }
+        let parts = weights.iter().map(|weight| weight.dim(0)).collect::<Result<_>>()?;
         let weight = Tensor::cat(&weights, 0)?;
         let biases: Option<Vec<&Tensor>> = layers.iter().map(|layer| layer.bias.as_ref()).collect();
         let bias = biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?;
-        Ok(Self::new(weight, bias))
+        Ok(Self { parts, ..Self::new(weight, bias) })
     }
 
     /// Says that the input is what `norm` gives, whose features differ in size: in 8 bits, large ones then cost small
-    /// ones fewer digits.
+    /// ones fewer digits. Layers that are fused have their input rounded each in their own way.
     #[must_use]
     pub fn after(mut self, norm: &LayerNorm) -> Self {
         self.input_norm = Some(norm.clone());
@@ -150,7 +154,8 @@ impl Linear {
             Precision::Full => PackedWeight::new(weight)?.map(|w| Weight::Packed(Arc::new(w))),
             Precision::Int8 => {
                 let sizes = norm.map(|norm| norm.output_sizes()).transpose()?;
-                Int8Weight::new(weight, sizes.as_deref())?.map(|w| Weight::Int8(Arc::new(w)))
+                Int8Weight::new(weight, sizes.as_deref(), &self.parts)?
+                    .map(|w| Weight::Int8(Arc::new(w)))
             }
         };
         self.weight = packed.unwrap_or_else(|| self.weight.clone());

@@ -42,9 +42,8 @@ pub(in crate::nn) struct Attention<'a> {
 /// What one row needs while it is computed, with room that the next one uses again.
 #[derive(Default)]
 pub(in crate::nn) struct Scratch {
-    /// `(num_heads, queries, head_dim)`.
-    queries: Vec<f32>,
-    /// For each head, panel after panel of keys, `(head_dim, keys of the panel)` each.
+    /// For each head, panel after panel of keys, `(head_dim, keys of the panel)` each; times a factor, so that 2 to the
+    /// product with a query is what `e` to the scaled product would be.
     keys: Vec<f32>,
     /// For each head, panel after panel of features, `(keys, features of the panel)` each.
     values: Vec<f32>,
@@ -111,7 +110,7 @@ impl Row<'_, '_> {
     fn blocks<S: Simd, const QUERIES: usize, const FULL: usize, const PART: usize>(self, simd: S) {
         let (num_queries, num_keys, head_dim) = (self.q.rows, self.k.rows, self.head_dim());
         let Attention { num_heads, scratch, scale, bias, causal } = self.attention;
-        scratch.lay_out::<S>(*num_heads, self.q, self.k, self.v);
+        scratch.lay_out::<S>(*num_heads, *scale * LOG2_E, self.k, self.v);
         let padded_keys = num_keys.next_multiple_of(HALF);
         let padded_dim = head_dim.next_multiple_of(HALF);
         // Bidirectional queries may be more than the keys; they have no bias, so no place.
@@ -120,14 +119,12 @@ impl Row<'_, '_> {
         for head in 0..*num_heads {
             let mut block = Block {
                 simd,
-                queries: &scratch.queries[head * num_queries * head_dim..]
-                    [..num_queries * head_dim],
+                queries: self.q.block(0..num_queries, head * head_dim..(head + 1) * head_dim),
                 keys: &scratch.keys[head * padded_keys * head_dim..][..padded_keys * head_dim],
                 values: &scratch.values[head * num_keys * padded_dim..][..num_keys * padded_dim],
                 scores: &mut scratch.scores,
                 bias: bias.map(|bias| &bias.numbers[head * bias.rows * bias.stride..]),
                 bias_stride: bias.map_or(0, |bias| bias.stride),
-                factor: *scale * LOG2_E,
                 causal: *causal,
                 head_dim,
                 num_keys,
@@ -187,31 +184,20 @@ impl Row<'_, '_> {
 impl Scratch {
     /// Reads every row of the matrices once, from its start to its end.
     #[inline(always)]
-    fn lay_out<S: Simd>(&mut self, num_heads: usize, q: Matrix<'_>, k: Matrix<'_>, v: Matrix<'_>) {
-        let head_dim = q.columns / num_heads;
-        self.queries.resize(q.rows * q.columns, 0.0);
-        for query in 0..q.rows {
-            for (head, numbers) in q.row(query).chunks_exact(head_dim).enumerate() {
-                let place = (head * q.rows + query) * head_dim;
-                copy::<S>(&mut self.queries[place..place + head_dim], numbers);
-            }
-        }
+    fn lay_out<S: Simd>(&mut self, num_heads: usize, factor: f32, k: Matrix<'_>, v: Matrix<'_>) {
+        let head_dim = k.columns / num_heads;
         let padded_keys = k.rows.next_multiple_of(HALF);
         self.keys.resize(padded_keys * k.columns, 0.0);
-        for first in (0..k.rows).step_by(HALF) {
+        for key in 0..padded_keys {
             // Beyond the last key, the last key again: nobody looks at its scores.
-            let rows: [&[f32]; HALF] = array::from_fn(|i| k.row((first + i).min(k.rows - 1)));
-            let start = first / PANEL * PANEL;
+            let numbers = k.row(key.min(k.rows - 1));
+            let (start, place) = (key / PANEL * PANEL, key % PANEL);
             let width = PANEL.min(padded_keys - start);
-            for head in 0..num_heads {
-                let rows = rows.map(|row| &row[head * head_dim..][..head_dim]);
-                let place = (head * padded_keys + start) * head_dim;
-                let panel = &mut self.keys[place..place + head_dim * width];
-                for (i, out) in panel.chunks_exact_mut(width).enumerate() {
-                    let out: &mut [f32] = &mut out[first - start..];
-                    if let Some(out) = out.first_chunk_mut::<HALF>() {
-                        *out = rows.map(|row| row[i]);
-                    }
+            for (head, numbers) in numbers.chunks_exact(head_dim).enumerate() {
+                let panel = (head * padded_keys + start) * head_dim;
+                let panel = &mut self.keys[panel..panel + head_dim * width];
+                for (column, number) in panel.chunks_exact_mut(width).zip(numbers) {
+                    column[place] = number * factor;
                 }
             }
         }
@@ -235,15 +221,13 @@ impl Scratch {
 /// Queries of one head at work.
 struct Block<'a, S> {
     simd: S,
-    queries: &'a [f32],
+    queries: Matrix<'a>,
     keys: &'a [f32],
     values: &'a [f32],
     scores: &'a mut [f32],
     /// That of this head.
     bias: Option<&'a [f32]>,
     bias_stride: usize,
-    /// Of the products, so that 2 to the score is what `e` to the scaled product would be.
-    factor: f32,
     causal: bool,
     head_dim: usize,
     num_keys: usize,
@@ -300,17 +284,17 @@ impl<S: Simd> Block<'_, S> {
     #[inline(always)]
     fn score<const QUERIES: usize, const VECTORS: usize>(&mut self, first: usize, start: usize) {
         let (simd, depth) = (self.simd, self.head_dim);
-        let q: [&[f32]; QUERIES] =
-            array::from_fn(|i| &self.queries[(first + i) * depth..][..depth]);
+        // `array::from_fn` would be a call.
+        let mut q: [&[f32]; QUERIES] = [&[]; QUERIES];
+        for (i, q) in q.iter_mut().enumerate() {
+            *q = self.queries.row(first + i);
+        }
         let (panel, _) = S::as_simd_f32s(&self.keys[start * depth..]);
         let sums = tile::<S, QUERIES, VECTORS>(simd, q, panel);
-        let factor = simd.splat_f32s(self.factor);
         for (query, sums) in sums.iter().enumerate() {
             let scores = &mut self.scores[query * self.padded_keys + start..];
             let (scores, _) = S::as_mut_simd_f32s(scores);
-            for (score, sum) in scores[..VECTORS].iter_mut().zip(sums) {
-                *score = simd.mul_f32s(*sum, factor);
-            }
+            scores[..VECTORS].copy_from_slice(sums);
         }
     }
 
@@ -324,8 +308,10 @@ impl<S: Simd> Block<'_, S> {
         scales: &[f32; QUERIES],
     ) {
         let simd = self.simd;
-        let powers: [&[f32]; QUERIES] =
-            array::from_fn(|i| &self.scores[i * self.padded_keys..][..seen]);
+        let mut powers: [&[f32]; QUERIES] = [&[]; QUERIES];
+        for (powers, scores) in powers.iter_mut().zip(self.scores.chunks_exact(self.padded_keys)) {
+            *powers = &scores[..seen];
+        }
         let (panel, _) = S::as_simd_f32s(&self.values[start * self.num_keys..]);
         let sums = tile::<S, QUERIES, VECTORS>(simd, powers, panel);
         let columns =

@@ -180,26 +180,20 @@ fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.select_f32s(too_low, simd.splat_f32s(0.0), power)
 }
 
-/// `2^x` for `x` up to 0 to about one unit in the last place; 0 below −126. NaN stays NaN. Cheaper than [`exp`]: what
-/// is left of `x` beside an integer is exact.
+/// `2^x` for `x` up to 0 to about one unit in the last place; below −126, what it is there, which is nothing beside the
+/// 1 of the greatest score. NaN stays NaN. Cheaper than [`exp`]: what is left of `x` beside an integer is exact.
 #[inline(always)]
 pub(super) fn exp2_of_negative<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const LOWEST: f32 = -126.0;
-    const POLYNOMIAL: [f32; 7] = [
-        1.534_581_2e-4,
-        1.339_993_1e-3,
-        9.618_489e-3,
-        5.550_328_6e-2,
-        2.402_264_6e-1,
-        6.931_472e-1,
-        1.0,
-    ];
-    let (round, lowest) = (simd.splat_f32s(ROUND), simd.splat_f32s(LOWEST));
-    let too_low = simd.less_than_f32s(x, lowest);
-    let shifted = simd.add_f32s(simd.select_f32s(too_low, lowest, x), round);
+    const POLYNOMIAL: [f32; 6] =
+        [1.327_398_2e-3, 9.671_97e-3, 5.550_680_3e-2, 2.402_223_5e-1, 6.931_470_6e-1, 1.0];
+    let lowest = simd.splat_f32s(LOWEST);
+    // NaN is not less.
+    let x = simd.select_f32s(simd.less_than_f32s(x, lowest), lowest, x);
+    let round = simd.splat_f32s(ROUND);
+    let shifted = simd.add_f32s(x, round);
     let r = simd.sub_f32s(x, simd.sub_f32s(shifted, round));
-    let power = scaled(simd, polynomial(simd, r, POLYNOMIAL), shifted);
-    simd.select_f32s(too_low, simd.splat_f32s(0.0), power)
+    scaled(simd, polynomial(simd, r, POLYNOMIAL), shifted)
 }
 
 /// `x · 2ⁿ`, with `n` in the low bits of `shifted`; both are normal numbers.
@@ -290,7 +284,8 @@ mod tests {
         assert_eq!(ends[..4], [1.0, 0.0, 0.0, 0.0]);
         assert!(ends[4] > 1e38 && ends[5].is_nan());
         let ends = of::<Exp2>(&[0.0, -1.0, -127.0, f32::NEG_INFINITY, f32::MIN, f32::NAN]);
-        assert_eq!(ends[..5], [1.0, 0.5, 0.0, 0.0, 0.0]);
+        let least = f32::MIN_POSITIVE;
+        assert_eq!(ends[..5], [1.0, 0.5, least, least, least]);
         assert!(ends[5].is_nan());
     }
 

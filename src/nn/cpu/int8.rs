@@ -11,10 +11,11 @@
 use std::array;
 use std::cell::RefCell;
 use std::ops::Range;
+use std::slice::ChunksExact;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::packed::PANEL;
+use super::packed::{PANEL, grow};
 use super::{CpuView, applies, round_to_u8};
 
 /// The largest weight after rounding; −128 is left out, so that steps are the same on both sides.
@@ -96,6 +97,14 @@ fn evening<'a>(rows: impl Iterator<Item = &'a [f32]>, sizes: &[f32]) -> Vec<f32>
 pub(in crate::nn) struct Int8Weight {
     in_features: usize,
     out_features: usize,
+    /// Outputs that want their inputs evened out each in their own way; one after the other, they are all.
+    parts: Vec<Part>,
+}
+
+/// Some outputs of a weight, side by side.
+struct Part {
+    outputs: Range<usize>,
+    groups: usize,
     /// Panel after panel, each `(groups, PANEL, GROUP)`; what is beyond the weight is zero.
     values: Vec<[[i8; GROUP]; PANEL]>,
     /// What one step of each output's weights is worth.
@@ -106,27 +115,17 @@ pub(in crate::nn) struct Int8Weight {
     factors: Option<Vec<f32>>,
 }
 
-impl Int8Weight {
-    /// Rounds and packs a weight of `(out_features, in_features)`; `None` when it is not f32 in host memory, has
-    /// no numbers, or has so many inputs that sums might overflow. `sizes` are those of the inputs, about.
-    ///
-    /// # Errors
-    /// When there are sizes of another number of inputs: a bug of the caller.
-    pub(in crate::nn) fn new(weight: &Tensor, sizes: Option<&[f32]>) -> Result<Option<Self>> {
-        let (out_features, in_features) = weight.dims2()?;
-        let is_summable = (1..=MAX_IN_FEATURES).contains(&in_features);
-        if !applies(weight) || out_features == 0 || !is_summable {
-            return Ok(None);
-        }
-        if sizes.is_some_and(|sizes| sizes.len() != in_features) {
-            bail!("bug: sizes of another number of inputs");
-        }
-        let weight = weight.contiguous()?;
-        let view = CpuView::new(&weight);
-        let rows = view.slice()?[..out_features * in_features].chunks_exact(in_features);
+impl Part {
+    /// `rows` are those of the outputs, of `in_features` each.
+    fn new(
+        outputs: Range<usize>,
+        rows: ChunksExact<'_, f32>,
+        in_features: usize,
+        sizes: Option<&[f32]>,
+    ) -> Self {
         let evening = sizes.map(|sizes| evening(rows.clone(), sizes));
         let groups = in_features.div_ceil(GROUP);
-        let panels = out_features.div_ceil(PANEL);
+        let panels = outputs.len().div_ceil(PANEL);
         let mut values = vec![[[0; GROUP]; PANEL]; panels * groups];
         let mut steps = vec![0.0; panels * PANEL];
         let mut sums = vec![0; panels * PANEL];
@@ -150,7 +149,46 @@ impl Int8Weight {
             steps[output] = if row.iter().all(|value| value.is_finite()) { step } else { f32::NAN };
         }
         let factors = evening.map(|evening| evening.iter().map(|by| 1.0 / by).collect());
-        Ok(Some(Self { in_features, out_features, values, steps, sums, factors }))
+        Self { outputs, groups, values, steps, sums, factors }
+    }
+}
+
+impl Int8Weight {
+    /// Rounds and packs a weight of `(out_features, in_features)`; `None` when it is not f32 in host memory, has
+    /// no numbers, or has so many inputs that sums might overflow. `sizes` are those of the inputs, about; with them, each
+    /// of the `parts`, so many outputs after each other, has its inputs evened out by itself.
+    ///
+    /// # Errors
+    /// When there are sizes of another number of inputs, or parts of another number of outputs: bugs of the caller.
+    pub(in crate::nn) fn new(
+        weight: &Tensor,
+        sizes: Option<&[f32]>,
+        parts: &[usize],
+    ) -> Result<Option<Self>> {
+        let (out_features, in_features) = weight.dims2()?;
+        let is_summable = (1..=MAX_IN_FEATURES).contains(&in_features);
+        if !applies(weight) || out_features == 0 || !is_summable {
+            return Ok(None);
+        }
+        if sizes.is_some_and(|sizes| sizes.len() != in_features) {
+            bail!("bug: sizes of another number of inputs");
+        }
+        if parts.iter().sum::<usize>() != out_features {
+            bail!("bug: parts of another number of outputs");
+        }
+        let weight = weight.contiguous()?;
+        let view = CpuView::new(&weight);
+        let numbers = &view.slice()?[..out_features * in_features];
+        // What is rounded alike is one part.
+        let parts = if sizes.is_some() { parts } else { &[out_features] };
+        let mut start = 0;
+        let parts = parts.iter().map(|outputs| {
+            let outputs = start..start + outputs;
+            start = outputs.end;
+            let numbers = &numbers[outputs.start * in_features..outputs.end * in_features];
+            Part::new(outputs, numbers.chunks_exact(in_features), in_features, sizes)
+        });
+        Ok(Some(Self { in_features, out_features, parts: parts.collect() }))
     }
 
     /// `(out_features, in_features)`.
@@ -179,16 +217,13 @@ impl Int8Weight {
         x: &[f32],
         bias: Option<&[f32]>,
     ) -> Result<()> {
-        if !x.len().is_multiple_of(self.in_features)
-            || bias.is_some_and(|bias| bias.len() != self.out_features)
-        {
-            bail!("bug: a product of rows or a bias that are not whole");
-        }
-        let (before, rows) = (out.len(), x.len() / self.in_features);
-        out.resize(before + rows * self.out_features, 0.0);
+        let out = grow(out, x, bias, self.shape())?;
         TOKENS.with_borrow_mut(|tokens| {
-            tokens.round(x, self.in_features, self.factors.as_deref(), kernel.levels());
-            kernel.multiply(&Product { weight: self, tokens, bias }, &mut out[before..]);
+            for part in &self.parts {
+                tokens.round(x, self.in_features, part.factors.as_deref(), kernel.levels());
+                let out_features = self.out_features;
+                kernel.multiply(&Product { part, tokens, bias, out_features }, out);
+            }
         });
         Ok(())
     }
@@ -284,23 +319,24 @@ impl Sums for PlainSums {
 
 /// A product at work.
 struct Product<'a> {
-    weight: &'a Int8Weight,
+    part: &'a Part,
     tokens: &'a Tokens,
+    /// Of all parts, as `out_features` are.
     bias: Option<&'a [f32]>,
+    out_features: usize,
 }
 
 impl Product<'_> {
     #[inline(always)]
     fn multiply<S: Sums>(&self, out: &mut [f32]) {
-        let Self { weight, tokens, bias } = self;
-        let groups = weight.in_features.div_ceil(GROUP);
+        let Self { part, tokens, bias, .. } = self;
         let rows = tokens.steps.len();
-        let panels = weight.values.chunks_exact(groups);
-        let sums = weight.sums.as_chunks::<PANEL>().0;
-        let steps = weight.steps.as_chunks::<PANEL>().0;
-        let columns = (0..weight.out_features).step_by(PANEL);
+        let panels = part.values.chunks_exact(part.groups);
+        let sums = part.sums.as_chunks::<PANEL>().0;
+        let steps = part.steps.as_chunks::<PANEL>().0;
+        let columns = part.outputs.clone().step_by(PANEL);
         for (((panel, sums), steps), column) in panels.zip(sums).zip(steps).zip(columns) {
-            let columns = column..weight.out_features.min(column + PANEL);
+            let columns = column..part.outputs.end.min(column + PANEL);
             let mut own_bias = [0.0; PANEL];
             if let Some(bias) = bias {
                 own_bias[..columns.len()].copy_from_slice(&bias[columns.clone()]);
@@ -322,14 +358,14 @@ impl Product<'_> {
     /// `ROWS` rows from `row` on, times a panel.
     #[inline(always)]
     fn tile<S: Sums, const ROWS: usize>(&self, row: usize, panel: &Panel<'_>, out: &mut [f32]) {
-        let Self { weight, tokens, .. } = self;
+        let Self { tokens, out_features, .. } = self;
         let groups = panel.values.len();
         let values = array::from_fn(|i| &tokens.values[(row + i) * groups..][..groups]);
         let mut sums = [[0; PANEL]; ROWS];
         S::add_up::<ROWS>(&mut sums, &values, panel.values);
         for (row, sums) in (row..).zip(&sums) {
             let (zero, step) = (i32::from(tokens.zeros[row]), tokens.steps[row]);
-            let out = &mut out[row * weight.out_features..][panel.columns.clone()];
+            let out = &mut out[row * out_features..][panel.columns.clone()];
             if let Some(out) = out.first_chunk_mut::<PANEL>() {
                 panel.scale(out, sums, zero, step);
             } else {
@@ -347,7 +383,7 @@ struct Panel<'a> {
     sums: &'a [i32; PANEL],
     steps: &'a [f32; PANEL],
     bias: &'a [f32; PANEL],
-    /// Which outputs it has; the last panel may have fewer than others.
+    /// Which outputs it has; the last panel of a part may have fewer than others.
     columns: Range<usize>,
 }
 
@@ -476,7 +512,7 @@ mod tests {
         sizes: Option<&[f32]>,
     ) -> Int8Weight {
         let weight = Tensor::from_slice(weight, (out_features, in_features), &Device::Cpu).unwrap();
-        Int8Weight::new(&weight, sizes).unwrap().unwrap()
+        Int8Weight::new(&weight, sizes, &[out_features]).unwrap().unwrap()
     }
 
     /// The product as the module doc says it, in plain loops, with so many levels of activations.
@@ -573,7 +609,7 @@ mod tests {
             }
         }
         let wider = Tensor::ones((1, MAX_IN_FEATURES + 1), DType::F32, &Device::Cpu).unwrap();
-        assert!(Int8Weight::new(&wider, None).unwrap().is_none());
+        assert!(Int8Weight::new(&wider, None, &[1]).unwrap().is_none());
     }
 
     #[test]
@@ -623,14 +659,42 @@ mod tests {
         let weight = [0.0, 1.0, f32::INFINITY, 0.5, 0.0, -1.0, 1.0, 0.5];
         let sizes = [3.0, 0.0, 1.0, f32::NAN];
         let (plain, even) = (int8(&weight, 2, 4), int8_of_sizes(&weight, 2, 4, Some(&sizes)));
-        assert_eq!(even.factors, Some(vec![1.0; 4]));
+        assert_eq!(even.parts[0].factors, Some(vec![1.0; 4]));
         let (mut out, mut expected) = (Vec::new(), Vec::new());
         plain.append(&mut expected, &[1.0, 2.0, 3.0, 4.0], None).unwrap();
         even.append(&mut out, &[1.0, 2.0, 3.0, 4.0], None).unwrap();
         assert_eq!(out[1], expected[1]);
         assert!(out[0].is_nan() && expected[0].is_nan());
         let weight = Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
-        assert!(Int8Weight::new(&weight, Some(&sizes[..3])).is_err());
+        assert!(Int8Weight::new(&weight, Some(&sizes[..3]), &[2]).is_err());
+        assert!(Int8Weight::new(&weight, Some(&sizes), &[1, 2]).is_err());
+    }
+
+    #[test]
+    fn parts_are_what_they_would_be_alone() {
+        let (rows, in_features, parts) = (11, 70, [33, 64, 7]);
+        let out_features = parts.iter().sum();
+        let weight = numbers(out_features * in_features, 9);
+        let sizes: Vec<f32> = (0..in_features).map(|i| 1.0 + (i % 5) as f32).collect();
+        let (x, bias) = (numbers(rows * in_features, 10), numbers(out_features, 11));
+        let tensor = Tensor::from_slice(&weight, (out_features, in_features), &Device::Cpu);
+        let all = Int8Weight::new(&tensor.unwrap(), Some(&sizes), &parts).unwrap().unwrap();
+        for kernel in kernels() {
+            let mut out = Vec::new();
+            all.append_with(kernel, &mut out, &x, Some(&bias)).unwrap();
+            let mut start = 0;
+            for outputs in parts {
+                let columns = start..start + outputs;
+                let weight = &weight[start * in_features..columns.end * in_features];
+                let part = int8_of_sizes(weight, outputs, in_features, Some(&sizes));
+                let mut expected = Vec::new();
+                part.append_with(kernel, &mut expected, &x, Some(&bias[columns.clone()])).unwrap();
+                for (out, expected) in out.chunks(out_features).zip(expected.chunks(outputs)) {
+                    assert_eq!(out[columns.clone()], *expected, "{kernel:?}, {columns:?}");
+                }
+                start = columns.end;
+            }
+        }
     }
 
     #[test]
@@ -643,7 +707,7 @@ mod tests {
     #[test]
     fn weights_without_numbers_are_left_alone() {
         let weight = Tensor::zeros((0, 4), DType::F32, &Device::Cpu).unwrap();
-        assert!(Int8Weight::new(&weight, None).unwrap().is_none());
+        assert!(Int8Weight::new(&weight, None, &[0]).unwrap().is_none());
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 //! entry is [`PackedWeight`].
 
 use std::array;
+use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
@@ -67,17 +68,28 @@ impl PackedWeight {
         x: &[f32],
         bias: Option<&[f32]>,
     ) -> Result<()> {
-        let rows = x.len() / self.in_features;
-        if !x.len().is_multiple_of(self.in_features)
-            || bias.is_some_and(|bias| bias.len() != self.out_features)
-        {
-            bail!("bug: a product of rows or a bias that are not whole");
-        }
-        let before = out.len();
-        out.resize(before + rows * self.out_features, 0.0);
-        Arch::new().dispatch(Product { weight: self, x, bias, out: &mut out[before..] });
+        let out = grow(out, x, bias, self.shape())?;
+        Arch::new().dispatch(Product { weight: self, x, bias, out });
         Ok(())
     }
+}
+
+/// What a layer of `(out_features, in_features)` appends to `out` for `x`, still to be written.
+///
+/// # Errors
+/// When the lengths do not fit together: a bug of the caller.
+pub(super) fn grow<'a>(
+    out: &'a mut Vec<f32>,
+    x: &[f32],
+    bias: Option<&[f32]>,
+    (out_features, in_features): (usize, usize),
+) -> Result<&'a mut [f32]> {
+    if !x.len().is_multiple_of(in_features) || bias.is_some_and(|bias| bias.len() != out_features) {
+        bail!("bug: a product of rows or a bias that are not whole");
+    }
+    let before = out.len();
+    out.resize(before + x.len() / in_features * out_features, 0.0);
+    Ok(&mut out[before..])
 }
 
 /// `out = x · weightᵀ + bias`.
@@ -179,27 +191,41 @@ pub(super) fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     panel: &[S::f32s],
 ) -> [[S::f32s; VECTORS]; ROWS] {
     let depth = x[0].len();
-    let mut totals = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    for start in (0..depth).step_by(DEPTH) {
-        let places = start..depth.min(start + DEPTH);
-        let x = x.map(|x| &x[places.clone()]);
-        let weights = panel[places.start * VECTORS..places.end * VECTORS].chunks_exact(VECTORS);
-        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        for (place, weights) in weights.enumerate() {
-            for (sums, x) in sums.iter_mut().zip(&x) {
-                let x = simd.splat_f32s(x[place]);
-                for (sum, weight) in sums.iter_mut().zip(weights) {
-                    *sum = simd.mul_add_e_f32s(x, *weight, *sum);
-                }
-            }
-        }
-        for (totals, sums) in totals.iter_mut().zip(&sums) {
-            for (total, sum) in totals.iter_mut().zip(sums) {
-                *total = simd.add_f32s(*total, *sum);
+    let mut totals = sums(simd, x, panel, 0..depth.min(DEPTH));
+    for start in (DEPTH..depth).step_by(DEPTH) {
+        let more = sums::<S, ROWS, VECTORS>(simd, x, panel, start..depth.min(start + DEPTH));
+        for (totals, more) in totals.iter_mut().zip(&more) {
+            for (total, more) in totals.iter_mut().zip(more) {
+                *total = simd.add_f32s(*total, *more);
             }
         }
     }
     totals
+}
+
+/// Of these places alone.
+#[inline(always)]
+fn sums<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    x: [&[f32]; ROWS],
+    panel: &[S::f32s],
+    places: Range<usize>,
+) -> [[S::f32s; VECTORS]; ROWS] {
+    let mut parts: [&[f32]; ROWS] = [&[]; ROWS];
+    for (part, x) in parts.iter_mut().zip(&x) {
+        *part = &x[places.clone()];
+    }
+    let weights = panel[places.start * VECTORS..places.end * VECTORS].chunks_exact(VECTORS);
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    for (place, weights) in weights.enumerate() {
+        for (sums, x) in sums.iter_mut().zip(&parts) {
+            let x = simd.splat_f32s(x[place]);
+            for (sum, weight) in sums.iter_mut().zip(weights) {
+                *sum = simd.mul_add_e_f32s(x, *weight, *sum);
+            }
+        }
+    }
+    sums
 }
 
 #[cfg(test)]
