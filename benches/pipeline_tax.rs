@@ -107,7 +107,7 @@ fn whole_run(runtime: &tokio::runtime::Runtime, file: &Path) -> Anything<f64> {
 fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Anything<f64> {
     let job = prepare(runtime, file)?;
     let step = &job.steps()[0];
-    let (model, settings) = (step.model()?, step.settings());
+    let (models, settings) = (step.models()?, step.settings());
     let max_batch_tokens = step.max_batch_tokens();
     let mut encoded: Vec<Sequence> = Vec::new();
     for batch in ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(rows)?)?.build()? {
@@ -131,7 +131,8 @@ fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Any
                     rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
                 let next = || queue.lock().ok()?.pop_front();
                 while let (Ok(pool), Some(batch)) = (&pool, next()) {
-                    if let Err(error) = pool.install(|| model.forward(&batch, max_batch_tokens)) {
+                    if let Err(error) = pool.install(|| models[0].forward(&batch, max_batch_tokens))
+                    {
                         eprintln!("{error}");
                     }
                 }

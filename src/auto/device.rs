@@ -4,12 +4,17 @@ use candle_core::Device;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The device that `auto` means: the first card where this build and this machine have one, else the CPU.
+/// The devices that `auto` means: all cards that this build and this machine have, each with a copy of the model, else the
+/// CPU.
+/// `CUDA_VISIBLE_DEVICES` says which there are.
 ///
 /// # Errors
 /// As [`cuda_device`].
-pub fn auto_device() -> Result<Device> {
-    if cards() == 0 { Ok(Device::Cpu) } else { cuda_device(0) }
+pub fn auto_devices() -> Result<Vec<Device>> {
+    match cards() {
+        0 => Ok(vec![Device::Cpu]),
+        cards => (0..cards).map(cuda_device).collect(),
+    }
 }
 
 /// How many NVIDIA cards this build can compute on.
@@ -56,14 +61,15 @@ pub fn cuda_device(ordinal: usize) -> Result<Device> {
         .hint("use `cpu` or `auto`, or build it with `--features cuda`"))
 }
 
-/// What `dtype: auto` is on a device: f32 on a CPU, bf16 on a card, f16 where the card lacks it.
-pub fn auto_dtype(device: &Device) -> candle_core::DType {
+/// What `dtype: auto` is on devices of one kind: f32 on CPUs, bf16 on cards, f16 where one of them lacks it.
+pub fn auto_dtype(devices: &[Device]) -> candle_core::DType {
     #[cfg(feature = "cuda")]
-    if device.is_cuda() {
-        let has_bf16 = crate::nn::cuda::has_bf16(device).unwrap_or(false);
-        return if has_bf16 { candle_core::DType::BF16 } else { candle_core::DType::F16 };
+    if devices.iter().any(Device::is_cuda) {
+        let has_bf16 = |device| crate::nn::cuda::has_bf16(device).unwrap_or(false);
+        let all_have = devices.iter().all(has_bf16);
+        return if all_have { candle_core::DType::BF16 } else { candle_core::DType::F16 };
     }
-    let _ = device;
+    let _ = devices;
     candle_core::DType::F32
 }
 
@@ -77,7 +83,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.message().contains("`cuda:99`"), "{error}");
         assert!(error.remedy().is_some_and(|hint| hint.contains("cpu")), "{error}");
-        assert!(auto_device().is_ok());
-        assert_eq!(auto_dtype(&Device::Cpu), candle_core::DType::F32);
+        assert!(auto_devices().is_ok_and(|devices| !devices.is_empty()));
+        assert_eq!(auto_dtype(&[Device::Cpu]), candle_core::DType::F32);
     }
 }

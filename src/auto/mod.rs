@@ -45,7 +45,7 @@ mod tokenizer;
 
 pub use crate::auto_class::AutoClass;
 pub use config::{AutoConfig, AutoConfigBuilder};
-pub use device::{auto_device, auto_dtype, cuda_device};
+pub use device::{auto_devices, auto_dtype, cuda_device};
 pub use dtype::ModelDtype;
 pub use families::{FAMILIES, Family, FamilyHead, LoadBackbone};
 pub use image_processor::AutoImageProcessor;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clap::Args;
 
 use crate::auto::{
-    AutoClass, AutoImageProcessor, AutoTokenizer, FAMILIES, SentenceTransformer, auto_device,
+    AutoClass, AutoImageProcessor, AutoTokenizer, FAMILIES, SentenceTransformer, auto_devices,
     auto_dtype,
 };
 use crate::error::Result;
@@ -93,16 +93,16 @@ impl ModelsArgs {
                 let stored: Vec<_> = stored.into_iter().collect();
                 line("stored as", &stored.join(", "));
                 line("parameters", &parameters);
-                let device = auto_device()?;
-                let (dtype, kind) =
-                    (auto_dtype(&device), if device.is_cpu() { "cpu" } else { "cuda" });
+                let devices = auto_devices()?;
+                let dtype = auto_dtype(&devices);
+                let kind = if devices[0].is_cpu() { "cpu" } else { "cuda" };
                 let mib = (parameters * dtype.size_in_bytes()) as f64 / f64::from(1 << 20);
                 let as_dtype = dtype.as_str();
                 line(
                     "memory",
                     &format!("{mib:.1} MiB as {as_dtype}, the dtype computed in on {kind}"),
                 );
-                let tokens = memory::batch_tokens(Some(dimensions), &device, false);
+                let tokens = memory::batch_tokens(Some(dimensions), &devices, false);
                 let batch = memory::activation_bytes(dimensions, tokens);
                 let mib = batch as f64 / f64::from(1 << 20);
                 line(

@@ -133,7 +133,7 @@ pub enum Dtype {
 /// `device` of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceSpec {
-    /// The best device that this build and machine have: the first card, else the CPU.
+    /// The best devices that this build and machine have: all cards, else the CPU.
     #[default]
     Auto,
     /// The CPU.

@@ -52,8 +52,8 @@ pub struct RawModel {
     pub revision: Option<String>,
     /// What to compute in. Default: `auto`, which is f32 on a CPU.
     pub dtype: Option<RawDtype>,
-    /// Where to compute: `auto` (the first GPU, where the program has CUDA, else the CPU), `cpu`, `cuda` or
-    /// `cuda:N`. Default: `auto`.
+    /// Where to compute: `auto` (every GPU of this machine, each with a copy of the model, where the program has CUDA;
+    /// else the CPU), `cpu`, `cuda` (the first GPU) or `cuda:N`. Default: `auto`.
     #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"))]
     pub device: Option<String>,
     /// Overrides of the model's `config.json`, as in `from_pretrained(..., config=...)`.

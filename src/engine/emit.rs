@@ -14,16 +14,16 @@ use tokio::sync::mpsc;
 
 use super::exec::blocking;
 use super::results::Claim;
-use super::step::{ModelStep, RowErrors};
+use super::step::{ModelStep, Replicas, RowErrors};
 use super::window::{Computed, Finish, Window};
 use super::workers::outcome;
-use crate::tasks::{Results, TaskModel};
+use crate::tasks::Results;
 
 /// A window whose batches are queued.
 pub(super) struct Pending {
     pub(super) window: Window,
     pub(super) claim: Claim,
-    pub(super) model: Arc<dyn TaskModel>,
+    pub(super) models: Replicas,
     /// Released when the window has been handed on.
     pub(super) _permit: tokio::sync::OwnedSemaphorePermit,
     pub(super) memory: MemoryReservation,
@@ -40,7 +40,7 @@ pub(super) struct Emit {
 
 impl Emit {
     pub(super) async fn run(mut self) -> crate::Result<()> {
-        while let Some(Pending { window, claim, model, _permit, memory }) =
+        while let Some(Pending { window, claim, models, _permit, memory }) =
             self.pending.recv().await
         {
             let Claim { own, batches, places } = claim;
@@ -57,7 +57,7 @@ impl Emit {
             let step = Arc::clone(&self.step);
             let schema = Arc::clone(&self.schema);
             let batches = blocking(move || {
-                let values = model.finish_window(values)?;
+                let values = models[0].finish_window(values)?;
                 let task = step.task();
                 let finish = |columns: &[ArrayRef], results: &Results<'_>| {
                     task.finish(columns, results).map_err(|e| e.at(step.place()))

@@ -254,7 +254,7 @@ impl ExecutionPlan for ModelExec {
             permits: Arc::new(Semaphore::new(WINDOWS_IN_FLIGHT)),
             windows,
             few: self.few.filter(|_| !self.step.task().needs_whole_windows()),
-            model: None,
+            models: None,
             rows: 0,
             rest: None,
         };

@@ -15,11 +15,11 @@ use tokio::sync::{Semaphore, mpsc};
 use super::emit::Pending;
 use super::exec::{blocking, external};
 use super::row_errors::RowError;
-use super::step::{ModelStep, RowErrors};
+use super::step::{ModelStep, Replicas, RowErrors};
 use super::window::{Encoded, Input, WindowBuilder, batches};
 use super::workers::Job;
 use crate::error::{Error, ErrorKind};
-use crate::tasks::{Batching, EncodedRow, Task, TaskModel};
+use crate::tasks::{Batching, EncodedRow, Task};
 
 /// A window closes at this many tokens even when it has few rows: its batches are alike by then, and
 /// tokens and results of a window are held in memory.
@@ -50,7 +50,7 @@ pub(super) struct Gather {
     /// Rows of the next window, where the plan above may stop early.
     pub(super) few: Option<usize>,
     /// Loaded with the first row: without rows, no weights are read.
-    pub(super) model: Option<Arc<dyn TaskModel>>,
+    pub(super) models: Option<Replicas>,
     /// Rows read so far.
     pub(super) rows: u64,
     /// Rows of a batch that did not fit in a window.
@@ -100,16 +100,16 @@ impl Gather {
             if builder.num_rows() == 0 {
                 break;
             }
-            let model = self.model().await.map_err(external)?;
+            let models = self.models().await.map_err(external)?;
             let (window, sequences) = builder.build();
             let step = &self.step;
             let claim = step.results().claim(sequences, |sequences| {
                 let shares = (step.max_batch_tokens(), step.num_workers());
                 let numbers = batches(sequences, step.task().batching(), shares);
                 let submitted = numbers.iter().map(|batch| {
-                    let (step, model) = (Arc::clone(step), Arc::clone(&model));
+                    let (step, models) = (Arc::clone(step), Arc::clone(&models));
                     let (sequences, batch) = (Arc::clone(sequences), batch.clone());
-                    self.step.workers().submit(Job { step, model, sequences, batch })
+                    self.step.workers().submit(Job { step, models, sequences, batch })
                 });
                 let submitted = submitted.collect::<crate::Result<_>>()?;
                 Ok((numbers, submitted))
@@ -117,7 +117,7 @@ impl Gather {
             let pending = Pending {
                 window,
                 claim: claim.map_err(external)?,
-                model,
+                models,
                 _permit: permit,
                 memory: self.reservation.take(),
             };
@@ -129,13 +129,13 @@ impl Gather {
         Ok(())
     }
 
-    async fn model(&mut self) -> crate::Result<Arc<dyn TaskModel>> {
-        if let Some(model) = &self.model {
-            return Ok(Arc::clone(model));
+    async fn models(&mut self) -> crate::Result<Replicas> {
+        if let Some(models) = &self.models {
+            return Ok(Arc::clone(models));
         }
         let step = Arc::clone(&self.step);
-        let model = blocking(move || step.model()).await?;
-        Ok(Arc::clone(self.model.insert(model)))
+        let models = blocking(move || step.models()).await?;
+        Ok(Arc::clone(self.models.insert(models)))
     }
 
     /// The columns that the task reads of a batch.
@@ -157,13 +157,14 @@ impl Gather {
         }
     }
 
-    /// Tokens that a window takes at most. On a card a window of a few batches is enough, and while it is computed the
-    /// next one is tokenised.
+    /// Tokens that a window takes at most. On cards a window of a few batches for each is enough, and while it is computed
+    /// the next one is tokenised.
     fn window_tokens(&self) -> usize {
-        if self.step.device().is_cpu() {
+        if !self.step.on_cards() {
             return MAX_WINDOW_TOKENS;
         }
-        (BATCHES_A_WINDOW * self.step.max_batch_tokens()).min(MAX_WINDOW_TOKENS)
+        let batches = BATCHES_A_WINDOW * self.step.devices().len();
+        (batches * self.step.max_batch_tokens()).min(MAX_WINDOW_TOKENS)
     }
 
     /// The next rows of the input: a batch, or as much of it as the window has room for where that is
@@ -182,8 +183,7 @@ impl Gather {
         };
         let room = self.window_rows().saturating_sub(window.num_rows());
         let is_bounded = self.few.is_some() || self.step.task().batching() == Batching::Share;
-        let on_card = !self.step.device().is_cpu();
-        let most = match (is_bounded, on_card) {
+        let most = match (is_bounded, self.step.on_cards()) {
             (true, true) => room.min(ROWS_AT_ONCE),
             (true, false) => room,
             (false, true) => ROWS_AT_ONCE,

@@ -54,7 +54,7 @@ fn of_step(step: &ModelStep, seconds: f64) -> StepReport {
     StepReport {
         output: step.name().to_owned(),
         model: of_model(step.task().summary()),
-        parameters: step.loaded().map_or(0, |model| model.weights().parameters),
+        parameters: step.loaded().map_or(0, |models| models[0].weights().parameters),
         counts,
         padding_share: counts.padding_share(),
         rows_per_second: counts.rows as f64 / seconds,

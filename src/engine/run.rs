@@ -327,9 +327,9 @@ impl Job {
     /// Loads every model, so that a broken checkpoint is told before the first row.
     ///
     /// # Errors
-    /// As [`ModelStep::model`].
+    /// As [`ModelStep::models`].
     pub fn load_models(&self) -> Result<()> {
-        self.steps().iter().try_for_each(|step| step.model().map(drop))
+        self.steps().iter().try_for_each(|step| step.models().map(drop))
     }
 
     /// Where the columns come from, for the footer of output files.

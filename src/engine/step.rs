@@ -59,13 +59,16 @@ pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// The loaded model, once for each device of its task.
+pub(super) type Replicas = Arc<[Arc<dyn TaskModel>]>;
+
 /// One model step of a plan.
 pub struct ModelStep {
     task: Arc<dyn Task>,
     settings: BatchSettings,
     row_errors: RowErrors,
     workers: Arc<WorkerPool>,
-    model: OnceLock<Arc<dyn TaskModel>>,
+    models: OnceLock<Replicas>,
     metrics: Arc<StepMetrics>,
     results: Arc<SharedResults>,
     name: String,
@@ -84,7 +87,7 @@ impl ModelStep {
         place: String,
     ) -> Self {
         let (name, metrics) = (task.field().name().clone(), Arc::default());
-        let (row_errors, model) = (RowErrors::Fail, OnceLock::new());
+        let (row_errors, models) = (RowErrors::Fail, OnceLock::new());
         let results = Arc::new(SharedResults::new());
         let max_batch_tokens = OnceLock::new();
         Self {
@@ -92,7 +95,7 @@ impl ModelStep {
             settings,
             row_errors,
             workers,
-            model,
+            models,
             metrics,
             results,
             name,
@@ -174,19 +177,24 @@ impl ModelStep {
         *self.max_batch_tokens.get_or_init(|| {
             self.settings.max_batch_tokens.unwrap_or_else(|| {
                 let generates = self.task.batching() == Batching::Share;
-                memory::batch_tokens(self.task.dimensions(), self.device(), generates)
+                memory::batch_tokens(self.task.dimensions(), self.devices(), generates)
             })
         })
     }
 
     /// Threads that compute its batches.
     pub fn num_workers(&self) -> usize {
-        self.workers.workers_of(self.device())
+        self.workers.workers_of(self.devices())
     }
 
-    /// The device that its batches are computed on.
-    pub(super) fn device(&self) -> &Device {
-        self.task.base().model.device()
+    /// The devices that its batches are computed on, of one kind; at least one.
+    pub(super) fn devices(&self) -> &[Device] {
+        self.task.devices()
+    }
+
+    /// Whether these are cards.
+    pub(super) fn on_cards(&self) -> bool {
+        self.devices().iter().any(Device::is_cuda)
     }
 
     /// Which step it is, for errors.
@@ -200,20 +208,21 @@ impl ModelStep {
     }
 
     /// The model, if it is loaded.
-    pub fn loaded(&self) -> Option<&Arc<dyn TaskModel>> {
-        self.model.get()
+    pub fn loaded(&self) -> Option<&[Arc<dyn TaskModel>]> {
+        self.models.get().map(|models| &**models)
     }
 
-    /// The model with its weights, loaded at the first call.
+    /// The model with its weights, loaded to every device at the first call.
     ///
     /// # Errors
     /// As [`Task::load`].
-    pub fn model(&self) -> Result<Arc<dyn TaskModel>> {
-        if let Some(model) = self.model.get() {
-            return Ok(Arc::clone(model));
+    pub fn models(&self) -> Result<Arc<[Arc<dyn TaskModel>]>> {
+        if let Some(models) = self.models.get() {
+            return Ok(Arc::clone(models));
         }
-        let model: Arc<dyn TaskModel> = Arc::from(self.task.load().map_err(|e| e.at(&self.place))?);
-        Ok(Arc::clone(self.model.get_or_init(|| model)))
+        let load = |device| self.task.load(device).map(Arc::from).map_err(|e| e.at(&self.place));
+        let models = self.devices().iter().map(load).collect::<Result<_>>()?;
+        Ok(Arc::clone(self.models.get_or_init(|| models)))
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! On a CPU the unit of parallelism is a worker a core, each with single-threaded kernels: batches are
 //! independent, so nothing is split and nobody waits. A card has a few workers of its own, which feed one stream: while
-//! it computes a batch, the next is handed in and the one before is copied out. Several models in one plan share the
-//! workers of their device, so that they do not crowd each other. Not here: which rows make a batch (`window`).
+//! it computes a batch, the next is handed in and the one before is copied out. Several cards, each with the weights, take
+//! batches from one queue. Several models in one plan share the workers of their devices, so that they do not crowd each
+//! other. Not here: which rows make a batch (`window`).
 
 use std::any::Any;
 use std::fmt;
@@ -18,14 +19,15 @@ use candle_core::{Device, DeviceLocation};
 use tokio::sync::watch;
 
 use super::row_errors::RowError;
-use super::step::{ModelStep, RowErrors};
+use super::step::{ModelStep, Replicas, RowErrors};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::tasks::{Sequence, TaskModel};
 
 /// A batch to compute.
 pub(super) struct Job {
     pub(super) step: Arc<ModelStep>,
-    pub(super) model: Arc<dyn TaskModel>,
+    /// One for each device of the step.
+    pub(super) models: Replicas,
     /// The sequences of its window.
     pub(super) sequences: Arc<Vec<Sequence>>,
     /// Numbers into `sequences`.
@@ -71,12 +73,13 @@ struct Queued {
 /// Workers of a card: one batch is computed, one is handed in behind it, one is copied out.
 const WORKERS_A_CARD: usize = 3;
 
-/// The workers of a session: those of a device are started with its first batch, and end with the last handle, after
-/// the batch that they are on.
+/// The workers of a session: those of some devices are started with the first batch for them, and end with the last
+/// handle, after the batch that they are on.
 pub struct WorkerPool {
     /// Of the CPU.
     workers: usize,
-    queues: Mutex<Vec<(DeviceLocation, mpsc::Sender<Queued>)>>,
+    /// For each group of devices that models share.
+    queues: Mutex<Vec<(Vec<DeviceLocation>, mpsc::Sender<Queued>)>>,
 }
 
 impl WorkerPool {
@@ -85,9 +88,12 @@ impl WorkerPool {
         Self { workers: workers.max(1), queues: Mutex::default() }
     }
 
-    /// How many workers `device` has.
-    pub fn workers_of(&self, device: &Device) -> usize {
-        if device.is_cpu() { self.workers } else { WORKERS_A_CARD }
+    /// How many workers these devices have.
+    pub fn workers_of(&self, devices: &[Device]) -> usize {
+        match devices.iter().filter(|device| !device.is_cpu()).count() {
+            0 => self.workers,
+            cards => WORKERS_A_CARD * cards,
+        }
     }
 
     /// Queues a batch. The queue has no bound of its own: the windows in flight bound it. When nobody
@@ -101,13 +107,14 @@ impl WorkerPool {
             .queues
             .lock()
             .map_err(|_| Error::new(ErrorKind::Internal, "starting the model workers panicked"))?;
-        let device = job.step.device();
-        let location = device.location();
-        let known = queues.iter().position(|(known, _)| *known == location);
+        let devices = job.step.devices();
+        let locations: Vec<_> = devices.iter().map(Device::location).collect();
+        let known = queues.iter().position(|(known, _)| *known == locations);
         let place = if let Some(place) = known {
             place
         } else {
-            queues.push((location, start(self.workers_of(device), location)?));
+            let sender = start(self.workers_of(devices), &locations)?;
+            queues.push((locations, sender));
             queues.len() - 1
         };
         let (_, sender) = &queues[place];
@@ -117,19 +124,21 @@ impl WorkerPool {
     }
 }
 
-fn start(workers: usize, location: DeviceLocation) -> Result<mpsc::Sender<Queued>> {
-    let device = match location {
-        DeviceLocation::Cpu => "model".to_owned(),
-        DeviceLocation::Cuda { gpu_id } => format!("cuda-{gpu_id}"),
-        DeviceLocation::Metal { gpu_id } => format!("metal-{gpu_id}"),
-    };
+/// Starts workers for these devices, as many for each as for the others.
+fn start(workers: usize, locations: &[DeviceLocation]) -> Result<mpsc::Sender<Queued>> {
     let (sender, jobs) = mpsc::channel::<Queued>();
     let jobs = Arc::new(Mutex::new(jobs));
     for number in 0..workers {
         let jobs = Arc::clone(&jobs);
+        let device = number % locations.len();
+        let name = match locations[device] {
+            DeviceLocation::Cpu => "model".to_owned(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda-{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal-{gpu_id}"),
+        };
         std::thread::Builder::new()
-            .name(format!("{device}-worker-{number}"))
-            .spawn(move || work(&jobs))
+            .name(format!("{name}-worker-{number}"))
+            .spawn(move || work(&jobs, device))
             .map_err(|e| {
                 Error::new(ErrorKind::Resources, "cannot start a model worker").source(e)
             })?;
@@ -143,32 +152,33 @@ impl fmt::Debug for WorkerPool {
     }
 }
 
-fn work(jobs: &Mutex<mpsc::Receiver<Queued>>) {
+/// Computes on the device of this number among those of each step.
+fn work(jobs: &Mutex<mpsc::Receiver<Queued>>, device: usize) {
     // candle hands its matrix products to the rayon pool it is called in: a pool of this one thread
     // keeps every kernel on this core.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
     let next = || jobs.lock().ok().and_then(|jobs| jobs.recv().ok());
     while let Some(queued) = next() {
         match &pool {
-            Ok(pool) => pool.install(|| compute(queued)),
-            Err(_) => compute(queued),
+            Ok(pool) => pool.install(|| compute(queued, device)),
+            Err(_) => compute(queued, device),
         }
     }
 }
 
-fn compute(Queued { job, since, reply }: Queued) {
+fn compute(Queued { job, since, reply }: Queued, device: usize) {
     if reply.is_closed() {
         return;
     }
     let batch: Vec<&Sequence> = job.batch.iter().map(|&i| &job.sequences[i]).collect();
     let forward = Forward {
-        model: &*job.model,
+        model: &*job.models[device],
         max_batch_tokens: job.step.max_batch_tokens(),
         data_type: &job.step.task().sequence_type(),
         row_errors: job.step.row_errors(),
     };
     #[cfg(feature = "cuda")]
-    let _turn = crate::nn::cuda::take_turn(job.step.device());
+    let _turn = crate::nn::cuda::take_turn(&job.step.devices()[device]);
     let start = Instant::now();
     let result = forward.run(&batch);
     let tokens: usize = batch.iter().map(|sequence| sequence.tokens()).sum();
@@ -256,11 +266,16 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{AsArray, Int32Array};
-    use arrow::datatypes::Int32Type;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
+    use arrow::array::{AsArray, Int32Array};
+    use arrow::datatypes::{Field, FieldRef, Int32Type};
+
+    use super::super::step::BatchSettings;
     use super::*;
-    use crate::tasks::WeightSize;
+    use crate::models::Dimensions;
+    use crate::tasks::{EncodedRow, Task, TaskBase, WeightSize};
 
     /// A model on a device whose memory holds so many tokens; it gives the first token of each sequence.
     struct Small(usize);
@@ -278,6 +293,90 @@ mod tests {
 
         fn weights(&self) -> WeightSize {
             WeightSize { parameters: 0, bytes: 0 }
+        }
+    }
+
+    /// A task on two devices, whose models wait until both have a batch.
+    #[derive(Debug)]
+    struct Both {
+        field: FieldRef,
+        devices: [Device; 2],
+        met: Arc<Barrier>,
+    }
+
+    struct Meeting {
+        met: Arc<Barrier>,
+        met_before: AtomicBool,
+    }
+
+    impl TaskModel for Meeting {
+        fn forward(&self, sequences: &[&Sequence], _: usize) -> Result<ArrayRef> {
+            if !self.met_before.swap(true, Ordering::Relaxed) {
+                self.met.wait();
+            }
+            Small(99).forward(sequences, 99)
+        }
+
+        fn weights(&self) -> WeightSize {
+            WeightSize { parameters: 0, bytes: 0 }
+        }
+    }
+
+    impl Task for Both {
+        fn base(&self) -> &TaskBase {
+            unreachable!("what is asked of the base is answered here")
+        }
+
+        fn field(&self) -> &FieldRef {
+            &self.field
+        }
+
+        fn devices(&self) -> &[Device] {
+            &self.devices
+        }
+
+        fn dimensions(&self) -> Option<&Dimensions> {
+            None
+        }
+
+        fn encode(&self, _: &[ArrayRef], _: u64) -> Result<Vec<Option<EncodedRow>>> {
+            Ok(Vec::new())
+        }
+
+        fn output_bytes(&self, _: usize) -> usize {
+            4
+        }
+
+        fn load(&self, _: &Device) -> Result<Box<dyn TaskModel>> {
+            Ok(Box::new(Meeting { met: Arc::clone(&self.met), met_before: AtomicBool::new(false) }))
+        }
+    }
+
+    #[test]
+    fn every_device_has_its_model_and_takes_batches_from_one_queue() {
+        let task = Both {
+            field: Arc::new(Field::new("first", DataType::Int32, true)),
+            devices: [Device::Cpu, Device::Cpu],
+            met: Arc::new(Barrier::new(2)),
+        };
+        let (settings, pool) = (BatchSettings::default(), Arc::new(WorkerPool::new(2)));
+        let place = "a step".to_owned();
+        let step = Arc::new(ModelStep::new(Arc::new(task), settings, Arc::clone(&pool), place));
+        let models = step.models().unwrap();
+        assert_eq!((models.len(), step.num_workers()), (2, 2));
+        let sequences: Vec<Sequence> =
+            (0..9).map(|first| Sequence::new(vec![first], vec![])).collect();
+        let sequences = Arc::new(sequences);
+        let batches = (0..9).map(|number| {
+            let (step, models) = (Arc::clone(&step), Arc::clone(&models));
+            let (sequences, batch) = (Arc::clone(&sequences), vec![number]);
+            pool.submit(Job { step, models, sequences, batch }).unwrap()
+        });
+        let batches: Vec<_> = batches.collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for (number, mut batch) in (0..).zip(batches) {
+            let result = runtime.block_on(outcome(&mut batch)).unwrap();
+            assert_eq!(result.values.as_primitive::<Int32Type>().values(), &[number]);
         }
     }
 

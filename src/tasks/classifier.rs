@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use candle_core::Device;
+
 use serde_json::Value;
 
 use super::labels::logit_rows;
@@ -65,12 +67,12 @@ impl Classifier {
         .hint("choose a decoder such as gpt2; a BERT that was trained as one has `is_decoder: true` in config.json"))
     }
 
-    /// Loads the weights.
+    /// Loads the weights to one of the model's devices.
     ///
     /// # Errors
     /// As [`ResolvedModel::load_with_head`].
-    pub(super) fn load(&self) -> Result<LoadedClassifier> {
-        let model = self.model.load_with_head(self.class, self.allow_new_head)?;
+    pub(super) fn load(&self, device: &Device) -> Result<LoadedClassifier> {
+        let model = self.model.load_with_head(self.class, self.allow_new_head, device)?;
         let token_type_ids = self.model.gives_token_type_ids();
         Ok(LoadedClassifier { model, token_type_ids })
     }

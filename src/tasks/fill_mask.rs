@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float32Builder, Int64Builder, ListArray, StringBuilder, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use candle_core::Device;
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
 use super::labels::{logit_rows, softmax};
@@ -175,9 +176,9 @@ impl Task for FillMaskTask {
         self.choice.top_k * (32 + 4 * tokens)
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(FillMaskModel {
-            model: self.classifier.load()?,
+            model: self.classifier.load(device)?,
             resolved: Arc::clone(&self.classifier.model),
             choice: self.choice.clone(),
         }))

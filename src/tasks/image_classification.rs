@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
 use super::labels::{
@@ -203,8 +203,8 @@ impl Task for ImageClassificationTask {
         self.output.top_k.min(num_labels) * 32 + logits
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
-        let model = self.classifier.load()?;
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
+        let model = self.classifier.load(device)?;
         let (image, processor) = self.classifier.model.image()?;
         Ok(Box::new(ImageClassificationModel {
             labels: model.model.config().id2label(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Float64Array, Float64Builder, Int32Array, StructArray};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int32Type};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
 use super::models::Models;
@@ -224,8 +224,8 @@ impl Task for LoglikelihoodTask {
         Ok(Arc::new(StructArray::new(fields(), arrays, Some(nulls))))
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
-        let model = self.classifier.load()?;
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
+        let model = self.classifier.load(device)?;
         // A model that sees what comes after has no likelihood of a text.
         model.model.decoder().map(drop)?;
         Ok(Box::new(LoglikelihoodModel { model }))

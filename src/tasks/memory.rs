@@ -53,15 +53,26 @@ pub(super) fn free_bytes(device: &Device) -> Option<usize> {
     available_bytes()
 }
 
-/// Tokens of one forward pass that suit `device`: on a CPU few enough for its caches; on a card as many as keep
+/// Tokens of one forward pass that suit each of `devices`: on a CPU few enough for its caches; on a card as many as keep
 /// it busy, of whose activations a quarter of its free memory holds the batches in flight. Where `generates`, they are the
 /// tokens that rows may come to while they are decoded together, and the weights, which every step reads, serve so many
 /// rows; what they keep of them takes an eighth of the free memory at most.
-pub fn batch_tokens(dimensions: Option<&Dimensions>, device: &Device, generates: bool) -> usize {
+pub fn batch_tokens(dimensions: Option<&Dimensions>, devices: &[Device], generates: bool) -> usize {
+    let free = || devices.iter().filter_map(free_bytes).min();
+    let on_a_cpu = devices.iter().all(Device::is_cpu);
+    tokens_within(dimensions, on_a_cpu, generates, free)
+}
+
+fn tokens_within(
+    dimensions: Option<&Dimensions>,
+    on_a_cpu: bool,
+    generates: bool,
+    free: impl FnOnce() -> Option<usize>,
+) -> usize {
     const ON_A_CPU: usize = 1024;
     const GENERATING_ON_A_CPU: RangeInclusive<usize> = ON_A_CPU..=4096;
     const ON_A_CARD: RangeInclusive<usize> = 1024..=32_768;
-    let (a_token, share, range) = match (device.is_cpu(), generates) {
+    let (a_token, share, range) = match (on_a_cpu, generates) {
         (true, false) => return ON_A_CPU,
         (true, true) => {
             let kept = |d: &Dimensions| 2 * d.num_hidden_layers * d.hidden_size * size_of::<f32>();
@@ -72,7 +83,7 @@ pub fn batch_tokens(dimensions: Option<&Dimensions>, device: &Device, generates:
             (dimensions.map_or(1, a_pass), 4, ON_A_CARD)
         }
     };
-    let room = free_bytes(device).unwrap_or(0) / share / a_token.max(1);
+    let room = free().unwrap_or(0) / share / a_token.max(1);
     room.clamp(*range.start(), *range.end())
 }
 
@@ -100,6 +111,7 @@ pub(super) fn check(weights: Option<WeightSize>, available: Option<usize>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::PositionIds;
 
     #[test]
     fn what_does_not_fit_is_refused_with_both_sizes() {
@@ -109,6 +121,32 @@ mod tests {
         let error = check(weights, Some(3 << 30)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Resources);
         assert_eq!(error.message(), "the weights take 4.0 GiB, but 3.0 GiB of memory are left");
+    }
+
+    #[test]
+    fn tokens_of_a_pass_suit_the_device_and_its_memory() {
+        let dimensions = Dimensions {
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            vocab_size: 100,
+            position_ids: PositionIds::FromZero,
+            max_position_embeddings: None,
+            image: None,
+        };
+        let tokens = |on_a_cpu, generates, mib: Option<usize>| {
+            tokens_within(Some(&dimensions), on_a_cpu, generates, || mib.map(|mib| mib << 20))
+        };
+        assert_eq!(tokens(true, false, Some(1 << 20)), 1024);
+        // Keys and values of a token take 72 KiB here: an eighth of 1,152 MiB holds 2,048.
+        assert_eq!(tokens(true, true, Some(1152)), 2048);
+        assert_eq!(tokens(true, true, Some(1 << 20)), 4096);
+        assert_eq!(tokens(true, true, Some(1)), 1024);
+        assert_eq!(tokens(true, true, None), 1024);
+        // Seven vectors of 3 KiB are in a pass: a quarter of 840 MiB holds 10,240.
+        assert_eq!(tokens(false, false, Some(840)), 10_240);
+        assert_eq!(tokens(false, true, Some(1 << 20)), 32_768);
+        assert_eq!(batch_tokens(Some(&dimensions), &[Device::Cpu, Device::Cpu], false), 1024);
     }
 
     #[test]

@@ -35,6 +35,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, StringViewArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
+use candle_core::Device;
 
 use crate::auto_class::AutoClass;
 use crate::config::pipeline::{TaskOptions, TaskStep};
@@ -331,11 +332,16 @@ pub trait Task: std::fmt::Debug + Send + Sync {
         Ok(Arc::clone(&results.values))
     }
 
-    /// Loads the weights.
+    /// Loads the weights to `device`, one of those of the model.
     ///
     /// # Errors
     /// `Hub` or `Model` when they cannot be had or do not fit the config.
-    fn load(&self) -> Result<Box<dyn TaskModel>>;
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>>;
+
+    /// The devices that batches are computed on, each with the weights; at least one.
+    fn devices(&self) -> &[Device] {
+        self.base().model.devices()
+    }
 
     /// The size of the weights, without reading them; `None` when they are not on this machine.
     fn weights(&self) -> Option<WeightSize> {

@@ -1,14 +1,14 @@
 //! Models of a pipeline, resolved once each: config and tokenizer at once, weights when they are needed.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, DeviceLocation};
 
 use super::{WeightSize, memory};
 use crate::auto::{
     AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, ModelDtype,
-    ModelWithHead, NewHead, SentenceTransformer, auto_device, auto_dtype, cuda_device,
+    ModelWithHead, NewHead, SentenceTransformer, auto_devices, auto_dtype, cuda_device,
 };
 use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -80,12 +80,17 @@ pub struct ResolvedModel {
     snapshot: Snapshot,
     processor: Processor,
     sentence_transformer: SentenceTransformer,
-    device: Device,
+    /// At least one; each gets a copy of the weights.
+    devices: Vec<Device>,
     dtype: ModelDtype,
-    model: OnceLock<Arc<AutoModel>>,
-    /// Loaded models with a head, by Auto class and whether a new head was allowed.
-    with_head: Mutex<Vec<(AutoClass, bool, Arc<ModelWithHead>)>>,
+    /// Loaded models, by their device.
+    models: Loaded<DeviceLocation, AutoModel>,
+    /// Loaded models with a head, by their device, Auto class and whether a new head was allowed.
+    with_head: Loaded<(DeviceLocation, AutoClass, bool), ModelWithHead>,
 }
+
+/// What was loaded so far, each under its key.
+type Loaded<K, M> = Mutex<Vec<(K, Arc<M>)>>;
 
 /// What makes a model's inputs.
 enum Processor {
@@ -115,21 +120,23 @@ impl ResolvedModel {
             })?;
         let sentence_transformer = SentenceTransformer::from_snapshot(&snapshot, &spec.config)?;
         let at = |error: Error| error.at(format!("model `{}`", spec.repo));
-        let device = match spec.device {
-            DeviceSpec::Auto => auto_device(),
-            DeviceSpec::Cpu => Ok(Device::Cpu),
-            DeviceSpec::Cuda(ordinal) => cuda_device(ordinal),
+        let devices = match spec.device {
+            DeviceSpec::Auto => auto_devices(),
+            DeviceSpec::Cpu => Ok(vec![Device::Cpu]),
+            DeviceSpec::Cuda(ordinal) => cuda_device(ordinal).map(|device| vec![device]),
         };
-        let device = device.map_err(at)?;
+        let devices = devices.map_err(at)?;
         let dtype = match spec.dtype {
-            Dtype::Auto => ModelDtype::Float(auto_dtype(&device)),
+            Dtype::Auto => ModelDtype::Float(auto_dtype(&devices)),
             Dtype::F32 => ModelDtype::Float(DType::F32),
             Dtype::F16 => ModelDtype::Float(DType::F16),
             Dtype::Bf16 => ModelDtype::Float(DType::BF16),
             Dtype::Int8 => ModelDtype::Int8,
         };
         let config = &sentence_transformer.config;
-        ModelDtype::computable(Some(dtype), &device, config, AutoClass::Model).map_err(at)?;
+        for device in &devices {
+            ModelDtype::computable(Some(dtype), device, config, AutoClass::Model).map_err(at)?;
+        }
         let processor = Processor::new(&sentence_transformer).map_err(at)?;
         Ok(Self {
             spec: spec.clone(),
@@ -137,9 +144,9 @@ impl ResolvedModel {
             snapshot,
             processor,
             sentence_transformer,
-            device,
+            devices,
             dtype,
-            model: OnceLock::new(),
+            models: Mutex::default(),
             with_head: Mutex::default(),
         })
     }
@@ -205,14 +212,14 @@ impl ResolvedModel {
         self.dtype
     }
 
-    /// The device to compute on.
-    pub fn device(&self) -> &Device {
-        &self.device
+    /// The devices to compute on, of one kind; at least one.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
     }
 
     /// The kind of the device, as reports and lineage say it.
     pub fn device_name(&self) -> &'static str {
-        if self.device.is_cpu() { "cpu" } else { "cuda" }
+        if self.devices[0].is_cpu() { "cpu" } else { "cuda" }
     }
 
     /// The same model with its weight files, at the commit that the small files came from.
@@ -249,24 +256,21 @@ impl ResolvedModel {
     }
 
     /// Refuses a model whose weights do not fit in memory, before they are read.
-    fn check_memory(&self) -> Result<()> {
-        memory::check(self.weight_size(), memory::free_bytes(&self.device))
+    fn check_memory(&self, device: &Device) -> Result<()> {
+        memory::check(self.weight_size(), memory::free_bytes(device))
             .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
     }
 
-    /// The loaded model.
+    /// The model, loaded to one of its devices.
     ///
     /// # Errors
     /// `Hub` when weights cannot be had, `Model` when they do not fit the config.
-    pub fn load(&self) -> Result<Arc<AutoModel>> {
-        if let Some(model) = self.model.get() {
-            return Ok(Arc::clone(model));
-        }
-        let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
-        self.check_memory()?;
-        let (dtype, device) = (Some(self.dtype), &self.device);
-        let model = AutoModel::load_snapshot(&transformer, config, dtype, device)?;
-        Ok(Arc::clone(self.model.get_or_init(|| Arc::new(model))))
+    pub fn load(&self, device: &Device) -> Result<Arc<AutoModel>> {
+        once(&self.models, device.location(), || {
+            let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
+            self.check_memory(device)?;
+            AutoModel::load_snapshot(&transformer, config, Some(self.dtype), device)
+        })
     }
 
     /// Checks, without weights, that the model has the Auto class.
@@ -275,11 +279,12 @@ impl ResolvedModel {
     /// `Unsupported` with the classes that it has.
     pub fn require(&self, class: AutoClass) -> Result<()> {
         let has_class = self.config().family().head(class, &self.config().architectures());
-        let computes = ModelDtype::computable(Some(self.dtype), &self.device, self.config(), class);
+        let device = &self.devices[0];
+        let computes = ModelDtype::computable(Some(self.dtype), device, self.config(), class);
         has_class.and(computes.map(|_| ())).map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
     }
 
-    /// The model loaded with the head of an Auto class.
+    /// The model with the head of an Auto class, loaded to one of its devices.
     ///
     /// # Errors
     /// As [`ResolvedModel::load`]; `Model` when the checkpoint has no such head and `allow_new_head` is
@@ -288,39 +293,44 @@ impl ResolvedModel {
         &self,
         class: AutoClass,
         allow_new_head: bool,
+        device: &Device,
     ) -> Result<Arc<ModelWithHead>> {
-        let mut loaded = self.with_head.lock().map_err(|_| {
-            Error::new(ErrorKind::Internal, "loading a model panicked in another thread")
-        })?;
-        let same =
-            |(other, new, _): &&(AutoClass, bool, _)| *other == class && *new == allow_new_head;
-        if let Some((_, _, model)) = loaded.iter().find(same) {
-            return Ok(Arc::clone(model));
-        }
-        let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
-        self.check_memory()?;
-        let model = ModelWithHead::load_snapshot(
-            class,
-            &transformer,
-            config,
-            Some(self.dtype),
-            &self.device,
-            allow_new_head.then_some(NewHead { seed: 0 }),
-        )?;
-        let model = Arc::new(model);
-        loaded.push((class, allow_new_head, Arc::clone(&model)));
-        Ok(model)
+        once(&self.with_head, (device.location(), class, allow_new_head), || {
+            let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
+            self.check_memory(device)?;
+            let new_head = allow_new_head.then_some(NewHead { seed: 0 });
+            let dtype = Some(self.dtype);
+            ModelWithHead::load_snapshot(class, &transformer, config, dtype, device, new_head)
+        })
     }
 
-    /// The loaded modules after the transformer; `modules` are those of this model, or changed ones.
+    /// The modules after the transformer, loaded to one of its devices; `modules` are those of this model, or changed
+    /// ones.
     ///
     /// # Errors
     /// As [`ResolvedModel::load`].
-    pub fn load_head(&self, modules: &SentenceTransformer) -> Result<Head> {
+    pub fn load_head(&self, modules: &SentenceTransformer, device: &Device) -> Result<Head> {
         let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
         let snapshot = self.hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
-        modules.load(&snapshot, &self.device)
+        modules.load(&snapshot, device)
     }
+}
+
+/// What is loaded under `key`, or `load` gives now. Another thread that wants something of `loaded` waits.
+fn once<K: PartialEq, M>(
+    loaded: &Loaded<K, M>,
+    key: K,
+    load: impl FnOnce() -> Result<M>,
+) -> Result<Arc<M>> {
+    let mut loaded = loaded.lock().map_err(|_| {
+        Error::new(ErrorKind::Internal, "loading a model panicked in another thread")
+    })?;
+    if let Some((_, model)) = loaded.iter().find(|(known, _)| *known == key) {
+        return Ok(Arc::clone(model));
+    }
+    let model = Arc::new(load()?);
+    loaded.push((key, Arc::clone(&model)));
+    Ok(model)
 }
 
 impl fmt::Debug for ResolvedModel {

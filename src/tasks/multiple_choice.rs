@@ -12,6 +12,7 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, Float32Type};
+use candle_core::Device;
 use rayon::prelude::*;
 
 use super::classifier::{Classifier, LoadedClassifier};
@@ -209,8 +210,8 @@ impl Task for MultipleChoiceTask {
         Ok(Arc::new(StructArray::new(fields(self.logits), arrays, Some(nulls))))
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
-        Ok(Box::new(MultipleChoiceModel { model: self.classifier.load()? }))
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
+        Ok(Box::new(MultipleChoiceModel { model: self.classifier.load(device)? }))
     }
 }
 

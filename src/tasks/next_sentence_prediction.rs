@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Float32Array, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
+use candle_core::Device;
 
 use super::classifier::{Classifier, LoadedClassifier};
 use super::labels::{logit_lists, logits_type, softmax};
@@ -81,8 +82,8 @@ impl Task for NextSentencePredictionTask {
         16
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
-        let model = self.classifier.load()?;
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
+        let model = self.classifier.load(device)?;
         Ok(Box::new(NextSentencePredictionModel { model, logits: self.logits }))
     }
 }

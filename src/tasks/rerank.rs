@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array};
 use arrow::datatypes::{DataType, Field};
+use candle_core::Device;
 use serde_json::Value;
 
 use super::classifier::{Classifier, LoadedClassifier};
@@ -108,8 +109,11 @@ impl Task for RerankTask {
         size_of::<f32>()
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
-        Ok(Box::new(RerankModel { model: self.classifier.load()?, activation: self.activation }))
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
+        Ok(Box::new(RerankModel {
+            model: self.classifier.load(device)?,
+            activation: self.activation,
+        }))
     }
 }
 

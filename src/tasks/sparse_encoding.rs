@@ -12,6 +12,7 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use candle_core::Device;
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
 use super::labels::logit_rows;
@@ -104,9 +105,9 @@ impl Task for SparseEncodingTask {
         self.top_k.unwrap_or(tokens * 16) * 24
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(SparseEncodingModel {
-            model: self.classifier.load()?,
+            model: self.classifier.load(device)?,
             resolved: Arc::clone(&self.classifier.model),
             pooling: self.pooling,
             top_k: self.top_k,

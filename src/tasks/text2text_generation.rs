@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field};
+use candle_core::Device;
 use serde_json::{Value, json};
 
 use super::classifier::{Classifier, summary};
@@ -133,9 +134,9 @@ impl Task for Text2TextGenerationTask {
         Batching::Share
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(Text2TextGenerationModel(Generator {
-            model: self.classifier.load()?.model,
+            model: self.classifier.load(device)?.model,
             resolved: Arc::clone(&self.classifier.model),
             config: self.config.clone(),
             text_of: TextOf::Generated,

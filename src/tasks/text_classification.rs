@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
+use candle_core::Device;
 
 use super::classifier::{Classifier, LoadedClassifier};
 use super::labels::{
@@ -127,8 +128,8 @@ impl Task for TextClassificationTask {
         labels * 32
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
-        let model = self.classifier.load()?;
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
+        let model = self.classifier.load(device)?;
         let labels = model.model.config().id2label();
         Ok(Box::new(TextClassificationModel { model, labels, output: self.output }))
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, StructArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::json::writer::{LineDelimited, WriterBuilder};
+use candle_core::Device;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -305,8 +306,8 @@ impl Task for TextGenerationTask {
         Ok(Arc::new(StructArray::new(fields, arrays, nulls)))
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
-        let model = self.classifier.load()?.model;
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
+        let model = self.classifier.load(device)?.model;
         // Told before rows are read.
         model.decoder().map(drop)?;
         Ok(Box::new(TextGenerationModel(Generator {

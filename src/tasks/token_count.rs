@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array};
 use arrow::datatypes::{DataType, Field};
+use candle_core::Device;
 
 use super::classifier::summary;
 use super::models::{Models, ResolvedModel};
@@ -64,7 +65,7 @@ impl Task for TokenCountTask {
         size_of::<i32>()
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
+    fn load(&self, _device: &Device) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(TokenCounter))
     }
 

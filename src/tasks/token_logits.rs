@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Float32Array, ListArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type};
+use candle_core::Device;
 
 use super::classifier::{Classifier, LoadedClassifier};
 use super::{Sequence, TaskModel, WeightSize};
@@ -31,8 +32,8 @@ impl TokenLogitsModel {
     ///
     /// # Errors
     /// As [`Classifier::load`].
-    pub(super) fn load(classifier: &Classifier, labels: usize) -> Result<Self> {
-        Ok(Self { model: classifier.load()?, labels })
+    pub(super) fn load(classifier: &Classifier, device: &Device, labels: usize) -> Result<Self> {
+        Ok(Self { model: classifier.load(device)?, labels })
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, ListArray};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type};
+use candle_core::Device;
 
 use super::classifier::{Classifier, LoadedClassifier};
 use super::labels::{LabelsBuilder, label_list_type, softmax};
@@ -160,9 +161,9 @@ impl Task for ZeroShotClassificationTask {
         Ok(Arc::new(ListArray::new(field, offsets, values, Some(nulls))))
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(ZeroShotClassificationModel {
-            model: self.classifier.load()?,
+            model: self.classifier.load(device)?,
             contradiction: self.contradiction,
             entailment: self.entailment,
         }))

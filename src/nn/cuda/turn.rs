@@ -1,4 +1,4 @@
-//! Turns: threads that give one card work do not do so at the same time.
+//! Turns: threads that give one card work do not do so at the same time. Each card has its own.
 //!
 //! cuBLAS may cut a product into kernels that pass sums on in a workspace of the handle, which all threads share. Another
 //! product between them would overwrite these. So a thread hands its batch in as a whole; it lets the next one in when it
@@ -7,17 +7,19 @@
 use std::cell::RefCell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Device;
+use candle_core::{Device, DeviceLocation};
 
-static TURN: Mutex<()> = Mutex::new(());
+/// By the number of the card; beyond so many, some share one.
+static TURNS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
 
 /// What a thread is in.
 enum State {
     /// No turns: it is alone with the card, or says so.
     Free,
-    /// Between two parts of its work.
-    Waiting,
+    /// Between two parts of its work for this card.
+    Waiting(usize),
     Held {
+        card: usize,
         _guard: MutexGuard<'static, ()>,
     },
 }
@@ -26,9 +28,9 @@ thread_local! {
     static STATE: RefCell<State> = const { RefCell::new(State::Free) };
 }
 
-fn hold() {
-    let guard = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    STATE.set(State::Held { _guard: guard });
+fn hold(card: usize) {
+    let guard = TURNS[card % TURNS.len()].lock().unwrap_or_else(PoisonError::into_inner);
+    STATE.set(State::Held { card, _guard: guard });
 }
 
 /// The turn of this thread, until it is dropped.
@@ -39,12 +41,11 @@ pub struct Turn {
     _not_send: std::marker::PhantomData<*const ()>,
 }
 
-/// Waits for this thread's turn, where `device` is a card; `None` where it is not. A thread takes one at a time.
+/// Waits for this thread's turn at `device`, where that is a card; `None` where it is not. A thread takes one at a time.
 pub fn take_turn(device: &Device) -> Option<Turn> {
-    device.is_cuda().then(|| {
-        hold();
-        Turn { _not_send: std::marker::PhantomData }
-    })
+    let DeviceLocation::Cuda { gpu_id } = device.location() else { return None };
+    hold(gpu_id);
+    Some(Turn { _not_send: std::marker::PhantomData })
 }
 
 impl Drop for Turn {
@@ -56,15 +57,19 @@ impl Drop for Turn {
 /// Lets other threads in, if this one has the turn, until it [`resume`]s.
 pub(super) fn pause() {
     STATE.with_borrow_mut(|state| {
-        if matches!(state, State::Held { .. }) {
-            *state = State::Waiting;
+        if let State::Held { card, .. } = state {
+            *state = State::Waiting(*card);
         }
     });
 }
 
 /// Waits for the turn again, if this thread has given it away: before whatever may be more than one kernel.
 pub(in crate::nn) fn resume() {
-    if STATE.with_borrow(|state| matches!(state, State::Waiting)) {
-        hold();
+    let waiting = STATE.with_borrow(|state| match state {
+        State::Waiting(card) => Some(*card),
+        State::Free | State::Held { .. } => None,
+    });
+    if let Some(card) = waiting {
+        hold(card);
     }
 }

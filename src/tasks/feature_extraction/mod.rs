@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use self::column::Int8Ranges;
 use super::classifier::{forward_failed, summary};
@@ -276,8 +276,8 @@ impl Task for FeatureExtractionTask {
         matches!(self.output, Output::Embedding(Embedding { precision: Precision::Int8, .. }))
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
-        let model = self.base.model.load()?;
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
+        let model = self.base.model.load(device)?;
         if let Output::Named(names) = &self.output
             && names.contains(&ModelOutputName::PoolerOutput)
             && !model.backbone().has_pooler()
@@ -290,7 +290,7 @@ impl Task for FeatureExtractionTask {
         }
         let modules = match &self.output {
             Output::Embedding(Embedding { modules: Some(modules), .. }) => {
-                Some(self.base.model.load_head(modules)?)
+                Some(self.base.model.load_head(modules, device)?)
             }
             _ => None,
         };

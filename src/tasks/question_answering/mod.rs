@@ -19,6 +19,7 @@ use arrow::array::{
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use candle_core::Device;
 
 use super::characters::Characters;
 use super::classifier::Classifier;
@@ -230,8 +231,8 @@ impl Task for QuestionAnsweringTask {
         Ok(builder.finish(self.list))
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
-        Ok(Box::new(TokenLogitsModel::load(&self.classifier, START_AND_END)?))
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
+        Ok(Box::new(TokenLogitsModel::load(&self.classifier, device, START_AND_END)?))
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{DataType, Field};
+use candle_core::Device;
 
 use super::characters::Characters;
 use super::classifier::Classifier;
@@ -244,7 +245,7 @@ impl Task for TokenClassificationTask {
         Ok(builder.finish(labels))
     }
 
-    fn load(&self) -> Result<Box<dyn TaskModel>> {
-        Ok(Box::new(TokenLogitsModel::load(&self.classifier, self.labels.len())?))
+    fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
+        Ok(Box::new(TokenLogitsModel::load(&self.classifier, device, self.labels.len())?))
     }
 }
