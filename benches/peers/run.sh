@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# hfauto-pipe beside sentence-transformers and ONNX Runtime, over the same rows, each as its own program.
+# hfauto-pipe beside sentence-transformers, ONNX Runtime, transformers and Daft, over the same rows, each as its own program.
 #
 #   benches/peers/run.sh [--model DIR] [--text FILE.csv] [--rounds N] [--only SET ...] [--quick]
 #
@@ -17,6 +17,7 @@ fi
 cd "$here/../.."
 cargo build --release --locked --bin hfauto-pipe
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
-peak=$(cargo bench --locked --bench kernels -- --peak)
+kernels=$(cargo bench --locked --bench kernels --no-run --message-format=json |
+    python3 -c 'import json, sys; print([m["executable"] for m in map(json.loads, sys.stdin) if m.get("executable")][-1])')
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=true
-exec "$cache/venv/bin/python" "$here/bench.py" --cache "$cache" --program "$target/release/hfauto-pipe" --peak "$peak" "$@"
+exec "$cache/venv/bin/python" "$here/bench.py" --cache "$cache" --program "$target/release/hfauto-pipe" --kernels "$kernels" "$@"
