@@ -42,8 +42,10 @@ pub(in crate::nn) struct Attention<'a> {
 /// What one row needs while it is computed, with room that the next one uses again.
 #[derive(Default)]
 pub(in crate::nn) struct Scratch {
-    /// For each head, panel after panel of keys, `(head_dim, keys of the panel)` each; times a factor, so that 2 to the
-    /// product with a query is what `e` to the scaled product would be.
+    /// `(num_heads, queries, head_dim)`, times a factor, so that 2 to the product with a key is what `e` to the scaled
+    /// product would be.
+    queries: Vec<f32>,
+    /// For each head, panel after panel of keys, `(head_dim, keys of the panel)` each.
     keys: Vec<f32>,
     /// For each head, panel after panel of features, `(keys, features of the panel)` each.
     values: Vec<f32>,
@@ -110,7 +112,7 @@ impl Row<'_, '_> {
     fn blocks<S: Simd, const QUERIES: usize, const FULL: usize, const PART: usize>(self, simd: S) {
         let (num_queries, num_keys, head_dim) = (self.q.rows, self.k.rows, self.head_dim());
         let Attention { num_heads, scratch, scale, bias, causal } = self.attention;
-        scratch.lay_out::<S>(*num_heads, *scale * LOG2_E, self.k, self.v);
+        scratch.lay_out(simd, *num_heads, *scale * LOG2_E, self.q, self.k, self.v);
         let padded_keys = num_keys.next_multiple_of(HALF);
         let padded_dim = head_dim.next_multiple_of(HALF);
         // Bidirectional queries may be more than the keys; they have no bias, so no place.
@@ -119,7 +121,8 @@ impl Row<'_, '_> {
         for head in 0..*num_heads {
             let mut block = Block {
                 simd,
-                queries: self.q.block(0..num_queries, head * head_dim..(head + 1) * head_dim),
+                queries: &scratch.queries[head * num_queries * head_dim..]
+                    [..num_queries * head_dim],
                 keys: &scratch.keys[head * padded_keys * head_dim..][..padded_keys * head_dim],
                 values: &scratch.values[head * num_keys * padded_dim..][..num_keys * padded_dim],
                 scores: &mut scratch.scores,
@@ -184,20 +187,39 @@ impl Row<'_, '_> {
 impl Scratch {
     /// Reads every row of the matrices once, from its start to its end.
     #[inline(always)]
-    fn lay_out<S: Simd>(&mut self, num_heads: usize, factor: f32, k: Matrix<'_>, v: Matrix<'_>) {
+    fn lay_out<S: Simd>(
+        &mut self,
+        simd: S,
+        num_heads: usize,
+        factor: f32,
+        q: Matrix<'_>,
+        k: Matrix<'_>,
+        v: Matrix<'_>,
+    ) {
         let head_dim = k.columns / num_heads;
+        self.queries.resize(q.rows * q.columns, 0.0);
+        for query in 0..q.rows {
+            for (head, numbers) in q.row(query).chunks_exact(head_dim).enumerate() {
+                let place = (head * q.rows + query) * head_dim;
+                scale_into(simd, &mut self.queries[place..place + head_dim], numbers, factor);
+            }
+        }
         let padded_keys = k.rows.next_multiple_of(HALF);
         self.keys.resize(padded_keys * k.columns, 0.0);
-        for key in 0..padded_keys {
+        for first in (0..k.rows).step_by(HALF) {
             // Beyond the last key, the last key again: nobody looks at its scores.
-            let numbers = k.row(key.min(k.rows - 1));
-            let (start, place) = (key / PANEL * PANEL, key % PANEL);
+            let rows: [&[f32]; HALF] = array::from_fn(|i| k.row((first + i).min(k.rows - 1)));
+            let start = first / PANEL * PANEL;
             let width = PANEL.min(padded_keys - start);
-            for (head, numbers) in numbers.chunks_exact(head_dim).enumerate() {
-                let panel = (head * padded_keys + start) * head_dim;
-                let panel = &mut self.keys[panel..panel + head_dim * width];
-                for (column, number) in panel.chunks_exact_mut(width).zip(numbers) {
-                    column[place] = number * factor;
+            for head in 0..num_heads {
+                let rows = rows.map(|row| &row[head * head_dim..][..head_dim]);
+                let place = (head * padded_keys + start) * head_dim;
+                let panel = &mut self.keys[place..place + head_dim * width];
+                for (i, out) in panel.chunks_exact_mut(width).enumerate() {
+                    let out: &mut [f32] = &mut out[first - start..];
+                    if let Some(out) = out.first_chunk_mut::<HALF>() {
+                        *out = rows.map(|row| row[i]);
+                    }
                 }
             }
         }
@@ -221,7 +243,7 @@ impl Scratch {
 /// Queries of one head at work.
 struct Block<'a, S> {
     simd: S,
-    queries: Matrix<'a>,
+    queries: &'a [f32],
     keys: &'a [f32],
     values: &'a [f32],
     scores: &'a mut [f32],
@@ -284,17 +306,18 @@ impl<S: Simd> Block<'_, S> {
     #[inline(always)]
     fn score<const QUERIES: usize, const VECTORS: usize>(&mut self, first: usize, start: usize) {
         let (simd, depth) = (self.simd, self.head_dim);
-        // `array::from_fn` would be a call.
-        let mut q: [&[f32]; QUERIES] = [&[]; QUERIES];
-        for (i, q) in q.iter_mut().enumerate() {
-            *q = self.queries.row(first + i);
-        }
+        let q: [&[f32]; QUERIES] =
+            array::from_fn(|i| &self.queries[(first + i) * depth..][..depth]);
         let (panel, _) = S::as_simd_f32s(&self.keys[start * depth..]);
-        let sums = tile::<S, QUERIES, VECTORS>(simd, q, panel);
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; QUERIES];
+        tile(simd, &mut sums, &q, panel);
         for (query, sums) in sums.iter().enumerate() {
             let scores = &mut self.scores[query * self.padded_keys + start..];
             let (scores, _) = S::as_mut_simd_f32s(scores);
-            scores[..VECTORS].copy_from_slice(sums);
+            // `copy_from_slice` would be a call.
+            for (score, sum) in scores[..VECTORS].iter_mut().zip(sums) {
+                *score = *sum;
+            }
         }
     }
 
@@ -308,24 +331,26 @@ impl<S: Simd> Block<'_, S> {
         scales: &[f32; QUERIES],
     ) {
         let simd = self.simd;
-        let mut powers: [&[f32]; QUERIES] = [&[]; QUERIES];
-        for (powers, scores) in powers.iter_mut().zip(self.scores.chunks_exact(self.padded_keys)) {
-            *powers = &scores[..seen];
-        }
+        let powers: [&[f32]; QUERIES] =
+            array::from_fn(|i| &self.scores[i * self.padded_keys..][..seen]);
         let (panel, _) = S::as_simd_f32s(&self.values[start * self.num_keys..]);
-        let sums = tile::<S, QUERIES, VECTORS>(simd, powers, panel);
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; QUERIES];
+        tile(simd, &mut sums, &powers, panel);
         let columns =
             self.columns.start + start..self.columns.end.min(self.columns.start + start + PANEL);
         for (query, (sums, scale)) in sums.iter().zip(scales).enumerate() {
-            let mut numbers = [0.0; PANEL];
-            let (vectors, _) = S::as_mut_simd_f32s(&mut numbers);
-            for (vector, sum) in vectors.iter_mut().zip(sums) {
-                *vector = simd.mul_f32s(*sum, simd.splat_f32s(*scale));
-            }
             let out = &mut self.out[(first + query) * self.out_stride..][columns.clone()];
-            match out.first_chunk_mut::<PANEL>() {
-                Some(out) => *out = numbers,
-                None => out.copy_from_slice(&numbers[..out.len()]),
+            let scale = simd.splat_f32s(*scale);
+            if out.len() == PANEL {
+                for (out, sum) in S::as_mut_simd_f32s(out).0.iter_mut().zip(sums) {
+                    *out = simd.mul_f32s(*sum, scale);
+                }
+            } else {
+                let mut numbers = [0.0; PANEL];
+                for (vector, sum) in S::as_mut_simd_f32s(&mut numbers).0.iter_mut().zip(sums) {
+                    *vector = simd.mul_f32s(*sum, scale);
+                }
+                out.copy_from_slice(&numbers[..out.len()]);
             }
         }
     }
@@ -343,14 +368,18 @@ fn add_bias(scores: &mut [f32], bias: &[f32]) {
 #[inline(always)]
 fn powers<S: Simd>(simd: S, scores: &mut [f32]) -> f32 {
     let (vectors, rest) = S::as_mut_simd_f32s(scores);
-    let lowest = simd.splat_f32s(f32::NEG_INFINITY);
-    let mut highest = [lowest; 2];
-    for pair in vectors.chunks(2) {
-        for (highest, vector) in highest.iter_mut().zip(pair) {
-            *highest = simd.max_f32s(*vector, *highest);
-        }
+    // Two, so that one maximum does not wait for the other; each by its name, so that it stays in a register.
+    let mut even = simd.splat_f32s(f32::NEG_INFINITY);
+    let mut odd = even;
+    let (pairs, last) = vectors.as_chunks::<2>();
+    for [one, other] in pairs {
+        even = simd.max_f32s(*one, even);
+        odd = simd.max_f32s(*other, odd);
     }
-    let highest = simd.reduce_max_f32s(simd.max_f32s(highest[0], highest[1]));
+    for vector in last {
+        even = simd.max_f32s(*vector, even);
+    }
+    let highest = simd.reduce_max_f32s(simd.max_f32s(even, odd));
     let highest = rest.iter().fold(highest, |highest, score| highest.max(*score));
     let highest = simd.splat_f32s(highest);
     let mut sum = simd.splat_f32s(0.0);
@@ -376,6 +405,18 @@ fn copy<S: Simd>(out: &mut [f32], x: &[f32]) {
     }
     for (out, x) in out_rest.iter_mut().zip(x_rest) {
         *out = *x;
+    }
+}
+
+/// `out` becomes `x · factor`.
+#[inline(always)]
+fn scale_into<S: Simd>(simd: S, out: &mut [f32], x: &[f32], factor: f32) {
+    let ((out, out_rest), (x, x_rest)) = (S::as_mut_simd_f32s(out), S::as_simd_f32s(x));
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = simd.mul_f32s(*x, simd.splat_f32s(factor));
+    }
+    for (out, x) in out_rest.iter_mut().zip(x_rest) {
+        *out = x * factor;
     }
 }
 

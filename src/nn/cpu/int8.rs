@@ -16,7 +16,7 @@ use std::slice::ChunksExact;
 use candle_core::{Result, Tensor, bail};
 
 use super::packed::{PANEL, grow};
-use super::{CpuView, applies, round_to_u8};
+use super::{CpuView, applies, multiply, round_to_u8};
 
 /// The largest weight after rounding; −128 is left out, so that steps are the same on both sides.
 const MAX_WEIGHT: f32 = 127.0;
@@ -66,8 +66,8 @@ impl Tokens {
         for (row, values) in x.chunks_exact(columns).zip(self.values.chunks_exact_mut(groups)) {
             let row = match factors {
                 Some(factors) => {
-                    self.even.clear();
-                    self.even.extend(row.iter().zip(factors).map(|(x, factor)| x * factor));
+                    self.even.resize(columns, 0.0);
+                    multiply(&mut self.even, row, factors);
                     &self.even
                 }
                 None => row,

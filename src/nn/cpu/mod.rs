@@ -17,7 +17,7 @@ pub(in crate::nn) use attention::{Attention, Bias, Scratch};
 pub(in crate::nn) use functions::{Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu, Tanh, map};
 pub(in crate::nn) use int8::Int8Weight;
 pub(in crate::nn) use packed::PackedWeight;
-pub(in crate::nn) use rows::{layer_norm, max_and_sum_exp, rms_norm, round_to_u8};
+pub(in crate::nn) use rows::{layer_norm, max_and_sum_exp, multiply, rms_norm, round_to_u8};
 
 /// Whether the kernels of this folder apply to `tensor`: f32 in host memory.
 pub(in crate::nn) fn applies(tensor: &Tensor) -> bool {

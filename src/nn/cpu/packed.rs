@@ -165,7 +165,8 @@ impl<S: Simd> Tile<'_, S> {
         columns: usize,
     ) -> usize {
         let x: [&[f32]; ROWS] = array::from_fn(|row| &x[row * in_features..][..in_features]);
-        let sums = tile::<S, ROWS, VECTORS>(self.simd, x, self.panel);
+        let mut sums = [[self.simd.splat_f32s(0.0); VECTORS]; ROWS];
+        tile(self.simd, &mut sums, &x, self.panel);
         for (row, sums) in sums.iter().enumerate() {
             let mut numbers = [0.0; PANEL];
             let (vectors, _) = S::as_mut_simd_f32s(&mut numbers);
@@ -182,39 +183,38 @@ impl<S: Simd> Tile<'_, S> {
     }
 }
 
-/// Rows of `x`, all of one length, times a panel of as many rows of `VECTORS` vectors. A row's numbers do not depend
-/// on `ROWS`.
+/// `sums` becomes rows of `x`, all of one length, times a panel of as many rows of `VECTORS` vectors. A row's numbers do not
+/// depend on `ROWS`. (Returned, the sums would go through `memmove`.)
 #[inline(always)]
 pub(super) fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
-    x: [&[f32]; ROWS],
+    sums: &mut [[S::f32s; VECTORS]; ROWS],
+    x: &[&[f32]; ROWS],
     panel: &[S::f32s],
-) -> [[S::f32s; VECTORS]; ROWS] {
+) {
     let depth = x[0].len();
-    let mut totals = sums(simd, x, panel, 0..depth.min(DEPTH));
+    add_up(simd, sums, x, panel, 0..depth.min(DEPTH));
     for start in (DEPTH..depth).step_by(DEPTH) {
-        let more = sums::<S, ROWS, VECTORS>(simd, x, panel, start..depth.min(start + DEPTH));
-        for (totals, more) in totals.iter_mut().zip(&more) {
-            for (total, more) in totals.iter_mut().zip(more) {
-                *total = simd.add_f32s(*total, *more);
+        let mut more = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        add_up(simd, &mut more, x, panel, start..depth.min(start + DEPTH));
+        for (sums, more) in sums.iter_mut().zip(&more) {
+            for (sum, more) in sums.iter_mut().zip(more) {
+                *sum = simd.add_f32s(*sum, *more);
             }
         }
     }
-    totals
 }
 
 /// Of these places alone.
 #[inline(always)]
-fn sums<S: Simd, const ROWS: usize, const VECTORS: usize>(
+fn add_up<S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
-    x: [&[f32]; ROWS],
+    out: &mut [[S::f32s; VECTORS]; ROWS],
+    x: &[&[f32]; ROWS],
     panel: &[S::f32s],
     places: Range<usize>,
-) -> [[S::f32s; VECTORS]; ROWS] {
-    let mut parts: [&[f32]; ROWS] = [&[]; ROWS];
-    for (part, x) in parts.iter_mut().zip(&x) {
-        *part = &x[places.clone()];
-    }
+) {
+    let parts = x.map(|x| &x[places.clone()]);
     let weights = panel[places.start * VECTORS..places.end * VECTORS].chunks_exact(VECTORS);
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
     for (place, weights) in weights.enumerate() {
@@ -225,7 +225,11 @@ fn sums<S: Simd, const ROWS: usize, const VECTORS: usize>(
             }
         }
     }
-    sums
+    for (out, sums) in out.iter_mut().zip(&sums) {
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = *sum;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -153,6 +153,18 @@ impl WithSimd for RmsNorm<'_> {
     }
 }
 
+/// `out` becomes `x · factors`, number by number.
+pub(in crate::nn) fn multiply(out: &mut [f32], x: &[f32], factors: &[f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for ((out, x), factor) in out.iter_mut().zip(x).zip(factors) {
+                *out = x * factor;
+            }
+        },
+    );
+}
+
 /// Rounds `x` to `values` of `0..=levels`, so that `x ≈ step · (value − zero)`, and returns the step and the zero.
 /// Zero itself is exact. The step is NaN when a number is not finite.
 ///
