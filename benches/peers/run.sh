@@ -18,6 +18,6 @@ cd "$here/../.."
 cargo build --release --locked --bin hfauto-pipe
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
 kernels=$(cargo bench --locked --bench kernels --no-run --message-format=json |
-    python3 -c 'import json, sys; print([m["executable"] for m in map(json.loads, sys.stdin) if m.get("executable")][-1])')
+    python3 -c 'import json, sys; print(*(m["executable"] for m in map(json.loads, sys.stdin) if m.get("target", {}).get("name") == "kernels"))')
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=true
 exec "$cache/venv/bin/python" "$here/bench.py" --cache "$cache" --program "$target/release/hfauto-pipe" --kernels "$kernels" "$@"
