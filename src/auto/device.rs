@@ -5,8 +5,7 @@ use candle_core::Device;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The devices that `auto` means: all cards that this build and this machine have, each with a copy of the model, else the
-/// CPU.
-/// `CUDA_VISIBLE_DEVICES` says which there are.
+/// CPU. `CUDA_VISIBLE_DEVICES` hides cards from the driver, and so from here.
 ///
 /// # Errors
 /// As [`cuda_device`].
