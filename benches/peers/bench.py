@@ -99,9 +99,8 @@ def measured_peak(args, cores):
     return sum(float(process.communicate()[0].split()[-1]) for process in running)
 
 
-def growth(sentences, args):
+def growth(model, sentences, args):
     """What ten times the rows, and rows of four times the tokens, cost beside what the products grow by."""
-    model = args.model or prepare.default_model(args.cache)
     folder = args.cache / "work" / "growth"
     folder.mkdir(parents=True, exist_ok=True)
     words = " ".join(sentences).split()
@@ -112,7 +111,8 @@ def growth(sentences, args):
     def of_tokens(tokens):
         tokenizer.enable_truncation(tokens)
         step["feature-extraction"]["max_length"] = tokens
-        return [" ".join(words[start : start + tokens]) for start in range(0, 160 * tokens, tokens)]
+        rows = min(160, len(words) // tokens)
+        return [" ".join(words[start : start + tokens]) for start in range(0, rows * tokens, tokens)]
 
     def seconds(rows, dtype):
         pq.write_table(pa.table({"text": rows}), folder / "rows.parquet")
@@ -126,10 +126,10 @@ def growth(sentences, args):
         tokenizer.enable_truncation(512)
         step["feature-extraction"]["max_length"] = 512
         # The same lengths among few and many.
-        few = sorted(sentences[:4000], key=len)[5::10]
+        all_rows = sorted(sentences[:4000], key=len)
         many, longer = [], []
         for _ in range(args.rounds):
-            (one, cost), (ten, costs) = seconds(few, dtype), seconds(sorted(sentences[:4000], key=len), dtype)
+            (one, cost), (ten, costs) = seconds(all_rows[5::10], dtype), seconds(all_rows, dtype)
             many.append(ten / one / (costs / cost))
         for _ in range(args.rounds):
             (short, cost), (long, costs) = seconds(of_tokens(128), dtype), seconds(of_tokens(512), dtype)
@@ -218,7 +218,7 @@ def main():
             lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(rows)]
             one(model_name, set_name, work, lengths, flops(model, lengths), cores, args)
     if not args.only or "minilm/growth" in args.only:
-        growth(sentences, args)
+        growth(minilm, sentences, args)
     if not args.only or "gpt2/decoding" in args.only:
         generation(sentences, args)
 

@@ -268,6 +268,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
 mod tests {
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     use arrow::array::{AsArray, Int32Array};
     use arrow::datatypes::{Field, FieldRef, Int32Type};
@@ -373,9 +374,13 @@ mod tests {
             pool.submit(Job { step, models, sequences, batch }).unwrap()
         });
         let batches: Vec<_> = batches.collect();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         for (number, mut batch) in (0..).zip(batches) {
-            let result = runtime.block_on(outcome(&mut batch)).unwrap();
+            // One device alone would wait for the other for ever.
+            let result = runtime.block_on(async {
+                tokio::time::timeout(Duration::from_secs(30), outcome(&mut batch)).await
+            });
+            let result = result.expect("a batch on each device").unwrap();
             assert_eq!(result.values.as_primitive::<Int32Type>().values(), &[number]);
         }
     }
