@@ -137,11 +137,16 @@ fn attend(tokens: usize, head_dim: usize, peak: f64) -> Result<()> {
         output_attentions: false,
     };
     let operations = (rows * 4 * tokens * tokens * hidden_size) as f64;
-    let rate = rate(operations, || {
-        black_box(attention(&q, &k, &v, &inputs, options)?);
-        Ok(())
-    })?;
-    println!("  rows of {tokens}, heads of {head_dim}: {rate:.0} ({:.0}%)", 100.0 * rate / peak);
+    print!("  {:<26}", format!("rows of {tokens}, heads of {head_dim}"));
+    for precision in [Precision::Full, Precision::Int8] {
+        let inputs = inputs.clone().with_precision(precision);
+        let rate = rate(operations, || {
+            black_box(attention(&q, &k, &v, &inputs, options)?);
+            Ok(())
+        })?;
+        print!("  {rate:>5.0} ({:>3.0}%)", 100.0 * rate / peak);
+    }
+    println!();
     Ok(())
 }
 

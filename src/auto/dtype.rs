@@ -15,7 +15,8 @@ pub enum ModelDtype {
     /// Floats of this kind.
     Float(DType),
     /// The linear layers of an encoder in 8-bit integers: weights rounded once, for each output by itself,
-    /// activations while the model runs, for each token by itself. Everything else, heads and poolers too, is f32.
+    /// activations while the model runs, for each token by itself. The products of attention are in bf16 where the
+    /// processor has such; everything else, heads and poolers too, is f32.
     Int8,
 }
 
@@ -39,6 +40,14 @@ impl ModelDtype {
         match self {
             Self::Float(dtype) => dtype,
             Self::Int8 => DType::F32,
+        }
+    }
+
+    /// How its layers compute.
+    pub(super) fn precision(self) -> Precision {
+        match self {
+            Self::Float(_) => Precision::Full,
+            Self::Int8 => Precision::Int8,
         }
     }
 
@@ -83,10 +92,7 @@ impl ModelDtype {
         backbone: &mut dyn Backbone,
         head: Option<&mut Head>,
     ) -> candle_core::Result<u64> {
-        let precision = match self {
-            Self::Float(_) => Precision::Full,
-            Self::Int8 => Precision::Int8,
-        };
+        let precision = self.precision();
         let mut in_int8 = 0;
         for layer in backbone.linear_layers() {
             layer.pack(precision)?;

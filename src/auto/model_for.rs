@@ -174,7 +174,9 @@ impl ModelWithHead {
         rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
     ) -> candle_core::Result<ModelInputs> {
         let inputs = text_inputs(&*self.backbone, rows, &self.device)?;
-        Ok(inputs.with_eager_attention(self.config.eager_attention()))
+        Ok(inputs
+            .with_eager_attention(self.config.eager_attention())
+            .with_precision(self.report.dtype.precision()))
     }
 
     /// Images, as an [`AutoImageProcessor`](super::AutoImageProcessor) makes them, `(channels, height,
@@ -184,7 +186,9 @@ impl ModelWithHead {
     /// When the model reads no images, they differ in size, or the device cannot hold the tensors.
     pub fn image_inputs(&self, images: &[Tensor]) -> candle_core::Result<ModelInputs> {
         let inputs = image_inputs(&*self.backbone, images, &self.device)?;
-        Ok(inputs.with_eager_attention(self.config.eager_attention()))
+        Ok(inputs
+            .with_eager_attention(self.config.eager_attention())
+            .with_precision(self.report.dtype.precision()))
     }
 
     /// Runs the model and its head. What `output_hidden_states` and `output_attentions` of the

@@ -72,7 +72,9 @@ pub trait Seq2SeqBackbone: Backbone {
             .collect();
         let rows = rows.iter().map(|row| (&row[..], &[][..]));
         let shifted = ModelInputs::new(rows, self.position_ids(), inputs.input_ids.device())?;
-        Ok(shifted.with_eager_attention(inputs.eager_attention()))
+        Ok(shifted
+            .with_eager_attention(inputs.eager_attention())
+            .with_precision(inputs.precision()))
     }
 }
 

@@ -13,13 +13,14 @@ use super::cpu::{self, CpuView};
 use super::cuda;
 use super::inputs::{Lengths, ModelInputs};
 use super::kv_cache::KvCache;
+use super::linear::Precision;
 
 /// What attention needs besides queries, keys and values.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionOptions<'a> {
     /// Number of heads; divides the width of queries, keys and values.
     pub num_heads: usize,
-    /// Factor on the products of queries and keys, mostly `1 / √head_dim`.
+    /// Factor on the products of queries and keys, mostly `1 / √head_dim`; more than 0.
     pub scale: f64,
     /// `(num_heads, n, n)` with `n` at least the longest row of keys: added to the scores of every row, as a
     /// relative position bias. The last query of a row is at the place of its last key.
@@ -93,7 +94,7 @@ pub fn attention(
         && cpu::applies(v)
         && !(options.output_attentions || inputs.eager_attention())
     {
-        per_row(q, lengths, &keys, options)
+        per_row(q, lengths, &keys, inputs.precision(), options)
     } else {
         eager_padded(q, k, v, inputs, options)
     }
@@ -132,7 +133,7 @@ pub fn attention_over(
     }
     let keys = Keys::Cached(keys);
     if cpu::applies(q) && !options.output_attentions && options.distance.is_none() {
-        per_row(q, queries, &keys, options)
+        per_row(q, queries, &keys, Precision::Full, options)
     } else {
         eager_rows(q, queries, &keys, options)
     }
@@ -201,6 +202,9 @@ fn check(
     let (_, hidden_size) = q.dims2()?;
     if options.num_heads == 0 || hidden_size % options.num_heads != 0 {
         bail!("{hidden_size} features cannot be divided into {} heads", options.num_heads);
+    }
+    if options.scale.is_nan() || options.scale <= 0.0 {
+        bail!("attention scores cannot be scaled by {}", options.scale);
     }
     let mut longest = 0;
     for (row, range) in queries.ranges().enumerate() {
@@ -370,6 +374,7 @@ fn per_row(
     q: &Tensor,
     queries: &Lengths,
     keys: &Keys<'_>,
+    precision: Precision,
     options: AttentionOptions<'_>,
 ) -> Result<AttentionOutput> {
     let (tokens, hidden_size) = q.dims2()?;
@@ -387,9 +392,11 @@ fn per_row(
         scale: options.scale as f32,
         bias,
         causal: options.causal,
+        bf16: precision == Precision::Int8,
         scratch: cpu::Scratch::default(),
     };
-    let mut values = vec![0.0; tokens * hidden_size];
+    // Grows row by row, so that zeros are still in a near cache when they are written over.
+    let mut values = Vec::with_capacity(tokens * hidden_size);
     let q = side_by_side(q)?;
     let q_view = CpuView::new(&q);
     let all = q_view.matrix()?;
@@ -399,7 +406,8 @@ fn per_row(
             let (k, v) = (CpuView::new(&k), CpuView::new(&v));
             let (k, v) = (k.matrix()?, v.matrix()?);
             for (range, keys) in queries.ranges().zip(lengths.ranges()) {
-                let out = &mut values[range.start * hidden_size..range.end * hidden_size];
+                values.resize(range.end * hidden_size, 0.0);
+                let out = &mut values[range.start * hidden_size..];
                 kernel.row(all.rows(range), k.rows(keys.clone()), v.rows(keys), out);
             }
         }
@@ -407,7 +415,8 @@ fn per_row(
             for (row, range) in queries.ranges().enumerate() {
                 let (k, v) = cache.row(row)?;
                 let (k, v) = (CpuView::new(&k), CpuView::new(&v));
-                let out = &mut values[range.start * hidden_size..range.end * hidden_size];
+                values.resize(range.end * hidden_size, 0.0);
+                let out = &mut values[range.start * hidden_size..];
                 kernel.row(all.rows(range), k.matrix()?, v.matrix()?, out);
             }
         }
@@ -467,7 +476,7 @@ mod tests {
             let keys = Keys::Flat { k: &k, v: &v, lengths: &inputs.lengths };
             let reference = eager_padded(&q, &k, &v, &inputs, options)?;
             let by_row = eager_rows(&q, &inputs.lengths, &keys, options)?;
-            let ours = per_row(&q, &inputs.lengths, &keys, options)?;
+            let ours = per_row(&q, &inputs.lengths, &keys, Precision::Full, options)?;
             for values in [ours.values, by_row.values] {
                 let off = worst(&values, &reference.values);
                 assert!(off < 5e-6, "kernels differ by {off:e}, causal: {causal}");

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::host::{select_rows, to_device};
+use super::linear::Precision;
 
 /// The lengths of the rows of a ragged batch and where each starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +89,8 @@ pub struct ModelInputs {
     ids: Arc<[u32]>,
     /// Whether attention is computed by the eager kernel, whatever else is there.
     eager_attention: bool,
+    /// How the model that they are for computes.
+    precision: Precision,
     /// Made when the first layer asks for it, then shared by all layers.
     padding: OnceLock<Padding>,
 }
@@ -200,6 +203,7 @@ impl ModelInputs {
         Ok(Self {
             ids,
             eager_attention: false,
+            precision: Precision::Full,
             input_ids: part(0)?,
             token_type_ids: part(1)?,
             position_ids: part(2)?,
@@ -235,6 +239,18 @@ impl ModelInputs {
     /// Whether attention is computed by the eager kernel.
     pub fn eager_attention(&self) -> bool {
         self.eager_attention
+    }
+
+    /// The same inputs, for a model whose layers compute so.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// How the model that they are for computes.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Checks ids and lengths on the host. A card has no way to say that one is outside of its table without everyone

@@ -26,13 +26,13 @@ pub struct Linear {
     parts: Vec<usize>,
 }
 
-/// How a layer computes on a CPU, and so how its weight is kept.
+/// How layers compute on a CPU, and so how their weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// In the numbers of the weight.
     Full,
     /// In 8-bit integers: the weight rounded once, for each output by itself, the input while the model runs, for
-    /// each token by itself.
+    /// each token by itself. Attention, which has no weights, multiplies bf16 where the processor can.
     Int8,
 }
 

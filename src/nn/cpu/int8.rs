@@ -10,12 +10,14 @@
 
 use std::array;
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::slice::ChunksExact;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::packed::{PANEL, grow};
+use super::packed::append_rows;
+use super::tile::PANEL;
 use super::{CpuView, applies, multiply, round_to_u8};
 
 /// The largest weight after rounding; −128 is left out, so that steps are the same on both sides.
@@ -217,15 +219,22 @@ impl Int8Weight {
         x: &[f32],
         bias: Option<&[f32]>,
     ) -> Result<()> {
-        let out = grow(out, x, bias, self.shape())?;
-        TOKENS.with_borrow_mut(|tokens| {
-            for part in &self.parts {
-                tokens.round(x, self.in_features, part.factors.as_deref(), kernel.levels());
-                let out_features = self.out_features;
-                kernel.multiply(&Product { part, tokens, bias, out_features }, out);
-            }
-        });
-        Ok(())
+        let products = |out: &mut [MaybeUninit<f32>]| {
+            TOKENS.with_borrow_mut(|tokens| {
+                let mut written = 0;
+                for part in &self.parts {
+                    tokens.round(x, self.in_features, part.factors.as_deref(), kernel.levels());
+                    let out_features = self.out_features;
+                    written += kernel.multiply(&Product { part, tokens, bias, out_features }, out);
+                }
+                written
+            })
+        };
+        // SAFETY: outputs are of one part each, and what a product returns is what `append_rows` asks for.
+        #[allow(unsafe_code, reason = "as for weights in f32")]
+        unsafe {
+            append_rows(out, x, bias, self.shape(), products)
+        }
     }
 }
 
@@ -269,7 +278,7 @@ impl Kernel {
         }
     }
 
-    fn multiply(self, product: &Product<'_>, out: &mut [f32]) {
+    fn multiply(self, product: &Product<'_>, out: &mut [MaybeUninit<f32>]) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code, reason = "instructions that not every processor has")]
@@ -328,19 +337,21 @@ struct Product<'a> {
 
 impl Product<'_> {
     #[inline(always)]
-    fn multiply<S: Sums>(&self, out: &mut [f32]) {
+    fn multiply<S: Sums>(&self, out: &mut [MaybeUninit<f32>]) -> usize {
         let Self { part, tokens, bias, .. } = self;
         let rows = tokens.steps.len();
         let panels = part.values.chunks_exact(part.groups);
         let sums = part.sums.as_chunks::<PANEL>().0;
         let steps = part.steps.as_chunks::<PANEL>().0;
         let columns = part.outputs.clone().step_by(PANEL);
+        let mut written = 0;
         for (((panel, sums), steps), column) in panels.zip(sums).zip(steps).zip(columns) {
             let columns = column..part.outputs.end.min(column + PANEL);
             let mut own_bias = [0.0; PANEL];
             if let Some(bias) = bias {
                 own_bias[..columns.len()].copy_from_slice(&bias[columns.clone()]);
             }
+            let width = columns.len();
             let panel = Panel { values: panel, sums, steps, bias: &own_bias, columns };
             let mut row = 0;
             while row < rows {
@@ -352,12 +363,19 @@ impl Product<'_> {
                     1
                 };
             }
+            written += row * width;
         }
+        written
     }
 
-    /// `ROWS` rows from `row` on, times a panel.
+    /// `ROWS` rows from `row` on, times a panel: writes to its columns of them.
     #[inline(always)]
-    fn tile<S: Sums, const ROWS: usize>(&self, row: usize, panel: &Panel<'_>, out: &mut [f32]) {
+    fn tile<S: Sums, const ROWS: usize>(
+        &self,
+        row: usize,
+        panel: &Panel<'_>,
+        out: &mut [MaybeUninit<f32>],
+    ) {
         let Self { tokens, out_features, .. } = self;
         let groups = panel.values.len();
         let values = array::from_fn(|i| &tokens.values[(row + i) * groups..][..groups]);
@@ -369,7 +387,7 @@ impl Product<'_> {
             if let Some(out) = out.first_chunk_mut::<PANEL>() {
                 panel.scale(out, sums, zero, step);
             } else {
-                let mut scaled = [0.0; PANEL];
+                let mut scaled = [MaybeUninit::uninit(); PANEL];
                 panel.scale(&mut scaled, sums, zero, step);
                 out.copy_from_slice(&scaled[..out.len()]);
             }
@@ -388,12 +406,18 @@ struct Panel<'a> {
 }
 
 impl Panel<'_> {
-    /// What the sums of a token with this zero and step stand for.
+    /// Writes what the sums of a token with this zero and step stand for.
     #[inline(always)]
-    fn scale(&self, out: &mut [f32; PANEL], sums: &[i32; PANEL], zero: i32, step: f32) {
+    fn scale(
+        &self,
+        out: &mut [MaybeUninit<f32>; PANEL],
+        sums: &[i32; PANEL],
+        zero: i32,
+        step: f32,
+    ) {
         for i in 0..PANEL {
             let sum = sums[i] - zero * self.sums[i];
-            out[i] = sum as f32 * (step * self.steps[i]) + self.bias[i];
+            out[i].write(sum as f32 * (step * self.steps[i]) + self.bias[i]);
         }
     }
 }
@@ -408,20 +432,28 @@ mod x86 {
         _mm512_storeu_si512,
     };
 
+    use std::mem::MaybeUninit;
+
     use super::{GROUP, PANEL, Product, Sums};
 
     /// # Safety
     /// The processor has AVX-512 F, BW and VNNI.
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub(super) unsafe fn multiply_avx512_vnni(product: &Product<'_>, out: &mut [f32]) {
-        product.multiply::<Avx512Vnni>(out);
+    pub(super) unsafe fn multiply_avx512_vnni(
+        product: &Product<'_>,
+        out: &mut [MaybeUninit<f32>],
+    ) -> usize {
+        product.multiply::<Avx512Vnni>(out)
     }
 
     /// # Safety
     /// The processor has AVX2.
     #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn multiply_avx2(product: &Product<'_>, out: &mut [f32]) {
-        product.multiply::<Avx2>(out);
+    pub(super) unsafe fn multiply_avx2(
+        product: &Product<'_>,
+        out: &mut [MaybeUninit<f32>],
+    ) -> usize {
+        product.multiply::<Avx2>(out)
     }
 
     /// Only for [`multiply_avx512_vnni`].

@@ -6,10 +6,13 @@
 //! functions of `rows` and `functions`.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod functions;
 mod int8;
 mod packed;
 mod rows;
+mod tile;
 
 use candle_core::{DType, Device, Layout, Result, Storage, StorageRef, Tensor, bail};
 

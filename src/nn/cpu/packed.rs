@@ -7,19 +7,13 @@
 //! entry is [`PackedWeight`].
 
 use std::array;
-use std::ops::Range;
+use std::mem::MaybeUninit;
 
 use candle_core::{Result, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
 
+use super::tile::{F32, PANEL, tile};
 use super::{CpuView, applies};
-
-/// Outputs that lie side by side: a multiple of every processor's vectors.
-pub(super) const PANEL: usize = 32;
-
-/// Inputs that are added up by themselves before they are added to the rest, so that errors grow less with their
-/// number.
-const DEPTH: usize = 512;
 
 /// An f32 weight, packed.
 pub(in crate::nn) struct PackedWeight {
@@ -68,44 +62,60 @@ impl PackedWeight {
         x: &[f32],
         bias: Option<&[f32]>,
     ) -> Result<()> {
-        let out = grow(out, x, bias, self.shape())?;
-        Arch::new().dispatch(Product { weight: self, x, bias, out });
-        Ok(())
+        let product = |out: &mut _| Arch::new().dispatch(Product { weight: self, x, bias, out });
+        // SAFETY: what a product returns is what `append_rows` asks for.
+        #[allow(unsafe_code, reason = "to write zeros first takes a twentieth of the time")]
+        unsafe {
+            append_rows(out, x, bias, self.shape(), product)
+        }
     }
 }
 
-/// What a layer of `(out_features, in_features)` appends to `out` for `x`, still to be written.
+/// Appends what a layer of `(out_features, in_features)` makes of `x`. `write` gets the places for it.
+///
+/// # Safety
+/// `write` has to write numbers to as many different places as it returns.
 ///
 /// # Errors
 /// When the lengths do not fit together: a bug of the caller.
-pub(super) fn grow<'a>(
-    out: &'a mut Vec<f32>,
+///
+/// # Panics
+/// When not all places were written to: a bug of the caller.
+#[allow(unsafe_code, reason = "to write zeros first takes a twentieth of the time")]
+pub(super) unsafe fn append_rows(
+    out: &mut Vec<f32>,
     x: &[f32],
     bias: Option<&[f32]>,
     (out_features, in_features): (usize, usize),
-) -> Result<&'a mut [f32]> {
+    write: impl FnOnce(&mut [MaybeUninit<f32>]) -> usize,
+) -> Result<()> {
     if !x.len().is_multiple_of(in_features) || bias.is_some_and(|bias| bias.len() != out_features) {
         bail!("bug: a product of rows or a bias that are not whole");
     }
-    let before = out.len();
-    out.resize(before + x.len() / in_features * out_features, 0.0);
-    Ok(&mut out[before..])
+    let count = x.len() / in_features * out_features;
+    out.reserve(count);
+    let written = write(&mut out.spare_capacity_mut()[..count]);
+    assert_eq!(written, count, "bug: a product with gaps");
+    // SAFETY: there is room for `count` numbers more, and as many different places of it were written to.
+    unsafe { out.set_len(out.len() + count) };
+    Ok(())
 }
 
-/// `out = x · weightᵀ + bias`.
+/// `out = x · weightᵀ + bias`. Returns how many numbers it has written, each to a place of its own: that of a row of `x`
+/// and an output.
 struct Product<'a> {
     weight: &'a PackedWeight,
     x: &'a [f32],
     bias: Option<&'a [f32]>,
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<f32>],
 }
 
 impl WithSimd for Product<'_> {
-    type Output = ();
+    type Output = usize;
 
     /// Tiles are as many rows as their sums leave registers for: 32 of AVX-512 and NEON, 16 of AVX2.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) -> usize {
         match S::F32_LANES {
             16 => self.tiles::<S, 8, 2>(simd),
             8 => self.tiles::<S, 3, 4>(simd),
@@ -118,9 +128,10 @@ impl WithSimd for Product<'_> {
 impl Product<'_> {
     /// `VECTORS` vectors are a panel's row.
     #[inline(always)]
-    fn tiles<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+    fn tiles<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) -> usize {
         let (in_features, out_features) = (self.weight.in_features, self.weight.out_features);
         let rows = self.x.len() / in_features;
+        let mut written = 0;
         for (number, panel) in self.weight.numbers.chunks_exact(in_features * PANEL).enumerate() {
             let column = number * PANEL;
             let columns = PANEL.min(out_features - column);
@@ -132,6 +143,7 @@ impl Product<'_> {
                 Tile { simd, panel: S::as_simd_f32s(panel).0, bias: S::as_simd_f32s(&bias).0 };
             let mut row = 0;
             while row < rows {
+                // Each tile writes to the columns of the rows that it returns the number of.
                 let x = &self.x[row * in_features..];
                 let out = &mut self.out[row * out_features + column..];
                 let strides = (in_features, out_features);
@@ -142,7 +154,9 @@ impl Product<'_> {
                     _ => tile.store::<1, VECTORS>(x, out, strides, columns),
                 };
             }
+            written += row * columns;
         }
+        written
     }
 }
 
@@ -160,13 +174,13 @@ impl<S: Simd> Tile<'_, S> {
     fn store<const ROWS: usize, const VECTORS: usize>(
         &self,
         x: &[f32],
-        out: &mut [f32],
+        out: &mut [MaybeUninit<f32>],
         (in_features, stride): (usize, usize),
         columns: usize,
     ) -> usize {
         let x: [&[f32]; ROWS] = array::from_fn(|row| &x[row * in_features..][..in_features]);
         let mut sums = [[self.simd.splat_f32s(0.0); VECTORS]; ROWS];
-        tile(self.simd, &mut sums, &x, self.panel);
+        tile(self.simd, F32, &mut sums, &x, self.panel);
         for (row, sums) in sums.iter().enumerate() {
             let mut numbers = [0.0; PANEL];
             let (vectors, _) = S::as_mut_simd_f32s(&mut numbers);
@@ -175,60 +189,17 @@ impl<S: Simd> Tile<'_, S> {
             }
             let out = &mut out[row * stride..];
             match out.first_chunk_mut::<PANEL>() {
-                Some(out) if columns == PANEL => *out = numbers,
-                _ => out[..columns].copy_from_slice(&numbers[..columns]),
+                Some(out) if columns == PANEL => {
+                    for (out, number) in out.iter_mut().zip(numbers) {
+                        out.write(number);
+                    }
+                }
+                _ => {
+                    out[..columns].write_copy_of_slice(&numbers[..columns]);
+                }
             }
         }
         ROWS
-    }
-}
-
-/// `sums` becomes rows of `x`, all of one length, times a panel of as many rows of `VECTORS` vectors. A row's numbers do not
-/// depend on `ROWS`. (Returned, the sums would go through `memmove`.)
-#[inline(always)]
-pub(super) fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    sums: &mut [[S::f32s; VECTORS]; ROWS],
-    x: &[&[f32]; ROWS],
-    panel: &[S::f32s],
-) {
-    let depth = x[0].len();
-    add_up(simd, sums, x, panel, 0..depth.min(DEPTH));
-    for start in (DEPTH..depth).step_by(DEPTH) {
-        let mut more = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-        add_up(simd, &mut more, x, panel, start..depth.min(start + DEPTH));
-        for (sums, more) in sums.iter_mut().zip(&more) {
-            for (sum, more) in sums.iter_mut().zip(more) {
-                *sum = simd.add_f32s(*sum, *more);
-            }
-        }
-    }
-}
-
-/// Of these places alone.
-#[inline(always)]
-fn add_up<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    out: &mut [[S::f32s; VECTORS]; ROWS],
-    x: &[&[f32]; ROWS],
-    panel: &[S::f32s],
-    places: Range<usize>,
-) {
-    let parts = x.map(|x| &x[places.clone()]);
-    let weights = panel[places.start * VECTORS..places.end * VECTORS].chunks_exact(VECTORS);
-    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    for (place, weights) in weights.enumerate() {
-        for (sums, x) in sums.iter_mut().zip(&parts) {
-            let x = simd.splat_f32s(x[place]);
-            for (sum, weight) in sums.iter_mut().zip(weights) {
-                *sum = simd.mul_add_e_f32s(x, *weight, *sum);
-            }
-        }
-    }
-    for (out, sums) in out.iter_mut().zip(&sums) {
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out = *sum;
-        }
     }
 }
 
@@ -272,9 +243,16 @@ pub(super) mod tests {
                 assert!((f64::from(out) - exact).abs() <= bound, "{row}, {column}: {out} {exact}");
             }
             // A processor without vectors comes to the same, but for the rounding.
-            let mut plain = vec![0.0; out_features];
+            let mut plain = Vec::new();
             let bias = bias.as_deref();
-            Product { weight: &packed, x, bias, out: &mut plain }.with_simd(pulp::Scalar::new());
+            let product = |out: &mut _| {
+                Product { weight: &packed, x, bias, out }.with_simd(pulp::Scalar::new())
+            };
+            // SAFETY: as in `append`.
+            #[allow(unsafe_code, reason = "as in `append`")]
+            unsafe {
+                append_rows(&mut plain, x, bias, packed.shape(), product).unwrap();
+            }
             for (plain, out) in plain.iter().zip(out) {
                 assert!((plain - out).abs() <= 2e-6 * (in_features as f32 + 1.0));
             }

@@ -47,9 +47,7 @@ pub(in crate::nn) fn layer_norm(
     if weight.is_empty() {
         return Vec::new();
     }
-    let mut out = vec![0.0; x.len()];
-    Arch::new().dispatch(LayerNorm { x, residual, weight, bias, eps, out: &mut out });
-    out
+    Arch::new().dispatch(LayerNorm { x, residual, weight, bias, eps })
 }
 
 /// Vectors that are added up independently, so that one addition does not wait for the other.
@@ -61,30 +59,31 @@ struct LayerNorm<'a> {
     weight: &'a [f32],
     bias: &'a [f32],
     eps: f32,
-    out: &'a mut [f32],
 }
 
 impl WithSimd for LayerNorm<'_> {
-    type Output = ();
+    type Output = Vec<f32>;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { x, residual, weight, bias, eps, out } = self;
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+        let Self { x, residual, weight, bias, eps } = self;
+        let mut out = Vec::with_capacity(x.len());
         let columns = weight.len();
         let count = columns as f32;
         let (weights, last_weights) = S::as_simd_f32s(weight);
         let (biases, last_biases) = S::as_simd_f32s(bias);
-        for (start, row) in (0..).step_by(columns).zip(out.chunks_exact_mut(columns)) {
-            let x = &x[start..start + columns];
+        for (start, x) in (0..).step_by(columns).zip(x.chunks_exact(columns)) {
             match residual {
                 Some(residual) => {
                     let residual = &residual[start..start + columns];
-                    for ((value, x), residual) in row.iter_mut().zip(x).zip(residual) {
-                        *value = x + residual;
-                    }
+                    out.extend(x.iter().zip(residual).map(
+                        #[inline(always)]
+                        |(x, residual)| x + residual,
+                    ));
                 }
-                None => row.copy_from_slice(x),
+                None => out.extend_from_slice(x),
             }
+            let row = &mut out[start..];
             let (vectors, rest) = S::as_mut_simd_f32s(row);
             let sum = total(
                 simd,
@@ -114,6 +113,7 @@ impl WithSimd for LayerNorm<'_> {
                 *value = (*value - mean) * inverse_std * weight + bias;
             }
         }
+        out
     }
 }
 
@@ -304,16 +304,9 @@ mod tests {
             let alone = layer_norm(&x[columns..2 * columns], None, &weight, &bias, 1e-5);
             let mut rms_normed = x.clone();
             rms_norm(&mut rms_normed, &weight, 1e-5);
-            let mut plain = vec![0.0; x.len()];
-            LayerNorm {
-                x: &x,
-                residual: Some(&residual),
-                weight: &weight,
-                bias: &bias,
-                eps: 1e-5,
-                out: &mut plain,
-            }
-            .with_simd(pulp::Scalar::new());
+            let (x, weight, bias, eps) = (&x[..], &weight[..], &bias[..], 1e-5);
+            let plain = LayerNorm { x, residual: Some(&residual), weight, bias, eps };
+            let plain = plain.with_simd(pulp::Scalar::new());
             for row in 0..3 {
                 let of = |values: &[f32], i: usize| f64::from(values[row * columns + i]);
                 let count = columns as f64;
@@ -323,8 +316,8 @@ mod tests {
                     let scaled = (values[i] - mean) / (variance + 1e-5).sqrt();
                     scaled * f64::from(weight[i]) + f64::from(bias[i])
                 };
-                let all: Vec<f64> = (0..columns).map(|i| of(&x, i)).collect();
-                let added: Vec<f64> = (0..columns).map(|i| of(&x, i) + of(&residual, i)).collect();
+                let all: Vec<f64> = (0..columns).map(|i| of(x, i)).collect();
+                let added: Vec<f64> = (0..columns).map(|i| of(x, i) + of(&residual, i)).collect();
                 let mean_square = all.iter().map(|v| v * v).sum::<f64>() / count;
                 for i in 0..columns {
                     assert!((of(&layer_normed, i) - norm(&added, i)).abs() < 2e-6);

@@ -1,10 +1,12 @@
 //! Attention of one row of the table, in host memory: no padding, and scores that never leave the cache.
 //!
-//! Keys and values of all heads are laid out once in panels, as the products of [`super::packed`] read them; then, head by
-//! head, a few queries at a time are multiplied with all keys, their softmax is taken, and they are multiplied with
-//! all values. A single query, as of a decoder with a cache, reads keys and values where they are instead: to lay
-//! them out would cost more than the product. What a query gets does not depend on how many others are with it, as
-//! long as there are any. Not here: which keys a row has (`crate::nn::attention`). The entry is [`Attention`].
+//! Keys and values of all heads are laid out once in panels; then, head by head, a few queries at a time are multiplied
+//! with all keys, their softmax is taken, and they are multiplied with all values. A single query, as of a decoder with
+//! a cache, reads keys and values where they are instead: to lay them out would cost more than the product. What a
+//! query gets does not depend on how many others are with it, as long as there are any. Not here: which keys a row has
+//! (`crate::nn::attention`). The entry is [`Attention`].
+
+mod panels;
 
 use std::array;
 use std::f32::consts::LOG2_E;
@@ -12,12 +14,12 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
+use self::panels::{HALF, Head, Panels, Shape};
 use super::Matrix;
+#[cfg(target_arch = "x86_64")]
+use super::bf16;
 use super::functions::exp2_of_negative;
-use super::packed::{PANEL, tile};
-
-/// Panels that are not full are a half: what is beyond the keys, or a head's features, is computed in vain.
-const HALF: usize = PANEL / 2;
+use super::tile::{F32, Operands, PANEL, tile};
 
 /// What is added to the scores, `(num_heads, rows, stride)`: the last query of a row is at the place of its last
 /// key.
@@ -31,10 +33,13 @@ pub(in crate::nn) struct Bias<'a> {
 /// The kernel, for one row after the other.
 pub(in crate::nn) struct Attention<'a> {
     pub(in crate::nn) num_heads: usize,
+    /// More than 0.
     pub(in crate::nn) scale: f32,
     pub(in crate::nn) bias: Option<Bias<'a>>,
     /// Whether a query sees only the keys up to its own place.
     pub(in crate::nn) causal: bool,
+    /// Whether the products of rows with several queries may be of bf16, where the processor has such.
+    pub(in crate::nn) bf16: bool,
     /// Kept from row to row.
     pub(in crate::nn) scratch: Scratch,
 }
@@ -42,13 +47,7 @@ pub(in crate::nn) struct Attention<'a> {
 /// What one row needs while it is computed, with room that the next one uses again.
 #[derive(Default)]
 pub(in crate::nn) struct Scratch {
-    /// `(num_heads, queries, head_dim)`, times a factor, so that 2 to the product with a key is what `e` to the scaled
-    /// product would be.
-    queries: Vec<f32>,
-    /// For each head, panel after panel of keys, `(head_dim, keys of the panel)` each.
-    keys: Vec<f32>,
-    /// For each head, panel after panel of features, `(keys, features of the panel)` each.
-    values: Vec<f32>,
+    panels: Panels,
     /// `(queries of a block, keys)`; `(num_heads, keys)` of a single query.
     scores: Vec<f32>,
 }
@@ -71,8 +70,12 @@ impl Attention<'_> {
     ) {
         assert!(k.rows == v.rows && k.columns == q.columns && v.columns == q.columns, "bug: keys");
         assert_eq!(out.len(), q.rows * q.columns, "bug: an output of another size");
+        assert!(self.scale > 0.0, "bug: a factor that turns the order of scores around");
         if q.rows > 0 && k.rows > 0 && q.columns > 0 {
-            Arch::new().dispatch(Row { attention: self, q, k, v, out });
+            let row = Row { attention: self, q, k, v, out };
+            if let Some(row) = row.in_bf16() {
+                Arch::new().dispatch(row);
+            }
         }
     }
 }
@@ -94,45 +97,68 @@ impl WithSimd for Row<'_, '_> {
     fn with_simd<S: Simd>(self, simd: S) {
         match S::F32_LANES {
             _ if self.q.rows == 1 => self.single(simd),
-            16 => self.blocks::<S, 8, 2, 1>(simd),
-            8 => self.blocks::<S, 3, 4, 2>(simd),
-            4 => self.blocks::<S, 3, 8, 4>(simd),
-            _ => self.blocks::<S, 1, PANEL, HALF>(simd),
+            16 => self.blocks::<S, F32, 8, 2, 1>(simd, F32),
+            8 => self.blocks::<S, F32, 3, 4, 2>(simd, F32),
+            4 => self.blocks::<S, F32, 3, 8, 4>(simd, F32),
+            _ => self.blocks::<S, F32, 1, PANEL, HALF>(simd, F32),
         }
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl bf16::WithBf16 for Row<'_, '_> {
+    #[inline(always)]
+    fn with_bf16(self, simd: pulp::x86::V4, bf16: bf16::Bf16) {
+        self.blocks::<_, _, 8, 2, 1>(simd, bf16);
+    }
+}
+
 impl Row<'_, '_> {
+    /// Computes the row if it is to be of bf16 and can be, or else gives it back.
+    fn in_bf16(self) -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if self.attention.bf16 && self.q.rows > 1 {
+            return bf16::run(self);
+        }
+        Some(self)
+    }
+
     fn head_dim(&self) -> usize {
         self.q.columns / self.attention.num_heads
     }
 
     /// `FULL` vectors are the row of a panel, `PART` that of half a panel.
     #[inline(always)]
-    fn blocks<S: Simd, const QUERIES: usize, const FULL: usize, const PART: usize>(self, simd: S) {
-        let (num_queries, num_keys, head_dim) = (self.q.rows, self.k.rows, self.head_dim());
-        let Attention { num_heads, scratch, scale, bias, causal } = self.attention;
-        scratch.lay_out(simd, *num_heads, *scale * LOG2_E, self.q, self.k, self.v);
-        let padded_keys = num_keys.next_multiple_of(HALF);
-        let padded_dim = head_dim.next_multiple_of(HALF);
-        // Bidirectional queries may be more than the keys; they have no bias, so no place.
-        let before = num_keys.saturating_sub(num_queries);
-        scratch.scores.resize(QUERIES * padded_keys, 0.0);
+    fn blocks<
+        S: Simd,
+        O: Operands<S>,
+        const QUERIES: usize,
+        const FULL: usize,
+        const PART: usize,
+    >(
+        self,
+        simd: S,
+        operands: O,
+    ) {
+        let Attention { num_heads, scratch, scale, bias, causal, .. } = self.attention;
+        let Scratch { panels, scores } = scratch;
+        let shape = Shape::new(*num_heads, self.q, self.k, O::GROUP);
+        let Shape { num_queries, num_keys, head_dim, .. } = shape;
+        panels.lay_out(simd, operands, shape, (self.q, self.k, self.v));
+        scores.resize(QUERIES * shape.padded_keys(), 0.0);
         for head in 0..*num_heads {
             let mut block = Block {
                 simd,
-                queries: &scratch.queries[head * num_queries * head_dim..]
-                    [..num_queries * head_dim],
-                keys: &scratch.keys[head * padded_keys * head_dim..][..padded_keys * head_dim],
-                values: &scratch.values[head * num_keys * padded_dim..][..num_keys * padded_dim],
-                scores: &mut scratch.scores,
+                operands,
+                shape,
+                head: panels.head(head, shape),
+                scores: &mut *scores,
+                factor: *scale * LOG2_E,
                 bias: bias.map(|bias| &bias.numbers[head * bias.rows * bias.stride..]),
                 bias_stride: bias.map_or(0, |bias| bias.stride),
                 causal: *causal,
-                head_dim,
-                num_keys,
-                padded_keys,
-                before,
+                // Bidirectional queries may be more than the keys; they have no bias, so no place.
+                before: num_keys.saturating_sub(num_queries),
                 out: &mut *self.out,
                 columns: head * head_dim..(head + 1) * head_dim,
                 out_stride: self.q.columns,
@@ -159,16 +185,19 @@ impl Row<'_, '_> {
         for key in 0..num_keys {
             let heads = query.chunks_exact(head_dim).zip(self.k.row(key).chunks_exact(head_dim));
             for (head, (query, key_of_head)) in heads.enumerate() {
-                let score = dot(simd, query, key_of_head) * factor;
-                scratch.scores[head * num_keys + key] = score;
+                scratch.scores[head * num_keys + key] = dot(simd, query, key_of_head);
             }
         }
         for (head, scores) in scratch.scores.chunks_exact_mut(num_keys).enumerate() {
-            if let Some(bias) = bias {
-                let row = head * bias.rows + num_keys - 1;
-                add_bias(scores, &bias.numbers[row * bias.stride..]);
-            }
-            let scale = powers(simd, scores);
+            let factor = match bias {
+                Some(bias) => {
+                    let row = head * bias.rows + num_keys - 1;
+                    add_bias(scores, factor, &bias.numbers[row * bias.stride..]);
+                    1.0
+                }
+                None => factor,
+            };
+            let scale = powers(simd, scores, factor);
             for score in scores {
                 *score *= scale;
             }
@@ -184,76 +213,19 @@ impl Row<'_, '_> {
     }
 }
 
-impl Scratch {
-    /// Reads every row of the matrices once, from its start to its end.
-    #[inline(always)]
-    fn lay_out<S: Simd>(
-        &mut self,
-        simd: S,
-        num_heads: usize,
-        factor: f32,
-        q: Matrix<'_>,
-        k: Matrix<'_>,
-        v: Matrix<'_>,
-    ) {
-        let head_dim = k.columns / num_heads;
-        self.queries.resize(q.rows * q.columns, 0.0);
-        for query in 0..q.rows {
-            for (head, numbers) in q.row(query).chunks_exact(head_dim).enumerate() {
-                let place = (head * q.rows + query) * head_dim;
-                scale_into(simd, &mut self.queries[place..place + head_dim], numbers, factor);
-            }
-        }
-        let padded_keys = k.rows.next_multiple_of(HALF);
-        self.keys.resize(padded_keys * k.columns, 0.0);
-        for first in (0..k.rows).step_by(HALF) {
-            // Beyond the last key, the last key again: nobody looks at its scores.
-            let rows: [&[f32]; HALF] = array::from_fn(|i| k.row((first + i).min(k.rows - 1)));
-            let start = first / PANEL * PANEL;
-            let width = PANEL.min(padded_keys - start);
-            for head in 0..num_heads {
-                let rows = rows.map(|row| &row[head * head_dim..][..head_dim]);
-                let place = (head * padded_keys + start) * head_dim;
-                let panel = &mut self.keys[place..place + head_dim * width];
-                for (i, out) in panel.chunks_exact_mut(width).enumerate() {
-                    let out: &mut [f32] = &mut out[first - start..];
-                    if let Some(out) = out.first_chunk_mut::<HALF>() {
-                        *out = rows.map(|row| row[i]);
-                    }
-                }
-            }
-        }
-        let padded_dim = head_dim.next_multiple_of(HALF);
-        self.values.resize(v.rows * num_heads * padded_dim, 0.0);
-        for value in 0..v.rows {
-            for (head, numbers) in v.row(value).chunks_exact(head_dim).enumerate() {
-                for (start, numbers) in (0..).step_by(PANEL).zip(numbers.chunks(PANEL)) {
-                    let width = numbers.len().next_multiple_of(HALF);
-                    let place = (head * padded_dim + start) * v.rows + value * width;
-                    let out = &mut self.values[place..place + width];
-                    let (out, beyond) = out.split_at_mut(numbers.len());
-                    copy::<S>(out, numbers);
-                    beyond.fill(0.0);
-                }
-            }
-        }
-    }
-}
-
 /// Queries of one head at work.
-struct Block<'a, S> {
+struct Block<'a, S, O> {
     simd: S,
-    queries: &'a [f32],
-    keys: &'a [f32],
-    values: &'a [f32],
+    operands: O,
+    shape: Shape,
+    head: Head<'a>,
     scores: &'a mut [f32],
+    /// On the products of queries and keys, so that 2 to them is what `e` to the scaled ones would be.
+    factor: f32,
     /// That of this head.
     bias: Option<&'a [f32]>,
     bias_stride: usize,
     causal: bool,
-    head_dim: usize,
-    num_keys: usize,
-    padded_keys: usize,
     /// The place of the first query.
     before: usize,
     out: &'a mut [f32],
@@ -262,21 +234,22 @@ struct Block<'a, S> {
     out_stride: usize,
 }
 
-impl<S: Simd> Block<'_, S> {
+impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
     /// `QUERIES` queries from `first` on; returns their number.
     #[inline(always)]
     fn run<const QUERIES: usize, const FULL: usize, const PART: usize>(
         &mut self,
         first: usize,
     ) -> usize {
+        let (num_keys, padded_keys) = (self.shape.num_keys, self.shape.padded_keys());
         // How many keys a query sees, and the last of them.
-        let seen = |query: usize| {
-            if self.causal { self.before + first + query + 1 } else { self.num_keys }
-        };
-        let seen: [usize; QUERIES] = array::from_fn(seen);
+        let seen: [usize; QUERIES] = array::from_fn(
+            #[inline(always)]
+            |query| if self.causal { self.before + first + query + 1 } else { num_keys },
+        );
         let most = seen[QUERIES - 1];
         for start in (0..most).step_by(PANEL) {
-            if start + PANEL <= self.padded_keys {
+            if start + PANEL <= padded_keys {
                 self.score::<QUERIES, FULL>(first, start);
             } else {
                 self.score::<QUERIES, PART>(first, start);
@@ -284,16 +257,22 @@ impl<S: Simd> Block<'_, S> {
         }
         let mut scales = [0.0; QUERIES];
         for (query, (scale, seen)) in scales.iter_mut().zip(seen).enumerate() {
-            let scores = &mut self.scores[query * self.padded_keys..][..most];
-            let (scores, hidden) = scores.split_at_mut(seen);
-            if let Some(bias) = self.bias {
-                add_bias(scores, &bias[(self.before + first + query) * self.bias_stride..]);
-            }
-            *scale = powers(self.simd, scores);
+            let scores = &mut self.scores[query * padded_keys..][..most];
+            let (visible, hidden) = scores.split_at_mut(seen);
+            let factor = match self.bias {
+                Some(bias) => {
+                    let bias = &bias[(self.before + first + query) * self.bias_stride..];
+                    add_bias(visible, self.factor, bias);
+                    1.0
+                }
+                None => self.factor,
+            };
+            *scale = powers(self.simd, visible, factor);
             hidden.fill(0.0);
+            self.operands.group_in_place(self.simd, scores);
         }
-        for start in (0..self.head_dim).step_by(PANEL) {
-            if self.head_dim - start > HALF {
+        for start in (0..self.shape.head_dim).step_by(PANEL) {
+            if self.shape.head_dim - start > HALF {
                 self.mix::<QUERIES, FULL>(first, start, most, &scales);
             } else {
                 self.mix::<QUERIES, PART>(first, start, most, &scales);
@@ -305,14 +284,16 @@ impl<S: Simd> Block<'_, S> {
     /// The products with the panel of keys that starts at `start`.
     #[inline(always)]
     fn score<const QUERIES: usize, const VECTORS: usize>(&mut self, first: usize, start: usize) {
-        let (simd, depth) = (self.simd, self.head_dim);
-        let q: [&[f32]; QUERIES] =
-            array::from_fn(|i| &self.queries[(first + i) * depth..][..depth]);
-        let (panel, _) = S::as_simd_f32s(&self.keys[start * depth..]);
+        let (simd, depth) = (self.simd, self.shape.depth());
+        let q: [&[f32]; QUERIES] = array::from_fn(
+            #[inline(always)]
+            |i| &self.head.queries[(first + i) * depth..][..depth],
+        );
+        let (panel, _) = S::as_simd_f32s(&self.head.keys[start * depth..]);
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; QUERIES];
-        tile(simd, &mut sums, &q, panel);
+        tile(simd, self.operands, &mut sums, &q, panel);
         for (query, sums) in sums.iter().enumerate() {
-            let scores = &mut self.scores[query * self.padded_keys + start..];
+            let scores = &mut self.scores[query * self.shape.padded_keys() + start..];
             let (scores, _) = S::as_mut_simd_f32s(scores);
             // `copy_from_slice` would be a call.
             for (score, sum) in scores[..VECTORS].iter_mut().zip(sums) {
@@ -331,11 +312,13 @@ impl<S: Simd> Block<'_, S> {
         scales: &[f32; QUERIES],
     ) {
         let simd = self.simd;
-        let powers: [&[f32]; QUERIES] =
-            array::from_fn(|i| &self.scores[i * self.padded_keys..][..seen]);
-        let (panel, _) = S::as_simd_f32s(&self.values[start * self.num_keys..]);
+        let powers: [&[f32]; QUERIES] = array::from_fn(
+            #[inline(always)]
+            |i| &self.scores[i * self.shape.padded_keys()..][..seen.div_ceil(O::GROUP)],
+        );
+        let (panel, _) = S::as_simd_f32s(&self.head.values[start * self.shape.value_groups()..]);
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; QUERIES];
-        tile(simd, &mut sums, &powers, panel);
+        tile(simd, self.operands, &mut sums, &powers, panel);
         let columns =
             self.columns.start + start..self.columns.end.min(self.columns.start + start + PANEL);
         for (query, (sums, scale)) in sums.iter().zip(scales).enumerate() {
@@ -356,17 +339,18 @@ impl<S: Simd> Block<'_, S> {
     }
 }
 
-/// Adds a row of bias to scores that are logarithms to base 2.
+/// Takes scores times `factor`, which makes them logarithms to base 2, and adds a row of bias.
 #[inline(always)]
-fn add_bias(scores: &mut [f32], bias: &[f32]) {
+fn add_bias(scores: &mut [f32], factor: f32, bias: &[f32]) {
     for (score, bias) in scores.iter_mut().zip(bias) {
-        *score += bias * LOG2_E;
+        *score = *score * factor + bias * LOG2_E;
     }
 }
 
-/// Turns scores into 2 to their distance from the greatest, and returns what makes their sum 1.
+/// Turns scores into 2 to `factor` times their distance from the greatest, and returns what makes their sum 1. `factor`
+/// is more than 0.
 #[inline(always)]
-fn powers<S: Simd>(simd: S, scores: &mut [f32]) -> f32 {
+fn powers<S: Simd>(simd: S, scores: &mut [f32], factor: f32) -> f32 {
     let (vectors, rest) = S::as_mut_simd_f32s(scores);
     // Two, so that one maximum does not wait for the other; each by its name, so that it stays in a register.
     let mut even = simd.splat_f32s(f32::NEG_INFINITY);
@@ -381,43 +365,19 @@ fn powers<S: Simd>(simd: S, scores: &mut [f32]) -> f32 {
     }
     let highest = simd.reduce_max_f32s(simd.max_f32s(even, odd));
     let highest = rest.iter().fold(highest, |highest, score| highest.max(*score));
-    let highest = simd.splat_f32s(highest);
+    let (factor, offset) = (simd.splat_f32s(factor), simd.splat_f32s(-highest * factor));
     let mut sum = simd.splat_f32s(0.0);
     for vector in vectors {
-        *vector = exp2_of_negative(simd, simd.sub_f32s(*vector, highest));
+        *vector = exp2_of_negative(simd, simd.mul_add_e_f32s(*vector, factor, offset));
         sum = simd.add_f32s(sum, *vector);
     }
     let mut total = simd.reduce_sum_f32s(sum);
     if !rest.is_empty() {
-        let vector = simd.sub_f32s(simd.partial_load_f32s(rest), highest);
+        let vector = simd.mul_add_e_f32s(simd.partial_load_f32s(rest), factor, offset);
         simd.partial_store_f32s(rest, exp2_of_negative(simd, vector));
         total += rest.iter().sum::<f32>();
     }
     1.0 / total
-}
-
-/// As `copy_from_slice`, whose call costs more than so few numbers.
-#[inline(always)]
-fn copy<S: Simd>(out: &mut [f32], x: &[f32]) {
-    let ((out, out_rest), (x, x_rest)) = (S::as_mut_simd_f32s(out), S::as_simd_f32s(x));
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = *x;
-    }
-    for (out, x) in out_rest.iter_mut().zip(x_rest) {
-        *out = *x;
-    }
-}
-
-/// `out` becomes `x · factor`.
-#[inline(always)]
-fn scale_into<S: Simd>(simd: S, out: &mut [f32], x: &[f32], factor: f32) {
-    let ((out, out_rest), (x, x_rest)) = (S::as_mut_simd_f32s(out), S::as_simd_f32s(x));
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = simd.mul_f32s(*x, simd.splat_f32s(factor));
-    }
-    for (out, x) in out_rest.iter_mut().zip(x_rest) {
-        *out = x * factor;
-    }
 }
 
 #[inline(always)]
@@ -444,8 +404,9 @@ fn add_scaled<S: Simd>(simd: S, out: &mut [f32], x: &[f32], factor: f32) {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "what nobody wrote to, and rows the same, bit for bit")]
 mod tests {
+    #![expect(clippy::float_cmp, reason = "what nobody wrote to, and rows the same, bit for bit")]
+
     use proptest::prelude::*;
 
     use super::super::packed::tests::numbers;
@@ -458,11 +419,24 @@ mod tests {
         head_dim: usize,
         causal: bool,
         with_bias: bool,
+        bf16: bool,
     }
 
-    /// The definition, in f64, one query and head after the other; checks this processor's vectors and none.
+    #[cfg(target_arch = "x86_64")]
+    fn has_bf16() -> bool {
+        std::arch::is_x86_feature_detected!("avx512bf16")
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn has_bf16() -> bool {
+        false
+    }
+
+    /// The definition, in f64, one query and head after the other; checks this processor's vectors and none, or its
+    /// bf16 if it has such.
     fn check(case: &Case) {
-        let Case { num_queries, num_keys, num_heads, head_dim, causal, with_bias } = *case;
+        let Case { num_queries, num_keys, num_heads, head_dim, causal, with_bias, bf16 } = *case;
+        let rounds = bf16 && has_bf16() && num_queries > 1;
         let width = num_heads * head_dim;
         let scale = 1.0 / (head_dim as f32).sqrt();
         // Columns of one product, as queries, keys and values of a model are.
@@ -475,20 +449,23 @@ mod tests {
         let bias = numbers(num_heads * rows * stride, 8);
         let bias = with_bias.then_some(Bias { numbers: &bias, rows, stride });
         let mut attention =
-            Attention { num_heads, scale, bias, causal, scratch: Scratch::default() };
+            Attention { num_heads, scale, bias, causal, bf16, scratch: Scratch::default() };
         let mut out = vec![7.0; num_queries * width];
         // What an earlier, longer row left behind must not matter.
-        attention.scratch.keys = vec![f32::NAN; 5];
         attention.scratch.scores = vec![f32::NAN; 5000];
         attention.row(q, k, v, &mut out);
-        let mut plain = vec![7.0; out.len()];
-        Row { attention: &mut attention, q, k, v, out: &mut plain }.with_simd(pulp::Scalar::new());
+        let mut plain = out.clone();
+        if !rounds {
+            let row = Row { attention: &mut attention, q, k, v, out: &mut plain };
+            row.with_simd(pulp::Scalar::new());
+        }
         let before = num_keys.saturating_sub(num_queries);
         for query in 0..num_queries {
             let seen = if causal { before + query + 1 } else { num_keys };
             for head in 0..num_heads {
                 let of = |matrix: Matrix<'_>, row: usize, i: usize| {
-                    f64::from(matrix.row(row)[head * head_dim + i])
+                    let number = matrix.row(row)[head * head_dim + i];
+                    if rounds { half::bf16::from_f32(number).to_f64() } else { number.into() }
                 };
                 let scores = (0..seen).map(|key| {
                     let dot: f64 = (0..head_dim).map(|i| of(q, query, i) * of(k, key, i)).sum();
@@ -505,9 +482,11 @@ mod tests {
                     let mixed: f64 =
                         powers.iter().enumerate().map(|(key, power)| power * of(v, key, i)).sum();
                     let place = query * width + head * head_dim + i;
+                    // Values are up to 3, and powers of bf16 have 8 bits.
+                    let bound = if rounds { 3.0 / 512.0 } else { 2e-5 };
                     for found in [out[place], plain[place]] {
                         let off = (f64::from(found) - mixed / sum).abs();
-                        assert!(off < 2e-5, "{query}, {head}, {i}: {found} {}", mixed / sum);
+                        assert!(off < bound, "{query}, {head}, {i}: {found} {}", mixed / sum);
                     }
                 }
             }
@@ -527,8 +506,21 @@ mod tests {
         {
             let causal = num_queries <= num_keys;
             for (causal, with_bias) in [(false, false), (causal, false), (causal, causal)] {
-                check(&Case { num_queries, num_keys, num_heads, head_dim, causal, with_bias });
+                for bf16 in [false, true] {
+                    check(&Case {
+                        num_queries,
+                        num_keys,
+                        num_heads,
+                        head_dim,
+                        causal,
+                        with_bias,
+                        bf16,
+                    });
+                }
             }
+        }
+        if !has_bf16() {
+            eprintln!("SKIPPED: bf16, which this processor does not have");
         }
         // Sums over more keys than are added up at once.
         check(&Case {
@@ -538,6 +530,7 @@ mod tests {
             head_dim: 8,
             causal: true,
             with_bias: false,
+            bf16: false,
         });
     }
 
@@ -548,6 +541,7 @@ mod tests {
             scale: 1.0,
             bias: None,
             causal: false,
+            bf16: false,
             scratch: Scratch::default(),
         };
         let (none, one) = (Matrix::new(&[], 0, 2), Matrix::new(&[1.0, 2.0], 1, 2));
@@ -568,13 +562,17 @@ mod tests {
             scale: 1.0,
             bias: None,
             causal: false,
+            bf16: false,
             scratch: Scratch::default(),
         };
         let mut out = [0.0; 24];
-        attention.row(q, k, k, &mut out);
-        for (place, value) in out.into_iter().enumerate() {
-            assert_eq!(value.is_nan(), place == 12 || place == 13, "{place}: {value}");
-            assert!(value.is_nan() || (value - 1.0).abs() < 1e-6);
+        for bf16 in [false, true] {
+            attention.bf16 = bf16;
+            attention.row(q, k, k, &mut out);
+            for (place, value) in out.into_iter().enumerate() {
+                assert_eq!(value.is_nan(), place == 12 || place == 13, "{place}: {value}");
+                assert!(value.is_nan() || (value - 1.0).abs() < 1e-6);
+            }
         }
     }
 
@@ -588,9 +586,10 @@ mod tests {
             head_dim in 1usize..100,
             causal: bool,
             with_bias: bool,
+            bf16: bool,
         ) {
             let num_keys = num_queries + more_keys;
-            check(&Case { num_queries, num_keys, num_heads, head_dim, causal, with_bias });
+            check(&Case { num_queries, num_keys, num_heads, head_dim, causal, with_bias, bf16 });
         }
     }
 }

@@ -1,0 +1,242 @@
+//! Queries, keys and values of one row of the table, laid out as the products read them.
+//!
+//! Every token is read once, from its first number to its last, for what comes out of a projection is more than the nearest
+//! cache holds. Not here: the products. The entry is [`Panels`].
+
+use std::array;
+
+use pulp::Simd;
+
+use super::super::Matrix;
+use super::super::tile::{Operands, PANEL};
+
+/// Panels that are not full are a half: what is beyond the keys, or a head's features, is computed in vain.
+pub(super) const HALF: usize = PANEL / 2;
+
+/// The sizes of a row.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) num_heads: usize,
+    pub(super) num_queries: usize,
+    pub(super) num_keys: usize,
+    pub(super) head_dim: usize,
+    /// Numbers of a [group](Operands::GROUP).
+    group: usize,
+}
+
+impl Shape {
+    pub(super) fn new(num_heads: usize, q: Matrix<'_>, k: Matrix<'_>, group: usize) -> Self {
+        let head_dim = q.columns / num_heads;
+        Self { num_heads, num_queries: q.rows, num_keys: k.rows, head_dim, group }
+    }
+
+    /// Keys of the panels of a head.
+    pub(super) fn padded_keys(self) -> usize {
+        self.num_keys.next_multiple_of(HALF)
+    }
+
+    /// Features of the panels of a head.
+    fn padded_dim(self) -> usize {
+        self.head_dim.next_multiple_of(HALF)
+    }
+
+    /// Groups of a query or a key.
+    pub(super) fn depth(self) -> usize {
+        self.head_dim.div_ceil(self.group)
+    }
+
+    /// Groups of a feature of all values.
+    pub(super) fn value_groups(self) -> usize {
+        self.num_keys.div_ceil(self.group)
+    }
+}
+
+/// What one row needs while it is computed, with room that the next one uses again.
+#[derive(Default)]
+pub(super) struct Panels {
+    /// For each head, `(queries, groups of the head's features)`.
+    queries: Vec<f32>,
+    /// For each head, panel after panel of keys, `(groups of the head's features, keys of the panel)` each.
+    keys: Vec<f32>,
+    /// For each head, panel after panel of features, `(groups of keys, features of the panel)` each.
+    values: Vec<f32>,
+    /// Some keys of a head, `(HALF, groups of the head's features)`.
+    some_keys: Vec<f32>,
+}
+
+/// What a [`Panels`] holds of one head.
+pub(super) struct Head<'a> {
+    pub(super) queries: &'a [f32],
+    pub(super) keys: &'a [f32],
+    pub(super) values: &'a [f32],
+}
+
+impl Panels {
+    /// The panels of a head of what was laid out in this shape.
+    pub(super) fn head(&self, head: usize, shape: Shape) -> Head<'_> {
+        let queries = shape.num_queries * shape.depth();
+        let keys = shape.padded_keys() * shape.depth();
+        let values = shape.padded_dim() * shape.value_groups();
+        Head {
+            queries: &self.queries[head * queries..][..queries],
+            keys: &self.keys[head * keys..][..keys],
+            values: &self.values[head * values..][..values],
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn lay_out<S: Simd, O: Operands<S>>(
+        &mut self,
+        simd: S,
+        operands: O,
+        shape: Shape,
+        (q, k, v): (Matrix<'_>, Matrix<'_>, Matrix<'_>),
+    ) {
+        let Shape { num_queries, head_dim, .. } = shape;
+        let depth = shape.depth();
+        self.queries.resize(shape.num_heads * num_queries * depth, 0.0);
+        for query in 0..num_queries {
+            for (head, numbers) in q.row(query).chunks_exact(head_dim).enumerate() {
+                let place = (head * num_queries + query) * depth;
+                operands.group(simd, &mut self.queries[place..place + depth], numbers);
+            }
+        }
+        self.lay_out_keys(simd, operands, shape, k);
+        self.lay_out_values(simd, operands, shape, v);
+    }
+
+    #[inline(always)]
+    fn lay_out_keys<S: Simd, O: Operands<S>>(
+        &mut self,
+        simd: S,
+        operands: O,
+        shape: Shape,
+        k: Matrix<'_>,
+    ) {
+        let Shape { num_heads, num_keys, head_dim, .. } = shape;
+        let (depth, padded_keys) = (shape.depth(), shape.padded_keys());
+        self.keys.resize(num_heads * padded_keys * depth, 0.0);
+        self.some_keys.resize(HALF * depth, 0.0);
+        for first in (0..num_keys).step_by(HALF) {
+            // Beyond the last key, the last key again: nobody looks at its scores.
+            let rows: [&[f32]; HALF] = array::from_fn(
+                #[inline(always)]
+                |i| k.row((first + i).min(num_keys - 1)),
+            );
+            let start = first / PANEL * PANEL;
+            let width = PANEL.min(padded_keys - start);
+            for head in 0..num_heads {
+                for (row, groups) in rows.iter().zip(self.some_keys.chunks_exact_mut(depth)) {
+                    operands.group(simd, groups, &row[head * head_dim..][..head_dim]);
+                }
+                let place = (head * padded_keys + start) * depth;
+                let panel = &mut self.keys[place..place + depth * width];
+                transpose(simd, &mut panel[first - start..], width, &self.some_keys);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn lay_out_values<S: Simd, O: Operands<S>>(
+        &mut self,
+        simd: S,
+        operands: O,
+        shape: Shape,
+        v: Matrix<'_>,
+    ) {
+        let Shape { num_heads, num_keys, head_dim, .. } = shape;
+        let (groups, padded_dim) = (shape.value_groups(), shape.padded_dim());
+        self.values.resize(num_heads * groups * padded_dim, 0.0);
+        for group in 0..groups {
+            let first = v.row(group * O::GROUP);
+            // Beyond the last value, the last value again: it is multiplied with zero.
+            let second = v.row((group * O::GROUP + 1).min(num_keys - 1));
+            for head in 0..num_heads {
+                for start in (0..head_dim).step_by(PANEL) {
+                    let features =
+                        head * head_dim + start..head * head_dim + head_dim.min(start + PANEL);
+                    let width = features.len().next_multiple_of(HALF);
+                    let place = (head * padded_dim + start) * groups + group * width;
+                    let panel = &mut self.values[place..place + width];
+                    join(simd, operands, panel, &first[features.clone()], &second[features]);
+                }
+            }
+        }
+    }
+}
+
+/// [Joins](Operands::join) numbers of two rows, of which `panel` may have more.
+#[inline(always)]
+fn join<S: Simd, O: Operands<S>>(
+    simd: S,
+    operands: O,
+    panel: &mut [f32],
+    first: &[f32],
+    second: &[f32],
+) {
+    let (vectors, _) = S::as_mut_simd_f32s(panel);
+    let ((first, last_first), (second, last_second)) =
+        (S::as_simd_f32s(first), S::as_simd_f32s(second));
+    for ((vector, first), second) in vectors.iter_mut().zip(first).zip(second) {
+        *vector = operands.join(simd, *first, *second);
+    }
+    if let Some(vector) = vectors.get_mut(first.len()) {
+        let last = (simd.partial_load_f32s(last_first), simd.partial_load_f32s(last_second));
+        *vector = operands.join(simd, last.0, last.1);
+    }
+}
+
+/// Columns of `rows`, of which there are [`HALF`], become rows of `out`, `stride` apart.
+#[inline(always)]
+fn transpose<S: Simd>(simd: S, out: &mut [f32], stride: usize, rows: &[f32]) {
+    let columns = rows.len() / HALF;
+    let done = transpose_squares(simd, out, stride, rows);
+    for column in done..columns {
+        let numbers: [f32; HALF] = array::from_fn(
+            #[inline(always)]
+            |row| rows[row * columns + column],
+        );
+        out[column * stride..][..HALF].copy_from_slice(&numbers);
+    }
+}
+
+/// As [`transpose`], but only as many columns as there are rows at once, by shuffles of whole vectors, and none where
+/// vectors are not that long; returns how many.
+#[inline(always)]
+fn transpose_squares<S: Simd>(simd: S, out: &mut [f32], stride: usize, rows: &[f32]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = (&simd as &dyn std::any::Any).downcast_ref::<pulp::x86::V4>() {
+        /// Numbers of two vectors in turns: those of their low halves, and those of their high ones.
+        const TURNS: [[u32; HALF]; 2] = [
+            [0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23],
+            [8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31],
+        ];
+        let [low, high] = TURNS.map(pulp::cast);
+        let columns = rows.len() / HALF;
+        let squares = columns / HALF;
+        for square in 0..squares {
+            let mut vectors: [pulp::f32x16; HALF] = array::from_fn(
+                #[inline(always)]
+                |row| simd.partial_load_f32s(&rows[row * columns + square * HALF..][..HALF]),
+            );
+            // Each turn takes a bit of the number of a place from its row to its column.
+            for _ in 0..HALF.ilog2() {
+                let mut turned = vectors;
+                for row in 0..HALF / 2 {
+                    let (a, b) = (pulp::cast(vectors[row]), pulp::cast(vectors[row + HALF / 2]));
+                    turned[2 * row] = pulp::cast(simd.avx512f._mm512_permutex2var_ps(a, low, b));
+                    turned[2 * row + 1] =
+                        pulp::cast(simd.avx512f._mm512_permutex2var_ps(a, high, b));
+                }
+                vectors = turned;
+            }
+            for (column, vector) in (square * HALF..).zip(vectors) {
+                let numbers: [f32; HALF] = pulp::cast(vector);
+                out[column * stride..][..HALF].copy_from_slice(&numbers);
+            }
+        }
+        return squares * HALF;
+    }
+    let _ = (simd, out, stride, rows);
+    0
+}
