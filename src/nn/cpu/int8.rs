@@ -431,7 +431,6 @@ mod x86 {
         _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_si512,
         _mm512_storeu_si512,
     };
-
     use std::mem::MaybeUninit;
 
     use super::{GROUP, PANEL, Product, Sums};
