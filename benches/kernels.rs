@@ -30,7 +30,10 @@ fn main() -> Result<()> {
             linear(tokens, inputs, outputs, peak)?;
         }
     }
-    println!("\nattention of 12 heads, GFLOP/s of its two products, softmax included");
+    println!(
+        "\nattention of 12 heads, GFLOP/s of its two products, softmax included (share of f32 peak)"
+    );
+    println!("                                 f32         int8");
     for head_dim in [32, 64] {
         for tokens in [16, 27, 128, 512] {
             attend(tokens, head_dim, peak)?;

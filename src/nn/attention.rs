@@ -574,6 +574,11 @@ mod tests {
         assert!(attention(&x, &x, &x, &inputs, options(Some(&short))).is_err());
         let five_heads = AttentionOptions { num_heads: 5, ..options(None) };
         assert!(attention(&x, &x, &x, &inputs, five_heads).is_err());
+        for scale in [0.0, -0.3, f64::NAN] {
+            let error = attention(&x, &x, &x, &inputs, AttentionOptions { scale, ..options(None) });
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("cannot be scaled by"), "{error}");
+        }
         let other = Tensor::zeros((3, 12), DType::F32, &Device::Cpu)?;
         assert!(attention(&x, &other, &x, &inputs, options(None)).is_err());
         Ok(())
