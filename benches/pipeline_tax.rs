@@ -117,7 +117,7 @@ fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Any
     let mut batches: VecDeque<Vec<&Sequence>> = VecDeque::new();
     for window in encoded.chunks(settings.sort_window_rows) {
         let lengths: Vec<usize> = window.iter().map(Sequence::tokens).collect();
-        for batch in token_budget_batches(&lengths, max_batch_tokens) {
+        for batch in token_budget_batches(&lengths, max_batch_tokens, settings.workers) {
             batches.push_back(batch.into_iter().map(|row| &window[row]).collect());
         }
     }

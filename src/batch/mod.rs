@@ -4,34 +4,58 @@
 //! lists row numbers, so whoever holds the rows puts results back by number. The entries are
 //! [`token_budget_batches`] and [`shares`].
 
-/// Cuts rows into batches: longest first, and no batch larger than `max_batch_tokens` when it is padded
-/// to its longest row. A row that alone exceeds the budget gets a batch of its own.
+/// Tokens below which the last batches of [`token_budget_batches`] do not shrink: weights are read once a batch,
+/// which this many tokens pay for.
+const MIN_BATCH_TOKENS: usize = 128;
+
+/// Cuts rows into batches for `workers` that take them from one queue: longest rows first, and no batch larger
+/// than `max_batch_tokens` when it is padded to its longest row. A row that alone exceeds the budget gets a batch
+/// of its own.
 ///
 /// Sorting makes the rows of one batch alike, so padding is small where a kernel needs it; longest first
 /// shows a budget that does not fit in memory at the first batch instead of the last. Equal lengths keep
 /// their order, so the same rows always give the same batches.
 ///
+/// A batch also takes no more than a worker's share of the tokens that are left, so that batches shrink towards
+/// the end, to no less than 128 tokens, and the workers finish together: a few rows are shared by all of them, and
+/// the last batch keeps none of the others waiting for long. One worker takes as much as the budget allows.
+///
 /// Returns row numbers: every number below `lengths.len()` exactly once.
+///
+/// # Source
+/// Guided self-scheduling: Polychronopoulos and Kuck 1987; `schedule(guided)` in OpenMP.
 ///
 /// # Example
 /// ```
-/// let batches = hfauto_pipe::batch::token_budget_batches(&[3, 9, 4, 3], 10);
-/// assert_eq!(batches, [vec![1], vec![2, 0], vec![3]]);
+/// use hfauto_pipe::batch::token_budget_batches;
+///
+/// assert_eq!(token_budget_batches(&[3, 9, 4, 3], 10, 1), [vec![1], vec![2, 0], vec![3]]);
+/// let tokens: Vec<usize> =
+///     token_budget_batches(&[16; 100], 1024, 2).iter().map(|batch| batch.len() * 16).collect();
+/// assert_eq!(tokens, [800, 400, 192, 128, 80]);
 /// ```
-pub fn token_budget_batches(lengths: &[usize], max_batch_tokens: usize) -> Vec<Vec<usize>> {
+pub fn token_budget_batches(
+    lengths: &[usize],
+    max_batch_tokens: usize,
+    workers: usize,
+) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&row| std::cmp::Reverse(lengths[row]));
 
+    let mut left: usize = lengths.iter().sum();
     let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut longest = 0;
+    let (mut longest, mut budget) = (0, 0);
     for row in order {
         match batches.last_mut() {
-            Some(batch) if longest * (batch.len() + 1) <= max_batch_tokens => batch.push(row),
+            Some(batch) if longest * (batch.len() + 1) <= budget => batch.push(row),
             _ => {
                 longest = lengths[row].max(1);
+                let share = left.div_ceil(workers.max(1));
+                budget = max_batch_tokens.min(share.max(MIN_BATCH_TOKENS));
                 batches.push(vec![row]);
             }
         }
+        left -= lengths[row];
     }
     batches
 }
@@ -60,12 +84,12 @@ mod tests {
 
     #[test]
     fn empty_input_gives_no_batch() {
-        assert!(token_budget_batches(&[], 16).is_empty());
+        assert!(token_budget_batches(&[], 16, 2).is_empty());
     }
 
     #[test]
     fn rows_without_tokens_share_batches() {
-        assert_eq!(token_budget_batches(&[0, 0, 0], 2), [vec![0, 1], vec![2]]);
+        assert_eq!(token_budget_batches(&[0, 0, 0], 2, 1), [vec![0, 1], vec![2]]);
     }
 
     #[test]
@@ -75,13 +99,41 @@ mod tests {
         assert!(shares(&[], 2).is_empty());
     }
 
+    /// When each of `workers` has done its part of a queue of batches, in tokens.
+    fn finished(batches: &[Vec<usize>], lengths: &[usize], workers: usize) -> Vec<usize> {
+        let mut finished = vec![0; workers];
+        for batch in batches {
+            let first = finished.iter_mut().min().unwrap();
+            *first += batch.iter().map(|&row| lengths[row]).sum::<usize>();
+        }
+        finished
+    }
+
+    #[test]
+    fn workers_finish_together() {
+        for (rows, length, workers) in [(8, 40, 2), (60, 16, 2), (500, 27, 2), (100, 120, 16)] {
+            let lengths = vec![length; rows];
+            let batches = token_budget_batches(&lengths, 1024, workers);
+            let finished = finished(&batches, &lengths, workers);
+            let apart = finished.iter().max().unwrap() - finished.iter().min().unwrap();
+            assert!(apart <= MIN_BATCH_TOKENS + length, "{rows} of {length}: {finished:?}");
+        }
+    }
+
+    #[test]
+    fn one_worker_takes_all_that_the_budget_allows() {
+        let batches = token_budget_batches(&[10; 7], 40, 1);
+        assert_eq!(batches, [vec![0, 1, 2, 3], vec![4, 5, 6]]);
+    }
+
     proptest! {
         #[test]
         fn every_row_once_within_budget_and_longest_first(
             lengths in proptest::collection::vec(0usize..600, 0..200),
             budget in 1usize..4096,
+            workers in 1usize..9,
         ) {
-            let batches = token_budget_batches(&lengths, budget);
+            let batches = token_budget_batches(&lengths, budget, workers);
             let mut rows: Vec<usize> = batches.iter().flatten().copied().collect();
             let longest: Vec<usize> = rows.iter().map(|&row| lengths[row]).collect();
             prop_assert!(longest.windows(2).all(|pair| pair[0] >= pair[1]));

@@ -104,7 +104,7 @@ impl Gather {
             let (window, sequences) = builder.build();
             let step = &self.step;
             let claim = step.results().claim(sequences, |sequences| {
-                let shares = (step.max_batch_tokens(), step.num_workers());
+                let shares = (step.max_batch_tokens(), step.num_sharing());
                 let numbers = batches(sequences, step.task().batching(), shares);
                 let submitted = numbers.iter().map(|batch| {
                     let (step, models) = (Arc::clone(step), Arc::clone(&models));

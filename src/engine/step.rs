@@ -187,6 +187,15 @@ impl ModelStep {
         self.workers.workers_of(self.devices())
     }
 
+    /// Workers that a window's rows are shared out to. Those of cards all work on full batches: a card computes
+    /// one at a time, and a small one takes as long as it has operations to start.
+    pub(super) fn num_sharing(&self) -> usize {
+        match self.task.batching() {
+            Batching::TokenBudget if self.on_cards() => 1,
+            Batching::TokenBudget | Batching::Share => self.num_workers(),
+        }
+    }
+
     /// The devices that its batches are computed on, of one kind; at least one.
     pub(super) fn devices(&self) -> &[Device] {
         self.task.devices()

@@ -136,7 +136,7 @@ pub(super) fn batches(
 ) -> Vec<Vec<usize>> {
     let lengths: Vec<usize> = sequences.iter().map(Sequence::tokens).collect();
     match batching {
-        Batching::TokenBudget => token_budget_batches(&lengths, max_batch_tokens),
+        Batching::TokenBudget => token_budget_batches(&lengths, max_batch_tokens, workers),
         Batching::Share => shares(&lengths, workers),
     }
 }
