@@ -428,7 +428,7 @@ pub enum Check {
 /// Settings of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunSpec {
-    /// Tokens of one forward pass, padding counted; `None` means what suits the device.
+    /// Most tokens of one forward pass, padding counted; `None` means what suits the device.
     pub max_batch_tokens: Option<usize>,
     /// Rows that are sorted by length together.
     pub sort_window_rows: usize,

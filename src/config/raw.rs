@@ -187,7 +187,7 @@ pub enum RawCompression {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawRun {
-    /// Tokens of one forward pass, padding counted. Default: 1024 on a CPU, so that a batch stays in
+    /// Most tokens of one forward pass, padding counted. Default: 1024 on a CPU, so that a batch stays in
     /// its caches, and up to 4096 where text is generated; up to 32768 on a GPU, as its memory allows.
     pub max_batch_tokens: Option<NonZeroU64>,
     /// Rows that are sorted by length together. Default: 65536.

@@ -17,7 +17,7 @@ use crate::tasks::{Batching, Task, TaskModel, memory};
 /// How batches are made and computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchSettings {
-    /// Tokens of one forward pass, padding counted; `None` means what suits the device.
+    /// Most tokens of one forward pass, padding counted; `None` means what suits the device.
     pub max_batch_tokens: Option<usize>,
     /// Rows that are sorted by length together.
     pub sort_window_rows: usize,
@@ -171,7 +171,7 @@ impl ModelStep {
         self.settings
     }
 
-    /// Tokens of one forward pass, padding counted.
+    /// Most tokens of one forward pass, padding counted.
     pub fn max_batch_tokens(&self) -> usize {
         // The memory of a card is asked for once: batches of a run are made alike.
         *self.max_batch_tokens.get_or_init(|| {

@@ -1,7 +1,7 @@
 //! Threads that run forward passes, for all model steps of a session.
 //!
-//! On a CPU the unit of parallelism is a worker a core, each with single-threaded kernels: batches are
-//! independent, so nothing is split and nobody waits. A card has a few workers of its own, which feed one stream: while
+//! On a CPU the unit of parallelism is a worker a core: batches are independent, so nothing is split and nobody waits. Only
+//! when there are fewer batches than workers, kernels use the threads of those at rest ([`SpareThreads`]). A card has a few workers of its own, which feed one stream: while
 //! it computes a batch, the next is handed in and the one before is copied out. Several cards, each with the weights, take
 //! batches from one queue. Several models in one plan share the workers of their devices, so that they do not crowd each
 //! other. Not here: which rows make a batch (`window`).
@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use super::row_errors::RowError;
 use super::step::{ModelStep, Replicas, RowErrors};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
+use crate::nn::SpareThreads;
 use crate::tasks::{Sequence, TaskModel};
 
 /// A batch to compute.
@@ -126,10 +127,14 @@ impl WorkerPool {
 
 /// Starts workers for these devices, as many for each as for the others.
 fn start(workers: usize, locations: &[DeviceLocation]) -> Result<mpsc::Sender<Queued>> {
+    let no_thread = |e| Error::new(ErrorKind::Resources, "cannot start a model worker").source(e);
     let (sender, jobs) = mpsc::channel::<Queued>();
     let jobs = Arc::new(Mutex::new(jobs));
+    let on_a_cpu = locations.iter().all(|location| *location == DeviceLocation::Cpu);
+    let spare = (on_a_cpu && workers > 1).then(|| SpareThreads::new(workers));
+    let spare = spare.transpose().map_err(|e| no_thread(std::io::Error::other(e)))?.map(Arc::new);
     for number in 0..workers {
-        let jobs = Arc::clone(&jobs);
+        let (jobs, spare) = (Arc::clone(&jobs), spare.clone());
         let device = number % locations.len();
         let name = match locations[device] {
             DeviceLocation::Cpu => "model".to_owned(),
@@ -138,10 +143,8 @@ fn start(workers: usize, locations: &[DeviceLocation]) -> Result<mpsc::Sender<Qu
         };
         std::thread::Builder::new()
             .name(format!("{name}-worker-{number}"))
-            .spawn(move || work(&jobs, device))
-            .map_err(|e| {
-                Error::new(ErrorKind::Resources, "cannot start a model worker").source(e)
-            })?;
+            .spawn(move || work(&jobs, device, spare.as_ref()))
+            .map_err(no_thread)?;
     }
     Ok(sender)
 }
@@ -153,20 +156,20 @@ impl fmt::Debug for WorkerPool {
 }
 
 /// Computes on the device of this number among those of each step.
-fn work(jobs: &Mutex<mpsc::Receiver<Queued>>, device: usize) {
+fn work(jobs: &Mutex<mpsc::Receiver<Queued>>, device: usize, spare: Option<&Arc<SpareThreads>>) {
     // candle hands its matrix products to the rayon pool it is called in: a pool of this one thread
     // keeps every kernel on this core.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
     let next = || jobs.lock().ok().and_then(|jobs| jobs.recv().ok());
     while let Some(queued) = next() {
         match &pool {
-            Ok(pool) => pool.install(|| compute(queued, device)),
-            Err(_) => compute(queued, device),
+            Ok(pool) => pool.install(|| compute(queued, device, spare)),
+            Err(_) => compute(queued, device, spare),
         }
     }
 }
 
-fn compute(Queued { job, since, reply }: Queued, device: usize) {
+fn compute(Queued { job, since, reply }: Queued, device: usize, spare: Option<&Arc<SpareThreads>>) {
     if reply.is_closed() {
         return;
     }
@@ -180,7 +183,10 @@ fn compute(Queued { job, since, reply }: Queued, device: usize) {
     #[cfg(feature = "cuda")]
     let _turn = crate::nn::cuda::take_turn(&job.step.devices()[device]);
     let start = Instant::now();
-    let result = forward.run(&batch);
+    let result = match spare {
+        Some(spare) => spare.compute(|| forward.run(&batch)),
+        None => forward.run(&batch),
+    };
     let tokens: usize = batch.iter().map(|sequence| sequence.tokens()).sum();
     let longest = batch.iter().map(|sequence| sequence.tokens()).max().unwrap_or(0);
     let padded = longest * batch.len();

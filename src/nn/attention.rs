@@ -6,7 +6,7 @@
 //! architectures' own. The entries are [`attention`] for a row over itself, [`attention_over`] for queries
 //! over other keys (a cache, or an encoder's states), and [`attention_cached`] for a decoder's own tokens.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::cpu::{self, CpuView};
 #[cfg(feature = "cuda")]
@@ -284,7 +284,7 @@ fn eager_padded(
 
 /// `(queries, keys)`, f32: 0 where query `i` sees key `j`, and −∞ where it does not; every query sees a
 /// key, so no row is −∞ throughout.
-fn causal_mask(queries: usize, keys: usize, device: &candle_core::Device) -> Result<Tensor> {
+fn causal_mask(queries: usize, keys: usize, device: &Device) -> Result<Tensor> {
     let before = keys - queries;
     let mask: Vec<f32> = (0..queries)
         .flat_map(|query| {
@@ -369,7 +369,7 @@ fn distance_scores(q: &Tensor, k: &Tensor, distance: DistanceEmbedding<'_>) -> R
     (scores + with_keys)?.contiguous()
 }
 
-/// Goes row by row over host memory.
+/// Goes row by row over host memory; threads at rest take heads.
 fn per_row(
     q: &Tensor,
     queries: &Lengths,
@@ -378,6 +378,7 @@ fn per_row(
     options: AttentionOptions<'_>,
 ) -> Result<AttentionOutput> {
     let (tokens, hidden_size) = q.dims2()?;
+    let head_dim = hidden_size / options.num_heads;
     let bias = options.bias.map(Tensor::contiguous).transpose()?;
     let bias_view = bias.as_ref().map(CpuView::new);
     let bias = match (&bias, &bias_view) {
@@ -387,42 +388,56 @@ fn per_row(
         }
         _ => None,
     };
-    let mut kernel = cpu::Attention {
-        num_heads: options.num_heads,
-        scale: options.scale as f32,
-        bias,
-        causal: options.causal,
-        bf16: precision == Precision::Int8,
-        scratch: cpu::Scratch::default(),
-    };
-    // Grows row by row, so that zeros are still in a near cache when they are written over.
-    let mut values = Vec::with_capacity(tokens * hidden_size);
     let q = side_by_side(q)?;
     let q_view = CpuView::new(&q);
-    let all = q_view.matrix()?;
-    match keys {
-        Keys::Flat { k, v, lengths } => {
-            let (k, v) = (side_by_side(k)?, side_by_side(v)?);
-            let (k, v) = (CpuView::new(&k), CpuView::new(&v));
-            let (k, v) = (k.matrix()?, v.matrix()?);
-            for (range, keys) in queries.ranges().zip(lengths.ranges()) {
-                values.resize(range.end * hidden_size, 0.0);
-                let out = &mut values[range.start * hidden_size..];
-                kernel.row(all.rows(range), k.rows(keys.clone()), v.rows(keys), out);
-            }
+    let q = q_view.matrix()?;
+    let rows = queries.ranges().enumerate().map(|(row, range)| {
+        let (k, v) = keys.row(row)?;
+        Ok((range, side_by_side(&k)?, side_by_side(&v)?))
+    });
+    let rows = rows.collect::<Result<Vec<_>>>()?;
+    let scores: usize =
+        (0..).zip(&rows).map(|(row, (range, ..))| range.len() * keys.len(row)).sum();
+    let parts = cpu::shared(options.num_heads, 1, 2 * scores * hidden_size, |heads| {
+        let columns = heads.start * head_dim..heads.end * head_dim;
+        let mut kernel = cpu::Attention {
+            num_heads: heads.len(),
+            scale: options.scale as f32,
+            bias: bias.map(|bias| bias.heads_from(heads.start)),
+            causal: options.causal,
+            bf16: precision == Precision::Int8,
+            scratch: cpu::Scratch::default(),
+        };
+        // Grows row by row, so that zeros are still in a near cache when they are written over.
+        let mut values = Vec::with_capacity(tokens * columns.len());
+        for (range, k, v) in &rows {
+            let (k, v) = (CpuView::new(k), CpuView::new(v));
+            let (k, v) =
+                (k.matrix()?.columns(columns.clone()), v.matrix()?.columns(columns.clone()));
+            values.resize(range.end * columns.len(), 0.0);
+            let out = &mut values[range.start * columns.len()..];
+            kernel.row(q.block(range.clone(), columns.clone()), k, v, out);
         }
-        Keys::Cached(cache) => {
-            for (row, range) in queries.ranges().enumerate() {
-                let (k, v) = cache.row(row)?;
-                let (k, v) = (CpuView::new(&k), CpuView::new(&v));
-                values.resize(range.end * hidden_size, 0.0);
-                let out = &mut values[range.start * hidden_size..];
-                kernel.row(all.rows(range), k.matrix()?, v.matrix()?, out);
-            }
+        Ok(values)
+    });
+    let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
+    let values = Tensor::from_vec(beside(parts, tokens), (tokens, hidden_size), &Device::Cpu)?;
+    Ok(AttentionOutput { values, attentions: None })
+}
+
+/// Rows of some columns each, to rows of all.
+fn beside(mut parts: Vec<Vec<f32>>, rows: usize) -> Vec<f32> {
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
+    let mut all = Vec::with_capacity(parts.iter().map(Vec::len).sum());
+    for row in 0..rows {
+        for part in &parts {
+            let columns = part.len() / rows;
+            all.extend_from_slice(&part[row * columns..][..columns]);
         }
     }
-    let values = Tensor::from_vec(values, (tokens, hidden_size), q.device())?;
-    Ok(AttentionOutput { values, attentions: None })
+    all
 }
 
 /// The tensor with the numbers of a row next to each other.
@@ -432,7 +447,7 @@ fn side_by_side(tensor: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use std::sync::Arc;
 
     use super::*;
     use crate::nn::PositionIds;
@@ -482,6 +497,58 @@ mod tests {
                 assert!(off < 5e-6, "kernels differ by {off:e}, causal: {causal}");
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn threads_at_rest_change_no_bit() -> Result<()> {
+        let lengths = [700, 0, 1, 90];
+        let ids = vec![0u32; 700];
+        let rows = lengths.iter().map(|&n| (&ids[..n], &ids[..n]));
+        let inputs = ModelInputs::new(rows, PositionIds::FromZero, &Device::Cpu)?;
+        let x = Tensor::randn(0f32, 1., (791, 3 * 5 * 16), &Device::Cpu)?;
+        let part = |i: usize| x.narrow(1, i * 80, 80);
+        let (q, k, v) = (part(0)?, part(1)?, part(2)?);
+        let bias = Tensor::randn(0f32, 1., (5, 700, 700), &Device::Cpu)?;
+        let cache = KvCache::new(&k, &v, &inputs.lengths)?;
+        for (bias, causal, precision) in [
+            (None, false, Precision::Full),
+            (Some(&bias), false, Precision::Full),
+            (Some(&bias), true, Precision::Full),
+            (None, true, Precision::Int8),
+        ] {
+            let inputs = inputs.clone().with_precision(precision);
+            let options = AttentionOptions { num_heads: 5, causal, ..options(bias) };
+            let results = || -> Result<Vec<Vec<f32>>> {
+                let outputs = [
+                    attention(&q, &k, &v, &inputs, options)?,
+                    attention_over(&q, &inputs.lengths, &cache, options)?,
+                ];
+                outputs.iter().map(|output| output.values.flatten_all()?.to_vec1()).collect()
+            };
+            let alone = results()?;
+            // Two heads each for two threads, one for the third.
+            let spare = Arc::new(cpu::SpareThreads::new(3).map_err(candle_core::Error::wrap)?);
+            assert_eq!(spare.compute(results)?, alone, "causal: {causal}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_model_of_8_bits_attends_in_is_bf16_where_the_processor_has_it() -> Result<()> {
+        let inputs = inputs(&[9, 30]);
+        let x = Tensor::randn(0f32, 1., (39, 24), &Device::Cpu)?;
+        let values = |precision| {
+            let inputs = inputs.clone().with_precision(precision);
+            Ok::<_, candle_core::Error>(attention(&x, &x, &x, &inputs, options(None))?.values)
+        };
+        let off = worst(&values(Precision::Int8)?, &values(Precision::Full)?);
+        #[cfg(target_arch = "x86_64")]
+        let has_bf16 = is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        let has_bf16 = false;
+        assert_eq!(off > 1e-6, has_bf16, "{off:e}");
+        assert!(off < 5e-2, "{off:e}");
         Ok(())
     }
 

@@ -15,6 +15,9 @@ use super::layer_norm::LayerNorm;
 /// next layer, reads them.
 const BLOCK_TOKENS: usize = 128;
 
+/// Tokens that kernels multiply with a weight side by side, where they can.
+const TILE_TOKENS: usize = 8;
+
 /// `x · weightᵀ + bias`, as `torch.nn.Linear`.
 #[derive(Clone, Debug)]
 pub struct Linear {
@@ -222,6 +225,10 @@ impl Linear {
         next.forward(&self.forward_activated(x, activation)?)
     }
 
+    fn is_packed(&self) -> bool {
+        !matches!(self.weight, Weight::Dense(_))
+    }
+
     /// Whether the kernels of this folder apply; they cut their input into rows, so it has to have numbers.
     fn on_cpu(&self, x: &Tensor) -> bool {
         cpu::applies(x)
@@ -233,7 +240,7 @@ impl Linear {
     }
 }
 
-/// `first`, `activation` and perhaps `next`, a block of tokens at a time.
+/// `first`, `activation` and perhaps `next`, a block of tokens at a time, on this thread and those at rest.
 fn forward_cpu(
     x: &Tensor,
     first: &Linear,
@@ -255,7 +262,6 @@ fn forward_cpu(
         }
         None => width,
     };
-    let mut out = Vec::with_capacity(tokens * out_features);
     let x = x.contiguous()?;
     let view = CpuView::new(&x);
     let numbers = &view.slice()?[..tokens * in_features];
@@ -265,22 +271,36 @@ fn forward_cpu(
         (first_bias.as_ref().map(CpuView::new), next_bias.as_ref().map(CpuView::new));
     let first_bias = first_view.as_ref().map(CpuView::slice).transpose()?.map(|b| &b[..width]);
     let next_bias = next_view.as_ref().map(CpuView::slice).transpose()?.map(|b| &b[..out_features]);
-    let mut inner = Vec::new();
-    for block in numbers.chunks(BLOCK_TOKENS * in_features) {
-        match next {
-            None => {
-                let before = out.len();
-                first.weight.append(&mut out, block, first_bias)?;
-                activation.apply(&mut out[before..]);
-            }
-            Some(next) => {
-                inner.clear();
-                first.weight.append(&mut inner, block, first_bias)?;
-                activation.apply(&mut inner);
-                next.weight.append(&mut out, &inner, next_bias)?;
+    let layers = || [Some(first), next].into_iter().flatten();
+    let work = if layers().all(Linear::is_packed) {
+        tokens * width * (in_features + next.map_or(0, |_| out_features))
+    } else {
+        // `gemm` sums in an order that depends on how many rows there are: they stay together.
+        0
+    };
+    let outs = cpu::shared(tokens, TILE_TOKENS, work, |range| {
+        let mut out = Vec::with_capacity(range.len() * out_features);
+        let mut inner = Vec::new();
+        let numbers = &numbers[range.start * in_features..range.end * in_features];
+        for block in numbers.chunks(BLOCK_TOKENS * in_features) {
+            match next {
+                None => {
+                    let before = out.len();
+                    first.weight.append(&mut out, block, first_bias)?;
+                    activation.apply(&mut out[before..]);
+                }
+                Some(next) => {
+                    inner.clear();
+                    first.weight.append(&mut inner, block, first_bias)?;
+                    activation.apply(&mut inner);
+                    next.weight.append(&mut out, &inner, next_bias)?;
+                }
             }
         }
-    }
+        Ok(out)
+    });
+    let mut outs = outs.into_iter().collect::<Result<Vec<_>>>()?;
+    let out = if outs.len() == 1 { outs.remove(0) } else { outs.concat() };
     Tensor::from_vec(out, (tokens, out_features), x.device())
 }
 
@@ -387,6 +407,25 @@ mod tests {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn threads_at_rest_change_no_bit() -> Result<()> {
+        let device = Device::Cpu;
+        let x = Tensor::randn(0f32, 1., (150, 600), &device)?;
+        let bias = Tensor::randn(0f32, 1., 800, &device)?;
+        let layer = Linear::new(Tensor::randn(0f32, 1., (800, 600), &device)?, Some(bias));
+        let next = Linear::new(Tensor::randn(0f32, 1., (70, 800), &device)?, None);
+        for (layer, next) in kinds(&layer)?.into_iter().zip(kinds(&next)?) {
+            let results = || -> Result<Vec<Vec<f32>>> {
+                let ys = [layer.forward(&x)?, layer.forward_through(&x, Activation::Gelu, &next)?];
+                ys.iter().map(|y| y.flatten_all()?.to_vec1()).collect()
+            };
+            let alone = results()?;
+            let spare = Arc::new(cpu::SpareThreads::new(3).map_err(candle_core::Error::wrap)?);
+            assert_eq!(spare.compute(results)?, alone, "{layer:?}");
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use hfauto_pipe::engine::{Job, JobOptions, RunReport};
 use hfauto_pipe::error::{Error, ErrorKind};
 use hfauto_pipe::hub::{Hub, HubSettings};
 use hfauto_pipe::models::Want;
+use hfauto_pipe::nn::Precision;
 
 use super::support::{
     Fixture, embed_pipeline, mini_embedder, read_parquet, repository, sample_rows,
@@ -83,6 +84,11 @@ fn the_library_loads_it_and_says_so() {
     assert_eq!(f32.report().parameters, int8.report().parameters);
     assert!(int8.report().bytes < f32.report().bytes);
     let ids = [2u32, 17, 40, 23, 3];
+    // What attention goes by.
+    for (model, precision) in [(&f32, Precision::Full), (&int8, Precision::Int8)] {
+        let inputs = model.inputs([(&ids[..], &[0; 5][..])]).unwrap();
+        assert_eq!(inputs.precision(), precision);
+    }
     let states = |model: &AutoModel| {
         let inputs = model.inputs([(&ids[..], &[0; 5][..])]).unwrap();
         let output = model.forward(&inputs, &Want::default()).unwrap();

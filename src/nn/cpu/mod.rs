@@ -1,7 +1,7 @@
 //! Kernels on slices of host memory, each on the calling thread.
 //!
-//! The unit of parallelism on a CPU is a worker with its own batch, so nothing here starts a thread. The instructions are
-//! those of the processor that the program runs on, chosen by `pulp`. Not here: what the numbers mean; see the layers
+//! The unit of parallelism on a CPU is a worker with its own batch; layers whose work is worth it share it out to workers
+//! at rest ([`shared`]), so no kernel starts a thread. The instructions are those of the processor that the program runs on, chosen by `pulp`. Not here: what the numbers mean; see the layers
 //! in `crate::nn`. The entries are [`PackedWeight`] and [`Int8Weight`] for products with weights, [`Attention`], and the
 //! functions of `rows` and `functions`.
 
@@ -12,7 +12,10 @@ mod functions;
 mod int8;
 mod packed;
 mod rows;
+mod threads;
 mod tile;
+
+use std::ops::Range;
 
 use candle_core::{DType, Device, Layout, Result, Storage, StorageRef, Tensor, bail};
 
@@ -21,6 +24,8 @@ pub(in crate::nn) use functions::{Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu
 pub(in crate::nn) use int8::Int8Weight;
 pub(in crate::nn) use packed::PackedWeight;
 pub(in crate::nn) use rows::{layer_norm, max_and_sum_exp, multiply, rms_norm, round_to_u8};
+pub(crate) use threads::SpareThreads;
+pub(in crate::nn) use threads::shared;
 
 /// Whether the kernels of this folder apply to `tensor`: f32 in host memory.
 pub(in crate::nn) fn applies(tensor: &Tensor) -> bool {
@@ -101,11 +106,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// When the block is not inside the matrix: a bug of the caller.
-    pub(in crate::nn) fn block(
-        self,
-        rows: std::ops::Range<usize>,
-        columns: std::ops::Range<usize>,
-    ) -> Self {
+    pub(in crate::nn) fn block(self, rows: Range<usize>, columns: Range<usize>) -> Self {
         assert!(rows.end <= self.rows && columns.end <= self.columns, "bug: block outside matrix");
         let start = rows.start * self.row_stride + columns.start * self.column_stride;
         Self {
@@ -116,12 +117,12 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Rows `rows` of this matrix.
+    /// Columns `columns` of this matrix.
     ///
     /// # Panics
     /// When they are not inside the matrix: a bug of the caller.
-    pub(in crate::nn) fn rows(self, rows: std::ops::Range<usize>) -> Self {
-        self.block(rows, 0..self.columns)
+    pub(in crate::nn) fn columns(self, columns: Range<usize>) -> Self {
+        self.block(0..self.rows, columns)
     }
 
     /// The transposed matrix; no number moves.

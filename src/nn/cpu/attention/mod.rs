@@ -30,6 +30,13 @@ pub(in crate::nn) struct Bias<'a> {
     pub(in crate::nn) stride: usize,
 }
 
+impl Bias<'_> {
+    /// Without the heads before `head`.
+    pub(in crate::nn) fn heads_from(self, head: usize) -> Self {
+        Self { numbers: &self.numbers[head * self.rows * self.stride..], ..self }
+    }
+}
+
 /// The kernel, for one row after the other.
 pub(in crate::nn) struct Attention<'a> {
     pub(in crate::nn) num_heads: usize,
@@ -497,7 +504,7 @@ mod tests {
         // The last queries, alone with the same keys, get the same numbers; a single one has a kernel of its own.
         if num_queries > 3 && num_queries <= num_keys {
             let mut last = vec![7.0; 2 * width];
-            attention.row(q.rows(num_queries - 2..num_queries), k, v, &mut last);
+            attention.row(q.block(num_queries - 2..num_queries, 0..q.columns), k, v, &mut last);
             assert_eq!(last, out[(num_queries - 2) * width..]);
         }
     }
