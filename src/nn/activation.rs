@@ -113,6 +113,14 @@ impl Activation {
             Self::Tanh => cpu::map::<cpu::Tanh>(values),
         }
     }
+
+    /// As [`Activation::apply`] for what is rounded to 8 bits next, with no more digits than that leaves.
+    pub(super) fn apply_before_rounding(self, values: &mut [f32]) {
+        match self {
+            Self::Gelu => cpu::map::<cpu::CoarseGelu>(values),
+            _ => self.apply(values),
+        }
+    }
 }
 
 fn lookup(table: &[(&str, Activation)], name: &str, written: &str) -> error::Result<Activation> {

@@ -292,7 +292,10 @@ fn forward_cpu(
                 Some(next) => {
                     inner.clear();
                     first.weight.append(&mut inner, block, first_bias)?;
-                    activation.apply(&mut inner);
+                    match next.weight {
+                        Weight::Int8(_) => activation.apply_before_rounding(&mut inner),
+                        Weight::Dense(_) | Weight::Packed(_) => activation.apply(&mut inner),
+                    }
                     next.weight.append(&mut out, &inner, next_bias)?;
                 }
             }

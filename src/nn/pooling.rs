@@ -4,6 +4,7 @@ use std::fmt;
 
 use candle_core::{DType, Result, Tensor};
 
+use super::cpu::{self, CpuView};
 use super::inputs::Ragged;
 use crate::error;
 
@@ -148,17 +149,28 @@ fn pool_row(row: &Tensor, mode: PoolingMode, skipped: usize) -> Result<Tensor> {
         PoolingMode::Cls => kept.narrow(0, 0, 1),
         PoolingMode::LastToken => kept.narrow(0, seq_len - skipped - 1, 1),
         PoolingMode::Max => kept.max_keepdim(0),
-        PoolingMode::Mean => kept.sum_keepdim(0)? / count,
-        PoolingMode::MeanSqrtLenTokens => kept.sum_keepdim(0)? / count.sqrt(),
+        PoolingMode::Mean => sum(&kept)? / count,
+        PoolingMode::MeanSqrtLenTokens => sum(&kept)? / count.sqrt(),
         PoolingMode::WeightedMean => {
             // Positions count from the row's start, skipped tokens included.
             let weights = Tensor::arange(skipped as u32 + 1, seq_len as u32 + 1, row.device())?
                 .to_dtype(row.dtype())?
                 .unsqueeze(1)?;
             let total = (skipped + 1..=seq_len).map(|weight| weight as f64).sum::<f64>();
-            kept.broadcast_mul(&weights)?.sum_keepdim(0)? / total
+            sum(&kept.broadcast_mul(&weights)?)? / total
         }
     }
+}
+
+/// `(n, hidden_size)` → `(1, hidden_size)`.
+fn sum(tokens: &Tensor) -> Result<Tensor> {
+    if !cpu::applies(tokens) {
+        return tokens.sum_keepdim(0);
+    }
+    // candle goes through the numbers by their places, which takes several times as long.
+    let (tokens, (count, columns)) = (tokens.contiguous()?, tokens.dims2()?);
+    let sums = cpu::sum_rows(&CpuView::new(&tokens).slice()?[..count * columns], columns);
+    Tensor::from_vec(sums, (1, columns), tokens.device())
 }
 
 /// Scales each row of `(rows, dimension)` to length 1; a row of zeros stays zero.

@@ -65,6 +65,30 @@ impl Function for Gelu {
     }
 }
 
+/// `x · Φ(x)` to 2·10⁻⁴, for what is rounded to 8 bits next: in half the time of [`Gelu`].
+pub(in crate::nn) struct CoarseGelu;
+
+impl Function for CoarseGelu {
+    /// `Φ(x) = ½ + x · P(x²)` up to |x| = 4; beyond that it is 0, or 1. Of the polynomials that end in these, `P` is the one
+    /// whose largest error, times `x`, is the least.
+    #[inline(always)]
+    fn of<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+        const BOUND: f32 = 4.0;
+        const P: [f32; 7] = [
+            2.258_821_2e-8,
+            -1.588_827_4e-6,
+            4.776_389_3e-5,
+            -8.121_875_6e-4,
+            8.763_691e-3,
+            -6.455_441_6e-2,
+            3.978_702_7e-1,
+        ];
+        let clamped = clamp(simd, x, -BOUND, BOUND);
+        let quotient = polynomial(simd, simd.mul_f32s(clamped, clamped), P);
+        simd.mul_f32s(x, simd.mul_add_e_f32s(clamped, quotient, simd.splat_f32s(0.5)))
+    }
+}
+
 /// The tanh form of GELU.
 pub(in crate::nn) struct GeluTanh;
 
@@ -301,6 +325,13 @@ mod tests {
             let bound = 2.5e-7 * f64::from(x.abs().max(1.0));
             assert!((f64::from(value) - exact).abs() < bound, "gelu({x}): {value} {exact}");
         }
+        let mut coarse = xs.clone();
+        map::<CoarseGelu>(&mut coarse);
+        for ((&x, value), fine) in xs.iter().zip(coarse).zip(of::<Gelu>(&xs)) {
+            let plain = CoarseGelu::of(pulp::Scalar::new(), x);
+            let off = (value - fine).abs().max((plain - fine).abs());
+            assert!(off < 2e-4, "coarse gelu({x}): {value} {plain} {fine}");
+        }
         for (x, value) in xs.iter().zip(of::<Tanh>(&xs)) {
             assert!((f64::from(value) - f64::from(*x).tanh()).abs() < 2e-7, "tanh({x})");
         }
@@ -317,6 +348,12 @@ mod tests {
         assert!(low < 1e-37 && high == 1.0);
         assert_eq!(of::<Silu>(&xs)[2], 1e30);
         assert_eq!(of::<Gelu>(&xs)[1..3], [-0.0, 1e30]);
+        // What is left of Φ there is less than its rounding, times x.
+        let mut coarse = xs;
+        map::<CoarseGelu>(&mut coarse);
+        let [_, low, high, nan] = coarse;
+        assert!(low.abs() < 1e24 && (high - 1e30).abs() < 1e24, "{low} {high}");
+        assert!(nan.is_nan());
         for nan in [of::<Gelu>(&xs)[3], of::<GeluTanh>(&xs)[3], of::<QuickGelu>(&xs)[3]] {
             assert!(nan.is_nan());
         }

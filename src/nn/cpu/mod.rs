@@ -20,10 +20,14 @@ use std::ops::Range;
 use candle_core::{DType, Device, Layout, Result, Storage, StorageRef, Tensor, bail};
 
 pub(in crate::nn) use attention::{Attention, Bias, Scratch};
-pub(in crate::nn) use functions::{Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu, Tanh, map};
+pub(in crate::nn) use functions::{
+    CoarseGelu, Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu, Tanh, map,
+};
 pub(in crate::nn) use int8::Int8Weight;
 pub(in crate::nn) use packed::PackedWeight;
-pub(in crate::nn) use rows::{layer_norm, max_and_sum_exp, multiply, rms_norm, round_to_u8};
+pub(in crate::nn) use rows::{
+    layer_norm, max_and_sum_exp, multiply, rms_norm, round_to_u8, sum_rows,
+};
 pub(crate) use threads::SpareThreads;
 pub(in crate::nn) use threads::shared;
 

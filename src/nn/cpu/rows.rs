@@ -153,6 +153,24 @@ impl WithSimd for RmsNorm<'_> {
     }
 }
 
+/// The sum of the rows of `columns` numbers each, one after the other.
+pub(in crate::nn) fn sum_rows(x: &[f32], columns: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; columns];
+    if columns > 0 {
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for row in x.chunks_exact(columns) {
+                    for (sum, number) in sums.iter_mut().zip(row) {
+                        *sum += number;
+                    }
+                }
+            },
+        );
+    }
+    sums
+}
+
 /// `out` becomes `x · factors`, number by number.
 pub(in crate::nn) fn multiply(out: &mut [f32], x: &[f32], factors: &[f32]) {
     Arch::new().dispatch(
