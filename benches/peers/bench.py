@@ -138,6 +138,32 @@ def growth(model, sentences, args):
         print(f"- {dtype}: 512 tokens instead of 128, the same: {spread(longer)}", flush=True)
 
 
+def few_rows(model, sets, args):
+    """Jobs that take a fraction of a second, ours with reading and writing the files."""
+    folder = args.cache / "work" / "few"
+    folder.mkdir(parents=True, exist_ok=True)
+    graphs = prepare.onnx_graphs("minilm", model, args.cache)
+    work = {"dir": folder, "model": model, "onnx": graphs, "rows": folder / "rows.parquet"}
+    print("\n## minilm, few rows: milliseconds\n")
+    print(f"| rows | {' | '.join([*PEERS, *OURS])} |")
+    print("|---" * (1 + len(PEERS) + len(OURS)) + "|")
+    ratios = []
+    for set_name, count in [("long", 1), ("long", 2), ("long", 3), ("short", 1), ("short", 60)]:
+        pq.write_table(pa.table({"text": sets[set_name][:count]}), work["rows"])
+        seconds = {}
+        for _ in range(2 * args.rounds):
+            for name in [*PEERS, *OURS]:
+                run = peer(name, work) if name in PEERS else ours(name, work, args.program)
+                seconds.setdefault(name, []).append(run[0])
+        times = " | ".join(f"{1e3 * statistics.median(times):.0f}" for times in seconds.values())
+        print(f"| {count}, {set_name} | {times} |", flush=True)
+        for name, other in RATIOS:
+            ratio = [theirs / own for own, theirs in zip(seconds[name], seconds[other])]
+            ratios.append(f"- {count}, {set_name}: {name} over {other}: {spread(ratio)}")
+    print()
+    print(*ratios, sep="\n", flush=True)
+
+
 def generation(sentences, args):
     """GPT-2 small's shape, greedy, against `generate` of transformers with its fastest batch size."""
     new_tokens = 64
@@ -191,7 +217,7 @@ def main():
     parser.add_argument("--model", type=Path)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="*", help="model/set, as minilm/short, minilm/growth or gpt2/decoding")
+    parser.add_argument("--only", nargs="*", help="model/set, as minilm/short, minilm/few, minilm/growth or gpt2/decoding")
     parser.add_argument("--quick", action="store_true", help="a quarter of the rows")
     args = parser.parse_args()
 
@@ -217,6 +243,8 @@ def main():
             tokenizer.enable_truncation(512)
             lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch(rows)]
             one(model_name, set_name, work, lengths, flops(model, lengths), cores, args)
+    if not args.only or "minilm/few" in args.only:
+        few_rows(minilm, sets, args)
     if not args.only or "minilm/growth" in args.only:
         growth(minilm, sentences, args)
     if not args.only or "gpt2/decoding" in args.only:

@@ -190,7 +190,7 @@ pub struct RawRun {
     /// Most tokens of one forward pass, padding counted. Default: 1024 on a CPU, so that a batch stays in
     /// its caches, and up to 4096 where text is generated; up to 32768 on a GPU, as its memory allows.
     pub max_batch_tokens: Option<NonZeroU64>,
-    /// Rows that are sorted by length together. Default: 65536.
+    /// Most rows that are sorted by length together. Default: 65536. A dozen batches for each worker are enough.
     pub sort_window_rows: Option<NonZeroU64>,
     /// Model workers of the CPU, a number or `auto`. Default: `auto`, one a core.
     pub workers: Option<Workers>,

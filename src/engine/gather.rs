@@ -53,16 +53,18 @@ pub(super) struct Gather {
     pub(super) models: Option<Replicas>,
     /// Rows read so far.
     pub(super) rows: u64,
-    /// Rows of a batch that did not fit in a window.
-    pub(super) rest: Option<RecordBatch>,
+    /// Rows of a batch that did not fit in a window, and the bytes that they take.
+    pub(super) rest: Option<(RecordBatch, usize)>,
 }
 
-/// Full batches of a window, for a card.
+/// Full batches of a window, for each card or each worker of the CPU. While they are computed, the window behind is read
+/// and tokenised and the one before is written, which a job of a single window would wait for.
 const BATCHES_A_WINDOW: usize = 12;
 
-/// Rows that are tokenised before the tokens of a window are counted again, for a card: long rows would fill it several
-/// times over.
-const ROWS_AT_ONCE: usize = 2048;
+/// Rows that are tokenised before the tokens of a window are counted again: long ones would fill it several times over.
+/// More where they are soon computed.
+const ROWS_AT_ONCE: usize = 256;
+const ROWS_AT_ONCE_FOR_A_CARD: usize = 2048;
 
 impl Gather {
     /// Errors of the input pass unchanged: whoever knows the files explains them.
@@ -82,14 +84,13 @@ impl Gather {
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { break };
             let mut builder = WindowBuilder::default();
             while !self.is_full(&builder) {
-                let Some(batch) = self.next_batch(&builder).await? else {
+                let Some((batch, bytes)) = self.next_batch(&builder).await? else {
                     ended = true;
                     break;
                 };
                 if batch.num_rows() == 0 {
                     continue;
                 }
-                let bytes = batch.get_array_memory_size();
                 let input = self.read(batch)?;
                 let encoded = self.encode(&input.columns, &tokenizers).await.map_err(external)?;
                 let before = builder.output_bytes();
@@ -157,43 +158,52 @@ impl Gather {
         }
     }
 
-    /// Tokens that a window takes at most. On cards a window of a few batches for each is enough, and while it is computed
-    /// the next one is tokenised.
-    fn window_tokens(&self) -> usize {
-        if !self.step.on_cards() {
-            return MAX_WINDOW_TOKENS;
-        }
-        let batches = BATCHES_A_WINDOW * self.step.devices().len();
-        (batches * self.step.max_batch_tokens()).min(MAX_WINDOW_TOKENS)
+    /// Whether a window ends with a few batches of tokens, whatever rows it might still take.
+    fn is_bounded_by_tokens(&self) -> bool {
+        let task = self.step.task();
+        let makes_its_own = task.batching() == Batching::Share && !self.step.on_cards();
+        !makes_its_own && !task.needs_whole_windows()
     }
 
-    /// The next rows of the input: a batch, or as much of it as the window has room for where that is
-    /// bounded closely.
-    async fn next_batch(&mut self, window: &WindowBuilder) -> Result<Option<RecordBatch>> {
-        let batch = if let Some(batch) = self.rest.take() {
-            batch
+    /// Tokens that a window takes at most.
+    fn window_tokens(&self) -> usize {
+        if !self.is_bounded_by_tokens() {
+            return MAX_WINDOW_TOKENS;
+        }
+        let computing =
+            if self.step.on_cards() { self.step.devices().len() } else { self.step.num_workers() };
+        (BATCHES_A_WINDOW * computing * self.step.max_batch_tokens()).min(MAX_WINDOW_TOKENS)
+    }
+
+    /// The next rows of the input and the bytes that they take: a batch, or as much of it as the window may have room
+    /// for where that is bounded closely.
+    async fn next_batch(&mut self, window: &WindowBuilder) -> Result<Option<(RecordBatch, usize)>> {
+        let (batch, bytes) = if let Some(rest) = self.rest.take() {
+            rest
         } else {
             let start = Instant::now();
             let batch = self.input.next().await;
             self.step.metrics().waited_for_input(start.elapsed());
-            match batch {
-                Some(batch) => batch?,
-                None => return Ok(None),
-            }
+            let Some(batch) = batch.transpose()? else { return Ok(None) };
+            let bytes = batch.get_array_memory_size();
+            (batch, bytes)
         };
         let room = self.window_rows().saturating_sub(window.num_rows());
         let is_bounded = self.few.is_some() || self.step.task().batching() == Batching::Share;
-        let most = match (is_bounded, self.step.on_cards()) {
-            (true, true) => room.min(ROWS_AT_ONCE),
-            (true, false) => room,
-            (false, true) => ROWS_AT_ONCE,
-            (false, false) => usize::MAX,
+        let at_once = match (self.is_bounded_by_tokens(), self.step.on_cards()) {
+            (true, false) => ROWS_AT_ONCE,
+            (true, true) => ROWS_AT_ONCE_FOR_A_CARD,
+            (false, _) => usize::MAX,
         };
-        if batch.num_rows() > most {
-            self.rest = Some(batch.slice(most, batch.num_rows() - most));
-            return Ok(Some(batch.slice(0, most)));
+        let most = if is_bounded { room.min(at_once) } else { at_once };
+        let rows = batch.num_rows();
+        if rows > most {
+            // A part holds the memory of its batch, but all parts of it together hold it once.
+            let part = bytes / rows * most;
+            self.rest = Some((batch.slice(most, rows - most), bytes - part));
+            return Ok(Some((batch.slice(0, most), part)));
         }
-        Ok(Some(batch))
+        Ok(Some((batch, bytes)))
     }
 
     fn is_full(&self, window: &WindowBuilder) -> bool {
