@@ -1,5 +1,5 @@
 //! What a whole run costs over its model: tokens a second of `run`, Parquet to Parquet, against the bare
-//! model loop over the same batches on as many threads; and what SQL costs over `run`, as whole programs.
+//! model loop over the same rows on as many threads; and what SQL costs over `run`, as whole programs.
 //! Rounds alternate, so that a noisy machine disturbs all; the medians of the ratios count.
 //!
 //! `HFAUTO_BENCH_MODEL` names another model directory, `HFAUTO_BENCH_ROWS` another number of rows.
@@ -103,7 +103,7 @@ fn whole_run(runtime: &tokio::runtime::Runtime, file: &Path) -> Anything<f64> {
     Ok(report.steps[0].counts.computed_tokens as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Tokens a second of forward passes alone, over the batches that the job would make.
+/// Tokens a second of forward passes alone, over batches of whole windows of `sort_window_rows`.
 fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Anything<f64> {
     let job = prepare(runtime, file)?;
     let step = &job.steps()[0];

@@ -86,6 +86,19 @@ fn windows_batches_and_workers_do_not_change_results() {
     }
 }
 
+/// All rows could be one window, but one of a dozen batches for each worker is written while the next is computed; unless
+/// the task looks at a whole window. What a window ends with are batches that are not full.
+#[test]
+fn windows_end_after_a_dozen_batches_for_each_worker() {
+    let fixture = Fixture::new();
+    let plain = sample_pipeline("run: {max_batch_tokens: 64, workers: 2}");
+    let whole = plain.replace("output: embedding", "output: embedding, precision: int8");
+    let (plain, whole) = (run(&fixture, "plain", &plain).1, run(&fixture, "whole", &whole).1);
+    let (plain, whole) = (plain.steps[0].counts, whole.steps[0].counts);
+    assert_eq!(plain.computed_tokens, whole.computed_tokens);
+    assert!(plain.batches > whole.batches, "{} {}", plain.batches, whole.batches);
+}
+
 #[test]
 fn same_settings_same_bytes() {
     let fixture = Fixture::new();

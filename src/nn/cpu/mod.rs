@@ -1,9 +1,9 @@
 //! Kernels on slices of host memory, each on the calling thread.
 //!
-//! The unit of parallelism on a CPU is a worker with its own batch; layers whose work is worth it share it out to workers
-//! at rest ([`shared`]), so no kernel starts a thread. The instructions are those of the processor that the program runs on, chosen by `pulp`. Not here: what the numbers mean; see the layers
-//! in `crate::nn`. The entries are [`PackedWeight`] and [`Int8Weight`] for products with weights, [`Attention`], and the
-//! functions of `rows` and `functions`.
+//! The unit of parallelism on a CPU is a worker with its own batch. Layers whose work is worth it call their kernels on the
+//! threads of workers at rest, too ([`shared`]). The instructions are those of the processor that the program runs on,
+//! chosen by `pulp`. Not here: what the numbers mean; see the layers in `crate::nn`. The entries are [`PackedWeight`] and
+//! [`Int8Weight`] for products with weights, [`Attention`], and the functions of `rows` and `functions`.
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
