@@ -28,6 +28,8 @@ mod auto_class;
 #[doc(hidden)]
 pub mod failpoint;
 pub mod error;
+mod guard;
+mod limits;
 
 pub mod config;
 mod store;

@@ -1,0 +1,134 @@
+//! The border to libraries that read foreign bytes: a panic in there becomes an error of the file, the model or the
+//! row, never the end of the process.
+//!
+//! What a panic cannot express (a stack overflow, a failed allocation) aborts, so it has to be prevented before, by
+//! the [`crate::limits`].
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Once;
+use std::task::{Context, Poll};
+
+use futures::Stream;
+
+use crate::error::{Error, ErrorKind, Result};
+
+thread_local! {
+    /// How many guarded calls this thread is in.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Calls `work`, which hands foreign bytes to a library; a panic becomes an error of `kind` that says `what` was
+/// read (a fragment such as "the chat template").
+///
+/// `kind` is by whose fault it is: [`ErrorKind::Data`] for files and rows, [`ErrorKind::Model`] for checkpoints.
+///
+/// # Errors
+/// Those of `work`, and `kind` for a panic.
+pub(crate) fn guarded<T>(
+    kind: ErrorKind,
+    what: &str,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    catch(work).unwrap_or_else(|panic| Err(panicked(kind, what, &*panic)))
+}
+
+/// A stream whose panics become its last item, an error of `kind`; see [`guarded`].
+pub(crate) fn guarded_stream<S, T, E>(
+    kind: ErrorKind,
+    what: String,
+    stream: S,
+) -> impl Stream<Item = Result<T, E>>
+where
+    S: Stream<Item = Result<T, E>> + Unpin,
+    E: From<Error>,
+{
+    Guarded { kind, what, stream: Some(stream) }
+}
+
+struct Guarded<S> {
+    kind: ErrorKind,
+    what: String,
+    stream: Option<S>,
+}
+
+impl<S, T, E> Stream for Guarded<S>
+where
+    S: Stream<Item = Result<T, E>> + Unpin,
+    E: From<Error>,
+{
+    type Item = Result<T, E>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        match catch(|| Pin::new(stream).poll_next(context)) {
+            Ok(polled) => polled,
+            Err(panic) => {
+                // What panicked once is in no known state: it is not polled again.
+                self.stream = None;
+                Poll::Ready(Some(Err(panicked(self.kind, &self.what, &*panic).into())))
+            }
+        }
+    }
+}
+
+/// `catch_unwind` without the report of the panic on stderr, which is for bugs of ours.
+fn catch<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if DEPTH.get() == 0 {
+                report(panic);
+            } else {
+                tracing::debug!(%panic, "a library panicked");
+            }
+        }));
+    });
+    DEPTH.set(DEPTH.get() + 1);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    DEPTH.set(DEPTH.get() - 1);
+    result
+}
+
+fn panicked(kind: ErrorKind, what: &str, panic: &(dyn Any + Send)) -> Error {
+    Error::new(kind, format!("{what} cannot be read: {}", message(panic)))
+}
+
+/// What a panic said.
+pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{StreamExt, stream};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_error_of_what_was_read() {
+        let result: Result<()> =
+            guarded(ErrorKind::Model, "`tokenizer.json`", || panic!("index {} out of range", 7));
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Model);
+        assert_eq!(error.to_string(), "`tokenizer.json` cannot be read: index 7 out of range");
+        assert_eq!(guarded(ErrorKind::Model, "a file", || Ok(1)).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_stream_that_panics_ends_with_an_error() {
+        let items = stream::iter([1, 2, 3])
+            .map(|item| if item == 2 { panic!("page {item}") } else { Ok::<_, Error>(item) });
+        let stream = guarded_stream(ErrorKind::Data, "`a.parquet`".to_owned(), items);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let all: Vec<_> = runtime.block_on(stream.collect());
+        assert_eq!(all.len(), 2);
+        assert!(
+            all[1].as_ref().unwrap_err().to_string().contains("`a.parquet` cannot be read: page 2")
+        );
+    }
+}
