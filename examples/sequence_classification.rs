@@ -27,7 +27,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 pub(crate) fn run(name: &str) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let tokenizer = AutoTokenizer::from_pretrained(name)?;
     let model = AutoModelForSequenceClassification::builder(name).require_head().load()?;
-    let labels = model.config().id2label();
 
     let texts = ["Anna Kowalska met José in Kraków, near the harbour of Porto-Novo.", "Harbour"];
     // Longer texts are cut at the model's maximum.
@@ -41,8 +40,8 @@ pub(crate) fn run(name: &str) -> Result<Vec<String>, Box<dyn std::error::Error>>
     let mut chosen = Vec::new();
     for (row, text) in texts.iter().enumerate() {
         let logits: Vec<f32> = logits.get(row)?.to_vec1()?;
-        let best = (0..labels.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
-        let label = labels[best.unwrap_or_default()].clone();
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+        let label = model.config().label(best.unwrap_or_default())?.to_owned();
         println!("{text}: {label} {logits:?}");
         chosen.push(label);
     }

@@ -5,8 +5,12 @@
 //! [`Error::hint`] the remedy. Not here: the problems of a pipeline file, which come all at once and
 //! with snippets ([`crate::config::Diagnostics`]).
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
+use std::fmt::Write as _;
+
+use crate::secret::hide;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -82,6 +86,26 @@ impl ErrorKind {
             Self::Terminated => exit_code::TERMINATED,
             Self::Internal => exit_code::INTERNAL,
         }
+    }
+
+    /// The kind of a name, as [`Self::name`] gives it.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        [
+            Self::Usage,
+            Self::Config,
+            Self::NoInput,
+            Self::Data,
+            Self::Hub,
+            Self::Unsupported,
+            Self::Model,
+            Self::Resources,
+            Self::Sink,
+            Self::Interrupted,
+            Self::Terminated,
+            Self::Internal,
+        ]
+        .into_iter()
+        .find(|kind| kind.name() == name)
     }
 
     /// The kind's name in reports and JSON, snake_case.
@@ -188,7 +212,7 @@ impl Error {
         Self(Box::new(Inner {
             kind,
             row: None,
-            message: message.into(),
+            message: shown(message.into()),
             at: Vec::new(),
             hint: None,
             source: None,
@@ -210,14 +234,14 @@ impl Error {
     /// Adds a place on the way up, innermost first: a file, a column, a step, `model@revision`.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        self.0.at.push(place.to_string());
+        self.0.at.push(shown(place.to_string()));
         self
     }
 
     /// Sets what the user can do about it. The first hint stays: it is the closest to the cause.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint.get_or_insert_with(|| hint.into());
+        self.0.hint.get_or_insert_with(|| shown(hint.into()));
         self
     }
 
@@ -262,6 +286,14 @@ impl Error {
     }
 }
 
+/// The text of an error without secrets.
+fn shown(text: String) -> String {
+    match hide(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(hidden) => hidden,
+    }
+}
+
 /// What an error and its causes said.
 #[derive(Debug)]
 struct Told {
@@ -291,25 +323,27 @@ impl StdError for Told {
 impl fmt::Display for Error {
     /// `message: cause: deeper cause` on the first line, then `  at place` lines and `hint: …`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
+        let mut text = self.0.message.clone();
         let mut source = StdError::source(self);
         let mut said = self.0.message.clone();
         while let Some(cause) = source {
-            let text = cause.to_string();
+            let next = cause.source();
+            let cause = cause.to_string();
             // Many foreign errors repeat their cause, or what they caused, in their own text.
-            if !said.contains(&text) && !text.contains(&self.0.message) {
-                write!(f, ": {text}")?;
-                said.push_str(&text);
+            if !said.contains(&cause) && !cause.contains(&self.0.message) {
+                write!(text, ": {cause}")?;
+                said.push_str(&cause);
             }
-            source = cause.source();
+            source = next;
         }
         for place in &self.0.at {
-            write!(f, "\n  at {place}")?;
+            write!(text, "\n  at {place}")?;
         }
         if let Some(hint) = &self.0.hint {
-            write!(f, "\nhint: {hint}")?;
+            write!(text, "\nhint: {hint}")?;
         }
-        Ok(())
+        // Errors of libraries may quote their arguments.
+        f.write_str(&hide(&text))
     }
 }
 

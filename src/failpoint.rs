@@ -1,11 +1,16 @@
 //! Places where the kill tests end the process: `HFAUTO_FAILPOINT=unit.renamed:3` kills it with SIGKILL when
 //! it comes to `unit.renamed` for the third time; with `:hold` at the end it stays there instead, with `:panic` it
-//! panics. Without the variable a place costs one look at a static.
+//! panics; with `:spin` it keeps a thread of the runtime busy for ever. Without the variable, a failpoint costs a
+//! single load of a static.
+//!
+//! A variable that is set by accident has no effect: `HFAUTO_FAILPOINT_KEY` must hold the [`key`] of this very program,
+//! which nobody computes by accident.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Every place, in the order in which a job comes to them.
 pub const FAILPOINTS: &[&str] = &[
@@ -34,12 +39,24 @@ struct Chosen {
     then: Option<String>,
 }
 
+/// The required value of `HFAUTO_FAILPOINT_KEY` for this build, derived from the size and mtime of the program file.
+pub fn key(program: &Path) -> Option<String> {
+    let found = std::fs::metadata(program).ok()?;
+    let modified = found.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    let text = format!("failpoints of hfauto-pipe {} {}", found.len(), modified.as_nanos());
+    Some(blake3::hash(text.as_bytes()).to_hex()[..32].to_owned())
+}
+
 /// Kills the process if this is the place, for the time, that the environment names.
 pub(crate) fn failpoint(name: &str) {
     static CHOSEN: OnceLock<Option<Chosen>> = OnceLock::new();
     static HITS: AtomicU64 = AtomicU64::new(0);
     let chosen = CHOSEN.get_or_init(|| {
         let text = std::env::var("HFAUTO_FAILPOINT").ok()?;
+        let ours = key(&std::env::current_exe().ok()?)?;
+        if std::env::var("HFAUTO_FAILPOINT_KEY").ok()? != ours {
+            return None;
+        }
         let mut parts = text.split(':');
         let name = parts.next()?.to_owned();
         let count = parts.next().map_or(Ok(1), str::parse).ok()?;
@@ -51,6 +68,9 @@ pub(crate) fn failpoint(name: &str) {
         match chosen.then.as_deref() {
             Some("hold") => return std::thread::sleep(Duration::from_secs(10)),
             Some("panic") => panic!("the failpoint `{name}`"),
+            Some("spin") => loop {
+                std::hint::spin_loop();
+            },
             _ => {}
         }
         // Nothing of ours runs any more, as when the system or an operator kills it.

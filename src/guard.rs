@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Once;
@@ -46,6 +47,28 @@ where
     E: From<Error>,
 {
     Guarded { kind, what, stream: Some(stream) }
+}
+
+/// Awaits `work`, in which the query engine plans or evaluates user SQL; turns a panic into an error of `kind`.
+///
+/// # Errors
+/// Errors of `work`, and `kind` for a panic.
+pub(crate) async fn guarded_query<T>(
+    kind: ErrorKind,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|context| {
+        catch(|| work.as_mut().poll(context))
+            .unwrap_or_else(|panic| Poll::Ready(Err(query_panicked(kind, &*panic))))
+    })
+    .await
+}
+
+fn query_panicked(kind: ErrorKind, panic: &(dyn Any + Send)) -> Error {
+    Error::new(kind, format!("the query engine cannot compute this: {}", message(panic))).hint(
+        "a value may be out of the range of an operation: cast it, or write the SQL another way",
+    )
 }
 
 struct Guarded<S> {
@@ -117,6 +140,18 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Model);
         assert_eq!(error.to_string(), "`tokenizer.json` cannot be read: index 7 out of range");
         assert_eq!(guarded(ErrorKind::Model, "a file", || Ok(1)).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_query_that_panics_ends_with_an_error() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let query = async {
+            tokio::task::yield_now().await;
+            if true { panic!("`NaiveDate + TimeDelta` overflowed") } else { Ok(()) }
+        };
+        let error = runtime.block_on(guarded_query(ErrorKind::Data, query)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Data);
+        assert!(error.message().ends_with("`NaiveDate + TimeDelta` overflowed"), "{error}");
     }
 
     #[test]

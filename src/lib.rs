@@ -29,7 +29,9 @@ mod auto_class;
 pub mod failpoint;
 pub mod error;
 mod guard;
+mod secret;
 mod limits;
+mod own_file;
 
 pub mod config;
 mod store;

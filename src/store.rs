@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::secret;
 
 /// The schemes of stores that this build may read and write; `http` and `https` are read only.
 pub(crate) const SCHEMES: &[&str] =
@@ -84,7 +85,14 @@ impl Place {
                 .source(error)
                 .hint(credentials(name))
         })?;
-        let url = ObjectStoreUrl::parse(base)
+        // The URL that names objects, in reports and manifests too, has no credentials; only the store has them.
+        let mut named = url.clone();
+        if is_http {
+            secret::remember_credentials(text);
+            let _ = (named.set_username(""), named.set_password(None));
+        }
+        let named = &named[..url::Position::BeforePath];
+        let url = ObjectStoreUrl::parse(named)
             .map_err(|error| wrong(format!("`{base}` is not a store")).source(error))?;
         Ok(Self { store, url, path })
     }
@@ -213,6 +221,7 @@ mod tests {
         check("s3://bucket", "s3://bucket/", "");
         check("s3://bucket/lang=*/[ab]?.csv", "s3://bucket/", "lang=*/[ab]?.csv");
         check("http://localhost:8080/a%20b.csv", "http://localhost:8080/", "a b.csv");
+        check("http://jane:pw@localhost/a.csv", "http://localhost/", "a.csv");
         let error = Place::open("s3:///a").unwrap_err();
         assert_eq!(error.message(), "`s3:///a` names no bucket");
     }

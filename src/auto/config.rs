@@ -1,12 +1,15 @@
 //! `config.json` with its overrides, and the family that it belongs to.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::families::{FAMILIES, Family};
-use super::{nearest, snapshot};
+use super::{labels, nearest, snapshot};
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot};
+use crate::limits;
 use crate::models::{Dimensions, Fields};
 
 /// Settings that every configuration of transformers has, whatever its family.
@@ -58,6 +61,7 @@ pub struct AutoConfig {
     family: &'static Family,
     json: Map<String, Value>,
     dimensions: Dimensions,
+    pub(super) id2label: BTreeMap<i64, String>,
 }
 
 /// Options of [`AutoConfig::builder`].
@@ -136,8 +140,10 @@ impl AutoConfig {
         let family = family(&json)?;
         resolve_attribute_map(family, &mut json);
         apply(family, &mut json, overrides)?;
+        check_labels(&json, overrides)?;
         let dimensions = (family.dimensions)(&Fields::new(&json))?;
-        Ok(Self { family, json, dimensions })
+        let id2label = labels::read(&json)?;
+        Ok(Self { family, json, dimensions, id2label })
     }
 
     /// The row of the table.
@@ -206,42 +212,6 @@ impl AutoConfig {
         Ok(class)
     }
 
-    /// The labels in order of their ids; `LABEL_0`, `LABEL_1`, … where `config.json` names none.
-    pub fn id2label(&self) -> Vec<String> {
-        if let Some(Value::Object(labels)) = self.json.get("id2label") {
-            let mut labels: Vec<(u64, String)> = labels
-                .iter()
-                .filter_map(|(id, label)| Some((id.parse().ok()?, label.as_str()?.to_owned())))
-                .collect();
-            labels.sort_by_key(|(id, _)| *id);
-            return labels.into_iter().map(|(_, label)| label).collect();
-        }
-        let count = self.json.get("num_labels").and_then(Value::as_u64).unwrap_or(2);
-        (0..count).map(|id| format!("LABEL_{id}")).collect()
-    }
-
-    /// How many labels there are.
-    pub fn num_labels(&self) -> usize {
-        self.id2label().len()
-    }
-
-    /// The same configuration for a head of `rows` labels. Old checkpoints state `num_labels` beside an
-    /// `id2label` of another length: where their head has as many rows as the former says, labels without
-    /// a name get one. Any other number is left for the loader to refuse.
-    #[must_use]
-    pub(super) fn with_labels_of(mut self, rows: usize) -> Self {
-        let stated = self.json.get("num_labels").and_then(Value::as_u64);
-        let mut labels = self.id2label();
-        if labels.len() < rows && stated == Some(rows as u64) {
-            labels.extend((labels.len()..rows).map(|id| format!("LABEL_{id}")));
-            let labels = labels.into_iter().enumerate();
-            let labels: Map<String, Value> =
-                labels.map(|(id, label)| (id.to_string(), label.into())).collect();
-            self.json.insert("id2label".to_owned(), labels.into());
-        }
-        self
-    }
-
     /// `problem_type`, if the configuration says it.
     pub fn problem_type(&self) -> Option<&str> {
         self.json.get("problem_type").and_then(Value::as_str)
@@ -263,16 +233,11 @@ fn strings<'a>(json: &'a Map<String, Value>, key: &str) -> Vec<&'a str> {
     list.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-/// The family by `model_type`, or an error that says what to do instead.
+/// The family by `model_type`, or an error with a remedy. As in transformers without `trust_remote_code`, a built-in
+/// architecture takes precedence over the Python code that `auto_map` names.
 fn family(json: &Map<String, Value>) -> Result<&'static Family> {
     let known = format!("implemented model types are: {}", Family::model_types());
-    if json.get("auto_map").is_some_and(|map| !map.is_null()) {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "the model is Python code of its own repository (`auto_map`), which is not run",
-        )
-        .hint(format!("choose a checkpoint of a built-in architecture; {known}")));
-    }
+    let has_code = json.get("auto_map").is_some_and(|map| !map.is_null());
     let Some(model_type) = json.get("model_type").filter(|value| !value.is_null()) else {
         let architectures = strings(json, "architectures");
         let guess = architectures.iter().find_map(|name| Family::by_architecture(name));
@@ -292,7 +257,25 @@ fn family(json: &Map<String, Value>) -> Result<&'static Family> {
             format!("`model_type` in config.json is `{model_type}`, not a string"),
         ));
     };
-    Family::find(model_type).ok_or_else(|| {
+    if let Some(family) = Family::find(model_type) {
+        if has_code {
+            tracing::debug!(
+                model_type,
+                "`auto_map` in config.json is passed over: the architecture is built in"
+            );
+        }
+        return Ok(family);
+    }
+    Err({
+        if has_code {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "model_type `{model_type}` is Python code of the model's own repository (`auto_map`), which is not run"
+                ),
+            )
+            .hint(format!("choose a checkpoint of a built-in architecture; {known}")));
+        }
         let names = FAMILIES.iter().map(|family| family.model_type);
         let slip = nearest(model_type, names)
             .map_or_else(String::new, |name| format!("; the nearest name is `{name}`"));
@@ -302,6 +285,26 @@ fn family(json: &Map<String, Value>) -> Result<&'static Family> {
         )
         .hint(known)
     })
+}
+
+/// Refuses more labels than a head can have, before any weight is read: each label is a string.
+fn check_labels(json: &Map<String, Value>, overrides: &Map<String, Value>) -> Result<()> {
+    let count = |key: &str| match json.get(key) {
+        Some(Value::Number(count)) => count.as_f64().unwrap_or(0.0),
+        Some(Value::Object(labels)) => labels.len() as f64,
+        _ => 0.0,
+    };
+    for key in ["num_labels", "id2label"] {
+        let (found, most) = (count(key), limits::MODEL_LABELS);
+        if found > most as f64 {
+            let kind =
+                if overrides.contains_key(key) { ErrorKind::Config } else { ErrorKind::Model };
+            let message =
+                format!("`{key}` in config.json says {found} labels, expected at most {most}");
+            return Err(Error::new(kind, message));
+        }
+    }
+    Ok(())
 }
 
 /// Common names become the family's own; where both are given, the common one wins, as in transformers.
@@ -431,10 +434,11 @@ mod tests {
 
     #[test]
     fn code_of_the_repository_is_not_run() {
-        let json = json!({"model_type": "bert", "auto_map": {"AutoModel": "modeling.X"}});
-        let (kind, text) = refused(json, json!({}));
+        let with_code = |model_type: &str| json!({"model_type": model_type, "auto_map": {"AutoModel": "modeling.X"}});
+        let (kind, text) = refused(with_code("mine"), json!({}));
         assert_eq!(kind, ErrorKind::Unsupported);
-        assert!(text.contains("auto_map"), "{text}");
+        assert!(text.contains("auto_map") && text.contains("`mine`"), "{text}");
+        assert_eq!(config(with_code("bert"), json!({})).unwrap().model_type(), "bert");
     }
 
     #[test]
@@ -479,9 +483,9 @@ mod tests {
             (0..12).rev().map(|i| (i.to_string(), json!(format!("l{i}")))).collect();
         let json = json!({"model_type": "bert", "id2label": labels});
         let ours = config(json.clone(), json!({})).unwrap();
-        assert_eq!(ours.id2label()[9..], ["l9", "l10", "l11"]);
+        assert_eq!(ours.labels().unwrap()[9..], ["l9", "l10", "l11"]);
         let ours = config(json, json!({"num_labels": 3})).unwrap();
-        assert_eq!(ours.id2label(), ["LABEL_0", "LABEL_1", "LABEL_2"]);
+        assert_eq!(ours.labels().unwrap(), ["LABEL_0", "LABEL_1", "LABEL_2"]);
         assert_eq!(config(json!({"model_type": "bert"}), json!({})).unwrap().num_labels(), 2);
     }
 }

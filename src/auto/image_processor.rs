@@ -17,6 +17,7 @@ use super::snapshot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot};
 use crate::image::{Resampling, RgbImage};
+use crate::limits;
 
 const FILE: &str = "preprocessor_config.json";
 
@@ -260,16 +261,20 @@ fn confused(image: &RgbImage) -> Option<RgbImage> {
 }
 
 fn class(json: &Map<String, Value>, model_type: Option<&str>) -> Result<&'static Class> {
-    if json.get("auto_map").is_some_and(|map| !map.is_null()) {
-        return Err(Error::new(
+    let has_code = json.get("auto_map").is_some_and(|map| !map.is_null());
+    let code = || {
+        Error::new(
             ErrorKind::Unsupported,
             "the image processor is Python code of its own repository (`auto_map`), which is not run",
-        ));
-    }
+        )
+    };
     let name = ["image_processor_type", "feature_extractor_type"]
         .into_iter()
         .find_map(|key| json.get(key).and_then(Value::as_str));
     let Some(name) = name else {
+        if has_code {
+            return Err(code());
+        }
         let class = CLASSES.iter().find(|class| Some(class.model_type) == model_type);
         return class.ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, format!("{FILE} names no `image_processor_type`"))
@@ -279,7 +284,11 @@ fn class(json: &Map<String, Value>, model_type: Option<&str>) -> Result<&'static
     let bare = ["ImageProcessorFast", "ImageProcessor", "FeatureExtractor"]
         .into_iter()
         .find_map(|suffix| name.strip_suffix(suffix));
+    // As in transformers, a built-in class takes precedence over the repository's code.
     CLASSES.iter().find(|class| Some(class.name) == bare).ok_or_else(|| {
+        if has_code {
+            return code();
+        }
         Error::new(ErrorKind::Unsupported, format!("image processor `{name}` is not implemented"))
             .hint(known())
     })
@@ -358,7 +367,13 @@ fn size<'a>(json: &'a Map<String, Value>, key: &str, default: usize) -> Result<S
         },
         _ => None,
     };
-    read.ok_or_else(|| wrong(key, value, expected))
+    match read.ok_or_else(|| wrong(key, value, expected))? {
+        Sides::Fixed(size) if size.height * size.width > limits::MODEL_IMAGE_PIXELS => {
+            let most = limits::MODEL_IMAGE_PIXELS;
+            Err(wrong(key, value, &format!("a size of at most {most} pixels")))
+        }
+        sides => Ok(sides),
+    }
 }
 
 /// A number for each colour, or one for all.

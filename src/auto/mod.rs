@@ -37,6 +37,7 @@ mod dtype;
 mod families;
 mod heads;
 mod image_processor;
+mod labels;
 mod loader;
 mod model;
 mod model_for;
@@ -59,7 +60,8 @@ pub use model_for::{
     ModelWithHead,
 };
 pub use sentence_transformers::{
-    Dense, Head, Module, SentenceTransformer, SpladeActivation, SpladePooling, SpladeStrategy,
+    Dense, Encoder, Head, Module, Norm, SentenceTransformer, SpladeActivation, SpladePooling,
+    SpladeStrategy,
 };
 pub use tokenizer::{
     AutoTokenizer, ChatOptions, ChatTemplate, DecodeOptions, EncodeOptions, Encoding, Side,

@@ -272,7 +272,7 @@ pub trait HeadClass {
 /// let inputs = model.inputs([(&encoding.input_ids[..], &encoding.token_type_ids[..])])?;
 /// let logits = model.forward(&inputs, &Want::default())?.logits;
 /// assert_eq!(logits.dims(), [1, 3]);
-/// assert_eq!(model.config().id2label(), ["LABEL_0", "LABEL_1", "LABEL_2"]);
+/// assert_eq!(model.config().labels()?, ["LABEL_0", "LABEL_1", "LABEL_2"]);
 /// assert!(model.report().new.contains(&"classifier.weight".to_owned()));
 /// # Ok(())
 /// # }

@@ -1,43 +1,72 @@
-//! Directories of sentence-transformers: what follows the transformer, prompts, and lengths.
+//! Directories of sentence-transformers: bi-encoders, cross-encoders and sparse encoders. Covers the modules after the
+//! transformer, prompts, lengths and tokenizer options.
 //!
 //! [`SentenceTransformer`] is the description, readable without weights, so that an embedding's width
-//! is known before anything is loaded; [`Head`] is what it loads. Not here: the transformer itself
-//! ([`AutoModel`](super::AutoModel)) and tokens.
+//! is known before anything is loaded; it loads a [`Head`]. Every key of the files takes effect, has none, or is
+//! refused by name, as listed in `keys`. Not here: the transformer itself ([`AutoModel`](super::AutoModel)) and
+//! tokenization.
 //!
 //! # Source
-//! `sentence_transformers/SentenceTransformer.py` at v5.2 and `sentence_transformer/modules` at v5.7.
+//! `sentence_transformers/base/model.py` and the models beside it at v6.2.
 
-use candle_core::{DType, Device, Tensor};
+mod keys;
+mod modules;
+mod transformer;
+
+use candle_core::Device;
 use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
-use super::loader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::{Snapshot, Weights};
-use crate::nn::{Activation, Linear, Pooling, PoolingMode, Precision, Ragged, normalize};
+use crate::hub::Snapshot;
+use crate::limits;
+use crate::nn::{Pooling, PoolingMode, TorchActivation};
+use keys::File;
+pub use modules::{Dense, Head, Module, Norm, SpladeActivation, SpladePooling, SpladeStrategy};
+use transformer::TransformerSettings;
 
 /// The module types that are implemented, by the last part of their dotted path.
-const MODULE_TYPES: &str = "Transformer, Pooling, Dense, Normalize; MLMTransformer and SpladePooling for `sparse-encoding`";
+const MODULE_TYPES: &str = "Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout; MLMTransformer and \
+                            SpladePooling for `sparse-encoding`";
 
-/// Keys of Pooling files before 5.4, in the order of concatenation.
-const LEGACY_POOLING_KEYS: [(&str, PoolingMode); 6] = [
-    ("pooling_mode_cls_token", PoolingMode::Cls),
-    ("pooling_mode_max_tokens", PoolingMode::Max),
-    ("pooling_mode_mean_tokens", PoolingMode::Mean),
-    ("pooling_mode_mean_sqrt_len_tokens", PoolingMode::MeanSqrtLenTokens),
-    ("pooling_mode_weightedmean_tokens", PoolingMode::WeightedMean),
-    ("pooling_mode_lasttoken", PoolingMode::LastToken),
-];
+/// The file that describes the whole model.
+const MODEL_FILE: &str = "config_sentence_transformers.json";
+
+/// The class that a directory was saved from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoder {
+    /// A bi-encoder: encodes a text as a vector.
+    #[default]
+    SentenceTransformer,
+    /// A cross-encoder: scores a pair of texts.
+    CrossEncoder,
+    /// A sparse encoder: weights the vocabulary for a text.
+    SparseEncoder,
+}
+
+impl Encoder {
+    /// The class name in sentence-transformers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SentenceTransformer => "SentenceTransformer",
+            Self::CrossEncoder => "CrossEncoder",
+            Self::SparseEncoder => "SparseEncoder",
+        }
+    }
+}
 
 /// What a sentence-transformers directory says, without its weights.
 ///
-/// A directory without `modules.json` is a transformer with mean pooling, as in sentence-transformers.
+/// A directory without `modules.json` is a transformer with mean pooling; as in sentence-transformers, its other files
+/// of sentence-transformers are ignored.
 #[derive(Clone, Debug)]
 pub struct SentenceTransformer {
     /// The files of the transformer: the directory itself or its `0_Transformer`.
     pub transformer: Snapshot,
     /// The transformer's configuration.
     pub config: AutoConfig,
+    /// The class that the directory was saved from; `None` without `modules.json`.
+    pub encoder: Option<Encoder>,
     /// What follows the transformer, in order.
     pub modules: Vec<Module>,
     /// How a sparse encoder's logits become weights; `None` for other directories.
@@ -48,85 +77,18 @@ pub struct SentenceTransformer {
     pub default_prompt_name: Option<String>,
     /// How embeddings are meant to be compared: `cosine`, `dot`, ….
     pub similarity_fn_name: Option<String>,
-    /// Tokens that a row may have, if `sentence_bert_config.json` says it.
-    pub max_seq_length: Option<usize>,
+    /// The dimensions that embeddings are truncated to.
+    pub truncate_dim: Option<usize>,
+    /// The number of weights that a sparse encoder keeps per text.
+    pub max_active_dims: Option<usize>,
+    /// The activation of a cross-encoder, as a Python path, if `config_sentence_transformers.json` has one.
+    pub activation_fn: Option<String>,
+    /// Linear layers that a cross-encoder computes in f32, whatever the dtype of the others.
+    pub keep_in_fp32_modules: Vec<String>,
+    /// Overrides of `tokenizer_config.json`, including `model_max_length`, the most tokens of a row.
+    pub processor_kwargs: Map<String, Value>,
     /// Whether texts are lower-cased before they are tokenised.
     pub do_lower_case: bool,
-}
-
-/// A module after the transformer.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Module {
-    /// Tokens to one vector.
-    Pooling(Pooling),
-    /// A linear layer with an activation.
-    Dense(Dense),
-    /// Scales to unit length.
-    Normalize,
-}
-
-/// How a sparse encoder makes weights of logits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SpladePooling {
-    /// How the tokens' become one.
-    pub strategy: SpladeStrategy,
-    /// What is applied to a logit.
-    pub activation: SpladeActivation,
-}
-
-/// How the weights of tokens become one vector.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SpladeStrategy {
-    /// The greatest.
-    #[default]
-    Max,
-    /// Their sum.
-    Sum,
-}
-
-impl SpladeStrategy {
-    /// The name in sentence-transformers.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Max => "max",
-            Self::Sum => "sum",
-        }
-    }
-}
-
-/// What makes a weight of a logit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SpladeActivation {
-    /// `log1p(relu(x))`.
-    #[default]
-    Relu,
-    /// `log1p(log1p(relu(x)))`.
-    Log1pRelu,
-}
-
-impl SpladeActivation {
-    /// The name in sentence-transformers.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Relu => "relu",
-            Self::Log1pRelu => "log1p_relu",
-        }
-    }
-}
-
-/// A linear layer with an activation, before its weights are loaded.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Dense {
-    /// The folder with its configuration and weights, as `2_Dense`.
-    pub path: String,
-    /// Width of its input.
-    pub in_features: usize,
-    /// Width of its output.
-    pub out_features: usize,
-    /// Whether it has a bias.
-    pub bias: bool,
-    /// What is applied to the product.
-    pub activation: Activation,
 }
 
 impl SentenceTransformer {
@@ -140,59 +102,205 @@ impl SentenceTransformer {
     }
 
     fn read(snapshot: &Snapshot, overrides: &Map<String, Value>) -> Result<Self> {
-        let mut transformer = snapshot.clone();
-        let mut modules = Vec::new();
-        let mut splade_pooling = None;
-        let listed = snapshot.json("modules.json")?;
-        match &listed {
-            None => modules.push(Module::Pooling(Pooling::new([PoolingMode::Mean], true))),
-            Some(listed) => {
-                let list = listed.as_array().filter(|list| !list.is_empty()).ok_or_else(|| {
-                    Error::new(ErrorKind::Model, "modules.json is not a list of modules")
-                })?;
-                for (index, entry) in list.iter().enumerate() {
-                    let text = |key| entry.get(key).and_then(Value::as_str);
-                    let (Some(kind), Some(path)) = (text("type"), text("path")) else {
-                        return Err(Error::new(
-                            ErrorKind::Model,
-                            format!("module {index} of modules.json has no `type` or no `path`"),
-                        ));
-                    };
-                    match (index, kind.rsplit('.').next().unwrap_or(kind)) {
-                        (0, "Transformer" | "MLMTransformer") => {
-                            transformer = folder(snapshot, path)?;
-                        }
-                        (1.., "Pooling") => modules.push(Module::Pooling(pooling(snapshot, path)?)),
-                        (1.., "Dense") => modules.push(Module::Dense(dense(snapshot, path)?)),
-                        (1.., "Normalize") => modules.push(Module::Normalize),
-                        (1, "SpladePooling") if list.len() == 2 => {
-                            splade_pooling = Some(splade(snapshot, path)?);
-                        }
-                        _ => return Err(unsupported_module(index, kind)),
-                    }
-                }
-            }
-        }
-        let config = AutoConfig::from_snapshot(&transformer, overrides)?;
-        let prompts = snapshot.json("config_sentence_transformers.json")?.unwrap_or_default();
-        let bert = match transformer.json("sentence_bert_config.json")? {
-            Some(bert) => bert,
-            None => snapshot.json("sentence_bert_config.json")?.unwrap_or_default(),
+        refuse_adapter(snapshot)?;
+        let Some(listed) = snapshot.json("modules.json")? else {
+            let config = AutoConfig::from_snapshot(snapshot, overrides)?;
+            return Ok(Self::plain(snapshot.clone(), config));
         };
-        let text = |key| prompts.get(key).and_then(Value::as_str).map(str::to_owned);
+        let saved = object(snapshot, MODEL_FILE)?.unwrap_or_default();
+        let place = format!("`{MODEL_FILE}`");
+        keys::check(File::Model, &saved, &place)?;
+        let wrong = |key: &str, value: &Value| {
+            Error::new(ErrorKind::Model, format!("`{key}` in {place} is `{value}`"))
+        };
+        let value = |key: &str| saved.get(key).filter(|value| !value.is_null());
+        let text = |key: &str| match value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(value) => Err(wrong(key, value)),
+        };
+        let count = |key: &str| match value(key) {
+            None => Ok(None),
+            Some(value) => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+                Some(count) if count > 0 => Ok(Some(count)),
+                _ => Err(wrong(key, value)),
+            },
+        };
+
+        let modules = ListedModules::read(snapshot, &listed)?;
+        let encoder = match text("model_type")?.as_deref() {
+            // The first releases of sparse encoders do not write it.
+            None if modules.splade_pooling.is_some() => Encoder::SparseEncoder,
+            None | Some("SentenceTransformer") => Encoder::SentenceTransformer,
+            Some("CrossEncoder") => Encoder::CrossEncoder,
+            Some("SparseEncoder") => Encoder::SparseEncoder,
+            Some(other) => {
+                return Err(keys::not_implemented("model_type", &other.into(), &place)
+                    .hint("implemented are SentenceTransformer, CrossEncoder and SparseEncoder"));
+            }
+        };
+        let transformer = modules.transformer;
+        refuse_adapter(&transformer)?;
+        let settings = TransformerSettings::read(&transformer)?;
+        settings.check_task(encoder, modules.masked)?;
+        let config = configured(&transformer, &settings.config_kwargs, overrides)?;
         let description = Self {
             transformer,
             config,
-            modules,
-            splade_pooling,
-            prompts: named_prompts(&prompts)?,
-            default_prompt_name: text("default_prompt_name"),
-            similarity_fn_name: text("similarity_fn_name"),
-            max_seq_length: max_seq_length(&bert)?,
-            do_lower_case: bert.get("do_lower_case").and_then(Value::as_bool).unwrap_or(false),
+            encoder: Some(encoder),
+            modules: modules.modules,
+            splade_pooling: modules.splade_pooling,
+            prompts: named_prompts(&saved)?,
+            default_prompt_name: text("default_prompt_name")?,
+            similarity_fn_name: text("similarity_fn_name")?,
+            truncate_dim: count("truncate_dim")?,
+            max_active_dims: count("max_active_dims")?,
+            activation_fn: text("activation_fn")?,
+            keep_in_fp32_modules: match value("keep_in_fp32_modules") {
+                None => Vec::new(),
+                Some(names) => serde_json::from_value(names.clone())
+                    .map_err(|_| wrong("keep_in_fp32_modules", names))?,
+            },
+            processor_kwargs: settings.processor_kwargs,
+            do_lower_case: settings.do_lower_case,
         };
-        description.check_widths()?;
+        description.check_default_prompt()?;
+        modules::check_widths(&description.modules, description.hidden_size())?;
         Ok(description)
+    }
+
+    /// A transformer without files of sentence-transformers: mean pooling, or last-token pooling for a language model.
+    fn plain(transformer: Snapshot, config: AutoConfig) -> Self {
+        let is_causal = config.json().get("is_causal").and_then(Value::as_bool).unwrap_or(true);
+        let last = is_causal && is_causal_lm(&config);
+        let mode = if last { PoolingMode::LastToken } else { PoolingMode::Mean };
+        Self {
+            transformer,
+            config,
+            encoder: None,
+            modules: vec![Module::Pooling(Pooling::new([mode], true))],
+            splade_pooling: None,
+            prompts: Vec::new(),
+            default_prompt_name: None,
+            similarity_fn_name: None,
+            truncate_dim: None,
+            max_active_dims: None,
+            activation_fn: None,
+            keep_in_fp32_modules: Vec::new(),
+            processor_kwargs: Map::new(),
+            do_lower_case: false,
+        }
+    }
+
+    /// The same files as a bi-encoder, as `SentenceTransformer(…)` loads them.
+    ///
+    /// # Errors
+    /// `Config` for a sparse encoder, `Model` for a bi-encoder without Pooling.
+    pub fn bi_encoder(&self) -> Result<Self> {
+        match self.encoder {
+            Some(Encoder::SparseEncoder) => Err(Error::new(
+                ErrorKind::Config,
+                format!("model `{}` is a sparse encoder", self.transformer.name()),
+            )
+            .hint("use `sparse-encoding`, or `outputs: [last_hidden_state]`")),
+            // Its modules and prompts are for pairs; sentence-transformers ignores them too.
+            Some(Encoder::CrossEncoder) => {
+                let plain = Self::plain(self.transformer.clone(), self.config.clone());
+                Ok(Self {
+                    processor_kwargs: self.processor_kwargs.clone(),
+                    do_lower_case: self.do_lower_case,
+                    ..plain
+                })
+            }
+            _ => Ok(self.clone()),
+        }
+    }
+
+    /// Checks that the modules produce one vector per text.
+    ///
+    /// # Errors
+    /// `Model` without a Pooling module.
+    pub fn require_pooling(&self) -> Result<()> {
+        if self.modules.iter().any(|module| matches!(module, Module::Pooling(_))) {
+            return Ok(());
+        }
+        let message =
+            format!("modules.json of `{}` has no Pooling module", self.transformer.name());
+        Err(Error::new(ErrorKind::Model, message).hint("choose a `pooling`"))
+    }
+
+    /// Checks that `CrossEncoder(…)` can score with the directory: a transformer with its own head.
+    ///
+    /// # Errors
+    /// `Unsupported` for further modules, and for language models that score by the logit of a word.
+    pub fn require_cross_encoder(&self) -> Result<()> {
+        let refused = |message: String| Err(Error::new(ErrorKind::Unsupported, message));
+        if self.encoder == Some(Encoder::CrossEncoder) {
+            if !self.modules.is_empty() || self.splade_pooling.is_some() {
+                return refused(format!(
+                    "model `{}` is a cross-encoder with modules after the transformer, which are not implemented for \
+                     `rerank`",
+                    self.transformer.name()
+                ));
+            }
+        } else if is_causal_lm(&self.config) {
+            return refused(format!(
+                "model `{}` is a language model ({}): a reranker by the logits of a word is not implemented",
+                self.transformer.name(),
+                self.config.architectures().join(", ")
+            ));
+        }
+        Ok(())
+    }
+
+    /// The activation of a cross-encoder, where a file names one.
+    ///
+    /// # Errors
+    /// `Unsupported` for an activation that is not implemented.
+    pub fn activation(&self) -> Result<Option<TorchActivation>> {
+        let of = |path: &str, place: &str| {
+            TorchActivation::from_path(path).map(Some).map_err(|e| e.at(format!("`{place}`")))
+        };
+        if let (Some(Encoder::CrossEncoder), Some(path)) = (self.encoder, &self.activation_fn) {
+            return of(path, MODEL_FILE);
+        }
+        // Before 5.4, cross-encoders store it in config.json, under one of two names.
+        let json = self.config.json();
+        let named = match json.get("sentence_transformers") {
+            Some(Value::Object(own)) => {
+                keys::check(File::ConfigJson, own, "`sentence_transformers` of config.json")?;
+                own.get("activation_fn")
+            }
+            _ => None,
+        };
+        match named.or_else(|| json.get("sbert_ce_default_activation_function")) {
+            None | Some(Value::Null) => Ok(None),
+            Some(path) => of(path.as_str().unwrap_or_default(), "config.json"),
+        }
+    }
+
+    /// The pooling and activation of a sparse encoder, as `SparseEncoder(…)` loads the directory.
+    ///
+    /// # Errors
+    /// `Unsupported` for a bi-encoder, which would get an untrained layer.
+    pub fn require_sparse_encoder(&self) -> Result<SpladePooling> {
+        match (self.splade_pooling, self.encoder) {
+            (Some(pooling), _) => Ok(pooling),
+            (None, None | Some(Encoder::CrossEncoder)) => Ok(SpladePooling::default()),
+            (None, Some(_)) => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "model `{}` has no SpladePooling module: a sparse encoder over pooled vectors (SparseAutoEncoder) is \
+                     not implemented",
+                    self.transformer.name()
+                ),
+            )
+            .hint("use `feature-extraction` for a SentenceTransformer")),
+        }
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.config.dimensions().hidden_size
     }
 
     /// Pools otherwise than the directory says: `modes` take the place of its Pooling module.
@@ -200,18 +308,12 @@ impl SentenceTransformer {
     /// # Errors
     /// `Config` when a Dense module does not take the new width.
     pub fn with_pooling(mut self, modes: impl IntoIterator<Item = PoolingMode>) -> Result<Self> {
-        let mut include_prompt = true;
-        for module in &self.modules {
-            if let Module::Pooling(pooling) = module {
-                include_prompt = pooling.include_prompt();
-            }
-        }
-        let pooling = Module::Pooling(Pooling::new(modes, include_prompt));
+        let pooling = Module::Pooling(Pooling::new(modes, self.include_prompt()));
         match self.modules.iter_mut().find(|module| matches!(module, Module::Pooling(_))) {
             Some(module) => *module = pooling,
             None => self.modules.insert(0, pooling),
         }
-        self.check_widths().map_err(|error| {
+        modules::check_widths(&self.modules, self.hidden_size()).map_err(|error| {
             Error::new(ErrorKind::Config, "the model's modules do not fit this `pooling`")
                 .source(error)
         })?;
@@ -230,21 +332,16 @@ impl SentenceTransformer {
         self
     }
 
-    /// The width of an embedding.
+    /// The width of the modules' output, before truncation to `truncate_dim`.
     pub fn embedding_dimension(&self) -> usize {
-        self.modules.iter().fold(self.config.dimensions().hidden_size, |width, module| match module
-        {
-            Module::Pooling(pooling) => width * pooling.modes().len(),
-            Module::Dense(dense) => dense.out_features,
-            Module::Normalize => width,
-        })
+        modules::check_widths(&self.modules, self.hidden_size()).unwrap_or_default()
     }
 
     /// Whether the tokens of the prompt are pooled with the others.
     pub fn include_prompt(&self) -> bool {
         self.modules.iter().all(|module| match module {
             Module::Pooling(pooling) => pooling.include_prompt(),
-            Module::Dense(_) | Module::Normalize => true,
+            _ => true,
         })
     }
 
@@ -253,10 +350,13 @@ impl SentenceTransformer {
     /// # Errors
     /// `Config` when there is no such prompt.
     pub fn prompt(&self, name: Option<&str>) -> Result<Option<&str>> {
-        let Some(name) = name.or(self.default_prompt_name.as_deref()) else { return Ok(None) };
-        let found = self.prompts.iter().find(|(known, _)| known == name);
+        let find = |name: &str| self.prompts.iter().find(|(known, _)| known == name);
+        let Some(name) = name else {
+            let default = self.default_prompt_name.as_deref().and_then(find);
+            return Ok(default.map(|(_, prompt)| prompt.as_str()));
+        };
         let names: Vec<&str> = self.prompts.iter().map(|(name, _)| name.as_str()).collect();
-        found.map(|(_, prompt)| Some(prompt.as_str())).ok_or_else(|| {
+        find(name).map(|(_, prompt)| Some(prompt.as_str())).ok_or_else(|| {
             Error::new(ErrorKind::Config, format!("the model has no prompt `{name}`")).hint(
                 match names.as_slice() {
                     [] => "the model has no prompts: give the text itself as `prompt`".to_owned(),
@@ -266,121 +366,113 @@ impl SentenceTransformer {
         })
     }
 
-    /// Loads the weights of the modules after the transformer, in f32, whatever that computes in: they work
-    /// on one vector a row. `snapshot` is the one that the description was read from.
+    /// The text prepended to every row: `prompt`, or else the model's prompt of this name, or else its default prompt.
     ///
     /// # Errors
-    /// `Model` when the weights of a Dense module are missing or do not fit its configuration.
-    pub fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<Head> {
-        let modules = self
-            .modules
-            .iter()
-            .map(|module| match module {
-                Module::Pooling(pooling) => Ok(LoadedModule::Pooling(pooling.clone())),
-                Module::Dense(dense) => dense.load(snapshot, device),
-                Module::Normalize => Ok(LoadedModule::Normalize),
-            })
-            .collect::<Result<_>>()
-            .map_err(|e| e.at(format!("model `{}`", snapshot.name())))?;
-        Ok(Head { modules })
+    /// As [`SentenceTransformer::prompt`].
+    pub fn prompt_text(&self, prompt: Option<&str>, name: Option<&str>) -> Result<String> {
+        match prompt {
+            Some(prompt) => Ok(prompt.to_owned()),
+            None => Ok(self.prompt(name)?.unwrap_or_default().to_owned()),
+        }
     }
 
-    fn check_widths(&self) -> Result<()> {
-        let mut width = self.config.dimensions().hidden_size;
-        let mut pooled = false;
-        for module in &self.modules {
-            match module {
-                Module::Pooling(pooling) if !pooled => {
-                    width *= pooling.modes().len();
-                    pooled = true;
+    /// A default prompt must exist. `query` and `document` always exist, as empty texts unless a file defines them.
+    fn check_default_prompt(&self) -> Result<()> {
+        let Some(name) = &self.default_prompt_name else { return Ok(()) };
+        let always = self.encoder != Some(Encoder::CrossEncoder)
+            && matches!(name.as_str(), "query" | "document");
+        if always || self.prompts.iter().any(|(known, _)| known == name) {
+            return Ok(());
+        }
+        let names: Vec<&str> = self.prompts.iter().map(|(name, _)| name.as_str()).collect();
+        let message =
+            format!("`default_prompt_name` in {MODEL_FILE} is `{name}`, which is no prompt");
+        Err(Error::new(ErrorKind::Model, message)
+            .hint(format!("its prompts are: {}", names.join(", "))))
+    }
+
+    /// Loads the weights of the modules after the transformer. `snapshot` is the one the description was read from.
+    ///
+    /// # Errors
+    /// `Model` when weights are missing or do not fit their configuration.
+    pub fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<Head> {
+        Head::load(&self.modules, snapshot, device)
+    }
+}
+
+/// The modules that `modules.json` lists.
+struct ListedModules {
+    transformer: Snapshot,
+    /// Whether the first module is an MLMTransformer.
+    masked: bool,
+    modules: Vec<Module>,
+    splade_pooling: Option<SpladePooling>,
+}
+
+impl ListedModules {
+    fn read(snapshot: &Snapshot, listed: &Value) -> Result<Self> {
+        let list = listed
+            .as_array()
+            .filter(|list| !list.is_empty())
+            .ok_or_else(|| Error::new(ErrorKind::Model, "modules.json is not a list of modules"))?;
+        if list.len() > limits::MODEL_MODULES {
+            let (found, most) = (list.len(), limits::MODEL_MODULES);
+            let message = format!("modules.json has {found} modules, expected at most {most}");
+            return Err(Error::new(ErrorKind::Model, message));
+        }
+        let mut found = Self {
+            transformer: snapshot.clone(),
+            masked: false,
+            modules: Vec::new(),
+            splade_pooling: None,
+        };
+        for (index, entry) in list.iter().enumerate() {
+            let text = |key| entry.get(key).and_then(Value::as_str);
+            let (Some(kind), Some(path)) = (text("type"), text("path")) else {
+                return Err(Error::new(
+                    ErrorKind::Model,
+                    format!("module {index} of modules.json has no `type` or no `path`"),
+                ));
+            };
+            if let Some(entry) = entry.as_object() {
+                keys::check(File::Modules, entry, &format!("module {index} of modules.json"))?;
+            }
+            // Other packages are Python code, which is not run.
+            let own = kind.strip_prefix("sentence_transformers.");
+            let class = own.and_then(|path| path.rsplit('.').next()).unwrap_or_default();
+            let path = path.trim_end_matches('/');
+            match (index, class) {
+                (0, "Transformer" | "MLMTransformer") => {
+                    found.masked = class == "MLMTransformer";
+                    found.transformer = folder(snapshot, path)?;
                 }
-                Module::Pooling(_) => {
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        "modules.json has more than one Pooling module",
-                    ));
+                (1.., "Pooling") => {
+                    found.modules.push(Module::Pooling(modules::pooling(snapshot, path)?));
                 }
-                Module::Dense(_) | Module::Normalize if !pooled => {
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        "modules.json has a module before Pooling, which works on tokens",
-                    ));
+                (1.., "Dense") => {
+                    found.modules.push(Module::Dense(modules::dense(snapshot, path)?));
                 }
-                Module::Dense(dense) if dense.in_features != width => {
-                    return Err(Error::new(
-                        ErrorKind::Model,
-                        format!(
-                            "`{}` takes {} features, but what precedes it gives {width}",
-                            dense.path, dense.in_features
-                        ),
-                    ));
+                (1.., "LayerNorm") => {
+                    found.modules.push(Module::LayerNorm(modules::layer_norm(snapshot, path)?));
                 }
-                Module::Dense(dense) => width = dense.out_features,
-                Module::Normalize => {}
+                (1.., "Normalize") => {
+                    found.modules.push(modules::normalization(snapshot, path)?);
+                }
+                (1.., "Dropout") => modules::dropout(snapshot, path)?,
+                (1, "SpladePooling") if list.len() == 2 => {
+                    found.splade_pooling = Some(modules::splade(snapshot, path)?);
+                }
+                _ => {
+                    let message =
+                        format!("module {index} of modules.json, `{kind}`, is not implemented");
+                    return Err(Error::new(ErrorKind::Unsupported, message).hint(format!(
+                        "implemented are, of sentence_transformers, {MODULE_TYPES}; a Transformer is the first"
+                    )));
+                }
             }
         }
-        Ok(())
-    }
-}
-
-impl Dense {
-    fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<LoadedModule> {
-        let at = |error: Error| error.at(format!("module `{}`", self.path));
-        let files = snapshot.weight_files_in(&self.path).map_err(at)?;
-        let weights = Weights::open(&files).map_err(at)?;
-        let (mut linear, _) = loader::load(&weights, "linear", DType::F32, device, None, |vb| {
-            Linear::load(vb, self.in_features, self.out_features, self.bias)
-                .map_err(super::families::cannot_load)
-        })
-        .map_err(at)?;
-        linear.pack(Precision::Full).map_err(super::families::cannot_load).map_err(at)?;
-        Ok(LoadedModule::Dense(linear, self.activation))
-    }
-}
-
-/// The loaded modules after the transformer: from tokens to embeddings.
-#[derive(Clone, Debug)]
-pub struct Head {
-    modules: Vec<LoadedModule>,
-}
-
-#[derive(Clone, Debug)]
-enum LoadedModule {
-    Pooling(Pooling),
-    Dense(Linear, Activation),
-    Normalize,
-}
-
-impl Head {
-    /// Makes one embedding of each row.
-    ///
-    /// # Shapes
-    /// Returns `(rows, embedding_dimension)`. `prompt_tokens` is how many tokens of each row are its
-    /// prompt and the special token before it; it matters where the prompt is not pooled.
-    ///
-    /// # Errors
-    /// When candle cannot compute or allocate.
-    pub fn forward(
-        &self,
-        last_hidden_state: &Ragged,
-        prompt_tokens: usize,
-    ) -> candle_core::Result<Tensor> {
-        let mut embeddings = None;
-        for module in &self.modules {
-            embeddings = Some(match (module, embeddings) {
-                (LoadedModule::Pooling(pooling), _) => {
-                    pooling.forward(last_hidden_state, prompt_tokens)?
-                }
-                (LoadedModule::Dense(linear, activation), Some(x)) => {
-                    linear.forward_activated(&x, *activation)?
-                }
-                (LoadedModule::Normalize, Some(x)) => normalize(&x)?,
-                (LoadedModule::Dense(..) | LoadedModule::Normalize, None) => {
-                    candle_core::bail!("bug: a module before Pooling")
-                }
-            });
-        }
-        embeddings.ok_or_else(|| candle_core::Error::Msg("bug: no Pooling module".to_owned()))
+        Ok(found)
     }
 }
 
@@ -400,148 +492,66 @@ fn folder(snapshot: &Snapshot, path: &str) -> Result<Snapshot> {
     Snapshot::local(&dir)
 }
 
-fn unsupported_module(index: usize, kind: &str) -> Error {
-    let error = Error::new(
-        ErrorKind::Unsupported,
-        format!("module {index} of modules.json, `{kind}`, is not implemented"),
-    );
-    error.hint(format!("implemented are {MODULE_TYPES}, of which Transformer is the first"))
+/// Refuses a PEFT adapter, which would change the results of the checkpoint next to it.
+fn refuse_adapter(snapshot: &Snapshot) -> Result<()> {
+    const FILE: &str = "adapter_config.json";
+    if snapshot.path(FILE).is_none() {
+        return Ok(());
+    }
+    let message = format!("`{FILE}`: an adapter over a base model is not implemented");
+    Err(Error::new(ErrorKind::Unsupported, message)
+        .hint("save the merged model (`merge_and_unload` of peft), and remove the file"))
 }
 
-fn module_config(snapshot: &Snapshot, path: &str) -> Result<(String, Map<String, Value>)> {
-    let file = format!("{path}/config.json");
-    match snapshot.json(&file)? {
-        Some(Value::Object(json)) => Ok((file, json)),
+/// `file` as a JSON object, if it exists.
+fn object(snapshot: &Snapshot, file: &str) -> Result<Option<Map<String, Value>>> {
+    match snapshot.json(file)? {
+        None => Ok(None),
+        Some(Value::Object(json)) => Ok(Some(json)),
         Some(_) => Err(Error::new(ErrorKind::Model, format!("`{file}` is not a JSON object"))),
-        None => Err(Error::new(
-            ErrorKind::Model,
-            format!("modules.json names `{path}`, but there is no `{file}`"),
-        )),
     }
 }
 
-fn splade(snapshot: &Snapshot, path: &str) -> Result<SpladePooling> {
-    let (file, json) = module_config(snapshot, path)?;
-    let text = |key: &str, default: &'static str| match json.get(key) {
-        None | Some(Value::Null) => Ok(default.to_owned()),
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(value) => {
-            Err(Error::new(ErrorKind::Model, format!("`{key}` in `{file}` is `{value}`")))
+/// `config.json`, overridden by the directory's `config_kwargs` and then by the pipeline's overrides.
+fn configured(
+    transformer: &Snapshot,
+    config_kwargs: &Map<String, Value>,
+    overrides: &Map<String, Value>,
+) -> Result<AutoConfig> {
+    if config_kwargs.is_empty() {
+        return AutoConfig::from_snapshot(transformer, overrides);
+    }
+    AutoConfig::from_snapshot(transformer, config_kwargs).map_err(|error| {
+        // An invalid override is usually the pipeline's fault; here it is the model's.
+        let kind = match error.kind() {
+            ErrorKind::Config => ErrorKind::Unsupported,
+            kind => kind,
+        };
+        let message = format!("`config_kwargs` of the model's transformer: {}", error.message());
+        let refused = Error::new(kind, message);
+        match error.remedy() {
+            Some(remedy) => refused.hint(remedy),
+            None => refused,
         }
-    };
-    let unknown = |key: &str, value: &str| {
-        Error::new(
-            ErrorKind::Unsupported,
-            format!("`{key}: {value}` in `{file}` is not implemented"),
-        )
-    };
-    let strategy = match text("pooling_strategy", "max")?.as_str() {
-        "max" => SpladeStrategy::Max,
-        "sum" => SpladeStrategy::Sum,
-        other => return Err(unknown("pooling_strategy", other)),
-    };
-    let activation = match text("activation_function", "relu")?.as_str() {
-        "relu" => SpladeActivation::Relu,
-        "log1p_relu" => SpladeActivation::Log1pRelu,
-        other => return Err(unknown("activation_function", other)),
-    };
-    Ok(SpladePooling { strategy, activation })
+    })?;
+    let mut merged = config_kwargs.clone();
+    merged.extend(overrides.clone());
+    AutoConfig::from_snapshot(transformer, &merged)
 }
 
-fn pooling(snapshot: &Snapshot, path: &str) -> Result<Pooling> {
-    let (file, json) = module_config(snapshot, path)?;
-    let wrong = |key: &str, value: &Value| {
-        Error::new(ErrorKind::Model, format!("`{key}` in `{file}` is `{value}`"))
-    };
-    let mode = |value: &Value| {
-        let name = value.as_str().ok_or_else(|| wrong("pooling_mode", value))?;
-        PoolingMode::from_name(name).map_err(|e| e.at(format!("`{file}`")))
-    };
-    let modes = match json.get("pooling_mode") {
-        Some(Value::Array(names)) => names.iter().map(mode).collect::<Result<Vec<_>>>()?,
-        Some(name) if !name.is_null() => vec![mode(name)?],
-        _ => {
-            let known = |key: &str| LEGACY_POOLING_KEYS.iter().any(|(known, _)| *known == key);
-            for (key, value) in &json {
-                if key.starts_with("pooling_mode_") && !known(key) && value != &Value::Bool(false) {
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        format!("`{key}` in `{file}` is not implemented"),
-                    ));
-                }
-            }
-            let mut modes = Vec::new();
-            for (key, mode) in LEGACY_POOLING_KEYS {
-                match json.get(key) {
-                    Some(Value::Bool(true)) => modes.push(mode),
-                    None | Some(Value::Bool(false)) => {}
-                    Some(value) => return Err(wrong(key, value)),
-                }
-            }
-            // A file that switches nothing on, as one without these keys.
-            if modes.is_empty() { vec![PoolingMode::Mean] } else { modes }
-        }
-    };
-    if modes.is_empty() {
-        return Err(wrong("pooling_mode", &Value::Array(Vec::new())));
-    }
-    let include_prompt = match json.get("include_prompt") {
-        None | Some(Value::Null) => true,
-        Some(Value::Bool(include)) => *include,
-        Some(value) => return Err(wrong("include_prompt", value)),
-    };
-    Ok(Pooling::new(modes, include_prompt))
+/// Whether the checkpoint was saved from a language model, by the rule of sentence-transformers.
+fn is_causal_lm(config: &AutoConfig) -> bool {
+    config.architectures().first().is_some_and(|name| name.ends_with("ForCausalLM"))
 }
 
-fn dense(snapshot: &Snapshot, path: &str) -> Result<Dense> {
-    let (file, json) = module_config(snapshot, path)?;
-    let size = |key: &str| {
-        let value = json.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-        value.filter(|n| *n > 0).ok_or_else(|| {
-            Error::new(ErrorKind::Model, format!("`{file}` has no number `{key}` of at least 1"))
-        })
-    };
-    if json.get("use_residual").and_then(Value::as_bool) == Some(true) {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("`use_residual: true` in `{file}` is not implemented"),
-        ));
-    }
-    for key in ["module_input_name", "module_output_name"] {
-        let name = json.get(key).filter(|name| !name.is_null());
-        if name.is_some_and(|name| name != "sentence_embedding") {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "`{key}` in `{file}` is not `sentence_embedding`: a layer over tokens is not implemented"
-                ),
-            ));
-        }
-    }
-    let activation = match json.get("activation_function") {
-        // The default of sentence-transformers.
-        None => Activation::Tanh,
-        Some(Value::Null) => Activation::Identity,
-        Some(name) => Activation::from_torch_path(name.as_str().unwrap_or_default())
-            .map_err(|e| e.at(format!("`{file}`")))?,
-    };
-    Ok(Dense {
-        path: path.to_owned(),
-        in_features: size("in_features")?,
-        out_features: size("out_features")?,
-        bias: json.get("bias").and_then(Value::as_bool).unwrap_or(true),
-        activation,
-    })
-}
-
-fn named_prompts(json: &Value) -> Result<Vec<(String, String)>> {
+fn named_prompts(json: &Map<String, Value>) -> Result<Vec<(String, String)>> {
     let prompts = match json.get("prompts") {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Object(prompts)) => prompts,
         Some(_) => {
             return Err(Error::new(
                 ErrorKind::Model,
-                "`prompts` in config_sentence_transformers.json is not a map",
+                format!("`prompts` in {MODEL_FILE} is not a map"),
             ));
         }
     };
@@ -549,25 +559,13 @@ fn named_prompts(json: &Value) -> Result<Vec<(String, String)>> {
         .iter()
         .map(|(name, prompt)| match prompt {
             Value::String(prompt) => Ok((name.clone(), prompt.clone())),
+            Value::Null => Ok((name.clone(), String::new())),
             _ => Err(Error::new(
                 ErrorKind::Model,
-                format!("prompt `{name}` in config_sentence_transformers.json is not a string"),
+                format!("prompt `{name}` in {MODEL_FILE} is not a string"),
             )),
         })
         .collect()
-}
-
-fn max_seq_length(json: &Value) -> Result<Option<usize>> {
-    match json.get("max_seq_length") {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
-            Some(tokens) if tokens > 0 => Ok(Some(tokens)),
-            _ => Err(Error::new(
-                ErrorKind::Model,
-                format!("`max_seq_length` in sentence_bert_config.json is `{value}`"),
-            )),
-        },
-    }
 }
 
 #[cfg(test)]

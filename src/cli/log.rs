@@ -2,13 +2,15 @@
 //! Not here: what is logged.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 use tracing_subscriber::EnvFilter;
 
+use super::terminal::{self, LogWriter};
 use crate::config::Diagnostics;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::ErrorReport;
@@ -28,6 +30,7 @@ pub(super) enum LogFormat {
 }
 
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+static LEVEL: OnceLock<String> = OnceLock::new();
 
 /// Begins to log.
 ///
@@ -35,6 +38,9 @@ static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 /// `Usage` when `level` is no filter.
 pub(super) fn start(format: LogFormat, level: Option<&str>) -> Result<()> {
     let _ = FORMAT.set(format);
+    if let Some(level) = level {
+        let _ = LEVEL.set(level.to_owned());
+    }
     let filter = match level {
         Some(level) => EnvFilter::try_new(level).map_err(|e| {
             Error::new(ErrorKind::Usage, format!("`--log-level {level}` is not a level")).source(e)
@@ -42,7 +48,7 @@ pub(super) fn start(format: LogFormat, level: Option<&str>) -> Result<()> {
         None => EnvFilter::try_from_default_env()
             .unwrap_or_else(|_| EnvFilter::new(if is_json() { JSON_FILTER } else { TEXT_FILTER })),
     };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter);
     // A second call in one process (tests) keeps the first subscriber.
     let _ = if is_json() {
         // Fields of an event stand at the top, those of the run and the unit that it is in in `spans`.
@@ -58,6 +64,30 @@ pub(super) fn guess_format(args: &[OsString]) {
     let is_json = args.iter().any(|arg| arg == "--log-format=json")
         || args.windows(2).any(|pair| pair[0] == "--log-format" && pair[1] == "json");
     let _ = FORMAT.set(if is_json { LogFormat::Json } else { LogFormat::Text });
+}
+
+/// The arguments that make a child process log as this one does.
+pub(super) fn arguments() -> Vec<String> {
+    let mut arguments = Vec::new();
+    if is_json() {
+        arguments.extend(["--log-format".to_owned(), "json".to_owned()]);
+    }
+    if let Some(level) = LEVEL.get() {
+        arguments.extend(["--log-level".to_owned(), level.clone()]);
+    }
+    arguments
+}
+
+static SAYS_NO_ERRORS: AtomicBool = AtomicBool::new(false);
+
+/// Leaves reporting the error to another process.
+pub(super) fn say_no_errors() {
+    SAYS_NO_ERRORS.store(true, Ordering::SeqCst);
+}
+
+/// Whether this process prints errors.
+pub(super) fn says_errors() -> bool {
+    !SAYS_NO_ERRORS.load(Ordering::SeqCst)
 }
 
 /// Whether all that is said on stderr is JSON.
@@ -76,7 +106,23 @@ pub(super) fn line(level: &str, message: &str, fields: Value) {
     if let Value::Object(fields) = fields {
         line.extend(fields);
     }
-    let _ = writeln!(std::io::stderr().lock(), "{}", Value::Object(line));
+    terminal::say_json(Value::Object(line));
+}
+
+/// Reports panics as log events from now on: a panic is our bug, and its message may hold untrusted text.
+pub(super) fn panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = match backtrace.status() {
+            std::backtrace::BacktraceStatus::Captured => format!("\n{backtrace}"),
+            _ => String::new(),
+        };
+        if is_json() {
+            line("ERROR", &format!("{panic}{backtrace}"), json!({"kind": "internal"}));
+        } else {
+            terminal::say(format_args!("{panic}{backtrace}"));
+        }
+    }));
 }
 
 /// An error as one line; the problems of a pipeline file stand in it.

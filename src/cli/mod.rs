@@ -13,15 +13,18 @@ mod report;
 mod run;
 mod schedule;
 mod schema;
+mod signals;
 mod sql;
 mod status;
 mod status_folder;
+mod supervise;
+mod terminal;
 mod test;
 mod validate;
 
+use std::any::Any;
 use std::ffi::OsString;
 use std::future::Future;
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::error::ErrorKind as ClapErrorKind;
@@ -31,8 +34,11 @@ use crate::config::pipeline::Pipeline;
 use crate::config::{self, Diagnostics, LoadOptions};
 use crate::error::{Error, ErrorKind, Result, exit_code};
 use crate::hub::{Hub, HubSettings};
+use crate::limits::{STACK_BYTES, THREAD_STACK_BYTES};
+use crate::{guard, secret};
 
 use self::log::LogFormat;
+use self::terminal::print;
 
 /// Verbs and options of the design that later versions bring.
 const LATER: &[&str] = &["scheduler", "executor"];
@@ -138,16 +144,35 @@ fn hub(offline: bool) -> Hub {
 /// Runs the program and returns its exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
-    let cli = match Cli::try_parse_from(&args) {
+    secret::remember_environment();
+    // SQL expressions may be deep, and the system fixes the main thread's stack size.
+    let thread = std::thread::Builder::new().name("main".to_owned()).stack_size(STACK_BYTES);
+    match thread.spawn(move || run(&args)) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| fail(&panicked(&*panic))),
+        Err(e) => fail(&Error::new(ErrorKind::Resources, "cannot start a thread").source(e)),
+    }
+}
+
+/// Turns a panic, which is our bug, into an error.
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let message = format!("the program panicked: {}", guard::message(panic));
+    Error::new(ErrorKind::Internal, message)
+        .hint("this is a bug of hfauto-pipe: please report it, with what RUST_BACKTRACE=1 shows")
+}
+
+fn run(args: &[OsString]) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            log::guess_format(&args);
+            log::guess_format(args);
             return usage(&error);
         }
     };
     if let Err(error) = log::start(cli.log_format, cli.log_level.as_deref()) {
         return fail(&error);
     }
+    log::panics();
+    signals::start();
     let result = match cli.command {
         Command::Run(args) => args.run(),
         Command::Schedule(args) => args.run(),
@@ -190,8 +215,15 @@ fn usage(error: &clap::Error) -> u8 {
         let message = words.join(" ");
         return fail(&Error::new(ErrorKind::Usage, message).hint("for more, try `--help`"));
     }
-    let _ = error.print();
-    if is_help { exit_code::DONE } else { exit_code::USAGE }
+    if is_help {
+        let _ = error.print();
+        return exit_code::DONE;
+    }
+    let text = error.render();
+    terminal::say_styled(text.to_string().trim_end(), || {
+        text.ansi().to_string().trim_end().to_owned()
+    });
+    exit_code::USAGE
 }
 
 fn unavailable_verb(error: &clap::Error) -> Option<&'static str> {
@@ -210,44 +242,25 @@ fn fail(error: &Error) -> u8 {
 
 /// Shows an error on stderr; the problems of a pipeline file come with snippets.
 fn show(error: &Error) {
+    if !log::says_errors() {
+        return;
+    }
     if log::is_json() {
         return log::error(error);
     }
-    let mut stderr = std::io::stderr().lock();
     if let Some(diagnostics) = Diagnostics::of(error) {
-        let _ = if stderr.is_terminal() {
-            writeln!(stderr, "{}", diagnostics.styled())
-        } else {
-            writeln!(stderr, "{diagnostics}")
-        };
-        return;
+        return terminal::say_styled(&diagnostics.to_string(), || diagnostics.styled());
     }
     let style = anstyle::Style::new().bold().fg_color(Some(anstyle::AnsiColor::Red.into()));
-    let (on, off) = if stderr.is_terminal() {
-        (style.render().to_string(), style.render_reset().to_string())
-    } else {
-        (String::new(), String::new())
-    };
-    let _ = writeln!(stderr, "{on}error:{off} {error}");
-}
-
-/// Prints a result. A reader that closed the pipe has what it wanted, so that is no error.
-///
-/// # Errors
-/// `Sink` when stdout cannot be written.
-fn print(text: impl std::fmt::Display) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::new(ErrorKind::Sink, "cannot write to stdout").source(e))
-        }
-        _ => Ok(()),
-    }
+    terminal::say_styled(&format!("error: {error}"), || {
+        format!("{}error:{} {error}", style.render(), style.render_reset())
+    });
 }
 
 /// Asynchronous work of a verb, on a runtime of its own.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(THREAD_STACK_BYTES)
         .enable_all()
         .build()
         .map_err(|e| Error::new(ErrorKind::Resources, "cannot start threads").source(e))?;

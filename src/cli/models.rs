@@ -53,7 +53,8 @@ impl ModelsArgs {
         line("architectures", &config.architectures().join(", "));
         let classes: Vec<&str> = config.family().classes().map(AutoClass::name).collect();
         line("auto classes", &classes.join(", "));
-        line("labels", &config.id2label().join(", "));
+        let labels: Vec<&str> = config.id2label().values().map(String::as_str).collect();
+        line("labels", &labels.join(", "));
         line("hidden_size", &dimensions.hidden_size);
         line("layers", &dimensions.num_hidden_layers);
         line("attention heads", &dimensions.num_attention_heads);

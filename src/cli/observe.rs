@@ -9,10 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::signals;
 use crate::config::pipeline::{Pipeline, SinkSpec};
 use crate::engine::{Job, Progress, Stage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::own_file;
 use crate::report::{Kept, Report, prometheus};
+use crate::secret;
 use crate::sink::{self, Sink};
 
 /// The time between two states of the metrics: shorter than any scrape interval.
@@ -49,19 +52,28 @@ impl Observer {
         }
         // The metrics before: what they say of earlier runs stays.
         let metrics = metrics.map(|path| {
-            let before = fs::read(&path).unwrap_or_default();
+            let before = own_file::read(&path).unwrap_or_default();
             (path, String::from_utf8_lossy(&before).into_owned())
         });
         // Until the pipeline is read, its name is the one that the file would give it.
         let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let before = metrics.as_ref().and_then(|(_, before)| Kept::pipeline(before));
         let begun = Report::running(before.unwrap_or(stem), now());
+        // A killed run cannot report its end, so the report first says that it is running, and in which process.
+        if let Some(path) = report.as_deref().filter(|path| is_file_or_new(path)) {
+            let text = begun.to_json()?;
+            replace(path, text.as_bytes()).map_err(|e| cannot_write("report", path, e))?;
+        }
         let told = Arc::new(Told { metrics, run: Mutex::new((begun, None)) });
+        signals::at_exit({
+            let (told, report) = (Arc::clone(&told), report.clone());
+            move |kind| told.last_words(kind, report.as_deref())
+        });
         let Some((path, _)) = &told.metrics else {
             return Ok(Self { report, told, thread: None, kept: None });
         };
         told.write_metrics().map_err(|e| cannot_write("metrics file", path, e))?;
-        let (stop, stopped) = mpsc::channel();
+        let (sender, stopped) = mpsc::channel();
         let thread = std::thread::spawn({
             let told = Arc::clone(&told);
             move || {
@@ -72,12 +84,12 @@ impl Observer {
                 }
             }
         });
-        Ok(Self { report, told, thread: Some((stop, thread)), kept: None })
+        Ok(Self { report, told, thread: Some((sender, thread)), kept: None })
     }
 
     /// Says which pipeline it is.
     pub(super) fn is_of(&mut self, pipeline: &Pipeline) {
-        self.told.lock().0.pipeline.clone_from(&pipeline.name);
+        self.told.lock().0.pipeline = secret::hide(&pipeline.name).into_owned();
         let sink = &pipeline.sink;
         self.kept = (!Sink::is_file(sink)).then(|| sink.clone());
     }
@@ -92,6 +104,7 @@ impl Observer {
     /// # Errors
     /// `Sink` when a file cannot be written.
     pub(super) fn finish<T>(self, result: &Result<T>) -> Result<()> {
+        signals::at_exit_nothing();
         if let Some((stop, thread)) = self.thread {
             drop(stop);
             let _ = thread.join();
@@ -141,6 +154,27 @@ impl Told {
         Report { run: progress.map(|progress| progress.report()), ..report }
     }
 
+    /// Reports that a signal ended the run, which can no longer do so itself. Does not wait for the state: its holder
+    /// may never release it.
+    fn last_words(&self, kind: ErrorKind, report: Option<&Path>) {
+        let Ok(mut told) = self.run.try_lock() else { return };
+        let error = Error::new(kind, "a signal ended the process before the run could end itself")
+            .hint("units that are done are kept: the same command goes on from there");
+        told.0 = told.0.clone().ended(now(), Some(&error));
+        let (ended, progress) = told.clone();
+        drop(told);
+        if let Err(error) = self.write_metrics() {
+            tracing::warn!(%error, "cannot write the metrics file");
+        }
+        let ended = Report { run: progress.map(|progress| progress.report()), ..ended };
+        if let Some(path) = report
+            && let Ok(text) = ended.to_json()
+            && let Err(error) = replace(path, text.as_bytes())
+        {
+            tracing::warn!(%error, "cannot write the report");
+        }
+    }
+
     fn write_metrics(&self) -> io::Result<()> {
         let Some((path, before)) = &self.metrics else { return Ok(()) };
         let report = self.report();
@@ -166,32 +200,35 @@ fn keep(path: &Path, report: &Report, nothing: bool) -> Result<()> {
         return Ok(());
     }
     let text = report.to_json()?;
-    replace(path, text.as_bytes()).map_err(|e| cannot_write("report", path, e))
+    let output = path.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+    own_file::check_folders(output, Path::new("_hfauto"))
+        .and_then(|()| own_file::replace(path, &temporary(path), text.as_bytes()))
+        .map_err(|e| cannot_write("report", path, e))
 }
 
-/// Writes a file that is at any moment the old one or the new one.
+/// Replaces a file atomically. Replaces a link rather than following it: anyone who may write to the folder could point
+/// it anywhere.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     // What is no file (a pipe, a terminal) is written as it is.
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return OpenOptions::new().write(true).open(path)?.write_all(content);
     }
-    // A link stays one.
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let temporary = temporary(&path);
-    let write = || {
-        let _ = fs::remove_file(&temporary);
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)
-    };
-    write().inspect_err(|_| drop(fs::remove_file(&temporary)))
+    // These links belong to the system.
+    let of_system = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
+    let is_of_system = of_system.iter().any(|place| path.starts_with(place));
+    let path = if is_of_system { fs::canonicalize(path)? } else { path.to_owned() };
+    own_file::replace(&path, &temporary(&path), content)
 }
 
 /// Where a file is written before it is whole: hidden, and no `.prom` file that a collector would read.
 fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp"))
+}
+
+/// Whether a path names a regular file, or nothing yet. A pipe, or the system's link to one, takes a single report.
+fn is_file_or_new(path: &Path) -> bool {
+    fs::symlink_metadata(path).map_or(true, |found| found.is_file())
 }
 
 /// Fails where [`replace`] would.

@@ -1,6 +1,6 @@
 //! Progress of a run on stderr: a bar, plain lines, JSON lines, or nothing.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -201,7 +201,7 @@ fn json_line(pipeline: &str, now: &Snapshot) {
 }
 
 fn line(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    super::terminal::say(text);
 }
 
 /// `1:02:03`, or `2:03` below an hour.

@@ -1,11 +1,13 @@
 //! `hfauto-pipe report`: one HTML page of the report of a run. Not here: the page (`crate::report`).
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::{PipelineArgs, key_value};
 use crate::error::{Error, ErrorKind, Result};
+use crate::own_file;
 use crate::report::{Report, page};
 use crate::sink::{self, Sink};
 
@@ -27,7 +29,8 @@ impl ReportArgs {
     pub(super) fn run(self) -> Result<()> {
         let (file, text) = self.read()?;
         let text = String::from_utf8_lossy(&text);
-        let page = page(&Report::from_json(&text).map_err(|e| e.at(file.display()))?);
+        let report = Report::from_json(&text).map_err(|e| e.at(file.display()))?;
+        let page = page(&report.if_alive());
         if self.output == Path::new("-") {
             return super::print(page);
         }
@@ -44,12 +47,12 @@ impl ReportArgs {
 
     /// The report, and where it is.
     fn read(&self) -> Result<(PathBuf, Vec<u8>)> {
-        let read = |file: PathBuf| match std::fs::read(&file) {
+        let found = |file: PathBuf, read: io::Result<Vec<u8>>| match read {
             Ok(text) => Ok((file, text)),
             Err(error) => Err(self.no_report(&file, error)),
         };
         if !self.is_pipeline() {
-            return read(self.report.clone());
+            return found(self.report.clone(), std::fs::read(&self.report));
         }
         let (pipeline, set) = (self.report.clone(), self.set.clone());
         let pipeline = PipelineArgs { pipeline, set, offline: true }.load()?;
@@ -60,17 +63,19 @@ impl ReportArgs {
                 .hint("run it with `--report FILE`, and give that file"));
         }
         if !sink::is_remote(&pipeline.sink) {
-            return read(super::observe::kept_report(&pipeline.sink.path));
+            let file = super::observe::kept_report(&pipeline.sink.path);
+            let read = own_file::read(&file);
+            return found(file, read);
         }
         let output = pipeline.sink.path.clone();
         match sink::kept_report(&pipeline.sink)? {
             Some(text) => Ok((output, text)),
-            None => Err(self.no_report(&output, std::io::ErrorKind::NotFound.into())),
+            None => Err(self.no_report(&output, io::ErrorKind::NotFound.into())),
         }
     }
 
-    fn no_report(&self, file: &Path, error: std::io::Error) -> Error {
-        let is_missing = error.kind() == std::io::ErrorKind::NotFound && self.is_pipeline();
+    fn no_report(&self, file: &Path, error: io::Error) -> Error {
+        let is_missing = error.kind() == io::ErrorKind::NotFound && self.is_pipeline();
         let hint = if is_missing {
             "no run of it has come so far; run it, or give a file of `run --report`"
         } else {

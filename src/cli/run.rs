@@ -1,5 +1,6 @@
 //! `hfauto-pipe run`: rows from source to sink, with progress, a report and an exit code.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,9 +10,11 @@ use super::PipelineArgs;
 use super::observe::Observer;
 use super::progress::{ProgressMode, Reporter};
 use super::schedule::ScheduledRun;
+use super::signals::Stop;
 use crate::config::pipeline::{DeviceSpec, Dtype, Pipeline};
 use crate::engine::{Job, JobOptions, RunReport};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard;
 use crate::hub::Hub;
 use crate::sink::{Shard, Sink};
 
@@ -49,6 +52,10 @@ pub(super) struct RunArgs {
     /// `--due` it is a folder: each pipeline has a file of its own there, `reviews.yaml.prom`.
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     metrics_file: Option<PathBuf>,
+
+    /// The run is a child process of a schedule: orders come through stdin, and the schedule reports the result.
+    #[arg(long, hide = true)]
+    supervised: bool,
 }
 
 /// What the command line changes in a job.
@@ -120,9 +127,19 @@ impl RunArgs {
             return Err(Error::new(ErrorKind::Usage, message)
                 .hint("name a pipeline file; `run --due FOLDER` runs what is due of a folder"));
         }
+        if self.supervised {
+            super::log::say_no_errors();
+            super::signals::supervised();
+        }
         let (report, metrics) = (self.report.clone(), self.metrics_file.clone());
         let mut observer = Observer::start(&pipeline.pipeline, report, metrics)?;
-        let result = super::block_on(self.start(&mut observer));
+        // A panic is reported as any other error, in the report too.
+        let run = || super::block_on(self.start(&mut observer));
+        let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+            let message = format!("the run panicked: {}", guard::message(&*panic));
+            Err(Error::new(ErrorKind::Internal, message)
+                .hint("this is a bug of hfauto-pipe: please report it"))
+        });
         let told = observer.finish(&result);
         let report = match (result, told) {
             (Ok(report), told) => told.map(|()| report)?,
@@ -152,7 +169,9 @@ impl RunArgs {
             ))?;
             return Ok(None);
         }
-        run_job(&job, self.progress, stop_or_exit()).await.map(Some)
+        // Before this point there is nothing to shut down: a signal ends the process.
+        let stop = Stop::listen();
+        run_job(&job, self.progress, stop.asked()).await.map(Some)
     }
 }
 
@@ -179,6 +198,23 @@ fn shard(text: &str) -> std::result::Result<Shard, String> {
 }
 
 impl JobArgs {
+    /// The equivalent command-line arguments.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut add = |name: &str, value: Option<String>| {
+            arguments.extend(value.map(|value| format!("--{name}={value}")));
+        };
+        add("limit", self.limit.map(|limit| limit.to_string()));
+        add("shard", self.shard.map(|shard| shard.to_string()));
+        add("device", self.device.map(|device| device.to_string()));
+        let dtype = self.dtype.and_then(|dtype| dtype.to_possible_value());
+        add("dtype", dtype.map(|dtype| dtype.get_name().to_owned()));
+        for (name, is_set) in [("--fresh", self.fresh), ("--prune", self.prune)] {
+            arguments.extend(is_set.then(|| name.to_owned()));
+        }
+        arguments
+    }
+
     /// The job of a pipeline as the command line wants it, checked and planned.
     pub(super) async fn prepare(&self, mut pipeline: Pipeline, hub: Hub) -> Result<Job> {
         for model in pipeline.models_mut() {
@@ -202,34 +238,4 @@ pub(super) async fn run_job(
     let result = job.run(stop).await;
     reporter.finish(result.is_ok());
     result
-}
-
-/// Resolves at the first SIGINT or SIGTERM.
-pub(super) async fn stop_signal() -> ErrorKind {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        // Without handlers the signals keep their default action: they end the process.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => ErrorKind::Interrupted,
-        _ = terminate.recv() => ErrorKind::Terminated,
-    }
-}
-
-/// [`stop_signal`] of a task of its own, which listens while the job blocks; a second signal ends the process at
-/// once, as far as it is.
-pub(super) fn stop_or_exit() -> impl Future<Output = ErrorKind> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    let listen = async move {
-        let _ = sender.send(stop_signal().await);
-        let kind = stop_signal().await;
-        #[expect(clippy::disallowed_methods, reason = "the user asks twice; the disk is sound")]
-        std::process::exit(i32::from(kind.exit_code()));
-    };
-    #[expect(clippy::disallowed_methods, reason = "it ends with the process alone")]
-    drop(tokio::spawn(listen));
-    async { receiver.await.unwrap_or(ErrorKind::Interrupted) }
 }

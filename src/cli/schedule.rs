@@ -1,20 +1,23 @@
 //! `hfauto-pipe schedule`, and `run --due`: the pipelines of a folder at their times, with a line on stderr for
 //! everything that happens. Not here: when they are due ([`crate::schedule`]), how one runs (`run`).
 
-use std::io::Write;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use chrono::SecondsFormat;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures::FutureExt;
 
 use super::observe::Observer;
 use super::progress::ProgressMode;
-use super::run::{JobArgs, run_job, stop_or_exit};
+use super::run::JobArgs;
+use super::signals::Stop;
+use super::{supervise, terminal};
 use crate::config::LoadOptions;
 use crate::config::pipeline::Pipeline;
 use crate::engine::RunReport;
 use crate::error::{Error, ErrorKind, Result};
+use crate::report::Kept;
 use crate::schedule::{Event, Scheduler, What, now};
 
 #[derive(Args, Debug)]
@@ -71,8 +74,9 @@ impl ScheduledRun<'_> {
     fn stay(&self, folder: &Path, state: Option<&Path>) -> Result<()> {
         self.check_metrics()?;
         let mut scheduler = self.scheduler(folder, state);
+        let listener = Stop::listen();
         super::block_on(async {
-            let stop = stop_or_exit().shared();
+            let stop = listener.asked().shared();
             let run = async |pipeline| self.run(pipeline, stop.clone()).await;
             scheduler.stay(run, stop.clone(), &mut line).await
         })
@@ -82,8 +86,9 @@ impl ScheduledRun<'_> {
         self.check_metrics()?;
         let mut scheduler = self.scheduler(folder, state);
         let mut printed = Ok(());
+        let listener = Stop::listen();
         let passed = super::block_on(async {
-            let stop = stop_or_exit().shared();
+            let stop = listener.asked().shared();
             let run = async |pipeline| self.run(pipeline, stop.clone()).await;
             let mut tell = |event: &Event<'_>| match event.what {
                 // Called every few minutes, it says something when there is something.
@@ -123,29 +128,35 @@ impl ScheduledRun<'_> {
         pipeline: Pipeline,
         stop: impl Future<Output = ErrorKind> + Clone,
     ) -> Result<RunReport> {
-        let mut observer = Observer::start(&pipeline.file, None, self.metrics_of(&pipeline))?;
-        observer.is_of(&pipeline);
-        let run = async {
-            let job = tokio::select! {
-                job = self.job.prepare(pipeline, super::hub(self.offline)) => job?,
-                kind = stop.clone() => {
-                    return Err(Error::new(kind, "stopped before the first row"));
-                }
-            };
-            observer.runs(&job);
-            run_job(&job, self.progress, stop).await
-        };
-        let result = run.await;
-        let told = tokio::task::block_in_place(|| observer.finish(&result));
-        match result {
-            Ok(report) => told.map(|()| report),
-            Err(error) => {
-                if let Err(told) = told {
-                    super::show(&told);
-                }
-                Err(error)
-            }
+        let metrics = self.metrics_of(&pipeline);
+        let result = supervise::run(self.arguments(&pipeline, metrics.as_deref()), stop).await;
+        if let (Err(error), Some(_)) = (&result, &metrics)
+            && let Err(told) = tell_of_death(&pipeline, metrics.clone(), error)
+        {
+            super::show(&told);
         }
+        result
+    }
+
+    /// The arguments for `hfauto-pipe run`.
+    fn arguments(&self, pipeline: &Pipeline, metrics: Option<&Path>) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        for (key, value) in self.set {
+            arguments.push(format!("--set={key}={value}").into());
+        }
+        if self.offline {
+            arguments.push("--offline".into());
+        }
+        arguments.extend(self.job.arguments().into_iter().map(Into::into));
+        let progress = self.progress.to_possible_value();
+        let progress = progress.map_or("none".to_owned(), |mode| mode.get_name().to_owned());
+        arguments.push(format!("--progress={progress}").into());
+        if let Some(metrics) = metrics {
+            arguments.extend(["--metrics-file".into(), metrics.into()]);
+        }
+        // A name may begin with `-`.
+        arguments.extend(["--".into(), pipeline.file.clone().into()]);
+        arguments
     }
 
     /// A collector reads a folder, and a file of metrics is written as a whole: so each pipeline has one, and none
@@ -167,9 +178,23 @@ impl ScheduledRun<'_> {
     }
 }
 
+/// The metrics of a run that died still say that it is running: the schedule writes how it ended.
+fn tell_of_death(pipeline: &Pipeline, metrics: Option<PathBuf>, error: &Error) -> Result<()> {
+    let says_running = metrics
+        .as_ref()
+        .and_then(|path| std::fs::read_to_string(path).ok())
+        .is_some_and(|text| Kept::is_running(&text));
+    if !says_running {
+        return Ok(());
+    }
+    let mut observer = Observer::start(&pipeline.file, None, metrics)?;
+    observer.is_of(pipeline);
+    observer.finish::<RunReport>(&Err(error.again()))
+}
+
 /// `2026-03-29T01:00:00Z  INFO reviews.yaml: started, due 2026-03-29 03:00:00 CEST`
 fn line(event: &Event<'_>) {
     let level = if event.what.is_problem() { "WARN" } else { "INFO" };
     let now = now().to_rfc3339_opts(SecondsFormat::Secs, true);
-    let _ = writeln!(std::io::stderr().lock(), "{now}  {level} {event}");
+    terminal::say(format_args!("{now}  {level} {event}"));
 }

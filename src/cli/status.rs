@@ -42,7 +42,7 @@ impl StatusArgs {
             if let Some(scheduled) = &scheduled {
                 json["scheduled"] = scheduled.to_json();
             }
-            return super::print(format_args!("{json}\n"));
+            return super::terminal::print_json(json);
         }
         let output = pipeline.sink.path.display();
         let scheduled = scheduled.map(|scheduled| scheduled.to_string()).unwrap_or_default();

@@ -46,7 +46,7 @@ pub(super) fn run(args: &PipelineArgs, state: Option<&Path>, json: bool) -> Resu
     if json {
         let pipelines: Vec<Value> = rows.iter().map(Row::to_json).collect();
         let whole = json!({"folder": path, "state": states.path(), "pipelines": pipelines});
-        return super::print(format_args!("{whole}\n"));
+        return super::terminal::print_json(whole);
     }
     if rows.is_empty() {
         let message = format!("there is no pipeline file in `{}`", path.display());

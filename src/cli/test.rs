@@ -111,7 +111,8 @@ impl TestArgs {
         pipeline.on_error.dead_letter = folder.join("errors");
         let hub = Arc::new(super::hub(self.offline));
         let job = Job::prepare(pipeline, JobOptions::default(), hub).await?;
-        job.run(super::run::stop_signal()).await?;
+        let stop = super::signals::Stop::listen();
+        job.run(stop.asked()).await?;
         let text = std::fs::read_to_string(&output).map_err(|e| {
             Error::new(ErrorKind::Internal, "cannot read the result of a test").source(e)
         })?;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::PipelineArgs;
-use crate::config::pipeline::{Precision, Step, StepKind, TaskOptions};
+use crate::config::pipeline::{Pipeline, Step, StepKind, TaskOptions};
+use crate::engine::check_outputs;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sink::Sink;
 use crate::source;
 use crate::tasks::{self, Models};
 
@@ -55,6 +57,7 @@ impl ValidateArgs {
     fn check(&self, args: &PipelineArgs) -> Result<String> {
         let pipeline = args.load()?;
         let mut problems = Vec::new();
+        problems.extend(check_outputs(&pipeline).err());
         if let Some(predicate) = &pipeline.source.predicate
             && let Err(error) = source::check_predicate(predicate)
         {
@@ -64,7 +67,7 @@ impl ValidateArgs {
             problems.push(not_in_units("has a limit").at(&pipeline.source.location));
         }
         for step in &pipeline.steps {
-            if let Err(error) = self.check_step(step, args.offline) {
+            if let Err(error) = self.check_step(step, &pipeline, args.offline) {
                 problems.push(error.at(format!("step at {}", step.location)));
             } else if pipeline.run.is_incremental
                 && let Some(reason) = why_whole(step)
@@ -80,7 +83,7 @@ impl ValidateArgs {
         Ok(if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") })
     }
 
-    fn check_step(&self, step: &Step, offline: bool) -> Result<()> {
+    fn check_step(&self, step: &Step, pipeline: &Pipeline, offline: bool) -> Result<()> {
         let task = match &step.kind {
             StepKind::Sql(query) => return source::check_query(query),
             StepKind::Task(task) => task,
@@ -94,7 +97,12 @@ impl ValidateArgs {
         // A directory's small files are read in any case; a hub's only when they may be fetched.
         if is_directory || self.fetch {
             let hub = super::hub(offline || !self.fetch);
-            tasks::resolve(task, &Models::new(Arc::new(hub)))?;
+            let task = tasks::resolve(task, &Models::new(Arc::new(hub)))?;
+            let is_sql = |step: &Step| matches!(step.kind, StepKind::Sql(_));
+            // A `sql` step may leave the column out.
+            if !pipeline.steps.iter().any(is_sql) {
+                Sink::check_column(&pipeline.sink, task.field())?;
+            }
         }
         Ok(())
     }
@@ -105,8 +113,8 @@ fn why_whole(step: &Step) -> Option<&'static str> {
     match &step.kind {
         StepKind::Sql(query) => source::why_whole_query(query).ok().flatten(),
         StepKind::Task(task) => match &task.options {
-            TaskOptions::FeatureExtraction(options) if options.precision == Precision::Int8 => {
-                Some("has embeddings of int8, whose ranges are those of many rows")
+            TaskOptions::FeatureExtraction(options) if options.precision.has_ranges() => {
+                Some("has embeddings of int8 or uint8, whose ranges are those of many rows")
             }
             _ => None,
         },

@@ -6,6 +6,8 @@
 //! `additionalProperties`, `items`, `minItems`, `enum`, `const`, `minimum`, `maximum`, `anyOf`,
 //! `oneOf`.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span, nearest};
@@ -196,11 +198,17 @@ impl<'a> Checker<'a> {
             names.filter(|name| !hidden.contains(name))
         };
         let others = &schema["additionalProperties"];
+        let written: HashSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
         for entry in entries {
             match properties.and_then(|map| map.get(&entry.name)) {
                 Some(property) => self.node(property, &entry.value, &place.key(entry)),
                 None if others == &Value::Bool(false) => {
-                    let free = |name: &&str| !entries.iter().any(|entry| entry.name == *name);
+                    // Past the limit, further problems only cost time.
+                    if self.report.is_full() {
+                        self.report.leave_out();
+                        continue;
+                    }
+                    let free = |name: &&str| !written.contains(name);
                     let near = nearest(&entry.name, names().filter(free));
                     self.report.push(
                         Diagnostic::new(
@@ -218,7 +226,7 @@ impl<'a> Checker<'a> {
             }
         }
         for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            if !entries.iter().any(|entry| entry.name == name) {
+            if !written.contains(name) {
                 let message = format!("missing key `{name}` in {}", place.inside());
                 self.report.push(Diagnostic::new(place.owner, message));
             }

@@ -8,6 +8,8 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet};
 
 use crate::error::{Error, ErrorKind};
+use crate::limits::{PIPELINE_PROBLEMS, SPELLING_CHARS};
+use crate::secret;
 
 /// A range of bytes in one of the texts that a pipeline is made of: the file (0), or a `--set`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,13 +137,15 @@ impl Diagnostic {
 pub struct Diagnostics {
     texts: Vec<Text>,
     list: Vec<Diagnostic>,
+    /// The number of problems beyond [`PIPELINE_PROBLEMS`].
+    left_out: usize,
 }
 
 impl Diagnostics {
     /// An empty report on the file `name` with the content `text`.
     pub(crate) fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         let file = Text { name: name.into(), text: text.into(), is_override: false };
-        Self { texts: vec![file], list: Vec::new() }
+        Self { texts: vec![file], list: Vec::new(), left_out: 0 }
     }
 
     /// A report on a file that has no readable text.
@@ -159,8 +163,23 @@ impl Diagnostics {
         (self.texts.len() - 1, option.len())
     }
 
+    /// Whether further problems are only counted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.list.len() >= PIPELINE_PROBLEMS
+    }
+
+    /// Counts a problem.
+    pub(crate) fn leave_out(&mut self) {
+        self.left_out += 1;
+    }
+
     /// Adds a problem, once, at its place in the order.
     pub(crate) fn push(&mut self, mut problem: Diagnostic) {
+        if self.is_full() {
+            return self.leave_out();
+        }
+        problem.message = shown(problem.message);
+        problem.hint = problem.hint.map(shown);
         match problem.span {
             Some(span) => {
                 let span = self.on_one_line(span);
@@ -232,9 +251,12 @@ impl Diagnostics {
     }
 
     fn render(&self, renderer: &Renderer) -> String {
-        let shown: Vec<String> =
+        let mut shown: Vec<String> =
             self.list.iter().map(|problem| self.render_one(problem, renderer)).collect();
-        shown.join("\n\n")
+        if self.left_out > 0 {
+            shown.push(format!("{} more problems are not shown", self.left_out));
+        }
+        secret::hide(&shown.join("\n\n")).into_owned()
     }
 
     fn render_one(&self, problem: &Diagnostic, renderer: &Renderer) -> String {
@@ -261,18 +283,25 @@ impl Diagnostics {
             return vec![Origin::path(problem.file.as_str()).into()];
         };
         let text = &self.texts[span.text];
+        let related = problem.related.filter(|(other, _)| other.text == span.text);
+        let related = related.map(|(other, label)| (self.on_one_line(other), label));
+        // Renders only the lines shown, not the whole file for each problem.
+        let first = related.map_or(span.start, |(other, _)| other.start.min(span.start));
+        let last = related.map_or(span.end, |(other, _)| other.end.max(span.end));
+        let start = text.text[..first].rfind('\n').map_or(0, |newline| newline + 1);
+        let end =
+            text.text[last..].find('\n').map_or(text.text.len(), |newline| last + newline + 1);
         let range = |span: Span| -> Range<usize> {
             // A caret needs a character to stand under, except at the end of the text.
             let next = text.text[span.start..].chars().next().map_or(0, char::len_utf8);
-            span.start..span.end.max(span.start + next)
+            span.start - start..span.end.max(span.start + next) - start
         };
-        let mut snippet = Snippet::source(text.text.as_str())
+        let line = text.text[..start].bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let mut snippet = Snippet::source(&text.text[start..end])
+            .line_start(line)
             .annotation(AnnotationKind::Primary.span(range(span)));
-        if let Some((other, label)) = problem.related
-            && other.text == span.text
-        {
-            let other = range(self.on_one_line(other));
-            snippet = snippet.annotation(AnnotationKind::Context.span(other).label(label));
+        if let Some((other, label)) = related {
+            snippet = snippet.annotation(AnnotationKind::Context.span(range(other)).label(label));
         }
         // The line of an override says itself where it is from.
         let snippet = if text.is_override {
@@ -302,7 +331,7 @@ impl From<Diagnostics> for Error {
     /// The whole report is the error's cause; [`Diagnostics::of`] gives it back.
     fn from(report: Diagnostics) -> Self {
         let file = report.texts[0].name.clone();
-        let count = report.len();
+        let count = report.len() + report.left_out;
         let problems = if count == 1 { "a problem" } else { "problems" };
         let message = match count {
             0 | 1 => format!("the pipeline `{file}` has {problems}"),
@@ -312,8 +341,16 @@ impl From<Diagnostics> for Error {
     }
 }
 
+/// The text with the values of variables hidden.
+fn shown(text: String) -> String {
+    secret::hide(&text).into_owned()
+}
+
 /// The name of `names` that `word` was probably meant to be.
 pub(crate) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if word.chars().nth(SPELLING_CHARS).is_some() {
+        return None;
+    }
     let fold = |text: &str| text.to_lowercase().replace(['-', ' '], "_");
     let word = fold(word);
     let allowed = (word.chars().count() / 3).max(1);

@@ -4,6 +4,7 @@
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::node::{Data, Node, plain_scalar};
+use crate::secret;
 
 /// Defaults may hold variables that have defaults, this many deep.
 const MAX_DEPTH: usize = 8;
@@ -114,6 +115,9 @@ fn variable(
         return Err(Problem::malformed(&format!("${{{inside}}}")));
     }
     let value = variables(name);
+    if let Some(value) = &value {
+        secret::remember(name, value);
+    }
     if operator.is_empty() {
         return value.ok_or_else(|| Problem {
             message: format!("the variable `{name}` is not set"),

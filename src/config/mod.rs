@@ -20,8 +20,11 @@ pub mod raw;
 mod raw_tasks;
 mod task_options;
 mod resolve;
+pub(crate) mod template;
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -32,6 +35,8 @@ pub use diagnostics::{Diagnostic, Diagnostics};
 use node::{Data, Node};
 use pipeline::Pipeline;
 use raw::RawPipeline;
+
+use crate::limits::PIPELINE_BYTES;
 
 /// The version of the file format that this program reads.
 const VERSION: u64 = 1;
@@ -75,12 +80,20 @@ impl fmt::Debug for LoadOptions {
 /// of the kind `Config` of them.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Pipeline, Diagnostics> {
     let name = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|error| {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(PIPELINE_BYTES + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| {
         let problem = Diagnostic::of_file(format!("cannot read the pipeline file: {error}"));
-        let near =
-            (error.kind() == std::io::ErrorKind::NotFound).then(|| near_file(path)).flatten();
+        let near = (error.kind() == io::ErrorKind::NotFound).then(|| near_file(path)).flatten();
         Diagnostics::of_file(name.clone(), problem.nearest(near.as_deref()))
     })?;
+    if bytes.len() as u64 > PIPELINE_BYTES {
+        let message = format!("a pipeline file has at most {PIPELINE_BYTES} bytes");
+        return Err(Diagnostics::of_file(name, Diagnostic::of_file(message)));
+    }
     let text = String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;

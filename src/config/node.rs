@@ -4,18 +4,16 @@
 //! Built from the parser's events and not through serde: serde has neither the places of keys, nor
 //! duplicate keys, nor the difference between `1` and `"1"` after interpolation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Number, Value};
 use serde_saphyr::granit_parser::{self, Event, Parser, ScalarStyle};
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
+use crate::limits::PIPELINE_VALUES;
 
-/// Aliases (`*name`) may unfold to at most this many nodes: a few lines of YAML can name billions.
-const MAX_NODES: usize = 100_000;
-
-/// Aliases may nest this deep; the parser itself stops at 255 levels.
-const MAX_DEPTH: usize = 255;
+/// The nesting depth of aliases and of `--set` paths; the parser itself stops at 255 levels.
+pub(super) const MAX_DEPTH: usize = 255;
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -209,6 +207,10 @@ impl<'a> Builder<'a> {
 
     fn node(&mut self, event: Event<'a>, span: Span) -> Step<Node> {
         self.nodes += 1;
+        if self.nodes > PIPELINE_VALUES {
+            let message = format!("a pipeline file holds at most {PIPELINE_VALUES} values");
+            return Err(Box::new(Diagnostic::new(span, message)));
+        }
         match event {
             Event::Scalar(value, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain;
@@ -239,13 +241,14 @@ impl<'a> Builder<'a> {
             Event::MappingStart(_, anchor, tag) => {
                 self.open(anchor);
                 let mut entries = Vec::new();
+                let mut names = HashMap::new();
                 let mut end = span.end;
                 while let Some((event, span)) = self.next_event()? {
                     if matches!(event, Event::MappingEnd) {
                         end = end.max(span.end);
                         break;
                     }
-                    self.entry(event, span, &mut entries)?;
+                    self.entry(event, span, &mut entries, &mut names)?;
                 }
                 let data = if tag.is_some() { self.refuse_tag(span) } else { Data::Map(entries) };
                 Ok(self.close(anchor, Node::new(Span { end, ..span }, data)))
@@ -254,8 +257,9 @@ impl<'a> Builder<'a> {
                 Some(Some(node)) => {
                     let node = node.clone();
                     self.nodes += size(&node);
-                    if self.nodes > MAX_NODES {
-                        let message = format!("aliases unfold to more than {MAX_NODES} values");
+                    if self.nodes > PIPELINE_VALUES {
+                        let message =
+                            format!("aliases unfold to more than {PIPELINE_VALUES} values");
                         return Err(Box::new(Diagnostic::new(span, message)));
                     }
                     if self.level + depth(&node) > MAX_DEPTH {
@@ -270,8 +274,14 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Reads one key and its value.
-    fn entry(&mut self, event: Event<'a>, span: Span, entries: &mut Vec<Entry>) -> Step<()> {
+    /// Reads one key and its value; `names` holds the position of each earlier key.
+    fn entry(
+        &mut self,
+        event: Event<'a>,
+        span: Span,
+        entries: &mut Vec<Entry>,
+        names: &mut HashMap<String, Span>,
+    ) -> Step<()> {
         let is_merge =
             matches!(&event, Event::Scalar(name, ScalarStyle::Plain, ..) if name == "<<");
         let name = match &event {
@@ -302,12 +312,13 @@ impl<'a> Builder<'a> {
                     "write the keys out, or name the whole value with an alias (`key: *name`)",
                 ),
             );
-        } else if let Some(first) = entries.iter().find(|entry| entry.name == name) {
+        } else if let Some(first) = names.get(&name) {
             self.report.push(
                 Diagnostic::new(span, format!("duplicate key `{name}`"))
-                    .related(first.span, "first written here"),
+                    .related(*first, "first written here"),
             );
         } else {
+            names.insert(name.clone(), span);
             entries.push(Entry { name, span, value });
         }
         Ok(())

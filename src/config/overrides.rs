@@ -10,6 +10,12 @@ use super::node::{self, Data, Entry, Node};
 pub(crate) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mut Diagnostics) {
     for (path, value) in overrides {
         let (text, offset) = report.add_override(&format!("{path}={value}"));
+        if path.matches('.').count() >= node::MAX_DEPTH {
+            let span = Span { text, start: offset, end: offset + path.len() };
+            let message = format!("a path of `--set` has at most {} parts", node::MAX_DEPTH);
+            report.push(Diagnostic::new(span, message));
+            continue;
+        }
         let span = |start, end| Span { text, start: offset + start, end: offset + end };
         let value_offset = offset + path.len() + "=".len();
         let Some(mut value) = node::parse(value, text, value_offset, report) else {

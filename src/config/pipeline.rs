@@ -2,10 +2,14 @@
 //! checked. Not here: how it is written (`raw`) or how it is executed (`crate::engine`).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::limits;
+
 pub use super::task_options::*;
+use crate::limits::{MAX_LINE_SIZE_BYTES, MAX_TEXT_COLUMNS};
 
 /// A whole pipeline, ready to run. Relative paths are already joined to the pipeline file's folder.
 #[derive(Clone, Debug)]
@@ -20,6 +24,8 @@ pub struct Pipeline {
     pub models: BTreeMap<String, ModelSpec>,
     /// Where rows come from.
     pub source: SourceSpec,
+    /// The restrictions on images.
+    pub images: ImagesSpec,
     /// The steps in order; none means that rows are copied.
     pub steps: Vec<Step>,
     /// What becomes of rows that fail.
@@ -32,6 +38,27 @@ pub struct Pipeline {
     pub schedule: Option<ScheduleSpec>,
     /// Tests of the pipeline.
     pub tests: Vec<TestSpec>,
+}
+
+/// The restrictions on images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImagesSpec {
+    /// The absolute folder that image paths must lie in; `None` allows any path.
+    pub root: Option<PathBuf>,
+    /// The most pixels of an image.
+    pub max_pixels: u64,
+    /// The largest image file, in bytes.
+    pub max_file_bytes: u64,
+}
+
+impl Default for ImagesSpec {
+    fn default() -> Self {
+        Self {
+            root: None,
+            max_pixels: limits::IMAGE_PIXELS,
+            max_file_bytes: limits::IMAGE_FILE_BYTES,
+        }
+    }
 }
 
 /// When a pipeline is due.
@@ -142,6 +169,16 @@ pub enum DeviceSpec {
     Cuda(usize),
 }
 
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
 impl DeviceSpec {
     /// The number of the card that `cuda` (the first one) or `cuda:N` means; `None` for any other text.
     pub fn cuda_ordinal(text: &str) -> Option<usize> {
@@ -162,6 +199,14 @@ pub struct SourceSpec {
     pub format: Option<FileFormat>,
     /// How CSV is written.
     pub csv: CsvSpec,
+    /// The declared types of CSV and JSONL columns, which are not inferred.
+    pub types: BTreeMap<String, ColumnType>,
+    /// The handling of files whose columns differ.
+    pub schema: SchemaMode,
+    /// The longest row of a CSV or JSONL file, in bytes.
+    pub max_line_size_bytes: u64,
+    /// The most columns of CSV and JSONL, including nested fields.
+    pub max_columns: usize,
     /// The columns to read, in this order; `None` means all.
     pub select: Option<Vec<String>>,
     /// A SQL predicate on the source's columns.
@@ -179,6 +224,10 @@ impl SourceSpec {
             paths: vec![path.into()],
             format: None,
             csv: CsvSpec::default(),
+            types: BTreeMap::new(),
+            schema: SchemaMode::Union,
+            max_line_size_bytes: MAX_LINE_SIZE_BYTES,
+            max_columns: MAX_TEXT_COLUMNS,
             select: None,
             predicate: None,
             limit: None,
@@ -233,18 +282,112 @@ impl FileFormat {
     }
 }
 
-/// How CSV files are written.
+/// The declared type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnType {
+    /// Utf8, as written.
+    String,
+    /// Int64.
+    Int64,
+    /// Float64; numbers with more digits are rounded.
+    Float64,
+    /// Boolean.
+    Boolean,
+    /// Date32.
+    Date,
+    /// Timestamp in microseconds, without a time zone.
+    Timestamp,
+}
+
+impl ColumnType {
+    /// The name in pipeline files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::Int64 => "int64",
+            Self::Float64 => "float64",
+            Self::Boolean => "boolean",
+            Self::Date => "date",
+            Self::Timestamp => "timestamp",
+        }
+    }
+}
+
+/// The handling of files whose columns differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SchemaMode {
+    /// Matches columns by name and widens types; a column that a file lacks is null.
+    #[default]
+    Union,
+    /// Fails.
+    Strict,
+}
+
+/// The CSV dialect.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CsvSpec {
     /// One byte between fields.
     pub delimiter: u8,
     /// Whether the first line names the columns.
     pub has_header: bool,
+    /// The quote character; `None` disables quoting.
+    pub quote: Option<u8>,
+    /// The escape character in quoted fields, in addition to doubled quotes.
+    pub escape: Option<u8>,
+    /// The first character of a comment line.
+    pub comment: Option<u8>,
+    /// Values that are null, in addition to the empty field.
+    pub null_values: Vec<String>,
+    /// The encoding of the text.
+    pub encoding: TextEncoding,
 }
 
 impl Default for CsvSpec {
     fn default() -> Self {
-        Self { delimiter: b',', has_header: true }
+        Self {
+            delimiter: b',',
+            has_header: true,
+            quote: Some(b'"'),
+            escape: None,
+            comment: None,
+            null_values: Vec::new(),
+            encoding: TextEncoding::Utf8,
+        }
+    }
+}
+
+/// The encoding of a text file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TextEncoding {
+    /// UTF-8; a UTF-16 byte order mark overrides it.
+    #[default]
+    Utf8,
+    /// ISO 8859-1: every byte is the code point of that number.
+    Latin1,
+    /// An encoding of the WHATWG Encoding Standard.
+    Other(&'static encoding_rs::Encoding),
+}
+
+impl TextEncoding {
+    /// The encoding for a label, in any case: Python's `latin1`, or one of the WHATWG's labels.
+    pub fn of_label(label: &str) -> Option<Self> {
+        // For the WHATWG, `latin1` is windows-1252; for iconv and Python it is not.
+        let latin1 = ["latin1", "latin-1", "l1", "iso-8859-1", "iso8859-1", "iso_8859-1"];
+        let python = label.trim().to_ascii_lowercase().replace('_', "-");
+        if latin1.contains(&python.as_str()) {
+            return Some(Self::Latin1);
+        }
+        let label = match python.as_str() {
+            "utf-8-sig" => "utf-8",
+            "utf-16-le" => "utf-16le",
+            "utf-16-be" => "utf-16be",
+            name => match name.strip_prefix("cp125") {
+                Some(digit) => return Self::of_label(&format!("windows-125{digit}")),
+                None => name,
+            },
+        };
+        let encoding = encoding_rs::Encoding::for_label_no_replacement(label.as_bytes())?;
+        Some(if encoding == encoding_rs::UTF_8 { Self::Utf8 } else { Self::Other(encoding) })
     }
 }
 
@@ -295,8 +438,12 @@ pub enum Precision {
     F16,
     /// Signed bytes over per-dimension ranges.
     Int8,
+    /// Unsigned bytes, quantized over per-dimension ranges.
+    Uint8,
     /// One bit a dimension, packed, as signed bytes.
     Binary,
+    /// One bit per dimension, packed into unsigned bytes.
+    Ubinary,
 }
 
 impl Precision {
@@ -306,8 +453,15 @@ impl Precision {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Int8 => "int8",
+            Self::Uint8 => "uint8",
             Self::Binary => "binary",
+            Self::Ubinary => "ubinary",
         }
+    }
+
+    /// Whether numbers are quantized to bytes over ranges, which come from many rows.
+    pub fn has_ranges(self) -> bool {
+        matches!(self, Self::Int8 | Self::Uint8)
     }
 }
 
@@ -452,6 +606,29 @@ impl Default for RunSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn encodings_have_their_usual_names() {
+        let name = |label: &str| match TextEncoding::of_label(label) {
+            Some(TextEncoding::Other(encoding)) => encoding.name().to_owned(),
+            other => format!("{other:?}"),
+        };
+        for (label, expected) in [
+            ("UTF-8", "Some(Utf8)"),
+            ("utf_8_sig", "Some(Utf8)"),
+            ("latin1", "Some(Latin1)"),
+            ("ISO-8859-1", "Some(Latin1)"),
+            ("cp1252", "windows-1252"),
+            ("Windows-1251", "windows-1251"),
+            ("utf-16", "UTF-16LE"),
+            ("utf_16_be", "UTF-16BE"),
+            ("shift_jis", "Shift_JIS"),
+            ("utf-32", "None"),
+            ("latin 1", "None"),
+        ] {
+            assert_eq!(name(label), expected, "{label}");
+        }
+    }
 
     #[test]
     fn formats_of_paths() {

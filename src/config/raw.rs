@@ -28,6 +28,8 @@ pub struct RawPipeline {
     pub models: Option<BTreeMap<String, RawModel>>,
     /// Where rows come from.
     pub source: RawSource,
+    /// Which images steps may read.
+    pub images: Option<RawImages>,
     /// What is done to the rows, in order. Without steps, rows are copied.
     pub steps: Option<Vec<RawStep>>,
     /// What happens to rows that fail.
@@ -87,6 +89,15 @@ pub struct RawSource {
     pub format: Option<RawFormat>,
     /// How CSV files are written.
     pub csv: Option<RawCsv>,
+    /// The types of columns of CSV and JSONL files that are not to be inferred: `{sku: string}`.
+    pub types: Option<BTreeMap<String, RawColumnType>>,
+    /// What happens when the columns of files differ: `union` matches them by name, widens types and fills
+    /// what a file lacks with null; `strict` refuses them. Default: `union`.
+    pub schema: Option<RawSchemaMode>,
+    /// The longest row of a CSV or JSONL file: bytes, or `64MB`, `1GiB`. Default: 64MB.
+    pub max_line_size: Option<Size>,
+    /// The most columns of CSV and JSONL files, fields inside of objects counted. Default: 4096.
+    pub max_columns: Option<NonZeroU64>,
     /// The columns to read, in this order. Default: every column.
     pub select: Option<Vec<String>>,
     /// A SQL predicate on the columns, such as `lang = 'en'`; pushed into the scan.
@@ -118,6 +129,59 @@ pub struct RawCsv {
     pub delimiter: Option<String>,
     /// Whether the first line names the columns. Default: true.
     pub has_header: Option<bool>,
+    /// What encloses fields that hold delimiters or line breaks, one byte; `""` for nothing. Default: `"\""`.
+    pub quote: Option<String>,
+    /// What makes the next character of a quoted field literal, one byte, such as `"\\"`. A doubled quote is always
+    /// one quote. Default: nothing.
+    pub escape: Option<String>,
+    /// What begins a line that is skipped, one byte, such as `"#"`. Default: nothing.
+    pub comment: Option<String>,
+    /// Values that are null, beside the empty field: `["NA", "-"]`.
+    pub null_values: Option<Vec<String>>,
+    /// The encoding: `utf-8`, `latin1`, `windows-1252`, `utf-16` and others of the WHATWG's Encoding Standard. Default:
+    /// `utf-8`; files with a byte order mark of UTF-16 are read as UTF-16.
+    pub encoding: Option<String>,
+}
+
+/// The type of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawColumnType {
+    /// Text, as written.
+    String,
+    /// 64-bit integers.
+    Int64,
+    /// 64-bit floats, rounded where a number has more digits.
+    Float64,
+    /// `true` or `false`.
+    Boolean,
+    /// `YYYY-MM-DD`.
+    Date,
+    /// `YYYY-MM-DD HH:MM:SS`, to the microsecond, without a time zone.
+    Timestamp,
+}
+
+/// What happens when the columns of files differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawSchemaMode {
+    /// Columns are matched by name, types widened; what a file lacks is null.
+    Union,
+    /// The files are refused.
+    Strict,
+}
+
+/// Which images steps may read. A row whose image is beyond it fails.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawImages {
+    /// A folder, relative to this file: the paths of images must lie within it, symbolic links followed. Paths stay
+    /// relative to this file. Default: any path is read.
+    pub root: Option<String>,
+    /// Most pixels of an image, before it is resized. Default: 178956970, as in Pillow.
+    pub max_pixels: Option<NonZeroU64>,
+    /// The largest file that is read as an image: bytes, or `64MB`, `1GiB`. Default: 256MiB.
+    pub max_file_size: Option<Size>,
 }
 
 /// What happens to rows that fail.

@@ -159,8 +159,12 @@ pub enum RawPrecision {
     F16,
     /// Signed bytes over the range of each dimension.
     Int8,
-    /// One bit a dimension, packed.
+    /// Unsigned bytes over the range of each dimension.
+    Uint8,
+    /// One bit a dimension, packed to signed bytes.
     Binary,
+    /// One bit a dimension, packed to unsigned bytes.
+    Ubinary,
 }
 
 /// A text and the text that it is paired with.
@@ -228,6 +232,10 @@ task! {
         input: RawQueryDocument,
         /// What makes a score of the logit. Default: by the model's configuration.
         activation: Option<RawActivation>,
+        /// Text put before every query. Default: the model's default prompt.
+        prompt: Option<String>,
+        /// The name of a prompt of the model's `config_sentence_transformers.json`.
+        prompt_name: Option<String>,
     }
 }
 
@@ -322,8 +330,12 @@ task! {
         input: String,
         /// How the vectors of the tokens become one. Default: `max`.
         pooling: Option<RawSparsePooling>,
-        /// Keep only the so many greatest weights.
+        /// Keep only the so many greatest weights. Default: the model's `max_active_dims`.
         top_k: Option<NonZeroU64>,
+        /// Text put before every row. Default: the model's default prompt.
+        prompt: Option<String>,
+        /// The name of a prompt of the model's `config_sentence_transformers.json`.
+        prompt_name: Option<String>,
     }
 }
 

@@ -187,6 +187,10 @@ pub struct Rerank {
     pub document: String,
     /// What makes a score of the logit; `None` means by the model's configuration.
     pub activation: Option<Activation>,
+    /// The text prepended to every query.
+    pub prompt: Option<String>,
+    /// The name of a prompt in `config_sentence_transformers.json`.
+    pub prompt_name: Option<String>,
 }
 
 /// How tokens are joined to spans.
@@ -280,8 +284,12 @@ pub struct SparseEncoding {
     pub input: String,
     /// How the vectors of the tokens become one; `None` means by `modules.json`, else max.
     pub pooling: Option<SparsePooling>,
-    /// Keep only the so many greatest weights.
+    /// The number of greatest weights to keep; `None` leaves it to the model.
     pub top_k: Option<usize>,
+    /// The text prepended to every row.
+    pub prompt: Option<String>,
+    /// The name of a prompt in `config_sentence_transformers.json`.
+    pub prompt_name: Option<String>,
 }
 
 /// When a beam search ends.
@@ -429,6 +437,8 @@ pub struct ImageClassification {
     pub top_k: usize,
     /// The folder that relative paths start from.
     pub dir: std::path::PathBuf,
+    /// The restrictions on images.
+    pub images: super::pipeline::ImagesSpec,
 }
 
 /// `token-count`.

@@ -16,20 +16,21 @@ use super::metrics::StepMetrics;
 use super::row_errors::{RowErrorsNode, check_free, error_type};
 use crate::config::pipeline::{OnErrorRows, OnErrorSpec};
 use crate::error::RowErrorKind;
-use crate::source::Source;
+use crate::source::{MarkedColumn, Source};
 
 /// What errors call the place of such rows: no step refused them.
 const STEP: &str = "source";
 
 /// The rows of a source as the first step sees them, where `on_error` keeps failed ones: those with text that is not
-/// UTF-8 in a column of `read` have failed. Returns also whether rows may have.
+/// UTF-8 in a column of `read` have failed, and those with an unpaired surrogate anywhere. With `read` of `None`, all
+/// rows are valid. Also returns whether rows may have failed.
 ///
 /// # Errors
 /// `Plan` when the source has a column of errors.
 pub(super) fn checked(
     source: &Source,
     on_error: &OnErrorSpec,
-    read: &BTreeSet<String>,
+    read: Option<&BTreeSet<String>>,
     limit: Option<usize>,
     metrics: &Arc<StepMetrics>,
 ) -> Result<(DataFrame, bool)> {
@@ -37,9 +38,9 @@ pub(super) fn checked(
     let names: Vec<String> =
         source.dataframe.schema().fields().iter().map(|field| field.name().clone()).collect();
     let keeps = on_error.rows == OnErrorRows::Null;
-    let marked = source.marked.as_ref().map(|marked| {
-        let columns = marked.columns.iter().filter(|(column, _)| read.contains(column));
-        (&marked.dataframe, columns.collect::<Vec<_>>())
+    let marked = source.marked.as_ref().zip(read).map(|(marked, read)| {
+        let fails = |marked: &&MarkedColumn| marked.always_fails || read.contains(&marked.column);
+        (&marked.dataframe, marked.columns.iter().filter(fails).collect::<Vec<_>>())
     });
     let Some((rows, columns)) = marked.filter(|(_, columns)| !columns.is_empty()) else {
         let rows = limited(&source.dataframe, limit)?;
@@ -52,7 +53,7 @@ pub(super) fn checked(
     };
 
     let mut message = lit(ScalarValue::Utf8(None));
-    for (_, marker) in columns.iter().rev() {
+    for MarkedColumn { marker, .. } in columns.iter().rev() {
         message = when(ident(marker).is_not_null(), ident(marker)).otherwise(message)?;
     }
     let kind = lit(RowErrorKind::InvalidUtf8.name());
@@ -71,10 +72,11 @@ pub(super) fn checked(
     ]);
     let mut shown = Vec::new();
     for name in &names {
-        let marker = columns.iter().find(|(column, _)| column == name).map(|(_, marker)| marker);
-        shown.push(match marker.filter(|_| keeps) {
-            // Null in, null out: no step takes it for what the file says.
-            Some(marker) => when(ident(marker).is_null(), ident(name)).end()?.alias(name),
+        let markers = columns.iter().filter(|marked| marked.column == *name && keeps);
+        // Steps see null in place of an invalid text, and never take it for a value of the file.
+        let sound = markers.map(|marked| ident(&marked.marker).is_null()).reduce(Expr::and);
+        shown.push(match sound {
+            Some(sound) => when(sound, ident(name)).end()?.alias(name),
             None => ident(name),
         });
     }
@@ -99,7 +101,7 @@ pub(super) fn limited(rows: &DataFrame, limit: Option<usize>) -> Result<DataFram
 /// through, it reads them.
 pub(super) fn read_columns(plan: &LogicalPlan, source: &Source) -> Result<BTreeSet<String>> {
     let Some(marked) = &source.marked else { return Ok(BTreeSet::new()) };
-    let columns = marked.columns.iter().map(|(column, _)| column.clone()).collect();
+    let columns = marked.columns.iter().map(|marked| marked.column.clone()).collect();
     let mut reads = Reads { columns, read: BTreeSet::new() };
     reads.origins(plan)?;
     Ok(reads.read)

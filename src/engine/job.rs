@@ -22,11 +22,13 @@ use super::row_errors::RowErrorsNode;
 use super::step::{BatchSettings, ModelStep, RowErrors};
 use super::units::why_whole;
 use super::workers::WorkerPool;
-use crate::config::pipeline::{OnErrorRows, Pipeline, Step, StepKind};
+use crate::config::pipeline::{FileFormat, OnErrorRows, Pipeline, Step, StepKind};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::guarded_query;
 use crate::hub::Hub;
-use crate::sink::{Shard, Sink};
-use crate::source::{self, InvalidUtf8, Source};
+use crate::secret;
+use crate::sink::{self, Shard, Sink};
+use crate::source::{self, InvalidUtf8, MarkedRows, Source};
 use crate::sql::{self, ModelCatalog};
 use crate::tasks::{self, EncodedRow, Models, Task};
 
@@ -74,12 +76,17 @@ impl Job {
         let context = source::session(None)?;
         let keeps_errors = pipeline.on_error.rows != OnErrorRows::Fail;
         let invalid = if keeps_errors { InvalidUtf8::Mark } else { InvalidUtf8::Fail };
+        check_outputs(&pipeline)?;
         let source = source::open_with(&context, &pipeline.source, invalid).await?;
+        for output in outputs(&pipeline) {
+            source::check_plan(source.dataframe.logical_plan(), output)?;
+        }
         let settings = BatchSettings::from(pipeline.run);
         let workers = Arc::new(WorkerPool::new(settings.workers));
         let models = Arc::new(Models::new(hub));
         let catalog =
             ModelCatalog::with_models(Arc::clone(&models), pipeline.dir.clone(), settings)
+                .with_images(pipeline.images.clone())
                 .with_workers(Arc::clone(&workers));
         for (alias, model) in &pipeline.models {
             catalog.insert(alias, model.clone());
@@ -88,7 +95,7 @@ impl Job {
 
         let steps = Steps { pipeline: &pipeline, context: &context, models, settings, workers };
         let source_metrics = Arc::new(StepMetrics::default());
-        let build = async |read: &BTreeSet<String>| {
+        let build = async |read: Option<&BTreeSet<String>>| {
             let (on_error, limit) = (&pipeline.on_error, options.limit);
             let (rows, has_row_errors) = if keeps_errors {
                 invalid_text::checked(&source, on_error, read, limit, &source_metrics)
@@ -99,13 +106,14 @@ impl Job {
             };
             steps.over(rows, has_row_errors).await
         };
-        let mut dataframe = build(&BTreeSet::new()).await?;
+        let mut dataframe = build(None).await?;
         // What a unit depends on is this: that another file has such texts changes nothing of it.
         let written = dataframe.logical_plan().display_indent_schema().to_string();
         let read = invalid_text::read_columns(dataframe.logical_plan(), &source)
             .map_err(|e| plan_error(e, "the steps"))?;
-        if !read.is_empty() {
-            dataframe = build(&read).await?;
+        let fails = |marked: &MarkedRows| marked.columns.iter().any(|column| column.always_fails);
+        if !read.is_empty() || source.marked.as_ref().is_some_and(fails) {
+            dataframe = build(Some(&read)).await?;
         }
         let is_sql = |step: &Step| matches!(step.kind, StepKind::Sql(_));
         let mut total_rows = source.rows.filter(|_| !pipeline.steps.iter().any(is_sql));
@@ -114,7 +122,11 @@ impl Job {
         }
         // Optimized once: the calls of `sql` steps are steps only then, and those without use are none.
         let (state, plan) = dataframe.into_parts();
-        let plan = state.optimize(&plan).map_err(|e| plan_error(e, "the steps"))?;
+        let plan = guarded_query(ErrorKind::Config, async {
+            let optimized = state.optimize(&plan).map_err(|e| plan_error(e, "the steps"));
+            optimized.map_err(|e| source::name_cast(e, &plan))
+        })
+        .await?;
         let whole =
             whole(&pipeline, &options, &plan, &source).map_err(|e| plan_error(e, "the steps"))?;
         if options.prune && !pipeline.run.is_incremental {
@@ -145,10 +157,12 @@ impl Job {
                 .at(pipeline.file.display())
                 .hint("run it without `--shard`"));
         }
+        check_types(&pipeline, &plan)?;
         let input = Input {
             files: source.files.len(),
             bytes: source.files.iter().map(|file| file.bytes).sum(),
             rows: total_rows,
+            notes: source.notes.clone(),
         };
         let progress =
             Arc::new(Progress::new(&pipeline.name, input, model_steps(&plan), source_metrics));
@@ -232,11 +246,14 @@ impl Job {
     pub(super) async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
         let state = self.context.state();
         let planner = Arc::clone(state.query_planner());
-        planner.create_physical_plan(plan, &state).await.map_err(|e| self.explain_error(e))
+        guarded_query(ErrorKind::Config, async {
+            planner.create_physical_plan(plan, &state).await.map_err(|e| self.explain_error(e))
+        })
+        .await
     }
 
     pub(super) fn explain_error(&self, error: DataFusionError) -> Error {
-        source::stream_error(error, &self.source.files)
+        source::name_cast(source::query_error(error, &self.source.files), &self.plan)
     }
 
     /// The pipeline file.
@@ -262,9 +279,12 @@ impl Steps<'_> {
             dataframe = match &step.kind {
                 StepKind::Sql(query) => {
                     source::check_query(query).map_err(|e| e.at(&place))?;
-                    sql_step(self.context, dataframe, query).await.map_err(|e| {
-                        plan_error(e, &place).hint("the rows so far are the table `input`")
-                    })?
+                    guarded_query(ErrorKind::Config, async {
+                        sql_step(self.context, dataframe, query).await.map_err(|e| {
+                            plan_error(e, &place).hint("the rows so far are the table `input`")
+                        })
+                    })
+                    .await?
                 }
                 StepKind::Task(config) => {
                     let task = tokio::task::block_in_place(|| tasks::resolve(config, &self.models))
@@ -294,6 +314,35 @@ impl Steps<'_> {
         }
         Ok(dataframe)
     }
+}
+
+/// Refuses a pipeline whose source reads its own output, judging by paths alone.
+///
+/// # Errors
+/// `Config` with both paths.
+pub(crate) fn check_outputs(pipeline: &Pipeline) -> Result<()> {
+    outputs(pipeline).try_for_each(|output| source::check_output(&pipeline.source, output))
+}
+
+/// The places that a pipeline writes to and a source could read.
+fn outputs(pipeline: &Pipeline) -> impl Iterator<Item = source::Output<'_>> {
+    let sink = &pipeline.sink;
+    let dead_letter = source::Output {
+        what: "on_error.dead_letter",
+        path: &pipeline.on_error.dead_letter,
+        is_file: false,
+        format: FileFormat::Parquet,
+        partitions: 0,
+    };
+    let sink = source::Output {
+        what: "sink.path",
+        path: &sink.path,
+        is_file: Sink::is_file(sink),
+        format: sink.format,
+        partitions: sink.partition_by.len(),
+    };
+    let keeps_rows = pipeline.on_error.rows == OnErrorRows::Skip;
+    [sink].into_iter().chain(keeps_rows.then_some(dead_letter))
 }
 
 /// Token counts of a sample of rows.
@@ -333,6 +382,25 @@ impl TokenSample {
             max: at(1.0),
         }
     }
+}
+
+/// Fails when the sink or the dead letters cannot hold a column.
+fn check_types(pipeline: &Pipeline, plan: &LogicalPlan) -> Result<()> {
+    Sink::check_columns(&pipeline.sink, Arc::clone(plan.schema().inner()))?;
+    let mut checked = Ok(());
+    // The visit is infallible.
+    let _ = plan.apply_with_subqueries(|node| {
+        if let Some(schema) = RowErrorsNode::of(node).and_then(RowErrorsNode::letters)
+            && checked.is_ok()
+            && !schema.fields().is_empty()
+        {
+            let on_error = &pipeline.on_error;
+            checked = sink::check_letters(&on_error.dead_letter, schema)
+                .map_err(|error| error.at(&on_error.location));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    checked
 }
 
 /// The model steps of a plan, in the order in which rows pass them.
@@ -383,10 +451,12 @@ pub(crate) fn lineage(origin: (&str, &str), steps: &[Arc<ModelStep>]) -> Vec<(St
         })
         .collect();
     let (key, name) = origin;
+    let mut steps = serde_json::Value::from(steps);
+    secret::hide_json(&mut steps);
     vec![
         ("hfauto.version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        (key.to_owned(), name.to_owned()),
-        ("hfauto.steps".to_owned(), serde_json::Value::from(steps).to_string()),
+        (key.to_owned(), secret::hide(name).into_owned()),
+        ("hfauto.steps".to_owned(), steps.to_string()),
     ]
 }
 
@@ -426,5 +496,5 @@ fn check_columns(task: &dyn Task, dataframe: &DataFrame) -> Result<()> {
 
 /// Errors of planning are the pipeline's.
 fn plan_error(error: DataFusionError, place: &str) -> Error {
-    source::stream_error(error, &[]).at(place)
+    source::query_error(error, &[]).at(place)
 }

@@ -23,7 +23,7 @@ mod write;
 
 pub use exec::ModelExec;
 pub use job::{Job, JobOptions, TokenSample};
-pub(crate) use job::{lineage, model_steps};
+pub(crate) use job::{check_outputs, lineage, model_steps};
 pub use metrics::StepMetrics;
 pub use node::{ModelNode, ModelPlanner};
 pub use progress::{Progress, Stage};

@@ -24,12 +24,14 @@ pub enum Stage {
 }
 
 /// What a job reads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Input {
     pub(super) files: usize,
     pub(super) bytes: u64,
     /// Rows that will be written, when files and plan tell.
     pub(super) rows: Option<u64>,
+    /// Differences between the table and its files.
+    pub(super) notes: Vec<String>,
 }
 
 /// A running job's counters, to be read from another thread.

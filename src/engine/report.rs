@@ -24,6 +24,7 @@ impl Progress {
             sink_seconds: self.sink_seconds(),
             input_files: self.input.files,
             input_bytes: self.input.bytes,
+            source_notes: self.input.notes.clone(),
             rows_written: self.rows_written(),
             total_rows: self.total_rows(),
             units: self.units(),

@@ -312,6 +312,15 @@ impl RowErrorsNode {
         }
     }
 
+    /// The columns of dead letters; `None` where failed rows stay.
+    pub(super) fn letters(&self) -> Option<SchemaRef> {
+        let is_kept = |field: &&FieldRef| {
+            *field.name() != self.rule.step && *field.name() != self.rule.column
+        };
+        let fields: Vec<_> = self.input.schema().fields().iter().filter(is_kept).cloned().collect();
+        self.rule.skips.then(|| Arc::new(Schema::new(fields)))
+    }
+
     /// The same node that counts elsewhere.
     pub(super) fn with_failed(&self, failed: Arc<FailedRows>) -> Self {
         Self { failed, ..self.clone() }

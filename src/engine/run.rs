@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,11 +21,13 @@ use super::units::{UnitJob, counting, plan_hash, plan_of_unit, unit_jobs};
 use super::write::write_stream;
 use crate::config::pipeline::OnErrorRows;
 use crate::error::{Error, ErrorKind, Result};
+use crate::own_file;
 use crate::report::{OutputFile, RowErrorTotals, RunReport, UnitTime};
 use crate::sink::{
     self, Committed, Finished, RowErrorCounts, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput,
     UnitStatus, Written,
 };
+use crate::source;
 
 /// Units that are computed at the same time.
 const UNITS_IN_FLIGHT: usize = 2;
@@ -42,10 +45,11 @@ impl Job {
         let span = tracing::error_span!("run", pipeline = self.pipeline.name.as_str());
         let result = async {
             tracing::info!(files = self.source.files.len(), "run begun");
-            match self.whole {
+            let ran = match self.whole {
                 Some(_) => self.run_whole(cancel).await,
                 None => self.run_units(cancel).await,
-            }
+            };
+            ran.map_err(|error| source::name_cast(error, &self.plan))
         };
         let result = result.instrument(span.clone()).await;
         drop(clock);
@@ -120,7 +124,7 @@ impl Job {
     }
 
     fn write_letters(&self, stem: &str, failed: &FailedRows) -> Result<()> {
-        let (folder, pipeline) = (&self.pipeline.on_error.dead_letter, &self.pipeline.name);
+        let (folder, pipeline) = (self.letters_folder()?, &self.pipeline.name);
         failed.take_letters().iter().try_for_each(|Letters { step, batches }| {
             sink::write_letters(folder, pipeline, stem, step, batches)
         })
@@ -128,11 +132,26 @@ impl Job {
 
     /// The letters of the output are those of `units`; without `rows: skip` it has none.
     fn publish_letters(&self, units: &BTreeSet<String>) -> Result<()> {
-        let folder = &self.pipeline.on_error.dead_letter;
-        if self.pipeline.on_error.rows == OnErrorRows::Skip {
-            return sink::publish_letters(folder, &self.pipeline.name, units);
+        let folder = self.letters_folder()?;
+        let own = self.options.overwrite && folder.starts_with(&self.pipeline.sink.path);
+        let none = BTreeSet::new();
+        let skips = self.pipeline.on_error.rows == OnErrorRows::Skip;
+        let units = if skips { units } else { &none };
+        sink::publish_letters(folder, &self.pipeline.name, units, own)
+    }
+
+    /// The folder of dead letters: no folder below the output may be a link.
+    fn letters_folder(&self) -> Result<&Path> {
+        let (folder, output) = (&self.pipeline.on_error.dead_letter, &self.pipeline.sink.path);
+        if let Ok(inside) = folder.strip_prefix(output) {
+            own_file::check_folders(output, inside).map_err(|error| {
+                let message = format!("cannot write `{}`", folder.display());
+                Error::new(ErrorKind::Sink, message)
+                    .source(error)
+                    .hint("remove it, or choose another `on_error.dead_letter`")
+            })?;
         }
-        sink::publish_letters(folder, &self.pipeline.name, &BTreeSet::new())
+        Ok(folder)
     }
 
     fn sink_options(&self) -> SinkOptions {

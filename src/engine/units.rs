@@ -1,6 +1,7 @@
 //! A job in units: which pipelines can be cut, the plan of one unit, and what a unit's rows depend on. Not
 //! here: how files are cut (`crate::source`), how units become durable (`crate::sink`).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use datafusion::common::Result as DataFusionResult;
@@ -11,8 +12,9 @@ use datafusion::logical_expr::{LogicalPlan, TableScan};
 use super::node::ModelNode;
 use super::row_errors::{FailedRows, RowErrorsNode};
 use super::step::ModelStep;
-use crate::config::pipeline::Pipeline;
+use crate::config::pipeline::{FileFormat, Pipeline};
 use crate::error::{Error, ErrorKind, Result};
+use crate::secret;
 use crate::sink::UnitKey;
 use crate::source::{InputFile, Source, Unit};
 
@@ -128,10 +130,16 @@ pub(super) fn plan_hash(
         add(&serde_json::json!(task.summary()).to_string());
         add(&task.base().model.identity());
     }
-    add(&format!("{:?} {:?}", pipeline.source.csv, pipeline.source.predicate));
+    let source = &pipeline.source;
+    add(&format!("{:?} {:?} {:?}", source.csv, source.types, source.predicate));
     let sink = &pipeline.sink;
     add(&format!("{:?} {:?} {:?}", sink.format, sink.compression, sink.partition_by));
     add(&sink.target_file_size_bytes.to_string());
+    // Earlier versions wrote Parquet files of these types differently.
+    let seconds = ["Timestamp(s", "Timestamp(Second", "Time32(s", "Time32(Second", "Date64"];
+    if sink.format == FileFormat::Parquet && seconds.iter().any(|name| written.contains(name)) {
+        add("times in milliseconds");
+    }
     hasher.finalize()
 }
 
@@ -141,6 +149,17 @@ pub(super) struct UnitJob {
     pub(super) unit: Unit,
     pub(super) key: UnitKey,
     file: InputFile,
+}
+
+/// The name of an input in persistent files. If it hides the value of a variable, a hash tells apart inputs that differ
+/// in that value alone.
+fn recorded(input: String) -> String {
+    let shown = match secret::hide(&input) {
+        Cow::Borrowed(_) => return input,
+        Cow::Owned(shown) => shown,
+    };
+    let hash = blake3::hash(input.as_bytes()).to_hex();
+    format!("{shown}#{}", &hash[..8])
 }
 
 /// The units of a source, named.
@@ -154,6 +173,7 @@ pub(super) fn unit_jobs(source: &Source, plan_hash: blake3::Hash) -> Vec<UnitJob
         hasher.update(format!("{input}\n{}\n{:?}", file.stamp, unit.rows).as_bytes());
         let id = hasher.finalize().to_hex()[..32].to_owned();
         let (stamp, plan) = (file.stamp.to_string(), plan_hash.to_hex()[..32].to_owned());
+        let input = recorded(input);
         UnitJob { unit, key: UnitKey { id, sequence, input, file: stamp, plan }, file }
     });
     jobs.collect()

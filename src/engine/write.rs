@@ -10,6 +10,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::guarded_query;
 use crate::sink::Sink;
 use crate::source::{self, InputFile};
 
@@ -38,8 +39,11 @@ pub(crate) async fn write_stream(
     });
     let mut failure = None;
     loop {
+        let next = guarded_query(ErrorKind::Data, async {
+            stream.next().await.transpose().map_err(|e| source::stream_error(e, files))
+        });
         let batch = tokio::select! {
-            batch = stream.next() => batch,
+            batch = next => batch,
             kind = cancel.as_mut() => {
                 failure = Some(
                     Error::new(kind, "stopped by a signal; nothing was published")
@@ -50,16 +54,16 @@ pub(crate) async fn write_stream(
         };
         match batch {
             // A send fails only when the writer has stopped; its own error says why.
-            Some(Ok(batch)) => {
+            Ok(Some(batch)) => {
                 if batches.send(batch).await.is_err() {
                     break;
                 }
             }
-            Some(Err(e)) => {
-                failure = Some(source::stream_error(e, files));
+            Err(error) => {
+                failure = Some(error);
                 break;
             }
-            None => break,
+            Ok(None) => break,
         }
     }
     drop((stream, batches));

@@ -76,6 +76,7 @@ impl BeamSearch {
         }
         // Enough that as many as there are beams go on, even if every end token is among the best.
         let keep = num_beams * (1 + config.eos_token_id.len()).max(2);
+        let keep = keep.min(num_beams.saturating_mul(vocab_size));
         let rows = self.running.iter().enumerate().map(|(i, beam)| {
             let row = i.min(given - 1);
             (beam.score, &logits[row * vocab_size..][..vocab_size])
@@ -162,7 +163,7 @@ fn best_continuations<'a>(
     beams: impl Iterator<Item = (f32, &'a [f32])>,
     keep: usize,
 ) -> Vec<Continuation> {
-    let mut best: Vec<Continuation> = Vec::with_capacity(keep + 1);
+    let mut best: Vec<Continuation> = Vec::with_capacity(keep.min(1 << 16) + 1);
     for (beam, (so_far, scores)) in beams.enumerate() {
         for (token, &score) in scores.iter().enumerate() {
             let score = score + so_far;

@@ -3,14 +3,18 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 
 /// New tokens when nothing says how many.
 const DEFAULT_MAX_LENGTH: usize = 20;
 
 /// Settings that change what is generated and are not implemented, with the values that leave them off;
 /// `null` does so too.
-const NOT_IMPLEMENTED: [(&str, &[f64]); 25] = [
-    ("assistant_early_exit", &[]),
+///
+/// Settings without effect on the text are not listed: memory usage (`low_memory`, `cache_implementation`), speculative
+/// decoding (`prompt_lookup_num_tokens`, `assistant_early_exit`), additional outputs (`output_scores`), and replacement
+/// of NaN and infinite logits (`remove_invalid_values`; here these are an error).
+const NOT_IMPLEMENTED: [(&str, &[f64]); 21] = [
     ("constraints", &[]),
     ("diversity_penalty", &[0.0]),
     ("dola_layers", &[]),
@@ -21,18 +25,15 @@ const NOT_IMPLEMENTED: [(&str, &[f64]); 25] = [
     ("exponential_decay_length_penalty", &[]),
     ("force_words_ids", &[]),
     ("guidance_scale", &[1.0]),
-    ("low_memory", &[]),
     ("max_time", &[]),
     ("num_beam_groups", &[1.0]),
     ("num_return_sequences", &[1.0]),
     ("penalty_alpha", &[0.0]),
-    ("prompt_lookup_num_tokens", &[]),
-    ("remove_invalid_values", &[]),
     ("renormalize_logits", &[]),
     ("sequence_bias", &[]),
     ("token_healing", &[]),
+    ("top_h", &[]),
     ("typical_p", &[1.0]),
-    ("use_mambapy", &[]),
     ("watermarking_config", &[]),
     ("watermarking", &[]),
 ];
@@ -223,24 +224,39 @@ impl GenerationConfig {
     /// value; `Unsupported` for a setting that is not implemented and is on.
     pub fn new(model: &Map<String, Value>, options: &Map<String, Value>) -> Result<Self> {
         let settings = Settings { model, options };
+        let do_sample = settings.flag("do_sample")?.unwrap_or(false);
+        let num_beams = settings.at_most("num_beams", 1, limits::GENERATION_BEAMS)?.unwrap_or(1);
         for (key, off) in NOT_IMPLEMENTED {
-            settings.off(key, off)?;
+            let is_unused = match key {
+                // Logits warpers, which only sampling needs.
+                "epsilon_cutoff" | "eta_cutoff" | "top_h" | "typical_p" => !do_sample,
+                // Only for contrastive search, which uses neither beams nor sampling.
+                "penalty_alpha" => do_sample || num_beams > 1,
+                // Without beams to compare, all scores of a token may shift together.
+                "renormalize_logits" => num_beams == 1,
+                _ => false,
+            };
+            if !is_unused {
+                settings.off(key, off)?;
+            }
         }
         let default = Self::default();
         let number_or = |key, default, range: fn(f64) -> bool, expected| {
             Ok::<_, Error>(settings.number(key, range, expected)?.unwrap_or(default))
         };
         let config = Self {
-            max_new_tokens: settings.count("max_new_tokens", 1)?,
-            max_length: match (settings.options.get("max_length"), settings.count("max_length", 1)?)
-            {
+            max_new_tokens: settings.tokens("max_new_tokens", 1)?,
+            max_length: match (
+                settings.options.get("max_length"),
+                settings.tokens("max_length", 1)?,
+            ) {
                 // The default in a model's file is no limit of its own.
                 (None | Some(Value::Null), Some(DEFAULT_MAX_LENGTH)) => None,
                 (_, max_length) => max_length,
             },
-            min_new_tokens: settings.count("min_new_tokens", 0)?,
-            min_length: settings.count("min_length", 0)?.unwrap_or(0),
-            do_sample: settings.flag("do_sample")?.unwrap_or(false),
+            min_new_tokens: settings.tokens("min_new_tokens", 0)?,
+            min_length: settings.tokens("min_length", 0)?.unwrap_or(0),
+            do_sample,
             temperature: settings
                 .number("temperature", |n| n >= 0.0, "a number above 0")?
                 .map(|n| n as f32),
@@ -257,7 +273,7 @@ impl GenerationConfig {
                 "a number above 0",
             )? as f32,
             no_repeat_ngram_size: settings.count("no_repeat_ngram_size", 0)?.unwrap_or(0),
-            num_beams: settings.count("num_beams", 1)?.unwrap_or(1),
+            num_beams,
             length_penalty: number_or("length_penalty", 1.0, |_| true, "a number")?,
             early_stopping: match settings.get("early_stopping") {
                 None | Some(Value::Null | Value::Bool(false)) => EarlyStopping::Heuristic,
@@ -299,6 +315,14 @@ impl GenerationConfig {
                 "set `do_sample: false` for a search over beams, or `num_beams: 1` for sampling",
             ));
         }
+        for (key, found) in [
+            ("eos_token_id", config.eos_token_id.len()),
+            ("forced_eos_token_id", config.forced_eos_token_id.len()),
+            ("stop_strings", config.stop_strings.len()),
+            ("bad_words_ids", config.bad_words_ids.iter().map(Vec::len).sum::<usize>() / 16),
+        ] {
+            settings.is_short(key, found)?;
+        }
         if config.stop_strings.iter().any(String::is_empty) {
             return Err(settings.wrong("stop_strings", "texts that are not empty"));
         }
@@ -314,6 +338,39 @@ impl GenerationConfig {
             (None, None) => prompt + DEFAULT_MAX_LENGTH,
         };
         wanted.min(max_position_embeddings.unwrap_or(usize::MAX))
+    }
+
+    /// Refuses unbounded lengths: without a position table and an end token, a row grows to its length limit. `given`
+    /// are the options, which override a model's files.
+    ///
+    /// # Errors
+    /// `Config` for an option and `Model` for a setting of the model.
+    pub fn check_lengths(
+        &self,
+        max_position_embeddings: Option<usize>,
+        given: &Map<String, Value>,
+    ) -> Result<()> {
+        let most = limits::GENERATION_TOKENS_WITHOUT_POSITIONS;
+        let (key, wanted) = match (self.max_new_tokens, self.max_length) {
+            (Some(new), _) => ("max_new_tokens", new),
+            (None, Some(total)) => ("max_length", total),
+            (None, None) => return Ok(()),
+        };
+        if max_position_embeddings.is_some() || wanted <= most {
+            return Ok(());
+        }
+        let (kind, place) = if given.get(key).is_some_and(|option| !option.is_null()) {
+            (ErrorKind::Config, "")
+        } else {
+            (ErrorKind::Model, " in the model's generation settings")
+        };
+        Err(Error::new(
+            kind,
+            format!(
+                "`{key}`{place} is `{wanted}`, not at most {most}, for a model without positions"
+            ),
+        )
+        .hint("set `max_new_tokens` to what the texts need"))
     }
 
     /// Tokens that a decoder's row of `prompt` tokens has at least before it may end.
@@ -377,6 +434,34 @@ impl<'a> Settings<'a> {
             .and_then(|count| usize::try_from(count).ok())
             .map(Some)
             .ok_or_else(|| self.wrong(key, &format!("a whole number of at least {least}")))
+    }
+
+    /// A number of tokens.
+    fn tokens(&self, key: &str, least: u64) -> Result<Option<usize>> {
+        self.at_most(key, least, limits::GENERATION_TOKENS)
+    }
+
+    /// A count that multiplies memory or time.
+    fn at_most(&self, key: &str, least: u64, most: usize) -> Result<Option<usize>> {
+        let count = self.count(key, least)?;
+        if count.is_some_and(|count| count > most) {
+            return Err(self.wrong(key, &format!("at most {most}")));
+        }
+        Ok(count)
+    }
+
+    /// Checks a list that every new token is compared with.
+    fn is_short(&self, key: &str, found: usize) -> Result<()> {
+        let most = limits::GENERATION_LIST;
+        if found <= most {
+            return Ok(());
+        }
+        let given = self.options.get(key).is_some_and(|option| !option.is_null());
+        let kind = if given { ErrorKind::Config } else { ErrorKind::Model };
+        Err(Error::new(
+            kind,
+            format!("`{key}` has {found} entries or more, expected at most {most}"),
+        ))
     }
 
     fn number(
@@ -451,6 +536,30 @@ mod tests {
     }
 
     #[test]
+    fn counts_that_take_all_memory_are_refused_with_their_key() {
+        for (key, value) in [
+            ("num_beams", json!(1_000_000_000)),
+            ("num_beams", json!(1_u64 << 63)),
+            ("max_new_tokens", json!(1_u64 << 40)),
+            ("max_length", json!(u64::MAX)),
+            ("eos_token_id", json!(vec![1; 100_000])),
+        ] {
+            let setting = json!({ key: value });
+            let error = config(setting.clone(), json!({})).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Model, "{error}");
+            assert!(error.message().contains(&format!("`{key}`")), "{error}");
+            let error = config(json!({}), setting).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        }
+        let long = config(json!({"max_length": 1_000_000}), json!({})).unwrap();
+        assert!(long.check_lengths(Some(512), &Map::new()).is_ok());
+        let error = long.check_lengths(None, &Map::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Model);
+        let error = long.check_lengths(None, &map(json!({"max_length": 1}))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+    }
+
+    #[test]
     fn lengths_are_counted_as_transformers_counts_them() {
         let total = |model: Value, options: Value| {
             config(model, options).unwrap().max_total_tokens(7, Some(100))
@@ -472,10 +581,28 @@ mod tests {
             let error = config(model, options).unwrap_err();
             (error.kind(), error.to_string())
         };
-        let (kind, text) = refused(json!({"typical_p": 0.9}), json!({}));
+        let sampling = json!({"do_sample": true});
+        let (kind, text) = refused(json!({"typical_p": 0.9}), sampling.clone());
         assert_eq!(kind, ErrorKind::Unsupported);
         assert!(text.starts_with("`typical_p: 0.9` is not implemented"), "{text}");
-        assert!(config(json!({"typical_p": 1.0, "low_memory": false}), json!({})).is_ok());
+        assert!(config(json!({"typical_p": 1.0}), sampling.clone()).is_ok());
+        for (model, options) in [
+            (json!({"typical_p": 0.9, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1}), json!({})),
+            (json!({"penalty_alpha": 0.6, "top_k": 4}), sampling.clone()),
+            (json!({"renormalize_logits": true}), sampling),
+            (json!({"low_memory": true, "remove_invalid_values": true}), json!({"num_beams": 2})),
+            (json!({"prompt_lookup_num_tokens": 3, "assistant_early_exit": 2}), json!({})),
+            (json!({"cache_implementation": "static", "output_scores": true}), json!({})),
+        ] {
+            assert!(config(model.clone(), options).is_ok(), "{model}");
+        }
+        for (model, options) in [
+            (json!({"penalty_alpha": 0.6}), json!({})),
+            (json!({"renormalize_logits": true}), json!({"num_beams": 2})),
+            (json!({"max_time": 3.0}), json!({})),
+        ] {
+            assert_eq!(refused(model.clone(), options).0, ErrorKind::Unsupported, "{model}");
+        }
         let (_, text) = refused(json!({"num_beam_groups": 2}), json!({}));
         assert!(text.contains("num_beam_groups"), "{text}");
         let (_, text) = refused(json!({}), json!({"do_sample": true, "num_beams": 4}));
@@ -499,7 +626,8 @@ mod tests {
         assert_eq!(ours["eos_token_id"], 7);
         assert_eq!(ours["bos_token_id"], 50256);
         assert_eq!((&ours["max_length"], ours.get("n_layer")), (&json!(50), None));
-        assert!(GenerationConfig::new(&ours, &Map::new()).is_err(), "typical_p");
+        let sampling = map(json!({"do_sample": true}));
+        assert!(GenerationConfig::new(&ours, &sampling).is_err(), "typical_p");
         let file = map(json!({"temperature": 0.5}));
         assert_eq!(model_defaults(Some(&file), &gpt2), file);
 

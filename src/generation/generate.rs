@@ -11,7 +11,7 @@ use super::sampling::RowGenerator;
 use super::stop::StopStrings;
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::models::{Decoder, DecoderState};
-use crate::nn::to_host;
+use crate::nn::logits_to_host;
 
 /// Why a row ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,7 +51,8 @@ pub struct Generated {
 ///
 /// # Errors
 /// `Config` when an empty prompt has nothing to begin with or a decoder after an encoder has no token to
-/// begin with; `Data` for a prompt that leaves no room; `Internal` when a tensor operation fails.
+/// begin with; `Data` for a prompt that leaves no room; `Model` for logits that are not numbers; `Internal` when a
+/// tensor operation fails.
 pub fn generate(
     decoder: &dyn Decoder,
     prompts: &[&[u32]],
@@ -59,6 +60,9 @@ pub fn generate(
     max_batch_tokens: usize,
     stop: Option<&StopStrings<'_>>,
 ) -> Result<Vec<Generated>> {
+    for id in config.forced_bos_token_id.iter().chain(&config.forced_eos_token_id) {
+        check_token(decoder, "forced_bos_token_id or forced_eos_token_id", *id)?;
+    }
     let mut batch = Batch {
         decoder,
         config,
@@ -93,12 +97,26 @@ fn decoder_start(decoder: &dyn Decoder, config: &GenerationConfig) -> Result<Vec
         return Ok(Vec::new());
     }
     let start = config.decoder_start_token_id.or(config.bos_token_id);
-    start.map(|id| vec![id]).ok_or_else(|| {
+    let start = start.ok_or_else(|| {
         Error::new(
             ErrorKind::Config,
             "the model has neither `decoder_start_token_id` nor `bos_token_id` to begin with",
         )
-    })
+    })?;
+    check_token(decoder, "decoder_start_token_id", start)?;
+    Ok(vec![start])
+}
+
+/// Checks that a token id of the model's settings is in the vocabulary.
+fn check_token(decoder: &dyn Decoder, key: &str, id: u32) -> Result<()> {
+    let vocab_size = decoder.vocab_size();
+    if (id as usize) < vocab_size {
+        return Ok(());
+    }
+    let message = format!(
+        "`{key}` in the model's generation settings is {id}, but there are {vocab_size} tokens"
+    );
+    Err(Error::new(ErrorKind::Model, message))
 }
 
 /// A row that waits.
@@ -156,7 +174,10 @@ impl Batch<'_> {
         let config = self.config;
         let encoder_decoder = self.decoder.is_encoder_decoder();
         let input = match (prompt, config.bos_token_id) {
-            ([], Some(bos)) if !encoder_decoder => vec![bos],
+            ([], Some(bos)) if !encoder_decoder => {
+                check_token(self.decoder, "bos_token_id", bos)?;
+                vec![bos]
+            }
             ([], _) if !encoder_decoder => {
                 return Err(Error::new(
                     ErrorKind::Config,
@@ -230,7 +251,7 @@ impl Batch<'_> {
         mut state: DecoderState,
     ) -> Result<(Vec<Slot>, Vec<u32>, DecoderState)> {
         let vocab_size = self.decoder.vocab_size();
-        let mut logits = to_host(logits).map_err(failed)?;
+        let mut logits = logits_to_host(logits)?;
         let (mut going, mut tokens, mut order) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_row = 0;
         for mut slot in slots {

@@ -10,11 +10,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
-use hf_hub::{HFClient, HFError};
 
 use super::cache::{RepoCache, RepoId, is_commit};
 use super::files::{Has, Need, Plan, is_plain, listed};
-use super::refusal::{Refusal, shown, unreachable_host};
 use super::settings::HubSettings;
 use super::snapshot::Snapshot;
 use super::transfer::Transfer;
@@ -100,6 +98,16 @@ impl Hub {
             return Err(Error::new(ErrorKind::Hub, format!("`{revision}` is not a revision"))
                 .hint("a revision is a branch, a tag or a full commit hash"));
         }
+        if !self.settings.has_cache {
+            return Err(Error::new(
+                ErrorKind::Hub,
+                format!(
+                    "there is no folder to keep model `{}` in: `HOME` is not set",
+                    repo.as_str()
+                ),
+            )
+            .hint("set `HF_HOME` to a folder of yours"));
+        }
         let request = Request {
             cache: RepoCache::new(&self.settings.cache_dir, &repo),
             repo,
@@ -153,24 +161,9 @@ impl Hub {
     /// Asks the hub what the revision is.
     async fn resolve(&self, request: &Request, transfer: &Transfer) -> Result<Resolved> {
         let (repo, revision) = (request.repo.as_str(), request.revision.as_str());
-        // hf-hub looks for a token of its own unless it is given one, also where ours are switched
-        // off. One that fits into no header is sent nowhere.
-        let token = self.settings.token.as_ref().map_or("\n", |token| token.reveal());
-        let client = HFClient::builder()
-            .client(transfer.client.clone())
-            .endpoint(self.settings.endpoint.as_str())
-            .cache_dir(&self.settings.cache_dir)
-            .token(token)
-            .retry_max_attempts(self.settings.retries as usize)
-            .retry_base_delay(self.settings.retry_delay)
-            .build()
-            .map_err(|e| Error::new(ErrorKind::Hub, "cannot make a hub client").source(e))?;
-        let (owner, name) = hf_hub::split_id(repo);
-        let answer = client.model(owner, name).info().revision(revision).send().await;
-        let info = match answer {
+        let info = match transfer.info(revision).await {
             Ok(info) => info,
-            Err(error) => {
-                let (error, is_network) = self.refused(request, error);
+            Err((error, is_network)) => {
                 if is_network && request.cached("").is_ok() {
                     tracing::warn!(model = repo, revision, %error, "using the cached copy");
                     return Ok(Resolved::Cached);
@@ -185,43 +178,6 @@ impl Hub {
         let commit = info.sha.filter(|sha| is_commit(sha)).ok_or_else(|| incomplete("commit"))?;
         let files = info.siblings.ok_or_else(|| incomplete("files"))?;
         Ok(Resolved::Online { commit, files: files.into_iter().map(|f| f.rfilename).collect() })
-    }
-
-    /// hf-hub's error in our words, and whether the network is to blame.
-    fn refused(&self, request: &Request, error: HFError) -> (Error, bool) {
-        let context = match error {
-            HFError::Http { context }
-            | HFError::AuthRequired { context }
-            | HFError::Forbidden { context }
-            | HFError::Conflict { context }
-            | HFError::RateLimited { context, .. } => context,
-            HFError::RepoNotFound { context: Some(context), .. }
-            | HFError::RevisionNotFound { context: Some(context), .. }
-            | HFError::EntryNotFound { context: Some(context), .. } => context,
-            HFError::Request { source, .. } if source.is_decode() => {
-                let what = format!("{} does not answer as a hub", shown(&self.settings));
-                let error = Error::new(ErrorKind::Hub, what).source(source.without_url());
-                return (
-                    error.hint("is `HF_ENDPOINT` a Hugging Face hub or a mirror of one?"),
-                    false,
-                );
-            }
-            HFError::Request { source, .. } => {
-                let error = unreachable_host(&shown(&self.settings));
-                return (error.source(source.without_url()), true);
-            }
-            other => {
-                let what = format!("cannot look up model `{}`", request.repo.as_str());
-                return (Error::new(ErrorKind::Hub, what).source(other), false);
-            }
-        };
-        let refusal = Refusal {
-            status: context.status,
-            code: context.error_code.as_deref(),
-            message: context.server_message.as_deref(),
-        };
-        let error = refusal.error(&self.settings, &request.repo, &request.revision, None);
-        (error, refusal.is_transient())
     }
 }
 

@@ -7,7 +7,9 @@ use std::path::{Component, Path};
 use serde_json::Value;
 
 use super::shards;
+use super::source::read_file;
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 
 /// How much of a model is needed. Each step includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,7 +112,8 @@ impl Plan {
             plan.ask(file, has);
         }
         let modules = modules(dir)?;
-        let encoder = modules.iter().find(|m| m.kind == "Transformer");
+        let is_encoder = |m: &&Module| matches!(m.kind.as_str(), "Transformer" | "MLMTransformer");
+        let encoder = modules.iter().find(is_encoder);
         let encoder = encoder.map_or("", |m| m.folder.as_str());
 
         for file in CONFIG_FILES {
@@ -130,11 +133,12 @@ impl Plan {
         }
         for module in modules.iter().filter(|m| !m.folder.is_empty() && m.folder != encoder) {
             plan.ask(&join(&module.folder, "config.json"), has);
-            if matches!(module.kind.as_str(), "Pooling" | "Dense") {
+            let with_weights = matches!(module.kind.as_str(), "Dense" | "LayerNorm");
+            if with_weights || module.kind == "Pooling" {
                 plan.require_one(&module.folder, &["config.json"], has);
             }
             if need >= Need::Weights {
-                plan.weights(&module.folder, module.kind == "Dense", dir, has)?;
+                plan.weights(&module.folder, with_weights, dir, has)?;
             }
         }
         Ok(plan)
@@ -206,13 +210,17 @@ fn modules(dir: &Path) -> Result<Vec<Module>> {
         Error::new(ErrorKind::Model, format!("`{}` {what}", path.display()))
             .hint("it should be a list of `{\"idx\", \"name\", \"path\", \"type\"}`")
     };
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(damaged("cannot be read").source(e)),
-    };
-    let value: Value = serde_json::from_str(&text).map_err(|e| damaged("is not JSON").source(e))?;
+    if !path.try_exists().unwrap_or(true) {
+        return Ok(Vec::new());
+    }
+    let bytes = read_file(&path, limits::MODEL_JSON_BYTES)?;
+    let value: Value =
+        serde_json::from_slice(&bytes).map_err(|e| damaged("is not JSON").source(e))?;
     let list = value.as_array().ok_or_else(|| damaged("is not a list"))?;
+    let (found, limit) = (list.len(), limits::MODEL_MODULES);
+    if found > limit {
+        return Err(damaged(&format!("has {found} modules, expected at most {limit}")));
+    }
     let mut modules = Vec::with_capacity(list.len());
     for module in list {
         let text = |key: &str| module.get(key).and_then(Value::as_str);

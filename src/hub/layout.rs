@@ -1,10 +1,11 @@
 //! How a tensor lies in a file: element type, shape, place and strides. Not here: the formats that
 //! say so ([`super::torch`], safetensors in [`super::weights`]).
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
+
+use super::source::WeightFile;
 
 /// Why a file cannot be used: a fragment that follows the file's name, and what helps.
 #[derive(Debug)]
@@ -16,6 +17,14 @@ pub(super) struct Fault {
 impl Fault {
     pub(super) fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), hint: None }
+    }
+
+    /// The file opens but cannot be read.
+    pub(super) fn unread(error: &std::io::Error) -> Self {
+        Self::new(match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => "was cut off while it was read".to_owned(),
+            _ => format!("cannot be read: {error}"),
+        })
     }
 
     pub(super) fn hint(mut self, hint: &'static str) -> Self {
@@ -136,18 +145,22 @@ impl Stored {
     /// The tensor in `file`, converted to `dtype`, on `device`.
     pub(super) fn read(
         &self,
-        file: &[u8],
+        file: &WeightFile,
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let bytes = file
-            .get(self.bytes.clone())
-            .ok_or_else(|| candle_core::Error::Msg("its bytes are not in the file".to_owned()))?;
+        let unread = |e: std::io::Error| candle_core::Error::Msg(Fault::unread(&e).what);
+        // Most weights are read directly into their final buffer.
+        if let (Element::F32, None) = (self.element, &self.strides) {
+            let mut values = vec![0_f32; self.bytes.len() / 4];
+            file.read_into(pulp::bytemuck::cast_slice_mut(&mut values), self.bytes.start)
+                .map_err(unread)?;
+            return Tensor::from_vec(values, self.shape.as_slice(), device)?.to_dtype(dtype);
+        }
+        let bytes = file.read(self.bytes.clone()).map_err(unread)?;
         let bytes = match &self.strides {
-            None => Cow::Borrowed(bytes),
-            Some(strides) => {
-                Cow::Owned(gather(bytes, self.element.bits() / 8, &self.shape, strides))
-            }
+            None => bytes,
+            Some(strides) => gather(&bytes, self.element.bits() / 8, &self.shape, strides),
         };
         let tensor = match (self.element, self.element.dtype()) {
             (_, Some(stored)) => Tensor::from_raw_buffer(&bytes, stored, &self.shape, device)?,
@@ -189,6 +202,14 @@ fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<
 mod tests {
     use super::*;
 
+    /// A file with these bytes.
+    fn file(bytes: &[u8]) -> WeightFile {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        std::fs::write(&path, bytes).unwrap();
+        WeightFile::open(path).unwrap()
+    }
+
     fn view(
         shape: &[usize],
         strides: &[usize],
@@ -200,7 +221,7 @@ mod tests {
 
     #[test]
     fn reads_views() {
-        let file: Vec<u8> = (0..12i16).flat_map(i16::to_le_bytes).collect();
+        let file = file(&(0..12i16).flat_map(i16::to_le_bytes).collect::<Vec<_>>());
         let check = |shape: &[usize], strides: &[usize], offset, expected: &[i64]| {
             let stored = view(shape, strides, 4..24, offset).unwrap();
             let tensor = stored.read(&file, DType::I64, &Device::Cpu).unwrap();
@@ -233,7 +254,7 @@ mod tests {
     #[test]
     fn widens_signed_bytes() {
         let stored = Stored::contiguous(Element::I8, vec![2], 0..2);
-        let tensor = stored.read(&[0xff, 2], DType::F32, &Device::Cpu).unwrap();
+        let tensor = stored.read(&file(&[0xff, 2]), DType::F32, &Device::Cpu).unwrap();
         assert_eq!(tensor.to_vec1::<f32>().unwrap(), [-1.0, 2.0]);
     }
 }

@@ -4,6 +4,7 @@
 //! local folder; [`Weights::open`] reads the tensors of its [`Snapshot::weight_files`]. Not here: what
 //! the files mean (`crate::auto`).
 
+mod api;
 mod cache;
 mod download;
 mod files;
@@ -14,6 +15,7 @@ mod refusal;
 mod settings;
 mod shards;
 mod snapshot;
+mod source;
 mod torch;
 mod transfer;
 mod unpickler;
@@ -23,4 +25,5 @@ pub use download::{Hub, HubProgress};
 pub use files::Need;
 pub use settings::HubSettings;
 pub use snapshot::Snapshot;
+pub(crate) use source::read_file;
 pub use weights::Weights;

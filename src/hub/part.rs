@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -77,10 +78,37 @@ impl Part {
         Ok(())
     }
 
-    /// The hash of the whole, in hexadecimal, where the etag is one.
-    pub(super) fn sha256(&mut self) -> Option<String> {
-        let hasher = self.sha256.take()?;
-        Some(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    /// The file's hash in hexadecimal and its algorithm, if the etag is a hash: SHA-256 for large files. Small files
+    /// have SHA-1, of the content with git's header or, behind some mirrors, of the content alone.
+    pub(super) fn hash(&mut self, etag: &str) -> Result<Option<(&'static str, String)>> {
+        if let Some(hasher) = self.sha256.take() {
+            return Ok(Some(("sha256", hex(hasher.finalize()))));
+        }
+        if etag.len() != 40 || !etag.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(None);
+        }
+        let git = self.sha1(format!("blob {}\0", self.len).as_bytes())?;
+        if git.eq_ignore_ascii_case(etag) {
+            return Ok(Some(("git hash", git)));
+        }
+        let plain = self.sha1(b"")?;
+        Ok(Some(("git hash", if plain.eq_ignore_ascii_case(etag) { plain } else { git })))
+    }
+
+    /// SHA-1 of `before` followed by the content.
+    fn sha1(&mut self, before: &[u8]) -> Result<String> {
+        let read = |e| disk(&self.path, e);
+        let mut hasher = Sha1::new_with_prefix(before);
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0)).map_err(read)?;
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let count = file.read(&mut buffer).map_err(read)?;
+            if count == 0 {
+                return Ok(hex(hasher.finalize()));
+            }
+            hasher.update(&buffer[..count]);
+        }
     }
 
     /// Puts the content on disk, whatever happens to the machine.
@@ -93,6 +121,10 @@ impl Part {
         // What cannot be removed is found to be wrong again by the next download.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+fn hex(hash: impl IntoIterator<Item = u8>) -> String {
+    hash.into_iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An error of the cache's file system.

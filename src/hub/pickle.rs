@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::layout::Element;
+use crate::limits;
 
 /// The index of a value.
 pub(super) type Id = usize;
@@ -28,6 +29,23 @@ pub(super) enum Value {
     Global(Global),
     Storage(StorageRef),
     Tensor(TensorRef),
+}
+
+impl Value {
+    /// The bytes that the value takes on the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Long(bytes) => bytes.len(),
+            Self::Text(text) => text.len(),
+            Self::Tuple(ids) | Self::List(ids) => size_of_val(ids.as_slice()),
+            Self::Dict(items) => size_of_val(items.as_slice()),
+            Self::Storage(storage) => storage.key.len(),
+            Self::Tensor(tensor) => {
+                tensor.storage.key.len() + 8 * (tensor.shape.len() + tensor.strides.len())
+            }
+            Self::None | Self::Bool(_) | Self::Int(_) | Self::Opaque | Self::Global(_) => 0,
+        }
+    }
 }
 
 /// A name that a pickle may use.
@@ -132,7 +150,9 @@ impl Pickle {
 
     pub(super) fn sizes(&self, id: Id) -> Option<Vec<usize>> {
         match self.get(id) {
-            Value::Tuple(ids) | Value::List(ids) => ids.iter().map(|id| self.size(*id)).collect(),
+            Value::Tuple(ids) | Value::List(ids) if ids.len() <= limits::TENSOR_RANK => {
+                ids.iter().map(|id| self.size(*id)).collect()
+            }
             _ => None,
         }
     }

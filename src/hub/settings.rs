@@ -34,7 +34,7 @@ impl fmt::Debug for Token {
 ///
 /// | variable | meaning |
 /// |---|---|
-/// | `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `$HF_HOME/hub` | the cache |
+/// | `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `TRANSFORMERS_CACHE`, else `$HF_HOME/hub` | the cache |
 /// | `HF_HOME`, else `$XDG_CACHE_HOME/huggingface`, else `~/.cache/huggingface` | the home folder |
 /// | `HF_TOKEN`, else the file `HF_TOKEN_PATH`, else `$HF_HOME/token` | the token |
 /// | `HF_HUB_DISABLE_IMPLICIT_TOKEN` | send no token from the environment |
@@ -47,6 +47,8 @@ impl fmt::Debug for Token {
 #[derive(Clone, Debug)]
 pub struct HubSettings {
     pub(super) cache_dir: PathBuf,
+    /// False without a home folder and without a variable that names the cache.
+    pub(super) has_cache: bool,
     pub(super) endpoint: String,
     pub(super) token: Option<Token>,
     pub(super) offline: bool,
@@ -64,30 +66,30 @@ impl HubSettings {
     /// The settings for the variables that `var` knows. An empty variable counts as not set.
     pub(super) fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Self {
         let var = |name: &str| var(name).filter(|value| !value.trim().is_empty());
-        let user = || {
-            var("HOME")
-                .or_else(|| var("USERPROFILE"))
-                .map_or_else(std::env::temp_dir, PathBuf::from)
-        };
+        // Not the temporary folder, where anyone may have planted a cache or a token.
+        let user = var("HOME").or_else(|| var("USERPROFILE")).map(PathBuf::from);
         let folder = |name: &str| {
-            var(name).map(|value| match value.strip_prefix("~/") {
-                Some(rest) => user().join(rest),
-                None => PathBuf::from(value),
+            var(name).and_then(|value| match value.strip_prefix("~/") {
+                Some(rest) => user.as_ref().map(|user| user.join(rest)),
+                None => Some(PathBuf::from(value)),
             })
         };
-        let home = folder("HF_HOME").unwrap_or_else(|| {
-            folder("XDG_CACHE_HOME").unwrap_or_else(|| user().join(".cache")).join("huggingface")
+        let home = folder("HF_HOME").or_else(|| {
+            let caches = folder("XDG_CACHE_HOME").or_else(|| Some(user.as_ref()?.join(".cache")));
+            Some(caches?.join("huggingface"))
         });
         let cache_dir = folder("HF_HUB_CACHE")
             .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
-            .unwrap_or_else(|| home.join("hub"));
+            // transformers before version 5.
+            .or_else(|| folder("TRANSFORMERS_CACHE"))
+            .or_else(|| Some(home.as_ref()?.join("hub")));
         let switch = |name: &str| var(name).is_some_and(|value| is_on(&value));
         let token = if switch("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
             None
         } else {
             var("HF_TOKEN").or_else(|| var("HUGGING_FACE_HUB_TOKEN")).or_else(|| {
-                let path = folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
-                std::fs::read_to_string(path).ok()
+                let path = folder("HF_TOKEN_PATH").or_else(|| Some(home.as_ref()?.join("token")));
+                std::fs::read_to_string(path?).ok()
             })
         };
         let offline = match var("HF_HUB_OFFLINE") {
@@ -99,7 +101,8 @@ impl HubSettings {
             .filter(|seconds| *seconds > 0)
             .map_or(DEFAULT_TIMEOUT, Duration::from_secs);
         Self {
-            cache_dir,
+            has_cache: cache_dir.is_some(),
+            cache_dir: cache_dir.unwrap_or_default(),
             endpoint: DEFAULT_ENDPOINT.to_owned(),
             token: None,
             offline,
@@ -115,6 +118,7 @@ impl HubSettings {
     #[must_use]
     pub fn with_cache_dir(mut self, cache_dir: impl Into<PathBuf>) -> Self {
         self.cache_dir = cache_dir.into();
+        self.has_cache = true;
         self
     }
 
@@ -204,6 +208,12 @@ mod tests {
         check(&[user, ("HF_HOME", "")], "/home/ada/.cache/huggingface/hub");
         check(&[("HF_HOME", "/hf"), ("HUGGINGFACE_HUB_CACHE", "/old")], "/old");
         check(&[("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HUB_CACHE", "/new")], "/new");
+        for without in [&[][..], &[("HF_HOME", "~/hf")]] {
+            assert!(!settings(without).has_cache, "{without:?}");
+        }
+        assert!(settings(&[("XDG_CACHE_HOME", "/x")]).has_cache);
+        check(&[("HF_HOME", "/hf"), ("TRANSFORMERS_CACHE", "/older")], "/older");
+        check(&[("TRANSFORMERS_CACHE", "/older"), ("HUGGINGFACE_HUB_CACHE", "/old")], "/old");
     }
 
     #[test]

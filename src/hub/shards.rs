@@ -6,7 +6,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::files::is_plain;
+use super::source::read_file;
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 
 /// The `weight_map` of a `*.index.json`.
 #[derive(Debug)]
@@ -23,10 +25,9 @@ impl ShardIndex {
     pub(super) fn read(path: &Path) -> Result<Self> {
         let damaged =
             |what: &str| Error::new(ErrorKind::Model, format!("`{}` {what}", path.display()));
-        let text =
-            std::fs::read_to_string(path).map_err(|e| damaged("cannot be read").source(e))?;
+        let bytes = read_file(path, limits::MODEL_JSON_BYTES)?;
         let value: Value =
-            serde_json::from_str(&text).map_err(|e| damaged("is not JSON").source(e))?;
+            serde_json::from_slice(&bytes).map_err(|e| damaged("is not JSON").source(e))?;
         let map = value
             .get("weight_map")
             .and_then(Value::as_object)
@@ -42,7 +43,12 @@ impl ShardIndex {
         if weight_map.is_empty() {
             return Err(damaged("has an empty `weight_map`"));
         }
-        Ok(Self { weight_map })
+        let index = Self { weight_map };
+        let (found, limit) = (index.shards().len(), limits::WEIGHT_SHARDS);
+        if found > limit {
+            return Err(damaged(&format!("names {found} files, expected at most {limit}")));
+        }
+        Ok(index)
     }
 
     /// The files, each once, sorted.

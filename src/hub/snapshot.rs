@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::files::{Has, Need, Plan, WEIGHT_FILES, is_plain, join};
 use super::shards::ShardIndex;
+use super::source::read_file;
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 
 /// A model's files at one commit.
 #[derive(Clone, Debug)]
@@ -65,8 +67,8 @@ impl Snapshot {
         let broken = |source: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(ErrorKind::Model, format!("cannot read `{}`", path.display())).source(source)
         };
-        let text = std::fs::read_to_string(&path).map_err(|e| broken(e.into()))?;
-        serde_json::from_str(&text).map(Some).map_err(|e| broken(e.into()))
+        let bytes = read_file(&path, limits::MODEL_JSON_BYTES)?;
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| broken(e.into()))
     }
 
     /// The files that the model consists of, of those that are here: configuration, tokenizer,

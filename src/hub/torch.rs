@@ -3,14 +3,16 @@
 //! pickle itself ([`super::pickle`], [`super::unpickler`]).
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, Read};
+use std::io::{BufReader, Read};
 use std::ops::Range;
 
 use zip::{CompressionMethod, ZipArchive};
 
 use super::layout::{Fault, Stored};
 use super::pickle::{Id, Pickle, StorageRef, Value};
+use super::source::WeightFile;
 use super::unpickler;
+use crate::limits;
 
 /// The first pickle of the old format: the number 0x1950a86a20f9469cfc6c, little-endian.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -22,11 +24,13 @@ const BIG_ENDIAN: &str = "was saved on a big-endian machine, which is not read";
 type Tensors = BTreeMap<String, Stored>;
 
 /// The tensors of a zip archive.
-pub(super) fn read_zip(file: &[u8]) -> Result<Tensors, Fault> {
+pub(super) fn read_zip(file: &WeightFile) -> Result<Tensors, Fault> {
     let damaged = |e: zip::result::ZipError| {
         Fault::new(format!("is truncated or damaged: {e}")).hint("download the file again")
     };
-    let mut archive = ZipArchive::new(Cursor::new(file)).map_err(damaged)?;
+    let unread = |e: std::io::Error| Fault::unread(&e);
+    let stream = BufReader::new(file.stream().map_err(unread)?);
+    let mut archive = ZipArchive::new(stream).map_err(damaged)?;
     let mut records = BTreeMap::new();
     for index in 0..archive.len() {
         let record = archive.by_index_raw(index).map_err(damaged)?;
@@ -55,15 +59,22 @@ pub(super) fn read_zip(file: &[u8]) -> Result<Tensors, Fault> {
     // The records lie in a folder whose name is the saved file's.
     let folder = name.strip_suffix("data.pkl").unwrap_or_default();
     if let Some(order) = records.get(&format!("{folder}byteorder"))
-        && !file[order.clone()].starts_with(b"little")
+        && !file.read(order.start..order.end.min(order.start + 6)).map_err(unread)?.eq(b"little")
     {
         return Err(Fault::new(BIG_ENDIAN));
     }
     // Reading this one through the archive verifies its checksum.
     let mut pickle = Vec::new();
-    archive
-        .by_name(name)
-        .map_err(damaged)?
+    let record = archive.by_name(name).map_err(damaged)?;
+    if record.size() > limits::PICKLE_BYTES as u64 {
+        return Err(Fault::new(format!(
+            "is damaged: its pickle has {} bytes, expected at most {}",
+            record.size(),
+            limits::PICKLE_BYTES
+        )));
+    }
+    record
+        .take(limits::PICKLE_BYTES as u64)
         .read_to_end(&mut pickle)
         .map_err(|e| damaged(zip::result::ZipError::Io(e)))?;
     let (pickle, top) = unpickler::read(&pickle, &mut 0)?;
@@ -78,13 +89,30 @@ pub(super) fn read_zip(file: &[u8]) -> Result<Tensors, Fault> {
 }
 
 /// The tensors of the format before torch 1.6: four pickles, a list of storages, the storages.
-pub(super) fn read_legacy(file: &[u8]) -> Result<Tensors, Fault> {
+pub(super) fn read_legacy(file: &WeightFile) -> Result<Tensors, Fault> {
+    // No header gives the length of the pickles before the storages.
+    let mut count = FIRST_READ;
+    loop {
+        let head = file.head(count).map_err(|e| Fault::unread(&e))?;
+        let all = head.len() == file.len() || count >= limits::PICKLE_BYTES;
+        match read_legacy_with(file, &head) {
+            Err(_) if !all => count = (count * 16).min(limits::PICKLE_BYTES),
+            result => return result,
+        }
+    }
+}
+
+/// The leading bytes of a file that usually contain its pickles.
+const FIRST_READ: usize = 1 << 20;
+
+/// [`read_legacy`], with the pickles within the first bytes of the file.
+fn read_legacy_with(file: &WeightFile, head: &[u8]) -> Result<Tensors, Fault> {
     let mut position = 0;
-    let (pickle, top) = unpickler::read(file, &mut position)?;
+    let (pickle, top) = unpickler::read(head, &mut position)?;
     if !matches!(pickle.get(top), Value::Long(number) if *number == MAGIC) {
         return Err(Fault::new("is a pickle, but not one of torch.save"));
     }
-    let (pickle, top) = unpickler::read(file, &mut position)?;
+    let (pickle, top) = unpickler::read(head, &mut position)?;
     match pickle.get(top) {
         Value::Int(PROTOCOL_VERSION) => {}
         other => {
@@ -92,12 +120,12 @@ pub(super) fn read_legacy(file: &[u8]) -> Result<Tensors, Fault> {
             return Err(Fault::new(what));
         }
     }
-    let (pickle, top) = unpickler::read(file, &mut position)?;
+    let (pickle, top) = unpickler::read(head, &mut position)?;
     if matches!(lookup(&pickle, top, "little_endian"), Some(Value::Bool(false))) {
         return Err(Fault::new(BIG_ENDIAN));
     }
-    let (content, content_top) = unpickler::read(file, &mut position)?;
-    let (keys, keys_top) = unpickler::read(file, &mut position)?;
+    let (content, content_top) = unpickler::read(head, &mut position)?;
+    let (keys, keys_top) = unpickler::read(head, &mut position)?;
     let Value::List(keys_list) = keys.get(keys_top) else {
         return Err(Fault::new("is damaged: it has no list of storages"));
     };
@@ -119,10 +147,10 @@ pub(super) fn read_legacy(file: &[u8]) -> Result<Tensors, Fault> {
             ))
             .hint("download the file again")
         };
-        let length = file
-            .get(position..)
-            .and_then(<[u8]>::first_chunk::<8>)
-            .map(|bytes| u64::from_le_bytes(*bytes))
+        let length = position
+            .checked_add(8)
+            .and_then(|end| file.read(position..end).ok())
+            .and_then(|bytes| bytes.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes)))
             .ok_or_else(truncated)?;
         let size = storage.element.bits() / 8;
         let bytes = usize::try_from(length).ok().and_then(|length| {

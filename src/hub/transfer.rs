@@ -2,12 +2,13 @@
 //! let it appear. Not here: which files ([`super::files`]) at which commit ([`super::download`]).
 //!
 //! The `hf-hub` crate has a download of its own, which this replaces: it keeps no part of a cut
-//! transfer, compares neither size nor hash, and stores the body of an error page as the file.
+//! transfer, compares neither size nor hash, and stores the body of an error page as the file. Nor does it bound
+//! what an answer takes ([`super::api`]).
 
 use std::fs;
 use std::path::Path;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, LOCATION,
@@ -22,13 +23,14 @@ use super::part::{Part, disk};
 use super::refusal::{Refusal, endpoint, is_loopback, unreachable_host};
 use super::settings::HubSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 
 /// A try that brought this much renews the retries, so that a long download over a bad line ends.
 const RENEWING_BYTES: u64 = 8 << 20;
 /// Progress is reported about this often.
 const REPORT_BYTES: u64 = 1 << 20;
 const MAX_REDIRECTS: usize = 10;
-const MAX_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// HTTP clients and everything a request needs to know.
 pub(super) struct Transfer {
@@ -51,7 +53,7 @@ struct Remote {
 }
 
 /// Why a try failed, and whether another may do better.
-enum Failure {
+pub(super) enum Failure {
     /// No other try will.
     Fatal(Error),
     /// What was kept of an earlier download is not of this file. It is removed.
@@ -224,14 +226,16 @@ impl Transfer {
             self.body(file, remote, response, &mut part).await?;
         }
         self.report(file, part.len, Some(part.len));
-        let Some(found) = part.sha256() else { return part.keep().map_err(Failure::from) };
+        let Some((kind, found)) = part.hash(&remote.etag)? else {
+            return part.keep().map_err(Failure::from);
+        };
         if found.eq_ignore_ascii_case(&remote.etag) {
             return part.keep().map_err(Failure::from);
         }
         part.remove();
         let error = self
             .error(format!(
-                "`{file}` arrived damaged: its sha256 should be {} and is {found}",
+                "`{file}` arrived damaged: its {kind} should be {} and is {found}",
                 remote.etag
             ))
             .hint("run again; if it stays, the server or a proxy on the way changes files");
@@ -273,6 +277,14 @@ impl Transfer {
             return Err(self.wrong_size(file, size, &format!("the server sends {declared}")));
         }
         let size = remote.size.or(declared);
+        let most = most_bytes(file, size);
+        if let Some(size) = size.filter(|size| *size > most) {
+            let what =
+                format!("the hub declares {size} bytes for `{file}`, expected at most {most}");
+            return Err(self.error(what).into());
+        }
+        let window = self.settings.timeout.saturating_mul(limits::HUB_PACE_TIMEOUTS);
+        let mut pace = Pace { since: Instant::now(), len: part.len, window };
         let before = part.len;
         let mut reported = part.len;
         self.report(file, part.len, size);
@@ -280,6 +292,20 @@ impl Transfer {
             let received = part.len - before;
             match response.chunk().await {
                 Ok(Some(chunk)) => {
+                    if part.len + chunk.len() as u64 > most {
+                        part.remove();
+                        let what = format!(
+                            "the server does not say how long `{file}` is, and sends more than {most} bytes"
+                        );
+                        return Err(self
+                            .error(what)
+                            .hint("is `HF_ENDPOINT` a Hugging Face hub or a mirror of one?")
+                            .into());
+                    }
+                    let len = part.len + chunk.len() as u64;
+                    if pace.is_too_slow(len) && size != Some(len) {
+                        return Err(self.too_slow(&format!("`{file}`")).into());
+                    }
                     if size.is_some_and(|size| part.len + chunk.len() as u64 > size) {
                         part.remove();
                         return Err(self.wrong_size(file, size.unwrap_or(0), "more arrived"));
@@ -307,7 +333,7 @@ impl Transfer {
     }
 
     /// Sends one request. The token goes to the hub only.
-    async fn send(
+    pub(super) async fn send(
         &self,
         client: &Client,
         method: Method,
@@ -323,7 +349,8 @@ impl Transfer {
         if let Some(from) = from {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
-        request.send().await.map_err(|e| {
+        let sent = tokio::time::timeout(self.answer_time(), request.send()).await;
+        sent.map_err(|_| self.too_slow("its headers"))?.map_err(|e| {
             let host = url.host_str().unwrap_or("?");
             let error = if e.is_builder() {
                 self.error("cannot send a request: is the token plain text?")
@@ -362,7 +389,18 @@ impl Transfer {
             .into()
     }
 
-    fn error(&self, message: impl Into<String>) -> Error {
+    /// The timeout of a short response.
+    pub(super) fn answer_time(&self) -> Duration {
+        self.settings.timeout.saturating_mul(limits::HUB_ANSWER_TIMEOUTS)
+    }
+
+    /// The error for a response that arrives too slowly to finish.
+    pub(super) fn too_slow(&self, what: &str) -> Error {
+        self.error(format!("the server sends {what} too slowly"))
+            .hint("run again: the download goes on where it stopped; or use another mirror")
+    }
+
+    pub(super) fn error(&self, message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Hub, message).at(format!("model `{}`", self.repo.as_str()))
     }
 
@@ -382,8 +420,40 @@ impl Transfer {
     }
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// The largest size of `file`: weights may be of any size, as long as the server states it.
+fn most_bytes(file: &str, size: Option<u64>) -> u64 {
+    let weights = [".safetensors", ".bin"].iter().any(|end| file.ends_with(end));
+    if weights && size.is_some() {
+        u64::MAX
+    } else if file.ends_with(".json") && !file.ends_with("tokenizer.json") {
+        limits::MODEL_JSON_BYTES
+    } else {
+        limits::HUB_FILE_BYTES
+    }
+}
+
+/// Detects a stalled transfer.
+struct Pace {
+    since: Instant,
+    /// The bytes received by then.
+    len: u64,
+    window: Duration,
+}
+
+impl Pace {
+    /// Records that `len` bytes have arrived, and says whether the transfer is too slow.
+    fn is_too_slow(&mut self, len: u64) -> bool {
+        if self.since.elapsed() < self.window {
+            return false;
+        }
+        let slow = len - self.len < limits::HUB_PACE_BYTES;
+        (self.since, self.len) = (Instant::now(), len);
+        slow
+    }
 }
 
 /// The first byte and the whole length, if it is told, of `bytes 5-9/10`.

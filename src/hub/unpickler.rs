@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 
 use super::layout::Fault;
 use super::pickle::{Global, Id, Pickle, StorageRef, TensorRef, Value};
+use crate::limits;
+
+/// The memory that one step takes on the stack, among the marks or in the memo.
+const STEP: usize = 48;
 
 /// What every refusal can suggest.
 const CONVERT: &str = "if you trust the file, load it with torch once and save it as safetensors";
@@ -18,6 +22,8 @@ pub(super) fn read(bytes: &[u8], position: &mut usize) -> Result<(Pickle, Id), F
         stack: Vec::new(),
         marks: Vec::new(),
         memo: BTreeMap::new(),
+        start: *position,
+        spent: 0,
     };
     let top = machine.run()?;
     *position = machine.input.position;
@@ -78,6 +84,10 @@ struct Machine<'a> {
     /// Heights of the stack at the open marks.
     marks: Vec<usize>,
     memo: BTreeMap<usize, Id>,
+    /// The offset of the pickle.
+    start: usize,
+    /// The approximate memory of its values, in bytes.
+    spent: usize,
 }
 
 impl Machine<'_> {
@@ -91,7 +101,26 @@ impl Machine<'_> {
         }
     }
 
+    /// Charges `bytes` of memory. A pickle's allowance grows with its length, as a value that it recalls was written
+    /// before.
+    fn charge(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.spent = self.spent.saturating_add(bytes);
+        let read = self.input.position - self.start;
+        let most = limits::PICKLE_MEMORY_PER_BYTE
+            .saturating_mul(read)
+            .saturating_add(limits::PICKLE_MEMORY)
+            .min(limits::PICKLE_MEMORY_MAX);
+        if self.spent > most {
+            return Err(Fault::new(format!(
+                "needs more memory than a checkpoint does: its pickle makes more than {most} bytes of {read}"
+            ))
+            .hint(CONVERT));
+        }
+        Ok(())
+    }
+
     fn step(&mut self, opcode: u8) -> Result<(), Fault> {
+        self.charge(STEP)?;
         match opcode {
             // PROTO
             0x80 => match self.input.take(1)?[0] {
@@ -102,13 +131,13 @@ impl Machine<'_> {
             0x95 => drop(self.input.take(8)?),
             b'(' => self.marks.push(self.stack.len()),
             b'0' => drop(self.pop()?),
-            b'N' => self.push(Value::None),
-            0x88 => self.push(Value::Bool(true)),
-            0x89 => self.push(Value::Bool(false)),
+            b'N' => self.push(Value::None)?,
+            0x88 => self.push(Value::Bool(true))?,
+            0x89 => self.push(Value::Bool(false))?,
             b'J' => {
                 let bytes = self.input.take(4)?;
                 let value = i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                self.push(Value::Int(i64::from(value)));
+                self.push(Value::Int(i64::from(value)))?;
             }
             b'K' => self.push_int(1)?,
             b'M' => self.push_int(2)?,
@@ -116,12 +145,12 @@ impl Machine<'_> {
             0x8a => {
                 let count = self.input.number(1)?;
                 let bytes = self.input.take(count)?;
-                self.push(long(bytes));
+                self.push(long(bytes))?;
             }
             // BINFLOAT
             b'G' => {
                 self.input.take(8)?;
-                self.push(Value::Opaque);
+                self.push(Value::Opaque)?;
             }
             b'X' => self.push_text(4)?,
             // SHORT_BINUNICODE, BINUNICODE8
@@ -133,27 +162,27 @@ impl Machine<'_> {
             // SHORT_BINBYTES, BINBYTES
             b'C' => self.push_bytes(1)?,
             b'B' => self.push_bytes(4)?,
-            b')' => self.push(Value::Tuple(Vec::new())),
-            b']' => self.push(Value::List(Vec::new())),
-            b'}' => self.push(Value::Dict(Vec::new())),
+            b')' => self.push(Value::Tuple(Vec::new()))?,
+            b']' => self.push(Value::List(Vec::new()))?,
+            b'}' => self.push(Value::Dict(Vec::new()))?,
             b't' => {
                 let items = self.pop_to_mark()?;
-                self.push(Value::Tuple(items));
+                self.push(Value::Tuple(items))?;
             }
             b'l' => {
                 let items = self.pop_to_mark()?;
-                self.push(Value::List(items));
+                self.push(Value::List(items))?;
             }
             b'd' => {
                 let items = self.pop_to_mark()?;
-                self.push(Value::Dict(pairs(&items)?));
+                self.push(Value::Dict(pairs(&items)?))?;
             }
             // TUPLE1, TUPLE2, TUPLE3
             0x85..=0x87 => {
                 let count = usize::from(opcode - 0x84);
                 let from = self.stack.len().checked_sub(count).filter(|from| *from >= self.floor());
                 let items = self.stack.split_off(from.ok_or_else(|| broken("an empty stack"))?);
-                self.push(Value::Tuple(items));
+                self.push(Value::Tuple(items))?;
             }
             b'a' => {
                 let item = self.pop()?;
@@ -177,6 +206,7 @@ impl Machine<'_> {
             // MEMOIZE
             0x94 => {
                 let top = self.top()?;
+                self.charge(2 * STEP)?;
                 self.memo.insert(self.memo.len(), top);
             }
             b'h' => self.recall(1)?,
@@ -213,7 +243,7 @@ impl Machine<'_> {
             b'Q' => {
                 let id = self.pop()?;
                 let storage = self.persistent(id)?;
-                self.push(Value::Storage(storage));
+                self.push(Value::Storage(storage))?;
             }
             other => {
                 let what = format!("opcode 0x{other:02x}, which checkpoints do not use");
@@ -223,9 +253,16 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn push(&mut self, value: Value) {
+    fn push(&mut self, value: Value) -> Result<(), Fault> {
         self.stack.push(self.pickle.values.len());
+        self.keep(value)
+    }
+
+    /// Adds a value to the arena.
+    fn keep(&mut self, value: Value) -> Result<(), Fault> {
+        self.charge(size_of::<Value>() + value.heap_bytes())?;
         self.pickle.values.push(value);
+        Ok(())
     }
 
     /// The height below which only an open mark's end may take.
@@ -251,21 +288,21 @@ impl Machine<'_> {
 
     fn push_int(&mut self, count: usize) -> Result<(), Fault> {
         let value = self.input.number(count)?;
-        self.push(Value::Int(value as i64));
+        self.push(Value::Int(value as i64))?;
         Ok(())
     }
 
     fn push_text(&mut self, length_bytes: usize) -> Result<(), Fault> {
         let length = self.input.number(length_bytes)?;
         let text = self.input.text(length)?;
-        self.push(text);
+        self.push(text)?;
         Ok(())
     }
 
     fn push_bytes(&mut self, length_bytes: usize) -> Result<(), Fault> {
         let length = self.input.number(length_bytes)?;
         self.input.take(length)?;
-        self.push(Value::Opaque);
+        self.push(Value::Opaque)?;
         Ok(())
     }
 
@@ -276,7 +313,7 @@ impl Machine<'_> {
             ))
             .hint(CONVERT));
         };
-        self.push(Value::Global(global));
+        self.push(Value::Global(global))?;
         Ok(())
     }
 
@@ -305,6 +342,7 @@ impl Machine<'_> {
     fn remember(&mut self, key_bytes: usize) -> Result<(), Fault> {
         let key = self.input.number(key_bytes)?;
         let top = self.top()?;
+        self.charge(2 * STEP)?;
         self.memo.insert(key, top);
         Ok(())
     }
@@ -328,6 +366,7 @@ impl Machine<'_> {
             .tuple(arguments)
             .ok_or_else(|| broken("a call without arguments"))?
             .to_vec();
+        self.charge(size_of_val(arguments.as_slice()))?;
         match function {
             Global::OrderedDict => {
                 let dict = match arguments.first().map(|id| self.pickle.get(*id)) {
@@ -344,11 +383,11 @@ impl Machine<'_> {
                         .collect::<Result<_, _>>()?,
                     Some(_) => return Err(odd("OrderedDict")),
                 };
-                self.pickle.values.push(Value::Dict(dict));
+                self.keep(Value::Dict(dict))?;
             }
             Global::RebuildTensor => {
                 let tensor = self.tensor(&arguments).ok_or_else(|| odd("_rebuild_tensor"))?;
-                self.pickle.values.push(Value::Tensor(tensor));
+                self.keep(Value::Tensor(tensor))?;
             }
             Global::RebuildParameter | Global::Size => {
                 return arguments.first().copied().ok_or_else(|| odd("_rebuild_parameter"));
@@ -526,5 +565,23 @@ mod tests {
         deep.extend(vec![b'a'; 999_999]);
         deep.push(b'.');
         assert!(read(&deep).is_ok());
+    }
+
+    #[test]
+    fn refuses_pickles_that_grow_in_memory() {
+        let key = "k".repeat(60_000);
+        let mut storage = b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\nX".to_vec();
+        storage.extend((key.len() as u32).to_le_bytes());
+        storage.extend(key.as_bytes());
+        storage.extend(b"X\x03\0\0\0cpuK\x01tq\x000");
+        let mut list = b"\x80\x02]q\0(".to_vec();
+        list.extend(b"K\x01K\x02\x86".repeat(20_000));
+        list.extend(b"e0ccollections\nOrderedDict\nq\x010");
+        for (mut pickle, repeated) in [(storage, &b"h\0Q0"[..]), (list, &b"h\x01h\0\x85R0"[..])] {
+            pickle.extend(repeated.repeat(100_000));
+            pickle.extend(b"}.");
+            let fault = read(&pickle).unwrap_err();
+            assert!(fault.what.contains("needs more memory than a checkpoint does"), "{fault:?}");
+        }
     }
 }

@@ -1,28 +1,30 @@
 //! A checkpoint's tensors by name; nothing is read until it is asked for. Not here: what the tensors
 //! are for (`crate::models`).
 //!
-//! Files are mapped, and told apart by their content: safetensors, the zip and the older form of
-//! `torch.save`, and the index of shards.
+//! The content of a file determines its format: safetensors, the zip and the legacy format of `torch.save`, or a shard
+//! index.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
 use super::layout::{Element, Fault, Stored};
 use super::shards::ShardIndex;
+use super::source::WeightFile;
 use super::torch;
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::guarded;
+use crate::limits;
 
 const AGAIN: &str = "download the file again";
 
 /// All tensors of a checkpoint, from one file or several.
 #[derive(Debug)]
 pub struct Weights {
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<WeightFile>,
     tensors: BTreeMap<String, (usize, Stored)>,
 }
 
@@ -76,26 +78,21 @@ impl Weights {
     fn add(&mut self, path: PathBuf) -> Result<()> {
         let cannot =
             |e| Error::new(ErrorKind::Model, format!("cannot read `{}`", path.display())).source(e);
-        let file = File::open(&path).map_err(cannot)?;
-        // SAFETY: the files are not written while we run: they lie in a model directory or in the hub
-        // cache, whose files are replaced, never changed in place.
-        #[allow(
-            unsafe_code,
-            reason = "a memory map is the only way to read weights without copies"
-        )]
-        let map = unsafe { Mmap::map(&file) }.map_err(cannot)?;
-        let tensors = contents(&map).map_err(|fault| {
-            let error =
-                Error::new(ErrorKind::Model, format!("`{}` {}", path.display(), fault.what));
-            match fault.hint {
-                Some(hint) => error.hint(hint),
-                None => error,
-            }
+        let file = WeightFile::open(path.clone()).map_err(cannot)?;
+        let tensors = guarded(ErrorKind::Model, &format!("`{}`", path.display()), || {
+            contents(&file).map_err(|fault| {
+                let error =
+                    Error::new(ErrorKind::Model, format!("`{}` {}", path.display(), fault.what));
+                match fault.hint {
+                    Some(hint) => error.hint(hint),
+                    None => error,
+                }
+            })
         })?;
         let number = self.files.len();
         for (name, stored) in tensors {
             if let Some((other, _)) = self.tensors.get(&name) {
-                let other = self.files[*other].0.display();
+                let other = self.files[*other].path.display();
                 return Err(Error::new(
                     ErrorKind::Model,
                     format!("tensor `{name}` is in `{other}` and in `{}`", path.display()),
@@ -103,7 +100,7 @@ impl Weights {
             }
             self.tensors.insert(name, (number, stored));
         }
-        self.files.push((path, map));
+        self.files.push(file);
         Ok(())
     }
 
@@ -113,7 +110,7 @@ impl Weights {
             .weight_map
             .iter()
             .filter(|(name, shard)| {
-                let file = self.tensors.get(*name).map(|(file, _)| &self.files[*file].0);
+                let file = self.tensors.get(*name).map(|(file, _)| &self.files[*file].path);
                 file != Some(&dir.join(shard))
             })
             .collect();
@@ -159,36 +156,37 @@ impl Weights {
                 format!("the checkpoint has no tensor `{name}`"),
             ));
         };
-        let (path, map) = &self.files[*file];
-        stored.read(map, dtype, device).map_err(|e| {
+        let file = &self.files[*file];
+        stored.read(file, dtype, device).map_err(|e| {
             Error::new(ErrorKind::Model, format!("cannot read tensor `{name}`"))
                 .source(e)
-                .at(format!("`{}`", path.display()))
+                .at(format!("`{}`", file.path.display()))
         })
     }
 }
 
 /// The table of contents of a weight file.
-fn contents(file: &[u8]) -> Result<BTreeMap<String, Stored>, Fault> {
-    let text = String::from_utf8_lossy(&file[..file.len().min(128)]);
+fn contents(file: &WeightFile) -> Result<BTreeMap<String, Stored>, Fault> {
+    let head = file.head(512).map_err(|e| Fault::unread(&e))?;
+    let text = String::from_utf8_lossy(&head[..head.len().min(128)]);
     let begins = |prefix: &str| {
         let text = text.trim_start();
         text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     };
-    if file.is_empty() {
+    if head.is_empty() {
         Err(Fault::new("is empty").hint(AGAIN))
     } else if begins("version https://git-lfs") {
         Err(Fault::new("is a Git LFS pointer, not weights")
             .hint("fetch the weights with `git lfs pull` in the model's directory"))
-    } else if file.get(8) == Some(&b'{') {
+    } else if head.get(8) == Some(&b'{') {
         read_safetensors(file)
-    } else if file.starts_with(b"PK\x03\x04") {
+    } else if head.starts_with(b"PK\x03\x04") {
         torch::read_zip(file)
-    } else if file[0] == 0x80 {
+    } else if head[0] == 0x80 {
         torch::read_legacy(file)
     } else if begins("<!doctype") || begins("<html") || begins("<?xml") {
         Err(Fault::new("is a web page, not weights").hint(AGAIN))
-    } else if file.get(257..262) == Some(b"ustar") {
+    } else if head.get(257..262) == Some(b"ustar") {
         Err(Fault::new("is in the tar format of torch before 0.4, which is not read")
             .hint("load it with torch once and save it as safetensors"))
     } else {
@@ -200,14 +198,36 @@ fn contents(file: &[u8]) -> Result<BTreeMap<String, Stored>, Fault> {
     }
 }
 
-fn read_safetensors(file: &[u8]) -> Result<BTreeMap<String, Stored>, Fault> {
+fn read_safetensors(file: &WeightFile) -> Result<BTreeMap<String, Stored>, Fault> {
     const PREFIX: usize = 8;
-    let (header, metadata) =
-        SafeTensors::read_metadata(file).map_err(|e| safetensors_fault(file, PREFIX, &e))?;
-    let data = PREFIX + header;
+    let declared = file.head(PREFIX).map_err(|e| Fault::unread(&e))?;
+    let declared = declared.first_chunk::<8>().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes));
+    let end = usize::try_from(declared).ok().and_then(|len| len.checked_add(PREFIX));
+    let Some(data) = end.filter(|end| *end <= file.len()) else {
+        return Err(Fault::new(format!(
+            "is truncated or damaged: its header should have {declared} bytes, the file has {}",
+            file.len()
+        ))
+        .hint(AGAIN));
+    };
+    if data > limits::SAFETENSORS_HEADER_BYTES {
+        return Err(Fault::new(format!(
+            "is damaged: its header should have {declared} bytes, expected at most {}",
+            limits::SAFETENSORS_HEADER_BYTES
+        ))
+        .hint(AGAIN));
+    }
+    let header = file.head(data).map_err(|e| Fault::unread(&e))?;
+    let metadata = table_of(&header, file.len())?;
     let mut tensors = BTreeMap::new();
     for name in metadata.offset_keys() {
         let Some(info) = metadata.info(&name) else { continue };
+        if info.shape.len() > limits::TENSOR_RANK {
+            let rank = info.shape.len();
+            return Err(
+                Fault::new(format!("is damaged: a tensor has {rank} dimensions")).hint(AGAIN)
+            );
+        }
         let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
         let stored = Stored::contiguous(element(info.dtype), info.shape.clone(), bytes);
         tensors.insert(name, stored);
@@ -215,28 +235,26 @@ fn read_safetensors(file: &[u8]) -> Result<BTreeMap<String, Stored>, Fault> {
     Ok(tensors)
 }
 
-/// What is wrong with a safetensors file, with expected and found sizes where they tell it.
-fn safetensors_fault(file: &[u8], prefix: usize, error: &safetensors::SafeTensorError) -> Fault {
-    let found = file.len();
-    let declared = file.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    let header = usize::try_from(declared).ok().and_then(|length| length.checked_add(prefix));
-    let expected = header
-        .and_then(|end| file.get(prefix..end))
-        .and_then(|header| serde_json::from_slice::<Metadata>(header).ok())
-        .and_then(|metadata| header?.checked_add(metadata.data_len()));
-    Fault::new(match (header, expected) {
-        (_, Some(expected)) if expected > found => {
-            format!("is truncated: its header asks for {expected} bytes, it has {found}")
-        }
-        (_, Some(expected)) if expected < found => {
-            format!("is damaged: its header asks for {expected} bytes, it has {found}")
-        }
-        (Some(header), _) if header <= found => format!("has a damaged header: {error}"),
-        _ => format!(
-            "is truncated or damaged: its header should have {declared} bytes, the file has {found}"
-        ),
-    })
-    .hint(AGAIN)
+/// The tensor table in the `header` of a file of `found` bytes, or the problem, with expected and found sizes.
+fn table_of(header: &[u8], found: usize) -> Result<Metadata, Fault> {
+    let fault = |what: String| Fault::new(what).hint(AGAIN);
+    // From the header alone the library checks all but the data, and reports the data as incomplete if all is well.
+    let metadata = match SafeTensors::read_metadata(header) {
+        Ok((_, metadata)) => metadata,
+        Err(SafeTensorError::MetadataIncompleteBuffer) => serde_json::from_slice(&header[8..])
+            .map_err(|e| fault(format!("has a damaged header: {e}")))?,
+        Err(e) => return Err(fault(format!("has a damaged header: {e}"))),
+    };
+    match header.len().checked_add(metadata.data_len()) {
+        Some(expected) if expected == found => Ok(metadata),
+        Some(expected) if expected > found => Err(fault(format!(
+            "is truncated: its header asks for {expected} bytes, it has {found}"
+        ))),
+        _ => Err(fault(format!(
+            "is damaged: its header asks for {} bytes, it has {found}",
+            header.len().saturating_add(metadata.data_len())
+        ))),
+    }
 }
 
 fn element(dtype: Dtype) -> Element {

@@ -2,16 +2,20 @@
 //! as Pillow gives it. Not here: what a checkpoint wants of them (`AutoImageProcessor` in `crate::auto`),
 //! tensors. The entries are [`RgbImage::decode`] and [`RgbImage::resize`].
 
+mod bmp;
 mod decode;
+mod gif;
 mod jpeg;
 mod orientation;
 mod resample;
 #[cfg(test)]
 mod tests;
+mod tiff;
 
 pub use resample::Resampling;
 
 use crate::error::Result;
+use crate::limits;
 
 /// A picture of 8 bits a channel: red, green, blue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,17 +37,34 @@ impl RgbImage {
         Self { width, height, pixels }
     }
 
-    /// Opens a JPEG, PNG or WebP file as transformers' pipelines do: the first picture in it, turned as
-    /// its EXIF or XMP says, then made RGB. Alpha is left out; colour profiles are not applied.
+    /// Decodes a JPEG, PNG, WebP, GIF, BMP or TIFF file as transformers' pipelines do: the first picture, rotated by
+    /// its EXIF or XMP orientation, converted to RGB. Alpha is dropped; colour profiles are not applied.
     ///
     /// # Errors
-    /// `Data` when the bytes are no such file, are damaged or cut off, are too large a picture, or use a
-    /// variant of the format that is not read.
+    /// `Data` when the file is of no supported format or variant, is damaged or truncated, or exceeds
+    /// [`RgbImage::MAX_PIXELS`].
     ///
     /// # Source
     /// `load_image` in `src/transformers/image_utils.py` at v4.57, with Pillow.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        decode::decode(bytes)
+        Self::decode_with(bytes, Self::MAX_PIXELS, Ok)
+    }
+
+    /// The default limit of pixels, where Pillow raises an error.
+    pub const MAX_PIXELS: u64 = limits::IMAGE_PIXELS;
+
+    /// Like [`RgbImage::decode`], for a picture of at most `max_pixels`. The process decodes large ones one at a time,
+    /// and holds the next until `use_image` returns.
+    ///
+    /// # Errors
+    /// As [`RgbImage::decode`], and those of `use_image`.
+    pub fn decode_with<T>(
+        bytes: &[u8],
+        max_pixels: u64,
+        use_image: impl FnOnce(Self) -> Result<T>,
+    ) -> Result<T> {
+        let (image, _admitted) = decode::decode(bytes, &decode::Limits { max_pixels })?;
+        use_image(image)
     }
 
     /// Columns.

@@ -8,15 +8,16 @@ use std::io::Read;
 use flate2::read::ZlibDecoder;
 
 use super::RgbImage;
+use crate::limits::PNG_TEXT_BYTES;
 
 const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 const ORIENTATION: u16 = 0x0112;
-/// A compressed text of a PNG file is not read further than this.
-const MAX_TEXT: u64 = 16 << 20;
 
 /// What a file says beside its pixels.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Metadata {
+    /// The orientation in the format's own tags, apart from EXIF.
+    pub(super) orientation: Option<u32>,
     pub(super) exif: Option<Vec<u8>>,
     pub(super) xmp: Option<Vec<u8>>,
 }
@@ -24,8 +25,11 @@ pub(super) struct Metadata {
 impl Metadata {
     /// Turns the picture.
     pub(super) fn turn(&self, image: RgbImage) -> RgbImage {
-        let exif = self.exif.as_deref().and_then(exif_orientation);
-        let orientation = exif.or_else(|| self.xmp.as_deref().and_then(xmp_orientation));
+        let exif = || self.exif.as_deref().and_then(exif_orientation);
+        let orientation = self
+            .orientation
+            .or_else(exif)
+            .or_else(|| self.xmp.as_deref().and_then(xmp_orientation));
         turned(image, orientation.unwrap_or(1))
     }
 }
@@ -92,6 +96,7 @@ fn xmp_orientation(xmp: &[u8]) -> Option<u32> {
 pub(super) fn png_metadata(bytes: &[u8]) -> Metadata {
     let mut metadata = Metadata::default();
     let mut raw_profile = None;
+    let mut room = PNG_TEXT_BYTES;
     let mut rest = bytes.get(8..).unwrap_or_default();
     while let Some((head, after)) = rest.split_first_chunk::<8>() {
         let [l3, l2, l1, l0, kind @ ..] = *head;
@@ -99,7 +104,7 @@ pub(super) fn png_metadata(bytes: &[u8]) -> Metadata {
         let Some(content) = after.get(..length) else { break };
         match &kind {
             b"eXIf" => metadata.exif = Some(content.to_vec()),
-            b"iTXt" | b"tEXt" | b"zTXt" => match png_text(&kind, content) {
+            b"iTXt" | b"tEXt" | b"zTXt" => match png_text(&kind, content, &mut room) {
                 Some((b"XML:com.adobe.xmp", text)) if kind == *b"iTXt" => {
                     metadata.xmp = Some(text);
                 }
@@ -116,9 +121,12 @@ pub(super) fn png_metadata(bytes: &[u8]) -> Metadata {
     metadata
 }
 
-/// Keyword and text of a chunk.
-fn png_text<'a>(kind: &[u8; 4], content: &'a [u8]) -> Option<(&'a [u8], Vec<u8>)> {
+/// The keyword and text of a chunk that may contain metadata; `room` is the remaining budget for decompression.
+fn png_text<'a>(kind: &[u8; 4], content: &'a [u8], room: &mut u64) -> Option<(&'a [u8], Vec<u8>)> {
     let (keyword, rest) = until_zero(content)?;
+    if ![&b"XML:com.adobe.xmp"[..], b"Raw profile type exif"].contains(&keyword) {
+        return None;
+    }
     let (compressed, text) = match kind {
         b"tEXt" => (false, rest),
         b"zTXt" => (true, rest.get(1..)?),
@@ -133,7 +141,8 @@ fn png_text<'a>(kind: &[u8; 4], content: &'a [u8]) -> Option<(&'a [u8], Vec<u8>)
         return Some((keyword, text.to_vec()));
     }
     let mut out = Vec::new();
-    ZlibDecoder::new(text).take(MAX_TEXT).read_to_end(&mut out).ok()?;
+    ZlibDecoder::new(text).take(*room).read_to_end(&mut out).ok()?;
+    *room -= out.len() as u64;
     Some((keyword, out))
 }
 

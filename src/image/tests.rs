@@ -116,14 +116,27 @@ fn what_is_not_read_is_refused_by_name() {
     let mut bytes = jpeg.clone();
     bytes[frame + 5..frame + 9].fill(0xff);
     let error = RgbImage::decode(&bytes).unwrap_err();
-    assert_eq!(error.to_string(), "a JPEG picture of 65535 by 65535 pixels");
+    assert_eq!(error.message(), "a picture of 65535 by 65535 pixels, at most 178956970 may be");
     assert_eq!(
-        RgbImage::decode(b"GIF89a").unwrap_err().to_string(),
-        "a GIF file; JPEG, PNG and WebP are read"
+        RgbImage::decode(b"qoif").unwrap_err().to_string(),
+        "a file of the format QOI; JPEG, PNG, WebP, GIF, BMP and TIFF are read"
     );
     assert_eq!(
         RgbImage::decode(b"a text").unwrap_err().to_string(),
-        "not a JPEG, PNG or WebP file"
+        "not a JPEG, PNG, WebP, GIF, BMP or TIFF file"
     );
     assert_eq!(RgbImage::decode(b"").unwrap_err().to_string(), "no bytes");
+}
+
+#[test]
+fn texts_of_a_png_file_are_not_decompressed_without_end() {
+    use std::io::Write;
+    let mut bomb = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    bomb.write_all(&vec![b'0'; 64 << 20]).unwrap();
+    let text = [b"Raw profile type exif\0\0".as_slice(), &bomb.finish().unwrap()].concat();
+    let chunk = [&(text.len() as u32).to_be_bytes()[..], b"zTXt", &text, b"\0\0\0\0"].concat();
+    let png = [&b"\x89PNG\r\n\x1a\n"[..], &chunk.repeat(200)].concat();
+    let start = std::time::Instant::now();
+    assert_eq!(orientation::png_metadata(&png).xmp, None);
+    assert!(start.elapsed().as_secs() < 5);
 }

@@ -120,6 +120,7 @@ impl BertConfig {
             num_hidden_layers: self.num_hidden_layers,
             num_attention_heads: self.num_attention_heads,
             vocab_size: self.vocab_size,
+            type_vocab_size: Some(self.type_vocab_size),
             position_ids: self.position_ids,
             max_position_embeddings: Some(
                 self.max_position_embeddings.saturating_sub(unused_positions),

@@ -4,7 +4,7 @@
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::{Backbone, Decoder, DecoderState, Head};
-use crate::nn::{KvCache, ModelInputs, select_rows};
+use crate::nn::{KvCache, ModelInputs, PositionIds, select_rows};
 
 /// A backbone whose tokens see only those before them, so that it can go on from caches.
 pub trait CausalBackbone: Backbone {
@@ -39,7 +39,9 @@ impl<'a> CausalLM<'a> {
             bail!("a row of {} tokens is longer than the {max} positions", row.len() + past);
         }
         let rows = rows.iter().map(|row| (*row, &[][..])).zip(past);
-        let inputs = ModelInputs::after(rows, self.backbone.position_ids(), self.device)?;
+        // `generate` of transformers counts every family's positions from 0, also those of families that count after
+        // the padding elsewhere (`_prepare_position_ids_for_generation`).
+        let inputs = ModelInputs::after(rows, PositionIds::FromZero, self.device)?;
         inputs.check(self.vocab_size(), None)?;
         self.backbone.forward_cached(&inputs, &mut state.self_attention)
     }
@@ -82,7 +84,11 @@ impl Decoder for CausalLM<'_> {
     }
 
     fn max_position_embeddings(&self) -> Option<usize> {
-        self.backbone.max_position_embeddings()
+        let unused = match self.backbone.position_ids() {
+            PositionIds::FromZero => 0,
+            PositionIds::AfterPadding { padding_idx } => padding_idx as usize + 1,
+        };
+        self.backbone.max_position_embeddings().map(|positions| positions + unused)
     }
 
     fn is_encoder_decoder(&self) -> bool {

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 use crate::nn::Activation;
 
 /// The keys of a `config.json`, with the family's defaults for what is missing.
@@ -42,12 +43,13 @@ impl<'a> Fields<'a> {
     /// `Model` when it is something else.
     pub fn size(&self, key: &'static str, default: usize) -> Result<usize> {
         let Some(value) = self.value(key) else { return Ok(default) };
-        value
-            .as_u64()
-            .and_then(|size| u32::try_from(size).ok())
-            .filter(|size| *size > 0)
-            .map(|size| size as usize)
-            .ok_or_else(|| wrong(key, "a number of at least 1", value))
+        let size = value.as_u64().filter(|size| *size > 0);
+        let size = size.ok_or_else(|| wrong(key, "a number of at least 1", value))?;
+        let most = if key.contains("layer") { limits::MODEL_LAYERS } else { limits::MODEL_SIZE };
+        usize::try_from(size)
+            .ok()
+            .filter(|size| *size <= most)
+            .ok_or_else(|| wrong(key, &format!("a number of at most {most}"), value))
     }
 
     /// A token id.
@@ -111,15 +113,15 @@ impl<'a> Fields<'a> {
     pub fn height_and_width(&self, key: &'static str, default: usize) -> Result<(usize, usize)> {
         let Some(value) = self.value(key) else { return Ok((default, default)) };
         let side = |value: &Value| {
-            let side = value.as_u64().and_then(|side| u32::try_from(side).ok());
-            side.filter(|side| *side > 0).map(|side| side as usize)
+            let side = value.as_u64().and_then(|side| u16::try_from(side).ok());
+            side.filter(|side| *side > 0).map(usize::from)
         };
         let sides = match value.as_array().map(Vec::as_slice) {
             None => side(value).map(|side| (side, side)),
             Some([height, width]) => side(height).zip(side(width)),
             Some(_) => None,
         };
-        sides.ok_or_else(|| wrong(key, "a number of at least 1 or a list of two", value))
+        sides.ok_or_else(|| wrong(key, "a number from 1 to 65535 or a list of two", value))
     }
 
     /// An activation function by name.
@@ -195,6 +197,11 @@ mod tests {
             "`hidden_size` in config.json is `\"big\"`, not a number of at least 1"
         );
         assert!(message(fields.size("layers", 1).unwrap_err()).contains("`layers`"));
+        let huge = json!({"vocab_size": u64::MAX, "num_layers": 100_000, "hidden_size": 100_000});
+        let fields_of_huge = Fields::new(huge.as_object().unwrap());
+        assert!(fields_of_huge.size("vocab_size", 1).is_err());
+        assert!(fields_of_huge.size("num_layers", 1).is_err());
+        assert!(fields_of_huge.size("hidden_size", 1).is_ok());
         assert!(message(fields.epsilon("eps", 1.0).unwrap_err()).contains("positive"));
         let error = fields.activation("hidden_act", "gelu").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);

@@ -60,6 +60,7 @@ impl DistilBertConfig {
             num_hidden_layers: self.n_layers,
             num_attention_heads: self.n_heads,
             vocab_size: self.vocab_size,
+            type_vocab_size: None,
             position_ids: PositionIds::FromZero,
             max_position_embeddings: Some(self.max_position_embeddings),
             image: None,

@@ -75,6 +75,7 @@ impl Gpt2Config {
             num_hidden_layers: self.n_layer,
             num_attention_heads: self.n_head,
             vocab_size: self.vocab_size,
+            type_vocab_size: None,
             position_ids: PositionIds::FromZero,
             max_position_embeddings: Some(self.n_positions),
             image: None,

@@ -37,6 +37,8 @@ pub struct Dimensions {
     pub num_attention_heads: usize,
     /// How many token ids there are.
     pub vocab_size: usize,
+    /// The number of segments; `None` where the model ignores segments.
+    pub type_vocab_size: Option<usize>,
     /// How positions are counted.
     pub position_ids: PositionIds,
     /// Positions that a row may have: those of the table less the padding's; `None` when unlimited.

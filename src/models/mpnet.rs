@@ -87,6 +87,7 @@ impl MPNetConfig {
             num_hidden_layers: self.num_hidden_layers,
             num_attention_heads: self.num_attention_heads,
             vocab_size: self.vocab_size,
+            type_vocab_size: None,
             position_ids: PositionIds::AfterPadding { padding_idx: PADDING_IDX },
             max_position_embeddings: Some(
                 self.max_position_embeddings.saturating_sub(PADDING_IDX as usize + 1),

@@ -164,6 +164,7 @@ impl T5Config {
             num_hidden_layers: self.num_layers,
             num_attention_heads: self.num_heads,
             vocab_size: self.vocab_size,
+            type_vocab_size: None,
             position_ids: PositionIds::FromZero,
             max_position_embeddings: None,
         }

@@ -104,6 +104,7 @@ impl ViTConfig {
             num_hidden_layers: self.num_hidden_layers,
             num_attention_heads: self.num_attention_heads,
             vocab_size: 0,
+            type_vocab_size: None,
             position_ids: PositionIds::FromZero,
             max_position_embeddings: Some(self.tokens()),
             image: Some(ImageDimensions {

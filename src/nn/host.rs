@@ -3,6 +3,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::error;
+
 /// The sum of two tensors of one shape, as after a layer with a residual.
 ///
 /// # Errors
@@ -71,4 +73,30 @@ pub fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
         return super::cuda::to_host(&super::cuda::widen(tensor)?);
     }
     tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+}
+
+/// The logits of a head in row order, as f32, for every task with a head.
+///
+/// −∞ is legitimate: some heads forbid a token by a bias of −∞. NaN and +∞ are refused: every comparison with NaN is
+/// false, and a label, token or span would be chosen arbitrarily.
+///
+/// # Errors
+/// `Model` for logits that are not numbers; `Internal` when the device cannot convert or copy them.
+pub fn logits_to_host(logits: &Tensor) -> error::Result<Vec<f32>> {
+    let values = to_host(logits).map_err(|e| {
+        error::Error::new(error::ErrorKind::Internal, "cannot read logits").source(e)
+    })?;
+    let is_bad = |x: &f32| x.is_nan() || *x == f32::INFINITY;
+    // Without an early exit, the compiler vectorises the loop.
+    if values.iter().fold(false, |bad, x| bad | is_bad(x)) {
+        let bad = values.iter().copied().find(is_bad);
+        return Err(not_finite(bad.unwrap_or(f32::NAN)));
+    }
+    Ok(values)
+}
+
+/// The error for a model that computed `value` instead of a number.
+pub fn not_finite(value: f32) -> error::Error {
+    error::Error::new(error::ErrorKind::Model, format!("the model computed `{value}`"))
+        .hint("its weights are damaged, or do not belong to its config.json")
 }

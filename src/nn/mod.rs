@@ -17,6 +17,7 @@ mod log_softmax;
 mod pooling;
 mod relative_position;
 mod rms_norm;
+mod torch_activation;
 
 pub use activation::Activation;
 pub use attention::{
@@ -25,7 +26,7 @@ pub use attention::{
 };
 pub(crate) use cpu::SpareThreads;
 pub use embedding::Embedding;
-pub use host::{add, cast, select_rows, to_host};
+pub use host::{add, cast, logits_to_host, not_finite, select_rows, to_host};
 pub use inputs::{Lengths, ModelInputs, Padding, PositionIds, Ragged};
 pub use kv_cache::KvCache;
 pub use layer_norm::LayerNorm;
@@ -34,3 +35,4 @@ pub use log_softmax::{log_softmax, log_sum_exp};
 pub use pooling::{Pooling, PoolingMode, normalize};
 pub use relative_position::{RelativeAttentionBias, RelativePositionBuckets};
 pub use rms_norm::RmsNorm;
+pub use torch_activation::TorchActivation;

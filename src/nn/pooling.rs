@@ -11,7 +11,7 @@ use crate::error;
 /// How the tokens of a row become one vector; names as in sentence-transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolingMode {
-    /// The first token.
+    /// The first token, or the first after the prompt if the prompt is not pooled.
     Cls,
     /// The maximum of each feature.
     Max,
@@ -74,8 +74,8 @@ impl fmt::Display for PoolingMode {
 /// Pools the tokens of each row; several modes are concatenated.
 ///
 /// # Source
-/// `sentence_transformers/models/Pooling.py` at v5.1. There a row without pooled tokens gives
-/// arbitrary numbers in some modes; here it gives zeros in all.
+/// `sentence_transformers/sentence_transformer/modules/pooling.py` at v6.2. There a row without pooled tokens gives
+/// arbitrary numbers in some modes; here it gives its first token for `cls` and zeros in all others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pooling {
     modes: Vec<PoolingMode>,
@@ -84,7 +84,7 @@ pub struct Pooling {
 
 impl Pooling {
     /// Pools with `modes`, concatenated in this order. Without `include_prompt`, the tokens of the prompt
-    /// are left out, save by `cls`, which is the first token.
+    /// are left out: `cls` is then the first token after them.
     pub fn new(modes: impl IntoIterator<Item = PoolingMode>, include_prompt: bool) -> Self {
         Self { modes: modes.into_iter().collect(), include_prompt }
     }
@@ -139,7 +139,10 @@ impl Pooling {
 /// `(seq_len, hidden_size)` → `(1, hidden_size)`.
 fn pool_row(row: &Tensor, mode: PoolingMode, skipped: usize) -> Result<Tensor> {
     let (seq_len, hidden_size) = row.dims2()?;
-    let skipped = if mode == PoolingMode::Cls { 0 } else { skipped };
+    if mode == PoolingMode::Cls && seq_len > 0 {
+        // A row that is nothing but the prompt uses its own first token.
+        return row.narrow(0, if skipped < seq_len { skipped } else { 0 }, 1);
+    }
     if seq_len <= skipped {
         return Tensor::zeros((1, hidden_size), row.dtype(), row.device());
     }
@@ -230,7 +233,7 @@ mod tests {
 
     #[test]
     fn prompt_tokens_are_left_out() {
-        check(PoolingMode::Cls, false, [1.0, -2.0], [7.0, 9.0]);
+        check(PoolingMode::Cls, false, [3.0, 4.0], [7.0, 9.0]);
         check(PoolingMode::Max, false, [5.0, 4.0], [0.0, 0.0]);
         check(PoolingMode::Mean, false, [4.0, 2.0], [0.0, 0.0]);
         // Weights 2 and 3: positions count from the row's start.

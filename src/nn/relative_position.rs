@@ -5,10 +5,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::embedding::Embedding;
+use crate::limits;
 
 /// How distances are sorted: near ones have a bucket of their own, farther ones share by the logarithm.
 ///
@@ -112,6 +113,14 @@ impl RelativeAttentionBias {
         } else {
             seq_len.next_multiple_of(DOUBLES_UP_TO / 2)
         };
+        // Memory holds its square several times. No text is this long in practice, and running out of memory would
+        // abort the process.
+        if n > limits::RELATIVE_POSITIONS {
+            let most = limits::RELATIVE_POSITIONS;
+            bail!(
+                "OUT_OF_MEMORY: relative positions of a row of {seq_len} tokens, more than {most}"
+            );
+        }
         let device = self.relative_attention_bias.weight().device();
         // Of the distances 1 − n to n − 1; row `i` of the bias begins with the distance −i.
         let distances: Vec<u32> =

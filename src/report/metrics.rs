@@ -9,6 +9,7 @@ use std::fmt::Write;
 use chrono::{DateTime, Utc};
 
 use super::{Histogram, Report, RunReport, Status, StepReport, UnitCounts};
+use crate::secret;
 
 /// What a file of metrics says of runs that are over.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -26,6 +27,7 @@ pub struct Kept {
 }
 
 const RUNNING: &str = "hfauto_pipe_run_running";
+const UPDATE: &str = "hfauto_pipe_last_update_timestamp_seconds";
 const SUCCESS: &str = "hfauto_pipe_last_run_success";
 const EXIT_CODE: &str = "hfauto_pipe_last_run_exit_code";
 const END: &str = "hfauto_pipe_last_run_end_timestamp_seconds";
@@ -40,13 +42,23 @@ impl Kept {
             let rest = |line: &str| line.strip_prefix(name)?.strip_prefix(&label)?.parse().ok();
             text.lines().find_map(rest).filter(|value: &f64| value.is_finite())
         };
+        // A file that still says so is from a run that died without reporting it.
+        let died = value(RUNNING) == Some(1.0);
         Self {
-            success: value(SUCCESS),
-            exit_code: value(EXIT_CODE),
-            ended_at: value(END),
-            seconds: value(DURATION),
+            success: if died { Some(0.0) } else { value(SUCCESS) },
+            exit_code: value(EXIT_CODE).filter(|_| !died),
+            ended_at: if died { value(UPDATE) } else { value(END) },
+            seconds: value(DURATION).filter(|_| !died),
             last_success: value(LAST_SUCCESS),
         }
+    }
+
+    /// Whether a file says that its run is in progress.
+    pub fn is_running(text: &str) -> bool {
+        text.lines().any(|line| {
+            line.strip_prefix(RUNNING)
+                .is_some_and(|rest| rest.starts_with('{') && rest.ends_with(" 1"))
+        })
     }
 
     /// The pipeline that an earlier file is of.
@@ -92,7 +104,7 @@ pub fn prometheus(report: &Report, kept: Kept, now: DateTime<Utc>) -> String {
                 hfauto_pipe_last_update_timestamp_seconds is of the last minute.";
     text.gauge(RUNNING, help, running);
     text.gauge(
-        "hfauto_pipe_last_update_timestamp_seconds",
+        UPDATE,
         "When this was written, in seconds of Unix time: every two seconds while a run is on its way.",
         now.timestamp_millis() as f64 / 1000.0,
     );
@@ -111,7 +123,7 @@ pub fn prometheus(report: &Report, kept: Kept, now: DateTime<Utc>) -> String {
     if let Some(run) = &report.run {
         of_run(&mut text, run);
     }
-    text.text
+    secret::hide(&text.text).into_owned()
 }
 
 fn of_run(text: &mut Exposition, run: &RunReport) {

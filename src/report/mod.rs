@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::secret;
 
 pub use metrics::{Kept, prometheus};
 pub use page::page;
@@ -67,6 +68,9 @@ pub struct Report {
     pub pipeline: String,
     /// When it began, RFC 3339, UTC.
     pub started_at: String,
+    /// The process and its host, while it runs: `4711 on host`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
     /// When it ended; `None` while it is running.
     pub ended_at: Option<String>,
     /// Why it failed or was interrupted.
@@ -119,6 +123,8 @@ pub struct RunReport {
     pub input_files: usize,
     /// Bytes of the input files.
     pub input_bytes: u64,
+    /// Differences between the table and its files: columns that are widened, renamed, or null in some files.
+    pub source_notes: Vec<String>,
     /// Rows written.
     pub rows_written: u64,
     /// Rows that the run was to write, where files and plan tell.
@@ -390,6 +396,27 @@ impl From<&Error> for ErrorReport {
     }
 }
 
+/// This process, as named in reports.
+fn this_process() -> String {
+    format!("{} on {}", std::process::id(), machine())
+}
+
+/// The host name.
+fn machine() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if host.trim().is_empty() { "this machine".to_owned() } else { host.trim().to_owned() }
+}
+
+/// Whether a process of this host has died. Other hosts, and systems without the information, count as alive.
+fn has_gone(process: &str) -> bool {
+    let Some((pid, host)) = process.split_once(" on ") else { return false };
+    let processes = std::path::Path::new("/proc");
+    host == machine()
+        && pid.parse::<u32>().is_ok()
+        && processes.join("self").exists()
+        && !processes.join(pid).exists()
+}
+
 impl Report {
     /// A report of a run of `pipeline` that is on its way.
     pub fn running(pipeline: impl Into<String>, started_at: impl Into<String>) -> Self {
@@ -398,14 +425,34 @@ impl Report {
             status: Status::Running,
             pipeline: pipeline.into(),
             started_at: started_at.into(),
+            process: Some(this_process()),
             ..Self::default()
         }
+    }
+
+    /// The same report, turned into a failure if it says "running" but its process has been killed or has crashed.
+    #[must_use]
+    pub fn if_alive(self) -> Self {
+        let is_gone =
+            self.status == Status::Running && self.process.as_deref().is_some_and(has_gone);
+        if !is_gone {
+            return self;
+        }
+        let process = self.process.clone().unwrap_or_default();
+        let error = Error::new(
+            ErrorKind::Internal,
+            format!("the run died without a word: process {process} is gone"),
+        )
+        .hint("it was killed, as for want of memory, or it crashed: the system's log may say why");
+        let error = ErrorReport::from(&error);
+        Self { status: Status::Failed, error: Some(error), ..self }
     }
 
     /// The same report of a run that has ended so.
     #[must_use]
     pub fn ended(mut self, ended_at: impl Into<String>, error: Option<&Error>) -> Self {
         self.ended_at = Some(ended_at.into());
+        self.process = None;
         self.error = error.map(ErrorReport::from);
         self.exit_code = Some(error.map_or(0, |error| error.kind().exit_code()));
         self.status = match error.map(Error::kind) {
@@ -421,10 +468,11 @@ impl Report {
     /// # Errors
     /// `Internal` when a figure has no form in JSON.
     pub fn to_json(&self) -> Result<String> {
-        let json = serde_json::to_string_pretty(self).map_err(|e| {
-            Error::new(ErrorKind::Internal, "the report has no form in JSON").source(e)
-        })?;
-        Ok(json + "\n")
+        let no_form =
+            |e| Error::new(ErrorKind::Internal, "the report has no form in JSON").source(e);
+        let mut json = serde_json::to_value(self).map_err(no_form)?;
+        secret::hide_json(&mut json);
+        Ok(serde_json::to_string_pretty(&json).map_err(no_form)? + "\n")
     }
 
     /// Reads a report.

@@ -128,6 +128,13 @@ fn cards(html: &mut String, run: &RunReport, status: Status) {
         let _ = write!(html, "<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>");
     }
     html.push_str("</dl>\n");
+    if !run.source_notes.is_empty() {
+        html.push_str("<ul class=\"soft\" id=\"notes\">");
+        for note in &run.source_notes {
+            let _ = write!(html, "<li>{}</li>", escape(note));
+        }
+        html.push_str("</ul>\n");
+    }
 }
 
 /// Rates between samples, at most [`MAX_POINTS`] of them.

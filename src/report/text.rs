@@ -57,6 +57,9 @@ impl fmt::Display for RunReport {
             self.load_seconds
         )?;
         writeln!(f, "  read     {}, {}", files(self.input_files), bytes(self.input_bytes))?;
+        for note in &self.source_notes {
+            writeln!(f, "  note     {note}")?;
+        }
         if let Some(units) = &self.units {
             writeln!(
                 f,

@@ -10,8 +10,8 @@
 //! A state is written to another file, synced and renamed, so that a crash leaves the one before. Not here:
 //! what follows from a state (`due`).
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::own_file;
 
 /// The version of state files that this program reads and writes.
 const VERSION: u64 = 1;
@@ -27,6 +28,9 @@ const VERSION: u64 = 1;
 pub const STATE_FOLDER: &str = ".hfauto/schedule";
 
 const SCHEDULER: &str = "scheduler";
+
+/// The prefix of a lock's content.
+const LOCK_BEGINS: &[u8] = b"process ";
 
 /// What is remembered of a pipeline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -232,7 +236,7 @@ impl StateFolder {
 
     pub(super) fn read(&self, file: &str) -> Result<Option<Found>> {
         let path = self.state_file(file);
-        let text = match fs::read(&path) {
+        let text = match own_file::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unusable("read", &path, error)),
@@ -266,9 +270,7 @@ impl StateFolder {
         })?;
         text.push('\n');
         let aside = self.path.join(format!("{}.json.new", state.file));
-        let written = File::create(&aside)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&aside, &path))
+        let written = own_file::replace(&path, &aside, text.as_bytes())
             .and_then(|()| File::open(&self.path)?.sync_all());
         written.map_err(|error| unusable("write", &path, error))
     }
@@ -277,9 +279,8 @@ impl StateFolder {
     pub(super) fn lock(&self, file: &str) -> Result<Asked> {
         fs::create_dir_all(&self.path).map_err(|error| unusable("make", &self.path, error))?;
         let path = self.lock_file(file);
-        let options =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).clone();
-        let opened = options.open(&path).map_err(|error| unusable("lock", &path, error))?;
+        let opened = own_file::open_lock(&path, LOCK_BEGINS)
+            .map_err(|error| unusable("lock", &path, error))?;
         let mut looks = 0;
         loop {
             match opened.try_lock() {
@@ -295,7 +296,7 @@ impl StateFolder {
         }
         // For the one who finds it locked; the lock is good without.
         let (pid, host) = myself();
-        let _ = opened.set_len(0).and_then(|()| writeln!(&opened, "process {pid} on {host}"));
+        let _ = own_file::rewrite(&opened, format!("process {pid} on {host}\n").as_bytes());
         Ok(Asked::Ours(Lock { _file: opened }))
     }
 
@@ -307,7 +308,7 @@ impl StateFolder {
     /// Who runs a pipeline at the moment, if somebody does; nothing is locked for longer than a look.
     pub fn runs(&self, file: &str) -> Option<String> {
         let path = self.lock_file(file);
-        let opened = OpenOptions::new().write(true).open(&path).ok()?;
+        let opened = own_file::open_existing_lock(&path).ok()?;
         matches!(opened.try_lock(), Err(TryLockError::WouldBlock)).then(|| holder(&path))
     }
 
@@ -321,7 +322,8 @@ impl StateFolder {
 }
 
 fn holder(lock: &Path) -> String {
-    let text = fs::read_to_string(lock).unwrap_or_default();
+    let text = own_file::read(lock).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
     let text = text.trim();
     if text.is_empty() { "another process".to_owned() } else { text.to_owned() }
 }

@@ -224,14 +224,14 @@ fn apply(storage: &dyn Storage, dir: &str, plan: &Plan) -> Result<()> {
     failpoint("publish.manifest");
     storage.write(SUCCESS, b"")?;
     failpoint("publish.marked");
-    if let Some(units) = units {
-        let obsolete = units.obsolete.iter().map(|id| format!("{UNITS}/{id}.json"));
-        storage.remove_all(&obsolete.collect::<Vec<_>>())?;
-        if !units.keep {
-            storage.remove_folder(UNITS)?;
-        }
-        storage.remove_folder(STAGED)?;
+    let obsolete = units.iter().flat_map(|units| &units.obsolete);
+    let obsolete: Vec<_> = obsolete.map(|id| format!("{UNITS}/{id}.json")).collect();
+    storage.remove_all(&obsolete)?;
+    // An output without units leaves none of an earlier output with units.
+    if !units.as_ref().is_some_and(|units| units.keep) {
+        storage.remove_folder(UNITS)?;
     }
+    storage.remove_folder(STAGED)?;
     storage.remove_folder(dir)
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind};
+use crate::own_file;
 
 /// A file that can be made durable.
 pub(super) trait RawFile: Write + Send {
@@ -23,7 +24,7 @@ impl RawFile for File {
 
 /// Where files are created.
 pub(super) trait Disk: Send + Sync {
-    /// Creates a file, or empties the one that is there.
+    /// Creates a file; anything under its name is removed, and a link is never followed.
     fn create(&self, path: &Path) -> io::Result<Box<dyn RawFile>>;
 }
 
@@ -32,7 +33,7 @@ pub(super) struct LocalDisk;
 
 impl Disk for LocalDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn RawFile>> {
-        Ok(Box::new(File::create(path)?))
+        Ok(Box::new(own_file::create(path)?))
     }
 }
 
@@ -114,6 +115,9 @@ pub(super) fn write_error(path: &Path, error: io::Error) -> Error {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "make the folder writable or choose another `sink.path`"
         }
+        // The error for a link, or anything else that is not our file.
+        io::ErrorKind::InvalidInput => "remove it, or choose another `sink.path`",
+        io::ErrorKind::InvalidFilename => "choose a shorter `sink.path`",
         _ => "check the disk or choose another `sink.path`",
     };
     Error::new(ErrorKind::Sink, format!("cannot write `{}`", path.display()))

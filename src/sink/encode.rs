@@ -7,18 +7,16 @@
 //! | CSV     | empty fields | JSON text     | refused          | the manifest alone |
 //! | JSONL   | `null`       | JSON          | hexadecimal text | the manifest alone |
 //!
-//! Arrow files hold dictionary columns as plain columns: the IPC file format allows one dictionary a
-//! column, and batches come with different ones. NaN and infinities are `null` in JSON.
+//! The module `types` says how a format stores a type that it lacks. NaN and infinities are `null` in JSON.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringBuilder, new_empty_array};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, RecordBatch, StringBuilder};
 use arrow::csv;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
@@ -31,7 +29,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::disk::OutFile;
-use super::target::word;
+use super::types::{check_times, store, stored};
 use crate::config::pipeline::{Compression, FileFormat};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -63,15 +61,16 @@ impl Encoding {
         lineage: &[(String, String)],
         model_columns: &[String],
     ) -> Result<Self> {
-        for field in schema.fields() {
-            check_field(format, field)?;
+        if schema.fields().is_empty() {
+            return Err(Error::new(ErrorKind::Config, "there is no column to write"));
         }
         let fields = schema.fields().iter().map(|field| stored(format, field));
+        let fields = fields.collect::<Result<Vec<_>>>()?;
         let mut metadata = schema.metadata().clone();
         if format == FileFormat::Arrow {
             metadata.extend(lineage.iter().cloned());
         }
-        let schema = Schema::new_with_metadata(fields.collect::<Vec<_>>(), metadata);
+        let schema = Schema::new_with_metadata(fields, metadata);
         let properties = match format {
             FileFormat::Parquet => properties(compression, &schema, lineage, model_columns)?,
             _ => WriterProperties::default(),
@@ -120,31 +119,42 @@ impl Encoding {
     }
 
     /// The batch with its columns as the file holds them.
-    pub(super) fn prepare(&self, batch: &RecordBatch) -> Result<RecordBatch, Boxed> {
+    ///
+    /// # Errors
+    /// `Data` for a value that the format cannot represent.
+    pub(super) fn prepare(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let broken = |error| Error::new(ErrorKind::Internal, "cannot encode rows").source(error);
         let columns =
             batch.columns().iter().zip(batch.schema_ref().fields()).zip(self.schema.fields());
         let columns = columns
-            .map(|((column, field), stored)| match self.format {
-                FileFormat::Csv if column.data_type().is_nested() => json_text(field, column),
-                _ if column.data_type() != stored.data_type() => cast(column, stored.data_type()),
-                _ => Ok(Arc::clone(column)),
+            .map(|((column, field), stored)| {
+                if matches!(self.format, FileFormat::Csv | FileFormat::Jsonl) {
+                    check_times(field, column)?;
+                }
+                match self.format {
+                    FileFormat::Csv if column.data_type().is_nested() => {
+                        json_text(field, column).map_err(broken)
+                    }
+                    _ if column.data_type() != stored.data_type() => store(column, stored),
+                    _ => Ok(Arc::clone(column)),
+                }
             })
-            .collect::<Result<Vec<_>, ArrowError>>()?;
-        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+            .collect::<Result<Vec<_>>>()?;
+        RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(broken)
     }
 }
 
 /// The batch with nested values as JSON text, as CSV has them.
 ///
 /// # Errors
-/// `Config` for a column that JSON has no form for.
+/// `Config` for a column that JSON cannot represent; as [`check_text`].
 pub fn nested_as_text(batch: &RecordBatch) -> Result<RecordBatch> {
     let schema = batch.schema();
     let mut fields = Vec::with_capacity(schema.fields().len());
     let mut columns = Vec::with_capacity(schema.fields().len());
     for (field, column) in schema.fields().iter().zip(batch.columns()) {
-        check_field(FileFormat::Csv, field)?;
-        fields.push(stored(FileFormat::Csv, field));
+        fields.push(stored(FileFormat::Csv, field)?);
+        check_times(field, column)?;
         let is_nested = column.data_type().is_nested();
         columns.push(if is_nested {
             json_text(field, column).map_err(|e| {
@@ -159,83 +169,13 @@ pub fn nested_as_text(batch: &RecordBatch) -> Result<RecordBatch> {
         .map_err(|e| Error::new(ErrorKind::Internal, "nested values as text").source(e))
 }
 
-/// The field as a file holds it.
-fn stored(format: FileFormat, field: &FieldRef) -> FieldRef {
-    let data_type = match (format, field.data_type()) {
-        (FileFormat::Csv, data_type) if data_type.is_nested() => DataType::Utf8,
-        (FileFormat::Arrow, DataType::Dictionary(_, values)) => values.as_ref().clone(),
-        _ => return Arc::clone(field),
-    };
-    Arc::new(field.as_ref().clone().with_data_type(data_type))
-}
-
-fn check_field(format: FileFormat, field: &FieldRef) -> Result<()> {
-    let data_type = field.data_type();
-    let refuse = |reason: String| {
-        Err(Error::new(
-            ErrorKind::Config,
-            format!("{} cannot hold the column `{}`: {reason}", word(format), field.name()),
-        )
-        .hint("leave the column out with a `sql` step, or write parquet"))
-    };
-    match format {
-        FileFormat::Parquet => {
-            match ArrowSchemaConverter::new().convert(&Schema::new(vec![Arc::clone(field)])) {
-                Ok(_) => Ok(()),
-                Err(error) => refuse(error.to_string()),
-            }
-        }
-        FileFormat::Csv if contains(data_type, &is_binary) => {
-            refuse(format!("its type is {data_type}, which is not text"))
-        }
-        FileFormat::Csv if !data_type.is_nested() => Ok(()),
-        FileFormat::Csv | FileFormat::Jsonl => {
-            let options = EncoderOptions::default();
-            match make_encoder(field, &new_empty_array(data_type), &options) {
-                Ok(_) => Ok(()),
-                Err(error) => refuse(error.to_string()),
-            }
-        }
-        FileFormat::Arrow => {
-            let inside = match data_type {
-                DataType::Dictionary(_, values) => values.as_ref(),
-                other => other,
-            };
-            if contains(inside, &|inner| matches!(inner, DataType::Dictionary(..))) {
-                return refuse("it has a dictionary inside a nested value".to_owned());
-            }
-            Ok(())
-        }
-    }
-}
-
-fn is_binary(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Binary
-        | DataType::LargeBinary
-        | DataType::BinaryView
-        | DataType::FixedSizeBinary(_) => true,
-        DataType::Dictionary(_, values) => is_binary(values),
-        _ => false,
-    }
-}
-
-/// Whether the type, or one inside it, is of a kind.
-fn contains(data_type: &DataType, kind: &dyn Fn(&DataType) -> bool) -> bool {
-    let inside = |field: &Field| contains(field.data_type(), kind);
-    kind(data_type)
-        || match data_type {
-            DataType::List(field)
-            | DataType::LargeList(field)
-            | DataType::ListView(field)
-            | DataType::LargeListView(field)
-            | DataType::FixedSizeList(field, _)
-            | DataType::Map(field, _) => inside(field),
-            DataType::Struct(fields) => fields.iter().any(|field| inside(field)),
-            DataType::Union(fields, _) => fields.iter().any(|(_, field)| inside(field)),
-            DataType::RunEndEncoded(_, values) => inside(values),
-            _ => false,
-        }
+/// Fails for times without a text form: the JSON encoders would write an error message in their place.
+///
+/// # Errors
+/// `Data` with the column.
+pub fn check_text(batch: &RecordBatch) -> Result<()> {
+    let mut columns = batch.schema_ref().fields().iter().zip(batch.columns());
+    columns.try_for_each(|(field, column)| check_times(field, column))
 }
 
 fn json_text(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef, ArrowError> {

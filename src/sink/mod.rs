@@ -25,21 +25,22 @@ mod records;
 mod state;
 mod storage;
 mod target;
+mod types;
 mod units;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{FieldRef, SchemaRef};
 use serde_json::{Map, Value, json};
 
 use self::commit::Run;
-pub(crate) use self::dead_letter::{publish_letters, write_letters};
+pub(crate) use self::dead_letter::{check_letters, publish_letters, write_letters};
 use self::disk::{Disk, Gauge, LocalDisk, OutFile, sync_folder, write_error};
-pub use self::encode::nested_as_text;
 use self::encode::{Boxed, Encoder, Encoding, schema_json};
+pub use self::encode::{check_text, nested_as_text};
 use self::manifest::Manifest;
 use self::partition::Partitioner;
 pub use self::state::OutputState;
@@ -125,7 +126,7 @@ pub struct Sink {
 enum Staging {
     File {
         temporary: PathBuf,
-        _lock: File,
+        lock: Box<dyn Lock>,
         created: Vec<PathBuf>,
         overwrite: bool,
     },
@@ -192,6 +193,26 @@ impl Sink {
         check().map_err(|error: Error| error.at(&spec.location))
     }
 
+    /// Fails if [`Sink::create`] would fail for the columns. Inspects types only.
+    ///
+    /// # Errors
+    /// `Config` when the format cannot hold a column, or a column cannot partition folders.
+    pub fn check_columns(spec: &SinkSpec, schema: SchemaRef) -> Result<()> {
+        let target = Target::of(spec)?;
+        let sink =
+            Self::unstaged(target, spec, schema, SinkOptions::default(), Box::new(LocalDisk));
+        sink.map(drop).map_err(|error| error.at(&spec.location))
+    }
+
+    /// Fails if the format cannot hold a column.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub fn check_column(spec: &SinkSpec, field: &FieldRef) -> Result<()> {
+        let target = Target::of(spec)?;
+        types::stored(target.format, field).map(drop).map_err(|error| error.at(&spec.location))
+    }
+
     /// Whether the output is one file, not a folder.
     pub fn is_file(spec: &SinkSpec) -> bool {
         Target::of(spec).is_ok_and(|target| target.is_file())
@@ -249,7 +270,13 @@ impl Sink {
                 }
                 staging
             } else {
-                Staging::file(&target.path, overwrite)?
+                let staging = Staging::file(&target, file, overwrite)?;
+                // Checked again under the lock, as above.
+                if let Err(error) = target.replaced(overwrite) {
+                    staging.discard();
+                    return Err(error);
+                }
+                staging
             }
         } else {
             let run = Run::start(&target.storage, Hold::Alone)?;
@@ -344,12 +371,8 @@ impl Sink {
             None => Ok(vec![(String::new(), batch.clone())]),
             Some(partitioner) => partitioner.split(batch),
         };
-        let split = split.map_err(|error| self.encode_error("", None, error.into()))?;
-        for (folder, rows) in split {
-            let rows = self
-                .encoding
-                .prepare(&rows)
-                .map_err(|error| self.encode_error(&folder, None, error))?;
+        for (folder, rows) in split? {
+            let rows = self.encoding.prepare(&rows)?;
             for start in (0..rows.num_rows()).step_by(ROWS_PER_SLICE) {
                 let length = ROWS_PER_SLICE.min(rows.num_rows() - start);
                 self.write_slice(&folder, &rows.slice(start, length))?;
@@ -538,17 +561,16 @@ impl Drop for Sink {
 }
 
 impl Staging {
-    /// A hidden file beside `path`. Its name is always the same, so that the next run takes over what
-    /// a killed one left.
-    fn file(path: &Path, overwrite: bool) -> Result<Self> {
-        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    /// A hidden temporary file next to the output. Its fixed name lets the next run remove what a killed run left.
+    fn file(target: &Target, name: &str, overwrite: bool) -> Result<Self> {
+        let path = &target.path;
         let temporary = path.with_file_name(format!(".{name}.hfauto-tmp"));
         let mut created = Vec::new();
         if let Some(folder) = path.parent() {
             storage::make_folders(folder, &mut created).map_err(|e| write_error(path, e))?;
         }
-        match storage::lock_file(&temporary, path, false) {
-            Ok(lock) => Ok(Self::File { temporary, _lock: lock, created, overwrite }),
+        match target.storage.lock_of(name) {
+            Ok(lock) => Ok(Self::File { temporary, lock, created, overwrite }),
             Err(error) => {
                 storage::remove_created(&created);
                 Err(error)
@@ -577,6 +599,9 @@ impl Staging {
             return Ok(());
         }
         fs::rename(temporary, &target.path).map_err(|error| write_error(&target.path, error))?;
+        if let Self::File { lock, .. } = self {
+            lock.release();
+        }
         match target.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => sync_folder(folder),
             _ => sync_folder(Path::new(".")),
@@ -585,8 +610,9 @@ impl Staging {
 
     fn discard(&self) {
         match self {
-            Self::File { temporary, created, .. } => {
+            Self::File { temporary, lock, created, .. } => {
                 let _ = fs::remove_file(temporary);
+                lock.release();
                 storage::remove_created(created);
             }
             Self::Object { temporary, lock, .. } => {

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::FOLDER_NAME_BYTES;
 
 /// The folder value of nulls, as Hive, Spark and DuckDB have it.
 const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
@@ -39,6 +40,13 @@ impl Partitioner {
                 )
                 .hint(format!("columns are {}", columns.join(", "))));
             };
+            if name.is_empty() || name.starts_with(['_', '.']) {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!("`sink.partition_by`: readers pass over folders like `{name}=…`"),
+                )
+                .hint("rename the column with a `sql` step: names that begin with `_` or `.` hide a folder"));
+            }
             let data_type = schema.field(key).data_type();
             let text = matches!(
                 data_type,
@@ -73,15 +81,19 @@ impl Partitioner {
     }
 
     /// The folders of a batch in the order that they first appear, each with its rows in order.
-    pub(super) fn split(
-        &self,
-        batch: &RecordBatch,
-    ) -> Result<Vec<(String, RecordBatch)>, ArrowError> {
+    ///
+    /// # Errors
+    /// `Data` for a value that is too long for a folder name.
+    pub(super) fn split(&self, batch: &RecordBatch) -> Result<Vec<(String, RecordBatch)>> {
+        let broken = |error: ArrowError| {
+            Error::new(ErrorKind::Internal, "cannot split rows by `sink.partition_by`")
+                .source(error)
+        };
         let texts = self
             .keys
             .iter()
-            .map(|key| cast(batch.column(*key), &DataType::Utf8))
-            .collect::<Result<Vec<ArrayRef>, _>>()?;
+            .map(|key| cast(batch.column(*key), &DataType::Utf8).map_err(broken))
+            .collect::<Result<Vec<ArrayRef>>>()?;
         let texts: Vec<&StringArray> = texts.iter().map(arrow::array::AsArray::as_string).collect();
         let mut groups: Vec<(String, Vec<u32>)> = Vec::new();
         let mut known: BTreeMap<Vec<Option<&str>>, usize> = BTreeMap::new();
@@ -91,34 +103,48 @@ impl Partitioner {
             let group = if let Some(group) = known.get(&key) {
                 *group
             } else {
-                groups.push((self.folder(&key), Vec::new()));
+                groups.push((self.folder(&key)?, Vec::new()));
                 known.insert(key, groups.len() - 1);
                 groups.len() - 1
             };
-            let row =
-                u32::try_from(row).map_err(|error| ArrowError::ExternalError(Box::new(error)))?;
+            let row = u32::try_from(row)
+                .map_err(|error| broken(ArrowError::ExternalError(Box::new(error))))?;
             groups[group].1.push(row);
         }
-        let rest = batch.project(&self.rest)?;
+        let rest = batch.project(&self.rest).map_err(broken)?;
         groups
             .into_iter()
             .map(|(folder, rows)| {
                 if rows.len() == rest.num_rows() {
                     return Ok((folder, rest.clone()));
                 }
-                Ok((folder, take_record_batch(&rest, &UInt32Array::from(rows))?))
+                let rows = take_record_batch(&rest, &UInt32Array::from(rows)).map_err(broken)?;
+                Ok((folder, rows))
             })
             .collect()
     }
 
-    fn folder(&self, key: &[Option<&str>]) -> String {
-        let parts = self.names.iter().zip(key).map(|(name, value)| match value {
-            None => format!("{}={HIVE_NULL}", escape(name)),
-            // The text itself is not null.
-            Some(HIVE_NULL) => format!("{}=%5F{}", escape(name), &HIVE_NULL[1..]),
-            Some(value) => format!("{}={}", escape(name), escape(value)),
+    fn folder(&self, key: &[Option<&str>]) -> Result<String> {
+        let parts = self.names.iter().zip(key).map(|(name, value)| {
+            let part = match value {
+                None => format!("{}={HIVE_NULL}", escape(name)),
+                // The text itself is not null.
+                Some(HIVE_NULL) => format!("{}=%5F{}", escape(name), &HIVE_NULL[1..]),
+                Some(value) => format!("{}={}", escape(name), escape(value)),
+            };
+            if part.len() <= FOLDER_NAME_BYTES {
+                return Ok(part);
+            }
+            let shown: String = value.unwrap_or_default().chars().take(40).collect();
+            let message = format!(
+                "`sink.partition_by`: the value `{shown}…` of the column `{name}` is too long for the name of a \
+                 folder: {} bytes, at most {FOLDER_NAME_BYTES} may be",
+                part.len()
+            );
+            Err(Error::new(ErrorKind::Data, message)
+                .hint("partition by a column of short values, or shorten it with a `sql` step"))
         });
-        parts.collect::<Vec<_>>().join("/")
+        Ok(parts.collect::<Result<Vec<_>>>()?.join("/"))
     }
 }
 
@@ -173,5 +199,37 @@ mod tests {
             ("k=%5F_HIVE_DEFAULT_PARTITION__", "[4]"),
         ];
         assert_eq!(split, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    }
+
+    #[test]
+    fn names_that_readers_pass_over_and_values_that_make_no_folder_are_refused() {
+        let batch = |name: &str, value: &str| {
+            let columns = [name, "rest"];
+            let text = || Arc::new(StringArray::from(vec![value])) as ArrayRef;
+            RecordBatch::try_from_iter(columns.map(|name| (name, text()))).unwrap()
+        };
+        for name in ["_k", ".k", ""] {
+            let error =
+                Partitioner::new(&[name.to_owned()], &batch(name, "a").schema()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        }
+        let folder = |value: &str| {
+            let batch = batch("a=b", value);
+            let partitioner = Partitioner::new(&["a=b".to_owned()], &batch.schema()).unwrap();
+            partitioner.split(&batch).map(|split| split[0].0.clone())
+        };
+        for (value, expected) in [
+            ("..", "a%3Db=.."),
+            ("_x", "a%3Db=_x"),
+            (".x", "a%3Db=.x"),
+            ("", "a%3Db="),
+            ("a\n/\u{7f}%", "a%3Db=a%0A%2F%7F%25"),
+        ] {
+            assert_eq!(folder(value).unwrap(), expected);
+        }
+        assert!(folder(&"é".repeat(124)).is_ok());
+        let error = folder(&"é".repeat(125)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Data);
+        assert!(error.message().contains("of the column `a=b` is too long"), "{error}");
     }
 }

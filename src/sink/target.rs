@@ -152,6 +152,14 @@ impl Target {
                 "move it away or choose another `sink.path`",
             );
         }
+        // Earlier versions created folders that readers, and the listing above, skip.
+        let is_hidden = |name: &&String| name.split('/').any(|part| part.starts_with(['.', '_']));
+        let mut found = found;
+        for name in known.iter().filter(is_hidden) {
+            if storage.is_file(name)?.is_some() {
+                found.push(name.clone());
+            }
+        }
         Ok(found)
     }
 }

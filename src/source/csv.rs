@@ -1,261 +1,146 @@
 //! The columns of CSV files. Every row is read once before the run: the types are those of all rows
 //! (a column whose first million rows are numbers and then one is a word is text), and a ragged row or
 //! a byte that is not UTF-8 is an error with its line, before a model is loaded. Reading is hundreds of
-//! times faster than any model, so this costs little.
+//! times faster than any model, so this costs little. The module `kind` infers types from values.
 //!
-//! A column's type changes no value that a reader could see, save that numbers are written in their
-//! shortest form: `007`, `+1` and numbers beyond 64 bits stay text.
-//!
-//! | type                    | every value that is not empty                                 |
-//! |-------------------------|---------------------------------------------------------------|
-//! | Boolean                 | `true` or `false`, in any case                                |
-//! | Int64                   | an integer without leading zeros, within 64 bits              |
-//! | Float64                 | a decimal or exponent number, or `NaN`                        |
-//! | Date32                  | `YYYY-MM-DD`                                                  |
-//! | Timestamp(Microsecond)  | `YYYY-MM-DD HH:MM:SS` with `T` or space and up to 6 decimals  |
-//! | Utf8                    | anything else, and columns that are always empty              |
-//!
-//! An empty field is null, quoted or not. Quoted fields may hold line breaks and delimiters; a quote
-//! that is never closed, and so swallows the rest of the file, is an error. Blank lines are skipped. Files without a header name their columns `column_1`, `column_2` and so on.
+//! An empty field is null, quoted or not, and so is every value of `null_values`. Quoted fields may hold line breaks and
+//! delimiters; a quote without a delimiter after it, or one that is never closed, is an error. Blank lines are skipped.
+//! Names are made unique as polars does it: the second `text` is `text_duplicated_0`, and unnamed columns are
+//! `column_1`, `column_2` and so on by position.
 
-use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::collections::{BTreeMap, BTreeSet};
 
-use datafusion::arrow::compute::kernels::cast_utils::Parser;
-use datafusion::arrow::datatypes::{
-    DataType, Date32Type, Field, Float64Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType,
-};
-
-use super::inspect::{Rows, Start, read_error};
+use super::inspect::{Extent, Inspection, Rows, Start, read_error, too_long};
 use super::invalid::{CONVERT, InvalidText};
+use super::kind::Kind;
+use super::quotes::QuoteWatch;
+use super::text::{Text, value_in_utf8};
 use super::units::UNIT_ROWS;
-use crate::config::pipeline::CsvSpec;
+use crate::config::pipeline::{ColumnType, CsvSpec, TextEncoding};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The names and kinds of a file's columns; no columns when the file is empty.
+/// The columns of a file; none when the file is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CsvColumns {
-    pub(super) names: Vec<String>,
-    pub(super) kinds: Vec<Kind>,
-    /// Bytes of the values of each column.
-    pub(super) bytes: Vec<u64>,
+    pub(super) columns: Vec<CsvColumn>,
     /// Where every so many rows start, after the first.
     pub(super) starts: Vec<Start>,
     /// Values that are not UTF-8, where they are no errors.
     pub(super) invalid: InvalidText,
+    /// The lengths of rows.
+    pub(super) extent: Extent,
 }
 
-/// What all values seen so far have in common.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Kind {
-    #[default]
-    Empty,
-    Boolean,
-    Int,
-    Float,
-    Date,
-    Timestamp,
-    Text,
+/// A column of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct CsvColumn {
+    pub(super) name: String,
+    /// The name in the header, if it differs.
+    pub(super) written: Option<String>,
+    pub(super) kind: Kind,
+    /// The declared type, which overrides the values.
+    pub(super) given: Option<ColumnType>,
+    /// The bytes of its values.
+    pub(super) bytes: u64,
+    /// The first number whose digits a common type may lose: its line and text.
+    pub(super) digits: Option<(u64, String)>,
 }
 
-impl Kind {
-    fn of(value: &str) -> Self {
-        let bytes = value.as_bytes();
-        let Some(first) = bytes.first() else { return Self::Empty };
-        match first {
-            b't' | b'T' | b'f' | b'F'
-                if value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false") =>
-            {
-                Self::Boolean
-            }
-            b'N' if value == "NaN" => Self::Float,
-            b'-' | b'.' | b'0'..=b'9' => Self::of_number_or_date(value),
-            _ => Self::Text,
-        }
-    }
-
-    fn of_number_or_date(value: &str) -> Self {
-        let digits = value.strip_prefix('-').unwrap_or(value).as_bytes();
-        let whole = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        // `007` is a name, not a number; so is `-0`, which would lose its sign.
-        let padded = whole > 1 && digits[0] == b'0';
-        if whole == digits.len() {
-            let exact = !padded && value != "-0" && Int64Type::parse(value).is_some();
-            return if whole > 0 && exact { Self::Int } else { Self::Text };
-        }
-        if !padded && is_decimal(digits, whole) {
-            let finite = Float64Type::parse(value).is_some_and(f64::is_finite);
-            return if finite { Self::Float } else { Self::Text };
-        }
-        let shape = |pattern: &[u8]| {
-            pattern.iter().zip(value.as_bytes()).all(|(expected, byte)| match expected {
-                b'9' => byte.is_ascii_digit(),
-                b'T' => matches!(byte, b'T' | b' '),
-                other => byte == other,
-            })
-        };
-        if value.len() == 10 && shape(b"9999-99-99") && Date32Type::parse(value).is_some() {
-            return Self::Date;
-        }
-        let fraction = value.get(19..).and_then(|rest| match rest {
-            "" => Some(""),
-            _ => rest.strip_prefix('.').filter(|rest| (1..=6).contains(&rest.len())),
-        });
-        if fraction.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
-            && shape(b"9999-99-99T99:99:99")
-            && TimestampMicrosecondType::parse(value).is_some()
-        {
-            return Self::Timestamp;
-        }
-        Self::Text
-    }
-
-    /// The kind that holds the values of both.
-    pub(super) fn merge(self, other: Self) -> Self {
-        match (self, other) {
-            (a, b) if a == b => a,
-            (Self::Empty, kind) | (kind, Self::Empty) => kind,
-            (Self::Int, Self::Float) | (Self::Float, Self::Int) => Self::Float,
-            _ => Self::Text,
-        }
-    }
-
-    fn data_type(self) -> DataType {
-        match self {
-            Self::Boolean => DataType::Boolean,
-            Self::Int => DataType::Int64,
-            Self::Float => DataType::Float64,
-            Self::Date => DataType::Date32,
-            Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
-            Self::Empty | Self::Text => DataType::Utf8,
-        }
-    }
-}
-
-/// Whether `digits`, which starts with `whole` digits, is a number with a point or an exponent.
-fn is_decimal(digits: &[u8], whole: usize) -> bool {
-    let mut at = whole;
-    let run = |at: usize| digits[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let mut fraction = 0;
-    if digits.get(at) == Some(&b'.') {
-        fraction = run(at + 1);
-        at += 1 + fraction;
-    }
-    if whole + fraction == 0 {
-        return false;
-    }
-    if let Some(b'e' | b'E') = digits.get(at) {
-        at += 1;
-        if let Some(b'+' | b'-') = digits.get(at) {
-            at += 1;
-        }
-        let exponent = run(at.min(digits.len()));
-        if exponent == 0 {
-            return false;
-        }
-        at += exponent;
-    }
-    at == digits.len()
-}
-
-/// The schema that all files together have. The caller has checked that their names agree.
-pub(super) fn schema<'a>(files: impl IntoIterator<Item = &'a CsvColumns>) -> Schema {
-    let mut names: &[String] = &[];
-    let mut kinds = Vec::new();
-    for file in files {
-        if names.is_empty() {
-            names = &file.names;
-            kinds.clone_from(&file.kinds);
-        }
-        for (kind, other) in kinds.iter_mut().zip(&file.kinds) {
-            *kind = kind.merge(*other);
-        }
-    }
-    let fields = names.iter().zip(kinds);
-    Schema::new(
-        fields.map(|(name, kind)| Field::new(name, kind.data_type(), true)).collect::<Vec<_>>(),
-    )
-}
-
-/// Reads a file through, or up to `max_rows`. With `marks`, values that are not UTF-8 are remembered.
-pub(super) fn inspect(
-    reader: impl Read,
-    spec: CsvSpec,
-    max_rows: u64,
-    marks: bool,
-) -> Result<(CsvColumns, Rows)> {
+/// Reads a whole file, or up to the requested number of rows.
+pub(super) fn inspect(text: Text, what: &Inspection) -> Result<(CsvColumns, Rows)> {
+    let spec = &what.csv;
     let mut reader = ::csv::ReaderBuilder::new()
         .delimiter(spec.delimiter)
+        .quoting(spec.quote.is_some())
+        .quote(spec.quote.unwrap_or(b'"'))
+        .escape(spec.escape)
+        .comment(spec.comment)
         .has_headers(false)
         // Lengths are checked here, for the message.
         .flexible(true)
         .buffer_capacity(1 << 18)
-        .from_reader(QuoteWatch { inner: reader, offset: 0, quotes: VecDeque::new() });
+        .from_reader(QuoteWatch::new(text.reader, spec, what.max_line_bytes));
     let mut record = ::csv::ByteRecord::new();
-    let mut columns = CsvColumns::default();
+    let mut found = CsvColumns::default();
     let mut rows = 0;
     let mut header_line = 0;
-    let mut last_line = 0;
+    let mut has_columns = false;
     loop {
-        if rows >= max_rows {
-            return Ok((columns, Rows::AtLeast(rows)));
+        if rows >= what.max_rows {
+            return Ok((found, Rows::AtLeast(rows)));
         }
-        let line_before = reader.position().line();
-        match reader.read_byte_record(&mut record) {
-            Ok(true) => {}
-            Ok(false) => {
-                // A record of several lines with an odd number of quotes did not end by itself.
-                let open = !reader.get_ref().quotes.len().is_multiple_of(2);
-                if open && reader.position().line() > last_line + 1 {
-                    return Err(unclosed(last_line));
+        let (line_before, byte_before) = (reader.position().line(), reader.position().byte());
+        let is_record =
+            reader.read_byte_record(&mut record).map_err(|error| match error.into_kind() {
+                ::csv::ErrorKind::Io(error) => read_error(error, line_before),
+                other => {
+                    Error::new(ErrorKind::Data, "cannot read CSV").source(format!("{other:?}"))
                 }
-                return Ok((columns, Rows::Exactly(rows)));
-            }
-            Err(error) => {
-                return Err(match error.into_kind() {
-                    ::csv::ErrorKind::Io(error) => read_error(error, line_before),
-                    other => {
-                        Error::new(ErrorKind::Data, "cannot read CSV").source(format!("{other:?}"))
-                    }
-                });
-            }
-        }
+            })?;
         let line = record.position().map_or(line_before, ::csv::Position::line);
-        last_line = line;
-        reader.get_mut().forget(record.position().map_or(0, ::csv::Position::byte));
-        if columns.names.is_empty() {
+        let end = reader.position().byte();
+        if reader.get_mut().record_ends(end) {
+            return Err(misplaced_quote(line_before));
+        }
+        if reader.get_ref().ends_open() {
+            return Err(unclosed(line));
+        }
+        if !is_record {
+            return Ok((found, Rows::Exactly(rows)));
+        }
+        if end - byte_before > what.max_line_bytes {
+            return Err(read_error(
+                std::io::Error::other(too_long(what.max_line_bytes)),
+                line_before,
+            ));
+        }
+        if !has_columns {
+            has_columns = true;
             header_line = line;
-            columns.kinds = vec![Kind::Empty; record.len()];
-            columns.bytes = vec![0; record.len()];
+            if record.len() > what.max_columns {
+                return Err(too_many_columns(record.len(), line, what.max_columns));
+            }
+            found.columns = header(&record, line, what, text.encoding, text.is_raw)?;
             if spec.has_header {
-                columns.names = (0..record.len())
-                    .map(|index| text(&record, index, line, &[]).map(str::to_owned))
-                    .collect::<Result<_>>()?;
                 continue;
             }
-            columns.names = (1..=record.len()).map(|index| format!("column_{index}")).collect();
         }
-        if record.len() != columns.names.len() {
-            return Err(ragged(&columns, &record, line, header_line, spec));
+        if record.len() != found.columns.len() {
+            return Err(ragged(&found, &record, line, header_line, spec));
         }
-        if rows > 0 && rows.is_multiple_of(UNIT_ROWS) {
-            let byte = record.position().map_or(0, ::csv::Position::byte);
-            columns.starts.push(Start { row: rows, byte });
+        let byte = record.position().map_or(0, ::csv::Position::byte);
+        if rows > 0 && rows.is_multiple_of(UNIT_ROWS) && text.is_as_stored {
+            found.starts.push(Start { row: rows, byte: text.begin + byte });
         }
-        for index in 0..record.len() {
-            let kind = &mut columns.kinds[index];
-            match text(&record, index, line, &columns.names) {
-                Ok(value) => {
-                    columns.bytes[index] += value.len() as u64;
-                    if *kind != Kind::Text {
-                        *kind = kind.merge(Kind::of(value));
-                    }
+        found.extent.add(end - byte);
+        for (column, value) in found.columns.iter_mut().zip(&record) {
+            column.bytes += value.len() as u64;
+            if text.is_raw {
+                let Some(value) = value_in_utf8(value, text.encoding) else {
+                    return Err(not_text(
+                        &format!("column `{}`", column.name),
+                        line,
+                        text.encoding,
+                    ));
+                };
+                column.add(&value, line, spec)?;
+                continue;
+            }
+            match std::str::from_utf8(value) {
+                Ok(value) => column.add(value, line, spec)?,
+                Err(_) if !what.marks => {
+                    return Err(not_text(
+                        &format!("column `{}`", column.name),
+                        line,
+                        text.encoding,
+                    ));
                 }
-                Err(error) if !marks => return Err(error),
                 Err(_) => {
-                    *kind = Kind::Text;
-                    columns.bytes[index] += record[index].len() as u64;
-                    columns.invalid.add(&columns.names[index], rows, line)?;
+                    column.kind = Kind::Text;
+                    if column.given.is_some_and(|given| given != ColumnType::String) {
+                        return Err(column.refuses("text that is not UTF-8", line));
+                    }
+                    found.invalid.add(&column.name, rows, line)?;
                 }
             }
         }
@@ -263,29 +148,109 @@ pub(super) fn inspect(
     }
 }
 
-/// Remembers where the quotes of the current record are.
-struct QuoteWatch<R> {
-    inner: R,
-    offset: u64,
-    quotes: VecDeque<u64>,
-}
-
-impl<R: Read> Read for QuoteWatch<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        let quotes = (self.offset..).zip(&buffer[..read]).filter(|(_, byte)| **byte == b'"');
-        self.quotes.extend(quotes.map(|(offset, _)| offset));
-        self.offset += read as u64;
-        Ok(read)
-    }
-}
-
-impl<R> QuoteWatch<R> {
-    fn forget(&mut self, before: u64) {
-        while self.quotes.front().is_some_and(|offset| *offset < before) {
-            self.quotes.pop_front();
+impl CsvColumn {
+    fn add(&mut self, value: &str, line: u64, spec: &CsvSpec) -> Result<()> {
+        let is_null = || value.is_empty() || spec.null_values.iter().any(|null| null == value);
+        match self.given {
+            Some(ColumnType::String) => return Ok(()),
+            Some(given) if is_null() || given.takes(value) => return Ok(()),
+            Some(_) => return Err(self.refuses(&format!("`{}`", shown(value)), line)),
+            None if self.kind == Kind::Text => return Ok(()),
+            None if !spec.null_values.is_empty() && is_null() => return Ok(()),
+            None => {}
         }
+        let kind = Kind::of(value);
+        if matches!(kind, Kind::LongInt | Kind::Number) && self.digits.is_none() {
+            self.digits = Some((line, shown(value)));
+        }
+        self.kind = self.kind.merge(kind);
+        Ok(())
     }
+
+    /// The error for a value that does not match the column's declared type.
+    fn refuses(&self, value: &str, line: u64) -> Error {
+        let given = self.given.map_or("", ColumnType::name);
+        value_error(&self.name, value, given, line)
+    }
+}
+
+/// The error for a value that does not match the type in `source.types`.
+pub(super) fn value_error(column: &str, value: &str, given: &str, line: u64) -> Error {
+    Error::new(
+        ErrorKind::Data,
+        format!("line {line}, column `{column}`: {value} is not of type {given}"),
+    )
+    .hint(format!(
+        "correct the value, name it in `source.csv.null_values`, or set `source.types.{column}` to string"
+    ))
+}
+
+/// The start of a value, for messages.
+pub(super) fn shown(value: &str) -> String {
+    const MOST: usize = 60;
+    let mut text: String = value.chars().take(MOST).flat_map(char::escape_debug).collect();
+    if value.chars().nth(MOST).is_some() {
+        text.push('…');
+    }
+    text
+}
+
+/// The columns named or implied by the first row.
+fn header(
+    record: &::csv::ByteRecord,
+    line: u64,
+    what: &Inspection,
+    encoding: TextEncoding,
+    is_raw: bool,
+) -> Result<Vec<CsvColumn>> {
+    let encoding = if is_raw { encoding } else { TextEncoding::Utf8 };
+    let numbered = |index: usize| format!("column_{}", index + 1);
+    let mut written = Vec::with_capacity(record.len());
+    for (index, value) in record.iter().enumerate() {
+        let name = value_in_utf8(value, encoding)
+            .ok_or_else(|| not_text(&format!("column {}", index + 1), line, encoding))?;
+        written.push(if what.csv.has_header { Some(name.into_owned()) } else { None });
+    }
+    let mut taken: BTreeSet<String> =
+        written.iter().flatten().filter(|name| !name.is_empty()).cloned().collect();
+    let mut first: BTreeSet<String> = BTreeSet::new();
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    let mut unique = |base: String| {
+        let count = counts.entry(base.clone()).or_default();
+        loop {
+            let name = format!("{base}_duplicated_{count}");
+            *count += 1;
+            if taken.insert(name.clone()) {
+                return name;
+            }
+        }
+    };
+    let mut columns = Vec::with_capacity(record.len());
+    for (index, written) in written.into_iter().enumerate() {
+        let base = match &written {
+            Some(name) if !name.is_empty() => name.clone(),
+            _ => numbered(index),
+        };
+        let name = if first.insert(base.clone()) { base } else { unique(base) };
+        first.insert(name.clone());
+        let given = what.types.get(&name).copied();
+        let written = written.filter(|written| *written != name);
+        columns.push(CsvColumn { name, written, given, ..CsvColumn::default() });
+    }
+    Ok(columns)
+}
+
+fn too_many_columns(count: usize, line: u64, max: usize) -> Error {
+    Error::new(ErrorKind::Data, format!("line {line} has {count} columns: at most {max} are read"))
+        .hint("check `source.csv.delimiter`, or set `source.max_columns`")
+}
+
+fn misplaced_quote(line: u64) -> Error {
+    Error::new(
+        ErrorKind::Data,
+        format!("a quote in the row that starts on line {line} closes a field, but no delimiter follows"),
+    )
+    .hint("inside a quoted field, a quote is written twice; or set `source.csv.escape`, or `source.csv.quote` to \"\" where quotes mean nothing")
 }
 
 fn unclosed(line: u64) -> Error {
@@ -296,35 +261,29 @@ fn unclosed(line: u64) -> Error {
     .hint("the file may be cut off; inside a quoted field, a quote is written twice")
 }
 
-fn text<'r>(
-    record: &'r ::csv::ByteRecord,
-    index: usize,
-    line: u64,
-    names: &[String],
-) -> Result<&'r str> {
-    std::str::from_utf8(&record[index]).map_err(|error| {
-        let column = match names.get(index) {
-            Some(name) => format!("column `{name}`"),
-            None => format!("column {}", index + 1),
-        };
-        Error::new(ErrorKind::Data, format!("line {line}, {column}: the text is not UTF-8"))
-            .source(error)
-            .hint(CONVERT)
-    })
+fn not_text(column: &str, line: u64, encoding: TextEncoding) -> Error {
+    let (name, remedy) = match encoding {
+        TextEncoding::Other(encoding) if encoding.is_single_byte() => {
+            (encoding.name(), "check `source.csv.encoding`")
+        }
+        _ => ("UTF-8", CONVERT),
+    };
+    Error::new(ErrorKind::Data, format!("line {line}, {column}: the text is not {name}"))
+        .hint(remedy)
 }
 
 fn ragged(
-    columns: &CsvColumns,
+    found: &CsvColumns,
     record: &::csv::ByteRecord,
     line: u64,
     header_line: u64,
-    spec: CsvSpec,
+    spec: &CsvSpec,
 ) -> Error {
     let fields = |count: usize| match count {
         1 => "1 field".to_owned(),
         count => format!("{count} fields"),
     };
-    let expected = columns.names.len();
+    let expected = found.columns.len();
     let first = if spec.has_header { "the header" } else { "the first row" };
     let hint = if expected == 1 {
         "check `source.csv.delimiter`, and quotes around fields that hold it"
@@ -345,65 +304,20 @@ fn ragged(
 mod tests {
     use super::*;
 
-    const SPEC: CsvSpec = CsvSpec { delimiter: b',', has_header: true };
-
-    fn types(text: &str) -> Vec<String> {
-        let (columns, _) = inspect(text.as_bytes(), SPEC, u64::MAX, false).unwrap();
-        schema([&columns])
-            .fields()
-            .iter()
-            .map(|field| format!("{}: {}", field.name(), field.data_type()))
-            .collect()
+    fn inspect_as(bytes: &[u8], what: &Inspection) -> Result<(CsvColumns, Rows)> {
+        let reader = Box::new(std::io::Cursor::new(bytes.to_vec()));
+        let encoding = TextEncoding::Utf8;
+        inspect(Text { reader, begin: 0, is_as_stored: true, encoding, is_raw: false }, what)
     }
 
-    #[test]
-    fn a_value_has_a_kind() {
-        let check = |kind: Kind, values: &[&str]| {
-            for value in values {
-                assert_eq!(Kind::of(value), kind, "{value:?}");
-            }
-        };
-        check(Kind::Empty, &[""]);
-        check(Kind::Boolean, &["true", "FALSE", "True"]);
-        check(Kind::Int, &["0", "-1", "42", "9223372036854775807", "-9223372036854775808"]);
-        check(Kind::Float, &["1.5", "-0.25", "1.", ".5", "1e5", "1.5E-3", "NaN", "0.0"]);
-        check(Kind::Date, &["2024-02-29", "1969-12-31"]);
-        check(
-            Kind::Timestamp,
-            &["2024-02-29 23:59:59", "2024-02-29T00:00:00.123456", "1969-12-31 00:00:00.1"],
-        );
-        check(
-            Kind::Text,
-            &[
-                "007",
-                "-0",
-                "+1",
-                "00.5",
-                "9223372036854775808",
-                "1e999",
-                ".",
-                "-",
-                "1e",
-                "e5",
-                "1.2.3",
-                "nan",
-                "inf",
-                "2024-13-01",
-                "2024-02-30",
-                "2024-1-1",
-                " 1",
-                "1 ",
-                "2024-02-29 23:59",
-                "2024-02-29 23:59:59Z",
-                "2024-02-29 23:59:59.1234567",
-                "2024-02-29 25:00:00",
-                "-é",
-                "0x10",
-                "t",
-                "1_000",
-                "2024-02-29é23:59:59",
-            ],
-        );
+    fn inspected(text: &str) -> Result<(CsvColumns, Rows)> {
+        inspect_as(text.as_bytes(), &Inspection::default())
+    }
+
+    fn types(text: &str) -> Vec<String> {
+        let (found, _) = inspected(text).unwrap();
+        let of = |column: &CsvColumn| format!("{}: {}", column.name, column.kind.data_type());
+        found.columns.iter().map(of).collect()
     }
 
     #[test]
@@ -417,40 +331,122 @@ mod tests {
     }
 
     #[test]
-    fn quotes_hold_line_breaks_and_a_bom_is_no_part_of_a_name() {
-        let text = "\u{feff}a,b\r\n\"x\ny\",1\r\n\"\"\"q\"\"\",2\r\n";
+    fn quotes_hold_line_breaks() {
+        let text = "a,b\r\n\"x\ny\",1\r\n\"\"\"q\"\"\",2\r\n";
         assert_eq!(types(text), ["a: Utf8", "b: Int64"]);
-        let (_, rows) = inspect(text.as_bytes(), SPEC, u64::MAX, false).unwrap();
+        let (_, rows) = inspected(text).unwrap();
         assert_eq!(rows, Rows::Exactly(2));
     }
 
     #[test]
     fn a_ragged_row_is_named_by_its_line() {
-        let error = inspect("a,b\n\"1\n1\",2\n3\n".as_bytes(), SPEC, u64::MAX, false).unwrap_err();
+        let error = inspected("a,b\n\"1\n1\",2\n3\n").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data);
         assert_eq!(error.message(), "line 4 has 1 field, the header (line 1) has 2");
     }
 
     #[test]
     fn a_quote_that_is_never_closed_does_not_swallow_rows() {
-        let inspect = |text: &str| inspect(text.as_bytes(), SPEC, u64::MAX, false);
-        let error = inspect("a,b\n1,\"x\"\n2,\"y\n3,z\n4,z\n").unwrap_err();
+        let error = inspected("a,b\n1,\"x\"\n2,\"y\n3,z\n4,z\n").unwrap_err();
         assert_eq!(error.message(), "a quote in the row that starts on line 3 is never closed");
         for sound in ["a,b\n1,5\" disk\n", "a,b\n1,\"x\"\"\ny\"\n", "a,b\n1,5\" disk\n2,\"x\ny\""] {
-            inspect(sound).unwrap();
+            inspected(sound).unwrap();
         }
     }
 
     #[test]
     fn text_that_is_not_utf8_is_named_by_line_and_column() {
-        let error = inspect(&b"a,b\n1,ok\n2,\xe9t\xe9\n"[..], SPEC, u64::MAX, false).unwrap_err();
+        let error = inspect_as(b"a,b\n1,ok\n2,\xe9t\xe9\n", &Inspection::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data);
         assert_eq!(error.message(), "line 3, column `b`: the text is not UTF-8");
     }
 
     #[test]
     fn stops_after_the_rows_that_are_wanted() {
-        let (_, rows) = inspect("a\n1\n2\n3\nx,y\n".as_bytes(), SPEC, 2, false).unwrap();
+        let what = Inspection { max_rows: 2, ..Inspection::default() };
+        let (_, rows) = inspect_as(b"a\n1\n2\n3\nx,y\n", &what).unwrap();
         assert_eq!(rows, Rows::AtLeast(2));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names = |text: &str| {
+            let columns = inspected(text).unwrap().0.columns;
+            columns.into_iter().map(|column| column.name).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names("id,text,text,text\n"), "id text text_duplicated_0 text_duplicated_1");
+        assert_eq!(names(",text,\n"), "column_1 text column_3");
+        assert_eq!(names("a,a,a_duplicated_0\n"), "a a_duplicated_1 a_duplicated_0");
+        assert_eq!(names(",column_1,\"\"\n"), "column_1 column_1_duplicated_0 column_3");
+    }
+
+    #[test]
+    fn a_quote_that_no_delimiter_follows_is_refused() {
+        for text in ["a,b\n1,\"x\"y\n2,z\n", "a,b\n1,\"x\" \n2,z\n", "a,b\n\n1,\"x\"y"] {
+            let error = inspected(text).unwrap_err();
+            assert!(
+                error.message().ends_with("closes a field, but no delimiter follows"),
+                "{error}"
+            );
+        }
+        let error = inspected("a,b\n0,w\n1,\"x\"y\n2,z\n").unwrap_err();
+        assert!(error.message().contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn dialects_are_settings() {
+        let what = Inspection {
+            csv: CsvSpec {
+                delimiter: b';',
+                quote: Some(b'\''),
+                escape: Some(b'\\'),
+                comment: Some(b'#'),
+                null_values: vec!["NA".to_owned(), "-".to_owned()],
+                ..CsvSpec::default()
+            },
+            ..Inspection::default()
+        };
+        let text = b"# by 'hand\na;b;c\n'1;\\'2';NA;3\n#x\n\"y;-;-\n";
+        let (found, rows) = inspect_as(text, &what).unwrap();
+        let kinds: Vec<Kind> = found.columns.iter().map(|column| column.kind).collect();
+        assert_eq!((kinds, rows), (vec![Kind::Text, Kind::Empty, Kind::Int], Rows::Exactly(2)));
+        let no_quotes = Inspection {
+            csv: CsvSpec { quote: None, ..CsvSpec::default() },
+            ..Inspection::default()
+        };
+        assert_eq!(inspect_as(b"a,b\n\"x\"y,\"z\n", &no_quotes).unwrap().1, Rows::Exactly(1));
+    }
+
+    #[test]
+    fn types_that_are_given_are_checked() {
+        let types = [("sku", ColumnType::String), ("n", ColumnType::Int64)];
+        let types = types.map(|(name, given)| (name.to_owned(), given)).into();
+        let what = Inspection { types, ..Inspection::default() };
+        inspect_as(b"sku,n\n1E5,1\n,\n", &what).unwrap();
+        let error = inspect_as(b"sku,n\n1E5,1\n2E5,x\n", &what).unwrap_err();
+        assert_eq!(error.message(), "line 3, column `n`: `x` is not of type int64");
+    }
+
+    #[test]
+    fn rows_and_columns_have_limits() {
+        let what = Inspection { max_line_bytes: 1000, ..Inspection::default() };
+        let long = "x".repeat(2000);
+        for text in [format!("a\n{long}\n"), format!("a\n\"{long}"), format!("a\n\"x\n{long}\"\n")]
+        {
+            let error = inspect_as(text.as_bytes(), &what).unwrap_err();
+            assert!(error.message().contains("longer than 1000 bytes"), "{error}");
+        }
+        let wide = ",".repeat(crate::limits::MAX_TEXT_COLUMNS);
+        let error = inspected(&format!("{wide}\n{wide}\n")).unwrap_err();
+        assert!(error.message().contains("4097 columns"), "{error}");
+    }
+
+    #[test]
+    fn numbers_that_lose_digits_are_found() {
+        let (found, _) = inspected("n,m\n9007199254740993,1\n1.5,123456789012345678.91\n").unwrap();
+        let of = |column: &CsvColumn| (column.kind, column.digits.clone().unwrap());
+        let long = (2, "9007199254740993".to_owned());
+        assert_eq!(of(&found.columns[0]), (Kind::Number, long));
+        assert_eq!(of(&found.columns[1]), (Kind::Number, (3, "123456789012345678.91".to_owned())));
     }
 }

@@ -1,11 +1,15 @@
 //! DataFusion's errors as ours: whose fault it is, and in which file. Not here: how errors are shown.
 
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::error::ArrowError;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use datafusion::parquet::errors::ParquetError;
 
@@ -28,13 +32,13 @@ pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
     if let Some(ours) = chain(error.as_ref()).find_map(|cause| cause.downcast_ref::<Error>()) {
         return ours.again();
     }
-    let kind = kind_of(error.as_ref());
     let reason = reason(error.as_ref());
+    let kind = if is_of_text(&reason) { ErrorKind::Config } else { kind_of(error.as_ref()) };
     let place = place_in_query(error.as_ref());
     let error = match kind {
         ErrorKind::Data if is_computed(error.as_ref()) => {
-            Error::new(kind, format!("`where` or a `sql` step failed on a row: {reason}"))
-                .source(error)
+            // The innermost cause is the whole reason: its wrappers only repeat it.
+            Error::new(kind, format!("SQL failed on a row: {reason}"))
         }
         ErrorKind::Data | ErrorKind::NoInput => {
             let culprit = culprit(&reason, files);
@@ -61,12 +65,40 @@ pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
             Error::new(kind, format!("the query engine failed: {reason}")).source(error)
         }
         // The reason is all that a parser or planner says; its wrappers only repeat it.
-        _ => Error::new(kind, reason),
+        _ => with_hint(Error::new(kind, reason)),
     };
     match place {
         Some(place) => error.at(place),
         None => error,
     }
+}
+
+/// Remedies for errors that the planner does not explain.
+fn with_hint(error: Error) -> Error {
+    if error.message().contains("Dot access not supported") {
+        let message = "a key after a dot is read of a column, not of the result of a call";
+        return Error::new(error.kind(), message)
+            .hint("write the key in brackets: `classify(text, 'model')['label']`");
+    }
+    error
+}
+
+/// Like [`stream_error`], for planning user SQL: an internal error of the engine means that it cannot plan the query.
+pub fn query_error(error: DataFusionError, files: &[InputFile]) -> Error {
+    let is_internal = kind_of(&error) == ErrorKind::Internal
+        && chain(&error).any(|cause| {
+            matches!(cause.downcast_ref::<DataFusionError>(), Some(DataFusionError::Internal(_)))
+        })
+        && !chain(&error).any(<dyn std::error::Error>::is::<Error>);
+    if is_internal {
+        let reason = reason(&error);
+        return Error::new(
+            ErrorKind::Config,
+            format!("the query engine cannot compute this: {reason}"),
+        )
+        .hint("write the SQL another way");
+    }
+    stream_error(error, files)
 }
 
 /// Where the planner found a name that is not there; the parser says it in its text.
@@ -209,6 +241,19 @@ fn reason(error: Cause<'_>) -> String {
             text = rest.to_owned();
         }
     }
+    // DataFusion's message asks to report the bug to its developers, but the bug may be ours.
+    if let Some(rest) = text.strip_prefix("Internal error: ") {
+        let bug = rest.find("This issue was likely caused by a bug in DataFusion");
+        let after = rest.find("datafusion/issues").map(|at| at + "datafusion/issues".len());
+        text = match (bug, after) {
+            (Some(bug), Some(after)) if bug < after => {
+                let (before, after) =
+                    (rest[..bug].trim_end(), rest[after..].trim_start_matches('.'));
+                format!("{} {}", before.trim_end_matches([',', '.']), after.trim_start())
+            }
+            _ => rest.to_owned(),
+        };
+    }
     text.trim().trim_end_matches('.').to_owned()
 }
 
@@ -243,16 +288,66 @@ fn is_readable_parquet(file: std::fs::File) -> bool {
 
 /// Whether an error comes from computing an expression, not from reading a file.
 fn is_computed(error: Cause<'_>) -> bool {
-    chain(error).any(|cause| {
-        matches!(
-            cause.downcast_ref::<ArrowError>(),
-            Some(
-                ArrowError::DivideByZero
-                    | ArrowError::ArithmeticOverflow(_)
-                    | ArrowError::ComputeError(_)
-            )
-        )
+    chain(error).any(|cause| match cause.downcast_ref::<ArrowError>() {
+        Some(
+            ArrowError::DivideByZero
+            | ArrowError::ArithmeticOverflow(_)
+            | ArrowError::CastError(_)
+            | ArrowError::ComputeError(_),
+        ) => true,
+        // Parse errors of the CSV reader start differently.
+        Some(ArrowError::ParseError(said)) => !said.starts_with("Error while parsing value"),
+        _ => matches!(cause.downcast_ref::<DataFusionError>(), Some(DataFusionError::Execution(_))),
     })
+}
+
+/// Whether the SQL itself is wrong, whatever the rows: a regular expression, a missing field.
+fn is_of_text(reason: &str) -> bool {
+    ["Regular expression did not compile", "regex parse error", "Cannot access field at argument"]
+        .iter()
+        .any(|words| reason.contains(words))
+}
+
+/// Names the cast in `plan` that failed on a value, as far as its type identifies it.
+#[must_use]
+pub fn name_cast(error: Error, plan: &LogicalPlan) -> Error {
+    // Arrow's message for a failed cast contains nothing but the type.
+    let said = error.message();
+    let is_cast = ["Cast error", "cast", "parsing", "parse"].iter().any(|word| said.contains(word));
+    if error.kind() != ErrorKind::Data || !is_cast {
+        return error;
+    }
+    let mut casts = BTreeSet::new();
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::Cast(cast) = expr
+                    && is_named(cast.field.data_type(), said)
+                {
+                    casts.insert(format!("CAST({} AS {})", cast.expr, cast.field.data_type()));
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    if casts.is_empty() || casts.len() > MAX_CASTS {
+        return error;
+    }
+    let casts = casts.into_iter().map(|cast| format!("`{cast}`")).collect::<Vec<_>>();
+    error.at(casts.join(" or ")).hint("TRY_CAST gives NULL for a value that does not fit")
+}
+
+/// Casts to the same type that the error may mean.
+const MAX_CASTS: usize = 4;
+
+fn is_named(data_type: &DataType, said: &str) -> bool {
+    let name = match data_type {
+        DataType::Timestamp(..) => "timestamp".to_owned(),
+        DataType::Date32 | DataType::Date64 => "date".to_owned(),
+        DataType::Decimal128(..) | DataType::Decimal256(..) => "decimal".to_owned(),
+        other => other.to_string().to_lowercase(),
+    };
+    said.to_lowercase().contains(&name)
 }
 
 #[cfg(test)]

@@ -1,31 +1,58 @@
 //! What one file holds: its columns, and its rows where that is cheap to know. Parquet and Arrow IPC
-//! say it in their footers; CSV and JSONL are read through once ([`super::csv`], [`super::jsonl`]).
+//! say it in their footers ([`super::parquet`], [`super::arrow_ipc`]); CSV and JSONL are read through once
+//! ([`super::csv`], [`super::jsonl`]).
 //! Not here: rows as Arrow arrays, which DataFusion reads.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::ops::Range;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::ipc::reader::{FileReader, StreamReader};
-use datafusion::common::parsers::CompressionTypeVariant as Codec;
-use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use datafusion::parquet::arrow::parquet_to_arrow_schema;
-use datafusion::parquet::errors::ParquetError;
-use datafusion::parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
-use datafusion::parquet::file::reader::ChunkReader;
 
+use super::columns::Kind;
 use super::csv::CsvColumns;
-use super::invalid::{self, InvalidText};
+use super::invalid::InvalidText;
 use super::jsonl::JsonColumns;
 use super::listing::ListedFile;
-use super::units::UNIT_ROWS;
-use crate::config::pipeline::{CsvSpec, FileFormat};
+use super::remote::CHUNK_BYTES;
+use super::session::ROWS_PER_BATCH;
+use super::text::{Decode, text_of};
+use super::{arrow_ipc, parquet};
+use crate::config::pipeline::{ColumnType, CsvSpec, FileFormat, TextEncoding};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::guarded;
+use crate::limits::{MAX_LINE_SIZE_BYTES, MAX_TEXT_COLUMNS};
+
+/// The settings for inspecting every file.
+#[derive(Clone, Debug)]
+pub(super) struct Inspection {
+    pub(super) csv: CsvSpec,
+    /// The declared types of CSV and JSONL columns.
+    pub(super) types: BTreeMap<String, ColumnType>,
+    /// The longest row of CSV and JSONL, in bytes.
+    pub(super) max_line_bytes: u64,
+    /// The most columns of CSV and JSONL.
+    pub(super) max_columns: usize,
+    /// The row at which reading of CSV and JSONL stops.
+    pub(super) max_rows: u64,
+    /// Whether texts that are not UTF-8 are recorded, in Parquet too; otherwise they are errors.
+    pub(super) marks: bool,
+}
+
+impl Default for Inspection {
+    fn default() -> Self {
+        Self {
+            csv: CsvSpec::default(),
+            types: BTreeMap::new(),
+            max_line_bytes: MAX_LINE_SIZE_BYTES,
+            max_columns: MAX_TEXT_COLUMNS,
+            max_rows: u64::MAX,
+            marks: false,
+        }
+    }
+}
 
 /// The columns of one file, in the form that its format merges them in.
 #[derive(Clone, Debug)]
@@ -52,6 +79,60 @@ pub(super) struct Inspected {
     pub(super) starts: Vec<Start>,
     /// Texts that are not UTF-8, where they are no errors.
     pub(super) invalid: InvalidText,
+    /// The settings for reading a text file.
+    pub(super) layout: Layout,
+}
+
+/// The settings for reading the rows of a text file.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layout {
+    /// The column names of a CSV file.
+    pub(super) names: Vec<String>,
+    /// The number of rows per batch.
+    pub(super) batch_rows: usize,
+    /// Whether JSONL rows must be rewritten for arrow's reader.
+    pub(super) needs_repair: bool,
+    /// The encoding of the file.
+    pub(super) encoding: TextEncoding,
+}
+
+/// Statistics of the row lengths of a text file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    longest: u64,
+    rows: usize,
+    /// The bytes of the rows in the current batch.
+    batch_bytes: u64,
+    longest_batch: u64,
+}
+
+/// The approximate bytes of text per batch, where rows are long.
+const BATCH_BYTES: u64 = 256 << 20;
+
+/// The most values per batch, where columns are many.
+pub(super) const BATCH_VALUES: usize = 512 * ROWS_PER_BATCH;
+
+impl Extent {
+    /// Adds a row.
+    pub(super) fn add(&mut self, bytes: u64) {
+        if self.rows == ROWS_PER_BATCH {
+            (self.rows, self.batch_bytes) = (0, 0);
+        }
+        self.rows += 1;
+        self.batch_bytes += bytes;
+        self.longest = self.longest.max(bytes);
+        self.longest_batch = self.longest_batch.max(self.batch_bytes);
+    }
+
+    /// The batch size in rows that bounds memory.
+    fn batch_rows(self, columns: usize) -> usize {
+        let by_values = BATCH_VALUES / columns.max(1);
+        let by_bytes = match self.longest_batch {
+            ..=BATCH_BYTES => ROWS_PER_BATCH,
+            _ => (BATCH_BYTES / self.longest.max(1)) as usize,
+        };
+        by_values.min(by_bytes).clamp(1, ROWS_PER_BATCH)
+    }
 }
 
 /// Where a unit of a file starts.
@@ -81,46 +162,73 @@ impl Rows {
     }
 }
 
-/// Inspects a file. CSV and JSONL are read up to `max_rows`. With `marks`, texts that are not UTF-8 are found
-/// and remembered, also those of Parquet; without, they are errors.
-pub(super) fn inspect(
-    file: &ListedFile,
-    csv: CsvSpec,
-    max_rows: u64,
-    marks: bool,
-) -> Result<Inspected> {
+/// Inspects a file.
+pub(super) fn inspect(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
     let path = file.path.as_path();
-    let at_path = |error: Error| error.at(path.display());
+    let inspected =
+        guarded(ErrorKind::Data, &format!("`{}`", path.display()), || inspect_format(file, what));
+    inspected.map_err(|error| error.at(path.display()))
+}
+
+fn inspect_format(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
+    let path = file.path.as_path();
+    let marked_rows = what.marks.then_some(what.max_rows);
     match file.form.format {
         FileFormat::Parquet => match &file.remote {
-            Some(remote) => parquet(path, || Ok(remote.clone()), marks.then_some(max_rows)),
-            None => parquet(path, || open(path), marks.then_some(max_rows)),
+            Some(remote) => parquet::inspect(path, || Ok(remote.clone()), marked_rows),
+            None => parquet::inspect(path, || open(path), marked_rows),
         },
-        FileFormat::Arrow => match &file.remote {
-            Some(remote) => arrow(path, remote.reader()),
-            None => open(path).and_then(|opened| arrow(path, opened)),
-        },
+        FileFormat::Arrow => {
+            if let Some(remote) = &file.remote {
+                let bytes = remote.bytes();
+                // A small object takes a single request.
+                return arrow_ipc::inspect(path, remote.reader(), bytes, bytes <= CHUNK_BYTES);
+            }
+            let opened = open(path)?;
+            let bytes = opened.metadata().map_err(|error| read_error(error, 0))?.len();
+            arrow_ipc::inspect(path, opened, bytes, true)
+        }
         FileFormat::Csv => {
-            let text = decompressed(file)?;
-            super::csv::inspect(text, csv, max_rows, marks).map(|(mut columns, rows)| {
-                let bytes = std::mem::take(&mut columns.bytes);
-                let text_bytes = columns.names.iter().cloned().zip(bytes).collect();
-                let starts = starts_of(file, std::mem::take(&mut columns.starts));
+            let text = text_of(file, None, what.csv.encoding, Decode::KeepSingleBytes);
+            let text = text?;
+            let encoding = text.encoding;
+            super::csv::inspect(text, what).map(|(mut columns, rows)| {
+                let names = columns.columns.iter().map(|column| column.name.clone());
+                let layout = Layout {
+                    names: names.collect(),
+                    batch_rows: columns.extent.batch_rows(columns.columns.len()),
+                    needs_repair: false,
+                    encoding,
+                };
+                let text_bytes =
+                    columns.columns.iter().map(|c| (c.name.clone(), c.bytes)).collect();
+                let starts = std::mem::take(&mut columns.starts);
                 let invalid = std::mem::take(&mut columns.invalid);
-                Inspected { columns: Columns::Csv(columns), rows, text_bytes, starts, invalid }
+                let columns = Columns::Csv(columns);
+                Inspected { columns, rows, text_bytes, starts, invalid, layout }
             })
         }
         FileFormat::Jsonl => {
-            let text = decompressed(file)?;
-            super::jsonl::inspect(text, max_rows, marks).map(|(mut columns, rows)| {
-                let text_bytes = std::mem::take(&mut columns.text_bytes);
-                let starts = starts_of(file, std::mem::take(&mut columns.starts));
+            let text = text_of(file, None, TextEncoding::Utf8, Decode::All)?;
+            let encoding = text.encoding;
+            super::jsonl::inspect(text, what).map(|(mut columns, rows)| {
+                let fields = &columns.columns.fields;
+                let layout = Layout {
+                    names: Vec::new(),
+                    batch_rows: columns.extent.batch_rows(columns.columns.count()),
+                    needs_repair: columns.needs_repair,
+                    encoding,
+                };
+                let has_text = fields.iter().filter(|(_, column)| column.kind == Kind::Text);
+                let text_bytes =
+                    has_text.map(|(name, column)| (name.clone(), column.text_bytes)).collect();
+                let starts = std::mem::take(&mut columns.starts);
                 let invalid = std::mem::take(&mut columns.invalid);
-                Inspected { columns: Columns::Jsonl(columns), rows, text_bytes, starts, invalid }
+                let columns = Columns::Jsonl(columns);
+                Inspected { columns, rows, text_bytes, starts, invalid, layout }
             })
         }
     }
-    .map_err(at_path)
 }
 
 /// Opens a file; what cannot be opened is missing input, not bad data.
@@ -130,36 +238,14 @@ pub(super) fn open(path: &Path) -> Result<File> {
     })
 }
 
-fn decompressed(file: &ListedFile) -> Result<Box<dyn Read + Send>> {
-    let opened: Box<dyn Read + Send> = match &file.remote {
-        Some(remote) => Box::new(remote.reader()),
-        None => Box::new(open(&file.path)?),
-    };
-    FileCompressionType::from(file.form.codec)
-        .convert_read(BufReader::with_capacity(1 << 18, opened))
-        .map_err(|error| Error::new(ErrorKind::Data, "cannot decompress").source(error))
-}
-
-/// The text of a file, or that of some of its bytes where it is not compressed.
-pub(super) fn text_of(
-    file: &ListedFile,
-    bytes: Option<Range<u64>>,
-) -> Result<Box<dyn Read + Send>> {
-    let Some(bytes) = bytes else { return decompressed(file) };
-    let mut opened: Box<dyn ReadSeek> = match &file.remote {
-        Some(remote) => Box::new(remote.reader()),
-        None => Box::new(open(&file.path)?),
-    };
-    opened.seek(SeekFrom::Start(bytes.start)).map_err(|error| read_error(error, 0))?;
-    Ok(Box::new(opened.take(bytes.end - bytes.start)))
-}
-
-trait ReadSeek: Read + Seek + Send {}
-
-impl<T: Read + Seek + Send> ReadSeek for T {}
-
 /// An error while bytes are read or decompressed.
 pub(super) fn read_error(error: io::Error, line: u64) -> Error {
+    // Errors of the text readers need no more context.
+    let error = match error.downcast::<Error>() {
+        Ok(ours) if line == 0 => return ours,
+        Ok(ours) => return ours.at(format!("after line {line}")),
+        Err(error) => error,
+    };
     let message = match error.kind() {
         io::ErrorKind::UnexpectedEof => format!("the file is cut off after line {line}"),
         _ => format!("cannot read the file after line {line}"),
@@ -167,91 +253,14 @@ pub(super) fn read_error(error: io::Error, line: u64) -> Error {
     Error::new(ErrorKind::Data, message).source(error)
 }
 
-/// Reads the footer of a Parquet file, and its texts up to a row where those that are not UTF-8 are looked for.
-fn parquet<R: ChunkReader + 'static>(
-    path: &Path,
-    open: impl Fn() -> Result<R>,
-    marked_rows: Option<u64>,
-) -> Result<Inspected> {
-    let broken = |error: ParquetError| {
-        Error::new(ErrorKind::Data, format!("`{}` is not a whole Parquet file", path.display()))
-            .source(error)
-            .hint("it may be cut off or of another format; write or copy it again")
-    };
-    let opened = open()?;
-    let metadata = ParquetMetaDataReader::new().parse_and_finish(&opened).map_err(broken)?;
-    let file = metadata.file_metadata();
-    let schema =
-        parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()).map_err(broken)?;
-    let rows = u64::try_from(file.num_rows()).map_or(Rows::Unknown, Rows::Exactly);
-    let mut text_bytes = BTreeMap::new();
-    for column in metadata.row_groups().iter().flat_map(RowGroupMetaData::columns) {
-        let [name] = column.column_path().parts() else { continue };
-        // Of a column that is repeated in a dictionary, only newer writers say it.
-        let bytes = column.unencoded_byte_array_data_bytes();
-        let bytes = bytes.unwrap_or_else(|| column.uncompressed_size());
-        *text_bytes.entry(name.clone()).or_default() += u64::try_from(bytes).unwrap_or_default();
-    }
-    let row_groups = metadata.row_groups().iter();
-    let starts = row_starts(row_groups.map(|group| u64::try_from(group.num_rows()).unwrap_or(0)));
-    let columns = Columns::Parquet(without_metadata(&schema));
-    let invalid = match marked_rows {
-        Some(max_rows) => invalid::of_parquet(opened, max_rows).map_err(broken)??,
-        None => InvalidText::default(),
-    };
-    Ok(Inspected { columns, rows, text_bytes, starts, invalid })
-}
-
-/// Places in a compressed file cannot be gone to.
-fn starts_of(file: &ListedFile, starts: Vec<Start>) -> Vec<Start> {
-    if file.form.codec == Codec::UNCOMPRESSED { starts } else { Vec::new() }
-}
-
-/// Units of whole row groups, as many as fit in [`UNIT_ROWS`]; larger row groups are cut.
-fn row_starts(row_groups: impl Iterator<Item = u64>) -> Vec<Start> {
-    let mut starts = Vec::new();
-    let (mut row, mut unit_rows) = (0, 0);
-    for rows in row_groups {
-        if unit_rows > 0 && unit_rows + rows > UNIT_ROWS {
-            starts.push(Start { row, byte: 0 });
-            unit_rows = 0;
-        }
-        let mut begin = 0;
-        while rows - begin > UNIT_ROWS {
-            begin += UNIT_ROWS;
-            starts.push(Start { row: row + begin, byte: 0 });
-        }
-        unit_rows += rows - begin;
-        row += rows;
-    }
-    starts
-}
-
-/// Reads the schema of an Arrow IPC file, of either format.
-fn arrow(path: &Path, opened: impl Read + Seek) -> Result<Inspected> {
-    let broken = |error: ArrowError| {
-        Error::new(ErrorKind::Data, format!("`{}` is not a whole Arrow IPC file", path.display()))
-            .source(error)
-            .hint("it may be cut off or of another format; write or copy it again")
-    };
-    let mut file = BufReader::new(opened);
-    let mut magic = [0; 6];
-    let stream = match file.read_exact(&mut magic) {
-        Ok(()) => &magic != b"ARROW1",
-        Err(_) => true,
-    };
-    file.seek(SeekFrom::Start(0)).map_err(|error| read_error(error, 0))?;
-    let schema = if stream {
-        StreamReader::try_new(file, None).map_err(broken)?.schema()
-    } else {
-        FileReader::try_new(file, None).map_err(broken)?.schema()
-    };
-    let columns = Columns::Arrow { schema: without_metadata(&schema), stream };
-    let (text_bytes, starts, invalid) = (BTreeMap::new(), Vec::new(), InvalidText::default());
-    Ok(Inspected { columns, rows: Rows::Unknown, text_bytes, starts, invalid })
+/// The error for a row without an end.
+pub(super) fn too_long(max_bytes: u64) -> Error {
+    Error::new(ErrorKind::Data, format!("a row is longer than {max_bytes} bytes")).hint(
+        "if rows are this long, set `source.max_line_size`; else a line break or a closing quote may be missing",
+    )
 }
 
 /// Metadata of a file (pandas' index, a writer's version) does not describe a table of many files.
-fn without_metadata(schema: &Schema) -> SchemaRef {
+pub(super) fn without_metadata(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().clone()))
 }

@@ -6,305 +6,210 @@
 //! |-----------------|------------------------------------------------------------------|
 //! | Boolean         | `true`, `false`                                                  |
 //! | Int64, UInt64   | integers; unsigned when one is beyond Int64                      |
-//! | Float64         | numbers, at least one with a point or exponent                   |
-//! | Utf8            | strings, and fields that are always null                         |
+//! | Float64         | numbers that a float prints with the same digits, integers up to 2^53, `NaN`, `Infinity` |
+//! | Utf8            | strings, fields that are always null, and numbers whose digits no type above holds |
 //! | List, Struct    | arrays and objects, their insides by the same rules              |
 //!
 //! A field that a row lacks is null. Two rows that put a string and a number in one field are an error
-//! that names the field and both lines: there is no type that holds both unchanged.
+//! that names the field and both lines, as no type holds both unchanged; `source.types` may declare the field as text.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema};
-use serde_json::Value;
+use memchr::memchr;
 
-use super::inspect::{Rows, Start, read_error};
+use super::columns::Columns;
+use super::inspect::{Extent, Inspection, Rows, Start, read_error, too_long};
 use super::invalid::{self, InvalidText};
+use super::json::{self, Conflict, Problem};
+use super::text::Text;
 use super::units::UNIT_ROWS;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A file's fields in the order of their first appearance.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct JsonColumns {
-    fields: Vec<(String, Kind)>,
-    /// Bytes of the strings of each field.
-    pub(super) text_bytes: BTreeMap<String, u64>,
+    pub(super) columns: Columns,
     /// Where every so many rows start, after the first.
     pub(super) starts: Vec<Start>,
     /// Fields with strings that are not UTF-8, where they are no errors.
     pub(super) invalid: InvalidText,
+    /// The lengths of rows.
+    pub(super) extent: Extent,
+    /// Whether some values must be rewritten for arrow's reader.
+    pub(super) needs_repair: bool,
 }
 
-/// What all values of a field so far have in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
-    Null,
-    Boolean,
-    /// Integers; whether one is negative, and whether one is beyond `i64::MAX`.
-    Int {
-        negative: bool,
-        large: bool,
-    },
-    Float,
-    Text,
-    List(Box<Kind>),
-    Object(Vec<(String, Kind)>),
-}
-
-/// Two kinds of value in one field.
-struct Conflict {
-    field: String,
-    before: &'static str,
-    here: &'static str,
-}
-
-impl Kind {
-    fn of(value: Value) -> Result<Self, Conflict> {
-        Ok(match value {
-            Value::Null => Self::Null,
-            Value::Bool(_) => Self::Boolean,
-            Value::Number(number) => match (number.as_i64(), number.is_u64()) {
-                (Some(integer), _) => Self::Int { negative: integer < 0, large: false },
-                (None, true) => Self::Int { negative: false, large: true },
-                (None, false) => Self::Float,
-            },
-            Value::String(_) => Self::Text,
-            Value::Array(items) => {
-                let mut inner = Self::Null;
-                for item in items {
-                    inner.add(Self::of(item)?, "[]")?;
-                }
-                Self::List(Box::new(inner))
-            }
-            Value::Object(entries) => Self::Object(
-                entries
-                    .into_iter()
-                    .map(|(name, value)| match Self::of(value) {
-                        Ok(kind) => Ok((name, kind)),
-                        Err(conflict) => Err(conflict.inside(&name)),
-                    })
-                    .collect::<Result<_, _>>()?,
-            ),
-        })
-    }
-
-    /// Widens to hold `other` too.
-    fn add(&mut self, other: Self, name: &str) -> Result<(), Conflict> {
-        match (&mut *self, other) {
-            (_, Self::Null)
-            | (Self::Boolean, Self::Boolean)
-            | (Self::Text, Self::Text)
-            | (Self::Float, Self::Float | Self::Int { .. }) => Ok(()),
-            (Self::Null, other) => {
-                *self = other;
-                Ok(())
-            }
-            (Self::Int { .. }, Self::Float) => {
-                *self = Self::Float;
-                Ok(())
-            }
-            (Self::Int { negative, large }, Self::Int { negative: n, large: l }) => {
-                *negative |= n;
-                *large |= l;
-                if *negative && *large {
-                    return Err(Conflict {
-                        field: name.to_owned(),
-                        before: "a negative integer or one beyond 2^63",
-                        here: "the other",
-                    });
-                }
-                Ok(())
-            }
-            (Self::List(inner), Self::List(other)) => {
-                inner.add(*other, "[]").map_err(|conflict| conflict.inside(name))
-            }
-            (Self::Object(fields), Self::Object(others)) => {
-                add_fields(fields, others).map_err(|conflict| conflict.inside(name))
-            }
-            (before, here) => {
-                Err(Conflict { field: name.to_owned(), before: before.word(), here: here.word() })
-            }
+/// Widens `columns` to those of another file.
+pub(super) fn merge(columns: &mut Columns, other: &Columns) -> Result<()> {
+    match columns.merge(other) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(too_many_columns("the files have", columns.max())),
+        Err(conflict) => {
+            let how =
+                format!("{} in this file and {} in one before", conflict.here, conflict.before);
+            Err(mixed(&conflict, &how))
         }
-    }
-
-    fn word(&self) -> &'static str {
-        match self {
-            Self::Null => "null",
-            Self::Boolean => "a boolean",
-            Self::Int { .. } | Self::Float => "a number",
-            Self::Text => "a string",
-            Self::List(_) => "an array",
-            Self::Object(_) => "an object",
-        }
-    }
-
-    fn data_type(&self) -> DataType {
-        match self {
-            Self::Null | Self::Text => DataType::Utf8,
-            Self::Boolean => DataType::Boolean,
-            Self::Int { large: true, .. } => DataType::UInt64,
-            Self::Int { .. } => DataType::Int64,
-            Self::Float => DataType::Float64,
-            Self::List(inner) => {
-                DataType::List(Arc::new(Field::new_list_field(inner.data_type(), true)))
-            }
-            Self::Object(fields) => DataType::Struct(arrow_fields(fields)),
-        }
-    }
-}
-
-impl Conflict {
-    fn inside(mut self, name: &str) -> Self {
-        let dot = if self.field.starts_with('[') { "" } else { "." };
-        self.field = format!("{name}{dot}{}", self.field);
-        self
-    }
-}
-
-fn add_fields(
-    fields: &mut Vec<(String, Kind)>,
-    others: Vec<(String, Kind)>,
-) -> Result<(), Conflict> {
-    for (index, (name, kind)) in others.into_iter().enumerate() {
-        // Rows nearly always have their fields in one order: look there first.
-        let known = match fields.get(index) {
-            Some((known, _)) if *known == name => Some(index),
-            _ => fields.iter().position(|(known, _)| *known == name),
-        };
-        match known {
-            Some(known) => fields[known].1.add(kind, &name)?,
-            None => fields.push((name, kind)),
-        }
-    }
-    Ok(())
-}
-
-fn arrow_fields(fields: &[(String, Kind)]) -> Fields {
-    fields.iter().map(|(name, kind)| Field::new(name, kind.data_type(), true)).collect()
-}
-
-impl JsonColumns {
-    /// Widens to the columns of another file.
-    pub(super) fn add(&mut self, other: Self) -> Result<()> {
-        add_fields(&mut self.fields, other.fields).map_err(|conflict| {
-            mixed(
-                &conflict,
-                &format!("{} in this file and {} in one before", conflict.here, conflict.before),
-            )
-        })
-    }
-
-    pub(super) fn schema(&self) -> Schema {
-        Schema::new(arrow_fields(&self.fields))
     }
 }
 
 fn mixed(conflict: &Conflict, how: &str) -> Error {
-    Error::new(ErrorKind::Data, format!("field `{}` is {how}", conflict.field))
-        .hint("write the field with one type in every row")
+    let top = conflict.field.split(['.', '[']).next().unwrap_or_default();
+    let scalar = |word: &str| word != "an array" && word != "an object";
+    let error = Error::new(ErrorKind::Data, format!("field `{}` is {how}", conflict.field));
+    if top == conflict.field && scalar(conflict.before) && scalar(conflict.here) {
+        let types =
+            format!("or set `source.types.{top}` to string: values are then text, as written");
+        return error.hint(format!("write the field with one type in every row, {types}"));
+    }
+    error.hint("write the field with one type in every row")
 }
 
-/// Reads a file through, or up to `max_rows`. With `marks`, strings that are not UTF-8 are remembered.
-pub(super) fn inspect(
-    reader: impl Read,
-    max_rows: u64,
-    marks: bool,
-) -> Result<(JsonColumns, Rows)> {
-    let mut reader = BufReader::with_capacity(1 << 18, reader);
-    let mut columns = JsonColumns::default();
-    let mut line = Vec::new();
-    let mut number = 0;
-    let mut rows = 0;
-    let mut next_byte = 0;
+fn too_many_columns(what: &str, max: usize) -> Error {
+    Error::new(
+        ErrorKind::Data,
+        format!("{what} more than {max} fields, those of inner objects counted"),
+    )
+    .hint(
+        "write objects whose keys are data as arrays of (key, value), or set `source.max_columns`",
+    )
+}
+
+/// Reads a whole file, or up to the requested number of rows.
+pub(super) fn inspect(text: Text, what: &Inspection) -> Result<(JsonColumns, Rows)> {
+    let mut lines = Lines {
+        reader: BufReader::with_capacity(1 << 18, text.reader),
+        max_bytes: what.max_line_bytes,
+        long: Vec::new(),
+    };
+    let mut found = JsonColumns {
+        columns: Columns::new(&what.types, what.max_columns),
+        ..JsonColumns::default()
+    };
+    let (mut number, mut rows, mut next_byte) = (0, 0, text.begin);
+    refuse_array(lines.reader.fill_buf().map_err(|error| read_error(error, 0))?)?;
     loop {
-        if rows >= max_rows {
-            return Ok((columns, Rows::AtLeast(rows)));
-        }
-        if number == 0 {
-            refuse_array(reader.fill_buf().map_err(|error| read_error(error, 0))?)?;
-        }
-        line.clear();
-        let read =
-            reader.read_until(b'\n', &mut line).map_err(|error| read_error(error, number))?;
-        if read == 0 {
-            return Ok((columns, Rows::Exactly(rows)));
+        if rows >= what.max_rows {
+            return Ok((found, Rows::AtLeast(rows)));
         }
         let byte = next_byte;
-        next_byte += read as u64;
-        number += 1;
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let value = match serde_json::from_slice::<Value>(&line) {
-            Ok(value) => value,
-            Err(error) => {
-                let is_text = std::str::from_utf8(&line).is_ok();
-                let marked = if marks && !is_text { invalid::lossy_object(&line) } else { None };
-                let Some((value, fields)) = marked else {
-                    return Err(not_json(&error, number, is_text));
-                };
-                for field in fields {
-                    columns.invalid.add(&field, rows, number)?;
-                }
-                value
+        let is_line = lines.next(number, |line| {
+            next_byte += line.len() as u64;
+            number += 1;
+            if line.trim_ascii().is_empty() {
+                return Ok(());
             }
-        };
-        if !value.is_object() {
-            let found = match Kind::of(value) {
-                Ok(kind) => kind.word(),
-                Err(_) => "an array",
-            };
-            return Err(Error::new(
-                ErrorKind::Data,
-                format!("line {number} is {found}, expected an object"),
-            ));
-        }
-        if rows > 0 && rows.is_multiple_of(UNIT_ROWS) {
-            columns.starts.push(Start { row: rows, byte });
-        }
-        for (name, value) in value.as_object().into_iter().flatten() {
-            let Value::String(text) = value else { continue };
-            match columns.text_bytes.get_mut(name) {
-                Some(bytes) => *bytes += text.len() as u64,
-                None => {
-                    columns.text_bytes.insert(name.clone(), text.len() as u64);
-                }
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let odd = json::read_row(line, number, &mut found.columns)
+                .map_err(|problem| explained(problem, number, line, what.max_columns))?;
+            if !odd.invalid.is_empty() && !what.marks {
+                return Err(not_utf8(number));
             }
+            if let (Some(field), false) = (odd.halves.first(), what.marks) {
+                return Err(Error::new(
+                    ErrorKind::Data,
+                    format!("line {number}, field `{field}`: an escape such as `\\ud83d` is half a character"),
+                )
+                .hint("write the whole character, or keep such rows with `on_error`"));
+            }
+            found.needs_repair |= odd.repair;
+            for field in &odd.invalid {
+                found.invalid.add(field, rows, number)?;
+            }
+            for field in &odd.halves {
+                found.invalid.add_half(field, rows, number)?;
+            }
+            if rows > 0 && rows.is_multiple_of(UNIT_ROWS) && text.is_as_stored {
+                found.starts.push(Start { row: rows, byte });
+            }
+            found.extent.add(line.len() as u64);
+            rows += 1;
+            Ok(())
+        })?;
+        if !is_line {
+            return Ok((found, Rows::Exactly(rows)));
         }
-        let conflict = match Kind::of(value) {
-            Ok(Kind::Object(fields)) => add_fields(&mut columns.fields, fields).err(),
-            Ok(_) => None,
-            Err(conflict) => Some(conflict),
-        };
-        if let Some(conflict) = conflict {
-            let how = format!("{} on line {number} and {} before", conflict.here, conflict.before);
-            return Err(mixed(&conflict, &how));
-        }
-        rows += 1;
     }
 }
 
-fn not_json(error: &serde_json::Error, line: u64, is_text: bool) -> Error {
-    // serde_json ends its message with a line number that counts from this line.
-    let text = error.to_string();
-    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
-    let message = format!("line {line} is not JSON: {reason} at byte {}", error.column());
-    let error = Error::new(ErrorKind::Data, message);
-    if is_text {
-        error.hint("JSONL has one whole JSON object on every line")
-    } else {
-        error.hint(format!("the line is not UTF-8; {}", invalid::CONVERT))
+/// Reads lines of bounded length.
+struct Lines<R> {
+    reader: BufReader<R>,
+    max_bytes: u64,
+    /// A line that is longer than the read buffer.
+    long: Vec<u8>,
+}
+
+impl<R: Read> Lines<R> {
+    /// Reads the next line, including its end; `false` at the end of the file.
+    fn next(&mut self, before: u64, take: impl FnOnce(&[u8]) -> Result<()>) -> Result<bool> {
+        self.long.clear();
+        loop {
+            let ready = match self.reader.fill_buf() {
+                Ok(ready) => ready,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(read_error(error, before)),
+            };
+            if ready.is_empty() {
+                if self.long.is_empty() {
+                    return Ok(false);
+                }
+                take(&self.long)?;
+                return Ok(true);
+            }
+            let end = memchr(b'\n', ready);
+            let length = end.map_or(ready.len(), |end| end + 1);
+            if (self.long.len() + length) as u64 > self.max_bytes {
+                let error = std::io::Error::other(too_long(self.max_bytes));
+                return Err(read_error(error, before));
+            }
+            if self.long.is_empty() && end.is_some() {
+                take(&ready[..length])?;
+                self.reader.consume(length);
+                return Ok(true);
+            }
+            self.long.extend_from_slice(&ready[..length]);
+            self.reader.consume(length);
+            if end.is_some() {
+                take(&self.long)?;
+                return Ok(true);
+            }
+        }
+    }
+}
+
+fn not_utf8(line: u64) -> Error {
+    Error::new(ErrorKind::Data, format!("line {line} is not UTF-8")).hint(invalid::CONVERT)
+}
+
+fn explained(problem: Problem, number: u64, line: &[u8], max_columns: usize) -> Error {
+    match problem {
+        Problem::Syntax(byte, reason) => {
+            let message = format!("line {number} is not JSON: {reason} at byte {byte}");
+            let error = Error::new(ErrorKind::Data, message);
+            if std::str::from_utf8(line).is_ok() {
+                error.hint("JSONL has one whole JSON object on every line")
+            } else {
+                error.hint(format!("the line is not UTF-8; {}", invalid::CONVERT))
+            }
+        }
+        Problem::NotObject(found) => {
+            Error::new(ErrorKind::Data, format!("line {number} is {found}, expected an object"))
+        }
+        Problem::Conflict(conflict) => {
+            let how = format!("{} on line {number} and {} before", conflict.here, conflict.before);
+            mixed(&conflict, &how)
+        }
+        Problem::Value { column, value, given } => {
+            super::csv::value_error(&column, &value, given, number)
+        }
+        Problem::TooManyColumns => {
+            too_many_columns(&format!("the rows up to line {number} have"), max_columns)
+        }
     }
 }
 
 /// A whole document would be read as one line of any length.
 fn refuse_array(start: &[u8]) -> Result<()> {
-    if start.starts_with(b"\xef\xbb\xbf") {
-        return Err(Error::new(ErrorKind::Data, "the file starts with a byte order mark")
-            .hint("remove it, for example with `sed -i '1s/^\\xEF\\xBB\\xBF//'`"));
-    }
     if start.trim_ascii_start().first() == Some(&b'[') {
         return Err(Error::new(ErrorKind::Data, "the file is a JSON array, not JSON lines")
             .hint("convert it, for example with `jq -c '.[]'`"));
@@ -314,16 +219,29 @@ fn refuse_array(start: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::datatypes::{DataType, Field, Fields};
+
     use super::*;
 
+    fn inspect_as(bytes: &[u8], what: &Inspection) -> Result<(JsonColumns, Rows)> {
+        let reader = Box::new(std::io::Cursor::new(bytes.to_vec()));
+        let encoding = crate::config::pipeline::TextEncoding::Utf8;
+        inspect(Text { reader, begin: 0, is_as_stored: true, encoding, is_raw: false }, what)
+    }
+
+    fn columns(text: &str) -> Columns {
+        inspect_as(text.as_bytes(), &Inspection::default()).unwrap().0.columns
+    }
+
     fn types(text: &str) -> Vec<String> {
-        let (columns, _) = inspect(text.as_bytes(), u64::MAX, false).unwrap();
-        let schema = columns.schema();
-        schema.fields().iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect()
+        let fields = columns(text).arrow();
+        fields.iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect()
     }
 
     fn error(text: &[u8]) -> Error {
-        let error = inspect(text, u64::MAX, false).unwrap_err();
+        let error = inspect_as(text, &Inspection::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data);
         error
     }
@@ -335,20 +253,74 @@ mod tests {
     }
 
     #[test]
-    fn integers_stay_exact() {
+    fn numbers_keep_their_digits() {
         let text = "{\"a\":18446744073709551615,\"b\":-1}\n{\"a\":1,\"b\":1}\n";
         assert_eq!(types(text), ["a: UInt64", "b: Int64"]);
-        let both = error(b"{\"a\":18446744073709551615}\n{\"a\":-1}\n");
-        assert!(both.message().starts_with("field `a` is "), "{both}");
+        for (values, expected) in [
+            ("18446744073709551615 -1", "Utf8"),
+            ("18446744073709551616", "Utf8"),
+            ("9007199254740993 1.5", "Utf8"),
+            ("9007199254740993 2", "Int64"),
+            ("9007199254740992 1.5", "Float64"),
+            ("123456789012345678.91", "Utf8"),
+            ("1e400", "Utf8"),
+            ("0.30000000000000004 NaN -Infinity", "Float64"),
+        ] {
+            let rows: String = values.split(' ').map(|v| format!("{{\"a\":{v}}}\n")).collect();
+            assert_eq!(types(&rows), [format!("a: {expected}")], "{values}");
+            let nested: String =
+                values.split(' ').map(|v| format!("{{\"a\":[{{\"b\":{v}}}]}}\n")).collect();
+            assert!(types(&nested)[0].contains(expected), "{}", types(&nested)[0]);
+        }
+    }
+
+    #[test]
+    fn types_that_are_given_are_checked() {
+        use crate::config::pipeline::ColumnType;
+        let types = [("a", ColumnType::String), ("d", ColumnType::Date)];
+        let types = types.map(|(name, given)| (name.to_owned(), given)).into();
+        let what = Inspection { types, ..Inspection::default() };
+        let text = b"{\"a\":1E5,\"d\":\"2024-02-29\"}\n{\"a\":\"x\",\"d\":null}\n{\"a\":true}\n";
+        let (found, _) = inspect_as(text, &what).unwrap();
+        assert_eq!(found.columns.arrow()[0].data_type(), &DataType::Utf8);
+        let error = inspect_as(b"{\"d\":\"2024-02-29\"}\n{\"d\":20240229}\n", &what).unwrap_err();
+        assert_eq!(error.message(), "line 2, column `d`: `20240229` is not of type date");
+        let error = inspect_as(b"{\"a\":[1]}\n", &what).unwrap_err();
+        assert_eq!(error.message(), "line 1, column `a`: `[1]` is not of type string");
+    }
+
+    #[test]
+    fn rows_and_fields_have_limits() {
+        let what = Inspection { max_line_bytes: 1000, ..Inspection::default() };
+        let long = format!("{{\"a\":\"{}\"}}", "x".repeat(2000));
+        for text in [long.clone(), format!("{{}}\n{long}\n")] {
+            let error = inspect_as(text.as_bytes(), &what).unwrap_err();
+            assert!(error.message().contains("longer than 1000 bytes"), "{error}");
+        }
+        let wide: Vec<String> = (0..20_000).map(|i| format!("\"k{i}\":1")).collect();
+        for text in [format!("{{{}}}", wide.join(",")), format!("{{\"a\":{{{}}}}}", wide.join(","))]
+        {
+            assert!(error(text.as_bytes()).message().contains("more than 4096 fields"));
+        }
+        let rows: String = (0..20_000).map(|i| format!("{{\"k{i}\":1}}\n")).collect();
+        assert!(error(rows.as_bytes()).message().contains("up to line 4097"));
+    }
+
+    #[test]
+    fn lines_are_read_wherever_they_are_cut() {
+        let text: String =
+            (0..3000).map(|i| format!("{{\"a\":\"{}\"}}\n", "x".repeat(i))).collect();
+        let (found, rows) = inspect_as(text.as_bytes(), &Inspection::default()).unwrap();
+        assert_eq!(rows, Rows::Exactly(3000));
+        assert_eq!(found.columns.fields[0].1.text_bytes, 3000 * 2999 / 2);
     }
 
     #[test]
     fn nested_values_have_nested_types() {
         let text = "{\"s\":{\"x\":[1],\"y\":[]}}\n{\"s\":{\"x\":[2.5,null],\"z\":{}}}\n";
-        let (columns, _) = inspect(text.as_bytes(), u64::MAX, false).unwrap();
         let list = |inner| DataType::List(Arc::new(Field::new_list_field(inner, true)));
         assert_eq!(
-            *columns.schema().field(0).data_type(),
+            *columns(text).arrow()[0].data_type(),
             DataType::Struct(Fields::from(vec![
                 Field::new("x", list(DataType::Float64), true),
                 Field::new("y", list(DataType::Utf8), true),
@@ -370,8 +342,8 @@ mod tests {
         check(b"{\"a\":1}\n[1]\n", "line 2 is an array, expected an object");
         check(b"[{\"a\":1}]\n", "the file is a JSON array, not JSON lines");
         let cut = error(b"{\"a\":1}\n{\"a\":");
-        assert!(cut.message().starts_with("line 2 is not JSON: EOF while parsing"), "{cut}");
+        assert!(cut.message().starts_with("line 2 is not JSON: the line ends"), "{cut}");
         let latin1 = error(b"{\"a\":\"\xe9\"}\n");
-        assert!(latin1.remedy().unwrap().contains("not UTF-8"), "{latin1}");
+        assert!(latin1.message().contains("not UTF-8"), "{latin1}");
     }
 }

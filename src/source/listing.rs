@@ -4,7 +4,8 @@
 //! - The order of `source.path` is kept; inside a folder or glob, files are sorted by path.
 //! - Entries whose name starts with `.` or `_` are skipped in folders and globs: by convention they
 //!   are not data (`_SUCCESS`, `_hfauto`, `.crc` files).
-//! - A file that is listed twice is read once, where it comes first.
+//! - A file reached twice, by two spellings or through links, is read once, at its first position (`walk`).
+//! - Anything named like data that is not a file (a pipe, a socket, a device) is an error, and is never opened.
 //! - Objects of a store are listed as files of folders are; all are of one bucket.
 //! - `key=value` folders directly above a file are its hive partitions, however the path was written:
 //!   `data/`, `data/lang=*/*.parquet` and `data/lang=en/part.parquet` give the same columns.
@@ -12,12 +13,13 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use datafusion::common::parsers::CompressionTypeVariant as Codec;
 
 use super::remote::{self, RemoteFile};
 use super::stamp::FileStamp;
+use super::walk::{self, GLOB, Way, is_hidden};
 use crate::config::pipeline::{FileFormat, SourceSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Place;
@@ -56,6 +58,8 @@ impl fmt::Display for Form {
 pub(super) struct ListedFile {
     /// The path; of an object its URL.
     pub(super) path: PathBuf,
+    /// The path without links.
+    pub(super) real: PathBuf,
     pub(super) bytes: u64,
     pub(super) stamp: FileStamp,
     pub(super) form: Form,
@@ -69,7 +73,7 @@ const EXTENSIONS: &str = ".parquet, .csv, .jsonl, .ndjson, .json, .arrow, and of
                           .bz2, .xz, .zst";
 
 /// The format and compression that a file name tells.
-fn form_of(path: &Path, format: Option<FileFormat>) -> Option<Form> {
+pub(super) fn form_of(path: &Path, format: Option<FileFormat>) -> Option<Form> {
     let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
     let (stem, codec) = match name.rsplit_once('.') {
         Some((stem, "gz")) => (stem, Codec::GZIP),
@@ -94,7 +98,7 @@ pub(super) fn list(spec: &SourceSpec) -> Result<Vec<ListedFile>> {
     let mut seen = BTreeSet::new();
     for path in &spec.paths {
         let found = list_one(path, spec.format).map_err(|error| error.at(&spec.location))?;
-        files.extend(found.into_iter().filter(|file| seen.insert(file.path.clone())));
+        files.extend(found.into_iter().filter(|file| seen.insert(file.real.clone())));
     }
     let Some(first) = files.first() else {
         return Err(Error::new(ErrorKind::Config, "`source.path` names no path").at(&spec.location));
@@ -113,11 +117,11 @@ pub(super) fn list(spec: &SourceSpec) -> Result<Vec<ListedFile>> {
         .hint("run one pipeline for each, or copy the files together")
         .at(&spec.location));
     }
-    if let Some(other) = files.iter().find(|file| file.form != first.form) {
+    if let Some(other) = files.iter().find(|file| file.form.format != first.form.format) {
         return Err(Error::new(
             ErrorKind::Config,
             format!(
-                "one source reads files of one format and compression: `{}` is {}, `{}` is {}",
+                "one source reads files of one format: `{}` is {}, `{}` is {}",
                 first.path.display(),
                 first.form,
                 other.path.display(),
@@ -127,15 +131,16 @@ pub(super) fn list(spec: &SourceSpec) -> Result<Vec<ListedFile>> {
         .hint("name the files of one kind with a glob, such as `*.parquet`")
         .at(&spec.location));
     }
-    if let Codec::GZIP | Codec::BZIP2 | Codec::XZ | Codec::ZSTD = first.form.codec
-        && matches!(first.form.format, FileFormat::Parquet | FileFormat::Arrow)
+    let is_packed = |file: &&ListedFile| file.form.codec != Codec::UNCOMPRESSED;
+    if let FileFormat::Parquet | FileFormat::Arrow = first.form.format
+        && let Some(packed) = files.iter().find(is_packed)
     {
         return Err(Error::new(
             ErrorKind::Config,
             format!(
                 "`{}`: {} is not read from a compressed file; it has its own compression inside",
-                first.path.display(),
-                first.form.format_name()
+                packed.path.display(),
+                packed.form.format_name()
             ),
         )
         .hint("decompress the file first")
@@ -172,14 +177,14 @@ impl Form {
 
 /// A file that was found, before it is known whether it is data.
 enum Found {
-    Local(PathBuf),
+    Local(Way),
     Remote(RemoteFile, FileStamp),
 }
 
 impl Found {
     fn path(&self) -> PathBuf {
         match self {
-            Self::Local(path) => path.clone(),
+            Self::Local(way) => way.path.clone(),
             Self::Remote(file, _) => file.url().into(),
         }
     }
@@ -187,19 +192,34 @@ impl Found {
     fn listed(self, form: Form) -> Result<ListedFile> {
         let path = self.path();
         let partitions = partitions_of(&path);
-        let (bytes, stamp, remote) = match self {
-            Self::Local(path) => {
-                let looked_at = std::fs::metadata(&path)
-                    .and_then(|metadata| Ok((metadata.len(), FileStamp::of_file(&metadata)?)));
-                let (bytes, stamp) = looked_at.map_err(|error| {
-                    Error::new(ErrorKind::NoInput, format!("cannot open `{}`", path.display()))
-                        .source(error)
-                })?;
-                (bytes, stamp, None)
+        let (real, bytes, stamp, remote) = match self {
+            Self::Local(way) => {
+                let metadata = std::fs::metadata(&path).map_err(|error| unopened(&path, error))?;
+                if !metadata.is_file() {
+                    return Err(not_a_file(&path.display().to_string())
+                        .hint("remove it, or name the files with a glob"));
+                }
+                let stamp =
+                    FileStamp::of_file(&metadata).map_err(|error| unopened(&path, error))?;
+                (way.real, metadata.len(), stamp, None)
             }
-            Self::Remote(file, stamp) => (file.bytes(), stamp, Some(file)),
+            Self::Remote(file, stamp) => (path.clone(), file.bytes(), stamp, Some(file)),
         };
-        Ok(ListedFile { path, bytes, stamp, form, remote, partitions })
+        Ok(ListedFile { path, real, bytes, stamp, form, remote, partitions })
+    }
+}
+
+fn not_a_file(path: &str) -> Error {
+    Error::new(ErrorKind::NoInput, format!("`{path}` is neither a file nor a folder"))
+}
+
+fn unopened(path: &Path, error: io::Error) -> Error {
+    let wrong = Error::new(ErrorKind::NoInput, format!("cannot open `{}`", path.display()));
+    match std::fs::read_link(path) {
+        Ok(target) if error.kind() == io::ErrorKind::NotFound => wrong
+            .source(error)
+            .hint(format!("it is a link to `{}`, which is not there", target.display())),
+        _ => wrong.source(error),
     }
 }
 
@@ -222,20 +242,20 @@ fn list_one(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFile>
     let path = local_path(written)?;
     match std::fs::metadata(&path) {
         Ok(metadata) if metadata.is_dir() => {
-            let mut paths = Vec::new();
-            walk(&path, &mut paths)?;
-            let found = paths.into_iter().map(Found::Local).collect();
-            known(found, format, || format!("the folder `{written}`"))
+            let found = walk::folder(&path)?.into_iter().map(Found::Local).collect();
+            known(found, format, written, "folder")
         }
-        Ok(metadata) if metadata.is_file() => named(Found::Local(path), written, format),
-        Ok(_) => Err(Error::new(
-            ErrorKind::NoInput,
-            format!("`{written}` is neither a file nor a folder"),
-        )),
-        Err(_) if written.contains(['*', '?', '[']) => expand(&path, written, format),
+        Ok(metadata) if metadata.is_file() => {
+            named(Found::Local(Way::to_file(&path)), written, format)
+        }
+        Ok(_) => Err(not_a_file(written)),
+        Err(_) if is_glob(written) => {
+            let found = walk::glob(written, &path)?.into_iter().map(Found::Local).collect();
+            of_glob(found, written, format)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(Error::new(ErrorKind::NoInput, format!("`{written}` does not exist"))
-                .hint(nearest_existing(&path)))
+            let hint = braces(written).unwrap_or_else(|| nearest_existing(&path));
+            Err(Error::new(ErrorKind::NoInput, format!("`{written}` does not exist")).hint(hint))
         }
         Err(error) => {
             Err(Error::new(ErrorKind::NoInput, format!("cannot open `{written}`")).source(error))
@@ -269,9 +289,12 @@ fn list_remote(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFi
         let shown = found.filter(|(name, _)| !below(name).split('/').any(is_hidden));
         let shown: Vec<Found> = shown.map(|(_, found)| found).collect();
         if shown.is_empty() {
-            return Err(missing().hint("no object has this name, or begins with it and a `/`"));
+            let hint = braces(written).unwrap_or_else(|| {
+                "no object has this name, or begins with it and a `/`".to_owned()
+            });
+            return Err(missing().hint(hint));
         }
-        return known(shown, format, || format!("the folder `{written}`"));
+        return known(shown, format, written, "folder");
     }
     let glob = glob::Pattern::new(pattern).map_err(|error| {
         Error::new(ErrorKind::Config, format!("`{written}` is not a glob: {}", error.msg))
@@ -289,7 +312,25 @@ fn list_remote(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFi
     of_glob(found.map(|(_, found)| found).collect(), written, format)
 }
 
-fn local_path(written: &str) -> Result<PathBuf> {
+/// Whether a path contains wildcards.
+pub(super) fn is_glob(written: &str) -> bool {
+    written.contains(['*', '?', '['])
+}
+
+/// A hint about braces, which shells expand.
+fn braces(written: &str) -> Option<String> {
+    let (before, rest) = written.split_once('{')?;
+    let (inside, after) = rest.split_once('}')?;
+    let first = inside.split_once(',')?.0;
+    let start = before.rsplit('/').next().unwrap_or_default();
+    let after = after.split('/').next().unwrap_or_default();
+    Some(format!(
+        "`{{{inside}}}` is no wildcard here, only `*`, `**`, `?` and `[…]` are: name the paths in a list, \
+         such as `path: [{start}{first}{after}, …]`"
+    ))
+}
+
+pub(super) fn local_path(written: &str) -> Result<PathBuf> {
     if let Some((scheme, _)) = written.split_once("://") {
         if scheme != "file" {
             return Err(Error::new(
@@ -319,107 +360,64 @@ fn nearest_existing(path: &Path) -> String {
     }
 }
 
-fn is_hidden(name: &str) -> bool {
-    name.starts_with(['.', '_'])
-}
-
-fn walk(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
-    let unreadable = |error: io::Error| {
-        Error::new(ErrorKind::NoInput, format!("cannot list the folder `{}`", folder.display()))
-            .source(error)
-    };
-    let mut entries = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        if !is_hidden(&entry.file_name().to_string_lossy()) {
-            entries.push(entry.path());
-        }
-    }
-    entries.sort();
-    for path in entries {
-        // Follows links; a dangling one is listed, so that it fails by name instead of vanishing.
-        if path.is_dir() {
-            walk(&path, paths)?;
-        } else {
-            paths.push(path);
-        }
-    }
-    Ok(())
-}
-
-/// The files of a folder or glob whose names tell a format that is asked for.
+/// The files of a folder or glob in the requested format, judging by name. With a format given, names without an
+/// extension count as that format.
 fn known(
     found: Vec<Found>,
     format: Option<FileFormat>,
-    looked_at: impl Fn() -> String,
+    written: &str,
+    what: &str,
 ) -> Result<Vec<ListedFile>> {
     let mut files = Vec::new();
     let mut unknown = None;
     for found in found {
-        match form_of(&found.path(), None) {
-            Some(form) if format.is_none_or(|format| format == form.format) => {
-                files.push(found.listed(form)?);
-            }
-            _ => unknown = unknown.or(Some(found.path())),
+        let path = found.path();
+        let by_name = form_of(&path, None);
+        let form = match format {
+            None => by_name,
+            Some(format) => by_name
+                .filter(|form| form.format == format)
+                .or_else(|| form_of(&path, Some(format)).filter(|_| has_no_extension(&path))),
+        };
+        match form {
+            Some(form) => files.push(found.listed(form)?),
+            None => unknown = unknown.or(Some(path)),
         }
     }
-    if files.is_empty() {
-        let error = match unknown {
-            Some(path) => Error::new(
-                ErrorKind::NoInput,
-                format!(
-                    "{} has no file of a known format; there is `{}`",
-                    looked_at(),
-                    path.display()
-                ),
-            )
-            .hint(format!("known names end in {EXTENSIONS}")),
-            None => Error::new(ErrorKind::NoInput, format!("{} has no files", looked_at()))
-                .hint("names that start with `.` or `_` are skipped"),
-        };
-        return Err(error);
+    if !files.is_empty() {
+        return Ok(files);
     }
-    Ok(files)
+    let looked_at = format!("the {what} `{written}`");
+    let Some(unknown) = unknown else {
+        return Err(Error::new(ErrorKind::NoInput, format!("{looked_at} has no files"))
+            .hint("names that start with `.` or `_` are skipped"));
+    };
+    let there = format!("there is `{}`", unknown.display());
+    Err(match format {
+        None => {
+            let message = format!("{looked_at} has no file of a known format; {there}");
+            Error::new(ErrorKind::NoInput, message).hint(format!(
+                "known names end in {EXTENSIONS}; with `source.format`, names without extension are read too"
+            ))
+        }
+        Some(format) => {
+            let message =
+                format!("{looked_at} has no file whose name is of {}; {there}", format.name());
+            Error::new(ErrorKind::NoInput, message).hint(format!(
+                "`{}/*` reads every file as {}, whatever its name",
+                written.trim_end_matches('/'),
+                format.name()
+            ))
+        }
+    })
 }
 
-const GLOB: glob::MatchOptions = glob::MatchOptions {
-    case_sensitive: true,
-    require_literal_separator: false,
-    require_literal_leading_dot: true,
-};
-
-fn expand(path: &Path, written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFile>> {
-    let pattern = path.to_string_lossy();
-    let matches = glob::glob_with(&pattern, GLOB).map_err(|error| {
-        Error::new(ErrorKind::Config, format!("`{written}` is not a glob: {}", error.msg))
-    })?;
-    // Folders before the first wildcard were written on purpose, whatever their names.
-    let is_glob =
-        |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
-    let base = path.components().take_while(|part| !is_glob(part)).count();
-    let names_hidden =
-        path.components().skip(base).any(|part| is_hidden(&part.as_os_str().to_string_lossy()));
-    let mut paths = Vec::new();
-    for found in matches {
-        let found = found.map_err(|error| {
-            Error::new(ErrorKind::NoInput, format!("cannot list `{}`", error.path().display()))
-                .source(io::Error::from(error))
-        })?;
-        let hidden = found
-            .components()
-            .skip(base)
-            .any(|part| is_hidden(&part.as_os_str().to_string_lossy()));
-        if hidden && !names_hidden {
-            continue;
-        }
-        if found.is_dir() {
-            walk(&found, &mut paths)?;
-        } else {
-            paths.push(found);
-        }
-    }
-    paths.sort();
-    of_glob(paths.into_iter().map(Found::Local).collect(), written, format)
+/// Whether a name has no extension other than that of a compression: `part-00000`, `000000_0.gz`.
+fn has_no_extension(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let compressions = [".gz", ".bz2", ".xz", ".zst"];
+    let stem = compressions.iter().find_map(|compression| name.strip_suffix(compression));
+    !stem.unwrap_or(&name).contains('.')
 }
 
 /// The files that a glob matches. With a format given, the glob says which are meant and their names do not
@@ -430,11 +428,15 @@ fn of_glob(
     format: Option<FileFormat>,
 ) -> Result<Vec<ListedFile>> {
     if found.is_empty() {
-        return Err(Error::new(ErrorKind::NoInput, format!("nothing matches `{written}`"))
-            .hint("names that start with `.` or `_` are skipped; `**` crosses folders"));
+        let hint = braces(written).unwrap_or_else(|| {
+            "names that start with `.` or `_` are skipped; `**` crosses folders".to_owned()
+        });
+        return Err(
+            Error::new(ErrorKind::NoInput, format!("nothing matches `{written}`")).hint(hint)
+        );
     }
     let Some(asked) = format else {
-        return known(found, None, || format!("the glob `{written}`"));
+        return known(found, None, written, "glob");
     };
     let listed = found.into_iter().map(|found| {
         let form = form_of(&found.path(), format)

@@ -7,31 +7,49 @@
 //!   file as they stand. The module `listing` says what is listed and what is a hive partition.
 //! - **Object stores** (module `remote`) are listed and read by URL; `crate::store` opens them.
 //! - **Formats.** Parquet, CSV, JSONL and Arrow IPC (file and stream); CSV and JSONL also in gzip,
-//!   bzip2, xz and zstd. All files of a source have one format and one compression.
+//!   bzip2, xz and zstd, and in other encodings (module `text`). All files of a source have one format.
 //! - **Types.** Parquet and Arrow columns keep the types that the file has. Those of CSV and JSONL
 //!   (modules `csv`, `jsonl`) are found by reading all rows once, which also finds broken rows before the run
 //!   starts; with `limit` and without `where`, only the rows that the limit needs.
-//! - **Several files** have to agree: see the module `schema`.
+//! - **Several files** form one table, matched by column name: see the module `schema`.
 
+mod arithmetic;
+mod arrow_ipc;
+mod columns;
 mod csv;
+mod digest;
 mod error;
 mod inspect;
 mod invalid;
+mod json;
 mod jsonl;
+mod kind;
 mod listing;
+mod local;
+mod nesting;
+mod overlap;
+mod parquet;
+mod parquet_reader;
 mod query;
+mod quotes;
+mod reader;
 mod remote;
+mod scan;
 mod schema;
 mod session;
 mod stamp;
+mod sum;
 mod table;
+mod text;
+mod thrift;
+mod unify;
 mod units;
+mod walk;
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::dataframe::DataFrame;
@@ -39,15 +57,15 @@ use datafusion::execution::context::SessionContext;
 use datafusion::prelude::ident;
 use futures::{StreamExt, TryStreamExt};
 
-pub use self::error::stream_error;
+pub use self::error::{name_cast, query_error, stream_error};
+pub use self::nesting::check_nesting;
+pub(crate) use self::overlap::{Output, check_output, check_plan};
 pub use self::query::{check_predicate, check_query, why_whole_query};
 pub use self::session::{ROWS_PER_BATCH, session, session_config, session_state};
 pub use self::stamp::FileStamp;
 pub use self::units::Unit;
 
-use self::inspect::{Columns, Inspected, Rows};
-use self::jsonl::JsonColumns;
-use self::listing::ListedFile;
+use self::inspect::{Inspected, Inspection, Rows};
 use self::remote::RemoteFile;
 use self::table::{FilesTable, TableFile};
 use crate::config::pipeline::SourceSpec;
@@ -62,6 +80,9 @@ pub struct Source {
     pub files: Vec<InputFile>,
     /// How many rows it has, when that is known before reading: not with `where`, not for Arrow IPC.
     pub rows: Option<u64>,
+    /// Differences between the table and its files, for people: columns that are widened, renamed, or null in some
+    /// files.
+    pub notes: Vec<String>,
     /// The same rows where some have texts that are not UTF-8, with what is wrong with them.
     pub(crate) marked: Option<MarkedRows>,
     table: Arc<FilesTable>,
@@ -72,9 +93,20 @@ pub struct Source {
 pub(crate) struct MarkedRows {
     /// The columns of the source, then a column of messages for each of `columns`: null where nothing is wrong.
     pub(crate) dataframe: DataFrame,
-    /// The columns with such texts, and their columns of messages.
-    pub(crate) columns: Vec<(String, String)>,
+    /// The columns with such texts.
+    pub(crate) columns: Vec<MarkedColumn>,
     table: Arc<FilesTable>,
+}
+
+/// A column with texts that are not UTF-8.
+#[derive(Clone, Debug)]
+pub(crate) struct MarkedColumn {
+    /// The column.
+    pub(crate) column: String,
+    /// Its column of messages.
+    pub(crate) marker: String,
+    /// Whether its rows fail even if no step reads the column.
+    pub(crate) always_fails: bool,
 }
 
 /// What is done about texts that are not UTF-8.
@@ -172,25 +204,34 @@ pub(crate) async fn open_with(
 ) -> Result<Source> {
     let listing_spec = spec.clone();
     let files = blocking(move || listing::list(&listing_spec)).await?;
-    let form = files[0].form;
+    let format = files[0].form.format;
 
     // The rows that a batch reads ahead have to be sound too.
     let max_rows = match (&spec.predicate, spec.limit) {
         (None, Some(limit)) => limit.max(ROWS_PER_BATCH) as u64,
         _ => u64::MAX,
     };
-    let csv = spec.csv;
+    let what = Arc::new(Inspection {
+        csv: spec.csv.clone(),
+        types: spec.types.clone(),
+        max_line_bytes: spec.max_line_size_bytes,
+        max_columns: spec.max_columns,
+        max_rows,
+        marks: invalid == InvalidUtf8::Mark,
+    });
     let parallel = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let inspected: Vec<Inspected> = futures::stream::iter(files.clone())
         .map(|file| {
-            let marks = invalid == InvalidUtf8::Mark;
-            blocking(move || inspect::inspect(&file, csv, max_rows, marks))
+            let what = Arc::clone(&what);
+            blocking(move || inspect::inspect(&file, &what))
         })
         .buffered(parallel)
         .try_collect()
         .await
         .map_err(|error| error.at(&spec.location))?;
-    let schema = merged_schema(&files, &inspected).map_err(|error| error.at(&spec.location))?;
+    let merged =
+        schema::merged(spec, &files, &inspected).map_err(|error| error.at(&spec.location))?;
+    merged.notes.iter().for_each(|note| tracing::warn!("{note}"));
 
     let rows = match &spec.predicate {
         None => known_rows(&inspected, spec.limit),
@@ -209,11 +250,13 @@ pub(crate) async fn open_with(
         .collect();
 
     let files = files.into_iter().zip(inspected).map(|(file, inspected)| {
-        let Inspected { rows, text_bytes, starts, invalid, .. } = inspected;
-        let invalid = Arc::new(invalid);
-        TableFile { file, rows, text_bytes, starts, invalid, part: None, first_row: 0 }
+        let Inspected { rows, text_bytes, starts, invalid, layout, .. } = inspected;
+        let (invalid, layout) = (Arc::new(invalid), Arc::new(layout));
+        let (part, first_row, part_rows) = (None, 0, None);
+        let starts = starts.into();
+        TableFile { file, rows, text_bytes, starts, invalid, layout, part, first_row, part_rows }
     });
-    let table = Arc::new(FilesTable::new(files.collect(), form, csv, schema));
+    let table = Arc::new(FilesTable::new(files.collect(), format, spec, &merged));
     let rows_of = |table: &Arc<FilesTable>| {
         let (table, files) = (Arc::clone(table), &input_files);
         async move {
@@ -227,12 +270,16 @@ pub(crate) async fn open_with(
             let dataframe = rows_of(&table).await?;
             let has = |name: &str| dataframe.schema().has_column_with_unqualified_name(name);
             let columns = table.markers().iter().filter(|marker| has(&marker.marker));
-            let columns = columns.map(|marker| (marker.column.clone(), marker.marker.clone()));
+            let columns = columns.map(|marker| MarkedColumn {
+                column: marker.column.clone(),
+                marker: marker.marker.clone(),
+                always_fails: marker.is_half,
+            });
             Some(MarkedRows { columns: columns.collect(), dataframe, table })
         }
         None => None,
     };
-    Ok(Source { dataframe, files: input_files, rows, marked, table })
+    Ok(Source { dataframe, files: input_files, rows, notes: merged.notes, marked, table })
 }
 
 /// Applies `where`, `limit` and `select`, in SQL's order.
@@ -259,6 +306,7 @@ async fn query(
             )
             .hint(format!("columns are {}", quoted(&columns)))
         };
+        check_nesting(predicate)?;
         let expression = dataframe.parse_sql_expr(predicate).map_err(wrong)?;
         dataframe = dataframe.filter(expression).map_err(wrong)?;
         // Types are checked when the plan is made; better now than after the models are loaded.
@@ -314,85 +362,15 @@ fn quoted<T: AsRef<str>>(names: &[T]) -> String {
     names.iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
-/// One schema for all files, by the rules of their format.
-fn merged_schema(files: &[ListedFile], inspected: &[Inspected]) -> Result<SchemaRef> {
-    let mut schemas: Vec<(&Path, SchemaRef)> = Vec::new();
-    let mut csvs = Vec::new();
-    let mut json: Option<JsonColumns> = None;
-    let mut first_stream: Option<(bool, &Path)> = None;
-    for (file, inspected) in files.iter().zip(inspected) {
-        let path = file.path.as_path();
-        match &inspected.columns {
-            Columns::Parquet(schema) => schemas.push((path, Arc::clone(schema))),
-            Columns::Arrow { schema, stream } => {
-                let (first, first_path) = *first_stream.get_or_insert((*stream, path));
-                if first != *stream {
-                    return Err(Error::new(
-                        ErrorKind::Data,
-                        format!(
-                            "one source reads Arrow IPC files of one kind: `{}` and `{}` are file \
-                             and stream format",
-                            first_path.display(),
-                            path.display()
-                        ),
-                    ));
-                }
-                schemas.push((path, Arc::clone(schema)));
-            }
-            // An empty file has no columns and no rows.
-            Columns::Csv(columns) if columns.names.is_empty() => {}
-            Columns::Csv(columns) => csvs.push((path, columns)),
-            Columns::Jsonl(columns) => match &mut json {
-                Some(json) => {
-                    json.add(columns.clone()).map_err(|error| error.at(path.display()))?;
-                }
-                None => json = Some(columns.clone()),
-            },
-        }
-    }
-    for (path, schema) in &schemas {
-        schema::check_names(path, schema)?;
-    }
-    let schema = if let Some(json) = json {
-        Arc::new(json.schema())
-    } else if let Some(((first_path, first), rest)) = csvs.split_first() {
-        let names = |columns: &csv::CsvColumns| columns.names.clone();
-        for (path, other) in rest {
-            if other.names != first.names {
-                let (first, other) = (names(first), names(other));
-                let first: Vec<_> = first.iter().map(String::as_str).collect();
-                let other: Vec<_> = other.iter().map(String::as_str).collect();
-                return Err(schema::columns_differ(first_path, path, &first, &other));
-            }
-        }
-        let schema = Arc::new(csv::schema(csvs.iter().map(|(_, columns)| *columns)));
-        schema::check_names(first_path, &schema)?;
-        schema
-    } else if matches!(inspected.first().map(|i| &i.columns), Some(Columns::Arrow { .. })) {
-        schema::same(&schemas)?
-    } else {
-        schema::merge_by_name(&schemas)?
-    };
-    if schema.fields().is_empty() {
-        let path = files[0].path.display();
-        let message = match files.len() {
-            1 => format!("`{path}` has no columns: it is empty"),
-            count => format!("`{path}` and {} more have no columns: they are empty", count - 1),
-        };
-        return Err(Error::new(ErrorKind::Data, message).at(path));
-    }
-    Ok(schema)
-}
-
 fn known_rows(inspected: &[Inspected], limit: Option<usize>) -> Option<u64> {
     let limit = limit.map(|limit| limit as u64);
     let mut rows = 0u64;
     let mut exact = true;
     for file in inspected {
         match file.rows {
-            Rows::Exactly(more) => rows += more,
+            Rows::Exactly(more) => rows = rows.saturating_add(more),
             Rows::AtLeast(more) => {
-                rows += more;
+                rows = rows.saturating_add(more);
                 exact = false;
             }
             Rows::Unknown => exact = false,

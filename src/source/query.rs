@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast::{
     visit_expressions,
 };
 
-use super::stream_error;
+use super::{check_nesting, stream_error};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Checks the form of a `sql` step, without tables: one query.
@@ -42,6 +42,7 @@ pub fn why_whole_query(query: &str) -> Result<Option<&'static str>> {
 }
 
 fn parse(query: &str) -> Result<Statement> {
+    check_nesting(query)?;
     let mut statements = DFParser::parse_sql(query)
         .map_err(|e| stream_error(e, &[]).hint("the rows so far are the table `input`"))?;
     match (statements.len(), statements.pop_front()) {

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Place, store_error, wait};
 
 /// Bytes that are asked for at once while a file is read through.
-const CHUNK_BYTES: u64 = 8 << 20;
+pub(super) const CHUNK_BYTES: u64 = 8 << 20;
 
 /// An object.
 #[derive(Clone, Debug)]

@@ -6,8 +6,12 @@ use std::sync::Arc;
 use datafusion::execution::context::SessionContext;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::AggregateUDF;
 use datafusion::prelude::SessionConfig;
 
+use super::arithmetic::CheckedArithmetic;
+use super::digest;
+use super::sum::CheckedSum;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Rows of a record batch that a scan emits: DataFusion's own default, small enough that text columns
@@ -51,10 +55,17 @@ pub fn session_state(memory_limit_bytes: Option<usize>) -> Result<SessionStateBu
     let runtime = runtime.build().map_err(|error| {
         Error::new(ErrorKind::Resources, "cannot set up the memory and spill limits").source(error)
     })?;
-    Ok(SessionStateBuilder::new()
+    let mut builder = SessionStateBuilder::new()
         .with_config(session_config())
         .with_runtime_env(Arc::new(runtime))
-        .with_default_features())
+        .with_default_features()
+        // Integer overflow is an error instead of a wrapped number.
+        .with_analyzer_rule(Arc::new(CheckedArithmetic));
+    // The last function registered under a name wins.
+    let sum = Arc::new(AggregateUDF::new_from_impl(CheckedSum::default()));
+    builder.aggregate_functions().get_or_insert_default().push(sum);
+    builder.scalar_functions().get_or_insert_default().extend(digest::functions());
+    Ok(builder)
 }
 
 /// A session ready for [`super::open`]: [`session_state`], built.

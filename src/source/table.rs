@@ -1,53 +1,64 @@
 //! A list of files as a DataFusion table whose rows come in the order of the list. DataFusion's own
 //! `ListingTable` lists concurrently and sorts files by path; its scan, with its projection, filter and
-//! limit pushdown, is what is used here. Not here: how the list or the schema is made.
+//! limit pushdown, reads Parquet and Arrow. The module `reader` reads other formats, and files that must be converted
+//! to one schema. Not here: building the list or the schema.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::config::{CsvOptions, JsonOptions};
 use datafusion::common::stats::Precision;
-use datafusion::common::{DFSchema, ScalarValue, Statistics};
+use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::file_format::FileFormat as DataFusionFormat;
 use datafusion::datasource::file_format::arrow::ArrowFormat;
-use datafusion::datasource::file_format::csv::CsvFormat;
-use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfigBuilder, FileSource, ParquetSource,
+};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
-use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 
-use super::inspect::{Rows, Start};
-use super::invalid::{InvalidText, LossyFiles, Marker};
-use super::listing::{Form, ListedFile};
+use super::inspect::{Layout, Rows, Start};
+use super::invalid::{InvalidColumn, InvalidText, Marker};
+use super::listing::ListedFile;
+use super::local;
+use super::parquet_reader::CheckedReaders;
+use super::reader::{FilesExec, Reading};
+use super::scan::ScanExec;
+use super::schema::Merged;
 use super::units::{Part, Unit, units_of};
-use crate::config::pipeline::{CsvSpec, FileFormat};
+use crate::config::pipeline::{CsvSpec, FileFormat, SourceSpec};
 
-/// Files of one form and schema, in order.
+/// Files of one format, in order.
 #[derive(Debug)]
 pub(super) struct FilesTable {
     files: Vec<TableFile>,
-    form: Form,
+    format: FileFormat,
     csv: CsvSpec,
+    /// Whether DataFusion's scan can convert every file to the schema.
+    is_plain: bool,
     table_schema: TableSchema,
     partition_fields: Vec<FieldRef>,
     /// Columns that say which texts are not UTF-8.
     markers: Vec<Marker>,
     /// The columns of files, their hive partitions, then the markers.
     schema: SchemaRef,
+    /// The source spec.
+    spec: Arc<SourceSpec>,
+    /// The position in `table_schema` of each column of `schema`, except markers.
+    positions: Vec<usize>,
 }
 
 /// A file of a table, and what is known of its size.
@@ -56,39 +67,75 @@ pub(super) struct TableFile {
     pub(super) file: ListedFile,
     pub(super) rows: Rows,
     pub(super) text_bytes: BTreeMap<String, u64>,
-    pub(super) starts: Vec<Start>,
+    pub(super) starts: Arc<[Start]>,
     /// Texts that are not UTF-8, where these are no errors.
     pub(super) invalid: Arc<InvalidText>,
+    /// The settings for reading a text file.
+    pub(super) layout: Arc<Layout>,
     /// The part of it that is read; all of it when `None`.
     pub(super) part: Option<Part>,
     /// The first row of the part.
     pub(super) first_row: u64,
+    /// The number of rows in the part, if counted.
+    pub(super) part_rows: Option<u64>,
+}
+
+impl TableFile {
+    /// The number of rows that are read from it, if known.
+    fn known_rows(&self) -> Option<u64> {
+        if self.part.is_some() { self.part_rows } else { self.rows.exactly() }
+    }
 }
 
 impl FilesTable {
-    /// A table of `files`, which hold `file_schema`. The hive partitions that the files do not have as
-    /// columns of their own become text columns after them: a file's own column has the real type.
+    /// A table of `files`, converted to the merged schema. Their hive partitions become columns after those of the
+    /// files. If a file has a column of the same name, the partition value replaces it, with the column's type if the
+    /// values of all folders parse as that type.
     pub(super) fn new(
-        mut files: Vec<TableFile>,
-        form: Form,
-        csv: CsvSpec,
-        file_schema: SchemaRef,
+        files: Vec<TableFile>,
+        format: FileFormat,
+        spec: &SourceSpec,
+        merged: &Merged,
     ) -> Self {
+        let (csv, is_plain) = (spec.csv.clone(), merged.is_plain);
+        let file_schema = &merged.schema;
         let mut partition_fields: Vec<FieldRef> = Vec::new();
-        for TableFile { file, .. } in &mut files {
-            file.partitions.retain(|(key, _)| file_schema.field_with_name(key).is_err());
-        }
         if let Some(first) = files.first() {
             for (index, (key, _)) in first.file.partitions.iter().enumerate() {
-                let nullable = files.iter().any(|file| file.file.partitions[index].1.is_none());
-                partition_fields.push(Arc::new(Field::new(key, DataType::Utf8, nullable)));
+                let values: StringArray =
+                    files.iter().map(|file| file.file.partitions[index].1.as_deref()).collect();
+                let own = file_schema.field_with_name(key).ok();
+                let data_type = own
+                    .map(Field::data_type)
+                    .filter(|data_type| holds(data_type, &values))
+                    .cloned()
+                    .unwrap_or(DataType::Utf8);
+                let is_nullable = values.null_count() > 0;
+                partition_fields.push(Arc::new(Field::new(key, data_type, is_nullable)));
             }
         }
-        let table_schema = TableSchema::builder(file_schema)
+        let (read, columns) = beside_partitions(file_schema, &partition_fields, format);
+        let table_schema = TableSchema::builder(Arc::new(read))
             .with_table_partition_cols(partition_fields.clone())
             .build();
-        let schema = Arc::clone(table_schema.table_schema());
-        Self { files, form, csv, table_schema, partition_fields, markers: Vec::new(), schema }
+        let all = table_schema.table_schema();
+        let fields: Vec<FieldRef> =
+            columns.iter().map(|column| Arc::clone(&all.fields()[*column])).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let markers = Vec::new();
+        let (spec, positions) = (Arc::new(spec.clone()), columns);
+        Self {
+            files,
+            format,
+            csv,
+            is_plain,
+            table_schema,
+            partition_fields,
+            markers,
+            schema,
+            spec,
+            positions,
+        }
     }
 
     /// The same table with a column of messages more for each column that has texts that are not UTF-8; `None`
@@ -96,8 +143,12 @@ impl FilesTable {
     pub(super) fn with_markers(&self) -> Option<Self> {
         let mut fields = self.schema.fields().to_vec();
         let mut markers: Vec<Marker> = Vec::new();
-        for column in self.files.iter().flat_map(|file| &file.invalid.columns) {
-            if markers.iter().any(|marker| marker.column == *column) {
+        for InvalidColumn { name, is_half } in
+            self.files.iter().flat_map(|file| &file.invalid.columns)
+        {
+            let is_folder = self.partition_fields.iter().any(|field| field.name() == name);
+            let mut known = markers.iter();
+            if is_folder || known.any(|known| known.column == *name && known.is_half == *is_half) {
                 continue;
             }
             let mut marker = format!("__invalid_utf8_{}", markers.len());
@@ -105,10 +156,20 @@ impl FilesTable {
                 marker.push('_');
             }
             fields.push(Arc::new(Field::new(&marker, DataType::Utf8, true)));
-            markers.push(Marker { column: column.clone(), marker });
+            markers.push(Marker { column: name.clone(), marker, is_half: *is_half });
         }
         let schema = Arc::new(Schema::new(fields));
         (!markers.is_empty()).then(|| Self { markers, schema, ..self.of_files(self.files.clone()) })
+    }
+
+    /// The source spec.
+    pub(super) fn spec(&self) -> &SourceSpec {
+        &self.spec
+    }
+
+    /// Its files, in order.
+    pub(super) fn files(&self) -> impl Iterator<Item = &ListedFile> {
+        self.files.iter().map(|file| &file.file)
     }
 
     /// The columns that [`FilesTable::with_markers`] added.
@@ -119,12 +180,15 @@ impl FilesTable {
     fn of_files(&self, files: Vec<TableFile>) -> Self {
         Self {
             files,
-            form: self.form,
-            csv: self.csv,
+            format: self.format,
+            csv: self.csv.clone(),
+            is_plain: self.is_plain,
             table_schema: self.table_schema.clone(),
             partition_fields: self.partition_fields.clone(),
             markers: self.markers.clone(),
             schema: Arc::clone(&self.schema),
+            spec: Arc::clone(&self.spec),
+            positions: self.positions.clone(),
         }
     }
 
@@ -138,44 +202,36 @@ impl FilesTable {
         let mut file = self.files[unit.file].clone();
         file.part.clone_from(&unit.part);
         file.first_row = unit.rows.as_ref().map_or(0, |rows| rows.start);
+        file.part_rows = unit.rows.as_ref().map(|rows| rows.end - rows.start);
         self.of_files(vec![file])
     }
 
-    /// A scan of files some of whose texts are not UTF-8.
-    fn scan_lossy(
+    /// A scan by our own readers.
+    fn scan_files(
         &self,
-        files: Vec<&TableFile>,
-        schema: SchemaRef,
+        files: &[&TableFile],
+        projection: Option<&Vec<usize>>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let files = LossyFiles {
-            files: files.into_iter().cloned().collect(),
-            csv: self.csv,
+        let mut statistics = self.statistics(files, limit).project(Some(&self.positions));
+        statistics
+            .column_statistics
+            .resize(self.schema.fields().len(), ColumnStatistics::default());
+        let known: Vec<TableFile> = files.iter().map(|file| (*file).clone()).collect();
+        let rows = files.iter().map(|file| file.known_rows()).sum();
+        let reading = Reading {
+            files: known.clone(),
+            csv: self.csv.clone(),
             file_schema: Arc::clone(self.table_schema.file_schema()),
             markers: self.markers.clone(),
-            schema: Arc::clone(&schema),
+            schema: match projection {
+                Some(projection) => Arc::new(self.schema.project(projection)?),
+                None => Arc::clone(&self.schema),
+            },
+            limit,
         };
-        let partitions: Vec<Arc<dyn PartitionStream>> = vec![Arc::new(files)];
-        Ok(Arc::new(StreamingTableExec::try_new(schema, partitions, None, [], false, limit)?))
-    }
-
-    fn format(&self) -> Arc<dyn DataFusionFormat> {
-        match self.form.format {
-            // The view types of strings are a property of the schema, which is ours.
-            FileFormat::Parquet => Arc::new(ParquetFormat::new()),
-            FileFormat::Arrow => Arc::new(ArrowFormat),
-            FileFormat::Csv => Arc::new(CsvFormat::default().with_options(CsvOptions {
-                has_header: Some(self.csv.has_header),
-                delimiter: self.csv.delimiter,
-                newlines_in_values: Some(true),
-                compression: self.form.codec,
-                ..CsvOptions::default()
-            })),
-            FileFormat::Jsonl => Arc::new(JsonFormat::default().with_options(JsonOptions {
-                compression: self.form.codec,
-                ..JsonOptions::default()
-            })),
-        }
+        let scan = FilesExec::new(reading, statistics.project(projection));
+        Ok(Arc::new(ScanExec::new(Arc::new(scan), known, rows)))
     }
 
     /// The files that may have rows for `filters`, by their hive partitions alone.
@@ -197,9 +253,10 @@ impl FilesTable {
             let columns = (0..self.partition_fields.len())
                 .map(|index| {
                     let values = files.iter().map(|file| file.file.partitions[index].1.as_deref());
-                    Arc::new(values.collect::<StringArray>()) as ArrayRef
+                    let values = values.collect::<StringArray>();
+                    Ok(cast(&values, self.partition_fields[index].data_type())?)
                 })
-                .collect();
+                .collect::<Result<Vec<ArrayRef>>>()?;
             let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;
             let kept = state
                 .create_physical_expr(filter.clone(), &df_schema)
@@ -219,8 +276,8 @@ impl FilesTable {
 
     /// Rows, and bytes of text columns, of `files`. They are exact only where nothing cuts them.
     fn statistics(&self, files: &[&TableFile], limit: Option<usize>) -> Statistics {
-        let schema = self.schema();
-        let mut statistics = Statistics::new_unknown(&schema);
+        let schema = self.table_schema.table_schema();
+        let mut statistics = Statistics::new_unknown(schema);
         let rows: Option<u64> = files.iter().map(|file| file.rows.exactly()).sum();
         let Some(rows) = rows.filter(|_| files.iter().all(|file| file.part.is_none())) else {
             return statistics;
@@ -233,7 +290,8 @@ impl FilesTable {
         for (field, column) in schema.fields().iter().zip(&mut statistics.column_statistics) {
             let bytes: Option<u64> =
                 files.iter().map(|file| file.text_bytes.get(field.name()).copied()).sum();
-            if let Some(bytes) = bytes.filter(|_| is_text(field.data_type())) {
+            let is_of_files = !self.partition_fields.contains(field);
+            if let Some(bytes) = bytes.filter(|_| is_of_files && is_text(field.data_type())) {
                 column.byte_size = Precision::Inexact(bytes as usize);
             }
         }
@@ -245,19 +303,77 @@ fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
+/// Whether all partition values parse as a type.
+fn holds(data_type: &DataType, values: &StringArray) -> bool {
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let is_plain = data_type.is_primitive() || *data_type == DataType::Boolean;
+    is_plain && cast_with_options(values, data_type, &options).is_ok()
+}
+
+/// The columns to read from files with hive partitions, and the position of each table column among them and the
+/// partitions, which come after them. A column replaced by a partition is not read; in formats that identify columns by
+/// position, it stays in place under another name.
+fn beside_partitions(
+    file_schema: &Schema,
+    partitions: &[FieldRef],
+    format: FileFormat,
+) -> (Schema, Vec<usize>) {
+    let of_folder = |name: &str| partitions.iter().position(|field| field.name() == name);
+    let by_position = format == FileFormat::Arrow;
+    let mut read: Vec<FieldRef> = Vec::new();
+    let mut columns: Vec<Result<usize, usize>> = Vec::new();
+    for field in file_schema.fields() {
+        match of_folder(field.name()) {
+            None => {
+                columns.push(Ok(read.len()));
+                read.push(Arc::clone(field));
+            }
+            Some(partition) => {
+                columns.push(Err(partition));
+                if by_position {
+                    let mut name = format!("__file_{}", field.name());
+                    while file_schema.field_with_name(&name).is_ok() {
+                        name.push('_');
+                    }
+                    read.push(Arc::new(field.as_ref().clone().with_name(name)));
+                }
+            }
+        }
+    }
+    let more = (0..partitions.len()).filter(|partition| !columns.contains(&Err(*partition)));
+    let more: Vec<_> = more.map(Err).collect();
+    let columns = columns.into_iter().chain(more);
+    let columns = columns.map(|column| match column {
+        Ok(column) => column,
+        Err(partition) => read.len() + partition,
+    });
+    let columns = columns.collect();
+    (Schema::new(read), columns)
+}
+
 /// A file as DataFusion's scan takes it.
-fn partitioned(TableFile { file, part, .. }: &TableFile) -> Result<PartitionedFile> {
+fn partitioned(
+    TableFile { file, part, .. }: &TableFile,
+    partitions: &[FieldRef],
+) -> Result<PartitionedFile> {
     let location = match &file.remote {
         Some(remote) => remote.place.path.clone(),
         // Object store paths have no `..`.
-        None => object_store::path::Path::from_absolute_path(file.path.canonicalize()?)
+        None => object_store::path::Path::from_absolute_path(&file.real)
             .map_err(object_store::Error::from)
             .map_err(DataFusionError::from)?,
     };
-    let values = file.partitions.iter().map(|(_, value)| ScalarValue::Utf8(value.clone()));
+    let values = file
+        .partitions
+        .iter()
+        .zip(partitions)
+        .map(|((_, value), field)| ScalarValue::Utf8(value.clone()).cast_to(field.data_type()));
+    let values = values.collect::<Result<Vec<_>>>()?;
     let mut partitioned = PartitionedFile::new("", file.bytes);
     partitioned.object_meta.location = location;
-    let partitioned = partitioned.with_partition_values(values.collect());
+    // Distinguishes this file's footer from that of an earlier file at the same path.
+    partitioned.object_meta.e_tag = Some(file.stamp.to_string());
+    let partitioned = partitioned.with_partition_values(values);
     Ok(match part {
         None => partitioned,
         Some(Part::Bytes(bytes)) => partitioned.with_range(bytes.start as i64, bytes.end as i64),
@@ -299,38 +415,68 @@ impl TableProvider for FilesTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let files = self.pruned(state, filters)?;
-        let is_lossy = files.iter().any(|file| !file.invalid.columns.is_empty());
-        if files.is_empty() || is_lossy || !self.markers.is_empty() {
+        if files.is_empty() {
             let schema = match projection {
                 Some(projection) => Arc::new(self.schema().project(projection)?),
                 None => self.schema(),
             };
-            if files.is_empty() {
-                return Ok(Arc::new(EmptyExec::new(schema)));
-            }
-            return self.scan_lossy(files, schema, limit);
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        let is_text = matches!(self.format, FileFormat::Csv | FileFormat::Jsonl);
+        let is_lossy = files.iter().any(|file| !file.invalid.columns.is_empty());
+        if is_text || is_lossy || !self.markers.is_empty() || !self.is_plain {
+            return self.scan_files(&files, projection, limit);
         }
         let statistics = self.statistics(&files, limit);
+        let runtime = state.runtime_env();
         let store = match files.first().and_then(|file| file.file.remote.as_ref()) {
             Some(remote) => {
                 let place = &remote.place;
-                let store = Arc::clone(&place.store);
-                state.runtime_env().register_object_store(place.url.as_ref(), store);
+                runtime.register_object_store(place.url.as_ref(), Arc::clone(&place.store));
                 place.url.clone()
             }
-            None => ObjectStoreUrl::local_filesystem(),
+            None => local::register(runtime)?,
         };
-        let files = files.into_iter().map(partitioned).collect::<Result<Vec<_>>>()?;
-        let format = self.format();
-        let source = format.file_source(self.table_schema.clone());
+        let known: Vec<TableFile> = files.iter().map(|file| (*file).clone()).collect();
+        let rows = files.iter().map(|file| file.known_rows()).sum();
+        let files = files.into_iter().map(|file| partitioned(file, &self.partition_fields));
+        let files = files.collect::<Result<Vec<_>>>()?;
+        let source: Arc<dyn FileSource> = match self.format {
+            // Whether strings are view types depends on our schema.
+            FileFormat::Parquet => {
+                let readers =
+                    CheckedReaders::new(store.as_str(), runtime.object_store(store.clone())?);
+                let options = ParquetFormat::new();
+                let mut source = ParquetSource::new(self.table_schema.clone())
+                    .with_table_parquet_options(options.options().clone())
+                    .with_parquet_file_reader_factory(Arc::new(readers));
+                if let Some(bytes) = options.metadata_size_hint() {
+                    source = source.with_metadata_size_hint(bytes);
+                }
+                Arc::new(source)
+            }
+            _ => ArrowFormat.file_source(self.table_schema.clone()),
+        };
+        let is_all =
+            self.positions.iter().copied().eq(0..self.table_schema.table_schema().fields().len());
+        let projection = match projection {
+            None if is_all => None,
+            None => Some(self.positions.clone()),
+            Some(columns) => Some(columns.iter().map(|column| self.positions[*column]).collect()),
+        };
         let config = FileScanConfigBuilder::new(store, source)
             // One group is one partition: files are read one after another in this order.
             .with_file_groups(vec![FileGroup::new(files)])
             .with_preserve_order(true)
-            .with_projection_indices(projection.cloned())?
+            .with_projection_indices(projection)?
             .with_limit(limit)
             .with_statistics(statistics)
             .build();
-        format.create_physical_plan(state, config).await
+        let scan = match self.format {
+            // DataFusion's own plan would read files without our checks.
+            FileFormat::Parquet => DataSourceExec::from_data_source(config),
+            _ => ArrowFormat.create_physical_plan(state, config).await?,
+        };
+        Ok(Arc::new(ScanExec::new(scan, known, rows)))
     }
 }

@@ -10,7 +10,7 @@ use datafusion::error::DataFusionError;
 use serde_json::Value;
 
 use super::functions::Function;
-use crate::config::pipeline::{ModelSpec, TaskStep};
+use crate::config::pipeline::{ImagesSpec, ModelSpec, TaskOptions, TaskStep};
 use crate::config::{self, Call};
 use crate::engine::{BatchSettings, WorkerPool};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,6 +23,7 @@ pub struct ModelCatalog {
     aliases: RwLock<BTreeMap<String, ModelSpec>>,
     models: Arc<Models>,
     dir: PathBuf,
+    images: ImagesSpec,
     settings: BatchSettings,
     workers: Arc<WorkerPool>,
     tasks: Mutex<Vec<(Key, Arc<dyn Task>)>>,
@@ -51,6 +52,7 @@ impl ModelCatalog {
             aliases: RwLock::default(),
             models,
             dir,
+            images: ImagesSpec::default(),
             settings,
             workers: Arc::new(WorkerPool::new(settings.workers)),
             tasks: Mutex::default(),
@@ -76,6 +78,13 @@ impl ModelCatalog {
     #[must_use]
     pub fn with_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = dir.into();
+        self
+    }
+
+    /// The restrictions on images in calls.
+    #[must_use]
+    pub fn with_images(mut self, images: ImagesSpec) -> Self {
+        self.images = images;
         self
     }
 
@@ -118,10 +127,13 @@ impl ModelCatalog {
     ) -> DataFusionResult<Arc<dyn Task>> {
         let call = Call { function: name, task_id: function.task_id, input, model, options };
         let external = |error| DataFusionError::External(Box::new(error));
-        let step = config::call(&call, &self.aliases(), &self.dir).map_err(|problems| {
+        let mut step = config::call(&call, &self.aliases(), &self.dir).map_err(|problems| {
             let message = format!("the call of `{name}` is wrong");
             external(Error::new(ErrorKind::Config, message).source(problems))
         })?;
+        if let TaskOptions::ImageClassification(options) = &mut step.options {
+            options.images = self.images.clone();
+        }
         let key = Key {
             function: function.name,
             input: input.clone(),

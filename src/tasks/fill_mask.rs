@@ -147,6 +147,14 @@ fn target_ids(model: &ResolvedModel, targets: &[String]) -> Result<Vec<u32>> {
     if ids.is_empty() {
         return Err(Error::new(ErrorKind::Config, "none of the `targets` is a token of the model"));
     }
+    let rows = model.config().dimensions().vocab_size;
+    if let Some(id) = ids.iter().find(|id| **id as usize >= rows) {
+        let token = tokenizer.id_to_token(*id).unwrap_or_default();
+        let message = format!(
+            "the target `{token}` has the id {id}, but the embedding table of the model has {rows} rows"
+        );
+        return Err(Error::new(ErrorKind::Config, message).hint("choose another target"));
+    }
     Ok(ids.into_iter().collect())
 }
 

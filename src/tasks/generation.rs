@@ -9,13 +9,14 @@ use arrow::datatypes::{DataType, Field, Fields};
 use serde_json::{Map, Value, json};
 
 use super::models::ResolvedModel;
-use super::{Sequence, WeightSize};
+use super::{Sequence, WeightSize, memory};
 use crate::auto::{AutoTokenizer, DecodeOptions, EncodeOptions, ModelWithHead};
 use crate::config::pipeline::{EarlyStopping, Generation};
-use crate::error::{Error, Result, RowErrorKind};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::generation::{
     Generated, GenerationConfig, StopStrings, generate, model_defaults, pipeline_defaults,
 };
+use crate::models::Dimensions;
 
 /// The text that tokens are put behind to see their own text: what it begins with may differ from what it
 /// is within a text.
@@ -63,7 +64,41 @@ pub(super) fn settings(
     let pipeline = pipeline.as_object().unwrap_or(&none);
     let mut settings = pipeline_defaults(pipeline, &model_settings);
     settings.extend(task_params.clone());
-    GenerationConfig::new(&settings, &given(options))
+    let given = given(options);
+    let config = GenerationConfig::new(&settings, &given)?;
+    config.check_lengths(model.config().dimensions().max_position_embeddings, &given)?;
+    check_beams(&config, model.config().dimensions(), &given)?;
+    Ok(config)
+}
+
+/// Refuses beams whose KV cache does not fit in the available memory.
+fn check_beams(
+    config: &GenerationConfig,
+    dimensions: &Dimensions,
+    given: &Map<String, Value>,
+) -> Result<()> {
+    let Some(available) = memory::available_bytes().filter(|_| config.num_beams > 1) else {
+        return Ok(());
+    };
+    let positions = dimensions.max_position_embeddings.unwrap_or(usize::MAX);
+    let tokens = config.max_new_tokens.or(config.max_length).unwrap_or(1).min(positions);
+    let a_token = dimensions.num_hidden_layers.saturating_mul(dimensions.hidden_size * 8);
+    let needed = config.num_beams.saturating_mul(tokens).saturating_mul(a_token);
+    if needed <= available {
+        return Ok(());
+    }
+    let kind = if given.contains_key("num_beams") { ErrorKind::Config } else { ErrorKind::Model };
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    Err(Error::new(
+        kind,
+        format!(
+            "`num_beams: {}` of {tokens} tokens take {:.1} GiB, but {:.1} GiB of memory are left",
+            config.num_beams,
+            gib(needed),
+            gib(available)
+        ),
+    )
+    .hint("set fewer `num_beams` or `max_new_tokens`"))
 }
 
 /// The options that the step gives, under transformers' names.

@@ -6,7 +6,6 @@
 //! # Source
 //! `src/transformers/pipelines/image_classification.py` at v4.57.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
@@ -15,6 +14,7 @@ use arrow::datatypes::{DataType, Field, Fields};
 use candle_core::{Device, Tensor};
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
+use super::image_input::ImageInput;
 use super::labels::{
     LabelsBuilder, ScoreFunction, best, label_list_type, logit_lists, logit_rows, logits_type,
 };
@@ -34,8 +34,7 @@ use crate::models::{ImageDimensions, Want};
 #[derive(Debug)]
 pub struct ImageClassificationTask {
     classifier: Classifier,
-    /// The folder that relative paths start from.
-    dir: PathBuf,
+    input: ImageInput,
     base: TaskBase,
     image: ImageDimensions,
     output: Output,
@@ -87,14 +86,16 @@ impl ImageClassificationTask {
             },
             logits: step.logits,
         };
-        let summary = classifier.summary(
-            "image-classification",
-            step,
-            serde_json::json!({
-                "function_to_apply": output.function.name(),
-                "top_k": output.top_k.min(config.num_labels()),
-            }),
-        );
+        let input = ImageInput::new(options.dir.clone(), options.images.clone());
+        let mut shown = serde_json::json!({
+            "function_to_apply": output.function.name(),
+            "top_k": output.top_k.min(config.num_labels()),
+        });
+        let images = input.summary();
+        if !images.is_empty() {
+            shown["images"] = images.into();
+        }
+        let summary = classifier.summary("image-classification", step, shown);
         let data_type = output.fields().map_or_else(label_list_type, DataType::Struct);
         let field = Arc::new(Field::new(&step.output, data_type, true));
         let base = TaskBase {
@@ -103,26 +104,13 @@ impl ImageClassificationTask {
             model: Arc::clone(&classifier.model),
             summary,
         };
-        Ok(Self { image: *image, dir: options.dir.clone(), classifier, base, output })
+        Ok(Self { image: *image, input, classifier, base, output })
     }
 
     /// The sequence of an image.
     fn sequence(&self, image: ImageSource) -> Sequence {
         let placeholders = vec![0; self.image.tokens];
         Sequence { image: Some(image), ..Sequence::new(placeholders, Vec::new()) }
-    }
-
-    fn path(&self, path: &str) -> Result<ImageSource> {
-        let path = match path.split_once("://") {
-            None => path,
-            Some(("file", path)) => path,
-            Some((scheme, _)) => {
-                let message = format!("an image at `{scheme}://…`, which is not fetched");
-                return Err(Error::of_row(RowErrorKind::ImageRead, message)
-                    .hint("name files of this machine, or read a column of the images' bytes"));
-            }
-        };
-        Ok(ImageSource::Path(self.dir.join(path)))
     }
 }
 
@@ -178,7 +166,7 @@ impl Task for ImageClassificationTask {
         if is_text(column.data_type()) {
             let paths = text_column(column)?;
             let encode = |row: usize| {
-                let image = self.path(paths.value(row));
+                let image = self.input.at(paths.value(row));
                 let image = image.map_err(|e| e.at(place(&self.base.columns, number(row))))?;
                 Ok(EncodedRow::from(self.sequence(image)))
             };
@@ -204,12 +192,13 @@ impl Task for ImageClassificationTask {
     }
 
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
+        self.input.check()?;
         let model = self.classifier.load(device)?;
         let (image, processor) = self.classifier.model.image()?;
         Ok(Box::new(ImageClassificationModel {
-            labels: model.model.config().id2label(),
             image: *image,
             processor: processor.clone(),
+            input: self.input.clone(),
             output: self.output,
             model,
         }))
@@ -219,29 +208,23 @@ impl Task for ImageClassificationTask {
 /// The task with its weights.
 struct ImageClassificationModel {
     model: LoadedClassifier,
-    labels: Vec<String>,
     image: ImageDimensions,
     processor: AutoImageProcessor,
+    input: ImageInput,
     output: Output,
 }
 
 impl ImageClassificationModel {
     /// Reads, decodes and prepares an image: `(3, height, width)`.
     fn pixel_values(&self, sequence: &Sequence) -> Result<Tensor> {
-        match &sequence.image {
-            Some(ImageSource::Path(path)) => {
-                let at = |e: Error| e.at(format!("image `{}`", path.display()));
-                self.prepare(&read(path).map_err(at)?).map_err(at)
-            }
-            Some(ImageSource::Bytes(bytes)) => {
-                self.prepare(&bytes.buffer).map_err(|e| e.at(&bytes.place))
-            }
-            None => Err(Error::new(ErrorKind::Internal, "a sequence has no image")),
-        }
+        let Some(image) = &sequence.image else {
+            return Err(Error::new(ErrorKind::Internal, "a sequence has no image"));
+        };
+        self.input.picture(image, |image| self.prepare(&image))
     }
 
-    fn prepare(&self, bytes: &[u8]) -> Result<Tensor> {
-        let pixel_values = self.processor.preprocess(&RgbImage::decode(bytes)?)?;
+    fn prepare(&self, image: &RgbImage) -> Result<Tensor> {
+        let pixel_values = self.processor.preprocess(image)?;
         let ImageDimensions { num_channels, height, width, .. } = self.image;
         let [_, own_height, own_width] = pixel_values.dims() else {
             return Err(Error::new(ErrorKind::Internal, "an image has not three dimensions"));
@@ -255,11 +238,6 @@ impl ImageClassificationModel {
         }
         Ok(pixel_values)
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path)
-        .map_err(|e| Error::of_row(RowErrorKind::ImageRead, "cannot read the file").source(e))
 }
 
 impl TaskModel for ImageClassificationModel {
@@ -279,7 +257,7 @@ impl TaskModel for ImageClassificationModel {
         for logits in numbers.chunks_exact(columns) {
             let scores = self.output.function.apply(logits);
             let chosen = best(&scores, self.output.top_k);
-            labels.push(chosen.iter().map(|&i| (self.labels[i].as_str(), scores[i])));
+            labels.push_rows(model.config(), &chosen, &scores)?;
         }
         let labels = Arc::new(labels.finish_lists());
         Ok(match self.output.fields() {

@@ -7,8 +7,9 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
 use candle_core::Tensor;
 
+use crate::auto::AutoConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::nn::to_host;
+use crate::nn::logits_to_host;
 
 /// What makes scores of logits, as transformers' `function_to_apply`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,12 +56,14 @@ pub(super) fn best(scores: &[f32], top_k: usize) -> Vec<usize> {
 }
 
 /// The rows of logits `(rows, n)` in host memory.
+///
+/// # Errors
+/// As [`logits_to_host`].
 pub(super) fn logit_rows(logits: &Tensor) -> Result<(Vec<f32>, usize)> {
-    let read = || -> candle_core::Result<_> {
-        let (_, columns) = logits.dims2()?;
-        Ok((to_host(logits)?, columns))
-    };
-    read().map_err(|e| Error::new(ErrorKind::Internal, "cannot read logits").source(e))
+    let (_, columns) = logits
+        .dims2()
+        .map_err(|e| Error::new(ErrorKind::Internal, "cannot read logits").source(e))?;
+    Ok((logits_to_host(logits)?, columns))
 }
 
 /// `label: Utf8, score: Float32`.
@@ -93,6 +96,22 @@ impl LabelsBuilder {
             self.scores.append_value(score);
         }
         self.lengths.push(self.scores_len() - before);
+    }
+
+    /// Adds the labels of one row, for the head's rows `chosen`.
+    ///
+    /// # Errors
+    /// As [`AutoConfig::label`].
+    pub(super) fn push_rows(
+        &mut self,
+        config: &AutoConfig,
+        chosen: &[usize],
+        scores: &[f32],
+    ) -> Result<()> {
+        let labels = chosen.iter().map(|&row| Ok((config.label(row)?, scores[row])));
+        let labels = labels.collect::<Result<Vec<_>>>()?;
+        self.push(labels);
+        Ok(())
     }
 
     fn scores_len(&self) -> usize {

@@ -256,8 +256,7 @@ impl TaskModel for LoglikelihoodModel {
                 (read, &[][..])
             });
             let rows: Vec<(&[u32], &[u32])> = rows.collect();
-            let log_probabilities =
-                self.log_probabilities(&rows, places, &targets).map_err(forward_failed)?;
+            let log_probabilities = self.log_probabilities(&rows, places, &targets)?;
             let mut log_probabilities = log_probabilities.into_iter();
             for i in counted {
                 sums[i] = log_probabilities.by_ref().take(counts[i] as usize).sum();
@@ -280,12 +279,15 @@ impl LoglikelihoodModel {
         rows: &[(&[u32], &[u32])],
         places: Vec<u32>,
         targets: &[u32],
-    ) -> candle_core::Result<Vec<f64>> {
+    ) -> Result<Vec<f64>> {
         let model = &self.model.model;
-        let inputs = model.inputs(rows.iter().copied())?;
-        let output = model.backbone().forward(&inputs, &Want::default())?;
-        let places = Tensor::new(places, model.device())?;
-        let states = output.last_hidden_state.values.index_select(&places, 0)?;
+        let states = || -> candle_core::Result<Tensor> {
+            let inputs = model.inputs(rows.iter().copied())?;
+            let output = model.backbone().forward(&inputs, &Want::default())?;
+            let places = Tensor::new(places, model.device())?;
+            output.last_hidden_state.values.index_select(&places, 0)
+        };
+        let states = states().map_err(forward_failed)?;
         let vocab_size = model.backbone().dimensions().vocab_size;
         log_probabilities(model.head(), &states, targets, vocab_size, MAX_LOGITS)
     }

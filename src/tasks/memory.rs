@@ -24,8 +24,8 @@ pub fn activation_bytes(dimensions: &Dimensions, tokens: usize) -> usize {
     (vectors + row * row) * size_of::<f32>()
 }
 
-/// Memory that this process may still take: what the system has, within the limit of its control group.
-/// `None` where neither says.
+/// The memory that this process may still allocate: the system's available memory, within the limits of its control
+/// group and its address space. `None` if unknown.
 pub fn available_bytes() -> Option<usize> {
     let system = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -37,10 +37,18 @@ pub fn available_bytes() -> Option<usize> {
     };
     let group = number("memory.max")
         .map(|max| max.saturating_sub(number("memory.current").unwrap_or_default()));
-    match (system, group) {
-        (Some(system), Some(group)) => Some(system.min(group)),
-        (system, group) => system.or(group),
-    }
+    [system, group, left_of_address_space()].into_iter().flatten().min()
+}
+
+/// The rest of the address space under `ulimit -v`; `None` without a limit.
+fn left_of_address_space() -> Option<usize> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    let most: usize = line.split_whitespace().next()?.parse().ok()?;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(most.saturating_sub(kibibytes.saturating_mul(1024)))
 }
 
 /// Bytes that tensors on `device` may still take.
@@ -130,6 +138,7 @@ mod tests {
             num_hidden_layers: 12,
             num_attention_heads: 12,
             vocab_size: 100,
+            type_vocab_size: None,
             position_ids: PositionIds::FromZero,
             max_position_embeddings: None,
             image: None,

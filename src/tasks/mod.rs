@@ -8,6 +8,7 @@ mod feature_extraction;
 mod fill_mask;
 mod generation;
 mod image_classification;
+mod image_input;
 mod labels;
 mod loglikelihood;
 pub mod memory;
@@ -143,7 +144,7 @@ impl Sequence {
 pub enum ImageSource {
     /// A file.
     Path(PathBuf),
-    /// An encoded image (JPEG, PNG, WebP) in memory; shares the column's buffer.
+    /// An encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF) in memory; shares the column's buffer.
     Bytes(ImageBytes),
 }
 

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, DeviceLocation};
 
-use super::{WeightSize, memory};
+use super::{EncodedRow, WeightSize, memory};
 use crate::auto::{
     AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, ModelDtype,
     ModelWithHead, NewHead, SentenceTransformer, auto_devices, auto_dtype, cuda_device,
 };
 use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::hub::{Hub, Need, Snapshot, Weights};
 use crate::models::ImageDimensions;
 
@@ -104,7 +104,8 @@ impl Processor {
             return AutoImageProcessor::from_snapshot(&model.transformer).map(Self::Image);
         }
         let model_type = Some(model.config.model_type());
-        let tokenizer = AutoTokenizer::for_model_type(&model.transformer, model_type)?;
+        let options = &model.processor_kwargs;
+        let tokenizer = AutoTokenizer::with_config(&model.transformer, model_type, options)?;
         let lower_case = model.do_lower_case;
         Ok(Self::Tokenizer(if lower_case { tokenizer.lower_cased()? } else { tokenizer }))
     }
@@ -205,6 +206,43 @@ impl ResolvedModel {
     /// Its sentence-transformers modules.
     pub fn sentence_transformer(&self) -> &SentenceTransformer {
         &self.sentence_transformer
+    }
+
+    /// Checks that the model's embedding tables cover every token and segment of a row. Many checkpoints have added
+    /// tokens without resized embeddings, so only the rows with such a token fail.
+    ///
+    /// # Errors
+    /// `Data`, of the row, with the token and both numbers.
+    pub(super) fn check_tokens(&self, row: &EncodedRow) -> Result<()> {
+        let dimensions = self.config().dimensions();
+        let within = |id: &u32, rows: usize| (*id as usize) < rows;
+        for sequence in &row.sequences {
+            let rows = dimensions.vocab_size;
+            if let Some(id) = sequence.input_ids.iter().find(|id| !within(id, rows)) {
+                let token = self.tokenizer().id_to_token(*id).unwrap_or_default();
+                let message = format!(
+                    "the token `{token}` has the id {id}, but the embedding table of model `{}` has {rows} rows",
+                    self.spec.repo
+                );
+                return Err(Error::of_row(RowErrorKind::Data, message).hint(
+                    "the tokenizer has tokens that the model was not resized for (`resize_token_embeddings`)",
+                ));
+            }
+            let segments = dimensions.type_vocab_size.filter(|_| self.gives_token_type_ids());
+            if let Some(rows) = segments
+                && let Some(id) = sequence.token_type_ids.iter().find(|id| !within(id, rows))
+            {
+                let message = format!(
+                    "a token of segment {id}, but the table of segments of model `{}` has {rows} rows",
+                    self.spec.repo
+                );
+                return Err(Error::of_row(RowErrorKind::Data, message).hint(
+                    "the tokenizer gives token_type_ids that the model does not know: leave them out of \
+                     `model_input_names` in tokenizer_config.json",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The dtype to compute in.

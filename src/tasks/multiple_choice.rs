@@ -171,6 +171,7 @@ impl Task for MultipleChoiceTask {
                     encoded.truncated |= pair.truncated;
                     encoded.sequences.extend(pair.sequences);
                 }
+                self.input.model.check_tokens(&encoded).map_err(at)?;
                 Ok(Some(encoded))
             })
             .collect()

@@ -1,23 +1,22 @@
 //! `rerank`: how well a document answers a query, as sentence-transformers' `CrossEncoder.predict`.
 //!
 //! # Source
-//! `sentence_transformers/cross_encoder/CrossEncoder.py` at v5.2.
+//! `sentence_transformers/cross_encoder/model.py` at v6.2.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array};
 use arrow::datatypes::{DataType, Field};
-use candle_core::Device;
-use serde_json::Value;
+use candle_core::{DType, Device};
 
 use super::classifier::{Classifier, LoadedClassifier};
-use super::labels::ScoreFunction;
 use super::models::Models;
 use super::text_input::TextInput;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
-use crate::auto::{AutoClass, AutoConfig};
+use crate::auto::{AutoClass, Encoder, ModelDtype};
 use crate::config::pipeline::{Activation, Rerank, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
+use crate::nn::TorchActivation;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -25,7 +24,8 @@ pub struct RerankTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
-    activation: ScoreFunction,
+    activation: TorchActivation,
+    prompt: String,
 }
 
 impl RerankTask {
@@ -47,13 +47,38 @@ impl RerankTask {
                 "use `text-classification` with `{text, text_pair}` for a model of several labels",
             ));
         }
+        let directory = model.sentence_transformer();
+        directory.require_cross_encoder()?;
         let activation = match options.activation {
-            Some(Activation::Sigmoid) => ScoreFunction::Sigmoid,
-            Some(Activation::Identity) => ScoreFunction::None,
-            None => default_activation(model.config())?,
+            Some(Activation::Sigmoid) => TorchActivation::SIGMOID,
+            Some(Activation::Identity) => TorchActivation::IDENTITY,
+            None => directory
+                .activation()
+                .map_err(|e| e.hint("set `activation` to sigmoid or identity"))?
+                .unwrap_or(TorchActivation::SIGMOID),
+        };
+        let in_full = model.dtype() == ModelDtype::Float(DType::F32);
+        if !directory.keep_in_fp32_modules.is_empty() && !in_full {
+            let names = directory.keep_in_fp32_modules.join(", ");
+            let message = format!("`keep_in_fp32_modules: [{names}]` is not implemented");
+            return Err(Error::new(ErrorKind::Unsupported, message).hint("set `dtype: f32`"));
+        }
+        // The prompts of a directory that was not saved as a cross-encoder are meant for single texts.
+        let prompt = match (directory.encoder, &options.prompt, &options.prompt_name) {
+            (_, Some(prompt), _) => prompt.clone(),
+            (Some(Encoder::CrossEncoder), None, name) => {
+                directory.prompt_text(None, name.as_deref())?
+            }
+            (_, None, None) => String::new(),
+            (_, None, Some(name)) => {
+                let message = format!("the model has no prompt `{name}` for pairs");
+                return Err(
+                    Error::new(ErrorKind::Config, message).hint("give the text itself as `prompt`")
+                );
+            }
         };
         let input = TextInput::new(
-            model,
+            Arc::clone(&model),
             [options.query.as_str(), options.document.as_str()],
             step.max_length,
             step.truncation.unwrap_or(true),
@@ -63,7 +88,8 @@ impl RerankTask {
             step,
             serde_json::json!({
                 "max_length": input.max_length,
-                "activation": if activation == ScoreFunction::None { "identity" } else { activation.name() },
+                "activation": activation.name().to_lowercase(),
+                "prompt": prompt,
             }),
         );
         let field = Arc::new(Field::new(&step.output, DataType::Float32, true));
@@ -73,26 +99,7 @@ impl RerankTask {
             model: Arc::clone(&classifier.model),
             summary,
         };
-        Ok(Self { classifier, input, base, activation })
-    }
-}
-
-/// The activation that the configuration names, in its new or its old place; sigmoid without one.
-fn default_activation(config: &AutoConfig) -> Result<ScoreFunction> {
-    let json = config.json();
-    let named = json
-        .get("sentence_transformers")
-        .and_then(|own| own.get("activation_fn"))
-        .or_else(|| json.get("sbert_ce_default_activation_function"))
-        .and_then(Value::as_str);
-    match named.map(|path| path.rsplit('.').next().unwrap_or(path)) {
-        None | Some("Sigmoid") => Ok(ScoreFunction::Sigmoid),
-        Some("Identity") => Ok(ScoreFunction::None),
-        Some(_) => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("activation `{}` of config.json is not implemented", named.unwrap_or_default()),
-        )
-        .hint("set `activation` to sigmoid or identity")),
+        Ok(Self { classifier, input, base, activation, prompt })
     }
 }
 
@@ -102,7 +109,11 @@ impl Task for RerankTask {
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
-        self.input.encode_rows(columns, first_row, |texts| self.input.encode(texts))
+        self.input.encode_rows(columns, first_row, |texts| match self.prompt.as_str() {
+            "" => self.input.encode(texts),
+            // Prepended to the query only.
+            prompt => self.input.encode(&[&format!("{prompt}{}", texts[0]), texts[1]]),
+        })
     }
 
     fn output_bytes(&self, _tokens: usize) -> usize {
@@ -120,13 +131,14 @@ impl Task for RerankTask {
 /// The task with its weights.
 struct RerankModel {
     model: LoadedClassifier,
-    activation: ScoreFunction,
+    activation: TorchActivation,
 }
 
 impl TaskModel for RerankModel {
     fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
-        let (numbers, _) = self.model.logits(sequences)?;
-        Ok(Arc::new(Float32Array::from(self.activation.apply(&numbers))))
+        let (mut scores, labels) = self.model.logits(sequences)?;
+        self.activation.apply(&mut scores, labels);
+        Ok(Arc::new(Float32Array::from(scores)))
     }
 
     fn weights(&self) -> WeightSize {

@@ -2,7 +2,7 @@
 //! with SPLADE pooling.
 //!
 //! # Source
-//! `sentence_transformers/sparse_encoder/models/SpladePooling.py` at v5.2. A directory without
+//! `sentence_transformers/sparse_encoder/model.py` and `modules/splade_pooling.py` at v6.2. A directory without
 //! `modules.json` is pooled by the maximum of `log1p(relu(logits))`.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::labels::logit_rows;
 use super::models::{Models, ResolvedModel};
 use super::text_input::TextInput;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
-use crate::auto::{AutoClass, SpladeActivation, SpladePooling, SpladeStrategy};
+use crate::auto::{AutoClass, Encoder, SpladeActivation, SpladePooling, SpladeStrategy};
 use crate::config::pipeline::{SparseEncoding, SparsePooling, TaskStep};
 use crate::error::Result;
 
@@ -34,6 +34,7 @@ pub struct SparseEncodingTask {
     base: TaskBase,
     pooling: SpladePooling,
     top_k: Option<usize>,
+    prompt: String,
 }
 
 impl SparseEncodingTask {
@@ -44,14 +45,22 @@ impl SparseEncodingTask {
     pub fn resolve(step: &TaskStep, options: &SparseEncoding, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::MaskedLM, models)?;
         let directory = classifier.model.sentence_transformer();
-        let max_length = step.max_length.or(directory.max_seq_length);
+        let mut pooling = directory.require_sparse_encoder()?;
+        let own = directory.encoder == Some(Encoder::SparseEncoder);
+        let prompt = match &options.prompt {
+            Some(prompt) => prompt.clone(),
+            None if own || options.prompt_name.is_some() => {
+                directory.prompt_text(None, options.prompt_name.as_deref())?
+            }
+            None => String::new(),
+        };
+        let top_k = options.top_k.or(directory.max_active_dims.filter(|_| own));
         let input = TextInput::new(
             Arc::clone(&classifier.model),
             [options.input.as_str()],
-            max_length,
+            step.max_length,
             step.truncation.unwrap_or(true),
         )?;
-        let mut pooling = directory.splade_pooling.unwrap_or_default();
         if let Some(strategy) = options.pooling {
             pooling.strategy = match strategy {
                 SparsePooling::Max => SpladeStrategy::Max,
@@ -65,7 +74,8 @@ impl SparseEncodingTask {
                 "max_length": input.max_length,
                 "pooling": pooling.strategy.name(),
                 "activation_function": pooling.activation.name(),
-                "top_k": options.top_k,
+                "top_k": top_k,
+                "prompt": prompt,
             }),
         );
         let field = Arc::new(Field::new(&step.output, DataType::List(item()), true));
@@ -75,7 +85,7 @@ impl SparseEncodingTask {
             model: Arc::clone(&classifier.model),
             summary,
         };
-        Ok(Self { classifier, input, base, pooling, top_k: options.top_k })
+        Ok(Self { classifier, input, base, pooling, top_k, prompt })
     }
 }
 
@@ -97,7 +107,10 @@ impl Task for SparseEncodingTask {
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
-        self.input.encode_rows(columns, first_row, |texts| self.input.encode(texts))
+        self.input.encode_rows(columns, first_row, |texts| match self.prompt.as_str() {
+            "" => self.input.encode(texts),
+            prompt => self.input.encode(&[&format!("{prompt}{}", texts[0])]),
+        })
     }
 
     fn output_bytes(&self, tokens: usize) -> usize {

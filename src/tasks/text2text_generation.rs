@@ -117,9 +117,10 @@ impl Task for Text2TextGenerationTask {
             max_length: self.max_length.filter(|_| self.truncation),
             ..EncodeOptions::default()
         };
-        encode_rows(&self.base.columns, columns, first_row, |texts| {
+        let model = &*self.classifier.model;
+        encode_rows(Some(model), &self.base.columns, columns, first_row, |texts| {
             let text = format!("{}{}", self.prefix, texts[0]);
-            let encoding = self.classifier.model.tokenizer().encode(&text, &options)?;
+            let encoding = model.tokenizer().encode(&text, &options)?;
             fits(encoding.input_ids.len(), self.max_length.unwrap_or(usize::MAX))?;
             let sequence = Sequence::new(encoding.input_ids, Vec::new());
             Ok(EncodedRow { truncated: encoding.truncated, ..sequence.into() })

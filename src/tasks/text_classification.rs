@@ -93,6 +93,11 @@ impl TextClassificationTask {
             function: function_to_apply(options.function_to_apply, classifier.model.config()),
             logits: step.logits,
         };
+        // As in transformers, a list needs a label for every row of the head; the best label alone needs only its own.
+        if output.top_k.is_some() {
+            let labels = classifier.model.config().labels();
+            labels.map_err(|e| e.at(format!("model `{}`", step.model_name)))?;
+        }
         let summary = classifier.summary(
             "text-classification",
             step,
@@ -130,15 +135,13 @@ impl Task for TextClassificationTask {
 
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
         let model = self.classifier.load(device)?;
-        let labels = model.model.config().id2label();
-        Ok(Box::new(TextClassificationModel { model, labels, output: self.output }))
+        Ok(Box::new(TextClassificationModel { model, output: self.output }))
     }
 }
 
 /// The task with its weights.
 struct TextClassificationModel {
     model: LoadedClassifier,
-    labels: Vec<String>,
     output: Output,
 }
 
@@ -149,7 +152,7 @@ impl TaskModel for TextClassificationModel {
         for logits in numbers.chunks_exact(columns) {
             let scores = self.output.function.apply(logits);
             let chosen = best(&scores, self.output.top_k.unwrap_or(1));
-            labels.push(chosen.iter().map(|&i| (self.labels[i].as_str(), scores[i])));
+            labels.push_rows(self.model.model.config(), &chosen, &scores)?;
         }
         let logits = || Arc::new(logit_lists(numbers.clone(), columns)) as ArrayRef;
         Ok(match (self.output.top_k, self.output.fields()) {

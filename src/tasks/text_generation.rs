@@ -184,7 +184,10 @@ impl TextGenerationTask {
                 template
                     .render(&messages, &options)
                     .and_then(|text| self.tokens(&text, false))
-                    .map(Some)
+                    .and_then(|row| {
+                        self.classifier.model.check_tokens(&row)?;
+                        Ok(Some(row))
+                    })
                     .map_err(|e| e.at(place(&self.base.columns, first_row + row as u64)))
             })
             .collect()
@@ -252,7 +255,8 @@ impl Task for TextGenerationTask {
         match &self.prompt {
             Prompt::Chat(template) => self.encode_chat(template, &columns[0], first_row),
             Prompt::Text { prefix } => {
-                encode_rows(&self.base.columns, columns, first_row, |texts| {
+                let model = &*self.classifier.model;
+                encode_rows(Some(model), &self.base.columns, columns, first_row, |texts| {
                     if prefix.is_empty() {
                         self.tokens(texts[0], true)
                     } else {

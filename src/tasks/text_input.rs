@@ -81,7 +81,7 @@ impl TextInput {
         first_row: u64,
         encode: impl Fn(&[&str]) -> Result<EncodedRow> + Sync,
     ) -> Result<Vec<Option<EncodedRow>>> {
-        encode_rows(&self.columns, columns, first_row, encode)
+        encode_rows(Some(&*self.model), &self.columns, columns, first_row, encode)
     }
 
     /// One text or one pair as the model reads it.
@@ -142,8 +142,9 @@ pub(super) fn fits(tokens: usize, max_length: usize) -> Result<()> {
 }
 
 /// Encodes the rows of text columns in parallel, on the current rayon pool; `names` are the columns',
-/// for errors. A row with a null is null.
+/// for errors. A row with a null is null. `model` is the one that reads the tokens, if one does.
 pub(super) fn encode_rows(
+    model: Option<&ResolvedModel>,
     names: &[String],
     columns: &[ArrayRef],
     first_row: u64,
@@ -158,7 +159,11 @@ pub(super) fn encode_rows(
                 return Ok(None);
             }
             let texts: Vec<&str> = columns.iter().map(|column| column.value(row)).collect();
-            encode(&texts).map(Some).map_err(|e| e.at(place(names, first_row + row as u64)))
+            let encoded = encode(&texts).and_then(|row| {
+                model.map_or(Ok(()), |model| model.check_tokens(&row))?;
+                Ok(Some(row))
+            });
+            encoded.map_err(|e| e.at(place(names, first_row + row as u64)))
         })
         .collect()
 }

@@ -53,7 +53,7 @@ impl Task for TokenCountTask {
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
         let options = EncodeOptions { max_length: self.max_length, ..EncodeOptions::default() };
-        encode_rows(&self.base.columns, columns, first_row, |texts| {
+        encode_rows(None, &self.base.columns, columns, first_row, |texts| {
             let encoding = self.model.tokenizer().encode(texts[0], &options)?;
             // The count is all that is left of the tokens.
             let sequence = Sequence { start: encoding.input_ids.len(), ..Sequence::default() };

@@ -16,8 +16,9 @@ use super::labels::{LabelsBuilder, label_list_type, softmax};
 use super::models::Models;
 use super::text_input::TextInput;
 use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize};
-use crate::auto::{AutoClass, EncodeOptions, TruncationStrategy};
+use crate::auto::{AutoClass, AutoConfig, EncodeOptions, TruncationStrategy};
 use crate::config::pipeline::{TaskStep, ZeroShotClassification};
+use crate::config::template;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The task with its model resolved, without weights.
@@ -49,19 +50,14 @@ impl ZeroShotClassificationTask {
         let truncation = step.truncation.unwrap_or(true);
         let model = Arc::clone(&classifier.model);
         let input = TextInput::new(model, [options.input.as_str()], step.max_length, truncation)?;
-        let names = classifier.model.config().id2label();
-        // As transformers: a model that names no entailment has its last label taken for it.
-        let entailment = names.iter().position(|name| name.to_lowercase().starts_with("entail"));
-        if entailment.is_none() {
-            tracing::warn!(
-                model = classifier.model.snapshot().name(),
-                labels = ?names,
-                "no label of the model begins with `entail`: the last one is taken for entailment"
-            );
-        }
-        let last = names.len().saturating_sub(1);
-        let contradiction = if entailment == Some(0) { last } else { 0 };
-        let fill = |label: &String| options.hypothesis_template.replacen("{}", label, 1);
+        let (entailment, contradiction) = entailment(classifier.model.config())
+            .map_err(|e| e.at(format!("model `{}`", classifier.model.snapshot().name())))?;
+        let fill = |label: &String| {
+            template::format(&options.hypothesis_template, label).map_err(|reason| {
+                let message = format!("`hypothesis_template` has {reason}");
+                Error::new(ErrorKind::Config, message)
+            })
+        };
         let summary = classifier.summary(
             "zero-shot-classification",
             step,
@@ -79,10 +75,10 @@ impl ZeroShotClassificationTask {
             summary,
         };
         Ok(Self {
-            hypotheses: options.candidate_labels.iter().map(fill).collect(),
+            hypotheses: options.candidate_labels.iter().map(fill).collect::<Result<_>>()?,
             labels: options.candidate_labels.clone(),
             multi_label: options.multi_label || options.candidate_labels.len() == 1,
-            entailment: entailment.unwrap_or(last),
+            entailment,
             contradiction,
             base,
             truncation,
@@ -108,6 +104,35 @@ impl ZeroShotClassificationTask {
         }
         Ok(row)
     }
+}
+
+/// The head's rows for entailment and contradiction, by the rule of transformers: by `label2id`, or the last row if no
+/// label starts with `entail`.
+fn entailment(config: &AutoConfig) -> Result<(usize, usize)> {
+    let rows = config.num_labels();
+    let last = rows.saturating_sub(1);
+    let labels = config.label2id()?;
+    let named = labels.iter().find(|(label, _)| label.to_lowercase().starts_with("entail"));
+    let entailment = match named {
+        None => {
+            let names: Vec<&str> = labels.iter().map(|(label, _)| label.as_str()).collect();
+            tracing::warn!(
+                labels = ?names,
+                "no label of the model begins with `entail`: the last one is taken for entailment"
+            );
+            last
+        }
+        Some((label, id)) => {
+            usize::try_from(*id).ok().filter(|row| *row < rows).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Model,
+                    format!("`label2id` in config.json has {id} for `{label}`, but there are {rows} labels"),
+                )
+            })?
+        }
+    };
+    let contradiction = if named.is_some() && entailment == 0 { last } else { 0 };
+    Ok((entailment, contradiction))
 }
 
 /// Contradiction and entailment of one sequence.

@@ -25,7 +25,8 @@ import argparse
 import torch
 import transformers
 
-import cases_chat  # noqa: F401 (registers its cases)
+import cases_bitmaps  # noqa: F401 (registers its cases)
+import cases_chat  # noqa: F401
 import cases_heads  # noqa: F401
 import cases_images  # noqa: F401
 import cases_models  # noqa: F401

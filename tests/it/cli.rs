@@ -221,8 +221,16 @@ fn a_damaged_page_names_its_file() {
     let fixture = Fixture::new();
     let good = std::fs::read(sample_rows()).unwrap();
     let mut damaged = good.clone();
+    // The headers of pages are found damaged before anything is computed.
     damaged[1000..30_000].fill(0x5a);
     fixture.file("rows/a.parquet", &good).file("rows/b.parquet", damaged).embed_yaml("rows");
+    fixture.run(&["run", "embed.yaml"]).fails(65, &["rows/b.parquet", "page header"]);
+    assert!(fixture.files("out").is_empty(), "{:?}", fixture.files("out"));
+
+    // The rows of a page are decoded when they are read.
+    let mut damaged = good.clone();
+    damaged[60_000..60_200].fill(0x5a);
+    fixture.file("rows/b.parquet", damaged);
     fixture.run(&["run", "embed.yaml"]).fails(65, &["rows/b.parquet", "1 of 2 units"]);
     // The unit of the good file is kept aside.
     let files = fixture.files("out");

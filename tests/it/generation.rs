@@ -78,7 +78,8 @@ fn gpt2_agrees_with_transformers() {
 }
 
 /// The logits of the golden at every position, from a prompt of each length and the tokens after it one
-/// by one, several rows at a time.
+/// by one, several rows at a time. Families that count positions after the padding generate with others than those of
+/// a forward pass: `settings.rs` tests these.
 #[test]
 fn token_by_token_is_all_at_once() {
     let mut differences = Differences::default();
@@ -88,9 +89,6 @@ fn token_by_token_is_all_at_once() {
         "gpt2/for-causal-lm-relu",
         "gpt2/for-causal-lm-untied",
         "bert/for-causal-lm",
-        "roberta/for-causal-lm",
-        "xlm-roberta/for-causal-lm",
-        "camembert/for-causal-lm",
     ] {
         let dir = golden_dir("heads").join(name);
         let expected = Weights::open(&[dir.join("golden.safetensors")]).unwrap();

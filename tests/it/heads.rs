@@ -267,7 +267,7 @@ fn labels_are_as_many_as_the_head_has_rows() {
     // `num_labels: 50` beside an `id2label` of two entries, as old libraries wrote it.
     let model = load(&dir, AutoClass::SequenceClassification, &Map::new()).unwrap();
     assert_eq!(model.config().id2label().len(), 50);
-    assert_eq!(model.config().id2label()[49], "LABEL_49");
+    assert_eq!(model.config().label(49).unwrap(), "LABEL_49");
 
     let two = json!({"num_labels": 2}).as_object().unwrap().clone();
     let error = load(&dir, AutoClass::SequenceClassification, &two);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use hfauto_pipe::ErrorKind;
 use hfauto_pipe::hub::{Hub, HubProgress, HubSettings, Need, Snapshot, Weights};
 
-use server::{COMMIT, FakeHub, REPO, sha256};
+use server::{COMMIT, FakeHub, REPO, git_hash, sha1, sha256};
 
 const CONFIG: &[u8] = br#"{"model_type": "bert"}"#;
 const TOKENIZER: &[u8] = br#"{"model": {}}"#;
@@ -141,8 +141,7 @@ fn downloads_only_what_is_needed_into_the_standard_layout() {
     assert_eq!(fixture.fake.storage.lines(), [format!("GET /{hash}?signature=secret")]);
 
     assert_eq!(std::fs::read_to_string(fixture.path("refs/main")).unwrap(), COMMIT);
-    let expected =
-        [sha256(CONFIG)[..40].to_owned(), sha256(TOKENIZER)[..40].to_owned(), hash.clone()];
+    let expected = [git_hash(CONFIG), git_hash(TOKENIZER), hash.clone()];
     let mut expected = expected.to_vec();
     expected.sort();
     assert_eq!(fixture.blobs(), expected);
@@ -377,6 +376,64 @@ fn a_wrong_size_or_hash_is_never_kept() {
     fixture.fake.change(|world| world.storage_body = None);
     std::fs::write(fixture.path("blobs").join(sha256(&weights())), b"half").unwrap();
     assert_eq!(read(&get(&fixture.hub(), Need::Weights).unwrap(), "model.safetensors"), weights());
+}
+
+#[test]
+fn a_small_file_with_another_git_hash_is_never_kept() {
+    let fixture = Fixture::new(model());
+    let other = br#"{"model_type": "gpt2"}"#.to_vec();
+    assert_eq!(other.len(), CONFIG.len());
+    fixture.fake.change(|world| world.evil = Some(other.clone()));
+    fails(
+        get(&fixture.hub(), Need::Config),
+        &["arrived damaged", &git_hash(CONFIG), &git_hash(&other)],
+    );
+    assert!(fixture.blobs().is_empty(), "{:?}", fixture.blobs());
+    fixture.fake.change(|world| world.evil = None);
+    assert_eq!(read(&get(&fixture.hub(), Need::Config).unwrap(), "config.json"), CONFIG);
+
+    // Some mirrors send the hash of the content alone; other etags mean nothing.
+    for etag in [sha1(CONFIG), "6f".repeat(16)] {
+        let fixture = Fixture::new(model());
+        fixture.fake.change(|world| world.etag = Some(etag));
+        assert!(get(&fixture.hub(), Need::Config).is_ok());
+    }
+}
+
+#[test]
+fn an_answer_without_end_is_given_up() {
+    let fixture = Fixture::new(model());
+    let fast = (vec![b'a'; 1 << 20], Duration::ZERO);
+    fixture.fake.change(|world| world.endless_file = Some(fast.clone()));
+    fails(get(&fixture.hub(), Need::Config), &["`config.json`", "sends more than 67108864 bytes"]);
+    assert!(fixture.blobs().is_empty(), "{:?}", fixture.blobs());
+    fixture.fake.change(|world| world.endless_info = Some(fast));
+    fails(get(&fixture.hub(), Need::Config), &["answers with more than 67108864 bytes"]);
+}
+
+#[test]
+fn an_answer_that_drips_is_given_up() {
+    let fixture = Fixture::new(model());
+    let drip = (b" ".to_vec(), Duration::from_millis(100));
+    let hub = || Hub::new(fixture.settings().with_timeout(Duration::from_millis(500)));
+    let started = std::time::Instant::now();
+    fixture.fake.change(|world| world.endless_file = Some(drip.clone()));
+    fails(get(&hub(), Need::Config), &["sends `config.json` too slowly"]);
+    fixture.fake.change(|world| world.endless_info = Some(drip));
+    fails(get(&hub(), Need::Config), &["sends its answer too slowly"]);
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+#[test]
+fn without_a_home_no_folder_is_guessed() {
+    // In a child process, because the environment is global.
+    let program = env!("CARGO_BIN_EXE_hfauto-pipe");
+    let mut command = std::process::Command::new(program);
+    command.args(["fetch", REPO]).env_clear().env("HF_ENDPOINT", "http://127.0.0.1:1");
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{stderr}");
+    assert!(stderr.contains("`HOME` is not set") && stderr.contains("`HF_HOME`"), "{stderr}");
 }
 
 #[test]

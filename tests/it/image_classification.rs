@@ -101,7 +101,10 @@ fn logits_stand_beside_the_labels_on_request() {
 fn what_is_no_image_is_a_data_error_that_names_it() {
     for (path, parts) in [
         ("pictures/cut.png", &["cannot decode the PNG file", "pictures/cut.png"][..]),
-        ("pictures/text.png", &["not a JPEG, PNG or WebP file", "pictures/text.png"]),
+        (
+            "pictures/text.png",
+            &["not a JPEG, PNG, WebP, GIF, BMP or TIFF file", "pictures/text.png"],
+        ),
         ("pictures/none.png", &["cannot read the file", "pictures/none.png"]),
         ("https://example.com/a.png", &["`https://…`, which is not fetched", "row 2", "`image`"]),
     ] {
@@ -147,4 +150,107 @@ fn models_of_text_and_of_images_do_not_stand_in_for_each_other() {
     let job = runtime.block_on(Job::prepare(pipeline, JobOptions::default(), hub));
     let error = job.map(drop).unwrap_err();
     assert!(error.to_string().contains("reads images, not text"), "{error}");
+}
+
+/// Runs the program on rows of `paths`, with little memory and time; returns its output for each row.
+fn hostile(fixture: &Fixture, paths: &[&str], more: &str) -> (i32, Vec<Value>, String) {
+    let rows: String = paths.iter().map(|path| json!({"image": path}).to_string() + "\n").collect();
+    fixture.file("rows.jsonl", rows).file(
+        "p.yaml",
+        format!(
+            "version: 1\nsource: {{path: rows.jsonl}}\nsteps:\n\
+             - image-classification: {{model: '{}', input: image, output: labels}}\n\
+             on_error: {{rows: 'null'}}\nsink: {{path: out.jsonl}}\n{more}\n",
+            model()
+        ),
+    );
+    let program = env!("CARGO_BIN_EXE_hfauto-pipe");
+    let script = format!(
+        "ulimit -c 0; ulimit -v 6000000; exec timeout -k 5 30 {program} run p.yaml --fresh --progress none"
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(fixture.path(""))
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let written = std::fs::read_to_string(fixture.path("out.jsonl")).unwrap_or_default();
+    let rows = written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let code = output.status.code().unwrap_or(-1);
+    (code, rows, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn hostile_images_are_errors_of_their_rows() {
+    let fixture = Fixture::new();
+    fixture.file("good.png", image("rgb.png"));
+    let golden = |case: &str, name: &str| {
+        std::fs::read(repository().join("tests/golden").join(case).join(name)).unwrap()
+    };
+    let mkfifo = std::process::Command::new("mkfifo").arg(fixture.path("pipe")).status().unwrap();
+    assert!(mkfifo.success());
+    std::fs::File::create(fixture.path("sparse.png")).unwrap().set_len(1 << 42).unwrap();
+    let mut claims = golden("pictures", "jpeg-444-progressive.jpg");
+    let frame = claims.windows(2).position(|pair| pair == [0xff, 0xc2]).unwrap();
+    claims[frame + 5..frame + 9].copy_from_slice(&[0x34, 0, 0x34, 0]);
+    fixture.file("claims.jpg", &claims);
+    let scan = claims.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap();
+    let mut scans = claims[..claims.len() - 2].to_vec();
+    (0..5000).for_each(|_| scans.extend_from_slice(&claims[scan..claims.len() - 2]));
+    fixture.file("scans.jpg", scans);
+    let mut deep = golden("pictures", "png-16-rgba.png");
+    deep[16..24].copy_from_slice(&[0, 0, 0x24, 0, 0, 0, 0x24, 0]);
+    fixture.file("deep.png", deep);
+    let mut screen = golden("bitmaps", "gif-part-of-screen.gif");
+    screen[6..10].copy_from_slice(&[0, 0x10, 0, 0x10]);
+    fixture.file("screen.gif", screen);
+    let names = [
+        "good.png",
+        "pipe",
+        "/dev/zero",
+        "/proc/kmsg",
+        "sparse.png",
+        "claims.jpg",
+        "scans.jpg",
+        "deep.png",
+        "claims.jpg",
+        "deep.png",
+        "good.png",
+    ];
+    let (code, rows, stderr) = hostile(&fixture, &names, "");
+    assert_eq!(code, 0, "{stderr}");
+    for (name, row) in names.iter().zip(&rows) {
+        let is_good = *name == "good.png";
+        assert_eq!(row["labels"].is_null(), !is_good, "{name}: {row}");
+        let kind = row["_error"]["kind"].as_str();
+        let expected = match *name {
+            "good.png" => None,
+            "claims.jpg" | "scans.jpg" | "deep.png" => Some("image_decode"),
+            _ => Some("image_read"),
+        };
+        assert_eq!(kind, expected, "{name}: {row}");
+    }
+    // A complete picture on a logical screen this large is valid input.
+    let (code, rows, stderr) = hostile(&fixture, &["screen.gif"], "");
+    assert_eq!((code, rows[0]["labels"].is_null()), (0, false), "{stderr}");
+}
+
+#[test]
+fn images_are_confined_and_limited_as_the_pipeline_says() {
+    let fixture = Fixture::new();
+    fixture.file("images/good.png", image("rgb.png")).file("outside.png", image("rgb.png"));
+    std::os::unix::fs::symlink("../outside.png", fixture.path("images/link.png")).unwrap();
+    let names = ["images/good.png", "outside.png", "images/link.png", "images/../outside.png"];
+    let (code, rows, stderr) = hostile(&fixture, &names, "images: {root: images}");
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(rows[0]["_error"], Value::Null);
+    for row in &rows[1..] {
+        assert_eq!(row["_error"]["message"], "outside of the folder of images");
+    }
+    let (_, rows, _) = hostile(&fixture, &names[..1], "images: {max_pixels: 10}");
+    assert!(rows[0]["_error"]["message"].as_str().unwrap().contains("at most 10 may be"));
+    let (_, rows, _) = hostile(&fixture, &names[..1], "images: {max_file_size: 10}");
+    assert_eq!(rows[0]["_error"]["message"], "a file of more than 10 bytes");
+    let (code, _, stderr) = hostile(&fixture, &names, "images: {root: nowhere}");
+    assert!(code == 66 && stderr.contains("`images.root`"), "{code}: {stderr}");
 }

@@ -298,3 +298,25 @@ fn what_is_no_row_stays_an_error_of_the_file() {
     check("a.jsonl", b"{\"text\":\"a\",\"caf\xe9\":1}\n", "line 1 is not JSON");
     check("b.jsonl", b"{\"text\":\"caf\xe9\"\n", "line 1 is not JSON");
 }
+
+/// An unpaired surrogate is not text: its row fails even if no step reads it.
+#[test]
+fn half_a_character_costs_its_row() {
+    let fixture = Fixture::new();
+    let half = "{\"id\":0,\"text\":\"a\",\"other\":\"bad \\ud83d end\"}\n";
+    let whole = "{\"id\":1,\"text\":\"b\",\"other\":\"\\ud83d\\ude00\"}\n";
+    fixture.file("in/0.jsonl", [half, whole].concat());
+    pipeline(&fixture, "{path: in}", "", "");
+    fixture.run(&["run", "count.yaml"]).fails(65, &["line 1, field `other`", "half a character"]);
+    pipeline(&fixture, "{path: in}", "", "on_error: {rows: skip}");
+    run(&fixture, &[]);
+    assert_eq!(texts(&read(&fixture, "out"), "other"), [Some("\u{1f600}".to_owned())]);
+    let failed = errors(&read(&fixture, "out/_errors"));
+    assert_eq!((failed[0].0, failed[0].2.as_str()), (0, "invalid_utf8"));
+    assert!(failed[0].3.contains("half a character") && failed[0].3.contains("line 1"));
+    pipeline(&fixture, "{path: in}", "", "on_error: {rows: null}");
+    run(&fixture, &["--fresh"]);
+    let rows = read(&fixture, "out");
+    assert_eq!(texts(&rows, "other"), [None, Some("\u{1f600}".to_owned())]);
+    assert_eq!(texts(&rows, "text"), [Some("a".to_owned()), Some("b".to_owned())]);
+}

@@ -16,7 +16,7 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use datafusion::arrow;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use datafusion::parquet::basic::Encoding;
-use hfauto_pipe::config::pipeline::{Compression, CsvSpec, FileFormat, SinkSpec, SourceSpec};
+use hfauto_pipe::config::pipeline::{Compression, FileFormat, SinkSpec, SourceSpec};
 use hfauto_pipe::sink::{Sink, SinkOptions, Written};
 use hfauto_pipe::{Error, ErrorKind, source};
 use serde_json::Value;
@@ -45,15 +45,7 @@ fn write(spec: &SinkSpec, batches: &[RecordBatch], overwrite: bool) -> Result<Wr
 
 /// Reads an output with our own sources.
 async fn read(path: &Path) -> RecordBatch {
-    let spec = SourceSpec {
-        paths: vec![path.to_str().unwrap().to_owned()],
-        format: None,
-        csv: CsvSpec { delimiter: b',', has_header: true },
-        select: None,
-        predicate: None,
-        limit: None,
-        location: String::new(),
-    };
+    let spec = SourceSpec::of_path(path.to_str().unwrap(), "");
     let source = source::open(&source::session(None).unwrap(), &spec).await.unwrap();
     let schema = Arc::new(source.dataframe.schema().as_arrow().clone());
     concat_batches(&schema, &source.dataframe.collect().await.unwrap()).unwrap()

@@ -76,7 +76,10 @@ impl Fixture {
             .env("HF_HUB_OFFLINE", "1")
             .env_remove("HF_TOKEN")
             .env_remove("HF_HUB_CACHE")
+            .env_remove("TRANSFORMERS_CACHE")
             .env_remove("RUST_LOG")
+            // Makes a test's `HFAUTO_FAILPOINT` take effect.
+            .env("HFAUTO_FAILPOINT_KEY", failpoint_key())
             .stdin(Stdio::null());
         command
     }
@@ -111,6 +114,11 @@ impl Fixture {
     pub(crate) fn parquet(&self, name: &str) -> RecordBatch {
         read_parquet(&self.path(name))
     }
+}
+
+/// The key that enables failpoints of the program.
+pub(crate) fn failpoint_key() -> String {
+    hfauto_pipe::failpoint::key(Path::new(env!("CARGO_BIN_EXE_hfauto-pipe"))).unwrap()
 }
 
 impl Ran {

@@ -143,3 +143,17 @@ fn every_test_file_is_listed() {
         assert!(name == "main" || main.contains(&format!("mod {name};")), "{name} is not listed");
     }
 }
+
+#[test]
+fn every_limit_is_documented() {
+    let security = std::fs::read_to_string(repository().join("SECURITY.md")).unwrap();
+    let limits = std::fs::read_to_string(repository().join("src/limits.rs")).unwrap();
+    let names: Vec<&str> = limits
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub(crate) const ")?.split(':').next())
+        .collect();
+    assert!(names.len() > 50, "found {} limits only", names.len());
+    for name in names {
+        assert!(security.contains(&format!("| `{name}` |")), "SECURITY.md lacks `{name}`");
+    }
+}

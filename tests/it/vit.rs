@@ -237,11 +237,6 @@ fn every_setting_of_an_image_processor_agrees_with_transformers() {
             let file = image.rsplit('/').next().unwrap();
             let Some(tensor) = tensors.names().find(|name| name.ends_with(file)) else { continue };
             let bytes = std::fs::read(folder.join(image)).unwrap();
-            if file.ends_with(".gif") || file.ends_with(".bmp") {
-                let error = RgbImage::decode(&bytes).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::Data);
-                continue;
-            }
             let ours = processor.preprocess(&RgbImage::decode(&bytes).unwrap()).unwrap();
             let expected = tensors.tensor(tensor, DType::F32, &Device::Cpu).unwrap();
             let result = Tolerance::Exact.check(&ours, &expected);
@@ -292,6 +287,11 @@ fn settings_that_do_not_work_are_refused_by_name() {
         &["image processor `CLIPImageProcessor` is not implemented", "DeiTFeatureExtractor"],
     );
     check(json!({"auto_map": {"AutoImageProcessor": "x.Y"}}), unsupported, &["auto_map"]);
+    let code = json!({"auto_map": {"AutoImageProcessor": "x.Y"}, "image_processor_type": "Y"});
+    check(code, unsupported, &["auto_map"]);
+    // A built-in class takes precedence, as in transformers without `trust_remote_code`.
+    let built_in = json!({"auto_map": {"AutoImageProcessor": "x.Y"}, "image_processor_type": "ViTImageProcessor"});
+    AutoImageProcessor::from_json(built_in.as_object().unwrap(), Some("vit")).unwrap();
     check(json!({"size": {"shortest_edge": 224}}), unsupported, &["shortest_edge", "`height`"]);
     check(json!({"size": {"height": 224}}), ErrorKind::Model, &["`size`", "a size"]);
     check(json!({"size": 0}), ErrorKind::Model, &["`size`"]);

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::keys::{Effect, KEYS, Key};
 use super::*;
 
 /// A directory of JSON files; the model has 8 features.
@@ -47,7 +48,7 @@ fn without_modules_json_it_is_mean_pooling() {
     let mean = Module::Pooling(Pooling::new([PoolingMode::Mean], true));
     assert_eq!(description.modules, [mean]);
     assert_eq!(description.embedding_dimension(), 8);
-    assert_eq!(description.max_seq_length, None);
+    assert!(description.processor_kwargs.is_empty());
     assert_eq!(description.prompt(None).unwrap(), None);
 }
 
@@ -118,15 +119,14 @@ fn modules_go_by_the_last_part_of_their_path_and_unknown_ones_are_refused() {
 
 #[test]
 fn a_dense_layer_of_another_width_is_refused() {
-    let types = ["m.Transformer", "m.Pooling", "m.Dense"];
+    let types = [
+        "sentence_transformers.models.Transformer",
+        "sentence_transformers.models.Pooling",
+        "sentence_transformers.models.Dense",
+    ];
     for (dense, kind, text) in [
         (json!({"in_features": 9, "out_features": 3}), ErrorKind::Model, "gives 8"),
         (json!({"in_features": 8}), ErrorKind::Model, "`out_features`"),
-        (
-            json!({"in_features": 8, "out_features": 3, "use_residual": true}),
-            ErrorKind::Unsupported,
-            "use_residual",
-        ),
         (
             json!({"in_features": 8, "out_features": 3, "activation_function": "my.Act"}),
             ErrorKind::Unsupported,
@@ -146,8 +146,8 @@ fn a_dense_layer_of_another_width_is_refused() {
 
 #[test]
 fn prompts_lengths_and_the_transformer_s_own_folder() {
-    let list = json!([{"path": "0_Transformer", "type": "m.Transformer"},
-        {"path": "1_Pooling", "type": "m.Pooling"}]);
+    let list = json!([{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]);
     let bert = json!({"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2});
     let dir = directory(&[
         ("modules.json", list),
@@ -165,7 +165,7 @@ fn prompts_lengths_and_the_transformer_s_own_folder() {
     ]);
     let description = read(dir.path()).unwrap();
     assert_eq!(description.embedding_dimension(), 16);
-    assert_eq!(description.max_seq_length, Some(24));
+    assert_eq!(description.processor_kwargs["model_max_length"], 24);
     assert!(description.do_lower_case);
     assert_eq!(description.similarity_fn_name.as_deref(), Some("cosine"));
     assert_eq!(description.prompt(None).unwrap(), Some("p: "));
@@ -173,4 +173,217 @@ fn prompts_lengths_and_the_transformer_s_own_folder() {
     let error = description.prompt(Some("document")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert_eq!(error.remedy(), Some("its prompts are: query, passage"));
+}
+
+/// A bi-encoder with every module and one key of a file set; a sparse encoder for the keys of SpladePooling.
+fn with_key(file: File, key: Option<(&str, Value)>) -> Result<SentenceTransformer> {
+    let sparse = file == File::SpladePooling;
+    let types: &[&str] = if sparse {
+        &["sentence_transformers.models.Transformer", "sentence_transformers.models.SpladePooling"]
+    } else {
+        &[
+            "sentence_transformers.models.Transformer",
+            "sentence_transformers.models.Pooling",
+            "sentence_transformers.models.Dense",
+            "sentence_transformers.models.LayerNorm",
+            "sentence_transformers.models.Dropout",
+            "sentence_transformers.models.Normalize",
+        ]
+    };
+    let mut listed = modules(types);
+    let mut model = json!({"prompts": {"a": "A", "b": "B"}, "default_prompt_name": "a"});
+    let mut transformer =
+        json!({"transformer_task": if sparse { "fill-mask" } else { "feature-extraction" }});
+    let mut config = json!({"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2});
+    let mut pooling = json!({"pooling_mode_max_tokens": true});
+    let mut dense = json!({"in_features": 8, "out_features": 8});
+    let (mut normalize, mut dropout, mut splade) = (json!({}), json!({}), json!({}));
+    let mut layer_norm = json!({"dimension": 8});
+    if let Some((key, value)) = key {
+        let place = match file {
+            File::Modules => &mut listed[2],
+            File::Model => &mut model,
+            File::ConfigJson => &mut config["sentence_transformers"],
+            File::Transformer => &mut transformer,
+            File::ModelKwargs => &mut transformer["model_kwargs"],
+            File::ProcessorKwargs => &mut transformer["processor_kwargs"],
+            File::ConfigKwargs => &mut transformer["config_kwargs"],
+            File::Processing => &mut transformer["processing_kwargs"],
+            File::ProcessingText => &mut transformer["processing_kwargs"]["text"],
+            File::Pooling => &mut pooling,
+            File::Dense => &mut dense,
+            File::Normalize => &mut normalize,
+            File::LayerNorm => &mut layer_norm,
+            File::Dropout => &mut dropout,
+            File::SpladePooling => &mut splade,
+        };
+        place[key] = value;
+    }
+    let dir = directory(&[
+        ("config.json", config),
+        ("modules.json", listed),
+        ("config_sentence_transformers.json", model),
+        ("sentence_bert_config.json", transformer),
+        ("1_Pooling/config.json", pooling),
+        ("1_SpladePooling/config.json", splade),
+        ("2_Dense/config.json", dense),
+        ("3_LayerNorm/config.json", layer_norm),
+        ("4_Dropout/config.json", dropout),
+        ("5_Normalize/config.json", normalize),
+    ]);
+    let mut description = read(dir.path())?;
+    // The folder differs on each call, and is only printed.
+    description.transformer = Snapshot::local(Path::new(".")).unwrap();
+    description.similarity_fn_name = None;
+    Ok(description)
+}
+
+#[test]
+fn every_key_of_the_table_does_what_its_row_says() {
+    let shown = |description: &SentenceTransformer| {
+        let activation = description.activation().map_err(|e| e.to_string());
+        let mut description = description.clone();
+        // Only `activation` uses it, and that is compared separately.
+        let json = description.config.json().clone();
+        description.config = AutoConfig::from_json(
+            json.into_iter().filter(|(key, _)| key != "sentence_transformers").collect(),
+            &Map::new(),
+        )
+        .unwrap();
+        format!("{description:?} {activation:?}")
+    };
+    for Key { file, key, effect, example } in KEYS {
+        let what = format!("{file:?} {key}: {example}");
+        let without = with_key(*file, None).unwrap();
+        let with = with_key(*file, Some((*key, serde_json::from_str(example).unwrap())));
+        match effect {
+            Effect::Harmless => assert_eq!(shown(&with.unwrap()), shown(&without), "{what}"),
+            Effect::Counts => {
+                let same = with.is_ok_and(|with| shown(&with) == shown(&without));
+                assert!(!same, "{what}");
+            }
+            Effect::Refused(off) => {
+                let error = with.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{what}");
+                assert!(error.message().contains(&format!("`{key}: ")), "{error}");
+                for off in off.iter().chain(&["null"]) {
+                    let value = serde_json::from_str(off).unwrap();
+                    let with = with_key(*file, Some((*key, value))).unwrap();
+                    assert_eq!(shown(&with), shown(&without), "{what}: {off}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn unknown_keys_are_refused_by_name_in_every_file() {
+    let files: std::collections::BTreeSet<String> =
+        KEYS.iter().map(|row| format!("{:?}", row.file)).collect();
+    assert_eq!(files.len(), 15, "{files:?}");
+    let mut seen = Vec::new();
+    for Key { file, .. } in KEYS {
+        if seen.contains(file) {
+            continue;
+        }
+        seen.push(*file);
+        let error = with_key(*file, Some(("frobnicate", json!(7))))
+            .and_then(|description| description.activation().map(drop));
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{file:?}: {error}");
+        assert!(error.message().contains("`frobnicate"), "{file:?}: {error}");
+    }
+}
+
+#[test]
+fn an_adapter_is_not_passed_over() {
+    let dir = directory(&[("adapter_config.json", json!({"peft_type": "LORA"}))]);
+    let error = read(dir.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.message().contains("adapter_config.json"), "{error}");
+}
+
+#[test]
+fn code_of_other_packages_is_not_run() {
+    let types = ["custom_st.Transformer", "sentence_transformers.models.Pooling"];
+    let dir = directory(&[("modules.json", modules(&types)), ("1_Pooling/config.json", json!({}))]);
+    let error = read(dir.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.message().contains("`custom_st.Transformer`"), "{error}");
+}
+
+#[test]
+fn the_files_of_older_models_are_read_under_their_names() {
+    let types =
+        ["sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling"];
+    for family in ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"] {
+        let file = format!("sentence_{family}_config.json");
+        let dir = directory(&[
+            ("modules.json", modules(&types)),
+            ("1_Pooling/config.json", json!({})),
+            (file.as_str(), json!({"max_seq_length": 77, "do_lower_case": true})),
+        ]);
+        let description = read(dir.path()).unwrap();
+        assert_eq!(description.processor_kwargs["model_max_length"], 77, "{family}");
+        assert!(description.do_lower_case, "{family}");
+    }
+    // Without modules.json, sentence-transformers reads none of them.
+    let dir = directory(&[("sentence_bert_config.json", json!({"max_seq_length": 77}))]);
+    assert!(read(dir.path()).unwrap().processor_kwargs.is_empty());
+}
+
+#[test]
+fn a_language_model_without_modules_is_pooled_by_its_last_token() {
+    let of = |config: Value| {
+        let dir = directory(&[("config.json", config)]);
+        let description = read(dir.path()).unwrap();
+        let [Module::Pooling(pooling)] = &description.modules[..] else { panic!("one module") };
+        pooling.modes().to_vec()
+    };
+    let bert = |architecture: &str, more: Value| {
+        let mut json = json!({"model_type": "roberta", "hidden_size": 8, "num_attention_heads": 2,
+            "architectures": [architecture]});
+        json.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        of(json)
+    };
+    assert_eq!(bert("RobertaForCausalLM", json!({})), [PoolingMode::LastToken]);
+    assert_eq!(bert("RobertaForCausalLM", json!({"is_causal": false})), [PoolingMode::Mean]);
+    assert_eq!(bert("RobertaForMaskedLM", json!({})), [PoolingMode::Mean]);
+}
+
+#[test]
+fn a_cross_encoder_is_one_transformer_and_embeds_without_its_prompts() {
+    let types = ["sentence_transformers.base.modules.transformer.Transformer"];
+    let task = json!({"transformer_task": "sequence-classification",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+        "module_output_name": null});
+    let saved = json!({"model_type": "CrossEncoder", "prompts": {"q": "query: "},
+        "default_prompt_name": "q", "activation_fn": "torch.nn.modules.linear.Identity"});
+    let dir = directory(&[
+        ("modules.json", modules(&types)),
+        ("sentence_bert_config.json", task.clone()),
+        ("config_sentence_transformers.json", saved.clone()),
+    ]);
+    let description = read(dir.path()).unwrap();
+    description.require_cross_encoder().unwrap();
+    assert_eq!(description.activation().unwrap(), Some(TorchActivation::IDENTITY));
+    assert_eq!(description.prompt(None).unwrap(), Some("query: "));
+    let embedder = description.bi_encoder().unwrap();
+    assert_eq!(embedder.embedding_dimension(), 8);
+    assert_eq!(embedder.prompt(None).unwrap(), None);
+    // Not cross-encoders of a single transformer.
+    let mut messages = task.clone();
+    messages["modality_config"]["message"] = json!({"method": "forward"});
+    let mut words = task;
+    words["transformer_task"] = json!("text-generation");
+    for (file, text) in [(messages, "modality_config"), (words, "transformer_task")] {
+        let dir = directory(&[
+            ("modules.json", modules(&types)),
+            ("sentence_bert_config.json", file),
+            ("config_sentence_transformers.json", saved.clone()),
+        ]);
+        let error = read(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains(text), "{error}");
+    }
 }

@@ -6,18 +6,17 @@
 //!
 //! # Source
 //! `apply_chat_template` of transformers' `PreTrainedTokenizerBase`, `render_jinja_template`. Templates are
-//! rendered by minijinja, which differs from Jinja where `~` joins a list or a map that the template itself
-//! made to a text: the texts in it stand in double quotes then.
+//! rendered by minijinja, within a budget ([`super::jinja`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use minijinja::Environment;
 use serde_json::{Map, Value};
 
 use super::files::TokenizerFiles;
 use super::{AutoTokenizer, jinja, python};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
+use crate::guard::guarded;
 
 /// The file of a template that stands alone.
 const FILE: &str = "chat_template.jinja";
@@ -119,14 +118,11 @@ impl ChatTemplates {
 
 /// A chat template, ready to be rendered many times.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    template: jinja::Template,
     /// Where the template comes from, for errors.
     place: String,
     special_tokens: Map<String, Value>,
 }
-
-/// The name of the one template in its environment.
-const NAME: &str = "chat_template";
 
 impl ChatTemplate {
     fn new(
@@ -135,11 +131,10 @@ impl ChatTemplate {
         special_tokens: Map<String, Value>,
         kind: ErrorKind,
     ) -> Result<Self> {
-        let mut environment = jinja::environment();
-        environment
-            .add_template_owned(NAME, jinja::prepared(source))
-            .map_err(|e| failed(e, &place, kind))?;
-        Ok(Self { environment, place, special_tokens })
+        let template = guarded(kind, "the chat template", || {
+            jinja::Template::new(source).map_err(|e| failed(e, &place, kind))
+        })?;
+        Ok(Self { template, place, special_tokens })
     }
 
     /// The text of a conversation: messages with `role` and `content`, and what else the template reads.
@@ -204,8 +199,10 @@ impl ChatTemplate {
         }
         variables.insert("messages", python::value(&Value::from(messages)));
         variables.insert("add_generation_prompt", options.add_generation_prompt.into());
-        let render = || self.environment.get_template(NAME)?.render(variables);
-        render().map_err(|e| failed(e, &self.place, ErrorKind::Data))
+        guarded(ErrorKind::Data, "the conversation", || {
+            self.template.render(variables).map_err(|e| failed(e, &self.place, ErrorKind::Data))
+        })
+        .map_err(|e| e.row(RowErrorKind::Chat))
     }
 }
 
@@ -282,6 +279,15 @@ fn failed(error: minijinja::Error, place: &str, kind: ErrorKind) -> Error {
         | Jinja::UnknownTest => ErrorKind::Unsupported,
         _ => kind,
     };
+    if error.kind() == Jinja::OutOfFuel {
+        let what = error.detail().unwrap_or("it runs too many instructions");
+        let message =
+            format!("the chat template does more than this conversation can need: {what}");
+        return Error::new(kind, message)
+            .row(RowErrorKind::Chat)
+            .at(place)
+            .hint("give `chat_template`, or use a model whose template ends");
+    }
     let what = match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),

@@ -19,6 +19,7 @@ use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
 
+use super::checked;
 use super::class::TokenizerClass;
 use super::files::TokenizerFiles;
 use super::overrides::{TokenizerOptions, extra_ids};
@@ -214,6 +215,7 @@ fn sentence_piece(
 
     let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
     if !proto.precompiled_charsmap.is_empty() {
+        checked::check_precompiled(&proto.precompiled_charsmap)?;
         let precompiled = Precompiled::from(&proto.precompiled_charsmap);
         normalizers.push(precompiled.map_err(|e| broken(file)(e.into()))?.into());
     }

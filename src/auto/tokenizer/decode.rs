@@ -1,10 +1,13 @@
 //! Token ids back to tokens and texts.
 
-use tokenizers::{Decoder, ModelWrapper};
+use std::collections::BTreeSet;
+
+use tokenizers::ModelWrapper;
 
 use super::AutoTokenizer;
-use super::encode::failed;
-use crate::error::Result;
+use super::bounded::failed;
+use crate::error::{ErrorKind, Result};
+use crate::guard::guarded;
 
 /// How token ids become a text, in the words of transformers' `tokenizer.decode(…)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +51,10 @@ impl AutoTokenizer {
         ids: &[u32],
         skip_special_tokens: bool,
     ) -> Vec<Option<String>> {
-        let special = if skip_special_tokens { self.all_special_ids() } else { Vec::new() };
+        let special: BTreeSet<u32> =
+            if skip_special_tokens { self.all_special_ids() } else { Vec::new() }
+                .into_iter()
+                .collect();
         let kept = ids.iter().filter(|id| !special.contains(id));
         kept.map(|id| self.id_to_token(*id)).collect()
     }
@@ -59,10 +65,12 @@ impl AutoTokenizer {
     /// # Errors
     /// `Model` when the tokenizer fails.
     pub fn convert_tokens_to_string(&self, tokens: Vec<String>) -> Result<String> {
-        match self.tokenizer.get_decoder() {
-            Some(decoder) => decoder.decode(tokens).map_err(failed("decode tokens")),
-            None => Ok(tokens.join(" ")),
+        if self.tokenizer.get_decoder().is_none() {
+            return Ok(tokens.join(" "));
         }
+        guarded(ErrorKind::Data, "the tokens", || {
+            self.bounded.decode(tokens).map_err(failed("decode tokens"))
+        })
     }
 
     /// What the tokens inside of a word begin with (`##`); `None` for tokenizers that do not mark them, by

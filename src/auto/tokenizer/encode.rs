@@ -3,11 +3,13 @@
 //! Not here: the windows of a long text ([`super::window`]), and the way back ([`super::decode`]).
 
 use rayon::prelude::*;
-use tokenizers::{Model, OffsetType, PostProcessor, PreTokenizer, Token, Tokenizer};
+use tokenizers::{Model, OffsetType, PostProcessor, Token, Tokenizer};
 
+use super::bounded::failed;
 use super::truncate::{Cut, Side, TruncationStrategy};
 use super::{AutoTokenizer, prefix};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::guarded;
 
 /// How texts are encoded, in the words of transformers' `tokenizer(…)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,16 +219,13 @@ impl AutoTokenizer {
     ) -> Result<tokenizers::Encoding> {
         let parts = &self.tokenizer;
         let tokenize = || {
-            let added = parts.get_added_vocabulary();
-            let mut words = added.extract_and_normalize(parts.get_normalizer(), text);
-            if let Some(pre_tokenizer) = parts.get_pre_tokenizer() {
-                pre_tokenizer.pre_tokenize(&mut words)?;
-            }
+            let mut words = self.bounded.words(parts, text)?;
             let enough = enough.map(|(count, side)| (count, side.into()));
             parts.get_model().tokenize_in_pretokenized(&mut words, enough)?;
             words.into_encoding(None, type_id, offsets)
         };
-        tokenize().map_err(failed("tokenize a text"))
+        // If the library panics on a text, the row fails.
+        guarded(ErrorKind::Data, "the text", || tokenize().map_err(failed("tokenize a text")))
     }
 
     /// Cuts to `room`, adds the special tokens, takes out what is asked for.
@@ -247,10 +246,11 @@ impl AutoTokenizer {
                 text.set_overflowing(Vec::new());
             }
         }
-        let encoding = self
-            .tokenizer
-            .post_process(first, second, options.add_special_tokens)
-            .map_err(failed("add special tokens"))?;
+        let encoding = guarded(ErrorKind::Data, "the text", || {
+            let tokenizer = &self.tokenizer;
+            let whole = tokenizer.post_process(first, second, options.add_special_tokens);
+            whole.map_err(failed("add special tokens"))
+        })?;
         Ok(Encoding {
             input_ids: encoding.get_ids().to_vec(),
             token_type_ids: encoding.get_type_ids().to_vec(),
@@ -272,8 +272,4 @@ impl AutoTokenizer {
 fn offset_type(options: &EncodeOptions) -> OffsetType {
     // `None` would also leave out which text a token belongs to.
     if options.return_offsets_mapping { OffsetType::Char } else { OffsetType::Byte }
-}
-
-pub(super) fn failed(what: &'static str) -> impl Fn(tokenizers::Error) -> Error {
-    move |e| Error::new(ErrorKind::Model, format!("cannot {what}")).source(e)
 }

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::Snapshot;
+use crate::hub::{Snapshot, read_file};
+use crate::limits;
 
 /// Every file that a tokenizer may be read from, to say what a snapshot has instead of what it lacks.
 const KNOWN: &[&str] = &[
@@ -34,9 +35,9 @@ impl<'a> TokenizerFiles<'a> {
     /// The content of `file`, if the snapshot has it.
     pub(super) fn read(&mut self, file: &str) -> Result<Option<Vec<u8>>> {
         let Some(path) = self.snapshot.path(file) else { return Ok(None) };
-        let bytes = std::fs::read(&path).map_err(|e| {
-            Error::new(ErrorKind::Model, format!("cannot read `{}`", path.display())).source(e)
-        })?;
+        let is_config = matches!(file, "tokenizer_config.json" | "special_tokens_map.json");
+        let most = if is_config { limits::MODEL_JSON_BYTES } else { limits::TOKENIZER_FILE_BYTES };
+        let bytes = read_file(&path, most)?;
         self.note(file, &bytes);
         Ok(Some(bytes))
     }

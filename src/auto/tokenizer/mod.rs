@@ -6,7 +6,9 @@
 //! The entry points are [`AutoTokenizer::from_pretrained`], [`AutoTokenizer::encode`] and
 //! [`AutoTokenizer::encode_windows`].
 
+mod bounded;
 mod chat;
+mod checked;
 mod class;
 mod convert;
 mod decode;
@@ -23,12 +25,15 @@ mod tests;
 mod truncate;
 mod window;
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 use tokenizers::normalizers::{Lowercase, Sequence};
-use tokenizers::{PaddingDirection, Tokenizer, TruncationDirection};
+use tokenizers::{NormalizerWrapper, PaddingDirection, Tokenizer, TruncationDirection};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot};
+use bounded::Bounded;
 use chat::ChatTemplates;
 pub use chat::{ChatOptions, ChatTemplate};
 use class::TokenizerClass;
@@ -60,6 +65,7 @@ const LARGE_INTEGER: f64 = 1e20;
 /// ```
 pub struct AutoTokenizer {
     tokenizer: Tokenizer,
+    bounded: Bounded,
     class: TokenizerClass,
     /// What comes around a single text; `None` when only the library can tell.
     frame: Option<Frame>,
@@ -98,7 +104,19 @@ impl AutoTokenizer {
     /// # Errors
     /// As [`from_snapshot`](Self::from_snapshot).
     pub fn for_model_type(snapshot: &Snapshot, model_type: Option<&str>) -> Result<Self> {
-        Self::load(snapshot, model_type)
+        Self::with_config(snapshot, model_type, &Map::new())
+    }
+
+    /// The same with `overrides` of `tokenizer_config.json`, like keyword arguments of `from_pretrained`.
+    ///
+    /// # Errors
+    /// As [`from_snapshot`](Self::from_snapshot).
+    pub fn with_config(
+        snapshot: &Snapshot,
+        model_type: Option<&str>,
+        overrides: &Map<String, Value>,
+    ) -> Result<Self> {
+        checked::with_stack(|| Self::load(snapshot, model_type, overrides))
             .map_err(|e| e.at(format!("tokenizer of `{}`", snapshot.name())))
     }
 
@@ -111,26 +129,32 @@ impl AutoTokenizer {
     /// `do_lower_case` of sentence-transformers from 5.4 on, which puts a normalizer in front.
     pub fn lower_cased(mut self) -> Result<Self> {
         let before = self.tokenizer.get_normalizer().cloned();
+        if before.as_ref().is_some_and(lower_cases) {
+            return Ok(self);
+        }
         let normalizers = std::iter::once(Lowercase.into()).chain(before).collect();
         convert::set_normalizer(&mut self.tokenizer, Sequence::new(normalizers))?;
         self.word_by_word = prefix::is_word_by_word(&self.tokenizer);
+        self.bounded = checked::with_stack(|| Bounded::new(&self.tokenizer))?;
         Ok(self)
     }
 
-    fn load(snapshot: &Snapshot, model_type: Option<&str>) -> Result<Self> {
+    fn load(
+        snapshot: &Snapshot,
+        model_type: Option<&str>,
+        overrides: &Map<String, Value>,
+    ) -> Result<Self> {
         let mut files = TokenizerFiles::new(snapshot);
-        let config = files.read_object("tokenizer_config.json")?.unwrap_or_default();
+        let mut config = files.read_object("tokenizer_config.json")?.unwrap_or_default();
+        if !overrides.is_empty() {
+            files.note("overrides", Value::from(overrides.clone()).to_string().as_bytes());
+            config.extend(overrides.clone());
+        }
         let class = TokenizerClass::detect(snapshot, &config, model_type)?;
         files.note("class", class.name().as_bytes());
         let options = TokenizerOptions::read(&config, class);
 
-        let saved = files.read("tokenizer.json")?.map(|bytes| {
-            Tokenizer::from_bytes(bytes).map_err(|e| {
-                let message = "`tokenizer.json` is not a tokenizer of this library";
-                Error::new(ErrorKind::Model, message).source(e)
-            })
-        });
-        let saved = saved.transpose()?;
+        let saved = files.read("tokenizer.json")?.map(checked::tokenizer_from).transpose()?;
         let converted = saved.is_none() || options.from_slow;
         let mut special =
             SpecialTokens::read(&mut files, &config, class, saved.as_ref(), converted)?;
@@ -159,6 +183,7 @@ impl AutoTokenizer {
             convert::from_vocabulary(&mut files, &config, class, options, &special)?
         };
         options.apply(class, &mut tokenizer)?;
+        checked::check_model(&tokenizer)?;
 
         if let Some(side) = configured_side(&config, "truncation_side")? {
             truncation_side = side;
@@ -171,6 +196,7 @@ impl AutoTokenizer {
         Ok(Self {
             frame: Frame::find(&tokenizer),
             word_by_word: prefix::is_word_by_word(&tokenizer),
+            bounded: Bounded::new(&tokenizer)?,
             tokenizer,
             class,
             special,
@@ -279,13 +305,9 @@ impl AutoTokenizer {
             Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
             value => value.as_str().into_iter().collect::<Vec<_>>(),
         });
-        let mut ids = Vec::new();
-        for id in texts.filter_map(|text| self.tokenizer.token_to_id(text)) {
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
-        ids
+        let mut seen = BTreeSet::new();
+        let ids = texts.filter_map(|text| self.tokenizer.token_to_id(text));
+        ids.filter(|id| seen.insert(*id)).collect()
     }
 
     /// Whether a model is given the segments of tokens with them (`token_type_ids` in `model_input_names`).
@@ -323,6 +345,17 @@ impl std::fmt::Debug for AutoTokenizer {
             .field("vocab_size", &self.total_vocab_size())
             .field("model_max_length", &self.model_max_length)
             .finish_non_exhaustive()
+    }
+}
+
+/// Whether the normalizer has a step that lower-cases texts, on its own or in a sequence.
+fn lower_cases(normalizer: &NormalizerWrapper) -> bool {
+    match normalizer {
+        NormalizerWrapper::Lowercase(_) => true,
+        NormalizerWrapper::Sequence(steps) => {
+            steps.as_ref().iter().any(|step| matches!(step, NormalizerWrapper::Lowercase(_)))
+        }
+        _ => false,
     }
 }
 

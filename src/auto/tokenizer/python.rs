@@ -1,81 +1,247 @@
 //! Values as Python writes them: chat templates print them, and pass them through `json.dumps`.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use minijinja::value::{Enumerator, Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
+use super::jinja::{ITEM, charge};
+use crate::limits;
+
 /// A value for a template that looks as in Python wherever it becomes part of a text.
 pub(super) fn value(json: &serde_json::Value) -> Value {
     match json {
         serde_json::Value::Array(list) => {
-            Value::from_object(List(list.iter().map(value).collect()))
+            Value::from_object(List::new(list.iter().map(value).collect(), ObjectRepr::Seq))
         }
         serde_json::Value::Object(map) => {
-            Value::from_object(Dict(map.iter().map(|(k, v)| (k.clone(), value(v))).collect()))
+            let entries = map.iter().map(|(key, item)| (Value::from(key.as_str()), value(item)));
+            Value::from_object(Dict::new(entries.collect()))
         }
         scalar => Value::from_serialize(scalar),
     }
 }
 
-#[derive(Debug)]
-struct List(Vec<Value>);
+/// The size of a value when all of it is read: a list that holds another twice counts it twice.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    /// Bytes of strings, plus [`ITEM`] for each value.
+    pub(super) weight: usize,
+    /// The nesting depth of lists and maps.
+    pub(super) depth: usize,
+}
 
-impl Object for List {
-    fn repr(self: &Arc<Self>) -> ObjectRepr {
-        ObjectRepr::Seq
-    }
-
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.0.get(key.as_usize()?).cloned()
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Seq(self.0.len())
-    }
-
-    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&repr(&Value::from_dyn_object(Arc::clone(self))))
+impl Size {
+    fn around<'a>(items: impl Iterator<Item = &'a Value>) -> Self {
+        let mut all = Self { weight: ITEM, depth: 0 };
+        for item in items {
+            let item = size(item);
+            all.weight = all.weight.saturating_add(item.weight);
+            all.depth = all.depth.max(item.depth);
+        }
+        all.depth += 1;
+        all
     }
 }
 
-/// In the order of the entries; messages have few of them.
-#[derive(Debug)]
-struct Dict(Vec<(String, Value)>);
+/// The size of a value, computed from its parts.
+pub(super) fn size(value: &Value) -> Size {
+    if let Some(text) = value.as_str() {
+        return Size { weight: ITEM + text.len(), depth: 0 };
+    }
+    let Some(object) = value.as_object() else { return Size { weight: ITEM, depth: 0 } };
+    if let Some(list) = object.downcast_ref::<List>() {
+        list.size
+    } else if let Some(dict) = object.downcast_ref::<Dict>() {
+        dict.size
+    } else if object.repr() == ObjectRepr::Plain {
+        Size { weight: ITEM, depth: 0 }
+    } else if let Some(pairs) = object.try_iter_pairs().filter(|_| object.repr() == ObjectRepr::Map)
+    {
+        // A namespace or keyword arguments, whose values are already ours.
+        let items: Vec<Value> = pairs.flat_map(|(key, item)| [key, item]).collect();
+        Size::around(items.iter())
+    } else {
+        let items: Vec<Value> = items(value).collect();
+        Size::around(items.iter())
+    }
+}
 
-impl Object for Dict {
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.get_value_by_str(key.as_str()?)
+/// The cost of reading a value once: the bytes of a text, or the number of items or entries.
+pub(super) fn flat_len(value: &Value) -> usize {
+    value.as_str().map_or_else(|| value.len().unwrap_or(1), str::len)
+}
+
+/// The value as one that knows its size: lists, maps and iterators are copied to our own lists and maps.
+/// Namespaces, macros and functions stay unchanged.
+///
+/// # Errors
+/// `OutOfFuel` for a value that is too long or too deep.
+pub(super) fn own(value: Value) -> Result<Value, Error> {
+    owned(value, 0)
+}
+
+/// [`own`] for an element of a list, a map or a namespace. It must not be a namespace or macro: these could come to
+/// contain themselves.
+pub(super) fn own_item(value: Value) -> Result<Value, Error> {
+    owned(value, 1)
+}
+
+fn owned(value: Value, depth: usize) -> Result<Value, Error> {
+    let Some(object) = value.as_object() else { return Ok(value) };
+    if object.is::<List>() || object.is::<Dict>() {
+        return Ok(value);
+    }
+    let repr = object.repr();
+    let fixed = repr == ObjectRepr::Plain || object.type_name().ends_with("::Namespace");
+    if fixed && depth == 0 {
+        return Ok(value);
+    }
+    if fixed {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "a namespace, a macro or a function cannot be kept in a list, a map or a namespace",
+        ));
+    }
+    if depth > limits::CHAT_DEPTH {
+        return Err(too_deep());
+    }
+    if repr == ObjectRepr::Map {
+        let mut entries = Vec::new();
+        for (key, item) in object.try_iter_pairs().into_iter().flatten() {
+            charge(2 * ITEM)?;
+            entries.push((owned(key, depth + 1)?, owned(item, depth + 1)?));
+        }
+        let dict = Dict::new(entries);
+        if dict.size.depth > limits::CHAT_DEPTH {
+            Err(too_deep())
+        } else {
+            Ok(Value::from_object(dict))
+        }
+    } else {
+        let mut items = Vec::new();
+        for item in object.try_iter().into_iter().flatten() {
+            charge(ITEM)?;
+            items.push(owned(item, depth + 1)?);
+        }
+        let list = List::new(items, repr);
+        if list.size.depth > limits::CHAT_DEPTH {
+            Err(too_deep())
+        } else {
+            Ok(Value::from_object(list))
+        }
+    }
+}
+
+fn too_deep() -> Error {
+    let limit = limits::CHAT_DEPTH;
+    Error::new(ErrorKind::OutOfFuel, format!("lists and maps are nested more than {limit} deep"))
+}
+
+#[derive(Debug)]
+struct List {
+    items: Vec<Value>,
+    size: Size,
+    repr: ObjectRepr,
+}
+
+impl List {
+    fn new(items: Vec<Value>, repr: ObjectRepr) -> Self {
+        Self { size: Size::around(items.iter()), items, repr }
+    }
+}
+
+impl Object for List {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        self.repr
     }
 
-    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
-        self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.clone())
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.items.get(key.as_usize()?).cloned()
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.0.iter().map(|(key, _)| Value::from(key.as_str())).collect())
+        Enumerator::Seq(self.items.len())
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&repr(&Value::from_dyn_object(Arc::clone(self))))
+        f.write_str(&repr(&Value::from_dyn_object(Arc::clone(self))).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// In insertion order.
+#[derive(Debug)]
+struct Dict {
+    entries: Vec<(Value, Value)>,
+    /// The position of each key, for maps of more than a few entries.
+    index: HashMap<Value, usize>,
+    size: Size,
+}
+
+impl Dict {
+    fn new(entries: Vec<(Value, Value)>) -> Self {
+        let size = Size::around(entries.iter().flat_map(|(key, item)| [key, item]));
+        let keys = entries.iter().enumerate().map(|(at, (key, _))| (key.clone(), at));
+        let index = if entries.len() > 16 { keys.collect() } else { HashMap::new() };
+        Self { entries, index, size }
+    }
+}
+
+impl Object for Dict {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        if let Some(key) = key.as_str() {
+            return self.get_value_by_str(key);
+        }
+        let at = if self.index.is_empty() {
+            self.entries.iter().position(|(known, _)| known == key)?
+        } else {
+            *self.index.get(key)?
+        };
+        Some(self.entries[at].1.clone())
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        let at = if self.index.is_empty() {
+            self.entries.iter().position(|(known, _)| known.as_str() == Some(key))?
+        } else {
+            *self.index.get(&Value::from(key))?
+        };
+        Some(self.entries[at].1.clone())
+    }
+
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        Some(self.entries.len())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.entries.iter().map(|(key, _)| key.clone()).collect())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&repr(&Value::from_dyn_object(Arc::clone(self))).map_err(|_| fmt::Error)?)
     }
 }
 
 /// `str(value)`: a text as it is, everything else as [`repr`] shows it.
-pub(super) fn str(value: &Value) -> String {
+pub(super) fn str(value: &Value) -> Result<String, Error> {
     match value.as_str() {
-        Some(text) => text.to_string(),
-        None if value.is_undefined() => String::new(),
+        Some(text) => Ok(text.to_string()),
+        None if value.is_undefined() => Ok(String::new()),
         None => repr(value),
     }
 }
 
 /// `repr(value)`.
-pub(super) fn repr(value: &Value) -> String {
+///
+/// # Errors
+/// `OutOfFuel` when the rendering's budget is spent.
+pub(super) fn repr(value: &Value) -> Result<String, Error> {
+    charge(size(value).weight)?;
     let mut out = String::new();
     write_repr(&mut out, value);
-    out
+    Ok(out)
 }
 
 fn write_repr(out: &mut String, value: &Value) {
@@ -186,6 +352,7 @@ impl Dumps {
     /// # Errors
     /// `BadSerialization` for what JSON does not have, undefined values among them.
     pub(super) fn to_string(&self, value: &Value) -> Result<String, Error> {
+        charge(size(value).weight.saturating_mul(2))?;
         let mut out = String::new();
         self.write(&mut out, value, 0)?;
         Ok(out)
@@ -226,18 +393,22 @@ impl Dumps {
             None if self.indent.is_some() => (",", ": "),
             None => (", ", ": "),
         };
-        let new_line = |out: &mut String, depth: usize| {
+        let new_line = |out: &mut String, depth: usize| -> Result<(), Error> {
             if let Some(indent) = self.indent {
+                let width = indent.saturating_mul(depth);
+                charge(width)?;
                 out.push('\n');
-                out.extend(std::iter::repeat_n(' ', indent * depth));
+                out.extend(std::iter::repeat_n(' ', width));
             }
+            Ok(())
         };
         out.push(open);
         let mut any = false;
         for (key, value) in items {
+            charge(between.len().saturating_add(colon.len()))?;
             out.push_str(if any { between } else { "" });
             any = true;
-            new_line(out, depth + 1);
+            new_line(out, depth + 1)?;
             if let Some(key) = key {
                 self.write_text(out, &key);
                 out.push_str(colon);
@@ -245,7 +416,7 @@ impl Dumps {
             self.write(out, &value, depth + 1)?;
         }
         if any {
-            new_line(out, depth);
+            new_line(out, depth)?;
         }
         out.push(close);
         Ok(())
@@ -342,11 +513,11 @@ mod tests {
             ),
             (json!([1, [], {}, {"a": ["b", null]}]), "[1, [], {}, {'a': ['b', None]}]"),
         ] {
-            assert_eq!(repr(&value(&json)), expected);
+            assert_eq!(repr(&value(&json)).unwrap(), expected);
         }
-        assert_eq!(str(&value(&json!("it's"))), "it's");
-        assert_eq!(repr(&Value::from(f64::NEG_INFINITY)), "-inf");
-        assert_eq!(repr(&Value::from(vec![Value::UNDEFINED])), "[Undefined]");
+        assert_eq!(str(&value(&json!("it's"))).unwrap(), "it's");
+        assert_eq!(repr(&Value::from(f64::NEG_INFINITY)).unwrap(), "-inf");
+        assert_eq!(repr(&Value::from(vec![Value::UNDEFINED])).unwrap(), "[Undefined]");
     }
 
     #[test]

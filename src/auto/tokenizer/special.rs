@@ -10,10 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::bounded;
 use super::class::TokenizerClass;
 use super::files::TokenizerFiles;
 use super::overrides::extra_ids;
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 
 /// The attributes that hold one token each, in the order in which missing tokens get their ids.
 const ATTRIBUTES: [&str; 7] =
@@ -180,6 +182,16 @@ impl SpecialTokens {
                 added.insert(*id, token);
             }
         }
+        let specials = additional.as_ref().map_or(0, Vec::len).saturating_add(extra.len());
+        for (what, found, most) in [
+            ("special tokens", specials, limits::TOKENIZER_SPECIAL_TOKENS),
+            ("added tokens", added.len(), limits::TOKENIZER_ADDED_TOKENS),
+        ] {
+            if found > most {
+                let message = format!("the tokenizer has {found} {what}, expected at most {most}");
+                return Err(Error::new(ErrorKind::Model, message));
+            }
+        }
         for token in named.values_mut().flatten() {
             if let Some(known) = known.get(token.content()) {
                 *token = Token::Added(known.clone());
@@ -297,8 +309,10 @@ pub(super) fn add_tokens(
     tokens: impl IntoIterator<Item = AddedToken>,
 ) -> Result<()> {
     let there = sorted_added_tokens(tokenizer);
-    let mut tokens: Vec<AddedToken> =
-        tokens.into_iter().filter(|token| !there.contains(token)).collect();
+    let by_content: BTreeMap<&str, &AddedToken> =
+        there.iter().map(|token| (token.content.as_str(), token)).collect();
+    let is_there = |token: &AddedToken| by_content.get(token.content.as_str()) == Some(&token);
+    let mut tokens: Vec<AddedToken> = tokens.into_iter().filter(|token| !is_there(token)).collect();
     let mut normalized: BTreeMap<String, bool> = there
         .into_iter()
         .filter(|token| token.special)
@@ -310,6 +324,10 @@ pub(super) fn add_tokens(
         } else if token.special {
             normalized.insert(token.content.clone(), token.normalized);
         }
+    }
+    if let Some(normalizer) = tokenizer.get_normalizer() {
+        let normalized = tokens.iter().filter(|token| token.normalized);
+        bounded::check_added(normalizer, normalized.map(|token| token.content.as_str()))?;
     }
     if !tokens.is_empty() {
         tokenizer.add_tokens(tokens).map_err(|e| {

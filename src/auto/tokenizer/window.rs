@@ -6,9 +6,10 @@
 use tokenizers::OffsetType;
 
 use super::AutoTokenizer;
-use super::encode::failed;
+use super::bounded::failed;
 use super::truncate::{Cut, Side, TruncationStrategy, no_room};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
+use crate::guard::guarded;
 
 /// How a text is laid out in windows, in the words of transformers' `tokenizer(…)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,10 +135,11 @@ impl AutoTokenizer {
                 .hint("a larger `max_length`, or truncation of one text only"));
             }
         }
-        let mut encoding = self
-            .tokenizer
-            .post_process(first, second, options.add_special_tokens)
-            .map_err(failed("add special tokens"))?;
+        let mut encoding = guarded(ErrorKind::Data, "the text", || {
+            let tokenizer = &self.tokenizer;
+            let whole = tokenizer.post_process(first, second, options.add_special_tokens);
+            whole.map_err(failed("add special tokens"))
+        })?;
         let more = encoding.take_overflowing();
         Ok(std::iter::once(&encoding).chain(&more).map(Window::new).collect())
     }

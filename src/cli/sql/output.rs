@@ -1,7 +1,8 @@
 //! Rows on stdout: a table, CSV or JSON.
 
+use std::borrow::Cow;
 use std::future::Future;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -15,9 +16,10 @@ use arrow::util::pretty::pretty_format_batches_with_options;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 
+use super::super::terminal::{print_rows as out, printable};
 use super::OutputFormat;
 use crate::error::{Error, ErrorKind, Result};
-use crate::{sink, source};
+use crate::{secret, sink, source};
 
 /// Rows of a table on a terminal: more are not read, and the models stop.
 const MAX_TABLE_ROWS: usize = 1000;
@@ -40,7 +42,7 @@ pub(super) async fn stream(
         };
         match batch {
             Some(batch) => {
-                let batch = batch.map_err(|e| source::stream_error(e, &[]))?;
+                let batch = batch.map_err(|e| source::query_error(e, &[]))?;
                 if !printer.push(batch)? {
                     break;
                 }
@@ -63,6 +65,25 @@ pub(super) fn print(
         printer.push(batch?)?;
     }
     printer.finish()
+}
+
+/// The batch with its texts escaped for display.
+pub(super) fn without_secrets(batch: &RecordBatch) -> Result<RecordBatch> {
+    with_texts(batch, secret::hide)
+}
+
+/// The batch with its texts replaced.
+fn with_texts(batch: &RecordBatch, shown: fn(&str) -> Cow<'_, str>) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().map(|column| match column.data_type() {
+        DataType::Utf8 => {
+            let texts = column.as_string::<i32>().iter();
+            let texts = texts.map(|text| text.map(shown));
+            Arc::new(texts.collect::<StringArray>()) as ArrayRef
+        }
+        _ => Arc::clone(column),
+    });
+    RecordBatch::try_new(batch.schema(), columns.collect())
+        .map_err(|e| Error::new(ErrorKind::Internal, "showing texts").source(e))
 }
 
 enum Printer {
@@ -110,11 +131,13 @@ impl Printer {
                 out(&text)
             }
             Self::Json(writer) => {
+                sink::check_text(&batch)?;
                 writer.write(&batch).map_err(broken)?;
                 let inner = std::mem::take(writer.get_mut());
                 out(&inner)
             }
             Self::Jsonl => {
+                sink::check_text(&batch)?;
                 let mut writer = JsonWriterBuilder::new()
                     .with_explicit_nulls(true)
                     .build::<_, LineDelimited>(Vec::new());
@@ -150,14 +173,24 @@ impl Printer {
                     shown.push(RecordBatch::new_empty(schema));
                 }
                 let options = FormatOptions::new().with_null("NULL");
-                let table = pretty_format_batches_with_options(&shown, &options).map_err(broken)?;
-                out(format!("{table}\n").as_bytes())?;
+                let table = |batches: &[RecordBatch]| {
+                    let table = pretty_format_batches_with_options(batches, &options);
+                    table.map(|table| format!("{table}\n")).map_err(broken)
+                };
+                let mut text = table(&shown)?;
+                if matches!(printable(&text), Cow::Owned(_)) {
+                    // Before the table is laid out, to keep its lines aligned.
+                    shown = shown
+                        .iter()
+                        .map(|batch| with_texts(batch, printable))
+                        .collect::<Result<_>>()?;
+                    text = table(&shown)?;
+                }
+                out(printable(&text).as_bytes())?;
                 if more {
-                    let mut stderr = std::io::stderr();
-                    let _ = writeln!(
-                        stderr,
+                    super::super::terminal::say(format_args!(
                         "the first {MAX_TABLE_ROWS} rows; `-o FILE` or `--format csv` gives all"
-                    );
+                    ));
                 }
                 Ok(())
             }
@@ -179,16 +212,6 @@ impl Printer {
             }
             Self::Csv { .. } | Self::Jsonl => Ok(()),
         }
-    }
-}
-
-/// Writes to stdout; whether there still is a reader.
-fn out(bytes: &[u8]) -> Result<bool> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(Error::new(ErrorKind::Sink, "cannot write to stdout").source(e)),
     }
 }
 

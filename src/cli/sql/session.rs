@@ -20,6 +20,8 @@ use crate::config::pipeline::{FileFormat, SinkSpec, SourceSpec};
 use crate::config::{self, LoadOptions};
 use crate::engine::{BatchSettings, lineage, model_steps, write_stream};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::guarded_query;
+use crate::secret;
 use crate::sink::{Sink, SinkOptions};
 use crate::source;
 use crate::sql::{ModelCatalog, ModelStatement, model_statement, register, with_file_tables};
@@ -41,7 +43,9 @@ impl Session {
         let mut catalog = ModelCatalog::new(Arc::new(super::super::hub(args.offline)));
         if let Some(file) = &args.pipeline {
             let pipeline = config::load(file, &LoadOptions::default())?;
-            catalog = catalog.with_settings(BatchSettings::from(pipeline.run));
+            catalog = catalog
+                .with_settings(BatchSettings::from(pipeline.run))
+                .with_images(pipeline.images);
             for (name, model) in pipeline.models {
                 catalog.insert(name, model);
             }
@@ -97,24 +101,48 @@ impl Session {
             }
             return Ok(());
         }
-        let failed = |e| source::stream_error(e, &[]);
-        let plan = self.plan(sql).await.map_err(failed)?;
+        let plan = guarded_query(ErrorKind::Config, async {
+            self.plan(sql).await.map_err(|e| source::query_error(e, &[]))
+        });
+        let plan = plan.await?;
+        let run = guarded_query(ErrorKind::Data, self.run_plan(plan.clone(), sql, output));
+        run.await.map_err(|e| source::name_cast(e, &plan))
+    }
+
+    async fn run_plan(
+        &self,
+        plan: LogicalPlan,
+        sql: &str,
+        output: Option<&(PathBuf, bool)>,
+    ) -> Result<()> {
         if let LogicalPlan::Copy(copy) = plan {
             return self.copy(copy, sql).await;
         }
+        let failed = |e| source::query_error(e, &[]);
         let frame = self.context.execute_logical_plan(plan).await.map_err(failed)?;
-        let cancel = super::super::run::stop_signal();
+        let cancel = super::super::signals::Stop::listen();
         if let Some((path, fresh)) = output {
             let spec = sink_spec(path.clone(), None)?;
             return self.write(frame, sql, &spec, *fresh).await.map(drop);
         }
+        let is_plan =
+            matches!(frame.logical_plan(), LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
         let schema = Arc::clone(frame.schema().inner());
         if schema.fields().is_empty() {
             // A statement such as CREATE VIEW.
             return frame.collect().await.map(drop).map_err(failed);
         }
+        if is_plan {
+            // A plan describes tables and models in our own words, not in rows.
+            let batches = tokio::select! {
+                batches = frame.collect() => batches.map_err(failed)?,
+                kind = cancel.asked() => return Err(Error::new(kind, "stopped by a signal")),
+            };
+            let batches = batches.iter().map(output::without_secrets);
+            return output::print(schema, batches, self.format);
+        }
         let stream = frame.execute_stream().await.map_err(failed)?;
-        output::stream(schema, stream, self.format, pin!(cancel)).await
+        output::stream(schema, stream, self.format, pin!(cancel.asked())).await
     }
 
     async fn plan(&self, sql: &str) -> DataFusionResult<LogicalPlan> {
@@ -176,8 +204,16 @@ impl Session {
         overwrite: bool,
     ) -> Result<u64> {
         Sink::check(spec, overwrite)?;
-        let failed = |e| source::stream_error(e, &[]);
+        let failed = |e| source::query_error(e, &[]);
         let optimized = frame.into_optimized_plan().map_err(failed)?;
+        let to = source::Output {
+            what: "--output",
+            path: &spec.path,
+            is_file: Sink::is_file(spec),
+            format: spec.format,
+            partitions: spec.partition_by.len(),
+        };
+        source::check_plan(&optimized, to)?;
         let state = self.context.state();
         let planner = Arc::clone(state.query_planner());
         let plan = planner.create_physical_plan(&optimized, &state).await.map_err(failed)?;
@@ -194,8 +230,8 @@ impl Session {
         };
         let sink = Sink::create(spec, plan.schema(), options)?;
         let stream = execute_stream(plan, self.context.task_ctx()).map_err(failed)?;
-        let cancel = super::super::run::stop_signal();
-        let sink = write_stream(stream, sink, &[], |_, _| {}, pin!(cancel)).await?;
+        let cancel = super::super::signals::Stop::listen();
+        let sink = write_stream(stream, sink, &[], |_, _| {}, pin!(cancel.asked())).await?;
         let written = tokio::task::block_in_place(|| sink.finish())?;
         let (rows, files) = (written.rows, written.files.len());
         tracing::info!(rows, files, "written");
@@ -210,7 +246,10 @@ impl Session {
             field("repo", false),
             field("revision", true),
         ]));
-        let text = |values: Vec<Option<&str>>| Arc::new(StringArray::from(values)) as _;
+        let text = |values: Vec<Option<&str>>| {
+            let shown = values.into_iter().map(|value| value.map(secret::hide));
+            Arc::new(shown.collect::<StringArray>()) as _
+        };
         let batch = RecordBatch::try_new(
             Arc::clone(&schema),
             vec![

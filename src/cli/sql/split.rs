@@ -4,6 +4,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::source;
 
 /// The statements of `text`. Each stands at its own line and column, behind blanks, so that places in
 /// errors are those of the text.
@@ -11,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// # Errors
 /// `Config` when the text has no tokens of SQL: an open quote, an open comment.
 pub(super) fn statements(text: &str) -> Result<Vec<String>> {
+    source::check_nesting(text)?;
     let tokens = Tokenizer::new(&GenericDialect {}, text)
         .tokenize_with_location()
         .map_err(|e| Error::new(ErrorKind::Config, format!("SQL error: {e}")))?;

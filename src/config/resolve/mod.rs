@@ -3,6 +3,7 @@
 //! Not here: whether files, columns and models exist, save that a directory wins over a hub id.
 //! Entry: [`resolve`].
 
+mod images;
 mod model;
 mod on_error;
 mod path;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span, nearest};
 use super::node::Node;
-use super::pipeline::{FileFormat, ModelSpec, Pipeline, RunSpec, TaskStep};
+use super::pipeline::{FileFormat, ImagesSpec, ModelSpec, Pipeline, RunSpec, TaskStep};
 use super::raw::{RawModel, RawPipeline, RawRun, RawStep, Workers};
 
 /// Makes the pipeline of `raw`, which was read from `root`. Where a problem is reported, the result
@@ -33,11 +34,12 @@ pub(crate) fn resolve(
     let top = Cursor { node: Some(root), value: root.span, key: root.span };
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
     let dir = absolute.parent().map_or_else(|| absolute.clone(), Path::to_path_buf);
-    let mut resolver = Resolver { dir, variables, report };
+    let mut resolver = Resolver { dir, images: ImagesSpec::default(), variables, report };
 
     let name = resolver.name(raw, top, file);
     let models = resolver.models(raw.models.as_ref(), top.key("models"));
     let source = resolver.source(&raw.source, top.key("source"));
+    resolver.images = resolver.images(raw.images.as_ref(), top.key("images"));
     let steps = resolver.steps(
         raw.steps.as_deref().unwrap_or_default(),
         top.key("steps"),
@@ -66,9 +68,22 @@ pub(crate) fn resolve(
     let at = top.key("schedule");
     let schedule = raw.schedule.as_ref().and_then(|raw| resolver.schedule(raw, at));
     let tests = resolver.tests(raw.tests.as_deref(), top.key("tests"));
-    let dir = resolver.dir;
+    let (dir, images) = (resolver.dir, resolver.images);
     let file = file.to_path_buf();
-    Pipeline { file, dir, name, models, source, steps, on_error, sink, run, schedule, tests }
+    Pipeline {
+        file,
+        dir,
+        name,
+        models,
+        source,
+        images,
+        steps,
+        on_error,
+        sink,
+        run,
+        schedule,
+        tests,
+    }
 }
 
 fn run(raw: Option<&RawRun>) -> RunSpec {
@@ -92,6 +107,8 @@ fn run(raw: Option<&RawRun>) -> RunSpec {
 pub(super) struct Resolver<'a> {
     /// The pipeline file's folder, absolute.
     dir: PathBuf,
+    /// The restrictions on images.
+    images: ImagesSpec,
     variables: &'a dyn Fn(&str) -> Option<String>,
     report: &'a mut Diagnostics,
 }
@@ -106,7 +123,9 @@ impl Resolver<'_> {
         report: &mut Diagnostics,
     ) -> Option<TaskStep> {
         let variables = |name: &str| std::env::var(name).ok();
-        let mut resolver = Resolver { dir: dir.to_path_buf(), variables: &variables, report };
+        let images = ImagesSpec::default();
+        let mut resolver =
+            Resolver { dir: dir.to_path_buf(), images, variables: &variables, report };
         let top = Cursor { node: Some(root), value: root.span, key: root.span };
         let common = tasks::common(raw)?;
         let here = top.key(common.task_id);
@@ -122,7 +141,9 @@ impl Resolver<'_> {
         report: &mut Diagnostics,
     ) -> Option<ModelSpec> {
         let variables = |name: &str| std::env::var(name).ok();
-        let mut resolver = Resolver { dir: dir.to_path_buf(), variables: &variables, report };
+        let images = ImagesSpec::default();
+        let mut resolver =
+            Resolver { dir: dir.to_path_buf(), images, variables: &variables, report };
         let top = Cursor { node: Some(root), value: root.span, key: root.span };
         resolver.models(Some(raw), top.key("models")).into_values().next()
     }

@@ -71,7 +71,12 @@ impl Resolver<'_> {
             format,
             compression: written.or(by_extension),
             partition_by,
-            target_file_size_bytes: self.file_size(raw.target_file_size.as_ref(), at),
+            target_file_size_bytes: self.size(
+                raw.target_file_size.as_ref(),
+                at.key("target_file_size"),
+                "target_file_size",
+                TARGET_FILE_SIZE_BYTES,
+            ),
             location: self.report.location(at.key),
         }
     }
@@ -112,21 +117,26 @@ impl Resolver<'_> {
         }
     }
 
-    fn file_size(&mut self, raw: Option<&Size>, at: Cursor<'_>) -> u64 {
-        let here = at.key("target_file_size");
+    /// A size as written, or `default`.
+    pub(super) fn size(
+        &mut self,
+        raw: Option<&Size>,
+        here: Cursor<'_>,
+        key: &str,
+        default: u64,
+    ) -> u64 {
         let text = match raw {
-            None => return TARGET_FILE_SIZE_BYTES,
+            None => return default,
             Some(Size::Bytes(bytes)) => return *bytes,
             Some(Size::Text(text)) => text,
         };
         size_bytes(text).unwrap_or_else(|| {
-            let message =
-                format!("`target_file_size`: `{}` is not a size", here.shown(text).escape_debug());
+            let message = format!("`{key}`: `{}` is not a size", here.shown(text).escape_debug());
             self.report.push(
                 Diagnostic::new(here.value, message)
                     .hint("write bytes, or a number with kB, MB, GB, TB, KiB, MiB, GiB or TiB"),
             );
-            TARGET_FILE_SIZE_BYTES
+            default
         })
     }
 }

@@ -2,8 +2,13 @@
 
 use super::{Cursor, Resolver};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::pipeline::{CsvSpec, FileFormat, SourceSpec};
-use crate::config::raw::{RawCsv, RawFormat, RawSource, StringOrList};
+use crate::config::pipeline::{
+    ColumnType, CsvSpec, FileFormat, SchemaMode, SourceSpec, TextEncoding,
+};
+use crate::config::raw::{
+    RawColumnType, RawCsv, RawFormat, RawSchemaMode, RawSource, StringOrList,
+};
+use crate::limits::{MAX_LINE_SIZE_BYTES, MAX_TEXT_COLUMNS};
 
 impl Resolver<'_> {
     pub(super) fn source(&mut self, raw: &RawSource, at: Cursor<'_>) -> SourceSpec {
@@ -32,6 +37,18 @@ impl Resolver<'_> {
             paths,
             format: raw.format.map(file_format),
             csv: self.csv(raw.csv.as_ref(), at.key("csv")),
+            types: raw.types.iter().flatten().map(|(k, v)| (k.clone(), column_type(*v))).collect(),
+            schema: match raw.schema {
+                None | Some(RawSchemaMode::Union) => SchemaMode::Union,
+                Some(RawSchemaMode::Strict) => SchemaMode::Strict,
+            },
+            max_line_size_bytes: self.size(
+                raw.max_line_size.as_ref(),
+                at.key("max_line_size"),
+                "max_line_size",
+                MAX_LINE_SIZE_BYTES,
+            ),
+            max_columns: raw.max_columns.map_or(MAX_TEXT_COLUMNS, |most| most.get() as usize),
             select: raw.select.clone(),
             predicate: raw.predicate.clone(),
             limit: raw.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
@@ -40,24 +57,97 @@ impl Resolver<'_> {
     }
 
     fn csv(&mut self, raw: Option<&RawCsv>, at: Cursor<'_>) -> CsvSpec {
-        let mut delimiter = b',';
-        if let Some(text) = raw.and_then(|csv| csv.delimiter.as_deref()) {
-            match *text.as_bytes() {
-                [byte] if byte.is_ascii() && !b"\"\r\n\0".contains(&byte) => delimiter = byte,
-                _ => {
-                    let here = at.key("delimiter");
-                    let message = format!(
-                        "`delimiter`: expected one byte, such as `,`, found `{}`",
-                        here.shown(text).escape_debug()
-                    );
-                    self.report.push(
-                        Diagnostic::new(here.value, message)
-                            .hint("a tab is `\"\\t\"`, in double quotes"),
-                    );
-                }
+        let mut spec = CsvSpec::default();
+        let Some(raw) = raw else { return spec };
+        if let Some(text) = &raw.delimiter
+            && let Some(byte) = self.csv_byte(text, at, "delimiter", "such as `,`")
+        {
+            spec.delimiter = byte;
+        }
+        if let Some(text) = &raw.quote {
+            spec.quote = None;
+            if !text.is_empty() {
+                spec.quote = self.csv_byte(text, at, "quote", "such as `'`, or nothing: `\"\"`");
             }
         }
-        CsvSpec { delimiter, has_header: raw.and_then(|csv| csv.has_header).unwrap_or(true) }
+        if let Some(text) = &raw.escape {
+            spec.escape = self.csv_byte(text, at, "escape", "such as `\\`");
+        }
+        if let Some(text) = &raw.comment {
+            spec.comment = self.csv_byte(text, at, "comment", "such as `#`");
+        }
+        let bytes = [
+            ("delimiter", Some(spec.delimiter)),
+            ("quote", spec.quote),
+            ("comment", spec.comment),
+            // A quote that escapes quotes means the same as doubling.
+            ("escape", spec.escape.filter(|escape| Some(*escape) != spec.quote)),
+        ];
+        for (index, (key, byte)) in bytes.iter().enumerate() {
+            let Some(byte) = byte else { continue };
+            if let Some((other, _)) = bytes[..index].iter().find(|(_, b)| *b == Some(*byte)) {
+                let message = format!("`{key}` and `{other}` are the same character");
+                let place = if at.key(key).value == at.value { other } else { key };
+                self.report.push(
+                    Diagnostic::new(at.key(place).value, message)
+                        .hint("each has to be another character"),
+                );
+            }
+        }
+        if spec.escape == spec.quote {
+            spec.escape = None;
+        }
+        if spec.escape.is_some() && spec.quote.is_none() {
+            let message = "`escape` is for quoted fields, and `quote` is nothing";
+            self.report
+                .push(Diagnostic::new(at.key("escape").value, message).hint("remove one of them"));
+        }
+        if let Some(label) = &raw.encoding {
+            let here = at.key("encoding");
+            if let Some(encoding) = TextEncoding::of_label(label) {
+                spec.encoding = encoding;
+            } else {
+                let message = format!(
+                    "`encoding`: `{}` is not an encoding that is known",
+                    here.shown(label).escape_debug()
+                );
+                self.report.push(Diagnostic::new(here.value, message).hint(
+                    "known are utf-8, utf-16, latin1, windows-1250 to -1258, iso-8859-2 to -16, \
+                     koi8-r, shift_jis, euc-jp, euc-kr, gbk, gb18030 and big5",
+                ));
+            }
+        }
+        spec.null_values = raw.null_values.clone().unwrap_or_default();
+        spec.has_header = raw.has_header.unwrap_or(true);
+        spec
+    }
+
+    /// A character of the dialect, which must be a single byte.
+    fn csv_byte(&mut self, text: &str, at: Cursor<'_>, key: &str, such_as: &str) -> Option<u8> {
+        if let [byte] = *text.as_bytes()
+            && byte.is_ascii()
+            && !b"\r\n\0".contains(&byte)
+        {
+            return Some(byte);
+        }
+        let here = at.key(key);
+        let found = here.shown(text).escape_debug();
+        let message = format!("`{key}`: expected one byte, {such_as}, found `{found}`");
+        self.report.push(
+            Diagnostic::new(here.value, message).hint("a tab is `\"\\t\"`, in double quotes"),
+        );
+        None
+    }
+}
+
+fn column_type(raw: RawColumnType) -> ColumnType {
+    match raw {
+        RawColumnType::String => ColumnType::String,
+        RawColumnType::Int64 => ColumnType::Int64,
+        RawColumnType::Float64 => ColumnType::Float64,
+        RawColumnType::Boolean => ColumnType::Boolean,
+        RawColumnType::Date => ColumnType::Date,
+        RawColumnType::Timestamp => ColumnType::Timestamp,
     }
 }
 

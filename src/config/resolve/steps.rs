@@ -152,6 +152,7 @@ impl Resolver<'_> {
 
     /// Reports options that contradict each other.
     pub(super) fn combinations(&mut self, raw: &RawFeatureExtraction, at: Cursor<'_>) {
+        self.one_prompt(raw.prompt.as_ref(), raw.prompt_name.as_ref(), at);
         let mut clash = |key: &str, message: &str, other: &str, label, hint: &str| {
             self.report.push(
                 Diagnostic::new(at.key(key).key, message)
@@ -159,11 +160,8 @@ impl Resolver<'_> {
                     .hint(hint),
             );
         };
-        if raw.prompt.is_some() && raw.prompt_name.is_some() {
-            let message = "`prompt` and `prompt_name` exclude each other";
-            clash("prompt_name", message, "prompt", "the other", "keep one of them");
-        }
-        let binary = matches!(raw.precision, Some(RawPrecision::Int8 | RawPrecision::Binary));
+        let quantized =
+            !matches!(raw.precision, None | Some(RawPrecision::F32 | RawPrecision::F16));
         if raw.outputs.is_some() {
             let embedding_only = [
                 ("pooling", raw.pooling.is_some()),
@@ -177,13 +175,30 @@ impl Resolver<'_> {
                 clash(key, &message, "outputs", "replaces the embedding", &hint);
             }
         } else if raw.pooling == Some(RawPooling::None) {
-            let one_vector = [("dimensions", raw.dimensions.is_some()), ("precision", binary)];
+            let one_vector = [("dimensions", raw.dimensions.is_some()), ("precision", quantized)];
             for (key, _) in one_vector.into_iter().filter(|(_, given)| *given) {
                 let message =
                     format!("`{key}` needs one vector a row, but `pooling: none` keeps all");
                 let hint = format!("remove `{key}`, or choose another `pooling`");
                 clash(key, &message, "pooling", "one vector a token", &hint);
             }
+        }
+    }
+
+    /// Reports a prompt given both as text and by name.
+    pub(super) fn one_prompt(
+        &mut self,
+        prompt: Option<&String>,
+        name: Option<&String>,
+        at: Cursor<'_>,
+    ) {
+        if prompt.is_some() && name.is_some() {
+            let message = "`prompt` and `prompt_name` exclude each other";
+            self.report.push(
+                Diagnostic::new(at.key("prompt_name").key, message)
+                    .related(at.key("prompt").key, "the other")
+                    .hint("keep one of them"),
+            );
         }
     }
 
@@ -220,7 +235,9 @@ pub(super) fn precision(raw: RawPrecision) -> Precision {
         RawPrecision::F32 => Precision::F32,
         RawPrecision::F16 => Precision::F16,
         RawPrecision::Int8 => Precision::Int8,
+        RawPrecision::Uint8 => Precision::Uint8,
         RawPrecision::Binary => Precision::Binary,
+        RawPrecision::Ubinary => Precision::Ubinary,
     }
 }
 

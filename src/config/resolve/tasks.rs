@@ -17,6 +17,7 @@ use crate::config::raw::{
     self, ColumnOr, RawActivation, RawAggregationStrategy, RawEarlyStopping, RawFunctionToApply,
     RawGeneration, RawModelOutput, RawSparsePooling, RawStep, RawText2TextGeneration, StringOrList,
 };
+use crate::config::template;
 
 /// The keys that every task has, of one step.
 pub(super) struct Common<'a> {
@@ -179,6 +180,7 @@ impl Resolver<'_> {
             }
             RawStep::Rerank(raw) => {
                 inputs = vec![(input.key("query"), "query"), (input.key("document"), "document")];
+                self.one_prompt(raw.prompt.as_ref(), raw.prompt_name.as_ref(), at);
                 TaskOptions::Rerank(Rerank {
                     query: raw.input.query.clone(),
                     document: raw.input.document.clone(),
@@ -186,6 +188,8 @@ impl Resolver<'_> {
                         RawActivation::Sigmoid => Activation::Sigmoid,
                         RawActivation::Identity => Activation::Identity,
                     }),
+                    prompt: raw.prompt.clone(),
+                    prompt_name: raw.prompt_name.clone(),
                 })
             }
             RawStep::TokenClassification(raw) => {
@@ -241,14 +245,19 @@ impl Resolver<'_> {
                 targets: raw.targets.as_ref().map(list),
                 multiple_masks: raw.multiple_masks.unwrap_or(false),
             }),
-            RawStep::SparseEncoding(raw) => TaskOptions::SparseEncoding(SparseEncoding {
-                input: raw.input.clone(),
-                pooling: raw.pooling.map(|pooling| match pooling {
-                    RawSparsePooling::Max => SparsePooling::Max,
-                    RawSparsePooling::Sum => SparsePooling::Sum,
-                }),
-                top_k: raw.top_k.map(count),
-            }),
+            RawStep::SparseEncoding(raw) => {
+                self.one_prompt(raw.prompt.as_ref(), raw.prompt_name.as_ref(), at);
+                TaskOptions::SparseEncoding(SparseEncoding {
+                    input: raw.input.clone(),
+                    pooling: raw.pooling.map(|pooling| match pooling {
+                        RawSparsePooling::Max => SparsePooling::Max,
+                        RawSparsePooling::Sum => SparsePooling::Sum,
+                    }),
+                    top_k: raw.top_k.map(count),
+                    prompt: raw.prompt.clone(),
+                    prompt_name: raw.prompt_name.clone(),
+                })
+            }
             RawStep::TextGeneration(raw) => {
                 let prompt = match &raw.input {
                     ColumnOr::Column(column) => PromptColumn::Text(column.clone()),
@@ -328,6 +337,7 @@ impl Resolver<'_> {
                         Some(raw::TopK::Number(number)) => count(number),
                     },
                     dir: self.dir.clone(),
+                    images: self.images.clone(),
                 })
             }
             RawStep::TokenCount(raw) => {
@@ -465,9 +475,13 @@ impl Resolver<'_> {
 
     fn hypothesis_template(&mut self, raw: Option<&str>, at: Cursor<'_>) -> String {
         let template = raw.unwrap_or("This example is {}.");
-        if !template.contains("{}") {
+        if let Err(mut reason) = template::format(template, "label") {
+            if !at.shown("").is_empty() {
+                // The message must not show a variable's value.
+                "no place that a label can be put into".clone_into(&mut reason);
+            }
             self.report.push(
-                Diagnostic::new(at.value, "`hypothesis_template` has no place for the label")
+                Diagnostic::new(at.value, format!("`hypothesis_template` has {reason}"))
                     .hint("write `{}` where the label goes"),
             );
         }

@@ -49,6 +49,50 @@ fn every_wrong_meaning_has_its_place() {
         36,
         "`delimiter`: expected one byte, such as `,`, found `é`",
     );
+    check(
+        &source("path: a, csv: {quote: '||'}"),
+        2,
+        32,
+        "`quote`: expected one byte, such as `'`, or nothing: `\"\"`, found `||`",
+    );
+    check(
+        &source("path: a, csv: {delimiter: '|', quote: '|'}"),
+        2,
+        48,
+        "`quote` and `delimiter` are the same character",
+    );
+    check(
+        &source("path: a, csv: {delimiter: '\"'}"),
+        2,
+        36,
+        "`quote` and `delimiter` are the same character",
+    );
+    check(
+        &source("path: a, csv: {comment: ','}"),
+        2,
+        34,
+        "`comment` and `delimiter` are the same character",
+    );
+    check(
+        &source("path: a, csv: {quote: '', escape: '\\'}"),
+        2,
+        44,
+        "`escape` is for quoted fields, and `quote` is nothing",
+    );
+    check(
+        &source("path: a, csv: {encoding: utf-32}"),
+        2,
+        35,
+        "`encoding`: `utf-32` is not an encoding that is known",
+    );
+    check(&source("path: a, types: {a: text}"), 2, 30, "`source.types.a`: unknown value `text`");
+    check(&source("path: a, schema: merge"), 2, 27, "`source.schema`: unknown value `merge`");
+    check(
+        &source("path: a, max_line_size: 5 furlongs"),
+        2,
+        34,
+        "`max_line_size`: `5 furlongs` is not a size",
+    );
     check(&source("path: a, format: json"), 2, 27, "`source.format`: unknown value `json`");
     check(
         &source("path: {a: b}"),
@@ -57,6 +101,14 @@ fn every_wrong_meaning_has_its_place() {
         "`source.path`: expected a string or a list, found a mapping",
     );
     check(&source("path: out/"), 3, 14, "the sink would overwrite the source");
+
+    let images = |rest: &str| {
+        format!("version: 1\nsource: {{path: in}}\nimages: {{{rest}}}\nsink: {{path: out/}}\n")
+    };
+    check(&images("root: ''"), 3, 16, "`root` is empty");
+    check(&images("root: s3://b/"), 3, 16, "images are read from this machine alone");
+    check(&images("max_file_size: big"), 3, 25, "`max_file_size`: `big` is not a size");
+    check(&images("max_pixels: 0"), 3, 22, "`images.max_pixels`: expected at least 1, found `0`");
 
     let sink = |rest: &str| format!("version: 1\nsource: {{path: in}}\nsink: {{{rest}}}\n");
     check(&sink("path: ''"), 3, 14, "`path` is empty");

@@ -28,7 +28,11 @@ models:
 source:
   path: data/reviews/*.parquet
   format: parquet
-  csv: {delimiter: ",", has_header: true}
+  csv: {delimiter: ",", has_header: true, quote: "'", escape: "\\", comment: '#', null_values: [NA], encoding: latin1}
+  types: {id: int64}
+  schema: union
+  max_line_size: 64MB
+  max_columns: 100
   select: [id, text]
   where: lang = 'en'
   limit: 1000

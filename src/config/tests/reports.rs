@@ -42,7 +42,7 @@ error: unknown key `limitt` in `source`
   |   ^^^^^^
   |
   = help: did you mean `limit`?
-  = note: valid keys: path, format, csv, select, where, limit
+  = note: valid keys: path, format, csv, types, schema, max_line_size, max_columns, select, where, limit
 
 error: missing key `output` in `steps[0].feature-extraction`
  --> /data/p.yaml:6:5
@@ -131,7 +131,7 @@ error: `steps[0].feature-extraction.precision`: unknown value `f64`
  | --set steps.0.feature-extraction.precision=f64
  |                                            ^^^
  |
- = note: valid values: f32, f16, int8, binary"
+ = note: valid values: f32, f16, int8, uint8, binary, ubinary"
     );
     let files: Vec<&str> = found.iter().map(Diagnostic::file).collect();
     assert_eq!(files[0], "--set steps.0.feature-extraction.poling=mean");

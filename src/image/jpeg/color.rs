@@ -1,19 +1,25 @@
 //! From frequencies to pixels: planes of samples, all of one size, then colours.
 
 use super::idct::{SIDE, idct};
-use super::{Component, Frame, Result, damaged};
+use super::{Component, Frame, Result, damaged, filled};
 use crate::image::RgbImage;
+use crate::image::decode::with_room;
 
 /// Samples of one component, as many a row as there are pixels.
 type Plane = Vec<u8>;
 
-pub(super) fn picture(frame: &Frame, jfif: bool, adobe_transform: Option<u8>) -> Result<RgbImage> {
-    let planes: Vec<Plane> = frame
-        .components
-        .iter()
-        .map(|component| upsample(component, frame))
-        .collect::<Result<_>>()?;
-    let mut pixels = Vec::with_capacity(frame.width * frame.height * 3);
+pub(super) fn picture(
+    mut frame: Frame,
+    jfif: bool,
+    adobe_transform: Option<u8>,
+) -> Result<RgbImage> {
+    let mut planes: Vec<Plane> = Vec::new();
+    for index in 0..frame.components.len() {
+        planes.push(upsample(&frame.components[index], &frame)?);
+        // Twice as large as the plane, and no longer needed.
+        frame.components[index].coefficients = Vec::new();
+    }
+    let mut pixels = with_room(frame.width * frame.height * 3)?;
     match &planes[..] {
         [gray] => pixels.extend(gray.iter().flat_map(|value| [*value; 3])),
         [first, second, third] => {
@@ -66,7 +72,7 @@ fn ycc_to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
 ///
 /// # Source
 /// `cmyk2rgb` in `src/libImaging/Convert.c`; the raw mode `CMYK;I` of `JpegImagePlugin.py`.
-fn cmyk_to_rgb(cmy: [u8; 3], black: u8) -> [u8; 3] {
+pub(in crate::image) fn cmyk_to_rgb(cmy: [u8; 3], black: u8) -> [u8; 3] {
     let light = i32::from(black);
     cmy.map(|value| {
         let product = (255 - i32::from(value)) * light + 128;
@@ -78,7 +84,7 @@ fn cmyk_to_rgb(cmy: [u8; 3], black: u8) -> [u8; 3] {
 fn samples(component: &Component) -> Result<Vec<u8>> {
     let steps = component.steps.ok_or_else(|| damaged("a JPEG component has no data"))?;
     let stride = component.blocks_x * SIDE;
-    let mut plane = vec![0; component.coefficients.len() * SIDE * SIDE];
+    let mut plane = filled(0, component.coefficients.len() * SIDE * SIDE)?;
     for (blocks, rows) in component
         .coefficients
         .chunks_exact(component.blocks_x)
@@ -107,7 +113,7 @@ fn upsample(component: &Component, frame: &Frame) -> Result<Plane> {
         0 => (y / 2).saturating_sub(1),
         _ => (y / 2 + 1).min(component.height - 1),
     };
-    let mut plane = Vec::with_capacity(frame.width * frame.height);
+    let mut plane = with_room(frame.width * frame.height)?;
     let mut wide = Vec::with_capacity(component.width * across);
     for y in 0..frame.height {
         wide.clear();

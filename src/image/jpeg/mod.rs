@@ -13,9 +13,12 @@ mod huffman;
 mod idct;
 mod scan;
 
+pub(super) use color::cmyk_to_rgb;
+
 use super::RgbImage;
-use super::decode::MAX_PIXELS;
-use crate::error::{Error, Result, RowErrorKind};
+use super::decode::{Admitted, Limits, admit, damaged, filled};
+use crate::error::{Error, Result};
+use crate::limits::JPEG_PASSES;
 use huffman::HuffmanTable;
 use idct::BLOCK;
 use scan::{Scan, Tables, ZIGZAG};
@@ -23,13 +26,10 @@ use scan::{Scan, Tables, ZIGZAG};
 /// A decoded file.
 pub(super) struct Jpeg {
     pub(super) image: RgbImage,
+    pub(super) admitted: Admitted,
     /// The EXIF block, without what introduces it.
     pub(super) exif: Option<Vec<u8>>,
     pub(super) xmp: Option<Vec<u8>>,
-}
-
-fn damaged(what: impl Into<String>) -> Error {
-    Error::of_row(RowErrorKind::ImageDecode, what)
 }
 
 fn cut_off() -> Error {
@@ -55,6 +55,13 @@ struct Frame {
     mcus_y: usize,
 }
 
+impl Frame {
+    fn coefficients(&self) -> u64 {
+        let blocks = |component: &Component| component.coefficients.len() as u64;
+        self.components.iter().map(blocks).sum::<u64>() * BLOCK as u64
+    }
+}
+
 struct Component {
     id: u8,
     /// Sampling factors.
@@ -72,12 +79,12 @@ struct Component {
 }
 
 /// Decodes a file.
-pub(super) fn decode(bytes: &[u8]) -> Result<Jpeg> {
+pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Jpeg> {
     let mut decoder = Decoder { bytes, ..Decoder::default() };
-    decoder.run()?;
-    let frame = decoder.frame.ok_or_else(cut_off)?;
-    let image = color::picture(&frame, decoder.jfif, decoder.adobe_transform)?;
-    Ok(Jpeg { image, exif: decoder.exif, xmp: decoder.xmp })
+    decoder.run(limits)?;
+    let (frame, admitted) = decoder.frame.zip(decoder.admitted).ok_or_else(cut_off)?;
+    let image = color::picture(frame, decoder.jfif, decoder.adobe_transform)?;
+    Ok(Jpeg { image, admitted, exif: decoder.exif, xmp: decoder.xmp })
 }
 
 /// The next marker from `position` on, and the place behind it.
@@ -97,6 +104,9 @@ fn next_marker(bytes: &[u8], mut position: usize) -> Option<(u8, usize)> {
 struct Decoder<'a> {
     bytes: &'a [u8],
     frame: Option<Frame>,
+    admitted: Option<Admitted>,
+    /// The cost of the scans so far, in coefficients visited.
+    work: u64,
     steps: [Option<[u16; BLOCK]>; 4],
     tables: Tables,
     restart_interval: usize,
@@ -107,7 +117,7 @@ struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    fn run(&mut self) -> Result<()> {
+    fn run(&mut self, limits: &Limits) -> Result<()> {
         let mut position = 2;
         loop {
             let (marker, after) = next_marker(self.bytes, position).ok_or_else(cut_off)?;
@@ -127,7 +137,7 @@ impl Decoder<'_> {
             let content = self.bytes.get(position + 2..end).ok_or_else(cut_off)?;
             position = end;
             match marker {
-                0xc0..=0xc2 => self.frame(content, marker == 0xc2)?,
+                0xc0..=0xc2 => self.frame(content, marker == 0xc2, limits)?,
                 0xc3 | 0xc7 | 0xcb | 0xcf => return Err(unsupported("lossless")),
                 0xc5 | 0xc6 | 0xcd | 0xce => return Err(unsupported("hierarchical")),
                 0xc9 | 0xca | 0xcc => return Err(unsupported("arithmetically coded")),
@@ -166,7 +176,7 @@ impl Decoder<'_> {
         }
     }
 
-    fn frame(&mut self, content: &[u8], progressive: bool) -> Result<()> {
+    fn frame(&mut self, content: &[u8], progressive: bool, limits: &Limits) -> Result<()> {
         if self.frame.is_some() {
             return Err(damaged("the JPEG file has two frames"));
         }
@@ -176,9 +186,7 @@ impl Decoder<'_> {
         }
         let height = usize::from(u16::from_be_bytes([*h1, *h0]));
         let width = usize::from(u16::from_be_bytes([*w1, *w0]));
-        if width == 0 || height == 0 || width * height > MAX_PIXELS {
-            return Err(damaged(format!("a JPEG picture of {width} by {height} pixels")));
-        }
+        self.admitted = Some(admit(width as u64, height as u64, limits)?);
         if !matches!(count, 1 | 3 | 4) || rest.len() != usize::from(*count) * 3 {
             return Err(damaged(format!("a JPEG frame of {count} components")));
         }
@@ -195,18 +203,20 @@ impl Decoder<'_> {
             return Err(unsupported("fractionally sampled"));
         }
         let (mcus_x, mcus_y) = (width.div_ceil(8 * max_h), height.div_ceil(8 * max_v));
-        let components = rest.chunks_exact(3).zip(factors).map(|(content, (h, v))| Component {
-            id: content[0],
-            h,
-            v,
-            table: usize::from(content[2]),
-            width: (width * h).div_ceil(max_h),
-            height: (height * v).div_ceil(max_v),
-            blocks_x: mcus_x * h,
-            coefficients: vec![[0; BLOCK]; mcus_x * h * mcus_y * v],
-            steps: None,
+        let components = rest.chunks_exact(3).zip(factors).map(|(content, (h, v))| {
+            Ok(Component {
+                id: content[0],
+                h,
+                v,
+                table: usize::from(content[2]),
+                width: (width * h).div_ceil(max_h),
+                height: (height * v).div_ceil(max_v),
+                blocks_x: mcus_x * h,
+                coefficients: filled([0; BLOCK], mcus_x * h * mcus_y * v)?,
+                steps: None,
+            })
         });
-        let components = components.collect();
+        let components = components.collect::<Result<Vec<_>>>()?;
         let frame = Frame { width, height, progressive, components, max_h, max_v, mcus_x, mcus_y };
         self.frame = Some(frame);
         Ok(())
@@ -287,6 +297,12 @@ impl Decoder<'_> {
             // A sequential scan has everything, whatever its header says.
             Scan { components, spectrum: 0..=BLOCK - 1, high_bit: 0, low_bit: 0 }
         };
+        self.work += scan.work(frame);
+        if self.work > JPEG_PASSES * frame.coefficients() {
+            return Err(damaged(
+                "the JPEG file has more scans than a picture of its size can have",
+            ));
+        }
         scan::read(&scan, frame, &self.tables, self.restart_interval, self.bytes, position)
     }
 }

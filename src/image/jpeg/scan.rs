@@ -23,6 +23,37 @@ pub(super) struct Scan {
     pub(super) low_bit: u32,
 }
 
+impl Scan {
+    /// The scan's cost: the coefficients that it visits, plus a few for each block.
+    pub(super) fn work(&self, frame: &Frame) -> u64 {
+        const BLOCK_ITSELF: u64 = 8;
+        let (mcus_x, mcus_y) = self.mcus(frame);
+        let blocks: usize = match self.components.len() {
+            1 => 1,
+            _ => self
+                .components
+                .iter()
+                .map(|(index, ..)| &frame.components[*index])
+                .map(|c| c.h * c.v)
+                .sum(),
+        };
+        let (start, end) = self.spectrum.clone().into_inner();
+        (mcus_x * mcus_y * blocks) as u64 * (BLOCK_ITSELF + (end - start) as u64 + 1)
+    }
+
+    /// The number of MCUs, across and down.
+    fn mcus(&self, frame: &Frame) -> (usize, usize) {
+        match self.components[..] {
+            // A scan of a single component has no padding blocks.
+            [(only, ..)] => {
+                let component = &frame.components[only];
+                (component.width.div_ceil(8), component.height.div_ceil(8))
+            }
+            _ => (frame.mcus_x, frame.mcus_y),
+        }
+    }
+}
+
 /// Tables of codes, by class and number.
 #[derive(Default)]
 pub(super) struct Tables {
@@ -41,14 +72,7 @@ pub(super) fn read(
 ) -> Result<usize> {
     let mut coder = Coder { bits: Bits::new(bytes, position), scan, eob_run: 0 };
     let mut predictions = [0i32; 4];
-    let (mcus_x, mcus_y) = match scan.components[..] {
-        // A component by itself has no blocks that only fill up.
-        [(only, ..)] => {
-            let component = &frame.components[only];
-            (component.width.div_ceil(8), component.height.div_ceil(8))
-        }
-        _ => (frame.mcus_x, frame.mcus_y),
-    };
+    let (mcus_x, mcus_y) = scan.mcus(frame);
     for mcu in 0..mcus_x * mcus_y {
         if restart_interval > 0 && mcu > 0 && mcu.is_multiple_of(restart_interval) {
             let expected = 0xd0 + ((mcu / restart_interval - 1) % 8) as u8;

@@ -160,12 +160,13 @@ extern "C" __global__ void normalize(
 
 // One vector a row of tokens, f32: `mode` is 0 the first token, 1 the maximum, 2 the mean, 3 the sum over the root of
 // the count, 4 the mean weighted by place, 5 the last token. A block has a row. The vector of row r begins at
-// out[r * out_stride]; the first `skipped` tokens are left out, and a row without others is 0.
+// out[r * out_stride]; the first `skipped` tokens are left out. A row without others is 0, and in mode 0 its first token.
 extern "C" __global__ void pool(
     float *out, const number *x, const u32 *cumulative, int width, int out_stride, int skipped, int mode)
 {
     int row = blockIdx.x;
     size_t first = cumulative[row] + (size_t)skipped, end = cumulative[row + 1];
+    if (mode == 0 && first >= end) first = cumulative[row];
     out += (size_t)row * out_stride;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         float result = 0.0f;

@@ -322,7 +322,7 @@ pub(in crate::nn) fn pool(
         (CudaView::new(&out), CudaView::new(&tokens), CudaView::new(&starts));
     for (part, mode) in modes.iter().enumerate() {
         let (number, skipped) = match mode {
-            PoolingMode::Cls => (0, 0),
+            PoolingMode::Cls => (0, skipped),
             PoolingMode::Max => (1, skipped),
             PoolingMode::Mean => (2, skipped),
             PoolingMode::MeanSqrtLenTokens => (3, skipped),

@@ -1,7 +1,7 @@
 //! A folder of this machine, or of a file system that it shares with others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use super::{Hold, Holder, LOCK, Lock, Storage, held, lock_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
+use crate::own_file;
 use crate::sink::commit::META;
 use crate::sink::disk::{remove_file, sync_folder, write_error};
 
@@ -30,6 +31,27 @@ impl LocalStorage {
 
     fn path(&self, name: &str) -> PathBuf {
         if name.is_empty() { self.root.clone() } else { self.root.join(name) }
+    }
+
+    /// A path below the output. No folder on the way may be a link: the output itself may be one, but runs created
+    /// everything in it.
+    fn inside(&self, name: &str) -> io::Result<PathBuf> {
+        if let Some(folder) = Path::new(name).parent() {
+            own_file::check_folders(&self.root, folder)?;
+        }
+        Ok(self.path(name))
+    }
+
+    /// A folder that is not a link either.
+    fn folder_inside(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path(name);
+        own_file::check_folders(&self.root, Path::new(name))
+            .map_err(|error| write_error(&path, error))?;
+        Ok(path)
+    }
+
+    fn to_change(&self, name: &str) -> Result<PathBuf> {
+        self.inside(name).map_err(|error| write_error(&self.path(name), error))
     }
 
     /// Removes what shards that died left: nobody holds it.
@@ -69,10 +91,18 @@ impl Storage for LocalStorage {
             Ok(metadata) if metadata.is_dir() => Ok(true),
             Ok(_) => Err(Error::new(
                 ErrorKind::Sink,
-                format!("the output `{}` is to be a folder, but is a file", self.root.display()),
+                format!("the output `{}` is to be a folder, but is none", self.root.display()),
             )
             .hint("choose another `sink.path`")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if fs::symlink_metadata(&self.root).is_ok() {
+                    let root = self.root.display();
+                    let message = format!("the output `{root}` is a link to what is not there");
+                    return Err(Error::new(ErrorKind::Sink, message)
+                        .hint("make the folder that it points to, or choose another `sink.path`"));
+                }
+                Ok(false)
+            }
             Err(error) => Err(write_error(&self.root, error)),
         }
     }
@@ -81,7 +111,10 @@ impl Storage for LocalStorage {
         let path = self.path(name);
         match fs::metadata(&path) {
             Ok(metadata) => Ok(Some(metadata.is_file())),
-            Err(error) if is_missing(&error) => Ok(None),
+            // A dangling link still counts as existing.
+            Err(error) if is_missing(&error) => {
+                Ok(fs::symlink_metadata(&path).is_ok().then_some(false))
+            }
             Err(error) => Err(write_error(&path, error)),
         }
     }
@@ -120,7 +153,7 @@ impl Storage for LocalStorage {
             }
             Ok(())
         }
-        let folder = self.path(folder);
+        let folder = self.folder_inside(folder)?;
         let mut found = BTreeMap::new();
         if folder.exists() {
             walk(&folder, "", &mut found).map_err(|error| write_error(&folder, error))?;
@@ -129,7 +162,7 @@ impl Storage for LocalStorage {
     }
 
     fn folders(&self, folder: &str) -> Result<Vec<String>> {
-        let folder = self.path(folder);
+        let folder = self.folder_inside(folder)?;
         let entries = match fs::read_dir(&folder) {
             Err(error) if is_missing(&error) => return Ok(Vec::new()),
             entries => entries.map_err(|error| write_error(&folder, error))?,
@@ -147,7 +180,7 @@ impl Storage for LocalStorage {
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path(name);
-        match fs::read(&path) {
+        match self.inside(name).and_then(|path| own_file::read(&path)) {
             Ok(content) => Ok(Some(content)),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(cannot_read(&path, error)),
@@ -156,7 +189,7 @@ impl Storage for LocalStorage {
 
     fn reader(&self, name: &str) -> Result<Option<Box<dyn Read>>> {
         let path = self.path(name);
-        match File::open(&path) {
+        match self.inside(name).and_then(|path| own_file::open(&path)) {
             Ok(file) => Ok(Some(Box::new(file))),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(cannot_read(&path, error)),
@@ -168,7 +201,7 @@ impl Storage for LocalStorage {
         folder: &str,
         found: &mut dyn FnMut(String, Vec<u8>) -> Result<()>,
     ) -> Result<()> {
-        let path = self.path(folder);
+        let path = self.folder_inside(folder)?;
         let entries = match fs::read_dir(&path) {
             Err(error) if is_missing(&error) => return Ok(()),
             entries => entries.map_err(|error| cannot_read(&path, error))?,
@@ -203,10 +236,8 @@ impl Storage for LocalStorage {
         let path = self.path(name);
         let part = path.with_extension("part");
         let mut write = || {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            let mut out = BufWriter::new(File::create(&part)?);
+            self.spool(name)?;
+            let mut out = BufWriter::new(own_file::create(&part)?);
             content(&mut out)?;
             let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
@@ -217,7 +248,7 @@ impl Storage for LocalStorage {
     }
 
     fn spool(&self, name: &str) -> io::Result<PathBuf> {
-        let path = self.path(name);
+        let path = self.inside(name)?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
@@ -237,18 +268,21 @@ impl Storage for LocalStorage {
 
     fn publish(&self, from: &str, names: &[String]) -> Result<()> {
         for name in names {
-            let from = self.path(from).join(name);
-            if from.exists() {
-                let to = self.spool(name).map_err(|error| write_error(&self.path(name), error))?;
-                fs::rename(&from, &to).map_err(|error| write_error(&to, error))?;
+            let from = self.to_change(&format!("{from}/{name}"))?;
+            // A missing one has been moved already.
+            let Ok(found) = fs::symlink_metadata(&from) else { continue };
+            if !found.is_file() {
+                return Err(write_error(&from, io::ErrorKind::InvalidInput.into()));
             }
+            let to = self.spool(name).map_err(|error| write_error(&self.path(name), error))?;
+            fs::rename(&from, &to).map_err(|error| write_error(&to, error))?;
         }
         self.sync_folders_of(names.iter().map(String::as_str))
     }
 
     fn remove_all(&self, names: &[String]) -> Result<()> {
         for name in names {
-            remove_file(&self.path(name))?;
+            remove_file(&self.to_change(name)?)?;
             for folder in Path::new(name).ancestors().skip(1) {
                 // Fails, rightly, while something is inside.
                 if folder.as_os_str().is_empty() || fs::remove_dir(self.root.join(folder)).is_err()
@@ -261,7 +295,7 @@ impl Storage for LocalStorage {
     }
 
     fn remove_folder(&self, folder: &str) -> Result<()> {
-        let folder = self.path(folder);
+        let folder = self.to_change(folder)?;
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(write_error(&folder, error))
@@ -278,8 +312,8 @@ impl Storage for LocalStorage {
     fn lock(&self, hold: Hold) -> Result<Box<dyn Lock>> {
         let path = self.path(LOCK);
         let mut created = Vec::new();
-        make_folders(&self.path(META).join("tmp"), &mut created)
-            .map_err(|error| write_error(&self.root, error))?;
+        let tmp = self.folder_inside(&format!("{META}/tmp"))?;
+        make_folders(&tmp, &mut created).map_err(|error| write_error(&self.root, error))?;
         let lock = match hold {
             Hold::Alone => lock_file(&path, &self.root, false)
                 .map(|file| LocalLock { path: path.clone(), files: Mutex::new(vec![file]) }),
@@ -308,13 +342,14 @@ impl Storage for LocalStorage {
     }
 
     fn lock_of(&self, file: &str) -> Result<Box<dyn Lock>> {
-        let path = self.path(&lock_name(file));
+        let path = self.to_change(&lock_name(file))?;
         let lock = lock_file(&path, &self.path(file), false)?;
         Ok(Box::new(LocalLock { path, files: Mutex::new(vec![lock]) }))
     }
 
     fn is_held(&self) -> Result<bool> {
-        let Ok(file) = OpenOptions::new().write(true).open(self.path(LOCK)) else {
+        let opened = self.inside(LOCK).and_then(|path| own_file::open_existing_lock(&path));
+        let Ok(file) = opened else {
             return Ok(false);
         };
         Ok(matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
@@ -330,9 +365,14 @@ impl Storage for LocalStorage {
 }
 
 fn cannot_read(path: &Path, error: io::Error) -> Error {
+    let hint = match error.kind() {
+        // A link, or anything else that is not our file.
+        io::ErrorKind::InvalidInput => "remove it, or choose another `sink.path`",
+        _ => "make it readable, or choose another `sink.path`",
+    };
     Error::new(ErrorKind::Sink, format!("cannot read `{}`", path.display()))
         .source(error)
-        .hint("make it readable, or choose another `sink.path`")
+        .hint(hint)
 }
 
 /// Whether nothing is there; below a file nothing is either.
@@ -363,19 +403,17 @@ impl Lock for LocalLock {
 }
 
 fn holder_of(path: &Path) -> Option<Holder> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    serde_json::from_slice(&own_file::read(path).ok()?).ok()
 }
 
+/// The prefix of a [`Holder`]'s JSON.
+const LOCK_BEGINS: &[u8] = b"{\"pid\":";
+
 /// Takes a lock file, or says that another run has it. One that is not `shared` says whose it is.
-pub(in crate::sink) fn lock_file(path: &Path, output: &Path, shared: bool) -> Result<File> {
+fn lock_file(path: &Path, output: &Path, shared: bool) -> Result<File> {
     let failed = |error| write_error(output, error);
     loop {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .map_err(failed)?;
+        let file = own_file::open_lock(path, LOCK_BEGINS).map_err(failed)?;
         let taken = if shared { file.try_lock_shared() } else { file.try_lock() };
         match taken {
             Ok(()) => {}
@@ -384,12 +422,12 @@ pub(in crate::sink) fn lock_file(path: &Path, output: &Path, shared: bool) -> Re
         }
         // The run before may have removed the file between our open and our lock.
         let ours = file.metadata().map_err(failed)?.ino();
-        if !fs::metadata(path).is_ok_and(|current| current.ino() == ours) {
+        if !fs::symlink_metadata(path).is_ok_and(|current| current.ino() == ours) {
             continue;
         }
         let holder = serde_json::to_vec(&Holder::of_this_process()).unwrap_or_default();
         // Only for messages: a disk that is full says so with the first part.
-        let _ = file.set_len(0).and_then(|()| file.write_all(&holder));
+        let _ = own_file::rewrite(&file, &holder);
         return Ok(file);
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::local::{LocalStorage, lock_file, make_folders, remove_created};
+pub(super) use self::local::{LocalStorage, make_folders, remove_created};
 use self::object::ObjectStorage;
 use super::commit::META;
 use crate::error::{Error, ErrorKind, Result};

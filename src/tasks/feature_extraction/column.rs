@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, Int8Array, ListArray,
-    StructArray,
+    StructArray, UInt8Array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
@@ -14,7 +14,7 @@ use half::f16;
 use crate::config::pipeline::{ModelOutputName, Precision};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Dimensions, ModelOutput};
-use crate::nn::{Lengths, to_host};
+use crate::nn::{Lengths, not_finite, to_host};
 
 /// List items are never null: what is null is the row.
 fn item(data_type: DataType) -> FieldRef {
@@ -35,7 +35,9 @@ pub(super) fn embedding_type(dimensions: usize, precision: Precision) -> DataTyp
         Precision::F32 => vector_type(DataType::Float32, dimensions),
         Precision::F16 => vector_type(DataType::Float16, dimensions),
         Precision::Int8 => vector_type(DataType::Int8, dimensions),
-        Precision::Binary => vector_type(DataType::Int8, dimensions / 8),
+        Precision::Uint8 => vector_type(DataType::UInt8, dimensions),
+        Precision::Binary => vector_type(DataType::Int8, dimensions.div_ceil(8)),
+        Precision::Ubinary => vector_type(DataType::UInt8, dimensions.div_ceil(8)),
     }
 }
 
@@ -82,13 +84,13 @@ pub(super) fn outputs_bytes(names: &[ModelOutputName], model: &Dimensions, token
         .sum()
 }
 
-/// `(rows, dimensions)` to one vector a row, in the stored precision. `Int8` stays f32 here: its ranges
+/// One vector per row of `(rows, dimensions)`, in the stored precision. `Int8` and `Uint8` stay f32: their ranges
 /// are known once the window is complete ([`Int8Ranges`]).
 pub(super) fn embeddings(values: &Tensor, precision: Precision) -> Result<ArrayRef> {
     let (_, dimensions) = values.dims2().map_err(internal)?;
     let values = floats(values)?;
     match precision {
-        Precision::F32 | Precision::Int8 => {
+        Precision::F32 | Precision::Int8 | Precision::Uint8 => {
             vectors(Arc::new(Float32Array::from(values)), dimensions)
         }
         Precision::F16 => {
@@ -96,14 +98,26 @@ pub(super) fn embeddings(values: &Tensor, precision: Precision) -> Result<ArrayR
             vectors(Arc::new(Float16Array::from_iter_values(values)), dimensions)
         }
         Precision::Binary => {
-            let bytes = values.chunks_exact(8).map(|eight| {
-                // numpy.packbits: the first dimension is the highest bit; then - 128, as int8.
-                let bits = eight.iter().fold(0u8, |byte, &x| byte << 1 | u8::from(x > 0.0));
-                (i16::from(bits) - 128) as i8
-            });
-            vectors(Arc::new(Int8Array::from_iter_values(bytes)), dimensions / 8)
+            // numpy's - 128, as int8.
+            let bytes = packed(&values, dimensions).map(|bits| (i16::from(bits) - 128) as i8);
+            vectors(Arc::new(Int8Array::from_iter_values(bytes)), dimensions.div_ceil(8))
+        }
+        Precision::Ubinary => {
+            let bytes = packed(&values, dimensions);
+            vectors(Arc::new(UInt8Array::from_iter_values(bytes)), dimensions.div_ceil(8))
         }
     }
+}
+
+/// `numpy.packbits(values > 0, axis=-1)`: the first dimension is the highest bit, and the last byte of a row is padded
+/// with zeros.
+fn packed(values: &[f32], dimensions: usize) -> impl Iterator<Item = u8> + '_ {
+    values.chunks(dimensions.max(1)).flat_map(|row| {
+        row.chunks(8).map(|eight| {
+            let bits = eight.iter().fold(0u8, |byte, &x| byte << 1 | u8::from(x > 0.0));
+            bits << (8 - eight.len())
+        })
+    })
 }
 
 /// One vector a token, rows as lists.
@@ -201,10 +215,10 @@ fn attentions(layers: &[Vec<Tensor>], lengths: &Lengths) -> Result<ArrayRef> {
     Ok(array)
 }
 
-/// Per-dimension ranges of `precision: int8`, taken from the first sort window.
+/// Per-dimension ranges of `precision: int8` and `uint8`, taken from the first sort window.
 ///
 /// # Source
-/// `sentence_transformers.util.quantize_embeddings` with `calibration_embeddings`.
+/// `sentence_transformers.util.quantize_embeddings` with `calibration_embeddings`, at v6.2.
 #[derive(Clone, Debug)]
 pub(super) struct Int8Ranges {
     starts: Vec<f32>,
@@ -230,18 +244,21 @@ impl Int8Ranges {
         Ok((!lowest.is_empty()).then_some(Self { starts: lowest, steps }))
     }
 
-    /// f32 embeddings to signed bytes; values outside the ranges are clipped.
-    pub(super) fn quantize(&self, batch: &ArrayRef) -> Result<ArrayRef> {
+    /// Quantizes f32 embeddings to bytes, `signed` or not; values outside the ranges are clipped.
+    pub(super) fn quantize(&self, batch: &ArrayRef, signed: bool) -> Result<ArrayRef> {
         let (values, dimensions) = embedding_values(batch)?;
-        let bytes = values.chunks_exact(dimensions.max(1)).flat_map(|vector| {
+        let buckets = values.chunks_exact(dimensions.max(1)).flat_map(|vector| {
             vector.iter().zip(&self.starts).zip(&self.steps).map(|((x, start), step)| {
-                // A dimension without spread divides by zero in numpy; here it is the range's start.
-                let scaled = if *step > 0.0 { (x - start) / step - 128.0 } else { -128.0 };
-                // `as` cuts towards zero, as numpy's astype, and saturates.
-                scaled as i8
+                // A dimension without spread has a scale of 1, as in sentence-transformers; `as` saturates.
+                let step = if *step == 0.0 { 1.0 } else { *step };
+                ((x - start) / step).floor() as u8
             })
         });
-        vectors(Arc::new(Int8Array::from_iter_values(bytes)), dimensions)
+        if signed {
+            let bytes = buckets.map(|bucket| (i16::from(bucket) - 128) as i8);
+            return vectors(Arc::new(Int8Array::from_iter_values(bytes)), dimensions);
+        }
+        vectors(Arc::new(UInt8Array::from_iter_values(buckets)), dimensions)
     }
 }
 
@@ -269,8 +286,7 @@ fn list(values: ArrayRef, offsets: OffsetBuffer<i32>) -> Result<ArrayRef> {
 fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
     let values = to_host(tensor).map_err(internal)?;
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-        return Err(Error::new(ErrorKind::Model, format!("the model computed `{value}`"))
-            .hint("its weights are damaged, or do not belong to its config.json"));
+        return Err(not_finite(*value));
     }
     Ok(values)
 }
@@ -283,7 +299,7 @@ pub(super) fn internal(error: impl std::error::Error + Send + Sync + 'static) ->
 #[cfg(test)]
 mod tests {
     use arrow::array::AsArray;
-    use arrow::datatypes::{Float16Type, Float32Type, Int8Type};
+    use arrow::datatypes::{Float16Type, Float32Type, Int8Type, UInt8Type};
     use candle_core::Device;
 
     use super::*;
@@ -301,6 +317,13 @@ mod tests {
         let bytes =
             array.as_fixed_size_list().values().as_primitive::<Int8Type>().values().to_vec();
         assert_eq!(bytes, [33, -128]);
+        let unsigned = embeddings(&values, Precision::Ubinary).unwrap();
+        assert_eq!(unsigned.data_type(), &embedding_type(8, Precision::Ubinary));
+        let bytes = unsigned.as_fixed_size_list().values().as_primitive::<UInt8Type>().values();
+        assert_eq!(bytes.to_vec(), [161, 0]);
+        // Ten dimensions: the second byte has two bits of the row and six zeros.
+        let ten = [1f32, -1., 1., 1., -1., -1., -1., -1., -1., 1.];
+        assert_eq!(packed(&[ten, ten].concat(), 10).collect::<Vec<_>>(), [176, 64, 176, 64]);
     }
 
     #[test]
@@ -308,11 +331,16 @@ mod tests {
         let first = embeddings(&tensor(&[[0.; 8], [255.; 8]]), Precision::Int8).unwrap();
         let ranges = Int8Ranges::calibrate(&[first]).unwrap().unwrap();
         let row = [0., 1., 2.6, 127., 128., 255., 300., -7.];
-        let quantized = ranges.quantize(&embeddings(&tensor(&[row]), Precision::Int8).unwrap());
-        let quantized = quantized.unwrap();
+        let batch = embeddings(&tensor(&[row]), Precision::Int8).unwrap();
+        let quantized = ranges.quantize(&batch, true).unwrap();
         assert_eq!(quantized.data_type(), &embedding_type(8, Precision::Int8));
         let bytes = quantized.as_fixed_size_list().values().as_primitive::<Int8Type>().values();
-        assert_eq!(bytes.to_vec(), [-128, -127, -125, -1, 0, 127, 127, -128]);
+        // numpy: floor, clipped to 0 … 255, then - 128.
+        assert_eq!(bytes.to_vec(), [-128, -127, -126, -1, 0, 127, 127, -128]);
+        let quantized = ranges.quantize(&batch, false).unwrap();
+        assert_eq!(quantized.data_type(), &embedding_type(8, Precision::Uint8));
+        let bytes = quantized.as_fixed_size_list().values().as_primitive::<UInt8Type>().values();
+        assert_eq!(bytes.to_vec(), [0, 1, 2, 127, 128, 255, 255, 0]);
     }
 
     #[test]

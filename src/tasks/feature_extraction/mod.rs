@@ -94,12 +94,10 @@ impl FeatureExtractionTask {
         let output = output(options, &model)?;
         let dimensions = model.config().dimensions().clone();
         let field = Arc::new(Field::new(&step.output, output.data_type(&dimensions), true));
-        let stated =
-            model.sentence_transformer().max_seq_length.or(model.tokenizer().model_max_length());
-        // sentence_bert_config.json wins over the tokenizer, as in sentence-transformers.
+        let stated = model.tokenizer().model_max_length();
         let max_length = max_tokens(&model, step.max_length, stated, false)?;
         let truncation = step.truncation.unwrap_or(true);
-        let prompt = prompt(options, &model)?;
+        let prompt = prompt(options, &output, &model)?;
         let prompt_tokens = match &output {
             Output::Embedding(Embedding { modules: Some(modules), .. })
                 if !modules.include_prompt() && !prompt.is_empty() =>
@@ -141,13 +139,9 @@ fn output(options: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> 
             precision: options.precision,
         }));
     }
-    let mut modules = model.sentence_transformer().clone();
-    if modules.splade_pooling.is_some() {
-        return Err(Error::new(
-            ErrorKind::Config,
-            format!("model `{}` is a sparse encoder", model.snapshot().name()),
-        )
-        .hint("use `sparse-encoding`, or `outputs: [last_hidden_state]`"));
+    let mut modules = model.sentence_transformer().bi_encoder()?;
+    if options.pooling.is_none() {
+        modules.require_pooling()?;
     }
     if let Some(mode) = options.pooling.and_then(pooling_mode) {
         modules = modules.with_pooling([mode])?;
@@ -156,19 +150,13 @@ fn output(options: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> 
         modules = modules.with_normalize(normalize);
     }
     let full = modules.embedding_dimension();
-    let dimensions = options.dimensions.unwrap_or(full);
+    let saved = modules.truncate_dim.map_or(full, |dimensions| dimensions.min(full));
+    let dimensions = options.dimensions.unwrap_or(saved);
     if dimensions > full {
         return Err(Error::new(
             ErrorKind::Config,
             format!("`dimensions: {dimensions}` is more than the model's {full}"),
         ));
-    }
-    if options.precision == Precision::Binary && !dimensions.is_multiple_of(8) {
-        return Err(Error::new(
-            ErrorKind::Config,
-            format!("`precision: binary` packs 8 dimensions a byte, but there are {dimensions}"),
-        )
-        .hint("choose `dimensions` as a multiple of 8"));
     }
     // A cut vector of a model with a Normalize module is no longer of unit length: as in
     // sentence-transformers, only an explicit `normalize: true` scales it again.
@@ -177,15 +165,20 @@ fn output(options: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> 
     Ok(Output::Embedding(Embedding { modules: Some(modules), dimensions, normalize, precision }))
 }
 
-fn prompt(options: &FeatureExtraction, model: &ResolvedModel) -> Result<String> {
+fn prompt(options: &FeatureExtraction, output: &Output, model: &ResolvedModel) -> Result<String> {
     if let Some(prompt) = &options.prompt {
         return Ok(prompt.clone());
     }
     if !options.outputs.is_empty() && options.prompt_name.is_none() {
         return Ok(String::new());
     }
-    let prompt = model.sentence_transformer().prompt(options.prompt_name.as_deref())?;
-    Ok(prompt.unwrap_or_default().to_owned())
+    let name = options.prompt_name.as_deref();
+    match output {
+        Output::Embedding(Embedding { modules: Some(modules), .. }) => {
+            modules.prompt_text(None, name)
+        }
+        _ => model.sentence_transformer().prompt_text(None, name),
+    }
 }
 
 fn pooling_mode(pooling: Pooling) -> Option<PoolingMode> {
@@ -200,11 +193,13 @@ fn pooling_mode(pooling: Pooling) -> Option<PoolingMode> {
     }
 }
 
-/// Tokens of the prompt at the start of a row: all but the special token that ends a text.
+/// The number of prompt tokens at the start of a row, without a trailing special token.
 fn prompt_tokens(prompt: &str, model: &ResolvedModel, max_length: usize) -> Result<usize> {
     let options = EncodeOptions { max_length: Some(max_length), ..EncodeOptions::default() };
     let encoding = model.tokenizer().encode(prompt, &options)?;
-    Ok(encoding.input_ids.len().saturating_sub(1))
+    let special = model.tokenizer().all_special_ids();
+    let ends = encoding.input_ids.last().is_some_and(|last| special.contains(last));
+    Ok(encoding.input_ids.len() - usize::from(ends))
 }
 
 fn shown_options(
@@ -244,7 +239,9 @@ pub fn module_names(modules: &SentenceTransformer) -> String {
             format!("Pooling({})", modes.join("+"))
         }
         Module::Dense(dense) => format!("Dense({} to {})", dense.in_features, dense.out_features),
+        Module::LayerNorm(_) => "LayerNorm".to_owned(),
         Module::Normalize => "Normalize".to_owned(),
+        Module::NormalizeTokens => "Normalize(tokens)".to_owned(),
     });
     names.collect::<Vec<_>>().join(", ")
 }
@@ -259,9 +256,9 @@ impl Task for FeatureExtractionTask {
             max_length: self.truncation.then_some(self.max_length),
             ..EncodeOptions::default()
         };
-        encode_rows(&self.base.columns, columns, first_row, |texts| {
-            let encoding =
-                self.base.model.tokenizer().encode(&self.prepared(texts[0]), &options)?;
+        let model = &*self.base.model;
+        encode_rows(Some(model), &self.base.columns, columns, first_row, |texts| {
+            let encoding = model.tokenizer().encode(&self.prepared(texts[0]), &options)?;
             fits(encoding.input_ids.len(), self.max_length)?;
             let sequence = Sequence::new(encoding.input_ids, encoding.token_type_ids);
             Ok(EncodedRow { truncated: encoding.truncated, ..sequence.into() })
@@ -273,7 +270,7 @@ impl Task for FeatureExtractionTask {
     }
 
     fn needs_whole_windows(&self) -> bool {
-        matches!(self.output, Output::Embedding(Embedding { precision: Precision::Int8, .. }))
+        matches!(&self.output, Output::Embedding(embedding) if embedding.precision.has_ranges())
     }
 
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
@@ -340,9 +337,12 @@ impl TaskModel for FeatureExtractionModel {
     }
 
     fn finish_window(&self, batches: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
-        let Output::Embedding(Embedding { precision: Precision::Int8, .. }) = &self.output else {
+        let Output::Embedding(Embedding { precision, .. }) = &self.output else {
             return Ok(batches);
         };
+        if !precision.has_ranges() {
+            return Ok(batches);
+        }
         if self.ranges.get().is_none()
             && let Some(ranges) = Int8Ranges::calibrate(&batches)?
         {
@@ -350,7 +350,10 @@ impl TaskModel for FeatureExtractionModel {
             let _ = self.ranges.set(ranges);
         }
         match self.ranges.get() {
-            Some(ranges) => batches.iter().map(|batch| ranges.quantize(batch)).collect(),
+            Some(ranges) => {
+                let signed = *precision == Precision::Int8;
+                batches.iter().map(|batch| ranges.quantize(batch, signed)).collect()
+            }
             None => Ok(batches),
         }
     }

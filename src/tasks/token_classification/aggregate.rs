@@ -4,6 +4,7 @@
 //! `src/transformers/pipelines/token_classification.py` at v4.57: `aggregate` and what it calls, and
 //! `aggregate_overlapping_entities`. Scores are f32, as numpy has them there.
 
+use crate::auto::AutoConfig;
 use crate::config::pipeline::AggregationStrategy;
 use crate::error::Result;
 
@@ -40,8 +41,8 @@ pub(super) type ToText<'a> = dyn Fn(Vec<String>) -> Result<String> + 'a;
 /// How the tokens of a sequence become entities.
 pub(super) struct Aggregation<'a> {
     pub(super) strategy: AggregationStrategy,
-    /// The labels in order of their scores.
-    pub(super) labels: &'a [String],
+    /// The configuration that maps scores to labels.
+    pub(super) config: &'a AutoConfig,
     /// Entities of these labels are left out.
     pub(super) ignore_labels: &'a [String],
     pub(super) to_text: &'a ToText<'a>,
@@ -54,8 +55,8 @@ impl<'a> Aggregation<'a> {
     /// When tokens cannot be joined to a text.
     pub(super) fn entities(&self, tokens: Vec<TokenScores<'_>>) -> Result<Vec<Entity<'a>>> {
         let mut entities = match self.strategy {
-            AggregationStrategy::None => self.tokens(tokens),
-            AggregationStrategy::Simple => self.groups(self.tokens(tokens))?,
+            AggregationStrategy::None => self.tokens(tokens)?,
+            AggregationStrategy::Simple => self.groups(self.tokens(tokens)?)?,
             AggregationStrategy::First
             | AggregationStrategy::Average
             | AggregationStrategy::Max => self.groups(self.words(tokens)?)?,
@@ -65,11 +66,11 @@ impl<'a> Aggregation<'a> {
     }
 
     /// One entity a token.
-    fn tokens(&self, tokens: Vec<TokenScores<'_>>) -> Vec<Entity<'a>> {
+    fn tokens(&self, tokens: Vec<TokenScores<'_>>) -> Result<Vec<Entity<'a>>> {
         let entity = |token: TokenScores<'_>| {
-            let (label, score) = self.best(token.scores);
+            let (label, score) = self.best(token.scores)?;
             let TokenScores { word, start, end, index, .. } = token;
-            Entity { label, score, word, start, end, index }
+            Ok(Entity { label, score, word, start, end, index })
         };
         tokens.into_iter().map(entity).collect()
     }
@@ -104,15 +105,16 @@ impl<'a> Aggregation<'a> {
                 for mean in &mut mean {
                     *mean /= tokens.len() as f32;
                 }
-                self.best(&mean)
+                self.best(&mean)?
             }
             AggregationStrategy::Max => {
                 let best = tokens.iter().map(|token| self.best(token.scores));
+                let best = best.collect::<Result<Vec<_>>>()?.into_iter();
                 // The first of equals.
                 best.reduce(|best, other| if other.1 > best.1 { other } else { best })
                     .unwrap_or_default()
             }
-            _ => self.best(first.scores),
+            _ => self.best(first.scores)?,
         };
         let (start, index) = (first.start, first.index);
         let end = tokens.last().map_or(first.end, |token| token.end);
@@ -152,15 +154,14 @@ impl<'a> Aggregation<'a> {
     }
 
     /// The label of the greatest score, the first of equals.
-    fn best(&self, scores: &[f32]) -> (&'a str, f32) {
+    fn best(&self, scores: &[f32]) -> Result<(&'a str, f32)> {
         let mut best = 0;
         for (label, score) in scores.iter().enumerate() {
             if *score > scores[best] {
                 best = label;
             }
         }
-        let label = self.labels.get(best).map_or("", String::as_str);
-        (label, scores.get(best).copied().unwrap_or_default())
+        Ok((self.config.label(best)?, scores.get(best).copied().unwrap_or_default()))
     }
 }
 
@@ -216,11 +217,19 @@ mod tests {
     }
 
     fn run(strategy: AggregationStrategy, ignore: &[&str], tokens: &[Given]) -> Vec<String> {
-        let labels = LABELS.map(str::to_owned);
+        let labels: serde_json::Map<String, serde_json::Value> = LABELS
+            .iter()
+            .enumerate()
+            .map(|(id, label)| (id.to_string(), (*label).into()))
+            .collect();
+        let json = serde_json::json!({"model_type": "bert", "id2label": labels});
+        let config =
+            AutoConfig::from_json(json.as_object().unwrap().clone(), &serde_json::Map::new());
+        let config = config.unwrap();
         let ignore: Vec<String> = ignore.iter().map(|label| (*label).to_owned()).collect();
         let to_text = |words: Vec<String>| Ok(words.join(" ").replace(" ##", ""));
         let aggregation =
-            Aggregation { strategy, labels: &labels, ignore_labels: &ignore, to_text: &to_text };
+            Aggregation { strategy, config: &config, ignore_labels: &ignore, to_text: &to_text };
         let tokens = tokens.iter().enumerate().map(|(index, token)| TokenScores {
             word: token.word.to_owned(),
             scores: &token.scores,

@@ -34,7 +34,6 @@ pub struct TokenClassificationTask {
     base: TaskBase,
     columns: Columns,
     options: TokenClassification,
-    labels: Vec<String>,
 }
 
 /// What is kept of the windows of a row.
@@ -115,14 +114,11 @@ impl TokenClassificationTask {
             model: Arc::clone(&classifier.model),
             summary,
         };
-        Ok(Self {
-            base,
-            labels: classifier.model.config().id2label(),
-            options: options.clone(),
-            classifier,
-            input,
-            columns,
-        })
+        Ok(Self { base, options: options.clone(), classifier, input, columns })
+    }
+
+    fn num_labels(&self) -> usize {
+        self.classifier.model.config().num_labels()
     }
 
     fn tokenizer(&self) -> &AutoTokenizer {
@@ -189,7 +185,7 @@ impl Task for TokenClassificationTask {
 
     fn output_bytes(&self, tokens: usize) -> usize {
         // Logits, what is kept of each token, and an entity for some.
-        tokens * (size_of::<f32>() * self.labels.len() + size_of::<Token>() + 16)
+        tokens * (size_of::<f32>() * self.num_labels() + size_of::<Token>() + 16)
     }
 
     fn sequence_type(&self) -> DataType {
@@ -206,11 +202,11 @@ impl Task for TokenClassificationTask {
         let to_text = |tokens| self.tokenizer().convert_tokens_to_string(tokens);
         let aggregation = Aggregation {
             strategy: self.options.aggregation_strategy,
-            labels: &self.labels,
+            config: self.classifier.model.config(),
             ignore_labels: &self.options.ignore_labels,
             to_text: &to_text,
         };
-        let labels = self.labels.len();
+        let labels = self.num_labels();
         let values = TokenLogits::new(&results.values);
         let mut builder = ColumnBuilder::new(self.columns);
         for (row, (range, note)) in results.rows.iter().zip(results.notes).enumerate() {
@@ -246,6 +242,6 @@ impl Task for TokenClassificationTask {
     }
 
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
-        Ok(Box::new(TokenLogitsModel::load(&self.classifier, device, self.labels.len())?))
+        Ok(Box::new(TokenLogitsModel::load(&self.classifier, device, self.num_labels())?))
     }
 }

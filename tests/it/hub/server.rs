@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 pub(super) const REPO: &str = "org/model";
@@ -40,6 +41,8 @@ pub(super) struct Answer {
     /// Close the connection after this much of the body.
     pub(super) cut: Option<usize>,
     pub(super) delay: Duration,
+    /// Sends this repeatedly with a pause, and without a length.
+    pub(super) endless: Option<(Vec<u8>, Duration)>,
 }
 
 impl Answer {
@@ -139,9 +142,22 @@ fn serve(
     for (name, value) in &answer.headers {
         write!(head, "{name}: {value}\r\n").unwrap();
     }
+    let mut stream = stream;
+    if let Some((piece, pause)) = answer.endless {
+        head.push_str("Transfer-Encoding: chunked\r\n\r\n");
+        stream.write_all(head.as_bytes())?;
+        if seen.method == "HEAD" {
+            return stream.shutdown(std::net::Shutdown::Write);
+        }
+        loop {
+            stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+            stream.write_all(&piece)?;
+            stream.write_all(b"\r\n")?;
+            std::thread::sleep(pause);
+        }
+    }
     let length = answer.declared.unwrap_or(answer.body.len());
     write!(head, "Content-Length: {length}\r\n\r\n").unwrap();
-    let mut stream = stream;
     stream.write_all(head.as_bytes())?;
     if seen.method != "HEAD" {
         let end = answer.cut.unwrap_or(usize::MAX).min(answer.body.len());
@@ -175,6 +191,12 @@ pub(super) struct World {
     pub(super) storage_body: Option<Vec<u8>>,
     /// The etag of small files.
     pub(super) etag: Option<String>,
+    /// The response for small files, in place of their content.
+    pub(super) endless_file: Option<(Vec<u8>, Duration)>,
+    /// The response for the repository listing.
+    pub(super) endless_info: Option<(Vec<u8>, Duration)>,
+    /// The content of small files, in place of that of their etag.
+    pub(super) evil: Option<Vec<u8>>,
     pub(super) delay: Duration,
 }
 
@@ -187,6 +209,15 @@ pub(super) struct FakeHub {
 
 pub(super) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The git hash of a file.
+pub(super) fn git_hash(bytes: &[u8]) -> String {
+    sha1(&[format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat())
+}
+
+pub(super) fn sha1(bytes: &[u8]) -> String {
+    Sha1::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// As on the hub, weights are in large file storage and the rest in git.
@@ -207,6 +238,9 @@ impl FakeHub {
             no_ranges: false,
             storage_body: None,
             etag: None,
+            endless_file: None,
+            endless_info: None,
+            evil: None,
             delay: Duration::ZERO,
         }));
         let storage = {
@@ -240,6 +274,9 @@ fn answer_now(world: &World, storage: &str, seen: &Seen) -> Answer {
     }
     if let Some(revision) = seen.path.strip_prefix(&format!("/api/models/{REPO}/revision/")) {
         let revision = revision.replace("%2F", "/");
+        if let Some(endless) = &world.endless_info {
+            return Answer { endless: Some(endless.clone()), ..Answer::new(200, "") };
+        }
         let commit = match world.refs.get(&revision) {
             Some(commit) => commit,
             None if world.refs.values().any(|commit| *commit == revision) => &revision,
@@ -267,10 +304,11 @@ fn answer_now(world: &World, storage: &str, seen: &Seen) -> Answer {
             .header("X-Linked-Size", bytes.len().to_string())
             .header("X-Repo-Commit", commit);
     }
-    let etag = world.etag.clone().unwrap_or_else(|| hash[..40].to_owned());
-    Answer::new(200, bytes.clone())
+    let etag = world.etag.clone().unwrap_or_else(|| git_hash(bytes));
+    let answer = Answer::new(200, world.evil.as_ref().unwrap_or(bytes).clone())
         .header("ETag", format!("\"{etag}\""))
-        .header("X-Repo-Commit", commit)
+        .header("X-Repo-Commit", commit);
+    Answer { endless: world.endless_file.clone(), ..answer }
 }
 
 fn store(world: &mut World, seen: &Seen) -> Answer {

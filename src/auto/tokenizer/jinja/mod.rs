@@ -1,24 +1,94 @@
 //! Jinja as transformers sets it up for chat templates.
 //!
+//! Templates come with models, so a rendering has a budget of instructions (the engine's fuel) and of bytes read and
+//! written ([`budget`]). Values know their size and depth ([`super::python`]). Our own versions replace the engine's
+//! unbounded operations: operators in [`compile`], filters, functions and methods in [`filters`].
+//!
 //! # Source
 //! `_compile_jinja_template` of `transformers.utils.chat_template_utils`.
 
+mod budget;
+mod compile;
+mod filters;
+mod operators;
+
+use minijinja::machinery::{Vm, make_string_output};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
 
+pub(super) use self::budget::{ITEM, charge};
+use self::budget::{charge_times, with_budget};
 use super::python::{self, Dumps};
+use crate::limits;
 
-/// An environment with what chat templates may call.
-pub(super) fn environment() -> Environment<'static> {
+/// A compiled template, which can be rendered many times.
+pub(super) struct Template {
+    environment: Environment<'static>,
+    compiled: compile::Compiled,
+}
+
+impl Template {
+    /// # Errors
+    /// `SyntaxError`, with the line.
+    pub(super) fn new(source: &str) -> Result<Self, Error> {
+        let compiled = compile::compile("chat_template", &prepared(source))?;
+        Ok(Self { environment: environment(), compiled })
+    }
+
+    /// Renders the template with `variables`.
+    ///
+    /// # Errors
+    /// Those of the template, and `OutOfFuel` when it exceeds the budget for such variables.
+    pub(super) fn render<'a>(
+        &self,
+        variables: impl IntoIterator<Item = (&'a str, Value)>,
+    ) -> Result<String, Error> {
+        let variables: Vec<_> = variables.into_iter().collect();
+        let weights = variables.iter().map(|(_, value)| python::size(value).weight);
+        let weight = weights.fold(0, usize::saturating_add);
+        let bytes = weight.saturating_mul(limits::CHAT_BYTES_PER_BYTE);
+        let steps = (weight as u64).saturating_mul(limits::CHAT_STEPS_PER_BYTE);
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(limits::CHAT_STEPS.saturating_add(steps)));
+        let mut text = String::new();
+        with_budget(limits::CHAT_BYTES.saturating_add(bytes), || {
+            let Self { compiled, .. } = self;
+            let variables = variables.into_iter().collect();
+            let mut out = make_string_output(&mut text);
+            Vm::new(&environment)
+                .eval(
+                    &compiled.instructions,
+                    variables,
+                    &compiled.blocks,
+                    &mut out,
+                    AutoEscape::None,
+                )
+                .map(drop)
+        })?;
+        Ok(text)
+    }
+}
+
+/// An environment that behaves like Python's, with the engine's filters.
+fn plain() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_formatter(format);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment
+}
+
+/// An environment with the functions that chat templates may call.
+fn environment() -> Environment<'static> {
+    let mut environment = plain();
+    environment.set_recursion_limit(limits::CHAT_RECURSION);
+    filters::add_to(&mut environment);
+    operators::add_to(&mut environment);
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", string);
-    environment.add_filter("title", |text: String| python::jinja_title(&text));
+    environment.add_filter("title", |text: String| -> Result<String, Error> {
+        charge_times(3, text.len())?;
+        Ok(python::jinja_title(&text))
+    });
     // Halves go to the even neighbour in Python, and not here: better refused than wrong.
     environment.remove_filter("round");
     environment.add_function("raise_exception", raise_exception);
@@ -30,7 +100,7 @@ pub(super) fn environment() -> Environment<'static> {
 ///
 /// Line ends are those of Unix. `{% generation %}` blocks, which mark what an assistant said and are of use
 /// in training only, become blocks that minijinja knows, with a scope of their own as well.
-pub(super) fn prepared(source: &str) -> String {
+fn prepared(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
     let mut rest = source.as_str();
@@ -76,14 +146,23 @@ fn strftime_now(format: &str) -> Result<String, Error> {
 /// Prints lists, maps and numbers as Python does; the library prints texts in double quotes.
 fn format(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
     if looks_alike(value) {
+        let escapes = if state.auto_escape() == AutoEscape::None { 1 } else { 6 };
+        charge_times(escapes, python::size(value).weight)?;
         minijinja::escape_formatter(out, state, value)
     } else {
-        out.write_str(&python::str(value)).map_err(Error::from)
+        let text = python::str(value)?;
+        charge(text.len())?;
+        out.write_str(&text).map_err(Error::from)
     }
 }
 
-fn string(value: Value) -> Value {
-    if value.as_str().is_some() { value } else { Value::from(python::str(&value)) }
+/// The text of a value within a concatenation.
+fn shown(value: &Value) -> Result<String, Error> {
+    if looks_alike(value) { Ok(value.to_string()) } else { python::str(value) }
+}
+
+fn string(value: Value) -> Result<Value, Error> {
+    Ok(if value.as_str().is_some() { value } else { Value::from(python::str(&value)?) })
 }
 
 /// Whether the library and Python agree on the looks of a value.

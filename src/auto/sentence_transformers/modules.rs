@@ -1,0 +1,496 @@
+//! The modules after the transformer: their files and their loaded form.
+//!
+//! # Source
+//! `base/modules`, `sentence_transformer/modules` and `sparse_encoder/modules` of sentence-transformers at v6.2.
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::{Map, Value};
+
+use super::keys::{self, File};
+use super::object;
+use crate::auto::{families, loader};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::{Snapshot, Weights};
+use crate::limits;
+use crate::nn::{
+    LayerNorm, Linear, Pooling, PoolingMode, Precision, Ragged, TorchActivation, normalize,
+};
+
+/// Keys of Pooling files before 5.4, in the order of concatenation.
+const LEGACY_POOLING_KEYS: [(&str, PoolingMode); 6] = [
+    ("pooling_mode_cls_token", PoolingMode::Cls),
+    ("pooling_mode_max_tokens", PoolingMode::Max),
+    ("pooling_mode_mean_tokens", PoolingMode::Mean),
+    ("pooling_mode_mean_sqrt_len_tokens", PoolingMode::MeanSqrtLenTokens),
+    ("pooling_mode_weightedmean_tokens", PoolingMode::WeightedMean),
+    ("pooling_mode_lasttoken", PoolingMode::LastToken),
+];
+
+/// `eps` of `torch.nn.LayerNorm`.
+const LAYER_NORM_EPS: f64 = 1e-5;
+
+/// The modules' names for the token embeddings and the sentence embedding.
+const TOKENS: &str = "token_embeddings";
+const SENTENCE: &str = "sentence_embedding";
+
+/// A module after the transformer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Module {
+    /// Pools token embeddings into one vector.
+    Pooling(Pooling),
+    /// A linear layer with an activation.
+    Dense(Dense),
+    /// A layer normalisation of the vector.
+    LayerNorm(Norm),
+    /// Scales the vector to unit length.
+    Normalize,
+    /// Scales every token's vector to unit length.
+    NormalizeTokens,
+}
+
+/// A linear layer with an activation, before its weights are loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dense {
+    /// The folder with its configuration and weights, as `2_Dense`.
+    pub path: String,
+    /// Width of its input.
+    pub in_features: usize,
+    /// Width of its output.
+    pub out_features: usize,
+    /// Whether it has a bias.
+    pub bias: bool,
+    /// The activation applied to the product.
+    pub activation: TorchActivation,
+    /// Whether a residual connection adds its input, through a linear layer where the widths differ.
+    pub use_residual: bool,
+    /// Whether it applies to every token, before Pooling.
+    pub on_tokens: bool,
+}
+
+/// A layer normalisation, before its weights are loaded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Norm {
+    /// The folder with its configuration and weights.
+    pub path: String,
+    /// Width of its input and output.
+    pub dimension: usize,
+}
+
+/// How a sparse encoder turns logits into weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpladePooling {
+    /// The pooling over tokens.
+    pub strategy: SpladeStrategy,
+    /// The activation applied to each logit.
+    pub activation: SpladeActivation,
+}
+
+/// The pooling of token weights into one vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpladeStrategy {
+    /// The maximum.
+    #[default]
+    Max,
+    /// The sum.
+    Sum,
+}
+
+impl SpladeStrategy {
+    /// The name in sentence-transformers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Max => "max",
+            Self::Sum => "sum",
+        }
+    }
+}
+
+/// The activation that turns a logit into a weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpladeActivation {
+    /// `log1p(relu(x))`.
+    #[default]
+    Relu,
+    /// `log1p(log1p(relu(x)))`.
+    Log1pRelu,
+}
+
+impl SpladeActivation {
+    /// The name in sentence-transformers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Relu => "relu",
+            Self::Log1pRelu => "log1p_relu",
+        }
+    }
+}
+
+/// The validated file of a module; `required` ones must exist.
+struct ModuleFile {
+    name: String,
+    json: Map<String, Value>,
+}
+
+impl ModuleFile {
+    fn read(snapshot: &Snapshot, path: &str, file: File, required: bool) -> Result<Self> {
+        let name = format!("{path}/config.json");
+        let json = match object(snapshot, &name)? {
+            Some(json) => json,
+            None if required => {
+                return Err(Error::new(
+                    ErrorKind::Model,
+                    format!("modules.json names `{path}`, but there is no `{name}`"),
+                ));
+            }
+            None => Map::new(),
+        };
+        keys::check(file, &json, &format!("`{name}`"))?;
+        Ok(Self { name, json })
+    }
+
+    fn wrong(&self, key: &str, value: &Value) -> Error {
+        Error::new(ErrorKind::Model, format!("`{key}` in `{}` is `{value}`", self.name))
+    }
+
+    fn not_implemented(&self, key: &str, value: &Value) -> Error {
+        keys::not_implemented(key, value, &format!("`{}`", self.name))
+    }
+
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.json.get(key).filter(|value| !value.is_null())
+    }
+
+    fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        match self.value(key) {
+            None => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(value) => Err(self.wrong(key, value)),
+        }
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&str>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(value) => Err(self.wrong(key, value)),
+        }
+    }
+
+    fn size(&self, key: &str) -> Result<usize> {
+        let value = self.value(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+        let most = limits::MODEL_SIZE;
+        value.filter(|n| (1..=most).contains(n)).ok_or_else(|| {
+            let message =
+                format!("`{}` has no number `{key}` of at least 1 and at most {most}", self.name);
+            Error::new(ErrorKind::Model, message)
+        })
+    }
+
+    /// Whether the module works on token embeddings rather than on the sentence embedding.
+    fn on_tokens(&self) -> Result<bool> {
+        let input = self.text("module_input_name")?.unwrap_or(SENTENCE);
+        if !matches!(input, TOKENS | SENTENCE) {
+            return Err(self.not_implemented("module_input_name", &input.into()));
+        }
+        let output = self.text("module_output_name")?.unwrap_or(input);
+        if output != input {
+            return Err(self.not_implemented("module_output_name", &output.into()).hint(format!(
+                "a module that reads `{input}` and writes something else is not implemented"
+            )));
+        }
+        Ok(input == TOKENS)
+    }
+}
+
+pub(super) fn pooling(snapshot: &Snapshot, path: &str) -> Result<Pooling> {
+    let file = ModuleFile::read(snapshot, path, File::Pooling, true)?;
+    let mode = |value: &Value| {
+        let name = value.as_str().ok_or_else(|| file.wrong("pooling_mode", value))?;
+        PoolingMode::from_name(name).map_err(|e| e.at(format!("`{}`", file.name)))
+    };
+    let modes = match file.value("pooling_mode") {
+        Some(Value::Array(names)) => names.iter().map(mode).collect::<Result<Vec<_>>>()?,
+        Some(name) => vec![mode(name)?],
+        None => {
+            let mut modes = Vec::new();
+            for (key, mode) in LEGACY_POOLING_KEYS {
+                if file.flag(key, false)? {
+                    modes.push(mode);
+                }
+            }
+            // A file that enables nothing is like one without these keys.
+            if modes.is_empty() { vec![PoolingMode::Mean] } else { modes }
+        }
+    };
+    if modes.is_empty() {
+        return Err(file.wrong("pooling_mode", &Value::Array(Vec::new())));
+    }
+    Ok(Pooling::new(modes, file.flag("include_prompt", true)?))
+}
+
+pub(super) fn dense(snapshot: &Snapshot, path: &str) -> Result<Dense> {
+    let file = ModuleFile::read(snapshot, path, File::Dense, true)?;
+    let activation = match file.json.get("activation_function") {
+        // The default of sentence-transformers.
+        None => TorchActivation::TANH,
+        Some(Value::Null) => TorchActivation::IDENTITY,
+        Some(name) => TorchActivation::from_path(name.as_str().unwrap_or_default())
+            .map_err(|e| e.at(format!("`{}`", file.name)))?,
+    };
+    let on_tokens = file.on_tokens()?;
+    if on_tokens && !activation.is_elementwise() {
+        // There torch reduces over the rows of a batch.
+        let name = file.json.get("activation_function").unwrap_or(&Value::Null);
+        return Err(file.not_implemented("activation_function", name));
+    }
+    Ok(Dense {
+        path: path.to_owned(),
+        in_features: file.size("in_features")?,
+        out_features: file.size("out_features")?,
+        bias: file.flag("bias", true)?,
+        activation,
+        use_residual: file.flag("use_residual", false)?,
+        on_tokens,
+    })
+}
+
+pub(super) fn normalization(snapshot: &Snapshot, path: &str) -> Result<Module> {
+    let file = ModuleFile::read(snapshot, path, File::Normalize, false)?;
+    Ok(if file.on_tokens()? { Module::NormalizeTokens } else { Module::Normalize })
+}
+
+pub(super) fn layer_norm(snapshot: &Snapshot, path: &str) -> Result<Norm> {
+    let file = ModuleFile::read(snapshot, path, File::LayerNorm, true)?;
+    Ok(Norm { path: path.to_owned(), dimension: file.size("dimension")? })
+}
+
+/// Dropout is only active in training, but its file is checked.
+pub(super) fn dropout(snapshot: &Snapshot, path: &str) -> Result<()> {
+    ModuleFile::read(snapshot, path, File::Dropout, false).map(drop)
+}
+
+pub(super) fn splade(snapshot: &Snapshot, path: &str) -> Result<SpladePooling> {
+    let file = ModuleFile::read(snapshot, path, File::SpladePooling, true)?;
+    let strategy = match file.text("pooling_strategy")? {
+        None | Some("max") => SpladeStrategy::Max,
+        Some("sum") => SpladeStrategy::Sum,
+        Some(other) => return Err(file.not_implemented("pooling_strategy", &other.into())),
+    };
+    let activation = match file.text("activation_function")? {
+        None | Some("relu") => SpladeActivation::Relu,
+        Some("log1p_relu") => SpladeActivation::Log1pRelu,
+        Some(other) => return Err(file.not_implemented("activation_function", &other.into())),
+    };
+    Ok(SpladePooling { strategy, activation })
+}
+
+/// The width of the modules' output for input of width `hidden_size`.
+///
+/// # Errors
+/// `Model` for modules whose widths do not match, `Unsupported` for an order that is not implemented.
+pub(super) fn check_widths(modules: &[Module], hidden_size: usize) -> Result<usize> {
+    let mut width = hidden_size;
+    let mut pooled = false;
+    let fits = |path: &str, takes: usize, width: usize| {
+        if takes == width {
+            return Ok(());
+        }
+        let message =
+            format!("`{path}` takes {takes} features, but what precedes it gives {width}");
+        Err(Error::new(ErrorKind::Model, message))
+    };
+    for module in modules {
+        let on_tokens = match module {
+            Module::Pooling(_) | Module::NormalizeTokens => true,
+            Module::Dense(dense) => dense.on_tokens,
+            Module::LayerNorm(_) | Module::Normalize => false,
+        };
+        if on_tokens == pooled {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                if pooled {
+                    "modules.json has a module that works on tokens after Pooling"
+                } else {
+                    "modules.json has a module that works on the text's vector before Pooling"
+                },
+            ));
+        }
+        match module {
+            Module::Pooling(pooling) => {
+                let (found, most) = (pooling.modes().len(), limits::MODEL_MODULES);
+                if found > most {
+                    let message = format!("Pooling has {found} modes, expected at most {most}");
+                    return Err(Error::new(ErrorKind::Model, message));
+                }
+                width *= found;
+                pooled = true;
+            }
+            Module::Dense(dense) => {
+                fits(&dense.path, dense.in_features, width)?;
+                width = dense.out_features;
+            }
+            Module::LayerNorm(norm) => fits(&norm.path, norm.dimension, width)?,
+            Module::Normalize | Module::NormalizeTokens => {}
+        }
+    }
+    Ok(width)
+}
+
+impl Module {
+    fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<LoadedModule> {
+        Ok(match self {
+            Self::Pooling(pooling) => LoadedModule::Pooling(pooling.clone()),
+            Self::Dense(dense) => dense.load(snapshot, device)?,
+            Self::LayerNorm(norm) => norm.load(snapshot, device)?,
+            Self::Normalize => LoadedModule::Normalize,
+            Self::NormalizeTokens => LoadedModule::NormalizeTokens,
+        })
+    }
+}
+
+fn weights(snapshot: &Snapshot, path: &str) -> Result<Weights> {
+    Weights::open(&snapshot.weight_files_in(path)?)
+}
+
+impl Dense {
+    fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<LoadedModule> {
+        let at = |error: Error| error.at(format!("module `{}`", self.path));
+        let weights = weights(snapshot, &self.path).map_err(at)?;
+        let (input, output) = (self.in_features, self.out_features);
+        let (mut layers, _) = loader::load(&weights, "linear", DType::F32, device, None, |vb| {
+            let linear = Linear::load(vb.clone(), input, output, self.bias);
+            let residual = (self.use_residual && input != output)
+                .then(|| Linear::load(vb.pp("residual"), input, output, false));
+            let layers = linear.and_then(|linear| Ok((linear, residual.transpose()?)));
+            layers.map_err(families::cannot_load)
+        })
+        .map_err(at)?;
+        for layer in std::iter::once(&mut layers.0).chain(&mut layers.1) {
+            layer.pack(Precision::Full).map_err(families::cannot_load).map_err(at)?;
+        }
+        let (linear, projection) = layers;
+        let residual = match projection {
+            _ if !self.use_residual => Residual::None,
+            None => Residual::Input,
+            Some(projection) => Residual::Projected(projection),
+        };
+        let (activation, on_tokens) = (self.activation, self.on_tokens);
+        Ok(LoadedModule::Dense(Box::new(LoadedDense { linear, activation, residual, on_tokens })))
+    }
+}
+
+impl Norm {
+    fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<LoadedModule> {
+        let at = |error: Error| error.at(format!("module `{}`", self.path));
+        let weights = weights(snapshot, &self.path).map_err(at)?;
+        let (norm, _) = loader::load(&weights, "norm", DType::F32, device, None, |vb| {
+            LayerNorm::load(vb, self.dimension, LAYER_NORM_EPS).map_err(families::cannot_load)
+        })
+        .map_err(at)?;
+        Ok(LoadedModule::LayerNorm(norm))
+    }
+}
+
+/// The loaded modules after the transformer, which turn token embeddings into a sentence embedding.
+#[derive(Clone, Debug)]
+pub struct Head {
+    modules: Vec<LoadedModule>,
+}
+
+#[derive(Clone, Debug)]
+enum LoadedModule {
+    Pooling(Pooling),
+    Dense(Box<LoadedDense>),
+    LayerNorm(LayerNorm),
+    Normalize,
+    NormalizeTokens,
+}
+
+#[derive(Clone, Debug)]
+struct LoadedDense {
+    linear: Linear,
+    activation: TorchActivation,
+    residual: Residual,
+    on_tokens: bool,
+}
+
+/// The residual connection of a Dense module.
+#[derive(Clone, Debug)]
+enum Residual {
+    None,
+    Input,
+    Projected(Linear),
+}
+
+impl LoadedDense {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let out = match self.activation.shared() {
+            Some(activation) => self.linear.forward_activated(x, activation)?,
+            None => self.activation.forward(&self.linear.forward(x)?)?,
+        };
+        match &self.residual {
+            Residual::None => Ok(out),
+            Residual::Input => out + x,
+            Residual::Projected(linear) => out + linear.forward(x)?,
+        }
+    }
+}
+
+impl Head {
+    /// Loads the weights of `modules` in f32, whatever the transformer's dtype: most modules process one vector per
+    /// row.
+    ///
+    /// # Errors
+    /// `Model` when weights are missing or do not fit the configuration.
+    pub(super) fn load(modules: &[Module], snapshot: &Snapshot, device: &Device) -> Result<Self> {
+        let modules = modules.iter().map(|module| module.load(snapshot, device));
+        let modules = modules
+            .collect::<Result<_>>()
+            .map_err(|e| e.at(format!("model `{}`", snapshot.name())))?;
+        Ok(Self { modules })
+    }
+
+    /// Computes one embedding per row.
+    ///
+    /// # Shapes
+    /// Returns `(rows, embedding_dimension)`. `prompt_tokens` is the number of prompt tokens of each row, including the
+    /// special token before them; it matters if the prompt is not pooled.
+    ///
+    /// # Errors
+    /// When candle cannot compute or allocate.
+    pub fn forward(
+        &self,
+        last_hidden_state: &Ragged,
+        prompt_tokens: usize,
+    ) -> candle_core::Result<Tensor> {
+        let mut tokens = last_hidden_state.clone();
+        let mut embeddings = None;
+        for module in &self.modules {
+            embeddings = Some(match (module, embeddings.take()) {
+                (LoadedModule::Pooling(pooling), _) => pooling.forward(&tokens, prompt_tokens)?,
+                (LoadedModule::Dense(dense), None) if dense.on_tokens => {
+                    tokens.values = dense.forward(&widened(&tokens.values)?)?;
+                    continue;
+                }
+                (LoadedModule::NormalizeTokens, None) => {
+                    tokens.values = normalize(&widened(&tokens.values)?)?;
+                    continue;
+                }
+                (LoadedModule::Dense(dense), Some(x)) => dense.forward(&x)?,
+                (LoadedModule::LayerNorm(norm), Some(x)) => norm.forward(&x)?,
+                (LoadedModule::Normalize, Some(x)) => normalize(&x)?,
+                (LoadedModule::NormalizeTokens, Some(_))
+                | (
+                    LoadedModule::Dense(_) | LoadedModule::LayerNorm(_) | LoadedModule::Normalize,
+                    None,
+                ) => candle_core::bail!("bug: a module on the wrong side of Pooling"),
+            });
+        }
+        embeddings.ok_or_else(|| candle_core::Error::Msg("bug: no Pooling module".to_owned()))
+    }
+}
+
+/// The modules' weights are f32, whatever the transformer's dtype.
+fn widened(x: &Tensor) -> candle_core::Result<Tensor> {
+    crate::nn::cast(x, DType::F32)
+}

@@ -1,0 +1,177 @@
+//! The Transformer module's file: configuration overrides, tokenizer options and truncation.
+//!
+//! # Source
+//! `Transformer.load_config` and `Transformer.__init__` in `sentence_transformers/base/modules/transformer.py` at v6.2.
+
+use serde_json::{Map, Value, json};
+
+use super::keys::{self, File};
+use super::{Encoder, object};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::Snapshot;
+
+/// The names of the file in search order; the first one with any key counts.
+const FILES: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+/// Boolean options of a tokenizer.
+const FLAGS: [&str; 4] =
+    ["add_prefix_space", "do_lower_case", "strip_accents", "tokenize_chinese_chars"];
+
+/// The settings in the file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct TransformerSettings {
+    /// Overrides of `config.json`.
+    pub(super) config_kwargs: Map<String, Value>,
+    /// Overrides of `tokenizer_config.json`; `model_max_length` comes from whichever key sets it.
+    pub(super) processor_kwargs: Map<String, Value>,
+    pub(super) do_lower_case: bool,
+    /// `transformer_task`, if set.
+    pub(super) task: Option<String>,
+    /// `modality_config` and `module_output_name`, if set.
+    modality: Option<Value>,
+    output_name: Option<Value>,
+    /// The name of the file, for errors.
+    place: String,
+}
+
+impl TransformerSettings {
+    /// Reads the file in the transformer's folder.
+    ///
+    /// # Errors
+    /// `Unsupported`, with its name, for a key that is not implemented; `Model` for a wrong type or an impossible
+    /// value.
+    pub(super) fn read(transformer: &Snapshot) -> Result<Self> {
+        for file in FILES {
+            let json = object(transformer, file)?.unwrap_or_default();
+            if !json.is_empty() {
+                return Self::parse(&json, format!("`{file}`"));
+            }
+        }
+        Ok(Self::default())
+    }
+
+    fn parse(json: &Map<String, Value>, place: String) -> Result<Self> {
+        keys::check(File::Transformer, json, &place)?;
+        let wrong = |key: &str, value: &Value| {
+            Error::new(ErrorKind::Model, format!("`{key}` in {place} is `{value}`"))
+        };
+        // A map under its new or its old name; the old name wins, as in sentence-transformers.
+        let map = |old: &str, new: &str, file: File| {
+            let key = if json.contains_key(old) { old } else { new };
+            match json.get(key) {
+                None | Some(Value::Null) => Ok(Map::new()),
+                Some(Value::Object(map)) => {
+                    keys::check(file, map, &format!("`{key}` of {place}"))?;
+                    Ok(map.clone())
+                }
+                Some(value) => Err(wrong(key, value)),
+            }
+        };
+        map("model_args", "model_kwargs", File::ModelKwargs)?;
+        let mut config_kwargs = map("config_args", "config_kwargs", File::ConfigKwargs)?;
+        config_kwargs.retain(|key, _| !keys::is_harmless(File::ConfigKwargs, key));
+        let mut processor_kwargs =
+            map("tokenizer_args", "processor_kwargs", File::ProcessorKwargs)?;
+        for key in FLAGS {
+            match processor_kwargs.get(key) {
+                None | Some(Value::Bool(_)) => {}
+                Some(Value::Null) if key == "strip_accents" => {}
+                Some(value) => return Err(wrong(key, value)),
+            }
+        }
+        processor_kwargs.retain(|key, _| !keys::is_harmless(File::ProcessorKwargs, key));
+        let length = |json: &Map<String, Value>, key: &str| match json.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+                Some(tokens) if tokens > 0 => Ok(Some(tokens)),
+                _ => Err(wrong(key, value)),
+            },
+        };
+        if let Some(tokens) = length(json, "max_seq_length")? {
+            processor_kwargs.entry("model_max_length").or_insert_with(|| tokens.into());
+        }
+        // Call options override those of the tokenizer, and `common` overrides `text`.
+        let processing = map("processing_kwargs", "processing_kwargs", File::Processing)?;
+        for key in ["text", "common"] {
+            match processing.get(key) {
+                None | Some(Value::Null) => {}
+                Some(Value::Object(options)) => {
+                    let place = format!("`processing_kwargs.{key}` of {place}");
+                    keys::check(File::ProcessingText, options, &place)?;
+                    if let Some(tokens) = length(options, "max_length")? {
+                        processor_kwargs.insert("model_max_length".to_owned(), tokens.into());
+                    }
+                }
+                Some(value) => return Err(wrong(key, value)),
+            }
+        }
+        let do_lower_case = match json.get("do_lower_case") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(flag)) => *flag,
+            Some(value) => return Err(wrong("do_lower_case", value)),
+        };
+        let task = match json.get("transformer_task") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(task)) => Some(task.clone()),
+            Some(value) => return Err(wrong("transformer_task", value)),
+        };
+        let said = |key: &str| json.get(key).filter(|value| !value.is_null()).cloned();
+        let (modality, output_name) = (said("modality_config"), said("module_output_name"));
+        Ok(Self {
+            config_kwargs,
+            processor_kwargs,
+            do_lower_case,
+            task,
+            modality,
+            output_name,
+            place,
+        })
+    }
+
+    /// Checks that the module suits this kind of encoder; `masked` means an MLMTransformer.
+    ///
+    /// # Errors
+    /// `Unsupported` for another task, or another way of passing texts to the model.
+    pub(super) fn check_task(&self, encoder: Encoder, masked: bool) -> Result<()> {
+        let (expected, output) = match encoder {
+            Encoder::SentenceTransformer => ("feature-extraction", "last_hidden_state"),
+            Encoder::CrossEncoder => ("sequence-classification", "logits"),
+            Encoder::SparseEncoder => ("fill-mask", "logits"),
+        };
+        let default = if masked { "fill-mask" } else { "feature-extraction" };
+        let task = self.task.as_deref().unwrap_or(default);
+        if task != expected {
+            let value = Value::from(task);
+            return Err(keys::not_implemented("transformer_task", &value, &self.place)
+                .hint(format!("a {} has `{expected}`", encoder.name())));
+        }
+        let feature = if encoder == Encoder::CrossEncoder { "scores" } else { "token_embeddings" };
+        if let Some(name) = self.output_name.as_ref().filter(|name| *name != feature) {
+            return Err(keys::not_implemented("module_output_name", name, &self.place)
+                .hint(format!("a {} has `{feature}`", encoder.name())));
+        }
+        let Some(modality) = &self.modality else { return Ok(()) };
+        let text = modality.get("text");
+        let outputs = [json!(output), json!([output])];
+        let is_plain = text.is_some_and(|text| {
+            text.get("method").is_some_and(|method| method == "forward")
+                && text.get("method_output_name").is_some_and(|name| outputs.contains(name))
+        });
+        // A modality `message` would turn every text into a message.
+        if is_plain && modality.get("message").is_none() {
+            return Ok(());
+        }
+        Err(keys::not_implemented("modality_config", modality, &self.place).hint(format!(
+            "implemented is `{{\"text\": {{\"method\": \"forward\", \"method_output_name\": \"{output}\"}}}}`, without \
+             `message`"
+        )))
+    }
+}

@@ -1,0 +1,336 @@
+//! Guards a scan of files: a reader's panic becomes an error of the file, a file that changed during the scan is
+//! reported, and the rows read must match the rows counted before the run. Not here: reading, which DataFusion does
+//! underneath.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::common::Statistics;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_plan::execution_plan::{
+    CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions,
+};
+use datafusion::physical_plan::filter_pushdown::{
+    ChildPushdownResult, FilterDescription, FilterPushdownPhase, FilterPushdownPropagation,
+};
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SortOrderPushdownResult,
+};
+use futures::stream::{self, Stream};
+use futures::{StreamExt, TryStreamExt};
+
+use super::reader::FilesExec;
+use super::stamp::FileStamp;
+use super::table::TableFile;
+use crate::error::{Error, ErrorKind};
+use crate::guard::guarded_stream;
+
+/// The most files to check again after a scan has failed.
+const LOOKED_AT_AGAIN: usize = 1000;
+
+/// The files of a scan and their expected row count.
+#[derive(Clone, Debug)]
+struct Known {
+    files: Arc<[TableFile]>,
+    /// The total number of rows, if nothing filters any.
+    rows: Option<u64>,
+}
+
+impl Known {
+    /// A description of the files.
+    fn name(&self) -> String {
+        match &*self.files {
+            [file] => format!("`{}`", file.file.path.display()),
+            files => format!("one of {} input files", files.len()),
+        }
+    }
+
+    /// Fails when a local file is not the one that was inspected.
+    fn check_stamps(&self) -> crate::Result<()> {
+        for file in self.files.iter().map(|file| &file.file).filter(|file| file.remote.is_none()) {
+            let found = std::fs::metadata(&file.path).and_then(|found| FileStamp::of_file(&found));
+            if found.is_ok_and(|found| found != file.stamp) {
+                return Err(changed(&file.path));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails when there are too few or too many rows.
+    fn check_rows(&self, read: u64) -> crate::Result<()> {
+        let Some(rows) = self.rows.filter(|rows| *rows != read) else { return Ok(()) };
+        let message = format!("{} has {rows} rows, but {read} were read", self.name());
+        let error = Error::new(ErrorKind::Data, message);
+        let error = match &*self.files {
+            [file] => error.at(file.file.path.display()),
+            _ => error,
+        };
+        Err(error.hint("the file may be damaged, or be written to; write or copy it again"))
+    }
+
+    /// Runs a check on a blocking thread.
+    async fn off_thread(
+        self: Arc<Self>,
+        check: impl FnOnce(&Self) -> crate::Result<()> + Send + 'static,
+    ) -> Result<()> {
+        match SpawnedTask::spawn_blocking(move || check(&self)).await {
+            Ok(checked) => checked.map_err(external),
+            Err(error) => Err(DataFusionError::External(Box::new(error))),
+        }
+    }
+}
+
+fn changed(path: &Path) -> Error {
+    Error::new(ErrorKind::Data, format!("`{}` was changed while it was read", path.display()))
+        .at(path.display())
+        .hint("run again once nobody writes to it")
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// A scan, with its files and their expected row count.
+#[derive(Clone, Debug)]
+pub(super) struct ScanExec {
+    input: Arc<dyn ExecutionPlan>,
+    known: Arc<Known>,
+}
+
+impl ScanExec {
+    /// A scan of `files` that should give `rows` rows, if known.
+    pub(super) fn new(
+        input: Arc<dyn ExecutionPlan>,
+        files: Vec<TableFile>,
+        rows: Option<u64>,
+    ) -> Self {
+        Self { input, known: Arc::new(Known { files: files.into(), rows }) }
+    }
+
+    fn over(&self, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        Arc::new(Self { input, known: Arc::clone(&self.known) })
+    }
+
+    /// Whether the scan reads every row of the files: no predicate filters any, and no limit ends the scan.
+    fn reads_all(&self) -> bool {
+        if let Some(scan) = self.input.downcast_ref::<FilesExec>() {
+            return scan.fetch().is_none();
+        }
+        let scan = self.input.downcast_ref::<DataSourceExec>();
+        let config = scan.and_then(|scan| scan.data_source().downcast_ref::<FileScanConfig>());
+        config
+            .is_some_and(|config| config.limit.is_none() && config.file_source().filter().is_none())
+    }
+}
+
+impl DisplayAs for ScanExec {
+    fn fmt_as(&self, kind: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match kind {
+            DisplayFormatType::Default | DisplayFormatType::Verbose => f.write_str("ScanExec"),
+            DisplayFormatType::TreeRender => Ok(()),
+        }
+    }
+}
+
+impl ExecutionPlan for ScanExec {
+    fn name(&self) -> &'static str {
+        "ScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _visit: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match (children.pop(), children.is_empty()) {
+            (Some(input), true) => Ok(self.over(input)),
+            _ => Err(DataFusionError::Internal("a scan has one input".to_owned())),
+        }
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+        self.replace_children(children, options)
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let rows = self.input.execute(partition, context)?;
+        let schema = self.input.schema();
+        let known = if self.reads_all() {
+            Arc::clone(&self.known)
+        } else {
+            Arc::new(Known { rows: None, files: Arc::clone(&self.known.files) })
+        };
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, checked(rows, known))))
+    }
+
+    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
+        vec![ChildStats::At(partition)]
+    }
+
+    fn statistics_from_inputs(
+        &self,
+        input: &[Arc<Statistics>],
+        _args: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        Ok(Arc::clone(&input[0]))
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        true
+    }
+
+    fn cardinality_effect(&self) -> CardinalityEffect {
+        CardinalityEffect::Equal
+    }
+
+    fn try_swapping_with_projection(
+        &self,
+        projection: &ProjectionExec,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let swapped = self.input.try_swapping_with_projection(projection)?;
+        Ok(swapped.map(|input| self.over(input)))
+    }
+
+    fn gather_filters_for_pushdown(
+        &self,
+        _phase: FilterPushdownPhase,
+        parent_filters: Vec<Arc<dyn PhysicalExpr>>,
+        _config: &ConfigOptions,
+    ) -> Result<FilterDescription> {
+        FilterDescription::from_children(parent_filters, &self.children())
+    }
+
+    fn handle_child_pushdown_result(
+        &self,
+        _phase: FilterPushdownPhase,
+        result: ChildPushdownResult,
+        _config: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        Ok(FilterPushdownPropagation::if_all(result))
+    }
+
+    fn try_pushdown_sort(
+        &self,
+        order: &[PhysicalSortExpr],
+    ) -> Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {
+        Ok(match self.input.try_pushdown_sort(order)? {
+            SortOrderPushdownResult::Exact { inner } => {
+                SortOrderPushdownResult::Exact { inner: self.over(inner) }
+            }
+            SortOrderPushdownResult::Inexact { inner } => {
+                SortOrderPushdownResult::Inexact { inner: self.over(inner) }
+            }
+            SortOrderPushdownResult::Unsupported => SortOrderPushdownResult::Unsupported,
+        })
+    }
+}
+
+/// The state of a stream of rows.
+struct Reading<S> {
+    /// `None` after its end.
+    rows: Option<S>,
+    read: u64,
+    known: Arc<Known>,
+}
+
+/// The rows of a scan, or the reason why they do not match its files.
+fn checked(
+    rows: SendableRecordBatchStream,
+    known: Arc<Known>,
+) -> impl Stream<Item = Result<RecordBatch>> + Send {
+    let rows = guarded_stream(ErrorKind::Data, known.name(), rows.map_err(Failed::Other));
+    let reading = Reading { rows: Some(rows), read: 0, known };
+    stream::unfold(reading, |mut reading| async move {
+        match reading.rows.as_mut()?.next().await {
+            Some(Ok(batch)) => {
+                reading.read += batch.num_rows() as u64;
+                Some((Ok(batch), reading))
+            }
+            Some(Err(error)) => {
+                reading.rows = None;
+                let known = Arc::clone(&reading.known);
+                // A reader that fails on a file that changed reports some other error.
+                let is_changed = if known.files.len() <= LOOKED_AT_AGAIN {
+                    known.off_thread(Known::check_stamps).await.err()
+                } else {
+                    None
+                };
+                let error = is_changed.unwrap_or_else(|| error.into());
+                Some((Err(error), reading))
+            }
+            None => {
+                reading.rows = None;
+                let (known, read) = (Arc::clone(&reading.known), reading.read);
+                let check = move |known: &Known| {
+                    known.check_stamps()?;
+                    known.check_rows(read)
+                };
+                known.off_thread(check).await.err().map(|error| (Err(error), reading))
+            }
+        }
+    })
+}
+
+/// An error from the scan, or one of our own.
+enum Failed {
+    Other(DataFusionError),
+    Ours(Error),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
+impl From<Failed> for DataFusionError {
+    fn from(error: Failed) -> Self {
+        match error {
+            Failed::Other(error) => error,
+            Failed::Ours(error) => external(error),
+        }
+    }
+}
