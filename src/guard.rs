@@ -1,8 +1,7 @@
 //! The border to libraries that read foreign bytes: a panic in there becomes an error of the file, the model or the
 //! row, never the end of the process.
 //!
-//! What a panic cannot express (a stack overflow, a failed allocation) aborts, so it has to be prevented before, by
-//! the [`crate::limits`].
+//! A stack overflow or a failed allocation aborts without a panic; the [`crate::limits`] prevent both beforehand.
 
 use std::any::Any;
 use std::cell::Cell;
