@@ -30,9 +30,9 @@ pub struct RawPipeline {
     pub source: RawSource,
     /// Which images steps may read.
     pub images: Option<RawImages>,
-    /// What is done to the rows, in order. Without steps, rows are copied.
+    /// The steps applied to the rows, in order. Without steps, rows are copied.
     pub steps: Option<Vec<RawStep>>,
-    /// What happens to rows that fail.
+    /// How rows that fail are handled.
     pub on_error: Option<RawOnError>,
     /// Where rows go.
     pub sink: RawSink,
@@ -52,7 +52,7 @@ pub struct RawModel {
     pub repo: String,
     /// A branch, tag or commit. The commit that it names goes into the lineage. Default: `main`.
     pub revision: Option<String>,
-    /// What to compute in. Default: `auto`, which is f32 on a CPU.
+    /// The dtype to compute in. Default: `auto`, which is f32 on a CPU.
     pub dtype: Option<RawDtype>,
     /// Where to compute: `auto` (every GPU of this machine, each with a copy of the model, where the program has CUDA;
     /// else the CPU), `cpu`, `cuda` (the first GPU) or `cuda:N`. Default: `auto`.
@@ -62,7 +62,7 @@ pub struct RawModel {
     pub config: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
-/// What a model computes in.
+/// The dtype that a model computes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RawDtype {
@@ -91,8 +91,8 @@ pub struct RawSource {
     pub csv: Option<RawCsv>,
     /// The types of columns of CSV and JSONL files that are not to be inferred: `{sku: string}`.
     pub types: Option<BTreeMap<String, RawColumnType>>,
-    /// What happens when the columns of files differ: `union` matches them by name, widens types and fills
-    /// what a file lacks with null; `strict` refuses them. Default: `union`.
+    /// How files with different columns are combined: `union` matches columns by name, widens types and fills
+    /// missing columns with null; `strict` refuses such files. Default: `union`.
     pub schema: Option<RawSchemaMode>,
     /// The longest row of a CSV or JSONL file: bytes, or `64MB`, `1GiB`. Default: 64MB.
     pub max_line_size: Option<Size>,
@@ -125,16 +125,16 @@ pub enum RawFormat {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawCsv {
-    /// What stands between fields, one byte: `","`, `";"`, `"\t"`. Default: a comma.
+    /// The delimiter between fields, one byte: `","`, `";"`, `"\t"`. Default: a comma.
     pub delimiter: Option<String>,
     /// Whether the first line names the columns. Default: true.
     pub has_header: Option<bool>,
-    /// What encloses fields that hold delimiters or line breaks, one byte; `""` for nothing. Default: `"\""`.
+    /// The quote character around fields that contain delimiters or line breaks, one byte; `""` for none. Default: `"\""`.
     pub quote: Option<String>,
-    /// What makes the next character of a quoted field literal, one byte, such as `"\\"`. A doubled quote is always
-    /// one quote. Default: nothing.
+    /// The escape character in quoted fields, one byte, such as `"\\"`: the character after it is literal. A doubled
+    /// quote is always one quote. Default: none.
     pub escape: Option<String>,
-    /// What begins a line that is skipped, one byte, such as `"#"`. Default: nothing.
+    /// The byte that starts a comment line, such as `"#"`. Comment lines are skipped. Default: none.
     pub comment: Option<String>,
     /// Values that are null, beside the empty field: `["NA", "-"]`.
     pub null_values: Option<Vec<String>>,
@@ -161,7 +161,7 @@ pub enum RawColumnType {
     Timestamp,
 }
 
-/// What happens when the columns of files differ.
+/// How files with different columns are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RawSchemaMode {
@@ -184,7 +184,7 @@ pub struct RawImages {
     pub max_file_size: Option<Size>,
 }
 
-/// What happens to rows that fail.
+/// How rows that fail are handled.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawOnError {
@@ -202,7 +202,7 @@ pub struct RawOnError {
     pub max_fraction: Option<f64>,
 }
 
-/// What happens to a row that fails.
+/// How a row that fails is handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RawRows {
     /// The run stops.
@@ -262,7 +262,7 @@ pub struct RawRun {
     pub incremental: Option<RawIncremental>,
 }
 
-/// What a run computes again.
+/// The work that a run computes again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RawIncremental {
@@ -297,11 +297,11 @@ pub struct RawTest {
     pub name: String,
     /// The rows that are read instead of the source.
     pub rows: Vec<serde_json::Map<String, serde_json::Value>>,
-    /// What must hold of the result.
+    /// The expectations of the result.
     pub expect: Vec<RawExpectation>,
 }
 
-/// What must hold of a column.
+/// An expectation of a column.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawExpectation {
@@ -443,7 +443,7 @@ written_in_several_ways! { RawRows "RawRows" "`fail`, `null` or `skip`" {
         }
     }
 } json_schema!({
-    "description": "What happens to a row that fails.",
+    "description": "How a row that fails is handled.",
     "type": ["string", "null"],
     "enum": ["fail", "null", "skip", null],
 }) }

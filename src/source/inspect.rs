@@ -19,6 +19,7 @@ use super::listing::ListedFile;
 use super::remote::CHUNK_BYTES;
 use super::session::ROWS_PER_BATCH;
 use super::text::{Decode, text_of};
+use super::value_sizes::LargeValues;
 use super::{arrow_ipc, parquet};
 use crate::config::pipeline::{ColumnType, CsvSpec, FileFormat, TextEncoding};
 use crate::error::{Error, ErrorKind, Result};
@@ -79,20 +80,22 @@ pub(super) struct Inspected {
     pub(super) starts: Vec<Start>,
     /// Texts that are not UTF-8, where they are no errors.
     pub(super) invalid: InvalidText,
-    /// The settings for reading a text file.
+    /// The settings for reading the file.
     pub(super) layout: Layout,
 }
 
-/// The settings for reading the rows of a text file.
+/// The settings for reading the rows of a file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layout {
+    /// The columns of a Parquet file that decide how many rows a batch has.
+    pub(super) large_values: Vec<LargeValues>,
     /// The column names of a CSV file.
     pub(super) names: Vec<String>,
-    /// The number of rows per batch.
+    /// The number of rows per batch of a text file.
     pub(super) batch_rows: usize,
     /// Whether JSONL rows must be rewritten for arrow's reader.
     pub(super) needs_repair: bool,
-    /// The encoding of the file.
+    /// The encoding of a text file.
     pub(super) encoding: TextEncoding,
 }
 
@@ -106,8 +109,8 @@ pub(super) struct Extent {
     longest_batch: u64,
 }
 
-/// The approximate bytes of text per batch, where rows are long.
-const BATCH_BYTES: u64 = 256 << 20;
+/// The approximate bytes of a batch, where rows are long.
+pub(super) const BATCH_BYTES: u64 = 256 << 20;
 
 /// The most values per batch, where columns are many.
 pub(super) const BATCH_VALUES: usize = 512 * ROWS_PER_BATCH;
@@ -197,8 +200,8 @@ fn inspect_format(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
                 let layout = Layout {
                     names: names.collect(),
                     batch_rows: columns.extent.batch_rows(columns.columns.len()),
-                    needs_repair: false,
                     encoding,
+                    ..Layout::default()
                 };
                 let text_bytes =
                     columns.columns.iter().map(|c| (c.name.clone(), c.bytes)).collect();
@@ -214,10 +217,10 @@ fn inspect_format(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
             super::jsonl::inspect(text, what).map(|(mut columns, rows)| {
                 let fields = &columns.columns.fields;
                 let layout = Layout {
-                    names: Vec::new(),
                     batch_rows: columns.extent.batch_rows(columns.columns.count()),
                     needs_repair: columns.needs_repair,
                     encoding,
+                    ..Layout::default()
                 };
                 let has_text = fields.iter().filter(|(_, column)| column.kind == Kind::Text);
                 let text_bytes =

@@ -157,19 +157,26 @@ fn is_decimal(digits: &[u8], whole: usize) -> bool {
 /// The number of digits that survive a round trip through a float in every decimal number.
 const SURE_DIGITS: usize = 15;
 
+/// The longest number without an exponent that is surely within a float's normal range, or zero.
+const SURE_BYTES: usize = 300;
+
 /// Whether a decimal number survives a round trip through a float, printed with as many digits.
 pub(super) fn float_keeps(number: &str) -> bool {
-    let mantissa = number.split(['e', 'E']).next().unwrap_or_default();
+    let bytes = number.as_bytes();
+    let exponent = bytes.iter().position(|byte| matches!(byte, b'e' | b'E'));
+    let mantissa = &bytes[..exponent.unwrap_or(bytes.len())];
+    // Significant digits: without zeros at the beginning and at the end.
     let (mut digits, mut zeros) = (0, 0);
-    for byte in mantissa.bytes().filter(u8::is_ascii_digit) {
-        if byte == b'0' {
+    for byte in mantissa.iter().filter(|byte| byte.is_ascii_digit()) {
+        if *byte == b'0' {
             zeros += usize::from(digits > 0);
         } else {
             digits += zeros + 1;
             zeros = 0;
         }
     }
-    if digits == 0 {
+    // Most numbers end here, without being parsed.
+    if digits == 0 || (digits <= SURE_DIGITS && exponent.is_none() && bytes.len() <= SURE_BYTES) {
         return true;
     }
     let Some(float) = Float64Type::parse(number) else { return false };
@@ -183,14 +190,18 @@ pub(super) fn float_keeps(number: &str) -> bool {
     if digits > 800 {
         return false;
     }
-    let is_printed = |printed: String| {
-        let printed = printed.split('e').next().unwrap_or_default().bytes();
-        let written = mantissa.bytes().filter(u8::is_ascii_digit).skip_while(|byte| *byte == b'0');
-        printed.filter(u8::is_ascii_digit).eq(written.take(digits))
+    let written = || {
+        let written = mantissa.iter().filter(|byte| byte.is_ascii_digit());
+        written.skip_while(|byte| **byte == b'0').take(digits)
     };
-    // The shortest form may round halfway cases otherwise than the form of a given length.
-    is_printed(format!("{:.*e}", digits - 1, float.abs()))
-        || is_printed(format!("{:e}", float.abs()))
+    let is_printed = |printed: String| {
+        let printed = printed.bytes().take_while(|byte| *byte != b'e');
+        printed.filter(u8::is_ascii_digit).eq(written().copied())
+    };
+    // The shortest form is the one that writers print. It may round halfway cases otherwise than the form of a given
+    // length.
+    is_printed(format!("{:e}", float.abs()))
+        || is_printed(format!("{:.*e}", digits - 1, float.abs()))
 }
 
 impl ColumnType {

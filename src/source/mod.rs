@@ -44,6 +44,7 @@ mod text;
 mod thrift;
 mod unify;
 mod units;
+mod value_sizes;
 mod walk;
 
 use std::num::NonZeroUsize;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use datafusion::parquet::arrow::parquet_to_arrow_schema;
-use datafusion::parquet::basic::{LogicalType, Type};
+use datafusion::parquet::basic::{Encoding, LogicalType, Type};
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::{
     ColumnChunkMetaData, FileMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
@@ -19,6 +19,7 @@ use super::inspect::{Columns, Inspected, Layout, Rows, Start, without_metadata};
 use super::invalid::{self, InvalidText};
 use super::thrift;
 use super::units::UNIT_ROWS;
+use super::value_sizes::large_values;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     DECOMPRESSION_RATIO, DECOMPRESSION_SLACK, PARQUET_CHECKED_WHOLE, PARQUET_FILE_ROWS_PER_BYTE,
@@ -81,7 +82,7 @@ pub(super) fn inspect<R: ChunkReader + 'static>(
         text_bytes,
         starts,
         invalid,
-        layout: Layout::default(),
+        layout: Layout { large_values: large_values(&metadata), ..Layout::default() },
     })
 }
 
@@ -191,7 +192,8 @@ fn check_suspicious(metadata: &ParquetMetaData, file: &impl ChunkReader) -> Resu
             let Some((start, length)) = place(column) else { continue };
             let pages =
                 file.get_bytes(start, length as usize).map_err(|error| error.to_string())?;
-            check_pages(&pages, Some(column.num_values() as u64)).map_err(|what| {
+            let values = Some(column.num_values() as u64);
+            check_pages(&pages, values, Encodings::of(column)).map_err(|what| {
                 let column = column.column_path().string();
                 format!("column `{column}` of row group {number}: {what}")
             })?;
@@ -200,11 +202,57 @@ fn check_suspicious(metadata: &ParquetMetaData, file: &impl ChunkReader) -> Resu
     Ok(())
 }
 
-/// Checks the page headers in `bytes`; with `values`, the data pages must hold as many.
+/// The encodings of a column by which values may take more memory than their pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Encodings {
+    pub(super) has_dictionary: bool,
+    pub(super) has_deltas: bool,
+}
+
+impl Encodings {
+    /// The encodings that the footer declares.
+    pub(super) fn of(column: &ColumnChunkMetaData) -> Self {
+        let mut found =
+            Self { has_dictionary: column.dictionary_page_offset().is_some(), has_deltas: false };
+        for encoding in column.encodings() {
+            found.has_dictionary |=
+                matches!(encoding, Encoding::PLAIN_DICTIONARY | Encoding::RLE_DICTIONARY);
+            found.has_deltas |= encoding == Encoding::DELTA_BYTE_ARRAY;
+        }
+        found
+    }
+}
+
+/// Checks the page headers in `bytes`: with `values`, the data pages must hold as many, and none has an encoding that
+/// the footer does not declare.
 ///
 /// # Errors
 /// The problem found.
-pub(super) fn check_pages(bytes: &[u8], values: Option<u64>) -> Result<(), String> {
+pub(super) fn check_pages(
+    bytes: &[u8],
+    values: Option<u64>,
+    encodings: Encodings,
+) -> Result<(), String> {
+    walk_pages(bytes, values, encodings, |_| {})
+}
+
+/// The uncompressed bytes of the largest page.
+///
+/// # Errors
+/// The problem found.
+pub(super) fn largest_page(bytes: &[u8], encodings: Encodings) -> Result<u64, String> {
+    let mut largest = 0;
+    walk_pages(bytes, None, encodings, |bytes| largest = largest.max(bytes))?;
+    Ok(largest)
+}
+
+/// Checks page headers, and visits the uncompressed size of each page.
+fn walk_pages(
+    bytes: &[u8],
+    values: Option<u64>,
+    encodings: Encodings,
+    mut visit: impl FnMut(u64),
+) -> Result<(), String> {
     let (mut at, mut seen) = (0, 0_u64);
     while at < bytes.len() {
         // Bytes after the last page are not read.
@@ -222,6 +270,13 @@ pub(super) fn check_pages(bytes: &[u8], values: Option<u64>) -> Result<(), Strin
         if uncompressed > DECOMPRESSION_SLACK + compressed.saturating_mul(DECOMPRESSION_RATIO) {
             return Err(format!("a page of {compressed} bytes claims to be {uncompressed}"));
         }
+        if header.is_dictionary && !encodings.has_dictionary {
+            return Err("it has a dictionary that the footer does not declare".to_owned());
+        }
+        if header.is_delta && !encodings.has_deltas {
+            return Err("a page has an encoding that the footer does not declare".to_owned());
+        }
+        visit(uncompressed);
         seen = seen.saturating_add(u64::try_from(header.values).map_err(|_| damaged())?);
         at += header.header_bytes + compressed as usize;
     }
@@ -352,6 +407,8 @@ mod tests {
         // As in `thrift`: a data page of 7 values, 50 bytes that become 100.
         let mut page = vec![0x15, 0, 0x15, 0xc8, 0x01, 0x15, 100, 0x2c, 0x15, 14, 0x15, 0, 0, 0];
         page.extend([0; 50]);
+        let plain = Encodings::default();
+        let check_pages = |bytes: &[u8], values| check_pages(bytes, values, plain);
         check_pages(&page, None).unwrap();
         check_pages(&page, Some(7)).unwrap();
         check_pages(&[page.clone(), page.clone()].concat(), Some(14)).unwrap();
@@ -366,5 +423,19 @@ mod tests {
         bomb.extend([0; 50]);
         let problem = check_pages(&bomb, None).unwrap_err();
         assert_eq!(problem, "a page of 50 bytes claims to be 2147483647");
+    }
+
+    #[test]
+    fn encodings_are_those_of_the_footer() {
+        // A dictionary page, and a data page of DELTA_BYTE_ARRAY.
+        let dictionary = [0x15, 4, 0x15, 2, 0x15, 2, 0, b'x'];
+        let deltas = [0x15, 0, 0x15, 2, 0x15, 2, 0x2c, 0x15, 14, 0x15, 14, 0, 0, b'x'];
+        let plain = Encodings::default();
+        let problem = check_pages(&dictionary, None, plain).unwrap_err();
+        assert_eq!(problem, "it has a dictionary that the footer does not declare");
+        let problem = check_pages(&deltas, None, plain).unwrap_err();
+        assert_eq!(problem, "a page has an encoding that the footer does not declare");
+        let all = Encodings { has_dictionary: true, has_deltas: true };
+        check_pages(&[&dictionary[..], &deltas].concat(), Some(7), all).unwrap();
     }
 }

@@ -1,12 +1,13 @@
 //! Reads Parquet files for a scan: DataFusion's reader behind checks. Footers lose the statistics that must not decide
 //! which rows are read, and page headers and indexes are checked before the library allocates memory for them. Not
-//! here: the checks (`parquet`, `thrift`).
+//! here: the checks (`parquet`, `thrift`), and the rows of files that are converted (`reader`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::buf::Reader;
+use bytes::{Buf, Bytes};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::{
     DefaultParquetFileReaderFactory, ParquetFileReaderFactory,
@@ -15,13 +16,14 @@ use datafusion::error::Result;
 use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use datafusion::parquet::arrow::async_reader::AsyncFileReader;
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
-use datafusion::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use datafusion::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+use datafusion::parquet::file::reader::{ChunkReader, Length};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::ObjectStore;
 
-use super::parquet;
+use super::parquet::{self, Encodings};
 use super::thrift;
 
 /// The number of footers cached for the next unit of their file.
@@ -33,10 +35,27 @@ static LAST: Mutex<VecDeque<(String, Arc<Footer>)>> = Mutex::new(VecDeque::new()
 /// A footer without the statistics that must not be used.
 struct Footer {
     metadata: Arc<ParquetMetaData>,
-    /// The length and the value count of each column chunk, by its offset.
-    columns: BTreeMap<u64, (u64, u64)>,
+    /// The column chunks by their offsets.
+    columns: BTreeMap<u64, Chunk>,
     /// The byte ranges of page indexes.
     indexes: Vec<Range<u64>>,
+}
+
+/// What a footer says of a column chunk.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    bytes: u64,
+    values: u64,
+    encodings: Encodings,
+}
+
+impl Chunk {
+    /// Its offset, and itself; `None` if the footer is wrong.
+    fn of(column: &ColumnChunkMetaData) -> Option<(u64, Self)> {
+        let (start, bytes) = parquet::place(column)?;
+        let values = u64::try_from(column.num_values()).ok()?;
+        Some((start, Self { bytes, values, encodings: Encodings::of(column) }))
+    }
 }
 
 impl Footer {
@@ -44,12 +63,19 @@ impl Footer {
         let rows = parquet::check(&metadata, file_bytes).map_err(ParquetError::General)?;
         let metadata = parquet::without_unsafe_statistics(metadata, file_bytes, rows)?;
         let columns = || metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
-        let places = columns().filter_map(|column| {
-            let (start, length) = parquet::place(column)?;
-            Some((start, (length, u64::try_from(column.num_values()).ok()?)))
-        });
-        let (columns, indexes) = (places.collect(), columns().flat_map(parquet::indexes).collect());
+        let indexes = columns().flat_map(parquet::indexes).collect();
+        let columns = columns().filter_map(Chunk::of).collect();
         Ok(Self { columns, indexes, metadata: Arc::new(metadata) })
+    }
+
+    /// Checks the pages of a whole column chunk, or some of them.
+    fn check_pages(&self, range: &Range<u64>, bytes: &[u8]) -> ParquetResult<()> {
+        let chunk = self.columns.range(..=range.start).next_back();
+        let chunk = chunk.filter(|(start, chunk)| range.start < *start + chunk.bytes);
+        let Some((start, chunk)) = chunk else { return Ok(()) };
+        let is_whole = *range == (*start..*start + chunk.bytes);
+        let values = is_whole.then_some(chunk.values);
+        parquet::check_pages(bytes, values, chunk.encodings).map_err(ParquetError::General)
     }
 }
 
@@ -143,12 +169,9 @@ impl AsyncFileReader for CheckedReader {
             let footer = self.known_footer();
             let pieces = self.inner.get_byte_ranges(ranges.clone()).await?;
             for (range, bytes) in ranges.iter().zip(&pieces) {
-                // A whole column chunk, or some of its pages.
-                let column = footer.as_ref().and_then(|footer| footer.columns.get(&range.start));
-                let values = column
-                    .filter(|(length, _)| *length == range.end - range.start)
-                    .map(|(_, values)| *values);
-                parquet::check_pages(bytes, values).map_err(ParquetError::General)?;
+                if let Some(footer) = &footer {
+                    footer.check_pages(range, bytes)?;
+                }
             }
             Ok(pieces)
         }
@@ -169,5 +192,71 @@ impl AsyncFileReader for CheckedReader {
             Ok(Arc::clone(&footer.metadata))
         }
         .boxed()
+    }
+}
+
+/// The column chunks of a row group, checked and in memory.
+#[derive(Clone, Debug)]
+pub(super) struct CheckedChunks {
+    file_bytes: u64,
+    chunks: Arc<BTreeMap<u64, Bytes>>,
+}
+
+impl CheckedChunks {
+    /// Reads the columns of a row group that are wanted.
+    ///
+    /// # Errors
+    /// When they cannot be read, or a page header is wrong.
+    pub(super) fn read(
+        file: &impl ChunkReader,
+        group: &RowGroupMetaData,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> ParquetResult<Self> {
+        let mut chunks = BTreeMap::new();
+        for column in group.columns() {
+            let root = column.column_path().parts().first();
+            let Some((start, chunk)) = Chunk::of(column) else { continue };
+            if !root.is_some_and(|root| is_wanted(root)) {
+                continue;
+            }
+            let bytes = file.get_bytes(start, chunk.bytes as usize)?;
+            parquet::check_pages(&bytes, Some(chunk.values), chunk.encodings)
+                .map_err(ParquetError::General)?;
+            chunks.insert(start, bytes);
+        }
+        Ok(Self { file_bytes: file.len(), chunks: Arc::new(chunks) })
+    }
+
+    /// The bytes from a place on, to the end of its column chunk.
+    fn from(&self, start: u64) -> ParquetResult<Bytes> {
+        let chunk = self.chunks.range(..=start).next_back();
+        let bytes = chunk.and_then(|(place, bytes)| {
+            let skipped = usize::try_from(start - place).ok()?;
+            (skipped <= bytes.len()).then(|| bytes.slice(skipped..))
+        });
+        bytes.ok_or_else(|| ParquetError::EOF(format!("byte {start} is in none of the columns")))
+    }
+}
+
+impl Length for CheckedChunks {
+    fn len(&self) -> u64 {
+        self.file_bytes
+    }
+}
+
+impl ChunkReader for CheckedChunks {
+    type T = Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        Ok(self.from(start)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        let mut bytes = self.from(start)?;
+        if length > bytes.len() {
+            let what = format!("a page at byte {start} ends outside of its column");
+            return Err(ParquetError::EOF(what));
+        }
+        Ok(bytes.split_to(length))
     }
 }

@@ -25,7 +25,11 @@ use datafusion::parquet::arrow::arrow_reader::{
     RowSelector,
 };
 use datafusion::parquet::data_type::ByteArray;
-use datafusion::parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
+use datafusion::parquet::file::properties::ReaderProperties;
+use datafusion::parquet::file::reader::{
+    ChunkReader, FileReader, RowGroupReader, SerializedFileReader,
+};
+use datafusion::parquet::file::serialized_reader::SerializedRowGroupReader;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
 use datafusion::physical_plan::statistics::StatisticsArgs;
@@ -38,7 +42,7 @@ use regex::Regex;
 use super::inspect::{self, BATCH_VALUES, read_error};
 use super::invalid::{LossyReader, Marker, RawTexts};
 use super::json::repaired;
-use super::session::ROWS_PER_BATCH;
+use super::parquet_reader::CheckedChunks;
 use super::table::TableFile;
 use super::text::{Decode, text_of};
 use super::unify::conform;
@@ -347,12 +351,13 @@ impl Reading {
         open: impl Fn() -> Result<R>,
         give: &mut Take<'_>,
     ) -> Result<()> {
-        let raw = SerializedFileReader::new(open()?)?;
+        let (raw, file_reader) = (SerializedFileReader::new(open()?)?, open()?);
         let metadata = ArrowReaderMetadata::try_new(
             Arc::new(raw.metadata().clone()),
             ArrowReaderOptions::default(),
         )?;
         let wanted = self.wanted();
+        let batch_rows = file.parquet_batch_rows(|name| wanted.contains(name)).map_err(external)?;
         let descriptor = raw.metadata().file_metadata().schema_descr_ptr();
         // The positions of the leaves to read as bytes, and of the columns to read as usual.
         let mut texts: Vec<(usize, String)> = Vec::new();
@@ -383,7 +388,11 @@ impl Reading {
             if from >= to {
                 continue;
             }
-            let group = raw.get_row_group(number)?;
+            let group = raw.metadata().row_group(number);
+            let chunks = CheckedChunks::read(&file_reader, group, |name| wanted.contains(name))?;
+            let properties = Arc::new(ReaderProperties::builder().build());
+            let group =
+                SerializedRowGroupReader::new(Arc::new(chunks.clone()), group, None, properties)?;
             let mut columns = Vec::new();
             for (leaf, name) in &texts {
                 let mut column = RawTexts::new(group.get_column_reader(*leaf)?)?;
@@ -395,15 +404,15 @@ impl Reading {
                 RowSelector::select((to - from) as usize),
             ]);
             let mut batches =
-                ParquetRecordBatchReaderBuilder::new_with_metadata(open()?, metadata.clone())
+                ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, metadata.clone())
                     .with_row_groups(vec![number])
                     .with_projection(ProjectionMask::roots(&descriptor, plain.iter().copied()))
                     .with_row_selection(selection)
-                    .with_batch_size(ROWS_PER_BATCH)
+                    .with_batch_size(batch_rows)
                     .build()?;
             let mut row = from;
             while row < to {
-                let rows = (to - row).min(ROWS_PER_BATCH as u64) as usize;
+                let rows = (to - row).min(batch_rows as u64) as usize;
                 let batch = if plain.is_empty() {
                     let options = RecordBatchOptions::new().with_row_count(Some(rows));
                     RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options)?

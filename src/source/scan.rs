@@ -3,7 +3,6 @@
 //! underneath.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
@@ -32,7 +31,6 @@ use futures::stream::{self, Stream};
 use futures::{StreamExt, TryStreamExt};
 
 use super::reader::FilesExec;
-use super::stamp::FileStamp;
 use super::table::TableFile;
 use crate::error::{Error, ErrorKind};
 use crate::guard::guarded_stream;
@@ -59,13 +57,7 @@ impl Known {
 
     /// Fails when a local file is not the one that was inspected.
     fn check_stamps(&self) -> crate::Result<()> {
-        for file in self.files.iter().map(|file| &file.file).filter(|file| file.remote.is_none()) {
-            let found = std::fs::metadata(&file.path).and_then(|found| FileStamp::of_file(&found));
-            if found.is_ok_and(|found| found != file.stamp) {
-                return Err(changed(&file.path));
-            }
-        }
-        Ok(())
+        self.files.iter().try_for_each(TableFile::check_stamp)
     }
 
     /// Fails when there are too few or too many rows.
@@ -90,12 +82,6 @@ impl Known {
             Err(error) => Err(DataFusionError::External(Box::new(error))),
         }
     }
-}
-
-fn changed(path: &Path) -> Error {
-    Error::new(ErrorKind::Data, format!("`{}` was changed while it was read", path.display()))
-        .at(path.display())
-        .hint("run again once nobody writes to it")
 }
 
 fn external(error: Error) -> DataFusionError {

@@ -11,6 +11,7 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArra
 use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
@@ -29,8 +30,9 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use futures::stream::{self, StreamExt};
 
-use super::inspect::{Layout, Rows, Start};
+use super::inspect::{self, Layout, Rows, Start};
 use super::invalid::{InvalidColumn, InvalidText, Marker};
 use super::listing::ListedFile;
 use super::local;
@@ -38,8 +40,16 @@ use super::parquet_reader::CheckedReaders;
 use super::reader::{FilesExec, Reading};
 use super::scan::ScanExec;
 use super::schema::Merged;
+use super::session::ROWS_PER_BATCH;
+use super::stamp::FileStamp;
 use super::units::{Part, Unit, units_of};
+use super::value_sizes::batch_rows;
 use crate::config::pipeline::{CsvSpec, FileFormat, SourceSpec};
+use crate::error::{Error, ErrorKind};
+use crate::guard::guarded;
+
+/// The files whose values are looked at concurrently: of a store, each may take a request.
+const FILES_AT_ONCE: usize = 16;
 
 /// Files of one format, in order.
 #[derive(Debug)]
@@ -70,7 +80,7 @@ pub(super) struct TableFile {
     pub(super) starts: Arc<[Start]>,
     /// Texts that are not UTF-8, where these are no errors.
     pub(super) invalid: Arc<InvalidText>,
-    /// The settings for reading a text file.
+    /// The settings for reading the file.
     pub(super) layout: Arc<Layout>,
     /// The part of it that is read; all of it when `None`.
     pub(super) part: Option<Part>,
@@ -81,6 +91,54 @@ pub(super) struct TableFile {
 }
 
 impl TableFile {
+    /// The number of rows per batch of a Parquet file, so that the columns that are wanted take bounded memory.
+    ///
+    /// # Errors
+    /// When a page of the file is damaged or cannot be read.
+    pub(super) fn parquet_batch_rows(
+        &self,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> crate::Result<usize> {
+        let large = &self.layout.large_values;
+        if large.is_empty() {
+            return Ok(ROWS_PER_BATCH);
+        }
+        let rows = match &self.part {
+            Some(Part::Rows { rows, .. }) => rows.clone(),
+            _ => 0..u64::MAX,
+        };
+        let path = self.file.path.display();
+        let rows = guarded(ErrorKind::Data, &format!("`{path}`"), || {
+            Ok(match &self.file.remote {
+                Some(remote) => batch_rows(large, &rows, true, remote, is_wanted),
+                None => {
+                    batch_rows(large, &rows, false, &inspect::open(&self.file.path)?, is_wanted)
+                }
+            })
+        })?;
+        rows.map_err(|error| {
+            // A file that changed gives some other error.
+            if let Err(changed) = self.check_stamp() {
+                return changed;
+            }
+            let message = format!("cannot read the pages of `{path}`");
+            Error::new(ErrorKind::Data, message).source(error).at(path)
+        })
+    }
+
+    /// Fails when a local file is not the one that was inspected.
+    pub(super) fn check_stamp(&self) -> crate::Result<()> {
+        let ListedFile { path, stamp, remote, .. } = &self.file;
+        let found = std::fs::metadata(path).and_then(|found| FileStamp::of_file(&found));
+        if remote.is_some() || found.map_or(true, |found| found == *stamp) {
+            return Ok(());
+        }
+        let message = format!("`{}` was changed while it was read", path.display());
+        Err(Error::new(ErrorKind::Data, message)
+            .at(path.display())
+            .hint("run again once nobody writes to it"))
+    }
+
     /// The number of rows that are read from it, if known.
     fn known_rows(&self) -> Option<u64> {
         if self.part.is_some() { self.part_rows } else { self.rows.exactly() }
@@ -232,6 +290,33 @@ impl FilesTable {
         };
         let scan = FilesExec::new(reading, statistics.project(projection));
         Ok(Arc::new(ScanExec::new(Arc::new(scan), known, rows)))
+    }
+
+    /// The number of rows per batch of Parquet files; the least of all, for one scan reads them.
+    async fn batch_rows(
+        &self,
+        files: &[TableFile],
+        projection: Option<&Vec<usize>>,
+    ) -> Result<usize> {
+        let schema = match projection {
+            Some(projection) => Arc::new(self.schema.project(projection)?),
+            None => Arc::clone(&self.schema),
+        };
+        let files = files.iter().filter(|file| !file.layout.large_values.is_empty());
+        let files: Vec<TableFile> = files.cloned().collect();
+        let sizes = stream::iter(files).map(|file| {
+            let schema = Arc::clone(&schema);
+            SpawnedTask::spawn_blocking(move || {
+                file.parquet_batch_rows(|name| schema.field_with_name(name).is_ok())
+            })
+        });
+        let mut sizes = sizes.buffered(FILES_AT_ONCE);
+        let mut least = ROWS_PER_BATCH;
+        while let Some(rows) = sizes.next().await {
+            let rows = rows.map_err(|error| DataFusionError::External(Box::new(error)))?;
+            least = least.min(rows.map_err(|error| DataFusionError::External(Box::new(error)))?);
+        }
+        Ok(least)
     }
 
     /// The files that may have rows for `filters`, by their hive partitions alone.
@@ -457,6 +542,10 @@ impl TableProvider for FilesTable {
             }
             _ => ArrowFormat.file_source(self.table_schema.clone()),
         };
+        let batch_rows = match self.format {
+            FileFormat::Parquet => Some(self.batch_rows(&known, projection).await?),
+            _ => None,
+        };
         let is_all =
             self.positions.iter().copied().eq(0..self.table_schema.table_schema().fields().len());
         let projection = match projection {
@@ -471,6 +560,7 @@ impl TableProvider for FilesTable {
             .with_projection_indices(projection)?
             .with_limit(limit)
             .with_statistics(statistics)
+            .with_batch_size(batch_rows)
             .build();
         let scan = match self.format {
             // DataFusion's own plan would read files without our checks.

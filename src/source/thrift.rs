@@ -21,6 +21,11 @@ const MAP: u8 = 11;
 const STRUCT: u8 = 12;
 const UUID: u8 = 13;
 
+/// The page type of dictionaries.
+const DICTIONARY_PAGE: i64 = 2;
+/// The encoding of values that share their beginnings.
+const DELTA_BYTE_ARRAY: i64 = 7;
+
 /// Reads a sequence of values; `None` means damage.
 struct Reader<'b> {
     bytes: &'b [u8],
@@ -133,23 +138,32 @@ pub(super) struct PageHeader {
     pub(super) compressed_bytes: i64,
     /// The value count of a data page; 0 for other pages.
     pub(super) values: i64,
+    pub(super) is_dictionary: bool,
+    /// Whether a data page holds values as the differences from those before.
+    pub(super) is_delta: bool,
 }
 
 /// Reads the page header at the start of `bytes`; `None` if it is damaged.
 pub(super) fn page_header(bytes: &[u8]) -> Option<PageHeader> {
     let mut reader = Reader::new(bytes);
-    let (mut uncompressed, mut compressed, mut values) = (None, None, 0);
+    let (mut page_type, mut uncompressed, mut compressed) = (0, None, None);
+    let (mut values, mut encoding) = (0, 0);
     reader.fields(|reader, number, kind| {
         match (number, kind) {
+            (1, I32) => page_type = reader.int()?,
             (2, I32) => uncompressed = Some(reader.int()?),
             (3, I32) => compressed = Some(reader.int()?),
-            (5 | 8, STRUCT) => reader.fields(|reader, number, kind| {
-                if (number, kind) == (1, I32) {
-                    values = reader.int()?;
-                    return Some(());
-                }
-                reader.skip(kind, DEPTH)
-            })?,
+            (5 | 8, STRUCT) => {
+                let encoding_number = if number == 5 { 2 } else { 4 };
+                reader.fields(|reader, number, kind| {
+                    match (number, kind) {
+                        (1, I32) => values = reader.int()?,
+                        (number, I32) if number == encoding_number => encoding = reader.int()?,
+                        _ => reader.skip(kind, DEPTH)?,
+                    }
+                    Some(())
+                })?;
+            }
             _ => reader.skip(kind, DEPTH)?,
         }
         Some(())
@@ -159,6 +173,8 @@ pub(super) fn page_header(bytes: &[u8]) -> Option<PageHeader> {
         uncompressed_bytes: uncompressed?,
         compressed_bytes: compressed?,
         values,
+        is_dictionary: page_type == DICTIONARY_PAGE,
+        is_delta: encoding == DELTA_BYTE_ARRAY,
     })
 }
 
@@ -268,6 +284,8 @@ mod tests {
             uncompressed_bytes: 100,
             compressed_bytes: 50,
             values: 7,
+            is_dictionary: false,
+            is_delta: false,
         };
         assert_eq!(header, expected);
         assert!((0..14).all(|end| page_header(&bytes[..end]).is_none()));

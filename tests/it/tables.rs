@@ -320,6 +320,45 @@ async fn row_counts_are_those_that_pages_hold() {
     assert_eq!(error.kind(), ErrorKind::Data, "{error}");
 }
 
+/// A file of two megabytes with batches of gigabytes, if they had 8,192 rows.
+#[tokio::test]
+async fn repeated_long_values_make_small_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = 3000;
+    let long = "x".repeat(1 << 20);
+    let texts = StringArray::from_iter_values((0..500).map(|_| &long));
+    let batch = RecordBatch::try_from_iter([("text", Arc::new(texts) as ArrayRef)]).unwrap();
+    let properties = WriterProperties::builder().set_dictionary_page_size_limit(4 << 20).build();
+    let write = |name: &str, batch: &RecordBatch, times: usize| {
+        let file = fs::File::create(folder.path().join(name)).unwrap();
+        let properties = Some(properties.clone());
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), properties).unwrap();
+        for _ in 0..times {
+            writer.write(batch).unwrap();
+        }
+        writer.close().unwrap();
+    };
+    write("a.parquet", &batch, rows / 500);
+    assert!(fs::metadata(folder.path().join("a.parquet")).unwrap().len() < 4 << 20);
+    let check = async || {
+        let source = source::open(&source::session(None).unwrap(), &spec(folder.path())).await;
+        let mut stream = source.unwrap().dataframe.execute_stream().await.unwrap();
+        let mut count = 0;
+        while let Some(batch) = stream.next().await {
+            let batch = batch.unwrap();
+            assert!(batch.num_rows() <= 256, "{}", batch.num_rows());
+            count += batch.num_rows();
+        }
+        count
+    };
+    assert_eq!(check().await, rows);
+    // Files of different columns, which our own reader reads.
+    let other =
+        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
+    write("b.parquet", &other.unwrap(), 1);
+    assert_eq!(check().await, rows + 1);
+}
+
 /// A table of millions of rows in a file of a few hundred bytes: its pages contain only nulls.
 #[tokio::test]
 async fn many_nulls_in_a_small_file_are_read() {
