@@ -32,7 +32,7 @@ bench-peers *args:
 
 # The kernels under the models against the measured peak of a core.
 bench-kernels:
-    cargo bench --bench kernels
+    cargo bench -p hfauto --bench kernels
 
 # Pipeline tax: a whole run against the bare model loop over the same batches.
 bench:

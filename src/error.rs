@@ -1,16 +1,15 @@
 //! The one public error: what went wrong, by whose fault, and where.
 //!
-//! Every folder returns this type. The [`ErrorKind`] says whose fault it is and fixes the exit code of
-//! the program; [`Error::at`] adds places on the way up (file, column, model, rows) and
-//! [`Error::hint`] the remedy. Not here: the problems of a pipeline file, which come all at once and
-//! with snippets ([`crate::config::Diagnostics`]).
+//! Every folder returns this type, and errors of the library become it. The [`ErrorKind`] says whose fault it is and fixes
+//! the exit code of the program; [`Error::at`] adds places on the way up (file, column, model, rows) and [`Error::hint`]
+//! the remedy. Not here: the problems of a pipeline file, which come all at once and with snippets
+//! ([`crate::config::Diagnostics`]).
 
-use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
-use std::fmt::Write as _;
 
-use crate::secret::hide;
+pub use hfauto::RowErrorKind;
+use hfauto::error::Message;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -127,67 +126,25 @@ impl ErrorKind {
     }
 }
 
-/// What is wrong with a row, where a row is at fault: the words of `_error.kind`, of dead letters, reports and
-/// metrics. They stay; new ones may come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum RowErrorKind {
-    /// More tokens than the model takes, where nothing is cut.
-    TooLong,
-    /// A text beside it, or a prompt, leaves no room for what is to be computed.
-    NoRoom,
-    /// Nothing to compute: a text without a token, a list without choices, a conversation without messages.
-    Empty,
-    /// A text without the mask token, or one that is cut off before it.
-    MissingMask,
-    /// A text with several mask tokens where one is expected.
-    SeveralMasks,
-    /// An image's file cannot be read.
-    ImageRead,
-    /// An image does not decode, or is of a format or a size that is not read.
-    ImageDecode,
-    /// A conversation that the chat template refuses.
-    Chat,
-    /// The memory of the device does not hold what the model computes of it, alone in a batch.
-    OutOfMemory,
-    /// A text that is not UTF-8, in a column that a step reads.
-    InvalidUtf8,
-    /// Anything else.
-    #[default]
-    Data,
+impl From<hfauto::ErrorKind> for ErrorKind {
+    fn from(kind: hfauto::ErrorKind) -> Self {
+        match kind {
+            hfauto::ErrorKind::Config => Self::Config,
+            hfauto::ErrorKind::Data => Self::Data,
+            hfauto::ErrorKind::Hub => Self::Hub,
+            hfauto::ErrorKind::Unsupported => Self::Unsupported,
+            hfauto::ErrorKind::Model => Self::Model,
+            hfauto::ErrorKind::Resources => Self::Resources,
+            // Kinds that this version of the program does not know are bugs of ours.
+            _ => Self::Internal,
+        }
+    }
 }
 
-impl RowErrorKind {
-    /// Every kind.
-    pub const ALL: [Self; 11] = [
-        Self::TooLong,
-        Self::NoRoom,
-        Self::Empty,
-        Self::MissingMask,
-        Self::SeveralMasks,
-        Self::ImageRead,
-        Self::ImageDecode,
-        Self::Chat,
-        Self::OutOfMemory,
-        Self::InvalidUtf8,
-        Self::Data,
-    ];
-
-    /// The kind's word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::TooLong => "too_long",
-            Self::NoRoom => "no_room",
-            Self::Empty => "empty",
-            Self::MissingMask => "missing_mask",
-            Self::SeveralMasks => "several_masks",
-            Self::ImageRead => "image_read",
-            Self::ImageDecode => "image_decode",
-            Self::Chat => "chat",
-            Self::OutOfMemory => "out_of_memory",
-            Self::InvalidUtf8 => "invalid_utf8",
-            Self::Data => "data",
-        }
+/// An error of the library is of the kind that it becomes.
+impl PartialEq<ErrorKind> for hfauto::ErrorKind {
+    fn eq(&self, other: &ErrorKind) -> bool {
+        ErrorKind::from(*self) == *other
     }
 }
 
@@ -200,23 +157,20 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     row: Option<RowErrorKind>,
-    message: String,
-    at: Vec<String>,
-    hint: Option<String>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    message: Message,
+}
+
+impl From<hfauto::Error> for Error {
+    fn from(error: hfauto::Error) -> Self {
+        let (kind, row, message) = error.into_parts();
+        Self(Box::new(Inner { kind: kind.into(), row, message }))
+    }
 }
 
 impl Error {
     /// A new error of `kind`; `message` is a lower-case fragment without a full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner {
-            kind,
-            row: None,
-            message: shown(message.into()),
-            at: Vec::new(),
-            hint: None,
-            source: None,
-        }))
+        Self(Box::new(Inner { kind, row: None, message: Message::new(message) }))
     }
 
     /// A new error of kind [`ErrorKind::Data`] that says what is wrong with the row.
@@ -234,21 +188,21 @@ impl Error {
     /// Adds a place on the way up, innermost first: a file, a column, a step, `model@revision`.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
-        self.0.at.push(shown(place.to_string()));
+        self.0.message.at(place);
         self
     }
 
     /// Sets what the user can do about it. The first hint stays: it is the closest to the cause.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint.get_or_insert_with(|| shown(hint.into()));
+        self.0.message.hint(hint);
         self
     }
 
     /// Keeps the foreign error that caused this one.
     #[must_use]
     pub fn source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.message.source(source);
         self
     }
 
@@ -264,86 +218,31 @@ impl Error {
 
     /// The message alone, without places, cause and hint.
     pub fn message(&self) -> &str {
-        &self.0.message
+        self.0.message.text()
     }
 
     /// The places, innermost first.
     pub fn places(&self) -> &[String] {
-        &self.0.at
+        self.0.message.places()
     }
 
-    /// What the user can do about it, if we know.
+    /// What the user can do about it, if known.
     pub fn remedy(&self) -> Option<&str> {
-        self.0.hint.as_deref()
+        self.0.message.remedy()
     }
 
     /// The same error for one more receiver; of its causes, the texts.
+    #[must_use]
     pub(crate) fn again(&self) -> Self {
-        let Inner { kind, row, message, at, hint, .. } = self.0.as_ref();
-        let source = StdError::source(self).map(|cause| Box::new(Told::of(cause)) as Box<_>);
-        let (message, at, hint) = (message.clone(), at.clone(), hint.clone());
-        Self(Box::new(Inner { kind: *kind, row: *row, message, at, hint, source }))
-    }
-}
-
-/// The text of an error without secrets.
-fn shown(text: String) -> String {
-    match hide(&text) {
-        Cow::Borrowed(_) => text,
-        Cow::Owned(hidden) => hidden,
-    }
-}
-
-/// What an error and its causes said.
-#[derive(Debug)]
-struct Told {
-    text: String,
-    source: Option<Box<Told>>,
-}
-
-impl Told {
-    fn of(error: &(dyn StdError + 'static)) -> Self {
-        let source = error.source().map(|cause| Box::new(Self::of(cause)));
-        Self { text: error.to_string(), source }
-    }
-}
-
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl StdError for Told {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|cause| cause as &(dyn StdError + 'static))
+        let Inner { kind, row, message } = self.0.as_ref();
+        Self(Box::new(Inner { kind: *kind, row: *row, message: message.again() }))
     }
 }
 
 impl fmt::Display for Error {
     /// `message: cause: deeper cause` on the first line, then `  at place` lines and `hint: …`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = self.0.message.clone();
-        let mut source = StdError::source(self);
-        let mut said = self.0.message.clone();
-        while let Some(cause) = source {
-            let next = cause.source();
-            let cause = cause.to_string();
-            // Many foreign errors repeat their cause, or what they caused, in their own text.
-            if !said.contains(&cause) && !cause.contains(&self.0.message) {
-                write!(text, ": {cause}")?;
-                said.push_str(&cause);
-            }
-            source = next;
-        }
-        for place in &self.0.at {
-            write!(text, "\n  at {place}")?;
-        }
-        if let Some(hint) = &self.0.hint {
-            write!(text, "\nhint: {hint}")?;
-        }
-        // Errors of libraries may quote their arguments.
-        f.write_str(&hide(&text))
+        self.0.message.fmt(f)
     }
 }
 
@@ -355,7 +254,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|s| s as &(dyn StdError + 'static))
+        self.0.message.cause()
     }
 }
 
@@ -364,28 +263,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shows_message_cause_places_and_hint_once() {
+    fn an_error_of_the_library_keeps_all_that_it_says() {
         let cause = std::io::Error::other("disk on fire");
-        let error = Error::new(ErrorKind::Sink, "cannot write `a.parquet`")
+        let error = hfauto::Error::new(hfauto::ErrorKind::Hub, "cannot read `config.json`")
             .source(cause)
-            .at("sink `out/`")
-            .hint("choose another `sink.path`")
-            .hint("never shown");
-        assert_eq!(
-            error.to_string(),
-            "cannot write `a.parquet`: disk on fire\n  at sink `out/`\nhint: choose another `sink.path`"
-        );
-        assert_eq!(error.kind().exit_code(), exit_code::CANT_CREATE);
-        assert_eq!(error.again().to_string(), error.to_string());
-    }
-
-    #[test]
-    fn words_of_row_errors_are_each_its_own_and_stay_with_the_error() {
-        let words: std::collections::BTreeSet<_> =
-            RowErrorKind::ALL.iter().map(|kind| kind.name()).collect();
-        assert_eq!(words.len(), RowErrorKind::ALL.len());
-        let error = Error::of_row(RowErrorKind::TooLong, "long").at("row 1");
-        assert_eq!(error.again().row_kind(), Some(RowErrorKind::TooLong));
-        assert_eq!((error.kind(), error.remedy()), (ErrorKind::Data, None));
+            .at("model `out/`")
+            .hint("fetch it again");
+        let text = error.to_string();
+        let error = Error::from(error).hint("never shown");
+        assert_eq!(error.to_string(), text);
+        assert_eq!(error.kind().exit_code(), exit_code::UNAVAILABLE);
+        assert_eq!(error.again().to_string(), text);
+        let row = hfauto::Error::of_row(RowErrorKind::TooLong, "long");
+        assert_eq!(Error::from(row).row_kind(), Some(RowErrorKind::TooLong));
+        assert_eq!(hfauto::ErrorKind::Resources, ErrorKind::Resources);
     }
 }

@@ -4,26 +4,20 @@
 //! A stack overflow or a failed allocation aborts without a panic; the [`crate::limits`] prevent both beforehand.
 
 use std::any::Any;
-use std::cell::Cell;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Once;
 use std::task::{Context, Poll};
 
 use futures::Stream;
+use hfauto::guard::catch;
+pub(crate) use hfauto::guard::message;
 
 use crate::error::{Error, ErrorKind, Result};
-
-thread_local! {
-    /// How many guarded calls this thread is in.
-    static DEPTH: Cell<usize> = const { Cell::new(0) };
-}
 
 /// Calls `work`, which hands foreign bytes to a library; a panic becomes an error of `kind` that says `what` was
 /// read (a fragment such as "the chat template").
 ///
-/// `kind` is by whose fault it is: [`ErrorKind::Data`] for files and rows, [`ErrorKind::Model`] for checkpoints.
+/// `kind` is by whose fault it is: [`ErrorKind::Data`] for files and rows.
 ///
 /// # Errors
 /// Those of `work`, and `kind` for a panic.
@@ -96,33 +90,8 @@ where
     }
 }
 
-/// `catch_unwind` without the report of the panic on stderr, which is for bugs of ours.
-fn catch<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let report = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if DEPTH.get() == 0 {
-                report(panic);
-            } else {
-                tracing::debug!(%panic, "a library panicked");
-            }
-        }));
-    });
-    DEPTH.set(DEPTH.get() + 1);
-    let result = catch_unwind(AssertUnwindSafe(work));
-    DEPTH.set(DEPTH.get() - 1);
-    result
-}
-
 fn panicked(kind: ErrorKind, what: &str, panic: &(dyn Any + Send)) -> Error {
     Error::new(kind, format!("{what} cannot be read: {}", message(panic)))
-}
-
-/// What a panic said.
-pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 #[cfg(test)]

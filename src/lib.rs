@@ -24,25 +24,19 @@
 //! The entries: [`engine::Job`] runs a pipeline, [`auto::AutoModel`] and [`auto::AutoTokenizer`] are the
 //! models by themselves.
 
-mod auto_class;
+#![forbid(unsafe_code)]
+
 #[doc(hidden)]
 pub mod failpoint;
 pub mod error;
 mod guard;
-mod secret;
 mod limits;
 mod own_file;
 
 pub mod config;
 mod store;
 pub mod source;
-pub mod hub;
-pub mod image;
-pub mod auto;
 pub mod batch;
-pub mod models;
-pub mod nn;
-pub mod generation;
 pub mod tasks;
 pub mod report;
 pub mod engine;
@@ -52,6 +46,9 @@ pub mod schedule;
 pub mod cli;
 
 pub use error::{Error, ErrorKind, Result, RowErrorKind};
+use hfauto::secret;
+#[doc(inline)]
+pub use hfauto::{auto, generation, hub, image, models, nn};
 
 /// The README's Rust compiles.
 #[cfg(doctest)]

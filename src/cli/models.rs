@@ -39,7 +39,7 @@ impl ModelsArgs {
         let hub = super::hub(self.offline);
         let revision = self.revision.as_deref();
         let snapshot = hub.snapshot(model, revision, Need::Tokenizer, &|_| ())?;
-        let named = |e: crate::Error| e.at(format!("model `{model}`"));
+        let named = |e: hfauto::Error| e.at(format!("model `{model}`"));
         let described = SentenceTransformer::from_snapshot(&snapshot, &serde_json::Map::new())?;
         let (config, dimensions) = (&described.config, described.config.dimensions());
 

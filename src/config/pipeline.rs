@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::image::RgbImage;
 use crate::limits;
 
 pub use super::task_options::*;
@@ -55,7 +56,7 @@ impl Default for ImagesSpec {
     fn default() -> Self {
         Self {
             root: None,
-            max_pixels: limits::IMAGE_PIXELS,
+            max_pixels: RgbImage::MAX_PIXELS,
             max_file_bytes: limits::IMAGE_FILE_BYTES,
         }
     }

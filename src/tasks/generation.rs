@@ -230,7 +230,7 @@ impl Generator {
                 // The token that the decoder begins with is part of the text, unless it is a special one.
                 let start = self.config.decoder_start_token_id.or(self.config.bos_token_id);
                 let ids: Vec<u32> = start.into_iter().chain(result.token_ids.clone()).collect();
-                decode(&ids, false)
+                Ok(decode(&ids, false)?)
             }
             TextOf::Continuation => {
                 let start = match (prompt, self.config.bos_token_id) {

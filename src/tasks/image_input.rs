@@ -80,16 +80,16 @@ impl ImageInput {
         image: &ImageSource,
         use_image: impl FnOnce(RgbImage) -> Result<T>,
     ) -> Result<T> {
-        let max_pixels = self.images.max_pixels;
+        let decode = |bytes: &[u8]| {
+            let max_pixels = self.images.max_pixels;
+            RgbImage::decode_with(bytes, max_pixels, |image| Ok(use_image(image)))?
+        };
         match image {
             ImageSource::Path(path) => self
                 .read(path)
-                .and_then(|bytes| RgbImage::decode_with(&bytes, max_pixels, use_image))
+                .and_then(|bytes| decode(&bytes))
                 .map_err(|e| e.at(format!("image `{}`", path.display()))),
-            ImageSource::Bytes(bytes) => {
-                RgbImage::decode_with(&bytes.buffer, max_pixels, use_image)
-                    .map_err(|e| e.at(&bytes.place))
-            }
+            ImageSource::Bytes(bytes) => decode(&bytes.buffer).map_err(|e| e.at(&bytes.place)),
         }
     }
 

@@ -289,6 +289,6 @@ impl LoglikelihoodModel {
         };
         let states = states().map_err(forward_failed)?;
         let vocab_size = model.backbone().dimensions().vocab_size;
-        log_probabilities(model.head(), &states, targets, vocab_size, MAX_LOGITS)
+        Ok(log_probabilities(model.head(), &states, targets, vocab_size, MAX_LOGITS)?)
     }
 }

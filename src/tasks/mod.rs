@@ -38,7 +38,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
 use candle_core::Device;
 
-use crate::auto_class::AutoClass;
+use crate::auto::AutoClass;
 use crate::config::pipeline::{TaskOptions, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::Dimensions;
@@ -386,7 +386,9 @@ pub trait TaskModel: Send + Sync {
 /// Checks the two values of `auto_class` that depend on the model; all others are the task's own.
 fn check_auto_class(step: &TaskStep, models: &Models) -> Result<()> {
     let class = match step.auto_class.as_deref() {
-        Some("AutoModelForT5") => return models.resolve(&step.model)?.config().require_t5(),
+        Some("AutoModelForT5") => {
+            return Ok(models.resolve(&step.model)?.config().require_t5()?);
+        }
         Some("AutoModelWithLMHead") => models.resolve(&step.model)?.config().with_lm_head()?,
         _ => return Ok(()),
     };

@@ -101,7 +101,7 @@ enum Processor {
 impl Processor {
     fn new(model: &SentenceTransformer) -> Result<Self> {
         if model.config.dimensions().image.is_some() {
-            return AutoImageProcessor::from_snapshot(&model.transformer).map(Self::Image);
+            return Ok(Self::Image(AutoImageProcessor::from_snapshot(&model.transformer)?));
         }
         let model_type = Some(model.config.model_type());
         let options = &model.processor_kwargs;
@@ -120,7 +120,7 @@ impl ResolvedModel {
                 e.at(format!("model `{repo}`, a hub id: there is no directory of this name"))
             })?;
         let sentence_transformer = SentenceTransformer::from_snapshot(&snapshot, &spec.config)?;
-        let at = |error: Error| error.at(format!("model `{}`", spec.repo));
+        let at = |error: hfauto::Error| error.at(format!("model `{}`", spec.repo));
         let devices = match spec.device {
             DeviceSpec::Auto => auto_devices(),
             DeviceSpec::Cpu => Ok(vec![Device::Cpu]),
@@ -138,7 +138,8 @@ impl ResolvedModel {
         for device in &devices {
             ModelDtype::computable(Some(dtype), device, config, AutoClass::Model).map_err(at)?;
         }
-        let processor = Processor::new(&sentence_transformer).map_err(at)?;
+        let processor = Processor::new(&sentence_transformer)
+            .map_err(|error| error.at(format!("model `{}`", spec.repo)))?;
         Ok(Self {
             spec: spec.clone(),
             hub: Arc::clone(hub),
@@ -264,7 +265,7 @@ impl ResolvedModel {
     fn with_weights(&self, hub: &Hub) -> Result<SentenceTransformer> {
         let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
         let snapshot = hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
-        SentenceTransformer::from_snapshot(&snapshot, &self.spec.config)
+        Ok(SentenceTransformer::from_snapshot(&snapshot, &self.spec.config)?)
     }
 
     /// The size of the weights, from the tables of contents of their files; `None` when those are not on
@@ -307,7 +308,7 @@ impl ResolvedModel {
         once(&self.models, device.location(), || {
             let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
             self.check_memory(device)?;
-            AutoModel::load_snapshot(&transformer, config, Some(self.dtype), device)
+            Ok(AutoModel::load_snapshot(&transformer, config, Some(self.dtype), device)?)
         })
     }
 
@@ -319,7 +320,10 @@ impl ResolvedModel {
         let has_class = self.config().family().head(class, &self.config().architectures());
         let device = &self.devices[0];
         let computes = ModelDtype::computable(Some(self.dtype), device, self.config(), class);
-        has_class.and(computes.map(|_| ())).map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
+        has_class
+            .and(computes.map(|_| ()))
+            .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))?;
+        Ok(())
     }
 
     /// The model with the head of an Auto class, loaded to one of its devices.
@@ -338,7 +342,9 @@ impl ResolvedModel {
             self.check_memory(device)?;
             let new_head = allow_new_head.then_some(NewHead { seed: 0 });
             let dtype = Some(self.dtype);
-            ModelWithHead::load_snapshot(class, &transformer, config, dtype, device, new_head)
+            let model =
+                ModelWithHead::load_snapshot(class, &transformer, config, dtype, device, new_head)?;
+            Ok(model)
         })
     }
 
@@ -350,7 +356,7 @@ impl ResolvedModel {
     pub fn load_head(&self, modules: &SentenceTransformer, device: &Device) -> Result<Head> {
         let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
         let snapshot = self.hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
-        modules.load(&snapshot, device)
+        Ok(modules.load(&snapshot, device)?)
     }
 }
 

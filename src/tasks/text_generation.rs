@@ -183,8 +183,9 @@ impl TextGenerationTask {
                 };
                 template
                     .render(&messages, &options)
-                    .and_then(|text| self.tokens(&text, false))
-                    .and_then(|row| {
+                    .map_err(Error::from)
+                    .and_then(|text| {
+                        let row = self.tokens(&text, false)?;
                         self.classifier.model.check_tokens(&row)?;
                         Ok(Some(row))
                     })

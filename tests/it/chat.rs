@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hfauto_pipe::ErrorKind;
+use hfauto::ErrorKind;
 use hfauto_pipe::auto::{AutoTokenizer, ChatOptions};
 use serde_json::{Map, Value, json};
 

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use hfauto::error::{ErrorKind, Result};
 use hfauto_pipe::auto::{AutoClass, AutoConfig, FAMILIES, ModelWithHead};
-use hfauto_pipe::error::{ErrorKind, Result};
 use hfauto_pipe::hub::{Snapshot, Weights};
 use hfauto_pipe::models::{Reads, Want};
 use serde_json::{Map, Value, json};

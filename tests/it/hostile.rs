@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hfauto_pipe::ErrorKind;
+use hfauto::ErrorKind;
 use hfauto_pipe::auto::{AutoConfig, AutoImageProcessor, AutoTokenizer, EncodeOptions};
 use hfauto_pipe::hub::Weights;
 use serde_json::{Map, Value, json};
@@ -15,7 +15,7 @@ fn golden(name: &str) -> std::path::PathBuf {
 }
 
 /// The tokenizer of `bert`, with a modified tokenizer.json.
-fn tokenizer(change: impl FnOnce(&mut Value)) -> hfauto_pipe::Result<AutoTokenizer> {
+fn tokenizer(change: impl FnOnce(&mut Value)) -> hfauto::Result<AutoTokenizer> {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(golden("bert/config.json"), folder.path().join("config.json")).unwrap();
     let text = fs::read_to_string(golden("bert/tokenizer.json")).unwrap();

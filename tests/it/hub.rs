@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hfauto_pipe::ErrorKind;
+use hfauto::ErrorKind;
 use hfauto_pipe::hub::{Hub, HubProgress, HubSettings, Need, Snapshot, Weights};
 
 use server::{COMMIT, FakeHub, REPO, git_hash, sha1, sha256};
@@ -85,13 +85,13 @@ impl Fixture {
     }
 }
 
-fn get(hub: &Hub, need: Need) -> hfauto_pipe::Result<Snapshot> {
+fn get(hub: &Hub, need: Need) -> hfauto::Result<Snapshot> {
     hub.snapshot(REPO, None, need, &|_| ())
 }
 
 /// The error, which must be the hub's and tell `expected`.
 #[track_caller]
-fn fails(result: hfauto_pipe::Result<Snapshot>, expected: &[&str]) -> String {
+fn fails(result: hfauto::Result<Snapshot>, expected: &[&str]) -> String {
     let error = result.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Hub, "{error}");
     let text = error.to_string();

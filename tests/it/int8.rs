@@ -10,7 +10,7 @@ use hfauto_pipe::auto::{AutoClass, AutoConfig, AutoModel, AutoModelForCausalLM, 
 use hfauto_pipe::config::pipeline::Dtype;
 use hfauto_pipe::config::{self, LoadOptions};
 use hfauto_pipe::engine::{Job, JobOptions, RunReport};
-use hfauto_pipe::error::{Error, ErrorKind};
+use hfauto_pipe::error::ErrorKind;
 use hfauto_pipe::hub::{Hub, HubSettings};
 use hfauto_pipe::models::Want;
 use hfauto_pipe::nn::Precision;
@@ -100,7 +100,7 @@ fn the_library_loads_it_and_says_so() {
 }
 
 #[track_caller]
-fn refused(error: &Error, what: &str) {
+fn refused(error: &hfauto::Error, what: &str) {
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert_eq!(error.message(), format!("dtype `int8` is not implemented for {what}"));
     assert!(error.remedy().unwrap().contains("bert, camembert, distilbert"), "{error}");

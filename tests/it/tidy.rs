@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 
 use super::support::repository;
 
-/// Every Rust file below `src` but tests, with its text.
+/// The sources of the program and of the library.
+const ROOTS: [&str; 2] = ["src", "crates/hfauto/src"];
+
+/// Every Rust file of both but tests, with its text.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
-    let mut folders = vec![repository().join("src")];
+    let mut folders: Vec<PathBuf> = ROOTS.iter().map(|root| repository().join(root)).collect();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -26,9 +29,10 @@ fn sources() -> Vec<(PathBuf, String)> {
     files
 }
 
-/// The folder of `src` that a file is in; `None` for files at its top.
+/// The folder that a file is in; `None` for files at the top of their crate.
 fn stage(path: &Path) -> Option<String> {
-    let path = path.strip_prefix(repository().join("src")).unwrap();
+    let mut roots = ROOTS.iter().map(|root| repository().join(root));
+    let path = roots.find_map(|root| path.strip_prefix(root).ok().map(Path::to_owned)).unwrap();
     let first = path.components().next()?.as_os_str().to_str()?.to_owned();
     (path.components().count() > 1).then_some(first)
 }
@@ -79,7 +83,8 @@ fn folders_use_only_what_is_before_them() {
         let Some((_, allowed)) = allowed.iter().find(|(name, _)| *name == stage) else { continue };
         let code = code(&text);
         for other in all {
-            let uses = code.contains(&format!("crate::{other}::"));
+            let uses =
+                ["crate", "hfauto"].iter().any(|root| code.contains(&format!("{root}::{other}::")));
             assert!(
                 !uses || other == stage || allowed.contains(&other),
                 "{} uses `{other}`",
@@ -94,7 +99,6 @@ fn tensors_and_tables_stay_apart() {
     for (path, text) in sources() {
         let code = code(&text);
         let (forbidden, stages): (&[&str], &[&str]) = match stage(&path).as_deref() {
-            Some("models" | "nn") => (&["arrow::", "datafusion::", "parquet::"], &["models", "nn"]),
             Some("source" | "sink") => (&["candle_core", "candle_nn"], &["source", "sink"]),
             Some("config") => (&["arrow::", "datafusion::", "candle_core"], &["config"]),
             _ => continue,
@@ -103,6 +107,37 @@ fn tensors_and_tables_stay_apart() {
             assert!(!code.contains(word), "{} in {stages:?} uses {word}", path.display());
         }
     }
+}
+
+/// Whoever wants the Auto classes alone compiles no query engine, and without the feature `hub` no network.
+#[test]
+fn the_library_needs_no_tables() {
+    for (path, text) in sources() {
+        if path.starts_with(repository().join("crates")) {
+            for word in ["arrow::", "datafusion::", "parquet::", "object_store::"] {
+                assert!(!code(&text).contains(word), "{} uses {word}", path.display());
+            }
+        }
+    }
+    let tree = |arguments: &[&str]| {
+        let mut cargo = std::process::Command::new(env!("CARGO"));
+        cargo.current_dir(repository()).args(["tree", "--locked", "--offline", "-p", "hfauto"]);
+        let output = cargo.args(["-e", "normal,build", "--prefix", "none"]).args(arguments);
+        let output = output.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let packages = text.lines().filter_map(|line| line.split(' ').next().map(str::to_owned));
+        packages.collect::<std::collections::BTreeSet<String>>()
+    };
+    let has = |packages: &std::collections::BTreeSet<String>, begins: &str| {
+        packages.iter().any(|package| package.starts_with(begins))
+    };
+    let all = tree(&[]);
+    assert!(has(&all, "candle-core") && has(&all, "reqwest"), "{all:?}");
+    assert!(!["arrow", "parquet", "datafusion"].iter().any(|name| has(&all, name)), "{all:?}");
+    let least = tree(&["--no-default-features"]);
+    let network = ["reqwest", "tokio", "rustls", "hyper", "hf-hub", "quinn"];
+    assert!(!network.iter().any(|name| has(&least, name)), "{least:?}");
 }
 
 #[test]
@@ -147,7 +182,8 @@ fn every_test_file_is_listed() {
 #[test]
 fn every_limit_is_documented() {
     let security = std::fs::read_to_string(repository().join("SECURITY.md")).unwrap();
-    let limits = std::fs::read_to_string(repository().join("src/limits.rs")).unwrap();
+    let limits = ROOTS.map(|root| repository().join(root).join("limits.rs"));
+    let limits = limits.map(|path| std::fs::read_to_string(path).unwrap()).concat();
     let names: Vec<&str> = limits
         .lines()
         .filter_map(|line| line.strip_prefix("pub(crate) const ")?.split(':').next())

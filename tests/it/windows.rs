@@ -53,12 +53,12 @@ impl Row {
         }
     }
 
-    fn windows(&self, tokenizer: &AutoTokenizer) -> hfauto_pipe::Result<Vec<Window>> {
+    fn windows(&self, tokenizer: &AutoTokenizer) -> hfauto::Result<Vec<Window>> {
         let pair = self.texts.get(1).map(String::as_str);
         tokenizer.encode_windows(&self.texts[0], pair, &self.options)
     }
 
-    fn encode(&self, tokenizer: &AutoTokenizer) -> hfauto_pipe::Result<Encoding> {
+    fn encode(&self, tokenizer: &AutoTokenizer) -> hfauto::Result<Encoding> {
         let options = EncodeOptions {
             max_length: self.options.max_length,
             truncation: self.options.truncation,

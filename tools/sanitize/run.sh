@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests of the kernels in src/nn/cpu under AddressSanitizer, which sees a read or a write beyond what a pointer may
+# The tests of the kernels in crates/hfauto/src/nn/cpu under AddressSanitizer, which sees a read or a write beyond what a pointer may
 # reach; needs a nightly toolchain. The standard library is not instrumented, for that would need its source.
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use super::steps::Input;
 use super::{Cursor, Resolver};
-use crate::auto_class::AutoClass;
+use crate::auto::AutoClass;
 use crate::config::diagnostics::{Diagnostic, nearest};
 use crate::config::pipeline::{
     Activation, AggregationStrategy, EarlyStopping, FeatureExtraction, FillMask, FunctionToApply,

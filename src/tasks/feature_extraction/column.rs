@@ -286,7 +286,7 @@ fn list(values: ArrayRef, offsets: OffsetBuffer<i32>) -> Result<ArrayRef> {
 fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
     let values = to_host(tensor).map_err(internal)?;
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-        return Err(not_finite(*value));
+        return Err(not_finite(*value).into());
     }
     Ok(values)
 }

@@ -173,12 +173,11 @@ fn prompt(options: &FeatureExtraction, output: &Output, model: &ResolvedModel) -
         return Ok(String::new());
     }
     let name = options.prompt_name.as_deref();
-    match output {
-        Output::Embedding(Embedding { modules: Some(modules), .. }) => {
-            modules.prompt_text(None, name)
-        }
-        _ => model.sentence_transformer().prompt_text(None, name),
-    }
+    let modules = match output {
+        Output::Embedding(Embedding { modules: Some(modules), .. }) => modules,
+        _ => model.sentence_transformer(),
+    };
+    Ok(modules.prompt_text(None, name)?)
 }
 
 fn pooling_mode(pooling: Pooling) -> Option<PoolingMode> {

@@ -199,7 +199,7 @@ impl Task for TokenClassificationTask {
     fn finish(&self, columns: &[ArrayRef], results: &Results<'_>) -> Result<ArrayRef> {
         let texts = columns.first().map(text_column).transpose()?;
         let lost = || Error::new(ErrorKind::Internal, "a row came back without its tokens");
-        let to_text = |tokens| self.tokenizer().convert_tokens_to_string(tokens);
+        let to_text = |tokens| Ok(self.tokenizer().convert_tokens_to_string(tokens)?);
         let aggregation = Aggregation {
             strategy: self.options.aggregation_strategy,
             config: self.classifier.model.config(),

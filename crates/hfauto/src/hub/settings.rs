@@ -15,10 +15,12 @@ const DEFAULT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// A token that no formatting shows.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "read by downloads"))]
 pub(super) struct Token(String);
 
 impl Token {
     /// The token as it goes into the `Authorization` header.
+    #[cfg(any(test, feature = "hub"))]
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }

@@ -24,7 +24,7 @@ pub use attention::{
     AttentionOptions, AttentionOutput, DistanceEmbedding, attention, attention_cached,
     attention_over,
 };
-pub(crate) use cpu::SpareThreads;
+pub use cpu::SpareThreads;
 pub use embedding::Embedding;
 pub use host::{add, cast, logits_to_host, not_finite, select_rows, to_host};
 pub use inputs::{Lengths, ModelInputs, Padding, PositionIds, Ragged};

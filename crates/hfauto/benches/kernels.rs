@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
-use hfauto_pipe::nn::{
+use hfauto::nn::{
     Activation, AttentionOptions, LayerNorm, Linear, ModelInputs, PositionIds, Precision, attention,
 };
 

@@ -69,7 +69,7 @@ static KNOWN: RwLock<Option<Known>> = RwLock::new(None);
 static ANY: AtomicBool = AtomicBool::new(false);
 
 /// Remembers the value of a variable, to be shown as `${name}`.
-pub(crate) fn remember(name: &str, value: &str) {
+pub fn remember(name: &str, value: &str) {
     let value = value.trim();
     // Numbers and YAML keywords reveal nothing and occur everywhere.
     let is_plain = value.chars().count() < MIN_CHARS
@@ -94,7 +94,7 @@ pub(crate) fn remember(name: &str, value: &str) {
 }
 
 /// Remembers the password of a URL, or its user if it has none, for messages that show it in another form.
-pub(crate) fn remember_credentials(url: &str) {
+pub fn remember_credentials(url: &str) {
     let Some(credentials) = userinfo(url) else { return };
     let secret = credentials.split_once(':').map_or(credentials, |(_, password)| password);
     if secret.chars().count() >= MIN_CHARS {
@@ -118,7 +118,7 @@ fn add(spellings: Vec<String>, shown: &str) {
 }
 
 /// Remembers the credentials in the environment.
-pub(crate) fn remember_environment() {
+pub fn remember_environment() {
     for name in CREDENTIALS {
         if let Ok(value) = std::env::var(name) {
             remember(name, &value);
@@ -184,7 +184,7 @@ fn userinfo(url: &str) -> Option<&str> {
 }
 
 /// The text without secrets: values of variables as `${NAME}`, credentials of URLs as `***`.
-pub(crate) fn hide(text: &str) -> Cow<'_, str> {
+pub fn hide(text: &str) -> Cow<'_, str> {
     let mut hidden = Cow::Borrowed(text);
     if ANY.load(Ordering::Acquire) {
         let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
@@ -205,7 +205,7 @@ pub(crate) fn hide(text: &str) -> Cow<'_, str> {
 }
 
 /// As [`hide`], for every text of a JSON value; keys stay.
-pub(crate) fn hide_json(value: &mut Value) {
+pub fn hide_json(value: &mut Value) {
     match value {
         Value::String(text) => {
             if let Cow::Owned(hidden) = hide(text) {

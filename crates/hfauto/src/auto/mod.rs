@@ -36,6 +36,7 @@ mod device;
 mod dtype;
 mod families;
 mod heads;
+#[cfg(feature = "image")]
 mod image_processor;
 mod labels;
 mod loader;
@@ -49,6 +50,7 @@ pub use config::{AutoConfig, AutoConfigBuilder};
 pub use device::{auto_devices, auto_dtype, cuda_device};
 pub use dtype::ModelDtype;
 pub use families::{FAMILIES, Family, FamilyHead, LoadBackbone};
+#[cfg(feature = "image")]
 pub use image_processor::AutoImageProcessor;
 pub use loader::{LoadReport, NewHead};
 pub use model::{AutoModel, AutoModelBuilder};

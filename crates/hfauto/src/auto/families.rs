@@ -302,7 +302,7 @@ mod tests {
         sorted.sort_unstable();
         sorted.dedup();
         assert_eq!(names, sorted);
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
         for name in names {
             let places = [golden.join(name), golden.join("heads").join(name).join("model")];
             assert!(

@@ -225,7 +225,8 @@ mod tests {
     /// The results of `torch.nn` 2.9 for −30, −2, −0.4, 0.3, 1.5 and 25, written by `tests/golden/cases_settings.py`.
     #[test]
     fn every_class_is_as_torch_has_it() {
-        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/settings/activations.json");
+        let golden =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/settings/activations.json");
         let golden: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
         let numbers = |value: &serde_json::Value| -> Vec<f32> {

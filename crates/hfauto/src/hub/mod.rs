@@ -4,19 +4,27 @@
 //! local folder; [`Weights::open`] reads the tensors of its [`Snapshot::weight_files`]. Not here: what
 //! the files mean (`crate::auto`).
 
+#[cfg(feature = "hub")]
 mod api;
 mod cache;
+#[cfg(feature = "hub")]
+mod cache_writes;
 mod download;
 mod files;
 mod layout;
+#[cfg(feature = "hub")]
+mod online;
+#[cfg(feature = "hub")]
 mod part;
 mod pickle;
+#[cfg(feature = "hub")]
 mod refusal;
 mod settings;
 mod shards;
 mod snapshot;
 mod source;
 mod torch;
+#[cfg(feature = "hub")]
 mod transfer;
 mod unpickler;
 mod weights;

@@ -28,7 +28,7 @@ pub(in crate::nn) use packed::PackedWeight;
 pub(in crate::nn) use rows::{
     layer_norm, max_and_sum_exp, multiply, rms_norm, round_to_u8, sum_rows,
 };
-pub(crate) use threads::SpareThreads;
+pub use threads::SpareThreads;
 pub(in crate::nn) use threads::shared;
 
 /// Whether the kernels of this folder apply to `tensor`: f32 in host memory.

@@ -8,7 +8,7 @@ use super::*;
 use crate::error::ErrorKind;
 
 fn golden(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(case)
 }
 
 /// The pictures of a golden by name.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/torch").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/torch").join(name)
 }
 
 /// Writes `bytes` as `name` into a new folder.

@@ -56,7 +56,7 @@ impl ModelDtype {
     ///
     /// # Errors
     /// `Unsupported` when the device, the family or the Auto class does not compute in it.
-    pub(crate) fn computable(
+    pub fn computable(
         wish: Option<Self>,
         device: &Device,
         config: &AutoConfig,

@@ -324,7 +324,8 @@ mod tests {
     /// Processed and warped scores against those of the list of processors that `generate()` builds.
     #[test]
     fn probabilities_agree_with_transformers() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/warpers/warpers.json");
+        let path =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tasks/warpers/warpers.json");
         let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let cases = golden["cases"].as_array().unwrap();
         assert!(cases.len() > 100, "{}", cases.len());

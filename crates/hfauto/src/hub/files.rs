@@ -1,7 +1,6 @@
 //! Which files of a repository make a model: configuration, tokenizer, weights, and the folders that
 //! `modules.json` names. Not here: how they arrive ([`super::transfer`]).
 
-use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
 use serde_json::Value;
@@ -248,12 +247,15 @@ pub(super) fn join(folder: &str, file: &str) -> String {
 }
 
 /// Answers from the complete list of a repository's files.
-pub(super) fn listed(files: &BTreeSet<String>) -> impl Fn(&str) -> Has {
+#[cfg(any(test, feature = "hub"))]
+pub(super) fn listed(files: &std::collections::BTreeSet<String>) -> impl Fn(&str) -> Has {
     |file| if files.contains(file) { Has::Yes } else { Has::No }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn plan(need: Need, dir: &Path, files: &[&str]) -> Plan {

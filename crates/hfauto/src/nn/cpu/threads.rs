@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// As many threads as there are workers, for what the busy ones share out.
-pub(crate) struct SpareThreads {
+pub struct SpareThreads {
     workers: usize,
     busy: AtomicUsize,
     pool: rayon::ThreadPool,
@@ -31,7 +31,7 @@ impl SpareThreads {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn new(workers: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+    pub fn new(workers: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(workers.saturating_sub(1).max(1))
             .thread_name(|number| format!("spare-{number}"))
@@ -40,7 +40,7 @@ impl SpareThreads {
     }
 
     /// Runs what a worker computes on this thread; its kernels may use the threads of workers at rest.
-    pub(crate) fn compute<T>(self: &Arc<Self>, batch: impl FnOnce() -> T) -> T {
+    pub fn compute<T>(self: &Arc<Self>, batch: impl FnOnce() -> T) -> T {
         /// Also when the batch panics.
         struct Busy<'a>(&'a SpareThreads);
         impl Drop for Busy<'_> {
