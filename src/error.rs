@@ -14,7 +14,7 @@ use hfauto::error::Message;
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Exit codes of the program; part of the contract with schedulers, listed in the README.
+/// Exit codes of the program; part of the contract with schedulers, listed in docs/operations.md.
 pub mod exit_code {
     /// Done, also when there was nothing to do.
     pub const DONE: u8 = 0;

@@ -12,6 +12,7 @@
 mod call;
 mod check;
 mod diagnostics;
+mod format;
 mod interpolate;
 mod node;
 mod overrides;

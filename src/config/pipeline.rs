@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::format::{Compression, FileFormat};
 use crate::image::RgbImage;
 use crate::limits;
 
@@ -233,52 +234,6 @@ impl SourceSpec {
             predicate: None,
             limit: None,
             location: location.into(),
-        }
-    }
-}
-
-/// A file format of sources and sinks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileFormat {
-    /// Apache Parquet.
-    Parquet,
-    /// Comma-separated values.
-    Csv,
-    /// One JSON object a line.
-    Jsonl,
-    /// Arrow IPC, file format (sources also take the stream format).
-    Arrow,
-}
-
-impl FileFormat {
-    /// The format and compression of one file, by its extension, such as `.csv.gz`; none for
-    /// folders, which end in `/` or have no extension of a format.
-    pub fn of_path(path: &str) -> Option<(Self, Option<Compression>)> {
-        let name = path.rsplit('/').next()?.to_ascii_lowercase();
-        let (name, compression) = match name.rsplit_once('.')? {
-            (name, "gz") => (name.to_owned(), Some(Compression::Gzip)),
-            (name, "zst") => (name.to_owned(), Some(Compression::Zstd)),
-            _ => (name, None),
-        };
-        let format = match name.rsplit_once('.')?.1 {
-            "parquet" => Self::Parquet,
-            "csv" => Self::Csv,
-            "jsonl" | "ndjson" => Self::Jsonl,
-            "arrow" => Self::Arrow,
-            _ => return None,
-        };
-        // Parquet and Arrow are compressed inside of the file.
-        let inside = matches!(format, Self::Parquet | Self::Arrow);
-        (!inside || compression.is_none()).then_some((format, compression))
-    }
-
-    /// The format's name in pipeline files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Parquet => "parquet",
-            Self::Csv => "csv",
-            Self::Jsonl => "jsonl",
-            Self::Arrow => "arrow",
         }
     }
 }
@@ -511,35 +466,12 @@ pub struct SinkSpec {
 impl SinkSpec {
     /// Whether the path is that of one file; else it is a folder.
     pub fn is_single_file(&self) -> bool {
-        self.path.to_str().and_then(FileFormat::of_path).is_some()
+        self.file_form().is_some()
     }
-}
 
-/// Compression of output files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// None.
-    Uncompressed,
-    /// Zstandard.
-    Zstd,
-    /// Snappy (Parquet only).
-    Snappy,
-    /// Gzip.
-    Gzip,
-    /// LZ4 (Parquet and Arrow IPC).
-    Lz4,
-}
-
-impl Compression {
-    /// The compression's name in pipeline files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Uncompressed => "none",
-            Self::Zstd => "zstd",
-            Self::Snappy => "snappy",
-            Self::Gzip => "gzip",
-            Self::Lz4 => "lz4",
-        }
+    /// The format and compression of the file that the path names; `None` if it is a folder.
+    pub fn file_form(&self) -> Option<(FileFormat, Option<Compression>)> {
+        FileFormat::of_sink(self.path.to_str()?, Some(self.format))
     }
 }
 
@@ -628,20 +560,6 @@ mod tests {
             ("latin 1", "None"),
         ] {
             assert_eq!(name(label), expected, "{label}");
-        }
-    }
-
-    #[test]
-    fn formats_of_paths() {
-        let check =
-            |path: &str, expected| assert_eq!(FileFormat::of_path(path), expected, "{path}");
-        check("out/a.parquet", Some((FileFormat::Parquet, None)));
-        check("A.CSV.GZ", Some((FileFormat::Csv, Some(Compression::Gzip))));
-        check("a.b.jsonl.zst", Some((FileFormat::Jsonl, Some(Compression::Zstd))));
-        check("a.ndjson", Some((FileFormat::Jsonl, None)));
-        check("x/.arrow", Some((FileFormat::Arrow, None)));
-        for folder in ["out", "out/", "out.parquet/", "a.parquet.gz", "a.gz", "v1.2", "", "a.txt"] {
-            check(folder, None);
         }
     }
 }

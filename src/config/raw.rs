@@ -13,6 +13,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 
+use super::format::{Compression, FileFormat};
+
 pub use super::raw_tasks::*;
 
 /// A pipeline of hfauto-pipe: where rows come from, what models do with them, where they go.
@@ -86,7 +88,7 @@ pub struct RawSource {
     pub path: StringOrList,
     /// The file format. Default: by the extension; compressed forms such as `.csv.gz` and
     /// `.jsonl.zst` are known.
-    pub format: Option<RawFormat>,
+    pub format: Option<FileFormat>,
     /// How CSV files are written.
     pub csv: Option<RawCsv>,
     /// The types of columns of CSV and JSONL files that are not to be inferred: `{sku: string}`.
@@ -105,20 +107,6 @@ pub struct RawSource {
     pub predicate: Option<String>,
     /// Read at most this many rows.
     pub limit: Option<u64>,
-}
-
-/// A file format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RawFormat {
-    /// Apache Parquet.
-    Parquet,
-    /// Comma-separated values.
-    Csv,
-    /// One JSON object a line.
-    Jsonl,
-    /// Arrow IPC.
-    Arrow,
 }
 
 /// How CSV files are written.
@@ -221,30 +209,14 @@ pub struct RawSink {
     /// A folder, or one file when the path ends in the format's extension; relative to this file.
     pub path: String,
     /// The file format. Default: by the path's extension, else parquet.
-    pub format: Option<RawFormat>,
+    pub format: Option<FileFormat>,
     /// The compression. Parquet takes all, Arrow zstd, lz4 and none, CSV and JSONL gzip, zstd and
     /// none. Default: zstd for Parquet, none elsewhere.
-    pub compression: Option<RawCompression>,
+    pub compression: Option<Compression>,
     /// Columns that become folders: `lang=en/`.
     pub partition_by: Option<Vec<String>>,
     /// Start a new file at about this size: bytes, or `256MB`, `1GiB`. Default: 256MB.
     pub target_file_size: Option<Size>,
-}
-
-/// The compression of output files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RawCompression {
-    /// Zstandard.
-    Zstd,
-    /// Snappy.
-    Snappy,
-    /// Gzip.
-    Gzip,
-    /// LZ4.
-    Lz4,
-    /// No compression.
-    None,
 }
 
 /// Settings of a run.

@@ -1,5 +1,5 @@
-//! The second half of the operator: results are awaited in the order of the windows, put back in the order
-//! of their rows, and handed on. Not here: how windows are filled (`gather`).
+//! The second half of the operator: awaits results in the order of the windows, restores the order of rows, and emits
+//! them. Not here: how windows are filled (`gather`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The first half of the operator: the input is read and tokenised, rows fill sort windows, and the batches
-//! of a full window are queued. Not here: what becomes of their results (`emit`).
+//! The first half of the operator: reads and tokenises the input, fills sort windows, and queues the batches of a full
+//! window. Not here: what becomes of their results (`emit`).
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,6 +1,6 @@
-//! Rows with text that is not UTF-8, before the first step: those that a step reads fail as rows, the others stay
-//! with U+FFFD in the place of the bytes. Not here: how such text is found and read (`crate::source`), what
-//! becomes of a row that fails ([`super::row_errors`]).
+//! Rows with text that is not UTF-8, before the first step: rows fail if a step reads the text, the others keep U+FFFD
+//! in place of the bytes. Which columns a step reads is found by following them through the plan. Not here: how such
+//! text is found and read (`crate::source`), how a failed row is handled ([`super::row_errors`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

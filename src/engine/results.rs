@@ -1,7 +1,7 @@
-//! Results that several windows read. A text that comes again in a later window, or in another node of the
-//! plan that makes the same call, is not computed again: the window takes the batch that has it, done or on
-//! its way. What is on its way costs nothing to share; what is done is kept up to a size. Not here: texts
-//! that repeat within one window (`window`).
+//! Results that several windows share. A text that occurs again in a later window, or in another plan node with the
+//! same call, is not computed again: the window takes the batch that contains it, finished or in flight. A common
+//! table expression that is used twice runs its model once. Batches in flight cost nothing to share; finished ones are
+//! kept up to a size. Not here: texts that repeat within one window (`window`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

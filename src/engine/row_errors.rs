@@ -1,6 +1,6 @@
-//! What becomes of rows that a model step refuses, by `on_error`: their error goes into a column of its own,
-//! or they leave the rows and are kept for the dead letters. Not here: how a row's error is found
-//! ([`super::gather`], [`super::workers`]), where dead letters are written (`dead_letter`).
+//! Handles rows that a model step refuses, by `on_error`: the error goes into a column of its own, or the row is
+//! removed and kept for the dead letters. Not here: how a row's error is found ([`super::gather`],
+//! [`super::workers`]), where dead letters are written (`dead_letter`).
 
 use std::cmp::Ordering;
 use std::collections::HashMap;

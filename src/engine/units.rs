@@ -1,5 +1,5 @@
-//! A job in units: which pipelines can be cut, the plan of one unit, and what a unit's rows depend on. Not
-//! here: how files are cut (`crate::source`), how units become durable (`crate::sink`).
+//! A job in units: which pipelines can be cut, the plan of one unit, and what a unit's rows depend on. Not here: how
+//! files are cut (`crate::source`), how units become durable (`crate::sink`).
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! A sort window: the rows that are sorted by length together, and the way back to their order.
+//! A sort window: the rows that are sorted by length together, and how to restore their order.
 //!
-//! A window keeps its input batches as they came and, for every input row, the numbers of its distinct
-//! sequences. Not here: when a window is full (`gather`), who computes (`workers`), and what windows have from
-//! each other (`results`).
+//! A window keeps its input batches unchanged and, for every input row, the numbers of its distinct sequences. Not
+//! here: when a window is full (`gather`), the forward pass (`workers`), and results shared between windows
+//! (`results`).
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};

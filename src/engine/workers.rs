@@ -1,10 +1,11 @@
 //! Threads that run forward passes, for all model steps of a session.
 //!
-//! On a CPU the unit of parallelism is a worker a core: batches are independent, so nothing is split and nobody waits. Only
-//! when there are fewer batches than workers, kernels use the threads of those at rest ([`SpareThreads`]). A card has a
-//! few workers of its own, which feed one stream: while it computes a batch, the next is handed in and the one before is
-//! copied out. Several cards, each with the weights, take batches from one queue. Several models in one plan share the
-//! workers of their devices, so that they do not crowd each other. Not here: which rows make a batch (`window`).
+//! On a CPU the unit of parallelism is a worker per core: batches are independent, so none is split. Only when there
+//! are fewer batches than workers, kernels use the threads of idle ones ([`SpareThreads`]). A card has a few workers
+//! of its own, which feed one stream: while it computes a batch, the next is submitted and the one before is copied
+//! out. Several cards, each with the weights, take batches from one queue. A batch that does not fit in a card's
+//! memory is halved. Several models in one plan share the workers of their devices. Not here: which rows make a batch
+//! (`window`).
 
 use std::any::Any;
 use std::fmt;

@@ -1,12 +1,11 @@
-//! Whether a pipeline is due: a pure function of its schedule, of what was run, and of a clock value. Not here:
-//! the calendar (`times`); the disk (`state`).
+//! Whether a pipeline is due: a pure function of its schedule, of what was run, and of a clock value. Not here: the
+//! calendar (`times`); the disk (`state`).
 //!
-//! - A time that has come is due until a run for it has ended. Several times that have come are one: the
-//!   newest stands for all.
-//! - What was started and did not end (a crash, a signal) or met a passing obstacle (exit code 75) stays due,
-//!   with growing waits between the attempts. A run that failed otherwise has ended.
+//! - A time that has come is due until a run for it has ended. Of several missed times only the newest is run.
+//! - A run that started and did not end (a crash, a signal), or that ended with exit code 75, stays due and is retried
+//!   after increasing delays. A run that failed otherwise has ended.
 //! - A clock that goes back makes nothing due again: times up to the last one that was run are done.
-//! - A pipeline that is new, or has another schedule than before, is due from the next time on.
+//! - A pipeline that is new, or whose schedule changed, is due from the next time on.
 
 use std::time::Duration;
 

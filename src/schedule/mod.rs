@@ -1,16 +1,25 @@
-//! When pipelines are due, and running them then: `hfauto-pipe schedule`, which stays, and `run --due`, which
-//! cron, systemd or Kubernetes call.
+//! When pipelines are due, and running them then: `hfauto-pipe schedule`, a long-running service, and `run --due`,
+//! which cron, systemd or Kubernetes call.
 //!
 //! ```text
 //! folder      the pipeline files, read again when they change
 //! times       cron expression, time zone, clock ─► the next and the last due time
 //! due         due time, what was run, clock ─► run it, or wait until
-//! state       what was run, on the disk; who is at it
+//! state       what was run, on disk; which process runs it now
 //! scheduler   one after another, each at its time
 //! ```
 //!
-//! `times` and `due` are pure functions of a clock value. Not here: how a pipeline runs ([`crate::engine`]).
-//! Entry: [`Scheduler`].
+//! `times` and `due` are pure functions of a clock value; `HFAUTO_NOW` sets another clock for tests. croner matches
+//! cron expressions. Their meaning around clock changes is ours and that of cron: croner would skip or repeat `0 2,14
+//! * * *`.
+//!
+//! Each due run is a child process, `run --supervised`. It takes orders from its standard input and ends with its
+//! parent; the schedule records how it ended. "Started" is written before a run and "done" after it, both under the
+//! pipeline's lock, which the operating system releases with the process: a state that says "started" with a free lock
+//! is a crash. A due time is the newest one that has come. `done_until` of a state only grows, unless the schedule
+//! itself changes.
+//!
+//! Not here: how a pipeline runs ([`crate::engine`]). Entry: [`Scheduler`].
 
 mod folder;
 mod times;

@@ -1,6 +1,6 @@
-//! Running pipelines at their times, one after another: what is due now ([`Scheduler::run_due`]), or for good
-//! ([`Scheduler::stay`]). A run that fails, or panics, costs no other pipeline its run. Not here: how one
-//! runs, which the caller says, and telling what happens.
+//! Runs pipelines at their times, one after another: what is due now ([`Scheduler::run_due`]), or as a service
+//! ([`Scheduler::stay`]). A run that fails, or panics, costs no other pipeline its run. Not here: how one runs, which
+//! the caller provides, and reporting what happens.
 
 use std::any::Any;
 use std::collections::BTreeMap;

@@ -1,14 +1,14 @@
-//! What is remembered of each scheduled pipeline, and who is at it: a folder with a small JSON file and a lock
-//! for each, by default `.hfauto/schedule` beside the pipeline files.
+//! The state of each scheduled pipeline and of its locks: a folder with a small JSON file and a lock file for each, by
+//! default `.hfauto/schedule` beside the pipeline files.
 //!
 //! ```text
-//! reviews.yaml.json    up to which due time it is done, the run that is on, how the last one ended
-//! reviews.yaml.lock    held while it is looked at or run; the system frees it when the process dies
-//! scheduler.lock       held by a `schedule` that stays
+//! reviews.yaml.json    the due time up to which it is done, the run in progress, how the last one ended
+//! reviews.yaml.lock    held while it is read or run; the operating system releases it when the process dies
+//! scheduler.lock       held by a `schedule` in service
 //! ```
 //!
-//! A state is written to another file, synced and renamed, so that a crash leaves the one before. Not here:
-//! what follows from a state (`due`).
+//! A state is written to another file, synced and renamed, so that a crash leaves the previous one. Not here: what
+//! follows from a state (`due`).
 
 use std::fs::{self, File, TryLockError};
 use std::io;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! out/_hfauto/lock                  held by the one run that writes; the system frees it if it dies
-//! out/_hfauto/tmp/run-x/data/…      parts while they are written, each fsynced when it is whole
-//! out/_hfauto/tmp/run-x/plan.json   the decision to commit, once all parts are whole
+//! out/_hfauto/tmp/run-x/data/…      parts while they are written, each fsynced when it is complete
+//! out/_hfauto/tmp/run-x/plan.json   the decision to commit, once all parts are complete
 //! out/_hfauto/staged/…              parts of finished units (module `units`), instead of data/
 //! out/_hfauto/units/….json          their manifests
 //! out/part-00000.parquet            renamed from data/
@@ -11,9 +11,9 @@
 //! out/_SUCCESS                      last
 //! ```
 //!
-//! Until `plan.json` is there, nothing has happened: the next run throws the folder away. Once it is
-//! there, the next run finishes the renames. A reader that waits for `_SUCCESS` never sees a mixture:
-//! it is removed before the first rename. Not here: what is in the files, and what a rename is (`storage`).
+//! Until `plan.json` exists, nothing has happened: the next run removes the folder. Once it exists, the next run
+//! finishes the renames. `_SUCCESS` is removed before the first rename, so that a consumer that waits for it never
+//! reads a half-replaced output. Not here: what is in the files, and what a rename is (`storage`).
 
 use std::collections::BTreeSet;
 use std::io;

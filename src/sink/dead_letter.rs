@@ -1,11 +1,12 @@
-//! Rows that failed and were left out, as Parquet files: the row as it was, and its error.
+//! Failed rows that were left out, as Parquet files: the row as it was, and its error.
 //!
 //! ```text
 //! out/_errors/.pending/reviews-00007-9f8e7d6c-words.parquet   before the unit 9f8e7d6c is committed
 //! out/_errors/reviews-00007-9f8e7d6c-words.parquet            once the output is published
 //! ```
 //!
-//! Names begin with that of the pipeline: several may share a folder. A second attempt at a unit writes its file again. Not here: which rows fail (`crate::engine`).
+//! Names begin with that of the pipeline: several may share a folder. A second attempt at a unit replaces its file.
+//! Not here: which rows fail (`crate::engine`).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
-//! The manifest of an output, and the plan of a run that is about to publish one, as files: written and read a file
-//! of the output at a time, so that an output of very many needs no room for its text or its tree. Not here: when
-//! they are written, and what follows from them (`commit`).
+//! The manifest of an output, and the plan of a run that is about to publish one, as files. Both are streamed, one
+//! file of the output at a time, so that memory does not grow with the output. Not here: when they are written, and
+//! what follows from them (`commit`).
 //!
 //! ```text
 //! {

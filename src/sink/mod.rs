@@ -1,19 +1,31 @@
-//! Where rows go: files that appear when they are whole, all of them or none. The entry is
-//! [`Sink::create`]; [`Sink::check`] says the same refusals before any work is done. All calls block.
-//! Not here: what the rows mean, or which lineage is recorded.
+//! Where rows go: files that appear when they are complete, all of them or none. The entry is [`Sink::create`];
+//! [`Sink::check`] reports the same refusals before any work is done. All calls block. Not here: what the rows mean,
+//! or which lineage is recorded.
 //!
-//! - **A folder**, of this machine or below a URL (module `storage`), gets `part-00000.parquet` and so on, a new one after about
-//!   `target_file_size_bytes`; then `_hfauto/MANIFEST.json` and, last, `_SUCCESS`. The module `commit`
+//! - **A folder**, of this machine or below a URL (module `storage`), gets `part-00000.parquet` and so on, a new one
+//!   after about `target_file_size_bytes`; then `_hfauto/MANIFEST.json` and, last, `_SUCCESS`. The module `commit`
 //!   says what a crash leaves at each moment.
-//! - **One file**, when the path ends in the format's extension, is written beside its place under a
-//!   hidden name and renamed. It is not split.
-//! - **`partition_by`** makes hive folders; the columns are in the folder names and not in the files.
-//!   Rows of a folder keep their order. At most [`MAX_OPEN_FILES`] files are open: beyond that the one
-//!   that waited longest is closed, and its folder goes on with the next part. Without rows there are
-//!   no folders and no files.
-//! - **An output that exists** is an error, unless it may be overwritten. Then the files that the
-//!   earlier manifest names are replaced once the new ones are whole; a folder that holds anything
-//!   else is refused.
+//! - **One file**, when the path ends in the format's extension, is written beside its place under a hidden name and
+//!   renamed. It is not split.
+//! - **`partition_by`** makes hive folders; the columns are in the folder names and not in the files. Rows of a folder
+//!   keep their order. At most [`MAX_OPEN_FILES`] files are open: beyond that the one that waited longest is closed,
+//!   and its folder continues with the next part. Without rows there are no folders and no files.
+//! - **An output that exists** is an error, unless it may be overwritten. Then the files that the earlier manifest
+//!   names are replaced once the new ones are whole; a folder that holds anything else is refused.
+//!
+//! # Units
+//! A job in units (module `units`) stages each unit durably; `commit` publishes all of them at the end: a plan,
+//! renames, removals, MANIFEST, `_SUCCESS`, each step repeatable. The manifests of units are read one by one, and the
+//! MANIFEST, one file per line, as a stream (`manifest`). Reading the state of an output therefore takes constant
+//! memory; publishing it takes a few hundred bytes per unit. An incremental job keeps the manifests, and a unit with
+//! the same id is not computed again.
+//!
+//! In an object store (`storage`) a put is atomic, and a move is a copy and a delete. The lock is an object with a
+//! lease. It is taken by conditional puts, and its entity tag is the fencing token that is checked before a unit or
+//! the output is committed. Shards hold the output together; the last one to finish takes the lock exclusively and
+//! publishes if every unit exists.
+//!
+//! The kill tests (`crate::failpoint`) kill the process at every step of this protocol.
 
 mod commit;
 mod dead_letter;
@@ -531,7 +543,7 @@ impl Sink {
             self.lineage.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         let head = [
             ("version", json!(1)),
-            ("format", json!(target::word(self.target.format))),
+            ("format", json!(self.target.format.name())),
             ("rows", json!(rows)),
             ("bytes", json!(bytes)),
             ("partition_by", json!(self.partition_by)),

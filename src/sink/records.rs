@@ -1,5 +1,5 @@
 //! The manifests of units: read, checked against the files that they name, counted. A manifest alone says that its
-//! unit is done. Not here: how it comes there (`units`).
+//! unit is done. Not here: how it is written (`units`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! What an output folder says of itself to another process: published, being made, or cut off. Nothing is
-//! locked for longer than a look. Not here: how it becomes so (`commit`, `units`).
+//! The state of an output folder, as another process sees it: published, in progress, or interrupted. Locks are held
+//! only while the state is read. Not here: how it becomes so (`commit`, `units`).
 
 use serde::{Deserialize, Serialize};
 

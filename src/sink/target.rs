@@ -26,52 +26,37 @@ impl Target {
     /// Checks what can be checked without looking at the disk.
     pub(super) fn of(spec: &SinkSpec) -> Result<Self> {
         let wrong = |message: String| Error::new(ErrorKind::Config, message).at(&spec.location);
-        // `out.parquet/` is a folder.
         let written = spec.path.as_os_str().to_string_lossy();
-        let by_name = if written.ends_with('/') { None } else { by_name(&spec.path) };
+        // `out.parquet/` is a folder.
+        let by_name = spec.file_form();
         if let Some((format, _)) = by_name
             && format != spec.format
         {
             return Err(wrong(format!(
                 "`sink.path` ends like a {} file, but `sink.format` is {}",
-                word(format),
-                word(spec.format)
+                format.name(),
+                spec.format.name()
             ))
             .hint("end the path with `/` for a folder"));
         }
-        let text = matches!(spec.format, FileFormat::Csv | FileFormat::Jsonl);
-        let named = by_name.map(|(_, compression)| compression).filter(|_| text);
+        let named = by_name.filter(|_| spec.format.is_text());
+        let named = named.map(|(_, compression)| compression.unwrap_or(Compression::Uncompressed));
         if let (Some(named), Some(asked)) = (named, spec.compression)
             && named != asked
         {
             let plain = written.trim_end_matches(".gz").trim_end_matches(".zst");
             return Err(wrong(format!("`sink.compression` does not fit the name of `{written}`"))
-                .hint(format!("name the file `{plain}{}`", suffix(asked))));
+                .hint(format!("name the file `{plain}{}`", asked.suffix())));
         }
-        let default = match spec.format {
-            FileFormat::Parquet => Compression::Zstd,
-            _ => Compression::Uncompressed,
-        };
+        let default = spec.format.default_compression();
         let compression = spec.compression.or(named).unwrap_or(default);
-        let choices: &[Compression] = match spec.format {
-            FileFormat::Parquet => &[
-                Compression::Uncompressed,
-                Compression::Zstd,
-                Compression::Snappy,
-                Compression::Gzip,
-                Compression::Lz4,
-            ],
-            FileFormat::Csv | FileFormat::Jsonl => {
-                &[Compression::Uncompressed, Compression::Zstd, Compression::Gzip]
-            }
-            FileFormat::Arrow => &[Compression::Uncompressed, Compression::Zstd, Compression::Lz4],
-        };
+        let choices = spec.format.compressions();
         if !choices.contains(&compression) {
-            let names: Vec<_> = choices.iter().map(|choice| compression_word(*choice)).collect();
+            let names: Vec<_> = choices.iter().map(|choice| choice.name()).collect();
             return Err(wrong(format!(
                 "{} files are not compressed with {}",
-                word(spec.format),
-                compression_word(compression)
+                spec.format.name(),
+                compression.name()
             ))
             .hint(format!("choose {}", names.join(", "))));
         }
@@ -91,12 +76,8 @@ impl Target {
 
     /// The ending of part files.
     pub(super) fn extension(&self) -> String {
-        match self.format {
-            FileFormat::Parquet => "parquet".to_owned(),
-            FileFormat::Arrow => "arrow".to_owned(),
-            FileFormat::Csv => format!("csv{}", suffix(self.compression)),
-            FileFormat::Jsonl => format!("jsonl{}", suffix(self.compression)),
-        }
+        let suffix = if self.format.is_text() { self.compression.suffix() } else { String::new() };
+        format!("{}{suffix}", self.format.extension())
     }
 
     /// Whether the output is one file.
@@ -161,50 +142,5 @@ impl Target {
             }
         }
         Ok(found)
-    }
-}
-
-fn by_name(path: &Path) -> Option<(FileFormat, Compression)> {
-    let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
-    let (stem, compression) = match name.rsplit_once('.')? {
-        (stem, "gz") => (stem, Compression::Gzip),
-        (stem, "zst") => (stem, Compression::Zstd),
-        _ => (name.as_str(), Compression::Uncompressed),
-    };
-    let format = match stem.rsplit_once('.')?.1 {
-        "csv" => FileFormat::Csv,
-        "jsonl" | "ndjson" | "json" => FileFormat::Jsonl,
-        "parquet" | "pq" if stem == name => FileFormat::Parquet,
-        "arrow" | "ipc" | "feather" if stem == name => FileFormat::Arrow,
-        _ => return None,
-    };
-    Some((format, compression))
-}
-
-fn suffix(compression: Compression) -> &'static str {
-    match compression {
-        Compression::Gzip => ".gz",
-        Compression::Zstd => ".zst",
-        _ => "",
-    }
-}
-
-/// The format's name in pipelines.
-pub(super) fn word(format: FileFormat) -> &'static str {
-    match format {
-        FileFormat::Parquet => "parquet",
-        FileFormat::Csv => "csv",
-        FileFormat::Jsonl => "jsonl",
-        FileFormat::Arrow => "arrow",
-    }
-}
-
-fn compression_word(compression: Compression) -> &'static str {
-    match compression {
-        Compression::Uncompressed => "none",
-        Compression::Zstd => "zstd",
-        Compression::Snappy => "snappy",
-        Compression::Gzip => "gzip",
-        Compression::Lz4 => "lz4",
     }
 }

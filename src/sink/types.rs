@@ -21,7 +21,6 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use chrono::{DateTime, Utc};
 use parquet::arrow::ArrowSchemaConverter;
 
-use super::target::word;
 use crate::config::pipeline::FileFormat;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::guarded;
@@ -35,11 +34,11 @@ pub(super) fn stored(format: FileFormat, field: &FieldRef) -> Result<FieldRef> {
         Ok(stored) => return Ok(stored),
         Err(reason) => reason,
     };
-    let message = format!("{} cannot hold the column `{}`: {reason}", word(format), field.name());
+    let message = format!("{} cannot hold the column `{}`: {reason}", format.name(), field.name());
     let others = [FileFormat::Parquet, FileFormat::Jsonl, FileFormat::Arrow].into_iter();
     let others: Vec<_> = others
         .filter(|other| *other != format && storable(*other, field).is_ok())
-        .map(word)
+        .map(FileFormat::name)
         .collect();
     let mut hint = "leave the column out with a `sql` step".to_owned();
     if contains(field.data_type(), &|inner| matches!(inner, DataType::Interval(_))) {

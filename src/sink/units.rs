@@ -1,6 +1,6 @@
-//! An output that is made in units, each durable once it is done, all published together. A run that dies
-//! loses the units that it was on: the next one takes up what is staged. Who waits for `_SUCCESS` sees the
-//! output before or the output after.
+//! An output that is made in units, each durable once it is done, all published together. A run that dies loses the
+//! units in progress; the next one resumes from what is staged. A consumer that waits for `_SUCCESS` sees the previous
+//! output or the new one, never a mixture.
 //!
 //! ```text
 //! out/_hfauto/tmp/run-x/units/<unit>/…   parts while they are written
@@ -8,8 +8,8 @@
 //! out/_hfauto/units/<unit>.json          then its manifest: the unit is done
 //! ```
 //!
-//! What no manifest names is removed by the next run. Publishing is that of the module `commit`. Not here: what
-//! a unit is (`crate::source`, `crate::engine`).
+//! The manifest alone says that a unit is done. The next run removes whatever no manifest names. Publishing is that of
+//! the module `commit`. Not here: what a unit is (`crate::source`, `crate::engine`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;

@@ -1,5 +1,5 @@
-//! Text that is not UTF-8: which values it is, and the rows of such files with U+FFFD in the place of what is no
-//! text. Not here: finding the values (`csv`, `jsonl`, `inspect`), reading such files (`reader`), handling the rows
+//! Text that is not UTF-8: which values it is, and the rows of such files with U+FFFD in place of the invalid bytes.
+//! Not here: finding the values (`csv`, `jsonl`, `inspect`), reading such files (`reader`), handling the rows
 //! (`crate::engine`).
 
 use std::io::{self, Read};

@@ -36,12 +36,7 @@ pub(super) struct Form {
 
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.format {
-            FileFormat::Parquet => "Parquet",
-            FileFormat::Csv => "CSV",
-            FileFormat::Jsonl => "JSONL",
-            FileFormat::Arrow => "Arrow IPC",
-        })?;
+        f.write_str(self.format.title())?;
         let codec = match self.codec {
             Codec::UNCOMPRESSED => return Ok(()),
             Codec::GZIP => "gzip",
@@ -69,27 +64,27 @@ pub(super) struct ListedFile {
     pub(super) partitions: Vec<(String, Option<String>)>,
 }
 
-const EXTENSIONS: &str = ".parquet, .csv, .jsonl, .ndjson, .json, .arrow, and of CSV and JSONL .gz, \
-                          .bz2, .xz, .zst";
+/// The extensions of compressed text files that are read.
+const COMPRESSED: [(&str, Codec); 4] =
+    [("gz", Codec::GZIP), ("bz2", Codec::BZIP2), ("xz", Codec::XZ), ("zst", Codec::ZSTD)];
 
 /// The format and compression that a file name tells.
 pub(super) fn form_of(path: &Path, format: Option<FileFormat>) -> Option<Form> {
     let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
-    let (stem, codec) = match name.rsplit_once('.') {
-        Some((stem, "gz")) => (stem, Codec::GZIP),
-        Some((stem, "bz2")) => (stem, Codec::BZIP2),
-        Some((stem, "xz")) => (stem, Codec::XZ),
-        Some((stem, "zst")) => (stem, Codec::ZSTD),
-        _ => (name.as_str(), Codec::UNCOMPRESSED),
+    let (stem, codec) = match without_compression(&name) {
+        Some((stem, codec)) => (stem, codec),
+        None => (name.as_str(), Codec::UNCOMPRESSED),
     };
-    let by_name = match stem.rsplit_once('.').map(|(_, extension)| extension) {
-        Some("parquet" | "pq") => Some(FileFormat::Parquet),
-        Some("csv") => Some(FileFormat::Csv),
-        Some("jsonl" | "ndjson" | "json") => Some(FileFormat::Jsonl),
-        Some("arrow" | "arrows" | "ipc" | "feather") => Some(FileFormat::Arrow),
-        _ => None,
-    };
+    let extension = stem.rsplit_once('.').map(|(_, extension)| extension);
+    let by_name = extension.and_then(FileFormat::of_extension);
     Some(Form { format: format.or(by_name)?, codec })
+}
+
+/// The name without the extension of a compression, if it has one.
+fn without_compression(name: &str) -> Option<(&str, Codec)> {
+    let (stem, last) = name.rsplit_once('.')?;
+    let known = COMPRESSED.iter().find(|(extension, _)| *extension == last);
+    known.map(|(_, codec)| (stem, *codec))
 }
 
 /// Lists the files of `spec`; never empty.
@@ -397,7 +392,9 @@ fn known(
         None => {
             let message = format!("{looked_at} has no file of a known format; {there}");
             Error::new(ErrorKind::NoInput, message).hint(format!(
-                "known names end in {EXTENSIONS}; with `source.format`, names without extension are read too"
+                "known extensions are {}; those of CSV and JSONL may be followed by .gz, .bz2, .xz or .zst. With \
+                 `source.format`, names without extension are read too",
+                FileFormat::known_extensions()
             ))
         }
         Some(format) => {
@@ -415,9 +412,8 @@ fn known(
 /// Whether a name has no extension other than that of a compression: `part-00000`, `000000_0.gz`.
 fn has_no_extension(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let compressions = [".gz", ".bz2", ".xz", ".zst"];
-    let stem = compressions.iter().find_map(|compression| name.strip_suffix(compression));
-    !stem.unwrap_or(&name).contains('.')
+    let stem = without_compression(&name).map_or(&*name, |(stem, _)| stem);
+    !stem.contains('.')
 }
 
 /// The files that a glob matches. With a format given, the glob says which are meant and their names do not

@@ -1,17 +1,32 @@
-//! Where rows come from: files of one format, opened as one DataFusion table in a fixed order. The
-//! entry is [`open`]; [`session`] makes the context to open it in, and [`stream_error`] turns what goes
-//! wrong later into an error of ours. Not here: SQL steps and models, which work on the
-//! [`DataFrame`].
+//! Where rows come from: files of one format, opened as one DataFusion table in a fixed order. The entry is [`open`];
+//! [`session`] makes the context to open it in, and [`stream_error`] turns later errors into ours. Not here: SQL steps
+//! and models, which work on the [`DataFrame`].
 //!
-//! - **Order.** Rows come in the order of `source.path`, inside a folder or glob by path, inside a
-//!   file as they stand. The module `listing` says what is listed and what is a hive partition.
+//! - **Order.** Rows come in the order of `source.path`, inside a folder or glob by path, inside a file as they stand.
+//!   The module `listing` says what is listed and what is a hive partition.
 //! - **Object stores** (module `remote`) are listed and read by URL; `crate::store` opens them.
-//! - **Formats.** Parquet, CSV, JSONL and Arrow IPC (file and stream); CSV and JSONL also in gzip,
-//!   bzip2, xz and zstd, and in other encodings (module `text`). All files of a source have one format.
-//! - **Types.** Parquet and Arrow columns keep the types that the file has. Those of CSV and JSONL
-//!   (modules `csv`, `jsonl`) are found by reading all rows once, which also finds broken rows before the run
-//!   starts; with `limit` and without `where`, only the rows that the limit needs.
+//! - **Formats.** Parquet, CSV, JSONL and Arrow IPC (file and stream); CSV and JSONL also in gzip, bzip2, xz and zstd,
+//!   and in other encodings (module `text`). All files of a source have one format.
+//! - **Types.** Parquet and Arrow columns keep the types that the file has. Those of CSV and JSONL (modules `csv`,
+//!   `jsonl`) are found by reading all rows once, which also finds broken rows before the run starts; with `limit` and
+//!   without `where`, only the rows that the limit needs.
 //! - **Several files** form one table, matched by column name: see the module `schema`.
+//!
+//! # Untrusted bytes
+//! Files are read under `crate::limits`, and libraries read them inside `guard::guarded`: a panic becomes an error of
+//! the file. What would abort instead (a stack overflow, a failed allocation) is prevented beforehand:
+//!
+//! - `parquet`, `thrift` and `arrow_ipc` compare footers, page headers and messages with the size of the file before a
+//!   library allocates memory for them.
+//! - `scan` guards every scan: it turns panics into errors, compares the stamps of local files at its end, and counts
+//!   rows where nothing skips any. DataFusion gets footers without statistics of floating-point columns, because NaN
+//!   makes them wrong.
+//! - `reader` reads CSV and JSONL, and files whose columns differ, and converts each file to the table's schema
+//!   (`unify`).
+//! - Text that is not UTF-8 is found before the run, by position. `invalid` then gives U+FFFD and a hidden column of
+//!   messages beside each such column.
+//! - `arithmetic` and `sum` replace DataFusion's arithmetic with checked arithmetic; `nesting` bounds the depth of
+//!   SQL.
 
 mod arithmetic;
 mod arrow_ipc;

@@ -1,5 +1,5 @@
-//! The DataFusion session that rows are read with. Not here: any table or function of ours; who needs
-//! more (a query planner, an analyzer rule, SQL functions) starts from [`session_state`].
+//! The DataFusion session that reads rows. Not here: tables and functions of our own. Callers that need more (a query
+//! planner, an analyzer rule, SQL functions) start from [`session_state`].
 
 use std::sync::Arc;
 

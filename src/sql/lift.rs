@@ -1,10 +1,8 @@
-//! The analyzer rule that makes model nodes of calls.
+//! The analyzer rule that turns calls into model nodes.
 //!
-//! Every distinct call becomes a [`ModelNode`] below the plan node that has it, and a column in its place.
-//! What is cheap stays below: predicates without calls come first, and a call that is lazy in SQL reads a
-//! null, which no model sees, where it is not needed. A call over no column is made once, in a scalar
-//! subquery. It is an analyzer rule because the optimizer would fold, repeat and push around what it takes
-//! for a function. Not here: what may happen to model nodes later (`optimize`).
+//! Every distinct call becomes a [`ModelNode`] below the plan node that has it, and a column in its place. The module
+//! above says where a call may run, and why this is an analyzer rule. Not here: what may happen to model nodes later
+//! (`optimize`).
 
 use std::sync::Arc;
 

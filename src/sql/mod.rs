@@ -1,10 +1,10 @@
-//! Models inside SQL: the functions, the rules that make model nodes of their calls, and what a session
-//! needs for them. Entry: [`register`]. Not here: the operator that runs a model (`crate::engine`), the
-//! `sql` command (`crate::cli`).
+//! Models inside SQL: the functions, the rules that make model nodes of their calls, and what a session needs for
+//! them. Entry: [`register`]. Not here: the operator that runs a model (`crate::engine`), the `sql` command
+//! (`crate::cli`).
 //!
 //! ```text
 //! SELECT embed(text, 'minilm') FROM t WHERE lang = 'en'
-//!      │ marker      a function that only stands there; its type from config files alone
+//!      │ marker      a function that is never evaluated; its type from config files alone
 //!      ▼
 //! Projection: embed(text, 'minilm')
 //!      │ lift        analyzer rule: every distinct call becomes a model node, guarded where it is lazy
@@ -14,6 +14,22 @@
 //!      ▼
 //! ModelExec           planner: the engine's operator
 //! ```
+//!
+//! An analyzer rule lifts the calls, because the optimizer would fold, repeat and move what it takes for a function.
+//!
+//! - Predicates without calls run first, then those with calls, one after the other.
+//! - A call in a lazy place (CASE, COALESCE, AND, OR, FILTER) reads `CASE WHEN needed THEN text END`: null in, null
+//!   out, and no model sees a null. `calls` derives the condition.
+//! - A call over no column is made once, in an uncorrelated scalar subquery.
+//! - A call in the condition of an inner join runs after the join; over a cross product it runs below it.
+//! - `sort_below_models` moves a sort below models that it does not need. `prune_models` removes models whose column
+//!   nobody reads. Limits and predicates pass model nodes by DataFusion's own rules.
+//! - A limit cannot pass a predicate on the model's column. `few_rows_first` then makes the first windows small, each
+//!   twice the one before: the model stops when the limit is reached.
+//!
+//! [`register`] refuses a session that has a function of one of the names. One exception is DataFusion's own
+//! `translate(text, from, to)`: a call whose third argument is not a JSON object is passed to it. A session with its
+//! own query planner keeps it: it plans what is below a model, which is then a table to what is above.
 
 mod calls;
 mod catalog;

@@ -1,7 +1,6 @@
-//! What the optimizer may do with model nodes that DataFusion's own rules do not do: sort before a model
-//! runs, not run it at all when nobody reads its column, and begin with few rows where a limit may end it.
-//! Predicates and limits go below a model by DataFusion's rules ([`ModelNode`] allows it). Not here: where
-//! model nodes come from (`lift`).
+//! Optimizer rules for model nodes beyond DataFusion's own: sort before a model runs, remove a model whose column
+//! nobody reads, and start with few rows where a limit may end it. Predicates and limits go below a model by
+//! DataFusion's rules ([`ModelNode`] allows it). Not here: where model nodes come from (`lift`).
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -13,6 +13,7 @@ mod cli;
 mod config;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod docs;
 mod engine;
 mod examples;
 mod feature_extraction;

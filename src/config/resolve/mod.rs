@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span, nearest};
 use super::node::Node;
-use super::pipeline::{FileFormat, ImagesSpec, ModelSpec, Pipeline, RunSpec, TaskStep};
+use super::pipeline::{ImagesSpec, ModelSpec, Pipeline, RunSpec, TaskStep};
 use super::raw::{RawModel, RawPipeline, RawRun, RawStep, Workers};
 
 /// Makes the pipeline of `raw`, which was read from `root`. Where a problem is reported, the result
@@ -56,7 +56,7 @@ pub(crate) fn resolve(
         );
     }
     let run = run(raw.run.as_ref());
-    if run.is_incremental && sink.path.to_str().and_then(FileFormat::of_path).is_some() {
+    if run.is_incremental && sink.is_single_file() {
         let message = "`incremental` needs a folder, but the sink's path is that of one file";
         resolver.report.push(
             Diagnostic::new(top.key("run").key("incremental").key, message)

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::{Cursor, Resolver};
-use crate::config::pipeline::{FileFormat, OnErrorRows, OnErrorSpec, SinkSpec};
+use crate::config::pipeline::{OnErrorRows, OnErrorSpec, SinkSpec};
 use crate::config::raw::{RawOnError, RawRows};
 
 /// The column of errors, by default.
@@ -38,7 +38,7 @@ impl Resolver<'_> {
 
 /// `_errors` in the output folder, where readers do not look; beside an output of one file.
 fn beside(sink: &SinkSpec) -> PathBuf {
-    if sink.path.to_str().and_then(FileFormat::of_path).is_none() {
+    if !sink.is_single_file() {
         return sink.path.join("_errors");
     }
     let name = sink.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();

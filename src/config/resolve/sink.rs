@@ -1,15 +1,12 @@
 //! `sink`: path, format, compression, file size.
 
-use super::{Cursor, Resolver, source::file_format};
+use super::{Cursor, Resolver};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::pipeline::{Compression, FileFormat, SinkSpec};
-use crate::config::raw::{RawCompression, RawSink, Size};
+use crate::config::raw::{RawSink, Size};
 
 /// The size of output files, by default.
 const TARGET_FILE_SIZE_BYTES: u64 = 256_000_000;
-
-/// Extensions of tables that the sink does not write: as the name of a folder they would surprise.
-const OTHER_EXTENSIONS: &[&str] = &["json", "tsv", "txt", "pq", "feather", "xlsx"];
 
 impl Resolver<'_> {
     pub(super) fn sink(&mut self, raw: &RawSink, at: Cursor<'_>) -> SinkSpec {
@@ -22,8 +19,8 @@ impl Resolver<'_> {
                     .hint("write to a local folder, or to s3://, gs:// or az://"),
             );
         }
-        let by_path = FileFormat::of_path(&raw.path);
-        let format = match (raw.format.map(file_format), by_path) {
+        let by_path = FileFormat::of_sink(&raw.path, raw.format);
+        let format = match (raw.format, by_path) {
             (Some(format), Some((other, _))) if format != other => {
                 let message = format!(
                     "the format is {}, but the path ends as that of a {} file",
@@ -46,8 +43,7 @@ impl Resolver<'_> {
         }
 
         let by_extension = by_path.and_then(|(_, compression)| compression);
-        let written = raw.compression.map(compression);
-        if let Some(compression) = written {
+        if let Some(compression) = raw.compression {
             self.compression(compression, format, by_extension, at);
         }
         let partition_by = raw.partition_by.clone().unwrap_or_default();
@@ -69,7 +65,7 @@ impl Resolver<'_> {
         SinkSpec {
             path: path.unwrap_or_default(),
             format,
-            compression: written.or(by_extension),
+            compression: raw.compression.or(by_extension),
             partition_by,
             target_file_size_bytes: self.size(
                 raw.target_file_size.as_ref(),
@@ -82,12 +78,10 @@ impl Resolver<'_> {
     }
 
     fn other_extension(&mut self, path: &str, at: Cursor<'_>) {
-        let name = path.rsplit('/').next().unwrap_or_default();
-        let Some((_, extension)) = name.rsplit_once('.') else { return };
-        if OTHER_EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str()) {
+        if FileFormat::is_other_table(path) {
             self.report.push(
                 Diagnostic::new(at.value, "the path ends as that of a file in another format")
-                    .choices("known", [".parquet", ".csv", ".jsonl", ".arrow"])
+                    .choices("known", FileFormat::written_extensions())
                     .hint("if a folder of this name is meant, end the path with `/`"),
             );
         }
@@ -101,7 +95,7 @@ impl Resolver<'_> {
         at: Cursor<'_>,
     ) {
         let here = at.key("compression");
-        let valid = compressions(format);
+        let valid = format.compressions();
         if !valid.contains(&compression) {
             let message =
                 format!("{} files have no `{}` compression", format.name(), compression.name());
@@ -138,26 +132,6 @@ impl Resolver<'_> {
             );
             default
         })
-    }
-}
-
-fn compression(raw: RawCompression) -> Compression {
-    match raw {
-        RawCompression::Zstd => Compression::Zstd,
-        RawCompression::Snappy => Compression::Snappy,
-        RawCompression::Gzip => Compression::Gzip,
-        RawCompression::Lz4 => Compression::Lz4,
-        RawCompression::None => Compression::Uncompressed,
-    }
-}
-
-/// What a format can be compressed with.
-fn compressions(format: FileFormat) -> &'static [Compression] {
-    use Compression::{Gzip, Lz4, Snappy, Uncompressed, Zstd};
-    match format {
-        FileFormat::Parquet => &[Zstd, Snappy, Gzip, Lz4, Uncompressed],
-        FileFormat::Arrow => &[Zstd, Lz4, Uncompressed],
-        FileFormat::Csv | FileFormat::Jsonl => &[Gzip, Zstd, Uncompressed],
     }
 }
 

@@ -2,12 +2,8 @@
 
 use super::{Cursor, Resolver};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::pipeline::{
-    ColumnType, CsvSpec, FileFormat, SchemaMode, SourceSpec, TextEncoding,
-};
-use crate::config::raw::{
-    RawColumnType, RawCsv, RawFormat, RawSchemaMode, RawSource, StringOrList,
-};
+use crate::config::pipeline::{ColumnType, CsvSpec, SchemaMode, SourceSpec, TextEncoding};
+use crate::config::raw::{RawColumnType, RawCsv, RawSchemaMode, RawSource, StringOrList};
 use crate::limits::{MAX_LINE_SIZE_BYTES, MAX_TEXT_COLUMNS};
 
 impl Resolver<'_> {
@@ -35,7 +31,7 @@ impl Resolver<'_> {
         }
         SourceSpec {
             paths,
-            format: raw.format.map(file_format),
+            format: raw.format,
             csv: self.csv(raw.csv.as_ref(), at.key("csv")),
             types: raw.types.iter().flatten().map(|(k, v)| (k.clone(), column_type(*v))).collect(),
             schema: match raw.schema {
@@ -148,14 +144,5 @@ fn column_type(raw: RawColumnType) -> ColumnType {
         RawColumnType::Boolean => ColumnType::Boolean,
         RawColumnType::Date => ColumnType::Date,
         RawColumnType::Timestamp => ColumnType::Timestamp,
-    }
-}
-
-pub(super) fn file_format(raw: RawFormat) -> FileFormat {
-    match raw {
-        RawFormat::Parquet => FileFormat::Parquet,
-        RawFormat::Csv => FileFormat::Csv,
-        RawFormat::Jsonl => FileFormat::Jsonl,
-        RawFormat::Arrow => FileFormat::Arrow,
     }
 }

@@ -1,12 +1,12 @@
-//! The objects below a URL. A put is atomic and durable; what a folder needs renames and fsync for is one
-//! request here. Parts are written to this machine's temporary folder first: an upload can then be repeated,
-//! and a run that dies leaves no half object.
+//! The objects below a URL. A put is atomic and durable: one request does what takes renames and fsync in a folder.
+//! Parts are written to this machine's temporary folder first: an upload can then be repeated, and a run that dies
+//! leaves no half object.
 //!
-//! **The lock** is an object, made by a conditional put. Its holder puts it again a few times per lease, and
-//! gives up by its own clock when it could not for a whole lease. Who finds the lock old watches it for
-//! another while before taking it over, by a put on condition of what was seen; whoever comes second fails.
-//! So clocks may differ by up to half a lease. The lease is 60 seconds, or `HFAUTO_LOCK_SECONDS`. A process of
-//! this machine that is gone is not waited for.
+//! **The lock** is an object, created by a conditional put, with a lease of 60 seconds, or `HFAUTO_LOCK_SECONDS`. Its
+//! holder renews it a few times per lease, and gives up by its own clock if it could not for a whole lease. A run that
+//! finds an old lock watches it for another while, then takes it over by a put conditional on what it saw; the second
+//! to try fails. Clocks may thus differ by up to half a lease. A lock of this machine whose process is gone is taken
+//! over at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

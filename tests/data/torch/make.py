@@ -2,7 +2,7 @@
 
     python make.py
 
-Each holds the tensors of `expected.safetensors`, in a form of torch.save that src/hub/ reads:
+Each holds the tensors of `expected.safetensors`, in a form of torch.save that crates/hfauto/src/hub/ reads:
 every storage type, views (transposed, sliced, shared, zero-dimensional, empty), parameters.
 `forbidden.bin` names a function outside the list and must be refused.
 """

@@ -47,10 +47,10 @@ const COMMON_KEYS: [&str; 27] = [
 ///
 /// # Example
 /// ```
-/// use hfauto_pipe::auto::AutoConfig;
+/// use hfauto::auto::AutoConfig;
 ///
-/// # fn main() -> hfauto_pipe::Result<()> {
-/// let config = AutoConfig::from_pretrained("tests/golden/bert")?;
+/// # fn main() -> hfauto::Result<()> {
+/// let config = AutoConfig::from_pretrained("../../tests/golden/bert")?;
 /// assert_eq!(config.model_type(), "bert");
 /// assert_eq!(config.dimensions().hidden_size, 32);
 /// # Ok(())

@@ -58,16 +58,16 @@ const CHANNELS: usize = 3;
 ///
 /// # Example
 /// ```
-/// use hfauto_pipe::auto::{AutoImageProcessor, AutoModelForImageClassification};
-/// use hfauto_pipe::image::RgbImage;
-/// use hfauto_pipe::models::Want;
+/// use hfauto::auto::{AutoImageProcessor, AutoModelForImageClassification};
+/// use hfauto::image::RgbImage;
+/// use hfauto::models::Want;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let id = "tests/golden/heads/vit/for-image-classification";
+/// let id = "../../tests/golden/heads/vit/for-image-classification";
 /// let processor = AutoImageProcessor::from_pretrained(id)?;
 /// let model = AutoModelForImageClassification::from_pretrained(id)?;
 ///
-/// let image = RgbImage::decode(&std::fs::read("tests/golden/images/0-rgb.jpg")?)?;
+/// let image = RgbImage::decode(&std::fs::read("../../tests/golden/images/0-rgb.jpg")?)?;
 /// let inputs = model.image_inputs(&[processor.preprocess(&image)?])?;
 /// let logits = model.forward(&inputs, &Want::default())?.logits;
 /// assert_eq!(logits.dims(), [1, model.config().num_labels()]);

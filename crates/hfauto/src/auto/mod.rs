@@ -8,11 +8,11 @@
 //! # Example
 //! The AutoModel tutorial of transformers: tokenise, run, look at the row of `[CLS]`.
 //! ```
-//! use hfauto_pipe::auto::{AutoModel, AutoTokenizer, EncodeOptions};
-//! use hfauto_pipe::models::Want;
+//! use hfauto::auto::{AutoModel, AutoTokenizer, EncodeOptions};
+//! use hfauto::models::Want;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let id = "tests/golden/bert"; // or a hub id, as "google-bert/bert-base-uncased"
+//! let id = "../../tests/golden/bert"; // or a hub id, as "google-bert/bert-base-uncased"
 //! let tokenizer = AutoTokenizer::from_pretrained(id)?;
 //! let model = AutoModel::from_pretrained(id)?;
 //!

@@ -260,11 +260,11 @@ pub trait HeadClass {
 ///
 /// # Example
 /// ```
-/// use hfauto_pipe::auto::{AutoModelForSequenceClassification, AutoTokenizer, EncodeOptions};
-/// use hfauto_pipe::models::Want;
+/// use hfauto::auto::{AutoModelForSequenceClassification, AutoTokenizer, EncodeOptions};
+/// use hfauto::models::Want;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let id = "tests/golden/bert"; // a bare encoder: its new head has random weights
+/// let id = "../../tests/golden/bert"; // a bare encoder: its new head has random weights
 /// let tokenizer = AutoTokenizer::from_pretrained(id)?;
 /// let model = AutoModelForSequenceClassification::builder(id).num_labels(3).load()?;
 ///

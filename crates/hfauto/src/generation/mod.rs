@@ -1,13 +1,13 @@
 //! From logits to text: which token comes next, when a row ends, which row takes its place.
 //!
-//! Knows token ids, not texts: prompts come tokenised, and stop strings ask for the text of a token. Not
-//! here: architectures (`crate::models`), columns (`crate::tasks`). The entry is [`generate`]: rows under a
-//! token budget, where a finished one leaves at once and a waiting one takes its place. What a row becomes
-//! depends on neither its neighbours nor their order.
+//! Works on token ids, not on text: prompts come tokenised, and stop strings ask for the text of a token. Not here:
+//! architectures (`crate::models`), columns (the tasks of hfauto-pipe). The entry is [`generate`]: rows under a token
+//! budget. Rows are prefilled as room in the caches becomes free; a finished row leaves at once and a waiting one
+//! takes its place. Each row has its own keys and values (`crate::nn::KvCache`), random numbers (from `seed` and the
+//! prompt) and end, so that its text depends neither on its neighbours nor on their order.
 //!
 //! # Source
-//! `src/transformers/generation` at v4.57: the names, the defaults, the order of the processors, beam
-//! search.
+//! `src/transformers/generation` at v4.57: the names, the defaults, the order of the processors, beam search.
 
 mod config;
 mod logits;

@@ -254,8 +254,6 @@ pub(super) fn listed(files: &std::collections::BTreeSet<String>) -> impl Fn(&str
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     fn plan(need: Need, dir: &Path, files: &[&str]) -> Plan {

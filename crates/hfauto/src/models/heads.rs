@@ -1,6 +1,8 @@
-//! Heads: what makes logits of a backbone's states. Families differ in the names and the order of a few
-//! layers, so a head is data ([`HeadLayout`], a row of the table in `crate::auto`), and every layer is
-//! written once. Not here: what logits mean (`crate::tasks`). The entry is [`Head`].
+//! Heads: layers that turn a backbone's states into logits. Families differ in the names and the order of a few
+//! layers, so a head is data ([`HeadLayout`], a row of the table in `crate::auto`): the states that it reads (of every
+//! token, the first, the last that is not padding, the last end token) and its layers. Every layer is written once,
+//! here. A head over the vocabulary is applied to the requested states only, never to a whole batch of tokens. Not
+//! here: what logits mean (the tasks of hfauto-pipe). The entry is [`Head`].
 
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;

@@ -55,13 +55,13 @@ const LARGE_INTEGER: f64 = 1e20;
 ///
 /// # Example
 /// ```no_run
-/// use hfauto_pipe::auto::{AutoTokenizer, EncodeOptions};
+/// use hfauto::auto::{AutoTokenizer, EncodeOptions};
 ///
-/// let tokenizer = AutoTokenizer::from_pretrained("examples/models/mini-embedder")?;
+/// let tokenizer = AutoTokenizer::from_pretrained("../../examples/models/mini-embedder")?;
 /// let options = EncodeOptions { max_length: Some(16), ..EncodeOptions::default() };
 /// let encoding = tokenizer.encode("Hello, world!", &options)?;
 /// assert_eq!(encoding.input_ids.first().copied(), tokenizer.cls_token_id());
-/// # Ok::<(), hfauto_pipe::Error>(())
+/// # Ok::<(), hfauto::Error>(())
 /// ```
 pub struct AutoTokenizer {
     tokenizer: Tokenizer,

@@ -1,7 +1,7 @@
-//! Products of bf16, two at once, where the processor has instructions for them.
+//! Products of bf16, where the processor has instructions for them.
 //!
-//! Numbers have 8 significant bits, twice as many are multiplied in the same time, and sums are f32. Not here: what is
-//! worth rounding. The entry is [`run`].
+//! A bf16 has 8 significant bits. An instruction multiplies twice as many as of f32, and accumulates in f32. Not here:
+//! what is worth rounding. The entry is [`run`].
 
 #![allow(unsafe_code, reason = "instructions that not every processor has")]
 

@@ -1,7 +1,7 @@
-//! Elementary functions of vectors, and the activations made of them.
+//! Elementary functions of vectors, and the activations built from them.
 //!
-//! Written once against `pulp`'s vectors, of whatever width the processor has. None of them branches, so that a
-//! NaN stays one. Not here: which activation a model has (`crate::nn::Activation`). The entry is [`map`].
+//! Written once against `pulp`'s vectors, of whatever width the processor has. None of them branches, and NaN stays
+//! NaN. Not here: which activation a model has (`crate::nn::Activation`). The entry is [`map`].
 
 use pulp::{Arch, Simd, WithSimd};
 

@@ -1,12 +1,15 @@
-//! Linear layers over 8-bit integers, in host memory.
+//! Linear layers over 8-bit integers, in host memory: dynamic per-token quantization.
 //!
-//! Weights are rounded once, to steps of their own for each output; activations while the model runs, to steps and
-//! a zero of their own for each token, so that a token's numbers depend on no other. Where the sizes of a layer's inputs
-//! are known beforehand, they are evened out first: divided by factors that the weights are multiplied with, so that
-//! a few large features do not take the steps away from the others. Sums are exact 32-bit integers.
-//! The kernel is chosen at run time: AVX-512 with VNNI, AVX2, or plain loops. A crate would be better, but the one
-//! that measured well (`rten-gemm`) turns features of crates on that all of DataFusion is built with, and is slower.
-//! Not here: which layers are in 8 bits (`crate::auto`). The entry is [`Int8Weight`].
+//! Weights are quantized at load, with one scale per output; activations while the model runs, with a scale and a zero
+//! point per token, so that a token's numbers depend on no other. Sums are exact 32-bit integers. Where the magnitudes
+//! of a layer's inputs are known beforehand (`Linear::after`), activations are smoothed: divided by smoothing factors
+//! that the weights are multiplied with, so that a few large features do not use up the range of the others. This is
+//! SmoothQuant with the LayerNorm's weights as calibration. Queries, keys and values are one layer that quantizes its
+//! input three times, because factors that suit values do not suit queries: a common quantization is worse than no
+//! smoothing.
+//!
+//! The kernel is chosen at run time: AVX-512 with VNNI, AVX2, or plain loops; the module above says why no crate is
+//! used. Not here: which layers are in 8 bits (`crate::auto`). The entry is [`Int8Weight`].
 
 use std::array;
 use std::cell::RefCell;

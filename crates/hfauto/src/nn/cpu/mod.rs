@@ -1,9 +1,27 @@
 //! Kernels on slices of host memory, each on the calling thread.
 //!
-//! The unit of parallelism on a CPU is a worker with its own batch. Layers whose work is worth it call their kernels on the
-//! threads of workers at rest, too ([`shared`]). The instructions are those of the processor that the program runs on,
-//! chosen by `pulp`. Not here: what the numbers mean; see the layers in `crate::nn`. The entries are [`PackedWeight`] and
+//! The unit of parallelism on a CPU is a worker with its own batch: batches are independent, nothing waits, and caches
+//! stay warm. With fewer batches than workers, expensive layers hand ranges of tokens, or heads, to the threads of
+//! idle workers ([`shared`]). Which thread computes a token changes none of its bits. `pulp` selects the instructions
+//! at run time. Not here: what the numbers mean; see the layers in `crate::nn`. The entries are [`PackedWeight`] and
 //! [`Int8Weight`] for products with weights, [`Attention`], and the functions of `rows` and `functions`.
+//!
+//! # Products
+//! `crate::auto` packs the linear layers when it loads a model: panels of 32 outputs, in the order in which the kernel
+//! reads them, as f32 (`packed`) or 8-bit integers (`int8`). Each row is summed in the same order, whatever the number
+//! of rows. Results go to uninitialised memory; every product counts what it has written. Layers work in blocks of 128
+//! tokens, so that an activation, and the second product of a feed-forward layer, find their input in the cache.
+//!
+//! Two crates were considered. `gemm` packs at every call: it is as fast for many tokens and several times slower for
+//! a few, as in generation. `rten-gemm` comes near, but turns on features of `smallvec` for which all of DataFusion
+//! would be rebuilt, and must be restricted to 7 bits where processors lack VNNI.
+//!
+//! # Attention
+//! Attention (`attention`) packs the keys and values of one row of the table into the same panels, and takes a few
+//! queries at a time through product, softmax and product: scores never leave the nearest cache. Softmax is computed
+//! in powers of two. With 8-bit weights, these products are in bf16 where the processor has instructions for it
+//! (`bf16`): the same code, with pairs of bf16 in the bits of each f32. Scores, softmax and sums stay f32. Attention
+//! has no weights that would tell, so `ModelInputs` carries the dtype of the model.
 
 mod attention;
 #[cfg(target_arch = "x86_64")]

@@ -1,10 +1,8 @@
 //! Weights of linear layers in host memory, in the order in which the product reads them.
 //!
-//! A weight is packed once, when it is loaded: 32 outputs side by side, input by input. So a product of a few
-//! tokens runs as fast as one of a thousand, which `gemm`, packing at every call, does not (it is several times
-//! slower for a batch of one token a row). The kernel is written once against `pulp`'s vectors, which are those of the
-//! processor it runs on. Not here: 8-bit weights (`int8`), and products of two activations (`super::matmul`). The
-//! entry is [`PackedWeight`].
+//! A weight is packed once, at load: panels of 32 outputs, input by input. A product of a few tokens then runs as fast
+//! per token as one of a thousand. The kernel is written once against `pulp`'s vectors. Not here: 8-bit weights
+//! (`int8`), and products of two activations (`super::matmul`). The entry is [`PackedWeight`].
 
 use std::array;
 use std::mem::MaybeUninit;

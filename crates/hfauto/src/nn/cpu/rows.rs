@@ -1,7 +1,7 @@
-//! What is done to rows of numbers: norms, sums of powers, rounding.
+//! Operations on rows of numbers: norms, sums of powers, rounding.
 //!
-//! The order in which a row is added up depends on nothing but its length. Not here: which rows, and their parameters;
-//! see the layers in `crate::nn`.
+//! The order of summation depends on nothing but the length of a row. Not here: which rows, and their parameters; see
+//! the layers in `crate::nn`.
 
 use pulp::{Arch, Simd, WithSimd};
 

@@ -1,8 +1,8 @@
-//! The threads of workers at rest, for those that compute.
+//! Lends the threads of idle workers to kernels.
 //!
-//! As long as every worker has a batch, each computes its own on its own thread. When there are fewer batches than workers
-//! (one long row, the end of a job), kernels that take long share their work out to the threads of those that have none.
-//! What a kernel comes to does not depend on it. Not here: who is a worker, and what it computes (`crate::engine`). The
+//! While every worker has a batch, each computes its own on its own thread. With fewer batches than workers (one long
+//! row, the end of a job), expensive kernels split their work over the threads of idle workers. The result does not
+//! depend on it. Not here: which workers there are, and what they compute (`crate::engine` of hfauto-pipe). The
 //! entries are [`SpareThreads`] for the workers and [`shared`] for the kernels.
 
 use std::cell::RefCell;

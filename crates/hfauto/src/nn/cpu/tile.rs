@@ -1,6 +1,7 @@
-//! The tile that products consist of: a few rows times a panel, with all sums in registers.
+//! The tile that products consist of: a few rows times a panel, with all accumulators in registers.
 //!
-//! Not here: what rows and panels are; see `packed` for weights and `attention` for keys and values. The entry is [`tile`].
+//! Not here: what rows and panels are; see `packed` for weights and `attention` for keys and values. The entry is
+//! [`tile`].
 
 use std::array;
 use std::ops::Range;

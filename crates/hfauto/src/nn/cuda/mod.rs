@@ -1,10 +1,26 @@
-//! NVIDIA GPUs: a device a card, kernels of our own, products by cuBLASLt, and the way to host memory and back.
+//! NVIDIA GPUs: one device per card, our own kernels, products by cuBLASLt, and transfers to and from host memory.
+//! Built with the feature `cuda`. Not here: what the numbers mean; see the layers of the folder above, which ask
+//! `applies` and come here for half precision, and for f32 where that loses nothing. Candle's operations remain the
+//! reference, and compute the rest of f32.
 //!
-//! All work of a card goes to one stream of it, in the order in which threads hand it in. So weights that one thread
-//! loads are there for another, memory is used again in that order, and nothing has to be tracked. What must not mix in
-//! that order are parts of one product: threads that work on a card at once take turns ([`take_turn`]). Kernels are compiled
-//! on first use, by NVRTC for the card that is there. Not here: what the numbers mean; see the layers of the folder
-//! above, which come here for half precision, and for f32 where that loses nothing. Built with the feature `cuda`.
+//! # Kernels
+//! cuBLASLt computes products, with the bias fused. Attention over ragged rows, norms with the residual, activations,
+//! lookups, pooling and the append to a cache are kernels of our own (`*.cu`, embedded as text). NVRTC compiles them
+//! for the card at first use. The sources include no header, so a machine needs no toolkit to run them.
+//!
+//! # One stream per card
+//! The process has one candle device per card, so one stream: work runs in the order of submission. Weights that one
+//! thread loads are visible to the others, memory is reused in that order, and cudarc's events between streams are
+//! off. Several workers share a card: one batch is computed, one is queued behind it, one is copied out. They take
+//! turns to submit ([`take_turn`]), because cuBLAS may pass partial sums between kernels in a workspace that all
+//! threads share.
+//!
+//! Copies use page-locked memory of each thread: one copy for ids and lengths, one for results. `to_host` waits for
+//! its own batch, not for those behind it. Ids are checked on the host, because an error reported by the card would
+//! stall every thread.
+//!
+//! Several cards have their own weights, workers and turns; their workers take batches from one queue (`crate::engine`
+//! of hfauto-pipe, which also halves a batch that does not fit).
 
 mod attention;
 mod rows;

@@ -1,5 +1,5 @@
-//! Between host memory and a card, through memory that the card reads by itself. A copy from or to any other memory
-//! waits for everything that the card was given before, by all threads.
+//! Transfers between host memory and a card, through page-locked memory. A copy from or to any other memory waits for
+//! all work that any thread has submitted before.
 
 use std::cell::RefCell;
 use std::sync::Arc;

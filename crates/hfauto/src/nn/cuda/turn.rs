@@ -1,8 +1,8 @@
-//! Turns: threads that give one card work do not do so at the same time. Each card has its own.
+//! Turns: only one thread at a time submits work to a card. Each card has its own.
 //!
-//! cuBLAS may cut a product into kernels that pass sums on in a workspace of the handle, which all threads share. Another
-//! product between them would overwrite these. So a thread hands its batch in as a whole; it lets the next one in when it
-//! waits for results, and comes back when it has more to compute.
+//! cuBLAS may split a product into kernels that pass partial sums in a workspace of the handle, which all threads
+//! share. A product in between would overwrite them. So a thread submits its batch as a whole. It gives up its turn
+//! while it waits for results, and takes it again when it has more to compute.
 
 use std::cell::RefCell;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,10 +1,10 @@
 //! Attention of one row of the table, in host memory: no padding, and scores that never leave the cache.
 //!
-//! Keys and values of all heads are laid out once in panels; then, head by head, a few queries at a time are multiplied
-//! with all keys, their softmax is taken, and they are multiplied with all values. A single query, as of a decoder with
-//! a cache, reads keys and values where they are instead: to lay them out would cost more than the product. What a
-//! query gets does not depend on how many others are with it, as long as there are any. Not here: which keys a row has
-//! (`crate::nn::attention`). The entry is [`Attention`].
+//! Keys and values of all heads are packed once into panels. Then, head by head, a few queries at a time are
+//! multiplied with all keys, go through softmax, and are multiplied with all values. A single query, as of a decoder
+//! with a cache, reads keys and values in place: packing them would cost more than the product. The result of a query
+//! does not depend on the number of queries. Not here: which keys a row has (`crate::nn::attention`). The entry is
+//! [`Attention`].
 
 mod panels;
 

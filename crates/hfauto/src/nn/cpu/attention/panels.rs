@@ -1,7 +1,7 @@
-//! Queries, keys and values of one row of the table, laid out as the products read them.
+//! Queries, keys and values of one row of the table, packed as the products read them.
 //!
-//! Every token is read once, from its first number to its last, for what comes out of a projection is more than the nearest
-//! cache holds. Not here: the products. The entry is [`Panels`].
+//! Every token is read once, from its first number to its last, because the output of a projection exceeds the nearest
+//! cache. Not here: the products. The entry is [`Panels`].
 
 use std::array;
 
