@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hfauto_pipe::config::{self, LoadOptions};
-use hfauto_pipe::engine::{Job, JobOptions};
 use hfauto_pipe::hub::Hub;
+use hfauto_pipe::job::{Job, JobOptions};
 
 /// The pipeline of this repository, with a tiny, untrained model.
 const PIPELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/token-classification.yaml");

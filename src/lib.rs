@@ -15,13 +15,18 @@
 //! generation   token by token, where a model writes      greedy, sampled, beams
 //! tasks    columns -> tokens, tensors -> column          FixedSizeList<Float32, 384>
 //! report   what a run says: JSON, Prometheus, HTML      report.json
-//! engine   windows, workers, order, progress             id, text, embedding
+//! exec     windows, workers, order                       id, text, embedding
+//! sql      calls in SQL, as model steps                  embed(text, 'minilm')
+//! job      units, runs, progress                         80 of 80 units
 //! sink     files, whole or not at all                    part-00000.parquet, _SUCCESS
 //! schedule when a pipeline is due                        0 3 * * *
 //! cli      what the user types and sees
 //! ```
 //!
-//! The entries: [`engine::Job`] runs a pipeline, [`auto::AutoModel`] and [`auto::AutoTokenizer`] are the
+//! `hub`, `image`, `auto`, `models`, `nn` and `generation` are the crate [`hfauto`], which needs no tables; they are
+//! re-exported here.
+//!
+//! The entries: [`job::Job`] runs a pipeline, [`auto::AutoModel`] and [`auto::AutoTokenizer`] are the
 //! models by themselves.
 
 #![forbid(unsafe_code)]
@@ -39,8 +44,9 @@ pub mod source;
 pub mod batch;
 pub mod tasks;
 pub mod report;
-pub mod engine;
+pub mod exec;
 pub mod sql;
+pub mod job;
 pub mod sink;
 pub mod schedule;
 pub mod cli;

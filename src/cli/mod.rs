@@ -67,7 +67,7 @@ struct Cli {
     #[arg(long, alias = "log", global = true, value_name = "LEVEL")]
     log_level: Option<String>,
 
-    /// How logs, progress and errors stand on stderr: text, or a JSON object a line.
+    /// The format of logs, progress and errors on stderr: text, or one JSON object per line.
     #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
     log_format: LogFormat,
 }

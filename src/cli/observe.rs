@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::signals;
 use crate::config::pipeline::{Pipeline, SinkSpec};
-use crate::engine::{Job, Progress, Stage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::job::{Job, Progress, Stage};
 use crate::own_file;
 use crate::report::{Kept, Report, prometheus};
 use crate::secret;
@@ -159,7 +159,7 @@ impl Told {
     fn last_words(&self, kind: ErrorKind, report: Option<&Path>) {
         let Ok(mut told) = self.run.try_lock() else { return };
         let error = Error::new(kind, "a signal ended the process before the run could end itself")
-            .hint("units that are done are kept: the same command goes on from there");
+            .hint("units that are done are kept: the same command continues from there");
         told.0 = told.0.clone().ended(now(), Some(&error));
         let (ended, progress) = told.clone();
         drop(told);

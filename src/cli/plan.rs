@@ -6,8 +6,8 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::PipelineArgs;
-use crate::engine::{Job, JobOptions, TokenSample, bytes, count, files};
 use crate::error::Result;
+use crate::job::{Job, JobOptions, TokenSample, bytes, count, files};
 use crate::sink::{UnitKey, UnitStatus};
 use crate::tasks::memory;
 

@@ -11,8 +11,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::log;
-use crate::engine::{Progress, Stage, StepCounts};
+use crate::exec::StepCounts;
 use crate::hub::HubProgress;
+use crate::job::{Progress, Stage};
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -12,10 +12,10 @@ use super::progress::{ProgressMode, Reporter};
 use super::schedule::ScheduledRun;
 use super::signals::Stop;
 use crate::config::pipeline::{DeviceSpec, Dtype, Pipeline};
-use crate::engine::{Job, JobOptions, RunReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::hub::Hub;
+use crate::job::{Job, JobOptions, RunReport};
 use crate::sink::{Shard, Sink};
 
 #[derive(Args, Debug)]

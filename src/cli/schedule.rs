@@ -15,14 +15,14 @@ use super::signals::Stop;
 use super::{supervise, terminal};
 use crate::config::LoadOptions;
 use crate::config::pipeline::Pipeline;
-use crate::engine::RunReport;
 use crate::error::{Error, ErrorKind, Result};
+use crate::job::RunReport;
 use crate::report::Kept;
 use crate::schedule::{Event, Scheduler, What, now};
 
 #[derive(Args, Debug)]
 pub(super) struct ScheduleArgs {
-    /// The folder of the pipeline files. Files that come, change or go are noticed.
+    /// The folder of the pipeline files. Files that are added, changed or removed are picked up.
     folder: PathBuf,
 
     /// Where to remember what was run. Default: `.hfauto/schedule` in the folder.

@@ -174,7 +174,7 @@ fn exit(kind: ErrorKind) -> ! {
         let message = format!("{signal} ended the process before the run could end itself");
         super::show(
             &Error::new(kind, message)
-                .hint("units that are done are kept: the same command goes on from there"),
+                .hint("units that are done are kept: the same command continues from there"),
         );
     }
     #[expect(

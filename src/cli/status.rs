@@ -8,8 +8,8 @@ use clap::Args;
 
 use super::progress::clock;
 use super::{PipelineArgs, status_folder};
-use crate::engine::count;
 use crate::error::{Error, ErrorKind, Result};
+use crate::job::count;
 use crate::sink::OutputState;
 
 #[derive(Args, Debug)]
@@ -70,7 +70,7 @@ fn describe(state: &OutputState) -> String {
             let of = units.map_or_else(String::new, |units| format!(" of {}", count(units as u64)));
             let done = format!("{}{of} units done, {} rows", count(*done as u64), count(*rows));
             if !is_running {
-                return format!("cut off: {done}; `run` goes on from there");
+                return format!("cut off: {done}; `run` continues from there");
             }
             let pid = pid.map_or_else(String::new, |pid| format!(" as process {pid}"));
             let since = started_at.as_deref().map_or_else(String::new, |at| format!(" since {at}"));

@@ -11,8 +11,8 @@ use datafusion::common::runtime::SpawnedTask;
 
 use super::log;
 use super::signals::{INTERRUPT, TERMINATE};
-use crate::engine::RunReport;
 use crate::error::{Error, ErrorKind, Result};
+use crate::job::RunReport;
 use crate::report::{ErrorReport, Report};
 
 /// Runs `hfauto-pipe run` with these arguments, and returns its report. Forwards `stop`.

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::config::pipeline::{Check, Expectation, FileFormat, Pipeline, TestSpec};
 use crate::config::{self, LoadOptions};
-use crate::engine::{Job, JobOptions};
 use crate::error::{Error, ErrorKind, Result};
+use crate::job::{Job, JobOptions};
 
 #[derive(Args, Debug)]
 pub(super) struct TestArgs {
@@ -59,7 +59,10 @@ impl TestArgs {
                 .hint("add `tests` to the pipeline, or choose another `--name`"));
         }
         if failed > 0 {
-            return Err(Error::new(ErrorKind::Data, format!("{failed} tests failed")));
+            return Err(Error::new(ErrorKind::Data, {
+                let tests = if failed == 1 { "test" } else { "tests" };
+                format!("{failed} {tests} failed")
+            }));
         }
         Ok(())
     }

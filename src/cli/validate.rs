@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::PipelineArgs;
 use crate::config::pipeline::{Pipeline, Step, StepKind, TaskOptions};
-use crate::engine::check_outputs;
 use crate::error::{Error, ErrorKind, Result};
+use crate::job::check_outputs;
 use crate::sink::Sink;
 use crate::source;
 use crate::tasks::{self, Models};

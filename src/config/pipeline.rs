@@ -1,5 +1,5 @@
 //! The pipeline as used: defaults filled in, aliases resolved, variables interpolated, every value
-//! checked. Not here: how it is written (`raw`) or how it is executed (`crate::engine`).
+//! checked. Not here: how it is written (`raw`) or how it is executed (`crate::job`).
 
 use std::collections::BTreeMap;
 use std::fmt;

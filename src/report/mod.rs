@@ -1,5 +1,5 @@
 //! What a run says of itself: the report as JSON, as text, as an HTML page, and as Prometheus metrics. The types
-//! are the report's; all else is made from them. Not here: how the figures come about (`crate::engine`), and
+//! are the report's; all else is made from them. Not here: how the figures come about (`crate::job`), and
 //! where reports are written (`crate::cli`).
 
 mod html;

@@ -7,8 +7,8 @@ use chrono_tz::Tz;
 
 use super::state::Outcome;
 use crate::config::Diagnostics;
-use crate::engine::RunReport;
 use crate::error::Error;
+use crate::job::RunReport;
 
 /// Something that happened.
 pub struct Event<'a> {

@@ -19,7 +19,7 @@
 //! is a crash. A due time is the newest one that has come. `done_until` of a state only grows, unless the schedule
 //! itself changes.
 //!
-//! Not here: how a pipeline runs ([`crate::engine`]). Entry: [`Scheduler`].
+//! Not here: how a pipeline runs ([`crate::job`]). Entry: [`Scheduler`].
 
 mod folder;
 mod times;

@@ -20,9 +20,9 @@ use super::now;
 use super::state::{Asked, Found, Lock, Outcome, State, StateFolder, myself};
 use crate::config::LoadOptions;
 use crate::config::pipeline::{Pipeline, ScheduleSpec};
-use crate::engine::RunReport;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
+use crate::job::RunReport;
 
 /// How often a scheduler that stays looks at its folder and at the clock, which may be set.
 const TICK: Duration = Duration::from_secs(1);

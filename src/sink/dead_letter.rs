@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Names begin with that of the pipeline: several may share a folder. A second attempt at a unit replaces its file.
-//! Not here: which rows fail (`crate::engine`).
+//! Not here: which rows fail (`crate::job`).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The manifest alone says that a unit is done. The next run removes whatever no manifest names. Publishing is that of
-//! the module `commit`. Not here: what a unit is (`crate::source`, `crate::engine`).
+//! the module `commit`. Not here: what a unit is (`crate::source`, `crate::job`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;

@@ -1,6 +1,6 @@
 //! Text that is not UTF-8: which values it is, and the rows of such files with U+FFFD in place of the invalid bytes.
 //! Not here: finding the values (`csv`, `jsonl`, `inspect`), reading such files (`reader`), handling the rows
-//! (`crate::engine`).
+//! (`crate::job`).
 
 use std::io::{self, Read};
 

@@ -1,6 +1,6 @@
 //! Units: rows of one file that are computed and committed together. A file is cut at places that can be reached
 //! without reading what is before: Parquet by rows, along row groups where those are small; CSV and JSONL at lines,
-//! unless they are compressed. Not here: which pipelines may be cut (`crate::engine`), what happens to a finished unit
+//! unless they are compressed. Not here: which pipelines may be cut (`crate::job`), what happens to a finished unit
 //! (`crate::sink`).
 
 use std::ops::Range;

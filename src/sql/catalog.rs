@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::functions::Function;
 use crate::config::pipeline::{ImagesSpec, ModelSpec, TaskOptions, TaskStep};
 use crate::config::{self, Call};
-use crate::engine::{BatchSettings, WorkerPool};
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{BatchSettings, WorkerPool};
 use crate::hub::Hub;
 use crate::tasks::{self, Models, Task};
 

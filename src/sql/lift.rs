@@ -21,7 +21,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::calls::{Call, calls, has_call, is_null_literal, model_function, null_unless, replace};
 use super::marker::ModelFunction;
-use crate::engine::{ModelNode, ModelStep};
+use crate::exec::{ModelNode, ModelStep};
 
 /// The columns that calls become.
 const PREFIX: &str = "__model_";

@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
 
 use super::catalog::ModelCatalog;
 use super::functions::{Function, SECTION};
-use crate::engine::{RowErrors, output_type};
+use crate::exec::{RowErrors, output_type};
 use crate::tasks::Task;
 
 /// A function in a session: a row of [`FUNCTIONS`] over a catalog of models.

@@ -1,5 +1,5 @@
 //! Models inside SQL: the functions, the rules that make model nodes of their calls, and what a session needs for
-//! them. Entry: [`register`]. Not here: the operator that runs a model (`crate::engine`), the `sql` command
+//! them. Entry: [`register`]. Not here: the operator that runs a model (`crate::exec`), the `sql` command
 //! (`crate::cli`).
 //!
 //! ```text
@@ -12,7 +12,7 @@
 //! Projection: __model_1 ─ Model ─ Filter ─ TableScan
 //!      │ optimize    unused models vanish; sorts and limits go below
 //!      ▼
-//! ModelExec           planner: the engine's operator
+//! ModelExec           planner: the operator of `exec`
 //! ```
 //!
 //! An analyzer rule lifts the calls, because the optimizer would fold, repeat and move what it takes for a function.
@@ -56,7 +56,7 @@ pub use planner::ModelQueryPlanner;
 pub use statement::{ModelStatement, model_statement};
 pub use tables::with_file_tables;
 
-use crate::engine::RowErrors;
+use crate::exec::RowErrors;
 use marker::{ModelFunction, OtherFunctions};
 
 /// Adds the model functions to a session: the functions and their `try_` twins, `cosine_similarity`, the

@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
 use super::calls::replace;
-use crate::engine::{ModelNode, ModelStep};
+use crate::exec::{ModelNode, ModelStep};
 
 /// Moves a sort below the models that it does not need: with a limit, they then run on what it leaves, and
 /// without one, the sort moves less.

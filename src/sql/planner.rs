@@ -1,5 +1,5 @@
 //! Plans queries that have model nodes, around whatever planner the session has. Not here: the planner of
-//! the node itself ([`crate::engine::ModelPlanner`]).
+//! the node itself ([`crate::exec::ModelPlanner`]).
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 
-use crate::engine::{ModelExec, ModelNode, ModelPlanner};
+use crate::exec::{ModelExec, ModelNode, ModelPlanner};
 
 /// A query planner that knows model nodes.
 #[derive(Debug)]

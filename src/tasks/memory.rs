@@ -1,7 +1,7 @@
 //! Whether a model fits in memory, told before it is loaded.
 //!
 //! Weights are counted exactly, from the tables of contents of their files; activations are an estimate
-//! from the configuration. Not here: the memory of rows and windows (`crate::engine`).
+//! from the configuration. Not here: the memory of rows and windows (`crate::exec`).
 
 use std::fs;
 use std::ops::RangeInclusive;

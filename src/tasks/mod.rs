@@ -1,6 +1,6 @@
 //! One task a file: what a model does with columns. A [`Task`] knows its column's type from config files
 //! alone and turns rows into [`EncodedRow`]s; its [`TaskModel`] holds weights and turns a batch of their
-//! [`Sequence`]s into an Arrow array. Not here: batching, order, workers (`crate::engine`).
+//! [`Sequence`]s into an Arrow array. Not here: batching, order, workers (`crate::exec`).
 
 mod characters;
 mod classifier;
@@ -209,7 +209,7 @@ pub struct Results<'a> {
     pub values: ArrayRef,
 }
 
-/// How the engine makes batches of a task's sequences.
+/// How batches are made of a task's sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batching {
     /// Sequences of similar length, under the token budget: one forward pass each.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use hfauto_pipe::config::{self, LoadOptions};
-use hfauto_pipe::engine::{Job, JobOptions, RunReport};
 use hfauto_pipe::hub::{Hub, HubSettings};
+use hfauto_pipe::job::{Job, JobOptions, RunReport};
 
 use super::support::{Fixture, embed_pipeline, mini_embedder, read_parquet, sample_rows};
 

@@ -9,8 +9,8 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{Float16Type, Float32Type, Int8Type, UInt8Type};
 use candle_core::{DType, Device, Tensor};
 use hfauto_pipe::config::{self, LoadOptions};
-use hfauto_pipe::engine::{Job, JobOptions};
 use hfauto_pipe::hub::{Hub, HubSettings, Weights};
+use hfauto_pipe::job::{Job, JobOptions};
 use serde_json::{Value, json};
 
 use super::parity::Tolerance;

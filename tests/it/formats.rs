@@ -559,3 +559,27 @@ fn reports_say_what_was_widened() {
         .run(&["run", "copy.yaml", "--fresh", "--set", "source.schema=strict"])
         .fails(65, &["in/b.csv", "column `more`", "in/a.csv", "schema: union"]);
 }
+
+/// Every part of the program takes the path of an output for the same: a file, whatever extension of its format it has.
+#[test]
+fn outputs_of_one_file_have_any_extension_of_their_format() {
+    let fixture = Fixture::new();
+    fixture.file("in.csv", "a,b\n1,x\n");
+    fixture.file("copy.yaml", "version: 1\nsource: {path: in.csv}\nsink: {path: out/}\n");
+    for (name, format) in [("a.ipc", "arrow"), ("a.feather", ""), ("a.pq", ""), ("a.json", "jsonl")]
+    {
+        let path = format!("sink.path={name}");
+        let format = format!("sink.format={format}");
+        let mut args = vec!["run", "copy.yaml", "--set", &path];
+        if !format.ends_with('=') {
+            args.extend(["--set", &format]);
+        }
+        fixture.run(&args).succeeds();
+        assert!(fixture.path(name).is_file(), "{name}");
+        let ran = fixture.run(&["sql", &format!("SELECT a, b FROM '{name}'"), "--format", "csv"]);
+        assert!(ran.succeeds().stdout.contains("1,x"), "{name}");
+    }
+    fixture
+        .run(&["run", "copy.yaml", "--set", "sink.path=b.json"])
+        .fails(78, &["ends as that of a file in another format", ".jsonl"]);
+}

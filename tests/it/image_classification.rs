@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, BinaryViewArray, LargeBinaryArray, RecordBatch};
 use hfauto_pipe::config::{self, LoadOptions};
-use hfauto_pipe::engine::{Job, JobOptions};
 use hfauto_pipe::error::{Error, ErrorKind, Result};
 use hfauto_pipe::hub::{Hub, HubSettings};
+use hfauto_pipe::job::{Job, JobOptions};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 

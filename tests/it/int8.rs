@@ -9,9 +9,9 @@ use arrow::datatypes::Float32Type;
 use hfauto_pipe::auto::{AutoClass, AutoConfig, AutoModel, AutoModelForCausalLM, ModelDtype};
 use hfauto_pipe::config::pipeline::Dtype;
 use hfauto_pipe::config::{self, LoadOptions};
-use hfauto_pipe::engine::{Job, JobOptions, RunReport};
 use hfauto_pipe::error::ErrorKind;
 use hfauto_pipe::hub::{Hub, HubSettings};
+use hfauto_pipe::job::{Job, JobOptions, RunReport};
 use hfauto_pipe::models::Want;
 use hfauto_pipe::nn::Precision;
 

@@ -39,7 +39,7 @@ fn a_test_that_fails_says_what_was_found_and_exits_65() {
     );
     fixture.file("p.yaml", &pipeline);
     let ran = fixture.run(&["test", "p.yaml"]);
-    ran.fails(65, &["1 tests failed"]);
+    ran.fails(65, &["1 test failed"]);
     assert!(ran.stdout.contains("FAILED  p.yaml: wrong"), "{}", ran.stdout);
     assert!(ran.stdout.contains("`tokens`, row 0: expected 7, found 3"), "{}", ran.stdout);
     // The source that the pipeline names is not read, and its sink is not written.

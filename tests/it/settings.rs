@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use hfauto_pipe::auto::{AutoConfig, AutoModelForCausalLM};
 use hfauto_pipe::config::{self, LoadOptions};
-use hfauto_pipe::engine::{Job, JobOptions};
 use hfauto_pipe::error::{Error, ErrorKind, Result};
 use hfauto_pipe::generation::{GenerationConfig, generate};
 use hfauto_pipe::hub::{Hub, HubSettings};
+use hfauto_pipe::job::{Job, JobOptions};
 use serde_json::{Map, Value, json};
 
 use super::support::{Fixture, repository};

@@ -17,7 +17,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use hfauto_pipe::config::pipeline::ModelSpec;
-use hfauto_pipe::engine::{BatchSettings, ModelExec, StepCounts};
+use hfauto_pipe::exec::{BatchSettings, ModelExec, StepCounts};
 use hfauto_pipe::hub::{Hub, HubSettings};
 use hfauto_pipe::sql::{ModelCatalog, register};
 

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hfauto_pipe::config::{self, LoadOptions};
-use hfauto_pipe::engine::{Job, JobOptions};
 use hfauto_pipe::error::{ErrorKind, Result};
 use hfauto_pipe::hub::{Hub, HubSettings};
+use hfauto_pipe::job::{Job, JobOptions};
 use serde_json::{Map, Value, json};
 
 use super::support::{Fixture, repository};

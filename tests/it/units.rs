@@ -184,7 +184,7 @@ fn a_signal_keeps_the_units_that_are_done() {
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143), "{stderr}");
     assert!(stderr.contains("of 12 units are done and kept"), "{stderr}");
-    assert!(stderr.contains("the same command goes on from there"), "{stderr}");
+    assert!(stderr.contains("the same command continues from there"), "{stderr}");
     assert!(!fixture.path("out/_SUCCESS").exists());
     let status = fixture.run(&["status", "embed.yaml"]);
     assert!(status.succeeds().stdout.contains("cut off: "), "{}", status.stdout);

@@ -150,6 +150,24 @@ run: {workers: 3}
     assert_eq!(pipeline.sink.compression, Some(Compression::Gzip));
 }
 
+/// Every part of the program takes a path for the same: a file, or a folder.
+#[test]
+fn a_sink_is_a_file_by_its_name_and_format() {
+    let sink =
+        |rest: &str| good(&format!("version: 1\nsource: {{path: in}}\nsink: {{{rest}}}\n")).sink;
+    let arrow = sink("path: out.ipc, format: arrow");
+    assert!(arrow.is_single_file());
+    assert_eq!(sink("path: out.feather").format, FileFormat::Arrow);
+    assert_eq!(sink("path: out.pq").format, FileFormat::Parquet);
+    assert!(sink("path: out.json, format: jsonl").is_single_file());
+    for folder in ["path: out.ipc/, format: arrow", "path: out.json/, format: jsonl", "path: v1.2"]
+    {
+        assert!(!sink(folder).is_single_file(), "{folder}");
+    }
+    let failing = "version: 1\nsource: {path: in}\non_error: {rows: 'null'}\nsink: {path: out.ipc, format: arrow}\n";
+    assert_eq!(good(failing).on_error.dead_letter, Path::new("/data/out_errors"));
+}
+
 #[test]
 fn a_directory_wins_over_a_hub_id_and_globs_start_from_a_literal_folder() {
     let root = tempfile::tempdir().unwrap();

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::metrics::StepMetrics;
 use super::samples::Samples;
-use super::step::ModelStep;
+use crate::exec::ModelStep;
+use crate::exec::StepMetrics;
 use crate::report::{OutputFile, RowErrorTotals, Sample, UnitCounts};
 
 /// What a job is doing.

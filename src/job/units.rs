@@ -9,11 +9,11 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::{LogicalPlan, TableScan};
 
-use super::node::ModelNode;
-use super::row_errors::{FailedRows, RowErrorsNode};
-use super::step::ModelStep;
 use crate::config::pipeline::{FileFormat, Pipeline};
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::ModelNode;
+use crate::exec::ModelStep;
+use crate::exec::{FailedRows, RowErrorsNode};
 use crate::secret;
 use crate::sink::UnitKey;
 use crate::source::{InputFile, Source, Unit};

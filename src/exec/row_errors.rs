@@ -32,9 +32,9 @@ use crate::error::{Error, RowErrorKind};
 
 /// Why a row was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RowError {
-    pub(super) kind: RowErrorKind,
-    pub(super) message: String,
+pub(crate) struct RowError {
+    pub(crate) kind: RowErrorKind,
+    pub(crate) message: String,
 }
 
 impl From<&Error> for RowError {
@@ -46,7 +46,7 @@ impl From<&Error> for RowError {
 
 /// What failed in the rows of a unit or a job.
 #[derive(Debug, Default)]
-pub(super) struct FailedRows {
+pub(crate) struct FailedRows {
     seen: AtomicU64,
     failed: AtomicU64,
     letters: Mutex<Vec<Letters>>,
@@ -54,25 +54,25 @@ pub(super) struct FailedRows {
 
 /// Rows that left a step, as they were before it, with their error.
 #[derive(Debug)]
-pub(super) struct Letters {
+pub(crate) struct Letters {
     /// The column that the step makes.
-    pub(super) step: String,
-    pub(super) batches: Vec<RecordBatch>,
+    pub(crate) step: String,
+    pub(crate) batches: Vec<RecordBatch>,
 }
 
 impl FailedRows {
     /// Rows that came to the first step.
-    pub(super) fn seen(&self) -> u64 {
+    pub(crate) fn seen(&self) -> u64 {
         self.seen.load(AtomicOrdering::Relaxed)
     }
 
     /// Rows that failed in some step.
-    pub(super) fn failed(&self) -> u64 {
+    pub(crate) fn failed(&self) -> u64 {
         self.failed.load(AtomicOrdering::Relaxed)
     }
 
     /// The rows that left, by step.
-    pub(super) fn take_letters(&self) -> Vec<Letters> {
+    pub(crate) fn take_letters(&self) -> Vec<Letters> {
         std::mem::take(&mut *self.letters.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -87,7 +87,7 @@ impl FailedRows {
 
 /// Follows a model step that keeps the errors of rows beside their values.
 #[derive(Clone, Debug)]
-pub(super) struct RowErrorsNode {
+pub(crate) struct RowErrorsNode {
     input: LogicalPlan,
     rule: Arc<Rule>,
     failed: Arc<FailedRows>,
@@ -132,7 +132,7 @@ fn error_fields() -> Fields {
 }
 
 /// The type of the column of errors.
-pub(super) fn error_type() -> DataType {
+pub(crate) fn error_type() -> DataType {
     DataType::Struct(error_fields())
 }
 
@@ -140,7 +140,7 @@ pub(super) fn error_type() -> DataType {
 ///
 /// # Errors
 /// `Plan`.
-pub(super) fn check_free(schema: &DFSchema, column: &str) -> Result<()> {
+pub(crate) fn check_free(schema: &DFSchema, column: &str) -> Result<()> {
     if schema.has_column_with_unqualified_name(column) {
         return plan_err!(
             "the rows have a column `{column}` already: choose another `on_error.column`"
@@ -259,7 +259,7 @@ impl RowErrorsNode {
     ///
     /// # Errors
     /// `Plan` when `input` has a column of the name that is none of errors.
-    pub(super) fn try_new(
+    pub(crate) fn try_new(
         input: LogicalPlan,
         step: &str,
         on_error: &OnErrorSpec,
@@ -280,7 +280,7 @@ impl RowErrorsNode {
     ///
     /// # Errors
     /// As [`RowErrorsNode::try_new`].
-    pub(super) fn of_source(
+    pub(crate) fn of_source(
         input: LogicalPlan,
         failed: &str,
         label: &str,
@@ -305,7 +305,7 @@ impl RowErrorsNode {
     }
 
     /// The node, if the plan is one.
-    pub(super) fn of(plan: &LogicalPlan) -> Option<&Self> {
+    pub(crate) fn of(plan: &LogicalPlan) -> Option<&Self> {
         match plan {
             LogicalPlan::Extension(extension) => extension.node.as_any().downcast_ref(),
             _ => None,
@@ -313,7 +313,7 @@ impl RowErrorsNode {
     }
 
     /// The columns of dead letters; `None` where failed rows stay.
-    pub(super) fn letters(&self) -> Option<SchemaRef> {
+    pub(crate) fn letters(&self) -> Option<SchemaRef> {
         let is_kept = |field: &&FieldRef| {
             *field.name() != self.rule.step && *field.name() != self.rule.column
         };
@@ -322,17 +322,17 @@ impl RowErrorsNode {
     }
 
     /// The same node that counts elsewhere.
-    pub(super) fn with_failed(&self, failed: Arc<FailedRows>) -> Self {
+    pub(crate) fn with_failed(&self, failed: Arc<FailedRows>) -> Self {
         Self { failed, ..self.clone() }
     }
 
     /// The node as a plan.
-    pub(super) fn into_plan(self) -> LogicalPlan {
+    pub(crate) fn into_plan(self) -> LogicalPlan {
         LogicalPlan::Extension(Extension { node: Arc::new(self) })
     }
 
     /// The operator over a planned input.
-    pub(super) fn exec(&self, input: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    pub(crate) fn exec(&self, input: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         Arc::new(RowErrorsExec::new(
             Arc::clone(input),
             Arc::clone(&self.rule),
@@ -341,7 +341,7 @@ impl RowErrorsNode {
     }
 
     /// The node of an extension.
-    pub(super) fn of_node(node: &dyn UserDefinedLogicalNode) -> Option<&Self> {
+    pub(crate) fn of_node(node: &dyn UserDefinedLogicalNode) -> Option<&Self> {
         node.as_any().downcast_ref()
     }
 }

@@ -12,7 +12,7 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_plan::metrics::{BaselineMetrics, RecordOutput};
 use tokio::sync::mpsc;
 
-use super::exec::blocking;
+use super::operator::blocking;
 use super::results::Claim;
 use super::step::{ModelStep, Replicas, RowErrors};
 use super::window::{Computed, Finish, Window};

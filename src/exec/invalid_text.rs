@@ -27,7 +27,7 @@ const STEP: &str = "source";
 ///
 /// # Errors
 /// `Plan` when the source has a column of errors.
-pub(super) fn checked(
+pub(crate) fn checked(
     source: &Source,
     on_error: &OnErrorSpec,
     read: Option<&BTreeSet<String>>,
@@ -89,7 +89,7 @@ pub(super) fn checked(
 }
 
 /// The first rows.
-pub(super) fn limited(rows: &DataFrame, limit: Option<usize>) -> Result<DataFrame> {
+pub(crate) fn limited(rows: &DataFrame, limit: Option<usize>) -> Result<DataFrame> {
     match limit {
         Some(limit) => rows.clone().limit(0, Some(limit)),
         None => Ok(rows.clone()),
@@ -99,7 +99,7 @@ pub(super) fn limited(rows: &DataFrame, limit: Option<usize>) -> Result<DataFram
 /// The columns with text that is not UTF-8 that `plan` reads: that a step takes, or an expression. Those that only
 /// go through to the output, under whatever name, are not among them. Where a plan does more than it can be followed
 /// through, it reads them.
-pub(super) fn read_columns(plan: &LogicalPlan, source: &Source) -> Result<BTreeSet<String>> {
+pub(crate) fn read_columns(plan: &LogicalPlan, source: &Source) -> Result<BTreeSet<String>> {
     let Some(marked) = &source.marked else { return Ok(BTreeSet::new()) };
     let columns = marked.columns.iter().map(|marked| marked.column.clone()).collect();
     let mut reads = Reads { columns, read: BTreeSet::new() };

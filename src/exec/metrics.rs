@@ -45,7 +45,7 @@ pub struct StepMetrics {
 
 impl StepMetrics {
     /// Adds rows that were tokenised; `lengths` are the tokens of those among them that have some.
-    pub(super) fn tokenized(
+    pub(crate) fn tokenized(
         &self,
         rows: u64,
         lengths: impl Iterator<Item = usize>,
@@ -68,7 +68,7 @@ impl StepMetrics {
     }
 
     /// Adds one forward pass.
-    pub(super) fn computed(
+    pub(crate) fn computed(
         &self,
         rows: u64,
         tokens: u64,
@@ -85,29 +85,29 @@ impl StepMetrics {
     }
 
     /// Adds rows handed on.
-    pub(super) fn emitted(&self, rows: u64, null_rows: u64, failed_rows: u64) {
+    pub(crate) fn emitted(&self, rows: u64, null_rows: u64, failed_rows: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.null_rows.fetch_add(null_rows, Ordering::Relaxed);
         self.failed_rows.fetch_add(failed_rows, Ordering::Relaxed);
     }
 
     /// Adds time that the step waited for its input.
-    pub(super) fn waited_for_input(&self, elapsed: Duration) {
+    pub(crate) fn waited_for_input(&self, elapsed: Duration) {
         self.input_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
     }
 
     /// Adds time that a tokenised window waited for its results.
-    pub(super) fn waited_for_results(&self, elapsed: Duration) {
+    pub(crate) fn waited_for_results(&self, elapsed: Duration) {
         self.results_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
     }
 
     /// Adds time that the step waited for its rows to be taken.
-    pub(super) fn waited_for_output(&self, elapsed: Duration) {
+    pub(crate) fn waited_for_output(&self, elapsed: Duration) {
         self.output_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
     }
 
     /// Adds a row that failed.
-    pub(super) fn failed(&self, error: &RowError) {
+    pub(crate) fn failed(&self, error: &RowError) {
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         let known = errors.entry(error.kind).or_insert_with(|| RowErrorReport {
             kind: error.kind.name().to_owned(),
@@ -166,7 +166,7 @@ impl StepMetrics {
 }
 
 /// Adds what `EXPLAIN ANALYZE` shows of a model.
-pub(super) fn describe(counts: StepCounts, metrics: &mut MetricsSet) {
+pub(crate) fn describe(counts: StepCounts, metrics: &mut MetricsSet) {
     let mut push = |value| metrics.push(Arc::new(Metric::new(value, None)));
     for (name, value) in [
         ("computed_rows", counts.computed_rows),

@@ -14,13 +14,13 @@ use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
 use tracing::Instrument;
 
-use super::job::{Job, lineage};
 use super::progress::{Clock, Stage};
-use super::row_errors::{FailedRows, Letters};
 use super::units::{UnitJob, counting, plan_hash, plan_of_unit, unit_jobs};
 use super::write::write_stream;
+use super::{Job, lineage};
 use crate::config::pipeline::OnErrorRows;
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{FailedRows, Letters};
 use crate::own_file;
 use crate::report::{OutputFile, RowErrorTotals, RunReport, UnitTime};
 use crate::sink::{
@@ -273,9 +273,9 @@ impl Job {
             };
             let hint = match error.kind() {
                 ErrorKind::Interrupted | ErrorKind::Terminated => {
-                    format!("{command} goes on from there")
+                    format!("{command} continues from there")
                 }
-                _ => format!("once the cause is mended, {command} goes on from there"),
+                _ => format!("once the cause is fixed, {command} continues from there"),
             };
             return Err(error.at(place).hint(hint));
         }

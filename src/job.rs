@@ -1,4 +1,18 @@
-//! A pipeline made ready to run: models resolved, plan made, types known; then run.
+//! A pipeline made ready to run: models resolved, plan made, types known; then run, unit by unit. Not here: the operator of
+//! model steps (`crate::exec`), what files look like (`crate::source`, `crate::sink`). The entry is [`Job`].
+//!
+//! # Units
+//! If every output row comes from one input row (`units`), the source is cut into units (`crate::source`). The plan of
+//! a unit is the plan of the job over another table; steps, weights and shared results belong to the job. Two units
+//! are in flight, to keep the workers busy between them. A unit's id is a hash of the plan, the models (commit, or
+//! files of a local directory), the options, the path, size and time of its file, and its rows.
+
+mod progress;
+mod report;
+mod run;
+mod samples;
+mod units;
+mod write;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,17 +27,12 @@ use datafusion::logical_expr::{Expr, LogicalPlan, ident};
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use tracing::Instrument;
 
-use super::gather::encode;
-use super::invalid_text;
-use super::metrics::StepMetrics;
-use super::node::ModelNode;
-use super::progress::{Input, Progress};
-use super::row_errors::RowErrorsNode;
-use super::step::{BatchSettings, ModelStep, RowErrors};
-use super::units::why_whole;
-use super::workers::WorkerPool;
 use crate::config::pipeline::{FileFormat, OnErrorRows, Pipeline, Step, StepKind};
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{
+    BatchSettings, ModelNode, ModelStep, RowErrors, RowErrorsNode, StepMetrics, WorkerPool, encode,
+    invalid_text,
+};
 use crate::guard::guarded_query;
 use crate::hub::Hub;
 use crate::secret;
@@ -31,6 +40,13 @@ use crate::sink::{self, Shard, Sink};
 use crate::source::{self, InvalidUtf8, MarkedRows, Source};
 use crate::sql::{self, ModelCatalog};
 use crate::tasks::{self, EncodedRow, Models, Task};
+use progress::Input;
+pub use progress::{Progress, Stage};
+use units::why_whole;
+pub(crate) use write::write_stream;
+
+pub use crate::report::{OutputFile, RunReport, StepReport, UnitCounts};
+pub(crate) use crate::report::{bytes, count, files};
 
 /// What the command line adds to a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -48,16 +64,16 @@ pub struct JobOptions {
 /// A pipeline made ready: every file, column and model was found, every type is known, no weight is
 /// loaded.
 pub struct Job {
-    pub(super) pipeline: Pipeline,
-    pub(super) options: JobOptions,
-    pub(super) context: SessionContext,
-    pub(super) plan: LogicalPlan,
+    pipeline: Pipeline,
+    options: JobOptions,
+    context: SessionContext,
+    plan: LogicalPlan,
     /// The plan before the optimizer, which puts the time of day in the place of `now()`.
-    pub(super) written: String,
-    pub(super) source: Source,
-    pub(super) progress: Arc<Progress>,
+    written: String,
+    source: Source,
+    progress: Arc<Progress>,
     /// Why the job is one unit.
-    pub(super) whole: Option<String>,
+    whole: Option<String>,
 }
 
 impl Job {
@@ -239,11 +255,11 @@ impl Job {
         Ok(displayable(plan.as_ref()).indent(false).to_string())
     }
 
-    pub(super) async fn physical_plan(&self) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn physical_plan(&self) -> Result<Arc<dyn ExecutionPlan>> {
         self.physical(&self.plan).await
     }
 
-    pub(super) async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
         let state = self.context.state();
         let planner = Arc::clone(state.query_planner());
         guarded_query(ErrorKind::Config, async {
@@ -252,7 +268,7 @@ impl Job {
         .await
     }
 
-    pub(super) fn explain_error(&self, error: DataFusionError) -> Error {
+    fn explain_error(&self, error: DataFusionError) -> Error {
         source::name_cast(source::query_error(error, &self.source.files), &self.plan)
     }
 

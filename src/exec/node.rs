@@ -1,7 +1,7 @@
 //! The model step in a logical plan, and its planner.
 //!
 //! The node tells DataFusion's optimizer what it may do: push predicates on other columns and limits
-//! below the model, and drop input columns that nobody reads. What runs is [`super::exec::ModelExec`].
+//! below the model, and drop input columns that nobody reads. What runs is [`super::operator::ModelExec`].
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 
-use super::exec::ModelExec;
+use super::operator::ModelExec;
 use super::row_errors::RowErrorsNode;
 use super::step::ModelStep;
 

@@ -1,7 +1,7 @@
 //! The report of a run in numbers, made from its counters at any moment. Not here: its form (`crate::report`).
 
 use super::progress::{Progress, Stage};
-use super::step::ModelStep;
+use crate::exec::ModelStep;
 use crate::report::{ModelReport, RunReport, StepReport};
 use crate::tasks::ModelSummary;
 

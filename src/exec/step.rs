@@ -55,12 +55,12 @@ pub enum RowErrors {
 }
 
 /// Cores that this process may use.
-pub(super) fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The loaded model, once for each device of its task.
-pub(super) type Replicas = Arc<[Arc<dyn TaskModel>]>;
+pub(crate) type Replicas = Arc<[Arc<dyn TaskModel>]>;
 
 /// One model step of a plan.
 pub struct ModelStep {
@@ -149,7 +149,7 @@ impl ModelStep {
     }
 
     /// One line of a plan, for what the step reads and makes there.
-    pub(super) fn line<T: fmt::Display>(&self, inputs: &[T], output: &str) -> String {
+    pub(crate) fn line<T: fmt::Display>(&self, inputs: &[T], output: &str) -> String {
         let inputs: Vec<String> = inputs.iter().map(ToString::to_string).collect();
         let summary = self.task.summary();
         let (task, inputs) = (summary.task, inputs.join(", "));
@@ -157,7 +157,7 @@ impl ModelStep {
     }
 
     /// The threads that compute.
-    pub(super) fn workers(&self) -> &WorkerPool {
+    pub(crate) fn workers(&self) -> &WorkerPool {
         &self.workers
     }
 
@@ -189,7 +189,7 @@ impl ModelStep {
 
     /// Workers that a window's rows are shared out to. Those of cards all work on full batches: a card computes
     /// one at a time, and a small one takes as long as it has operations to start.
-    pub(super) fn num_sharing(&self) -> usize {
+    pub(crate) fn num_sharing(&self) -> usize {
         match self.task.batching() {
             Batching::TokenBudget if self.on_cards() => 1,
             Batching::TokenBudget | Batching::Share => self.num_workers(),
@@ -197,12 +197,12 @@ impl ModelStep {
     }
 
     /// The devices that its batches are computed on, of one kind; at least one.
-    pub(super) fn devices(&self) -> &[Device] {
+    pub(crate) fn devices(&self) -> &[Device] {
         self.task.devices()
     }
 
     /// Whether these are cards.
-    pub(super) fn on_cards(&self) -> bool {
+    pub(crate) fn on_cards(&self) -> bool {
         self.devices().iter().any(Device::is_cuda)
     }
 
@@ -252,7 +252,7 @@ impl fmt::Display for ModelStep {
 }
 
 /// The fields of a column that keeps the errors of rows.
-pub(super) fn error_parts(value: &DataType, row_errors: RowErrors) -> Fields {
+pub(crate) fn error_parts(value: &DataType, row_errors: RowErrors) -> Fields {
     let mut fields =
         vec![Field::new("value", value.clone(), true), Field::new("error", DataType::Utf8, true)];
     if row_errors == RowErrors::KeepKind {

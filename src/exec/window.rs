@@ -24,7 +24,7 @@ use crate::tasks::{Batching, EncodedRow, Note, Results, Sequence};
 pub(super) type Finish<'a> = dyn Fn(&[ArrayRef], &Results<'_>) -> Result<ArrayRef> + 'a;
 
 /// A row that was encoded, or is null, or was refused: then why.
-pub(super) type Encoded = std::result::Result<Option<EncodedRow>, RowError>;
+pub(crate) type Encoded = std::result::Result<Option<EncodedRow>, RowError>;
 
 /// Input rows, and the columns that the task reads of them.
 pub(super) struct Input {

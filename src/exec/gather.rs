@@ -10,10 +10,11 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_plan::PhysicalExpr;
 use futures::StreamExt;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::emit::Pending;
-use super::exec::{blocking, external};
+use super::operator::{blocking, external};
 use super::row_errors::RowError;
 use super::step::{ModelStep, Replicas, RowErrors};
 use super::window::{Encoded, Input, WindowBuilder, batches};
@@ -243,8 +244,12 @@ impl Gather {
     }
 }
 
-/// Encodes rows; where errors of rows are kept, the rows that are refused are found by halving.
-pub(super) fn encode(
+/// The rows that are encoded again together where one of a batch is refused.
+const ROWS_AGAIN: usize = 64;
+
+/// Encodes rows; where errors of rows are kept, the rows that are refused are found in ever smaller parts. A row is encoded
+/// three times at most: it may be refused for the time that it takes.
+pub(crate) fn encode(
     task: &dyn Task,
     columns: &[ArrayRef],
     first_row: u64,
@@ -261,12 +266,12 @@ pub(super) fn encode(
     if rows == 1 {
         return Ok(vec![Err(RowError::from(&error))]);
     }
-    let middle = rows / 2;
-    let part = |start: usize, length: usize| -> Vec<ArrayRef> {
-        columns.iter().map(|column| column.slice(start, length)).collect()
-    };
-    let mut encoded = encode(task, &part(0, middle), first_row, row_errors)?;
-    let first_row = first_row + middle as u64;
-    encoded.extend(encode(task, &part(middle, rows - middle), first_row, row_errors)?);
-    Ok(encoded)
+    let part_rows = if rows > ROWS_AGAIN { ROWS_AGAIN } else { 1 };
+    let parts = (0..rows.div_ceil(part_rows)).into_par_iter().map(|part| {
+        let start = part * part_rows;
+        let length = part_rows.min(rows - start);
+        let columns: Vec<_> = columns.iter().map(|column| column.slice(start, length)).collect();
+        encode(task, &columns, first_row + start as u64, row_errors)
+    });
+    Ok(parts.collect::<crate::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
