@@ -18,6 +18,7 @@
 
 use hfauto_pipe::auto::{AutoModel, AutoTokenizer, EncodeOptions};
 use hfauto_pipe::models::Want;
+use hfauto_pipe::sentence_transformers::SentenceTransformer;
 
 /// A small BERT that lies in this repository, so that the example runs offline. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/models/mini-embedder");
@@ -47,5 +48,9 @@ pub(crate) fn run(name: &str) -> Result<(), Box<dyn std::error::Error>> {
     let cls = outputs.last_hidden_state.row(0)?.get(0)?; // (hidden_size)
     let first: Vec<f32> = cls.narrow(0, 0, 4)?.to_vec1()?;
     println!("[CLS] starts with {first:?}");
+
+    // One vector for the whole text in one call, pooled as the model's files say.
+    let embeddings = SentenceTransformer::from_pretrained(name)?.encode(&[text])?;
+    println!("the text's vector starts with {:?}", &embeddings[0][..4]);
     Ok(())
 }

@@ -3,42 +3,35 @@
 //! ```sh
 //! cargo run --release --example text_generation [MODEL]
 //! ```
+//!
+//! In Python:
+//!
+//! ```python
+//! inputs = tokenizer(prompts, return_tensors="pt", padding=True)
+//! generated = model.generate(**inputs, max_new_tokens=12)
+//! tokenizer.batch_decode(generated, skip_special_tokens=True)
+//! ```
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example prints what it shows")]
 
-use hfauto_pipe::auto::{AutoModelForCausalLM, AutoTokenizer, EncodeOptions};
-use hfauto_pipe::generation::{GenerationConfig, generate, model_defaults};
+use hfauto_pipe::auto::AutoModelForCausalLM;
+use hfauto_pipe::generation::GenerationConfig;
 
 /// A tiny, untrained GPT-2 that lies in this repository. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/gpt2");
 
-/// Tokens that are in the caches together.
-const MAX_BATCH_TOKENS: usize = 4096;
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    run(std::env::args().nth(1).as_deref().unwrap_or(MODEL)).map(drop)
+    let model = std::env::args().nth(1);
+    run(model.as_deref().unwrap_or(MODEL), &["Harbour", "The film is slow"]).map(drop)
 }
 
-/// Continues two prompts; the tests call this with the model of the repository.
-pub(crate) fn run(name: &str) -> Result<Vec<String>, Box<dyn std::error::Error>> {
-    let tokenizer = AutoTokenizer::from_pretrained(name)?;
+/// Continues prompts; the tests call this with the model of the repository.
+pub(crate) fn run(name: &str, prompts: &[&str]) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let model = AutoModelForCausalLM::builder(name).require_head().load()?;
-
-    let prompts = ["Harbour", "The film is slow"];
-    let encodings = tokenizer.encode_batch(&prompts, &EncodeOptions::default())?;
-    let rows: Vec<&[u32]> = encodings.iter().map(|encoding| &encoding.input_ids[..]).collect();
-
-    let defaults = model_defaults(None, model.config().json());
-    let config = GenerationConfig {
-        max_new_tokens: Some(12),
-        ..GenerationConfig::new(&defaults, &serde_json::Map::new())?
-    };
-    let generated = generate(&*model.decoder()?, &rows, &config, MAX_BATCH_TOKENS, None)?;
-
-    let mut texts = Vec::new();
+    // The checkpoint's own generation_config.json, changed in one place.
+    let config = GenerationConfig { max_new_tokens: Some(12), ..model.generation_config()? };
+    let generated = model.generate(prompts, &config)?;
     for (prompt, row) in prompts.iter().zip(&generated) {
-        let text = tokenizer.decode(&row.token_ids, true)?;
-        println!("{prompt}|{text} ({})", row.finish_reason.name());
-        texts.push(text);
+        println!("{prompt}|{} ({})", row.text, row.finish_reason.name());
     }
-    Ok(texts)
+    Ok(generated.into_iter().map(|row| row.text).collect())
 }

@@ -23,8 +23,8 @@
 //! cli      what the user types and sees
 //! ```
 //!
-//! `hub`, `image`, `auto`, `models`, `nn` and `generation` are the crate [`hfauto`], which needs no tables; they are
-//! re-exported here.
+//! `hub`, `image`, `auto`, `batch`, `models`, `nn`, `generation`, and the calls on plain Rust types
+//! (`sentence_transformers`, `pipelines`) are the crate [`hfauto`], which needs no tables; they are re-exported here.
 //!
 //! The entries: [`job::Job`] runs a pipeline, [`auto::AutoModel`] and [`auto::AutoTokenizer`] are the
 //! models by themselves.
@@ -41,7 +41,6 @@ mod own_file;
 pub mod config;
 mod store;
 pub mod source;
-pub mod batch;
 pub mod tasks;
 pub mod report;
 pub mod exec;
@@ -54,7 +53,9 @@ pub mod cli;
 pub use error::{Error, ErrorKind, Result, RowErrorKind};
 use hfauto::secret;
 #[doc(inline)]
-pub use hfauto::{auto, generation, hub, image, models, nn};
+pub use hfauto::{
+    auto, batch, generation, hub, image, models, nn, pipelines, sentence_transformers,
+};
 
 /// The README's Rust compiles.
 #[cfg(doctest)]

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use hfauto_pipe::auto::{AutoConfig, SentenceTransformer};
+use hfauto_pipe::auto::{AutoConfig, SentenceTransformerConfig};
 use hfauto_pipe::generation::{GenerationConfig, model_defaults};
 use hfauto_pipe::hub::Snapshot;
 use hfauto_pipe_fuzz::folder;
@@ -40,7 +40,7 @@ fuzz_target!(|bytes: &[u8]| {
             let _ = generation.check_lengths(config.dimensions().max_position_embeddings, &none);
         }
     }
-    if let Ok(model) = SentenceTransformer::from_snapshot(&snapshot, &none) {
+    if let Ok(model) = SentenceTransformerConfig::from_snapshot(&snapshot, &none) {
         let _ = (model.embedding_dimension(), model.prompt(None));
     }
 });

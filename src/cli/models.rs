@@ -5,8 +5,8 @@ use std::fmt::Write;
 use clap::Args;
 
 use crate::auto::{
-    AutoClass, AutoImageProcessor, AutoTokenizer, FAMILIES, SentenceTransformer, auto_devices,
-    auto_dtype,
+    AutoClass, AutoImageProcessor, AutoTokenizer, FAMILIES, SentenceTransformerConfig,
+    auto_devices, auto_dtype,
 };
 use crate::error::Result;
 use crate::hub::{Need, Weights};
@@ -40,7 +40,8 @@ impl ModelsArgs {
         let revision = self.revision.as_deref();
         let snapshot = hub.snapshot(model, revision, Need::Tokenizer, &|_| ())?;
         let named = |e: hfauto::Error| e.at(format!("model `{model}`"));
-        let described = SentenceTransformer::from_snapshot(&snapshot, &serde_json::Map::new())?;
+        let described =
+            SentenceTransformerConfig::from_snapshot(&snapshot, &serde_json::Map::new())?;
         let (config, dimensions) = (&described.config, described.config.dimensions());
 
         let mut text = String::new();
@@ -73,7 +74,7 @@ impl ModelsArgs {
         }
         let local = super::hub(true).snapshot(model, revision, Need::Weights, &|_| ());
         let local = local.and_then(|snapshot| {
-            SentenceTransformer::from_snapshot(&snapshot, &serde_json::Map::new())
+            SentenceTransformerConfig::from_snapshot(&snapshot, &serde_json::Map::new())
         });
         match local.and_then(|model| model.transformer.weight_files()) {
             Ok(files) => {

@@ -6,7 +6,6 @@ use candle_core::Device;
 
 use serde_json::Value;
 
-use super::labels::logit_rows;
 use super::models::{Models, ResolvedModel};
 use super::{ModelSummary, Sequence, WeightSize};
 use crate::auto::{AutoClass, ModelWithHead};
@@ -121,9 +120,7 @@ impl LoadedClassifier {
     /// # Errors
     /// `Internal` when a tensor operation fails.
     pub(super) fn logits(&self, sequences: &[&Sequence]) -> Result<(Vec<f32>, usize)> {
-        let inputs = self.inputs(sequences)?;
-        let output = self.model.forward(&inputs, &Want::default()).map_err(forward_failed)?;
-        logit_rows(&output.logits)
+        Ok(self.model.logits(self.rows(sequences))?)
     }
 
     /// The states under the head.
@@ -138,11 +135,18 @@ impl LoadedClassifier {
     }
 
     fn inputs(&self, sequences: &[&Sequence]) -> Result<ModelInputs> {
-        let rows = sequences.iter().map(|sequence| {
+        self.model.inputs(self.rows(sequences)).map_err(forward_failed)
+    }
+
+    /// What the model is given of sequences.
+    pub(super) fn rows<'a>(
+        &self,
+        sequences: &[&'a Sequence],
+    ) -> impl Iterator<Item = (&'a [u32], &'a [u32])> {
+        sequences.iter().map(|sequence| {
             let types: &[u32] = if self.token_type_ids { &sequence.token_type_ids } else { &[] };
             (sequence.input_ids.as_slice(), types)
-        });
-        self.model.inputs(rows).map_err(forward_failed)
+        })
     }
 
     /// The size of the loaded weights.

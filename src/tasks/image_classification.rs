@@ -12,19 +12,18 @@ use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields};
 use candle_core::{Device, Tensor};
+use hfauto::pipelines::{ScoreFunction, best};
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
 use super::image_input::ImageInput;
-use super::labels::{
-    LabelsBuilder, ScoreFunction, best, label_list_type, logit_lists, logit_rows, logits_type,
-};
+use super::labels::{LabelsBuilder, label_list_type, logit_lists, logits_type};
 use super::models::Models;
 use super::text_input::place;
 use super::{
     EncodedRow, ImageBytes, ImageSource, Sequence, Task, TaskBase, TaskModel, WeightSize, is_text,
     text_column,
 };
-use crate::auto::{AutoClass, AutoImageProcessor};
+use crate::auto::{AutoClass, AutoImageProcessor, logit_rows};
 use crate::config::pipeline::{ImageClassification, TaskStep};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::image::RgbImage;

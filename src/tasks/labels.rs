@@ -1,70 +1,13 @@
-//! Labels with scores: the function that makes scores of logits, and their Arrow columns.
+//! Labels with scores as Arrow columns. Not here: what makes scores of logits ([`hfauto::pipelines`]).
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, Float32Builder, ListArray, StringBuilder, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
-use candle_core::Tensor;
 
 use crate::auto::AutoConfig;
-use crate::error::{Error, ErrorKind, Result};
-use crate::nn::logits_to_host;
-
-/// What makes scores of logits, as transformers' `function_to_apply`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ScoreFunction {
-    Sigmoid,
-    Softmax,
-    None,
-}
-
-impl ScoreFunction {
-    /// Scores of one row's logits.
-    pub(super) fn apply(self, logits: &[f32]) -> Vec<f32> {
-        match self {
-            Self::Sigmoid => logits.iter().map(|&x| 1.0 / (1.0 + (-x).exp())).collect(),
-            Self::Softmax => softmax(logits),
-            Self::None => logits.to_vec(),
-        }
-    }
-
-    /// The name in pipeline files.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Sigmoid => "sigmoid",
-            Self::Softmax => "softmax",
-            Self::None => "none",
-        }
-    }
-}
-
-/// Probabilities of one row's logits.
-pub(super) fn softmax(logits: &[f32]) -> Vec<f32> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exponentials: Vec<f32> = logits.iter().map(|&x| (x - max).exp()).collect();
-    let sum: f32 = exponentials.iter().sum();
-    exponentials.into_iter().map(|x| x / sum).collect()
-}
-
-/// The places of the `top_k` greatest scores, best first; of equal ones the first comes first.
-pub(super) fn best(scores: &[f32], top_k: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-    order.truncate(top_k);
-    order
-}
-
-/// The rows of logits `(rows, n)` in host memory.
-///
-/// # Errors
-/// As [`logits_to_host`].
-pub(super) fn logit_rows(logits: &Tensor) -> Result<(Vec<f32>, usize)> {
-    let (_, columns) = logits
-        .dims2()
-        .map_err(|e| Error::new(ErrorKind::Internal, "cannot read logits").source(e))?;
-    Ok((logits_to_host(logits)?, columns))
-}
+use crate::error::Result;
 
 /// `label: Utf8, score: Float32`.
 pub(super) fn label_fields() -> Fields {
@@ -144,20 +87,4 @@ pub(super) fn logit_lists(numbers: Vec<f32>, columns: usize) -> ListArray {
     let item = Arc::new(Field::new_list_field(DataType::Float32, false));
     let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(columns, rows));
     ListArray::new(item, offsets, Arc::new(Float32Array::from(numbers)), None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn best_keeps_the_order_of_equals() {
-        assert_eq!(best(&[0.1, 0.5, 0.5, 0.9], 3), [3, 1, 2]);
-        assert_eq!(best(&[0.1], 5), [0]);
-    }
-
-    #[test]
-    fn softmax_survives_large_logits() {
-        assert_eq!(softmax(&[1000.0, 1000.0]), [0.5, 0.5]);
-    }
 }

@@ -2,7 +2,6 @@
 //! alone and turns rows into [`EncodedRow`]s; its [`TaskModel`] holds weights and turns a batch of their
 //! [`Sequence`]s into an Arrow array. Not here: batching, order, workers (`crate::exec`).
 
-mod characters;
 mod classifier;
 mod feature_extraction;
 mod fill_mask;

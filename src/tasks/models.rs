@@ -8,10 +8,11 @@ use candle_core::{DType, Device, DeviceLocation};
 use super::{EncodedRow, WeightSize, memory};
 use crate::auto::{
     AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, ModelDtype,
-    ModelWithHead, NewHead, SentenceTransformer, auto_devices, auto_dtype, cuda_device,
+    ModelWithHead, NewHead, SentenceTransformerConfig, TextInput, auto_devices, auto_dtype,
+    cuda_device,
 };
 use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
-use crate::error::{Error, ErrorKind, Result, RowErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Hub, Need, Snapshot, Weights};
 use crate::models::ImageDimensions;
 
@@ -79,7 +80,7 @@ pub struct ResolvedModel {
     hub: Arc<Hub>,
     snapshot: Snapshot,
     processor: Processor,
-    sentence_transformer: SentenceTransformer,
+    sentence_transformer: SentenceTransformerConfig,
     /// At least one; each gets a copy of the weights.
     devices: Vec<Device>,
     dtype: ModelDtype,
@@ -99,15 +100,11 @@ enum Processor {
 }
 
 impl Processor {
-    fn new(model: &SentenceTransformer) -> Result<Self> {
+    fn new(model: &SentenceTransformerConfig) -> Result<Self> {
         if model.config.dimensions().image.is_some() {
             return Ok(Self::Image(AutoImageProcessor::from_snapshot(&model.transformer)?));
         }
-        let model_type = Some(model.config.model_type());
-        let options = &model.processor_kwargs;
-        let tokenizer = AutoTokenizer::with_config(&model.transformer, model_type, options)?;
-        let lower_case = model.do_lower_case;
-        Ok(Self::Tokenizer(if lower_case { tokenizer.lower_cased()? } else { tokenizer }))
+        Ok(Self::Tokenizer(model.tokenizer()?))
     }
 }
 
@@ -119,7 +116,8 @@ impl ResolvedModel {
                 let repo = &spec.repo;
                 e.at(format!("model `{repo}`, a hub id: there is no directory of this name"))
             })?;
-        let sentence_transformer = SentenceTransformer::from_snapshot(&snapshot, &spec.config)?;
+        let sentence_transformer =
+            SentenceTransformerConfig::from_snapshot(&snapshot, &spec.config)?;
         let at = |error: hfauto::Error| error.at(format!("model `{}`", spec.repo));
         let devices = match spec.device {
             DeviceSpec::Auto => auto_devices(),
@@ -205,7 +203,7 @@ impl ResolvedModel {
     }
 
     /// Its sentence-transformers modules.
-    pub fn sentence_transformer(&self) -> &SentenceTransformer {
+    pub fn sentence_transformer(&self) -> &SentenceTransformerConfig {
         &self.sentence_transformer
     }
 
@@ -215,35 +213,20 @@ impl ResolvedModel {
     /// # Errors
     /// `Data`, of the row, with the token and both numbers.
     pub(super) fn check_tokens(&self, row: &EncodedRow) -> Result<()> {
-        let dimensions = self.config().dimensions();
-        let within = |id: &u32, rows: usize| (*id as usize) < rows;
+        let input = self.text_input(usize::MAX, false);
         for sequence in &row.sequences {
-            let rows = dimensions.vocab_size;
-            if let Some(id) = sequence.input_ids.iter().find(|id| !within(id, rows)) {
-                let token = self.tokenizer().id_to_token(*id).unwrap_or_default();
-                let message = format!(
-                    "the token `{token}` has the id {id}, but the embedding table of model `{}` has {rows} rows",
-                    self.spec.repo
-                );
-                return Err(Error::of_row(RowErrorKind::Data, message).hint(
-                    "the tokenizer has tokens that the model was not resized for (`resize_token_embeddings`)",
-                ));
-            }
-            let segments = dimensions.type_vocab_size.filter(|_| self.gives_token_type_ids());
-            if let Some(rows) = segments
-                && let Some(id) = sequence.token_type_ids.iter().find(|id| !within(id, rows))
-            {
-                let message = format!(
-                    "a token of segment {id}, but the table of segments of model `{}` has {rows} rows",
-                    self.spec.repo
-                );
-                return Err(Error::of_row(RowErrorKind::Data, message).hint(
-                    "the tokenizer gives token_type_ids that the model does not know: leave them out of \
-                     `model_input_names` in tokenizer_config.json",
-                ));
-            }
+            input.check_tokens(&sequence.input_ids, &sequence.token_type_ids)?;
         }
         Ok(())
+    }
+
+    /// How it reads texts of at most `max_length` tokens; longer ones are cut with `truncation`.
+    ///
+    /// # Panics
+    /// As [`ResolvedModel::tokenizer`].
+    pub(super) fn text_input(&self, max_length: usize, truncation: bool) -> TextInput<'_> {
+        let (config, tokenizer) = (self.config(), self.tokenizer());
+        TextInput { name: &self.spec.repo, config, tokenizer, max_length, truncation }
     }
 
     /// The dtype to compute in.
@@ -262,10 +245,10 @@ impl ResolvedModel {
     }
 
     /// The same model with its weight files, at the commit that the small files came from.
-    fn with_weights(&self, hub: &Hub) -> Result<SentenceTransformer> {
+    fn with_weights(&self, hub: &Hub) -> Result<SentenceTransformerConfig> {
         let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
         let snapshot = hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
-        Ok(SentenceTransformer::from_snapshot(&snapshot, &self.spec.config)?)
+        Ok(SentenceTransformerConfig::from_snapshot(&snapshot, &self.spec.config)?)
     }
 
     /// The size of the weights, from the tables of contents of their files; `None` when those are not on
@@ -306,7 +289,8 @@ impl ResolvedModel {
     /// `Hub` when weights cannot be had, `Model` when they do not fit the config.
     pub fn load(&self, device: &Device) -> Result<Arc<AutoModel>> {
         once(&self.models, device.location(), || {
-            let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
+            let SentenceTransformerConfig { transformer, config, .. } =
+                self.with_weights(&self.hub)?;
             self.check_memory(device)?;
             Ok(AutoModel::load_snapshot(&transformer, config, Some(self.dtype), device)?)
         })
@@ -338,7 +322,8 @@ impl ResolvedModel {
         device: &Device,
     ) -> Result<Arc<ModelWithHead>> {
         once(&self.with_head, (device.location(), class, allow_new_head), || {
-            let SentenceTransformer { transformer, config, .. } = self.with_weights(&self.hub)?;
+            let SentenceTransformerConfig { transformer, config, .. } =
+                self.with_weights(&self.hub)?;
             self.check_memory(device)?;
             let new_head = allow_new_head.then_some(NewHead { seed: 0 });
             let dtype = Some(self.dtype);
@@ -353,7 +338,7 @@ impl ResolvedModel {
     ///
     /// # Errors
     /// As [`ResolvedModel::load`].
-    pub fn load_head(&self, modules: &SentenceTransformer, device: &Device) -> Result<Head> {
+    pub fn load_head(&self, modules: &SentenceTransformerConfig, device: &Device) -> Result<Head> {
         let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
         let snapshot = self.hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
         Ok(modules.load(&snapshot, device)?)

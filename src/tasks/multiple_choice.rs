@@ -13,10 +13,11 @@ use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, Float32Type};
 use candle_core::Device;
+use hfauto::pipelines::{best as best_of, softmax};
 use rayon::prelude::*;
 
 use super::classifier::{Classifier, LoadedClassifier};
-use super::labels::{logits_type, softmax};
+use super::labels::logits_type;
 use super::models::Models;
 use super::text_input::{TextInput, place};
 use super::{
@@ -194,7 +195,7 @@ impl Task for MultipleChoiceTask {
         let (mut best, mut scores, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         for row in results.rows {
             let logits = row.clone().map_or(&[][..], |row| &logits[row]);
-            best.push(super::labels::best(logits, 1).first().map_or(0, |&place| place as i32));
+            best.push(best_of(logits, 1).first().map_or(0, |&place| place as i32));
             scores.extend(softmax(logits));
             lengths.push(logits.len());
         }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, Float32Array, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
 use candle_core::Device;
+use hfauto::pipelines::softmax;
 
 use super::classifier::{Classifier, LoadedClassifier};
-use super::labels::{logit_lists, logits_type, softmax};
+use super::labels::{logit_lists, logits_type};
 use super::models::Models;
 use super::text_input::TextInput;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array};
 use arrow::datatypes::{DataType, Field};
-use candle_core::{DType, Device};
+use candle_core::Device;
+use hfauto::sentence_transformers::PairScores;
 
 use super::classifier::{Classifier, LoadedClassifier};
 use super::models::Models;
 use super::text_input::TextInput;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
-use crate::auto::{AutoClass, Encoder, ModelDtype};
+use crate::auto::AutoClass;
 use crate::config::pipeline::{Activation, Rerank, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nn::TorchActivation;
@@ -24,8 +25,7 @@ pub struct RerankTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
-    activation: TorchActivation,
-    prompt: String,
+    scores: PairScores,
 }
 
 impl RerankTask {
@@ -47,36 +47,17 @@ impl RerankTask {
                 "use `text-classification` with `{text, text_pair}` for a model of several labels",
             ));
         }
-        let directory = model.sentence_transformer();
-        directory.require_cross_encoder()?;
-        let activation = match options.activation {
-            Some(Activation::Sigmoid) => TorchActivation::SIGMOID,
-            Some(Activation::Identity) => TorchActivation::IDENTITY,
-            None => directory
-                .activation()
-                .map_err(|e| e.hint("set `activation` to sigmoid or identity"))?
-                .unwrap_or(TorchActivation::SIGMOID),
-        };
-        let in_full = model.dtype() == ModelDtype::Float(DType::F32);
-        if !directory.keep_in_fp32_modules.is_empty() && !in_full {
-            let names = directory.keep_in_fp32_modules.join(", ");
-            let message = format!("`keep_in_fp32_modules: [{names}]` is not implemented");
-            return Err(Error::new(ErrorKind::Unsupported, message).hint("set `dtype: f32`"));
-        }
-        // The prompts of a directory that was not saved as a cross-encoder are meant for single texts.
-        let prompt = match (directory.encoder, &options.prompt, &options.prompt_name) {
-            (_, Some(prompt), _) => prompt.clone(),
-            (Some(Encoder::CrossEncoder), None, name) => {
-                directory.prompt_text(None, name.as_deref())?
-            }
-            (_, None, None) => String::new(),
-            (_, None, Some(name)) => {
-                let message = format!("the model has no prompt `{name}` for pairs");
-                return Err(
-                    Error::new(ErrorKind::Config, message).hint("give the text itself as `prompt`")
-                );
-            }
-        };
+        let activation = options.activation.map(|activation| match activation {
+            Activation::Sigmoid => TorchActivation::SIGMOID,
+            Activation::Identity => TorchActivation::IDENTITY,
+        });
+        let scores = PairScores::resolve(
+            model.sentence_transformer(),
+            model.dtype(),
+            activation,
+            options.prompt.as_deref(),
+            options.prompt_name.as_deref(),
+        )?;
         let input = TextInput::new(
             Arc::clone(&model),
             [options.query.as_str(), options.document.as_str()],
@@ -88,8 +69,8 @@ impl RerankTask {
             step,
             serde_json::json!({
                 "max_length": input.max_length,
-                "activation": activation.name().to_lowercase(),
-                "prompt": prompt,
+                "activation": scores.activation.name().to_lowercase(),
+                "prompt": scores.prompt,
             }),
         );
         let field = Arc::new(Field::new(&step.output, DataType::Float32, true));
@@ -99,7 +80,7 @@ impl RerankTask {
             model: Arc::clone(&classifier.model),
             summary,
         };
-        Ok(Self { classifier, input, base, activation, prompt })
+        Ok(Self { classifier, input, base, scores })
     }
 }
 
@@ -109,10 +90,9 @@ impl Task for RerankTask {
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
-        self.input.encode_rows(columns, first_row, |texts| match self.prompt.as_str() {
-            "" => self.input.encode(texts),
+        self.input.encode_rows(columns, first_row, |texts| {
             // Prepended to the query only.
-            prompt => self.input.encode(&[&format!("{prompt}{}", texts[0]), texts[1]]),
+            self.input.encode(&[&self.scores.first(texts[0]), texts[1]])
         })
     }
 
@@ -123,7 +103,7 @@ impl Task for RerankTask {
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(RerankModel {
             model: self.classifier.load(device)?,
-            activation: self.activation,
+            scores: self.scores.clone(),
         }))
     }
 }
@@ -131,13 +111,12 @@ impl Task for RerankTask {
 /// The task with its weights.
 struct RerankModel {
     model: LoadedClassifier,
-    activation: TorchActivation,
+    scores: PairScores,
 }
 
 impl TaskModel for RerankModel {
     fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
-        let (mut scores, labels) = self.model.logits(sequences)?;
-        self.activation.apply(&mut scores, labels);
+        let scores = self.scores.forward(&self.model.model, self.model.rows(sequences))?;
         Ok(Arc::new(Float32Array::from(scores)))
     }
 

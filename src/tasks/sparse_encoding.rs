@@ -15,11 +15,13 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use candle_core::Device;
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
-use super::labels::logit_rows;
+
 use super::models::{Models, ResolvedModel};
 use super::text_input::TextInput;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
-use crate::auto::{AutoClass, Encoder, SpladeActivation, SpladePooling, SpladeStrategy};
+use crate::auto::{
+    AutoClass, Encoder, SpladeActivation, SpladePooling, SpladeStrategy, logit_rows,
+};
 use crate::config::pipeline::{SparseEncoding, SparsePooling, TaskStep};
 use crate::error::Result;
 

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field};
 use candle_core::Device;
+use hfauto::pipelines::TextOf;
 use serde_json::{Value, json};
 
 use super::classifier::{Classifier, summary};
-use super::generation::{Generator, TextOf, fields, output_bytes, settings, shown, task_params};
+use super::generation::{Generator, fields, output_bytes, settings, shown, task_params};
 use super::models::Models;
-use super::text_input::{encode_rows, fits, max_tokens};
+use super::text_input::{encode_rows, max_tokens};
 use super::{Batching, EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, EncodeOptions};
 use crate::config::pipeline::{TaskStep, Text2TextGeneration, Text2TextKind};
@@ -121,7 +122,8 @@ impl Task for Text2TextGenerationTask {
         encode_rows(Some(model), &self.base.columns, columns, first_row, |texts| {
             let text = format!("{}{}", self.prefix, texts[0]);
             let encoding = model.tokenizer().encode(&text, &options)?;
-            fits(encoding.input_ids.len(), self.max_length.unwrap_or(usize::MAX))?;
+            let most = self.max_length.unwrap_or(usize::MAX);
+            model.text_input(most, self.truncation).fits(encoding.input_ids.len())?;
             let sequence = Sequence::new(encoding.input_ids, Vec::new());
             Ok(EncodedRow { truncated: encoding.truncated, ..sequence.into() })
         })

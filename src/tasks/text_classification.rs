@@ -9,11 +9,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
 use candle_core::Device;
+use hfauto::pipelines::{ScoreFunction, best};
 
 use super::classifier::{Classifier, LoadedClassifier};
-use super::labels::{
-    LabelsBuilder, ScoreFunction, best, label_fields, label_list_type, logit_lists, logits_type,
-};
+use super::labels::{LabelsBuilder, label_fields, label_list_type, logit_lists, logits_type};
 use super::models::Models;
 use super::text_input::TextInput;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
@@ -66,11 +65,7 @@ fn function_to_apply(option: Option<FunctionToApply>, config: &AutoConfig) -> Sc
         Some(FunctionToApply::Sigmoid) => ScoreFunction::Sigmoid,
         Some(FunctionToApply::Softmax) => ScoreFunction::Softmax,
         Some(FunctionToApply::None) => ScoreFunction::None,
-        None => match (config.problem_type(), config.num_labels()) {
-            (Some("regression"), _) => ScoreFunction::None,
-            (Some("multi_label_classification"), _) | (_, 1) => ScoreFunction::Sigmoid,
-            _ => ScoreFunction::Softmax,
-        },
+        None => ScoreFunction::of(config),
     }
 }
 

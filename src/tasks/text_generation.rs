@@ -10,22 +10,21 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, StructA
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use candle_core::Device;
+use hfauto::pipelines::{PromptRoom, TextOf};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::classifier::{Classifier, summary};
-use super::generation::{
-    Generator, TextOf, fields, no_room, output_bytes, settings, shown, task_params,
-};
+use super::generation::{Generator, fields, output_bytes, settings, shown, task_params};
 use super::models::Models;
-use super::text_input::{encode_rows, fits, max_tokens, place};
+use super::text_input::{encode_rows, max_tokens, place};
 use super::{
     Batching, EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize, is_text,
     not_text, text_column,
 };
 use crate::auto::{AutoClass, ChatOptions, ChatTemplate, EncodeOptions};
 use crate::config::pipeline::{PromptColumn, TaskStep, TextGeneration};
-use crate::error::{Error, ErrorKind, Result, RowErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::generation::GenerationConfig;
 
 /// The task with its model resolved, without weights.
@@ -35,7 +34,7 @@ pub struct TextGenerationTask {
     base: TaskBase,
     prompt: Prompt,
     config: GenerationConfig,
-    room: Room,
+    room: PromptRoom,
     return_full_text: bool,
 }
 
@@ -47,16 +46,6 @@ enum Prompt {
         prefix: String,
     },
     Chat(ChatTemplate),
-}
-
-/// How long prompts may be.
-#[derive(Clone, Copy, Debug)]
-struct Room {
-    /// Tokens of a prompt at most, by the step.
-    max_length: Option<usize>,
-    /// Tokens of prompt and continuation at most, by the model.
-    total: usize,
-    truncation: bool,
 }
 
 impl TextGenerationTask {
@@ -92,7 +81,7 @@ impl TextGenerationTask {
         };
         let stated = model.tokenizer().model_max_length();
         max_tokens(model, step.max_length, stated, false)?;
-        let room = Room {
+        let room = PromptRoom {
             max_length: step.max_length,
             total: max_tokens(model, None, stated, false)?,
             truncation: step.truncation.unwrap_or(false),
@@ -139,28 +128,8 @@ impl TextGenerationTask {
     /// The tokens of a prompt, cut to leave room.
     fn tokens(&self, text: &str, add_special_tokens: bool) -> Result<EncodedRow> {
         let options = EncodeOptions { add_special_tokens, ..EncodeOptions::default() };
-        let mut ids = self.classifier.model.tokenizer().encode(text, &options)?.input_ids;
-        if ids.is_empty() && self.config.bos_token_id.is_none() {
-            return Err(Error::of_row(
-                RowErrorKind::Empty,
-                "a prompt has no token, and the model has no `bos_token_id` to begin with",
-            ));
-        }
-        let Room { max_length, total, truncation } = self.room;
-        let mut truncated = false;
-        if truncation && let Some(new) = self.config.max_new_tokens {
-            let keep = total.saturating_sub(new).min(max_length.unwrap_or(usize::MAX));
-            truncated = ids.len() > keep;
-            ids.drain(..ids.len().saturating_sub(keep));
-        } else {
-            fits(ids.len(), max_length.unwrap_or(usize::MAX))?;
-        }
-        // An empty prompt begins with a token of its own.
-        let prompt = ids.len().max(1);
-        let most = self.config.max_total_tokens(prompt, Some(total));
-        if most <= prompt {
-            return Err(no_room(ids.len(), most));
-        }
+        let ids = self.classifier.model.tokenizer().encode(text, &options)?.input_ids;
+        let (ids, truncated) = self.room.fit(ids, &self.config)?;
         Ok(EncodedRow { truncated, ..Sequence::new(ids, Vec::new()).into() })
     }
 
@@ -175,12 +144,7 @@ impl TextGenerationTask {
             .enumerate()
             .map(|(row, messages)| {
                 let Some(messages) = messages else { return Ok(None) };
-                let continues = messages.last().is_some_and(|last| last["role"] == "assistant");
-                let options = ChatOptions {
-                    add_generation_prompt: !continues,
-                    continue_final_message: continues,
-                    ..ChatOptions::default()
-                };
+                let options = ChatOptions::for_answer(&messages);
                 template
                     .render(&messages, &options)
                     .map_err(Error::from)

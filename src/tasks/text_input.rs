@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::models::ResolvedModel;
 use super::{EncodedRow, Sequence, text_column};
 use crate::auto::{EncodeOptions, Encoding};
-use crate::error::{Error, ErrorKind, Result, RowErrorKind};
+use crate::error::Result;
 
 /// The text columns of a step and how they are encoded.
 #[derive(Debug)]
@@ -58,19 +58,12 @@ impl TextInput {
     /// # Errors
     /// `Config` when they do not.
     pub(super) fn check_stride(&self, option: &str, stride: usize) -> Result<()> {
-        let special = self.model.tokenizer().num_special_tokens_to_add(false);
-        let room = self.max_length.saturating_sub(special);
-        if stride < room {
-            return Ok(());
-        }
-        let max_length = self.max_length;
-        Err(Error::new(
-            ErrorKind::Config,
-            format!(
-                "`{option}: {stride}` is not less than the {room} tokens that a window of {max_length} \
-                 has beside special tokens"
-            ),
-        ))
+        Ok(self.rows().check_stride(option, stride)?)
+    }
+
+    /// How the model reads the texts of a row.
+    fn rows(&self) -> hfauto::auto::TextInput<'_> {
+        self.model.text_input(self.max_length, self.truncation)
     }
 
     /// Encodes rows in parallel: `encode` gets the texts of one row, in the order of the columns. A row
@@ -103,42 +96,18 @@ impl TextInput {
 
     /// The tokens of one text or one pair.
     pub(super) fn encoding(&self, texts: &[&str]) -> Result<Encoding> {
-        let options = self.options();
-        let tokenizer = self.model.tokenizer();
-        let encoding = match texts {
-            [text] => tokenizer.encode(text, &options)?,
-            [text, pair] => tokenizer.encode_pair(text, pair, &options)?,
-            _ => return Err(Error::new(ErrorKind::Internal, "a row is one text or two")),
-        };
-        self.fits(encoding.input_ids.len())?;
-        if encoding.input_ids.is_empty() {
-            return Err(Error::of_row(RowErrorKind::Empty, "a text without a token"));
-        }
-        Ok(encoding)
+        Ok(self.rows().encode(texts)?)
     }
 
     /// How texts are cut.
     pub(super) fn options(&self) -> EncodeOptions {
-        EncodeOptions {
-            max_length: self.truncation.then_some(self.max_length),
-            ..EncodeOptions::default()
-        }
+        self.rows().options()
     }
 
     /// Refuses a row of more tokens than the model takes.
     pub(super) fn fits(&self, tokens: usize) -> Result<()> {
-        fits(tokens, self.max_length)
+        Ok(self.rows().fits(tokens)?)
     }
-}
-
-/// Refuses a row of more than `max_length` tokens.
-pub(super) fn fits(tokens: usize, max_length: usize) -> Result<()> {
-    if tokens <= max_length {
-        return Ok(());
-    }
-    let message = format!("text of {tokens} tokens, at most {max_length} may be");
-    Err(Error::of_row(RowErrorKind::TooLong, message)
-        .hint("set `truncation: true` to cut longer texts, or raise `max_length`"))
 }
 
 /// Encodes the rows of text columns in parallel, on the current rayon pool; `names` are the columns',
@@ -183,22 +152,6 @@ pub(super) fn max_tokens(
     stated: Option<usize>,
     pair: bool,
 ) -> Result<usize> {
-    let positions = model.config().dimensions().max_position_embeddings.unwrap_or(usize::MAX);
-    let Some(max_length) = max_length else {
-        return Ok(stated.unwrap_or(usize::MAX).min(positions));
-    };
-    let special = model.tokenizer().num_special_tokens_to_add(pair);
-    if max_length <= special {
-        return Err(Error::new(
-            ErrorKind::Config,
-            format!("`max_length: {max_length}` leaves no room beside {special} special tokens"),
-        ));
-    }
-    if max_length > positions {
-        return Err(Error::new(
-            ErrorKind::Config,
-            format!("`max_length: {max_length}` is more than the model's {positions} positions"),
-        ));
-    }
-    Ok(max_length)
+    let (config, tokenizer) = (model.config(), model.tokenizer());
+    Ok(hfauto::auto::TextInput::max_tokens(config, tokenizer, max_length, stated, pair)?)
 }

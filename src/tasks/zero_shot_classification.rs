@@ -10,9 +10,10 @@ use arrow::array::{ArrayRef, AsArray, FixedSizeListArray, Float32Array, ListArra
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type};
 use candle_core::Device;
+use hfauto::pipelines::softmax;
 
 use super::classifier::{Classifier, LoadedClassifier};
-use super::labels::{LabelsBuilder, label_list_type, softmax};
+use super::labels::{LabelsBuilder, label_list_type};
 use super::models::Models;
 use super::text_input::TextInput;
 use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize};

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use hfauto_pipe::auto::{AutoModel, FAMILIES, ModelDtype, SentenceTransformer, cuda_device};
+use hfauto_pipe::auto::{AutoModel, FAMILIES, ModelDtype, SentenceTransformerConfig, cuda_device};
 use hfauto_pipe::hub::{Snapshot, Weights};
 use hfauto_pipe::models::Want;
 use hfauto_pipe::nn::to_host;
@@ -273,7 +273,7 @@ fn embeddings_agree_with_sentence_transformers() {
     let mut count = 0;
     for golden in Golden::all().iter().filter(|golden| golden.is_sentence_transformer()) {
         let snapshot = Snapshot::local(&golden.dir).unwrap();
-        let description = SentenceTransformer::from_snapshot(&snapshot, &Map::new()).unwrap();
+        let description = SentenceTransformerConfig::from_snapshot(&snapshot, &Map::new()).unwrap();
         let model = AutoModel::load_snapshot(
             &description.transformer,
             description.config.clone(),

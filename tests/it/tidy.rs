@@ -49,19 +49,38 @@ fn code(text: &str) -> String {
 #[test]
 fn folders_use_only_what_is_before_them() {
     // Of the library, then of the program.
-    let order: [(&str, &[&str]); 16] = [
+    let order: [(&str, &[&str]); 18] = [
         ("hub", &[]),
         ("image", &[]),
         ("nn", &[]),
         ("models", &["nn"]),
         ("generation", &["models", "nn"]),
         ("auto", &["hub", "image", "models", "nn"]),
+        ("batch", &[]),
+        ("sentence_transformers", &["hub", "auto", "batch", "models", "nn"]),
+        (
+            "pipelines",
+            &["hub", "auto", "batch", "models", "nn", "generation", "sentence_transformers"],
+        ),
         ("config", &["auto", "image"]),
         ("source", &["config"]),
         ("sink", &["config"]),
-        ("batch", &[]),
         ("report", &[]),
-        ("tasks", &["config", "hub", "image", "auto", "batch", "models", "nn", "generation"]),
+        (
+            "tasks",
+            &[
+                "config",
+                "hub",
+                "image",
+                "auto",
+                "batch",
+                "models",
+                "nn",
+                "generation",
+                "sentence_transformers",
+                "pipelines",
+            ],
+        ),
         ("exec", &["config", "source", "batch", "tasks", "report", "nn"]),
         ("sql", &["config", "source", "tasks", "exec", "hub"]),
         ("job", &["config", "source", "tasks", "exec", "sql", "sink", "report", "hub"]),

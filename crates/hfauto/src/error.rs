@@ -187,6 +187,11 @@ impl Error {
     }
 }
 
+/// The error of a tensor operation in a forward pass.
+pub(crate) fn forward_failed(error: candle_core::Error) -> Error {
+    Error::new(ErrorKind::Internal, "a forward pass failed").source(error)
+}
+
 impl fmt::Display for Error {
     /// `message: cause: deeper cause` on the first line, then `  at place` lines and `hint: …`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

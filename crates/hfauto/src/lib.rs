@@ -8,10 +8,15 @@
 //! nn           what architectures share                    attention, pooling
 //! generation   token by token, where a model writes        greedy, sampled, beams
 //! image        a picture's pixels, resized                 RGB
+//! batch        longest first, under a token budget         [[7, 2], [0, 5, 1]]
+//! sentence_transformers   texts to vectors, pairs to scores   SentenceTransformer, CrossEncoder
+//! pipelines    texts to labels, spans, answers, texts      TokenClassificationPipeline, generate
 //! ```
 //!
-//! The entries: [`auto::AutoModel`], [`auto::AutoTokenizer`], and a class for each head. Functions block, and may be
-//! called inside and outside of a tokio runtime. Not here: tables, which the crate `hfauto-pipe` runs models over.
+//! The entries: [`auto::AutoModel`], [`auto::AutoTokenizer`], a class for each head, and what takes texts and returns
+//! plain Rust types: [`sentence_transformers`] and [`pipelines`]. Functions block, and may be called inside and outside of a
+//! tokio runtime; everything loaded can be shared between threads. Not here: tables, which the crate `hfauto-pipe` runs
+//! models over.
 //!
 //! Features: `hub` (on by default) downloads from the Hugging Face hub, `image` (on by default) reads pictures, `cuda`
 //! computes on NVIDIA GPUs. Without `hub` no network library is compiled, and models are directories or in the cache.
@@ -24,6 +29,7 @@ pub mod guard;
     allow(dead_code, reason = "some limits are those of a feature")
 )]
 mod limits;
+pub mod memory;
 pub mod secret;
 
 pub mod hub;
@@ -33,6 +39,9 @@ pub mod auto;
 pub mod models;
 pub mod nn;
 pub mod generation;
+pub mod batch;
+pub mod sentence_transformers;
+pub mod pipelines;
 
 pub use auto_class::AutoClass;
 pub use error::{Error, ErrorKind, Result, RowErrorKind};

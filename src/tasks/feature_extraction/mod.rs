@@ -11,18 +11,19 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
+use hfauto::sentence_transformers::prompt_tokens;
 
 use self::column::Int8Ranges;
 use super::classifier::{forward_failed, summary};
 use super::models::{Models, ResolvedModel};
-use super::text_input::{encode_rows, fits, max_tokens};
+use super::text_input::{encode_rows, max_tokens};
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
-use crate::auto::{AutoModel, EncodeOptions, Head, Module, SentenceTransformer};
+use crate::auto::{AutoModel, Head, Module, SentenceTransformerConfig};
 use crate::config::pipeline::{FeatureExtraction, ModelOutputName, Pooling, Precision, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Dimensions, Want};
-use crate::nn::{PoolingMode, normalize};
+use crate::nn::PoolingMode;
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ enum Output {
 #[derive(Clone, Debug)]
 struct Embedding {
     /// The modules after the backbone; `None` for `pooling: none`.
-    modules: Option<SentenceTransformer>,
+    modules: Option<SentenceTransformerConfig>,
     /// Dimensions after `dimensions` has cut them.
     dimensions: usize,
     /// Normalise once more after the cut, as `normalize_embeddings=True`.
@@ -102,7 +103,7 @@ impl FeatureExtractionTask {
             Output::Embedding(Embedding { modules: Some(modules), .. })
                 if !modules.include_prompt() && !prompt.is_empty() =>
             {
-                prompt_tokens(&prompt, &model, max_length)?
+                prompt_tokens(&prompt, model.tokenizer(), max_length)?
             }
             _ => 0,
         };
@@ -192,15 +193,6 @@ fn pooling_mode(pooling: Pooling) -> Option<PoolingMode> {
     }
 }
 
-/// The number of prompt tokens at the start of a row, without a trailing special token.
-fn prompt_tokens(prompt: &str, model: &ResolvedModel, max_length: usize) -> Result<usize> {
-    let options = EncodeOptions { max_length: Some(max_length), ..EncodeOptions::default() };
-    let encoding = model.tokenizer().encode(prompt, &options)?;
-    let special = model.tokenizer().all_special_ids();
-    let ends = encoding.input_ids.last().is_some_and(|last| special.contains(last));
-    Ok(encoding.input_ids.len() - usize::from(ends))
-}
-
 fn shown_options(
     output: &Output,
     prompt: &str,
@@ -231,7 +223,7 @@ fn shown_options(
 }
 
 /// The modules after the transformer, as `Pooling(mean), Normalize`.
-pub fn module_names(modules: &SentenceTransformer) -> String {
+pub fn module_names(modules: &SentenceTransformerConfig) -> String {
     let names = modules.modules.iter().map(|module| match module {
         Module::Pooling(pooling) => {
             let modes: Vec<_> = pooling.modes().iter().map(|mode| mode.name()).collect();
@@ -251,14 +243,12 @@ impl Task for FeatureExtractionTask {
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
-        let options = EncodeOptions {
-            max_length: self.truncation.then_some(self.max_length),
-            ..EncodeOptions::default()
-        };
         let model = &*self.base.model;
+        let input = model.text_input(self.max_length, self.truncation);
+        let options = input.options();
         encode_rows(Some(model), &self.base.columns, columns, first_row, |texts| {
             let encoding = model.tokenizer().encode(&self.prepared(texts[0]), &options)?;
-            fits(encoding.input_ids.len(), self.max_length)?;
+            input.fits(encoding.input_ids.len())?;
             let sequence = Sequence::new(encoding.input_ids, encoding.token_type_ids);
             Ok(EncodedRow { truncated: encoding.truncated, ..sequence.into() })
         })
@@ -313,25 +303,25 @@ struct FeatureExtractionModel {
 
 impl TaskModel for FeatureExtractionModel {
     fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
-        let backbone = self.model.backbone();
         let rows = sequences.iter().map(|s| (s.input_ids.as_slice(), s.token_type_ids.as_slice()));
+        if let (Output::Embedding(embedding), Some(modules)) = (&self.output, &self.modules) {
+            let vectors = hfauto::sentence_transformers::Embedding {
+                prompt_tokens: self.prompt_tokens,
+                dimensions: embedding.dimensions,
+                normalize: embedding.normalize,
+            };
+            let vectors = vectors.forward(&self.model, modules, rows)?;
+            return column::embeddings(&vectors, embedding.precision);
+        }
         let inputs = self.model.inputs(rows).map_err(forward_failed)?;
-        let output = backbone.forward(&inputs, &self.want()).map_err(forward_failed)?;
+        let output =
+            self.model.backbone().forward(&inputs, &self.want()).map_err(forward_failed)?;
         match &self.output {
             Output::Named(names) => column::outputs(names, &self.dimensions, &output),
-            Output::Embedding(embedding) => match &self.modules {
-                None => {
-                    let tokens = &output.last_hidden_state;
-                    column::token_vectors(&tokens.values, &tokens.lengths, embedding.precision)
-                }
-                Some(modules) => {
-                    let pooled = modules
-                        .forward(&output.last_hidden_state, self.prompt_tokens)
-                        .and_then(|pooled| cut(&pooled, embedding))
-                        .map_err(forward_failed)?;
-                    column::embeddings(&pooled, embedding.precision)
-                }
-            },
+            Output::Embedding(embedding) => {
+                let tokens = &output.last_hidden_state;
+                column::token_vectors(&tokens.values, &tokens.lengths, embedding.precision)
+            }
         }
     }
 
@@ -372,10 +362,4 @@ impl FeatureExtractionModel {
             attentions: names.contains(&ModelOutputName::Attentions),
         }
     }
-}
-
-/// `truncate_dim`, then `normalize_embeddings`.
-fn cut(pooled: &Tensor, embedding: &Embedding) -> candle_core::Result<Tensor> {
-    let pooled = pooled.narrow(1, 0, embedding.dimensions)?.contiguous()?;
-    if embedding.normalize { normalize(&pooled) } else { Ok(pooled) }
 }

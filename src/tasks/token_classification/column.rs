@@ -1,12 +1,12 @@
-//! The column of entities. Not here: how tokens become entities ([`super::aggregate`]).
+//! The column of entities. Not here: how tokens become entities ([`hfauto::pipelines`]).
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Builder, Int32Builder, ListArray, StringBuilder, StructArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use hfauto::pipelines::Entity;
 
-use super::aggregate::Entity;
 use crate::config::pipeline::AggregationStrategy;
 use crate::tasks::labels::{logit_lists, logits_type};
 

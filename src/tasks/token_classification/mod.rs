@@ -4,7 +4,6 @@
 //! # Source
 //! `src/transformers/pipelines/token_classification.py` at v4.57.
 
-mod aggregate;
 mod column;
 
 use std::sync::Arc;
@@ -12,18 +11,18 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{DataType, Field};
 use candle_core::Device;
+use hfauto::pipelines::{
+    Aggregation, AggregationStrategy, Characters, TextToken, merge_windows, token_scores,
+};
 
-use super::characters::Characters;
 use super::classifier::Classifier;
-use super::labels::softmax;
 use super::models::Models;
 use super::text_input::TextInput;
 use super::token_logits::{TokenLogits, TokenLogitsModel, token_logits_type};
 use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, text_column};
 use crate::auto::{AutoClass, AutoTokenizer, EncodeOptions, WindowOptions};
-use crate::config::pipeline::{TaskStep, TokenClassification};
+use crate::config::pipeline::{self, TaskStep, TokenClassification};
 use crate::error::{Error, ErrorKind, Result};
-use aggregate::{Aggregation, TokenScores, merge_windows};
 use column::{ColumnBuilder, Columns};
 
 /// The task with its model resolved, without weights.
@@ -44,28 +43,23 @@ struct WindowTokens {
     /// How many there are.
     count: usize,
     /// Those that are not special.
-    tokens: Vec<Token>,
-}
-
-/// A token of the text.
-struct Token {
-    id: u32,
-    index: u32,
-    start: u32,
-    end: u32,
+    tokens: Vec<TextToken>,
 }
 
 impl WindowTokens {
     fn new(ids: &[u32], offsets: &[(usize, usize)], special: &[bool]) -> Self {
-        let tokens = ids.iter().zip(offsets).zip(special).enumerate();
-        let tokens = tokens.filter(|(_, (_, special))| !**special);
-        let tokens = tokens.map(|(index, ((&id, &(start, end)), _))| Token {
-            id,
-            index: index as u32,
-            start: start as u32,
-            end: end as u32,
-        });
-        Self { count: ids.len(), tokens: tokens.collect() }
+        Self { count: ids.len(), tokens: TextToken::of_row(ids, offsets, special) }
+    }
+}
+
+/// The strategy of a step, as the library has it.
+fn strategy(options: &TokenClassification) -> AggregationStrategy {
+    match options.aggregation_strategy {
+        pipeline::AggregationStrategy::None => AggregationStrategy::None,
+        pipeline::AggregationStrategy::Simple => AggregationStrategy::Simple,
+        pipeline::AggregationStrategy::First => AggregationStrategy::First,
+        pipeline::AggregationStrategy::Average => AggregationStrategy::Average,
+        pipeline::AggregationStrategy::Max => AggregationStrategy::Max,
     }
 }
 
@@ -156,22 +150,6 @@ impl TokenClassificationTask {
         row.note = Some(Box::new(RowTokens(windows)));
         Ok(row)
     }
-
-    /// A token's text, and whether it goes on with the word before it.
-    fn word(&self, token: &Token, text: &Characters<'_>) -> (String, bool) {
-        let (start, end) = (token.start as usize, token.end as usize);
-        if Some(token.id) == self.tokenizer().unk_token_id() {
-            return (text.slice(start..end).to_owned(), false);
-        }
-        let word = self.tokenizer().id_to_token(token.id).unwrap_or_default();
-        let is_subword = if self.tokenizer().continuing_subword_prefix().is_some() {
-            // The token is longer than its text by the prefix.
-            word.chars().count() != text.slice(start..end).chars().count()
-        } else {
-            start > 0 && !text.slice(start - 1..start + 1).contains(' ')
-        };
-        (word, is_subword)
-    }
 }
 
 impl Task for TokenClassificationTask {
@@ -185,7 +163,7 @@ impl Task for TokenClassificationTask {
 
     fn output_bytes(&self, tokens: usize) -> usize {
         // Logits, what is kept of each token, and an entity for some.
-        tokens * (size_of::<f32>() * self.num_labels() + size_of::<Token>() + 16)
+        tokens * (size_of::<f32>() * self.num_labels() + size_of::<TextToken>() + 16)
     }
 
     fn sequence_type(&self) -> DataType {
@@ -199,9 +177,9 @@ impl Task for TokenClassificationTask {
     fn finish(&self, columns: &[ArrayRef], results: &Results<'_>) -> Result<ArrayRef> {
         let texts = columns.first().map(text_column).transpose()?;
         let lost = || Error::new(ErrorKind::Internal, "a row came back without its tokens");
-        let to_text = |tokens| Ok(self.tokenizer().convert_tokens_to_string(tokens)?);
+        let to_text = |tokens| self.tokenizer().convert_tokens_to_string(tokens);
         let aggregation = Aggregation {
-            strategy: self.options.aggregation_strategy,
+            strategy: strategy(&self.options),
             config: self.classifier.model.config(),
             ignore_labels: &self.options.ignore_labels,
             to_text: &to_text,
@@ -223,15 +201,10 @@ impl Task for TokenClassificationTask {
             for (sequence, window) in range.clone().zip(windows) {
                 logits = values.sequence(sequence);
                 count = window.count;
-                let scores: Vec<f32> = logits.chunks_exact(labels).flat_map(softmax).collect();
-                let tokens = window.tokens.iter().map(|token| {
-                    let (word, is_subword) = self.word(token, &text);
-                    let Token { index, start, end, .. } = *token;
-                    let first = index as usize * labels;
-                    let scores = scores.get(first..first + labels).ok_or_else(lost)?;
-                    Ok(TokenScores { word, scores, start, end, index, is_subword })
-                });
-                entities.extend(aggregation.entities(tokens.collect::<Result<_>>()?)?);
+                let scores = token_scores(logits, labels);
+                let tokens = &window.tokens;
+                let tokens = TextToken::scored(tokens, self.tokenizer(), &text, &scores, labels)?;
+                entities.extend(aggregation.entities(tokens)?);
             }
             if windows.len() > 1 {
                 entities = merge_windows(entities);

@@ -50,7 +50,10 @@ const COMMON_KEYS: [&str; 27] = [
 /// use hfauto::auto::AutoConfig;
 ///
 /// # fn main() -> hfauto::Result<()> {
-/// let config = AutoConfig::from_pretrained("../../tests/golden/bert")?;
+/// let config = AutoConfig::from_pretrained(concat!(
+///     env!("CARGO_MANIFEST_DIR"),
+///     "/../../tests/golden/bert"
+/// ))?;
 /// assert_eq!(config.model_type(), "bert");
 /// assert_eq!(config.dimensions().hidden_size, 32);
 /// # Ok(())

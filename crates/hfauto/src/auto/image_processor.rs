@@ -63,11 +63,12 @@ const CHANNELS: usize = 3;
 /// use hfauto::models::Want;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let id = "../../tests/golden/heads/vit/for-image-classification";
-/// let processor = AutoImageProcessor::from_pretrained(id)?;
-/// let model = AutoModelForImageClassification::from_pretrained(id)?;
+/// let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
+/// let id = format!("{golden}/heads/vit/for-image-classification");
+/// let processor = AutoImageProcessor::from_pretrained(&id)?;
+/// let model = AutoModelForImageClassification::from_pretrained(&id)?;
 ///
-/// let image = RgbImage::decode(&std::fs::read("../../tests/golden/images/0-rgb.jpg")?)?;
+/// let image = RgbImage::decode(&std::fs::read(format!("{golden}/images/0-rgb.jpg"))?)?;
 /// let inputs = model.image_inputs(&[processor.preprocess(&image)?])?;
 /// let logits = model.forward(&inputs, &Want::default())?.logits;
 /// assert_eq!(logits.dims(), [1, model.config().num_labels()]);
@@ -92,13 +93,51 @@ struct Size {
     width: usize,
 }
 
+/// Options of [`AutoImageProcessor::builder`].
+#[derive(Clone, Debug)]
+pub struct AutoImageProcessorBuilder {
+    id: String,
+    revision: Option<String>,
+    config: Map<String, Value>,
+}
+
+impl AutoImageProcessorBuilder {
+    /// Branch, tag or commit; without it, `main`.
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.revision = Some(revision.into());
+        self
+    }
+
+    /// Overrides of `preprocessor_config.json`, like keyword arguments of `from_pretrained`.
+    #[must_use]
+    pub fn config(mut self, config: Map<String, Value>) -> Self {
+        self.config.extend(config);
+        self
+    }
+
+    /// Reads the image processor.
+    ///
+    /// # Errors
+    /// As [`AutoImageProcessor::from_snapshot`]; `Hub` when the files cannot be had.
+    pub fn load(self) -> Result<AutoImageProcessor> {
+        let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Config)?;
+        AutoImageProcessor::with_config(&snapshot, &self.config)
+    }
+}
+
 impl AutoImageProcessor {
     /// The image processor of a hub id or of a directory.
     ///
     /// # Errors
     /// As [`from_snapshot`](Self::from_snapshot); `Hub` when the files cannot be had.
     pub fn from_pretrained(id: &str) -> Result<Self> {
-        Self::from_snapshot(&snapshot(id, None, Need::Config)?)
+        Self::builder(id).load()
+    }
+
+    /// The same with options.
+    pub fn builder(id: impl Into<String>) -> AutoImageProcessorBuilder {
+        AutoImageProcessorBuilder { id: id.into(), revision: None, config: Map::new() }
     }
 
     /// The image processor in a snapshot's files.
@@ -107,18 +146,27 @@ impl AutoImageProcessor {
     /// `Model` when preprocessor_config.json is missing or damaged, `Unsupported` for a class or a setting
     /// that is not implemented.
     pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self> {
+        Self::with_config(snapshot, &Map::new())
+    }
+
+    /// The same with `overrides` of `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// As [`from_snapshot`](Self::from_snapshot).
+    pub fn with_config(snapshot: &Snapshot, overrides: &Map<String, Value>) -> Result<Self> {
         let at = |error: Error| error.at(format!("image processor of `{}`", snapshot.name()));
         let json = snapshot.json(FILE).map_err(at)?;
         let object = |json: Value| match json {
             Value::Object(json) => Ok(json),
             _ => Err(at(Error::new(ErrorKind::Model, format!("{FILE} is not a JSON object")))),
         };
-        let Some(json) = json.map(object).transpose()? else {
+        let Some(mut json) = json.map(object).transpose()? else {
             return Err(at(Error::new(ErrorKind::Model, format!("there is no {FILE}")).hint(
                 "save the image processor beside the model (`image_processor.save_pretrained(…)` in \
                  transformers)",
             )));
         };
+        json.extend(overrides.clone());
         let model_type = match snapshot.json("config.json").map_err(at)? {
             Some(config) => config.get("model_type").and_then(Value::as_str).map(str::to_owned),
             None => None,

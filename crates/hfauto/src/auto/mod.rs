@@ -3,7 +3,7 @@
 //! files come from (`crate::hub`).
 //!
 //! The entries are [`AutoConfig`], [`AutoModel`] and, for directories of sentence-transformers,
-//! [`SentenceTransformer`]. All of them read a [`Snapshot`](crate::hub::Snapshot).
+//! [`SentenceTransformerConfig`]. All of them read a [`Snapshot`](crate::hub::Snapshot).
 //!
 //! # Example
 //! The AutoModel tutorial of transformers: tokenise, run, look at the row of `[CLS]`.
@@ -12,7 +12,8 @@
 //! use hfauto::models::Want;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let id = "../../tests/golden/bert"; // or a hub id, as "google-bert/bert-base-uncased"
+//! // Or a hub id, as "google-bert/bert-base-uncased".
+//! let id = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/bert");
 //! let tokenizer = AutoTokenizer::from_pretrained(id)?;
 //! let model = AutoModel::from_pretrained(id)?;
 //!
@@ -39,10 +40,12 @@ mod heads;
 #[cfg(feature = "image")]
 mod image_processor;
 mod labels;
+mod load_options;
 mod loader;
 mod model;
 mod model_for;
 mod sentence_transformers;
+mod text_input;
 mod tokenizer;
 
 pub use crate::auto_class::AutoClass;
@@ -51,7 +54,8 @@ pub use device::{auto_devices, auto_dtype, cuda_device};
 pub use dtype::ModelDtype;
 pub use families::{FAMILIES, Family, FamilyHead, LoadBackbone};
 #[cfg(feature = "image")]
-pub use image_processor::AutoImageProcessor;
+pub use image_processor::{AutoImageProcessor, AutoImageProcessorBuilder};
+pub(crate) use load_options::{LoadOptions, load_options};
 pub use loader::{LoadReport, NewHead};
 pub use model::{AutoModel, AutoModelBuilder};
 pub use model_for::{
@@ -59,15 +63,16 @@ pub use model_for::{
     AutoModelForMaskedLM, AutoModelForMultipleChoice, AutoModelForNextSentencePrediction,
     AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification,
     AutoModelForT5, AutoModelForTokenClassification, AutoModelWithLMHead, HeadClass, LogitsOutput,
-    ModelWithHead,
+    ModelWithHead, logit_rows,
 };
 pub use sentence_transformers::{
-    Dense, Encoder, Head, Module, Norm, SentenceTransformer, SpladeActivation, SpladePooling,
+    Dense, Encoder, Head, Module, Norm, SentenceTransformerConfig, SpladeActivation, SpladePooling,
     SpladeStrategy,
 };
+pub use text_input::TextInput;
 pub use tokenizer::{
-    AutoTokenizer, ChatOptions, ChatTemplate, DecodeOptions, EncodeOptions, Encoding, Side,
-    TruncationStrategy, Window, WindowOptions,
+    AutoTokenizer, AutoTokenizerBuilder, ChatOptions, ChatTemplate, DecodeOptions, EncodeOptions,
+    Encoding, Side, TruncationStrategy, Window, WindowOptions,
 };
 
 use crate::error::Result;

@@ -1,16 +1,15 @@
 //! AutoModel: a checkpoint's architecture without a head, loaded.
 
 use candle_core::{Device, Tensor};
-use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
 use super::dtype::ModelDtype;
 use super::families::cannot_load;
+use super::load_options::{LoadOptions, load_options};
 use super::loader::{self, LoadReport};
-use super::snapshot;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, Result};
-use crate::hub::{Need, Snapshot, Weights};
+use crate::hub::{Snapshot, Weights};
 use crate::models::{Backbone, ModelOutput, Want};
 use crate::nn::ModelInputs;
 
@@ -27,58 +26,19 @@ pub struct AutoModel {
 /// Options of [`AutoModel::builder`].
 #[derive(Clone, Debug)]
 pub struct AutoModelBuilder {
-    id: String,
-    revision: Option<String>,
-    dtype: Option<ModelDtype>,
-    device: Device,
-    config: Map<String, Value>,
+    options: LoadOptions,
 }
 
 impl AutoModelBuilder {
-    /// Branch, tag or commit; without it, `main`.
-    #[must_use]
-    pub fn revision(mut self, revision: impl Into<String>) -> Self {
-        self.revision = Some(revision.into());
-        self
-    }
-
-    /// The dtype to compute in; without it, f32 on a CPU.
-    #[must_use]
-    pub fn dtype(mut self, dtype: impl Into<ModelDtype>) -> Self {
-        self.dtype = Some(dtype.into());
-        self
-    }
-
-    /// The device to compute on; without it, the CPU.
-    #[must_use]
-    pub fn device(mut self, device: Device) -> Self {
-        self.device = device;
-        self
-    }
-
-    /// How attention is computed: `sdpa`, the fastest kernel for the device, unless set; or `eager`, the
-    /// plain products.
-    #[must_use]
-    pub fn attn_implementation(mut self, attn_implementation: &str) -> Self {
-        self.config.insert("attn_implementation".to_owned(), attn_implementation.into());
-        self
-    }
-
-    /// Overrides of `config.json`.
-    #[must_use]
-    pub fn config(mut self, config: Map<String, Value>) -> Self {
-        self.config.extend(config);
-        self
-    }
+    load_options!();
 
     /// Loads the model.
     ///
     /// # Errors
     /// As [`AutoModel::load_snapshot`]; `Hub` when the files cannot be had.
     pub fn load(self) -> Result<AutoModel> {
-        let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
-        let config = AutoConfig::from_snapshot(&snapshot, &self.config)?;
-        AutoModel::load_snapshot(&snapshot, config, self.dtype, &self.device)
+        let (snapshot, config) = self.options.read()?;
+        AutoModel::load_snapshot(&snapshot, config, self.options.dtype, &self.options.device)
     }
 }
 
@@ -93,13 +53,7 @@ impl AutoModel {
 
     /// The same with options.
     pub fn builder(id: impl Into<String>) -> AutoModelBuilder {
-        AutoModelBuilder {
-            id: id.into(),
-            revision: None,
-            dtype: None,
-            device: Device::Cpu,
-            config: Map::new(),
-        }
+        AutoModelBuilder { options: LoadOptions::new(id) }
     }
 
     /// Loads the weights of `snapshot` into the architecture that `config` names. Without `dtype`, f32;

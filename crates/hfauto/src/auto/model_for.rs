@@ -1,6 +1,7 @@
 //! AutoModelFor…: a checkpoint's architecture with a head, loaded.
 
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
@@ -8,14 +9,15 @@ use serde_json::{Map, Value};
 use super::config::AutoConfig;
 use super::dtype::ModelDtype;
 use super::families::cannot_load;
+use super::load_options::{LoadOptions, load_options};
 use super::loader::{self, LoadReport, NewHead};
 use super::model::{check_kind, image_inputs, text_inputs};
-use super::snapshot;
+use super::tokenizer::AutoTokenizer;
 use crate::auto_class::AutoClass;
-use crate::error::{Error, ErrorKind, Result};
-use crate::hub::{Need, Snapshot, Weights};
+use crate::error::{Error, ErrorKind, Result, forward_failed};
+use crate::hub::{Snapshot, Weights};
 use crate::models::{Backbone, Decoder, Fields, Head, HeadSizes, ModelOutput, Want};
-use crate::nn::ModelInputs;
+use crate::nn::{ModelInputs, logits_to_host};
 
 /// A backbone with a head, of whatever Auto class.
 pub struct ModelWithHead {
@@ -209,6 +211,36 @@ impl ModelWithHead {
     }
 }
 
+impl ModelWithHead {
+    /// Runs the model over rows of `(input_ids, token_type_ids)` and returns all logits in host memory, and how many
+    /// numbers a row of the logits has.
+    ///
+    /// # Shapes
+    /// As the table at [`AutoModelFor`], flattened.
+    ///
+    /// # Errors
+    /// `Model` for logits that are not numbers; `Internal` when a tensor operation fails.
+    pub fn logits<'a>(
+        &self,
+        rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
+    ) -> Result<(Vec<f32>, usize)> {
+        let inputs = self.inputs(rows).map_err(forward_failed)?;
+        let output = self.forward(&inputs, &Want::default()).map_err(forward_failed)?;
+        logit_rows(&output.logits)
+    }
+}
+
+/// The rows of logits `(rows, n)` in host memory, and `n`.
+///
+/// # Errors
+/// As [`logits_to_host`].
+pub fn logit_rows(logits: &Tensor) -> Result<(Vec<f32>, usize)> {
+    let (_, columns) = logits
+        .dims2()
+        .map_err(|e| Error::new(ErrorKind::Internal, "cannot read logits").source(e))?;
+    Ok((logits_to_host(logits)?, columns))
+}
+
 impl std::fmt::Debug for ModelWithHead {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct(self.class.name())
@@ -264,7 +296,8 @@ pub trait HeadClass {
 /// use hfauto::models::Want;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let id = "../../tests/golden/bert"; // a bare encoder: its new head has random weights
+/// // A bare encoder: its new head has random weights.
+/// let id = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/bert");
 /// let tokenizer = AutoTokenizer::from_pretrained(id)?;
 /// let model = AutoModelForSequenceClassification::builder(id).num_labels(3).load()?;
 ///
@@ -280,62 +313,26 @@ pub trait HeadClass {
 #[derive(Debug)]
 pub struct AutoModelFor<C> {
     model: ModelWithHead,
+    snapshot: Snapshot,
+    tokenizer: OnceLock<AutoTokenizer>,
     class: PhantomData<C>,
 }
 
 /// Options of [`AutoModelFor::builder`].
 #[derive(Clone, Debug)]
 pub struct AutoModelForBuilder<C> {
-    id: String,
-    revision: Option<String>,
-    dtype: Option<ModelDtype>,
-    device: Device,
-    config: Map<String, Value>,
+    options: LoadOptions,
     new_head: Option<NewHead>,
     class: PhantomData<C>,
 }
 
 impl<C: HeadClass> AutoModelForBuilder<C> {
-    /// Branch, tag or commit; without it, `main`.
-    #[must_use]
-    pub fn revision(mut self, revision: impl Into<String>) -> Self {
-        self.revision = Some(revision.into());
-        self
-    }
-
-    /// The dtype to compute in; without it, f32 on a CPU.
-    #[must_use]
-    pub fn dtype(mut self, dtype: impl Into<ModelDtype>) -> Self {
-        self.dtype = Some(dtype.into());
-        self
-    }
-
-    /// The device to compute on; without it, the CPU.
-    #[must_use]
-    pub fn device(mut self, device: Device) -> Self {
-        self.device = device;
-        self
-    }
-
-    /// How attention is computed: `sdpa`, the fastest kernel for the device, unless set; or `eager`, the
-    /// plain products.
-    #[must_use]
-    pub fn attn_implementation(mut self, attn_implementation: &str) -> Self {
-        self.config.insert("attn_implementation".to_owned(), attn_implementation.into());
-        self
-    }
-
-    /// Overrides of `config.json`.
-    #[must_use]
-    pub fn config(mut self, config: Map<String, Value>) -> Self {
-        self.config.extend(config);
-        self
-    }
+    load_options!();
 
     /// How many labels a new head has.
     #[must_use]
     pub fn num_labels(mut self, num_labels: usize) -> Self {
-        self.config.insert("num_labels".to_owned(), num_labels.into());
+        self.options.override_key("num_labels", num_labels);
         self
     }
 
@@ -345,7 +342,7 @@ impl<C: HeadClass> AutoModelForBuilder<C> {
         let labels = labels.into_iter().enumerate();
         let labels: Map<String, Value> =
             labels.map(|(id, label)| (id.to_string(), Value::String(label.into()))).collect();
-        self.config.insert("id2label".to_owned(), labels.into());
+        self.options.override_key("id2label", labels);
         self
     }
 
@@ -369,17 +366,16 @@ impl<C: HeadClass> AutoModelForBuilder<C> {
     /// # Errors
     /// As [`ModelWithHead::load_snapshot`]; `Hub` when the files cannot be had.
     pub fn load(self) -> Result<AutoModelFor<C>> {
-        let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
-        let config = AutoConfig::from_snapshot(&snapshot, &self.config)?;
+        let (snapshot, config) = self.options.read()?;
         let model = ModelWithHead::load_snapshot(
             C::of(&config)?,
             &snapshot,
             config,
-            self.dtype,
-            &self.device,
+            self.options.dtype,
+            &self.options.device,
             self.new_head,
         )?;
-        Ok(AutoModelFor { model, class: PhantomData })
+        Ok(AutoModelFor { model, snapshot, tokenizer: OnceLock::new(), class: PhantomData })
     }
 }
 
@@ -395,14 +391,30 @@ impl<C: HeadClass> AutoModelFor<C> {
     /// The same with options.
     pub fn builder(id: impl Into<String>) -> AutoModelForBuilder<C> {
         AutoModelForBuilder {
-            id: id.into(),
-            revision: None,
-            dtype: None,
-            device: Device::Cpu,
-            config: Map::new(),
+            options: LoadOptions::new(id),
             new_head: Some(NewHead { seed: 0 }),
             class: PhantomData,
         }
+    }
+}
+
+impl<C> AutoModelFor<C> {
+    /// The files that it was loaded from.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The tokenizer among these files, read when it is first asked for.
+    ///
+    /// # Errors
+    /// As [`AutoTokenizer::from_snapshot`].
+    pub fn tokenizer(&self) -> Result<&AutoTokenizer> {
+        if let Some(tokenizer) = self.tokenizer.get() {
+            return Ok(tokenizer);
+        }
+        let model_type = Some(self.model.config().model_type());
+        let tokenizer = AutoTokenizer::for_model_type(&self.snapshot, model_type)?;
+        Ok(self.tokenizer.get_or_init(|| tokenizer))
     }
 }
 

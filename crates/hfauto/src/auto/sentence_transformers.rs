@@ -1,7 +1,7 @@
 //! Directories of sentence-transformers: bi-encoders, cross-encoders and sparse encoders. Covers the modules after the
 //! transformer, prompts, lengths and tokenizer options.
 //!
-//! [`SentenceTransformer`] is the description, readable without weights, so that an embedding's width
+//! [`SentenceTransformerConfig`] is the description, readable without weights, so that an embedding's width
 //! is known before anything is loaded; it loads a [`Head`]. Every key of the files takes effect, has none, or is
 //! refused by name, as listed in `keys`. Not here: the transformer itself ([`AutoModel`](super::AutoModel)) and
 //! tokenization.
@@ -17,6 +17,7 @@ use candle_core::Device;
 use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
+use super::tokenizer::AutoTokenizer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Snapshot;
 use crate::limits;
@@ -60,7 +61,7 @@ impl Encoder {
 /// A directory without `modules.json` is a transformer with mean pooling; as in sentence-transformers, its other files
 /// of sentence-transformers are ignored.
 #[derive(Clone, Debug)]
-pub struct SentenceTransformer {
+pub struct SentenceTransformerConfig {
     /// The files of the transformer: the directory itself or its `0_Transformer`.
     pub transformer: Snapshot,
     /// The transformer's configuration.
@@ -91,7 +92,7 @@ pub struct SentenceTransformer {
     pub do_lower_case: bool,
 }
 
-impl SentenceTransformer {
+impl SentenceTransformerConfig {
     /// Reads the description; `overrides` are those of the transformer's `config.json`.
     ///
     /// # Errors
@@ -337,6 +338,17 @@ impl SentenceTransformer {
         modules::check_widths(&self.modules, self.hidden_size()).unwrap_or_default()
     }
 
+    /// The tokenizer, with what the directory sets over its files.
+    ///
+    /// # Errors
+    /// As [`AutoTokenizer::with_config`].
+    pub fn tokenizer(&self) -> Result<AutoTokenizer> {
+        let model_type = Some(self.config.model_type());
+        let options = &self.processor_kwargs;
+        let tokenizer = AutoTokenizer::with_config(&self.transformer, model_type, options)?;
+        if self.do_lower_case { tokenizer.lower_cased() } else { Ok(tokenizer) }
+    }
+
     /// Whether the tokens of the prompt are pooled with the others.
     pub fn include_prompt(&self) -> bool {
         self.modules.iter().all(|module| match module {
@@ -369,7 +381,7 @@ impl SentenceTransformer {
     /// The text prepended to every row: `prompt`, or else the model's prompt of this name, or else its default prompt.
     ///
     /// # Errors
-    /// As [`SentenceTransformer::prompt`].
+    /// As [`SentenceTransformerConfig::prompt`].
     pub fn prompt_text(&self, prompt: Option<&str>, name: Option<&str>) -> Result<String> {
         match prompt {
             Some(prompt) => Ok(prompt.to_owned()),

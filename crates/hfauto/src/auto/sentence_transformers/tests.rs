@@ -18,8 +18,8 @@ fn directory(files: &[(&str, Value)]) -> tempfile::TempDir {
     dir
 }
 
-fn read(dir: &Path) -> Result<SentenceTransformer> {
-    SentenceTransformer::from_snapshot(&Snapshot::local(dir).unwrap(), &Map::new())
+fn read(dir: &Path) -> Result<SentenceTransformerConfig> {
+    SentenceTransformerConfig::from_snapshot(&Snapshot::local(dir).unwrap(), &Map::new())
 }
 
 fn modules(types: &[&str]) -> Value {
@@ -176,7 +176,7 @@ fn prompts_lengths_and_the_transformer_s_own_folder() {
 }
 
 /// A bi-encoder with every module and one key of a file set; a sparse encoder for the keys of SpladePooling.
-fn with_key(file: File, key: Option<(&str, Value)>) -> Result<SentenceTransformer> {
+fn with_key(file: File, key: Option<(&str, Value)>) -> Result<SentenceTransformerConfig> {
     let sparse = file == File::SpladePooling;
     let types: &[&str] = if sparse {
         &["sentence_transformers.models.Transformer", "sentence_transformers.models.SpladePooling"]
@@ -240,7 +240,7 @@ fn with_key(file: File, key: Option<(&str, Value)>) -> Result<SentenceTransforme
 
 #[test]
 fn every_key_of_the_table_does_what_its_row_says() {
-    let shown = |description: &SentenceTransformer| {
+    let shown = |description: &SentenceTransformerConfig| {
         let activation = description.activation().map_err(|e| e.to_string());
         let mut description = description.clone();
         // Only `activation` uses it, and that is compared separately.

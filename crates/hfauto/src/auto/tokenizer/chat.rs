@@ -36,6 +36,19 @@ pub struct ChatOptions {
     pub extra: Map<String, Value>,
 }
 
+impl ChatOptions {
+    /// Asks for the assistant's next words: the beginning of an answer, or where the assistant spoke last, the rest of
+    /// what it said.
+    pub fn for_answer(messages: &[Value]) -> Self {
+        let continues = messages.last().is_some_and(|last| last["role"] == "assistant");
+        Self {
+            add_generation_prompt: !continues,
+            continue_final_message: continues,
+            ..Self::default()
+        }
+    }
+}
+
 /// The templates that the files of a tokenizer have.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ChatTemplates {

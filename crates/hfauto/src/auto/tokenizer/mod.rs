@@ -54,10 +54,11 @@ const LARGE_INTEGER: f64 = 1e20;
 /// It is shared between threads by reference; nothing in it changes while texts are encoded.
 ///
 /// # Example
-/// ```no_run
+/// ```
 /// use hfauto::auto::{AutoTokenizer, EncodeOptions};
 ///
-/// let tokenizer = AutoTokenizer::from_pretrained("../../examples/models/mini-embedder")?;
+/// let id = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/models/mini-embedder");
+/// let tokenizer = AutoTokenizer::from_pretrained(id)?;
 /// let options = EncodeOptions { max_length: Some(16), ..EncodeOptions::default() };
 /// let encoding = tokenizer.encode("Hello, world!", &options)?;
 /// assert_eq!(encoding.input_ids.first().copied(), tokenizer.cls_token_id());
@@ -81,13 +82,51 @@ pub struct AutoTokenizer {
     digest: blake3::Hash,
 }
 
-impl AutoTokenizer {
-    /// The tokenizer of a model directory.
+/// Options of [`AutoTokenizer::builder`].
+#[derive(Clone, Debug)]
+pub struct AutoTokenizerBuilder {
+    id: String,
+    revision: Option<String>,
+    config: Map<String, Value>,
+}
+
+impl AutoTokenizerBuilder {
+    /// Branch, tag or commit; without it, `main`.
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.revision = Some(revision.into());
+        self
+    }
+
+    /// Overrides of `tokenizer_config.json`, like keyword arguments of `from_pretrained`.
+    #[must_use]
+    pub fn config(mut self, config: Map<String, Value>) -> Self {
+        self.config.extend(config);
+        self
+    }
+
+    /// Reads the tokenizer.
     ///
     /// # Errors
-    /// As [`from_snapshot`](Self::from_snapshot), and `Hub` when there is no such directory.
+    /// As [`AutoTokenizer::from_snapshot`]; `Hub` when the files cannot be had.
+    pub fn load(self) -> Result<AutoTokenizer> {
+        let snapshot = super::snapshot(&self.id, self.revision.as_deref(), Need::Tokenizer)?;
+        AutoTokenizer::with_config(&snapshot, None, &self.config)
+    }
+}
+
+impl AutoTokenizer {
+    /// The tokenizer of a hub id or of a directory.
+    ///
+    /// # Errors
+    /// As [`from_snapshot`](Self::from_snapshot); `Hub` when the files cannot be had.
     pub fn from_pretrained(id: &str) -> Result<Self> {
-        Self::from_snapshot(&super::snapshot(id, None, Need::Tokenizer)?)
+        Self::builder(id).load()
+    }
+
+    /// The same with options.
+    pub fn builder(id: impl Into<String>) -> AutoTokenizerBuilder {
+        AutoTokenizerBuilder { id: id.into(), revision: None, config: Map::new() }
     }
 
     /// The tokenizer in a snapshot's files.

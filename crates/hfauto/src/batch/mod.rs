@@ -2,7 +2,11 @@
 //!
 //! Not here: text (rows arrive as lengths), tensors ([`crate::nn::ModelInputs`]) and order: a batch
 //! lists row numbers, so whoever holds the rows puts results back by number. The entries are
-//! [`token_budget_batches`] and [`shares`].
+//! [`token_budget_batches`] and [`shares`], and [`in_batches`] for callers without workers of their own.
+
+use rayon::prelude::*;
+
+use crate::error::{Error, ErrorKind, Result};
 
 /// Tokens below which the last batches of [`token_budget_batches`] do not shrink: weights are read once a batch,
 /// which this many tokens pay for.
@@ -27,7 +31,7 @@ const MIN_BATCH_TOKENS: usize = 128;
 ///
 /// # Example
 /// ```
-/// use hfauto_pipe::batch::token_budget_batches;
+/// use hfauto::batch::token_budget_batches;
 ///
 /// assert_eq!(token_budget_batches(&[3, 9, 4, 3], 10, 1), [vec![1], vec![2, 0], vec![3]]);
 /// let tokens: Vec<usize> =
@@ -76,6 +80,49 @@ pub fn shares(lengths: &[usize], workers: usize) -> Vec<Vec<usize>> {
     shares
 }
 
+/// Runs `forward` on batches of rows and returns the results in the order of the rows, which have `lengths` tokens.
+/// With several `workers`, batches run in parallel on the current rayon pool.
+///
+/// `forward` gets the numbers of a batch's rows and returns one result for each.
+///
+/// # Errors
+/// The first error of `forward`, in the order of the batches; `Internal` when it does not return a result for each
+/// row.
+///
+/// # Example
+/// ```
+/// use hfauto::batch::in_batches;
+///
+/// let texts = ["a", "three words here", "two words"];
+/// let lengths: Vec<usize> = texts.iter().map(|text| text.split(' ').count()).collect();
+/// let upper = in_batches(&lengths, 4, 1, |rows| {
+///     Ok(rows.iter().map(|&row| texts[row].to_uppercase()).collect())
+/// })?;
+/// assert_eq!(upper, ["A", "THREE WORDS HERE", "TWO WORDS"]);
+/// # Ok::<(), hfauto::Error>(())
+/// ```
+pub fn in_batches<R: Send>(
+    lengths: &[usize],
+    max_batch_tokens: usize,
+    workers: usize,
+    forward: impl Fn(&[usize]) -> Result<Vec<R>> + Sync,
+) -> Result<Vec<R>> {
+    let batches = token_budget_batches(lengths, max_batch_tokens, workers);
+    let computed: Vec<Result<Vec<R>>> = if workers > 1 && batches.len() > 1 {
+        batches.par_iter().map(|batch| forward(batch)).collect()
+    } else {
+        batches.iter().map(|batch| forward(batch)).collect()
+    };
+    let mut results: Vec<Option<R>> = lengths.iter().map(|_| None).collect();
+    for (batch, computed) in batches.iter().zip(computed) {
+        for (&row, result) in batch.iter().zip(computed?) {
+            results[row] = Some(result);
+        }
+    }
+    let missing = || Error::new(ErrorKind::Internal, "a batch returned too few results");
+    results.into_iter().map(|result| result.ok_or_else(missing)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -118,6 +165,17 @@ mod tests {
             let apart = finished.iter().max().unwrap() - finished.iter().min().unwrap();
             assert!(apart <= MIN_BATCH_TOKENS + length, "{rows} of {length}: {finished:?}");
         }
+    }
+
+    #[test]
+    fn results_are_in_the_order_of_the_rows() {
+        let lengths = [3, 9, 4, 3, 0];
+        for workers in [1, 4] {
+            let rows = in_batches(&lengths, 10, workers, |rows| Ok(rows.to_vec())).unwrap();
+            assert_eq!(rows, [0, 1, 2, 3, 4]);
+        }
+        let too_few = in_batches(&lengths, 10, 1, |rows| Ok(rows[1..].to_vec()));
+        assert_eq!(too_few.unwrap_err().kind(), ErrorKind::Internal);
     }
 
     #[test]

@@ -8,10 +8,6 @@
 //! # Source
 //! `src/transformers/pipelines/question_answering.py` at v4.57.
 
-mod spans;
-mod tokens;
-
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -20,25 +16,18 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use candle_core::Device;
+use hfauto::pipelines::{
+    Answer, DOC_STRIDE, Limits, MAX_SEQ_LEN, QuestionWindows, START_AND_END, WindowTokens, answers,
+};
 
-use super::characters::Characters;
 use super::classifier::Classifier;
 use super::models::Models;
 use super::text_input::TextInput;
 use super::token_logits::{TokenLogits, TokenLogitsModel, token_logits_type};
-use super::{EncodedRow, Note, Results, Sequence, Task, TaskBase, TaskModel, text_column};
-use crate::auto::{AutoClass, Side, TruncationStrategy, WindowOptions};
+use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, text_column};
+use crate::auto::AutoClass;
 use crate::config::pipeline::{QuestionAnswering, TaskStep};
-use crate::error::{Error, ErrorKind, Result, RowErrorKind};
-use spans::{Answer, Answers, Limits, best_spans};
-use tokens::WindowTokens;
-
-/// Tokens of a window, where the model does not say less.
-const MAX_SEQ_LEN: usize = 384;
-/// Tokens that windows share, where that is not more than half of them.
-const DOC_STRIDE: usize = 128;
-/// Logits of a token: to be the start, and the end.
-const START_AND_END: usize = 2;
+use crate::error::{Error, ErrorKind, Result};
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
@@ -49,8 +38,6 @@ pub struct QuestionAnsweringTask {
     doc_stride: usize,
     /// Whether a context of several windows is one; else it is an error.
     windows: bool,
-    /// Which text of a pair the context is.
-    context: usize,
     limits: Limits,
     /// Whether the column holds lists.
     list: bool,
@@ -118,8 +105,6 @@ impl QuestionAnsweringTask {
         Ok(Self {
             doc_stride,
             windows: step.truncation.unwrap_or(true),
-            // The text that is filled up at its end comes last.
-            context: usize::from(tokenizer.padding_side() == Side::Right),
             limits: Limits { top_k: list.unwrap_or(1), max_answer_len: options.max_answer_len },
             list: list.is_some(),
             handle_impossible_answer: options.handle_impossible_answer,
@@ -130,61 +115,20 @@ impl QuestionAnsweringTask {
     }
 
     fn encode_row(&self, question: &str, context: &str) -> Result<EncodedRow> {
-        for (name, text) in [("question", question), ("context", context)] {
-            if text.is_empty() {
-                return Err(Error::of_row(RowErrorKind::Empty, format!("the {name} is empty")));
-            }
-        }
-        let tokenizer = self.classifier.model.tokenizer();
-        let (first, second, truncation) = match self.context {
-            0 => (context, question, TruncationStrategy::OnlyFirst),
-            _ => (question, context, TruncationStrategy::OnlySecond),
+        let layout = QuestionWindows {
+            tokenizer: self.classifier.model.tokenizer(),
+            max_seq_len: self.windows.then_some(self.input.max_length),
+            doc_stride: self.doc_stride,
         };
-        let options = WindowOptions {
-            max_length: self.windows.then_some(self.input.max_length),
-            stride: self.doc_stride,
-            truncation,
-            ..WindowOptions::default()
-        };
-        let windows = tokenizer.encode_windows(first, Some(second), &options).map_err(|e| {
-            let hint = "shorten the question, raise `max_seq_len` or lower `doc_stride`";
-            if e.kind() == ErrorKind::Data { e.hint(hint) } else { e }
-        })?;
-        let cls_token_id = tokenizer.cls_token_id();
-        let tokens = windows.iter();
-        let tokens = tokens.map(|window| WindowTokens::new(window, self.context, cls_token_id));
-        let note: Note = Box::new(RowTokens(tokens.collect()));
-        let mut row = EncodedRow { note: Some(note), ..EncodedRow::default() };
-        for window in windows {
+        let mut row = EncodedRow::default();
+        let mut tokens = Vec::new();
+        for (window, window_tokens) in layout.encode(question, context)? {
             self.input.fits(window.len())?;
             row.sequences.push(Sequence::new(window.input_ids, window.token_type_ids));
+            tokens.push(window_tokens);
         }
+        row.note = Some(Box::new(RowTokens(tokens)));
         Ok(row)
-    }
-
-    /// The answers of a row, best first, from the logits of its windows.
-    fn answers<'a>(
-        &self,
-        context: &'a str,
-        windows: &[WindowTokens],
-        sequences: Range<usize>,
-        logits: &TokenLogits<'_>,
-    ) -> Vec<Answer<'a>> {
-        let characters = Characters::new(context);
-        let mut answers = Answers::default();
-        let mut null_score = f64::INFINITY;
-        for (window, sequence) in windows.iter().zip(sequences) {
-            let logits = logits.sequence(sequence).chunks_exact(START_AND_END);
-            let (start, end): (Vec<f32>, Vec<f32>) =
-                logits.map(|token| (token[0], token[1])).unzip();
-            let best = best_spans(&start, &end, &window.allowed(), self.limits);
-            null_score = null_score.min(best.null_score);
-            for span in best.spans {
-                let at = window.characters(span.start, span.end);
-                answers.push(characters.slice(at.clone()), at, span.score);
-            }
-        }
-        answers.best(self.limits.top_k, self.handle_impossible_answer.then_some(null_score))
     }
 }
 
@@ -221,7 +165,10 @@ impl Task for QuestionAnsweringTask {
             };
             let note = note.as_ref().and_then(|note| note.downcast_ref::<RowTokens>());
             let RowTokens(windows) = note.ok_or_else(lost)?;
-            let answers = self.answers(contexts.value(row), windows, range.clone(), &logits);
+            let sequences = range.clone().map(|sequence| logits.sequence(sequence));
+            let windows = windows.iter().zip(sequences);
+            let impossible = self.handle_impossible_answer;
+            let answers = answers(contexts.value(row), windows, self.limits, impossible);
             if answers.is_empty() && !self.list {
                 builder.push_null(false);
             } else {

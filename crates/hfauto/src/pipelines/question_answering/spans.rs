@@ -7,42 +7,42 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use crate::pipelines::scores::softmax;
+
 /// What a token that cannot be in an answer has for a logit.
 const MASKED: f32 = -10000.0;
 
 /// A span of tokens, the last one included, and the probability that it answers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Span {
-    pub(super) start: usize,
-    pub(super) end: usize,
-    pub(super) score: f32,
+pub struct Span {
+    /// Its first token.
+    pub start: usize,
+    /// Its last token.
+    pub end: usize,
+    /// The probability.
+    pub score: f32,
 }
 
 /// Which spans are looked for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub struct Limits {
     /// How many answers are wanted.
-    pub(super) top_k: usize,
+    pub top_k: usize,
     /// Tokens of an answer.
-    pub(super) max_answer_len: usize,
+    pub max_answer_len: usize,
 }
 
 /// The best spans of one window.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct WindowSpans {
+pub struct WindowSpans {
     /// Best first; more than are wanted, for some will turn out to be the same answer.
-    pub(super) spans: Vec<Span>,
+    pub spans: Vec<Span>,
     /// The probability that the window has no answer.
-    pub(super) null_score: f64,
+    pub null_score: f64,
 }
 
 /// The best spans of a window; `allowed` are the tokens that may be in one.
-pub(super) fn best_spans(
-    start: &[f32],
-    end: &[f32],
-    allowed: &[bool],
-    limits: Limits,
-) -> WindowSpans {
+pub fn best_spans(start: &[f32], end: &[f32], allowed: &[bool], limits: Limits) -> WindowSpans {
     let (mut start, mut end) = (probabilities(start, allowed), probabilities(end, allowed));
     let null_score = match (start.first_mut(), end.first_mut()) {
         // The first token says that there is no answer; it is none itself.
@@ -60,7 +60,7 @@ fn probabilities(logits: &[f32], allowed: &[bool]) -> Vec<f32> {
     let masked = logits.iter().zip(allowed);
     let masked: Vec<f32> =
         masked.map(|(logit, allowed)| if *allowed { *logit } else { MASKED }).collect();
-    crate::tasks::labels::softmax(&masked)
+    softmax(&masked)
 }
 
 /// The `wanted` best of all pairs of tokens, those that are no span (the end first, or too long) with a
@@ -98,17 +98,20 @@ fn decode_spans(start: &[f32], end: &[f32], wanted: usize, max_answer_len: usize
 
 /// A part of the context that answers.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Answer<'a> {
-    pub(super) answer: &'a str,
-    pub(super) score: f64,
-    /// Where it stands, in characters.
-    pub(super) start: usize,
-    pub(super) end: usize,
+pub struct Answer<'a> {
+    /// The text.
+    pub answer: &'a str,
+    /// The probability.
+    pub score: f64,
+    /// Where it starts, in characters.
+    pub start: usize,
+    /// Where it ends, exclusive, in characters.
+    pub end: usize,
 }
 
 /// The answers of all windows of a context.
-#[derive(Default)]
-pub(super) struct Answers<'a> {
+#[derive(Debug, Default)]
+pub struct Answers<'a> {
     answers: Vec<Answer<'a>>,
     /// Where the answers are, by their text in lower case.
     places: HashMap<String, usize>,
@@ -116,7 +119,7 @@ pub(super) struct Answers<'a> {
 
 impl<'a> Answers<'a> {
     /// Adds an answer; one that is there already but for capitals adds to its score.
-    pub(super) fn push(&mut self, text: &'a str, at: Range<usize>, score: f32) {
+    pub fn push(&mut self, text: &'a str, at: Range<usize>, score: f32) {
         let score = f64::from(score);
         let next = self.answers.len();
         let place = *self.places.entry(text.to_lowercase()).or_insert(next);
@@ -130,7 +133,7 @@ impl<'a> Answers<'a> {
 
     /// The `top_k` best answers; of equals, those that came first. `null_score` is the score of there
     /// being none, where that is an answer too.
-    pub(super) fn best(mut self, top_k: usize, null_score: Option<f64>) -> Vec<Answer<'a>> {
+    pub fn best(mut self, top_k: usize, null_score: Option<f64>) -> Vec<Answer<'a>> {
         let none = null_score.map(|score| Answer { answer: "", score, start: 0, end: 0 });
         self.answers.extend(none);
         self.answers.sort_by(|a, b| b.score.total_cmp(&a.score));

@@ -6,7 +6,7 @@ use crate::auto::Window;
 
 /// The tokens of one window over a question and its context.
 #[derive(Debug)]
-pub(super) struct WindowTokens(Vec<Token>);
+pub struct WindowTokens(Vec<Token>);
 
 /// One token.
 #[derive(Clone, Copy, Debug)]
@@ -23,12 +23,12 @@ struct Token {
 
 impl WindowTokens {
     /// Bytes a token takes.
-    pub(super) const TOKEN_BYTES: usize = size_of::<Token>();
+    pub const TOKEN_BYTES: usize = size_of::<Token>();
 
     /// Tokens of a window; `context` says which of its two texts is the context. Besides the context,
     /// `cls_token_id` may be in an answer, wherever it stands; where the context comes first, everything
     /// may, as transformers has it.
-    pub(super) fn new(window: &Window, context: usize, cls_token_id: Option<u32>) -> Self {
+    pub fn new(window: &Window, context: usize, cls_token_id: Option<u32>) -> Self {
         let token = |at: usize| {
             let (start, end) = window.offset_mapping[at];
             let in_context = window.sequence_ids[at] == Some(context);
@@ -45,13 +45,13 @@ impl WindowTokens {
     }
 
     /// Which tokens may be in an answer.
-    pub(super) fn allowed(&self) -> Vec<bool> {
+    pub fn allowed(&self) -> Vec<bool> {
         self.0.iter().map(|token| token.allowed).collect()
     }
 
     /// Where the tokens from `first` to `last` stand in the context, in characters: whole words, where the
     /// tokens are of words of the context.
-    pub(super) fn characters(&self, first: usize, last: usize) -> Range<usize> {
+    pub fn characters(&self, first: usize, last: usize) -> Range<usize> {
         let (first, last) = (&self.0[first], &self.0[last]);
         let words = first.word.and_then(|word| self.word(word)).zip(
             // The word's number is looked up in the context whatever text the token is of.

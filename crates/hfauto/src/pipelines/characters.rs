@@ -1,17 +1,19 @@
 //! Characters of a text by number, which is what the offsets of tokens count. Not here: where tokens
-//! stand (`crate::auto::Encoding`).
+//! stand ([`Encoding`](crate::auto::Encoding)).
 
 use std::ops::Range;
 
 /// A text whose parts are named by character.
-pub(super) struct Characters<'a> {
+#[derive(Debug)]
+pub struct Characters<'a> {
     text: &'a str,
     /// Where each character starts, in bytes; `None` when every character is one byte.
     starts: Option<Vec<usize>>,
 }
 
 impl<'a> Characters<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    /// Over `text`.
+    pub fn new(text: &'a str) -> Self {
         let starts = (!text.is_ascii()).then(|| text.char_indices().map(|(at, _)| at).collect());
         Self { text, starts }
     }
@@ -21,7 +23,7 @@ impl<'a> Characters<'a> {
     ///
     /// # Units
     /// Characters, 0-based, half-open.
-    pub(super) fn slice(&self, range: Range<usize>) -> &'a str {
+    pub fn slice(&self, range: Range<usize>) -> &'a str {
         let start = self.byte(range.start);
         let end = self.byte(range.end);
         self.text.get(start..end).unwrap_or_default()

@@ -5,47 +5,71 @@
 //! `aggregate_overlapping_entities`. Scores are f32, as numpy has them there.
 
 use crate::auto::AutoConfig;
-use crate::config::pipeline::AggregationStrategy;
 use crate::error::Result;
+
+/// How tokens become entities, as `aggregation_strategy` of transformers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AggregationStrategy {
+    /// One entity a token.
+    #[default]
+    None,
+    /// Neighbours of one label are joined.
+    Simple,
+    /// Words, by the label of their first token, then joined.
+    First,
+    /// Words, by the mean of their tokens' scores, then joined.
+    Average,
+    /// Words, by the greatest score of their tokens, then joined.
+    Max,
+}
 
 /// A token that is not special, with a score for each label.
 #[derive(Clone, Debug)]
-pub(super) struct TokenScores<'a> {
+pub struct TokenScores<'a> {
     /// The token as the vocabulary has it (`##ed`, `Ġthe`).
-    pub(super) word: String,
-    pub(super) scores: &'a [f32],
-    /// Where it stands, in characters, half-open.
-    pub(super) start: u32,
-    pub(super) end: u32,
+    pub word: String,
+    /// A score for each label.
+    pub scores: &'a [f32],
+    /// Where it starts, in characters.
+    pub start: u32,
+    /// Where it ends, exclusive, in characters.
+    pub end: u32,
     /// Its place among the tokens of the sequence, special ones counted.
-    pub(super) index: u32,
+    pub index: u32,
     /// Whether it goes on with the word of the token before it.
-    pub(super) is_subword: bool,
+    pub is_subword: bool,
 }
 
 /// A labelled part of a text.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entity<'a> {
-    pub(super) label: &'a str,
-    pub(super) score: f32,
-    pub(super) word: String,
-    pub(super) start: u32,
-    pub(super) end: u32,
+pub struct Entity<'a> {
+    /// The label; without `B-` or `I-` where tokens are joined.
+    pub label: &'a str,
+    /// Its probability.
+    pub score: f32,
+    /// The part as tokens spell it.
+    pub word: String,
+    /// Where it starts, in characters.
+    pub start: u32,
+    /// Where it ends, exclusive, in characters.
+    pub end: u32,
     /// The token's place; meaningful only where tokens are not joined.
-    pub(super) index: u32,
+    pub index: u32,
 }
 
 /// Joins tokens, or words, into a text.
-pub(super) type ToText<'a> = dyn Fn(Vec<String>) -> Result<String> + 'a;
+pub type ToText<'a> = dyn Fn(Vec<String>) -> Result<String> + 'a;
 
 /// How the tokens of a sequence become entities.
-pub(super) struct Aggregation<'a> {
-    pub(super) strategy: AggregationStrategy,
+pub struct Aggregation<'a> {
+    /// Which tokens are joined, and how their scores are.
+    pub strategy: AggregationStrategy,
     /// The configuration that maps scores to labels.
-    pub(super) config: &'a AutoConfig,
+    pub config: &'a AutoConfig,
     /// Entities of these labels are left out.
-    pub(super) ignore_labels: &'a [String],
-    pub(super) to_text: &'a ToText<'a>,
+    pub ignore_labels: &'a [String],
+    /// Joins the words of tokens.
+    pub to_text: &'a ToText<'a>,
 }
 
 impl<'a> Aggregation<'a> {
@@ -53,7 +77,7 @@ impl<'a> Aggregation<'a> {
     ///
     /// # Errors
     /// When tokens cannot be joined to a text.
-    pub(super) fn entities(&self, tokens: Vec<TokenScores<'_>>) -> Result<Vec<Entity<'a>>> {
+    pub fn entities(&self, tokens: Vec<TokenScores<'_>>) -> Result<Vec<Entity<'a>>> {
         let mut entities = match self.strategy {
             AggregationStrategy::None => self.tokens(tokens)?,
             AggregationStrategy::Simple => self.groups(self.tokens(tokens)?)?,
@@ -176,7 +200,7 @@ fn tag(label: &str) -> (bool, &str) {
 
 /// The entities of all windows of a text as one list: of those that overlap the longest stays, of equally
 /// long ones the best.
-pub(super) fn merge_windows(mut entities: Vec<Entity<'_>>) -> Vec<Entity<'_>> {
+pub fn merge_windows(mut entities: Vec<Entity<'_>>) -> Vec<Entity<'_>> {
     entities.sort_by_key(|entity| entity.start);
     let mut merged = Vec::with_capacity(entities.len());
     let Some(mut previous) = entities.first().cloned() else { return merged };

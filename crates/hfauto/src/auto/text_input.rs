@@ -1,0 +1,173 @@
+//! Texts and pairs of texts as rows of one model: cut at what the model takes, and checked against its tables.
+//!
+//! Not here: tokens without a model ([`AutoTokenizer`]), tensors ([`crate::nn::ModelInputs`]).
+
+use super::config::AutoConfig;
+use super::tokenizer::{AutoTokenizer, EncodeOptions, Encoding};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
+
+/// How a model reads texts.
+#[derive(Clone, Copy, Debug)]
+pub struct TextInput<'a> {
+    /// The model's name, for errors.
+    pub name: &'a str,
+    /// The model's configuration.
+    pub config: &'a AutoConfig,
+    /// Its tokenizer.
+    pub tokenizer: &'a AutoTokenizer,
+    /// Tokens of a row at most, special tokens included; see [`TextInput::max_tokens`].
+    pub max_length: usize,
+    /// Whether longer texts are cut; otherwise they are an error.
+    pub truncation: bool,
+}
+
+impl TextInput<'_> {
+    /// The most tokens of a row: `max_length`, else `stated`, and never more than the model has positions.
+    /// `usize::MAX` when none of them limits it. `pair` is for rows of two texts.
+    ///
+    /// # Errors
+    /// `Config` when `max_length` leaves no room for special tokens, or is more than there are positions.
+    pub fn max_tokens(
+        config: &AutoConfig,
+        tokenizer: &AutoTokenizer,
+        max_length: Option<usize>,
+        stated: Option<usize>,
+        pair: bool,
+    ) -> Result<usize> {
+        let positions = config.dimensions().max_position_embeddings.unwrap_or(usize::MAX);
+        let Some(max_length) = max_length else {
+            return Ok(stated.unwrap_or(usize::MAX).min(positions));
+        };
+        let special = tokenizer.num_special_tokens_to_add(pair);
+        if max_length <= special {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`max_length: {max_length}` leaves no room beside {special} special tokens"
+                ),
+            ));
+        }
+        if max_length > positions {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "`max_length: {max_length}` is more than the model's {positions} positions"
+                ),
+            ));
+        }
+        Ok(max_length)
+    }
+
+    /// How texts are cut.
+    pub fn options(&self) -> EncodeOptions {
+        EncodeOptions {
+            max_length: self.truncation.then_some(self.max_length),
+            ..EncodeOptions::default()
+        }
+    }
+
+    /// The tokens of one text or one pair.
+    ///
+    /// # Errors
+    /// As [`AutoTokenizer::encode_pair`]; `Data` for a text that is too long or has no token.
+    pub fn encode(&self, texts: &[&str]) -> Result<Encoding> {
+        let options = self.options();
+        let encoding = match texts {
+            [text] => self.tokenizer.encode(text, &options)?,
+            [text, pair] => self.tokenizer.encode_pair(text, pair, &options)?,
+            _ => return Err(Error::new(ErrorKind::Internal, "a row is one text or two")),
+        };
+        self.fits(encoding.input_ids.len())?;
+        if encoding.input_ids.is_empty() {
+            return Err(Error::of_row(RowErrorKind::Empty, "a text without a token"));
+        }
+        Ok(encoding)
+    }
+
+    /// The same, with the tokens checked as [`TextInput::check_tokens`] does.
+    ///
+    /// # Errors
+    /// As [`TextInput::encode`] and [`TextInput::check_tokens`].
+    pub fn row(&self, texts: &[&str]) -> Result<Encoding> {
+        let encoding = self.encode(texts)?;
+        self.check_tokens(&encoding.input_ids, &encoding.token_type_ids)?;
+        Ok(encoding)
+    }
+
+    /// What the model is given of a row: segments only where its tokenizer gives them.
+    pub fn inputs<'e>(&self, encoding: &'e Encoding) -> (&'e [u32], &'e [u32]) {
+        let gives_token_type_ids = self.tokenizer.gives_token_type_ids();
+        let types: &[u32] = if gives_token_type_ids { &encoding.token_type_ids } else { &[] };
+        (&encoding.input_ids, types)
+    }
+
+    /// Refuses a row of more tokens than the model takes.
+    ///
+    /// # Errors
+    /// `Data`, with both numbers.
+    pub fn fits(&self, tokens: usize) -> Result<()> {
+        let max_length = self.max_length;
+        if tokens <= max_length {
+            return Ok(());
+        }
+        let message = format!("text of {tokens} tokens, at most {max_length} may be");
+        Err(Error::of_row(RowErrorKind::TooLong, message)
+            .hint("set `truncation: true` to cut longer texts, or raise `max_length`"))
+    }
+
+    /// Checks that each window advances: windows of `max_length` tokens share `stride` of them. `option` is the
+    /// stride's name.
+    ///
+    /// # Errors
+    /// `Config` when they do not.
+    pub fn check_stride(&self, option: &str, stride: usize) -> Result<()> {
+        let special = self.tokenizer.num_special_tokens_to_add(false);
+        let room = self.max_length.saturating_sub(special);
+        if stride < room {
+            return Ok(());
+        }
+        let max_length = self.max_length;
+        Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "`{option}: {stride}` is not less than the {room} tokens that a window of {max_length} \
+                 has beside special tokens"
+            ),
+        ))
+    }
+
+    /// Checks that the model's embedding tables cover every token and segment of a row. Many checkpoints have added
+    /// tokens without resized embeddings, so only the rows with such a token fail.
+    ///
+    /// # Errors
+    /// `Data`, with the token and both numbers.
+    pub fn check_tokens(&self, input_ids: &[u32], token_type_ids: &[u32]) -> Result<()> {
+        let dimensions = self.config.dimensions();
+        let within = |id: &u32, rows: usize| (*id as usize) < rows;
+        let rows = dimensions.vocab_size;
+        if let Some(id) = input_ids.iter().find(|id| !within(id, rows)) {
+            let token = self.tokenizer.id_to_token(*id).unwrap_or_default();
+            let message = format!(
+                "the token `{token}` has the id {id}, but the embedding table of model `{}` has {rows} rows",
+                self.name
+            );
+            return Err(Error::of_row(RowErrorKind::Data, message).hint(
+                "the tokenizer has tokens that the model was not resized for (`resize_token_embeddings`)",
+            ));
+        }
+        let segments = dimensions.type_vocab_size.filter(|_| self.tokenizer.gives_token_type_ids());
+        if let Some(rows) = segments
+            && let Some(id) = token_type_ids.iter().find(|id| !within(id, rows))
+        {
+            let message = format!(
+                "a token of segment {id}, but the table of segments of model `{}` has {rows} rows",
+                self.name
+            );
+            return Err(Error::of_row(RowErrorKind::Data, message).hint(
+                "the tokenizer gives token_type_ids that the model does not know: leave them out of \
+                 `model_input_names` in tokenizer_config.json",
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! How much memory there is, and how many tokens of activations fit in it.
+//!
+//! Activations are an estimate from the configuration. Not here: the size of weights
+//! ([`LoadReport`](crate::auto::LoadReport)).
+
+use std::fs;
+use std::ops::RangeInclusive;
+
+use candle_core::Device;
+
+use crate::models::Dimensions;
+
+/// Vectors of `hidden_size` that a layer holds for each token at its peak: the states before and after
+/// attention, the result, and between the two products of the feed-forward part four more.
+const VECTORS_A_TOKEN: usize = 7;
+
+/// About how many bytes one worker's activations take at their peak, for a batch of `tokens`.
+pub fn activation_bytes(dimensions: &Dimensions, tokens: usize) -> usize {
+    let vectors = tokens * VECTORS_A_TOKEN * dimensions.hidden_size;
+    // The scores of one head of the longest row that fits in the batch.
+    let row = dimensions.max_position_embeddings.unwrap_or(tokens).min(tokens);
+    (vectors + row * row) * size_of::<f32>()
+}
+
+/// The memory that this process may still allocate: the system's available memory, within the limits of its control
+/// group and its address space. `None` if unknown.
+pub fn available_bytes() -> Option<usize> {
+    let system = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kibibytes.checked_mul(1024)
+    });
+    let number = |file: &str| -> Option<usize> {
+        fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse().ok()
+    };
+    let group = number("memory.max")
+        .map(|max| max.saturating_sub(number("memory.current").unwrap_or_default()));
+    [system, group, left_of_address_space()].into_iter().flatten().min()
+}
+
+/// The rest of the address space under `ulimit -v`; `None` without a limit.
+fn left_of_address_space() -> Option<usize> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    let most: usize = line.split_whitespace().next()?.parse().ok()?;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(most.saturating_sub(kibibytes.saturating_mul(1024)))
+}
+
+/// Bytes that tensors on `device` may still take.
+pub fn free_bytes(device: &Device) -> Option<usize> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return crate::nn::cuda::memory(device).ok().map(|(free, _)| free);
+    }
+    let _ = device;
+    available_bytes()
+}
+
+/// Tokens of one forward pass that suit each of `devices`: on a CPU few enough for its caches; on a card as many as keep
+/// it busy, of whose activations a quarter of its free memory holds the batches in flight. Where `generates`, they are the
+/// tokens that rows may come to while they are decoded together, and the weights, which every step reads, serve so many
+/// rows; what they keep of them takes an eighth of the free memory at most.
+pub fn batch_tokens(dimensions: Option<&Dimensions>, devices: &[Device], generates: bool) -> usize {
+    let free = || devices.iter().filter_map(free_bytes).min();
+    let on_a_cpu = devices.iter().all(Device::is_cpu);
+    tokens_within(dimensions, on_a_cpu, generates, free)
+}
+
+fn tokens_within(
+    dimensions: Option<&Dimensions>,
+    on_a_cpu: bool,
+    generates: bool,
+    free: impl FnOnce() -> Option<usize>,
+) -> usize {
+    const ON_A_CPU: usize = 1024;
+    const GENERATING_ON_A_CPU: RangeInclusive<usize> = ON_A_CPU..=4096;
+    const ON_A_CARD: RangeInclusive<usize> = 1024..=32_768;
+    let (a_token, share, range) = match (on_a_cpu, generates) {
+        (true, false) => return ON_A_CPU,
+        (true, true) => {
+            let kept = |d: &Dimensions| 2 * d.num_hidden_layers * d.hidden_size * size_of::<f32>();
+            (dimensions.map_or(1, kept), 8, GENERATING_ON_A_CPU)
+        }
+        (false, _) => {
+            let a_pass = |d: &Dimensions| VECTORS_A_TOKEN * d.hidden_size * size_of::<f32>();
+            (dimensions.map_or(1, a_pass), 4, ON_A_CARD)
+        }
+    };
+    let room = free().unwrap_or(0) / share / a_token.max(1);
+    room.clamp(*range.start(), *range.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::PositionIds;
+
+    #[test]
+    fn tokens_of_a_pass_suit_the_device_and_its_memory() {
+        let dimensions = Dimensions {
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            vocab_size: 100,
+            type_vocab_size: None,
+            position_ids: PositionIds::FromZero,
+            max_position_embeddings: None,
+            image: None,
+        };
+        let tokens = |on_a_cpu, generates, mib: Option<usize>| {
+            tokens_within(Some(&dimensions), on_a_cpu, generates, || mib.map(|mib| mib << 20))
+        };
+        assert_eq!(tokens(true, false, Some(1 << 20)), 1024);
+        // Keys and values of a token take 72 KiB here: an eighth of 1,152 MiB holds 2,048.
+        assert_eq!(tokens(true, true, Some(1152)), 2048);
+        assert_eq!(tokens(true, true, Some(1 << 20)), 4096);
+        assert_eq!(tokens(true, true, Some(1)), 1024);
+        assert_eq!(tokens(true, true, None), 1024);
+        // Seven vectors of 3 KiB are in a pass: a quarter of 840 MiB holds 10,240.
+        assert_eq!(tokens(false, false, Some(840)), 10_240);
+        assert_eq!(tokens(false, true, Some(1 << 20)), 32_768);
+        assert_eq!(batch_tokens(Some(&dimensions), &[Device::Cpu, Device::Cpu], false), 1024);
+    }
+
+    #[test]
+    fn this_system_says_what_is_left() {
+        if cfg!(target_os = "linux") {
+            assert!(available_bytes().is_some_and(|bytes| bytes > 1 << 20));
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! `generate` over texts: what transformers' users do with a tokenizer, `model.generate` and `decode`.
+
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::generation::{
+    GeneratedText, PromptRoom, TextGenerator, TextOf, check_settings, generation_settings,
+};
+use crate::auto::{
+    AutoModelFor, AutoModelForCausalLM, AutoModelForSeq2SeqLM, ChatOptions, EncodeOptions,
+    HeadClass, TextInput,
+};
+use crate::batch::shares;
+use crate::error::{Error, ErrorKind, Result};
+use crate::generation::GenerationConfig;
+use crate::memory::batch_tokens;
+use crate::sentence_transformers::workers;
+
+impl<C: HeadClass> AutoModelFor<C> {
+    /// The settings of the checkpoint's own `generation_config.json`, or else those in its `config.json`, with
+    /// transformers' defaults.
+    ///
+    /// # Errors
+    /// `Unsupported` for a setting that is not implemented, `Model` for one that is impossible.
+    pub fn generation_config(&self) -> Result<GenerationConfig> {
+        let none = Map::new();
+        generation_settings(self.snapshot(), self.config(), &none, &none, &none)
+    }
+
+    fn input(&self, max_length: usize) -> Result<TextInput<'_>> {
+        Ok(TextInput {
+            name: self.name(),
+            config: self.config(),
+            tokenizer: self.tokenizer()?,
+            max_length,
+            truncation: false,
+        })
+    }
+
+    /// Generates for prompts of tokens, on all threads of the current rayon pool, or on the card.
+    fn generate_for(
+        &self,
+        prompts: &[Vec<u32>],
+        config: &GenerationConfig,
+        text_of: TextOf,
+    ) -> Result<Vec<GeneratedText>> {
+        // The caller has set these.
+        let given = json!({"max_new_tokens": 0, "max_length": 0, "num_beams": 0});
+        check_settings(config, self.config(), given.as_object().unwrap_or(&Map::new()))?;
+        let generator =
+            TextGenerator { model: self, tokenizer: self.tokenizer()?, config, text_of };
+        let (dimensions, device) = (self.config().dimensions(), self.device());
+        let budget = batch_tokens(Some(dimensions), std::slice::from_ref(device), true);
+        let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+        let shares = shares(&lengths, workers(device));
+        let generated: Vec<Result<Vec<GeneratedText>>> = shares
+            .par_iter()
+            .map(|share| {
+                let prompts: Vec<&[u32]> = share.iter().map(|&row| &prompts[row][..]).collect();
+                generator.generate(&prompts, budget)
+            })
+            .collect();
+        let mut texts: Vec<Option<GeneratedText>> = prompts.iter().map(|_| None).collect();
+        for (share, generated) in shares.iter().zip(generated) {
+            for (&row, text) in share.iter().zip(generated?) {
+                texts[row] = Some(text);
+            }
+        }
+        let missing = || Error::new(ErrorKind::Internal, "a prompt was not generated for");
+        texts.into_iter().map(|text| text.ok_or_else(missing)).collect()
+    }
+}
+
+impl AutoModelForCausalLM {
+    /// Continues each of `prompts`, in their order; the texts are those after the prompts.
+    ///
+    /// A row's result does not depend on the others: with `do_sample`, each is drawn from `seed` and its own prompt. An
+    /// empty prompt begins with `bos_token_id`. [`generation_config`](AutoModelFor::generation_config) gives the
+    /// checkpoint's settings.
+    ///
+    /// # Errors
+    /// `Data` for a prompt that leaves no room to generate, or has a token that the model has no embedding for; `Config`
+    /// for settings that the model cannot serve; `Unsupported` for an encoder; `Model` when the tokenizer's files cannot
+    /// be used or the model computes what is not a number; `Internal` when a tensor operation fails.
+    ///
+    /// # Example
+    /// ```
+    /// use hfauto::auto::AutoModelForCausalLM;
+    /// use hfauto::generation::GenerationConfig;
+    ///
+    /// # fn main() -> hfauto::Result<()> {
+    /// // Or a hub id, as "openai-community/gpt2".
+    /// let id = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tasks/gpt2");
+    /// let model = AutoModelForCausalLM::from_pretrained(id)?;
+    /// let config = GenerationConfig { max_new_tokens: Some(4), ..model.generation_config()? };
+    /// let generated = model.generate(&["Harbour", "The film is slow"], &config)?;
+    /// assert_eq!(generated.len(), 2);
+    /// assert!(generated.iter().all(|row| row.token_ids.len() <= 4));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn generate<T: AsRef<str> + Sync>(
+        &self,
+        prompts: &[T],
+        config: &GenerationConfig,
+    ) -> Result<Vec<GeneratedText>> {
+        self.continue_texts(prompts, config, true)
+    }
+
+    /// Answers each of `conversations`, lists of messages `{"role": …, "content": …}`, by the tokenizer's chat
+    /// template. A conversation that ends with the assistant is continued.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate); `Config` when the tokenizer has no chat template; `Data` for a conversation that
+    /// the template refuses.
+    pub fn generate_chat<T: AsRef<[Value]>>(
+        &self,
+        conversations: &[T],
+        config: &GenerationConfig,
+    ) -> Result<Vec<GeneratedText>> {
+        let template = self.tokenizer()?.chat_template(None, false)?;
+        let texts = conversations.iter().enumerate().map(|(number, messages)| {
+            let messages = messages.as_ref();
+            let options = ChatOptions::for_answer(messages);
+            let text = template.render(messages, &options);
+            text.map_err(|e| e.at(format!("conversation {number}")))
+        });
+        self.continue_texts(&texts.collect::<Result<Vec<_>>>()?, config, false)
+    }
+
+    fn continue_texts<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        config: &GenerationConfig,
+        add_special_tokens: bool,
+    ) -> Result<Vec<GeneratedText>> {
+        let tokenizer = self.tokenizer()?;
+        let stated = tokenizer.model_max_length();
+        let total = TextInput::max_tokens(self.config(), tokenizer, None, stated, false)?;
+        let input = self.input(total)?;
+        let room = PromptRoom { max_length: None, total, truncation: false };
+        let options = EncodeOptions { add_special_tokens, ..EncodeOptions::default() };
+        let encode = |(number, text): (usize, &T)| {
+            let encoding = tokenizer.encode(text.as_ref(), &options);
+            let ids = encoding.and_then(|encoding| {
+                let (ids, _) = room.fit(encoding.input_ids, config)?;
+                input.check_tokens(&ids, &[])?;
+                Ok(ids)
+            });
+            ids.map_err(|e| e.at(format!("prompt {number}")))
+        };
+        let prompts: Vec<Result<_>> = texts.par_iter().enumerate().map(encode).collect();
+        let prompts = prompts.into_iter().collect::<Result<Vec<_>>>()?;
+        self.generate_for(&prompts, config, TextOf::Continuation)
+    }
+}
+
+impl AutoModelForSeq2SeqLM {
+    /// Generates a text for each of `texts`, in their order. Texts are read as they are: a prefix such as `translate
+    /// English to German: ` is part of them.
+    ///
+    /// A row's result does not depend on the others. [`generation_config`](AutoModelFor::generation_config) gives the
+    /// checkpoint's settings.
+    ///
+    /// # Errors
+    /// As [`AutoModelForCausalLM::generate`].
+    ///
+    /// # Example
+    /// ```
+    /// use hfauto::auto::AutoModelForSeq2SeqLM;
+    /// use hfauto::generation::GenerationConfig;
+    ///
+    /// # fn main() -> hfauto::Result<()> {
+    /// // Or a hub id, as "google-t5/t5-small".
+    /// let id = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tasks/t5");
+    /// let model = AutoModelForSeq2SeqLM::from_pretrained(id)?;
+    /// let config = GenerationConfig { max_new_tokens: Some(4), ..model.generation_config()? };
+    /// let generated = model.generate(&["summarize: The film is slow."], &config)?;
+    /// assert!(generated[0].token_ids.len() <= 4);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn generate<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        config: &GenerationConfig,
+    ) -> Result<Vec<GeneratedText>> {
+        let positions = self.config().dimensions().max_position_embeddings;
+        let input = self.input(positions.unwrap_or(usize::MAX))?;
+        let encode = |(number, text): (usize, &T)| {
+            let encoding = input.tokenizer.encode(text.as_ref(), &input.options());
+            let ids = encoding.and_then(|encoding| {
+                input.fits(encoding.input_ids.len())?;
+                input.check_tokens(&encoding.input_ids, &[])?;
+                Ok(encoding.input_ids)
+            });
+            ids.map_err(|e| e.at(format!("text {number}")))
+        };
+        let texts: Vec<Result<_>> = texts.par_iter().enumerate().map(encode).collect();
+        let texts = texts.into_iter().collect::<Result<Vec<_>>>()?;
+        self.generate_for(&texts, config, TextOf::Generated)
+    }
+}

@@ -1,0 +1,249 @@
+//! What calls that generate share: settings from the model's files, the room of a prompt, and the text of tokens.
+//!
+//! Not here: the loop (`crate::generation`) and where prompts come from (`super::generate`).
+
+use serde_json::{Map, Value};
+
+use crate::auto::{AutoConfig, AutoTokenizer, DecodeOptions, EncodeOptions, ModelWithHead};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
+use crate::generation::{
+    FinishReason, Generated, GenerationConfig, StopStrings, generate, model_defaults,
+    pipeline_defaults,
+};
+use crate::hub::Snapshot;
+use crate::memory;
+use crate::models::Dimensions;
+
+/// The text that tokens are put behind to see their own text: what it begins with may differ from what it
+/// is within a text.
+const BEFORE: &str = "abcdef";
+
+/// What `task_specific_params` of `config.json` says for `tasks`: names of entries, of which the first that exists
+/// counts. A name that ends in `*` is the beginning of one.
+pub fn task_specific_params(config: &AutoConfig, tasks: &[&str]) -> Map<String, Value> {
+    let all = config.json().get("task_specific_params").and_then(Value::as_object);
+    let found = all.and_then(|all| {
+        tasks.iter().find_map(|task| match task.strip_suffix('*') {
+            Some(start) => all.iter().find(|(name, _)| name.starts_with(start)).map(|(_, v)| v),
+            None => all.get(*task),
+        })
+    });
+    found.and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+/// The settings of a generation: `given`, then `task_params`, then the model's `generation_config.json`, then the
+/// defaults of transformers' `pipeline`.
+///
+/// # Errors
+/// As [`GenerationConfig::new`] and [`GenerationConfig::check_lengths`]; `Config` or `Model` when the beams do not fit in
+/// memory.
+pub fn generation_settings(
+    snapshot: &Snapshot,
+    config: &AutoConfig,
+    pipeline: &Map<String, Value>,
+    task_params: &Map<String, Value>,
+    given: &Map<String, Value>,
+) -> Result<GenerationConfig> {
+    let file = snapshot.json("generation_config.json")?;
+    let file = file.as_ref().and_then(Value::as_object);
+    let model_settings = model_defaults(file, config.json());
+    let mut settings = pipeline_defaults(pipeline, &model_settings);
+    settings.extend(task_params.clone());
+    let generation = GenerationConfig::new(&settings, given)?;
+    check_settings(&generation, config, given)?;
+    Ok(generation)
+}
+
+/// Refuses lengths without a bound and beams without the memory for them.
+pub(super) fn check_settings(
+    generation: &GenerationConfig,
+    config: &AutoConfig,
+    given: &Map<String, Value>,
+) -> Result<()> {
+    generation.check_lengths(config.dimensions().max_position_embeddings, given)?;
+    check_beams(generation, config.dimensions(), given)
+}
+
+/// Refuses beams whose KV cache does not fit in the available memory.
+fn check_beams(
+    config: &GenerationConfig,
+    dimensions: &Dimensions,
+    given: &Map<String, Value>,
+) -> Result<()> {
+    let Some(available) = memory::available_bytes().filter(|_| config.num_beams > 1) else {
+        return Ok(());
+    };
+    let positions = dimensions.max_position_embeddings.unwrap_or(usize::MAX);
+    let tokens = config.max_new_tokens.or(config.max_length).unwrap_or(1).min(positions);
+    let a_token = dimensions.num_hidden_layers.saturating_mul(dimensions.hidden_size * 8);
+    let needed = config.num_beams.saturating_mul(tokens).saturating_mul(a_token);
+    if needed <= available {
+        return Ok(());
+    }
+    let kind = if given.contains_key("num_beams") { ErrorKind::Config } else { ErrorKind::Model };
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    Err(Error::new(
+        kind,
+        format!(
+            "`num_beams: {}` of {tokens} tokens take {:.1} GiB, but {:.1} GiB of memory are left",
+            config.num_beams,
+            gib(needed),
+            gib(available)
+        ),
+    )
+    .hint("set fewer `num_beams` or `max_new_tokens`"))
+}
+
+/// How long the prompts of a decoder may be.
+#[derive(Clone, Copy, Debug)]
+pub struct PromptRoom {
+    /// Tokens of a prompt at most, by the caller.
+    pub max_length: Option<usize>,
+    /// Tokens of prompt and continuation at most, by the model.
+    pub total: usize,
+    /// Whether longer prompts lose their beginning.
+    pub truncation: bool,
+}
+
+impl PromptRoom {
+    /// The tokens of a prompt, cut to leave room, and whether they were cut.
+    ///
+    /// # Errors
+    /// `Data` for a prompt without a token to begin with, and for one that is too long.
+    pub fn fit(&self, mut ids: Vec<u32>, config: &GenerationConfig) -> Result<(Vec<u32>, bool)> {
+        if ids.is_empty() && config.bos_token_id.is_none() {
+            return Err(Error::of_row(
+                RowErrorKind::Empty,
+                "a prompt has no token, and the model has no `bos_token_id` to begin with",
+            ));
+        }
+        let Self { max_length, total, truncation } = *self;
+        let most = max_length.unwrap_or(usize::MAX);
+        let mut truncated = false;
+        if truncation && let Some(new) = config.max_new_tokens {
+            let keep = total.saturating_sub(new).min(most);
+            truncated = ids.len() > keep;
+            ids.drain(..ids.len().saturating_sub(keep));
+        } else if ids.len() > most {
+            let message = format!("text of {} tokens, at most {most} may be", ids.len());
+            return Err(Error::of_row(RowErrorKind::TooLong, message)
+                .hint("set `truncation: true` to cut longer texts, or raise `max_length`"));
+        }
+        // An empty prompt begins with a token of its own.
+        let prompt = ids.len().max(1);
+        let most = config.max_total_tokens(prompt, Some(total));
+        if most <= prompt {
+            return Err(no_room(ids.len(), most));
+        }
+        Ok((ids, truncated))
+    }
+}
+
+/// The error for a prompt that is too long for anything to come after it.
+fn no_room(tokens: usize, total: usize) -> Error {
+    let message =
+        format!("prompt of {tokens} tokens leaves no room to generate: {total} may be in all");
+    Error::of_row(RowErrorKind::NoRoom, message)
+        .hint("set `truncation: true` to keep the end of longer prompts")
+}
+
+/// How the tokens of a row become its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextOf {
+    /// The text of prompt and continuation, without as many characters as the prompt's text has.
+    Continuation,
+    /// The text of the generated tokens.
+    Generated,
+}
+
+/// What was generated for a prompt.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct GeneratedText {
+    /// The text after the prompt, or for it, without special tokens.
+    pub text: String,
+    /// The tokens after the prompt, an end token included.
+    pub token_ids: Vec<u32>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// With beams, the sum of log-probabilities over the power of the length that `length_penalty` says.
+    pub sequences_score: Option<f32>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+}
+
+/// A model that generates, with what turns its tokens into texts.
+#[derive(Clone, Copy, Debug)]
+pub struct TextGenerator<'a> {
+    /// The model, with a head that writes.
+    pub model: &'a ModelWithHead,
+    /// Its tokenizer.
+    pub tokenizer: &'a AutoTokenizer,
+    /// What to generate.
+    pub config: &'a GenerationConfig,
+    /// How tokens become text.
+    pub text_of: TextOf,
+}
+
+impl TextGenerator<'_> {
+    /// Generates for each of `prompts`, in their order.
+    ///
+    /// # Errors
+    /// As [`generate`]; `Unsupported` for a model that does not generate.
+    pub fn generate(
+        &self,
+        prompts: &[&[u32]],
+        max_batch_tokens: usize,
+    ) -> Result<Vec<GeneratedText>> {
+        let options = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
+        let before = self.tokenizer.encode(BEFORE, &options)?.input_ids;
+        let token_text = |id: u32| token_text(self.tokenizer, &before, id);
+        let stop = StopStrings::new(&self.config.stop_strings, &token_text);
+        let stop = (!self.config.stop_strings.is_empty()).then_some(&stop);
+        let decoder = self.model.decoder()?;
+        let results = generate(&*decoder, prompts, self.config, max_batch_tokens, stop)?;
+        let texts = prompts.iter().zip(results).map(|(prompt, result)| {
+            let text = self.text(prompt, &result)?;
+            let Generated { token_ids, finish_reason, sequences_score } = result;
+            let prompt_tokens = prompt.len();
+            Ok(GeneratedText { text, token_ids, finish_reason, sequences_score, prompt_tokens })
+        });
+        texts.collect()
+    }
+
+    fn text(&self, prompt: &[u32], result: &Generated) -> Result<String> {
+        let decode = |ids: &[u32], tidy| {
+            let options = DecodeOptions {
+                skip_special_tokens: true,
+                clean_up_tokenization_spaces: Some(tidy),
+            };
+            self.tokenizer.decode_with(ids, &options)
+        };
+        match self.text_of {
+            TextOf::Generated => {
+                // The token that the decoder begins with is part of the text, unless it is a special one.
+                let start = self.config.decoder_start_token_id.or(self.config.bos_token_id);
+                let ids: Vec<u32> = start.into_iter().chain(result.token_ids.clone()).collect();
+                decode(&ids, false)
+            }
+            TextOf::Continuation => {
+                let start = match (prompt, self.config.bos_token_id) {
+                    ([], Some(bos)) => vec![bos],
+                    _ => prompt.to_vec(),
+                };
+                let prompt_chars = decode(prompt, true)?.chars().count();
+                let whole = decode(&[start, result.token_ids.clone()].concat(), true)?;
+                Ok(whole.chars().skip(prompt_chars).collect())
+            }
+        }
+    }
+}
+
+/// The text of a token within a text.
+fn token_text(tokenizer: &AutoTokenizer, before: &[u32], id: u32) -> String {
+    let ids = before.iter().chain([&id]);
+    let tokens = ids.filter_map(|id| tokenizer.id_to_token(*id)).collect();
+    let text = tokenizer.convert_tokens_to_string(tokens).unwrap_or_default();
+    let start = text.find(BEFORE).map_or(text.len(), |at| at + BEFORE.len());
+    text[start..].to_owned()
+}

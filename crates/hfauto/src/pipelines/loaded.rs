@@ -1,0 +1,180 @@
+//! What pipelines over texts share: a model with a head and its tokenizer, loaded, and texts through it in batches.
+
+use std::marker::PhantomData;
+
+use rayon::prelude::*;
+
+use crate::auto::{
+    AutoClass, AutoTokenizer, Encoding, LoadOptions, ModelWithHead, TextInput, load_options,
+};
+use crate::batch::in_batches;
+use crate::error::{Error, ErrorKind, Result};
+use crate::memory::batch_tokens;
+use crate::sentence_transformers::workers;
+
+/// A model that reads texts, with its head.
+#[derive(Debug)]
+pub struct TextModel {
+    pub(super) tokenizer: AutoTokenizer,
+    pub(super) model: ModelWithHead,
+    pub(super) max_length: usize,
+}
+
+impl TextModel {
+    pub(super) fn input(&self) -> TextInput<'_> {
+        TextInput {
+            name: self.model.name(),
+            config: self.model.config(),
+            tokenizer: &self.tokenizer,
+            max_length: self.max_length,
+            truncation: true,
+        }
+    }
+
+    /// Runs `encode` on each of `rows`, in parallel; errors name the row as `what`.
+    pub(super) fn encode<R: Sync, E: Send>(
+        rows: &[R],
+        what: &str,
+        encode: impl Fn(&R) -> Result<E> + Sync,
+    ) -> Result<Vec<E>> {
+        let encode =
+            |(number, row): (usize, &R)| encode(row).map_err(|e| e.at(format!("{what} {number}")));
+        let encoded: Vec<Result<E>> = rows.par_iter().enumerate().map(encode).collect();
+        encoded.into_iter().collect()
+    }
+
+    /// Runs `forward` on batches of `rows`, and returns its results in the order of the rows. It gets the numbers of the
+    /// rows and what the model is given of them.
+    pub(super) fn in_batches<R: Send>(
+        &self,
+        rows: &[Encoding],
+        forward: impl Fn(&[usize], &[(&[u32], &[u32])]) -> Result<Vec<R>> + Sync,
+    ) -> Result<Vec<R>> {
+        let lengths: Vec<usize> = rows.iter().map(|row| row.input_ids.len()).collect();
+        let (dimensions, device) = (self.model.config().dimensions(), self.model.device());
+        let budget = batch_tokens(Some(dimensions), std::slice::from_ref(device), false);
+        let input = self.input();
+        in_batches(&lengths, budget, workers(device), |batch| {
+            let inputs: Vec<_> = batch.iter().map(|&row| input.inputs(&rows[row])).collect();
+            forward(batch, &inputs)
+        })
+    }
+
+    /// The logits of every token of `rows`, row by row: `labels` numbers a token.
+    pub(super) fn token_logits(&self, rows: &[Encoding], labels: usize) -> Result<Vec<Vec<f32>>> {
+        self.in_batches(rows, |batch, inputs| {
+            let (numbers, columns) = self.model.logits(inputs.iter().copied())?;
+            if columns != labels {
+                return Err(Error::new(
+                    ErrorKind::Model,
+                    format!("the model's head has {columns} labels, expected {labels}"),
+                ));
+            }
+            let mut start = 0;
+            let rows = batch.iter().map(|&row| {
+                let end = start + rows[row].input_ids.len() * columns;
+                let logits = numbers.get(start..end).map(<[f32]>::to_vec);
+                start = end;
+                logits.ok_or_else(|| {
+                    let message = "the logits are not those of every token";
+                    Error::new(ErrorKind::Internal, message)
+                })
+            });
+            rows.collect()
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &ModelWithHead {
+        &self.model
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &AutoTokenizer {
+        &self.tokenizer
+    }
+
+    /// Tokens of a row at most, special tokens included. `usize::MAX` where the files state no maximum.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+}
+
+/// A pipeline over texts.
+pub trait TextPipeline: Sized {
+    /// The Auto class of its model.
+    const CLASS: AutoClass;
+    /// Whether its rows are pairs of texts.
+    const PAIRS: bool = false;
+    /// Tokens of a row at most, whatever the files state.
+    const MAX_LENGTH: Option<usize> = None;
+
+    /// The pipeline over a loaded model.
+    ///
+    /// # Errors
+    /// When the model is not one for this pipeline.
+    fn of(model: TextModel) -> Result<Self>;
+}
+
+/// Options of a pipeline's `builder`.
+#[derive(Clone, Debug)]
+pub struct PipelineBuilder<P> {
+    options: LoadOptions,
+    max_length: Option<usize>,
+    pipeline: PhantomData<P>,
+}
+
+impl<P: TextPipeline> PipelineBuilder<P> {
+    pub(super) fn new(id: impl Into<String>) -> Self {
+        Self { options: LoadOptions::new(id), max_length: None, pipeline: PhantomData }
+    }
+
+    load_options!();
+
+    /// Tokens of a row at most, special tokens included. Without it, what the files say.
+    #[must_use]
+    pub fn max_length(mut self, max_length: usize) -> Self {
+        self.max_length = Some(max_length);
+        self
+    }
+
+    /// Loads the model, which must have the pipeline's head.
+    ///
+    /// # Errors
+    /// `Hub` when the files cannot be had; `Unsupported` when the family has no such head; `Config` for a `max_length`
+    /// that does not fit the model; `Model` when the checkpoint has no head, or its files cannot be used.
+    pub fn load(self) -> Result<P> {
+        let described = self.options.describe()?;
+        let (config, tokenizer) = (&described.config.config, &described.tokenizer);
+        let stated = tokenizer.model_max_length();
+        let stated = P::MAX_LENGTH.map(|most| stated.unwrap_or(most).min(most)).or(stated);
+        let given = self.max_length;
+        let max_length = TextInput::max_tokens(config, tokenizer, given, stated, P::PAIRS)?;
+        let model = described.load_with_head(P::CLASS)?;
+        P::of(TextModel { tokenizer: described.tokenizer, model, max_length })
+    }
+}
+
+/// The constructors and accessors of a pipeline over the [`TextModel`] in its field `model`.
+macro_rules! text_pipeline {
+    () => {
+        /// Loads a hub id or a directory, in f32 on the CPU.
+        ///
+        /// # Errors
+        /// As [`PipelineBuilder::load`].
+        pub fn from_pretrained(id: &str) -> Result<Self> {
+            Self::builder(id).load()
+        }
+
+        /// The same with options.
+        pub fn builder(id: impl Into<String>) -> PipelineBuilder<Self> {
+            PipelineBuilder::new(id)
+        }
+
+        /// The model, its tokenizer and its maximum.
+        pub fn model(&self) -> &TextModel {
+            &self.model
+        }
+    };
+}
+pub(super) use text_pipeline;

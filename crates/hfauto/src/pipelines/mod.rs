@@ -1,0 +1,37 @@
+//! transformers' calls over texts, on plain Rust types: [`TextClassificationPipeline`], [`TokenClassificationPipeline`],
+//! [`QuestionAnsweringPipeline`], [`FillMaskPipeline`], [`AutoModelForCausalLM::generate`] and [`AutoModelForSeq2SeqLM::generate`].
+//!
+//! Results are in the order of the input and do not depend on the other texts. Not here: the loop over tokens
+//! ([`crate::generation`]) and columns of tables.
+//!
+//! [`AutoModelForCausalLM::generate`]: crate::auto::AutoModelForCausalLM
+//! [`AutoModelForSeq2SeqLM::generate`]: crate::auto::AutoModelForSeq2SeqLM
+
+mod aggregate;
+mod characters;
+mod fill_mask;
+mod generate;
+mod generation;
+mod loaded;
+mod question_answering;
+mod scores;
+mod text_classification;
+mod token_classification;
+
+pub use aggregate::{Aggregation, AggregationStrategy, Entity, ToText, TokenScores, merge_windows};
+pub use characters::Characters;
+pub use fill_mask::{FillMaskOptions, FillMaskPipeline, MaskChoice, MaskFill, target_ids};
+pub use generation::{
+    GeneratedText, PromptRoom, TextGenerator, TextOf, generation_settings, task_specific_params,
+};
+pub use loaded::{PipelineBuilder, TextModel, TextPipeline};
+pub use question_answering::{
+    Answer, AnswerSpan, Answers, DOC_STRIDE, Limits, MAX_SEQ_LEN, QuestionAnsweringOptions,
+    QuestionAnsweringPipeline, QuestionWindows, START_AND_END, Span, WindowSpans, WindowTokens,
+    answers, best_spans,
+};
+pub use scores::{LabelScore, ScoreFunction, best, softmax};
+pub use text_classification::{TextClassificationOptions, TextClassificationPipeline};
+pub use token_classification::{
+    EntitySpan, TextToken, TokenClassificationOptions, TokenClassificationPipeline, token_scores,
+};

@@ -1,0 +1,100 @@
+//! `TextClassificationPipeline`: texts to labels.
+//!
+//! # Source
+//! `src/transformers/pipelines/text_classification.py` at v4.57.
+
+use super::loaded::{PipelineBuilder, TextModel, TextPipeline, text_pipeline};
+use super::scores::{LabelScore, ScoreFunction, labels};
+use crate::auto::AutoClass;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Labels for texts, as `pipeline("text-classification")` of transformers. Longer texts are cut at the model's maximum.
+///
+/// # Example
+/// ```
+/// use hfauto::pipelines::TextClassificationPipeline;
+///
+/// # fn main() -> hfauto::Result<()> {
+/// // Or a hub id, as "distilbert/distilbert-base-uncased-finetuned-sst-2-english".
+/// let id = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tasks/bert-sentiment");
+/// let classifier = TextClassificationPipeline::from_pretrained(id)?;
+/// let labels = classifier.predict(&["The room was quiet.", "A film that is too long."])?;
+/// assert_eq!(labels.len(), 2);
+/// assert!((0.0..=1.0).contains(&labels[0].score));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct TextClassificationPipeline {
+    model: TextModel,
+}
+
+/// Options of [`TextClassificationPipeline::predict_with`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TextClassificationOptions {
+    /// How many labels a text gets, best first; all without it.
+    pub top_k: Option<usize>,
+    /// What makes scores of logits; without it, what the configuration says.
+    pub function_to_apply: Option<ScoreFunction>,
+}
+
+impl TextClassificationOptions {
+    /// Keeps so many labels a text.
+    #[must_use]
+    pub fn top_k(mut self, top_k: usize) -> Self {
+        self.top_k = Some(top_k);
+        self
+    }
+
+    /// Makes scores of logits with `function_to_apply`.
+    #[must_use]
+    pub fn function_to_apply(mut self, function_to_apply: ScoreFunction) -> Self {
+        self.function_to_apply = Some(function_to_apply);
+        self
+    }
+}
+
+impl TextPipeline for TextClassificationPipeline {
+    const CLASS: AutoClass = AutoClass::SequenceClassification;
+
+    fn of(model: TextModel) -> Result<Self> {
+        Ok(Self { model })
+    }
+}
+
+impl TextClassificationPipeline {
+    text_pipeline!();
+
+    /// The best label of each text, in their order.
+    ///
+    /// # Errors
+    /// As [`predict_with`](Self::predict_with).
+    pub fn predict<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Vec<LabelScore>> {
+        let best = TextClassificationOptions::default().top_k(1);
+        let labels = self.predict_with(texts, &best)?.into_iter();
+        let none = || Error::new(ErrorKind::Model, "the model's head has no label");
+        labels.map(|labels| labels.into_iter().next().ok_or_else(none)).collect()
+    }
+
+    /// The labels of each text, best first.
+    ///
+    /// # Errors
+    /// `Data` for a text without a token, or with one that the model has no embedding for; `Model` when `id2label` lacks
+    /// a label or the model computes what is not a number; `Internal` when a tensor operation fails.
+    pub fn predict_with<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        options: &TextClassificationOptions,
+    ) -> Result<Vec<Vec<LabelScore>>> {
+        let input = self.model.input();
+        let rows = TextModel::encode(texts, "text", |text| input.row(&[text.as_ref()]))?;
+        let function = options.function_to_apply.unwrap_or_else(|| ScoreFunction::of(input.config));
+        let top_k = options.top_k.unwrap_or(usize::MAX);
+        self.model.in_batches(&rows, |_, inputs| {
+            let (numbers, columns) = self.model.model.logits(inputs.iter().copied())?;
+            let rows = numbers.chunks_exact(columns.max(1));
+            rows.map(|logits| labels(input.config, logits, function, top_k)).collect()
+        })
+    }
+}
