@@ -94,7 +94,7 @@ impl TableFile {
     /// The number of rows per batch of a Parquet file, so that the columns that are wanted take bounded memory.
     ///
     /// # Errors
-    /// When a page of the file is damaged or cannot be read.
+    /// When a page of the file cannot be read.
     pub(super) fn parquet_batch_rows(
         &self,
         is_wanted: impl Fn(&str) -> bool,

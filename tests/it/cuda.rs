@@ -12,10 +12,12 @@ use hfauto_pipe::nn::{
     attention_over, to_host,
 };
 
+use super::support::skip;
+
 /// The first card.
 fn card_or_skip() -> Option<Device> {
     if device_count() == 0 {
-        eprintln!("SKIPPED: no NVIDIA card");
+        skip("no NVIDIA card");
         return None;
     }
     Some(device(0).unwrap())

@@ -246,17 +246,20 @@ fn fill_mask() {
 #[test]
 fn token_classification() {
     use AggregationStrategy::{Average, First, Max, None, Simple};
-    for (strategy, case) in [
-        (Simple, "bert-simple"),
-        (First, "bert-first"),
-        (Average, "bert-average"),
-        (Max, "bert-max"),
-        (None, "bert-none"),
+    for (strategy, stride, case) in [
+        (Simple, Option::None, "bert-simple"),
+        (First, Option::None, "bert-first"),
+        (Average, Option::None, "bert-average"),
+        (Max, Option::None, "bert-max"),
+        (None, Option::None, "bert-none"),
+        (Simple, Some(8), "bert-stride-simple"),
+        (Average, Some(8), "bert-stride-average"),
     ] {
         let case = format!("token-classification/{case}.json");
         let rows = cases(&case);
         let texts: Vec<&str> = rows.iter().map(|(row, _)| row["text"].as_str().unwrap()).collect();
-        let options = TokenClassificationOptions::default().aggregation_strategy(strategy);
+        let mut options = TokenClassificationOptions::default().aggregation_strategy(strategy);
+        options.stride = stride;
         let entities = token_classification::run(&model("bert-ner"), &texts, &options).unwrap();
         for (entities, (_, expected)) in entities.iter().zip(&rows) {
             let ours = entities.iter().map(|entity| {

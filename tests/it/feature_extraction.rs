@@ -14,7 +14,7 @@ use hfauto_pipe::job::{Job, JobOptions};
 use serde_json::{Value, json};
 
 use super::parity::Tolerance;
-use super::support::{Fixture, mini_embedder, repository};
+use super::support::{Fixture, mini_embedder, repository, skip};
 
 fn golden_dir(case: &str) -> PathBuf {
     repository().join("tests/golden").join(case)
@@ -260,7 +260,7 @@ fn the_model_of_the_repository() {
 #[test]
 fn all_minilm_l6_v2() {
     let Ok(model) = std::env::var("HFAUTO_MINILM") else {
-        eprintln!("SKIPPED all_minilm_l6_v2: HFAUTO_MINILM does not name the model's directory");
+        skip("HFAUTO_MINILM does not name the directory of all-MiniLM-L6-v2");
         return;
     };
     let ours = column(Path::new(&model), &golden_texts("minilm"), json!({})).unwrap();

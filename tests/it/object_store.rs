@@ -17,7 +17,7 @@ use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::{Value, json};
 
-use super::support::{Fixture, Ran, embed_pipeline, mini_embedder};
+use super::support::{Fixture, Ran, embed_pipeline, mini_embedder, skip};
 
 /// A server with an empty bucket; it ends with the test.
 struct Store {
@@ -46,7 +46,7 @@ impl Store {
             .stderr(Stdio::null())
             .spawn();
         let Ok(server) = server else {
-            eprintln!("SKIPPED: no `{program}`; `pip install 'moto[server]'` and set HFAUTO_MOTO");
+            skip(&format!("no `{program}`; `pip install 'moto[server]'` and set HFAUTO_MOTO"));
             return None;
         };
         let url = format!("http://127.0.0.1:{port}");

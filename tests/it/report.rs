@@ -13,7 +13,7 @@ use hfauto_pipe::report::{Kept, Report, page, prometheus};
 use serde_json::Value;
 
 use super::prometheus::Metrics;
-use super::support::{Fixture, embed_pipeline, mini_embedder, repository};
+use super::support::{Fixture, embed_pipeline, mini_embedder, repository, skip};
 
 /// A name that would break every format that does not escape it.
 const HOSTILE: &str = "a\"b\\c\nd<script>document.title='run'</script>&{}";
@@ -390,9 +390,7 @@ fn browser() -> Option<PathBuf> {
     let found = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
     let found = found.into_iter().find(|path| path.is_file());
     if found.is_none() {
-        eprintln!(
-            "\n*** SKIPPED: no chromium on the PATH, so the page was not looked at in a browser ***\n"
-        );
+        skip("no chromium on the PATH, so the page was not looked at in a browser");
     }
     found
 }

@@ -561,8 +561,8 @@ fn contradictions_are_pipeline_errors() {
         "ends like a csv file, but `sink.format` is parquet",
     );
     check("/x/out.csv", FileFormat::Csv, Some(Gzip), "name the file `/x/out.csv.gz`");
-    check("/x/out", FileFormat::Csv, Some(Lz4), "choose none, zstd, gzip");
-    check("/x/out", FileFormat::Arrow, Some(Snappy), "choose none, zstd, lz4");
+    check("/x/out", FileFormat::Csv, Some(Lz4), "choose gzip, zstd, none");
+    check("/x/out", FileFormat::Arrow, Some(Snappy), "choose zstd, lz4, none");
     let mut file = spec("/x/out.csv", FileFormat::Csv);
     file.partition_by = vec!["id".to_owned()];
     assert!(Sink::check(&file, false).unwrap_err().message().contains("needs a folder"));

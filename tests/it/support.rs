@@ -22,6 +22,17 @@ pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Says that this test is skipped, and why; `tests/skipped.rs` shows it at the end of the run, where captured output does
+/// not.
+pub(crate) fn skip(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("SKIPPED {test}: {why}");
+    let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
+    let mut list = std::fs::OpenOptions::new().create(true).append(true).open(list).unwrap();
+    // In one piece: other tests run at the same time.
+    std::io::Write::write_all(&mut list, format!("{why}\t{test}\n").as_bytes()).unwrap();
+}
+
 /// A temporary folder with files, where the program is run.
 pub(crate) struct Fixture {
     dir: tempfile::TempDir,

@@ -17,7 +17,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use serde_json::Value;
 
-use super::support::{Fixture, embed_pipeline, mini_embedder, read_parquet};
+use super::support::{Fixture, embed_pipeline, mini_embedder, read_parquet, skip};
 
 /// Input files of the kill tests; each is a unit.
 const FILES: usize = 12;
@@ -292,7 +292,7 @@ fn with_own_mounts(fixture: &Fixture, script: &str) -> Option<String> {
     };
     fs::create_dir_all(fixture.path("out")).unwrap();
     if !run("mount -t tmpfs none out").is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: no mounts here (unshare --mount --map-root-user)");
+        skip("no mounts here (unshare --mount --map-root-user)");
         return None;
     }
     let output = run(script).unwrap();
