@@ -140,3 +140,33 @@ fn texts_of_a_png_file_are_not_decompressed_without_end() {
     assert_eq!(orientation::png_metadata(&png).xmp, None);
     assert!(start.elapsed().as_secs() < 5);
 }
+
+/// XMP that claims 2^31 values; the decoder would reserve memory for all of them.
+#[test]
+fn a_tiff_tag_that_claims_many_values_costs_no_memory() {
+    let tag = |number: u16, kind: u16, count: u32, value: u32| {
+        let (number, kind) = (number.to_le_bytes(), kind.to_le_bytes());
+        [&number[..], &kind, &count.to_le_bytes(), &value.to_le_bytes()].concat()
+    };
+    let (byte, short, long) = (1, 3, 4);
+    for kind in [byte, short, long] {
+        let tags = [
+            tag(256, short, 1, 1),
+            tag(257, short, 1, 1),
+            tag(258, short, 1, 8),
+            tag(259, short, 1, 1),
+            tag(262, short, 1, 1),
+            tag(273, long, 1, 8 + 2 + 10 * 12 + 4),
+            tag(277, short, 1, 1),
+            tag(278, short, 1, 1),
+            tag(279, long, 1, 1),
+            tag(700, kind, 1 << 31, 8),
+        ];
+        let mut file = b"II*\0\x08\0\0\0".to_vec();
+        file.extend((tags.len() as u16).to_le_bytes());
+        file.extend(tags.concat());
+        file.extend([0, 0, 0, 0, 7]);
+        let image = RgbImage::decode(&file).unwrap();
+        assert_eq!(image.pixels(), [7, 7, 7]);
+    }
+}

@@ -103,11 +103,13 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Admitte
     check_compression(compression, is_reversed)?;
     pixel.check()?;
 
+    // Under the decoder's own limits: a tag may claim any number of values.
+    let xmp = decoder.find_tag(Tag::from_u16_exhaustive(XMP)).ok().flatten();
+    let xmp = xmp.and_then(|value| value.into_u8_vec().ok());
+    // The pixels were admitted above.
     let mut inside = DecoderLimits::default();
     (inside.decoding_buffer_size, inside.intermediate_buffer_size) = (usize::MAX, usize::MAX);
     let mut decoder = decoder.with_limits(inside);
-    let xmp = decoder.find_tag(Tag::from_u16_exhaustive(XMP)).ok().flatten();
-    let xmp = xmp.and_then(|value| value.into_u8_vec().ok());
     let mut read = DecodingResult::U8(Vec::new());
     decoder.read_image_to_buffer(&mut read).map_err(refused)?;
     // By now samples have at most 8 bits, and rows are byte-aligned.
