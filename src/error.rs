@@ -211,7 +211,7 @@ impl Error {
         self.0.kind
     }
 
-    /// What is wrong with the row, for errors of rows.
+    /// The kind of the row's error, for errors of rows.
     pub fn row_kind(&self) -> Option<RowErrorKind> {
         self.0.row
     }

@@ -33,8 +33,8 @@ pub enum ErrorKind {
     Internal,
 }
 
-/// What is wrong with a row, where a row is at fault: the words of `_error.kind`, of dead letters, reports and
-/// metrics. They stay; new ones may come.
+/// The kind of an error of one row: the words of `_error.kind`, of dead letters, reports and metrics. Existing words are
+/// stable; new ones may be added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RowErrorKind {
@@ -153,7 +153,7 @@ impl Error {
         self.0.kind
     }
 
-    /// What is wrong with the row, for errors of rows.
+    /// The kind of the row's error, for errors of rows.
     pub fn row_kind(&self) -> Option<RowErrorKind> {
         self.0.row
     }

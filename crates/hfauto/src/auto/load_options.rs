@@ -1,4 +1,4 @@
-//! What every `from_pretrained` takes: the options that builders of models share, written once.
+//! The options that the builders of models share: revision, dtype, device, overrides of `config.json`.
 
 use candle_core::Device;
 use serde_json::{Map, Value};

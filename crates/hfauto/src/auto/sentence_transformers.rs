@@ -56,7 +56,7 @@ impl Encoder {
     }
 }
 
-/// What a sentence-transformers directory says, without its weights.
+/// The description of a sentence-transformers directory, without its weights.
 ///
 /// A directory without `modules.json` is a transformer with mean pooling; as in sentence-transformers, its other files
 /// of sentence-transformers are ignored.
@@ -68,7 +68,7 @@ pub struct SentenceTransformerConfig {
     pub config: AutoConfig,
     /// The class that the directory was saved from; `None` without `modules.json`.
     pub encoder: Option<Encoder>,
-    /// What follows the transformer, in order.
+    /// The modules after the transformer, in order.
     pub modules: Vec<Module>,
     /// How a sparse encoder's logits become weights; `None` for other directories.
     pub splade_pooling: Option<SpladePooling>,

@@ -94,7 +94,7 @@ impl TextInput<'_> {
         Ok(encoding)
     }
 
-    /// What the model is given of a row: segments only where its tokenizer gives them.
+    /// The ids of a row for the model, with `token_type_ids` only if its tokenizer gives them.
     pub fn inputs<'e>(&self, encoding: &'e Encoding) -> (&'e [u32], &'e [u32]) {
         let gives_token_type_ids = self.tokenizer.gives_token_type_ids();
         let types: &[u32] = if gives_token_type_ids { &encoding.token_type_ids } else { &[] };
