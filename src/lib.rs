@@ -1,7 +1,7 @@
 //! Hugging Face models over tables: text columns of Arrow batches through candle models that an Auto class
 //! resolved from the checkpoint's own `config.json`, back as typed Arrow columns.
 //!
-//! The way of a row is the order of the modules:
+//! The way of a row:
 //!
 //! ```text
 //! config   the pipeline file, checked                    embed.yaml
@@ -38,10 +38,11 @@ mod guard;
 mod limits;
 mod own_file;
 
+mod document;
+pub mod tasks;
 pub mod config;
 mod store;
 pub mod source;
-pub mod tasks;
 pub mod report;
 pub mod exec;
 pub mod sql;

@@ -1,7 +1,7 @@
 //! `hfauto-pipe init`: a commented pipeline file to start from.
 //!
-//! The templates are the pipelines of this repository, with a model of the hub and data of the user's in the
-//! place of the samples; `feature-extraction`, the commonest, has one of its own.
+//! The templates come with the tasks: the pipelines of this repository, with a model of the hub and the user's data
+//! instead of the samples.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -12,33 +12,12 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use crate::error::{Error, ErrorKind, Result};
-
-/// The pipelines by task.
-const PIPELINES: [(&str, &str); 16] = [
-    ("text-classification", include_str!("../../pipelines/text-classification.yaml")),
-    ("zero-shot-classification", include_str!("../../pipelines/zero-shot-classification.yaml")),
-    ("rerank", include_str!("../../pipelines/rerank.yaml")),
-    ("token-classification", include_str!("../../pipelines/token-classification.yaml")),
-    ("question-answering", include_str!("../../pipelines/question-answering.yaml")),
-    ("fill-mask", include_str!("../../pipelines/fill-mask.yaml")),
-    ("sparse-encoding", include_str!("../../pipelines/sparse-encoding.yaml")),
-    ("text-generation", include_str!("../../pipelines/text-generation.yaml")),
-    ("loglikelihood", include_str!("../../pipelines/loglikelihood.yaml")),
-    ("text2text-generation", include_str!("../../pipelines/text2text-generation.yaml")),
-    ("summarization", include_str!("../../pipelines/summarization.yaml")),
-    ("translation", include_str!("../../pipelines/translation.yaml")),
-    ("multiple-choice", include_str!("../../pipelines/multiple-choice.yaml")),
-    ("next-sentence-prediction", include_str!("../../pipelines/next-sentence-prediction.yaml")),
-    ("image-classification", include_str!("../../pipelines/image-classification.yaml")),
-    ("token-count", include_str!("../../pipelines/token-count.yaml")),
-];
-
-const FEATURE_EXTRACTION: &str = "feature-extraction";
+use crate::tasks::{TASKS, TaskDefinition};
 
 #[derive(Args, Debug)]
 pub(super) struct InitArgs {
     /// The task.
-    #[arg(value_parser = PossibleValuesParser::new(task_ids()), default_value = FEATURE_EXTRACTION)]
+    #[arg(value_parser = PossibleValuesParser::new(task_ids()), default_value = TASKS[0].id)]
     task: String,
 
     /// Where to write it; default stdout. An existing file is never replaced.
@@ -47,15 +26,12 @@ pub(super) struct InitArgs {
 }
 
 fn task_ids() -> impl Iterator<Item = &'static str> {
-    std::iter::once(FEATURE_EXTRACTION).chain(PIPELINES.iter().map(|(task, _)| *task))
+    TASKS.iter().map(|task| task.id)
 }
 
 /// The template of a task.
 fn template(task: &str) -> String {
-    match PIPELINES.iter().find(|(name, _)| *name == task) {
-        Some((_, pipeline)) => for_users(pipeline),
-        None => include_str!("init/feature-extraction.yaml").to_owned(),
-    }
+    TaskDefinition::find(task).map(|task| for_users(task.template)).unwrap_or_default()
 }
 
 /// A pipeline of this repository with a model of the hub, the user's data and no tests of ours.
@@ -73,8 +49,8 @@ fn for_users(pipeline: &str) -> String {
         }
         let line = match (section, line.trim_start().split_once(':')) {
             ("models", Some(("repo", rest))) => {
-                let id = rest.split_once("# e.g. ").map_or("org/name", |(_, id)| id);
-                format!("    repo: {id}")
+                let id = rest.split_once("# e.g. ").map_or(rest.trim(), |(_, id)| id);
+                format!("    repo: {}", if id.starts_with('.') { "org/name" } else { id })
             }
             ("source", Some(("path", _))) => "  path: data/*.parquet".to_owned(),
             ("sink", Some(("path", rest))) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::PipelineArgs;
-use crate::config::pipeline::{Pipeline, Step, StepKind, TaskOptions};
+use crate::config::pipeline::{Pipeline, Step, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::check_outputs;
 use crate::sink::Sink;
@@ -112,12 +112,7 @@ impl ValidateArgs {
 fn why_whole(step: &Step) -> Option<&'static str> {
     match &step.kind {
         StepKind::Sql(query) => source::why_whole_query(query).ok().flatten(),
-        StepKind::Task(task) => match &task.options {
-            TaskOptions::FeatureExtraction(options) if options.precision.has_ranges() => {
-                Some("has embeddings of int8 or uint8, whose ranges are those of many rows")
-            }
-            _ => None,
-        },
+        StepKind::Task(task) => task.options.why_whole(),
     }
 }
 

@@ -8,12 +8,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::diagnostics::{Diagnostic, Diagnostics, Span};
-use super::node::{self, Data, Entry, Node};
+use super::SCHEMA;
 use super::pipeline::{ModelSpec, TaskStep};
 use super::raw::{RawModel, RawStep};
 use super::resolve::Resolver;
-use super::{SCHEMA, check};
+use crate::document::check;
+use crate::document::{Data, Entry, Node, node};
+use crate::document::{Diagnostic, Diagnostics, Span};
 
 /// A function call as written.
 #[derive(Clone, Copy, Debug)]
@@ -166,7 +167,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::pipeline::{Pooling, TaskOptions};
+    use crate::nn::PoolingMode;
+    use crate::tasks::{FeatureExtraction, Pooling};
 
     fn embed(model: &str, options: Option<&str>) -> Result<TaskStep, Diagnostics> {
         let spec = ModelSpec::of_repo("org/name");
@@ -181,8 +183,9 @@ mod tests {
     fn options_are_those_of_the_task() {
         let step = embed("minilm", Some(r#"{"pooling": "cls", "max_length": 9}"#)).unwrap();
         assert_eq!((step.model.repo.as_str(), step.max_length), ("org/name", Some(9)));
-        let TaskOptions::FeatureExtraction(options) = step.options else { panic!("another task") };
-        assert_eq!((options.input.as_str(), options.pooling), ("text", Some(Pooling::Cls)));
+        let options: &FeatureExtraction = step.options().unwrap();
+        let cls = Pooling::Mode(PoolingMode::Cls);
+        assert_eq!((options.input.as_str(), options.pooling), ("text", Some(cls)));
     }
 
     #[test]

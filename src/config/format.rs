@@ -45,6 +45,8 @@ struct Row {
     name: &'static str,
     /// The name in messages.
     title: &'static str,
+    /// The name that `STORED AS` of SQL has for it.
+    stored_as: &'static str,
     /// The extensions of its files; part files have the first.
     extensions: &'static [&'static str],
     /// Extensions of files that are read as this format, but may be another for other programs: a sink of such a name
@@ -64,6 +66,7 @@ const FORMATS: [Row; 4] = [
         format: FileFormat::Parquet,
         name: "parquet",
         title: "Parquet",
+        stored_as: "parquet",
         extensions: &["parquet", "pq"],
         ambiguous: &[],
         is_text: false,
@@ -74,6 +77,7 @@ const FORMATS: [Row; 4] = [
         format: FileFormat::Csv,
         name: "csv",
         title: "CSV",
+        stored_as: "csv",
         extensions: &["csv"],
         ambiguous: &[],
         is_text: true,
@@ -84,6 +88,7 @@ const FORMATS: [Row; 4] = [
         format: FileFormat::Jsonl,
         name: "jsonl",
         title: "JSONL",
+        stored_as: "json",
         extensions: &["jsonl", "ndjson"],
         // One array of objects, elsewhere.
         ambiguous: &["json"],
@@ -95,6 +100,7 @@ const FORMATS: [Row; 4] = [
         format: FileFormat::Arrow,
         name: "arrow",
         title: "Arrow IPC",
+        stored_as: "arrow",
         extensions: &["arrow", "feather", "ipc"],
         // The stream format, which is only read.
         ambiguous: &["arrows"],
@@ -121,6 +127,16 @@ impl FileFormat {
     /// The format's name in messages.
     pub fn title(self) -> &'static str {
         self.row().title
+    }
+
+    /// The name that `STORED AS` of SQL has for it.
+    pub fn stored_as(self) -> &'static str {
+        self.row().stored_as
+    }
+
+    /// The format that `STORED AS` of SQL names.
+    pub fn of_stored_as(name: &str) -> Option<Self> {
+        FORMATS.iter().find(|row| row.stored_as == name).map(|row| row.format)
     }
 
     /// Whether its files are text, which is compressed as a whole.

@@ -2,8 +2,8 @@
 //! `${`. Only parsed scalars are looked at, never YAML text, so that a value cannot add keys. No
 //! value of a variable appears in a message: it may be a secret. Entry: [`interpolate`].
 
-use super::diagnostics::{Diagnostic, Diagnostics, Span};
-use super::node::{Data, Node, plain_scalar};
+use crate::document::{Data, Node, plain_scalar};
+use crate::document::{Diagnostic, Diagnostics, Span};
 use crate::secret;
 
 /// Defaults may hold variables that have defaults, this many deep.
@@ -150,8 +150,8 @@ fn variable(
 mod tests {
     use serde_json::json;
 
-    use super::super::node;
     use super::*;
+    use crate::document::node;
 
     fn lookup(name: &str) -> Option<String> {
         match name {

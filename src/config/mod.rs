@@ -10,18 +10,12 @@
 //! the ones before it. Entry: [`load`].
 
 mod call;
-mod check;
-mod diagnostics;
 mod format;
 mod interpolate;
-mod node;
 mod overrides;
 pub mod pipeline;
 pub mod raw;
-mod raw_tasks;
-mod task_options;
 mod resolve;
-pub(crate) mod template;
 
 use std::fmt;
 use std::fs::File;
@@ -31,9 +25,9 @@ use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
 
+use crate::document::{Data, Node, check, nearest, node};
+pub use crate::document::{Diagnostic, Diagnostics};
 pub use call::{Call, call, model};
-pub use diagnostics::{Diagnostic, Diagnostics};
-use node::{Data, Node};
 use pipeline::Pipeline;
 use raw::RawPipeline;
 
@@ -199,7 +193,7 @@ fn near_file(path: &Path) -> Option<String> {
         entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.retain(|name| name.ends_with(".yaml") || name.ends_with(".yml"));
     names.sort();
-    let near = diagnostics::nearest(name, names.iter().map(String::as_str))?;
+    let near = nearest(name, names.iter().map(String::as_str))?;
     Some(path.with_file_name(near).display().to_string())
 }
 

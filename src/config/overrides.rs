@@ -1,8 +1,8 @@
 //! `--set a.b=c`: overrides of single keys, applied to the tree before variables are put in and
 //! before it is checked, so that an override is checked like the file. Entry: [`apply`].
 
-use super::diagnostics::{Diagnostic, Diagnostics, Span};
-use super::node::{self, Data, Entry, Node};
+use crate::document::{Data, Entry, Node, node};
+use crate::document::{Diagnostic, Diagnostics, Span};
 
 /// Applies the overrides in order. A path names keys and, in lists, indexes from 0:
 /// `steps.0.feature-extraction.pooling`. The value is YAML. Mappings on the way are made where they

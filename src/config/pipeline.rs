@@ -2,16 +2,15 @@
 //! checked. Not here: how it is written (`raw`) or how it is executed (`crate::job`).
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use super::format::{Compression, FileFormat};
-use crate::image::RgbImage;
-use crate::limits;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
-pub use super::task_options::*;
+pub use super::format::{Compression, FileFormat};
 use crate::limits::{MAX_LINE_SIZE_BYTES, MAX_TEXT_COLUMNS};
+pub use crate::tasks::{DeviceSpec, Dtype, ImagesSpec, ModelSpec, TaskStep};
 
 /// A whole pipeline, ready to run. Relative paths are already joined to the pipeline file's folder.
 #[derive(Clone, Debug)]
@@ -40,27 +39,6 @@ pub struct Pipeline {
     pub schedule: Option<ScheduleSpec>,
     /// Tests of the pipeline.
     pub tests: Vec<TestSpec>,
-}
-
-/// The restrictions on images.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImagesSpec {
-    /// The absolute folder that image paths must lie in; `None` allows any path.
-    pub root: Option<PathBuf>,
-    /// The most pixels of an image.
-    pub max_pixels: u64,
-    /// The largest image file, in bytes.
-    pub max_file_bytes: u64,
-}
-
-impl Default for ImagesSpec {
-    fn default() -> Self {
-        Self {
-            root: None,
-            max_pixels: RgbImage::MAX_PIXELS,
-            max_file_bytes: limits::IMAGE_FILE_BYTES,
-        }
-    }
 }
 
 /// When a pipeline is due.
@@ -115,83 +93,6 @@ impl Pipeline {
     }
 }
 
-/// A model as a pipeline names it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModelSpec {
-    /// Hub id (`org/name`), or the absolute path of a local directory.
-    pub repo: String,
-    /// Branch, tag or commit; `None` is `main`.
-    pub revision: Option<String>,
-    /// The dtype to compute in.
-    pub dtype: Dtype,
-    /// The device to compute on.
-    pub device: DeviceSpec,
-    /// Overrides of `config.json`, as in `from_pretrained(..., config=...)`.
-    pub config: serde_json::Map<String, serde_json::Value>,
-}
-
-impl ModelSpec {
-    /// The model of a hub id or an absolute directory, with defaults for everything else.
-    pub fn of_repo(repo: impl Into<String>) -> Self {
-        Self {
-            repo: repo.into(),
-            revision: None,
-            dtype: Dtype::Auto,
-            device: DeviceSpec::Auto,
-            config: serde_json::Map::new(),
-        }
-    }
-}
-
-/// `dtype` of a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dtype {
-    /// f32 on a CPU, bf16 on a card (f16 where the card lacks it).
-    #[default]
-    Auto,
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats, on a card.
-    F16,
-    /// 16-bit brain floats, on a card.
-    Bf16,
-    /// 8-bit integers in the linear layers of an encoder.
-    Int8,
-}
-
-/// `device` of a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeviceSpec {
-    /// The best devices that this build and machine have: all cards, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The NVIDIA card of this number.
-    Cuda(usize),
-}
-
-impl fmt::Display for DeviceSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
-        }
-    }
-}
-
-impl DeviceSpec {
-    /// The number of the card that `cuda` (the first one) or `cuda:N` means; `None` for any other text.
-    pub fn cuda_ordinal(text: &str) -> Option<usize> {
-        match text.strip_prefix("cuda")?.strip_prefix(':') {
-            None if text == "cuda" => Some(0),
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
-            _ => None,
-        }
-    }
-}
-
 /// Where rows come from.
 #[derive(Clone, Debug)]
 pub struct SourceSpec {
@@ -238,20 +139,21 @@ impl SourceSpec {
     }
 }
 
-/// The declared type of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The type of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum ColumnType {
-    /// Utf8, as written.
+    /// Utf8: text, as written.
     String,
-    /// Int64.
+    /// 64-bit integers.
     Int64,
-    /// Float64; numbers with more digits are rounded.
+    /// 64-bit floats, rounded where a number has more digits.
     Float64,
-    /// Boolean.
+    /// `true` or `false`.
     Boolean,
-    /// Date32.
+    /// `YYYY-MM-DD`.
     Date,
-    /// Timestamp in microseconds, without a time zone.
+    /// `YYYY-MM-DD HH:MM:SS`, to the microsecond, without a time zone.
     Timestamp,
 }
 
@@ -269,13 +171,14 @@ impl ColumnType {
     }
 }
 
-/// The handling of files whose columns differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How files with different columns are combined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum SchemaMode {
-    /// Matches columns by name and widens types; a column that a file lacks is null.
+    /// Columns are matched by name, types widened; what a file lacks is null.
     #[default]
     Union,
-    /// Fails.
+    /// The files are refused.
     Strict,
 }
 
@@ -363,87 +266,6 @@ pub enum StepKind {
     Sql(String),
     /// A task of a model.
     Task(TaskStep),
-}
-
-/// How token vectors become one vector, as sentence-transformers names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Pooling {
-    /// The first token.
-    Cls,
-    /// The mean over tokens.
-    Mean,
-    /// The maximum over tokens.
-    Max,
-    /// The sum over tokens divided by the square root of their number.
-    MeanSqrtLenTokens,
-    /// The mean weighted by position, 1 for the first token.
-    WeightedMean,
-    /// The last token.
-    LastToken,
-    /// Every token's vector.
-    None,
-}
-
-/// What embeddings are stored as, as in sentence-transformers' `precision`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// 16-bit floats.
-    F16,
-    /// Signed bytes over per-dimension ranges.
-    Int8,
-    /// Unsigned bytes, quantized over per-dimension ranges.
-    Uint8,
-    /// One bit a dimension, packed, as signed bytes.
-    Binary,
-    /// One bit per dimension, packed into unsigned bytes.
-    Ubinary,
-}
-
-impl Precision {
-    /// The name in pipeline files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Int8 => "int8",
-            Self::Uint8 => "uint8",
-            Self::Binary => "binary",
-            Self::Ubinary => "ubinary",
-        }
-    }
-
-    /// Whether numbers are quantized to bytes over ranges, which come from many rows.
-    pub fn has_ranges(self) -> bool {
-        matches!(self, Self::Int8 | Self::Uint8)
-    }
-}
-
-impl ModelOutputName {
-    /// The name in pipeline files, as transformers'.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LastHiddenState => "last_hidden_state",
-            Self::PoolerOutput => "pooler_output",
-            Self::HiddenStates => "hidden_states",
-            Self::Attentions => "attentions",
-        }
-    }
-}
-
-/// A named output of a model, as transformers names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ModelOutputName {
-    /// (tokens, hidden_size) of the last layer.
-    LastHiddenState,
-    /// (hidden_size) of the pooler.
-    PoolerOutput,
-    /// (layers + 1, tokens, hidden_size).
-    HiddenStates,
-    /// (layers, heads, tokens, tokens).
-    Attentions,
 }
 
 /// Where rows go.

@@ -1,8 +1,5 @@
 //! The pipeline file as written, version 1: one type per mapping, every key typed. The doc comments are
-//! the descriptions of the JSON Schema. Not here: defaults and meaning (`resolve`); tasks (`raw_tasks`).
-//!
-//! Neither `untagged` nor `flatten`: a value that may be written in two ways has a type of its own
-//! whose schema tells the ways apart by YAML type.
+//! the descriptions of the JSON Schema. Not here: defaults and meaning (`resolve`); the keys of tasks (`crate::tasks`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,11 +8,13 @@ use std::num::NonZeroU64;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
+use serde::de::{self, Deserializer, Visitor};
 
 use super::format::{Compression, FileFormat};
 
-pub use super::raw_tasks::*;
+use super::pipeline::{ColumnType, SchemaMode};
+use crate::document::{StringOrList, written_in_several_ways};
+use crate::tasks::{self, Dtype, RawTaskStep};
 
 /// A pipeline of hfauto-pipe: where rows come from, what models do with them, where they go.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -55,29 +54,13 @@ pub struct RawModel {
     /// A branch, tag or commit. The commit that it names goes into the lineage. Default: `main`.
     pub revision: Option<String>,
     /// The dtype to compute in. Default: `auto`, which is f32 on a CPU.
-    pub dtype: Option<RawDtype>,
+    pub dtype: Option<Dtype>,
     /// Where to compute: `auto` (every GPU of this machine, each with a copy of the model, where the program has CUDA;
     /// else the CPU), `cpu`, `cuda` (the first GPU) or `cuda:N`. Default: `auto`.
     #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"))]
     pub device: Option<String>,
     /// Overrides of the model's `config.json`, as in `from_pretrained(..., config=...)`.
     pub config: Option<serde_json::Map<String, serde_json::Value>>,
-}
-
-/// The dtype that a model computes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RawDtype {
-    /// f32 on a CPU, bf16 on a GPU (f16 where the card lacks it).
-    Auto,
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats, on a GPU.
-    F16,
-    /// 16-bit brain floats, on a GPU.
-    Bf16,
-    /// 8-bit integers in the linear layers of an encoder, rounded while it runs: faster, close to f32.
-    Int8,
 }
 
 /// Where rows come from.
@@ -92,10 +75,10 @@ pub struct RawSource {
     /// How CSV files are written.
     pub csv: Option<RawCsv>,
     /// The types of columns of CSV and JSONL files that are not to be inferred: `{sku: string}`.
-    pub types: Option<BTreeMap<String, RawColumnType>>,
+    pub types: Option<BTreeMap<String, ColumnType>>,
     /// How files with different columns are combined: `union` matches columns by name, widens types and fills
     /// missing columns with null; `strict` refuses such files. Default: `union`.
-    pub schema: Option<RawSchemaMode>,
+    pub schema: Option<SchemaMode>,
     /// The longest row of a CSV or JSONL file: bytes, or `64MB`, `1GiB`. Default: 64MB.
     pub max_line_size: Option<Size>,
     /// The most columns of CSV and JSONL files, fields inside of objects counted. Default: 4096.
@@ -131,34 +114,6 @@ pub struct RawCsv {
     pub encoding: Option<String>,
 }
 
-/// The type of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RawColumnType {
-    /// Text, as written.
-    String,
-    /// 64-bit integers.
-    Int64,
-    /// 64-bit floats, rounded where a number has more digits.
-    Float64,
-    /// `true` or `false`.
-    Boolean,
-    /// `YYYY-MM-DD`.
-    Date,
-    /// `YYYY-MM-DD HH:MM:SS`, to the microsecond, without a time zone.
-    Timestamp,
-}
-
-/// How files with different columns are combined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RawSchemaMode {
-    /// Columns are matched by name, types widened; what a file lacks is null.
-    Union,
-    /// The files are refused.
-    Strict,
-}
-
 /// Which images steps may read. A row whose image is beyond it fails.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -170,6 +125,54 @@ pub struct RawImages {
     pub max_pixels: Option<NonZeroU64>,
     /// The largest file that is read as an image: bytes, or `64MB`, `1GiB`. Default: 256MiB.
     pub max_file_size: Option<Size>,
+}
+
+/// A step: one key, a task id of Hugging Face or `sql`.
+#[derive(Clone, Debug)]
+pub enum RawStep {
+    /// A SQL query over the table `input`, the rows of the step before.
+    Sql(String),
+    /// A task of a model.
+    Task(RawTaskStep),
+}
+
+impl<'de> Deserialize<'de> for RawStep {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let step = serde_json::Map::deserialize(deserializer)?;
+        match step.iter().next() {
+            Some((key, query)) if key == "sql" => String::deserialize(query).map(Self::Sql),
+            Some((task_id, step)) => RawTaskStep::read(task_id, step).map(Self::Task),
+            None => Err(de::Error::custom("a step without a key")),
+        }
+        .map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for RawStep {
+    fn schema_name() -> Cow<'static, str> {
+        "RawStep".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let step = |key: &str, description: &str, value: Schema| {
+            json_schema!({
+                "description": description,
+                "type": "object",
+                "properties": {key: value},
+                "additionalProperties": false,
+                "required": [key],
+            })
+        };
+        let sql = "A SQL query over the table `input`, the rows of the step before.";
+        let mut steps = vec![step("sql", sql, json_schema!({"type": "string"}))];
+        steps.extend(
+            tasks::TASKS.iter().map(|task| step(task.id, task.summary, task.schema(generator))),
+        );
+        json_schema!({
+            "description": "A step: one key, a task id of Hugging Face or `sql`.",
+            "oneOf": steps,
+        })
+    }
 }
 
 /// How rows that fail are handled.
@@ -294,15 +297,6 @@ pub struct RawExpectation {
     pub is_null: Option<bool>,
 }
 
-/// A string, or a list of strings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StringOrList {
-    /// One string.
-    One(String),
-    /// A list.
-    Many(Vec<String>),
-}
-
 /// A size: bytes, or a number with a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Size {
@@ -320,87 +314,6 @@ pub enum Workers {
     /// This many.
     Number(NonZeroU64),
 }
-
-/// How many results to keep: a number, or `all`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TopK {
-    /// Every result.
-    All,
-    /// The best so many.
-    Number(NonZeroU64),
-}
-
-/// When a beam search ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RawEarlyStopping {
-    /// As soon as there are enough finished beams.
-    True,
-    /// When no better one is likely.
-    False,
-    /// When there can be no better one.
-    Never,
-}
-
-/// One token id, or several.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenIds(pub Vec<u32>);
-
-/// The input of a task: one column, or a mapping that names several.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ColumnOr<T> {
-    /// One column.
-    Column(String),
-    /// Several columns, by their part.
-    Columns(T),
-}
-
-/// `Deserialize` for a value that may be written in several ways, by the visitor's methods, and
-/// `JsonSchema` with those ways side by side.
-macro_rules! written_in_several_ways {
-    ($type:ident $name:literal $expecting:literal { $($visit:item)* } $schema:expr) => {
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Ways;
-                impl<'de> Visitor<'de> for Ways {
-                    type Value = $type;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str($expecting)
-                    }
-                    $($visit)*
-                }
-                deserializer.deserialize_any(Ways)
-            }
-        }
-
-        impl JsonSchema for $type {
-            fn schema_name() -> Cow<'static, str> {
-                $name.into()
-            }
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                $schema
-            }
-        }
-    };
-}
-
-written_in_several_ways! { StringOrList "StringOrList" "a string or a list of strings" {
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<StringOrList, E> {
-        Ok(StringOrList::One(text.to_owned()))
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<StringOrList, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(StringOrList::Many(list))
-    }
-} json_schema!({
-    "description": "A string, or a list of strings.",
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1},
-    ],
-}) }
 
 written_in_several_ways! { RawRows "RawRows" "`fail`, `null` or `skip`" {
     fn visit_unit<E: de::Error>(self) -> Result<RawRows, E> {
@@ -447,86 +360,3 @@ written_in_several_ways! { Workers "Workers" "a number or `auto`" {
     "description": "A number of workers, or `auto`: one a core.",
     "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "enum": ["auto"]}],
 }) }
-
-written_in_several_ways! { RawEarlyStopping "RawEarlyStopping" "`true`, `false` or `never`" {
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<RawEarlyStopping, E> {
-        Ok(if value { RawEarlyStopping::True } else { RawEarlyStopping::False })
-    }
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<RawEarlyStopping, E> {
-        match text {
-            "never" => Ok(RawEarlyStopping::Never),
-            _ => Err(E::unknown_variant(text, &["true", "false", "never"])),
-        }
-    }
-} json_schema!({
-    "description": "When a beam search ends.",
-    "anyOf": [{"type": "boolean"}, {"type": "string", "enum": ["never"]}],
-}) }
-
-written_in_several_ways! { TokenIds "TokenIds" "a token id or a list of token ids" {
-    fn visit_u64<E: de::Error>(self, id: u64) -> Result<TokenIds, E> {
-        let id = u32::try_from(id).map_err(|_| E::custom("a token id"))?;
-        Ok(TokenIds(vec![id]))
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<TokenIds, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(TokenIds(list))
-    }
-} json_schema!({
-    "description": "A token id, or a list of them.",
-    "anyOf": [
-        {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u32},
-        {
-            "type": "array",
-            "items": {"type": "integer", "minimum": 0, "maximum": 4_294_967_295_u32},
-            "minItems": 1,
-        },
-    ],
-}) }
-
-written_in_several_ways! { TopK "TopK" "a number or `all`" {
-    fn visit_u64<E: de::Error>(self, number: u64) -> Result<TopK, E> {
-        NonZeroU64::new(number).map(TopK::Number).ok_or_else(|| E::custom("at least 1"))
-    }
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<TopK, E> {
-        if text == "all" { Ok(TopK::All) } else { Err(E::unknown_variant(text, &["all"])) }
-    }
-} json_schema!({
-    "description": "How many results to keep: a number, or `all`.",
-    "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "enum": ["all"]}],
-}) }
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for ColumnOr<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Ways<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Ways<T> {
-            type Value = ColumnOr<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a column, or a mapping of columns")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<ColumnOr<T>, E> {
-                Ok(ColumnOr::Column(text.to_owned()))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ColumnOr<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(ColumnOr::Columns)
-            }
-        }
-        deserializer.deserialize_any(Ways(std::marker::PhantomData))
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for ColumnOr<T> {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> Cow<'static, str> {
-        format!("ColumnOr{}", T::schema_name()).into()
-    }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let columns = generator.subschema_for::<T>();
-        json_schema!({"anyOf": [{"type": "string"}, columns]})
-    }
-}

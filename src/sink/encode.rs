@@ -128,7 +128,7 @@ impl Encoding {
             batch.columns().iter().zip(batch.schema_ref().fields()).zip(self.schema.fields());
         let columns = columns
             .map(|((column, field), stored)| {
-                if matches!(self.format, FileFormat::Csv | FileFormat::Jsonl) {
+                if self.format.is_text() {
                     check_times(field, column)?;
                 }
                 match self.format {

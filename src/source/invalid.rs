@@ -13,7 +13,6 @@ use datafusion::parquet::schema::types::ColumnDescriptor;
 
 use super::session::ROWS_PER_BATCH;
 use super::table::TableFile;
-use crate::config::pipeline::FileFormat;
 use crate::error::{Error, ErrorKind};
 
 /// Values of a file that are remembered: a file with more is of another encoding, not damaged.
@@ -95,10 +94,7 @@ impl InvalidText {
     ) -> StringArray {
         let Marker { column, is_half, .. } = marker;
         let index = self.place(column, *is_half);
-        let word = match file.file.form.format {
-            FileFormat::Csv | FileFormat::Jsonl => "line",
-            FileFormat::Parquet | FileFormat::Arrow => "row",
-        };
+        let word = if file.file.form.format.is_text() { "line" } else { "row" };
         let wrong =
             if *is_half { "has half a character (a lone surrogate)" } else { "is not UTF-8" };
         let begin = self.values.partition_point(|value| value.row < first);

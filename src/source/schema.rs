@@ -48,8 +48,7 @@ pub(super) fn merged(
     inspected: &[Inspected],
 ) -> Result<Merged> {
     let format = files[0].form.format;
-    let is_text = matches!(format, FileFormat::Csv | FileFormat::Jsonl);
-    if let (false, Some(name)) = (is_text, spec.types.keys().next()) {
+    if let (false, Some(name)) = (format.is_text(), spec.types.keys().next()) {
         return Err(Error::new(
             ErrorKind::Config,
             format!(
@@ -77,7 +76,7 @@ pub(super) fn merged(
         };
         return Err(Error::new(ErrorKind::Data, message).at(path));
     }
-    if is_text && schema.fields().len() > spec.max_columns {
+    if format.is_text() && schema.fields().len() > spec.max_columns {
         return Err(Error::new(
             ErrorKind::Data,
             format!(

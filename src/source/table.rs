@@ -507,9 +507,8 @@ impl TableProvider for FilesTable {
             };
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
-        let is_text = matches!(self.format, FileFormat::Csv | FileFormat::Jsonl);
         let is_lossy = files.iter().any(|file| !file.invalid.columns.is_empty());
-        if is_text || is_lossy || !self.markers.is_empty() || !self.is_plain {
+        if self.format.is_text() || is_lossy || !self.markers.is_empty() || !self.is_plain {
             return self.scan_files(&files, projection, limit);
         }
         let statistics = self.statistics(&files, limit);

@@ -6,7 +6,6 @@
 use std::ops::Range;
 
 use super::table::TableFile;
-use crate::config::pipeline::FileFormat;
 
 /// Rows of a unit, about. A run that dies loses the units that it is on: with a model that makes 200 rows a
 /// second, a minute and a half of each.
@@ -44,9 +43,10 @@ pub(super) fn units_of(number: usize, file: &TableFile) -> Vec<Unit> {
     let ends = file.starts.iter().map(|start| (start.row, start.byte));
     let ends = ends.chain([(all, file.file.bytes)]);
     let units = starts.zip(ends).map(|((row, byte), (end_row, end_byte))| {
-        let part = match file.file.form.format {
-            FileFormat::Parquet | FileFormat::Arrow => Part::Rows { rows: row..end_row, of: all },
-            FileFormat::Csv | FileFormat::Jsonl => Part::Bytes(byte..end_byte),
+        let part = if file.file.form.format.is_text() {
+            Part::Bytes(byte..end_byte)
+        } else {
+            Part::Rows { rows: row..end_row, of: all }
         };
         Unit { file: number, rows: Some(row..end_row), part: Some(part) }
     });

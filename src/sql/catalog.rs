@@ -9,13 +9,12 @@ use datafusion::common::Result as DataFusionResult;
 use datafusion::error::DataFusionError;
 use serde_json::Value;
 
-use super::functions::Function;
-use crate::config::pipeline::{ImagesSpec, ModelSpec, TaskOptions, TaskStep};
+use crate::config::pipeline::{ImagesSpec, ModelSpec, TaskStep};
 use crate::config::{self, Call};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{BatchSettings, WorkerPool};
 use crate::hub::Hub;
-use crate::tasks::{self, Models, Task};
+use crate::tasks::{self, Models, Task, TaskDefinition};
 
 /// The models that the functions of a session may name, and how they are run.
 #[derive(Debug)]
@@ -119,23 +118,21 @@ impl ModelCatalog {
     /// The task of a call, resolved once.
     pub(super) fn task(
         &self,
-        function: &'static Function,
+        definition: &'static TaskDefinition,
         name: &str,
         input: &Value,
         model: &str,
         options: Option<&str>,
     ) -> DataFusionResult<Arc<dyn Task>> {
-        let call = Call { function: name, task_id: function.task_id, input, model, options };
+        let call = Call { function: name, task_id: definition.id, input, model, options };
         let external = |error| DataFusionError::External(Box::new(error));
         let mut step = config::call(&call, &self.aliases(), &self.dir).map_err(|problems| {
             let message = format!("the call of `{name}` is wrong");
             external(Error::new(ErrorKind::Config, message).source(problems))
         })?;
-        if let TaskOptions::ImageClassification(options) = &mut step.options {
-            options.images = self.images.clone();
-        }
+        step.images = self.images.clone();
         let key = Key {
-            function: function.name,
+            function: definition.function.name,
             input: input.clone(),
             model: model.to_owned(),
             spec: step.model.clone(),

@@ -456,9 +456,9 @@ impl Scope<'_> {
         let read = |name: &str| {
             let value = match &resolved.parts {
                 Some(_) => part(&args[0], name),
-                None if function.function.parameters.len() == 1 => args[0].clone(),
+                None if function.task.function.parameters.len() == 1 => args[0].clone(),
                 None => {
-                    let names = function.function.parameters;
+                    let names = function.task.function.parameters;
                     let index = names.iter().position(|parameter| *parameter == name);
                     args[index.unwrap_or(0)].clone()
                 }
@@ -540,8 +540,8 @@ fn rename(expr: &Expr, renamed: &impl Fn(&Column) -> Option<Column>) -> Option<E
 /// What two calls have to have in common to be the same over other columns.
 fn shape(call: &Expr) -> Vec<Expr> {
     let Some((function, args)) = model_function(call) else { return Vec::new() };
-    let mut shape = vec![datafusion::logical_expr::lit(function.function.name)];
-    shape.extend(args.iter().skip(function.function.parameters.len()).cloned());
+    let mut shape = vec![datafusion::logical_expr::lit(function.task.function.name)];
+    shape.extend(args.iter().skip(function.task.function.parameters.len()).cloned());
     shape
 }
 

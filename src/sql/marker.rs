@@ -19,14 +19,14 @@ use datafusion::logical_expr::{
 };
 
 use super::catalog::ModelCatalog;
-use super::functions::{Function, SECTION};
+use super::functions::SECTION;
 use crate::exec::{RowErrors, output_type};
-use crate::tasks::Task;
+use crate::tasks::{Task, TaskDefinition};
 
-/// A function in a session: a row of [`FUNCTIONS`] over a catalog of models.
+/// The function of a task in a session, over a catalog of models.
 #[derive(Debug)]
 pub(super) struct ModelFunction {
-    pub(super) function: &'static Function,
+    pub(super) task: &'static TaskDefinition,
     /// Whether it is the `try_` twin.
     pub(super) row_errors: RowErrors,
     pub(super) catalog: Arc<ModelCatalog>,
@@ -46,10 +46,11 @@ pub(super) struct Resolved {
 
 impl ModelFunction {
     pub(super) fn try_new(
-        function: &'static Function,
+        task: &'static TaskDefinition,
         row_errors: RowErrors,
         catalog: Arc<ModelCatalog>,
     ) -> Result<Self> {
+        let function = &task.function;
         let (name, description) = match row_errors {
             RowErrors::Fail => (function.name.to_owned(), function.description.to_owned()),
             RowErrors::Keep | RowErrors::KeepKind => {
@@ -89,10 +90,10 @@ impl ModelFunction {
             )
             .with_argument(
                 "options",
-                format!("A JSON object of the options of the task `{}`.", function.task_id),
+                format!("A JSON object of the options of the task `{}`.", task.id),
             )
             .build();
-        Ok(Self { function, row_errors, catalog, other: None, name, signature, documentation })
+        Ok(Self { task, row_errors, catalog, other: None, name, signature, documentation })
     }
 
     /// Leaves the calls that are not ours to another function of this name.
@@ -105,8 +106,8 @@ impl ModelFunction {
     /// object, as `translate(text, from, to)` of DataFusion.
     fn other(&self, literals: &[Option<&ScalarValue>]) -> Option<&Arc<ScalarUDF>> {
         let other = self.other.as_ref()?;
-        let is_ours = match literals.get(self.function.parameters.len() + 1) {
-            None => literals.len() > self.function.parameters.len(),
+        let is_ours = match literals.get(self.task.function.parameters.len() + 1) {
+            None => literals.len() > self.task.function.parameters.len(),
             Some(options) => options.is_some_and(|options| match options.try_as_str() {
                 Some(Some(text)) => text.trim_start().starts_with('{'),
                 _ => options.is_null(),
@@ -121,13 +122,13 @@ impl ModelFunction {
         types: &[&DataType],
         literals: &[Option<&ScalarValue>],
     ) -> Result<Resolved> {
-        let (name, count) = (&self.name, self.function.parameters.len());
+        let (name, count) = (&self.name, self.task.function.parameters.len());
         let Some((&Some(model), options)) =
             literals.get(count..).and_then(|rest| rest.split_first())
         else {
             return plan_err!(
                 "`{name}`: the model must be a literal, such as `{name}({}, 'minilm')`",
-                self.function.parameters.join(", ")
+                self.task.function.parameters.join(", ")
             );
         };
         let Some(Some(model)) = model.try_as_str() else {
@@ -146,8 +147,8 @@ impl ModelFunction {
             },
             Some(None) => return plan_err!("`{name}`: `options` must be a literal"),
         };
-        let (input, parts) = self.function.input(&types[..count])?;
-        let task = self.catalog.task(self.function, name, &input, model, options)?;
+        let (input, parts) = self.task.function.input(&types[..count])?;
+        let task = self.catalog.task(self.task, name, &input, model, options)?;
         let read: Vec<DataType> = match (&parts, types) {
             (Some(_), [DataType::Struct(fields), ..]) => {
                 fields.iter().map(|field| field.data_type().clone()).collect()
@@ -268,7 +269,7 @@ impl ScalarUDFImpl for ModelFunction {
         }
         if is_listing(&args) {
             let data_type = output_type(
-                &Field::new(&self.name, self.function.usual_type(), true),
+                &Field::new(&self.name, (self.task.usual_type)(), true),
                 self.row_errors,
             );
             return Ok(Arc::new(Field::new(&self.name, data_type, true)));

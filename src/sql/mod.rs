@@ -51,13 +51,14 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{ScalarUDF, ScalarUDFImpl};
 
 pub use catalog::ModelCatalog;
-pub use functions::{FUNCTIONS, Function};
 pub use planner::ModelQueryPlanner;
 pub use statement::{ModelStatement, model_statement};
 pub use tables::with_file_tables;
 
 use crate::exec::RowErrors;
 use marker::{ModelFunction, OtherFunctions};
+
+use crate::tasks::TASKS;
 
 /// Adds the model functions to a session: the functions and their `try_` twins, `cosine_similarity`, the
 /// rules and the planner of model nodes. What the session has stays: its query planner is asked for
@@ -86,9 +87,9 @@ use marker::{ModelFunction, OtherFunctions};
 pub fn register(context: &SessionContext, models: Arc<ModelCatalog>) -> Result<()> {
     let session = context.state();
     let mut functions = vec![ScalarUDF::new_from_impl(cosine::CosineSimilarity::default())];
-    for function in FUNCTIONS {
+    for task in TASKS {
         for row_errors in [RowErrors::Fail, RowErrors::Keep] {
-            let mut ours = ModelFunction::try_new(function, row_errors, Arc::clone(&models))?;
+            let mut ours = ModelFunction::try_new(task, row_errors, Arc::clone(&models))?;
             let other = session.scalar_functions().get(ours.name());
             if let Some(other) = other.filter(|other| is_of_datafusion(other)) {
                 ours = ours.beside(Arc::clone(other));

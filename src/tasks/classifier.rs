@@ -7,9 +7,8 @@ use candle_core::Device;
 use serde_json::Value;
 
 use super::models::{Models, ResolvedModel};
-use super::{ModelSummary, Sequence, WeightSize};
+use super::{ModelSummary, Sequence, TaskStep, WeightSize};
 use crate::auto::{AutoClass, ModelWithHead};
-use crate::config::pipeline::TaskStep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{ModelOutput, Want};
 use crate::nn::ModelInputs;

@@ -3,6 +3,7 @@
 //! # Source
 //! `src/transformers/pipelines/fill_mask.py` at v4.57.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Builder, Int64Builder, ListArray, StringBuilder, StructArray};
@@ -10,18 +11,64 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use candle_core::Device;
 use hfauto::pipelines::{MaskChoice, target_ids};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::{Classifier, LoadedClassifier};
+use super::definition::{
+    InputColumn, OptionsType, SqlFunction, TaskDefinition, TaskOptions, TaskStep, count,
+};
 use super::models::{Models, ResolvedModel};
 use super::text_input::TextInput;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::AutoClass;
-use crate::config::pipeline::{FillMask, TaskStep};
+use crate::document::StringOrList;
 use crate::error::{Error, ErrorKind, Result};
+
+/// The options of `fill-mask`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct FillMask {
+    /// The text column; each text holds the model's mask token.
+    pub input: String,
+    /// How many tokens, best first. Default: 5.
+    pub top_k: Option<NonZeroU64>,
+    /// Only these words.
+    pub targets: Option<StringOrList>,
+    /// Whether a text may hold several masks. Default: false.
+    pub multiple_masks: Option<bool>,
+}
+
+pub(super) static FILL_MASK: TaskDefinition = TaskDefinition {
+    id: "fill-mask",
+    summary: "The best tokens for a mask.",
+    auto_class: AutoClass::MaskedLM,
+    outputs: &[],
+    generates: false,
+    options: OptionsType::of::<FillMask>(),
+    function: SqlFunction {
+        name: "fill_mask",
+        parameters: &["text"],
+        parts: &[],
+        description: "The best tokens for the mask of a text: List<Struct<token_str, token, score, sequence>>.",
+        example: "SELECT fill_mask('Paris is the [MASK] of France.', 'bert')",
+    },
+    usual_type: || DataType::List(item(DataType::Struct(fields()))),
+    template: include_str!("../../pipelines/fill-mask.yaml"),
+};
+
+impl TaskOptions for FillMask {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        vec![InputColumn::whole(&self.input)]
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(FillMaskTask::resolve(step, self, models)?))
+    }
+}
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct FillMaskTask {
+struct FillMaskTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
@@ -34,7 +81,7 @@ impl FillMaskTask {
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head or no mask token; `Config`
     /// when no target is a token.
-    pub fn resolve(step: &TaskStep, options: &FillMask, models: &Models) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &FillMask, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::MaskedLM, models)?;
         let model = Arc::clone(&classifier.model);
         let tokenizer = model.tokenizer();
@@ -46,8 +93,8 @@ impl FillMaskTask {
         };
         let targets = options
             .targets
-            .as_deref()
-            .map(|targets| target_ids(tokenizer, model.config(), targets))
+            .as_ref()
+            .map(|targets| target_ids(tokenizer, model.config(), targets.strings()))
             .transpose()?;
         let input = TextInput::new(
             Arc::clone(&model),
@@ -58,18 +105,18 @@ impl FillMaskTask {
         let choice = MaskChoice {
             mask_token_id,
             pad_token_id: tokenizer.pad_token_id(),
-            top_k: options.top_k,
+            top_k: options.top_k.map_or(5, count),
             targets,
-            multiple_masks: options.multiple_masks,
+            multiple_masks: options.multiple_masks.unwrap_or(false),
         };
         let summary = classifier.summary(
-            "fill-mask",
+            step.task.id,
             step,
             serde_json::json!({
                 "max_length": input.max_length,
-                "top_k": options.top_k,
-                "targets": options.targets,
-                "multiple_masks": options.multiple_masks,
+                "top_k": choice.top_k,
+                "targets": options.targets.as_ref().map(StringOrList::strings),
+                "multiple_masks": choice.multiple_masks,
             }),
         );
         let tokens = DataType::List(item(DataType::Struct(fields())));

@@ -2,19 +2,123 @@
 //! loop (`crate::generation`), what the library's own calls share with them ([`hfauto::pipelines`]), prompts
 //! (`text_generation`, `text2text_generation`).
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Builder, StringBuilder, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
 use hfauto::pipelines::{TextGenerator, TextOf, generation_settings, task_specific_params};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::models::ResolvedModel;
 use super::{Sequence, WeightSize};
 use crate::auto::ModelWithHead;
-use crate::config::pipeline::{EarlyStopping, Generation};
+use crate::document::{Cursor, Diagnostic, Diagnostics, StringOrList, TokenIds};
 use crate::error::Result;
-use crate::generation::GenerationConfig;
+use crate::generation::{EarlyStopping, GenerationConfig};
+
+/// The options of every task that generates, under transformers' names.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+pub struct GenerationOptions {
+    /// Tokens to generate at most. Default: by the model's generation_config.json, else 256.
+    pub max_new_tokens: Option<NonZeroU64>,
+    /// Tokens to generate at least.
+    pub min_new_tokens: Option<u64>,
+    /// Whether tokens are drawn at random. Default: by the model's
+    /// generation_config.json, else false.
+    pub do_sample: Option<bool>,
+    /// How random: below 1 less, above 1 more.
+    #[schemars(range(min = 0))]
+    pub temperature: Option<f64>,
+    /// Draw from the so many best tokens; 0 is no bound.
+    pub top_k: Option<u64>,
+    /// Draw from the best tokens that have this probability together.
+    #[schemars(range(min = 0, max = 1))]
+    pub top_p: Option<f64>,
+    /// Draw from the tokens that have this share of the best one's probability.
+    #[schemars(range(min = 0, max = 1))]
+    pub min_p: Option<f64>,
+    /// Above 1, tokens that were there before become less likely.
+    #[schemars(range(min = 0))]
+    pub repetition_penalty: Option<f64>,
+    /// No run of so many tokens comes twice; 0 is no bound.
+    pub no_repeat_ngram_size: Option<u64>,
+    /// Beams of the search; 1 is none.
+    pub num_beams: Option<NonZeroU64>,
+    /// Above 0, longer beams are better; below 0, shorter ones. Default: 1.
+    pub length_penalty: Option<f64>,
+    /// When a beam search ends: `true` as soon as there are enough finished beams, `false`
+    /// when no better one is likely, `never` when there can be none.
+    pub early_stopping: Option<EarlyStopping>,
+    /// Tokens that end a generation: an id or a list of them. Default: by the model's
+    /// generation_config.json.
+    pub eos_token_id: Option<TokenIds>,
+    /// Strings that end a generation.
+    #[serde(rename(serialize = "stop_strings"))]
+    pub stop: Option<StringOrList>,
+    /// Where random numbers start from. A row's numbers depend on this and on its prompt.
+    pub seed: Option<u64>,
+}
+
+impl GenerationOptions {
+    /// Reports options that contradict each other or that their type does not bound.
+    pub(crate) fn check(&self, at: Cursor<'_>, report: &mut Diagnostics) {
+        if self.do_sample == Some(true) && self.num_beams.is_some_and(|beams| beams.get() > 1) {
+            report.push(
+                Diagnostic::new(at.key("num_beams").key, "a beam search draws no tokens at random")
+                    .related(at.key("do_sample").key, "asks for random tokens")
+                    .hint("remove `do_sample` or `num_beams`"),
+            );
+        }
+        if let (Some(min), Some(max)) = (self.min_new_tokens, self.max_new_tokens)
+            && min > max.get()
+        {
+            let message = format!("`min_new_tokens: {min}` is more than `max_new_tokens: {max}`");
+            report.push(
+                Diagnostic::new(at.key("min_new_tokens").value, message)
+                    .related(at.key("max_new_tokens").value, "at most so many"),
+            );
+        }
+        for (key, value) in
+            [("temperature", self.temperature), ("repetition_penalty", self.repetition_penalty)]
+        {
+            if value.is_some_and(|value| value <= 0.0) {
+                let message = format!("`{key}` is not more than 0");
+                let problem = Diagnostic::new(at.key(key).value, message);
+                report.push(if key == "temperature" {
+                    problem.hint("write `do_sample: false` for the best token each time")
+                } else {
+                    problem
+                });
+            }
+        }
+        let only_sampling = [
+            ("temperature", self.temperature.is_some()),
+            ("top_k", self.top_k.is_some()),
+            ("top_p", self.top_p.is_some()),
+            ("min_p", self.min_p.is_some()),
+            ("seed", self.seed.is_some()),
+        ];
+        for (key, _) in only_sampling.into_iter().filter(|(_, given)| *given) {
+            if self.do_sample == Some(false) {
+                let message = format!("`{key}` is for random tokens, but `do_sample` is false");
+                report.push(
+                    Diagnostic::new(at.key(key).key, message)
+                        .related(at.key("do_sample").value, "no random tokens"),
+                );
+            }
+        }
+        let stop = self.stop.as_ref().map(StringOrList::strings).unwrap_or_default();
+        for (index, text) in stop.iter().enumerate() {
+            if text.is_empty() {
+                let here = at.key("stop").item(index);
+                report.push(Diagnostic::new(here.value, "a stop string is empty"));
+            }
+        }
+    }
+}
 
 /// The fields of the column.
 pub(super) fn fields() -> Fields {
@@ -40,7 +144,7 @@ pub(super) fn settings(
     model: &ResolvedModel,
     pipeline: &Value,
     task_params: &Map<String, Value>,
-    options: &Generation,
+    options: &GenerationOptions,
 ) -> Result<GenerationConfig> {
     let snapshot = &model.sentence_transformer().transformer;
     let none = Map::new();
@@ -50,31 +154,10 @@ pub(super) fn settings(
 }
 
 /// The options that the step gives, under transformers' names.
-fn given(options: &Generation) -> Map<String, Value> {
-    let early_stopping = options.early_stopping.map(|early_stopping| match early_stopping {
-        EarlyStopping::True => json!(true),
-        EarlyStopping::False => json!(false),
-        EarlyStopping::Never => json!("never"),
-    });
-    let given = json!({
-        "max_new_tokens": options.max_new_tokens,
-        "min_new_tokens": options.min_new_tokens,
-        "do_sample": options.do_sample,
-        "temperature": options.temperature,
-        "top_k": options.top_k,
-        "top_p": options.top_p,
-        "min_p": options.min_p,
-        "repetition_penalty": options.repetition_penalty,
-        "no_repeat_ngram_size": options.no_repeat_ngram_size,
-        "num_beams": options.num_beams,
-        "length_penalty": options.length_penalty,
-        "early_stopping": early_stopping,
-        "eos_token_id": options.eos_token_id,
-        "stop_strings": (!options.stop.is_empty()).then_some(&options.stop),
-        "seed": options.seed,
-    });
-    let Value::Object(mut given) = given else { return Map::new() };
+fn given(options: &GenerationOptions) -> Map<String, Value> {
+    let Ok(Value::Object(mut given)) = serde_json::to_value(options) else { return Map::new() };
     given.retain(|_, value| !value.is_null());
+    given.entry("seed").or_insert_with(|| 0.into());
     given
 }
 

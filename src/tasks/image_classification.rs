@@ -13,8 +13,13 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields};
 use candle_core::{Device, Tensor};
 use hfauto::pipelines::{ScoreFunction, best};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
+use super::definition::{
+    InputColumn, ModelOutputName, OptionsType, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+};
 use super::image_input::ImageInput;
 use super::labels::{LabelsBuilder, label_list_type, logit_lists, logits_type};
 use super::models::Models;
@@ -24,14 +29,51 @@ use super::{
     text_column,
 };
 use crate::auto::{AutoClass, AutoImageProcessor, logit_rows};
-use crate::config::pipeline::{ImageClassification, TaskStep};
+use crate::document::TopK;
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::image::RgbImage;
 use crate::models::{ImageDimensions, Want};
 
+/// The options of `image-classification`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct ImageClassification {
+    /// The column of the images: paths, relative to this file, or their bytes.
+    pub input: String,
+    /// How many labels, best first: a number, or `all`. Default: 5.
+    pub top_k: Option<TopK>,
+}
+
+pub(super) static IMAGE_CLASSIFICATION: TaskDefinition = TaskDefinition {
+    id: "image-classification",
+    summary: "Images to labels.",
+    auto_class: AutoClass::ImageClassification,
+    outputs: &[ModelOutputName::Logits],
+    generates: false,
+    options: OptionsType::of::<ImageClassification>(),
+    function: SqlFunction {
+        name: "classify_image",
+        parameters: &["image"],
+        parts: &[],
+        description: "The best labels of an image, a path or its bytes: List<Struct<label, score>>.",
+        example: "SELECT classify_image(path, 'vit') FROM images",
+    },
+    usual_type: label_list_type,
+    template: include_str!("../../pipelines/image-classification.yaml"),
+};
+
+impl TaskOptions for ImageClassification {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        vec![InputColumn::whole(&self.input)]
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(ImageClassificationTask::resolve(step, self, models)?))
+    }
+}
+
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct ImageClassificationTask {
+struct ImageClassificationTask {
     classifier: Classifier,
     input: ImageInput,
     base: TaskBase,
@@ -65,11 +107,7 @@ impl ImageClassificationTask {
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model reads no images or has no such head; `Model`
     /// when its image processor makes images that it does not read.
-    pub fn resolve(
-        step: &TaskStep,
-        options: &ImageClassification,
-        models: &Models,
-    ) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &ImageClassification, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve_image(step, AutoClass::ImageClassification, models)?;
         let config = classifier.model.config();
         let (image, processor) = classifier.model.image()?;
@@ -77,15 +115,15 @@ impl ImageClassificationTask {
             .map_err(|e| e.at(format!("model `{}`", classifier.model.snapshot().name())))?;
         let multi_label = config.problem_type() == Some("multi_label_classification");
         let output = Output {
-            top_k: options.top_k,
+            top_k: options.top_k.map_or(5, TopK::most),
             function: if multi_label || config.num_labels() == 1 {
                 ScoreFunction::Sigmoid
             } else {
                 ScoreFunction::Softmax
             },
-            logits: step.logits,
+            logits: step.stores_logits(),
         };
-        let input = ImageInput::new(options.dir.clone(), options.images.clone());
+        let input = ImageInput::new(step.dir.clone(), step.images.clone());
         let mut shown = serde_json::json!({
             "function_to_apply": output.function.name(),
             "top_k": output.top_k.min(config.num_labels()),
@@ -94,7 +132,7 @@ impl ImageClassificationTask {
         if !images.is_empty() {
             shown["images"] = images.into();
         }
-        let summary = classifier.summary("image-classification", step, shown);
+        let summary = classifier.summary(step.task.id, step, shown);
         let data_type = output.fields().map_or_else(label_list_type, DataType::Struct);
         let field = Arc::new(Field::new(&step.output, data_type, true));
         let base = TaskBase {

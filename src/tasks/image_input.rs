@@ -7,8 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::ImageSource;
-use crate::config::pipeline::ImagesSpec;
+use super::{ImageSource, ImagesSpec};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::image::RgbImage;
 

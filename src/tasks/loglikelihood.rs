@@ -4,19 +4,26 @@
 //! longer than the model takes, and every token counts once, with what its window holds before it. A
 //! continuation counts its own tokens, which are told from the context's as lm-evaluation-harness does.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, Float64Builder, Int32Array, StructArray};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int32Type};
 use candle_core::{Device, Tensor};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
+use super::definition::{
+    InputColumn, OptionsType, RawTaskStep, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+    count,
+};
 use super::models::Models;
 use super::text_input::TextInput;
 use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, EncodeOptions};
-use crate::config::pipeline::{Loglikelihood, TaskStep};
+use crate::document::{ColumnOr, Cursor, Diagnostic, Diagnostics};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::generation::log_probabilities;
 use crate::models::Want;
@@ -24,9 +31,74 @@ use crate::models::Want;
 /// Logits in memory at a time.
 const MAX_LOGITS: usize = 1 << 22;
 
+/// The options of `loglikelihood`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct Loglikelihood {
+    /// The text column, or `{context, continuation}`.
+    pub input: ColumnOr<ContextContinuation>,
+    /// Tokens that the windows of a long text move by.
+    pub stride: Option<NonZeroU64>,
+}
+
+/// A context and its continuation.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ContextContinuation {
+    /// The column of the context.
+    pub context: String,
+    /// The column of the continuation, whose likelihood counts.
+    pub continuation: String,
+}
+
+pub(super) static LOGLIKELIHOOD: TaskDefinition = TaskDefinition {
+    id: "loglikelihood",
+    summary: "How likely a model finds a text.",
+    auto_class: AutoClass::CausalLM,
+    outputs: &[],
+    generates: false,
+    options: OptionsType::of::<Loglikelihood>(),
+    function: SqlFunction {
+        name: "loglikelihood",
+        parameters: &["text"],
+        parts: &["context", "continuation"],
+        description: "How likely a model finds a text, or the continuation of {context: …, continuation: …}: Struct<loglikelihood, tokens, perplexity>.",
+        example: "SELECT loglikelihood(text, 'gpt2')['perplexity'] FROM reviews",
+    },
+    usual_type: || DataType::Struct(fields()),
+    template: include_str!("../../pipelines/loglikelihood.yaml"),
+};
+
+impl TaskOptions for Loglikelihood {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        match &self.input {
+            ColumnOr::Column(text) => vec![InputColumn::whole(text)],
+            ColumnOr::Columns(ContextContinuation { context, continuation }) => vec![
+                InputColumn::part("context", context),
+                InputColumn::part("continuation", continuation),
+            ],
+        }
+    }
+
+    fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
+        if self.stride.is_some() && matches!(self.input, ColumnOr::Columns(_)) {
+            report.push(
+                Diagnostic::new(
+                    at.key("stride").key,
+                    "`stride` is for a text by itself, not for a continuation",
+                )
+                .related(at.key("input").value, "a context and its continuation"),
+            );
+        }
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(LoglikelihoodTask::resolve(step, self, models)?))
+    }
+}
+
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct LoglikelihoodTask {
+struct LoglikelihoodTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
@@ -42,13 +114,14 @@ impl LoglikelihoodTask {
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for a `stride` that
     /// leaves tokens out.
-    pub fn resolve(step: &TaskStep, options: &Loglikelihood, models: &Models) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &Loglikelihood, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::CausalLM, models)?;
         classifier.require_decoder()?;
-        let columns = options.context.iter().chain([&options.text]).map(String::as_str);
+        let columns = options.inputs().into_iter().map(|input| input.name);
         // Tokens are cut here, where it is known which of them count.
         let input = TextInput::new(Arc::clone(&classifier.model), columns, step.max_length, false)?;
-        if let Some(stride) = options.stride
+        let stride = options.stride.map(count);
+        if let Some(stride) = stride
             && stride > input.max_length
         {
             return Err(Error::new(
@@ -61,12 +134,12 @@ impl LoglikelihoodTask {
         }
         let truncation = step.truncation.unwrap_or(true);
         let summary = classifier.summary(
-            "loglikelihood",
+            step.task.id,
             step,
             serde_json::json!({
                 "max_length": input.max_length,
                 "truncation": truncation,
-                "stride": options.stride,
+                "stride": stride,
             }),
         );
         let field = Arc::new(Field::new(&step.output, DataType::Struct(fields()), true));
@@ -81,8 +154,8 @@ impl LoglikelihoodTask {
             input,
             base,
             truncation,
-            stride: options.stride,
-            continuation: options.context.is_some(),
+            stride,
+            continuation: matches!(options.input, ColumnOr::Columns(_)),
         })
     }
 

@@ -3,6 +3,7 @@
 //! [`Sequence`]s into an Arrow array. Not here: batching, order, workers (`crate::exec`).
 
 mod classifier;
+mod definition;
 mod feature_extraction;
 mod fill_mask;
 mod generation;
@@ -17,6 +18,8 @@ mod next_sentence_prediction;
 mod question_answering;
 mod rerank;
 mod sparse_encoding;
+mod spec;
+mod template;
 mod text2text_generation;
 mod text_classification;
 mod text_generation;
@@ -37,27 +40,54 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
 use candle_core::Device;
 
-use crate::auto::AutoClass;
-use crate::config::pipeline::{TaskOptions, TaskStep};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::Dimensions;
 
-pub use feature_extraction::{FeatureExtractionTask, module_names};
-pub use fill_mask::FillMaskTask;
-pub use image_classification::ImageClassificationTask;
-pub use loglikelihood::LoglikelihoodTask;
+pub use crate::document::{ColumnOr, Cursor, StringOrList, TokenIds, TopK};
+pub(crate) use definition::count;
+pub use definition::{
+    InputColumn, ModelOutputName, OptionsType, RawTaskStep, SqlFunction, StepKeys, TaskDefinition,
+    TaskOptions, TaskStep,
+};
+pub use feature_extraction::{FeatureExtraction, Pooling, Precision, module_names};
+pub use fill_mask::FillMask;
+pub use generation::GenerationOptions;
+pub use image_classification::ImageClassification;
+pub use loglikelihood::{ContextContinuation, Loglikelihood};
 pub use models::{Models, ResolvedModel};
-pub use multiple_choice::MultipleChoiceTask;
-pub use next_sentence_prediction::NextSentencePredictionTask;
-pub use question_answering::QuestionAnsweringTask;
-pub use rerank::RerankTask;
-pub use sparse_encoding::SparseEncodingTask;
-pub use text_classification::TextClassificationTask;
-pub use text_generation::TextGenerationTask;
-pub use text2text_generation::Text2TextGenerationTask;
-pub use token_classification::TokenClassificationTask;
-pub use token_count::TokenCountTask;
-pub use zero_shot_classification::ZeroShotClassificationTask;
+pub use multiple_choice::{MultipleChoice, PromptChoices};
+pub use next_sentence_prediction::NextSentencePrediction;
+pub use question_answering::{QuestionAnswering, QuestionContext};
+pub use rerank::{Activation, QueryDocument, Rerank};
+pub use sparse_encoding::SparseEncoding;
+pub use spec::{DeviceSpec, Dtype, ImagesSpec, ModelSpec};
+pub use text_classification::{TextClassification, TextPair};
+pub use text_generation::{Messages, TextGeneration};
+pub use text2text_generation::Text2TextGeneration;
+pub use token_classification::TokenClassification;
+pub use token_count::TokenCount;
+pub use zero_shot_classification::ZeroShotClassification;
+
+/// The tasks, in the order in which schemas, lists and completions show them.
+pub static TASKS: [&TaskDefinition; 17] = [
+    &feature_extraction::FEATURE_EXTRACTION,
+    &text_classification::TEXT_CLASSIFICATION,
+    &zero_shot_classification::ZERO_SHOT_CLASSIFICATION,
+    &rerank::RERANK,
+    &token_classification::TOKEN_CLASSIFICATION,
+    &question_answering::QUESTION_ANSWERING,
+    &fill_mask::FILL_MASK,
+    &sparse_encoding::SPARSE_ENCODING,
+    &text_generation::TEXT_GENERATION,
+    &loglikelihood::LOGLIKELIHOOD,
+    &text2text_generation::TEXT2TEXT_GENERATION,
+    &text2text_generation::SUMMARIZATION,
+    &text2text_generation::TRANSLATION,
+    &multiple_choice::MULTIPLE_CHOICE,
+    &next_sentence_prediction::NEXT_SENTENCE_PREDICTION,
+    &image_classification::IMAGE_CLASSIFICATION,
+    &token_count::TOKEN_COUNT,
+];
 
 /// The task of a step, with its model's small files read and no weights.
 ///
@@ -66,49 +96,7 @@ pub use zero_shot_classification::ZeroShotClassificationTask;
 /// option that the model cannot serve.
 pub fn resolve(step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
     check_auto_class(step, models)?;
-    Ok(match &step.options {
-        TaskOptions::FeatureExtraction(options) => {
-            Arc::new(FeatureExtractionTask::resolve(step, options, models)?)
-        }
-        TaskOptions::TextClassification(options) => {
-            Arc::new(TextClassificationTask::resolve(step, options, models)?)
-        }
-        TaskOptions::ZeroShotClassification(options) => {
-            Arc::new(ZeroShotClassificationTask::resolve(step, options, models)?)
-        }
-        TaskOptions::Rerank(options) => Arc::new(RerankTask::resolve(step, options, models)?),
-        TaskOptions::TokenClassification(options) => {
-            Arc::new(TokenClassificationTask::resolve(step, options, models)?)
-        }
-        TaskOptions::QuestionAnswering(options) => {
-            Arc::new(QuestionAnsweringTask::resolve(step, options, models)?)
-        }
-        TaskOptions::FillMask(options) => Arc::new(FillMaskTask::resolve(step, options, models)?),
-        TaskOptions::SparseEncoding(options) => {
-            Arc::new(SparseEncodingTask::resolve(step, options, models)?)
-        }
-        TaskOptions::TextGeneration(options) => {
-            Arc::new(TextGenerationTask::resolve(step, options, models)?)
-        }
-        TaskOptions::Loglikelihood(options) => {
-            Arc::new(LoglikelihoodTask::resolve(step, options, models)?)
-        }
-        TaskOptions::Text2TextGeneration(options) => {
-            Arc::new(Text2TextGenerationTask::resolve(step, options, models)?)
-        }
-        TaskOptions::MultipleChoice(options) => {
-            Arc::new(MultipleChoiceTask::resolve(step, options, models)?)
-        }
-        TaskOptions::NextSentencePrediction(options) => {
-            Arc::new(NextSentencePredictionTask::resolve(step, options, models)?)
-        }
-        TaskOptions::ImageClassification(options) => {
-            Arc::new(ImageClassificationTask::resolve(step, options, models)?)
-        }
-        TaskOptions::TokenCount(options) => {
-            Arc::new(TokenCountTask::resolve(step, options, models)?)
-        }
-    })
+    step.options.resolve(step, models)
 }
 
 /// One pass through the model: what is sorted by length, batched, and computed once when it repeats. Most
@@ -391,15 +379,11 @@ fn check_auto_class(step: &TaskStep, models: &Models) -> Result<()> {
         Some("AutoModelWithLMHead") => models.resolve(&step.model)?.config().with_lm_head()?,
         _ => return Ok(()),
     };
-    let wanted = match &step.options {
-        TaskOptions::FillMask(_) | TaskOptions::SparseEncoding(_) => AutoClass::MaskedLM,
-        TaskOptions::Text2TextGeneration(_) => AutoClass::Seq2SeqLM,
-        _ => AutoClass::CausalLM,
-    };
+    let wanted = step.task.auto_class;
     if class == wanted {
         return Ok(());
     }
-    let task = step.options.task_id();
+    let task = step.task.id;
     let message =
         format!("`AutoModelWithLMHead` is `{class}` for this model, `{task}` needs `{wanted}`");
     Err(Error::new(ErrorKind::Config, message).hint(format!("write `auto_class: {wanted}`")))

@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, DeviceLocation};
 
-use super::{EncodedRow, WeightSize, memory};
+use super::{DeviceSpec, Dtype, EncodedRow, ModelSpec, WeightSize, memory};
 use crate::auto::{
     AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, ModelDtype,
     ModelWithHead, NewHead, SentenceTransformerConfig, TextInput, auto_devices, auto_dtype,
     cuda_device,
 };
-use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Hub, Need, Snapshot, Weights};
 use crate::models::ImageDimensions;

@@ -15,8 +15,13 @@ use arrow::datatypes::{DataType, Field, Fields, Float32Type};
 use candle_core::Device;
 use hfauto::pipelines::{best as best_of, softmax};
 use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::{Classifier, LoadedClassifier};
+use super::definition::{
+    InputColumn, ModelOutputName, OptionsType, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+};
 use super::labels::logits_type;
 use super::models::Models;
 use super::text_input::{TextInput, place};
@@ -25,12 +30,64 @@ use super::{
     text_column,
 };
 use crate::auto::AutoClass;
-use crate::config::pipeline::{MultipleChoice, TaskStep};
+use crate::document::StringOrList;
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
+
+/// The options of `multiple-choice`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct MultipleChoice {
+    /// `{prompt, choices}`.
+    pub input: PromptChoices,
+}
+
+/// A prompt and its choices.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PromptChoices {
+    /// The column of the prompt.
+    pub prompt: String,
+    /// The columns of the choices, or one column that holds a list.
+    pub choices: StringOrList,
+}
+
+pub(super) static MULTIPLE_CHOICE: TaskDefinition = TaskDefinition {
+    id: "multiple-choice",
+    summary: "The best of several choices.",
+    auto_class: AutoClass::MultipleChoice,
+    outputs: &[ModelOutputName::Logits],
+    generates: false,
+    options: OptionsType::of::<MultipleChoice>(),
+    function: SqlFunction {
+        name: "choose",
+        parameters: &["prompt", "choices"],
+        parts: &[],
+        description: "The best of a list of choices: Struct<choice, scores>.",
+        example: "SELECT choose(prompt, [a, b, c], 'swag')['choice'] FROM quiz",
+    },
+    usual_type: || DataType::Struct(fields(false)),
+    template: include_str!("../../pipelines/multiple-choice.yaml"),
+};
+
+impl TaskOptions for MultipleChoice {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        let PromptChoices { prompt, choices } = &self.input;
+        let choices = choices.strings().iter().enumerate();
+        std::iter::once(InputColumn::part("prompt", prompt))
+            .chain(
+                choices
+                    .map(|(item, name)| InputColumn { item, ..InputColumn::part("choices", name) }),
+            )
+            .collect()
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(MultipleChoiceTask::resolve(step, self, models)?))
+    }
+}
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct MultipleChoiceTask {
+struct MultipleChoiceTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
@@ -42,19 +99,19 @@ impl MultipleChoiceTask {
     ///
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head.
-    pub fn resolve(step: &TaskStep, options: &MultipleChoice, models: &Models) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &MultipleChoice, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::MultipleChoice, models)?;
         let columns: Vec<String> =
-            std::iter::once(&options.prompt).chain(&options.choices).cloned().collect();
+            options.inputs().into_iter().map(|input| input.name.to_owned()).collect();
         let input = TextInput::new(
             Arc::clone(&classifier.model),
             columns.iter().map(String::as_str),
             step.max_length,
             step.truncation.unwrap_or(true),
         )?;
-        let logits = step.logits;
+        let logits = step.stores_logits();
         let summary = classifier.summary(
-            "multiple-choice",
+            step.task.id,
             step,
             serde_json::json!({"max_length": input.max_length}),
         );

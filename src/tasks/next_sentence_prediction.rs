@@ -10,19 +10,59 @@ use arrow::array::{ArrayRef, BooleanArray, Float32Array, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
 use candle_core::Device;
 use hfauto::pipelines::softmax;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::{Classifier, LoadedClassifier};
+use super::definition::{
+    InputColumn, ModelOutputName, OptionsType, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+};
 use super::labels::{logit_lists, logits_type};
 use super::models::Models;
+use super::text_classification::TextPair;
 use super::text_input::TextInput;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::AutoClass;
-use crate::config::pipeline::{NextSentencePrediction, TaskStep};
 use crate::error::Result;
+
+/// The options of `next-sentence-prediction`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct NextSentencePrediction {
+    /// `{text, text_pair}`.
+    pub input: TextPair,
+}
+
+pub(super) static NEXT_SENTENCE_PREDICTION: TaskDefinition = TaskDefinition {
+    id: "next-sentence-prediction",
+    summary: "Whether one text follows another.",
+    auto_class: AutoClass::NextSentencePrediction,
+    outputs: &[ModelOutputName::Logits],
+    generates: false,
+    options: OptionsType::of::<NextSentencePrediction>(),
+    function: SqlFunction {
+        name: "is_next",
+        parameters: &["text", "text_pair"],
+        parts: &[],
+        description: "Whether the second text follows the first: Struct<is_next, score>.",
+        example: "SELECT is_next(a, b, 'bert')['is_next'] FROM pairs",
+    },
+    usual_type: || DataType::Struct(fields(false)),
+    template: include_str!("../../pipelines/next-sentence-prediction.yaml"),
+};
+
+impl TaskOptions for NextSentencePrediction {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        self.input.inputs()
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(NextSentencePredictionTask::resolve(step, self, models)?))
+    }
+}
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct NextSentencePredictionTask {
+struct NextSentencePredictionTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
@@ -34,21 +74,17 @@ impl NextSentencePredictionTask {
     ///
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head.
-    pub fn resolve(
-        step: &TaskStep,
-        options: &NextSentencePrediction,
-        models: &Models,
-    ) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &NextSentencePrediction, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::NextSentencePrediction, models)?;
         let input = TextInput::new(
             Arc::clone(&classifier.model),
-            [options.text.as_str(), options.text_pair.as_str()],
+            [options.input.text.as_str(), options.input.text_pair.as_str()],
             step.max_length,
             step.truncation.unwrap_or(true),
         )?;
-        let logits = step.logits;
+        let logits = step.stores_logits();
         let summary = classifier.summary(
-            "next-sentence-prediction",
+            step.task.id,
             step,
             serde_json::json!({"max_length": input.max_length}),
         );

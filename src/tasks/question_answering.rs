@@ -8,6 +8,7 @@
 //! # Source
 //! `src/transformers/pipelines/question_answering.py` at v4.57.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -19,19 +20,95 @@ use candle_core::Device;
 use hfauto::pipelines::{
     Answer, DOC_STRIDE, Limits, MAX_SEQ_LEN, QuestionWindows, START_AND_END, WindowTokens, answers,
 };
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::Classifier;
+use super::definition::{
+    InputColumn, OptionsType, RawTaskStep, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+    count,
+};
 use super::models::Models;
 use super::text_input::TextInput;
 use super::token_logits::{TokenLogits, TokenLogitsModel, token_logits_type};
 use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, text_column};
 use crate::auto::AutoClass;
-use crate::config::pipeline::{QuestionAnswering, TaskStep};
+use crate::document::{Cursor, Diagnostic, Diagnostics, TopK};
 use crate::error::{Error, ErrorKind, Result};
+
+/// The options of `question-answering`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct QuestionAnswering {
+    /// `{question, context}`.
+    pub input: QuestionContext,
+    /// How many answers, best first. Default: 1.
+    pub top_k: Option<NonZeroU64>,
+    /// Tokens that the windows of a long context share. Default: 128.
+    pub doc_stride: Option<u64>,
+    /// Tokens of a window. Default: 384.
+    pub max_seq_len: Option<NonZeroU64>,
+    /// Tokens of the question. As in transformers with fast tokenizers, it has no effect.
+    pub max_question_len: Option<NonZeroU64>,
+    /// Tokens of an answer. Default: 15.
+    pub max_answer_len: Option<NonZeroU64>,
+    /// Whether no answer is an answer. Default: false.
+    pub handle_impossible_answer: Option<bool>,
+}
+
+/// A question and a context.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuestionContext {
+    /// The column of the question.
+    pub question: String,
+    /// The column of the context.
+    pub context: String,
+}
+
+pub(super) static QUESTION_ANSWERING: TaskDefinition = TaskDefinition {
+    id: "question-answering",
+    summary: "A question and a context to the span that answers.",
+    auto_class: AutoClass::QuestionAnswering,
+    outputs: &[],
+    generates: false,
+    options: OptionsType::of::<QuestionAnswering>(),
+    function: SqlFunction {
+        name: "answer",
+        parameters: &["question", "context"],
+        parts: &[],
+        description: "The span of the context that answers the question: Struct<answer, score, start, end>.",
+        example: "SELECT answer('Who wrote it?', text, 'qa')['answer'] FROM pages",
+    },
+    usual_type: || DataType::Struct(fields()),
+    template: include_str!("../../pipelines/question-answering.yaml"),
+};
+
+impl TaskOptions for QuestionAnswering {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        let QuestionContext { question, context } = &self.input;
+        vec![InputColumn::part("question", question), InputColumn::part("context", context)]
+    }
+
+    fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
+        if let (Some(stride), Some(window)) = (self.doc_stride, self.max_seq_len)
+            && stride >= window.get()
+        {
+            let message = format!("`doc_stride: {stride}` is not less than a window");
+            report.push(
+                Diagnostic::new(at.key("doc_stride").value, message)
+                    .related(at.key("max_seq_len").value, "tokens of a window"),
+            );
+        }
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(QuestionAnsweringTask::resolve(step, self, models)?))
+    }
+}
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct QuestionAnsweringTask {
+struct QuestionAnsweringTask {
     classifier: Classifier,
     /// The columns, and the tokens of a window.
     input: TextInput,
@@ -67,31 +144,34 @@ impl QuestionAnsweringTask {
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for windows that
     /// the model cannot take, or that do not get anywhere.
-    pub fn resolve(step: &TaskStep, options: &QuestionAnswering, models: &Models) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &QuestionAnswering, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::QuestionAnswering, models)?;
         let model = Arc::clone(&classifier.model);
         let tokenizer = classifier.model.tokenizer();
         let stated = tokenizer.model_max_length().unwrap_or(usize::MAX).min(MAX_SEQ_LEN);
         let input = TextInput::with_stated(
             model,
-            [options.question.as_str(), options.context.as_str()],
-            options.max_seq_len.or(step.max_length),
+            [options.input.question.as_str(), options.input.context.as_str()],
+            options.max_seq_len.map(count).or(step.max_length),
             Some(stated),
             true,
         )?;
         let max_seq_len = input.max_length;
-        let doc_stride = options.doc_stride.unwrap_or((max_seq_len / 2).min(DOC_STRIDE));
+        let doc_stride = options.doc_stride.map_or((max_seq_len / 2).min(DOC_STRIDE), count);
         input.check_stride("doc_stride", doc_stride)?;
-        let list = options.top_k.list();
+        let top_k = options.top_k.map_or(TopK::ONE, TopK::Number);
+        let list = top_k.list();
+        let max_answer_len = options.max_answer_len.map_or(15, count);
+        let handle_impossible_answer = options.handle_impossible_answer.unwrap_or(false);
         let summary = classifier.summary(
-            "question-answering",
+            step.task.id,
             step,
             serde_json::json!({
                 "max_seq_len": max_seq_len,
                 "doc_stride": doc_stride,
-                "max_answer_len": options.max_answer_len,
-                "handle_impossible_answer": options.handle_impossible_answer,
-                "top_k": options.top_k.shown(),
+                "max_answer_len": max_answer_len,
+                "handle_impossible_answer": handle_impossible_answer,
+                "top_k": top_k.shown(),
             }),
         );
         let data_type =
@@ -105,9 +185,9 @@ impl QuestionAnsweringTask {
         Ok(Self {
             doc_stride,
             windows: step.truncation.unwrap_or(true),
-            limits: Limits { top_k: list.unwrap_or(1), max_answer_len: options.max_answer_len },
+            limits: Limits { top_k: list.unwrap_or(1), max_answer_len },
             list: list.is_some(),
-            handle_impossible_answer: options.handle_impossible_answer,
+            handle_impossible_answer,
             base,
             classifier,
             input,

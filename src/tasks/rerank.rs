@@ -9,19 +9,90 @@ use arrow::array::{ArrayRef, Float32Array};
 use arrow::datatypes::{DataType, Field};
 use candle_core::Device;
 use hfauto::sentence_transformers::PairScores;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::{Classifier, LoadedClassifier};
+use super::definition::{
+    InputColumn, OptionsType, RawTaskStep, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+};
 use super::models::Models;
-use super::text_input::TextInput;
+use super::text_input::{TextInput, check_prompt};
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::AutoClass;
-use crate::config::pipeline::{Activation, Rerank, TaskStep};
+use crate::document::{Cursor, Diagnostics};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nn::TorchActivation;
 
+/// The options of `rerank`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct Rerank {
+    /// `{query, document}`.
+    pub input: QueryDocument,
+    /// What makes a score of the logit. Default: by the model's configuration.
+    pub activation: Option<Activation>,
+    /// Text put before every query. Default: the model's default prompt.
+    pub prompt: Option<String>,
+    /// The name of a prompt of the model's `config_sentence_transformers.json`.
+    pub prompt_name: Option<String>,
+}
+
+/// A query and a document.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueryDocument {
+    /// The column of the query.
+    pub query: String,
+    /// The column of the document.
+    pub document: String,
+}
+
+/// What makes a score of a logit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// A number from 0 to 1.
+    Sigmoid,
+    /// The logit as it is.
+    Identity,
+}
+
+pub(super) static RERANK: TaskDefinition = TaskDefinition {
+    id: "rerank",
+    summary: "How well a document answers a query.",
+    auto_class: AutoClass::SequenceClassification,
+    outputs: &[],
+    generates: false,
+    options: OptionsType::of::<Rerank>(),
+    function: SqlFunction {
+        name: "rerank",
+        parameters: &["query", "document"],
+        parts: &[],
+        description: "How well a document answers a query, as CrossEncoder.predict computes it: Float32.",
+        example: "SELECT id FROM documents ORDER BY rerank('warm coat', text, 'reranker') DESC LIMIT 10",
+    },
+    usual_type: || DataType::Float32,
+    template: include_str!("../../pipelines/rerank.yaml"),
+};
+
+impl TaskOptions for Rerank {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        let QueryDocument { query, document } = &self.input;
+        vec![InputColumn::part("query", query), InputColumn::part("document", document)]
+    }
+
+    fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
+        check_prompt(self.prompt.as_ref(), self.prompt_name.as_ref(), at, report);
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(RerankTask::resolve(step, self, models)?))
+    }
+}
+
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct RerankTask {
+struct RerankTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
@@ -34,7 +105,7 @@ impl RerankTask {
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head, more than one label or an
     /// activation that is not implemented.
-    pub fn resolve(step: &TaskStep, options: &Rerank, models: &Models) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &Rerank, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::SequenceClassification, models)?;
         let model = Arc::clone(&classifier.model);
         let labels = model.config().num_labels();
@@ -60,12 +131,12 @@ impl RerankTask {
         )?;
         let input = TextInput::new(
             Arc::clone(&model),
-            [options.query.as_str(), options.document.as_str()],
+            [options.input.query.as_str(), options.input.document.as_str()],
             step.max_length,
             step.truncation.unwrap_or(true),
         )?;
         let summary = classifier.summary(
-            "rerank",
+            step.task.id,
             step,
             serde_json::json!({
                 "max_length": input.max_length,

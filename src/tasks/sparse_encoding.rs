@@ -5,6 +5,7 @@
 //! `sentence_transformers/sparse_encoder/model.py` and `modules/splade_pooling.py` at v6.2. A directory without
 //! `modules.json` is pooled by the maximum of `log1p(relu(logits))`.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,24 +14,76 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use candle_core::Device;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::{Classifier, LoadedClassifier, forward_failed};
-
+use super::definition::{
+    InputColumn, OptionsType, RawTaskStep, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+    count,
+};
 use super::models::{Models, ResolvedModel};
-use super::text_input::TextInput;
+use super::text_input::{TextInput, check_prompt};
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{
     AutoClass, Encoder, SpladeActivation, SpladePooling, SpladeStrategy, logit_rows,
 };
-use crate::config::pipeline::{SparseEncoding, SparsePooling, TaskStep};
+use crate::document::{Cursor, Diagnostics};
 use crate::error::Result;
 
 /// Tokens whose logits are computed at once: a row of logits is as long as the vocabulary.
 const TOKENS_AT_ONCE: usize = 64;
 
+/// The options of `sparse-encoding`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct SparseEncoding {
+    /// The text column.
+    pub input: String,
+    /// How the vectors of the tokens become one. Default: by the model's modules, else `max`.
+    pub pooling: Option<SpladeStrategy>,
+    /// Keep only the so many greatest weights. Default: the model's `max_active_dims`.
+    pub top_k: Option<NonZeroU64>,
+    /// Text put before every row. Default: the model's default prompt.
+    pub prompt: Option<String>,
+    /// The name of a prompt of the model's `config_sentence_transformers.json`.
+    pub prompt_name: Option<String>,
+}
+
+pub(super) static SPARSE_ENCODING: TaskDefinition = TaskDefinition {
+    id: "sparse-encoding",
+    summary: "Text to a sparse vector over the vocabulary (SPLADE).",
+    auto_class: AutoClass::MaskedLM,
+    outputs: &[],
+    generates: false,
+    options: OptionsType::of::<SparseEncoding>(),
+    function: SqlFunction {
+        name: "sparse_encode",
+        parameters: &["text"],
+        parts: &[],
+        description: "The sparse vector of a text over the vocabulary (SPLADE): List<Struct<token, index, weight>>.",
+        example: "SELECT sparse_encode(text, 'splade') FROM documents",
+    },
+    usual_type: || DataType::List(item()),
+    template: include_str!("../../pipelines/sparse-encoding.yaml"),
+};
+
+impl TaskOptions for SparseEncoding {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        vec![InputColumn::whole(&self.input)]
+    }
+
+    fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
+        check_prompt(self.prompt.as_ref(), self.prompt_name.as_ref(), at, report);
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(SparseEncodingTask::resolve(step, self, models)?))
+    }
+}
+
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct SparseEncodingTask {
+struct SparseEncodingTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
@@ -44,7 +97,7 @@ impl SparseEncodingTask {
     ///
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head.
-    pub fn resolve(step: &TaskStep, options: &SparseEncoding, models: &Models) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &SparseEncoding, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::MaskedLM, models)?;
         let directory = classifier.model.sentence_transformer();
         let mut pooling = directory.require_sparse_encoder()?;
@@ -56,7 +109,7 @@ impl SparseEncodingTask {
             }
             None => String::new(),
         };
-        let top_k = options.top_k.or(directory.max_active_dims.filter(|_| own));
+        let top_k = options.top_k.map(count).or(directory.max_active_dims.filter(|_| own));
         let input = TextInput::new(
             Arc::clone(&classifier.model),
             [options.input.as_str()],
@@ -64,13 +117,10 @@ impl SparseEncodingTask {
             step.truncation.unwrap_or(true),
         )?;
         if let Some(strategy) = options.pooling {
-            pooling.strategy = match strategy {
-                SparsePooling::Max => SpladeStrategy::Max,
-                SparsePooling::Sum => SpladeStrategy::Sum,
-            };
+            pooling.strategy = strategy;
         }
         let summary = classifier.summary(
-            "sparse-encoding",
+            step.task.id,
             step,
             serde_json::json!({
                 "max_length": input.max_length,

@@ -11,21 +11,122 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field};
 use candle_core::Device;
 use hfauto::pipelines::TextOf;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::classifier::{Classifier, summary};
+use super::definition::{
+    InputColumn, OptionsType, RawTaskStep, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+};
 use super::generation::{Generator, fields, output_bytes, settings, shown, task_params};
 use super::models::Models;
 use super::text_input::{encode_rows, max_tokens};
 use super::{Batching, EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, EncodeOptions};
-use crate::config::pipeline::{TaskStep, Text2TextGeneration, Text2TextKind};
+use crate::document::{Cursor, Diagnostic, Diagnostics};
 use crate::error::{Error, ErrorKind, Result};
 use crate::generation::GenerationConfig;
 
+/// The options of `text2text-generation`, `summarization` and `translation` that other tasks which generate do not have.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct Text2TextGeneration {
+    /// The text column.
+    pub input: String,
+    /// Text put before every row, such as `summarize: `.
+    pub prefix: Option<String>,
+    /// The language of the input.
+    pub src_lang: Option<String>,
+    /// The language of the output.
+    pub tgt_lang: Option<String>,
+}
+
+pub(super) static TEXT2TEXT_GENERATION: TaskDefinition = TaskDefinition {
+    id: "text2text-generation",
+    summary: "Text to text with an encoder and a decoder.",
+    function: SqlFunction {
+        name: "text2text",
+        parameters: &["text"],
+        parts: &[],
+        description: "What an encoder and a decoder make of a text: Struct<text, finish_reason, prompt_tokens, generated_tokens>.",
+        example: "SELECT text2text('question: Who? context: Ann.', 't5')['text']",
+    },
+    template: include_str!("../../pipelines/text2text-generation.yaml"),
+    ..TEXT_TO_TEXT
+};
+
+pub(super) static SUMMARIZATION: TaskDefinition = TaskDefinition {
+    id: "summarization",
+    summary: "Text to its summary.",
+    function: SqlFunction {
+        name: "summarize",
+        parameters: &["text"],
+        parts: &[],
+        description: "The summary of a text: as text2text.",
+        example: "SELECT summarize(text, 't5')['text'] FROM pages",
+    },
+    template: include_str!("../../pipelines/summarization.yaml"),
+    ..TEXT_TO_TEXT
+};
+
+pub(super) static TRANSLATION: TaskDefinition = TaskDefinition {
+    id: "translation",
+    summary: "Text to another language.",
+    function: SqlFunction {
+        name: "translate",
+        parameters: &["text"],
+        parts: &[],
+        description: "A text in another language: as text2text, with the options src_lang and tgt_lang.",
+        example: r#"SELECT translate(text, 't5', options => '{"src_lang": "en", "tgt_lang": "de"}')['text'] FROM pages"#,
+    },
+    template: include_str!("../../pipelines/translation.yaml"),
+    ..TEXT_TO_TEXT
+};
+
+/// What the three tasks have in common.
+const TEXT_TO_TEXT: TaskDefinition = TaskDefinition {
+    id: "",
+    summary: "",
+    auto_class: AutoClass::Seq2SeqLM,
+    outputs: &[],
+    generates: true,
+    options: OptionsType::of::<Text2TextGeneration>(),
+    function: SqlFunction { name: "", parameters: &[], parts: &[], description: "", example: "" },
+    usual_type: || DataType::Struct(fields()),
+    template: "",
+};
+
+impl TaskOptions for Text2TextGeneration {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        vec![InputColumn::whole(&self.input)]
+    }
+
+    fn check(&self, step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
+        for (key, given) in
+            [("src_lang", self.src_lang.is_some()), ("tgt_lang", self.tgt_lang.is_some())]
+        {
+            if given && step.task.id != TRANSLATION.id {
+                let message = format!("`{key}` is for `translation`, not for `{}`", step.task.id);
+                report.push(Diagnostic::new(at.key(key).key, message));
+            }
+        }
+        if self.src_lang.is_some() != self.tgt_lang.is_some() {
+            let given = if self.src_lang.is_some() { "src_lang" } else { "tgt_lang" };
+            report.push(
+                Diagnostic::new(at.key(given).key, "`src_lang` and `tgt_lang` belong together")
+                    .hint("give both or neither"),
+            );
+        }
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(Text2TextGenerationTask::resolve(step, self, models)?))
+    }
+}
+
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct Text2TextGenerationTask {
+struct Text2TextGenerationTask {
     classifier: Classifier,
     base: TaskBase,
     prefix: String,
@@ -41,14 +142,10 @@ impl Text2TextGenerationTask {
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head or a setting is not
     /// implemented; `Config` for options that do not go together.
-    pub fn resolve(
-        step: &TaskStep,
-        options: &Text2TextGeneration,
-        models: &Models,
-    ) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &Text2TextGeneration, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::Seq2SeqLM, models)?;
         let model = &classifier.model;
-        let names = task_names(options);
+        let names = task_names(step.task.id, options);
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut params = task_params(model, &names);
         let prefix = params.shift_remove("prefix");
@@ -56,7 +153,7 @@ impl Text2TextGenerationTask {
         let prefix = options.prefix.as_deref().or(prefix.and_then(Value::as_str));
         let prefix = prefix.unwrap_or_default().to_owned();
         let pipeline = json!({"max_new_tokens": 256, "num_beams": 4});
-        let config = settings(model, &pipeline, &params, &options.generation)?;
+        let config = settings(model, &pipeline, &params, &step.generation)?;
 
         let truncation = step.truncation.unwrap_or(false);
         let stated = model.tokenizer().model_max_length();
@@ -71,9 +168,8 @@ impl Text2TextGenerationTask {
             )
             .hint("give `max_length`"));
         }
-        let task = options.kind.task_id();
         let summary = summary(
-            task,
+            step.task.id,
             step,
             model,
             json!({
@@ -95,16 +191,16 @@ impl Text2TextGenerationTask {
 }
 
 /// The names under which a model's `task_specific_params` may have the task, the first one counts.
-fn task_names(options: &Text2TextGeneration) -> Vec<String> {
-    match (options.kind, &options.src_lang, &options.tgt_lang) {
-        (Text2TextKind::Translation, Some(src_lang), Some(tgt_lang)) => {
+fn task_names(task_id: &str, options: &Text2TextGeneration) -> Vec<String> {
+    if task_id != TRANSLATION.id {
+        return vec![task_id.to_owned()];
+    }
+    match (&options.src_lang, &options.tgt_lang) {
+        (Some(src_lang), Some(tgt_lang)) => {
             vec![format!("translation_{src_lang}_to_{tgt_lang}")]
         }
         // Without languages, the first pair that the model has.
-        (Text2TextKind::Translation, ..) => {
-            vec!["translation".to_owned(), "translation*".to_owned()]
-        }
-        (kind, ..) => vec![kind.task_id().to_owned()],
+        _ => vec!["translation".to_owned(), "translation*".to_owned()],
     }
 }
 

@@ -10,19 +10,82 @@ use arrow::array::{ArrayRef, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
 use candle_core::Device;
 use hfauto::pipelines::{ScoreFunction, best};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::{Classifier, LoadedClassifier};
+use super::definition::{
+    InputColumn, ModelOutputName, OptionsType, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+};
 use super::labels::{LabelsBuilder, label_fields, label_list_type, logit_lists, logits_type};
 use super::models::Models;
 use super::text_input::TextInput;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
-use crate::auto::{AutoClass, AutoConfig};
-use crate::config::pipeline::{FunctionToApply, TaskStep, TextClassification};
+use crate::auto::AutoClass;
+use crate::document::{ColumnOr, TopK};
 use crate::error::Result;
+
+/// The options of `text-classification`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct TextClassification {
+    /// The text column, or `{text, text_pair}`.
+    pub input: ColumnOr<TextPair>,
+    /// How many labels, best first: a number, or `all`. Default: 1.
+    pub top_k: Option<TopK>,
+    /// What makes scores of logits. Default: by the model's configuration.
+    pub function_to_apply: Option<ScoreFunction>,
+}
+
+/// A text and the text that it is paired with.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TextPair {
+    /// The column of the first text.
+    pub text: String,
+    /// The column of the second text.
+    pub text_pair: String,
+}
+
+impl TextPair {
+    pub(super) fn inputs(&self) -> Vec<InputColumn<'_>> {
+        vec![InputColumn::part("text", &self.text), InputColumn::part("text_pair", &self.text_pair)]
+    }
+}
+
+pub(super) static TEXT_CLASSIFICATION: TaskDefinition = TaskDefinition {
+    id: "text-classification",
+    summary: "Text to labels.",
+    auto_class: AutoClass::SequenceClassification,
+    outputs: &[ModelOutputName::Logits],
+    generates: false,
+    options: OptionsType::of::<TextClassification>(),
+    function: SqlFunction {
+        name: "classify",
+        parameters: &["text"],
+        parts: &["text", "text_pair"],
+        description: "The best label of a text, or of a pair {text: …, text_pair: …}: Struct<label, score>; with top_k a list.",
+        example: "SELECT classify(text, 'sentiment')['label'] FROM reviews",
+    },
+    usual_type: || DataType::Struct(label_fields()),
+    template: include_str!("../../pipelines/text-classification.yaml"),
+};
+
+impl TaskOptions for TextClassification {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        match &self.input {
+            ColumnOr::Column(text) => vec![InputColumn::whole(text)],
+            ColumnOr::Columns(pair) => pair.inputs(),
+        }
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(TextClassificationTask::resolve(step, self, models)?))
+    }
+}
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct TextClassificationTask {
+struct TextClassificationTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
@@ -59,34 +122,27 @@ impl Output {
     }
 }
 
-/// The function that makes scores: the option, else by the configuration.
-fn function_to_apply(option: Option<FunctionToApply>, config: &AutoConfig) -> ScoreFunction {
-    match option {
-        Some(FunctionToApply::Sigmoid) => ScoreFunction::Sigmoid,
-        Some(FunctionToApply::Softmax) => ScoreFunction::Softmax,
-        Some(FunctionToApply::None) => ScoreFunction::None,
-        None => ScoreFunction::of(config),
-    }
-}
-
 impl TextClassificationTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for an option that
     /// it cannot serve.
-    pub fn resolve(step: &TaskStep, options: &TextClassification, models: &Models) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &TextClassification, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::SequenceClassification, models)?;
         let input = TextInput::new(
             Arc::clone(&classifier.model),
-            std::iter::once(options.text.as_str()).chain(options.text_pair.as_deref()),
+            options.inputs().into_iter().map(|input| input.name),
             step.max_length,
             step.truncation.unwrap_or(true),
         )?;
+        let top_k = options.top_k.unwrap_or(TopK::ONE);
         let output = Output {
-            top_k: options.top_k.list(),
-            function: function_to_apply(options.function_to_apply, classifier.model.config()),
-            logits: step.logits,
+            top_k: top_k.list(),
+            function: options
+                .function_to_apply
+                .unwrap_or_else(|| ScoreFunction::of(classifier.model.config())),
+            logits: step.stores_logits(),
         };
         // As in transformers, a list needs a label for every row of the head; the best label alone needs only its own.
         if output.top_k.is_some() {
@@ -94,12 +150,12 @@ impl TextClassificationTask {
             labels.map_err(|e| e.at(format!("model `{}`", step.model_name)))?;
         }
         let summary = classifier.summary(
-            "text-classification",
+            step.task.id,
             step,
             serde_json::json!({
                 "max_length": input.max_length,
                 "function_to_apply": output.function.name(),
-                "top_k": options.top_k.shown(),
+                "top_k": top_k.shown(),
             }),
         );
         let field = Arc::new(Field::new(&step.output, output.data_type(), true));

@@ -12,9 +12,14 @@ use arrow::json::writer::{LineDelimited, WriterBuilder};
 use candle_core::Device;
 use hfauto::pipelines::{PromptRoom, TextOf};
 use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::classifier::{Classifier, summary};
+use super::definition::{
+    InputColumn, OptionsType, RawTaskStep, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+};
 use super::generation::{Generator, fields, output_bytes, settings, shown, task_params};
 use super::models::Models;
 use super::text_input::{encode_rows, max_tokens, place};
@@ -23,13 +28,75 @@ use super::{
     not_text, text_column,
 };
 use crate::auto::{AutoClass, ChatOptions, ChatTemplate, EncodeOptions};
-use crate::config::pipeline::{PromptColumn, TaskStep, TextGeneration};
+use crate::document::{ColumnOr, Cursor, Diagnostic, Diagnostics};
 use crate::error::{Error, ErrorKind, Result};
 use crate::generation::GenerationConfig;
 
+/// The options of `text-generation` that other tasks which generate do not have.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct TextGeneration {
+    /// The column of the prompt, or `{messages}`.
+    pub input: ColumnOr<Messages>,
+    /// Whether the result begins with the prompt. Default: false.
+    pub return_full_text: Option<bool>,
+    /// A chat template in the place of the model's.
+    pub chat_template: Option<String>,
+}
+
+/// A conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Messages {
+    /// The column of the messages, a list of `{role, content}`.
+    pub messages: String,
+}
+
+pub(super) static TEXT_GENERATION: TaskDefinition = TaskDefinition {
+    id: "text-generation",
+    summary: "A prompt to its continuation.",
+    auto_class: AutoClass::CausalLM,
+    outputs: &[],
+    generates: true,
+    options: OptionsType::of::<TextGeneration>(),
+    function: SqlFunction {
+        name: "generate",
+        parameters: &["prompt"],
+        parts: &["messages"],
+        description: "How a prompt goes on, or the answer to a list of messages {role, content}: Struct<text, finish_reason, prompt_tokens, generated_tokens>.",
+        example: r#"SELECT generate(prompt, 'gpt2', options => '{"max_new_tokens": 20}')['text'] FROM prompts"#,
+    },
+    usual_type: || DataType::Struct(fields()),
+    template: include_str!("../../pipelines/text-generation.yaml"),
+};
+
+impl TaskOptions for TextGeneration {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        match &self.input {
+            ColumnOr::Column(prompt) => vec![InputColumn::whole(prompt)],
+            ColumnOr::Columns(chat) => vec![InputColumn::part("messages", &chat.messages)],
+        }
+    }
+
+    fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
+        if self.chat_template.is_some() && matches!(self.input, ColumnOr::Column(_)) {
+            report.push(
+                Diagnostic::new(
+                    at.key("chat_template").key,
+                    "`chat_template` is for conversations, but `input` is a text column",
+                )
+                .hint("write `input: {messages: COLUMN}`"),
+            );
+        }
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(TextGenerationTask::resolve(step, self, models)?))
+    }
+}
+
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct TextGenerationTask {
+struct TextGenerationTask {
     classifier: Classifier,
     base: TaskBase,
     prompt: Prompt,
@@ -55,7 +122,7 @@ impl TextGenerationTask {
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head or a setting is not
     /// implemented; `Config` for options that do not go together, or without a chat template for
     /// conversations.
-    pub fn resolve(step: &TaskStep, options: &TextGeneration, models: &Models) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &TextGeneration, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::CausalLM, models)?;
         classifier.require_decoder()?;
         let model = &classifier.model;
@@ -63,14 +130,14 @@ impl TextGenerationTask {
         let prefix = params.shift_remove("prefix");
         let prefix = prefix.as_ref().or(model.config().json().get("prefix"));
         let prefix = prefix.and_then(Value::as_str).unwrap_or_default().to_owned();
-        let config =
-            settings(model, &json!({"max_new_tokens": 256}), &params, &options.generation)?;
-        let (column, prompt) = match &options.prompt {
-            PromptColumn::Text(column) => (column, Prompt::Text { prefix }),
-            PromptColumn::Messages(column) => {
+        let config = settings(model, &json!({"max_new_tokens": 256}), &params, &step.generation)?;
+        let return_full_text = options.return_full_text.unwrap_or(false);
+        let (column, prompt) = match &options.input {
+            ColumnOr::Column(column) => (column, Prompt::Text { prefix }),
+            ColumnOr::Columns(Messages { messages: column }) => {
                 let wanted = options.chat_template.as_deref();
                 let template = model.tokenizer().chat_template(wanted, false)?;
-                if options.return_full_text {
+                if return_full_text {
                     return Err(Error::new(
                         ErrorKind::Config,
                         "`return_full_text` is for text prompts, but `input` is a conversation",
@@ -97,13 +164,13 @@ impl TextGenerationTask {
             .hint("set a smaller `max_new_tokens`"));
         }
         let summary = summary(
-            "text-generation",
+            step.task.id,
             step,
             model,
             json!({
                 "max_length": step.max_length,
                 "truncation": room.truncation,
-                "return_full_text": options.return_full_text,
+                "return_full_text": return_full_text,
                 "chat_template": options.chat_template,
                 "generation": shown(&config),
             }),
@@ -115,14 +182,7 @@ impl TextGenerationTask {
             model: Arc::clone(&classifier.model),
             summary,
         };
-        Ok(Self {
-            base,
-            prompt,
-            config,
-            room,
-            return_full_text: options.return_full_text,
-            classifier,
-        })
+        Ok(Self { classifier, base, prompt, config, room, return_full_text })
     }
 
     /// The tokens of a prompt, cut to leave room.

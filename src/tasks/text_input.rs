@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::models::ResolvedModel;
 use super::{EncodedRow, Sequence, text_column};
 use crate::auto::{EncodeOptions, Encoding};
+use crate::document::{Cursor, Diagnostic, Diagnostics};
 use crate::error::Result;
 
 /// The text columns of a step and how they are encoded.
@@ -154,4 +155,21 @@ pub(super) fn max_tokens(
 ) -> Result<usize> {
     let (config, tokenizer) = (model.config(), model.tokenizer());
     Ok(hfauto::auto::TextInput::max_tokens(config, tokenizer, max_length, stated, pair)?)
+}
+
+/// Reports a prompt given both as text and by name.
+pub(super) fn check_prompt(
+    prompt: Option<&String>,
+    name: Option<&String>,
+    at: Cursor<'_>,
+    report: &mut Diagnostics,
+) {
+    if prompt.is_some() && name.is_some() {
+        let message = "`prompt` and `prompt_name` exclude each other";
+        report.push(
+            Diagnostic::new(at.key("prompt_name").key, message)
+                .related(at.key("prompt").key, "the other")
+                .hint("keep one of them"),
+        );
+    }
 }

@@ -6,19 +6,58 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int32Array};
 use arrow::datatypes::{DataType, Field};
 use candle_core::Device;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::summary;
+use super::definition::{
+    InputColumn, OptionsType, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+};
 use super::models::{Models, ResolvedModel};
 use super::text_input::encode_rows;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
-use crate::auto::EncodeOptions;
-use crate::config::pipeline::{TaskStep, TokenCount};
+use crate::auto::{AutoClass, EncodeOptions};
 use crate::error::Result;
 use crate::models::Dimensions;
 
+/// The options of `token-count`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct TokenCount {
+    /// The text column.
+    pub input: String,
+}
+
+pub(super) static TOKEN_COUNT: TaskDefinition = TaskDefinition {
+    id: "token-count",
+    summary: "How many tokens a text has.",
+    auto_class: AutoClass::Model,
+    outputs: &[],
+    generates: false,
+    options: OptionsType::of::<TokenCount>(),
+    function: SqlFunction {
+        name: "token_count",
+        parameters: &["text"],
+        parts: &[],
+        description: "How many tokens a text has, special tokens included: Int32.",
+        example: "SELECT sum(token_count(text, 'minilm')) FROM reviews",
+    },
+    usual_type: || DataType::Int32,
+    template: include_str!("../../pipelines/token-count.yaml"),
+};
+
+impl TaskOptions for TokenCount {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        vec![InputColumn::whole(&self.input)]
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(TokenCountTask::resolve(step, self, models)?))
+    }
+}
+
 /// The task with its tokenizer.
 #[derive(Debug)]
-pub struct TokenCountTask {
+struct TokenCountTask {
     model: Arc<ResolvedModel>,
     base: TaskBase,
     max_length: Option<usize>,
@@ -29,12 +68,12 @@ impl TokenCountTask {
     ///
     /// # Errors
     /// As [`Models::resolve`].
-    pub fn resolve(step: &TaskStep, options: &TokenCount, models: &Models) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &TokenCount, models: &Models) -> Result<Self> {
         let model = models.resolve(&step.model)?;
         let stated = step.max_length.or(model.tokenizer().model_max_length());
         let max_length = stated.filter(|_| step.truncation == Some(true));
         let summary =
-            summary("token-count", step, &model, serde_json::json!({"max_length": max_length}));
+            summary(step.task.id, step, &model, serde_json::json!({"max_length": max_length}));
         let field = Arc::new(Field::new(&step.output, DataType::Int32, true));
         let base = TaskBase {
             columns: vec![options.input.clone()],

@@ -11,20 +11,102 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type};
 use candle_core::Device;
 use hfauto::pipelines::softmax;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::{Classifier, LoadedClassifier};
+use super::definition::{
+    InputColumn, OptionsType, RawTaskStep, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
+};
 use super::labels::{LabelsBuilder, label_list_type};
 use super::models::Models;
 use super::text_input::TextInput;
-use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize};
+use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize, template};
 use crate::auto::{AutoClass, AutoConfig, EncodeOptions, TruncationStrategy};
-use crate::config::pipeline::{TaskStep, ZeroShotClassification};
-use crate::config::template;
+use crate::document::{Cursor, Diagnostic, Diagnostics, StringOrList};
 use crate::error::{Error, ErrorKind, Result};
+
+/// The options of `zero-shot-classification`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct ZeroShotClassification {
+    /// The text column.
+    pub input: String,
+    /// The labels.
+    pub candidate_labels: StringOrList,
+    /// The sentence that a label is put into, at `{}`. Default: `This example is {}.`
+    pub hypothesis_template: Option<String>,
+    /// Whether several labels may hold at once. Default: false.
+    pub multi_label: Option<bool>,
+}
+
+pub(super) static ZERO_SHOT_CLASSIFICATION: TaskDefinition = TaskDefinition {
+    id: "zero-shot-classification",
+    summary: "Text to labels that the pipeline names.",
+    auto_class: AutoClass::SequenceClassification,
+    outputs: &[],
+    generates: false,
+    options: OptionsType::of::<ZeroShotClassification>(),
+    function: SqlFunction {
+        name: "zero_shot",
+        parameters: &["text"],
+        parts: &[],
+        description: "How well each of candidate_labels, an option, fits a text, best first: List<Struct<label, score>>.",
+        example: r#"SELECT zero_shot(text, 'nli', options => '{"candidate_labels": ["price", "quality"]}') FROM reviews"#,
+    },
+    usual_type: label_list_type,
+    template: include_str!("../../pipelines/zero-shot-classification.yaml"),
+};
+
+impl ZeroShotClassification {
+    /// The labels; as in transformers, one text holds several between commas.
+    fn labels(&self) -> Vec<String> {
+        match &self.candidate_labels {
+            StringOrList::One(labels) => labels
+                .split(',')
+                .map(str::trim)
+                .filter(|label| !label.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            StringOrList::Many(labels) => labels.clone(),
+        }
+    }
+
+    fn template(&self) -> &str {
+        self.hypothesis_template.as_deref().unwrap_or("This example is {}.")
+    }
+}
+
+impl TaskOptions for ZeroShotClassification {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        vec![InputColumn::whole(&self.input)]
+    }
+
+    fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
+        if self.labels().is_empty() {
+            let here = at.key("candidate_labels");
+            report.push(Diagnostic::new(here.value, "`candidate_labels` names no label"));
+        }
+        if let Err(mut reason) = template::format(self.template(), "label") {
+            let here = at.key("hypothesis_template");
+            if !here.shown("").is_empty() {
+                // The message must not show a variable's value.
+                "no place that a label can be put into".clone_into(&mut reason);
+            }
+            report.push(
+                Diagnostic::new(here.value, format!("`hypothesis_template` has {reason}"))
+                    .hint("write `{}` where the label goes"),
+            );
+        }
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(ZeroShotClassificationTask::resolve(step, self, models)?))
+    }
+}
 
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct ZeroShotClassificationTask {
+struct ZeroShotClassificationTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
@@ -42,11 +124,7 @@ impl ZeroShotClassificationTask {
     ///
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head.
-    pub fn resolve(
-        step: &TaskStep,
-        options: &ZeroShotClassification,
-        models: &Models,
-    ) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &ZeroShotClassification, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::SequenceClassification, models)?;
         let truncation = step.truncation.unwrap_or(true);
         let model = Arc::clone(&classifier.model);
@@ -54,19 +132,21 @@ impl ZeroShotClassificationTask {
         let (entailment, contradiction) = entailment(classifier.model.config())
             .map_err(|e| e.at(format!("model `{}`", classifier.model.snapshot().name())))?;
         let fill = |label: &String| {
-            template::format(&options.hypothesis_template, label).map_err(|reason| {
+            template::format(options.template(), label).map_err(|reason| {
                 let message = format!("`hypothesis_template` has {reason}");
                 Error::new(ErrorKind::Config, message)
             })
         };
+        let labels = options.labels();
+        let multi_label = options.multi_label.unwrap_or(false);
         let summary = classifier.summary(
-            "zero-shot-classification",
+            step.task.id,
             step,
             serde_json::json!({
                 "max_length": input.max_length,
-                "candidate_labels": options.candidate_labels,
-                "hypothesis_template": options.hypothesis_template,
-                "multi_label": options.multi_label,
+                "candidate_labels": labels,
+                "hypothesis_template": options.template(),
+                "multi_label": multi_label,
             }),
         );
         let base = TaskBase {
@@ -76,9 +156,9 @@ impl ZeroShotClassificationTask {
             summary,
         };
         Ok(Self {
-            hypotheses: options.candidate_labels.iter().map(fill).collect::<Result<_>>()?,
-            labels: options.candidate_labels.clone(),
-            multi_label: options.multi_label || options.candidate_labels.len() == 1,
+            hypotheses: labels.iter().map(fill).collect::<Result<_>>()?,
+            multi_label: multi_label || labels.len() == 1,
+            labels,
             entailment,
             contradiction,
             base,

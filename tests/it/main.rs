@@ -32,6 +32,7 @@ mod parity;
 mod pictures;
 mod pipelines;
 mod process;
+mod recipes;
 mod prometheus;
 mod report;
 mod row_errors;

@@ -14,7 +14,7 @@ use hfauto_pipe::job::{Job, JobOptions};
 use serde_json::{Map, Value, json};
 
 use super::support::{Fixture, repository};
-use hfauto_pipe::sql::FUNCTIONS;
+use hfauto_pipe::tasks::TaskDefinition;
 
 /// How far a number of a column may be from the reference's.
 const ABSOLUTE: f64 = 1e-5;
@@ -121,7 +121,7 @@ impl Case {
 
     /// The case as a `sql` step that calls the function of its task.
     fn call(&self, model: &str) -> Value {
-        let function = FUNCTIONS.iter().find(|row| row.task_id == self.task()).unwrap();
+        let function = &TaskDefinition::find(self.task()).unwrap().function;
         let column = |name: &Value| format!("\"{}\"", name.as_str().unwrap());
         let input = &self.json["input"];
         let arguments = if function.parameters.len() > 1 {

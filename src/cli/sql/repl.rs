@@ -15,7 +15,7 @@ use rustyline::{Context, Editor, Helper};
 use super::session::Session;
 use super::split;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sql::FUNCTIONS;
+use crate::tasks::TASKS;
 
 const HELP: &str = "\
 Statements end with `;`.
@@ -131,7 +131,7 @@ async fn command(session: &Session, command: &str) -> Result<()> {
         ("?", _) => super::super::print(HELP),
         ("h", "") => {
             let mut text = String::new();
-            for function in FUNCTIONS {
+            for function in TASKS.iter().map(|task| &task.function) {
                 text +=
                     &format!("{}\n    {}\n", function.syntax(function.name), function.description);
             }

@@ -155,13 +155,7 @@ impl Session {
             && copy.stored_as.is_none()
             && let Some((format, _)) = FileFormat::of_path(&copy.target)
         {
-            let name = match format {
-                FileFormat::Parquet => "parquet",
-                FileFormat::Csv => "csv",
-                FileFormat::Jsonl => "json",
-                FileFormat::Arrow => "arrow",
-            };
-            copy.stored_as = Some(name.to_owned());
+            copy.stored_as = Some(format.stored_as().to_owned());
         }
         state.statement_to_plan(statement).await
     }
@@ -173,18 +167,10 @@ impl Session {
                 .hint("the format follows from the extension, or from STORED AS"));
         }
         let name = copy.file_type.get_ext();
-        let format = match name.as_str() {
-            "parquet" => FileFormat::Parquet,
-            "csv" => FileFormat::Csv,
-            "json" => FileFormat::Jsonl,
-            "arrow" => FileFormat::Arrow,
-            other => {
-                return Err(Error::new(
-                    ErrorKind::Config,
-                    format!("COPY writes parquet, csv, json or arrow, not `{other}`"),
-                ));
-            }
-        };
+        let format = FileFormat::of_stored_as(&name).ok_or_else(|| {
+            let message = format!("COPY writes parquet, csv, json or arrow, not `{name}`");
+            Error::new(ErrorKind::Config, message)
+        })?;
         let mut spec = sink_spec(PathBuf::from(&copy.output_url), Some(format))?;
         spec.partition_by.clone_from(&copy.partition_by);
         let frame = DataFrame::new(self.context.state(), copy.input.as_ref().clone());

@@ -1,9 +1,9 @@
 //! Resolves `images`, the restrictions on images.
 
 use super::{Cursor, Resolver};
-use crate::config::diagnostics::Diagnostic;
 use crate::config::pipeline::ImagesSpec;
 use crate::config::raw::RawImages;
+use crate::document::Diagnostic;
 use crate::store;
 
 impl Resolver<'_> {

@@ -11,14 +11,13 @@ mod schedule;
 mod sink;
 mod source;
 mod steps;
-mod tasks;
 mod tests_key;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::diagnostics::{Diagnostic, Diagnostics, Span, nearest};
-use super::node::Node;
+use crate::document::{Cursor, Diagnostic, Diagnostics, Node};
+
 use super::pipeline::{ImagesSpec, ModelSpec, Pipeline, RunSpec, TaskStep};
 use super::raw::{RawModel, RawPipeline, RawRun, RawStep, Workers};
 
@@ -31,7 +30,7 @@ pub(crate) fn resolve(
     variables: &dyn Fn(&str) -> Option<String>,
     report: &mut Diagnostics,
 ) -> Pipeline {
-    let top = Cursor { node: Some(root), value: root.span, key: root.span };
+    let top = Cursor::root(root);
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
     let dir = absolute.parent().map_or_else(|| absolute.clone(), Path::to_path_buf);
     let mut resolver = Resolver { dir, images: ImagesSpec::default(), variables, report };
@@ -126,11 +125,12 @@ impl Resolver<'_> {
         let images = ImagesSpec::default();
         let mut resolver =
             Resolver { dir: dir.to_path_buf(), images, variables: &variables, report };
-        let top = Cursor { node: Some(root), value: root.span, key: root.span };
-        let common = tasks::common(raw)?;
-        let here = top.key(common.task_id);
-        let (options, _) = resolver.task_options(raw, here)?;
-        Some(resolver.task_step(&common, options, here, models))
+        let top = Cursor::root(root);
+        let RawStep::Task(raw) = raw else { return None };
+        let here = top.key(raw.task.id);
+        raw.options.check(raw, here, resolver.report);
+        raw.generation.check(here, resolver.report);
+        Some(resolver.task_step(raw, here, models))
     }
 
     /// The first of `models`.
@@ -144,7 +144,7 @@ impl Resolver<'_> {
         let images = ImagesSpec::default();
         let mut resolver =
             Resolver { dir: dir.to_path_buf(), images, variables: &variables, report };
-        let top = Cursor { node: Some(root), value: root.span, key: root.span };
+        let top = Cursor::root(root);
         resolver.models(Some(raw), top.key("models")).into_values().next()
     }
 
@@ -179,51 +179,5 @@ impl Resolver<'_> {
                 );
             }
         }
-    }
-}
-
-/// A place in the tree beside a raw value, to point at. A key that is not written points at the
-/// mapping that could hold it.
-#[derive(Clone, Copy)]
-struct Cursor<'a> {
-    node: Option<&'a Node>,
-    /// The value, or what stands for it.
-    value: Span,
-    /// Its key, or the value itself in lists.
-    key: Span,
-}
-
-impl<'a> Cursor<'a> {
-    fn key(self, name: &str) -> Self {
-        match self.node.and_then(|node| node.entry(name)) {
-            Some(entry) => {
-                Self { node: Some(&entry.value), value: entry.value.span, key: entry.span }
-            }
-            None => Self { node: None, ..self },
-        }
-    }
-
-    fn item(self, index: usize) -> Self {
-        let Some(node) = self.node else { return self };
-        match node.items().get(index) {
-            Some(item) => Self { node: Some(item), value: item.span, key: item.span },
-            // One value may stand for a list of one.
-            None => self,
-        }
-    }
-
-    /// `value` as it is written: with `${VAR}`, not the variable's value.
-    fn shown<'t>(self, value: &'t str) -> &'t str
-    where
-        'a: 't,
-    {
-        self.node.and_then(|node| node.written.as_deref()).unwrap_or(value)
-    }
-
-    /// The nearest name, unless that would tell something of a variable's value.
-    fn nearest(self, value: &str, names: &[String]) -> Option<String> {
-        let written = self.node.is_some_and(|node| node.written.is_some());
-        let names = names.iter().map(String::as_str);
-        if written { None } else { nearest(value, names).map(str::to_owned) }
     }
 }

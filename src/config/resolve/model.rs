@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{Cursor, Resolver, path::scheme};
-use crate::config::diagnostics::Diagnostic;
-use crate::config::pipeline::{DeviceSpec, Dtype, ModelSpec};
-use crate::config::raw::{RawDtype, RawModel};
+use crate::config::pipeline::{DeviceSpec, ModelSpec};
+use crate::config::raw::RawModel;
+use crate::document::Diagnostic;
 
 /// The longest hub id (`org/name`) that the Hugging Face hub accepts.
 const MAX_ID_CHARS: usize = 96;
@@ -33,13 +33,7 @@ impl Resolver<'_> {
             let spec = ModelSpec {
                 repo: self.repo(&raw.repo, here.key("repo")),
                 revision,
-                dtype: match raw.dtype {
-                    None | Some(RawDtype::Auto) => Dtype::Auto,
-                    Some(RawDtype::Int8) => Dtype::Int8,
-                    Some(RawDtype::F32) => Dtype::F32,
-                    Some(RawDtype::F16) => Dtype::F16,
-                    Some(RawDtype::Bf16) => Dtype::Bf16,
-                },
+                dtype: raw.dtype.unwrap_or_default(),
                 device: self.device(raw.device.as_deref(), here.key("device")),
                 config: raw.config.clone().unwrap_or_default(),
             };

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Cursor, Resolver};
-use crate::config::diagnostics::Diagnostic;
+use crate::document::Diagnostic;
 use crate::store;
 
 /// The scheme of a URL: the part before `://`.

@@ -10,9 +10,9 @@ use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 
 use super::{Cursor, Resolver};
-use crate::config::diagnostics::Diagnostic;
 use crate::config::pipeline::ScheduleSpec;
 use crate::config::raw::RawSchedule;
+use crate::document::Diagnostic;
 
 /// The fields of an expression, with what each takes.
 const FIELDS: [(&str, &str); 5] = [

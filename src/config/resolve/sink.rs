@@ -1,9 +1,9 @@
 //! `sink`: path, format, compression, file size.
 
 use super::{Cursor, Resolver};
-use crate::config::diagnostics::Diagnostic;
 use crate::config::pipeline::{Compression, FileFormat, SinkSpec};
 use crate::config::raw::{RawSink, Size};
+use crate::document::Diagnostic;
 
 /// The size of output files, by default.
 const TARGET_FILE_SIZE_BYTES: u64 = 256_000_000;

@@ -1,20 +1,16 @@
 //! `source`: paths, CSV settings, columns.
 
 use super::{Cursor, Resolver};
-use crate::config::diagnostics::Diagnostic;
-use crate::config::pipeline::{ColumnType, CsvSpec, SchemaMode, SourceSpec, TextEncoding};
-use crate::config::raw::{RawColumnType, RawCsv, RawSchemaMode, RawSource, StringOrList};
+use crate::config::pipeline::{CsvSpec, SourceSpec, TextEncoding};
+use crate::config::raw::{RawCsv, RawSource};
+use crate::document::Diagnostic;
 use crate::limits::{MAX_LINE_SIZE_BYTES, MAX_TEXT_COLUMNS};
 
 impl Resolver<'_> {
     pub(super) fn source(&mut self, raw: &RawSource, at: Cursor<'_>) -> SourceSpec {
         let path = at.key("path");
-        let written = match &raw.path {
-            StringOrList::One(text) => std::slice::from_ref(text),
-            StringOrList::Many(list) => list,
-        };
         let mut paths = Vec::new();
-        for (index, text) in written.iter().enumerate() {
+        for (index, text) in raw.path.strings().iter().enumerate() {
             paths.extend(self.path_text(text, path.item(index), "path"));
         }
         if let Some(columns) = &raw.select {
@@ -33,11 +29,8 @@ impl Resolver<'_> {
             paths,
             format: raw.format,
             csv: self.csv(raw.csv.as_ref(), at.key("csv")),
-            types: raw.types.iter().flatten().map(|(k, v)| (k.clone(), column_type(*v))).collect(),
-            schema: match raw.schema {
-                None | Some(RawSchemaMode::Union) => SchemaMode::Union,
-                Some(RawSchemaMode::Strict) => SchemaMode::Strict,
-            },
+            types: raw.types.clone().unwrap_or_default(),
+            schema: raw.schema.unwrap_or_default(),
             max_line_size_bytes: self.size(
                 raw.max_line_size.as_ref(),
                 at.key("max_line_size"),
@@ -133,16 +126,5 @@ impl Resolver<'_> {
             Diagnostic::new(here.value, message).hint("a tab is `\"\\t\"`, in double quotes"),
         );
         None
-    }
-}
-
-fn column_type(raw: RawColumnType) -> ColumnType {
-    match raw {
-        RawColumnType::String => ColumnType::String,
-        RawColumnType::Int64 => ColumnType::Int64,
-        RawColumnType::Float64 => ColumnType::Float64,
-        RawColumnType::Boolean => ColumnType::Boolean,
-        RawColumnType::Date => ColumnType::Date,
-        RawColumnType::Timestamp => ColumnType::Timestamp,
     }
 }

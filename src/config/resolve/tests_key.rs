@@ -1,9 +1,9 @@
 //! `tests`: rows in, expectations of the rows that come out.
 
 use super::{Cursor, Resolver};
-use crate::config::diagnostics::Diagnostic;
 use crate::config::pipeline::{Check, Expectation, TestSpec};
 use crate::config::raw::{RawExpectation, RawTest};
+use crate::document::Diagnostic;
 
 /// How far a number may be from what a test expects, by default.
 const TOLERANCE: f64 = 1e-4;

@@ -8,8 +8,9 @@ mod typed;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::pipeline::{FeatureExtraction, StepKind, TaskOptions, TaskStep};
+use super::pipeline::{StepKind, TaskStep};
 use super::*;
+use crate::tasks::FeatureExtraction;
 
 const MINIMAL: &str = "version: 1\nsource: {path: in.parquet}\nsink: {path: out/}\n";
 
@@ -104,10 +105,7 @@ fn expect_report(text: &str, expected: &str) {
 /// The step `index`, which is `feature-extraction`.
 fn feature_extraction(pipeline: &Pipeline, index: usize) -> (&TaskStep, &FeatureExtraction) {
     match &pipeline.steps[index].kind {
-        StepKind::Task(step) => match &step.options {
-            TaskOptions::FeatureExtraction(options) => (step, options),
-            other => panic!("{other:?}"),
-        },
+        StepKind::Task(step) => (step, step.options().unwrap()),
         StepKind::Sql(query) => panic!("{query}"),
     }
 }

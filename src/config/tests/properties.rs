@@ -116,11 +116,8 @@ fn the_check_and_the_types_agree() {
     for step in schema["$defs"]["RawStep"]["oneOf"].as_array().unwrap() {
         let task = step["required"][0].as_str().unwrap();
         keys.push(format!("steps.0.{task}"));
-        if let Some(name) = step["properties"][task]["$ref"].as_str() {
-            let options = schema.pointer(&format!("{}/properties", &name[1..])).unwrap();
-            keys.extend(
-                options.as_object().unwrap().keys().map(|key| format!("steps.0.{task}.{key}")),
-            );
+        if let Some(options) = step["properties"][task]["properties"].as_object() {
+            keys.extend(options.keys().map(|key| format!("steps.0.{task}.{key}")));
         }
     }
     let (mut accepted, mut refused) = (0, 0);

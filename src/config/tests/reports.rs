@@ -1,7 +1,9 @@
 //! Whole reports: places, choices, nearest names, and what they keep to themselves.
 
 use super::*;
-use crate::config::pipeline::{DeviceSpec, Dtype, Pooling};
+use crate::config::pipeline::{DeviceSpec, Dtype};
+use crate::nn::PoolingMode;
+use crate::tasks::Pooling;
 
 #[test]
 fn every_problem_is_shown_with_place_choices_and_nearest_name() {
@@ -139,7 +141,7 @@ error: `steps[0].feature-extraction.precision`: unknown value `f64`
     let set = [("steps.0.feature-extraction.pooling", "cls"), ("source.limit", "5"), ("name", "x")];
     let pipeline = read_with(&step(""), &set).unwrap();
     assert_eq!((pipeline.name.as_str(), pipeline.source.limit), ("x", Some(5)));
-    assert_eq!(feature_extraction(&pipeline, 0).1.pooling, Some(Pooling::Cls));
+    assert_eq!(feature_extraction(&pipeline, 0).1.pooling, Some(Pooling::Mode(PoolingMode::Cls)));
     // An override stands in for a variable that is not set.
     let text = MINIMAL.replace("in.parquet", "'${INPUT:?}'");
     assert!(read_with(&text, &[("source.path", "x.csv")]).is_ok());

@@ -1,9 +1,11 @@
 //! What a pipeline that is right becomes.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::pipeline::{Check, Compression, FileFormat, Pooling, Precision, StepKind};
+use crate::config::pipeline::{Check, Compression, FileFormat, StepKind};
+use crate::tasks::{Pooling, Precision};
 
 #[test]
 fn the_whole_format_is_typed() {
@@ -70,7 +72,7 @@ fn every_task_is_typed() {
         assert!(read.is_ok(), "{task}\n{}", read.unwrap_err());
         let pipeline = good(&text);
         let StepKind::Task(step) = &pipeline.steps[0].kind else { panic!("{task}") };
-        assert_eq!(step.options.task_id(), task);
+        assert_eq!(step.task.id, task);
         assert_eq!((step.max_length, step.truncation), (Some(8), Some(false)));
     }
 }
@@ -143,8 +145,8 @@ run: {workers: 3}
     assert_eq!(step.truncation, Some(false));
     assert_eq!(pipeline.steps[1].location, "/data/p.yaml:13:5");
     let (step, third) = feature_extraction(&pipeline, 2);
-    assert_eq!((step.model.repo.as_str(), third.dimensions), ("gpt2", Some(8)));
-    assert_eq!((third.precision, step.truncation), (Precision::Int8, None));
+    assert_eq!((step.model.repo.as_str(), third.dimensions), ("gpt2", NonZeroU64::new(8)));
+    assert_eq!((third.precision, step.truncation), (Some(Precision::Int8), None));
     assert!(pipeline.sink.is_single_file());
     assert_eq!(pipeline.sink.format, FileFormat::Csv);
     assert_eq!(pipeline.sink.compression, Some(Compression::Gzip));

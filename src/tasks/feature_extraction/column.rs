@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use candle_core::Tensor;
 use half::f16;
 
-use crate::config::pipeline::{ModelOutputName, Precision};
+use super::{ModelOutputName, Precision};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Dimensions, ModelOutput};
 use crate::nn::{Lengths, not_finite, to_host};
@@ -45,7 +45,8 @@ pub(super) fn embedding_type(dimensions: usize, precision: Precision) -> DataTyp
 fn output_type(name: ModelOutputName, model: &Dimensions) -> DataType {
     let token = vector_type(DataType::Float32, model.hidden_size);
     match name {
-        ModelOutputName::PoolerOutput => token,
+        // The task's definition has no logits.
+        ModelOutputName::PoolerOutput | ModelOutputName::Logits => token,
         ModelOutputName::LastHiddenState => list_type(token),
         ModelOutputName::HiddenStates => list_type(list_type(token)),
         ModelOutputName::Attentions => {
@@ -73,7 +74,7 @@ pub(super) fn outputs_bytes(names: &[ModelOutputName], model: &Dimensions, token
     names
         .iter()
         .map(|name| match name {
-            ModelOutputName::PoolerOutput => token,
+            ModelOutputName::PoolerOutput | ModelOutputName::Logits => token,
             ModelOutputName::LastHiddenState => tokens * token,
             ModelOutputName::HiddenStates => (model.num_hidden_layers + 1) * tokens * token,
             ModelOutputName::Attentions => {
@@ -160,6 +161,7 @@ fn one_output(name: ModelOutputName, output: &ModelOutput) -> Result<ArrayRef> {
             let states = output.hidden_states.as_ref().ok_or_else(missing)?;
             hidden_states(states.iter().map(|state| &state.values), &last.lengths)
         }
+        ModelOutputName::Logits => Err(missing()),
         ModelOutputName::Attentions => {
             attentions(output.attentions.as_ref().ok_or_else(missing)?, &last.lengths)
         }

@@ -7,27 +7,204 @@
 mod column;
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field};
 use candle_core::Device;
 use hfauto::sentence_transformers::prompt_tokens;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::{Deserialize, Deserializer, IntoDeserializer};
+use serde_json::{Value, json};
 
 use self::column::Int8Ranges;
 use super::classifier::{forward_failed, summary};
+use super::definition::{
+    InputColumn, ModelOutputName, OptionsType, RawTaskStep, SqlFunction, TaskDefinition,
+    TaskOptions, TaskStep, count,
+};
 use super::models::{Models, ResolvedModel};
-use super::text_input::{encode_rows, max_tokens};
+use super::text_input::{check_prompt, encode_rows, max_tokens};
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
-use crate::auto::{AutoModel, Head, Module, SentenceTransformerConfig};
-use crate::config::pipeline::{FeatureExtraction, ModelOutputName, Pooling, Precision, TaskStep};
+use crate::auto::{AutoClass, AutoModel, Head, Module, SentenceTransformerConfig};
+use crate::document::{Cursor, Diagnostic, Diagnostics};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Dimensions, Want};
 use crate::nn::PoolingMode;
 
+/// The options of `feature-extraction`.
+#[derive(Clone, Debug, serde::Deserialize, JsonSchema)]
+pub struct FeatureExtraction {
+    /// The text column.
+    pub input: String,
+    /// How the vectors of the tokens become one; `none` keeps them all. Default: by the model's
+    /// `modules.json`, else `mean`.
+    pub pooling: Option<Pooling>,
+    /// Whether embeddings are scaled to length 1. Default: by the model's `modules.json`, else
+    /// false.
+    pub normalize: Option<bool>,
+    /// Text put before every row.
+    pub prompt: Option<String>,
+    /// The name of a prompt of the model's `config_sentence_transformers.json`.
+    pub prompt_name: Option<String>,
+    /// Keep only the first so many dimensions (Matryoshka).
+    pub dimensions: Option<NonZeroU64>,
+    /// What embeddings are stored as. Default: `f32`.
+    pub precision: Option<Precision>,
+}
+
+/// How the vectors of the tokens become one, as sentence-transformers names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// By this mode.
+    Mode(PoolingMode),
+    /// They do not: all of them are kept.
+    None,
+}
+
+impl<'de> Deserialize<'de> for Pooling {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "none" => Ok(Self::None),
+            mode => PoolingMode::deserialize(mode.into_deserializer()).map(Self::Mode),
+        }
+    }
+}
+
+impl JsonSchema for Pooling {
+    fn schema_name() -> Cow<'static, str> {
+        "Pooling".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = PoolingMode::json_schema(generator);
+        if let Some(Value::Array(modes)) = schema.get_mut("oneOf") {
+            modes.push(json!({"description": "All of them.", "type": "string", "const": "none"}));
+        }
+        schema
+    }
+}
+
+/// What embeddings are stored as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// Signed bytes over the range of each dimension.
+    Int8,
+    /// Unsigned bytes over the range of each dimension.
+    Uint8,
+    /// One bit a dimension, packed to signed bytes.
+    Binary,
+    /// One bit a dimension, packed to unsigned bytes.
+    Ubinary,
+}
+
+impl Precision {
+    /// The name in pipeline files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+            Self::Uint8 => "uint8",
+            Self::Binary => "binary",
+            Self::Ubinary => "ubinary",
+        }
+    }
+
+    /// Whether numbers are quantized to bytes over ranges, which come from many rows.
+    pub fn has_ranges(self) -> bool {
+        matches!(self, Self::Int8 | Self::Uint8)
+    }
+}
+
+pub(super) static FEATURE_EXTRACTION: TaskDefinition = TaskDefinition {
+    id: "feature-extraction",
+    summary: "Text to embeddings or hidden states.",
+    auto_class: AutoClass::Model,
+    outputs: &[
+        ModelOutputName::LastHiddenState,
+        ModelOutputName::PoolerOutput,
+        ModelOutputName::HiddenStates,
+        ModelOutputName::Attentions,
+    ],
+    generates: false,
+    options: OptionsType::of::<FeatureExtraction>(),
+    function: SqlFunction {
+        name: "embed",
+        parameters: &["text"],
+        parts: &[],
+        description: "The embedding of a text, as SentenceTransformer.encode computes it: FixedSizeList<Float32>.",
+        example: "SELECT id, embed(text, 'sentence-transformers/all-MiniLM-L6-v2') FROM reviews",
+    },
+    usual_type: || DataType::new_list(DataType::Float32, true),
+    template: include_str!("template.yaml"),
+};
+
+impl FeatureExtraction {
+    fn precision(&self) -> Precision {
+        self.precision.unwrap_or_default()
+    }
+}
+
+impl TaskOptions for FeatureExtraction {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        vec![InputColumn::whole(&self.input)]
+    }
+
+    fn check(&self, step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
+        check_prompt(self.prompt.as_ref(), self.prompt_name.as_ref(), at, report);
+        let mut clash = |key: &str, message: &str, other: &str, label, hint: &str| {
+            report.push(
+                Diagnostic::new(at.key(key).key, message)
+                    .related(at.key(other).key, label)
+                    .hint(hint),
+            );
+        };
+        let quantized = !matches!(self.precision(), Precision::F32 | Precision::F16);
+        if step.keys.outputs.is_some() {
+            let embedding_only = [
+                ("pooling", self.pooling.is_some()),
+                ("normalize", self.normalize == Some(true)),
+                ("dimensions", self.dimensions.is_some()),
+                ("precision", self.precision() != Precision::F32),
+            ];
+            for (key, _) in embedding_only.into_iter().filter(|(_, given)| *given) {
+                let message = format!("`{key}` shapes the embedding, but `outputs` replaces it");
+                let hint = format!("remove `{key}`, or make the embedding in a step of its own");
+                clash(key, &message, "outputs", "replaces the embedding", &hint);
+            }
+        } else if self.pooling == Some(Pooling::None) {
+            let one_vector = [("dimensions", self.dimensions.is_some()), ("precision", quantized)];
+            for (key, _) in one_vector.into_iter().filter(|(_, given)| *given) {
+                let message =
+                    format!("`{key}` needs one vector a row, but `pooling: none` keeps all");
+                let hint = format!("remove `{key}`, or choose another `pooling`");
+                clash(key, &message, "pooling", "one vector a token", &hint);
+            }
+        }
+    }
+
+    fn why_whole(&self) -> Option<&'static str> {
+        self.precision()
+            .has_ranges()
+            .then_some("has embeddings of int8 or uint8, whose ranges are those of many rows")
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(FeatureExtractionTask::resolve(step, self, models)?))
+    }
+}
+
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct FeatureExtractionTask {
+struct FeatureExtractionTask {
     base: TaskBase,
     dimensions: Dimensions,
     output: Output,
@@ -90,15 +267,15 @@ impl FeatureExtractionTask {
     ///
     /// # Errors
     /// As [`Models::resolve`]; `Config` for an option that the model cannot serve.
-    pub fn resolve(step: &TaskStep, options: &FeatureExtraction, models: &Models) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &FeatureExtraction, models: &Models) -> Result<Self> {
         let model = models.resolve(&step.model)?;
-        let output = output(options, &model)?;
+        let output = output(step, options, &model)?;
         let dimensions = model.config().dimensions().clone();
         let field = Arc::new(Field::new(&step.output, output.data_type(&dimensions), true));
         let stated = model.tokenizer().model_max_length();
         let max_length = max_tokens(&model, step.max_length, stated, false)?;
         let truncation = step.truncation.unwrap_or(true);
-        let prompt = prompt(options, &output, &model)?;
+        let prompt = prompt(step, options, &output, &model)?;
         let prompt_tokens = match &output {
             Output::Embedding(Embedding { modules: Some(modules), .. })
                 if !modules.include_prompt() && !prompt.is_empty() =>
@@ -108,7 +285,7 @@ impl FeatureExtractionTask {
             _ => 0,
         };
         let summary = summary(
-            "feature-extraction",
+            step.task.id,
             step,
             &model,
             shown_options(&output, &prompt, max_length, truncation),
@@ -127,9 +304,9 @@ impl FeatureExtractionTask {
     }
 }
 
-fn output(options: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> {
-    if !options.outputs.is_empty() {
-        return Ok(Output::Named(options.outputs.clone()));
+fn output(step: &TaskStep, options: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> {
+    if !step.outputs.is_empty() {
+        return Ok(Output::Named(step.outputs.clone()));
     }
     if options.pooling == Some(Pooling::None) {
         let full = model.config().dimensions().hidden_size;
@@ -137,14 +314,14 @@ fn output(options: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> 
             modules: None,
             dimensions: full,
             normalize: false,
-            precision: options.precision,
+            precision: options.precision(),
         }));
     }
     let mut modules = model.sentence_transformer().bi_encoder()?;
     if options.pooling.is_none() {
         modules.require_pooling()?;
     }
-    if let Some(mode) = options.pooling.and_then(pooling_mode) {
+    if let Some(Pooling::Mode(mode)) = options.pooling {
         modules = modules.with_pooling([mode])?;
     }
     if let Some(normalize) = options.normalize {
@@ -152,7 +329,7 @@ fn output(options: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> 
     }
     let full = modules.embedding_dimension();
     let saved = modules.truncate_dim.map_or(full, |dimensions| dimensions.min(full));
-    let dimensions = options.dimensions.unwrap_or(saved);
+    let dimensions = options.dimensions.map_or(saved, count);
     if dimensions > full {
         return Err(Error::new(
             ErrorKind::Config,
@@ -162,15 +339,20 @@ fn output(options: &FeatureExtraction, model: &ResolvedModel) -> Result<Output> 
     // A cut vector of a model with a Normalize module is no longer of unit length: as in
     // sentence-transformers, only an explicit `normalize: true` scales it again.
     let normalize = options.normalize == Some(true) && dimensions < full;
-    let precision = options.precision;
+    let precision = options.precision();
     Ok(Output::Embedding(Embedding { modules: Some(modules), dimensions, normalize, precision }))
 }
 
-fn prompt(options: &FeatureExtraction, output: &Output, model: &ResolvedModel) -> Result<String> {
+fn prompt(
+    step: &TaskStep,
+    options: &FeatureExtraction,
+    output: &Output,
+    model: &ResolvedModel,
+) -> Result<String> {
     if let Some(prompt) = &options.prompt {
         return Ok(prompt.clone());
     }
-    if !options.outputs.is_empty() && options.prompt_name.is_none() {
+    if !step.outputs.is_empty() && options.prompt_name.is_none() {
         return Ok(String::new());
     }
     let name = options.prompt_name.as_deref();
@@ -181,25 +363,8 @@ fn prompt(options: &FeatureExtraction, output: &Output, model: &ResolvedModel) -
     Ok(modules.prompt_text(None, name)?)
 }
 
-fn pooling_mode(pooling: Pooling) -> Option<PoolingMode> {
-    match pooling {
-        Pooling::Cls => Some(PoolingMode::Cls),
-        Pooling::Mean => Some(PoolingMode::Mean),
-        Pooling::Max => Some(PoolingMode::Max),
-        Pooling::MeanSqrtLenTokens => Some(PoolingMode::MeanSqrtLenTokens),
-        Pooling::WeightedMean => Some(PoolingMode::WeightedMean),
-        Pooling::LastToken => Some(PoolingMode::LastToken),
-        Pooling::None => None,
-    }
-}
-
-fn shown_options(
-    output: &Output,
-    prompt: &str,
-    max_length: usize,
-    truncation: bool,
-) -> serde_json::Value {
-    let mut options = serde_json::json!({"max_length": max_length, "truncation": truncation});
+fn shown_options(output: &Output, prompt: &str, max_length: usize, truncation: bool) -> Value {
+    let mut options = json!({"max_length": max_length, "truncation": truncation});
     if !prompt.is_empty() {
         options["prompt"] = prompt.into();
     }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float32Builder, Int32Builder, ListArray, StringBuilder, StructArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
-use hfauto::pipelines::Entity;
+use hfauto::pipelines::{AggregationStrategy, Entity};
 
-use crate::config::pipeline::AggregationStrategy;
 use crate::tasks::labels::{logit_lists, logits_type};
 
 /// What the column holds.

@@ -14,25 +14,89 @@ use candle_core::Device;
 use hfauto::pipelines::{
     Aggregation, AggregationStrategy, Characters, TextToken, merge_windows, token_scores,
 };
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::classifier::Classifier;
+use super::definition::{
+    InputColumn, ModelOutputName, OptionsType, RawTaskStep, SqlFunction, TaskDefinition,
+    TaskOptions, TaskStep, count,
+};
 use super::models::Models;
 use super::text_input::TextInput;
 use super::token_logits::{TokenLogits, TokenLogitsModel, token_logits_type};
 use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, text_column};
 use crate::auto::{AutoClass, AutoTokenizer, EncodeOptions, WindowOptions};
-use crate::config::pipeline::{self, TaskStep, TokenClassification};
+use crate::document::{Cursor, Diagnostic, Diagnostics};
 use crate::error::{Error, ErrorKind, Result};
 use column::{ColumnBuilder, Columns};
 
+/// The options of `token-classification`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct TokenClassification {
+    /// The text column.
+    pub input: String,
+    /// How tokens are joined to spans. Default: `none`.
+    pub aggregation_strategy: Option<AggregationStrategy>,
+    /// Labels to leave out. Default: `[O]`.
+    pub ignore_labels: Option<Vec<String>>,
+    /// Tokens that the windows of a long text share.
+    pub stride: Option<u64>,
+}
+
+pub(super) static TOKEN_CLASSIFICATION: TaskDefinition = TaskDefinition {
+    id: "token-classification",
+    summary: "Text to labelled spans.",
+    auto_class: AutoClass::TokenClassification,
+    outputs: &[ModelOutputName::Logits],
+    generates: false,
+    options: OptionsType::of::<TokenClassification>(),
+    function: SqlFunction {
+        name: "token_classify",
+        parameters: &["text"],
+        parts: &[],
+        description: "The labelled tokens or spans of a text: List<Struct<label, score, word, start, end>>.",
+        example: r#"SELECT token_classify(text, 'ner', options => '{"aggregation_strategy": "simple"}') FROM news"#,
+    },
+    usual_type: || Columns::new(AggregationStrategy::Simple, false).data_type(),
+    template: include_str!("../../../pipelines/token-classification.yaml"),
+};
+
+impl TokenClassification {
+    fn strategy(&self) -> AggregationStrategy {
+        self.aggregation_strategy.unwrap_or_default()
+    }
+}
+
+impl TaskOptions for TokenClassification {
+    fn inputs(&self) -> Vec<InputColumn<'_>> {
+        vec![InputColumn::whole(&self.input)]
+    }
+
+    fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
+        if self.stride.is_some() && self.strategy() == AggregationStrategy::None {
+            report.push(
+                Diagnostic::new(at.key("stride").key, "`stride` joins spans of windows")
+                    .hint("choose an `aggregation_strategy` other than none"),
+            );
+        }
+    }
+
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        Ok(Arc::new(TokenClassificationTask::resolve(step, self, models)?))
+    }
+}
+
 /// The task with its model resolved, without weights.
 #[derive(Debug)]
-pub struct TokenClassificationTask {
+struct TokenClassificationTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
     columns: Columns,
-    options: TokenClassification,
+    strategy: AggregationStrategy,
+    ignore_labels: Vec<String>,
+    stride: Option<usize>,
 }
 
 /// What is kept of the windows of a row.
@@ -52,28 +116,13 @@ impl WindowTokens {
     }
 }
 
-/// The strategy of a step, as the library has it.
-fn strategy(options: &TokenClassification) -> AggregationStrategy {
-    match options.aggregation_strategy {
-        pipeline::AggregationStrategy::None => AggregationStrategy::None,
-        pipeline::AggregationStrategy::Simple => AggregationStrategy::Simple,
-        pipeline::AggregationStrategy::First => AggregationStrategy::First,
-        pipeline::AggregationStrategy::Average => AggregationStrategy::Average,
-        pipeline::AggregationStrategy::Max => AggregationStrategy::Max,
-    }
-}
-
 impl TokenClassificationTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
     /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for options that do
     /// not go together.
-    pub fn resolve(
-        step: &TaskStep,
-        options: &TokenClassification,
-        models: &Models,
-    ) -> Result<Self> {
+    fn resolve(step: &TaskStep, options: &TokenClassification, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::TokenClassification, models)?;
         let input = TextInput::new(
             Arc::clone(&classifier.model),
@@ -81,9 +130,10 @@ impl TokenClassificationTask {
             step.max_length,
             step.truncation.unwrap_or(true),
         )?;
-        if let Some(stride) = options.stride {
+        let stride = options.stride.map(count);
+        if let Some(stride) = stride {
             input.check_stride("stride", stride)?;
-            if step.logits {
+            if step.stores_logits() {
                 return Err(Error::new(
                     ErrorKind::Config,
                     "`outputs: [logits]` with `stride`: a token of several windows has several logits",
@@ -91,24 +141,26 @@ impl TokenClassificationTask {
                 .hint("remove one of them"));
             }
         }
+        let strategy = options.strategy();
+        let ignore_labels = options.ignore_labels.clone().unwrap_or_else(|| vec!["O".to_owned()]);
         let summary = classifier.summary(
-            "token-classification",
+            step.task.id,
             step,
             serde_json::json!({
                 "max_length": input.max_length,
-                "aggregation_strategy": options.aggregation_strategy.name(),
-                "ignore_labels": options.ignore_labels,
-                "stride": options.stride,
+                "aggregation_strategy": strategy.name(),
+                "ignore_labels": ignore_labels,
+                "stride": stride,
             }),
         );
-        let columns = Columns::new(options.aggregation_strategy, step.logits);
+        let columns = Columns::new(strategy, step.stores_logits());
         let base = TaskBase {
             columns: input.columns.clone(),
             field: Arc::new(Field::new(&step.output, columns.data_type(), true)),
             model: Arc::clone(&classifier.model),
             summary,
         };
-        Ok(Self { base, options: options.clone(), classifier, input, columns })
+        Ok(Self { classifier, input, base, columns, strategy, ignore_labels, stride })
     }
 
     fn num_labels(&self) -> usize {
@@ -122,7 +174,7 @@ impl TokenClassificationTask {
     fn encode_row(&self, text: &str) -> Result<EncodedRow> {
         let mut row = EncodedRow::default();
         let mut windows = Vec::new();
-        if let Some(stride) = self.options.stride {
+        if let Some(stride) = self.stride {
             let options = WindowOptions {
                 max_length: Some(self.input.max_length),
                 stride,
@@ -179,9 +231,9 @@ impl Task for TokenClassificationTask {
         let lost = || Error::new(ErrorKind::Internal, "a row came back without its tokens");
         let to_text = |tokens| self.tokenizer().convert_tokens_to_string(tokens);
         let aggregation = Aggregation {
-            strategy: strategy(&self.options),
+            strategy: self.strategy,
             config: self.classifier.model.config(),
-            ignore_labels: &self.options.ignore_labels,
+            ignore_labels: &self.ignore_labels,
             to_text: &to_text,
         };
         let labels = self.num_labels();

@@ -1,5 +1,7 @@
 //! What to generate: the settings of `generate()`, from a model's files and from the options of a step.
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -79,6 +81,53 @@ pub enum EarlyStopping {
     Full,
     /// When no running beam can do better (`"never"`).
     Never,
+}
+
+impl EarlyStopping {
+    /// The value of `early_stopping` in `generation_config.json`.
+    fn from_json(value: &Value) -> Option<Self> {
+        match value {
+            Value::Bool(false) => Some(Self::Heuristic),
+            Value::Bool(true) => Some(Self::Full),
+            Value::String(word) if word == "never" => Some(Self::Never),
+            _ => None,
+        }
+    }
+}
+
+/// What `early_stopping` may be, for errors.
+const EARLY_STOPPING: &str = "true, false or \"never\"";
+
+impl<'de> Deserialize<'de> for EarlyStopping {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Self::from_json(&value)
+            .ok_or_else(|| D::Error::custom(format!("expected {EARLY_STOPPING}")))
+    }
+}
+
+impl Serialize for EarlyStopping {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Heuristic => serializer.serialize_bool(false),
+            Self::Full => serializer.serialize_bool(true),
+            Self::Never => serializer.serialize_str("never"),
+        }
+    }
+}
+
+#[cfg(feature = "schemars")]
+impl schemars::JsonSchema for EarlyStopping {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "EarlyStopping".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "When a beam search ends.",
+            "anyOf": [{"type": "boolean"}, {"type": "string", "enum": ["never"]}],
+        })
+    }
 }
 
 /// The settings of a generation; names and defaults are those of transformers' `GenerationConfig`.
@@ -276,12 +325,9 @@ impl GenerationConfig {
             num_beams,
             length_penalty: number_or("length_penalty", 1.0, |_| true, "a number")?,
             early_stopping: match settings.get("early_stopping") {
-                None | Some(Value::Null | Value::Bool(false)) => EarlyStopping::Heuristic,
-                Some(Value::Bool(true)) => EarlyStopping::Full,
-                Some(Value::String(word)) if word == "never" => EarlyStopping::Never,
-                Some(_) => {
-                    return Err(settings.wrong("early_stopping", "true, false or \"never\""));
-                }
+                None | Some(Value::Null) => EarlyStopping::Heuristic,
+                Some(value) => EarlyStopping::from_json(value)
+                    .ok_or_else(|| settings.wrong("early_stopping", EARLY_STOPPING))?,
             },
             eos_token_id: settings.ids("eos_token_id")?,
             bos_token_id: settings.id("bos_token_id")?,

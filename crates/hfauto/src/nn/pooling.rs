@@ -3,13 +3,16 @@
 use std::fmt;
 
 use candle_core::{DType, Result, Tensor};
+use serde::Deserialize;
 
 use super::cpu::{self, CpuView};
 use super::inputs::Ragged;
 use crate::error;
 
 /// How the tokens of a row become one vector; names as in sentence-transformers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
 pub enum PoolingMode {
     /// The first token, or the first after the prompt if the prompt is not pooled.
     Cls,
@@ -20,8 +23,10 @@ pub enum PoolingMode {
     /// The sum of all tokens over the square root of their number.
     MeanSqrtLenTokens,
     /// The mean with weights 1, 2, 3, … by position.
+    #[serde(rename = "weightedmean")]
     WeightedMean,
     /// The last token.
+    #[serde(rename = "lasttoken")]
     LastToken,
 }
 

@@ -4,11 +4,15 @@
 //! `src/transformers/pipelines/token_classification.py` at v4.57: `aggregate` and what it calls, and
 //! `aggregate_overlapping_entities`. Scores are f32, as numpy has them there.
 
+use serde::Deserialize;
+
 use crate::auto::AutoConfig;
 use crate::error::Result;
 
 /// How tokens become entities, as `aggregation_strategy` of transformers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
 pub enum AggregationStrategy {
     /// One entity a token.
     #[default]
@@ -21,6 +25,19 @@ pub enum AggregationStrategy {
     Average,
     /// Words, by the greatest score of their tokens, then joined.
     Max,
+}
+
+impl AggregationStrategy {
+    /// The name in transformers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Simple => "simple",
+            Self::First => "first",
+            Self::Average => "average",
+            Self::Max => "max",
+        }
+    }
 }
 
 /// A token that is not special, with a score for each label.

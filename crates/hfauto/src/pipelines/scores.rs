@@ -4,7 +4,9 @@ use crate::auto::AutoConfig;
 use crate::error::Result;
 
 /// What makes scores of logits, as transformers' `function_to_apply`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
 pub enum ScoreFunction {
     /// Each label by itself.
     Sigmoid,

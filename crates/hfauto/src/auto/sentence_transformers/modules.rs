@@ -86,7 +86,9 @@ pub struct SpladePooling {
 }
 
 /// The pooling of token weights into one vector.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
 pub enum SpladeStrategy {
     /// The maximum.
     #[default]

@@ -13,7 +13,7 @@ use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use crate::limits::PIPELINE_VALUES;
 
 /// The nesting depth of aliases and of `--set` paths; the parser itself stops at 255 levels.
-pub(super) const MAX_DEPTH: usize = 255;
+pub(crate) const MAX_DEPTH: usize = 255;
 
 /// A value and its place.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Everything that is wrong with a pipeline file, in one report: each problem with its place, the
 //! line it is on, the valid choices and the nearest name. Not here: errors of running a pipeline
-//! ([`crate::Error`]). Entry: [`Diagnostics`], which [`super::load`] returns.
+//! ([`crate::Error`]). Entry: [`Diagnostics`], which `config::load` returns.
 
 use std::fmt;
 use std::ops::Range;

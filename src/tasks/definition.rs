@@ -1,0 +1,300 @@
+//! What a task is: a [`TaskDefinition`] in the file of the task, beside the type of its options. The keys of a step, the
+//! JSON Schema, the checks, the SQL function, the template of `init` and the completions all come from it. Not here:
+//! the list of the tasks ([`super::TASKS`]), the task with its model resolved ([`super::Task`]).
+
+use std::any::Any;
+use std::fmt;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::generation::GenerationOptions;
+use super::{ImagesSpec, ModelSpec, Models, TASKS, Task};
+use crate::auto::AutoClass;
+use crate::document::{Cursor, Diagnostics};
+use crate::error::Result;
+
+/// A task: what a step over it is called, takes and gives.
+#[derive(Debug)]
+pub struct TaskDefinition {
+    /// The Hugging Face id, which is the key of a step.
+    pub id: &'static str,
+    /// What it does, in one sentence.
+    pub summary: &'static str,
+    /// The Auto class that loads its model.
+    pub auto_class: AutoClass,
+    /// What `outputs` may name.
+    pub outputs: &'static [ModelOutputName],
+    /// Whether its steps take the options of generation, too.
+    pub generates: bool,
+    /// The type of its own options.
+    pub options: OptionsType,
+    /// Its function in SQL.
+    pub function: SqlFunction,
+    /// The type of its column with default options, for listings: the real one depends on the model.
+    pub usual_type: fn() -> DataType,
+    /// A pipeline with a step of it, which `init` starts from.
+    pub template: &'static str,
+}
+
+/// A function in SQL that runs a task.
+#[derive(Debug)]
+pub struct SqlFunction {
+    /// Its name.
+    pub name: &'static str,
+    /// Its parameters before the model, named as the task names its inputs.
+    pub parameters: &'static [&'static str],
+    /// The keys of a struct, or of the list (`messages`), that may stand in the place of one column.
+    pub parts: &'static [&'static str],
+    /// What it does.
+    pub description: &'static str,
+    /// A call.
+    pub example: &'static str,
+}
+
+/// The type of a task's own options: how they are read, and their schema.
+#[derive(Clone, Copy)]
+pub struct OptionsType {
+    schema: fn(&mut SchemaGenerator) -> Schema,
+    read: fn(&Value) -> serde_json::Result<Arc<dyn TaskOptions>>,
+}
+
+impl OptionsType {
+    /// The options `T`. Keys that they do not have belong to the step: the schema refuses the others.
+    pub(super) const fn of<T: TaskOptions + DeserializeOwned + JsonSchema>() -> Self {
+        Self { schema: T::json_schema, read: |step| Ok(Arc::new(T::deserialize(step)?)) }
+    }
+}
+
+impl fmt::Debug for OptionsType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OptionsType").finish_non_exhaustive()
+    }
+}
+
+/// The options of a task, as a step gives them. What is not given is `None`, and its default is the task's or the
+/// model's.
+pub trait TaskOptions: Any + fmt::Debug + Send + Sync {
+    /// The columns that the step reads, in the order in which the task takes them.
+    fn inputs(&self) -> Vec<InputColumn<'_>>;
+
+    /// Reports options that contradict each other or that their type does not bound. Nothing is read for it.
+    fn check(&self, step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
+        let _ = (step, at, report);
+    }
+
+    /// The task, with its model's small files read and no weights.
+    ///
+    /// # Errors
+    /// As [`super::resolve`].
+    fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>>;
+
+    /// The reason why a step cannot be computed in units, if these options are one.
+    fn why_whole(&self) -> Option<&'static str> {
+        None
+    }
+}
+
+/// A column that a step reads, and the place in the step that names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputColumn<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The key of `input` that names it; `None` where `input` itself does.
+    pub part: Option<&'static str>,
+    /// The place in the list under the key.
+    pub item: usize,
+}
+
+impl<'a> InputColumn<'a> {
+    /// The column that `input` names.
+    pub(super) fn whole(name: &'a str) -> Self {
+        Self { name, part: None, item: 0 }
+    }
+
+    /// The column that the key `part` of `input` names.
+    pub(super) fn part(part: &'static str, name: &'a str) -> Self {
+        Self { name, part: Some(part), item: 0 }
+    }
+}
+
+/// An output of a model, as transformers names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelOutputName {
+    /// The last layer's vector of every token.
+    LastHiddenState,
+    /// The pooler's vector.
+    PoolerOutput,
+    /// Every layer's vector of every token, the embeddings first.
+    HiddenStates,
+    /// Every layer's attention weights.
+    Attentions,
+    /// A classifier's scores before any function.
+    Logits,
+}
+
+impl ModelOutputName {
+    /// The name in pipeline files, as transformers'.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LastHiddenState => "last_hidden_state",
+            Self::PoolerOutput => "pooler_output",
+            Self::HiddenStates => "hidden_states",
+            Self::Attentions => "attentions",
+            Self::Logits => "logits",
+        }
+    }
+}
+
+/// The keys of every step that runs a model.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct StepKeys {
+    /// The model: an alias of `models`, a hub id (`org/name`) or a local directory.
+    pub model: String,
+    /// The new column.
+    pub output: String,
+    /// Tokens that a row may have, special tokens included. Default: the model's maximum.
+    pub max_length: Option<NonZeroU64>,
+    /// Whether longer rows are cut. Default: true where the task reads, false where it
+    /// generates; with `false`, a longer row is an error.
+    pub truncation: Option<bool>,
+    /// The Auto class to load the model with, such as `AutoModelForSeq2SeqLM`. Default: by
+    /// the task.
+    pub auto_class: Option<String>,
+    /// Accept a checkpoint without the head that the task needs, and fill the head with
+    /// random weights. Default: false.
+    pub allow_new_head: Option<bool>,
+    /// Outputs of the model to store.
+    pub outputs: Option<Vec<ModelOutputName>>,
+}
+
+/// A step that runs a model, as written.
+#[derive(Clone, Debug)]
+pub struct RawTaskStep {
+    /// The task.
+    pub task: &'static TaskDefinition,
+    /// The keys that every task has.
+    pub keys: StepKeys,
+    /// The options that every task has that generates; none are given for another.
+    pub generation: GenerationOptions,
+    /// The task's own options.
+    pub options: Arc<dyn TaskOptions>,
+}
+
+impl RawTaskStep {
+    /// Reads the mapping under the key `task_id`, which follows the task's schema.
+    pub(crate) fn read(task_id: &str, step: &Value) -> serde_json::Result<Self> {
+        let task = TaskDefinition::find(task_id)
+            .ok_or_else(|| serde::de::Error::custom(format!("unknown task `{task_id}`")))?;
+        Ok(Self {
+            task,
+            keys: StepKeys::deserialize(step)?,
+            generation: if task.generates {
+                GenerationOptions::deserialize(step)?
+            } else {
+                GenerationOptions::default()
+            },
+            options: (task.options.read)(step)?,
+        })
+    }
+}
+
+/// A step that runs a model, as used.
+#[derive(Clone, Debug)]
+pub struct TaskStep {
+    /// The task.
+    pub task: &'static TaskDefinition,
+    /// The task's own options.
+    pub options: Arc<dyn TaskOptions>,
+    /// The options of generation.
+    pub generation: GenerationOptions,
+    /// The model.
+    pub model: ModelSpec,
+    /// Its name as written: alias, hub id or directory.
+    pub model_name: String,
+    /// The new column.
+    pub output: String,
+    /// Tokens that a row may have, special tokens included; `None` means the model's maximum.
+    pub max_length: Option<usize>,
+    /// Cut longer rows (and count them); with `false` a longer row is an error; `None` means the task's
+    /// default.
+    pub truncation: Option<bool>,
+    /// The Auto class to load the model with; `None` means the task's.
+    pub auto_class: Option<String>,
+    /// Fill a head that the checkpoint lacks with random weights.
+    pub allow_new_head: bool,
+    /// Outputs of the model to store; those that the task has.
+    pub outputs: Vec<ModelOutputName>,
+    /// The folder that relative paths of images start from.
+    pub dir: PathBuf,
+    /// The restrictions on images.
+    pub images: ImagesSpec,
+}
+
+impl TaskStep {
+    /// The task's own options, if they are of this type.
+    pub fn options<T: TaskOptions>(&self) -> Option<&T> {
+        let options: &dyn Any = &*self.options;
+        options.downcast_ref()
+    }
+
+    /// Whether a classifier's logits are stored beside its labels (`outputs: [logits]`).
+    pub fn stores_logits(&self) -> bool {
+        self.outputs.contains(&ModelOutputName::Logits)
+    }
+}
+
+impl TaskDefinition {
+    /// The task of this id.
+    pub fn find(id: &str) -> Option<&'static Self> {
+        TASKS.iter().copied().find(|task| task.id == id)
+    }
+
+    /// The schema of a step: `model` and `input`, the other keys that all tasks have, those of generation, its own.
+    pub(crate) fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        let mut parts = vec![StepKeys::json_schema(generator)];
+        if self.generates {
+            parts.push(GenerationOptions::json_schema(generator));
+        }
+        parts.push((self.options.schema)(generator));
+        let mut properties = Map::new();
+        let mut required = Vec::new();
+        let list = |part: &Schema, key: &str| part.get(key).cloned();
+        for first in ["model", "input"] {
+            let of = |part: &Schema| part.get("properties").and_then(|map| map.get(first)).cloned();
+            properties.extend(parts.iter().find_map(of).map(|value| (first.to_owned(), value)));
+        }
+        for part in &parts {
+            if let Some(Value::Object(own)) = list(part, "properties") {
+                for (key, value) in own {
+                    properties.entry(key).or_insert(value);
+                }
+            }
+            if let Some(Value::Array(own)) = list(part, "required") {
+                required.extend(own);
+            }
+        }
+        let Value::Object(schema) = serde_json::json!({
+            "description": format!("`{}`: {}", self.id, self.summary),
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": false,
+            "required": required,
+        }) else {
+            return Schema::default();
+        };
+        schema.into()
+    }
+}
+
+/// A count as a number of this machine.
+pub(crate) fn count(number: impl Into<u64>) -> usize {
+    usize::try_from(number.into()).unwrap_or(usize::MAX)
+}
