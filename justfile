@@ -2,15 +2,15 @@
 default:
     @just --list
 
-# Everything that CI runs.
+# Run everything that CI runs.
 check:
     .ci/run
 
-# All tests.
+# Run all tests.
 test *args:
     cargo test --release {{args}}
 
-# Kill runs at two hundred times over a job of fifty units, and go on with each.
+# Kill a job of fifty units at two hundred moments, and resume each run.
 kill:
     HFAUTO_KILLS=200 cargo test --release --test it -- units::a_run_that_is_killed
 
@@ -26,15 +26,15 @@ golden *args:
 schema:
     cargo run --release -- schema > pipelines/schema.json
 
-# hfauto-pipe beside sentence-transformers and ONNX Runtime over the same rows; installs them into a cache folder.
+# Compare hfauto-pipe with sentence-transformers and ONNX Runtime over the same rows; installs them into a cache folder.
 bench-peers *args:
     benches/peers/run.sh {{args}}
 
-# The kernels under the models against the measured peak of a core.
+# Compare the kernels with the measured peak of a core.
 bench-kernels:
     cargo bench -p hfauto --bench kernels
 
-# Pipeline tax: a whole run against the bare model loop over the same batches.
+# Pipeline tax: compare a whole run with the bare model loop over the same batches.
 bench:
     cargo bench --bench pipeline_tax
 
@@ -42,18 +42,18 @@ bench:
 fuzz target="all" seconds="600":
     fuzz/run.sh {{target}} {{seconds}}
 
-# The tests of the CPU kernels under AddressSanitizer; needs a nightly toolchain.
+# Test the CPU kernels under AddressSanitizer; needs a nightly toolchain.
 sanitize *args:
     tools/sanitize/run.sh {{args}}
 
-# Build the program for NVIDIA GPUs, with a CUDA toolkit from PyPI where the machine has none.
+# Build the program for NVIDIA GPUs, with a CUDA toolkit from PyPI if the machine has none.
 cuda-build *args:
     tools/with-cuda.sh cargo build --release --locked --features cuda {{args}}
 
-# The kernels, the goldens and the invariance tests on a GPU, in each dtype; skipped loudly without one.
+# Run the kernel, golden and invariance tests on a GPU, in each dtype; skipped with a notice without one.
 test-cuda:
     tools/with-cuda.sh tools/test-cuda.sh
 
-# hfauto-pipe beside sentence-transformers and transformers on a GPU; needs torch with CUDA in $PYTHON.
+# Compare hfauto-pipe with sentence-transformers and transformers on a GPU; needs torch with CUDA in $PYTHON.
 bench-gpu *args:
     tools/with-cuda.sh benches/gpu/run.sh {{args}}

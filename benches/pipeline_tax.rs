@@ -1,8 +1,8 @@
-//! What a whole run costs over its model: tokens a second of `run`, Parquet to Parquet, against the bare
-//! model loop over the same rows on as many threads; and what SQL costs over `run`, as whole programs.
-//! Rounds alternate, so that a noisy machine disturbs all; the medians of the ratios count.
+//! The overhead of a whole run over its model: tokens per second of `run`, Parquet to Parquet, compared with the bare
+//! model loop over the same rows on as many threads; and the overhead of SQL over `run`, as whole programs. Rounds
+//! alternate, so that noise on the machine affects all alike; the medians of the ratios count.
 //!
-//! `HFAUTO_BENCH_MODEL` names another model directory, `HFAUTO_BENCH_ROWS` another number of rows.
+//! `HFAUTO_BENCH_MODEL` sets another model directory, `HFAUTO_BENCH_ROWS` another number of rows.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its figures")]
 
 use std::collections::VecDeque;
@@ -80,7 +80,7 @@ fn main() -> Anything<()> {
     Ok(())
 }
 
-/// Seconds of the program with these arguments.
+/// The run time of the program with these arguments, in seconds.
 fn program(dir: &Path, args: &[&str]) -> Anything<f64> {
     let start = Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_hfauto-pipe"))
@@ -94,7 +94,7 @@ fn program(dir: &Path, args: &[&str]) -> Anything<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Tokens a second of a job from its first row to its published files; loading is not counted.
+/// Tokens per second of a job from its first row to its published files, without loading.
 fn whole_run(runtime: &tokio::runtime::Runtime, file: &Path) -> Anything<f64> {
     let job = prepare(runtime, file)?;
     job.load_models()?;
@@ -103,7 +103,7 @@ fn whole_run(runtime: &tokio::runtime::Runtime, file: &Path) -> Anything<f64> {
     Ok(report.steps[0].counts.computed_tokens as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Tokens a second of forward passes alone, over batches of whole windows of `sort_window_rows`.
+/// Tokens per second of forward passes alone, over batches of whole windows of `sort_window_rows`.
 fn bare_loop(runtime: &tokio::runtime::Runtime, file: &Path, rows: &Path) -> Anything<f64> {
     let job = prepare(runtime, file)?;
     let step = &job.steps()[0];
@@ -149,7 +149,7 @@ fn prepare(runtime: &tokio::runtime::Runtime, file: &Path) -> Anything<Job> {
     Ok(runtime.block_on(Job::prepare(pipeline, options, Arc::new(hub)))?)
 }
 
-/// The sample texts again and again, each time a little different, so that none repeats.
+/// The sample texts repeated, each time with a small change, so that none occurs twice.
 fn write_rows(sample: &Path, file: &Path, rows: usize) -> Anything<()> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(sample)?)?.build()?;
     let mut texts = Vec::new();

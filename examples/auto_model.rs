@@ -20,14 +20,14 @@ use hfauto_pipe::auto::{AutoModel, AutoTokenizer, EncodeOptions};
 use hfauto_pipe::models::Want;
 use hfauto_pipe::sentence_transformers::SentenceTransformer;
 
-/// A small BERT that lies in this repository, so that the example runs offline. A hub id works as well.
+/// A small BERT in this repository, so that the example runs offline. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/models/mini-embedder");
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(std::env::args().nth(1).as_deref().unwrap_or(MODEL))
 }
 
-/// Runs the tutorial with one model; the tests call this with the one of the repository.
+/// Runs the tutorial with one model; the tests call this with the repository's.
 pub(crate) fn run(name: &str) -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = AutoTokenizer::from_pretrained(name)?;
     let model = AutoModel::from_pretrained(name)?;
@@ -38,7 +38,7 @@ pub(crate) fn run(name: &str) -> Result<(), Box<dyn std::error::Error>> {
         encoding.input_ids.iter().filter_map(|&id| tokenizer.id_to_token(id)).collect();
     println!("{tokens:?}");
 
-    // Rows lie one after another without padding; `to_padded` gives the layout of transformers.
+    // Rows are concatenated without padding; `to_padded` converts to transformers' layout.
     let inputs = model.inputs([(&encoding.input_ids[..], &encoding.token_type_ids[..])])?;
     let outputs = model.forward(&inputs, &Want::default())?;
     let last_hidden_state = outputs.last_hidden_state.to_padded()?;
@@ -49,7 +49,7 @@ pub(crate) fn run(name: &str) -> Result<(), Box<dyn std::error::Error>> {
     let first: Vec<f32> = cls.narrow(0, 0, 4)?.to_vec1()?;
     println!("[CLS] starts with {first:?}");
 
-    // One vector for the whole text in one call, pooled as the model's files say.
+    // One vector for the whole text in one call, pooled as the model's files specify.
     let embeddings = SentenceTransformer::from_pretrained(name)?.encode(&[text])?;
     println!("the text's vector starts with {:?}", &embeddings[0][..4]);
     Ok(())

@@ -1,4 +1,4 @@
-//! A conversation with `AutoModelForCausalLM`, by the chat template of its tokenizer.
+//! A conversation with `AutoModelForCausalLM`, rendered by the tokenizer's chat template.
 //!
 //! ```sh
 //! cargo run --release --example chat [MODEL]
@@ -16,7 +16,7 @@ use hfauto_pipe::auto::AutoModelForCausalLM;
 use hfauto_pipe::generation::GenerationConfig;
 use serde_json::{Value, json};
 
-/// A tiny, untrained GPT-2 that lies in this repository. A hub id works as well.
+/// A tiny, untrained GPT-2 in this repository. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/gpt2");
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(std::env::args().nth(1).as_deref().unwrap_or(MODEL), &[conversation]).map(drop)
 }
 
-/// Answers conversations; the tests call this with the model of the repository.
+/// Continues conversations; the tests call this with the repository's model.
 pub(crate) fn run(
     name: &str,
     conversations: &[Vec<Value>],

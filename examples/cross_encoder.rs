@@ -1,4 +1,4 @@
-//! How well texts answer a query, with `CrossEncoder`.
+//! Scores how well texts answer a query, with `CrossEncoder`.
 //!
 //! ```sh
 //! cargo run --release --example cross_encoder [MODEL]
@@ -14,7 +14,7 @@
 
 use hfauto_pipe::sentence_transformers::CrossEncoder;
 
-/// A tiny, untrained model that lies in this repository. A hub id works as well.
+/// A tiny, untrained model in this repository. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/bert-rerank");
 
 const QUERY: &str = "Is the inn quiet?";
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(std::env::args().nth(1).as_deref().unwrap_or(MODEL), &pairs).map(drop)
 }
 
-/// Scores pairs; the tests call this with the model of the repository.
+/// Scores pairs; the tests call this with the repository's model.
 pub(crate) fn run(
     name: &str,
     pairs: &[(&str, &str)],

@@ -1,4 +1,4 @@
-//! A head of one's own on a backbone: the mean of the token vectors through a linear layer.
+//! A custom head on a backbone: the mean of the token vectors through a linear layer.
 //!
 //! ```sh
 //! cargo run --release --example custom_head [MODEL]
@@ -11,10 +11,10 @@ use hfauto_pipe::auto::{AutoModel, AutoTokenizer, EncodeOptions};
 use hfauto_pipe::models::Want;
 use hfauto_pipe::nn::{Pooling, PoolingMode};
 
-/// A small BERT that lies in this repository. A hub id works as well.
+/// A small BERT in this repository. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/models/mini-embedder");
 
-/// Any architecture with three outputs a text.
+/// Any architecture, with three outputs per text.
 struct MyClassifier {
     backbone: AutoModel,
     pooling: Pooling,
@@ -24,7 +24,7 @@ struct MyClassifier {
 impl MyClassifier {
     fn new(name: &str) -> Result<Self, Box<dyn std::error::Error>> {
         let backbone = AutoModel::from_pretrained(name)?;
-        // Weights of a training of one's own would be loaded here.
+        // Trained weights would be loaded here.
         let weight = Tensor::full(0.01f32, (3, backbone.hidden_size()), &Device::Cpu)?;
         let bias = Tensor::new(&[0.1f32, 0.2, 0.3], &Device::Cpu)?;
         let pooling = Pooling::new([PoolingMode::Mean], true);
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(std::env::args().nth(1).as_deref().unwrap_or(MODEL)).map(drop)
 }
 
-/// Runs the classifier over two texts; the tests call this with the model of the repository.
+/// Runs the classifier over two texts; the tests call this with the repository's model.
 pub(crate) fn run(name: &str) -> Result<Vec<Vec<f32>>, Box<dyn std::error::Error>> {
     let tokenizer = AutoTokenizer::from_pretrained(name)?;
     let model = MyClassifier::new(name)?;

@@ -1,4 +1,4 @@
-//! The best tokens for the mask of a text, with `FillMaskPipeline`.
+//! The most likely tokens for the mask in a text, with `FillMaskPipeline`.
 //!
 //! ```sh
 //! cargo run --release --example fill_mask [MODEL]
@@ -14,7 +14,7 @@
 
 use hfauto_pipe::pipelines::{FillMaskOptions, FillMaskPipeline, MaskFill};
 
-/// A tiny, untrained model that lies in this repository. A hub id works as well.
+/// A tiny, untrained model in this repository. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/bert-mlm");
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(model.as_deref().unwrap_or(MODEL), &["The film is [MASK]."], &options).map(drop)
 }
 
-/// Tokens for each mask of each text; the tests call this with the model of the repository.
+/// Tokens for each mask of each text; the tests call this with the repository's model.
 pub(crate) fn run(
     name: &str,
     texts: &[&str],

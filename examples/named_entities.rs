@@ -1,4 +1,4 @@
-//! Named entities as a column: a pipeline run from code, record batches in and out of it as Parquet.
+//! Named entities as a column: a pipeline run from code, with its output as Parquet.
 //!
 //! ```sh
 //! cargo run --release --example named_entities
@@ -12,17 +12,17 @@ use hfauto_pipe::config::{self, LoadOptions};
 use hfauto_pipe::hub::Hub;
 use hfauto_pipe::job::{Job, JobOptions};
 
-/// The pipeline of this repository, with a tiny, untrained model.
+/// The pipeline in this repository, with a tiny, untrained model.
 const PIPELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/token-classification.yaml");
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(Path::new("out/named-entities")).map(drop)
 }
 
-/// Runs the pipeline into a folder; returns how many rows were written.
+/// Runs the pipeline into a folder. Returns the number of rows written.
 pub(crate) fn run(out: &Path) -> Result<u64, Box<dyn std::error::Error>> {
     let out = std::path::absolute(out)?;
-    // What `--set` does on the command line.
+    // The equivalent of `--set` on the command line.
     let set = vec![("sink.path".to_owned(), format!("{}/", out.display()))];
     let pipeline =
         config::load(Path::new(PIPELINE), &LoadOptions { set, ..LoadOptions::default() })?;

@@ -1,4 +1,4 @@
-//! The spans of contexts that answer questions, with `QuestionAnsweringPipeline`.
+//! Answers questions with spans of their contexts, with `QuestionAnsweringPipeline`.
 //!
 //! ```sh
 //! cargo run --release --example question_answering [MODEL]
@@ -14,7 +14,7 @@
 
 use hfauto_pipe::pipelines::{AnswerSpan, QuestionAnsweringOptions, QuestionAnsweringPipeline};
 
-/// A tiny, untrained model that lies in this repository. A hub id works as well.
+/// A tiny, untrained model in this repository. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/bert-qa");
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(model.as_deref().unwrap_or(MODEL), &questions, &options).map(drop)
 }
 
-/// The answers to questions from their contexts; the tests call this with the model of the repository.
+/// Answers questions from their contexts; the tests call this with the repository's model.
 pub(crate) fn run(
     name: &str,
     questions: &[(&str, &str)],

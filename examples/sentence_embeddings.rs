@@ -1,4 +1,4 @@
-//! Texts to vectors with `SentenceTransformer`, and which of them are alike.
+//! Embeds texts with `SentenceTransformer` and compares them.
 //!
 //! ```sh
 //! cargo run --release --example sentence_embeddings [MODEL]
@@ -15,7 +15,7 @@
 
 use hfauto_pipe::sentence_transformers::{EmbedOptions, SentenceTransformer};
 
-/// A small embedding model that lies in this repository, so that the example runs offline. A hub id works as well.
+/// A small embedding model in this repository, so that the example runs offline. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/models/mini-embedder");
 
 const TEXTS: [&str; 3] =
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(model.as_deref().unwrap_or(MODEL), &TEXTS, &EmbedOptions::default()).map(drop)
 }
 
-/// Embeds texts; the tests call this with models of the repository.
+/// Embeds texts; the tests call this with the repository's models.
 pub(crate) fn run(
     name: &str,
     texts: &[&str],

@@ -1,4 +1,4 @@
-//! Labels for texts with `AutoModelForSequenceClassification`.
+//! Classifies texts with `AutoModelForSequenceClassification`.
 //!
 //! ```sh
 //! cargo run --release --example sequence_classification [MODEL]
@@ -16,24 +16,24 @@
 use hfauto_pipe::auto::{AutoModelForSequenceClassification, AutoTokenizer, EncodeOptions};
 use hfauto_pipe::models::Want;
 
-/// A tiny, untrained classifier that lies in this repository. A hub id works as well.
+/// A tiny, untrained classifier in this repository. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/bert-sentiment");
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(std::env::args().nth(1).as_deref().unwrap_or(MODEL)).map(drop)
 }
 
-/// Labels two texts; the tests call this with the model of the repository.
+/// Classifies two texts; the tests call this with the repository's model.
 pub(crate) fn run(name: &str) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let tokenizer = AutoTokenizer::from_pretrained(name)?;
     let model = AutoModelForSequenceClassification::builder(name).require_head().load()?;
 
     let texts = ["Anna Kowalska met José in Kraków, near the harbour of Porto-Novo.", "Harbour"];
-    // Longer texts are cut at the model's maximum.
+    // Longer texts are truncated to the model's maximum.
     let options =
         EncodeOptions { max_length: tokenizer.model_max_length(), ..EncodeOptions::default() };
     let encodings = tokenizer.encode_batch(&texts, &options)?;
-    // Both texts in one pass: rows of different lengths lie one after another, nothing is padded.
+    // Both texts in one pass: rows of different lengths are concatenated without padding.
     let rows = encodings.iter().map(|e| (&e.input_ids[..], &e.token_type_ids[..]));
     let logits = model.forward(&model.inputs(rows)?, &Want::default())?.logits; // (texts, labels)
 

@@ -1,5 +1,5 @@
-//! The model functions on a caller's own `SessionContext`, over a caller's own table: find the log lines
-//! that are about a question.
+//! The model functions in a caller's own `SessionContext`, over a caller's own table: finds log lines that relate to a
+//! question.
 //!
 //! ```sh
 //! cargo run --release --example sql_functions [model directory or hub id]
@@ -22,7 +22,7 @@ use hfauto_pipe::config::pipeline::ModelSpec;
 use hfauto_pipe::hub::Hub;
 use hfauto_pipe::sql::{ModelCatalog, register};
 
-/// A table of the caller: the lines of a log, made up when they are read.
+/// A table of the caller: log lines, generated on read.
 #[derive(Debug)]
 struct Log {
     lines: i64,
@@ -73,7 +73,7 @@ fn main() -> Result<()> {
     run(model.as_deref().unwrap_or(embedded)).map(drop)
 }
 
-/// The messages that are nearest to the question, the nearest first.
+/// The messages nearest to the question, the nearest first.
 pub(crate) fn run(model: &str) -> Result<Vec<String>> {
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
@@ -84,7 +84,7 @@ pub(crate) fn run(model: &str) -> Result<Vec<String>> {
         models.insert("embedder", ModelSpec::of_repo(model));
         register(&context, Arc::new(models))?;
 
-        // Seven hundred lines have seven messages: the model sees each of them once, and the question once.
+        // Seven hundred lines have seven distinct messages: the model computes each once, and the question once.
         let found = context
             .sql(
                 "SELECT message, count(*) AS lines, \

@@ -1,4 +1,4 @@
-//! A text for a text with `AutoModelForSeq2SeqLM`, greedy.
+//! Text-to-text generation with `AutoModelForSeq2SeqLM`, greedy.
 //!
 //! ```sh
 //! cargo run --release --example text2text_generation [MODEL]
@@ -16,7 +16,7 @@
 use hfauto_pipe::auto::AutoModelForSeq2SeqLM;
 use hfauto_pipe::generation::GenerationConfig;
 
-/// A tiny, untrained T5 that lies in this repository. A hub id works as well.
+/// A tiny, untrained T5 in this repository. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/t5");
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(model.as_deref().unwrap_or(MODEL), &["Harbour", "The film is slow"]).map(drop)
 }
 
-/// Generates a text for each of `texts`; the tests call this with the model of the repository.
+/// Generates a text for each of `texts`; the tests call this with the repository's model.
 pub(crate) fn run(name: &str, texts: &[&str]) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let model = AutoModelForSeq2SeqLM::builder(name).require_head().load()?;
     let config = GenerationConfig { max_new_tokens: Some(16), ..model.generation_config()? };

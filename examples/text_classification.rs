@@ -1,4 +1,4 @@
-//! Labels for texts with `TextClassificationPipeline`. `sequence_classification.rs` does the same step by step.
+//! Classifies texts with `TextClassificationPipeline`. `sequence_classification.rs` does the same step by step.
 //!
 //! ```sh
 //! cargo run --release --example text_classification [MODEL]
@@ -14,7 +14,7 @@
 
 use hfauto_pipe::pipelines::{LabelScore, TextClassificationOptions, TextClassificationPipeline};
 
-/// A tiny, untrained classifier that lies in this repository. A hub id works as well.
+/// A tiny, untrained classifier in this repository. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/bert-sentiment");
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(model.as_deref().unwrap_or(MODEL), &["The room was quiet.", "Harbour"]).map(drop)
 }
 
-/// All labels of texts, best first; the tests call this with the model of the repository.
+/// All labels of the texts, best first; the tests call this with the repository's model.
 pub(crate) fn run(
     name: &str,
     texts: &[&str],

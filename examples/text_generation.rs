@@ -16,7 +16,7 @@
 use hfauto_pipe::auto::AutoModelForCausalLM;
 use hfauto_pipe::generation::GenerationConfig;
 
-/// A tiny, untrained GPT-2 that lies in this repository. A hub id works as well.
+/// A tiny, untrained GPT-2 in this repository. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/gpt2");
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,10 +24,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(model.as_deref().unwrap_or(MODEL), &["Harbour", "The film is slow"]).map(drop)
 }
 
-/// Continues prompts; the tests call this with the model of the repository.
+/// Continues prompts; the tests call this with the repository's model.
 pub(crate) fn run(name: &str, prompts: &[&str]) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let model = AutoModelForCausalLM::builder(name).require_head().load()?;
-    // The checkpoint's own generation_config.json, changed in one place.
+    // The checkpoint's own generation_config.json, with one change.
     let config = GenerationConfig { max_new_tokens: Some(12), ..model.generation_config()? };
     let generated = model.generate(prompts, &config)?;
     for (prompt, row) in prompts.iter().zip(&generated) {

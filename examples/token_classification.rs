@@ -1,4 +1,4 @@
-//! Labelled spans of texts with `TokenClassificationPipeline`.
+//! Labels spans of texts with `TokenClassificationPipeline`.
 //!
 //! ```sh
 //! cargo run --release --example token_classification [MODEL]
@@ -16,7 +16,7 @@ use hfauto_pipe::pipelines::{
     AggregationStrategy, EntitySpan, TokenClassificationOptions, TokenClassificationPipeline,
 };
 
-/// A tiny, untrained model that lies in this repository. A hub id works as well.
+/// A tiny, untrained model in this repository. A hub id works as well.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tasks/bert-ner");
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     run(model.as_deref().unwrap_or(MODEL), &["Anna lives in Kraków."], &options).map(drop)
 }
 
-/// The entities of texts; the tests call this with the model of the repository.
+/// The entities of the texts; the tests call this with the repository's model.
 pub(crate) fn run(
     name: &str,
     texts: &[&str],

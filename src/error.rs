@@ -1,8 +1,8 @@
-//! The one public error: what went wrong, by whose fault, and where.
+//! The public error type: what went wrong, whose fault it is, and where.
 //!
-//! Every folder returns this type, and errors of the library become it. The [`ErrorKind`] says whose fault it is and fixes
-//! the exit code of the program; [`Error::at`] adds places on the way up (file, column, model, rows) and [`Error::hint`]
-//! the remedy. Not here: the problems of a pipeline file, which come all at once and with snippets
+//! Every folder returns this type, and the library's errors convert to it. The [`ErrorKind`] says whose fault it is and
+//! determines the exit code. [`Error::at`] adds places on the way up (file, column, model, rows), and [`Error::hint`] adds
+//! the remedy. Not here: the problems of a pipeline file, which are reported together and with snippets
 //! ([`crate::config::Diagnostics`]).
 
 use std::error::Error as StdError;
@@ -11,26 +11,26 @@ use std::fmt;
 pub use hfauto::RowErrorKind;
 use hfauto::error::Message;
 
-/// The result of everything in this crate that can fail.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Exit codes of the program; part of the contract with schedulers, listed in docs/operations.md.
 pub mod exit_code {
-    /// Done, also when there was nothing to do.
+    /// Done, also if there was nothing to do.
     pub const DONE: u8 = 0;
     /// The command line is wrong (`EX_USAGE`).
     pub const USAGE: u8 = 64;
-    /// The rows are at fault: unreadable, truncated or invalid input (`EX_DATAERR`).
+    /// The input is unreadable, truncated or invalid (`EX_DATAERR`).
     pub const DATA: u8 = 65;
     /// An input file or folder is missing or cannot be opened (`EX_NOINPUT`).
     pub const NO_INPUT: u8 = 66;
-    /// A model, or the service it comes from, is not available (`EX_UNAVAILABLE`).
+    /// A model, or the service that it comes from, is not available (`EX_UNAVAILABLE`).
     pub const UNAVAILABLE: u8 = 69;
     /// A bug of ours (`EX_SOFTWARE`).
     pub const INTERNAL: u8 = 70;
     /// The output cannot be written (`EX_CANTCREAT`).
     pub const CANT_CREATE: u8 = 73;
-    /// Locked, or short of a resource for now: try again (`EX_TEMPFAIL`).
+    /// Another run holds the output, or a resource is temporarily short: try again (`EX_TEMPFAIL`).
     pub const TEMPORARY: u8 = 75;
     /// The pipeline is wrong (`EX_CONFIG`).
     pub const CONFIG: u8 = 78;
@@ -46,21 +46,21 @@ pub mod exit_code {
 pub enum ErrorKind {
     /// The command line is wrong.
     Usage,
-    /// The pipeline is wrong: a key, a column, a SQL text, an option that does not fit the model.
+    /// The pipeline is wrong: a key, a column, a query, an option that does not fit the model.
     Config,
     /// An input file or folder does not exist or cannot be opened.
     NoInput,
-    /// The input is there, but its content is broken: truncated, ragged, not UTF-8.
+    /// The input exists, but its content is broken: truncated, ragged, not UTF-8.
     Data,
-    /// A model's files cannot be had: no such repository, no network, no permission.
+    /// A model's files are not available: no such repository, no network, no permission.
     Hub,
-    /// The checkpoint names something that this version does not implement.
+    /// The checkpoint needs something that this version does not implement.
     Unsupported,
     /// The checkpoint does not fit its own `config.json`, or its files are damaged.
     Model,
-    /// Out of memory or of another resource that may be there next time.
+    /// Memory or another resource is temporarily short.
     Resources,
-    /// The output exists already, or cannot be written.
+    /// The output already exists, or cannot be written.
     Sink,
     /// SIGINT arrived.
     Interrupted,
@@ -87,7 +87,7 @@ impl ErrorKind {
         }
     }
 
-    /// The kind of a name, as [`Self::name`] gives it.
+    /// The kind with a [`Self::name`].
     pub(crate) fn of_name(name: &str) -> Option<Self> {
         [
             Self::Usage,
@@ -135,13 +135,13 @@ impl From<hfauto::ErrorKind> for ErrorKind {
             hfauto::ErrorKind::Unsupported => Self::Unsupported,
             hfauto::ErrorKind::Model => Self::Model,
             hfauto::ErrorKind::Resources => Self::Resources,
-            // Kinds that this version of the program does not know are bugs of ours.
+            // A kind of the library that is not mapped above is our bug.
             _ => Self::Internal,
         }
     }
 }
 
-/// An error of the library is of the kind that it becomes.
+/// Compares a library's kind with the kind that it converts to.
 impl PartialEq<ErrorKind> for hfauto::ErrorKind {
     fn eq(&self, other: &ErrorKind) -> bool {
         ErrorKind::from(*self) == *other
@@ -178,7 +178,7 @@ impl Error {
         Self::new(ErrorKind::Data, message).row(row)
     }
 
-    /// Says what is wrong with the row, if it is a row that is at fault.
+    /// Sets the kind of the row's error, for an error that a row causes.
     #[must_use]
     pub(crate) fn row(mut self, row: RowErrorKind) -> Self {
         self.0.row = (self.0.kind == ErrorKind::Data).then_some(row);
@@ -192,14 +192,14 @@ impl Error {
         self
     }
 
-    /// Sets what the user can do about it. The first hint stays: it is the closest to the cause.
+    /// Sets the remedy. The first hint stays, because it is closest to the cause.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.message.hint(hint);
         self
     }
 
-    /// Keeps the foreign error that caused this one.
+    /// Sets the foreign error that caused this one.
     #[must_use]
     pub fn source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.message.source(source);
@@ -226,12 +226,12 @@ impl Error {
         self.0.message.places()
     }
 
-    /// What the user can do about it, if known.
+    /// The remedy, if one is known.
     pub fn remedy(&self) -> Option<&str> {
         self.0.message.remedy()
     }
 
-    /// The same error for one more receiver; of its causes, the texts.
+    /// A copy of the error for another receiver, with its causes as texts.
     #[must_use]
     pub(crate) fn again(&self) -> Self {
         let Inner { kind, row, message } = self.0.as_ref();

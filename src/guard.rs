@@ -1,7 +1,7 @@
-//! The border to libraries that read foreign bytes: a panic in there becomes an error of the file, the model or the
-//! row, never the end of the process.
+//! Guards calls into libraries that read untrusted bytes: a panic becomes an error of the file, the model or the row, and
+//! does not end the process.
 //!
-//! A stack overflow or a failed allocation aborts without a panic; the [`crate::limits`] prevent both beforehand.
+//! A stack overflow or a failed allocation aborts without a panic; [`crate::limits`] prevents both beforehand.
 
 use std::any::Any;
 use std::future::Future;
@@ -14,10 +14,10 @@ pub(crate) use hfauto::guard::message;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Calls `work`, which hands foreign bytes to a library; a panic becomes an error of `kind` that says `what` was
-/// read (a fragment such as "the chat template").
+/// Calls `work`, which passes untrusted bytes to a library. A panic becomes an error of `kind` that names `what` was read
+/// (a fragment such as "the chat template").
 ///
-/// `kind` is by whose fault it is: [`ErrorKind::Data`] for files and rows.
+/// `kind` says whose fault it is: [`ErrorKind::Data`] for files and rows.
 ///
 /// # Errors
 /// Those of `work`, and `kind` for a panic.
@@ -29,7 +29,7 @@ pub(crate) fn guarded<T>(
     catch(work).unwrap_or_else(|panic| Err(panicked(kind, what, &*panic)))
 }
 
-/// A stream whose panics become its last item, an error of `kind`; see [`guarded`].
+/// A stream that ends with an error of `kind` if it panics; see [`guarded`].
 pub(crate) fn guarded_stream<S, T, E>(
     kind: ErrorKind,
     what: String,
@@ -59,9 +59,8 @@ pub(crate) async fn guarded_query<T>(
 }
 
 fn query_panicked(kind: ErrorKind, panic: &(dyn Any + Send)) -> Error {
-    Error::new(kind, format!("the query engine cannot compute this: {}", message(panic))).hint(
-        "a value may be out of the range of an operation: cast it, or write the SQL another way",
-    )
+    Error::new(kind, format!("the query engine cannot compute this: {}", message(panic)))
+        .hint("a value may be out of range for an operation: cast it, or rewrite the query")
 }
 
 struct Guarded<S> {
@@ -82,7 +81,7 @@ where
         match catch(|| Pin::new(stream).poll_next(context)) {
             Ok(polled) => polled,
             Err(panic) => {
-                // What panicked once is in no known state: it is not polled again.
+                // A stream is in an unknown state after a panic: it is not polled again.
                 self.stream = None;
                 Poll::Ready(Some(Err(panicked(self.kind, &self.what, &*panic).into())))
             }

@@ -1,5 +1,6 @@
-//! A pipeline made ready to run: models resolved, plan made, types known; then run, unit by unit. Not here: the operator of
-//! model steps (`crate::exec`), what files look like (`crate::source`, `crate::sink`). The entry is [`Job`].
+//! Prepares a pipeline and runs it. Preparation resolves the models, plans the steps and determines the types; the
+//! run then computes unit by unit. Not here: the operator of model steps (`crate::exec`), the file formats
+//! (`crate::source`, `crate::sink`). The entry is [`Job`].
 //!
 //! # Units
 //! If every output row comes from one input row (`units`), the source is cut into units (`crate::source`). The plan of
@@ -46,39 +47,38 @@ use units::why_whole;
 pub(crate) use write::write_stream;
 
 pub use crate::report::{OutputFile, RunReport, StepReport, UnitCounts};
-pub(crate) use crate::report::{bytes, count, files};
+pub(crate) use crate::report::{bytes, count, counted};
 
-/// What the command line adds to a pipeline.
+/// The options of one run of a pipeline.
 #[derive(Clone, Debug, Default)]
 pub struct JobOptions {
-    /// Read at most this many rows of the source.
+    /// Read at most this many rows of the source. The job is then one unit.
     pub limit: Option<usize>,
-    /// Replace the output of an earlier run.
+    /// Replace the output of an earlier run; not valid for a shard.
     pub overwrite: bool,
-    /// Remove the rows of inputs that are no longer there; for incremental pipelines.
+    /// Remove the rows of inputs that no longer exist, in an incremental pipeline.
     pub prune: bool,
-    /// Compute this share of the units, beside other processes.
+    /// Compute only this share of the units; other processes compute the others.
     pub shard: Option<Shard>,
 }
 
-/// A pipeline made ready: every file, column and model was found, every type is known, no weight is
-/// loaded.
+/// A prepared pipeline: all files, columns, models and types are known; no weights are loaded.
 pub struct Job {
     pipeline: Pipeline,
     options: JobOptions,
     context: SessionContext,
     plan: LogicalPlan,
-    /// The plan before the optimizer, which puts the time of day in the place of `now()`.
+    /// The plan before optimization, which replaces `now()` by the current time.
     written: String,
     source: Source,
     progress: Arc<Progress>,
-    /// Why the job is one unit.
+    /// The reason why the job is one unit.
     whole: Option<String>,
 }
 
 impl Job {
-    /// Opens the source, resolves models (downloading config and tokenizer files when they are not
-    /// cached) and makes the plan.
+    /// Opens the source, resolves the models and plans the steps. Downloads config and tokenizer files that are not
+    /// cached.
     ///
     /// # Errors
     /// `NoInput`, `Data` for the source; `Hub`, `Unsupported`, `Model` for models; `Config` for columns,
@@ -123,7 +123,7 @@ impl Job {
             steps.over(rows, has_row_errors).await
         };
         let mut dataframe = build(None).await?;
-        // What a unit depends on is this: that another file has such texts changes nothing of it.
+        // Unit ids hash this plan, so that invalid text in another file does not change them.
         let written = dataframe.logical_plan().display_indent_schema().to_string();
         let read = invalid_text::read_columns(dataframe.logical_plan(), &source)
             .map_err(|e| plan_error(e, "the steps"))?;
@@ -136,7 +136,7 @@ impl Job {
         if let Some(limit) = options.limit {
             total_rows = total_rows.map(|rows| rows.min(limit as u64));
         }
-        // Optimized once: the calls of `sql` steps are steps only then, and those without use are none.
+        // Optimized only once. Optimization turns the calls of `sql` steps into model steps, and drops unused ones.
         let (state, plan) = dataframe.into_parts();
         let plan = guarded_query(ErrorKind::Config, async {
             let optimized = state.optimize(&plan).map_err(|e| plan_error(e, "the steps"));
@@ -145,34 +145,7 @@ impl Job {
         .await?;
         let whole =
             whole(&pipeline, &options, &plan, &source).map_err(|e| plan_error(e, "the steps"))?;
-        if options.prune && !pipeline.run.is_incremental {
-            let message = "`--prune` is for pipelines with `run.incremental`";
-            return Err(Error::new(ErrorKind::Usage, message)
-                .hint("`--fresh` computes the output again, without files that are gone"));
-        }
-        if pipeline.run.is_incremental && options.limit.is_some() {
-            let message = "`--limit` does not go with `run.incremental`: it would cut units";
-            return Err(Error::new(ErrorKind::Usage, message)
-                .hint("add `--set run.incremental=null --set sink.path=…` to try a few rows"));
-        }
-        if let (true, Some(reason)) = (pipeline.run.is_incremental, &whole) {
-            let message = "`run.incremental` needs a pipeline that can be computed in units";
-            return Err(Error::new(ErrorKind::Config, format!("{message}: {reason}"))
-                .at(pipeline.file.display())
-                .hint("remove `incremental`: every run then computes all rows"));
-        }
-        if options.shard.is_some() && options.overwrite {
-            let message =
-                "`--shard` does not go with `--fresh`: each shard would remove the units of others";
-            return Err(Error::new(ErrorKind::Usage, message)
-                .hint("remove the output first, or choose another `sink.path`"));
-        }
-        if let (Some(_), Some(reason)) = (options.shard, &whole) {
-            let message = "`--shard` needs a pipeline that can be computed in units";
-            return Err(Error::new(ErrorKind::Config, format!("{message}: {reason}"))
-                .at(pipeline.file.display())
-                .hint("run it without `--shard`"));
-        }
+        check_units(&pipeline, &options, whole.as_deref())?;
         check_types(&pipeline, &plan)?;
         let input = Input {
             files: source.files.len(),
@@ -185,8 +158,8 @@ impl Job {
         Ok(Self { pipeline, options, context, plan, written, source, progress, whole })
     }
 
-    /// Why the job is one unit, which is computed and published as a whole; `None` when it is cut into
-    /// several, each durable once it is done.
+    /// The reason why the job is one unit, computed and published as a whole; `None` if it has several, each durable
+    /// on its own.
     pub fn why_whole(&self) -> Option<&str> {
         self.whole.as_deref()
     }
@@ -201,26 +174,26 @@ impl Job {
         &self.source
     }
 
-    /// The columns that will be written.
+    /// The columns of the output.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(self.plan.schema().inner())
     }
 
-    /// The model steps in order.
+    /// The model steps in plan order.
     pub fn steps(&self) -> &[Arc<ModelStep>] {
         self.progress.steps()
     }
 
-    /// Counters that can be read while the job runs.
+    /// Counters for other threads to read while the job runs.
     pub fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }
 
-    /// Counts tokens of the first `rows` rows of the source, step by step; `None` for a step whose column
-    /// is not the source's.
+    /// Counts the tokens of the first `rows` rows of the source for each step; `None` for a step whose column is not
+    /// in the source.
     ///
     /// # Errors
-    /// As reading and tokenising in a run.
+    /// As reading and tokenizing in a run.
     pub async fn sample_tokens(&self, rows: usize) -> Result<Vec<Option<TokenSample>>> {
         let mut samples = Vec::new();
         for step in self.steps() {
@@ -238,7 +211,7 @@ impl Job {
             for batch in batches {
                 let first_row = encoded.len() as u64;
                 let rows = encode(&**task, batch.columns(), first_row, step.row_errors())?;
-                // Rows that fail, where they may, have no tokens to count.
+                // Rows that may fail, and do, have no tokens to count.
                 encoded.extend(rows.into_iter().map(|row| row.ok().flatten()));
             }
             samples.push(Some(TokenSample::new(&encoded)));
@@ -246,10 +219,10 @@ impl Job {
         Ok(samples)
     }
 
-    /// The physical plan as text, one operator a line.
+    /// The physical plan as text, one operator per line.
     ///
     /// # Errors
-    /// `Config` when DataFusion cannot plan the steps.
+    /// `Config` if DataFusion cannot plan the steps.
     pub async fn explain(&self) -> Result<String> {
         let plan = self.physical_plan().await?;
         Ok(displayable(plan.as_ref()).indent(false).to_string())
@@ -278,7 +251,7 @@ impl Job {
     }
 }
 
-/// What the steps of a pipeline are made of.
+/// The context in which the steps of a pipeline are planned.
 struct Steps<'p> {
     pipeline: &'p Pipeline,
     context: &'p SessionContext,
@@ -288,7 +261,7 @@ struct Steps<'p> {
 }
 
 impl Steps<'_> {
-    /// The steps over rows, of which some may have failed already.
+    /// Adds the steps to `dataframe`, whose rows may already have errors.
     async fn over(&self, mut dataframe: DataFrame, mut has_row_errors: bool) -> Result<DataFrame> {
         for step in &self.pipeline.steps {
             let place = format!("step at {}", step.location);
@@ -332,7 +305,7 @@ impl Steps<'_> {
     }
 }
 
-/// Refuses a pipeline whose source reads its own output, judging by paths alone.
+/// Rejects a pipeline whose source reads its own output, comparing paths only.
 ///
 /// # Errors
 /// `Config` with both paths.
@@ -340,7 +313,7 @@ pub(crate) fn check_outputs(pipeline: &Pipeline) -> Result<()> {
     outputs(pipeline).try_for_each(|output| source::check_output(&pipeline.source, output))
 }
 
-/// The places that a pipeline writes to and a source could read.
+/// The paths that a pipeline writes and a source might read.
 fn outputs(pipeline: &Pipeline) -> impl Iterator<Item = source::Output<'_>> {
     let sink = &pipeline.sink;
     let dead_letter = source::Output {
@@ -366,17 +339,17 @@ fn outputs(pipeline: &Pipeline) -> impl Iterator<Item = source::Output<'_>> {
 pub struct TokenSample {
     /// Rows in the sample.
     pub rows: usize,
-    /// Rows among them that are null; the figures below leave them out.
+    /// Null rows in the sample, excluded from the figures below.
     pub null_rows: usize,
-    /// Rows that are cut to the model's maximum.
+    /// Rows that are truncated to the model's maximum.
     pub truncated: usize,
-    /// Mean tokens a row.
+    /// The mean number of tokens per row.
     pub mean: f64,
-    /// Half of the rows have no more tokens.
+    /// The median number of tokens per row.
     pub median: usize,
-    /// 95% of the rows have no more tokens.
+    /// The 95th percentile of tokens per row.
     pub p95: usize,
-    /// Tokens of the longest row.
+    /// The number of tokens of the longest row.
     pub max: usize,
 }
 
@@ -400,7 +373,7 @@ impl TokenSample {
     }
 }
 
-/// Fails when the sink or the dead letters cannot hold a column.
+/// Fails if the sink or the dead letters cannot store a column's type.
 fn check_types(pipeline: &Pipeline, plan: &LogicalPlan) -> Result<()> {
     Sink::check_columns(&pipeline.sink, Arc::clone(plan.schema().inner()))?;
     let mut checked = Ok(());
@@ -419,10 +392,10 @@ fn check_types(pipeline: &Pipeline, plan: &LogicalPlan) -> Result<()> {
     checked
 }
 
-/// The model steps of a plan, in the order in which rows pass them.
+/// The model steps of a plan, in data flow order.
 pub(crate) fn model_steps(plan: &LogicalPlan) -> Vec<Arc<ModelStep>> {
     let mut steps: Vec<Arc<ModelStep>> = Vec::new();
-    // The visit is infallible, and from the top.
+    // The visit is infallible, and starts at the top.
     let _ = plan.apply_with_subqueries(|node| {
         if let Some(model) = ModelNode::of(node)
             && !steps.iter().any(|step| Arc::ptr_eq(step, model.step()))
@@ -435,7 +408,7 @@ pub(crate) fn model_steps(plan: &LogicalPlan) -> Vec<Arc<ModelStep>> {
     steps
 }
 
-/// Why a pipeline is one unit; `None` when it is cut into several.
+/// The reason why a pipeline is one unit; `None` if it has several.
 fn whole(
     pipeline: &Pipeline,
     options: &JobOptions,
@@ -453,8 +426,21 @@ fn whole(
     Ok(is_small.then(|| "the input is one unit".to_owned()))
 }
 
-/// Where columns come from, for the footer of output files: the pipeline or query that `origin` names, and
-/// its model steps.
+/// Rejects `run.incremental` and `--shard` for a job that is one unit for the reason `whole`.
+fn check_units(pipeline: &Pipeline, options: &JobOptions, whole: Option<&str>) -> Result<()> {
+    let Some(reason) = whole else { return Ok(()) };
+    let (what, hint) = if pipeline.run.is_incremental {
+        ("`run.incremental`", "remove `incremental`: every run then computes all rows")
+    } else if options.shard.is_some() {
+        ("`--shard`", "run it without `--shard`")
+    } else {
+        return Ok(());
+    };
+    let message = format!("{what} needs a pipeline that can be computed in units: {reason}");
+    Err(Error::new(ErrorKind::Config, message).at(pipeline.file.display()).hint(hint))
+}
+
+/// The lineage for the footer of output files: the pipeline or query that `origin` names, and its model steps.
 pub(crate) fn lineage(origin: (&str, &str), steps: &[Arc<ModelStep>]) -> Vec<(String, String)> {
     let steps: Vec<_> = steps
         .iter()
@@ -476,7 +462,7 @@ pub(crate) fn lineage(origin: (&str, &str), steps: &[Arc<ModelStep>]) -> Vec<(St
     ]
 }
 
-/// A `sql` step: a query over the rows so far, which it sees as the table `input`.
+/// A `sql` step: a query over the current rows as the table `input`.
 async fn sql_step(
     context: &SessionContext,
     input: DataFrame,
@@ -489,7 +475,7 @@ async fn sql_step(
     context.sql_with_options(query, select_only).await
 }
 
-/// Checks the columns that a step reads and the one that it adds.
+/// Checks the types of the columns that a step reads, and the name of the one that it adds.
 fn check_columns(task: &dyn Task, dataframe: &DataFrame) -> Result<()> {
     let schema = dataframe.schema();
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -504,13 +490,13 @@ fn check_columns(task: &dyn Task, dataframe: &DataFrame) -> Result<()> {
     }
     let output = task.field().name();
     if names.contains(&output.as_str()) {
-        return Err(Error::new(ErrorKind::Config, format!("column `{output}` exists already"))
+        return Err(Error::new(ErrorKind::Config, format!("column `{output}` already exists"))
             .hint("choose another `output`"));
     }
     task.check_inputs(&types)
 }
 
-/// Errors of planning are the pipeline's.
+/// A planning error is the pipeline's fault.
 fn plan_error(error: DataFusionError, place: &str) -> Error {
     source::query_error(error, &[]).at(place)
 }

@@ -1,33 +1,32 @@
-//! Hugging Face models over tables: text columns of Arrow batches through candle models that an Auto class
-//! resolved from the checkpoint's own `config.json`, back as typed Arrow columns.
+//! Hugging Face models over tables. Models read columns of Arrow batches and return typed Arrow columns; an Auto class
+//! resolves the architecture from the checkpoint's `config.json`.
 //!
-//! The way of a row:
+//! The modules on the way of a row:
 //!
 //! ```text
 //! config   the pipeline file, checked                    embed.yaml
 //! source   files as record batches                       id, text
 //! hub      a model's files                               config.json, tokenizer.json, model.safetensors
-//! image    a picture's pixels, resized                   RGB
+//! image    an image's pixels, resized                    RGB
 //! auto     model_type -> architecture, tokenizer         AutoConfig, AutoTokenizer, AutoModel
 //! batch    longest first, under a token budget           [[7, 2], [0, 5, 1]]
 //! models   one forward pass over ragged rows             last_hidden_state
 //! nn       what architectures share                      attention, pooling
-//! generation   token by token, where a model writes      greedy, sampled, beams
+//! generation   text, token by token                      greedy, sampled, beams
 //! tasks    columns -> tokens, tensors -> column          FixedSizeList<Float32, 384>
-//! report   what a run says: JSON, Prometheus, HTML      report.json
+//! report   the report of a run: JSON, Prometheus, HTML   report.json
 //! exec     windows, workers, order                       id, text, embedding
 //! sql      calls in SQL, as model steps                  embed(text, 'minilm')
 //! job      units, runs, progress                         80 of 80 units
-//! sink     files, whole or not at all                    part-00000.parquet, _SUCCESS
+//! sink     files, published all or none                  part-00000.parquet, _SUCCESS
 //! schedule when a pipeline is due                        0 3 * * *
 //! cli      what the user types and sees
 //! ```
 //!
-//! `hub`, `image`, `auto`, `batch`, `models`, `nn`, `generation`, and the calls on plain Rust types
-//! (`sentence_transformers`, `pipelines`) are the crate [`hfauto`], which needs no tables; they are re-exported here.
+//! The crate [`hfauto`], which works without tables, has `hub`, `image`, `auto`, `batch`, `models`, `nn`, `generation`,
+//! and the calls on plain Rust types (`sentence_transformers`, `pipelines`). This crate re-exports them.
 //!
-//! The entries: [`job::Job`] runs a pipeline, [`auto::AutoModel`] and [`auto::AutoTokenizer`] are the
-//! models by themselves.
+//! Entries: [`job::Job`] runs a pipeline; [`auto::AutoModel`] and [`auto::AutoTokenizer`] load a model without one.
 
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,8 @@
-//! Every limit on what comes from outside: pipelines, queries, files of rows. Each says what it bounds, why it is where it
-//! is, and the key that moves it, where one does. SECURITY.md lists them for users, with those of the library (models,
-//! texts, pictures, answers of a hub).
+//! All limits on untrusted input: pipelines, queries, files of rows. Each comment says what the limit bounds, the reason
+//! for its value, and the key that changes it, if any. SECURITY.md lists them for users, with those of the library
+//! (models, texts, images, answers of a hub).
 //!
-//! Every limit is above everything that occurs in practice: it stops only damaged or hostile input.
+//! Every limit exceeds what occurs in practice: it stops only damaged or hostile input.
 
 use std::time::Duration;
 
@@ -37,12 +37,12 @@ pub(crate) const SPELLING_CHARS: usize = 64;
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(20);
 
 /// The longest row of a CSV or JSONL file, in bytes: memory holds several copies of a row. Documents of real corpora
-/// stay below a few megabytes. `source.max_line_size` moves it.
+/// stay below a few megabytes. Key: `source.max_line_size`.
 pub(crate) const MAX_LINE_SIZE_BYTES: u64 = 64_000_000;
 
 /// Columns of a CSV or JSONL table, including nested fields. Every column costs memory in each batch, and DataFusion's
 /// planning time for a `sql` step grows with the square of their number: some seconds at this limit.
-/// `source.max_columns` moves it.
+/// Key: `source.max_columns`.
 pub(crate) const MAX_TEXT_COLUMNS: usize = 4_096;
 
 /// Nesting depth of arrays and objects in a JSONL row, including the row itself. The Arrow type is as deep, and Arrow's
@@ -88,5 +88,5 @@ pub(crate) const FOLDER_DEPTH: usize = 256;
 /// not a partition key.
 pub(crate) const FOLDER_NAME_BYTES: usize = 255;
 
-/// Bytes of an image file; photos and scans have a tenth of it. Key: `images.max_file_size`.
+/// Bytes of an image file; photos and scans have a tenth of that. Key: `images.max_file_size`.
 pub(crate) const IMAGE_FILE_BYTES: u64 = 256 << 20;

@@ -1,10 +1,9 @@
-//! The program: parses nothing and prints nothing itself, see [`hfauto_pipe::cli`].
+//! The program; [`hfauto_pipe::cli`] parses arguments and prints.
 
 use std::process::ExitCode;
 
-/// Every forward pass allocates and frees the same large buffers. glibc gives them back to the kernel
-/// each time and pays for the page faults again; mimalloc keeps them. The cost is a little more resident
-/// memory between batches.
+/// Every forward pass allocates and frees the same large buffers. glibc returns them to the kernel and takes the page
+/// faults again; mimalloc keeps them, at the cost of some resident memory between batches.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,20 +1,20 @@
-//! The program's own files in folders that others may write to: locks, manifests, states, temporary parts. Anything
-//! foreign under their names is replaced or refused, and links are never followed.
+//! The program's own files in folders that other users may write to: locks, manifests, states, temporary parts. A
+//! foreign file in their place is replaced or refused; links are never followed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Neither follows a link nor waits for the other end of a pipe.
+/// Open flags: follow no link, and do not wait for the other end of a pipe.
 const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
-/// The error for a link in place of a file or folder of ours.
+/// The error for a link in the place of one of our files or folders.
 #[derive(Debug, thiserror::Error)]
 #[error("`{}` is a link, which is not followed", .0.display())]
 pub(crate) struct IsLink(PathBuf);
 
-/// Creates a file. An existing file or link of that name is removed; the target of a link stays.
+/// Creates a file. Removes an existing file or link of that name, but not a link's target.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -36,10 +36,10 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Opens a lock file, or creates it; existing content stays.
+/// Opens or creates a lock file, and keeps its content.
 ///
-/// `begins` is the prefix of our locks' content: a file with other content is not ours, and nor is one with further
-/// hard links.
+/// `begins` is the prefix of our locks' content. Refuses a file with other content or with several hard links, which is
+/// not ours.
 pub(crate) fn open_lock(path: &Path, begins: &[u8]) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).custom_flags(FLAGS);
@@ -52,7 +52,7 @@ pub(crate) fn open_lock(path: &Path, begins: &[u8]) -> io::Result<File> {
             read => length += read,
         }
     }
-    // A truncated prefix is a lock whose process died, or whose disk was full.
+    // A process that died, or a full disk, leaves a truncated prefix.
     if !begins.starts_with(&found[..length]) || file.metadata()?.nlink() > 1 {
         let message = format!("`{}` is not a lock of hfauto-pipe", path.display());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));

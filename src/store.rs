@@ -1,6 +1,6 @@
-//! Object stores by their URLs, for the source and the sink: `s3://`, `gs://`, `az://`, `https://`. Settings and
-//! credentials are the environment's, by the names of the providers (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
-//! `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`…). Not here: what is read or written.
+//! Opens object stores by URL, for the source and the sink: `s3://`, `gs://`, `az://`, `https://`. Settings and
+//! credentials come from the providers' environment variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
+//! `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`…). Not here: reading and writing objects.
 
 use std::future::Future;
 use std::io;
@@ -16,16 +16,16 @@ use url::Url;
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret;
 
-/// The schemes of stores that this build may read and write; `http` and `https` are read only.
+/// The schemes of the stores in this build; `http` and `https` are read-only.
 pub(crate) const SCHEMES: &[&str] =
     &["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "http", "https"];
 
-/// Whether a path is a URL of an object store, as far as [`SCHEMES`] go.
+/// Whether a path is a URL with one of the [`SCHEMES`].
 pub(crate) fn is_url(path: &str) -> bool {
     scheme(path).is_some_and(|scheme| SCHEMES.contains(&scheme))
 }
 
-/// A path relative to a folder; URLs of stores and of files as they are.
+/// Joins a relative path to a folder; returns URLs unchanged.
 pub(crate) fn join(folder: &Path, path: &str) -> PathBuf {
     if is_url(path) {
         return PathBuf::from(path);
@@ -38,20 +38,20 @@ fn scheme(path: &str) -> Option<&str> {
     path.split_once("://").map(|(scheme, _)| scheme)
 }
 
-/// A place in a store: an object, or the beginning of the names of some.
+/// A place in a store: an object, or a prefix of object names.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) store: Arc<dyn ObjectStore>,
-    /// What tells stores apart: scheme and bucket, `s3://bucket/`.
+    /// The URL that identifies the store: scheme and bucket, `s3://bucket/`.
     pub(crate) url: ObjectStoreUrl,
     pub(crate) path: StorePath,
 }
 
 impl Place {
-    /// Opens the store of a URL; no request is made. Wildcards in the path stay as they are.
+    /// Opens the store of a URL, without a request. Wildcards in the path stay unchanged.
     ///
     /// # Errors
-    /// `Config` when the URL or the environment's settings are wrong, or the store is not in this build.
+    /// `Config` if the URL or the settings in the environment are wrong, or if this build lacks the store.
     pub(crate) fn open(text: &str) -> Result<Self> {
         let wrong = |message: String| Error::new(ErrorKind::Config, message);
         let name = scheme(text).unwrap_or_default();
@@ -59,11 +59,11 @@ impl Place {
             .map_err(|error| wrong(format!("`{text}` is not a URL")).source(error))?;
         if url.host_str().is_none_or(str::is_empty) {
             let what = if name.starts_with("http") { "host" } else { "bucket" };
-            return Err(wrong(format!("`{text}` names no {what}"))
+            return Err(wrong(format!("`{text}` has no {what}"))
                 .hint(format!("write it as `{name}://{what}/path`")));
         }
         let base = &url[..url::Position::BeforePath];
-        // As written: a key may hold `%` and `?`, which a URL would decode or cut off.
+        // Takes the key as written: a URL parser would decode its `%` and cut it off at a `?`.
         let (_, rest) = text.split_once("://").unwrap_or_default();
         let key = rest.split_once('/').map_or("", |(_, key)| key);
         let is_http = name.starts_with("http");
@@ -77,7 +77,7 @@ impl Place {
             wrong(format!("`{text}` is not the name of an object")).source(error)
         })?;
         let store = build(name, base).ok_or_else(|| {
-            wrong(format!("`{text}`: this build has no support for `{name}://`"))
+            wrong(format!("`{text}`: this build does not support `{name}://`"))
                 .hint(format!("build hfauto-pipe with the feature `{}`", feature(name)))
         })?;
         let store = store.map_err(|error| {
@@ -85,7 +85,7 @@ impl Place {
                 .source(error)
                 .hint(credentials(name))
         })?;
-        // The URL that names objects, in reports and manifests too, has no credentials; only the store has them.
+        // Only the store gets the credentials of the URL: the URLs of objects appear in reports and manifests.
         let mut named = url.clone();
         if is_http {
             secret::remember_credentials(text);
@@ -97,7 +97,7 @@ impl Place {
         Ok(Self { store, url, path })
     }
 
-    /// The URL of an object of its store.
+    /// The URL of an object in this store.
     pub(crate) fn url_of(&self, path: &StorePath) -> String {
         format!("{}{path}", self.url.as_str())
     }
@@ -105,7 +105,7 @@ impl Place {
 
 type Built = std::result::Result<Arc<dyn ObjectStore>, object_store::Error>;
 
-/// The store of a scheme; `None` when the build does not have it.
+/// The store of a scheme; `None` if this build lacks it.
 #[allow(unused_variables, reason = "a build without stores")]
 fn build(scheme: &str, base: &str) -> Option<Built> {
     fn shared(store: impl ObjectStore) -> Arc<dyn ObjectStore> {
@@ -149,7 +149,7 @@ fn feature(scheme: &str) -> &'static str {
 fn credentials(scheme: &str) -> &'static str {
     match scheme {
         "s3" | "s3a" => {
-            "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION; for a server of your own also \
+            "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION; for your own server also \
              AWS_ENDPOINT_URL, and AWS_ALLOW_HTTP=true without TLS"
         }
         "gs" => "set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account",
@@ -158,7 +158,7 @@ fn credentials(scheme: &str) -> &'static str {
     }
 }
 
-/// An error of a store, with the remedy that fits it. `kind` is that of the work it stopped.
+/// Turns a store's error into ours, with a remedy. `kind` is the kind of the operation that failed.
 pub(crate) fn store_error(
     kind: ErrorKind,
     message: String,
@@ -168,7 +168,7 @@ pub(crate) fn store_error(
     let said = error.to_string();
     let hint = match &error {
         object_store::Error::NotFound { .. } => "check the bucket and the path",
-        // Without credentials in the environment the provider's metadata service is asked for some.
+        // Without credentials in the environment, the store asks the provider's metadata service.
         _ if said.contains("169.254.169.254") || said.contains("metadata") => {
             credentials(scheme(url).unwrap_or_default())
         }
@@ -176,18 +176,18 @@ pub(crate) fn store_error(
         | object_store::Error::Unauthenticated { .. } => {
             credentials(scheme(url).unwrap_or_default())
         }
-        // Of a listing there is no kind of its own for it.
+        // A listing has no error variant for a missing bucket.
         _ if said.contains("NoSuchBucket") => "check the bucket",
-        object_store::Error::Precondition { .. } => "somebody else changed the object: run again",
+        object_store::Error::Precondition { .. } => "another process changed the object: run again",
         _ => "check the endpoint, the credentials and the network, and run again",
     };
     Error::new(kind, message).source(error).hint(hint)
 }
 
-/// Waits for work on a store, on threads of its own: callers block, inside and outside of async code.
+/// Runs a future on the stores' own runtime and blocks until it ends. Callers may be inside or outside of async code.
 ///
 /// # Errors
-/// `Resources` when the threads cannot be had.
+/// `Resources` if the threads cannot be started.
 pub(crate) fn wait<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T> {
     static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
         tokio::runtime::Builder::new_multi_thread()
@@ -223,6 +223,6 @@ mod tests {
         check("http://localhost:8080/a%20b.csv", "http://localhost:8080/", "a b.csv");
         check("http://jane:pw@localhost/a.csv", "http://localhost/", "a.csv");
         let error = Place::open("s3:///a").unwrap_err();
-        assert_eq!(error.message(), "`s3:///a` names no bucket");
+        assert_eq!(error.message(), "`s3:///a` has no bucket");
     }
 }

@@ -1,5 +1,5 @@
-//! Not a test: says at the end of a run which tests of `tests/it` were skipped, and why. `cargo test` runs the files of
-//! `tests/` in the order of their names and captures what tests print; it does not capture this.
+//! Not a test: reports at the end of a run which tests of `tests/it` were skipped, and why. `cargo test` runs the files
+//! of `tests/` in name order. It captures the output of the other tests, but not of this one.
 #![allow(clippy::print_stdout, reason = "this is what it is for")]
 
 use std::collections::BTreeMap;
@@ -17,6 +17,6 @@ fn main() {
         tests.dedup();
         println!("SKIPPED, {why}: {}", tests.join(", "));
     }
-    // The next run begins a list of its own.
+    // The next run starts a new list.
     let _ = std::fs::remove_file(&list);
 }

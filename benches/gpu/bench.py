@@ -1,4 +1,4 @@
-"""hfauto-pipe on a card beside sentence-transformers and transformers on the same card: rows from Parquet to Parquet
+"""hfauto-pipe on a GPU, compared with sentence-transformers and transformers on the same GPU: rows from Parquet to Parquet
 against `encode` in memory, GPT-2 against `generate`. Models have the shapes of well-known ones and random weights; rows
 are made of the words of the reviews in examples/data, no two alike. Needs torch with CUDA, sentence-transformers and
 pyarrow; see run.sh."""
@@ -69,7 +69,7 @@ def encoder(name, folder, vocabulary):
     model = folder / name
     BertModel(config).save_pretrained(model)
     bert_tokenizer(vocabulary).save_pretrained(model)
-    # As sentence-transformers writes them, in the form that all of its versions read.
+    # As written by sentence-transformers, in a form that all its versions read.
     kinds = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling"), ("2", "2_Normalize", "Normalize")]
     listed = [
         {"idx": int(idx), "name": idx, "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -131,7 +131,7 @@ def flops(name, lengths):
 
 
 def best_encode(model, rows):
-    """The batch size that sentence-transformers is fastest with, by an eighth of the rows."""
+    """The fastest batch size of sentence-transformers, measured on an eighth of the rows."""
     sample = rows[: max(256, len(rows) // 8)]
     seconds = {}
     for batch_size in (64, 256, 1024):
@@ -160,7 +160,7 @@ def encoders(args, folder, vocabulary, measured_peak):
                 batch_size = best_encode(peer, rows)
                 step = {"feature-extraction": {"model": "m", "input": "text", "output": "e"}}
                 pipeline, out = write_pipeline(folder, f"{name}-{set_name}-{dtype}", model_folder, dtype, parquet, step)
-                # What the driver compiles for the card is kept for all runs after the first.
+                # The driver caches compiled kernels after the first run.
                 run(args.program, pipeline, out, folder / "report.json", "--limit", "64")
                 ours, theirs = [], []
                 for _ in range(args.rounds):

@@ -1,4 +1,4 @@
-"""Rounds of hfauto-pipe and its peers over the same rows, in turn, so that a noisy machine disturbs all; ratios of
+"""Alternating rounds of hfauto-pipe and its peers over the same rows, so that noise affects all alike; ratios of
 each round, their medians and spread. See run.sh."""
 
 import argparse
@@ -24,9 +24,9 @@ PEERS = {
     "onnxruntime int8": ["onnxruntime", "int8"],
 }
 OURS = {"hfauto-pipe f32": "f32", "hfauto-pipe int8": "int8"}
-# Timed as a whole program, start and load included, as users run it; once in a run of the bench, it is slow.
+# Timed as a whole program, including start and load; only once per run, because it is slow.
 DAFT = "daft"
-# Who is compared with whom: the same kind of numbers, and the library that users come from.
+# The pairs to compare: the same dtype, and the library that users come from.
 RATIOS = [
     ("hfauto-pipe f32", "onnxruntime f32"),
     ("hfauto-pipe f32", "sentence-transformers"),
@@ -80,7 +80,7 @@ def ours(name, work, program):
 
 
 def daft(work):
-    """Rows are cut at the model's own `max_seq_length` here, which for long rows is half of what the others read."""
+    """Rows are truncated to the model's own `max_seq_length`, which for long rows is half of the others' length."""
     out = work["dir"] / "daft"
     script = Path(__file__).with_name("daft_program.py")
     command = [sys.executable, str(script), str(work["rows"]), str(work["model"]), str(out)]
@@ -93,14 +93,14 @@ def daft(work):
 
 
 def measured_peak(args, cores):
-    """GFLOP/s in f32 of all cores at once, now: on a shared machine it changes."""
+    """The current f32 GFLOP/s of all cores, which varies on a shared machine."""
     command = [args.kernels, "--peak"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(cores)]
     return sum(float(process.communicate()[0].split()[-1]) for process in running)
 
 
 def growth(model, sentences, args):
-    """What ten times the rows, and rows of four times the tokens, cost beside what the products grow by."""
+    """The cost of ten times the rows, and of rows with four times the tokens, relative to the growth of the products."""
     folder = args.cache / "work" / "growth"
     folder.mkdir(parents=True, exist_ok=True)
     words = " ".join(sentences).split()
@@ -125,7 +125,7 @@ def growth(model, sentences, args):
     for dtype in OURS.values():
         tokenizer.enable_truncation(512)
         step["feature-extraction"]["max_length"] = 512
-        # The same lengths among few and many.
+        # The same lengths among few rows and many.
         all_rows = sorted(sentences[:4000], key=len)
         many, longer = [], []
         for _ in range(args.rounds):
@@ -139,7 +139,7 @@ def growth(model, sentences, args):
 
 
 def few_rows(model, sets, args):
-    """Jobs that take a fraction of a second, ours with reading and writing the files."""
+    """Jobs of a fraction of a second; ours include reading and writing the files."""
     folder = args.cache / "work" / "few"
     folder.mkdir(parents=True, exist_ok=True)
     graphs = prepare.onnx_graphs("minilm", model, args.cache)
@@ -198,7 +198,7 @@ def generation(sentences, args):
 
 
 def flops(model, lengths):
-    """Of the products: those with weights, and queries with keys and probabilities with values."""
+    """The operations in products: with weights, of queries with keys, and of probabilities with values."""
     config = json.loads((model / "config.json").read_text())
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
     weights = layers * (4 * hidden**2 + 2 * hidden * config["intermediate_size"])
@@ -258,7 +258,7 @@ def one(model_name, set_name, work, lengths, operations, cores, args):
     for number in range(args.rounds):
         peaks.append(measured_peak(args, cores))
         names = [*PEERS, *OURS]
-        # Nobody always comes first.
+        # The order rotates, so that none always comes first.
         for name in names[number % len(names) :] + names[: number % len(names)]:
             run = peer(name, work) if name in PEERS else ours(name, work, args.program)
             seconds.setdefault(name, []).append(run[0])

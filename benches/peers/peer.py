@@ -39,7 +39,7 @@ def onnxruntime(args, texts):
         start = 0
         while start < len(order):
             longest = len(ids[order[start]])
-            # At most so many rows, and 4,096 tokens with padding: more were slower.
+            # At most this many rows, and 4,096 tokens with padding; larger batches were slower.
             count = max(1, min(args.batch_size, 4096 // longest))
             batch = order[start : start + count]
             start += count

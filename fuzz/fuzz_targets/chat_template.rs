@@ -1,4 +1,4 @@
-//! Any text as a chat template. What it is rendered to, or refused with, takes bounded time and memory.
+//! Any text as a chat template. Rendering or refusing it takes bounded time and memory.
 #![no_main]
 
 use std::sync::OnceLock;
@@ -14,7 +14,7 @@ fn tokenizer() -> &'static AutoTokenizer {
 }
 
 fuzz_target!(|source: &str| {
-    // Each text is kept until the process ends: not those of a fuzzer for ever.
+    // Templates are leaked until the process ends, so the fuzzer skips long ones.
     if source.len() > 4096 {
         return;
     }

@@ -1,12 +1,12 @@
-//! Any bytes as a CSV file: inspected, then read. What is read after a sound inspection are as many rows as were
-//! counted.
+//! Any bytes as a CSV file: inspects it, then reads it. After a successful inspection, the number of rows read must
+//! equal the number counted.
 #![no_main]
 
 use hfauto_pipe_fuzz::read_source;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    // The first byte chooses a dialect.
+    // The first byte selects a dialect.
     let Some((dialect, text)) = bytes.split_first() else { return };
     read_source("input.csv", text, |spec| {
         let csv = &mut spec.csv;

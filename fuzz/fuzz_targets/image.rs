@@ -1,11 +1,11 @@
-//! Any bytes as an image: JPEG, PNG, WebP, GIF, BMP and TIFF. What decodes has the pixels that its size says, and costs
-//! no more than a picture of that size may.
+//! Any bytes as an image: JPEG, PNG, WebP, GIF, BMP and TIFF. A decoded image must have as many pixels as its size
+//! says, and cost no more than an image of that size may.
 #![no_main]
 
 use hfauto_pipe::image::{Resampling, RgbImage};
 use libfuzzer_sys::fuzz_target;
 
-/// 4 megapixels: an input of kilobytes may claim any size below this and have it.
+/// 4 megapixels: an input of kilobytes may claim any size below this, and be decoded.
 const MAX_PIXELS: u64 = 1 << 22;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -1,5 +1,5 @@
-//! Any bytes as a JSONL file: inspected, then read. What is read after a sound inspection are as many rows as were
-//! counted.
+//! Any bytes as a JSONL file: inspects it, then reads it. After a successful inspection, the number of rows read must
+//! equal the number counted.
 #![no_main]
 
 use hfauto_pipe_fuzz::read_source;

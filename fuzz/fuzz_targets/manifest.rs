@@ -1,5 +1,5 @@
-//! Any bytes as the manifests that an output folder has of itself and of its units. What they say may be refused;
-//! nothing outside the folder may be touched.
+//! Any bytes as the manifests of an output folder and of its units. They may be refused, but nothing outside the folder
+//! may be touched.
 #![no_main]
 
 use std::fs;

@@ -1,5 +1,5 @@
-//! Any bytes as the files that describe a model, cut at NULs: config.json, generation_config.json and those of
-//! sentence-transformers. What they describe must not be built of more than their size allows.
+//! Any bytes as the files that describe a model, split at NULs: config.json, generation_config.json and those of
+//! sentence-transformers. The described model must not cost more than their size justifies.
 #![no_main]
 
 use std::fs;

@@ -1,5 +1,5 @@
-//! Any bytes as a Parquet file: footer, indexes, pages. It is opened, cut into units and read with and without a
-//! predicate; what is damaged is an error.
+//! Any bytes as a Parquet file: footer, indexes, pages. Opens it, splits it into units, and reads it with and without a
+//! predicate; damage is an error.
 #![no_main]
 
 use hfauto_pipe_fuzz::read_table;

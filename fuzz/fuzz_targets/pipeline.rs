@@ -1,4 +1,4 @@
-//! Any text as a pipeline file: its problems, or a pipeline; never a panic.
+//! Any text as a pipeline file: its problems or a pipeline, but never a panic.
 #![no_main]
 
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Tokenizers without `tokenizer.json`: the first byte says which files the rest is cut into, at NULs for those
-//! of two. What loads must encode.
+//! Tokenizers without `tokenizer.json`: the first byte selects the files into which the rest is split, at NULs if there
+//! are two. A tokenizer that loads must encode.
 #![no_main]
 
 use std::fs;

@@ -1,4 +1,5 @@
-//! Any bytes as a `tokenizer.json`. What loads must encode and decode, or say why not, in bounded time and memory.
+//! Any bytes as a `tokenizer.json`. A tokenizer that loads must encode and decode, or return an error, in bounded time
+//! and memory.
 #![no_main]
 
 use std::fs;

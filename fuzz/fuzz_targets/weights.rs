@@ -1,5 +1,5 @@
-//! Any bytes as weights: the header of safetensors, and the archive and pickle of torch. What opens must give
-//! every tensor that it names, or say why not.
+//! Any bytes as weights: the header of safetensors, and the archive and pickle of torch. A file that opens must return
+//! every tensor that it names, or an error.
 #![no_main]
 
 use std::fs;

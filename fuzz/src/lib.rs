@@ -1,4 +1,4 @@
-//! What the fuzz targets share.
+//! Shared by the fuzz targets.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use hfauto_pipe::source;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// A folder in memory, where there is one, for the life of the process.
+/// A folder in memory, if available, for the life of the process.
 pub fn folder() -> PathBuf {
     static FOLDER: OnceLock<TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -21,7 +21,7 @@ pub fn folder() -> PathBuf {
     folder.path().to_path_buf()
 }
 
-/// Reads bytes as a file of a source. A file that is found sound has to give its rows.
+/// Reads bytes as a file of a source. A file that passes inspection must yield its rows.
 pub fn read_source(name: &str, bytes: &[u8], change: impl FnOnce(&mut SourceSpec)) {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| Runtime::new().expect("a runtime"));
@@ -38,13 +38,13 @@ pub fn read_source(name: &str, bytes: &[u8], change: impl FnOnce(&mut SourceSpec
     });
 }
 
-/// Reads the rows of a file of these bytes as a pipeline does, with and without a predicate.
+/// Reads the rows of a file with these bytes as a pipeline does, with and without a predicate.
 pub fn read_table(name: &str, bytes: &[u8]) {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     static FILES: AtomicU64 = AtomicU64::new(0);
     let runtime = RUNTIME
         .get_or_init(|| tokio::runtime::Builder::new_current_thread().build().expect("a runtime"));
-    // Footers are remembered by the name and the time of their file, which has the grain of a clock tick.
+    // Footers are cached by name and modification time, whose granularity is a clock tick.
     let path = folder().join(format!("{}-{name}", FILES.fetch_add(1, Ordering::Relaxed)));
     fs::write(&path, bytes).expect("a file");
     runtime.block_on(async {

@@ -48,9 +48,9 @@ impl FetchArgs {
         if self.revision.is_some() {
             return Err(Error::new(
                 ErrorKind::Usage,
-                "`--revision` does not go with a pipeline file",
+                "`--revision` cannot be used with a pipeline file",
             )
-            .hint("a pipeline names its revisions itself"));
+            .hint("set `revision` in the pipeline file"));
         }
         let pipeline = config::load(path, &LoadOptions::default())?;
         let mut models = Vec::new();

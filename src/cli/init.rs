@@ -20,7 +20,7 @@ pub(super) struct InitArgs {
     #[arg(value_parser = PossibleValuesParser::new(task_ids()), default_value = TASKS[0].id)]
     task: String,
 
-    /// Where to write it; default stdout. An existing file is never replaced.
+    /// The file to write; default stdout. An existing file is never replaced.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -34,7 +34,7 @@ fn template(task: &str) -> String {
     TaskDefinition::find(task).map(|task| for_users(task.template)).unwrap_or_default()
 }
 
-/// A pipeline of this repository with a model of the hub, the user's data and no tests of ours.
+/// A pipeline of this repository with a hub model and the user's data, without tests.
 fn for_users(pipeline: &str) -> String {
     let mut text = String::new();
     let mut section = "";

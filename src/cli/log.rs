@@ -1,5 +1,5 @@
-//! Logs on stderr: as text, or as JSON objects, one a line, which everything else that is said there then is, too.
-//! Not here: what is logged.
+//! Logs on stderr, as text or as one JSON object per line. With JSON, everything else on stderr is JSON as well. Not here:
+//! the events.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -15,14 +15,13 @@ use crate::config::Diagnostics;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::ErrorReport;
 
-/// What is logged without `--log-level` and `RUST_LOG`. hf-hub logs its own retries as errors; ours says once
-/// what they came to.
+/// The default filter. It drops the events of hf-hub, which logs each retry as an error: the final error says enough.
 const TEXT_FILTER: &str = "warn,hf_hub=off";
 
-/// Who collects JSON wants to know what happens, too.
+/// The default filter for JSON: log collectors also want to see progress.
 const JSON_FILTER: &str = "warn,hfauto_pipe=info,hf_hub=off";
 
-/// The form of logs.
+/// The format of logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
     Text,
@@ -32,10 +31,10 @@ pub(super) enum LogFormat {
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 static LEVEL: OnceLock<String> = OnceLock::new();
 
-/// Begins to log.
+/// Starts logging.
 ///
 /// # Errors
-/// `Usage` when `level` is no filter.
+/// `Usage` if `level` is not a filter.
 pub(super) fn start(format: LogFormat, level: Option<&str>) -> Result<()> {
     let _ = FORMAT.set(format);
     if let Some(level) = level {
@@ -48,10 +47,12 @@ pub(super) fn start(format: LogFormat, level: Option<&str>) -> Result<()> {
         None => EnvFilter::try_from_default_env()
             .unwrap_or_else(|_| EnvFilter::new(if is_json() { JSON_FILTER } else { TEXT_FILTER })),
     };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| LogWriter { is_json: is_json() });
     // A second call in one process (tests) keeps the first subscriber.
     let _ = if is_json() {
-        // Fields of an event stand at the top, those of the run and the unit that it is in in `spans`.
+        // Fields of an event are top-level keys; those of its run and unit are in `spans`.
         subscriber.json().flatten_event(true).with_current_span(false).try_init()
     } else {
         subscriber.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
@@ -59,7 +60,7 @@ pub(super) fn start(format: LogFormat, level: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the form from arguments that are not understood.
+/// Guesses the format from arguments that cannot be parsed.
 pub(super) fn guess_format(args: &[OsString]) {
     let is_json = args.iter().any(|arg| arg == "--log-format=json")
         || args.windows(2).any(|pair| pair[0] == "--log-format" && pair[1] == "json");
@@ -90,12 +91,12 @@ pub(super) fn says_errors() -> bool {
     !SAYS_NO_ERRORS.load(Ordering::SeqCst)
 }
 
-/// Whether all that is said on stderr is JSON.
+/// Whether stderr is JSON.
 pub(super) fn is_json() -> bool {
     FORMAT.get() == Some(&LogFormat::Json)
 }
 
-/// A line of JSON with a time, as those of the subscriber.
+/// Writes a JSON line in the form of the subscriber's events.
 pub(super) fn line(level: &str, message: &str, fields: Value) {
     let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
     let mut line = Map::from_iter([
@@ -109,7 +110,7 @@ pub(super) fn line(level: &str, message: &str, fields: Value) {
     terminal::say_json(Value::Object(line));
 }
 
-/// Reports panics as log events from now on: a panic is our bug, and its message may hold untrusted text.
+/// Reports panics as log events: a panic is our bug, and its message may contain untrusted text.
 pub(super) fn panics() {
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = std::backtrace::Backtrace::capture();
@@ -125,7 +126,7 @@ pub(super) fn panics() {
     }));
 }
 
-/// An error as one line; the problems of a pipeline file stand in it.
+/// Writes an error as one line, including the problems of a pipeline file.
 pub(super) fn error(error: &Error) {
     let ErrorReport { kind, row_error, message, at, hint, text } = ErrorReport::from(error);
     let mut fields = json!({

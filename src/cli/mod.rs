@@ -1,9 +1,10 @@
-//! The command line: one verb a file, and the only place that prints. Results go to stdout; progress,
-//! logs and errors go to stderr. Not here: any work of its own; every verb calls the library.
+//! The command line, with one file per verb; nothing else prints. Results go to stdout; progress, logs and errors go to
+//! stderr. Not here: the work itself, which the library does.
 
 mod completions;
 mod fetch;
 mod init;
+mod job;
 mod log;
 mod models;
 mod observe;
@@ -40,30 +41,30 @@ use crate::{guard, secret};
 use self::log::LogFormat;
 use self::terminal::print;
 
-/// Verbs and options of the design that later versions bring.
+/// Verbs that are reserved for later versions.
 const LATER: &[&str] = &["scheduler", "executor"];
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   done, also when there was nothing to do
+  0   done, also if there was nothing to do
   64  the command line is wrong
-  65  the rows are at fault: truncated, ragged or invalid input
+  65  the input is truncated, ragged or invalid
   66  an input file is missing or cannot be opened
-  69  a model, or the service it comes from, is not available
+  69  a model, or the service that it comes from, is not available
   70  a bug of hfauto-pipe
   73  the output exists or cannot be written
-  75  another run holds the output, or a resource is short for now: try again
-  78  the pipeline is wrong
-  130 interrupted (SIGINT), 143 terminated (SIGTERM): units that are done are kept";
+  75  another run holds the output, or a resource is temporarily short: try again
+  78  the pipeline file or a query is wrong
+  130 interrupted (SIGINT), 143 terminated (SIGTERM): finished units are kept";
 
-/// Hugging Face models over tables: Parquet, CSV, JSONL and Arrow columns through a model, as new columns.
+/// Hugging Face models over tables: adds a model's results as columns to Parquet, CSV, JSONL and Arrow files.
 #[derive(Parser, Debug)]
 #[command(name = "hfauto-pipe", version, after_help = EXIT_CODES, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Log level of stderr: error, warn, info, debug, trace, or a filter as of `RUST_LOG`.
+    /// The log level of stderr: error, warn, info, debug, trace, or a filter in the syntax of `RUST_LOG`.
     #[arg(long, alias = "log", global = true, value_name = "LEVEL")]
     log_level: Option<String>,
 
@@ -76,16 +77,16 @@ struct Cli {
 enum Command {
     /// Run a pipeline: rows from source to sink.
     Run(run::RunArgs),
-    /// Run the pipelines of a folder at the times of their `schedule`; stays.
+    /// Run the pipelines of a folder at the times of their `schedule`, as a service.
     Schedule(schedule::ScheduleArgs),
-    /// Make one HTML page of the report of a run.
+    /// Turn the report of a run into one HTML page.
     Report(report::ReportArgs),
-    /// Check pipeline files: no network, no weights.
+    /// Check pipeline files, without network and weights.
     Validate(validate::ValidateArgs),
     /// Show what a run would do: columns, models, memory, tokens of a sample.
     Plan(plan::PlanArgs),
-    /// Show how far the output of a pipeline is, also while another process makes it; of a folder, the last
-    /// and next runs.
+    /// Show the progress of a pipeline's output, also during a run in another process; for a folder, the last and next
+    /// runs.
     Status(status::StatusArgs),
     /// Run the `tests` of pipeline files.
     Test(test::TestArgs),
@@ -103,17 +104,17 @@ enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// A pipeline file and what the command line changes in it.
+/// A pipeline file and its overrides.
 #[derive(Args, Debug)]
 struct PipelineArgs {
     /// The pipeline file (YAML).
     pipeline: PathBuf,
 
-    /// Override a key of the file, as `--set source.limit=100`; may be given several times.
+    /// Override a key of the file, for example `--set source.limit=100`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
 
-    /// Use only local files and the cache, as HF_HUB_OFFLINE=1.
+    /// Use only local files and the cache, as HF_HUB_OFFLINE=1 does.
     #[arg(long)]
     offline: bool,
 }
@@ -130,11 +131,11 @@ fn key_value(text: &str) -> std::result::Result<(String, String), String> {
         Some((key, value)) if !key.trim().is_empty() => {
             Ok((key.trim().to_owned(), value.to_owned()))
         }
-        _ => Err("expected KEY=VALUE, as `source.limit=100`".to_owned()),
+        _ => Err("expected KEY=VALUE, for example `source.limit=100`".to_owned()),
     }
 }
 
-/// The hub as the environment says, or without network.
+/// The hub with the settings of the environment; without network if `offline`.
 fn hub(offline: bool) -> Hub {
     let settings = HubSettings::from_env();
     let offline = offline || settings.offline();
@@ -145,7 +146,7 @@ fn hub(offline: bool) -> Hub {
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
     secret::remember_environment();
-    // SQL expressions may be deep, and the system fixes the main thread's stack size.
+    // Deep SQL expressions need a large stack, but the system fixes the main thread's stack size.
     let thread = std::thread::Builder::new().name("main".to_owned()).stack_size(STACK_BYTES);
     match thread.spawn(move || run(&args)) {
         Ok(thread) => thread.join().unwrap_or_else(|panic| fail(&panicked(&*panic))),
@@ -157,7 +158,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
 fn panicked(panic: &(dyn Any + Send)) -> Error {
     let message = format!("the program panicked: {}", guard::message(panic));
     Error::new(ErrorKind::Internal, message)
-        .hint("this is a bug of hfauto-pipe: please report it, with what RUST_BACKTRACE=1 shows")
+        .hint("this is a bug of hfauto-pipe: please report it with the output of RUST_BACKTRACE=1")
 }
 
 fn run(args: &[OsString]) -> u8 {
@@ -194,7 +195,7 @@ fn run(args: &[OsString]) -> u8 {
     }
 }
 
-/// Help and version are results; everything else that clap says is a usage error.
+/// Prints help and version as results; any other clap error is a usage error.
 fn usage(error: &clap::Error) -> u8 {
     if let Some(verb) = unavailable_verb(error) {
         let names: Vec<_> = <Cli as clap::CommandFactory>::command()
@@ -257,7 +258,7 @@ fn show(error: &Error) {
     });
 }
 
-/// Asynchronous work of a verb, on a runtime of its own.
+/// Runs a verb's asynchronous work on a new runtime.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_stack_size(THREAD_STACK_BYTES)
@@ -265,7 +266,7 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .build()
         .map_err(|e| Error::new(ErrorKind::Resources, "cannot start threads").source(e))?;
     let result = runtime.block_on(work);
-    // A blocking task that is still on its way (a batch of rows being tokenised) must not hold the exit.
+    // A running blocking task (such as tokenizing a batch) must not delay the exit.
     runtime.shutdown_background();
     result
 }

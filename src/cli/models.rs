@@ -1,4 +1,4 @@
-//! `hfauto-pipe models`: what this version can load; `models MODEL`: what one checkpoint is.
+//! `hfauto-pipe models`: lists the supported models; `models MODEL`: explains one checkpoint.
 
 use std::fmt::Write;
 
@@ -100,19 +100,16 @@ impl ModelsArgs {
                 let kind = if devices[0].is_cpu() { "cpu" } else { "cuda" };
                 let mib = (parameters * dtype.size_in_bytes()) as f64 / f64::from(1 << 20);
                 let as_dtype = dtype.as_str();
-                line(
-                    "memory",
-                    &format!("{mib:.1} MiB as {as_dtype}, the dtype computed in on {kind}"),
-                );
+                line("memory", &format!("{mib:.1} MiB as {as_dtype}, the compute dtype on {kind}"));
                 let tokens = memory::batch_tokens(Some(dimensions), &devices, false);
                 let batch = memory::activation_bytes(dimensions, tokens);
                 let mib = batch as f64 / f64::from(1 << 20);
                 line(
                     "activations",
-                    &format!("about {mib:.1} MiB a worker for a batch of {tokens} tokens"),
+                    &format!("about {mib:.1} MiB per worker for a batch of {tokens} tokens"),
                 );
             }
-            Err(_) => line("weights", &"not here yet: `hfauto-pipe fetch` downloads them"),
+            Err(_) => line("weights", &"not cached: `hfauto-pipe fetch` downloads them"),
         }
         Ok(text)
     }

@@ -1,5 +1,4 @@
-//! What others learn of a run from files: its metrics at any time, its report when it is over. Not here: what they
-//! say (`crate::report`).
+//! Writes a run's metrics file every few seconds, and its report at the end. Not here: their contents (`crate::report`).
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -18,10 +17,10 @@ use crate::report::{Kept, Report, prometheus};
 use crate::secret;
 use crate::sink::{self, Sink};
 
-/// The time between two states of the metrics: shorter than any scrape interval.
+/// The interval between updates of the metrics: shorter than any scrape interval.
 const METRICS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A run that is told of in files.
+/// Writes the report and the metrics of a run.
 pub(super) struct Observer {
     report: Option<PathBuf>,
     told: Arc<Told>,
@@ -30,14 +29,14 @@ pub(super) struct Observer {
     kept: Option<SinkSpec>,
 }
 
-/// What is known of the run, and where its metrics go.
+/// The state of the run, and its metrics file.
 struct Told {
     metrics: Option<(PathBuf, String)>,
     run: Mutex<(Report, Option<Arc<Progress>>)>,
 }
 
 impl Observer {
-    /// Begins to tell of a run of the pipeline `file`: the first metrics are written.
+    /// Starts to observe a run of the pipeline `file`, and writes the first metrics.
     ///
     /// # Errors
     /// `Sink` when a file cannot be written.
@@ -46,20 +45,20 @@ impl Observer {
         report: Option<PathBuf>,
         metrics: Option<PathBuf>,
     ) -> Result<Self> {
-        // A report that cannot be written is told before the work, not after it.
+        // An unwritable report fails before the work, not after it.
         if let Some(path) = &report {
             probe(path).map_err(|e| cannot_write("report", path, e))?;
         }
-        // The metrics before: what they say of earlier runs stays.
+        // The new metrics keep the series about earlier runs.
         let metrics = metrics.map(|path| {
             let before = own_file::read(&path).unwrap_or_default();
             (path, String::from_utf8_lossy(&before).into_owned())
         });
-        // Until the pipeline is read, its name is the one that the file would give it.
+        // Until the pipeline is read, the file's stem stands in for its name.
         let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let before = metrics.as_ref().and_then(|(_, before)| Kept::pipeline(before));
         let begun = Report::running(before.unwrap_or(stem), now());
-        // A killed run cannot report its end, so the report first says that it is running, and in which process.
+        // A killed run cannot report its end: the first report therefore says that the run is in progress, and in which process.
         if let Some(path) = report.as_deref().filter(|path| is_file_or_new(path)) {
             let text = begun.to_json()?;
             replace(path, text.as_bytes()).map_err(|e| cannot_write("report", path, e))?;
@@ -87,19 +86,19 @@ impl Observer {
         Ok(Self { report, told, thread: Some((sender, thread)), kept: None })
     }
 
-    /// Says which pipeline it is.
+    /// Sets the pipeline, once it is read.
     pub(super) fn is_of(&mut self, pipeline: &Pipeline) {
         self.told.lock().0.pipeline = secret::hide(&pipeline.name).into_owned();
         let sink = &pipeline.sink;
         self.kept = (!Sink::is_file(sink)).then(|| sink.clone());
     }
 
-    /// Says where the counters are.
+    /// Sets the job, which has the counters.
     pub(super) fn runs(&self, job: &Job) {
         self.told.lock().1 = Some(job.progress());
     }
 
-    /// Tells how the run ended.
+    /// Writes the final report and metrics.
     ///
     /// # Errors
     /// `Sink` when a file cannot be written.
@@ -124,7 +123,7 @@ impl Observer {
             let report = replace(path, text.as_bytes());
             written = written.and(report.map_err(|e| cannot_write("report", path, e)));
         }
-        // Only a run that held the output leaves its report there.
+        // Only a run that held the output writes its report there.
         let stage = self.told.lock().1.as_ref().map(|progress| progress.stage());
         let held = result.is_ok() || stage.is_some_and(|stage| stage != Stage::Loading);
         if let (Some(spec), Some(run), true) = (&self.kept, &report.run, held) {
@@ -136,7 +135,7 @@ impl Observer {
             };
             if let Err(error) = kept {
                 let output = spec.path.display();
-                tracing::warn!(%error, %output, "the output does not keep the report");
+                tracing::warn!(%error, %output, "cannot write the report to the output");
             }
         }
         written
@@ -148,18 +147,18 @@ impl Told {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The report as of now.
+    /// The current report.
     fn report(&self) -> Report {
         let (report, progress) = self.lock().clone();
         Report { run: progress.map(|progress| progress.report()), ..report }
     }
 
-    /// Reports that a signal ended the run, which can no longer do so itself. Does not wait for the state: its holder
+    /// Reports that a signal ended a run that can no longer report itself. Does not wait for the state's lock, whose holder
     /// may never release it.
     fn last_words(&self, kind: ErrorKind, report: Option<&Path>) {
         let Ok(mut told) = self.run.try_lock() else { return };
-        let error = Error::new(kind, "a signal ended the process before the run could end itself")
-            .hint("units that are done are kept: the same command continues from there");
+        let error = Error::new(kind, "a signal ended the process before the run could shut down")
+            .hint("finished units are kept: the same command resumes from them");
         told.0 = told.0.clone().ended(now(), Some(&error));
         let (ended, progress) = told.clone();
         drop(told);
@@ -183,19 +182,19 @@ impl Told {
     }
 }
 
-/// Where an output folder of this machine keeps the report of its last run.
+/// The path of the report that a local output folder keeps of its last run.
 pub(super) fn kept_report(output: &Path) -> PathBuf {
     output.join("_hfauto").join("report.json")
 }
 
-/// Keeps a report in an output that is there. One of a run that had nothing to do does not take the place of one
-/// that tells how the output was made.
+/// Writes a report to an existing output. The report of a run that had nothing to do does not replace the report of the
+/// run that wrote the output.
 fn keep(path: &Path, report: &Report, nothing: bool) -> Result<()> {
     if !path.parent().is_some_and(Path::is_dir) {
         return Ok(());
     }
     if nothing && path.exists() {
-        // A run that died may have left the beginning of its report.
+        // A run that died may have left a truncated report.
         let _ = fs::remove_file(temporary(path));
         return Ok(());
     }
@@ -206,10 +205,10 @@ fn keep(path: &Path, report: &Report, nothing: bool) -> Result<()> {
         .map_err(|e| cannot_write("report", path, e))
 }
 
-/// Replaces a file atomically. Replaces a link rather than following it: anyone who may write to the folder could point
-/// it anywhere.
+/// Replaces a file atomically. Replaces a link instead of following it, because anyone with write access to the folder
+/// can point it anywhere.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    // What is no file (a pipe, a terminal) is written as it is.
+    // A pipe or a terminal is written directly.
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return OpenOptions::new().write(true).open(path)?.write_all(content);
     }
@@ -220,7 +219,7 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     own_file::replace(&path, &temporary(&path), content)
 }
 
-/// Where a file is written before it is whole: hidden, and no `.prom` file that a collector would read.
+/// The temporary file: hidden, and without the extension `.prom`, which a collector would read.
 fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp"))
@@ -231,14 +230,16 @@ fn is_file_or_new(path: &Path) -> bool {
     fs::symlink_metadata(path).map_or(true, |found| found.is_file())
 }
 
-/// Fails where [`replace`] would.
+/// Creates the folder of a file, and fails where [`replace`] would.
 fn probe(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
         Ok(found) if !found.is_file() => Ok(()),
         _ => {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map(drop)
+            let folder = folder.unwrap_or(Path::new("."));
+            fs::create_dir_all(folder)?;
+            tempfile::tempfile_in(folder).map(drop)
         }
     }
 }
@@ -246,7 +247,7 @@ fn probe(path: &Path) -> io::Result<()> {
 fn cannot_write(what: &str, path: &Path, error: io::Error) -> Error {
     Error::new(ErrorKind::Sink, format!("cannot write the {what} `{}`", path.display()))
         .source(error)
-        .hint("name a file in a folder that is there and may be written to")
+        .hint("name a file in an existing, writable folder")
 }
 
 fn now() -> String {

@@ -1,4 +1,4 @@
-//! `hfauto-pipe plan`: what a run would do, without doing it.
+//! `hfauto-pipe plan`: shows what a run would do.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -6,12 +6,13 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::PipelineArgs;
+use super::job::check_options;
 use crate::error::Result;
-use crate::job::{Job, JobOptions, TokenSample, bytes, count, files};
+use crate::job::{Job, JobOptions, TokenSample, bytes, count, counted};
 use crate::sink::{UnitKey, UnitStatus};
 use crate::tasks::memory;
 
-/// Rows whose tokens are counted.
+/// The rows of the sample whose tokens are counted.
 const SAMPLE_ROWS: usize = 1000;
 
 #[derive(Args, Debug)]
@@ -23,7 +24,7 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
 
-    /// Show only the units: which are computed or skipped, and why.
+    /// Show only the units: which ones are computed or skipped, and why.
     #[arg(long, conflicts_with = "verbose")]
     explain: bool,
 
@@ -38,6 +39,7 @@ impl PlanArgs {
             let pipeline = self.pipeline.load()?;
             let hub = super::hub(self.pipeline.offline);
             let options = JobOptions { limit: self.limit, ..JobOptions::default() };
+            check_options(&options, &pipeline)?;
             let job = Job::prepare(pipeline, options, Arc::new(hub)).await?;
             if self.explain {
                 return explain(&job);
@@ -60,7 +62,7 @@ pub(super) async fn describe(job: &Job) -> Result<String> {
     Ok(text)
 }
 
-/// What a run would do with each unit, and why.
+/// Whether a run would compute or skip each unit, and why.
 fn explain(job: &Job) -> Result<String> {
     if let Some(reason) = job.why_whole() {
         return Ok(format!("one unit: {reason}\n"));
@@ -88,9 +90,9 @@ fn write_plan(
     let source = job.source();
     let size: u64 = source.files.iter().map(|file| file.bytes).sum();
     writeln!(text, "pipeline  {} ({})", pipeline.name, pipeline.file.display())?;
-    write!(text, "source    {}, {}", files(source.files.len()), bytes(size))?;
+    write!(text, "source    {}, {}", counted(source.files.len() as u64, "file"), bytes(size))?;
     match job.progress().total_rows() {
-        Some(rows) => writeln!(text, ", {} rows", count(rows))?,
+        Some(rows) => writeln!(text, ", {}", counted(rows, "row"))?,
         None => writeln!(text, ", rows unknown before reading")?,
     }
     if let Some(reason) = job.why_whole() {
@@ -130,34 +132,34 @@ fn write_plan(
         match step.task().weights() {
             Some(weights) => writeln!(
                 text,
-                "  weights   {} parameters, {} in memory",
-                count(weights.parameters as u64),
+                "  weights   {}, {} in memory",
+                counted(weights.parameters as u64, "parameter"),
                 bytes(weights.bytes as u64)
             )?,
-            None => writeln!(text, "  weights   not here yet: `run` or `fetch` downloads them")?,
+            None => writeln!(text, "  weights   not cached: `run` or `fetch` downloads them")?,
         }
         if let Some(dimensions) = step.task().dimensions() {
             let one = memory::activation_bytes(dimensions, step.max_batch_tokens());
             let all = (one * step.num_workers()) as u64;
             writeln!(
                 text,
-                "  memory    about {} of activations at the peak, all workers",
+                "  memory    about {} of activations at peak, for all workers",
                 bytes(all)
             )?;
         }
         writeln!(text, "  options   {}", summary.options)?;
         writeln!(
             text,
-            "  batches   {} tokens each, sorted in windows of {} rows, {} workers",
+            "  batches   {} tokens each, sorted in windows of {} rows, {}",
             step.max_batch_tokens(),
             settings.sort_window_rows,
-            step.num_workers()
+            counted(step.num_workers() as u64, "worker")
         )?;
         match sample {
             Some(sample) => writeln!(
                 text,
-                "  tokens    of {} rows: {:.1} on average, median {}, 95% up to {}, longest {}, {} cut, {} null",
-                sample.rows,
+                "  tokens    of {}: {:.1} on average, median {}, 95% up to {}, longest {}, {} cut, {} null",
+                counted(sample.rows as u64, "row"),
                 sample.mean,
                 sample.median,
                 sample.p95,

@@ -30,7 +30,7 @@ pub(super) enum ProgressMode {
     None,
 }
 
-/// The time between lines that somebody may read.
+/// The time between plain lines, which a person may read.
 const RARELY: Duration = Duration::from_secs(10);
 
 /// A thread that shows the counters of a job until it is finished.
@@ -100,15 +100,15 @@ impl Snapshot {
     }
 }
 
-/// Time for the rest, by tokens: long rows come first, so rows would promise too little. Repeated rows
-/// cost nothing, so this is an upper bound.
+/// The estimated time left, by tokens: long rows come first, so an estimate by rows would be too high. Repeated rows cost
+/// nothing, so this is an upper bound.
 fn remaining(total_rows: u64, steps: &[StepCounts], seconds: f64) -> Option<Duration> {
     let done: u64 = steps.iter().map(|step| step.computed_tokens).sum();
     let expected: f64 = steps
         .iter()
         .map(|step| {
             let share = total_rows as f64 / step.tokenized_rows.max(1) as f64;
-            // What the windows so far have not computed of their rows is repetition or on its way.
+            // Rows of the windows so far that are not computed are repeated or in progress.
             step.tokens as f64 * share
         })
         .sum();
@@ -182,6 +182,7 @@ fn rates(now: &Snapshot) -> String {
 
 fn plain_line(now: &Snapshot) -> String {
     match now.total_rows {
+        Some(1) => format!("{} of 1 row  {}", now.rows, rates(now)),
         Some(total) => format!("{} of {total} rows  {}", now.rows, rates(now)),
         None => format!("{} rows  {}", now.rows, rates(now)),
     }
@@ -216,7 +217,7 @@ pub(super) fn clock(duration: Duration) -> String {
     }
 }
 
-/// Says on stderr when a file of a model has arrived.
+/// Prints a line on stderr for each downloaded file of a model.
 pub(super) fn download(progress: HubProgress) {
     if progress.total_bytes == Some(progress.received_bytes) {
         let HubProgress { file, received_bytes: bytes, .. } = progress;

@@ -1,4 +1,4 @@
-//! `hfauto-pipe report`: one HTML page of the report of a run. Not here: the page (`crate::report`).
+//! `hfauto-pipe report`: turns the report of a run into one HTML page. Not here: the page (`crate::report`).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use crate::sink::{self, Sink};
 
 #[derive(Args, Debug)]
 pub(super) struct ReportArgs {
-    /// A report that `run --report` wrote, or a pipeline file (YAML): its output keeps the report of its last run.
+    /// A report of `run --report`, or a pipeline file (YAML), whose output keeps the report of its last run.
     report: PathBuf,
 
-    /// Where to write the page; `-` is stdout.
+    /// The page to write; `-` is stdout.
     #[arg(short, long, value_name = "FILE", default_value = "report.html")]
     output: PathBuf,
 
-    /// Override a key of the pipeline file, as `--set sink.path=out`; may be given several times.
+    /// Override a key of the pipeline file, for example `--set sink.path=out`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
 }
@@ -30,7 +30,7 @@ impl ReportArgs {
         let (file, text) = self.read()?;
         let text = String::from_utf8_lossy(&text);
         let report = Report::from_json(&text).map_err(|e| e.at(file.display()))?;
-        let page = page(&report.if_alive());
+        let page = page(&report.if_alive())?;
         if self.output == Path::new("-") {
             return super::print(page);
         }
@@ -45,7 +45,7 @@ impl ReportArgs {
         self.report.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
     }
 
-    /// The report, and where it is.
+    /// The report, and its path.
     fn read(&self) -> Result<(PathBuf, Vec<u8>)> {
         let found = |file: PathBuf, read: io::Result<Vec<u8>>| match read {
             Ok(text) => Ok((file, text)),
@@ -57,10 +57,10 @@ impl ReportArgs {
         let (pipeline, set) = (self.report.clone(), self.set.clone());
         let pipeline = PipelineArgs { pipeline, set, offline: true }.load()?;
         if Sink::is_file(&pipeline.sink) {
-            let message = "an output of one file keeps no report";
+            let message = "an output of a single file keeps no report";
             return Err(Error::new(ErrorKind::NoInput, message)
                 .at(pipeline.file.display())
-                .hint("run it with `--report FILE`, and give that file"));
+                .hint("run the pipeline with `--report FILE`, and pass that file"));
         }
         if !sink::is_remote(&pipeline.sink) {
             let file = super::observe::kept_report(&pipeline.sink.path);
@@ -77,9 +77,9 @@ impl ReportArgs {
     fn no_report(&self, file: &Path, error: io::Error) -> Error {
         let is_missing = error.kind() == io::ErrorKind::NotFound && self.is_pipeline();
         let hint = if is_missing {
-            "no run of it has come so far; run it, or give a file of `run --report`"
+            "no run has written a report yet; run the pipeline, or pass a file of `run --report`"
         } else {
-            "give a file that `run --report` wrote, or a pipeline file (.yaml)"
+            "pass a file that `run --report` wrote, or a pipeline file (.yaml)"
         };
         Error::new(ErrorKind::NoInput, format!("cannot read the report `{}`", file.display()))
             .source(error)

@@ -1,5 +1,5 @@
-//! `hfauto-pipe schedule`, and `run --due`: the pipelines of a folder at their times, with a line on stderr for
-//! everything that happens. Not here: when they are due ([`crate::schedule`]), how one runs (`run`).
+//! `hfauto-pipe schedule` and `run --due`: run the pipelines of a folder at their times, and log each event as a line on
+//! stderr. Not here: due times ([`crate::schedule`]), and a single run (`run`).
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use chrono::SecondsFormat;
 use clap::{Args, ValueEnum};
 use futures::FutureExt;
 
+use super::job::JobArgs;
 use super::observe::Observer;
 use super::progress::ProgressMode;
-use super::run::JobArgs;
 use super::signals::Stop;
 use super::{supervise, terminal};
 use crate::config::LoadOptions;
@@ -22,30 +22,30 @@ use crate::schedule::{Event, Scheduler, What, now};
 
 #[derive(Args, Debug)]
 pub(super) struct ScheduleArgs {
-    /// The folder of the pipeline files. Files that are added, changed or removed are picked up.
+    /// The folder of the pipeline files. The service notices files that are added, changed or removed.
     folder: PathBuf,
 
-    /// Where to remember what was run. Default: `.hfauto/schedule` in the folder.
+    /// The state folder. Default: `.hfauto/schedule` in the folder.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 
-    /// Override a key of the files, as `--set run.workers=1`; may be given several times.
+    /// Override a key of the files, for example `--set run.workers=1`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::key_value)]
     set: Vec<(String, String)>,
 
-    /// Use only local files and the cache, as HF_HUB_OFFLINE=1.
+    /// Use only local files and the cache, as HF_HUB_OFFLINE=1 does.
     #[arg(long)]
     offline: bool,
 
     #[command(flatten)]
     job: JobArgs,
 
-    /// How to show the progress of runs on stderr.
+    /// The form of the runs' progress on stderr.
     #[arg(long, value_enum, default_value = "none")]
     progress: ProgressMode,
 
-    /// Keep the figures of runs in this folder as Prometheus metrics, as a textfile collector reads it: each pipeline
-    /// has a file of its own there, `reviews.yaml.prom`.
+    /// Write Prometheus metrics of the runs to this folder, for a textfile collector: one file per pipeline,
+    /// `reviews.yaml.prom`.
     #[arg(long, value_name = "FOLDER")]
     metrics_file: Option<PathBuf>,
 }
@@ -60,13 +60,13 @@ impl ScheduleArgs {
     }
 }
 
-/// How the pipelines of a folder are run.
+/// The options for the runs of a folder's pipelines.
 pub(super) struct ScheduledRun<'a> {
     pub(super) set: &'a [(String, String)],
     pub(super) offline: bool,
     pub(super) job: &'a JobArgs,
     pub(super) progress: ProgressMode,
-    /// The folder of metrics.
+    /// The folder of the metrics files.
     pub(super) metrics: Option<&'a Path>,
 }
 
@@ -91,7 +91,7 @@ impl ScheduledRun<'_> {
             let stop = listener.asked().shared();
             let run = async |pipeline| self.run(pipeline, stop.clone()).await;
             let mut tell = |event: &Event<'_>| match event.what {
-                // Called every few minutes, it says something when there is something.
+                // cron calls `run --due` every few minutes: it stays silent about known schedules.
                 What::Scheduled { is_new: false, .. } => {}
                 What::Done { report, .. } => {
                     line(event);
@@ -154,19 +154,18 @@ impl ScheduledRun<'_> {
         if let Some(metrics) = metrics {
             arguments.extend(["--metrics-file".into(), metrics.into()]);
         }
-        // A name may begin with `-`.
+        // A file name may begin with `-`.
         arguments.extend(["--".into(), pipeline.file.clone().into()]);
         arguments
     }
 
-    /// A collector reads a folder, and a file of metrics is written as a whole: so each pipeline has one, and none
-    /// has to wait for another's.
+    /// Fails if the metrics path is not a folder. Each pipeline replaces its own file, so runs need not synchronise.
     fn check_metrics(&self) -> Result<()> {
         match self.metrics {
             Some(folder) if !folder.is_dir() => {
-                let message = format!("`{}` is no folder", folder.display());
+                let message = format!("`{}` is not a folder", folder.display());
                 Err(Error::new(ErrorKind::Usage, message)
-                    .hint("`--metrics-file` of a folder of pipelines is a folder that is there"))
+                    .hint("`--metrics-file` needs an existing folder here"))
             }
             _ => Ok(()),
         }
@@ -178,7 +177,7 @@ impl ScheduledRun<'_> {
     }
 }
 
-/// The metrics of a run that died still say that it is running: the schedule writes how it ended.
+/// Corrects the metrics of a run that died, which still say that it is running.
 fn tell_of_death(pipeline: &Pipeline, metrics: Option<PathBuf>, error: &Error) -> Result<()> {
     let says_running = metrics
         .as_ref()

@@ -112,14 +112,14 @@ impl Drop for Stop {
 
 /// Waits for signals for the life of the process.
 fn hear(ready: &mpsc::Sender<()>) {
-    // Not the run's runtime, whose threads may all be busy.
+    // A separate runtime, because all threads of the run's runtime may be busy.
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return;
     };
     runtime.block_on(async {
         let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
         let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return };
-        // A file beyond RLIMIT_FSIZE then fails the write instead of ending the process.
+        // A write beyond RLIMIT_FSIZE then fails instead of ending the process.
         let _too_large: Option<Signal> = signal(SignalKind::from_raw(libc::SIGXFSZ)).ok();
         let _ = ready.send(());
         let mut changed = ASKED.subscribe();
@@ -159,7 +159,7 @@ fn asked(kind: ErrorKind) {
     ASKED.send_replace(Some((kind, Instant::now())));
 }
 
-/// Ends the process, whatever its threads are doing.
+/// Ends the process at once.
 fn exit(kind: ErrorKind) -> ! {
     let work = AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(work) = work {
@@ -171,10 +171,10 @@ fn exit(kind: ErrorKind) -> ! {
         let _ = is_done.recv_timeout(LAST_WORDS);
         drop(told);
         let signal = if kind == ErrorKind::Interrupted { "SIGINT" } else { "SIGTERM" };
-        let message = format!("{signal} ended the process before the run could end itself");
+        let message = format!("{signal} ended the process before the run could shut down");
         super::show(
             &Error::new(kind, message)
-                .hint("units that are done are kept: the same command continues from there"),
+                .hint("finished units are kept: the same command resumes from them"),
         );
     }
     #[expect(

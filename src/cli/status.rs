@@ -1,5 +1,5 @@
-//! `hfauto-pipe status`: how far the output of a pipeline is, read from the disk; the run may be another
-//! process's, or over. Not here: the last and next runs of a folder (`status_folder`).
+//! `hfauto-pipe status`: shows the progress of a pipeline's output, also of a run in another process. Reads it from the
+//! storage. Not here: the last and next runs of a folder (`status_folder`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use clap::Args;
 use super::progress::clock;
 use super::{PipelineArgs, status_folder};
 use crate::error::{Error, ErrorKind, Result};
-use crate::job::count;
+use crate::job::{count, counted};
 use crate::sink::OutputState;
 
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
-    /// A pipeline file, or a folder of them: then the last and the next run of each.
+    /// A pipeline file; or a folder, for the last and the next run of each pipeline.
     #[command(flatten)]
     pipeline: PipelineArgs,
 
-    /// Where `schedule` remembers what was run. Default: `.hfauto/schedule` in the pipeline's folder.
+    /// The state folder of `schedule`. Default: `.hfauto/schedule` in the pipeline's folder.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 
@@ -37,7 +37,7 @@ impl StatusArgs {
         let scheduled = status_folder::of_pipeline(&pipeline, self.state.as_deref())?;
         if self.json {
             let mut json = serde_json::to_value(&state).map_err(|e| {
-                Error::new(ErrorKind::Internal, "the state has no form in JSON").source(e)
+                Error::new(ErrorKind::Internal, "cannot convert the state to JSON").source(e)
             })?;
             if let Some(scheduled) = &scheduled {
                 json["scheduled"] = scheduled.to_json();
@@ -52,10 +52,10 @@ impl StatusArgs {
 
 fn describe(state: &OutputState) -> String {
     match state {
-        OutputState::Absent => "no run has written anything".to_owned(),
+        OutputState::Absent => "no output yet".to_owned(),
         OutputState::Published { rows: 0, at } => format!("done, published {at}"),
         OutputState::Published { rows, at } => {
-            format!("done, {} rows, published {at}", count(*rows))
+            format!("done, {}, published {at}", counted(*rows, "row"))
         }
         OutputState::Unfinished {
             is_running,
@@ -67,10 +67,15 @@ fn describe(state: &OutputState) -> String {
             rows_per_second,
             seconds_left,
         } => {
-            let of = units.map_or_else(String::new, |units| format!(" of {}", count(units as u64)));
-            let done = format!("{}{of} units done, {} rows", count(*done as u64), count(*rows));
+            let units = match units {
+                Some(units) => {
+                    format!("{} of {}", count(*done as u64), counted(*units as u64, "unit"))
+                }
+                None => counted(*done as u64, "unit"),
+            };
+            let done = format!("{units} done, {}", counted(*rows, "row"));
             if !is_running {
-                return format!("cut off: {done}; `run` continues from there");
+                return format!("interrupted: {done}; `run` resumes from them");
             }
             let pid = pid.map_or_else(String::new, |pid| format!(" as process {pid}"));
             let since = started_at.as_deref().map_or_else(String::new, |at| format!(" since {at}"));

@@ -1,5 +1,5 @@
-//! `hfauto-pipe status FOLDER`: the last and the next run of each pipeline, and what a schedule adds to the
-//! status of one. Read from the disk; nothing is written.
+//! `hfauto-pipe status FOLDER`: shows the last and the next run of each pipeline, and adds the schedule to the status of
+//! a single one. Only reads the disk.
 
 use std::fmt;
 use std::path::Path;
@@ -13,13 +13,13 @@ use crate::config::pipeline::{Pipeline, ScheduleSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::{Facts, Folder, Outcome, StateFolder, facts, now};
 
-/// A schedule and what is known of its runs.
+/// A schedule and the state of its runs.
 pub(super) struct Scheduled {
     schedule: ScheduleSpec,
     facts: Facts,
 }
 
-/// The status of a folder.
+/// Shows the status of a folder.
 pub(super) fn run(args: &PipelineArgs, state: Option<&Path>, json: bool) -> Result<()> {
     let path = &args.pipeline;
     let options = LoadOptions { set: args.set.clone(), ..LoadOptions::default() };
@@ -55,7 +55,7 @@ pub(super) fn run(args: &PipelineArgs, state: Option<&Path>, json: bool) -> Resu
     super::print(table(&rows))
 }
 
-/// The schedule of a pipeline; `None` without one.
+/// The schedule of a pipeline, if it has one.
 pub(super) fn of_pipeline(pipeline: &Pipeline, state: Option<&Path>) -> Result<Option<Scheduled>> {
     let Some(schedule) = &pipeline.schedule else { return Ok(None) };
     let file = pipeline.file.file_name().unwrap_or_default().to_string_lossy();
@@ -86,7 +86,7 @@ impl Row {
     }
 }
 
-/// What a pipeline does, in a word.
+// The states of a pipeline.
 const RUNNING: &str = "running";
 const DUE: &str = "due";
 const WAITING: &str = "waiting";
@@ -125,13 +125,13 @@ impl Scheduled {
         }
     }
 
-    /// How the last run ended, and when.
+    /// The outcome and the time of the last run.
     fn last(&self) -> (&'static str, String) {
         if let Some(open) = self.facts.state.as_ref().and_then(|state| state.open.as_ref())
             && open.put_off_at.is_none()
         {
             let started = shown(&open.started_at.with_timezone(&self.schedule.timezone));
-            let word = if self.facts.runs.is_some() { RUNNING } else { "cut off" };
+            let word = if self.facts.runs.is_some() { RUNNING } else { "interrupted" };
             return (word, started);
         }
         let last = self.facts.state.as_ref().and_then(|state| state.last.as_ref());
@@ -156,7 +156,7 @@ impl fmt::Display for Scheduled {
         let (outcome, at) = self.last();
         writeln!(f, "last run  {}", format!("{outcome} {at}").trim_end())?;
         if let Some(holder) = &self.facts.runs {
-            writeln!(f, "          {holder} is at it")?;
+            writeln!(f, "          run by {holder}")?;
         }
         if let Some(error) = self.error() {
             writeln!(f, "          {}", error.replace('\n', "\n          "))?;

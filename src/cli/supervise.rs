@@ -41,7 +41,7 @@ pub(super) async fn run(
         .stdout(Stdio::null())
         .spawn()
         .map_err(cannot)?;
-    // Stays open until the run has ended: the run takes its closing as the death of the schedule.
+    // Stays open until the run has ended, because the run treats end of file as the death of the schedule.
     let mut orders = child.stdin.take();
     let mut ended = std::pin::pin!(SpawnedTask::spawn_blocking(move || child.wait()).join());
     let ended = tokio::select! {
@@ -106,7 +106,7 @@ fn died(status: ExitStatus) -> Error {
     let error = Error::new(kind, format!("the run was killed by {name} ({number})"));
     match kind {
         ErrorKind::Resources => error.hint(
-            "the system kills what takes too much memory: give the run more, or lower `run.workers`",
+            "the system kills processes that use too much memory: give the run more, or lower `run.workers`",
         ),
         _ => error,
     }

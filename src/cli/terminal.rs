@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::secret;
 
-/// Prints a result. A reader that closed the pipe has what it wanted, so a closed pipe is no error.
+/// Prints a result. A closed pipe is no error: its reader has what it wanted.
 ///
 /// # Errors
 /// `Sink` when stdout cannot be written.
@@ -49,7 +49,7 @@ fn write_out(bytes: &[u8]) -> Result<bool> {
     }
 }
 
-/// Writes a line to stderr; a failure is ignored, as there is nowhere left to report it.
+/// Writes a line to stderr. Ignores a failure, because there is nowhere left to report it.
 pub(super) fn say(line: impl std::fmt::Display) {
     let text = line.to_string();
     let _ = writeln!(io::stderr().lock(), "{}", printable(&secret::hide(&text)));
@@ -126,13 +126,15 @@ fn colour_len(text: &str) -> usize {
 }
 
 /// The writer of logs: one event per call.
-pub(super) struct LogWriter;
+pub(super) struct LogWriter {
+    pub(super) is_json: bool,
+}
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let shown = secret::hide(&text);
-        let form = match (super::log::is_json(), io::stderr().is_terminal()) {
+        let form = match (self.is_json, io::stderr().is_terminal()) {
             (true, _) => Form::Json,
             (false, true) => Form::Coloured,
             (false, false) => Form::Text,

@@ -1,5 +1,5 @@
-//! `hfauto-pipe test`: runs the `tests` of pipeline files. Each test's rows go through the real steps, as a
-//! file of their own; nothing is written where the pipeline would write.
+//! `hfauto-pipe test`: runs the `tests` of pipeline files. The rows of a test go through the real steps, from a temporary
+//! file; the pipeline's sink is not written.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::config::pipeline::{Check, Expectation, FileFormat, Pipeline, TestSpec};
 use crate::config::{self, LoadOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::job::{Job, JobOptions};
+use crate::job::{Job, JobOptions, counted};
 
 #[derive(Args, Debug)]
 pub(super) struct TestArgs {
@@ -19,7 +19,7 @@ pub(super) struct TestArgs {
     #[arg(required = true, value_name = "PIPELINE")]
     pipelines: Vec<PathBuf>,
 
-    /// Override a key of the files, as `--set run.workers=1`; may be given several times.
+    /// Override a key of the files, for example `--set run.workers=1`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::key_value)]
     set: Vec<(String, String)>,
 
@@ -27,7 +27,7 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
 
-    /// Use only local files and the cache, as HF_HUB_OFFLINE=1.
+    /// Use only local files and the cache, as HF_HUB_OFFLINE=1 does.
     #[arg(long)]
     offline: bool,
 }
@@ -59,15 +59,13 @@ impl TestArgs {
                 .hint("add `tests` to the pipeline, or choose another `--name`"));
         }
         if failed > 0 {
-            return Err(Error::new(ErrorKind::Data, {
-                let tests = if failed == 1 { "test" } else { "tests" };
-                format!("{failed} {tests} failed")
-            }));
+            let message = format!("{} failed", counted(failed, "test"));
+            return Err(Error::new(ErrorKind::Data, message));
         }
         Ok(())
     }
 
-    /// What does not hold. A test whose run fails has that as its one problem.
+    /// The failed expectations. If the run fails, its error is the only problem.
     fn run_test(&self, pipeline: &Pipeline, test: &TestSpec) -> Result<Vec<String>> {
         let folder = tempfile::tempdir().map_err(|e| {
             Error::new(ErrorKind::Sink, "cannot make a folder for the rows of a test").source(e)
@@ -81,13 +79,13 @@ impl TestArgs {
                     });
                 Ok(problems.collect())
             }
-            // What is wrong with the pipeline itself is no test result.
+            // A wrong pipeline is an error, not a failed test.
             Err(error) if error.kind() == ErrorKind::Config => Err(error.at(&test.location)),
             Err(error) => Ok(vec![error.to_string().replace('\n', "\n        ")]),
         }
     }
 
-    /// Runs the steps over the rows of a test; the names of the columns that come out, and the rows.
+    /// Runs the steps over the rows of a test, and returns the names of the output columns and the rows.
     async fn rows_of(
         &self,
         pipeline: &Pipeline,
@@ -129,7 +127,7 @@ impl TestArgs {
     }
 }
 
-/// The pipeline files that are named, and those of the folders that are, in the order of their names.
+/// The given pipeline files and those in the given folders, sorted by name.
 fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
@@ -159,16 +157,16 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The rows for which an expectation does not hold, as sentences.
+/// A sentence for each row that does not meet an expectation.
 fn check(expect: &Expectation, rows: &[Value]) -> Vec<String> {
     let Expectation { column, row, check } = expect;
     if let Some(row) = row
         && *row >= rows.len()
     {
-        return vec![format!("`{column}`: there is no row {row}, only {} came out", rows.len())];
+        return vec![format!("`{column}`: there is no row {row}, the output has {}", rows.len())];
     }
     if rows.is_empty() {
-        return vec![format!("`{column}`: no row came out")];
+        return vec![format!("`{column}`: the output has no rows")];
     }
     let chosen = rows.iter().enumerate().filter(|(index, _)| row.is_none_or(|row| row == *index));
     chosen
@@ -180,8 +178,7 @@ fn check(expect: &Expectation, rows: &[Value]) -> Vec<String> {
         .collect()
 }
 
-/// What is wrong with an expectation of a column that does not come out: a value that is not there would pass
-/// for a null.
+/// The problem with an expectation of a missing column, whose missing value would otherwise pass for a null.
 fn missing(expect: &Expectation, columns: &[String]) -> Option<String> {
     let column = &expect.column;
     let first = column.split('.').next().unwrap_or(column);
@@ -191,7 +188,7 @@ fn missing(expect: &Expectation, columns: &[String]) -> Option<String> {
     })
 }
 
-/// The value at a dotted way; a column may have points in its own name.
+/// The value at a dotted path; a column's own name may contain dots.
 fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     if path.is_empty() {
         return Some(value);
@@ -238,8 +235,7 @@ fn holds(check: &Check, value: &Value) -> std::result::Result<(), String> {
     if holds { Ok(()) } else { Err(format!("expected {expected}, found {}", shown(value))) }
 }
 
-/// Whether two values are the same, save that numbers may be `tolerance` apart. A key that is missing
-/// is null.
+/// Whether two values are equal; numbers may differ by `tolerance`. A missing key is null.
 fn equals(value: &Value, expected: &Value, tolerance: f64) -> bool {
     match (value, expected) {
         (Value::Number(a), Value::Number(b)) => {
@@ -324,8 +320,8 @@ mod tests {
         );
         assert_eq!(
             problems("s", Some(7), Check::IsNull(true), &rows),
-            ["`s`: there is no row 7, only 2 came out"]
+            ["`s`: there is no row 7, the output has 2"]
         );
-        assert_eq!(problems("s", None, Check::IsNull(true), &[]), ["`s`: no row came out"]);
+        assert_eq!(problems("s", None, Check::IsNull(true), &[]), ["`s`: the output has no rows"]);
     }
 }

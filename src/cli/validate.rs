@@ -1,4 +1,4 @@
-//! `hfauto-pipe validate`: checks pipeline files without network, weights or data.
+//! `hfauto-pipe validate`: checks pipeline files, without network, weights or data.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use clap::Args;
 use super::PipelineArgs;
 use crate::config::pipeline::{Pipeline, Step, StepKind};
 use crate::error::{Error, ErrorKind, Result};
-use crate::job::check_outputs;
+use crate::job::{check_outputs, counted};
 use crate::sink::Sink;
 use crate::source;
 use crate::tasks::{self, Models};
@@ -49,7 +49,7 @@ impl ValidateArgs {
         match wrong {
             0 => Ok(()),
             wrong => {
-                Err(Error::new(ErrorKind::Config, format!("{wrong} pipeline files are wrong")))
+                Err(Error::new(ErrorKind::Config, format!("{wrong} pipeline files have errors")))
             }
         }
     }
@@ -79,8 +79,7 @@ impl ValidateArgs {
             problems.iter().for_each(super::show);
             return Err(last);
         }
-        let steps = pipeline.steps.len();
-        Ok(if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") })
+        Ok(counted(pipeline.steps.len() as u64, "step"))
     }
 
     fn check_step(&self, step: &Step, pipeline: &Pipeline, offline: bool) -> Result<()> {
@@ -94,7 +93,7 @@ impl ValidateArgs {
             let message = format!("model directory `{repo}` does not exist");
             return Err(Error::new(ErrorKind::Hub, message));
         }
-        // A directory's small files are read in any case; a hub's only when they may be fetched.
+        // Small files are always read from a directory, but from a hub only if they may be fetched.
         if is_directory || self.fetch {
             let hub = super::hub(offline || !self.fetch);
             let task = tasks::resolve(task, &Models::new(Arc::new(hub)))?;
@@ -108,7 +107,7 @@ impl ValidateArgs {
     }
 }
 
-/// Why a step cannot be computed in units, as far as the file tells; a run looks at the plan.
+/// Why a step cannot be computed in units, as far as the file shows it; a run checks the plan.
 fn why_whole(step: &Step) -> Option<&'static str> {
     match &step.kind {
         StepKind::Sql(query) => source::why_whole_query(query).ok().flatten(),

@@ -1,6 +1,6 @@
-//! A model step that is written as a function call in SQL: `embed(text, 'minilm', options => '{…}')`. Its
-//! options are those of the task in a pipeline file, checked by the same schema and the same rules. Not
-//! here: the functions themselves (`crate::sql`). Entry: [`call`].
+//! A model step written as a function call in SQL: `embed(text, 'minilm', options => '{…}')`. Its options are those of
+//! the task in a pipeline file, checked by the same schema and rules. Not here: the functions (`crate::sql`). Entry:
+//! [`call`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,9 +21,9 @@ use crate::document::{Diagnostic, Diagnostics, Span};
 pub struct Call<'a> {
     /// The function's name, for messages.
     pub function: &'a str,
-    /// The task that it runs.
+    /// The id of its task.
     pub task_id: &'a str,
-    /// What the arguments are to the task: its `input` key.
+    /// The arguments as the task's `input` key.
     pub input: &'a Value,
     /// The model's name.
     pub model: &'a str,
@@ -31,15 +31,15 @@ pub struct Call<'a> {
     pub options: Option<&'a str>,
 }
 
-/// The keys of a step that a call has as arguments or has no use for.
+/// The keys of a step that a call does not accept as options, with the reason.
 const GIVEN: [(&str, &str); 3] = [
-    ("model", "the model is an argument of its own"),
-    ("input", "what is read are the first arguments"),
+    ("model", "the model is a separate argument"),
+    ("input", "the first arguments are the input"),
     ("output", "name the column with `AS`"),
 ];
 
-/// The step that a call stands for; its columns are named as in [`Call::input`]. `models` are the aliases
-/// that it may name, and relative paths start from `dir`.
+/// Resolves a call to a step, with the columns of [`Call::input`]. `models` are the known aliases, and `dir` is the base
+/// of relative paths.
 ///
 /// # Errors
 /// All problems of the model's name and of the options at once.
@@ -48,7 +48,7 @@ pub fn call(
     models: &BTreeMap<String, ModelSpec>,
     dir: &Path,
 ) -> Result<TaskStep, Diagnostics> {
-    // The text that problems are shown in; the arguments before the model are not ours to check.
+    // The text that problems point into. The planner checks the arguments before the model.
     let before = format!("{}(…, '", call.function);
     let model = Span { text: 0, start: before.len(), end: before.len() + call.model.len() };
     let (text, options_start) = match call.options {
@@ -85,8 +85,8 @@ pub fn call(
     }
 }
 
-/// The model of `CREATE MODEL name FROM 'repo' OPTIONS (…)`; `options` are the other keys of a model in a
-/// pipeline file, and relative paths start from `dir`.
+/// Resolves the model of `CREATE MODEL name FROM 'repo' OPTIONS (…)`. `options` are the other keys of a model in a
+/// pipeline file, and `dir` is the base of relative paths.
 ///
 /// # Errors
 /// All problems at once.
@@ -116,7 +116,7 @@ pub fn model(
     }
 }
 
-/// The step as a pipeline file would have it.
+/// The step as a tree of a pipeline file.
 fn step(call: &Call<'_>, options: Node, model: Span, report: &mut Diagnostics) -> Option<Entry> {
     let Data::Map(mut entries) = options.data else {
         report.push(
@@ -145,7 +145,7 @@ fn step(call: &Call<'_>, options: Node, model: Span, report: &mut Diagnostics) -
     Some(Entry { name: call.task_id.to_owned(), span: model, value })
 }
 
-/// A value that stands at `span`.
+/// A value as a node at `span`.
 fn at(value: &Value, span: Span) -> Node {
     let data = match value {
         Value::Null => Data::Null,
@@ -199,7 +199,7 @@ mod tests {
         assert!(slip.contains("valid keys: "), "{slip}");
         assert!(!slip.contains("model, input"), "{slip}");
         assert!(shown("minilm", Some("[1]")).contains("`options` is not a JSON object"));
-        assert!(shown("minilm", Some(r#"{"model": "a"}"#)).contains("an argument of its own"));
+        assert!(shown("minilm", Some(r#"{"model": "a"}"#)).contains("a separate argument"));
         assert!(
             shown("minilm", Some(r#"{"prompt": "a", "prompt_name": "b"}"#)).contains("exclude")
         );

@@ -1,17 +1,17 @@
-//! `${VAR}`, `${VAR:-default}` and `${VAR:?message}` in the values of a pipeline; `$${` is a literal
-//! `${`. Only parsed scalars are looked at, never YAML text, so that a value cannot add keys. No
-//! value of a variable appears in a message: it may be a secret. Entry: [`interpolate`].
+//! Interpolates `${VAR}`, `${VAR:-default}` and `${VAR:?message}` in the values of a pipeline; `$${` is a literal `${`.
+//! Works on parsed scalars, not on YAML text: a variable cannot add keys. Messages never contain the value of a variable,
+//! which may be a secret. Entry: [`interpolate`].
 
 use crate::document::{Data, Node, plain_scalar};
 use crate::document::{Diagnostic, Diagnostics, Span};
 use crate::secret;
 
-/// Defaults may hold variables that have defaults, this many deep.
+/// The nesting depth of defaults that contain variables with defaults.
 const MAX_DEPTH: usize = 8;
 
-/// Puts the values of variables into every scalar below `node`.
+/// Interpolates variables in every scalar below `node`.
 ///
-/// An unquoted scalar is typed again by its new text, as YAML would: `limit: ${N}` is a number.
+/// The new text of an unquoted scalar determines its type, as in YAML: `limit: ${N}` is a number.
 pub(crate) fn interpolate(
     node: &mut Node,
     variables: &dyn Fn(&str) -> Option<String>,
@@ -87,7 +87,7 @@ fn expand(
     Ok(expanded)
 }
 
-/// Where the brace is that closes a variable whose inside `text` starts with.
+/// The position of the closing brace of a variable whose contents start `text`.
 fn closing_brace(text: &str) -> Option<usize> {
     let mut open = 0;
     let mut previous = ' ';
@@ -124,14 +124,14 @@ fn variable(
             hint: format!("set it, or give a default: `${{{name}:-default}}`"),
         });
     }
-    // As in a shell, the forms with a colon take an empty value for none.
+    // As in a shell, the forms with a colon treat an empty value as unset.
     let value = value.filter(|value| !value.is_empty());
     if let Some(default) = operator.strip_prefix(":-") {
         return match value {
             Some(value) => Ok(value),
             None if depth >= MAX_DEPTH => Err(Problem {
                 message: format!("the default of `{name}` is nested too deeply"),
-                hint: format!("at most {MAX_DEPTH} defaults may lie inside of each other"),
+                hint: format!("at most {MAX_DEPTH} defaults may be nested"),
             }),
             None => expand(default, variables, depth + 1),
         };

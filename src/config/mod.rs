@@ -1,13 +1,13 @@
-//! The pipeline file: as written, checked, as used. Not here: anything that needs files, network or
-//! weights other than the pipeline file itself.
+//! Reads the pipeline file: parses it, checks it, and resolves it to a [`Pipeline`]. Not here: anything that needs the
+//! network, weights, or files other than the pipeline file.
 //!
 //! ```text
-//! text ─ node ─► tree with places ─ overrides (`--set`) ─ interpolate (`${VAR}`) ─► tree
+//! text ─ node ─► tree with spans ─ overrides (`--set`) ─ interpolate (`${VAR}`) ─► tree
 //!      ─ check (JSON Schema of raw) ─► raw ─ resolve ─► Pipeline
 //! ```
 //!
-//! Every stage adds its problems to one [`Diagnostics`]; a stage that needs a sound tree waits for
-//! the ones before it. Entry: [`load`].
+//! Every stage adds its problems to one [`Diagnostics`]. A stage that needs a valid tree runs only if the stages before
+//! it found no problem. Entry: [`load`].
 
 mod call;
 mod format;
@@ -42,17 +42,16 @@ static SCHEMA: LazyLock<serde_json::Value> = LazyLock::new(|| {
     schema.to_value()
 });
 
-/// Looks a variable up by its name; `None` means that it is not set.
+/// Looks up a variable by name; `None` means that it is not set.
 pub type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// What a pipeline file is read with.
+/// Options for reading a pipeline file.
 #[derive(Clone)]
 pub struct LoadOptions {
-    /// Overrides, as `--set key=value`: a path of keys and list indexes
-    /// (`steps.0.feature-extraction.pooling`), and a YAML value. They apply in order, before
-    /// variables are put in.
+    /// Overrides, as `--set key=value`: a path of keys and list indexes (`steps.0.feature-extraction.pooling`), and a
+    /// YAML value. They apply in order, before variables are interpolated.
     pub set: Vec<(String, String)>,
-    /// Where `${VAR}` comes from. Default: the environment of the process.
+    /// The source of `${VAR}`. Default: the environment of the process.
     pub variables: Variables,
 }
 
@@ -71,8 +70,8 @@ impl fmt::Debug for LoadOptions {
 /// Reads and checks the pipeline file at `path`.
 ///
 /// # Errors
-/// All problems of the file at once, or the one that it cannot be read. `Error::from` makes an error
-/// of the kind `Config` of them.
+/// All problems of the file at once, or a single one if it cannot be read. `Error::from` turns them into an error of
+/// kind `Config`.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Pipeline, Diagnostics> {
     let name = path.display().to_string();
     let read = || -> io::Result<Vec<u8>> {
@@ -92,13 +91,13 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Pipeline, Diagnostics>
     let text = String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        let message = format!("the pipeline file is not UTF-8 text: line {line} holds other bytes");
+        let message = format!("the pipeline file is not UTF-8: line {line} has invalid bytes");
         Diagnostics::of_file(name, Diagnostic::of_file(message))
     })?;
     parse(&text, path, options)
 }
 
-/// As [`load`], of a `text` that is that of the file at `path`.
+/// Like [`load`], for the `text` of the file at `path`.
 ///
 /// # Errors
 /// All problems of the file at once.
@@ -115,8 +114,7 @@ pub fn parse(text: &str, path: &Path, options: &LoadOptions) -> Result<Pipeline,
     }
 }
 
-/// The pipeline as written, checked against the JSON Schema only: also features that this version
-/// does not have.
+/// Parses a pipeline as written. Checks it against the JSON Schema only.
 ///
 /// # Errors
 /// All problems of the file at once.
@@ -137,7 +135,7 @@ pub fn schema() -> serde_json::Value {
     SCHEMA.clone()
 }
 
-/// The tree, and the raw pipeline if nothing is wrong with the tree.
+/// The tree, and the raw pipeline if the tree is valid.
 fn read(
     text: &str,
     options: &LoadOptions,
@@ -156,7 +154,7 @@ fn read(
     }
     let raw = RawPipeline::deserialize(root.to_json());
     if raw.is_err() {
-        // Not the error's text: it may hold the value of a variable.
+        // The error's text may contain the value of a variable.
         report.push(
             Diagnostic::of_file("the file fits the schema, but not the types behind it")
                 .hint("this is a bug of hfauto-pipe: please report it with the file"),
@@ -165,7 +163,7 @@ fn read(
     Some((root, raw.ok()))
 }
 
-/// A problem beside which no other is worth showing.
+/// A problem of the whole file that makes all others irrelevant.
 fn whole_file(root: &Node) -> Option<Diagnostic> {
     if matches!(root.data, Data::Null) {
         let problem = Diagnostic::of_file("the pipeline file is empty");
@@ -184,7 +182,7 @@ fn whole_file(root: &Node) -> Option<Diagnostic> {
     }
 }
 
-/// A YAML file beside `path` with nearly its name.
+/// A YAML file in the same folder with a similar name.
 fn near_file(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());

@@ -1,12 +1,12 @@
-//! `--set a.b=c`: overrides of single keys, applied to the tree before variables are put in and
-//! before it is checked, so that an override is checked like the file. Entry: [`apply`].
+//! `--set a.b=c`: overrides of single keys. They apply before interpolation and checks: an override is checked like the
+//! file. Entry: [`apply`].
 
 use crate::document::{Data, Entry, Node, node};
 use crate::document::{Diagnostic, Diagnostics, Span};
 
-/// Applies the overrides in order. A path names keys and, in lists, indexes from 0:
-/// `steps.0.feature-extraction.pooling`. The value is YAML. Mappings on the way are made where they
-/// are missing; a key that the format does not know is found by the check of the whole tree.
+/// Applies the overrides in order. A path consists of keys and, for lists, indexes from 0:
+/// `steps.0.feature-extraction.pooling`. The value is YAML. Missing mappings along the path are created; the check of
+/// the whole tree reports unknown keys.
 pub(crate) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mut Diagnostics) {
     for (path, value) in overrides {
         let (text, offset) = report.add_override(&format!("{path}={value}"));
@@ -71,7 +71,7 @@ fn set(
         }
         Data::Unknown => return Ok(()),
         Data::Bool(_) | Data::Number(_) | Data::Text(_) => {
-            let message = format!("`{parent}` is a single value, it has no key `{name}`");
+            let message = format!("`{parent}` is a single value and has no key `{name}`");
             return Err(Diagnostic::new(here, message));
         }
         Data::Null => return Ok(()),
@@ -123,7 +123,7 @@ mod tests {
         };
         check("a: [1]", "a.1", "2", "`a` is a list of 1 item, it has no item `1`");
         check("a: [1]", "a.b", "2", "`a` is a list of 1 item, it has no item `b`");
-        check("a: text", "a.b.c", "2", "`a` is a single value, it has no key `b`");
+        check("a: text", "a.b.c", "2", "`a` is a single value and has no key `b`");
         check("a: 1", "", "2", "a part of the path is empty");
         check("a: 1", "a..b", "2", "a part of the path is empty");
         check("a: {}", "a..b", "2", "a part of the path is empty");

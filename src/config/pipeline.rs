@@ -1,5 +1,5 @@
-//! The pipeline as used: defaults filled in, aliases resolved, variables interpolated, every value
-//! checked. Not here: how it is written (`raw`) or how it is executed (`crate::job`).
+//! The pipeline as used: defaults filled in, aliases resolved, variables interpolated, every value checked. Not here: the
+//! pipeline as written (`raw`), and its execution (`crate::job`).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ pub use super::format::{Compression, FileFormat};
 use crate::limits::{MAX_LINE_SIZE_BYTES, MAX_TEXT_COLUMNS};
 pub use crate::tasks::{DeviceSpec, Dtype, ImagesSpec, ModelSpec, TaskStep};
 
-/// A whole pipeline, ready to run. Relative paths are already joined to the pipeline file's folder.
+/// A pipeline, ready to run. Relative paths are joined to the pipeline file's folder.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
-    /// The file it came from.
+    /// The pipeline file.
     pub file: PathBuf,
     /// The folder that relative paths start from.
     pub dir: PathBuf,
@@ -25,17 +25,17 @@ pub struct Pipeline {
     pub models: BTreeMap<String, ModelSpec>,
     /// Where rows come from.
     pub source: SourceSpec,
-    /// The restrictions on images.
+    /// The limits on images.
     pub images: ImagesSpec,
-    /// The steps in order; none means that rows are copied.
+    /// The steps in order; without steps, rows are copied.
     pub steps: Vec<Step>,
-    /// What becomes of rows that fail.
+    /// The handling of rows that fail.
     pub on_error: OnErrorSpec,
     /// Where rows go.
     pub sink: SinkSpec,
     /// Settings of the run.
     pub run: RunSpec,
-    /// When it is due; `None` for a pipeline that only runs when it is called.
+    /// The schedule, if it has one.
     pub schedule: Option<ScheduleSpec>,
     /// Tests of the pipeline.
     pub tests: Vec<TestSpec>,
@@ -50,41 +50,41 @@ pub struct ScheduleSpec {
     pub cron: croner::Cron,
     /// The time zone of the expression.
     pub timezone: chrono_tz::Tz,
-    /// A due time is put off by less than this.
+    /// The start is delayed by less than this.
     pub jitter: Duration,
-    /// Whether times that nothing was there for are run late.
+    /// Whether missed times are run late.
     pub catch_up: bool,
 }
 
-/// What becomes of rows that a model step refuses.
+/// The handling of rows that a step refuses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OnErrorSpec {
     /// The policy.
     pub rows: OnErrorRows,
     /// The column of a row's error.
     pub column: String,
-    /// The absolute folder of rows that are skipped.
+    /// The absolute folder of dead letters.
     pub dead_letter: PathBuf,
-    /// The share of rows, 0 to 1, of which more fail the run.
+    /// The share of failed rows, from 0 to 1, above which the run fails.
     pub max_fraction: f64,
     /// `file:line:col` of the key, for errors.
     pub location: String,
 }
 
-/// What becomes of a row that fails.
+/// The handling of a row that fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnErrorRows {
-    /// It ends the run.
+    /// The row ends the run.
     #[default]
     Fail,
-    /// It stays, with a null and its error.
+    /// The row stays, with a null result and its error.
     Null,
-    /// It is left out, and kept in the dead letters.
+    /// The row is left out, and kept as a dead letter.
     Skip,
 }
 
 impl Pipeline {
-    /// Every model that a step uses, to be changed in place.
+    /// The models of all steps, to change in place.
     pub fn models_mut(&mut self) -> impl Iterator<Item = &mut ModelSpec> {
         self.steps.iter_mut().filter_map(|step| match &mut step.kind {
             StepKind::Task(step) => Some(&mut step.model),
@@ -100,7 +100,7 @@ pub struct SourceSpec {
     pub paths: Vec<String>,
     /// File format; `None` means by extension.
     pub format: Option<FileFormat>,
-    /// How CSV is written.
+    /// The CSV dialect.
     pub csv: CsvSpec,
     /// The declared types of CSV and JSONL columns, which are not inferred.
     pub types: BTreeMap<String, ColumnType>,
@@ -114,14 +114,14 @@ pub struct SourceSpec {
     pub select: Option<Vec<String>>,
     /// A SQL predicate on the source's columns.
     pub predicate: Option<String>,
-    /// At most this many rows.
+    /// The most rows to read.
     pub limit: Option<usize>,
-    /// Where in the pipeline file `source` is written, for error messages: `embed.yaml:4:1`.
+    /// The position of `source` in the pipeline file, for messages: `embed.yaml:4:1`.
     pub location: String,
 }
 
 impl SourceSpec {
-    /// Everything at one path, by its extension; `location` says where that is written.
+    /// All rows at one path, with the format of its extension. `location` is the position of the path, for messages.
     pub fn of_path(path: impl Into<String>, location: impl Into<String>) -> Self {
         Self {
             paths: vec![path.into()],
@@ -175,10 +175,10 @@ impl ColumnType {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SchemaMode {
-    /// Columns are matched by name, types widened; what a file lacks is null.
+    /// Matches columns by name, widens types and fills missing columns with null.
     #[default]
     Union,
-    /// The files are refused.
+    /// Refuses files whose columns differ.
     Strict,
 }
 
@@ -228,9 +228,9 @@ pub enum TextEncoding {
 }
 
 impl TextEncoding {
-    /// The encoding for a label, in any case: Python's `latin1`, or one of the WHATWG's labels.
+    /// The encoding for a label, ignoring case: Python's `latin1`, or a WHATWG label.
     pub fn of_label(label: &str) -> Option<Self> {
-        // For the WHATWG, `latin1` is windows-1252; for iconv and Python it is not.
+        // The WHATWG reads `latin1` as windows-1252; iconv and Python read it as ISO 8859-1.
         let latin1 = ["latin1", "latin-1", "l1", "iso-8859-1", "iso8859-1", "iso_8859-1"];
         let python = label.trim().to_ascii_lowercase().replace('_', "-");
         if latin1.contains(&python.as_str()) {
@@ -253,13 +253,13 @@ impl TextEncoding {
 /// One step.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What it does.
+    /// The step's kind.
     pub kind: StepKind,
-    /// Where it is written, for error messages: `embed.yaml:12:5`.
+    /// Its position in the pipeline file, for messages: `embed.yaml:12:5`.
     pub location: String,
 }
 
-/// What a step does.
+/// The kind of a step.
 #[derive(Clone, Debug)]
 pub enum StepKind {
     /// `sql`: a query over the table `input`.
@@ -277,73 +277,73 @@ pub struct SinkSpec {
     pub format: FileFormat,
     /// Compression; `None` means the format's default (zstd for Parquet, none elsewhere).
     pub compression: Option<Compression>,
-    /// Columns that become hive folders.
+    /// Columns that become hive partitions.
     pub partition_by: Vec<String>,
     /// Start a new file once one has about this many bytes.
     pub target_file_size_bytes: u64,
-    /// Where `sink` is written, for error messages.
+    /// The position of `sink` in the pipeline file, for messages.
     pub location: String,
 }
 
 impl SinkSpec {
-    /// Whether the path is that of one file; else it is a folder.
+    /// Whether the path names a single file rather than a folder.
     pub fn is_single_file(&self) -> bool {
         self.file_form().is_some()
     }
 
-    /// The format and compression of the file that the path names; `None` if it is a folder.
+    /// The format and compression by the path's extension; `None` for a folder.
     pub fn file_form(&self) -> Option<(FileFormat, Option<Compression>)> {
         FileFormat::of_sink(self.path.to_str()?, Some(self.format))
     }
 }
 
-/// A test of the pipeline: rows in, expectations of the rows that come out.
+/// A test of the pipeline: input rows, and expectations of the output rows.
 #[derive(Clone, Debug)]
 pub struct TestSpec {
     /// Its name.
     pub name: String,
-    /// The rows that are read instead of the source.
+    /// The rows that replace those of the source.
     pub rows: Vec<serde_json::Map<String, serde_json::Value>>,
-    /// What must hold of the result.
+    /// The expectations of the result.
     pub expect: Vec<Expectation>,
-    /// Where it is written.
+    /// Its position in the pipeline file.
     pub location: String,
 }
 
-/// What must hold of a column.
+/// An expectation of a column.
 #[derive(Clone, Debug)]
 pub struct Expectation {
-    /// The column, and the way to a part of its values.
+    /// The column, and the path to a part of its values.
     pub column: String,
     /// The row, from 0; `None` means every row.
     pub row: Option<usize>,
-    /// What must hold of the value.
+    /// The check of the value.
     pub check: Check,
 }
 
-/// What must hold of a value.
+/// A check of a value.
 #[derive(Clone, Debug)]
 pub enum Check {
-    /// It is this; numbers may be so far away.
+    /// The value equals this; numbers may differ by the tolerance.
     Equals(serde_json::Value, f64),
-    /// It is a list or a text of this length.
+    /// The value is a list or a text of this length.
     Length(usize),
-    /// It is a text or a list with this in it.
+    /// The value is a text or a list that contains this.
     Contains(serde_json::Value),
-    /// It is null, or it is not.
+    /// The value is null, or it is not.
     IsNull(bool),
 }
 
 /// Settings of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunSpec {
-    /// Most tokens of one forward pass, padding counted; `None` means what suits the device.
+    /// The most tokens of one forward pass, padding included; `None` means the device's default.
     pub max_batch_tokens: Option<usize>,
-    /// Rows that are sorted by length together.
+    /// The most rows that are sorted by length together.
     pub sort_window_rows: usize,
-    /// Model workers of a CPU; `None` means one a core.
+    /// The number of workers on a CPU; `None` means one per core.
     pub workers: Option<usize>,
-    /// Whether only what is new or has changed since the last run is computed.
+    /// Whether only units that are new or have changed are computed.
     pub is_incremental: bool,
 }
 

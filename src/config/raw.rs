@@ -29,7 +29,7 @@ pub struct RawPipeline {
     pub models: Option<BTreeMap<String, RawModel>>,
     /// Where rows come from.
     pub source: RawSource,
-    /// Which images steps may read.
+    /// Limits on the images that steps read.
     pub images: Option<RawImages>,
     /// The steps applied to the rows, in order. Without steps, rows are copied.
     pub steps: Option<Vec<RawStep>>,
@@ -51,12 +51,12 @@ pub struct RawPipeline {
 pub struct RawModel {
     /// A hub id (`org/name`), or a local directory, relative to this file.
     pub repo: String,
-    /// A branch, tag or commit. The commit that it names goes into the lineage. Default: `main`.
+    /// A branch, tag or commit. The lineage records the commit that it resolves to. Default: `main`.
     pub revision: Option<String>,
     /// The dtype to compute in. Default: `auto`, which is f32 on a CPU.
     pub dtype: Option<Dtype>,
-    /// Where to compute: `auto` (every GPU of this machine, each with a copy of the model, where the program has CUDA;
-    /// else the CPU), `cpu`, `cuda` (the first GPU) or `cuda:N`. Default: `auto`.
+    /// The device: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`. `auto` uses every GPU of the machine, each with a
+    /// copy of the model; without a GPU, or in a build without CUDA, it uses the CPU. Default: `auto`.
     #[schemars(regex(pattern = r"^(auto|cpu|cuda(:[0-9]+)?)$"))]
     pub device: Option<String>,
     /// Overrides of the model's `config.json`, as in `from_pretrained(..., config=...)`.
@@ -67,21 +67,20 @@ pub struct RawModel {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawSource {
-    /// Files, folders (with hive partitions) or globs, relative to this file; one or a list.
+    /// A file, folder (with hive partitions) or glob, or a list of them; relative to this file.
     pub path: StringOrList,
-    /// The file format. Default: by the extension; compressed forms such as `.csv.gz` and
-    /// `.jsonl.zst` are known.
+    /// The file format. Default: by the extension, also of compressed files such as `.csv.gz` and `.jsonl.zst`.
     pub format: Option<FileFormat>,
-    /// How CSV files are written.
+    /// The CSV dialect.
     pub csv: Option<RawCsv>,
-    /// The types of columns of CSV and JSONL files that are not to be inferred: `{sku: string}`.
+    /// Types of CSV and JSONL columns, instead of the inferred ones: `{sku: string}`.
     pub types: Option<BTreeMap<String, ColumnType>>,
     /// How files with different columns are combined: `union` matches columns by name, widens types and fills
     /// missing columns with null; `strict` refuses such files. Default: `union`.
     pub schema: Option<SchemaMode>,
     /// The longest row of a CSV or JSONL file: bytes, or `64MB`, `1GiB`. Default: 64MB.
     pub max_line_size: Option<Size>,
-    /// The most columns of CSV and JSONL files, fields inside of objects counted. Default: 4096.
+    /// The most columns of CSV and JSONL files, including nested fields. Default: 4096.
     pub max_columns: Option<NonZeroU64>,
     /// The columns to read, in this order. Default: every column.
     pub select: Option<Vec<String>>,
@@ -92,7 +91,7 @@ pub struct RawSource {
     pub limit: Option<u64>,
 }
 
-/// How CSV files are written.
+/// The CSV dialect.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawCsv {
@@ -100,30 +99,31 @@ pub struct RawCsv {
     pub delimiter: Option<String>,
     /// Whether the first line names the columns. Default: true.
     pub has_header: Option<bool>,
-    /// The quote character around fields that contain delimiters or line breaks, one byte; `""` for none. Default: `"\""`.
+    /// The quote character around fields that contain delimiters or line breaks, one byte; `""` disables quoting. Default:
+    /// `"\""`.
     pub quote: Option<String>,
     /// The escape character in quoted fields, one byte, such as `"\\"`: the character after it is literal. A doubled
     /// quote is always one quote. Default: none.
     pub escape: Option<String>,
     /// The byte that starts a comment line, such as `"#"`. Comment lines are skipped. Default: none.
     pub comment: Option<String>,
-    /// Values that are null, beside the empty field: `["NA", "-"]`.
+    /// Values that are read as null, in addition to the empty field: `["NA", "-"]`.
     pub null_values: Option<Vec<String>>,
-    /// The encoding: `utf-8`, `latin1`, `windows-1252`, `utf-16` and others of the WHATWG's Encoding Standard. Default:
-    /// `utf-8`; files with a byte order mark of UTF-16 are read as UTF-16.
+    /// The encoding: `utf-8`, `latin1`, `windows-1252`, `utf-16` or another one of the WHATWG Encoding Standard. Default:
+    /// `utf-8`. A UTF-16 byte order mark overrides it.
     pub encoding: Option<String>,
 }
 
-/// Which images steps may read. A row whose image is beyond it fails.
+/// Limits on the images that steps read. A row whose image exceeds them fails.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawImages {
-    /// A folder, relative to this file: the paths of images must lie within it, symbolic links followed. Paths stay
-    /// relative to this file. Default: any path is read.
+    /// The folder, relative to this file, that image paths must lie in after links are resolved. Image paths stay relative
+    /// to this file. Default: any path.
     pub root: Option<String>,
-    /// Most pixels of an image, before it is resized. Default: 178956970, as in Pillow.
+    /// The most pixels of an image, before it is resized. Default: 178956970, as in Pillow.
     pub max_pixels: Option<NonZeroU64>,
-    /// The largest file that is read as an image: bytes, or `64MB`, `1GiB`. Default: 256MiB.
+    /// The largest image file: bytes, or `64MB`, `1GiB`. Default: 256MiB.
     pub max_file_size: Option<Size>,
 }
 
@@ -179,9 +179,8 @@ impl JsonSchema for RawStep {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawOnError {
-    /// `fail` stops the run, `null` keeps the row with a null result, `skip` leaves it out. Default:
-    /// `fail`.
-    // Not an `Option`: a YAML null is the word `null` here.
+    /// `fail` ends the run, `null` keeps the row with a null result, `skip` leaves it out. Default: `fail`.
+    // Not an `Option`: an unquoted `null` is this policy, not an absent key.
     #[serde(default)]
     pub rows: RawRows,
     /// The column that holds a row's error.
@@ -196,7 +195,7 @@ pub struct RawOnError {
 /// How a row that fails is handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RawRows {
-    /// The run stops.
+    /// The run ends.
     #[default]
     Fail,
     /// The row stays, its result is null.
@@ -213,8 +212,8 @@ pub struct RawSink {
     pub path: String,
     /// The file format. Default: by the path's extension, else parquet.
     pub format: Option<FileFormat>,
-    /// The compression. Parquet takes all, Arrow zstd, lz4 and none, CSV and JSONL gzip, zstd and
-    /// none. Default: zstd for Parquet, none elsewhere.
+    /// The compression. Parquet supports all; Arrow: zstd, lz4, none; CSV and JSONL: gzip, zstd, none. Default: zstd for
+    /// Parquet, otherwise none.
     pub compression: Option<Compression>,
     /// Columns that become folders: `lang=en/`.
     pub partition_by: Option<Vec<String>>,
@@ -226,22 +225,23 @@ pub struct RawSink {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawRun {
-    /// Most tokens of one forward pass, padding counted. Default: 1024 on a CPU, so that a batch stays in
-    /// its caches, and up to 4096 where text is generated; up to 32768 on a GPU, as its memory allows.
+    /// The most tokens of one forward pass, padding included. Default: 1024 on a CPU, which keeps a batch in the cache; up
+    /// to 4096 for generation; up to 32768 on a GPU, as its memory allows.
     pub max_batch_tokens: Option<NonZeroU64>,
-    /// Most rows that are sorted by length together. Default: 65536. A dozen batches for each worker are enough.
+    /// The most rows that are sorted by length together. A window also ends at about a dozen batches per worker. Default:
+    /// 65536.
     pub sort_window_rows: Option<NonZeroU64>,
-    /// Model workers of the CPU, a number or `auto`. Default: `auto`, one a core.
+    /// Threads that run forward passes on the CPU, a number or `auto`. Default: `auto`, one per core.
     pub workers: Option<Workers>,
-    /// Compute only what is new or has changed since the last run.
+    /// Compute only units that are new or have changed since the last run.
     pub incremental: Option<RawIncremental>,
 }
 
-/// The work that a run computes again.
+/// Which units an incremental run computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RawIncremental {
-    /// Inputs that are new, or whose content, model or options changed.
+    /// Units that are new, or whose file, model, options or SQL changed.
     NewOrChanged,
 }
 
@@ -249,28 +249,26 @@ pub enum RawIncremental {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawSchedule {
-    /// A cron expression of five fields, minute, hour, day of the month, month, day of the week:
-    /// `0 3 * * *`; or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
+    /// A cron expression of five fields (minute, hour, day of the month, month, day of the week), such as `0 3 * * *`; or
+    /// `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`.
     pub cron: String,
     /// The time zone of `cron`, such as `Europe/Berlin`. Default: UTC.
     pub timezone: Option<String>,
-    /// Start up to this much later, so that pipelines of the same time do not start at once: `60s`,
-    /// `5m`, `1h`, at most a day. How much is settled by the file's name and the due time, and so the
-    /// same after a restart. Default: no delay.
+    /// Delays the start by up to this much, to spread pipelines that are due at the same time: `60s`, `5m`, `1h`, at most a
+    /// day. File name and due time determine the delay, so a restart keeps it. Default: no delay.
     pub jitter: Option<String>,
-    /// Whether a time that passed while nothing was there to run the pipeline is run late. However
-    /// many passed, it runs once. With false, times that are more than an hour past are left out.
-    /// Default: true.
+    /// Whether a due time that passed while no scheduler ran is run late; several missed times are one run. With `false`,
+    /// times more than an hour past are skipped. Default: true.
     pub catch_up: Option<bool>,
 }
 
-/// A test of the pipeline: rows in, expectations of the rows that come out.
+/// A test of the pipeline: input rows, and expectations of the output rows.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawTest {
     /// The test's name.
     pub name: String,
-    /// The rows that are read instead of the source.
+    /// The rows that replace those of the source.
     pub rows: Vec<serde_json::Map<String, serde_json::Value>>,
     /// The expectations of the result.
     pub expect: Vec<RawExpectation>,
@@ -284,14 +282,14 @@ pub struct RawExpectation {
     pub column: String,
     /// The row, from 0. Default: every row.
     pub row: Option<u64>,
-    /// The value, as JSON: structs are mappings. Numbers may be `tolerance` away.
+    /// The expected value, as JSON: structs are mappings. Numbers may differ by `tolerance`.
     pub equals: Option<serde_json::Value>,
-    /// How far a number of `equals` may be away. Default: 0.0001.
+    /// The most that a number may differ from `equals`. Default: 0.0001.
     #[schemars(range(min = 0))]
     pub tolerance: Option<f64>,
-    /// The length of a list, such as the dimensions of an embedding, or the characters of a text.
+    /// The length of a list, such as the dimensions of an embedding, or of a text in characters.
     pub length: Option<u64>,
-    /// A part of a text, or an entry of a list.
+    /// A substring of a text, or an item of a list.
     pub contains: Option<serde_json::Value>,
     /// Whether the value is null.
     pub is_null: Option<bool>,
@@ -309,7 +307,7 @@ pub enum Size {
 /// A number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {
-    /// One a core.
+    /// One per core.
     Auto,
     /// This many.
     Number(NonZeroU64),
@@ -357,6 +355,6 @@ written_in_several_ways! { Workers "Workers" "a number or `auto`" {
         if text == "auto" { Ok(Workers::Auto) } else { Err(E::unknown_variant(text, &["auto"])) }
     }
 } json_schema!({
-    "description": "A number of workers, or `auto`: one a core.",
+    "description": "A number of workers, or `auto`: one per core.",
     "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "enum": ["auto"]}],
 }) }

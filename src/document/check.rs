@@ -1,10 +1,9 @@
-//! A tree against the JSON Schema of the raw types: every unknown key, wrong type, wrong choice and
-//! missing key, at its place. The schema is made from the types, so there is one source of truth; a
-//! tree that passes deserialises. Not here: meaning (`resolve`). Entry: [`check`].
+//! Checks a tree against the JSON Schema of the raw types. Reports every unknown key, wrong type, invalid choice and
+//! missing key with its span. The schema is derived from the types, so a tree that passes also deserialises. Not here:
+//! meaning (`resolve`). Entry: [`check`].
 //!
-//! Only what the raw types produce is understood: `$ref`, `type`, `properties`, `required`,
-//! `additionalProperties`, `items`, `minItems`, `enum`, `const`, `minimum`, `maximum`, `anyOf`,
-//! `oneOf`.
+//! Supports only the keywords that the raw types produce: `$ref`, `type`, `properties`, `required`,
+//! `additionalProperties`, `items`, `minItems`, `enum`, `const`, `minimum`, `maximum`, `anyOf`, `oneOf`.
 
 use std::collections::HashSet;
 
@@ -13,15 +12,14 @@ use serde_json::Value;
 use super::diagnostics::{Diagnostic, Diagnostics, Span, nearest};
 use super::node::{Data, Entry, Node};
 
-/// Reports everything in `root` that does not fit `schema`.
+/// Reports every violation of `schema` in `root`.
 pub(crate) fn check(schema: &Value, root: &Node, report: &mut Diagnostics) {
     let mut checker = Checker { schema, hidden: &[], report };
     let start = root.entries().first().map_or(root.span, |entry| entry.span);
     checker.node(schema, root, &Place { path: String::new(), owner: start });
 }
 
-/// Reports everything in `root` that does not fit the type `name` of `schema`; the keys `hidden` are not
-/// offered.
+/// Reports every violation of the type `name` of `schema` in `root`. Never suggests the keys in `hidden`.
 pub(crate) fn check_part(
     schema: &Value,
     name: &str,
@@ -35,11 +33,11 @@ pub(crate) fn check_part(
     checker.node(&schema["$defs"][name], root, &place);
 }
 
-/// Where the walk is.
+/// The position of the walk.
 struct Place {
     /// The path for messages: `steps[0].feature-extraction`; empty for the whole file.
     path: String,
-    /// What to point at when something is missing: the key that holds the mapping.
+    /// The key that holds the mapping: a missing key is reported there.
     owner: Span,
 }
 
@@ -57,7 +55,7 @@ impl Place {
         Self { path: format!("{}[{index}]", self.path), owner }
     }
 
-    /// "in `source`", or "of the pipeline".
+    /// `source` in backticks, or "the pipeline".
     fn inside(&self) -> String {
         if self.path.is_empty() { "the pipeline".to_owned() } else { format!("`{}`", self.path) }
     }
@@ -65,7 +63,7 @@ impl Place {
 
 struct Checker<'a> {
     schema: &'a Value,
-    /// Keys that are valid, but not the user's to write.
+    /// Keys that are valid, but that users do not write.
     hidden: &'a [&'a str],
     report: &'a mut Diagnostics,
 }
@@ -103,7 +101,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The schemas that a value may follow, references and alternatives resolved.
+    /// The schemas that a value may match, with references and alternatives resolved.
     fn alternatives(&self, schema: &'a Value, found: &mut Vec<&'a Value>) {
         if let Some(name) = schema["$ref"].as_str() {
             let target = self.schema.pointer(name.trim_start_matches('#'));
@@ -147,7 +145,7 @@ impl<'a> Checker<'a> {
         self.report.push(problem.choices("valid values", choices));
     }
 
-    /// A scalar against the values that are listed, if they are.
+    /// Checks a scalar against the listed values, if there are any.
     fn choice(&mut self, options: &[&Value], node: &Node, place: &Place) {
         if options.iter().any(|option| option["enum"].is_null() && option["const"].is_null()) {
             return;
@@ -162,7 +160,7 @@ impl<'a> Checker<'a> {
         }
         let choices: Vec<&str> = options.iter().flat_map(|option| constants(option)).collect();
         let message = format!("`{}`: unknown value `{}`", place.path, node.shown());
-        // A near name would tell something of the value of a variable.
+        // A suggestion would reveal a part of a variable's value.
         let near = value
             .as_str()
             .filter(|_| node.written.is_none())
@@ -203,7 +201,7 @@ impl<'a> Checker<'a> {
             match properties.and_then(|map| map.get(&entry.name)) {
                 Some(property) => self.node(property, &entry.value, &place.key(entry)),
                 None if others == &Value::Bool(false) => {
-                    // Past the limit, further problems only cost time.
+                    // Beyond the limit, collecting more problems only costs time.
                     if self.report.is_full() {
                         self.report.leave_out();
                         continue;
@@ -233,7 +231,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// A mapping with one key that says what it is: a step.
+    /// Checks an externally tagged mapping: a step, whose one key is its task.
     fn tagged(&mut self, options: &[&'a Value], node: &Node, place: &Place) {
         let tasks: Vec<&str> = options.iter().filter_map(|option| tag(option)).collect();
         let Some(first) = node.entries().first() else {
@@ -255,11 +253,11 @@ impl<'a> Checker<'a> {
         };
         if let Some(second) = node.entries().get(1) {
             let message = format!(
-                "a step has one key, its task, but here `{}` stands beside `{}`",
+                "a step has one key, its task, but this one has `{}` in addition to `{}`",
                 second.name, first.name
             );
             let hint = if tasks.contains(&second.name.as_str()) {
-                format!("start a step of its own: `- {}:`", second.name)
+                format!("start a new step: `- {}:`", second.name)
             } else {
                 format!("indent `{}` below `{}`", second.name, first.name)
             };
@@ -274,7 +272,7 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// The one key of an alternative of an externally tagged enum.
+/// The key of a variant of an externally tagged enum.
 fn tag(schema: &Value) -> Option<&str> {
     let properties = schema["properties"].as_object()?;
     let required = schema["required"].as_array()?;
@@ -283,7 +281,7 @@ fn tag(schema: &Value) -> Option<&str> {
     only.then_some(name)
 }
 
-/// The JSON types that a schema allows; none means any.
+/// The JSON types that a schema allows; an empty list allows any.
 fn kinds(schema: &Value) -> Vec<&str> {
     match &schema["type"] {
         Value::String(kind) => vec![kind],

@@ -1,16 +1,15 @@
-//! A place in a tree: where a value and its key are written, for problems of what they mean.
+//! The position of a value and of its key, for reporting problems with the meaning of a value.
 
 use super::diagnostics::{Span, nearest};
 use super::node::Node;
 
-/// A place in the tree beside a raw value, to point at. A key that is not written points at the
-/// mapping that could hold it.
+/// The position in the tree that belongs to a raw value. A missing key has the position of its mapping.
 #[derive(Clone, Copy)]
 pub struct Cursor<'a> {
     node: Option<&'a Node>,
-    /// The value, or what stands for it.
+    /// The value, or the mapping that lacks it.
     pub(crate) value: Span,
-    /// Its key, or the value itself in lists.
+    /// Its key; in a list, the value itself.
     pub(crate) key: Span,
 }
 
@@ -33,12 +32,12 @@ impl<'a> Cursor<'a> {
         let Some(node) = self.node else { return self };
         match node.items().get(index) {
             Some(item) => Self { node: Some(item), value: item.span, key: item.span },
-            // One value may stand for a list of one.
+            // A single value may replace a list of one item.
             None => self,
         }
     }
 
-    /// `value` as it is written: with `${VAR}`, not the variable's value.
+    /// `value` as written: with `${VAR}` instead of the variable's value.
     pub(crate) fn shown<'t>(self, value: &'t str) -> &'t str
     where
         'a: 't,
@@ -46,7 +45,7 @@ impl<'a> Cursor<'a> {
         self.node.and_then(|node| node.written.as_deref()).unwrap_or(value)
     }
 
-    /// The nearest name, unless that would tell something of a variable's value.
+    /// The nearest name, unless it would reveal a part of a variable's value.
     pub(crate) fn nearest(self, value: &str, names: &[String]) -> Option<String> {
         let written = self.node.is_some_and(|node| node.written.is_some());
         let names = names.iter().map(String::as_str);

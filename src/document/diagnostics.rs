@@ -1,6 +1,6 @@
-//! Everything that is wrong with a pipeline file, in one report: each problem with its place, the
-//! line it is on, the valid choices and the nearest name. Not here: errors of running a pipeline
-//! ([`crate::Error`]). Entry: [`Diagnostics`], which `config::load` returns.
+//! All problems of a pipeline file in one report, each with its position, the source line, the valid choices and the
+//! nearest valid name. Not here: errors of running a pipeline ([`crate::Error`]). Entry: [`Diagnostics`], which
+//! `config::load` returns.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::limits::{PIPELINE_PROBLEMS, SPELLING_CHARS};
 use crate::secret;
 
-/// A range of bytes in one of the texts that a pipeline is made of: the file (0), or a `--set`.
+/// A byte range in one of the texts of a pipeline: the file (0), or a `--set`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span {
     pub(crate) text: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Span {
     pub(crate) end: usize,
 }
 
-/// One text that positions point into.
+/// A text that spans refer to.
 #[derive(Clone, Debug)]
 struct Text {
     name: String,
@@ -64,7 +64,7 @@ impl Diagnostic {
         }
     }
 
-    /// What would be valid here; `what` names it in the plural: "valid keys".
+    /// Adds the valid choices; `what` names them in the plural: "valid keys".
     pub(crate) fn choices<S: Into<String>>(
         mut self,
         what: &'static str,
@@ -75,19 +75,19 @@ impl Diagnostic {
         self
     }
 
-    /// The valid name that was probably meant.
+    /// Adds the valid name that was probably meant.
     pub(crate) fn nearest(mut self, name: Option<&str>) -> Self {
         self.nearest = name.map(str::to_owned);
         self
     }
 
-    /// What the user can do about it.
+    /// Adds a remedy.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// A second place that belongs to the problem.
+    /// Adds a second span that belongs to the problem.
     pub(crate) fn related(mut self, span: Span, label: &'static str) -> Self {
         self.related = Some((span, label));
         self
@@ -98,22 +98,22 @@ impl Diagnostic {
         &self.file
     }
 
-    /// The line, counted from 1; 0 when the problem is that of the file as a whole.
+    /// The line, counted from 1; 0 for a problem of the whole file.
     pub fn line(&self) -> usize {
         self.line
     }
 
-    /// The column in characters, counted from 1; 0 when the problem is that of the file as a whole.
+    /// The column in characters, counted from 1; 0 for a problem of the whole file.
     pub fn column(&self) -> usize {
         self.column
     }
 
-    /// What is wrong.
+    /// The message.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What would be valid, where that is a list.
+    /// The valid choices, if they can be listed.
     pub fn valid_choices(&self) -> &[String] {
         &self.choices
     }
@@ -123,16 +123,16 @@ impl Diagnostic {
         self.nearest.as_deref()
     }
 
-    /// What the user can do about it, if we know.
+    /// The remedy, if one is known.
     pub fn remedy(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 }
 
-/// All problems of a pipeline file, in the order of their places.
+/// All problems of a pipeline file, in the order of their positions.
 ///
-/// `Display` shows every problem as `file:line:column` with the line and a caret, without colours;
-/// [`Diagnostics::styled`] shows the same with ANSI colours.
+/// `Display` shows each problem as `file:line:column`, with the line and a caret, without colours.
+/// [`Diagnostics::styled`] adds ANSI colours.
 #[derive(Clone)]
 pub struct Diagnostics {
     texts: Vec<Text>,
@@ -155,7 +155,7 @@ impl Diagnostics {
         report
     }
 
-    /// Adds the text of a `--set`, and gives its number for [`Span::text`] and where `text` starts.
+    /// Adds the text of a `--set`. Returns its number for [`Span::text`] and the offset of `text` in it.
     pub(crate) fn add_override(&mut self, text: &str) -> (usize, usize) {
         let option = "--set ";
         let text = format!("{option}{text}");
@@ -173,7 +173,7 @@ impl Diagnostics {
         self.left_out += 1;
     }
 
-    /// Adds a problem, once, at its place in the order.
+    /// Adds a problem in the order of positions, unless it was added before.
     pub(crate) fn push(&mut self, mut problem: Diagnostic) {
         if self.is_full() {
             return self.leave_out();
@@ -189,7 +189,7 @@ impl Diagnostics {
             }
             None => problem.file.clone_from(&self.texts[0].name),
         }
-        // An alias (`*name`) brings the same place in twice.
+        // An alias (`*name`) leads to the same span twice.
         if self.list.contains(&problem) {
             return;
         }
@@ -197,22 +197,22 @@ impl Diagnostics {
         self.list.insert(after, problem);
     }
 
-    /// The problems, in the order of their places.
+    /// The problems, in the order of their positions.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.list.iter()
     }
 
-    /// How many problems there are.
+    /// The number of problems.
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Whether nothing is wrong.
+    /// Whether there are no problems.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The report behind an error made from it, for a caller that wants it with colours.
+    /// The report that an error was made from, for callers that show it with colours.
     pub fn of(error: &Error) -> Option<&Self> {
         std::error::Error::source(error)?.downcast_ref()
     }
@@ -273,11 +273,11 @@ impl Diagnostics {
             group = group.element(Level::HELP.with_name(Some("hint")).message(hint.as_str()));
         }
         let text = renderer.render(&[group]);
-        // Trailing blanks would be noise in logs and in tests.
+        // Trailing blanks are noise in logs and tests.
         text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
     }
 
-    /// Where a problem is: `file:line:column` and the line with a caret.
+    /// The position of a problem: `file:line:column`, and the line with a caret.
     fn place<'a>(&'a self, problem: &'a Diagnostic) -> Vec<Element<'a>> {
         let Some(span) = problem.span else {
             return vec![Origin::path(problem.file.as_str()).into()];
@@ -285,14 +285,14 @@ impl Diagnostics {
         let text = &self.texts[span.text];
         let related = problem.related.filter(|(other, _)| other.text == span.text);
         let related = related.map(|(other, label)| (self.on_one_line(other), label));
-        // Renders only the lines shown, not the whole file for each problem.
+        // Renders only the lines shown: rendering the whole file for each problem is slow.
         let first = related.map_or(span.start, |(other, _)| other.start.min(span.start));
         let last = related.map_or(span.end, |(other, _)| other.end.max(span.end));
         let start = text.text[..first].rfind('\n').map_or(0, |newline| newline + 1);
         let end =
             text.text[last..].find('\n').map_or(text.text.len(), |newline| last + newline + 1);
         let range = |span: Span| -> Range<usize> {
-            // A caret needs a character to stand under, except at the end of the text.
+            // A caret needs a character above it, except at the end of the text.
             let next = text.text[span.start..].chars().next().map_or(0, char::len_utf8);
             span.start - start..span.end.max(span.start + next) - start
         };
@@ -303,7 +303,7 @@ impl Diagnostics {
         if let Some((other, label)) = related {
             snippet = snippet.annotation(AnnotationKind::Context.span(range(other)).label(label));
         }
-        // The line of an override says itself where it is from.
+        // The line of an override already names its origin.
         let snippet = if text.is_override {
             snippet.line_numbering(false)
         } else {
@@ -328,7 +328,7 @@ impl fmt::Debug for Diagnostics {
 impl std::error::Error for Diagnostics {}
 
 impl From<Diagnostics> for Error {
-    /// The whole report is the error's cause; [`Diagnostics::of`] gives it back.
+    /// Keeps the whole report as the error's cause; [`Diagnostics::of`] returns it.
     fn from(report: Diagnostics) -> Self {
         let file = report.texts[0].name.clone();
         let count = report.len() + report.left_out;
@@ -346,7 +346,7 @@ fn shown(text: String) -> String {
     secret::hide(&text).into_owned()
 }
 
-/// The name of `names` that `word` was probably meant to be.
+/// The name in `names` that `word` is probably a misspelling of.
 pub(crate) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.chars().nth(SPELLING_CHARS).is_some() {
         return None;

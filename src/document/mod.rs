@@ -1,6 +1,6 @@
-//! A YAML or JSON text as a tree in which every key and value knows its place, its check against a JSON
-//! Schema, and the problems that are shown with lines of the text. Not here: what the keys mean (`crate::tasks`,
-//! `crate::config`).
+//! Parses a YAML or JSON text into a tree with the position of every key and value. Checks the tree against a
+//! JSON Schema, and shows problems with the lines of the text. Not here: the meaning of the keys
+//! (`crate::tasks`, `crate::config`).
 
 pub(crate) mod check;
 mod cursor;

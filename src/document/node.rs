@@ -1,8 +1,7 @@
-//! A YAML document as a tree in which every key and value knows its place. Not here: what the keys
-//! mean. Entry: [`parse`].
+//! A YAML document as a tree whose keys and values have spans. Not here: the meaning of the keys. Entry: [`parse`].
 //!
-//! Built from the parser's events and not through serde: serde has neither the places of keys, nor
-//! duplicate keys, nor the difference between `1` and `"1"` after interpolation.
+//! The tree is built from the parser's events, not through serde. Serde loses the spans of keys, duplicate keys, and the
+//! difference between `1` and `"1"`, which interpolation needs.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,18 +14,18 @@ use crate::limits::PIPELINE_VALUES;
 /// The nesting depth of aliases and of `--set` paths; the parser itself stops at 255 levels.
 pub(crate) const MAX_DEPTH: usize = 255;
 
-/// A value and its place.
+/// A value and its span.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) span: Span,
     pub(crate) data: Data,
-    /// Whether a scalar was written without quotes, so that its type follows from its text.
+    /// Whether a scalar was written without quotes: its type then follows from its text.
     pub(crate) plain: bool,
-    /// The text as written, when variables were put in: messages show this one.
+    /// The text as written, if variables were interpolated. Messages show this text.
     pub(crate) written: Option<String>,
 }
 
-/// What a node holds.
+/// The contents of a node.
 #[derive(Clone, Debug)]
 pub(crate) enum Data {
     Null,
@@ -35,7 +34,7 @@ pub(crate) enum Data {
     Text(String),
     List(Vec<Node>),
     Map(Vec<Entry>),
-    /// A value that a problem was already reported for.
+    /// A value with a problem that is already reported.
     Unknown,
 }
 
@@ -52,7 +51,7 @@ impl Node {
         Self { span, data, plain: true, written: None }
     }
 
-    /// The entry of a mapping.
+    /// The entry of a mapping with the key `name`.
     pub(crate) fn entry(&self, name: &str) -> Option<&Entry> {
         self.entries().iter().find(|entry| entry.name == name)
     }
@@ -73,7 +72,7 @@ impl Node {
         }
     }
 
-    /// A scalar as it is written, with `${VAR}` instead of the variable's value; for messages.
+    /// A scalar as written, with `${VAR}` instead of the variable's value; for messages.
     pub(crate) fn shown(&self) -> String {
         if let Some(written) = &self.written {
             return written.clone();
@@ -87,7 +86,7 @@ impl Node {
         }
     }
 
-    /// The tree without places.
+    /// The tree without spans.
     pub(crate) fn to_json(&self) -> Value {
         match &self.data {
             Data::Null | Data::Unknown => Value::Null,
@@ -102,7 +101,7 @@ impl Node {
     }
 }
 
-/// What an unquoted scalar is, by the core schema of YAML 1.2: `yes` and `1_000` are text.
+/// The type of an unquoted scalar by the core schema of YAML 1.2: `yes` and `1_000` are text.
 pub(crate) fn plain_scalar(text: &str) -> Data {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Data::Null,
@@ -143,9 +142,9 @@ fn radix(digits: &str, radix: u32) -> Option<Number> {
     Some(Number::from(value))
 }
 
-/// Parses one YAML document that lies at `offset` in the text number `text_number` of the report.
+/// Parses one YAML document, which starts at `offset` in the text number `text_number` of the report.
 ///
-/// Problems go into the report. `None` means that the text is not YAML; the one problem is reported.
+/// Adds problems to the report. Returns `None` if the text is not YAML.
 pub(crate) fn parse(
     text: &str,
     text_number: usize,
@@ -178,10 +177,10 @@ struct Builder<'a> {
     text: &'a str,
     text_number: usize,
     offset: usize,
-    /// By number; `None` while the node is being read, so that it cannot contain itself.
+    /// The anchored nodes by number; `None` while a node is being read: it must not contain itself.
     anchors: BTreeMap<usize, Option<Node>>,
     nodes: usize,
-    /// How many lists and mappings are open.
+    /// The number of open lists and mappings.
     level: usize,
     report: &'a mut Diagnostics,
 }
@@ -259,7 +258,7 @@ impl<'a> Builder<'a> {
                     self.nodes += size(&node);
                     if self.nodes > PIPELINE_VALUES {
                         let message =
-                            format!("aliases unfold to more than {PIPELINE_VALUES} values");
+                            format!("aliases expand to more than {PIPELINE_VALUES} values");
                         return Err(Box::new(Diagnostic::new(span, message)));
                     }
                     if self.level + depth(&node) > MAX_DEPTH {
@@ -268,13 +267,15 @@ impl<'a> Builder<'a> {
                     }
                     Ok(node)
                 }
-                _ => Err(Box::new(Diagnostic::new(span, "an alias inside of the value it names"))),
+                _ => {
+                    Err(Box::new(Diagnostic::new(span, "an alias inside the value that it names")))
+                }
             },
             _ => Err(Box::new(Diagnostic::new(span, "expected a value"))),
         }
     }
 
-    /// Reads one key and its value; `names` holds the position of each earlier key.
+    /// Reads a key and its value; `names` has the spans of the earlier keys.
     fn entry(
         &mut self,
         event: Event<'a>,
@@ -293,7 +294,7 @@ impl<'a> Builder<'a> {
             return Err(Box::new(Diagnostic::new(span, "a key without a value")));
         };
         let mut value = self.node(event, value_span)?;
-        // A value that is not there has no text of its own to point at.
+        // A missing value has no text to point at.
         if matches!(value.data, Data::Null) && value.span.start == value.span.end {
             value.span = span;
         }
@@ -303,7 +304,7 @@ impl<'a> Builder<'a> {
         });
         let Some(name) = name else {
             self.report
-                .push(Diagnostic::new(span, "expected a name as key, found a list or mapping"));
+                .push(Diagnostic::new(span, "expected a name as the key, found a list or mapping"));
             return Ok(());
         };
         if is_merge {
@@ -366,7 +367,7 @@ impl<'a> Builder<'a> {
                 let in_variable = self.text.get(..at).is_some_and(|before| before.ends_with('$'));
                 Err(Box::new(if in_variable {
                     problem.hint(
-                        "between `{ }` or `[ ]`, quote `\"${VAR}\"`: its braces are YAML's there",
+                        "quote `\"${VAR}\"` inside `{ }` or `[ ]`, where YAML reads its braces as a mapping",
                     )
                 } else {
                     problem
@@ -439,8 +440,8 @@ mod tests {
             "base: &b {x: 1}\nc:\n  <<: *b\n",
             "merge keys (`<<`) are not supported\n --> t.yaml:3:3",
         );
-        check("? [a]\n: 1\n", "expected a name as key");
-        check("a: &x [*x]", "an alias inside of the value it names\n --> t.yaml:1:8");
+        check("? [a]\n: 1\n", "expected a name as the key");
+        check("a: &x [*x]", "an alias inside the value that it names\n --> t.yaml:1:8");
         check("a: *nowhere", "error: not valid YAML: ");
         check("a: [1, 2\nb: 3", "error: not valid YAML: ");
         check("a: {b: ${X}}", "quote `\"${VAR}\"`");
@@ -457,7 +458,7 @@ mod tests {
         }
         let (node, report) = read(&text);
         assert!(node.is_none());
-        assert!(report.contains("aliases unfold to more than 100000 values"), "{report}");
+        assert!(report.contains("aliases expand to more than 100000 values"), "{report}");
 
         let deep = |inside: &str| format!("{}{inside}{}", "[".repeat(90), "]".repeat(90));
         let text = format!("a: &a {}\nb: &b {}\nc: {}\n", deep("x"), deep("*a"), deep("*b"));

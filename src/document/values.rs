@@ -1,7 +1,7 @@
-//! Values that may be written in several ways, by their YAML type.
+//! Values with several forms, which differ in their YAML type.
 //!
-//! Neither `untagged` nor `flatten`: a value that may be written in two ways has a type of its own
-//! whose schema tells the ways apart by YAML type.
+//! The types use neither `untagged` nor `flatten`, which would ruin error messages: each has a schema that
+//! distinguishes the forms.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,8 +11,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// `Deserialize` for a value that may be written in several ways, by the visitor's methods, and
-/// `JsonSchema` with those ways side by side.
+/// Implements `Deserialize` for a value with several forms, by the given visitor methods, and `JsonSchema` with the given
+/// schema.
 macro_rules! written_in_several_ways {
     ($type:ident $name:literal $expecting:literal { $($visit:item)* } $schema:expr) => {
         impl<'de> Deserialize<'de> for $type {
@@ -91,20 +91,20 @@ written_in_several_ways! { StringOrList "StringOrList" "a string or a list of st
 pub enum TopK {
     /// Every result.
     All,
-    /// The best so many.
+    /// At most this many, highest score first.
     Number(NonZeroU64),
 }
 
 impl TopK {
-    /// The best result, which stands by itself and not in a list.
+    /// A single result, which is not wrapped in a list.
     pub const ONE: Self = Self::Number(NonZeroU64::MIN);
 
-    /// The most entries of a list; `None` for one result by itself.
+    /// The maximum length of the list; `None` for a single result.
     pub fn list(self) -> Option<usize> {
         (self != Self::ONE).then(|| self.most())
     }
 
-    /// The most results.
+    /// The maximum number of results.
     pub fn most(self) -> usize {
         match self {
             Self::All => usize::MAX,
@@ -112,7 +112,7 @@ impl TopK {
         }
     }
 
-    /// As in pipeline files.
+    /// The value as in pipeline files.
     pub fn shown(self) -> serde_json::Value {
         match self {
             Self::All => "all".into(),
@@ -166,7 +166,7 @@ written_in_several_ways! { TokenIds "TokenIds" "a token id or a list of token id
 pub enum ColumnOr<T> {
     /// One column.
     Column(String),
-    /// Several columns, by their part.
+    /// Several columns, by their roles.
     Columns(T),
 }
 

@@ -1,5 +1,5 @@
-//! The second half of the operator: awaits results in the order of the windows, restores the order of rows, and emits
-//! them. Not here: how windows are filled (`gather`).
+//! The second half of the operator: awaits results in window order, restores the order of rows, and emits them. Not
+//! here: filling windows (`gather`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,11 +12,12 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_plan::metrics::{BaselineMetrics, RecordOutput};
 use tokio::sync::mpsc;
 
-use super::operator::blocking;
+use super::blocking::blocking;
 use super::results::Claim;
-use super::step::{ModelStep, Replicas, RowErrors};
+use super::row_error::RowErrors;
+use super::step::ModelStep;
 use super::window::{Computed, Finish, Window};
-use super::workers::outcome;
+use super::workers::{Replicas, outcome};
 use crate::tasks::Results;
 
 /// A window whose batches are queued.
@@ -24,12 +25,12 @@ pub(super) struct Pending {
     pub(super) window: Window,
     pub(super) claim: Claim,
     pub(super) models: Replicas,
-    /// Released when the window has been handed on.
+    /// Released when all batches of the window have been emitted.
     pub(super) _permit: tokio::sync::OwnedSemaphorePermit,
     pub(super) memory: MemoryReservation,
 }
 
-/// Waits for results in window order and hands batches on.
+/// Waits for results in window order and emits batches.
 pub(super) struct Emit {
     pub(super) pending: mpsc::Receiver<Pending>,
     pub(super) step: Arc<ModelStep>,
@@ -95,7 +96,7 @@ impl Emit {
     }
 }
 
-/// Null rows of the last column, and rows that failed.
+/// The number of null rows in the last column, and of rows that failed.
 fn nulls_and_failed(batch: &RecordBatch, row_errors: RowErrors) -> (u64, u64) {
     let Some(column) = batch.columns().last() else { return (0, 0) };
     let failed = match row_errors {

@@ -1,5 +1,5 @@
-//! The first half of the operator: reads and tokenises the input, fills sort windows, and queues the batches of a full
-//! window. Not here: what becomes of their results (`emit`).
+//! The first half of the operator: reads and tokenizes the input, fills sort windows, and queues the batches of full
+//! windows. Not here: their results (`emit`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,34 +13,34 @@ use futures::StreamExt;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::blocking::{blocking, external};
 use super::emit::Pending;
-use super::operator::{blocking, external};
-use super::row_errors::RowError;
-use super::step::{ModelStep, Replicas, RowErrors};
+use super::row_error::{RowError, RowErrors};
+use super::step::ModelStep;
 use super::window::{Encoded, Input, WindowBuilder, batches};
-use super::workers::Job;
+use super::workers::Replicas;
 use crate::error::{Error, ErrorKind};
 use crate::tasks::{Batching, EncodedRow, Task};
 
-/// A window closes at this many tokens even when it has few rows: its batches are alike by then, and
-/// tokens and results of a window are held in memory.
+/// A window closes at this many tokens even if it has few rows: its batches already have similar lengths, and its
+/// tokens and results are held in memory.
 const MAX_WINDOW_TOKENS: usize = 1 << 20;
 
-/// A window closes when its results reach this size (hidden states of every token can be large).
+/// A window closes when its results reach this size. Hidden states of every token can be large.
 const MAX_WINDOW_OUTPUT_BYTES: usize = 256 << 20;
 
 /// A window closes when its input rows reach this size.
 const MAX_WINDOW_INPUT_BYTES: usize = 256 << 20;
 
-/// Rows of a window whose task makes its own batches: generating takes long, and rows that are done should
-/// not wait for tens of thousands of others.
+/// Rows of a window whose task makes its own batches. Generation takes long, and finished rows should not wait for tens
+/// of thousands of others.
 const MAX_SHARED_WINDOW_ROWS: usize = 1024;
 
-/// Rows of the first window of a plan that may stop early; each one after it has twice as many. A batch of
-/// so many keeps the workers busy.
+/// Rows of the first window of a plan that may stop early; each further window has twice as many. A batch of this size
+/// keeps the workers busy.
 const MIN_WINDOW_ROWS: usize = 64;
 
-/// Reads and tokenises the input, fills windows, queues their batches.
+/// Reads and tokenizes the input, fills windows, and queues their batches.
 pub(super) struct Gather {
     pub(super) input: SendableRecordBatchStream,
     pub(super) step: Arc<ModelStep>,
@@ -48,27 +48,27 @@ pub(super) struct Gather {
     pub(super) reservation: MemoryReservation,
     pub(super) permits: Arc<Semaphore>,
     pub(super) windows: mpsc::Sender<Pending>,
-    /// Rows of the next window, where the plan above may stop early.
+    /// Rows of the next window, if the plan above may stop early.
     pub(super) few: Option<usize>,
-    /// Loaded with the first row: without rows, no weights are read.
+    /// Loaded with the first row; without rows, no weights are read.
     pub(super) models: Option<Replicas>,
     /// Rows read so far.
     pub(super) rows: u64,
-    /// Rows of a batch that did not fit in a window, and the bytes that they take.
+    /// The rows of a batch that did not fit in a window, and their size in bytes.
     pub(super) rest: Option<(RecordBatch, usize)>,
 }
 
-/// Full batches of a window, for each card or each worker of the CPU. While they are computed, the window behind is read
-/// and tokenised and the one before is written, which a job of a single window would wait for.
-const BATCHES_A_WINDOW: usize = 12;
+/// Full batches per window, for each GPU or each CPU worker. While they are computed, the next window is read and
+/// tokenized and the previous one is written. A job with a single window would do these in sequence.
+const BATCHES_PER_WINDOW: usize = 12;
 
-/// Rows that are tokenised before the tokens of a window are counted again: long ones would fill it several times over.
-/// More where they are soon computed.
+/// Rows to tokenize before counting the tokens of a window again: long rows would overfill it several times. Fast
+/// models need more.
 const ROWS_AT_ONCE: usize = 256;
 const ROWS_AT_ONCE_FOR_A_CARD: usize = 2048;
 
 impl Gather {
-    /// Errors of the input pass unchanged: whoever knows the files explains them.
+    /// Errors of the input pass through unchanged, because the caller that knows the files explains them.
     pub(super) async fn run(mut self) -> Result<()> {
         let tokenizers = rayon::ThreadPoolBuilder::new()
             .thread_name(|number| format!("tokenizer-{number}"))
@@ -108,11 +108,8 @@ impl Gather {
             let claim = step.results().claim(sequences, |sequences| {
                 let shares = (step.max_batch_tokens(), step.num_sharing());
                 let numbers = batches(sequences, step.task().batching(), shares);
-                let submitted = numbers.iter().map(|batch| {
-                    let (step, models) = (Arc::clone(step), Arc::clone(&models));
-                    let (sequences, batch) = (Arc::clone(sequences), batch.clone());
-                    self.step.workers().submit(Job { step, models, sequences, batch })
-                });
+                let submit = |batch: &Vec<usize>| step.submit(&models, sequences, batch.clone());
+                let submitted = numbers.iter().map(submit);
                 let submitted = submitted.collect::<crate::Result<_>>()?;
                 Ok((numbers, submitted))
             });
@@ -140,7 +137,7 @@ impl Gather {
         Ok(Arc::clone(self.models.insert(models)))
     }
 
-    /// The columns that the task reads of a batch.
+    /// The columns of a batch that the task reads.
     fn read(&self, batch: RecordBatch) -> Result<Input> {
         let read = |input: &Arc<dyn PhysicalExpr>| {
             input.evaluate(&batch).and_then(|value| value.into_array(batch.num_rows()))
@@ -149,7 +146,7 @@ impl Gather {
         Ok(Input { batch, columns })
     }
 
-    /// Rows that a window takes at most.
+    /// The maximum number of rows in a window.
     fn window_rows(&self) -> usize {
         let rows = self.step.settings().sort_window_rows;
         let rows = self.few.map_or(rows, |few| few.max(MIN_WINDOW_ROWS).min(rows));
@@ -159,25 +156,25 @@ impl Gather {
         }
     }
 
-    /// Whether a window ends with a few batches of tokens, whatever rows it might still take.
+    /// Whether a window ends after a few batches of tokens, even if it could take more rows.
     fn is_bounded_by_tokens(&self) -> bool {
         let task = self.step.task();
-        let makes_its_own = task.batching() == Batching::Share && !self.step.on_cards();
+        let makes_its_own = task.batching() == Batching::Share && !self.step.on_gpus();
         !makes_its_own && !task.needs_whole_windows()
     }
 
-    /// Tokens that a window takes at most.
+    /// The maximum number of tokens in a window.
     fn window_tokens(&self) -> usize {
         if !self.is_bounded_by_tokens() {
             return MAX_WINDOW_TOKENS;
         }
         let computing =
-            if self.step.on_cards() { self.step.devices().len() } else { self.step.num_workers() };
-        (BATCHES_A_WINDOW * computing * self.step.max_batch_tokens()).min(MAX_WINDOW_TOKENS)
+            if self.step.on_gpus() { self.step.devices().len() } else { self.step.num_workers() };
+        (BATCHES_PER_WINDOW * computing * self.step.max_batch_tokens()).min(MAX_WINDOW_TOKENS)
     }
 
-    /// The next rows of the input and the bytes that they take: a batch, or as much of it as the window may have room
-    /// for where that is bounded closely.
+    /// The next rows of the input and their size in bytes: a batch, or the part of it that fits if the window has a
+    /// close bound.
     async fn next_batch(&mut self, window: &WindowBuilder) -> Result<Option<(RecordBatch, usize)>> {
         let (batch, bytes) = if let Some(rest) = self.rest.take() {
             rest
@@ -191,7 +188,7 @@ impl Gather {
         };
         let room = self.window_rows().saturating_sub(window.num_rows());
         let is_bounded = self.few.is_some() || self.step.task().batching() == Batching::Share;
-        let at_once = match (self.is_bounded_by_tokens(), self.step.on_cards()) {
+        let at_once = match (self.is_bounded_by_tokens(), self.step.on_gpus()) {
             (true, false) => ROWS_AT_ONCE,
             (true, true) => ROWS_AT_ONCE_FOR_A_CARD,
             (false, _) => usize::MAX,
@@ -199,7 +196,7 @@ impl Gather {
         let most = if is_bounded { room.min(at_once) } else { at_once };
         let rows = batch.num_rows();
         if rows > most {
-            // A part holds the memory of its batch, but all parts of it together hold it once.
+            // A slice holds the memory of its whole batch, but all slices together hold it once.
             let part = bytes / rows * most;
             self.rest = Some((batch.slice(most, rows - most), bytes - part));
             return Ok(Some((batch.slice(0, most), part)));
@@ -244,11 +241,11 @@ impl Gather {
     }
 }
 
-/// The rows that are encoded again together where one of a batch is refused.
+/// The number of rows that are encoded again together after one of a batch fails.
 const ROWS_AGAIN: usize = 64;
 
-/// Encodes rows; where errors of rows are kept, the rows that are refused are found in ever smaller parts. A row is encoded
-/// three times at most: it may be refused for the time that it takes.
+/// Encodes rows. If row errors are kept, failed rows are located by splitting the batch. Each row is encoded at most
+/// three times, because it may fail for the time that it takes.
 pub(crate) fn encode(
     task: &dyn Task,
     columns: &[ArrayRef],

@@ -1,6 +1,6 @@
-//! Rows with text that is not UTF-8, before the first step: rows fail if a step reads the text, the others keep U+FFFD
-//! in place of the bytes. Which columns a step reads is found by following them through the plan. Not here: how such
-//! text is found and read (`crate::source`), how a failed row is handled ([`super::row_errors`]).
+//! Handles rows with text that is not UTF-8, before the first step. A row fails if a step reads the text; otherwise it
+//! keeps U+FFFD in place of the invalid bytes. Columns are traced through the plan to find which ones a step reads. Not
+//! here: detecting and reading invalid text (`crate::source`), and handling failed rows ([`super::row_errors`]).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,15 +18,15 @@ use crate::config::pipeline::{OnErrorRows, OnErrorSpec};
 use crate::error::RowErrorKind;
 use crate::source::{MarkedColumn, Source};
 
-/// What errors call the place of such rows: no step refused them.
+/// The place in errors of these rows, which no step has refused.
 const STEP: &str = "source";
 
-/// The rows of a source as the first step sees them, where `on_error` keeps failed ones: those with text that is not
-/// UTF-8 in a column of `read` have failed, and those with an unpaired surrogate anywhere. With `read` of `None`, all
-/// rows are valid. Also returns whether rows may have failed.
+/// The rows of a source as the first step sees them, if `on_error` keeps failed rows. A row has failed if a column of
+/// `read` contains text that is not UTF-8, or any column an unpaired surrogate. With `read` of `None`, all rows are
+/// valid. Also returns whether rows may have failed.
 ///
 /// # Errors
-/// `Plan` when the source has a column of errors.
+/// `Plan` when the source already has a column of errors.
 pub(crate) fn checked(
     source: &Source,
     on_error: &OnErrorSpec,
@@ -47,7 +47,7 @@ pub(crate) fn checked(
         if !keeps {
             return Ok((rows, false));
         }
-        // The columns of an output do not depend on whether a file is sound.
+        // The columns of an output must not depend on whether a file is valid.
         let none = lit(ScalarValue::try_from(&error_type())?).alias(&on_error.column);
         return Ok((rows.select(names.iter().map(ident).chain([none]))?, false));
     };
@@ -73,7 +73,7 @@ pub(crate) fn checked(
     let mut shown = Vec::new();
     for name in &names {
         let markers = columns.iter().filter(|marked| marked.column == *name && keeps);
-        // Steps see null in place of an invalid text, and never take it for a value of the file.
+        // Steps see null in place of invalid text, so no replacement passes for a value of the file.
         let sound = markers.map(|marked| ident(&marked.marker).is_null()).reduce(Expr::and);
         shown.push(match sound {
             Some(sound) => when(sound, ident(name)).end()?.alias(name),
@@ -88,7 +88,7 @@ pub(crate) fn checked(
     Ok((rows.select(names.iter().map(ident).chain(error))?, true))
 }
 
-/// The first rows.
+/// The first `limit` rows.
 pub(crate) fn limited(rows: &DataFrame, limit: Option<usize>) -> Result<DataFrame> {
     match limit {
         Some(limit) => rows.clone().limit(0, Some(limit)),
@@ -96,9 +96,8 @@ pub(crate) fn limited(rows: &DataFrame, limit: Option<usize>) -> Result<DataFram
     }
 }
 
-/// The columns with text that is not UTF-8 that `plan` reads: that a step takes, or an expression. Those that only
-/// go through to the output, under whatever name, are not among them. Where a plan does more than it can be followed
-/// through, it reads them.
+/// The columns with invalid text that `plan` reads, in a step or an expression. Columns that only pass through to the
+/// output, under any name, do not count. If a plan contains a node that cannot be traced, all its columns count.
 pub(crate) fn read_columns(plan: &LogicalPlan, source: &Source) -> Result<BTreeSet<String>> {
     let Some(marked) = &source.marked else { return Ok(BTreeSet::new()) };
     let columns = marked.columns.iter().map(|marked| marked.column.clone()).collect();
@@ -107,20 +106,20 @@ pub(crate) fn read_columns(plan: &LogicalPlan, source: &Source) -> Result<BTreeS
     Ok(reads.read)
 }
 
-/// The column of the source that a column is, unchanged.
+/// The source column that a column is an unchanged copy of.
 type Origin = Option<String>;
 
 struct Reads {
-    /// The columns that are asked about.
+    /// The columns to trace.
     columns: BTreeSet<String>,
     read: BTreeSet<String>,
 }
 
 impl Reads {
-    /// What the columns of a plan are, and what it reads.
+    /// The origins of a plan's output columns. Records the columns that it reads.
     fn origins(&mut self, plan: &LogicalPlan) -> Result<Vec<Origin>> {
         if let LogicalPlan::TableScan(scan) = plan {
-            // Other tables have texts of their own: those that are not UTF-8 are errors of their files.
+            // Invalid text in other tables is an error of their files.
             let of_scan = |name: &String| self.columns.contains(name).then(|| name.clone());
             let fields = scan.projected_schema.fields().iter();
             return Ok(fields.map(|field| of_scan(field.name())).collect());
@@ -189,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    /// What a query reads of the columns `a` and `b`, which have such text.
+    /// The columns with invalid text, of `a` and `b`, that a query reads.
     async fn reads(query: &str) -> String {
         let context = SessionContext::new();
         let field = |name: &str| Field::new(name, DataType::Utf8, true);

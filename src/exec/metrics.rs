@@ -1,4 +1,4 @@
-//! Counters of a run: written by the operators, read by progress and report.
+//! Counters of a run: operators update them, progress and report read them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,17 +9,17 @@ use datafusion::physical_plan::metrics::{
     Count, Metric, MetricValue, MetricsSet, RatioMetrics, Time,
 };
 
-use super::row_errors::RowError;
+use super::row_error::RowError;
 use crate::error::RowErrorKind;
 use crate::report::{Histogram, RowErrorReport, StepCounts, TOKEN_BOUNDS};
 
-/// Different messages that are kept of each kind of row error.
+/// The number of distinct messages to keep per kind of row error.
 const EXAMPLES: usize = 3;
 
-/// Characters that are kept of a message: it may quote a row.
+/// The length to which messages are truncated, because they may quote a row.
 const EXAMPLE_CHARS: usize = 200;
 
-/// Counters of one model step. Relaxed atomics: each is a sum on its own.
+/// Counters of one model step. Atomics with relaxed ordering suffice, because each is an independent sum.
 #[derive(Debug, Default)]
 pub struct StepMetrics {
     rows: AtomicU64,
@@ -38,13 +38,13 @@ pub struct StepMetrics {
     queue_nanos: AtomicU64,
     model_nanos: AtomicU64,
     output_nanos: AtomicU64,
-    /// Rows by their tokens: up to each of [`TOKEN_BOUNDS`], and beyond.
+    /// A histogram of rows by token count: one bucket per bound in [`TOKEN_BOUNDS`], and one beyond.
     token_lengths: [AtomicU64; TOKEN_BOUNDS.len() + 1],
     errors: Mutex<BTreeMap<RowErrorKind, RowErrorReport>>,
 }
 
 impl StepMetrics {
-    /// Adds rows that were tokenised; `lengths` are the tokens of those among them that have some.
+    /// Adds tokenized rows. `lengths` are the token counts of the rows that have tokens.
     pub(crate) fn tokenized(
         &self,
         rows: u64,
@@ -84,7 +84,7 @@ impl StepMetrics {
         self.queue_nanos.fetch_add(nanos(queued), Ordering::Relaxed);
     }
 
-    /// Adds rows handed on.
+    /// Adds emitted rows.
     pub(crate) fn emitted(&self, rows: u64, null_rows: u64, failed_rows: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.null_rows.fetch_add(null_rows, Ordering::Relaxed);
@@ -96,17 +96,17 @@ impl StepMetrics {
         self.input_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
     }
 
-    /// Adds time that a tokenised window waited for its results.
+    /// Adds time that a tokenized window waited for its results.
     pub(crate) fn waited_for_results(&self, elapsed: Duration) {
         self.results_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
     }
 
-    /// Adds time that the step waited for its rows to be taken.
+    /// Adds time that the step waited for its consumer.
     pub(crate) fn waited_for_output(&self, elapsed: Duration) {
         self.output_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
     }
 
-    /// Adds a row that failed.
+    /// Adds a failed row.
     pub(crate) fn failed(&self, error: &RowError) {
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         let known = errors.entry(error.kind).or_insert_with(|| RowErrorReport {
@@ -125,13 +125,13 @@ impl StepMetrics {
         }
     }
 
-    /// Rows that failed, by kind.
+    /// Failed rows by kind.
     pub fn errors(&self) -> Vec<RowErrorReport> {
         let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         errors.values().cloned().collect()
     }
 
-    /// Rows by their tokens.
+    /// Rows by token count.
     pub fn token_lengths(&self) -> Histogram {
         let counts = self.token_lengths.iter().map(|count| count.load(Ordering::Relaxed));
         Histogram {
@@ -141,7 +141,7 @@ impl StepMetrics {
         }
     }
 
-    /// The counters now.
+    /// The current counters.
     pub fn counts(&self) -> StepCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         StepCounts {
@@ -165,7 +165,7 @@ impl StepMetrics {
     }
 }
 
-/// Adds what `EXPLAIN ANALYZE` shows of a model.
+/// Adds a model's metrics for `EXPLAIN ANALYZE`.
 pub(crate) fn describe(counts: StepCounts, metrics: &mut MetricsSet) {
     let mut push = |value| metrics.push(Arc::new(Metric::new(value, None)));
     for (name, value) in [

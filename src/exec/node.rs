@@ -1,7 +1,7 @@
 //! The model step in a logical plan, and its planner.
 //!
-//! The node tells DataFusion's optimizer what it may do: push predicates on other columns and limits
-//! below the model, and drop input columns that nobody reads. What runs is [`super::operator::ModelExec`].
+//! The node declares to DataFusion's optimizer what is allowed: pushing predicates on other columns, and limits, below
+//! the model, and dropping unused input columns. The operator is [`super::operator::ModelExec`].
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -29,21 +29,21 @@ use super::step::ModelStep;
 pub struct ModelNode {
     input: LogicalPlan,
     step: Arc<ModelStep>,
-    /// What the step reads, over the columns of `input`.
+    /// The inputs of the step, over the columns of `input`.
     inputs: Vec<Expr>,
     /// The new column.
     output: FieldRef,
     schema: DFSchemaRef,
-    /// Rows after which the plan above may stop.
+    /// The number of rows after which the plan above may stop.
     few: Option<usize>,
 }
 
 impl ModelNode {
-    /// Puts `step` on top of `input`; its input columns are looked up by name, case-sensitive, and the new
-    /// column is the task's.
+    /// Puts `step` on top of `input`. Its input columns are looked up by name, case-sensitively; the task names the new
+    /// column.
     ///
     /// # Errors
-    /// `Plan` when a column is missing, or the output column exists already.
+    /// `Plan` when a column is missing, or the output column already exists.
     pub fn try_new(input: LogicalPlan, step: Arc<ModelStep>) -> Result<Self> {
         let inputs = step
             .task()
@@ -58,11 +58,11 @@ impl ModelNode {
         Self::with_inputs(input, step, inputs, &output)
     }
 
-    /// Puts `step` on top of `input`: `inputs` are what the task reads, in its order, over the columns of
-    /// `input`; the new column is named `output`.
+    /// Puts `step` on top of `input`. `inputs` are the task's inputs, in its order, over the columns of `input`. The
+    /// new column is named `output`.
     ///
     /// # Errors
-    /// `Plan` when the output column exists already.
+    /// `Plan` when the output column already exists.
     pub fn with_inputs(
         input: LogicalPlan,
         step: Arc<ModelStep>,
@@ -80,19 +80,19 @@ impl ModelNode {
         Ok(Self { input, step, inputs, output, schema, few: None })
     }
 
-    /// Rows after which the plan above may stop.
+    /// The number of rows after which the plan above may stop.
     pub(crate) fn few(&self) -> Option<usize> {
         self.few
     }
 
-    /// Says after how many rows the plan above may stop.
+    /// Sets the number of rows after which the plan above may stop.
     #[must_use]
     pub(crate) fn with_few(mut self, few: Option<usize>) -> Self {
         self.few = few;
         self
     }
 
-    /// The step that is run.
+    /// The step.
     pub fn step(&self) -> &Arc<ModelStep> {
         &self.step
     }
@@ -102,7 +102,7 @@ impl ModelNode {
         self.output.name()
     }
 
-    /// What the step reads, over the columns of the plan below.
+    /// The inputs of the step, over the columns of the plan below.
     pub fn inputs(&self) -> &[Expr] {
         &self.inputs
     }
@@ -211,7 +211,7 @@ impl UserDefinedLogicalNodeCore for ModelNode {
     }
 }
 
-/// Plans [`ModelNode`]s, and what follows those that keep the errors of rows.
+/// Plans [`ModelNode`]s, and the nodes after those that keep row errors.
 #[derive(Debug)]
 pub struct ModelPlanner;
 

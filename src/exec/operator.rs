@@ -1,20 +1,17 @@
 //! The model step as a physical operator.
 //!
-//! One partition in, the same rows in the same order out, one column more. Three things run at once: the
-//! input is read and tokenised, workers compute the window before it, and the window before that is put
-//! back in order and handed on. Two windows are in flight at most, so memory is bounded by settings and
-//! not by the input. Dropping the stream stops everything: queued batches are cancelled, workers finish
-//! the one they are on. Errors travel in the stream; the first one ends it.
+//! It has one partition, keeps the rows and their order, and appends a column. Three stages run concurrently: one
+//! tokenizes the next window, workers compute the current one, and one emits the previous one in order. At most two
+//! windows are in flight, so settings bound the memory, not the input. Dropping the stream cancels queued batches;
+//! workers finish their current one. Errors travel in the stream, and the first one ends it.
 
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
-use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ColumnStatistics, Result, Statistics, plan_err};
-use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::equivalence::ProjectionMapping;
@@ -31,19 +28,19 @@ use datafusion::physical_plan::{
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Instrument;
 
+use super::blocking::external;
 use super::emit::Emit;
 use super::gather::Gather;
 use super::metrics;
 use super::step::ModelStep;
-use crate::error::{Error, ErrorKind};
 
-/// Tokens that a tokenizer adds to a text, in estimates: its first and its last.
+/// Special tokens per text, for estimates: the first and the last.
 const SPECIAL_TOKENS: usize = 2;
 
-/// Bytes of text that make a token, in estimates: about what English has.
+/// Bytes of text per token, for estimates: about the average in English.
 const BYTES_PER_TOKEN: usize = 4;
 
-/// Windows in flight: one that is computed and one that is tokenised behind it.
+/// Windows in flight: one is computed, and the next is tokenized.
 const WINDOWS_IN_FLIGHT: usize = 2;
 
 /// Appends the column of one model step.
@@ -51,20 +48,20 @@ const WINDOWS_IN_FLIGHT: usize = 2;
 pub struct ModelExec {
     input: Arc<dyn ExecutionPlan>,
     step: Arc<ModelStep>,
-    /// What the step reads, over the columns of `input`.
+    /// The inputs of the step, over the columns of `input`.
     inputs: Vec<Arc<dyn PhysicalExpr>>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
-    /// Rows after which the plan above may stop.
+    /// The number of rows after which the plan above may stop.
     few: Option<usize>,
 }
 
 impl ModelExec {
-    /// `inputs` are what the step reads, over the columns of `input`; `output` is the new column.
+    /// `inputs` are the step's inputs, over the columns of `input`; `output` is the new column.
     ///
     /// # Errors
-    /// `Plan` when an input does not have a type that the task reads.
+    /// `Plan` when an input has a type that the task does not read.
     pub fn try_new(
         input: Arc<dyn ExecutionPlan>,
         step: Arc<ModelStep>,
@@ -102,14 +99,14 @@ impl ModelExec {
         })
     }
 
-    /// Says after how many rows the plan above may stop: the first windows are then small.
+    /// Sets the number of rows after which the plan above may stop: the first windows are then small.
     #[must_use]
     pub fn with_few(mut self, few: Option<usize>) -> Self {
         self.few = few;
         self
     }
 
-    /// The step that is run.
+    /// The step.
     pub fn step(&self) -> &Arc<ModelStep> {
         &self.step
     }
@@ -118,7 +115,7 @@ impl ModelExec {
         &self.schema.fields()[self.schema.fields().len() - 1]
     }
 
-    /// About how many tokens will be computed, when the input's statistics tell.
+    /// An estimate of the tokens to compute, if the input has statistics.
     fn estimated_tokens(&self) -> Option<usize> {
         let (all, context) = (StatisticsArgs::new(), StatisticsContext::new());
         let statistics = context.compute(self.input.as_ref(), &all).ok()?;
@@ -156,7 +153,7 @@ impl ExecutionPlan for ModelExec {
     }
 
     fn input_distribution_requirements(&self) -> InputDistributionRequirements {
-        // One stream: a sort window then sees neighbouring rows, and their order is the input's.
+        // A single stream: a sort window sees consecutive rows, in the input's order.
         InputDistributionRequirements::new(vec![Distribution::SinglePartition])
     }
 
@@ -269,18 +266,4 @@ impl ExecutionPlan for ModelExec {
         stream.spawn(async move { emit.run().await.map_err(external) }.in_current_span());
         Ok(stream.build())
     }
-}
-
-/// Our error inside DataFusion's; what is already DataFusion's keeps its kind.
-pub(super) fn external(error: Error) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
-}
-
-/// Runs CPU work off the async threads; cancelled with the stream that waits for it.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> crate::Result<T> + Send + 'static,
-) -> crate::Result<T> {
-    SpawnedTask::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::new(ErrorKind::Internal, "a background task panicked").source(e))?
 }

@@ -1,7 +1,7 @@
-//! Results that several windows share. A text that occurs again in a later window, or in another plan node with the
-//! same call, is not computed again: the window takes the batch that contains it, finished or in flight. A common
-//! table expression that is used twice runs its model once. Batches in flight cost nothing to share; finished ones are
-//! kept up to a size. Not here: texts that repeat within one window (`window`).
+//! Results that several windows share. A text that recurs in a later window, or in another plan node with the same
+//! call, is not computed again: the window uses the batch that contains it, finished or in flight. A common table
+//! expression that is used twice runs its model once. Sharing batches in flight costs nothing; finished ones are kept
+//! up to a size. Not here: repeated texts within one window (`window`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -16,8 +16,8 @@ use super::workers::SharedBatch;
 use crate::error::Result;
 use crate::tasks::{ImageSource, Sequence};
 
-/// Results that are done are kept up to this size: those of half a million rows with a label, or of forty
-/// thousand embeddings of 384 dimensions.
+/// Finished results are kept up to this size: half a million rows with a label, or forty thousand embeddings of 384
+/// dimensions.
 const MAX_KEPT_BYTES: usize = 64 << 20;
 
 /// The results of one call in one query, by sequence.
@@ -28,9 +28,9 @@ pub(super) struct SharedResults {
 
 #[derive(Default)]
 struct State {
-    /// The query that the results are of.
+    /// The query that produced the results.
     query: Weak<TaskContext>,
-    /// By the hash of a sequence, its window and its number there.
+    /// By the hash of a sequence: its window, and its number in that window.
     index: HashMap<u64, (u64, u32)>,
     windows: BTreeMap<u64, Held>,
     next: u64,
@@ -40,7 +40,7 @@ struct State {
 /// A window in the index.
 struct Held {
     window: Weak<WindowBatches>,
-    /// Set once it is done and kept: its size, and the reservation for it.
+    /// Set once the window is finished and kept: its results, their size, and the memory reservation.
     kept: Option<(Arc<WindowBatches>, usize, MemoryReservation)>,
 }
 
@@ -50,7 +50,7 @@ impl Held {
     }
 }
 
-/// What one window computes.
+/// The batches that one window computes.
 pub(super) struct WindowBatches {
     number: u64,
     sequences: Arc<Vec<Sequence>>,
@@ -59,11 +59,11 @@ pub(super) struct WindowBatches {
     batches: Vec<SharedBatch>,
 }
 
-/// Where a window has its results from.
+/// The sources of a window's results.
 pub(super) struct Claim {
-    /// What it computes itself.
+    /// The batches that the window computes itself.
     pub(super) own: Arc<WindowBatches>,
-    /// Its own batches, then those of other windows.
+    /// Its own batches, followed by those of other windows.
     pub(super) batches: Vec<SharedBatch>,
     /// For every distinct sequence, its (batch, index).
     pub(super) places: Vec<(usize, usize)>,
@@ -74,7 +74,7 @@ impl SharedResults {
         Self { state: Mutex::default(), hasher: RandomState::new() }
     }
 
-    /// Starts a query: results of another one are forgotten.
+    /// Starts a query: drops the results of the previous one.
     pub(super) fn enter(&self, query: &Arc<TaskContext>) {
         let query = Arc::downgrade(query);
         let mut state = self.lock();
@@ -84,8 +84,8 @@ impl SharedResults {
         }
     }
 
-    /// Divides distinct sequences into those that another window has, and those that `compute` queues in
-    /// batches of numbers.
+    /// Divides distinct sequences into those that another window computes, and those that `compute` queues, in batches
+    /// of their numbers.
     ///
     /// # Errors
     /// As `compute`.
@@ -94,11 +94,11 @@ impl SharedResults {
         sequences: Vec<Sequence>,
         compute: impl FnOnce(&Arc<Vec<Sequence>>) -> Result<(Vec<Vec<usize>>, Vec<SharedBatch>)>,
     ) -> Result<Claim> {
-        // Locked to the end, so that no other window claims the same sequences meanwhile.
+        // Locked until the end, so that no other window claims the same sequences meanwhile.
         let mut state = self.lock();
         state.forget_dropped();
 
-        /// Where a sequence is: its number among the own ones, or its place in a batch of another window.
+        /// The source of a sequence: its number among the window's own, or its place in another window's batch.
         enum Source {
             Own(usize),
             Other(Arc<WindowBatches>, (usize, usize)),
@@ -143,7 +143,7 @@ impl SharedResults {
         Ok(Claim { own, batches, places })
     }
 
-    /// Keeps the results of a window that is done, if there is room: the oldest make place.
+    /// Keeps the results of a finished window, if there is room, by dropping the oldest.
     pub(super) fn keep(&self, window: &Arc<WindowBatches>, reservation: &MemoryReservation) {
         let bytes = window.bytes();
         let mut state = self.lock();
@@ -160,7 +160,7 @@ impl SharedResults {
             }
         }
         let reservation = reservation.new_empty();
-        // Of a query that came before, nothing is kept.
+        // Results of a previous query are not kept.
         if let Some(held) = windows.get_mut(&window.number)
             && reservation.try_grow(bytes).is_ok()
         {
@@ -185,7 +185,7 @@ impl State {
         })
     }
 
-    /// Windows that nobody holds any more leave the index.
+    /// Removes windows from the index that nothing references any more.
     fn forget_dropped(&mut self) {
         let before = self.windows.len();
         self.windows.retain(|_, held| held.window.strong_count() > 0);
@@ -197,7 +197,7 @@ impl State {
 }
 
 impl WindowBatches {
-    /// Bytes of the results and of the sequences that they are found by.
+    /// The size of the results, and of the sequences that index them.
     fn bytes(&self) -> usize {
         let values = self.batches.iter().map(|batch| match batch.borrow().as_ref() {
             Some(Ok(result)) => result.values.get_array_memory_size(),
@@ -241,7 +241,7 @@ mod tests {
         MemoryConsumer::new("test").register(&pool)
     }
 
-    /// A claim whose own sequences are one batch each, done or not; and which they were.
+    /// A claim whose own sequences are one batch each, finished or not; and these sequences.
     fn claim(results: &SharedResults, ids: &[u32], is_done: bool) -> (Claim, Vec<u32>) {
         let mut own = Vec::new();
         let claim = results
@@ -270,11 +270,11 @@ mod tests {
     }
 
     #[test]
-    fn what_another_window_has_is_not_computed() {
+    fn sequences_of_another_window_are_not_computed() {
         let results = SharedResults::new();
         let (first, own) = claim(&results, &[1, 2, 3], true);
         assert_eq!((own, values(&first)), (vec![1, 2, 3], vec![1, 2, 3]));
-        // On its way, and held by the first window alone.
+        // In flight, and held by the first window alone.
         let (second, own) = claim(&results, &[3, 4, 1], true);
         assert_eq!((own, values(&second)), (vec![4], vec![3, 4, 1]));
         results.keep(&first.own, &reservation(UnboundedMemoryPool::default()));
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_waits_for_is_forgotten() {
+    fn dropped_windows_leave_the_index() {
         let results = SharedResults::new();
         drop(claim(&results, &[1, 2], false));
         let (second, own) = claim(&results, &[2], false);

@@ -1,6 +1,6 @@
-//! Handles rows that a model step refuses, by `on_error`: the error goes into a column of its own, or the row is
-//! removed and kept for the dead letters. Not here: how a row's error is found ([`super::gather`],
-//! [`super::workers`]), where dead letters are written (`dead_letter`).
+//! Handles rows that a model step refuses, as `on_error` says: the error goes into its own column, or the row is
+//! removed and kept for the dead letters. Not here: detecting row errors ([`super::gather`], [`super::workers`]), and
+//! writing dead letters (`dead_letter`).
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -27,24 +27,11 @@ use datafusion::physical_plan::{
 use futures::StreamExt;
 
 use super::metrics::StepMetrics;
+use super::row_error::RowError;
 use crate::config::pipeline::{OnErrorRows, OnErrorSpec};
-use crate::error::{Error, RowErrorKind};
+use crate::error::RowErrorKind;
 
-/// Why a row was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RowError {
-    pub(crate) kind: RowErrorKind,
-    pub(crate) message: String,
-}
-
-impl From<&Error> for RowError {
-    fn from(error: &Error) -> Self {
-        let kind = error.row_kind().unwrap_or_default();
-        Self { kind, message: error.message().to_owned() }
-    }
-}
-
-/// What failed in the rows of a unit or a job.
+/// The failed rows of a unit or a job.
 #[derive(Debug, Default)]
 pub(crate) struct FailedRows {
     seen: AtomicU64,
@@ -52,26 +39,26 @@ pub(crate) struct FailedRows {
     letters: Mutex<Vec<Letters>>,
 }
 
-/// Rows that left a step, as they were before it, with their error.
+/// The rows that a step removed, as they were before it, with their errors.
 #[derive(Debug)]
 pub(crate) struct Letters {
-    /// The column that the step makes.
+    /// The column of the step.
     pub(crate) step: String,
     pub(crate) batches: Vec<RecordBatch>,
 }
 
 impl FailedRows {
-    /// Rows that came to the first step.
+    /// Rows that reached the first step.
     pub(crate) fn seen(&self) -> u64 {
         self.seen.load(AtomicOrdering::Relaxed)
     }
 
-    /// Rows that failed in some step.
+    /// Rows that failed in any step.
     pub(crate) fn failed(&self) -> u64 {
         self.failed.load(AtomicOrdering::Relaxed)
     }
 
-    /// The rows that left, by step.
+    /// Takes the removed rows, by step.
     pub(crate) fn take_letters(&self) -> Vec<Letters> {
         std::mem::take(&mut *self.letters.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -85,7 +72,7 @@ impl FailedRows {
     }
 }
 
-/// Follows a model step that keeps the errors of rows beside their values.
+/// Follows a model step that keeps row errors beside its values.
 #[derive(Clone, Debug)]
 pub(crate) struct RowErrorsNode {
     input: LogicalPlan,
@@ -94,23 +81,23 @@ pub(crate) struct RowErrorsNode {
     schema: DFSchemaRef,
 }
 
-/// What is done to the rows.
+/// The rule for failed rows.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Rule {
-    /// The column of the step: Struct<value, error, kind> before, the value after.
+    /// The column of the step: Struct<value, error, kind> before this node, the value after it.
     step: String,
-    /// What errors call the step.
+    /// The name of the step in errors.
     label: String,
-    /// The column of errors.
+    /// The column for errors.
     column: String,
     skips: bool,
-    /// Whether no such step is before it.
+    /// Whether this is the first node of its kind.
     is_first: bool,
-    /// Where its errors are counted, if nothing before it counts them.
+    /// The counters for its errors, unless an earlier node counts them.
     counted: Counted,
 }
 
-/// Counters, which are no part of what a rule is.
+/// Counters; they do not affect the equality of rules.
 #[derive(Debug, Default)]
 struct Counted(Option<Arc<StepMetrics>>);
 
@@ -126,24 +113,24 @@ impl Hash for Counted {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
-/// The fields of an error.
+/// The fields of an error struct.
 fn error_fields() -> Fields {
     ["step", "kind", "message"].map(|name| Field::new(name, DataType::Utf8, false)).to_vec().into()
 }
 
-/// The type of the column of errors.
+/// The type of the column for errors.
 pub(crate) fn error_type() -> DataType {
     DataType::Struct(error_fields())
 }
 
-/// Fails when rows have a column with the name of that of errors.
+/// Fails when the rows already have a column with the name of the one for errors.
 ///
 /// # Errors
 /// `Plan`.
 pub(crate) fn check_free(schema: &DFSchema, column: &str) -> Result<()> {
     if schema.has_column_with_unqualified_name(column) {
         return plan_err!(
-            "the rows have a column `{column}` already: choose another `on_error.column`"
+            "the rows already have a column `{column}`: set another `on_error.column`"
         );
     }
     Ok(())
@@ -232,7 +219,7 @@ impl Rule {
         Ok(filter_record_batch(&batch, &not(&has_failed)?)?)
     }
 
-    /// The errors so far: of an earlier step, or of this one.
+    /// The errors of earlier steps and of this one.
     fn errors(
         &self,
         batch: &RecordBatch,
@@ -241,7 +228,7 @@ impl Rule {
     ) -> Result<ArrayRef> {
         let rows = messages.len();
         let step: StringArray = std::iter::repeat_n(Some(&self.label), rows).collect();
-        // The fields are not null; rows without an error are.
+        // The fields are not nullable, but rows without an error are null.
         let filled = |texts: &StringArray| -> ArrayRef {
             Arc::new(texts.iter().map(|text| Some(text.unwrap_or(""))).collect::<StringArray>())
         };
@@ -255,10 +242,10 @@ impl Rule {
 }
 
 impl RowErrorsNode {
-    /// `input` ends in the step that makes `step`.
+    /// Adds the node after `input`, which ends in the step with the column `step`.
     ///
     /// # Errors
-    /// `Plan` when `input` has a column of the name that is none of errors.
+    /// `Plan` when `input` has another column with the name of the one for errors.
     pub(crate) fn try_new(
         input: LogicalPlan,
         step: &str,
@@ -275,8 +262,8 @@ impl RowErrorsNode {
         Self::with_rule(input, Arc::new(rule), Arc::default())
     }
 
-    /// `input` ends in the rows of the source: `failed` is the column with their errors, which call their place
-    /// `label` and are counted in `counters`.
+    /// Adds the node after the rows of the source. `failed` is the column with their errors; `label` is their place in
+    /// error messages; `counters` counts them.
     ///
     /// # Errors
     /// As [`RowErrorsNode::try_new`].
@@ -312,7 +299,7 @@ impl RowErrorsNode {
         }
     }
 
-    /// The columns of dead letters; `None` where failed rows stay.
+    /// The columns of dead letters; `None` if failed rows stay.
     pub(crate) fn letters(&self) -> Option<SchemaRef> {
         let is_kept = |field: &&FieldRef| {
             *field.name() != self.rule.step && *field.name() != self.rule.column
@@ -321,7 +308,7 @@ impl RowErrorsNode {
         self.rule.skips.then(|| Arc::new(Schema::new(fields)))
     }
 
-    /// The same node that counts elsewhere.
+    /// The same node, with errors counted in `failed`.
     pub(crate) fn with_failed(&self, failed: Arc<FailedRows>) -> Self {
         Self { failed, ..self.clone() }
     }
@@ -340,7 +327,7 @@ impl RowErrorsNode {
         ))
     }
 
-    /// The node of an extension.
+    /// The node behind a trait object.
     pub(crate) fn of_node(node: &dyn UserDefinedLogicalNode) -> Option<&Self> {
         node.as_any().downcast_ref()
     }
@@ -396,7 +383,7 @@ impl UserDefinedLogicalNodeCore for RowErrorsNode {
             Some(input) if inputs.is_empty() => {
                 Self::with_rule(input, Arc::clone(&self.rule), Arc::clone(&self.failed))
             }
-            _ => plan_err!("the errors of rows have one input"),
+            _ => plan_err!("RowErrors has one input"),
         }
     }
 }
@@ -497,10 +484,10 @@ impl ExecutionPlan for RowErrorsExec {
 mod tests {
     use arrow::array::{Float32Array, Int32Array};
 
-    use super::super::step::{RowErrors, error_parts};
+    use super::super::row_error::{RowErrors, error_parts};
     use super::*;
 
-    /// Five rows: a value, a failure, a null, one that failed before, a failure of one that failed before.
+    /// Five rows: a value, a failure, a null, an earlier failure, and a failure after an earlier failure.
     fn batch(with_earlier: bool) -> RecordBatch {
         let value: ArrayRef = Arc::new(Float32Array::from(vec![Some(1.0), None, None, None, None]));
         let error: ArrayRef =
@@ -543,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_stand_in_a_column_and_the_first_one_stays() {
+    fn errors_are_in_a_column_and_the_first_one_is_kept() {
         let (batch, rule, failed) = (batch(true), rule(false, false), FailedRows::default());
         let schema = Arc::new(rule.schema(&batch.schema()));
         let out = rule.apply(&batch, &schema, &failed).unwrap();

@@ -1,27 +1,28 @@
-//! A model step: the task, its settings, its weights once they are loaded, its counters. Shared by the
-//! logical node, the operator and the report.
+//! A model step: its task, settings, weights once loaded, and counters. The logical node, the operator and the report
+//! share it.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use arrow::datatypes::{DataType, Field, Fields};
+use arrow::datatypes::DataType;
 use candle_core::Device;
 
 use super::metrics::StepMetrics;
 use super::results::SharedResults;
-use super::workers::WorkerPool;
+use super::row_error::{RowErrors, output_type};
+use super::workers::{Job, Replicas, SharedBatch, WorkerPool};
 use crate::config::pipeline::RunSpec;
 use crate::error::Result;
-use crate::tasks::{Batching, Task, TaskModel, memory};
+use crate::tasks::{Batching, Sequence, Task, TaskModel, memory};
 
-/// How batches are made and computed.
+/// How batches are formed and computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchSettings {
-    /// Most tokens of one forward pass, padding counted; `None` means what suits the device.
+    /// The maximum number of tokens per forward pass, including padding; `None` chooses it for the device.
     pub max_batch_tokens: Option<usize>,
     /// Rows that are sorted by length together.
     pub sort_window_rows: usize,
-    /// Model workers of the CPU.
+    /// The number of CPU workers.
     pub workers: usize,
 }
 
@@ -36,31 +37,16 @@ impl From<RunSpec> for BatchSettings {
 }
 
 impl Default for BatchSettings {
-    /// As of a pipeline without `run`.
+    /// The settings of a pipeline without `run`.
     fn default() -> Self {
         RunSpec::default().into()
     }
 }
 
-/// What becomes of a row that the task or the model refuses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RowErrors {
-    /// It ends the run.
-    #[default]
-    Fail,
-    /// Its text stands beside the value: the column is a Struct<value, error>.
-    Keep,
-    /// Its text and its kind stand beside the value: Struct<value, error, kind>.
-    KeepKind,
-}
-
-/// Cores that this process may use.
+/// The number of cores that this process may use.
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
-
-/// The loaded model, once for each device of its task.
-pub(crate) type Replicas = Arc<[Arc<dyn TaskModel>]>;
 
 /// One model step of a plan.
 pub struct ModelStep {
@@ -73,13 +59,12 @@ pub struct ModelStep {
     results: Arc<SharedResults>,
     name: String,
     place: String,
-    /// Of a batch, on the device of the model.
+    /// The effective maximum, which depends on the model's device.
     max_batch_tokens: OnceLock<usize>,
 }
 
 impl ModelStep {
-    /// A step of `task`, computed by `workers`; `place` says which it is, for errors (``step at
-    /// embed.yaml:12:5``).
+    /// A step for `task`, computed by `workers`. `place` identifies it in errors (``step at embed.yaml:12:5``).
     pub fn new(
         task: Arc<dyn Task>,
         settings: BatchSettings,
@@ -104,8 +89,7 @@ impl ModelStep {
         }
     }
 
-    /// Takes results of another step, and gives its own to it: for nodes of one plan that make the same
-    /// call.
+    /// Shares results with another step, in both directions: for nodes of one plan that make the same call.
     #[must_use]
     pub(crate) fn sharing_results(mut self, other: &Self) -> Self {
         if Arc::ptr_eq(&self.task, &other.task) && self.row_errors == other.row_errors {
@@ -114,41 +98,41 @@ impl ModelStep {
         self
     }
 
-    /// Results that more than one window reads.
+    /// The results that windows share.
     pub(super) fn results(&self) -> &SharedResults {
         &self.results
     }
 
-    /// Names the step otherwise than by its column.
+    /// Sets a name other than the column's.
     #[must_use]
     pub fn with_name(mut self, name: String) -> Self {
         self.name = name;
         self
     }
 
-    /// What reports and lineage call the step: its column, or the call that it is in SQL.
+    /// The step's name in reports and lineage: its column, or its call in SQL.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Says what becomes of rows that fail.
+    /// Sets the handling of failed rows.
     #[must_use]
     pub fn with_row_errors(mut self, row_errors: RowErrors) -> Self {
         self.row_errors = row_errors;
         self
     }
 
-    /// What becomes of rows that fail.
+    /// The handling of failed rows.
     pub fn row_errors(&self) -> RowErrors {
         self.row_errors
     }
 
-    /// The type of the column: the task's, or a struct of it and the errors.
+    /// The type of the column: the task's, or a struct of it and the error.
     pub fn data_type(&self) -> DataType {
         output_type(self.task.field(), self.row_errors)
     }
 
-    /// One line of a plan, for what the step reads and makes there.
+    /// One line of a plan, with the step's inputs and output.
     pub(crate) fn line<T: fmt::Display>(&self, inputs: &[T], output: &str) -> String {
         let inputs: Vec<String> = inputs.iter().map(ToString::to_string).collect();
         let summary = self.task.summary();
@@ -156,9 +140,25 @@ impl ModelStep {
         format!("{task}({inputs}) -> {output}, model={}", summary.name)
     }
 
-    /// The threads that compute.
-    pub(crate) fn workers(&self) -> &WorkerPool {
-        &self.workers
+    /// Queues a batch of a window: `batch` holds numbers into its sequences.
+    ///
+    /// # Errors
+    /// As [`WorkerPool::submit`].
+    pub(super) fn submit(
+        &self,
+        models: &Replicas,
+        sequences: &Arc<Vec<Sequence>>,
+        batch: Vec<usize>,
+    ) -> Result<SharedBatch> {
+        self.workers.submit(Job {
+            task: Arc::clone(&self.task),
+            models: Arc::clone(models),
+            sequences: Arc::clone(sequences),
+            batch,
+            max_batch_tokens: self.max_batch_tokens(),
+            row_errors: self.row_errors,
+            metrics: Arc::clone(&self.metrics),
+        })
     }
 
     /// The task.
@@ -166,14 +166,14 @@ impl ModelStep {
         &self.task
     }
 
-    /// How batches are made.
+    /// How batches are formed.
     pub fn settings(&self) -> BatchSettings {
         self.settings
     }
 
-    /// Most tokens of one forward pass, padding counted.
+    /// The maximum number of tokens per forward pass, including padding.
     pub fn max_batch_tokens(&self) -> usize {
-        // The memory of a card is asked for once: batches of a run are made alike.
+        // The GPU's memory is queried once, so that all batches of a run are formed alike.
         *self.max_batch_tokens.get_or_init(|| {
             self.settings.max_batch_tokens.unwrap_or_else(|| {
                 let generates = self.task.batching() == Batching::Share;
@@ -182,31 +182,31 @@ impl ModelStep {
         })
     }
 
-    /// Threads that compute its batches.
+    /// The number of threads that compute its batches.
     pub fn num_workers(&self) -> usize {
         self.workers.workers_of(self.devices())
     }
 
-    /// Workers that a window's rows are shared out to. Those of cards all work on full batches: a card computes
-    /// one at a time, and a small one takes as long as it has operations to start.
+    /// The number of workers that share a window's rows. GPU workers all take full batches: a GPU computes one batch at
+    /// a time, and a small one takes as long as launching its operations.
     pub(crate) fn num_sharing(&self) -> usize {
         match self.task.batching() {
-            Batching::TokenBudget if self.on_cards() => 1,
+            Batching::TokenBudget if self.on_gpus() => 1,
             Batching::TokenBudget | Batching::Share => self.num_workers(),
         }
     }
 
-    /// The devices that its batches are computed on, of one kind; at least one.
+    /// The devices that compute its batches, all of one kind; at least one.
     pub(crate) fn devices(&self) -> &[Device] {
         self.task.devices()
     }
 
-    /// Whether these are cards.
-    pub(crate) fn on_cards(&self) -> bool {
+    /// Whether the devices are GPUs.
+    pub(crate) fn on_gpus(&self) -> bool {
         self.devices().iter().any(Device::is_cuda)
     }
 
-    /// Which step it is, for errors.
+    /// The step's place, for errors.
     pub fn place(&self) -> &str {
         &self.place
     }
@@ -216,16 +216,16 @@ impl ModelStep {
         &self.metrics
     }
 
-    /// The model, if it is loaded.
+    /// The loaded model, if any.
     pub fn loaded(&self) -> Option<&[Arc<dyn TaskModel>]> {
         self.models.get().map(|models| &**models)
     }
 
-    /// The model with its weights, loaded to every device at the first call.
+    /// The model with its weights, loaded onto every device at the first call.
     ///
     /// # Errors
     /// As [`Task::load`].
-    pub fn models(&self) -> Result<Arc<[Arc<dyn TaskModel>]>> {
+    pub fn models(&self) -> Result<Replicas> {
         if let Some(models) = self.models.get() {
             return Ok(Arc::clone(models));
         }
@@ -248,25 +248,5 @@ impl fmt::Display for ModelStep {
     /// One line of a plan: `feature-extraction(text) -> embedding, model=minilm`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.line(&self.task.inputs(), self.task.field().name()))
-    }
-}
-
-/// The fields of a column that keeps the errors of rows.
-pub(crate) fn error_parts(value: &DataType, row_errors: RowErrors) -> Fields {
-    let mut fields =
-        vec![Field::new("value", value.clone(), true), Field::new("error", DataType::Utf8, true)];
-    if row_errors == RowErrors::KeepKind {
-        fields.push(Field::new("kind", DataType::Utf8, true));
-    }
-    fields.into()
-}
-
-/// The type of a step's column whose task gives `field`.
-pub(crate) fn output_type(field: &Field, row_errors: RowErrors) -> DataType {
-    match row_errors {
-        RowErrors::Fail => field.data_type().clone(),
-        RowErrors::Keep | RowErrors::KeepKind => {
-            DataType::Struct(error_parts(field.data_type(), row_errors))
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! A sort window: the rows that are sorted by length together, and how to restore their order.
+//! A sort window: rows that are sorted by length together, and the information to restore their order.
 //!
 //! A window keeps its input batches unchanged and, for every input row, the numbers of its distinct sequences. Not
 //! here: when a window is full (`gather`), the forward pass (`workers`), and results shared between windows
@@ -14,19 +14,18 @@ use arrow::buffer::NullBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
 
-use super::row_errors::RowError;
-use super::step::{RowErrors, error_parts};
+use super::row_error::{RowError, RowErrors, error_parts};
 use crate::batch::{shares, token_budget_batches};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tasks::{Batching, EncodedRow, Note, Results, Sequence};
 
-/// Makes the column of a batch of rows from their inputs and the results of their sequences.
+/// Builds the column of a batch of rows from their inputs and the results of their sequences.
 pub(super) type Finish<'a> = dyn Fn(&[ArrayRef], &Results<'_>) -> Result<ArrayRef> + 'a;
 
-/// A row that was encoded, or is null, or was refused: then why.
+/// A row after encoding: its sequences, null, or the error.
 pub(crate) type Encoded = std::result::Result<Option<EncodedRow>, RowError>;
 
-/// Input rows, and the columns that the task reads of them.
+/// Input rows, and the columns of them that the task reads.
 pub(super) struct Input {
     pub(super) batch: RecordBatch,
     pub(super) columns: Vec<ArrayRef>,
@@ -34,15 +33,15 @@ pub(super) struct Input {
 
 /// The results of a window's batches.
 pub(super) struct Computed {
-    /// One array a batch.
+    /// One array per batch.
     pub(super) values: Vec<ArrayRef>,
     /// For every distinct sequence, its (array, index) among the values.
     pub(super) places: Vec<(usize, usize)>,
-    /// The places of sequences that failed, and why.
+    /// The places of failed sequences, with their errors.
     pub(super) failed: HashMap<(usize, usize), RowError>,
 }
 
-/// A window that still takes rows.
+/// A window that still accepts rows.
 #[derive(Default)]
 pub(super) struct WindowBuilder {
     inputs: Vec<Input>,
@@ -55,18 +54,18 @@ pub(super) struct WindowBuilder {
 /// The input rows of a window and their sequences.
 #[derive(Default)]
 struct Rows {
-    /// For every input row of every batch, the range of its sequences in `sequences`; `None` for null.
+    /// For every input row of every batch, its range in `sequences`; `None` for null.
     ranges: Vec<Option<Range<usize>>>,
     /// Numbers of distinct sequences.
     sequences: Vec<u32>,
     notes: Vec<Option<Note>>,
-    /// Rows that were refused, by their number in the window.
+    /// Refused rows, by their number in the window.
     refused: BTreeMap<usize, RowError>,
 }
 
 impl WindowBuilder {
-    /// Adds a batch and its encoded rows; `output_bytes` gives the size of the result of a sequence of so
-    /// many tokens.
+    /// Adds a batch and its encoded rows. `output_bytes` returns the size of the result for a sequence of the given
+    /// number of tokens.
     pub(super) fn push(
         &mut self,
         input: Input,
@@ -86,7 +85,7 @@ impl WindowBuilder {
             let start = self.rows.sequences.len();
             for sequence in sequences {
                 let (tokens, next) = (sequence.tokens(), self.distinct.len() as u32);
-                // Results of repeated rows are copied out again, so every row counts here.
+                // The output repeats the results of repeated rows, so every row counts.
                 self.output_bytes += output_bytes(tokens);
                 let number = match self.distinct.entry(sequence) {
                     Entry::Occupied(entry) => *entry.get(),
@@ -103,22 +102,22 @@ impl WindowBuilder {
         self.inputs.push(input);
     }
 
-    /// Input rows so far.
+    /// The number of input rows so far.
     pub(super) fn num_rows(&self) -> usize {
         self.rows.ranges.len()
     }
 
-    /// Tokens of the distinct sequences so far.
+    /// The number of tokens of the distinct sequences so far.
     pub(super) fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// Bytes that the results will take.
+    /// The expected size of the results, in bytes.
     pub(super) fn output_bytes(&self) -> usize {
         self.output_bytes
     }
 
-    /// Closes the window, and gives its distinct sequences.
+    /// Closes the window and returns its distinct sequences.
     pub(super) fn build(self) -> (Window, Vec<Sequence>) {
         let mut sequences: Vec<(Sequence, u32)> = self.distinct.into_iter().collect();
         sequences.sort_unstable_by_key(|(_, number)| *number);
@@ -128,7 +127,7 @@ impl WindowBuilder {
     }
 }
 
-/// Batches of numbers into `sequences`: each number once.
+/// Batches of indices into `sequences`; each index occurs once.
 pub(super) fn batches(
     sequences: &[Sequence],
     batching: Batching,
@@ -141,7 +140,7 @@ pub(super) fn batches(
     }
 }
 
-/// For each of `count` numbers, its (batch, index) among `batches`.
+/// For each of `count` indices, its (batch, index) in `batches`.
 pub(super) fn places(batches: &[Vec<usize>], count: usize) -> Vec<(usize, usize)> {
     let mut places = vec![(0, 0); count];
     for (array, batch) in batches.iter().enumerate() {
@@ -159,12 +158,12 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The input batches with the result column appended, in input order: the results of their sequences
-    /// as they are, or what `finish` makes of those of a batch; beside them the errors of rows where those
-    /// are kept; `on_error` hears of each.
+    /// The input batches with the result column appended, in input order. The column contains the results of the
+    /// sequences unchanged, or the output of `finish` for each batch. If errors are kept, it also contains the errors
+    /// of rows; `on_error` is called for each.
     ///
     /// # Errors
-    /// `Internal` when a result does not have the declared type; what `finish` returns.
+    /// `Internal` when a result does not have the declared type; errors of `finish`.
     pub(super) fn assemble(
         self,
         computed: &Computed,
@@ -175,8 +174,7 @@ impl Window {
         on_error: impl Fn(&RowError),
     ) -> impl Iterator<Item = Result<RecordBatch>> {
         let mut arrays: Vec<ArrayRef> = computed.values.clone();
-        // One more array, of a single null, stands for every row that is null, and keeps the list from
-        // being empty.
+        // An additional array with a single null stands for all null rows, and keeps the list from being empty.
         let null = (arrays.len(), 0);
         arrays.push(new_null_array(sequence_type, 1));
         let mut start = 0;
@@ -245,7 +243,7 @@ mod tests {
     use arrow::array::{AsArray, Int32Array, Int64Array};
     use arrow::datatypes::{Field, Int32Type, Schema};
 
-    use super::super::step::output_type;
+    use super::super::row_error::output_type;
     use super::*;
     use crate::error::RowErrorKind;
 
@@ -284,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_several_sequences_are_put_together_again() {
+    fn rows_of_several_sequences_are_merged() {
         let rows = |rows: &[&[&[u32]]]| {
             let row = |sequences: &[&[u32]]| {
                 let sequences = sequences.iter().map(|ids| Sequence::new(ids.to_vec(), Vec::new()));
@@ -325,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_rows_stand_beside_their_values() {
+    fn row_errors_are_beside_their_values() {
         let mut builder = WindowBuilder::default();
         let error = |kind, text: &str| RowError { kind, message: text.to_owned() };
         let refused = error(RowErrorKind::TooLong, "too long");
@@ -367,7 +365,7 @@ mod tests {
         );
     }
 
-    /// The answers of a model that answers each sequence with its first token.
+    /// The results of a model that returns the first token of each sequence.
     fn first_tokens(sequences: &[Sequence], batches: &[Vec<usize>]) -> Computed {
         let answers = |batch: &Vec<usize>| {
             let first = batch.iter().map(|&i| sequences[i].input_ids[0] as i32);

@@ -1,11 +1,10 @@
-//! Threads that run forward passes, for all model steps of a session.
+//! Threads that run forward passes for all model steps of a session.
 //!
-//! On a CPU the unit of parallelism is a worker per core: batches are independent, so none is split. Only when there
-//! are fewer batches than workers, kernels use the threads of idle ones ([`SpareThreads`]). A card has a few workers
-//! of its own, which feed one stream: while it computes a batch, the next is submitted and the one before is copied
-//! out. Several cards, each with the weights, take batches from one queue. A batch that does not fit in a card's
-//! memory is halved. Several models in one plan share the workers of their devices. Not here: which rows make a batch
-//! (`window`).
+//! On a CPU, the unit of parallelism is a worker per core: batches are independent, so none is split. Only with fewer
+//! batches than workers do kernels use the threads of idle ones ([`SpareThreads`]). A GPU has a few workers of its own,
+//! which feed one stream: while it computes a batch, the next is submitted and the previous one is copied out. Several
+//! GPUs, each with the weights, take batches from one queue. A batch that does not fit in a GPU's memory is halved.
+//! Several models in one plan share the workers of their devices. Not here: forming batches (`window`).
 
 use std::any::Any;
 use std::fmt;
@@ -19,97 +18,102 @@ use arrow::datatypes::DataType;
 use candle_core::{Device, DeviceLocation};
 use tokio::sync::watch;
 
-use super::row_errors::RowError;
-use super::step::{ModelStep, Replicas, RowErrors};
+use super::metrics::StepMetrics;
+use super::row_error::{RowError, RowErrors};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::nn::SpareThreads;
-use crate::tasks::{Sequence, TaskModel};
+use crate::tasks::{Sequence, Task, TaskModel};
+
+/// A loaded model, once for each device of its task.
+pub(crate) type Replicas = Arc<[Arc<dyn TaskModel>]>;
 
 /// A batch to compute.
 pub(super) struct Job {
-    pub(super) step: Arc<ModelStep>,
-    /// One for each device of the step.
+    pub(super) task: Arc<dyn Task>,
     pub(super) models: Replicas,
     /// The sequences of its window.
     pub(super) sequences: Arc<Vec<Sequence>>,
-    /// Numbers into `sequences`.
+    /// Indices into `sequences`.
     pub(super) batch: Vec<usize>,
+    pub(super) max_batch_tokens: usize,
+    pub(super) row_errors: RowErrors,
+    /// The counters of the step.
+    pub(super) metrics: Arc<StepMetrics>,
 }
 
-/// What a batch came to.
+/// The result of a batch.
 pub(super) struct BatchResult {
-    /// One value a sequence, in order; null for those that failed.
+    /// One value per sequence, in order; null for those that failed.
     pub(super) values: ArrayRef,
-    /// The sequences that failed, by their index in the batch, and why. Empty where a failure ends the
-    /// run.
+    /// The failed sequences, by their index in the batch, with their errors. Empty if a failure ends the run.
     pub(super) failed: Vec<(usize, RowError)>,
 }
 
-/// What a batch came to, or will come to, for all who wait for it.
+/// The present or future result of a batch, for all that wait for it.
 pub(super) type SharedBatch = watch::Receiver<Option<Outcome>>;
 
-/// What a batch came to, to be shared.
+/// The shared result of a batch.
 pub(super) type Outcome = std::result::Result<Arc<BatchResult>, Arc<Error>>;
 
 /// Waits for a batch.
 ///
 /// # Errors
-/// As the task that computes it; `Internal` when its worker has gone.
+/// The error of the task that computes the batch; `Internal` when its worker has ended.
 pub(super) async fn outcome(batch: &mut SharedBatch) -> Result<Arc<BatchResult>> {
     match batch.wait_for(Option::is_some).await.as_deref() {
         Ok(Some(Ok(result))) => Ok(Arc::clone(result)),
         Ok(Some(Err(error))) => Err(error.again()),
         Ok(None) | Err(_) => {
-            Err(Error::new(ErrorKind::Internal, "a model worker stopped without an answer"))
+            Err(Error::new(ErrorKind::Internal, "a model worker stopped without a result"))
         }
     }
 }
 
-/// A batch on its way to a worker.
+/// A batch in the queue.
 struct Queued {
     job: Job,
     since: Instant,
     reply: watch::Sender<Option<Outcome>>,
 }
 
-/// Workers of a card: one batch is computed, one is handed in behind it, one is copied out.
-const WORKERS_A_CARD: usize = 3;
+/// Workers per GPU: one batch is computed, one is queued after it, one is copied out.
+const WORKERS_PER_GPU: usize = 3;
 
-/// The workers of a session: those of some devices are started with the first batch for them, and end with the last
-/// handle, after the batch that they are on.
+/// The workers of a session. Those of a set of devices start with its first batch, and end with the last handle, after
+/// their current batch.
 pub struct WorkerPool {
-    /// Of the CPU.
+    /// The number of CPU workers.
     workers: usize,
-    /// For each group of devices that models share.
+    /// One queue per set of devices that models share.
     queues: Mutex<Vec<(Vec<DeviceLocation>, mpsc::Sender<Queued>)>>,
 }
 
 impl WorkerPool {
-    /// A pool of so many workers of the CPU; at least one.
+    /// A pool with this number of CPU workers, at least one.
     pub fn new(workers: usize) -> Self {
         Self { workers: workers.max(1), queues: Mutex::default() }
     }
 
-    /// How many workers these devices have.
+    /// The number of workers for these devices.
     pub fn workers_of(&self, devices: &[Device]) -> usize {
         match devices.iter().filter(|device| !device.is_cpu()).count() {
             0 => self.workers,
-            cards => WORKERS_A_CARD * cards,
+            cards => WORKERS_PER_GPU * cards,
         }
     }
 
-    /// Queues a batch. The queue has no bound of its own: the windows in flight bound it. When nobody
-    /// waits for the batch any more, it is not begun.
+    /// Queues a batch. The queue itself is unbounded; the number of windows in flight bounds it. A batch that nothing
+    /// waits for any more is not started.
     ///
     /// # Errors
-    /// `Resources` when the system gives no thread.
+    /// `Resources` when the system cannot start a thread.
     pub(super) fn submit(&self, job: Job) -> Result<SharedBatch> {
         let (reply, result) = watch::channel(None);
         let mut queues = self
             .queues
             .lock()
             .map_err(|_| Error::new(ErrorKind::Internal, "starting the model workers panicked"))?;
-        let devices = job.step.devices();
+        let devices = job.task.devices();
         let locations: Vec<_> = devices.iter().map(Device::location).collect();
         let known = queues.iter().position(|(known, _)| *known == locations);
         let place = if let Some(place) = known {
@@ -120,13 +124,13 @@ impl WorkerPool {
             queues.len() - 1
         };
         let (_, sender) = &queues[place];
-        // A send fails only when every worker has gone; the dropped `reply` then says so.
+        // A send fails only when every worker has ended; the dropped `reply` then reports it.
         let _ = sender.send(Queued { job, since: Instant::now(), reply });
         Ok(result)
     }
 }
 
-/// Starts workers for these devices, as many for each as for the others.
+/// Starts workers for these devices, the same number for each.
 fn start(workers: usize, locations: &[DeviceLocation]) -> Result<mpsc::Sender<Queued>> {
     let no_thread = |e| Error::new(ErrorKind::Resources, "cannot start a model worker").source(e);
     let (sender, jobs) = mpsc::channel::<Queued>();
@@ -156,10 +160,9 @@ impl fmt::Debug for WorkerPool {
     }
 }
 
-/// Computes on the device of this number among those of each step.
+/// Runs batches on the device with this index in each step.
 fn work(jobs: &Mutex<mpsc::Receiver<Queued>>, device: usize, spare: Option<&Arc<SpareThreads>>) {
-    // candle hands its matrix products to the rayon pool it is called in: a pool of this one thread
-    // keeps every kernel on this core.
+    // candle runs matrix products on the current rayon pool. A pool of this one thread keeps every kernel on this core.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
     let next = || jobs.lock().ok().and_then(|jobs| jobs.recv().ok());
     while let Some(queued) = next() {
@@ -177,12 +180,12 @@ fn compute(Queued { job, since, reply }: Queued, device: usize, spare: Option<&A
     let batch: Vec<&Sequence> = job.batch.iter().map(|&i| &job.sequences[i]).collect();
     let forward = Forward {
         model: &*job.models[device],
-        max_batch_tokens: job.step.max_batch_tokens(),
-        data_type: &job.step.task().sequence_type(),
-        row_errors: job.step.row_errors(),
+        max_batch_tokens: job.max_batch_tokens,
+        data_type: &job.task.sequence_type(),
+        row_errors: job.row_errors,
     };
     #[cfg(feature = "cuda")]
-    let _turn = crate::nn::cuda::take_turn(&job.step.devices()[device]);
+    let _turn = crate::nn::cuda::take_turn(&job.task.devices()[device]);
     let start = Instant::now();
     let result = match spare {
         Some(spare) => spare.compute(|| forward.run(&batch)),
@@ -192,7 +195,7 @@ fn compute(Queued { job, since, reply }: Queued, device: usize, spare: Option<&A
     let longest = batch.iter().map(|sequence| sequence.tokens()).max().unwrap_or(0);
     let padded = longest * batch.len();
     let (rows, tokens, padded) = (batch.len() as u64, tokens as u64, padded as u64);
-    job.step.metrics().computed(rows, tokens, padded, start.elapsed(), start - since);
+    job.metrics.computed(rows, tokens, padded, start.elapsed(), start - since);
     let _ = reply.send(Some(result.map(Arc::new).map_err(Arc::new)));
 }
 
@@ -200,14 +203,14 @@ fn compute(Queued { job, since, reply }: Queued, device: usize, spare: Option<&A
 struct Forward<'a> {
     model: &'a dyn TaskModel,
     max_batch_tokens: usize,
-    /// Of the result of a sequence.
+    /// The type of a sequence's result.
     data_type: &'a DataType,
     row_errors: RowErrors,
 }
 
 impl Forward<'_> {
-    /// One forward pass. A batch that the memory of a card does not hold is halved; where errors of rows are kept,
-    /// those of the rows that fail are found by halving too.
+    /// One forward pass. A batch that exceeds a GPU's memory is halved. If row errors are kept, failed rows are located
+    /// by halving as well.
     fn run(&self, batch: &[&Sequence]) -> Result<BatchResult> {
         let pass = || self.model.forward(batch, self.max_batch_tokens);
         let result =
@@ -220,7 +223,7 @@ impl Forward<'_> {
         let out_of_memory = is_out_of_memory(&error);
         if out_of_memory && batch.len() > 1 {
             let rows = batch.len();
-            tracing::warn!(rows, tokens, "the memory of the device is used up: half the batch");
+            tracing::warn!(rows, tokens, "out of device memory: halving the batch");
         } else {
             if out_of_memory {
                 error = too_large(tokens).source(error);
@@ -244,16 +247,16 @@ impl Forward<'_> {
     }
 }
 
-/// A row that the memory of the device does not hold.
+/// The error for a row that exceeds the device's memory.
 fn too_large(tokens: usize) -> Error {
-    let message =
-        format!("the memory of the device does not hold what a row of {tokens} tokens takes");
-    Error::of_row(RowErrorKind::OutOfMemory, message)
-        .hint("cut rows with `max_length`, or choose a smaller model or a device with more memory")
+    let message = format!("a row of {tokens} tokens exceeds the device's memory");
+    Error::of_row(RowErrorKind::OutOfMemory, message).hint(
+        "truncate rows with `max_length`, or use a smaller model or a device with more memory",
+    )
 }
 
-/// Whether an error says that the memory of a device is used up. candle keeps what the driver and cuBLAS say as
-/// text alone.
+/// Whether an error reports that a device is out of memory. candle keeps the errors of the driver and cuBLAS only as
+/// text.
 fn is_out_of_memory(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source()).any(|error| {
         let text = error.to_string();
@@ -280,12 +283,12 @@ mod tests {
     use arrow::array::{AsArray, Int32Array};
     use arrow::datatypes::{Field, FieldRef, Int32Type};
 
-    use super::super::step::BatchSettings;
+    use super::super::step::{BatchSettings, ModelStep};
     use super::*;
     use crate::models::Dimensions;
     use crate::tasks::{EncodedRow, Task, TaskBase, WeightSize};
 
-    /// A model on a device whose memory holds so many tokens; it gives the first token of each sequence.
+    /// A model on a device whose memory holds this many tokens; it returns the first token of each sequence.
     struct Small(usize);
 
     impl TaskModel for Small {
@@ -375,15 +378,11 @@ mod tests {
         let sequences: Vec<Sequence> =
             (0..9).map(|first| Sequence::new(vec![first], vec![])).collect();
         let sequences = Arc::new(sequences);
-        let batches = (0..9).map(|number| {
-            let (step, models) = (Arc::clone(&step), Arc::clone(&models));
-            let (sequences, batch) = (Arc::clone(&sequences), vec![number]);
-            pool.submit(Job { step, models, sequences, batch }).unwrap()
-        });
+        let batches = (0..9).map(|number| step.submit(&models, &sequences, vec![number]).unwrap());
         let batches: Vec<_> = batches.collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         for (number, mut batch) in (0..).zip(batches) {
-            // One device alone would wait for the other for ever.
+            // A single device would wait for the other for ever.
             let result = runtime.block_on(async {
                 tokio::time::timeout(Duration::from_secs(30), outcome(&mut batch)).await
             });

@@ -1,5 +1,5 @@
-//! How far a running job is: counters and times, written by the job, read by other threads. Not here: the counters
-//! of a model step (`metrics`), and what is made of all this (`report`, `crate::cli`).
+//! The progress of a running job: counters and times, written by the job and read by other threads. Not here: the
+//! counters of a model step (`metrics`), the reports (`report`, `crate::cli`).
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -12,34 +12,34 @@ use crate::exec::ModelStep;
 use crate::exec::StepMetrics;
 use crate::report::{OutputFile, RowErrorTotals, Sample, UnitCounts};
 
-/// What a job is doing.
+/// The current stage of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Loading weights.
     Loading,
-    /// Rows are on their way.
+    /// Processing rows.
     Running,
     /// Closing and publishing files.
     Committing,
 }
 
-/// What a job reads.
+/// The input of a job.
 #[derive(Clone, Debug)]
 pub(super) struct Input {
     pub(super) files: usize,
     pub(super) bytes: u64,
-    /// Rows that will be written, when files and plan tell.
+    /// The number of output rows, if files and plan determine it.
     pub(super) rows: Option<u64>,
     /// Differences between the table and its files.
     pub(super) notes: Vec<String>,
 }
 
-/// A running job's counters, to be read from another thread.
+/// The counters of a running job, for other threads to read.
 #[derive(Debug)]
 pub struct Progress {
     pipeline: String,
     pub(super) input: Input,
-    /// Of rows that fail before the first step.
+    /// Counts rows that fail before the first step.
     pub(super) source: Arc<StepMetrics>,
     steps: Vec<Arc<ModelStep>>,
     stage: AtomicU8,
@@ -53,7 +53,7 @@ pub struct Progress {
     ledger: Mutex<Ledger>,
 }
 
-/// What is no sum.
+/// State other than sums.
 #[derive(Debug, Default)]
 struct Ledger {
     units: Option<UnitCounts>,
@@ -99,7 +99,7 @@ impl Progress {
         &self.pipeline
     }
 
-    /// What the job is doing.
+    /// The current stage.
     pub fn stage(&self) -> Stage {
         match self.stage.load(Ordering::Relaxed) {
             0 => Stage::Loading,
@@ -108,7 +108,7 @@ impl Progress {
         }
     }
 
-    /// How long rows have been on their way.
+    /// The time since row processing started.
     pub fn running(&self) -> Duration {
         self.running_since.get().map_or(Duration::ZERO, Instant::elapsed)
     }
@@ -122,31 +122,31 @@ impl Progress {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
-    /// Rows handed to the sink.
+    /// The rows passed to the sink.
     pub fn rows_written(&self) -> u64 {
         self.rows_written.load(Ordering::Relaxed)
     }
 
-    /// Rows that are computed or written: rows appear at the sink a window at a time, what the models have
-    /// computed moves with every batch.
+    /// The rows computed or written. Rows reach the sink one window at a time, but the models' counters advance
+    /// with every batch.
     pub fn rows(&self) -> u64 {
         let computed = self.steps.iter().map(|step| step.metrics().counts().computed_rows).min();
         let computed = computed.unwrap_or(0).min(self.total_rows().unwrap_or(u64::MAX));
         self.rows_written().max(computed)
     }
 
-    /// Rows that this run will write, when files and plan tell.
+    /// The rows that this run will write, if files and plan determine the number.
     pub fn total_rows(&self) -> Option<u64> {
         let skipped = self.skipped_rows.load(Ordering::Relaxed);
         self.input.rows.map(|rows| rows.saturating_sub(skipped))
     }
 
-    /// The model steps in order.
+    /// The model steps in plan order.
     pub fn steps(&self) -> &[Arc<ModelStep>] {
         &self.steps
     }
 
-    /// When the run began; now, before it.
+    /// The start time of the run; before the run, the current time.
     pub(super) fn started_at(&self) -> String {
         self.begun.get().map_or_else(now, |(at, _)| at.clone())
     }
@@ -179,12 +179,12 @@ impl Progress {
         self.skipped_rows.store(rows, Ordering::Relaxed);
     }
 
-    /// The units of the job so far; `None` for one that is not cut.
+    /// The unit counts so far; `None` for a job without units.
     pub fn units(&self) -> Option<UnitCounts> {
         self.ledger().units.clone()
     }
 
-    /// Changes the counts of units.
+    /// Updates the unit counts.
     pub(super) fn with_units<T>(&self, change: impl FnOnce(&mut UnitCounts) -> T) -> T {
         change(self.ledger().units.get_or_insert_default())
     }
@@ -205,7 +205,7 @@ impl Progress {
         self.ledger().output = output;
     }
 
-    /// The samples so far, and one of now.
+    /// The samples so far, and a current one.
     pub(super) fn samples(&self) -> Vec<Sample> {
         let mut samples = self.ledger().samples.all().to_vec();
         samples.push(self.sample());
@@ -222,7 +222,7 @@ impl Progress {
     }
 }
 
-/// The time that a run takes: from its start to its drop. Takes samples meanwhile, on a thread of its own.
+/// Measures the run from construction to drop. A thread of its own takes samples.
 pub(super) struct Clock {
     progress: Arc<Progress>,
     stop: Option<mpsc::Sender<()>>,
@@ -243,7 +243,7 @@ impl Clock {
                 }
             }
         });
-        // Without a thread the report has fewer samples.
+        // If the thread cannot be started, the report only has fewer samples.
         Self { progress: Arc::clone(progress), stop: Some(stop), thread: thread.ok() }
     }
 }

@@ -1,4 +1,5 @@
-//! The report of a run in numbers, made from its counters at any moment. Not here: its form (`crate::report`).
+//! Builds the numbers of a run's report from its counters, at any moment. Not here: its formats
+//! (`crate::report`).
 
 use super::progress::{Progress, Stage};
 use crate::exec::ModelStep;
@@ -6,11 +7,11 @@ use crate::report::{ModelReport, RunReport, StepReport};
 use crate::tasks::ModelSummary;
 
 impl Progress {
-    /// What the run has come to so far.
+    /// The report of the run so far.
     pub fn report(&self) -> RunReport {
         let times = self.times();
         let (memory_bytes, peak_memory_bytes) = memory();
-        // As it always was: closing files counts, loading does not.
+        // The rates exclude loading and include closing files, as in earlier versions.
         let running = (times.wall - times.load).max(f64::EPSILON);
         RunReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -40,7 +41,7 @@ impl Progress {
 }
 
 impl Stage {
-    /// The word.
+    /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Loading => "loading",
@@ -80,7 +81,7 @@ fn of_model(model: &ModelSummary) -> ModelReport {
     }
 }
 
-/// The resident size of this process now (`VmRSS`) and at most (`VmHWM`), where the system tells.
+/// The current resident size of this process (`VmRSS`) and its peak (`VmHWM`), if the system reports them.
 fn memory() -> (Option<u64>, Option<u64>) {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return (None, None) };
     let bytes = |name: &str| {

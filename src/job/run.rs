@@ -1,5 +1,5 @@
-//! A job on its way: unit by unit or as a whole, from source to sink, counted and reported. Not here: what is
-//! known before (`job`), what a unit is (`units`).
+//! Runs a job by units or as a whole, from source to sink, with counters and a report. Not here: the preparation
+//! (`job`), the definition of units (`units`).
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -17,7 +17,7 @@ use tracing::Instrument;
 use super::progress::{Clock, Stage};
 use super::units::{UnitJob, counting, plan_hash, plan_of_unit, unit_jobs};
 use super::write::write_stream;
-use super::{Job, lineage};
+use super::{Job, count, counted, lineage};
 use crate::config::pipeline::OnErrorRows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{FailedRows, Letters};
@@ -29,19 +29,19 @@ use crate::sink::{
 };
 use crate::source;
 
-/// Units that are computed at the same time.
+/// The number of units computed concurrently.
 const UNITS_IN_FLIGHT: usize = 2;
 
 impl Job {
-    /// Runs the job: rows from source to sink. `cancel` ends it early with an error of the kind that it
-    /// gives ([`ErrorKind::Interrupted`], [`ErrorKind::Terminated`]); nothing is then published.
+    /// Runs the job from source to sink. `cancel` ends it early with an error of the returned kind
+    /// ([`ErrorKind::Interrupted`], [`ErrorKind::Terminated`]); nothing is published then.
     ///
     /// # Errors
-    /// The first error of any stage. Units that are done are kept for the next run; of a job that is one
-    /// unit, what was written so far is removed.
+    /// The first error of any stage. Completed units are kept for the next run; a job that is one unit removes its
+    /// partial output.
     pub async fn run(&self, cancel: impl Future<Output = ErrorKind>) -> Result<RunReport> {
         let clock = Clock::start(&self.progress);
-        // Of the highest level: lines of any level then say whose they are.
+        // The highest level, so that log lines of any level show this span.
         let span = tracing::error_span!("run", pipeline = self.pipeline.name.as_str());
         let result = async {
             tracing::info!(files = self.source.files.len(), "run begun");
@@ -90,7 +90,7 @@ impl Job {
         Ok(())
     }
 
-    /// What dead letters of a job that is one unit are called: others than those of the same job over another input.
+    /// The name for the dead letters of a job that is one unit. It differs for another input.
     fn whole_unit(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(plan_hash(&self.pipeline, &self.written, self.steps()).as_bytes());
@@ -100,14 +100,14 @@ impl Job {
         hasher.finalize().to_hex()[..8].to_owned()
     }
 
-    /// The counts for the report, where errors of rows do not end the run.
+    /// Records the counts for the report, unless a row error ends the run.
     fn count_errors(&self, RowErrorCounts { rows, failed }: RowErrorCounts) {
         if self.pipeline.on_error.rows != OnErrorRows::Fail {
             self.progress.set_row_errors(RowErrorTotals { rows, failed });
         }
     }
 
-    /// Fails when more rows failed than `on_error.max_fraction` allows.
+    /// Fails if the share of failed rows exceeds `on_error.max_fraction`.
     fn check_budget(&self, errors: RowErrorCounts) -> Result<()> {
         let on_error = &self.pipeline.on_error;
         let share = errors.failed as f64 / errors.rows.max(1) as f64;
@@ -115,12 +115,14 @@ impl Job {
             return Ok(());
         }
         let message = format!(
-            "{} of {} rows failed, a share of {share:.4}: `on_error.max_fraction` is {}",
-            errors.failed, errors.rows, on_error.max_fraction
+            "{} of {} failed, a fraction of {share:.4}: `on_error.max_fraction` is {}",
+            count(errors.failed),
+            counted(errors.rows, "row"),
+            on_error.max_fraction
         );
-        Err(Error::new(ErrorKind::Data, message)
-            .at(&on_error.location)
-            .hint("look at the errors, or allow more; nothing was published"))
+        Err(Error::new(ErrorKind::Data, message).at(&on_error.location).hint(
+            "check the errors, or set a larger `on_error.max_fraction`; nothing was published",
+        ))
     }
 
     fn write_letters(&self, stem: &str, failed: &FailedRows) -> Result<()> {
@@ -130,7 +132,7 @@ impl Job {
         })
     }
 
-    /// The letters of the output are those of `units`; without `rows: skip` it has none.
+    /// Publishes the dead letters of `units`, or none without `rows: skip`.
     fn publish_letters(&self, units: &BTreeSet<String>) -> Result<()> {
         let folder = self.letters_folder()?;
         let own = self.options.overwrite && folder.starts_with(&self.pipeline.sink.path);
@@ -140,7 +142,7 @@ impl Job {
         sink::publish_letters(folder, &self.pipeline.name, units, own)
     }
 
-    /// The folder of dead letters: no folder below the output may be a link.
+    /// The folder of dead letters. Folders below the output must not be symbolic links.
     fn letters_folder(&self) -> Result<&Path> {
         let (folder, output) = (&self.pipeline.on_error.dead_letter, &self.pipeline.sink.path);
         if let Ok(inside) = folder.strip_prefix(output) {
@@ -162,10 +164,10 @@ impl Job {
         }
     }
 
-    /// What a run would do with each unit; none for a job that is one unit.
+    /// The planned action for each unit; empty for a job that is one unit.
     ///
     /// # Errors
-    /// `NoInput` when a file is gone, `Sink` when the output cannot be read.
+    /// `NoInput` if a file no longer exists, `Sink` if the output cannot be read.
     pub fn units(&self) -> Result<Vec<(UnitKey, UnitStatus)>> {
         if self.whole.is_some() {
             return Ok(Vec::new());
@@ -177,9 +179,42 @@ impl Job {
         Ok(keys.into_iter().zip(status).collect())
     }
 
-    /// Unit by unit, two at a time, so that the workers have the next one's batches when those of one end.
     async fn run_units(&self, cancel: impl Future<Output = ErrorKind>) -> Result<()> {
         let jobs = unit_jobs(&self.source, plan_hash(&self.pipeline, &self.written, self.steps()));
+        let keys: Vec<UnitKey> = jobs.iter().map(|job| job.key.clone()).collect();
+        let shard = self.options.shard;
+        let is_own = |job: &&UnitJob| shard.is_none_or(|shard| shard.has(job.key.sequence));
+        let own: Vec<&UnitJob> = jobs.iter().filter(is_own).collect();
+        let total = own.len();
+        let mut output = self.open_output(&keys).await?;
+        self.progress.with_units(|units| {
+            (units.total, units.shard) = (total, shard.map(|shard| shard.to_string()));
+        });
+        if let Some(rows) = output.complete() {
+            return self.skip_published(rows, total, &keys);
+        }
+        let (open, mut errors) = self.open_units(own, &output);
+        if !open.is_empty() {
+            tokio::task::block_in_place(|| self.load_models())?;
+        }
+        self.progress.enter(Stage::Running);
+        let mut computed = Vec::new();
+        let ran = self.compute_units(open, &output, cancel, |unit| {
+            errors.add(unit.errors());
+            self.count_errors(errors);
+            computed.push(unit);
+        });
+        let ran = ran.await;
+        computed.into_iter().for_each(|unit| output.add(unit));
+        ran.map_err(|error| self.with_remedy(error, &output))?;
+        self.progress.enter(Stage::Committing);
+        let files = tokio::task::block_in_place(|| self.publish_units(output, &keys))?;
+        self.progress.set_output(files);
+        Ok(())
+    }
+
+    /// Locks the output and loads what earlier runs have completed.
+    async fn open_output(&self, units: &[UnitKey]) -> Result<UnitOutput> {
         let mode = if self.pipeline.run.is_incremental {
             UnitMode::Incremental { prune: self.options.prune }
         } else {
@@ -187,116 +222,118 @@ impl Job {
         };
         let (spec, shard) = (&self.pipeline.sink, self.options.shard);
         let schema = self.physical_plan().await?.schema();
-        let keys: Vec<UnitKey> = jobs.iter().map(|job| job.key.clone()).collect();
-        let mut output = tokio::task::block_in_place(|| {
-            UnitOutput::open(spec, schema, self.sink_options(), mode, shard, &keys)
-        })?;
-        let is_own = |job: &&UnitJob| shard.is_none_or(|shard| shard.has(job.key.sequence));
-        let progress = &self.progress;
-        let total = jobs.iter().filter(is_own).count();
-        progress.with_units(|units| {
-            (units.total, units.shard) = (total, shard.map(|shard| shard.to_string()));
-        });
+        tokio::task::block_in_place(|| {
+            UnitOutput::open(spec, schema, self.sink_options(), mode, shard, units)
+        })
+    }
+
+    /// Counts the units of an output that this job has already published.
+    fn skip_published(&self, rows: u64, total: usize, units: &[UnitKey]) -> Result<()> {
+        self.skip_units(total, rows);
+        tracing::info!(units = total, rows, "nothing to do: the output is published");
+        // The previous run may have been killed between its last two steps.
+        let units = units.iter().map(|unit| unit.short().to_owned()).collect();
+        tokio::task::block_in_place(|| self.publish_letters(&units))
+    }
+
+    /// The units that no run has computed, and the total of failed rows in the others.
+    fn open_units<'j>(
+        &self,
+        mut units: Vec<&'j UnitJob>,
+        output: &UnitOutput,
+    ) -> (Vec<&'j UnitJob>, RowErrorCounts) {
+        let (total, mut skipped_rows) = (units.len(), 0);
         let mut errors = RowErrorCounts::default();
-        if let Some(rows) = output.complete() {
-            progress.with_units(|units| (units.skipped, units.skipped_rows) = (total, rows));
-            progress.skips(rows);
-            tracing::info!(units = total, rows, "nothing to do: the output is published");
-            // The run before may have been killed between its last two steps.
-            let units_of = keys.iter().map(|key| key.short().to_owned()).collect();
-            tokio::task::block_in_place(|| self.publish_letters(&units_of))?;
-            return Ok(());
-        }
-        let mut open: Vec<&UnitJob> = Vec::new();
-        let mut skipped_rows = 0;
-        for job in jobs.iter().filter(is_own) {
-            match output.done(&job.key.id) {
-                Some(done) => {
-                    skipped_rows += done.rows;
-                    errors.add(done.errors);
-                }
-                None => open.push(job),
+        units.retain(|job| {
+            let done = output.done(&job.key.id);
+            if let Some(done) = done {
+                skipped_rows += done.rows;
+                errors.add(done.errors);
             }
-        }
-        let skipped = total - open.len();
-        progress.with_units(|units| (units.skipped, units.skipped_rows) = (skipped, skipped_rows));
-        progress.skips(skipped_rows);
+            done.is_none()
+        });
+        let skipped = total - units.len();
+        self.skip_units(skipped, skipped_rows);
         self.count_errors(errors);
         tracing::info!(units = total, skipped, "units found");
-        if !open.is_empty() {
-            tokio::task::block_in_place(|| self.load_models())?;
-        }
+        (units, errors)
+    }
 
-        self.progress.enter(Stage::Running);
-        // One query: results of a unit serve the next ones.
+    fn skip_units(&self, number: usize, rows: u64) {
+        self.progress.with_units(|units| (units.skipped, units.skipped_rows) = (number, rows));
+        self.progress.skips(rows);
+    }
+
+    /// Computes two units at a time, so that workers find batches of the next unit when one ends. Calls `done` for
+    /// each unit, in order.
+    ///
+    /// # Errors
+    /// The first error of a unit, or the kind from `cancel`. Units passed to `done` are durable.
+    async fn compute_units(
+        &self,
+        units: Vec<&UnitJob>,
+        output: &UnitOutput,
+        cancel: impl Future<Output = ErrorKind>,
+        mut done: impl FnMut(Committed),
+    ) -> Result<()> {
+        // One task context: later units reuse cached results of earlier ones.
         let context = self.context.task_ctx();
         let mut cancel = std::pin::pin!(cancel);
-        let mut failure = None;
-        let mut computed = Vec::new();
-        {
-            let running = futures::stream::iter(open)
-                .map(|job| {
-                    let unit =
-                        tracing::error_span!("unit", unit = job.key.short(), input = job.place());
-                    self.run_unit(job, &output, Arc::clone(&context)).instrument(unit)
-                })
-                .buffered(UNITS_IN_FLIGHT);
-            let mut running = std::pin::pin!(running);
-            loop {
-                let result = tokio::select! {
-                    result = running.next() => result,
-                    kind = cancel.as_mut() => Some(Err(Error::new(kind, "stopped by a signal"))),
-                };
-                match result {
-                    Some(Ok(committed)) => {
-                        errors.add(committed.errors());
-                        self.count_errors(errors);
-                        computed.push(committed);
-                    }
-                    Some(Err(error)) => {
-                        failure = Some(error);
-                        break;
-                    }
-                    None => break,
-                }
+        let running = futures::stream::iter(units)
+            .map(|job| {
+                let unit =
+                    tracing::error_span!("unit", unit = job.key.short(), input = job.place());
+                self.run_unit(job, output, Arc::clone(&context)).instrument(unit)
+            })
+            .buffered(UNITS_IN_FLIGHT);
+        let mut running = std::pin::pin!(running);
+        loop {
+            let unit = tokio::select! {
+                unit = running.next() => unit,
+                kind = cancel.as_mut() => return Err(Error::new(kind, "stopped by a signal")),
+            };
+            match unit {
+                Some(unit) => done(unit?),
+                None => return Ok(()),
             }
         }
-        computed.into_iter().for_each(|unit| output.add(unit));
-        if let Some(error) = failure {
-            let done = progress.with_units(|units| units.computed + units.skipped);
-            let place = format!("{done} of {total} units are done and kept");
-            let command = match (self.options.overwrite, output.can_go_on()) {
-                (false, _) => "the same command",
-                (true, true) => "the same command without `--fresh`",
-                // The output before is still there, and only `--fresh` may replace it.
-                (true, false) => return Err(error.hint("the same command starts again")),
-            };
-            let hint = match error.kind() {
-                ErrorKind::Interrupted | ErrorKind::Terminated => {
-                    format!("{command} continues from there")
-                }
-                _ => format!("once the cause is fixed, {command} continues from there"),
-            };
-            return Err(error.at(place).hint(hint));
+    }
+
+    /// Adds to an error how many units are done and which command continues.
+    fn with_remedy(&self, error: Error, output: &UnitOutput) -> Error {
+        let (done, total) =
+            self.progress.with_units(|units| (units.computed + units.skipped, units.total));
+        let command = match (self.options.overwrite, output.can_go_on()) {
+            (false, _) => "the same command",
+            (true, true) => "the same command without `--fresh`",
+            // The previous output still exists, and only `--fresh` may replace it.
+            (true, false) => return error.hint("the same command starts again"),
+        };
+        let hint = match error.kind() {
+            ErrorKind::Interrupted | ErrorKind::Terminated => {
+                format!("{command} continues from there")
+            }
+            _ => format!("once the cause is fixed, {command} continues from there"),
+        };
+        let total = counted(total as u64, "unit");
+        error.at(format!("{done} of {total} done and kept")).hint(hint)
+    }
+
+    /// Publishes the output and returns its files; none while other shards have units to compute.
+    fn publish_units(&self, output: UnitOutput, units: &[UnitKey]) -> Result<Vec<OutputFile>> {
+        match output.finish(units, &|errors| self.check_budget(errors))? {
+            Finished::Published { written, vanished, units: kept } => {
+                self.publish_letters(&kept)?;
+                self.progress.with_units(|units| {
+                    (units.vanished, units.pruned) = (vanished.inputs, vanished.removed);
+                });
+                Ok(output_files(written))
+            }
+            Finished::Left { missing } => {
+                self.progress.with_units(|units| units.left_to_shards = missing);
+                Ok(Vec::new())
+            }
         }
-        self.progress.enter(Stage::Committing);
-        let files = tokio::task::block_in_place(|| {
-            Ok::<_, Error>(match output.finish(&keys, &|errors| self.check_budget(errors))? {
-                Finished::Published { written, vanished, units: kept } => {
-                    self.publish_letters(&kept)?;
-                    progress.with_units(|units| {
-                        (units.vanished, units.pruned) = (vanished.inputs, vanished.removed);
-                    });
-                    output_files(written)
-                }
-                Finished::Left { missing } => {
-                    progress.with_units(|units| units.left_to_shards = missing);
-                    Vec::new()
-                }
-            })
-        })?;
-        progress.set_output(files);
-        Ok(())
     }
 
     async fn run_unit(
@@ -343,7 +380,7 @@ impl Job {
         move |rows, elapsed| progress.wrote(rows, elapsed)
     }
 
-    /// Loads every model, so that a broken checkpoint is told before the first row.
+    /// Loads every model, so that a broken checkpoint fails before the first row.
     ///
     /// # Errors
     /// As [`ModelStep::models`].
@@ -351,12 +388,12 @@ impl Job {
         self.steps().iter().try_for_each(|step| step.models().map(drop))
     }
 
-    /// Where the columns come from, for the footer of output files.
+    /// The lineage for the footer of output files.
     fn lineage(&self) -> Vec<(String, String)> {
         lineage(("hfauto.pipeline", &self.pipeline.name), self.steps())
     }
 
-    /// Columns of the output that a model made: those of steps, and what is named in `sql` steps.
+    /// The output columns computed by a model: those of model steps, and the ones named in `sql` steps.
     fn output_columns(&self) -> Vec<String> {
         let steps = self.steps().iter().map(|step| step.name().to_owned());
         let schema = self.plan.schema();

@@ -1,18 +1,18 @@
-//! Counters over time in bounded memory: when there are too many samples, every second one goes, and they are
-//! taken half as often. Not here: what is counted, and the clock (`progress`).
+//! Samples of counters over time in bounded memory: when the limit is reached, drops every second sample and
+//! doubles the interval. Not here: the counters and the clock (`progress`).
 
 use std::time::Duration;
 
 use crate::report::Sample;
 
-/// Samples that are kept; the report adds one of its own moment. Even: the last one then goes when every second one
-/// does, and the next is as far from the one before it as the others are.
+/// The maximum number of samples; the report adds a current one. It is even, so that dropping every second sample
+/// also drops the last one, and the next one keeps the doubled interval.
 const MAX_SAMPLES: usize = 198;
 
-/// The time between the first samples: a run of ten seconds still has its shape.
+/// The first interval between samples; short enough to show the shape of a ten-second run.
 const FIRST_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Samples of a run so far.
+/// The samples of a run so far.
 #[derive(Debug)]
 pub(super) struct Samples {
     samples: Vec<Sample>,
@@ -26,7 +26,7 @@ impl Default for Samples {
 }
 
 impl Samples {
-    /// Adds a sample; the next one is due after what is returned.
+    /// Adds a sample and returns the time until the next one.
     pub(super) fn push(&mut self, sample: Sample) -> Duration {
         if self.samples.len() == MAX_SAMPLES {
             let mut number = 0;
@@ -40,7 +40,7 @@ impl Samples {
         self.interval
     }
 
-    /// All of them, in order.
+    /// All samples in order.
     pub(super) fn all(&self) -> &[Sample] {
         &self.samples
     }

@@ -1,5 +1,5 @@
-//! A job in units: which pipelines can be cut, the plan of one unit, and what a unit's rows depend on. Not here: how
-//! files are cut (`crate::source`), how units become durable (`crate::sink`).
+//! Splits a job into units: decides which pipelines can be split, plans one unit, and names what a unit's rows depend
+//! on. Not here: splitting files (`crate::source`), making units durable (`crate::sink`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,15 +18,14 @@ use crate::secret;
 use crate::sink::UnitKey;
 use crate::source::{InputFile, Source, Unit};
 
-/// Why a plan cannot be computed in units: it is then one unit. `None` when every row of the output comes
-/// from one row of the source, whatever the others are.
+/// The reason why a plan must be one unit. `None` if every output row depends on a single row of the source.
 pub(super) fn why_whole(plan: &LogicalPlan, source: &Source) -> DataFusionResult<Option<String>> {
     let mut reason = None;
     plan.apply(|node| {
         let what = match node {
             LogicalPlan::TableScan(scan) if is_source(scan, source) && scan.fetch.is_none() => None,
             LogicalPlan::TableScan(scan) if is_source(scan, source) => {
-                Some("reads a number of rows".to_owned())
+                Some("reads a fixed number of rows".to_owned())
             }
             LogicalPlan::TableScan(scan) => Some(format!("reads the table `{}`", scan.table_name)),
             LogicalPlan::Projection(_)
@@ -42,7 +41,7 @@ pub(super) fn why_whole(plan: &LogicalPlan, source: &Source) -> DataFusionResult
             LogicalPlan::Join(_) => Some("joins all rows".to_owned()),
             other => match ModelNode::of(other) {
                 Some(model) if model.step().task().needs_whole_windows() => {
-                    Some("has embeddings of int8, whose ranges are those of many rows".to_owned())
+                    Some("has int8 embeddings, whose ranges come from many rows".to_owned())
                 }
                 Some(_) => None,
                 None if RowErrorsNode::of(other).is_some() => None,
@@ -73,7 +72,7 @@ pub(super) fn why_whole(plan: &LogicalPlan, source: &Source) -> DataFusionResult
     Ok(reason.map(|reason| format!("the pipeline {reason}")))
 }
 
-/// The plan over the rows of one unit; its model steps are those of the whole plan.
+/// The plan over the rows of one unit, with the model steps of the whole plan.
 pub(super) fn plan_of_unit(
     plan: &LogicalPlan,
     source: &Source,
@@ -93,7 +92,7 @@ pub(super) fn plan_of_unit(
     Ok(plan.data)
 }
 
-/// The plan that counts and keeps its failed rows in `failed`.
+/// The plan, with failed rows counted and kept in `failed`.
 pub(super) fn counting(
     plan: LogicalPlan,
     failed: &Arc<FailedRows>,
@@ -111,8 +110,8 @@ fn is_source(scan: &TableScan, source: &Source) -> bool {
     source_as_provider(&scan.source).is_ok_and(|table| source.is_table(&table))
 }
 
-/// A hash of what all units depend on: the steps as `written`, the models with their options, how files are
-/// read and written.
+/// A hash of everything that all units depend on: the plan `written`, the models with their options, and the read and
+/// write settings.
 pub(super) fn plan_hash(
     pipeline: &Pipeline,
     written: &str,
@@ -143,7 +142,7 @@ pub(super) fn plan_hash(
     hasher.finalize()
 }
 
-/// A unit with its file as it was found, and what it is called.
+/// A unit with the state of its file and its key.
 #[derive(Clone, Debug)]
 pub(super) struct UnitJob {
     pub(super) unit: Unit,
@@ -151,8 +150,8 @@ pub(super) struct UnitJob {
     file: InputFile,
 }
 
-/// The name of an input in persistent files. If it hides the value of a variable, a hash tells apart inputs that differ
-/// in that value alone.
+/// The persistent name of an input. If it hides a variable's value, a hash distinguishes inputs that differ only in
+/// that value.
 fn recorded(input: String) -> String {
     let shown = match secret::hide(&input) {
         Cow::Borrowed(_) => return input,
@@ -162,7 +161,7 @@ fn recorded(input: String) -> String {
     format!("{shown}#{}", &hash[..8])
 }
 
-/// The units of a source, named.
+/// The units of a source with their keys.
 pub(super) fn unit_jobs(source: &Source, plan_hash: blake3::Hash) -> Vec<UnitJob> {
     let units = source.units().into_iter().enumerate();
     let jobs = units.map(|(sequence, unit)| {
@@ -181,17 +180,17 @@ pub(super) fn unit_jobs(source: &Source, plan_hash: blake3::Hash) -> Vec<UnitJob
 
 impl UnitJob {
     /// # Errors
-    /// `Data` when the file is another than the one that was looked at.
+    /// `Data` if the file has changed since its inspection.
     pub(super) fn check_unchanged(&self) -> Result<()> {
         if self.file.look_again()? == self.file.stamp {
             return Ok(());
         }
         let message = format!("`{}` was changed while it was read", self.key.input);
         Err(Error::new(ErrorKind::Data, message)
-            .hint("run again when it is whole: units of other files are kept"))
+            .hint("run again once no other program writes to it: units of other files are kept"))
     }
 
-    /// Which rows it has, for errors.
+    /// Its rows, for errors.
     pub(super) fn place(&self) -> String {
         match &self.unit.rows {
             Some(rows) => {

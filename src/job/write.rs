@@ -1,4 +1,4 @@
-//! Rows on their way into a sink. Not here: the publishing of what was written (`crate::sink`).
+//! Writes a stream of rows to a sink. Not here: publishing (`crate::sink`).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,11 +14,11 @@ use crate::guard::guarded_query;
 use crate::sink::Sink;
 use crate::source::{self, InputFile};
 
-/// Writes all rows of a stream into a sink, which is then ready to be finished; `on_rows` hears of rows
-/// that were written and of the time that it took, and `cancel` ends it early with an error of the kind that it gives.
+/// Writes all rows of a stream to a sink and leaves the sink ready to be finished. Reports written rows and the time
+/// taken to `on_rows`. `cancel` ends it early with an error of the returned kind.
 ///
 /// # Errors
-/// The first error of the stream or the sink; what was written so far is removed.
+/// The first error of the stream or the sink; partial output is removed.
 pub(crate) async fn write_stream(
     mut stream: SendableRecordBatchStream,
     mut sink: Sink,
@@ -26,8 +26,8 @@ pub(crate) async fn write_stream(
     on_rows: impl Fn(u64, Duration) + Send + 'static,
     mut cancel: Pin<&mut impl Future<Output = ErrorKind>>,
 ) -> Result<Sink> {
-    // Encoding and compressing a batch takes as long as a forward pass of a small model: on a thread
-    // of its own it overlaps with the model.
+    // Encoding and compressing a batch takes as long as a forward pass of a small model. A separate thread overlaps
+    // the two.
     let (batches, mut queue) = tokio::sync::mpsc::channel::<RecordBatch>(2);
     let writer = SpawnedTask::spawn_blocking(move || {
         while let Some(batch) = queue.blocking_recv() {
@@ -53,7 +53,7 @@ pub(crate) async fn write_stream(
             }
         };
         match batch {
-            // A send fails only when the writer has stopped; its own error says why.
+            // Sending fails only after the writer has stopped; its own error gives the reason.
             Ok(Some(batch)) => {
                 if batches.send(batch).await.is_err() {
                     break;

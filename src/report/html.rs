@@ -1,13 +1,20 @@
-//! Text as HTML: nothing of a report reaches the page but through here. Not here: what the page shows (`page`).
+//! Escapes text for HTML: every text of a report passes through here. Not here: the content of the page (`page`).
 
-use std::fmt::Write;
-use std::ops::RangeBounds;
+use minijinja::value::Value;
+use minijinja::{Error, Output, State};
 
-/// Characters of a text that the page shows.
+/// The maximum number of characters of a text on the page.
 const MAX_CHARS: usize = 2000;
 
-/// A text as HTML, for elements and for attributes in double quotes. What cannot be seen is shown as such, and a
-/// text that would fill the page is cut.
+/// Writes a value of the template, escaped unless it is markup.
+pub(super) fn write_escaped(out: &mut Output, _: &State, value: &Value) -> Result<(), Error> {
+    let text = value.to_string();
+    out.write_str(&if value.is_safe() { text } else { escape(&text) })?;
+    Ok(())
+}
+
+/// Escapes a text for elements and for attributes in double quotes. Replaces invisible characters by visible ones, and
+/// truncates long texts.
 pub(super) fn escape(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     for (number, c) in text.chars().enumerate() {
@@ -23,40 +30,12 @@ pub(super) fn escape(text: &str) -> String {
             '\'' => html.push_str("&#39;"),
             '\n' | '\t' => html.push(c),
             c if c.is_control() => html.push('\u{fffd}'),
-            // They turn the direction of what follows them.
+            // These change the direction of the text after them.
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => html.push('\u{fffd}'),
             c => html.push(c),
         }
     }
     html
-}
-
-/// A table; cells are HTML. The columns of `numbers` hold numbers and stand at the right.
-pub(super) fn table(
-    head: &[&str],
-    numbers: impl RangeBounds<usize>,
-    rows: impl IntoIterator<Item = Vec<String>>,
-) -> String {
-    let class = |column: usize| if numbers.contains(&column) { " class=\"n\"" } else { "" };
-    let mut html = "<div class=\"scroll\"><table><thead><tr>".to_owned();
-    for (column, name) in head.iter().enumerate() {
-        let _ = write!(html, "<th scope=\"col\"{}>{name}</th>", class(column));
-    }
-    html.push_str("</tr></thead><tbody>");
-    for row in rows {
-        html.push_str("<tr>");
-        for (column, cell) in row.iter().enumerate() {
-            let _ = write!(html, "<td{}>{cell}</td>", class(column));
-        }
-        html.push_str("</tr>");
-    }
-    html.push_str("</tbody></table></div>");
-    html
-}
-
-/// A table that is folded under a plot.
-pub(super) fn figures(what: &str, table: &str) -> String {
-    format!("<details><summary>{what}</summary>{table}</details>")
 }
 
 #[cfg(test)]

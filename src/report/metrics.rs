@@ -1,7 +1,7 @@
-//! The report as Prometheus metrics, in the text format 0.0.4: what the textfile collector of node_exporter reads.
+//! Formats the report as Prometheus metrics, in the text format 0.0.4, for the textfile collector of node_exporter.
 //!
-//! A counter counts one run and begins at zero with the next. What is known of the run before, and of the last one
-//! that succeeded, is taken from the file that is replaced. Not here: when and where the file is written.
+//! Counters count one run and restart at zero with the next. Values of the previous run, and of the last successful
+//! one, come from the file that is replaced. Not here: when and where the file is written.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use super::{Histogram, Report, RunReport, Status, StepReport, UnitCounts};
 use crate::secret;
 
-/// What a file of metrics says of runs that are over.
+/// The values of past runs in a metrics file.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Kept {
     /// Whether the last run succeeded, 1 or 0.
@@ -20,9 +20,9 @@ pub struct Kept {
     pub exit_code: Option<f64>,
     /// When it ended, in seconds of Unix time.
     pub ended_at: Option<f64>,
-    /// How long it took.
+    /// Its duration.
     pub seconds: Option<f64>,
-    /// When the last run that succeeded ended.
+    /// When the last successful run ended.
     pub last_success: Option<f64>,
 }
 
@@ -35,14 +35,14 @@ const DURATION: &str = "hfauto_pipe_last_run_duration_seconds";
 const LAST_SUCCESS: &str = "hfauto_pipe_last_success_timestamp_seconds";
 
 impl Kept {
-    /// What an earlier file says of `pipeline`; nothing where it is not such a file.
+    /// The values that an earlier file has for `pipeline`; empty if it is another file.
     pub fn of(text: &str, pipeline: &str) -> Self {
         let label = format!("{{pipeline=\"{}\"}} ", escape(pipeline));
         let value = |name: &str| {
             let rest = |line: &str| line.strip_prefix(name)?.strip_prefix(&label)?.parse().ok();
             text.lines().find_map(rest).filter(|value: &f64| value.is_finite())
         };
-        // A file that still says so is from a run that died without reporting it.
+        // A file that says "running" is from a run that crashed without a report.
         let died = value(RUNNING) == Some(1.0);
         Self {
             success: if died { Some(0.0) } else { value(SUCCESS) },
@@ -61,7 +61,7 @@ impl Kept {
         })
     }
 
-    /// The pipeline that an earlier file is of.
+    /// The pipeline of an earlier file.
     pub fn pipeline(text: &str) -> Option<String> {
         let begin = format!("{RUNNING}{{pipeline=\"");
         let label = text.lines().find_map(|line| line.strip_prefix(&begin)?.rsplit_once("\"} "))?.0;
@@ -79,7 +79,7 @@ impl Kept {
         Some(name)
     }
 
-    /// The same after `report`, if it is of a run that is over.
+    /// The values after `report`, if its run has ended.
     fn after(self, report: &Report) -> Self {
         let Some(exit_code) = report.exit_code else { return self };
         let ended_at = report.ended_at.as_deref().and_then(unix_seconds);
@@ -96,29 +96,29 @@ impl Kept {
     }
 }
 
-/// The text of a file of metrics that is written at `now` and replaces one which says `kept`.
+/// The text of a metrics file written at `now`. `kept` are the values of the file that it replaces.
 pub fn prometheus(report: &Report, kept: Kept, now: DateTime<Utc>) -> String {
     let mut text = Exposition { text: String::new(), pipeline: escape(&report.pipeline) };
     let running = f64::from(u8::from(report.status == Status::Running));
-    let help = "Whether a run is on its way. Stays 1 after a run that was killed: it is one only while \
-                hfauto_pipe_last_update_timestamp_seconds is of the last minute.";
+    let help = "Whether a run is in progress. Stays 1 after a run that was killed: trust it only while \
+                hfauto_pipe_last_update_timestamp_seconds is less than a minute old.";
     text.gauge(RUNNING, help, running);
     text.gauge(
         UPDATE,
-        "When this was written, in seconds of Unix time: every two seconds while a run is on its way.",
+        "When this file was written, in Unix time: every two seconds while a run is in progress.",
         now.timestamp_millis() as f64 / 1000.0,
     );
     text.optional(
         "hfauto_pipe_run_start_timestamp_seconds",
-        "When the run began, in seconds of Unix time.",
+        "When the run started, in Unix time.",
         unix_seconds(&report.started_at),
     );
     let kept = kept.after(report);
-    text.optional(SUCCESS, "Whether the last run that is over succeeded.", kept.success);
-    text.optional(EXIT_CODE, "Exit code of the last run that is over.", kept.exit_code);
-    text.optional(END, "When the last run that is over ended, in Unix time.", kept.ended_at);
-    text.optional(DURATION, "Wall time of the last run that is over.", kept.seconds);
-    let help = "When the last run that succeeded ended, in seconds of Unix time.";
+    text.optional(SUCCESS, "Whether the last completed run succeeded.", kept.success);
+    text.optional(EXIT_CODE, "Exit code of the last completed run.", kept.exit_code);
+    text.optional(END, "When the last completed run ended, in Unix time.", kept.ended_at);
+    text.optional(DURATION, "Wall time of the last completed run.", kept.seconds);
+    let help = "When the last successful run ended, in Unix time.";
     text.optional(LAST_SUCCESS, help, kept.last_success);
     if let Some(run) = &report.run {
         of_run(&mut text, run);
@@ -127,7 +127,7 @@ pub fn prometheus(report: &Report, kept: Kept, now: DateTime<Utc>) -> String {
 }
 
 fn of_run(text: &mut Exposition, run: &RunReport) {
-    text.family("hfauto_pipe_run_info", "gauge", "What the run is of; always 1.");
+    text.family("hfauto_pipe_run_info", "gauge", "Labels that describe the run; always 1.");
     text.sample("hfauto_pipe_run_info", &[("version", &run.version)], 1.0);
     text.gauge(
         "hfauto_pipe_run_duration_seconds",
@@ -135,7 +135,7 @@ fn of_run(text: &mut Exposition, run: &RunReport) {
         run.wall_seconds,
     );
     let name = "hfauto_pipe_run_stage_seconds";
-    text.family(name, "gauge", "Wall time of the run so far, by what it was doing.");
+    text.family(name, "gauge", "Wall time of the run so far, by stage.");
     for (stage, seconds) in
         [("load", run.load_seconds), ("run", run.run_seconds), ("commit", run.commit_seconds)]
     {
@@ -150,9 +150,9 @@ fn of_run(text: &mut Exposition, run: &RunReport) {
     text.gauge("hfauto_pipe_input_bytes", "Bytes of the input files.", run.input_bytes as f64);
     text.counter("hfauto_pipe_rows_total", "Rows written by this run.", run.rows_written as f64);
     let rows = run.total_rows.map(|rows| rows as f64);
-    text.optional("hfauto_pipe_rows_expected", "Rows that the run is to write.", rows);
+    text.optional("hfauto_pipe_rows_expected", "Rows that the run will write.", rows);
     if let Some(errors) = run.row_errors {
-        let help = "Rows of the output that a step refused, those of earlier runs included.";
+        let help = "Rows of the output that a step refused, including those of earlier runs.";
         text.gauge("hfauto_pipe_failed_rows", help, errors.failed as f64);
     }
     if let Some(UnitCounts { total, computed, skipped, .. }) = run.units {
@@ -167,17 +167,17 @@ fn of_run(text: &mut Exposition, run: &RunReport) {
     let memory = run.memory_bytes.map(|bytes| bytes as f64);
     text.optional("hfauto_pipe_memory_bytes", "Resident size of the process.", memory);
     let peak = run.peak_memory_bytes.map(|bytes| bytes as f64);
-    text.optional("hfauto_pipe_memory_peak_bytes", "Its largest resident size so far.", peak);
+    text.optional("hfauto_pipe_memory_peak_bytes", "Peak resident size of the process.", peak);
 }
 
-/// The step of rows that failed before the first one.
+/// The label for rows that failed before the first step.
 const SOURCE: &str = "source";
 
 /// A counter of a step.
 type Counter = fn(&StepReport) -> u64;
 
 fn of_steps(text: &mut Exposition, run: &RunReport) {
-    // Two steps may have one name: calls in SQL. Their samples would be the same series.
+    // Two steps may have the same name (calls in SQL). Their samples would be the same series.
     let mut names = BTreeMap::new();
     if !run.source_errors.is_empty() {
         names.insert(SOURCE, 1);
@@ -208,16 +208,16 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
         return;
     }
     let counters: [(&str, &str, Counter); 9] = [
-        ("rows", "Rows that the step has handed on.", |step| step.counts.rows),
+        ("rows", "Rows that the step has emitted.", |step| step.counts.rows),
         ("null_rows", "Rows that were null.", |step| step.counts.null_rows),
         ("computed_rows", "Rows that went through the model.", |step| step.counts.computed_rows),
-        ("truncated_rows", "Rows that were cut.", |step| step.counts.truncated_rows),
+        ("truncated_rows", "Rows that were truncated.", |step| step.counts.truncated_rows),
         ("failed_rows", "Rows that failed and were kept.", |step| step.counts.failed_rows),
         ("tokens", "Tokens of all rows.", |step| step.counts.tokens),
         ("computed_tokens", "Tokens that went through the model.", |step| {
             step.counts.computed_tokens
         }),
-        ("padded_tokens", "The same with padding.", |step| step.counts.padded_tokens),
+        ("padded_tokens", "Computed tokens, including padding.", |step| step.counts.padded_tokens),
         ("batches", "Forward passes.", |step| step.counts.batches),
     ];
     for (name, help, value) in counters {
@@ -233,7 +233,7 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
         text.sample(name, &[("step", step)], report.padding_share);
     }
     let name = "hfauto_pipe_step_seconds_total";
-    let help = "Time of the step: waiting for input, tokenising, waiting for a worker, in the model, \
+    let help = "Time of the step: waiting for input, tokenizing, waiting for a worker, in the model, \
                 waiting for results, waiting for its rows to be taken. They overlap.";
     text.family(name, "counter", help);
     for (step, StepReport { counts, .. }) in &steps {
@@ -249,7 +249,7 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
         }
     }
     let name = "hfauto_pipe_step_row_tokens";
-    // A report of another origin may have none.
+    // A report written by another program may have none.
     let has_lengths = |report: &StepReport| {
         let Histogram { bounds, counts, .. } = &report.token_lengths;
         counts.len() == bounds.len() + 1 && bounds.is_sorted()
@@ -291,7 +291,7 @@ impl Exposition {
         for (label, of) in labels {
             let _ = write!(self.text, ",{label}=\"{}\"", escape(of));
         }
-        // Rust writes all digits and no exponent; 1.0 as 1.
+        // Rust writes all digits without an exponent, and 1.0 as 1.
         let _ = writeln!(self.text, "}} {value}");
     }
 
@@ -312,7 +312,7 @@ impl Exposition {
     }
 }
 
-/// A label's value as the format has it.
+/// Escapes a label value.
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

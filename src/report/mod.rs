@@ -1,6 +1,5 @@
-//! What a run says of itself: the report as JSON, as text, as an HTML page, and as Prometheus metrics. The types
-//! are the report's; all else is made from them. Not here: how the figures come about (`crate::job`), and
-//! where reports are written (`crate::cli`).
+//! A run's report as JSON, text, an HTML page, and Prometheus metrics. The types are those of the report; every other
+//! form is derived from them. Not here: computing the figures (`crate::job`), and writing reports (`crate::cli`).
 
 mod html;
 mod metrics;
@@ -17,33 +16,33 @@ use crate::secret;
 
 pub use metrics::{Kept, prometheus};
 pub use page::page;
-pub(crate) use text::{bytes, count, files};
+pub(crate) use text::{bytes, count, counted};
 
-/// The version of the report's form that this program writes: fields may come, the ones that are there keep
-/// their meaning. A change of meaning is a new version.
+/// The version of the report format. New fields may be added, and existing ones keep their meaning. A change of meaning
+/// is a new version.
 pub const VERSION: u32 = 1;
 
-/// Bounds of the histogram of token lengths, inclusive; what is longer than the last is counted beyond it.
+/// Bounds of the histogram of token lengths, inclusive; an additional bucket counts longer rows.
 pub const TOKEN_BOUNDS: [u64; 20] =
     [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192, 16384];
 
-/// How a run stands, or ended.
+/// The status of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// It is on its way.
+    /// The run is in progress.
     Running,
-    /// It came to its end, also when there was nothing to do.
+    /// The run succeeded, possibly with nothing to do.
     #[default]
     Done,
-    /// It ended in an error.
+    /// The run failed.
     Failed,
-    /// A signal ended it.
+    /// A signal ended the run.
     Interrupted,
 }
 
 impl Status {
-    /// The word.
+    /// The status as a word.
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -58,46 +57,46 @@ impl Status {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
-    /// The version of this form: [`VERSION`].
+    /// The version of the format: [`VERSION`].
     pub version: u32,
-    /// How it ended.
+    /// The status of the run.
     pub status: Status,
     /// The exit code; `None` while it is running.
     pub exit_code: Option<u8>,
     /// Name of the pipeline.
     pub pipeline: String,
-    /// When it began, RFC 3339, UTC.
+    /// When the run started, RFC 3339, UTC.
     pub started_at: String,
-    /// The process and its host, while it runs: `4711 on host`.
+    /// The process and its host while the run is in progress: `4711 on host`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<String>,
-    /// When it ended; `None` while it is running.
+    /// When the run ended; `None` while it is running.
     pub ended_at: Option<String>,
     /// Why it failed or was interrupted.
     pub error: Option<ErrorReport>,
-    /// What was done until then; `None` when it ended before the job was ready to run.
+    /// The work done; `None` when the run ended before the job was ready.
     pub run: Option<RunReport>,
 }
 
-/// An error as reports and logs have it.
+/// An error, as in reports and logs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ErrorReport {
-    /// Whose fault it is.
+    /// Whose fault the error is.
     pub kind: String,
-    /// What is wrong with the row, where a row ended the run.
+    /// The kind of the row's error, if a row ended the run.
     pub row_error: Option<String>,
     /// The message alone.
     pub message: String,
-    /// Where, from the inside out.
+    /// The places, from the inside out.
     pub at: Vec<String>,
-    /// What can be done about it.
+    /// The remedy.
     pub hint: Option<String>,
-    /// All of it, as the program shows it.
+    /// The complete text, as the program prints it.
     pub text: String,
 }
 
-/// What one run did.
+/// The work of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunReport {
@@ -105,19 +104,19 @@ pub struct RunReport {
     pub version: String,
     /// Name of the pipeline.
     pub pipeline: String,
-    /// When the run began, RFC 3339, UTC.
+    /// When the run started, RFC 3339, UTC.
     pub started_at: String,
-    /// What it was doing at last: `loading`, `running`, `committing`.
+    /// The last stage: `loading`, `running`, `committing`.
     pub stage: String,
-    /// Wall time, loading of models and commit of files included.
+    /// Wall time, including loading models and committing files.
     pub wall_seconds: f64,
     /// Wall time until models were loaded.
     pub load_seconds: f64,
-    /// Wall time while rows were on their way.
+    /// Wall time of the stage `running`.
     pub run_seconds: f64,
     /// Wall time to close and publish files.
     pub commit_seconds: f64,
-    /// Time that the sink took to encode and write rows, beside the models.
+    /// Time that the sink took to encode and write rows, concurrently with the models.
     pub sink_seconds: f64,
     /// Input files.
     pub input_files: usize,
@@ -127,28 +126,28 @@ pub struct RunReport {
     pub source_notes: Vec<String>,
     /// Rows written.
     pub rows_written: u64,
-    /// Rows that the run was to write, where files and plan tell.
+    /// Rows that the run will write, if files and plan determine the number.
     pub total_rows: Option<u64>,
-    /// The units of the job; `None` for a job that is not cut into units.
+    /// The units of the job; `None` for a job without units.
     pub units: Option<UnitCounts>,
-    /// Rows that failed, those of units that were done before included; `None` where the first one ends the run.
+    /// Failed rows, including those of units done earlier; `None` if the first one ends the run.
     pub row_errors: Option<RowErrorTotals>,
-    /// Rows that failed before the first step, by kind: with text that is not UTF-8.
+    /// Rows that failed before the first step, by kind: text that is not UTF-8.
     pub source_errors: Vec<RowErrorReport>,
-    /// One entry a model step.
+    /// One entry per model step.
     pub steps: Vec<StepReport>,
-    /// Rows and tokens over time, at most 200 moments, evenly apart but for the last.
+    /// Rows and tokens over time: at most 200 samples, evenly spaced except for the last.
     pub throughput: Vec<Sample>,
-    /// Where the rows are.
+    /// The written files.
     pub output: Vec<OutputFile>,
-    /// Resident size of the process now, where the system tells.
+    /// The current resident size of the process, if the system reports it.
     pub memory_bytes: Option<u64>,
-    /// Its largest resident size so far.
+    /// The peak resident size so far.
     pub peak_memory_bytes: Option<u64>,
 }
 
 impl RunReport {
-    /// Rows that failed, by where and kind: in the source, in a step, which its column names.
+    /// Failed rows by place and kind. The place is the source, or a step's column.
     pub(crate) fn errors(&self) -> impl Iterator<Item = (&str, &RowErrorReport)> {
         let of_source = self.source_errors.iter().map(|error| ("source", error));
         let of_steps = self.steps.iter().flat_map(|step| {
@@ -159,45 +158,45 @@ impl RunReport {
     }
 }
 
-/// The counters of a run at one moment.
+/// A sample of a run's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Sample {
-    /// Seconds since the run began.
+    /// Seconds since the run started.
     pub seconds: f64,
-    /// Rows until then: those that all models have computed, or that are written.
+    /// Rows computed by all models, or written, so far.
     pub rows: u64,
-    /// Tokens that all models have computed until then.
+    /// Tokens computed by all models so far.
     pub tokens: u64,
 }
 
-/// What became of the units of a job.
+/// The counts of a job's units.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UnitCounts {
-    /// Units of the input; of a shard its own.
+    /// Units of the input, or of the shard.
     pub total: usize,
     /// The shard of `--shard`, `1/4`.
     #[serde(default)]
     pub shard: Option<String>,
-    /// Units that other shards have to do before the output is published.
+    /// Units that other shards must compute before the output is published.
     #[serde(default)]
     pub left_to_shards: usize,
-    /// Units that this run computed.
+    /// Units computed by this run.
     pub computed: usize,
-    /// Units that were done before.
+    /// Units done earlier.
     pub skipped: usize,
-    /// Rows of these.
+    /// Rows of the units done earlier.
     pub skipped_rows: u64,
-    /// Inputs of the output that are no longer there.
+    /// Inputs of the output that no longer exist.
     pub vanished: Vec<String>,
     /// Whether their rows were removed.
     pub pruned: bool,
-    /// The units that took longest, at most [`SLOWEST`], the slowest first.
+    /// The slowest units, at most [`SLOWEST`], the slowest first.
     pub slowest: Vec<UnitTime>,
 }
 
-/// Units that a report names with their times.
+/// The number of units that a report lists with their times.
 pub const SLOWEST: usize = 10;
 
 impl UnitCounts {
@@ -214,11 +213,11 @@ impl UnitCounts {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UnitTime {
-    /// Its input file, and which rows of it.
+    /// Its input file, and its rows in that file.
     pub unit: String,
     /// Rows written.
     pub rows: u64,
-    /// Wall time from its first row to its commit; two units are on their way at once.
+    /// Wall time from its first row to its commit; two units are in progress at once.
     pub seconds: f64,
 }
 
@@ -226,7 +225,7 @@ pub struct UnitTime {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RowErrorTotals {
-    /// Rows that came to the first model step.
+    /// Rows that reached the first model step.
     pub rows: u64,
     /// Rows among them that a step refused.
     pub failed: u64,
@@ -236,19 +235,19 @@ pub struct RowErrorTotals {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RowErrorReport {
-    /// The kind's word.
+    /// The kind's name.
     pub kind: String,
     /// Rows of this run.
     pub rows: u64,
-    /// A few different messages.
+    /// A few distinct messages.
     pub examples: Vec<String>,
 }
 
-/// One model step of a report.
+/// A report of one model step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StepReport {
-    /// The column it made.
+    /// The step's column.
     pub output: String,
     /// The model.
     pub model: ModelReport,
@@ -258,11 +257,11 @@ pub struct StepReport {
     pub counts: StepCounts,
     /// Padding as a share of padded tokens, 0 to 1.
     pub padding_share: f64,
-    /// Rows a second while the pipeline ran.
+    /// Rows per second while the pipeline ran.
     pub rows_per_second: f64,
-    /// Computed tokens a second while the pipeline ran.
+    /// Computed tokens per second while the pipeline ran.
     pub tokens_per_second: f64,
-    /// What the step waited for longest: `input`, `tokenizer`, `model` or `output`.
+    /// The stage that the step waited for longest: `input`, `tokenizer`, `model` or `output`.
     pub bottleneck: Option<String>,
     /// Rows by their number of tokens.
     pub token_lengths: Histogram,
@@ -270,7 +269,7 @@ pub struct StepReport {
     pub errors: Vec<RowErrorReport>,
 }
 
-/// The model of a step: what was computed with what.
+/// The model of a step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ModelReport {
@@ -284,71 +283,71 @@ pub struct ModelReport {
     pub commit: Option<String>,
     /// `model_type` of its `config.json`.
     pub model_type: String,
-    /// The dtype computed in.
+    /// The dtype of the computation.
     pub dtype: String,
-    /// The device computed on.
+    /// The device of the computation.
     pub device: String,
-    /// blake3 of the tokenizer's files, or of the image processor's settings.
+    /// The blake3 hash of the tokenizer's files, or of the image processor's settings.
     pub tokenizer: String,
     /// The step's options.
     pub options: serde_json::Value,
 }
 
-/// Rows by a number: `counts[i]` are those above `bounds[i - 1]` and up to `bounds[i]`, the last count those above
-/// all bounds.
+/// A histogram: `counts[i]` is the number of values above `bounds[i - 1]` and up to `bounds[i]`; the last count is for
+/// values above all bounds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Histogram {
     /// Upper bounds, inclusive, ascending.
     pub bounds: Vec<u64>,
-    /// One more than bounds.
+    /// One more count than bounds.
     pub counts: Vec<u64>,
-    /// The sum of the numbers.
+    /// The sum of the values.
     pub sum: u64,
 }
 
-/// The counters of a step at one moment.
+/// A snapshot of a step's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StepCounts {
-    /// Rows whose result has been handed on.
+    /// Emitted rows.
     pub rows: u64,
-    /// Rows among them that were null.
+    /// Emitted rows that were null.
     pub null_rows: u64,
-    /// Rows that went through the model: neither null, nor the repetition of one whose result is at hand.
+    /// Rows that went through the model: not null, and not a repetition of a row with a known result.
     pub computed_rows: u64,
-    /// Rows that were cut to the model's maximum.
+    /// Rows that were truncated to the model's maximum length.
     pub truncated_rows: u64,
-    /// Rows that have been tokenised; more than `rows` while they are on their way.
+    /// Tokenized rows; more than `rows` while some are in progress.
     pub tokenized_rows: u64,
     /// Tokens of all rows.
     pub tokens: u64,
     /// Tokens that went through the model.
     pub computed_tokens: u64,
-    /// The same when each batch is padded to its longest row.
+    /// Computed tokens, with each batch padded to its longest row.
     pub padded_tokens: u64,
     /// Forward passes.
     pub batches: u64,
-    /// Rows that failed, where their errors are kept.
+    /// Failed rows, if their errors are kept.
     pub failed_rows: u64,
-    /// Time that the step waited for rows of what is before it.
+    /// Time that the step waited for rows from its input.
     pub input_seconds: f64,
-    /// Time in tokenisation, wall time of its batches.
+    /// Wall time of tokenization.
     pub tokenize_seconds: f64,
-    /// Time that windows waited, one after another, for the model once they were tokenised.
+    /// Time that tokenized windows waited for the model, one after another.
     pub results_seconds: f64,
     /// Time that batches waited for a worker, summed over batches.
     pub queue_seconds: f64,
     /// Time in the model, summed over workers.
     pub model_seconds: f64,
-    /// Time that the step waited for what is behind it to take its rows.
+    /// Time that the step waited for its consumer.
     pub output_seconds: f64,
 }
 
 impl StepCounts {
-    /// What the step waited for longest, so that a faster one of it makes the run faster: `input`, `tokenizer`,
-    /// `model` or `output`; `None` before it has waited for anything. They wait at the same time, so the one that
-    /// holds up the others waits least, and is waited for most.
+    /// The bottleneck, whose speed-up would make the run faster: `input`, `tokenizer`, `model` or `output`; `None`
+    /// before the step has waited. The stages run concurrently, so the slowest one waits least, and the others wait for
+    /// it.
     pub fn bottleneck(&self) -> Option<&'static str> {
         [
             ("input", self.input_seconds),
@@ -371,7 +370,7 @@ impl StepCounts {
     }
 }
 
-/// One file written.
+/// A written file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OutputFile {
@@ -407,7 +406,8 @@ fn machine() -> String {
     if host.trim().is_empty() { "this machine".to_owned() } else { host.trim().to_owned() }
 }
 
-/// Whether a process of this host has died. Other hosts, and systems without the information, count as alive.
+/// Whether a process of this host has ended. Processes of other hosts, and of systems without this information, count
+/// as alive.
 fn has_gone(process: &str) -> bool {
     let Some((pid, host)) = process.split_once(" on ") else { return false };
     let processes = std::path::Path::new("/proc");
@@ -418,7 +418,7 @@ fn has_gone(process: &str) -> bool {
 }
 
 impl Report {
-    /// A report of a run of `pipeline` that is on its way.
+    /// The report of a run of `pipeline` in progress.
     pub fn running(pipeline: impl Into<String>, started_at: impl Into<String>) -> Self {
         Self {
             version: VERSION,
@@ -430,7 +430,7 @@ impl Report {
         }
     }
 
-    /// The same report, turned into a failure if it says "running" but its process has been killed or has crashed.
+    /// The report, turned into a failure if it says "running" but its process has been killed or has crashed.
     #[must_use]
     pub fn if_alive(self) -> Self {
         let is_gone =
@@ -441,14 +441,14 @@ impl Report {
         let process = self.process.clone().unwrap_or_default();
         let error = Error::new(
             ErrorKind::Internal,
-            format!("the run died without a word: process {process} is gone"),
+            format!("the run died without a report: process {process} no longer exists"),
         )
-        .hint("it was killed, as for want of memory, or it crashed: the system's log may say why");
+        .hint("it crashed or was killed, for example for lack of memory: see the system log");
         let error = ErrorReport::from(&error);
         Self { status: Status::Failed, error: Some(error), ..self }
     }
 
-    /// The same report of a run that has ended so.
+    /// The report after the end of the run.
     #[must_use]
     pub fn ended(mut self, ended_at: impl Into<String>, error: Option<&Error>) -> Self {
         self.ended_at = Some(ended_at.into());
@@ -463,13 +463,13 @@ impl Report {
         self
     }
 
-    /// The report as JSON, for people and programs.
+    /// The report as JSON.
     ///
     /// # Errors
-    /// `Internal` when a figure has no form in JSON.
+    /// `Internal` when the report cannot be written as JSON.
     pub fn to_json(&self) -> Result<String> {
         let no_form =
-            |e| Error::new(ErrorKind::Internal, "the report has no form in JSON").source(e);
+            |e| Error::new(ErrorKind::Internal, "the report cannot be written as JSON").source(e);
         let mut json = serde_json::to_value(self).map_err(no_form)?;
         secret::hide_json(&mut json);
         Ok(serde_json::to_string_pretty(&json).map_err(no_form)? + "\n")
@@ -478,7 +478,7 @@ impl Report {
     /// Reads a report.
     ///
     /// # Errors
-    /// `Data` when the text is no report, or one of a newer version.
+    /// `Data` when the text is not a report, or has a newer version.
     pub fn from_json(text: &str) -> Result<Self> {
         let no_report = |e: serde_json::Error| {
             Error::new(ErrorKind::Data, "not a report of hfauto-pipe")

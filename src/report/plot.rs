@@ -1,28 +1,28 @@
-//! Plots as inline SVG. Only the shapes are SVG, stretched to the width that there is; numbers at the axes are HTML
-//! beside them, so that they have the size of the text on every screen. Not here: what is plotted (`page`).
+//! Plots as inline SVG. Only the shapes are SVG, stretched to the available width. Axis labels are HTML, so that they
+//! have the text size on every screen. Not here: the plotted data (`page`).
 
 use std::fmt::Write;
 
 use super::html::escape;
 
-/// Units of the plot's own coordinates.
+/// The plot's own coordinate system.
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 200.0;
 
-/// What a plot says of itself.
+/// A plot's texts and identity.
 pub(super) struct Plot<'a> {
     /// Unique on the page.
     pub(super) id: &'a str,
     pub(super) title: &'a str,
-    /// The plot in a sentence, for those who do not see it.
+    /// The plot in one sentence, for screen readers.
     pub(super) description: &'a str,
-    /// The class of its colour.
+    /// The CSS class of its colour.
     pub(super) color: &'a str,
-    /// What the horizontal axis is.
+    /// The label of the horizontal axis.
     pub(super) axis: &'a str,
 }
 
-/// A part of a line: from where to where on the horizontal axis, and how high.
+/// A segment of a line: its horizontal range and its height.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
     pub(super) from: f64,
@@ -31,8 +31,7 @@ pub(super) struct Span {
 }
 
 impl Plot<'_> {
-    /// A line over an area, through the middle of every span of seconds; `tip` says of one what shows when it is
-    /// pointed at.
+    /// A line over a filled area, through the middle of every span of seconds. `tip` returns the tooltip of a span.
     pub(super) fn line(&self, spans: &[Span], tip: impl Fn(Span) -> String) -> String {
         let end = spans.last().map_or(0.0, |span| span.to).max(f64::MIN_POSITIVE);
         let (top, ticks) = ticks(spans.iter().map(|span| span.value).fold(0.0, f64::max));
@@ -44,7 +43,7 @@ impl Plot<'_> {
             let _ = write!(line, "{begin}{:.1} {:.1}", x(at), y(value));
         };
         for (number, span) in spans.iter().enumerate() {
-            // The first and the last reach to the edges.
+            // The first and last points extend to the edges.
             if number == 0 {
                 point(span.from, span.value);
             }
@@ -71,7 +70,7 @@ impl Plot<'_> {
         let mut labels = String::new();
         for (seconds, label) in time_ticks(end) {
             let share = seconds / end * 100.0;
-            // One at the right end would stand over it.
+            // A label at the right end would overflow.
             let class = if share > 95.0 { " class=\"last\"" } else { "" };
             let _ = write!(labels, "<span{class} style=\"left:{share:.2}%\">{label}</span>");
         }
@@ -79,17 +78,17 @@ impl Plot<'_> {
         self.frame(spans.len(), &ticks, top, &shapes, &x_axis)
     }
 
-    /// A bar for every label; the tip of one is its label and its value.
+    /// One bar per label; its tooltip has the label and the value.
     pub(super) fn bars(&self, bars: &[(String, u64)], tip: impl Fn(&str, u64) -> String) -> String {
         let most = bars.iter().map(|(_, value)| *value).max().unwrap_or(0);
         let (top, ticks) = ticks(most as f64);
         let width = WIDTH / bars.len().max(1) as f64;
-        // Labels of wide numbers would run into each other on a small screen.
+        // Wide labels would overlap on a small screen.
         let every = bars.len().div_ceil(8).max(1);
         let (mut shapes, mut labels) = (String::new(), String::new());
         for (number, (label, value)) in bars.iter().enumerate() {
             let height = *value as f64 / top * HEIGHT;
-            // A single row is seen, too.
+            // Keeps a bar for a single row visible.
             let height = if *value > 0 { height.max(1.5) } else { 0.0 };
             let left = number as f64 * width;
             let title = escape(&tip(label, *value));
@@ -137,7 +136,7 @@ impl Plot<'_> {
     }
 }
 
-/// Shares of a whole in one bar: its class, what it is, how much.
+/// Shares of a whole as one bar: CSS class, name, share.
 pub(super) fn shares(parts: &[(&str, String, f64)]) -> String {
     let whole: f64 = parts.iter().map(|(_, _, part)| part.max(0.0)).sum();
     let (mut bar, mut legend) = (String::new(), String::new());
@@ -153,7 +152,7 @@ pub(super) fn shares(parts: &[(&str, String, f64)]) -> String {
     )
 }
 
-/// The top of an axis for values up to `most`, and the round numbers on it.
+/// The top of an axis for values up to `most`, and its round tick values.
 fn ticks(most: f64) -> (f64, Vec<f64>) {
     if !most.is_finite() || most <= 0.0 {
         return (1.0, vec![0.0, 1.0]);
@@ -179,7 +178,7 @@ fn time_ticks(end: f64) -> Vec<(f64, String)> {
             if step < rough || step >= until {
                 continue;
             }
-            // A tick at the end itself is one in spite of rounding.
+            // Includes a tick at the end itself, despite rounding.
             let steps = (end / step + 1e-9).floor() as usize;
             let label = |number: usize| match number {
                 0 => "0".to_owned(),
@@ -193,7 +192,7 @@ fn time_ticks(end: f64) -> Vec<(f64, String)> {
     Vec::new()
 }
 
-/// A number in a few characters: `850`, `1.5k`, `20M`.
+/// A number in few characters: `850`, `1.5k`, `20M`.
 pub(super) fn short(number: f64) -> String {
     let (value, unit) = match number.abs() {
         ..1e3 => (number, ""),

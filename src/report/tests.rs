@@ -13,7 +13,7 @@ fn a_report_reads_what_it_writes() {
     for no_report in ["", "[]", "{}", "{\"version\": 1}", "{\"version\": 1, \"status\": \"x\"}"] {
         assert_eq!(Report::from_json(no_report).unwrap_err().kind(), ErrorKind::Data);
     }
-    // What later programs leave out or add does not matter.
+    // Fields that other versions omit or add do not matter.
     let least = Report::from_json("{\"version\": 1, \"status\": \"done\", \"new\": 3}").unwrap();
     assert_eq!((least.status, least.run), (Status::Done, None));
 }
@@ -31,7 +31,7 @@ fn the_slowest_units_are_named() {
 }
 
 #[test]
-fn the_bottleneck_is_what_was_waited_for_longest() {
+fn the_bottleneck_is_the_longest_wait() {
     let counts = |input, tokenizer, results, output| StepCounts {
         input_seconds: input,
         tokenize_seconds: tokenizer,
@@ -48,4 +48,14 @@ fn the_bottleneck_is_what_was_waited_for_longest() {
     ] {
         assert_eq!(counts.bottleneck(), expected, "{counts:?}");
     }
+}
+
+#[test]
+fn a_page_shows_foreign_text_as_text() {
+    let hostile = "</title><script>{{ report }}</script>";
+    let page = page(&Report::running(hostile, "\"<b>")).unwrap();
+    assert!(!page.contains("<script>") && !page.contains("<b>"), "{page}");
+    let shown = "&lt;/title&gt;&lt;script&gt;{{ report }}&lt;/script&gt;";
+    assert!(page.contains(&format!("<bdi>{shown}</bdi>")), "{page}");
+    assert!(page.contains(&format!("<title>{shown}: running</title>")), "{page}");
 }

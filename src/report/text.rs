@@ -1,12 +1,11 @@
-//! The report for people: the text that `run` prints, and how numbers are written everywhere. Not here: the page
-//! (`page`).
+//! The report as text, which `run` prints, and the number formats of all reports. Not here: the page (`page`).
 
 use std::fmt;
 
 use super::{RunReport, StepReport};
 
 impl RunReport {
-    /// What a shard leaves to others.
+    /// The units left to other shards.
     fn left_to_shards(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(units) = &self.units else { return Ok(()) };
         match (&units.shard, units.left_to_shards) {
@@ -15,14 +14,14 @@ impl RunReport {
             }
             (Some(shard), left) => writeln!(
                 f,
-                "  shard    {shard}: {} units are left to the others; the last of them publishes",
-                count(left as u64)
+                "  shard    {shard}: {}; the last one publishes the output",
+                left_to_others(left)
             ),
             (None, _) => Ok(()),
         }
     }
 
-    /// Inputs of the output that are no longer there.
+    /// Inputs of the output that no longer exist.
     fn vanished(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(units) = &self.units {
             let fate = if units.pruned { "removed" } else { "kept; `--prune` removes them" };
@@ -40,91 +39,54 @@ impl fmt::Display for RunReport {
         if let Some(units) = nothing {
             writeln!(
                 f,
-                "{}: nothing to compute: all {} units were done before ({} rows)",
+                "{}: nothing to compute: {} done before ({})",
                 self.pipeline,
-                count(units.total as u64),
-                count(units.skipped_rows)
+                match units.total {
+                    1 => "the 1 unit was".to_owned(),
+                    total => format!("all {} were", counted(total as u64, "unit")),
+                },
+                counted(units.skipped_rows, "row")
             )?;
             self.left_to_shards(f)?;
             return self.vanished(f);
         }
         writeln!(
             f,
-            "{}: {} rows in {:.1} s ({:.1} s of it to load models)",
+            "{}: {} in {:.1} s ({:.1} s of it to load models)",
             self.pipeline,
-            count(self.rows_written),
+            counted(self.rows_written, "row"),
             self.wall_seconds,
             self.load_seconds
         )?;
-        writeln!(f, "  read     {}, {}", files(self.input_files), bytes(self.input_bytes))?;
+        writeln!(
+            f,
+            "  read     {}, {}",
+            counted(self.input_files as u64, "file"),
+            bytes(self.input_bytes)
+        )?;
         for note in &self.source_notes {
             writeln!(f, "  note     {note}")?;
         }
         if let Some(units) = &self.units {
             writeln!(
                 f,
-                "  units    {} computed, {} done before ({} rows)",
+                "  units    {} computed, {} done before ({})",
                 count(units.computed as u64),
                 count(units.skipped as u64),
-                count(units.skipped_rows)
+                counted(units.skipped_rows, "row")
             )?;
             self.left_to_shards(f)?;
             self.vanished(f)?;
         }
         if let Some(errors) = &self.row_errors {
-            writeln!(f, "  failed   {} of {} rows", count(errors.failed), count(errors.rows))?;
+            writeln!(f, "  failed   {} of {}", count(errors.failed), counted(errors.rows, "row"))?;
             for (place, error) in self.errors() {
                 let (rows, kind) = (count(error.rows), &error.kind);
                 let example = error.examples.first().map_or("", String::as_str);
                 writeln!(f, "    {place}: {rows} {kind}: {example}")?;
             }
         }
-        for step in &self.steps {
-            let StepReport { model, counts, .. } = step;
-            writeln!(f, "  {}  {} -> {}", model.task, model.name, step.output)?;
-            writeln!(
-                f,
-                "    model    {} {}, {} parameters, {} on {}",
-                model.repo,
-                model.commit.as_deref().unwrap_or("(local directory)"),
-                count(step.parameters as u64),
-                model.dtype,
-                model.device
-            )?;
-            writeln!(
-                f,
-                "    rows     {} ({} null, {} computed, {} truncated), {} rows/s",
-                count(counts.rows),
-                count(counts.null_rows),
-                count(counts.computed_rows),
-                count(counts.truncated_rows),
-                count(step.rows_per_second as u64),
-            )?;
-            writeln!(
-                f,
-                "    tokens   {} computed in {} batches, {} tokens/s, padding {:.1}%",
-                count(counts.computed_tokens),
-                count(counts.batches),
-                count(step.tokens_per_second as u64),
-                step.padding_share * 100.0
-            )?;
-            let waits = counts.input_seconds
-                + counts.tokenize_seconds
-                + counts.results_seconds
-                + counts.output_seconds;
-            // Of less than this, nobody wants to know what it was spent on.
-            if let Some(bottleneck) = step.bottleneck.as_ref().filter(|_| waits > 1.0) {
-                writeln!(
-                    f,
-                    "    waited   longest for the {bottleneck}: input {:.1} s, tokenizer {:.1} s, model {:.1} s, \
-                     output {:.1} s",
-                    counts.input_seconds,
-                    counts.tokenize_seconds,
-                    counts.results_seconds,
-                    counts.output_seconds
-                )?;
-            }
-        }
+        self.steps.iter().try_for_each(|step| step.write(f))?;
         if let [file] = self.output.as_slice() {
             writeln!(f, "  wrote    {}, {}", file.path.display(), bytes(file.bytes))?;
         } else if let Some(first) = self.output.first() {
@@ -133,19 +95,82 @@ impl fmt::Display for RunReport {
             writeln!(
                 f,
                 "  wrote    {} from {shown} on, {}",
-                files(self.output.len()),
+                counted(self.output.len() as u64, "file"),
                 bytes(total)
             )?;
         }
         if let Some(peak) = self.peak_memory_bytes {
-            writeln!(f, "  memory   {} at most", bytes(peak))?;
+            writeln!(f, "  memory   {} at peak", bytes(peak))?;
         }
         Ok(())
     }
 }
 
-pub(crate) fn files(number: usize) -> String {
-    if number == 1 { "1 file".to_owned() } else { format!("{} files", count(number as u64)) }
+impl StepReport {
+    /// The lines of a step.
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let StepReport { model, counts, .. } = self;
+        writeln!(f, "  {}  {} -> {}", model.task, model.name, self.output)?;
+        writeln!(
+            f,
+            "    model    {} {}, {}, {} on {}",
+            model.repo,
+            model.commit.as_deref().unwrap_or("(local directory)"),
+            counted(self.parameters as u64, "parameter"),
+            model.dtype,
+            model.device
+        )?;
+        writeln!(
+            f,
+            "    rows     {} ({} null, {} computed, {} truncated), {} rows/s",
+            count(counts.rows),
+            count(counts.null_rows),
+            count(counts.computed_rows),
+            count(counts.truncated_rows),
+            count(self.rows_per_second as u64),
+        )?;
+        writeln!(
+            f,
+            "    tokens   {} computed in {}, {} tokens/s, padding {:.1}%",
+            count(counts.computed_tokens),
+            counted(counts.batches, "batch"),
+            count(self.tokens_per_second as u64),
+            self.padding_share * 100.0
+        )?;
+        let waits = counts.input_seconds
+            + counts.tokenize_seconds
+            + counts.results_seconds
+            + counts.output_seconds;
+        // Below this, the bottleneck is irrelevant.
+        if let Some(bottleneck) = self.bottleneck.as_ref().filter(|_| waits > 1.0) {
+            writeln!(
+                f,
+                "    waited   longest for the {bottleneck}: input {:.1} s, tokenizer {:.1} s, model {:.1} s, \
+                 output {:.1} s",
+                counts.input_seconds,
+                counts.tokenize_seconds,
+                counts.results_seconds,
+                counts.output_seconds
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A count with its noun in singular or plural: `1 row`, `1,200 rows`, `3 batches`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let ending = match number {
+        1 => "",
+        _ if noun.ends_with("ch") => "es",
+        _ => "s",
+    };
+    format!("{} {noun}{ending}", count(number))
+}
+
+/// The units that a shard leaves to other shards.
+pub(super) fn left_to_others(units: usize) -> String {
+    let is = if units == 1 { "is" } else { "are" };
+    format!("{} {is} left to the others", counted(units as u64, "unit"))
 }
 
 /// `1234567` as `1,234,567`.
@@ -173,7 +198,7 @@ pub(crate) fn bytes(number: u64) -> String {
     if unit == 0 { format!("{number} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
-/// Seconds with a unit that fits: `340 ms`, `12.3 s`, `4:05 min`, `3:04:05 h`.
+/// A duration with a suitable unit: `340 ms`, `12.3 s`, `4:05 min`, `3:04:05 h`.
 pub(super) fn duration(seconds: f64) -> String {
     if !(0.0..1e15).contains(&seconds) {
         return "–".to_owned();
@@ -195,6 +220,9 @@ mod tests {
     #[test]
     fn numbers_are_grouped_and_sizes_have_units() {
         assert_eq!([count(7), count(1000), count(1_234_567)], ["7", "1,000", "1,234,567"]);
+        let counted = [counted(0, "row"), counted(1, "row"), counted(1000, "batch")];
+        assert_eq!(counted, ["0 rows", "1 row", "1,000 batches"]);
+        assert_eq!(left_to_others(1), "1 unit is left to the others");
         assert_eq!([bytes(12), bytes(1536), bytes(5 << 30)], ["12 B", "1.5 KiB", "5.0 GiB"]);
     }
 

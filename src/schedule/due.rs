@@ -1,11 +1,11 @@
-//! Whether a pipeline is due: a pure function of its schedule, of what was run, and of a clock value. Not here: the
-//! calendar (`times`); the disk (`state`).
+//! Whether a pipeline is due: a pure function of its schedule, its past runs, and a clock value. Not here: the calendar
+//! (`times`), the disk (`state`).
 //!
-//! - A time that has come is due until a run for it has ended. Of several missed times only the newest is run.
-//! - A run that started and did not end (a crash, a signal), or that ended with exit code 75, stays due and is retried
-//!   after increasing delays. A run that failed otherwise has ended.
-//! - A clock that goes back makes nothing due again: times up to the last one that was run are done.
-//! - A pipeline that is new, or whose schedule changed, is due from the next time on.
+//! - A time that has passed is due until a run for it has ended. Of several missed times, only the newest is run.
+//! - A run that started but did not end (a crash, a signal), or that ended with exit code 75, stays due. It is retried
+//!   with increasing delays. A run that failed otherwise has ended.
+//! - A clock that is set back makes nothing due again: times up to the last one that was run are done.
+//! - A new pipeline, or one whose schedule changed, is due from its next time on.
 
 use std::time::Duration;
 
@@ -15,37 +15,37 @@ use super::state::{Open, State};
 use super::times::{last_time, next_time};
 use crate::config::pipeline::ScheduleSpec;
 
-/// Without `catch_up`, a time that passed this long before anything came to look at it is left out. A restart
-/// of the scheduler, or an hourly call of `run --due`, misses nothing.
+/// Without `catch_up`, a time is skipped if it passed this long before a process first checked. A restart of the
+/// scheduler, or an hourly call of `run --due`, misses nothing.
 const GRACE: TimeDelta = TimeDelta::hours(1);
 
 /// The longest wait between two attempts.
 const LONGEST_WAIT: TimeDelta = TimeDelta::hours(1);
 
-/// What is to be done with a pipeline.
+/// The action for a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Run it.
     Due {
-        /// The time that it is due for, without jitter.
+        /// The time that is due, without jitter.
         time: DateTime<Utc>,
-        /// Whether an earlier run for it did not come to its end.
+        /// Whether an earlier run for this time did not end.
         is_rerun: bool,
     },
-    /// Nothing before this moment; `None` where the calendar ends.
+    /// Nothing is due before this moment; `None` at the end of the calendar.
     Wait(Option<DateTime<Utc>>),
 }
 
-/// When a process began to look.
+/// When a process started to check.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Since {
-    /// At the folder: what came later and waited for its turn is never left out.
+    /// The folder: times that passed later, and waited for their turn, are never skipped.
     pub(super) folder: DateTime<Utc>,
-    /// At the file as it is: where it is new, it is due from then on.
+    /// The file in its current form: a new file is due from then on.
     pub(super) file: DateTime<Utc>,
 }
 
-/// Brings a state in line with the schedule: new, changed, and times that are left out.
+/// Updates a state to match the schedule: new and changed schedules, and skipped times.
 pub(super) fn refresh(
     state: &mut State,
     schedule: &ScheduleSpec,
@@ -69,7 +69,7 @@ pub(super) fn refresh(
     None
 }
 
-/// What [`refresh`] found.
+/// The result of [`refresh`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refreshed {
     New,
@@ -82,7 +82,7 @@ pub fn verdict(state: &State, schedule: &ScheduleSpec, now: DateTime<Utc>) -> Ve
     let newest = newest(state, schedule, now);
     if let Some(open) = &state.open {
         let again = again_at(open);
-        // A clock that went back far would hold it up for as long.
+        // A clock that is set back far would delay it for as long.
         if again > now && again - now <= LONGEST_WAIT {
             return Verdict::Wait(Some(again));
         }
@@ -95,14 +95,14 @@ pub fn verdict(state: &State, schedule: &ScheduleSpec, now: DateTime<Utc>) -> Ve
     }
 }
 
-/// The next attempt at what did not end: at once after a first crash or a signal, a minute after a first
-/// obstacle, and each further wait twice the one before.
+/// The next attempt of a run that did not end: immediately after the first crash or a signal, a minute after a first
+/// failure with exit code 75. Each further delay doubles.
 fn again_at(open: &Open) -> DateTime<Utc> {
     let (from, doublings) = match open.put_off_at {
-        // A signal: whoever starts the scheduler again wants it to go on.
+        // After a signal, a restarted scheduler resumes the run immediately.
         Some(at) if open.was_stopped => return at,
         Some(at) => (at, open.attempts),
-        // It died in the attempt.
+        // The process crashed during the attempt.
         None => (open.started_at, open.attempts.saturating_sub(1)),
     };
     let wait = match doublings {
@@ -112,7 +112,7 @@ fn again_at(open: &Open) -> DateTime<Utc> {
     from + wait
 }
 
-/// The newest time that has come and is not done.
+/// The newest time that has passed and is not done.
 fn newest(state: &State, schedule: &ScheduleSpec, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let mut time = last_time(schedule, now)?;
     while time > state.done_until {
@@ -124,7 +124,7 @@ fn newest(state: &State, schedule: &ScheduleSpec, now: DateTime<Utc>) -> Option<
     None
 }
 
-/// When the next time that is not done is started.
+/// The start of the next time that is not done.
 fn next_start(state: &State, schedule: &ScheduleSpec, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let mut time = state.done_until.max(now - jitter(schedule));
     loop {
@@ -136,8 +136,8 @@ fn next_start(state: &State, schedule: &ScheduleSpec, now: DateTime<Utc>) -> Opt
     }
 }
 
-/// A due time with its jitter: some seconds that the file's name and the time settle, so that a restart finds
-/// the same ones.
+/// A due time with its jitter: a number of seconds derived from the file's name and the time, so a restart computes the
+/// same.
 pub fn start_time(file: &str, schedule: &ScheduleSpec, time: DateTime<Utc>) -> DateTime<Utc> {
     let seconds = schedule.jitter.as_secs();
     if seconds == 0 {
@@ -154,7 +154,7 @@ fn jitter(schedule: &ScheduleSpec) -> TimeDelta {
     TimeDelta::seconds(schedule.jitter.as_secs() as i64)
 }
 
-/// What must be the same for a schedule to be the same.
+/// The part of a schedule that identifies it.
 pub(super) fn written(schedule: &ScheduleSpec) -> String {
     format!("{} {}", schedule.expression, schedule.timezone.name())
 }
@@ -189,7 +189,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// Seen on the evening of 1 March.
+    /// A state as of the evening of 1 March.
     fn seen(schedule: &ScheduleSpec) -> State {
         let mut state = State::new("a.yaml");
         let now = at("2026-03-01T18:00:00Z");
@@ -226,7 +226,7 @@ mod tests {
             verdict(&state, &daily, at("2026-03-02T03:10:00Z")),
             wait("2026-03-03T03:00:00Z")
         );
-        // A run that failed has had its time.
+        // A failed run is not repeated.
         let now = at("2026-03-03T03:00:00Z");
         state.start(now, now, is_at());
         state.finish(now, Outcome::Failed, 65, Some("bad rows".to_owned()));
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn days_that_nothing_was_there_for_are_one_run() {
+    fn missed_days_are_one_run() {
         let daily = schedule("0 3 * * *");
         let mut state = seen(&daily);
         let now = at("2026-03-09T12:00:00Z");
@@ -253,7 +253,7 @@ mod tests {
         let left_out = Some(Refreshed::LeftOut(at("2026-03-09T03:00:00Z")));
         assert_eq!(refresh(&mut state, &without, now, now), left_out);
         assert_eq!(verdict(&state, &without, now), wait("2026-03-10T03:00:00Z"));
-        // Within the hour it is not late; and what waited for its turn was looked at in time.
+        // Within an hour, a time is not late. A time that waited for its turn was checked in time.
         for (now, since) in [
             ("2026-03-10T04:00:00Z", "2026-03-10T04:00:00Z"),
             ("2026-03-10T09:00:00Z", "2026-03-10T01:00:00Z"),
@@ -271,11 +271,11 @@ mod tests {
         assert_eq!(verdict(&state, &hourly, now), due("2026-03-02T12:00:00Z", false));
         state.start(now, now, is_at());
         state.finish(now, Outcome::Done, 0, None);
-        // Back by five hours, and by a year: nothing until the clock is where it was.
+        // Back by five hours, and by a year: nothing is due until the clock reaches its old value.
         for back in ["2026-03-02T07:30:00Z", "2025-03-02T07:30:00Z"] {
             assert_eq!(verdict(&state, &hourly, at(back)), wait("2026-03-02T13:00:00Z"));
         }
-        // Forwards by two months: once.
+        // Forward by two months: due once.
         let now = at("2026-05-02T12:30:00Z");
         assert_eq!(verdict(&state, &hourly, now), due("2026-05-02T12:00:00Z", false));
         state.start(at("2026-05-02T12:00:00Z"), now, is_at());
@@ -284,13 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_end_stays_due_with_growing_waits() {
+    fn unfinished_runs_stay_due_with_increasing_delays() {
         let daily = ScheduleSpec { catch_up: false, ..schedule("0 3 * * *") };
         let mut state = seen(&daily);
         let time = at("2026-03-02T03:00:00Z");
         let minute = TimeDelta::minutes(1);
         state.start(time, time, is_at());
-        // A first crash: at once, also days later, and without `catch_up`.
+        // After the first crash, immediately, even days later and without `catch_up`.
         assert_eq!(verdict(&state, &daily, time), due("2026-03-02T03:00:00Z", true));
         let later = at("2026-03-04T02:00:00Z");
         assert_eq!(refresh(&mut state, &daily, later, later), None);
@@ -303,14 +303,14 @@ mod tests {
             assert_eq!(verdict(&state, &daily, before), Verdict::Wait(Some(until)), "{attempt}");
             assert_eq!(verdict(&state, &daily, until), due("2026-03-02T03:00:00Z", true));
         }
-        // A clock that goes back holds nothing up.
+        // A clock that is set back delays nothing.
         let before = at("2026-01-01T00:00:00Z");
         assert_eq!(verdict(&state, &daily, before), due("2026-03-02T03:00:00Z", true));
-        // Its end is its end.
+        // A run that has ended is done.
         state.finish(time, Outcome::Done, 0, None);
         assert_eq!(verdict(&state, &daily, time), wait("2026-03-03T03:00:00Z"));
 
-        // A passing obstacle waits for a minute, a signal for nothing.
+        // Exit code 75 delays by a minute, a signal not at all.
         let time = at("2026-03-03T03:00:00Z");
         state.start(time, time, is_at());
         state.finish(time, Outcome::Busy, 75, None);
@@ -331,13 +331,13 @@ mod tests {
         let now = at("2026-03-05T13:00:00Z");
         assert_eq!(refresh(&mut state, &noon, now, now), Some(Refreshed::Changed));
         assert_eq!(verdict(&state, &noon, now), wait("2026-03-06T12:00:00Z"));
-        // Another jitter is no other schedule.
+        // The jitter does not identify a schedule.
         let late = ScheduleSpec { jitter: Duration::from_mins(1), ..noon };
         assert_eq!(refresh(&mut state, &late, now, now), None);
     }
 
     #[test]
-    fn jitter_is_spread_and_settled() {
+    fn jitter_is_spread_and_deterministic() {
         let schedule = ScheduleSpec { jitter: Duration::from_mins(10), ..schedule("0 * * * *") };
         let mut seconds = Vec::new();
         for hour in 0..1000 {
@@ -352,7 +352,7 @@ mod tests {
         let time = at("2026-03-02T03:00:00Z");
         assert_ne!(start_time("a.yaml", &schedule, time), start_time("b.yaml", &schedule, time));
 
-        // Due from its start on, and once.
+        // Due from its start on, once.
         let mut state = seen(&schedule);
         let time = at("2026-03-01T19:00:00Z");
         let start = start_time("a.yaml", &schedule, time);
@@ -365,7 +365,7 @@ mod tests {
         let next = start_time("a.yaml", &schedule, time + TimeDelta::hours(1));
         assert_eq!(verdict(&state, &schedule, start), Verdict::Wait(Some(next)));
 
-        // More jitter than there is time between two due times.
+        // The jitter exceeds the time between two due times.
         let dense = ScheduleSpec { jitter: Duration::from_hours(1), ..self::schedule("* * * * *") };
         let mut state = seen(&dense);
         let (mut now, mut runs) = (at("2026-03-01T18:00:00Z"), 0);

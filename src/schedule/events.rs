@@ -1,4 +1,4 @@
-//! What a scheduler has to tell, one line each. Not here: printing it.
+//! The events of a scheduler, one line each. Not here: printing them.
 
 use std::fmt;
 
@@ -8,70 +8,70 @@ use chrono_tz::Tz;
 use super::state::Outcome;
 use crate::config::Diagnostics;
 use crate::error::Error;
-use crate::job::RunReport;
+use crate::job::{RunReport, counted};
 
-/// Something that happened.
+/// An event.
 pub struct Event<'a> {
-    /// The pipeline file's name; `None` when it is about the folder.
+    /// The pipeline file's name; `None` for events of the folder.
     pub file: Option<&'a str>,
-    /// What happened.
+    /// The kind of event.
     pub what: What<'a>,
 }
 
-/// What happened. Times are shown by the clock of the schedule.
+/// The kind of event. Times are shown in the schedule's time zone.
 pub enum What<'a> {
-    /// A pipeline with a schedule is there, or has another one.
+    /// A pipeline with a schedule was found, or its schedule changed.
     Scheduled {
-        /// When it starts next.
+        /// The next start.
         next: Option<DateTime<Tz>>,
-        /// Whether it is the first time that a scheduler looks at this schedule.
+        /// Whether a scheduler sees this schedule for the first time.
         is_new: bool,
     },
-    /// A pipeline file has no schedule any more.
+    /// A pipeline file no longer has a schedule.
     Unscheduled,
-    /// A pipeline file is gone.
+    /// A pipeline file was removed.
     Removed,
-    /// A pipeline file or its state cannot be used; it is not run until that is mended.
+    /// A pipeline file or its state is unusable; it is not run until that is fixed.
     Unusable(&'a Error),
-    /// A pipeline file can be used again.
+    /// A pipeline file is usable again.
     Mended,
-    /// The folder cannot be read; it is tried again.
+    /// The folder cannot be read; the scheduler will retry.
     FolderAway(&'a Error),
-    /// A state file was damaged; it goes by the time at which it was written.
+    /// A state file was damaged; times up to its modification time count as run.
     StateDamaged(DateTime<Tz>),
-    /// The clock is behind what was run: nothing is run before it is there again.
+    /// The clock is behind the last run; nothing is due until it catches up.
     ClockBehind(DateTime<Tz>),
-    /// A time has passed that is not caught up with.
+    /// A time was missed, and `catch_up` is false.
     LeftOut(DateTime<Tz>),
-    /// Another process runs it.
+    /// Another process runs the pipeline.
     Busy(&'a str),
-    /// A run starts.
+    /// A run started.
     Started {
-        /// The time that it was due.
+        /// The due time.
         due: DateTime<Tz>,
-        /// Whether an earlier run did not come to its end.
+        /// Whether an earlier run did not end.
         is_rerun: bool,
     },
-    /// A run is done.
+    /// A run succeeded.
     Done {
-        /// Its report.
+        /// The run's report.
         report: &'a RunReport,
-        /// When it starts next.
+        /// The next start.
         next: Option<DateTime<Tz>>,
     },
-    /// A run has failed.
+    /// A run failed.
     Failed {
-        /// Why.
+        /// The error.
         error: &'a Error,
-        /// When it starts next.
+        /// The next start.
         next: Option<DateTime<Tz>>,
     },
-    /// The scheduler ends.
+    /// The scheduler stopped.
     Stopped,
 }
 
 impl What<'_> {
-    /// Whether somebody should look at it.
+    /// Whether the event needs attention.
     pub fn is_problem(&self) -> bool {
         matches!(
             self,
@@ -106,32 +106,30 @@ impl fmt::Display for Event<'_> {
             ),
             What::ClockBehind(until) => write!(
                 f,
-                "the clock is behind the last run: nothing is due again before {}; if that is wrong, \
+                "the clock is behind the last run: nothing is due before {}; if that is wrong, \
                  remove its state",
                 Shown(until)
             ),
             What::LeftOut(due) => {
-                write!(f, "left out {}: it has passed, and `catch_up` is false", Shown(due))
+                write!(f, "skipped {}: the time has passed, and `catch_up` is false", Shown(due))
             }
-            What::Busy(holder) => write!(f, "left alone: {holder} is at it"),
+            What::Busy(holder) => write!(f, "skipped: {holder} is running it"),
             What::Started { due, is_rerun: false } => write!(f, "started, due {}", Shown(due)),
             What::Started { due, is_rerun: true } => {
-                write!(f, "started again, due {}: the run before did not end", Shown(due))
+                write!(f, "started again, due {}: the previous run did not end", Shown(due))
             }
             What::Done { report, next } => {
                 let seconds = report.wall_seconds;
-                write!(f, "done, {} rows in {seconds:.1} s", report.rows_written)?;
+                let rows = counted(report.rows_written, "row");
+                write!(f, "done, {rows} in {seconds:.1} s")?;
                 if let Some(units) = &report.units {
-                    write!(
-                        f,
-                        ", {} units computed, {} done before",
-                        units.computed, units.skipped
-                    )?;
+                    let computed = counted(units.computed as u64, "unit");
+                    write!(f, ", {computed} computed, {} done before", units.skipped)?;
                 }
                 write!(f, "; {}", Next(next.as_ref()))
             }
             What::Failed { error, .. } if Outcome::of(error.kind()) == Outcome::Interrupted => {
-                write!(f, "interrupted: {}; the next start goes on", one_line(error))
+                write!(f, "interrupted: {}; the next start resumes", one_line(error))
             }
             What::Failed { error, next } => {
                 let code = error.kind().exit_code();
@@ -142,7 +140,7 @@ impl fmt::Display for Event<'_> {
     }
 }
 
-/// A moment for people: `2026-03-29 03:00:00 CEST`.
+/// A moment in readable form: `2026-03-29 03:00:00 CEST`.
 pub(super) struct Shown<'a>(pub(super) &'a DateTime<Tz>);
 
 impl fmt::Display for Shown<'_> {
@@ -162,7 +160,7 @@ impl fmt::Display for Next<'_> {
     }
 }
 
-/// An error on one line; of a pipeline file, the problems by line and column.
+/// An error on one line; for a pipeline file, its problems with line and column.
 pub(super) fn one_line(error: &Error) -> String {
     if let Some(problems) = Diagnostics::of(error) {
         let list = problems.iter().map(|problem| match problem.line() {

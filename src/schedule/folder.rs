@@ -1,4 +1,4 @@
-//! The pipeline files of a folder, read again when they change. Not here: when they are due.
+//! The pipeline files of a folder, reloaded when they change. Not here: when they are due.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::config::pipeline::Pipeline;
 use crate::config::{self, LoadOptions};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A folder of pipeline files, as it was last looked at.
+/// A folder of pipeline files, as of the last scan.
 pub struct Folder {
     path: PathBuf,
     options: LoadOptions,
@@ -23,19 +23,19 @@ pub struct Folder {
 /// A pipeline file.
 pub struct Entry {
     stamp: Stamp,
-    /// The pipeline, or what is wrong with its file.
+    /// The pipeline, or the errors in its file.
     pub pipeline: Result<Pipeline>,
 }
 
 impl Entry {
-    /// When the file was put here, as far as its file system says.
+    /// When the file was last changed or moved here, according to its file system.
     pub fn changed_at(&self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp(self.stamp.changed.0, 0)
     }
 }
 
-/// What tells a file from the one that was there before. The change time also tells a file that was moved here
-/// with its old times.
+/// Identifies a version of a file. The change time also detects a file that was moved here with its old modification
+/// time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -44,29 +44,29 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// What has become of a file.
+/// How a file has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is there for the first time.
+    /// The file is new.
     Added,
-    /// It is not what it was.
+    /// The file has other content.
     Changed,
-    /// It is gone.
+    /// The file was removed.
     Removed,
 }
 
 impl Folder {
-    /// A folder that was not looked at yet.
+    /// A folder that has not been scanned yet.
     pub fn new(path: &Path, options: LoadOptions) -> Self {
         Self { path: path.to_path_buf(), options, files: BTreeMap::new() }
     }
 
-    /// Where it is.
+    /// The folder's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it can be read at all.
+    /// Checks that the folder can be read.
     ///
     /// # Errors
     /// `NoInput` when it cannot.
@@ -74,26 +74,26 @@ impl Folder {
         fs::read_dir(&self.path).map(drop).map_err(|error| self.unreadable(error))
     }
 
-    /// The files, by their names.
+    /// The files, by name.
     pub fn files(&self) -> &BTreeMap<String, Entry> {
         &self.files
     }
 
-    /// Looks at the folder, reads what is new or has changed, and says what that is, by name.
+    /// Scans the folder, reloads new and changed files, and returns the changes by name.
     ///
     /// # Errors
-    /// `NoInput` when the folder cannot be read; what is known of it stays.
+    /// `NoInput` when the folder cannot be read; the known files are kept.
     pub fn look(&mut self) -> Result<Vec<(String, Change)>> {
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(&self.path).map_err(|error| self.unreadable(error))? {
             let entry = entry.map_err(|error| self.unreadable(error))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            // Editors keep their own files beside a file, under a point.
+            // Editors keep temporary files beside a file, with a leading dot.
             if name.starts_with('.') || !(name.ends_with(".yaml") || name.ends_with(".yml")) {
                 continue;
             }
-            // Through links: a ConfigMap of Kubernetes exchanges what they point at. A file that has gone
-            // since is seen as gone.
+            // Follows links, because a ConfigMap of Kubernetes swaps their targets. A file that vanished meanwhile
+            // counts as removed.
             let Ok(metadata) = fs::metadata(entry.path()) else { continue };
             if metadata.is_file() {
                 found.insert(name, Stamp::of(&metadata));
@@ -120,7 +120,7 @@ impl Folder {
     fn unreadable(&self, error: io::Error) -> Error {
         Error::new(ErrorKind::NoInput, format!("cannot read the folder `{}`", self.path.display()))
             .source(error)
-            .hint("name a folder of pipeline files")
+            .hint("set it to a folder of pipeline files")
     }
 }
 
@@ -169,7 +169,7 @@ mod tests {
             ]
         );
         assert!(folder.files()["a.yml"].pipeline.is_ok());
-        // Exchanged for one of the same size and time.
+        // Replaced by a file of the same size and time.
         let path = dir.path().join("c.yaml");
         let modified = fs::metadata(&path).unwrap().modified().unwrap();
         write("new", &good.replace("a.csv", "b.csv"));
@@ -178,7 +178,7 @@ mod tests {
         fs::rename(dir.path().join("new"), &path).unwrap();
         assert_eq!(folder.look().unwrap(), [named("c.yaml", Change::Changed)]);
 
-        // A folder that is away for a while takes nothing with it.
+        // A folder that is missing for a while loses no files.
         let away = dir.path().with_extension("away");
         fs::rename(dir.path(), &away).unwrap();
         assert_eq!(folder.look().unwrap_err().kind(), ErrorKind::NoInput);

@@ -1,23 +1,22 @@
-//! When pipelines are due, and running them then: `hfauto-pipe schedule`, a long-running service, and `run --due`,
-//! which cron, systemd or Kubernetes call.
+//! Runs pipelines when they are due: as a long-running service (`hfauto-pipe schedule`), or when cron, systemd or
+//! Kubernetes calls `run --due`.
 //!
 //! ```text
-//! folder      the pipeline files, read again when they change
+//! folder      the pipeline files, reloaded when they change
 //! times       cron expression, time zone, clock ─► the next and the last due time
-//! due         due time, what was run, clock ─► run it, or wait until
-//! state       what was run, on disk; which process runs it now
+//! due         due time, past runs, clock ─► run it, or wait until
+//! state       past runs, on disk; which process runs it now
 //! scheduler   one after another, each at its time
 //! ```
 //!
 //! `times` and `due` are pure functions of a clock value; `HFAUTO_NOW` sets another clock for tests. croner matches
-//! cron expressions. Their meaning around clock changes is ours and that of cron: croner would skip or repeat `0 2,14
-//! * * *`.
+//! cron expressions. Clock changes are handled here, as cron does: croner would skip or repeat `0 2,14 * * *`.
 //!
 //! Each due run is a child process, `run --supervised`. It takes orders from its standard input and ends with its
 //! parent; the schedule records how it ended. "Started" is written before a run and "done" after it, both under the
-//! pipeline's lock, which the operating system releases with the process: a state that says "started" with a free lock
-//! is a crash. A due time is the newest one that has come. `done_until` of a state only grows, unless the schedule
-//! itself changes.
+//! pipeline's lock. The operating system releases the lock with the process, so "started" with a free lock means a
+//! crash. A due time is the newest time that has passed. `done_until` of a state only grows, unless the schedule itself
+//! changes.
 //!
 //! Not here: how a pipeline runs ([`crate::job`]). Entry: [`Scheduler`].
 
@@ -37,8 +36,8 @@ pub use scheduler::{Facts, Passed, Scheduler, facts};
 pub use state::{LastRun, Open, Outcome, STATE_FOLDER, State, StateFolder};
 pub use times::{last_time, next_time};
 
-/// The time, in whole seconds. `HFAUTO_NOW` sets another clock for tests: it begins there when the process
-/// first looks, and goes on.
+/// The current time in whole seconds. `HFAUTO_NOW` sets another clock for tests: it starts at that time when first
+/// read, and then runs on.
 pub fn now() -> DateTime<Utc> {
     use std::sync::OnceLock;
     use std::time::Instant;

@@ -1,6 +1,6 @@
-//! Runs pipelines at their times, one after another: what is due now ([`Scheduler::run_due`]), or as a service
-//! ([`Scheduler::stay`]). A run that fails, or panics, costs no other pipeline its run. Not here: how one runs, which
-//! the caller provides, and reporting what happens.
+//! Runs pipelines at their times, one after another: those due now ([`Scheduler::run_due`]), or as a service
+//! ([`Scheduler::stay`]). A run that fails or panics does not affect other pipelines. Not here: running a pipeline,
+//! which the caller provides, and printing events.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -24,65 +24,65 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::job::RunReport;
 
-/// How often a scheduler that stays looks at its folder and at the clock, which may be set.
+/// How often the service checks its folder and the clock, which may be set.
 const TICK: Duration = Duration::from_secs(1);
 
-/// When a pipeline that another process is at is looked at again, and one whose state cannot be used.
+/// The delay before the scheduler checks a busy pipeline, or one with an unusable state, again.
 const BUSY: TimeDelta = TimeDelta::seconds(5);
 const UNUSABLE: TimeDelta = TimeDelta::minutes(1);
 
-/// A clock that is behind by less than this has been corrected, as clocks are.
+/// A clock that is set back by less than this is an ordinary correction.
 const BEHIND: TimeDelta = TimeDelta::hours(1);
 
 /// The pipelines of a folder and their times.
 pub struct Scheduler {
     folder: Folder,
     states: StateFolder,
-    /// When it began to look.
+    /// When the scheduler started.
     since: DateTime<Utc>,
     looked_at: DateTime<Utc>,
     pipelines: BTreeMap<String, Seat>,
     is_away: bool,
 }
 
-/// What the scheduler keeps in mind of a file between two looks at its state.
+/// The scheduler's knowledge of a file between two reads of its state.
 struct Seat {
     since: DateTime<Utc>,
-    /// When to look at its state again.
+    /// When to read its state again.
     look_at: DateTime<Utc>,
-    /// When its run is to start, if it is due.
+    /// When to start its run, if it is due.
     start: Option<DateTime<Utc>>,
-    /// Whether its file could be used.
+    /// Whether its file was usable.
     was_usable: bool,
-    /// The last thing that was told and goes on being so.
+    /// The last event, to report a lasting condition only once.
     told: String,
 }
 
-/// What came of [`Scheduler::run_due`].
+/// The result of [`Scheduler::run_due`].
 #[derive(Debug, Default)]
 pub struct Passed {
     /// Pipelines with a schedule.
     pub scheduled: usize,
-    /// Runs that are done.
+    /// Successful runs.
     pub done: usize,
-    /// What failed, in this order, files that cannot be used first.
+    /// Failures in order; unusable files come first.
     pub failed: Vec<(String, ErrorKind)>,
 }
 
-/// What is known of a scheduled pipeline, to look at.
+/// The status of a scheduled pipeline.
 #[derive(Debug)]
 pub struct Facts {
-    /// What is on the disk; of a pipeline that was never looked at, nothing.
+    /// The state on disk; `None` if no scheduler has seen the pipeline.
     pub state: Option<State>,
-    /// When it starts next; `None` when it is due now, or never again.
+    /// The next start; `None` when it is due now, or never again.
     pub next: Option<DateTime<Tz>>,
-    /// The time that it is due for now.
+    /// The time that is due now.
     pub due: Option<DateTime<Tz>>,
-    /// The process that is at it now.
+    /// The process that runs it now.
     pub runs: Option<String>,
 }
 
-/// Looks at the state of a scheduled pipeline; nothing is written.
+/// Reads the status of a scheduled pipeline; writes nothing.
 ///
 /// # Errors
 /// `Sink` when the state cannot be read.
@@ -103,7 +103,7 @@ pub fn facts(
     Ok(Facts { state, next: next.map(local), due: due.map(local), runs: states.runs(file) })
 }
 
-/// The state that a run goes by; of a damaged one, the time when it was written.
+/// The state to schedule by; for a damaged file, one derived from its modification time. The flag reports damage.
 fn current(found: Option<Found>, file: &str, schedule: &ScheduleSpec) -> (State, bool) {
     match found {
         None => (State::new(file), false),
@@ -112,11 +112,12 @@ fn current(found: Option<Found>, file: &str, schedule: &ScheduleSpec) -> (State,
     }
 }
 
-/// Receives what happens.
+/// Receives events.
 type Tell<'a> = &'a mut dyn FnMut(&Event<'_>);
 
 impl Scheduler {
-    /// The pipelines of `folder`, which are read with `options`; states may be kept elsewhere.
+    /// A scheduler for the pipelines of `folder`, which are read with `options`. `states` overrides the folder of
+    /// states.
     pub fn new(folder: &Path, states: Option<&Path>, options: LoadOptions) -> Self {
         Self {
             folder: Folder::new(folder, options),
@@ -128,11 +129,10 @@ impl Scheduler {
         }
     }
 
-    /// Runs what is due, one after another, the longest due first; `stop` ends it.
+    /// Runs the pipelines that are due, one after another, the longest due first, until `stop` resolves.
     ///
     /// # Errors
-    /// `NoInput` when the folder cannot be read, and the kind of `stop`. What is wrong with a pipeline is in
-    /// the result.
+    /// `NoInput` when the folder cannot be read, and the kind of `stop`. The result contains the failures of pipelines.
     pub async fn run_due(
         &mut self,
         run: impl AsyncFn(Pipeline) -> Result<RunReport>,
@@ -158,7 +158,7 @@ impl Scheduler {
                 Some(Err(kind)) => passed.failed.push((file.clone(), kind)),
                 None => {}
             }
-            // One turn each: what is due again is the next call's.
+            // One run per pipeline: one that is due again is left to the next call.
             if let Some(seat) = self.pipelines.get_mut(&file) {
                 seat.start = None;
             }
@@ -166,11 +166,11 @@ impl Scheduler {
         Ok(passed)
     }
 
-    /// Runs pipelines at their times until `stop`, whose kind is that of the error it ends with.
+    /// Runs pipelines at their times until `stop` resolves, with an error of the kind of `stop`.
     ///
     /// # Errors
-    /// `Resources` when another scheduler stays on the folder, `NoInput` when the folder cannot be read at
-    /// first, `Sink` when there can be no states.
+    /// `Resources` when another scheduler serves the folder, `NoInput` when the folder cannot be read at the start,
+    /// `Sink` when states cannot be stored.
     pub async fn stay(
         &mut self,
         run: impl AsyncFn(Pipeline) -> Result<RunReport>,
@@ -182,8 +182,10 @@ impl Scheduler {
             Asked::Ours(lock) => lock,
             Asked::Theirs(holder) => {
                 let folder = self.folder.path().display();
-                let message = format!("another scheduler is on `{folder}`: {holder}");
-                return Err(Error::new(ErrorKind::Resources, message).hint("stop that one first"));
+                let message = format!("another scheduler serves `{folder}`: {holder}");
+                return Err(
+                    Error::new(ErrorKind::Resources, message).hint("stop the other one first")
+                );
             }
         };
         loop {
@@ -202,7 +204,7 @@ impl Scheduler {
                 .map(|(file, _)| file.clone())
                 .collect();
             for file in open {
-                // Told already; it is looked at again.
+                // The error has been reported; the state is read again later.
                 let _ = self.settle(&file, tell);
             }
             if let Some(file) = self.first_due() {
@@ -216,12 +218,12 @@ impl Scheduler {
         }
     }
 
-    /// Looks at the folder and tells what has changed.
+    /// Scans the folder and reports the changes.
     fn look(&mut self, tell: Tell<'_>) -> Result<()> {
         let now = now();
         let before = std::mem::replace(&mut self.looked_at, now);
         if now < before {
-            // The clock was set back: moments to look at are those of another time.
+            // The clock was set back, so the planned checks are too late.
             self.pipelines.values_mut().for_each(|seat| seat.look_at = now);
         }
         for (file, change) in self.folder.look()? {
@@ -234,7 +236,7 @@ impl Scheduler {
                 continue;
             };
             let was_usable = seat.as_ref().is_none_or(|seat| seat.was_usable);
-            // During a long run, a file may have been there since the look before.
+            // During a long run, a file may have existed since the previous scan.
             let put_here = entry.changed_at().unwrap_or(now).max(before).min(now);
             let mut seat = Seat {
                 since: put_here,
@@ -265,7 +267,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// The pipeline that is due, and has been for the longest time.
+    /// The pipeline that has been due for the longest time.
     fn first_due(&self) -> Option<String> {
         let due = self.pipelines.iter().filter_map(|(file, seat)| Some((seat.start?, file)));
         due.min().map(|(_, file)| file.clone())
@@ -276,7 +278,7 @@ impl Scheduler {
         Some((pipeline, pipeline.schedule.as_ref()?))
     }
 
-    /// Looks at the state of a pipeline and notes when it is to be run.
+    /// Reads the state of a pipeline and plans its next run.
     fn settle(&mut self, file: &str, tell: Tell<'_>) -> Result<()> {
         let Some(schedule) = self.scheduled(file).map(|(_, schedule)| schedule.clone()) else {
             return Ok(());
@@ -286,7 +288,7 @@ impl Scheduler {
         self.note(file, &schedule, settled, tell)
     }
 
-    /// Notes what a look at a state, or a run, has come to.
+    /// Records the outcome of reading a state, or of a run.
     fn note(
         &mut self,
         file: &str,
@@ -316,7 +318,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// The state of a pipeline, up to date and locked; `None` when another process is at it.
+    /// The pipeline's state, updated and locked; `None` when another process holds the lock.
     fn settled(
         &mut self,
         file: &str,
@@ -353,7 +355,7 @@ impl Scheduler {
             }
             refreshed => {
                 let is_new = refreshed == Some(Refreshed::New);
-                // A word on each file when it is read, not at each look.
+                // Reports each file once when it is loaded, not at each check.
                 if self.pipelines.get(file).is_some_and(|seat| seat.told.is_empty()) {
                     tell(&Event { file: Some(file), what: What::Scheduled { next, is_new } });
                 }
@@ -368,7 +370,7 @@ impl Scheduler {
         Ok(Some((lock, state)))
     }
 
-    /// Runs a pipeline if it is still due; `None` when it is not, or another process is at it.
+    /// Runs a pipeline if it is still due; `None` when it is not, or another process holds the lock.
     async fn turn(
         &mut self,
         file: &str,
@@ -441,7 +443,7 @@ impl Scheduler {
         }
     }
 
-    /// Tells what goes on being so once.
+    /// Reports a lasting condition once.
     fn tell_once(&mut self, file: &str, what: What<'_>, tell: Tell<'_>) {
         let event = Event { file: Some(file), what };
         let text = event.to_string();
@@ -459,8 +461,7 @@ impl Scheduler {
 fn stopped(kind: ErrorKind, tell: Tell<'_>) -> Error {
     tell(&Event { file: None, what: What::Stopped });
     let signal = if kind == ErrorKind::Interrupted { "SIGINT" } else { "SIGTERM" };
-    Error::new(kind, format!("stopped by {signal}"))
-        .hint("what was not done is due at the next start")
+    Error::new(kind, format!("stopped by {signal}")).hint("the rest is due at the next start")
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Error {

@@ -1,4 +1,4 @@
-//! The state of each scheduled pipeline and of its locks: a folder with a small JSON file and a lock file for each, by
+//! The state and the lock of each scheduled pipeline: a folder with a small JSON file and a lock file for each, by
 //! default `.hfauto/schedule` beside the pipeline files.
 //!
 //! ```text
@@ -7,8 +7,8 @@
 //! scheduler.lock       held by a `schedule` in service
 //! ```
 //!
-//! A state is written to another file, synced and renamed, so that a crash leaves the previous one. Not here: what
-//! follows from a state (`due`).
+//! A state is written to a temporary file, synced and renamed, so that a crash leaves the previous one intact. Not
+//! here: decisions based on a state (`due`).
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -24,7 +24,7 @@ use crate::own_file;
 /// The version of state files that this program reads and writes.
 const VERSION: u64 = 1;
 
-/// Where states are, in the folder of the pipelines.
+/// The default folder of states, within the folder of pipelines.
 pub const STATE_FOLDER: &str = ".hfauto/schedule";
 
 const SCHEDULER: &str = "scheduler";
@@ -32,53 +32,53 @@ const SCHEDULER: &str = "scheduler";
 /// The prefix of a lock's content.
 const LOCK_BEGINS: &[u8] = b"process ";
 
-/// What is remembered of a pipeline.
+/// The recorded state of a pipeline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// The version of the file.
+    /// The version of the file format.
     pub version: u64,
     /// The pipeline file's name.
     pub file: String,
-    /// The expression and the time zone that `done_until` is of; empty before they are known.
+    /// The cron expression and time zone for which `done_until` holds; empty before they are known.
     pub schedule: String,
     /// Due times up to this one are done.
     #[serde(with = "rfc3339")]
     pub done_until: DateTime<Utc>,
-    /// The run that is on, or did not come to its end.
+    /// The run in progress, or one that did not end.
     pub open: Option<Open>,
-    /// The last run that ended, in whatever way.
+    /// The last run that ended, with any outcome.
     pub last: Option<LastRun>,
 }
 
-/// A run that has no end yet.
+/// A run that has not ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Open {
     /// The due time.
     #[serde(with = "rfc3339")]
     pub due: DateTime<Utc>,
-    /// When the last attempt began.
+    /// When the last attempt started.
     #[serde(with = "rfc3339")]
     pub started_at: DateTime<Utc>,
-    /// How many attempts there were.
+    /// The number of attempts.
     pub attempts: u32,
-    /// When the last attempt gave up for now. Without it, the attempt is on or has died.
+    /// When the last attempt was suspended. Without it, the attempt is in progress or has crashed.
     #[serde(with = "rfc3339::option")]
     pub put_off_at: Option<DateTime<Utc>>,
-    /// Whether that was for a signal.
+    /// Whether a signal suspended it.
     pub was_stopped: bool,
     /// The process of the last attempt.
     pub pid: u32,
-    /// The machine or container of that process.
+    /// The host or container of that process.
     pub host: String,
 }
 
-/// A run that is over.
+/// A run that has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastRun {
     /// The due time.
     #[serde(with = "rfc3339")]
     pub due: DateTime<Utc>,
-    /// When it began.
+    /// When it started.
     #[serde(with = "rfc3339")]
     pub started_at: DateTime<Utc>,
     /// When it ended.
@@ -88,7 +88,7 @@ pub struct LastRun {
     pub outcome: Outcome,
     /// The exit code that `run` would have had.
     pub exit_code: u8,
-    /// What was wrong.
+    /// The error message.
     pub error: Option<String>,
 }
 
@@ -96,13 +96,13 @@ pub struct LastRun {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Well; also when there was nothing to do.
+    /// Successfully, including runs with nothing to do.
     Done,
-    /// With an error; its time is over.
+    /// With an error; it is not retried.
     Failed,
-    /// By a passing obstacle, such as another run on its output: tried again.
+    /// Because of a temporary obstacle, for example another run on its output; it is retried.
     Busy,
-    /// By a signal: gone on with by whoever comes next.
+    /// By a signal; the next process resumes it.
     Interrupted,
 }
 
@@ -128,7 +128,7 @@ impl Outcome {
 }
 
 impl State {
-    /// Of a pipeline that was never looked at.
+    /// The state of a pipeline that no scheduler has seen.
     pub(super) fn new(file: &str) -> Self {
         Self {
             version: VERSION,
@@ -140,7 +140,7 @@ impl State {
         }
     }
 
-    /// An attempt at a due time begins.
+    /// Records the start of an attempt for a due time.
     pub(super) fn start(
         &mut self,
         due: DateTime<Utc>,
@@ -159,7 +159,7 @@ impl State {
         });
     }
 
-    /// The attempt that began has ended.
+    /// Records the end of the current attempt.
     pub(super) fn finish(
         &mut self,
         now: DateTime<Utc>,
@@ -190,44 +190,44 @@ pub struct StateFolder {
     path: PathBuf,
 }
 
-/// What a state file says.
+/// The content of a state file.
 pub(super) enum Found {
-    /// A state.
+    /// A valid state.
     State(State),
-    /// A file that is no state, as a disk that lost something leaves it; what can still be said.
+    /// An invalid file, for example after a disk failure, with the state derived from its modification time.
     Damaged(State),
 }
 
-/// A lock that is held as long as this lives.
+/// A held lock, released on drop.
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,
 }
 
-/// What comes of asking for a lock.
+/// The result of a lock attempt.
 pub(super) enum Asked {
-    /// It is ours.
+    /// The lock was acquired.
     Ours(Lock),
-    /// Another process has it; who, as far as it said.
+    /// Another process holds the lock; its description, as far as it is known.
     Theirs(String),
 }
 
 impl StateFolder {
-    /// The states of the pipelines in `folder`; nothing is made yet.
+    /// The states of the pipelines in `folder`; creates nothing yet.
     pub fn new(folder: &Path, elsewhere: Option<&Path>) -> Self {
         let path = elsewhere.map_or_else(|| folder.join(STATE_FOLDER), Path::to_path_buf);
         Self { path }
     }
 
-    /// Where the states are.
+    /// The folder of the states.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The state of a pipeline file, to look at: nothing is locked or written.
+    /// Reads the state of a pipeline file, without locking or writing.
     ///
     /// # Errors
-    /// `Sink` when it cannot be read, or is of a newer version.
+    /// `Sink` when it cannot be read, or has a newer version.
     pub fn look(&self, file: &str) -> Result<Option<State>> {
         Ok(self.read(file)?.map(|found| match found {
             Found::State(state) | Found::Damaged(state) => state,
@@ -256,7 +256,7 @@ impl StateFolder {
         if let Ok(state) = serde_json::from_value::<State>(json) {
             return Ok(Some(Found::State(State { file: file.to_owned(), ..state })));
         }
-        // It was written when a run ended or began: what came after that has not been run.
+        // The file was written when a run started or ended. Later times have not been run.
         let written = fs::metadata(&path).and_then(|found| found.modified());
         let written = written.map_err(|error| unusable("read", &path, error))?;
         let done_until = DateTime::<Utc>::from(written);
@@ -266,7 +266,7 @@ impl StateFolder {
     pub(super) fn write(&self, state: &State) -> Result<()> {
         let path = self.state_file(&state.file);
         let mut text = serde_json::to_string_pretty(state).map_err(|e| {
-            Error::new(ErrorKind::Internal, "the state has no form in JSON").source(e)
+            Error::new(ErrorKind::Internal, "the state cannot be written as JSON").source(e)
         })?;
         text.push('\n');
         let aside = self.path.join(format!("{}.json.new", state.file));
@@ -275,7 +275,7 @@ impl StateFolder {
         written.map_err(|error| unusable("write", &path, error))
     }
 
-    /// Asks for the lock of a pipeline file.
+    /// Tries to lock a pipeline file.
     pub(super) fn lock(&self, file: &str) -> Result<Asked> {
         fs::create_dir_all(&self.path).map_err(|error| unusable("make", &self.path, error))?;
         let path = self.lock_file(file);
@@ -285,7 +285,7 @@ impl StateFolder {
         loop {
             match opened.try_lock() {
                 Ok(()) => break,
-                // `status` holds it for a moment.
+                // `status` holds the lock for a moment.
                 Err(TryLockError::WouldBlock) if looks < 3 => {
                     looks += 1;
                     std::thread::sleep(Duration::from_millis(20));
@@ -294,18 +294,18 @@ impl StateFolder {
                 Err(TryLockError::Error(error)) => return Err(unusable("lock", &path, error)),
             }
         }
-        // For the one who finds it locked; the lock is good without.
+        // The content informs other processes; the lock works without it.
         let (pid, host) = myself();
         let _ = own_file::rewrite(&opened, format!("process {pid} on {host}\n").as_bytes());
         Ok(Asked::Ours(Lock { _file: opened }))
     }
 
-    /// Asks for the lock of a scheduler that stays.
+    /// Tries to acquire the lock of the scheduler service.
     pub(super) fn lock_scheduler(&self) -> Result<Asked> {
         self.lock(SCHEDULER)
     }
 
-    /// Who runs a pipeline at the moment, if somebody does; nothing is locked for longer than a look.
+    /// The process that currently runs a pipeline, if any. Holds the lock only for the check.
     pub fn runs(&self, file: &str) -> Option<String> {
         let path = self.lock_file(file);
         let opened = own_file::open_existing_lock(&path).ok()?;
@@ -328,7 +328,7 @@ fn holder(lock: &Path) -> String {
     if text.is_empty() { "another process".to_owned() } else { text.to_owned() }
 }
 
-/// This process, as states and locks name it.
+/// This process, as named in states and locks.
 pub(super) fn myself() -> (u32, String) {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "this machine" } else { host.trim() };
@@ -338,10 +338,10 @@ pub(super) fn myself() -> (u32, String) {
 fn unusable(what: &str, path: &Path, error: io::Error) -> Error {
     Error::new(ErrorKind::Sink, format!("cannot {what} the state `{}`", path.display()))
         .source(error)
-        .hint("make the folder writable, or keep states elsewhere with `--state DIR`")
+        .hint("make the folder writable, or set another folder with `--state DIR`")
 }
 
-/// Moments in state files.
+/// Timestamps in state files.
 mod rfc3339 {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
@@ -412,13 +412,13 @@ mod tests {
         state.finish(at("2026-03-02T04:00:00Z"), Outcome::Busy, 75, Some("busy".to_owned()));
         states.write(&state).unwrap();
         assert_eq!(states.look("a.yaml").unwrap(), Some(state));
-        // Nothing but the state is left.
+        // Only the state file is left.
         let files: Vec<_> = fs::read_dir(states.path()).unwrap().collect();
         assert_eq!(files.len(), 1);
     }
 
     #[test]
-    fn a_damaged_state_is_done_until_it_was_written_and_a_newer_one_is_refused() {
+    fn a_damaged_state_counts_as_done_until_it_was_written_and_a_newer_one_is_refused() {
         let (_dir, states) = folder();
         let mut state = State::new("a.yaml");
         state.start(at("2026-03-02T03:00:00Z"), at("2026-03-02T03:00:07Z"), myself());
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn one_holds_a_lock_and_the_other_learns_who() {
+    fn one_process_holds_a_lock_and_another_learns_its_name() {
         let (_dir, states) = folder();
         assert_eq!(states.runs("a.yaml"), None);
         let Asked::Ours(lock) = states.lock("a.yaml").unwrap() else { panic!("it is free") };

@@ -1,31 +1,30 @@
-//! The due times of a schedule, as instants: what a cron expression means on a wall clock that daylight saving
-//! moves. Pure functions. Not here: which of them has been run (`due`), jitter (`due`).
+//! The due times of a schedule, as instants: the meaning of a cron expression on a wall clock with daylight saving
+//! time. Pure functions. Not here: which times have been run, and jitter (`due`).
 //!
-//! As cron has it (cron(8) of Debian, "daylight saving time and other time changes"):
+//! The rules are cron's (cron(8) of Debian, "daylight saving time and other time changes"):
 //!
-//! - An expression whose minute or hour begins with `*` goes by the clock: it is due at every moment at which
-//!   the clock shows a time that matches. A skipped time is not due, a repeated one is due twice, so that
-//!   `0 * * * *` is due once an hour on every day.
-//! - All others name times of the day, and each comes once: in a gap, at the first moment after it; several
-//!   in one gap are one. Of a repeated time the first counts.
+//! - An expression whose minute or hour starts with `*` follows the wall clock: it is due whenever the clock shows a
+//!   matching time. Skipped times are not due and repeated times are due twice, so `0 * * * *` is due once an hour on
+//!   every day.
+//! - Other expressions name times of day, and each is due once. In a gap, it is due at the first moment after the gap;
+//!   several times in one gap are due together. Of a repeated time, the first counts.
 
 use chrono::{DateTime, LocalResult, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
 use crate::config::pipeline::ScheduleSpec;
 
-/// No zone has moved its clocks back further than this since there is cron: a day, when an island changed the
-/// side of the date line.
+/// The largest backward shift of any zone since cron exists: a day, when islands moved across the date line.
 const LONGEST_SHIFT: TimeDelta = TimeDelta::hours(25);
 
-/// The first due time after `after`; `None` where the calendar ends.
+/// The first due time after `after`; `None` at the end of the calendar.
 pub fn next_time(schedule: &ScheduleSpec, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    if goes_by_the_clock(schedule) {
+    if follows_the_clock(schedule) {
         let after = whole_second(after).with_timezone(&schedule.timezone);
         let next = schedule.cron.find_next_occurrence(&after, false).ok()?;
         return Some(next.to_utc());
     }
-    // Times of the day come in the order of the clock, so the first that is after `after` is the next.
+    // Times of day come in clock order, so the first one after `after` is the next.
     let mut wall = schedule.timezone.from_utc_datetime(&after.naive_utc()).naive_local();
     loop {
         wall = schedule.cron.find_next_occurrence(&wall.and_utc(), false).ok()?.naive_utc();
@@ -36,15 +35,15 @@ pub fn next_time(schedule: &ScheduleSpec, after: DateTime<Utc>) -> Option<DateTi
     }
 }
 
-/// The last due time that is not after `until`; `None` where the calendar begins.
+/// The last due time up to `until`; `None` at the start of the calendar.
 pub fn last_time(schedule: &ScheduleSpec, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let until = whole_second(until);
-    if goes_by_the_clock(schedule) {
+    if follows_the_clock(schedule) {
         let until = until.with_timezone(&schedule.timezone);
         let last = schedule.cron.find_previous_occurrence(&until, true).ok()?;
         return Some(last.to_utc());
     }
-    // In an hour that is repeated, times that the clock shows later have been already.
+    // In a repeated hour, later clock times have already occurred.
     let wall = schedule.timezone.from_utc_datetime(&until.naive_utc()).naive_local();
     let mut wall = wall.checked_add_signed(LONGEST_SHIFT)?;
     loop {
@@ -56,13 +55,13 @@ pub fn last_time(schedule: &ScheduleSpec, until: DateTime<Utc>) -> Option<DateTi
     }
 }
 
-fn goes_by_the_clock(schedule: &ScheduleSpec) -> bool {
-    // The parsed form, in which `@hourly` is written out.
+fn follows_the_clock(schedule: &ScheduleSpec) -> bool {
+    // The parsed pattern, with `@hourly` expanded.
     let mut fields = schedule.cron.pattern.as_str().split_whitespace();
     fields.by_ref().take(2).any(|field| field.starts_with('*'))
 }
 
-/// The instant of a time of the day: the first of two, and the end of the gap for one that is skipped.
+/// The instant of a time of day: the first of two, or the end of the gap for a skipped one.
 fn once(timezone: Tz, wall: NaiveDateTime) -> Option<DateTime<Utc>> {
     match timezone.from_local_datetime(&wall) {
         LocalResult::Single(time) => Some(time.to_utc()),
@@ -71,14 +70,14 @@ fn once(timezone: Tz, wall: NaiveDateTime) -> Option<DateTime<Utc>> {
     }
 }
 
-/// The first instant whose time of the clock is past `wall`, which the clock skips.
+/// The first instant after the gap that contains `wall`.
 fn after_gap(timezone: Tz, wall: NaiveDateTime) -> Option<DateTime<Utc>> {
     let is_past = |seconds: i64| {
         let time = Utc.timestamp_opt(seconds, 0).single()?;
         Some(time.with_timezone(&timezone).naive_local() > wall)
     };
     let middle = wall.and_utc().timestamp();
-    // Offsets are less than a day, and a gap is at most one.
+    // Offsets are less than a day, and so are gaps, at most.
     let day = 2 * 24 * 3600;
     let (mut before, mut past) = (middle - day, middle + day);
     while past - before > 1 {
@@ -116,8 +115,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// Due times of a schedule between two instants, as its own clock shows them, walked forwards; backwards
-    /// they are the same.
+    /// The due times of a schedule between two instants, in its own time zone. Walks forward, and checks that walking
+    /// backward gives the same.
     fn times(schedule: &ScheduleSpec, from: &str, to: &str) -> Vec<String> {
         let (from, to) = (at(from), at(to));
         let mut found = Vec::new();
@@ -164,7 +163,7 @@ mod tests {
             to,
             &["03-28T02:30 +0100", "03-29T03:00 +0200", "03-30T02:30 +0200"],
         );
-        // Three in one gap are one, and the time that is right after it is the same one.
+        // Three times in one gap are due together, with the time right after it.
         check(
             "0,30 2,3 * * *",
             BERLIN,
@@ -172,7 +171,7 @@ mod tests {
             "2026-03-29T23:00:00Z",
             &["03-29T03:00 +0200", "03-29T03:30 +0200"],
         );
-        // A schedule for that one day.
+        // A schedule for that day alone.
         check("30 2 29 3 *", BERLIN, from, to, &["03-29T03:00 +0200"]);
         check(
             "0 3 * * *",
@@ -194,7 +193,7 @@ mod tests {
             "2026-10-25T12:00:00Z",
             &["10-25T02:00 +0200", "10-25T02:30 +0200"],
         );
-        // The hour before and the hour after are not touched.
+        // The hours before and after are unaffected.
         check(
             "0 1,3 * * *",
             BERLIN,
@@ -202,7 +201,7 @@ mod tests {
             "2026-10-25T12:00:00Z",
             &["10-25T01:00 +0200", "10-25T03:00 +0100"],
         );
-        // Seen from within the second pass, the first one is past.
+        // During the second pass, the first one is over.
         let schedule = schedule("45 2 * * *", BERLIN);
         let second_pass = at("2026-10-25T01:15:00Z");
         assert_eq!(last_time(&schedule, second_pass), Some(at("2026-10-25T00:45:00Z")));
@@ -227,7 +226,7 @@ mod tests {
                 &["10-25T02:00 +0200", "10-25T02:00 +0100", "10-25T03:00 +0100"],
             );
         }
-        // By the clock: what it skips is not due, what it shows twice is due twice.
+        // By the clock: skipped times are not due, repeated times are due twice.
         check(
             "30 */2 * * *",
             BERLIN,
@@ -292,7 +291,7 @@ mod tests {
             "2026-04-04T16:20:00Z",
             &["04-05T01:45 +1100", "04-05T01:45 +1030", "04-05T02:45 +1030"],
         );
-        // Samoa left out 30 December 2011.
+        // Samoa skipped 30 December 2011.
         check(
             "0 12 * * *",
             "Pacific/Apia",
@@ -300,7 +299,7 @@ mod tests {
             "2011-12-31T12:00:00Z",
             &["12-29T12:00 -1000", "12-31T00:00 +1400", "12-31T12:00 +1400"],
         );
-        // Midnight that a day does not have.
+        // A day without midnight.
         check(
             "0 0 * * *",
             "America/Asuncion",
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn days_that_few_years_have() {
+    fn days_that_occur_in_few_years() {
         check(
             "0 0 29 2 *",
             "UTC",
@@ -338,7 +337,7 @@ mod tests {
         );
     }
 
-    /// Every minute of a year is asked what the clock shows, as cron does it.
+    /// Compares with cron's algorithm, which checks the clock at every minute of a year.
     #[test]
     fn a_year_of_minutes_gives_the_same_times() {
         let zones = [
@@ -353,10 +352,10 @@ mod tests {
                 ["7 * * * *", "*/45 1-3 * * *", "15 */3 * * SUN", "30 2 * * *", "0,20 1,2,3 * * *"]
             {
                 let schedule = schedule(expression, zone);
-                let by_the_clock = goes_by_the_clock(&schedule);
+                let by_the_clock = follows_the_clock(&schedule);
                 let start = at("2025-12-31T23:59:00Z");
                 let mut expected = Vec::new();
-                // What the clock has shown so far: no time of the day is due a second time.
+                // Clock times that have occurred: no time of day is due twice.
                 let mut shown = start.with_timezone(&schedule.timezone).naive_local();
                 for minute in 1..=366 * 24 * 60 {
                     let time = start + TimeDelta::minutes(minute);

@@ -1,8 +1,8 @@
-//! How an output becomes visible: all or nothing, also when the machine stops in between.
+//! Publishes an output atomically: all of it or nothing, also if the machine crashes in between.
 //!
 //! ```text
-//! out/_hfauto/lock                  held by the one run that writes; the system frees it if it dies
-//! out/_hfauto/tmp/run-x/data/…      parts while they are written, each fsynced when it is complete
+//! out/_hfauto/lock                  held by the one run that writes; the system releases it if the run dies
+//! out/_hfauto/tmp/run-x/data/…      parts in progress, each fsynced once it is complete
 //! out/_hfauto/tmp/run-x/plan.json   the decision to commit, once all parts are complete
 //! out/_hfauto/staged/…              parts of finished units (module `units`), instead of data/
 //! out/_hfauto/units/….json          their manifests
@@ -11,9 +11,9 @@
 //! out/_SUCCESS                      last
 //! ```
 //!
-//! Until `plan.json` exists, nothing has happened: the next run removes the folder. Once it exists, the next run
-//! finishes the renames. `_SUCCESS` is removed before the first rename, so that a consumer that waits for it never
-//! reads a half-replaced output. Not here: what is in the files, and what a rename is (`storage`).
+//! Before `plan.json` exists, the output is unchanged, and the next run removes the folder of a dead one. Once it exists,
+//! the next run finishes the renames. `_SUCCESS` is removed before the first rename: a consumer that waits for it never
+//! reads a half-replaced output. Not here: the contents of the files, and the rename itself (`storage`).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -28,7 +28,6 @@ use super::storage::{Hold, Lock, Storage};
 use crate::error::Result;
 use crate::failpoint::failpoint;
 
-pub(super) const META: &str = "_hfauto";
 const TMP: &str = "_hfauto/tmp";
 const MANIFEST: &str = "_hfauto/MANIFEST.json";
 const SUCCESS: &str = "_SUCCESS";
@@ -48,8 +47,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Locks the output, and makes room for this run. One that is alone finishes or throws away what dead
-    /// runs left.
+    /// Locks the output and names this run's folder. A run that is alone also finishes the commits of dead runs, or removes
+    /// their files.
     pub(super) fn start(storage: &Arc<dyn Storage>, hold: Hold) -> Result<Self> {
         static RUNS: AtomicU64 = AtomicU64::new(0);
         let lock = storage.lock(hold)?;
@@ -67,7 +66,7 @@ impl Run {
         Ok(run)
     }
 
-    /// Where a part is written before the commit; its folder is made.
+    /// The path of a part before the commit; creates its folder.
     pub(super) fn part(&self, relative: &str) -> io::Result<PathBuf> {
         self.storage.spool(&self.data(relative))
     }
@@ -76,23 +75,23 @@ impl Run {
         format!("{}/data/{relative}", self.dir)
     }
 
-    /// Says for others to read what this run is.
+    /// Writes a file that describes this run to other processes.
     pub(super) fn say(&self, name: &str, content: &impl Serialize) -> Result<()> {
         manifest::put(self.storage.as_ref(), &format!("{}/{name}", self.dir), content)
     }
 
-    /// Where a unit's parts are written before they are staged.
+    /// The path of a unit's parts before they are staged.
     pub(super) fn unit(&self, id: &str) -> io::Result<PathBuf> {
         self.storage.spool(&format!("{}/units/{id}", self.dir))
     }
 
-    /// Fails when the output may be another run's by now.
+    /// Fails if another run may hold the output by now.
     pub(super) fn check_lock(&self) -> Result<()> {
         self.lock.check()
     }
 
-    /// Publishes the staged parts: `manifest` names all files of the output, `replaced` are files that it had
-    /// before; the manifests of units are kept for a later run, save those of `obsolete` ones, or not at all.
+    /// Publishes the staged parts. `manifest` has all files of the output, and `replaced` its earlier files. With `keep`, the
+    /// manifests of units stay for a later run, except those of `obsolete` units; otherwise all are removed.
     pub(super) fn commit_staged(
         &self,
         manifest: Manifest,
@@ -105,7 +104,7 @@ impl Run {
         self.decide(Plan { replaced, units, manifest })
     }
 
-    /// Publishes the parts, which `manifest` names, replacing `replaced`.
+    /// Publishes the parts in `manifest`, which replace the files `replaced`.
     pub(super) fn commit(&self, manifest: Manifest, replaced: Vec<String>) -> Result<()> {
         let parts = manifest.files.iter();
         let parts = parts.map(|file| Ok((self.part(&file.name)?, self.data(&file.name))));
@@ -119,7 +118,7 @@ impl Run {
         self.decide(Plan { replaced, units: None, manifest }).map(drop)
     }
 
-    /// From `plan.json` on, a failure keeps what the next run needs to finish the commit.
+    /// Writes the plan and carries it out. A failure after `plan.json` keeps what the next run needs to finish the commit.
     fn decide(&self, plan: Plan) -> Result<Manifest> {
         self.check_lock()?;
         plan.put(self.storage.as_ref(), &format!("{}/{PLAN}", self.dir))?;
@@ -130,9 +129,9 @@ impl Run {
         Ok(plan.manifest)
     }
 
-    /// Throws the run away, and the folders that it made for itself.
+    /// Discards the run and the folders that it created.
     pub(super) fn discard(&self) {
-        // Best effort: what stays is in `_hfauto/tmp`, and the next run removes it.
+        // Best effort: the next run removes leftovers in `_hfauto/tmp`.
         let _ = self.storage.remove_folder(&self.dir);
         self.clean();
     }
@@ -143,22 +142,22 @@ impl Run {
     }
 }
 
-/// Whether the output is marked as whole.
+/// Whether the output is marked as complete.
 pub(super) fn is_marked(storage: &dyn Storage) -> Result<bool> {
     Ok(storage.read(SUCCESS)?.is_some())
 }
 
-/// When the output was marked as whole.
+/// The time when the output was marked as complete.
 pub(super) fn marked_at(storage: &dyn Storage) -> Result<Option<chrono::DateTime<chrono::Utc>>> {
     storage.modified(SUCCESS)
 }
 
-/// Whether the output says of itself that it is one.
+/// Whether the folder is marked as an output.
 pub(super) fn is_committed(storage: &dyn Storage) -> Result<bool> {
     Ok(storage.is_file(MANIFEST)?.is_some() || is_marked(storage)?)
 }
 
-/// Whether an output was published in units, or is about to be: whoever opens it finds out by which job.
+/// Whether an output was published in units, or has a plan to be. [`UnitOutput`](super::UnitOutput) then identifies the job.
 pub(super) fn is_of_units(storage: &dyn Storage) -> Result<bool> {
     if summary(storage).is_ok_and(|summary| summary.is_some_and(|summary| summary.job.is_some())) {
         return Ok(true);
@@ -172,12 +171,12 @@ pub(super) fn is_of_units(storage: &dyn Storage) -> Result<bool> {
     Ok(false)
 }
 
-/// The manifest of an output that is marked as whole.
+/// The manifest of an output that is marked as complete.
 pub(super) fn summary(storage: &dyn Storage) -> Result<Option<Summary>> {
     if is_marked(storage)? { manifest::read(storage, MANIFEST) } else { Ok(None) }
 }
 
-/// The files that earlier runs wrote into the folder: its manifest, and commits cut short.
+/// The files that earlier runs wrote into the folder, by its manifest and by interrupted commits.
 pub(super) fn known_files(storage: &dyn Storage) -> Result<Vec<String>> {
     let mut known = manifest::files_of_manifest(storage, MANIFEST)?;
     for dir in run_dirs(storage)? {
@@ -186,19 +185,19 @@ pub(super) fn known_files(storage: &dyn Storage) -> Result<Vec<String>> {
     Ok(known)
 }
 
-/// Finishes or removes what dead runs left; the caller holds the lock alone.
+/// Finishes the commits of dead runs, or removes their files. The caller holds the lock alone.
 fn recover(storage: &dyn Storage) -> Result<()> {
     for dir in run_dirs(storage)? {
         match Plan::read(storage, &format!("{dir}/{PLAN}"))? {
             Some(plan) => apply(storage, &dir, &plan)?,
-            // Without a plan nothing was decided.
+            // Without a plan, the output is unchanged.
             None => storage.remove_folder(&dir)?,
         }
     }
     Ok(())
 }
 
-/// The folders of runs, in the order of their beginnings.
+/// The folders of runs, in the order of their starts.
 pub(super) fn run_dirs(storage: &dyn Storage) -> Result<Vec<String>> {
     let folders = storage.folders(TMP)?.into_iter();
     Ok(folders
@@ -207,7 +206,7 @@ pub(super) fn run_dirs(storage: &dyn Storage) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Carries out the plan of a run. Every step may be repeated.
+/// Carries out the plan of a run. Every step is idempotent.
 fn apply(storage: &dyn Storage, dir: &str, plan: &Plan) -> Result<()> {
     let Plan { replaced, units, manifest } = plan;
     let data = if units.is_some() { STAGED.to_owned() } else { format!("{dir}/data") };
@@ -227,7 +226,7 @@ fn apply(storage: &dyn Storage, dir: &str, plan: &Plan) -> Result<()> {
     let obsolete = units.iter().flat_map(|units| &units.obsolete);
     let obsolete: Vec<_> = obsolete.map(|id| format!("{UNITS}/{id}.json")).collect();
     storage.remove_all(&obsolete)?;
-    // An output without units leaves none of an earlier output with units.
+    // Also removes the units of an earlier output.
     if !units.as_ref().is_some_and(|units| units.keep) {
         storage.remove_folder(UNITS)?;
     }
@@ -303,7 +302,7 @@ mod tests {
         }
         let plan = Plan { replaced: parts, units: None, manifest: manifest(&["b/both", "c/new"]) };
         plan.put(second.storage.as_ref(), &format!("{}/{PLAN}", second.dir)).unwrap();
-        // The process dies after the first rename: no discard runs, the lock is freed.
+        // The process dies after the first rename: it discards nothing, and its lock is released.
         fs::remove_file(root.join(SUCCESS)).unwrap();
         fs::rename(root.join(second.data("b/both")), root.join("b/both")).unwrap();
         drop(second);
@@ -329,7 +328,7 @@ mod tests {
         let next = start(&root).unwrap();
         assert_eq!(run_dirs(next.storage.as_ref()).unwrap(), [""; 0]);
         next.discard();
-        assert!(!root.join(META).exists());
+        assert!(!root.join(super::super::storage::META).exists());
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! Failed rows that were left out, as Parquet files: the row as it was, and its error.
+//! Dead letters: Parquet files of failed rows that were left out, each row unchanged and with its error.
 //!
 //! ```text
 //! out/_errors/.pending/reviews-00007-9f8e7d6c-words.parquet   before the unit 9f8e7d6c is committed
 //! out/_errors/reviews-00007-9f8e7d6c-words.parquet            once the output is published
 //! ```
 //!
-//! Names begin with that of the pipeline: several may share a folder. A second attempt at a unit replaces its file.
-//! Not here: which rows fail (`crate::job`).
+//! File names begin with the pipeline's name, because several pipelines may share a folder. A second attempt at a unit
+//! replaces its file. Not here: which rows fail (`crate::job`).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ use super::{Sink, SinkOptions};
 use crate::config::pipeline::{FileFormat, SinkSpec};
 use crate::error::{Error, Result};
 
-/// Files of units whose output is not published yet; readers pass over hidden folders.
+/// The folder for units whose output is not published yet; readers skip hidden folders.
 const PENDING: &str = ".pending";
 
-/// Writes the rows that left a step of the unit of `pipeline` whose files are called `stem`.
+/// Writes the failed rows of a step, for the unit of `pipeline` with the file stem `stem`.
 ///
 /// # Errors
 /// `Sink` when the folder cannot be written.
@@ -44,15 +44,16 @@ pub(crate) fn write_letters(
     sink.finish().map(drop)
 }
 
-/// Fails if failed rows of a step could not be written. Inspects types only.
+/// Fails if Parquet cannot store the failed rows of a step. Inspects types only.
 ///
 /// # Errors
 /// `Config` when Parquet cannot hold a column.
 pub(crate) fn check_letters(folder: &Path, schema: SchemaRef) -> Result<()> {
     Sink::check_columns(&spec(folder.join("letters.parquet")), schema).map_err(|error| {
         let (message, hint) = (error.message(), error.remedy().unwrap_or_default());
-        let message = format!("rows that fail cannot be kept: {message}");
-        Error::new(error.kind(), message).hint(format!("{hint}; or keep them: `rows: null`"))
+        let message = format!("failed rows cannot be kept as dead letters: {message}");
+        Error::new(error.kind(), message)
+            .hint(format!("{hint}; or keep the rows in the output: `rows: null`"))
     })
 }
 
@@ -67,9 +68,9 @@ fn spec(path: PathBuf) -> SinkSpec {
     }
 }
 
-/// Makes the letters of `pipeline` those of the published output: the pending ones of `units` (the beginnings of their ids)
-/// appear, and those of other units are removed. If the folder is `own`, a part of a rebuilt output, those of other
-/// pipelines are removed too. Idempotent.
+/// Publishes the letters of `pipeline` with its output: moves the pending ones of `units` (prefixes of unit ids), and
+/// removes those of other units. If the folder is `own`, a part of a rebuilt output, also removes those of other
+/// pipelines. Idempotent.
 ///
 /// # Errors
 /// `Sink` when the folder cannot be written.
@@ -83,7 +84,7 @@ pub(crate) fn publish_letters(
     if !storage.exists()? {
         return Ok(());
     }
-    // `plain` produces no dash, so the name of no other pipeline starts like this.
+    // `plain` produces no dash, so this prefix belongs to one pipeline.
     let begin = format!("{}-", plain(pipeline));
     let is_ours = |name: &str| name.starts_with(&begin) && name.ends_with(".parquet");
     if own {
@@ -109,7 +110,7 @@ pub(crate) fn publish_letters(
     Ok(())
 }
 
-/// Whether a file is named like a dead letter, of any pipeline.
+/// Whether a file has the name of a dead letter, of any pipeline.
 fn is_letter(name: &str) -> bool {
     let parts: Vec<&str> = name.split('-').collect();
     let [_, number, unit, .., step] = parts[..] else { return false };
@@ -119,14 +120,14 @@ fn is_letter(name: &str) -> bool {
         && step.ends_with(".parquet")
 }
 
-/// Files of the units, and others: their place among the units may have changed since.
+/// Splits names into files of the units and others. The position of a unit in the names may have changed.
 fn split(names: Vec<String>, units: &BTreeSet<String>) -> (Vec<String>, Vec<String>) {
     names
         .into_iter()
         .partition(|name| name.split('-').nth(2).is_some_and(|unit| units.contains(unit)))
 }
 
-/// The name of a column or a pipeline as a part of a file's.
+/// The name of a column or a pipeline, encoded for file names.
 fn plain(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
 }

@@ -1,5 +1,5 @@
-//! Files being written: bytes are counted and hashed on their way, and an error of the disk is kept
-//! apart from an error of the encoder above. The disk is a trait so that tests can fill it up.
+//! Files in progress: counts and hashes their bytes, and keeps disk errors apart from encoder errors. The disk is a trait
+//! to let tests simulate a full one.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -24,7 +24,7 @@ impl RawFile for File {
 
 /// Where files are created.
 pub(super) trait Disk: Send + Sync {
-    /// Creates a file; anything under its name is removed, and a link is never followed.
+    /// Creates a file. Removes an existing file or link of that name, and never follows a link.
     fn create(&self, path: &Path) -> io::Result<Box<dyn RawFile>>;
 }
 
@@ -37,7 +37,7 @@ impl Disk for LocalDisk {
     }
 }
 
-/// What can be asked about a file while an encoder owns it.
+/// The counters of a file that an encoder owns.
 #[derive(Clone, Default)]
 pub(super) struct Gauge {
     bytes: Arc<AtomicU64>,
@@ -45,7 +45,7 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
-    /// Bytes that reached the disk.
+    /// The bytes written to the disk.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -56,7 +56,7 @@ impl Gauge {
     }
 }
 
-/// A file that counts and hashes what is written to it.
+/// A file that counts and hashes its bytes.
 pub(super) struct OutFile {
     raw: Box<dyn RawFile>,
     hasher: blake3::Hasher,
@@ -106,7 +106,7 @@ impl Write for OutFile {
     }
 }
 
-/// An error of the disk, with the remedy that fits it.
+/// Turns a disk error into ours, with a remedy.
 pub(super) fn write_error(path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
@@ -115,7 +115,7 @@ pub(super) fn write_error(path: &Path, error: io::Error) -> Error {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "make the folder writable or choose another `sink.path`"
         }
-        // The error for a link, or anything else that is not our file.
+        // A link, or something else that is not our file.
         io::ErrorKind::InvalidInput => "remove it, or choose another `sink.path`",
         io::ErrorKind::InvalidFilename => "choose a shorter `sink.path`",
         _ => "check the disk or choose another `sink.path`",
@@ -125,14 +125,14 @@ pub(super) fn write_error(path: &Path, error: io::Error) -> Error {
         .hint(hint)
 }
 
-/// Makes renames and new entries of a folder durable.
+/// Makes renames and new entries in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> Result<(), Error> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(|error| write_error(folder, error))
 }
 
-/// Removes a file that may be gone already.
+/// Removes a file, if it exists.
 pub(super) fn remove_file(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(path, error)),

@@ -1,4 +1,4 @@
-//! Record batches to bytes, one encoder a format. Not here: where the bytes go.
+//! Encodes record batches, with one encoder per format. Not here: the destination of the bytes.
 //!
 //! | format  | nulls        | nested values | binary           | lineage            |
 //! |---------|--------------|---------------|------------------|--------------------|
@@ -7,7 +7,7 @@
 //! | CSV     | empty fields | JSON text     | refused          | the manifest alone |
 //! | JSONL   | `null`       | JSON          | hexadecimal text | the manifest alone |
 //!
-//! The module `types` says how a format stores a type that it lacks. NaN and infinities are `null` in JSON.
+//! The module `types` defines how a format stores a type that it lacks. NaN and infinities are `null` in JSON.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -33,16 +33,16 @@ use super::types::{check_times, store, stored};
 use crate::config::pipeline::{Compression, FileFormat};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A row group ends with this many rows or bytes, so that a writer's memory has a bound.
+/// A row group ends at this many rows or bytes, which bounds a writer's memory.
 const ROW_GROUP_ROWS: usize = 1 << 20;
 const ROW_GROUP_BYTES: usize = 64 << 20;
 
-/// The usual level of zstd, for every format.
+/// The default level of zstd, for every format.
 const ZSTD_LEVEL: i32 = 3;
 
 pub(super) type Boxed = Box<dyn StdError + Send + Sync>;
 
-/// How the columns of a run are written; the same for all its files.
+/// The encoding of a run's columns, the same for all its files.
 #[derive(Clone)]
 pub(super) struct Encoding {
     format: FileFormat,
@@ -62,7 +62,7 @@ impl Encoding {
         model_columns: &[String],
     ) -> Result<Self> {
         if schema.fields().is_empty() {
-            return Err(Error::new(ErrorKind::Config, "there is no column to write"));
+            return Err(Error::new(ErrorKind::Config, "there are no columns to write"));
         }
         let fields = schema.fields().iter().map(|field| stored(format, field));
         let fields = fields.collect::<Result<Vec<_>>>()?;
@@ -93,7 +93,7 @@ impl Encoding {
             )?)),
             FileFormat::Csv => {
                 let mut writer = csv::Writer::new(Codec::new(self.compression, file)?);
-                // The header is written with the first batch, which may never come.
+                // Without rows, this empty batch writes the header.
                 writer.write(&RecordBatch::new_empty(Arc::clone(&self.schema)))?;
                 Encoder::Csv(Box::new(writer))
             }
@@ -118,7 +118,7 @@ impl Encoding {
         })
     }
 
-    /// The batch with its columns as the file holds them.
+    /// Converts the columns of a batch to their stored types.
     ///
     /// # Errors
     /// `Data` for a value that the format cannot represent.
@@ -144,10 +144,10 @@ impl Encoding {
     }
 }
 
-/// The batch with nested values as JSON text, as CSV has them.
+/// Converts nested values to JSON text, as in CSV.
 ///
 /// # Errors
-/// `Config` for a column that JSON cannot represent; as [`check_text`].
+/// `Config` for a column that JSON cannot represent, and the errors of [`check_text`].
 pub fn nested_as_text(batch: &RecordBatch) -> Result<RecordBatch> {
     let schema = batch.schema();
     let mut fields = Vec::with_capacity(schema.fields().len());
@@ -169,7 +169,7 @@ pub fn nested_as_text(batch: &RecordBatch) -> Result<RecordBatch> {
         .map_err(|e| Error::new(ErrorKind::Internal, "nested values as text").source(e))
 }
 
-/// Fails for times without a text form: the JSON encoders would write an error message in their place.
+/// Fails for times without a text form, in place of which the JSON encoders would write an error message.
 ///
 /// # Errors
 /// `Data` with the column.
@@ -219,7 +219,7 @@ fn properties(
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_key_value_metadata(Some(key_values.collect()));
-    // Numbers of a model hardly repeat, and nobody filters by the range of a vector's components.
+    // Numbers from a model rarely repeat, and queries do not filter by the range of a vector's components.
     let leaves = ArrowSchemaConverter::new().convert(schema).map_err(broken)?;
     for leaf in leaves.columns() {
         let path = leaf.path();
@@ -232,7 +232,7 @@ fn properties(
     Ok(builder.build())
 }
 
-/// One file being encoded.
+/// The encoder of one file.
 pub(super) enum Encoder {
     Parquet(Box<ArrowWriter<OutFile>>),
     Csv(Box<csv::Writer<Codec>>),
@@ -252,7 +252,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Bytes of whole rows that are not on the disk yet, about.
+    /// The approximate bytes of complete rows that are not on the disk yet.
     pub(super) fn buffered_bytes(&self) -> usize {
         match self {
             Self::Parquet(writer) => writer.in_progress_size(),
@@ -260,7 +260,7 @@ impl Encoder {
         }
     }
 
-    /// Bytes of memory that [`Self::release`] gives back.
+    /// The bytes of memory that [`Self::release`] frees.
     pub(super) fn memory_bytes(&self) -> usize {
         match self {
             Self::Parquet(writer) => writer.memory_size(),
@@ -268,7 +268,7 @@ impl Encoder {
         }
     }
 
-    /// Writes out what is buffered, as a row group.
+    /// Writes the buffered rows as a row group.
     pub(super) fn release(&mut self) -> Result<(), Boxed> {
         if let Self::Parquet(writer) = self {
             writer.flush()?;
@@ -276,7 +276,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Ends the file.
+    /// Finishes the file.
     pub(super) fn finish(self) -> Result<OutFile, Boxed> {
         match self {
             Self::Parquet(writer) => Ok((*writer).into_inner()?),
@@ -293,7 +293,7 @@ impl Encoder {
     }
 }
 
-/// Compression around a file of text.
+/// A text file with optional compression.
 pub(super) enum Codec {
     Plain(BufWriter<OutFile>),
     Gzip(GzEncoder<BufWriter<OutFile>>),
@@ -329,8 +329,8 @@ impl Write for Codec {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        // The CSV writer flushes after every batch. Ending a compressed block each time would cost
-        // much of the compression; everything is written when the file is finished.
+        // The CSV writer flushes after every batch, and ending a compressed block each time would ruin the compression.
+        // `finish` writes everything.
         Ok(())
     }
 }
@@ -339,7 +339,7 @@ fn unbuffered(file: BufWriter<OutFile>) -> Result<OutFile, Boxed> {
     file.into_inner().map_err(|error| Boxed::from(error.into_error()))
 }
 
-/// The schema as the manifest shows it.
+/// The schema in the manifest's form.
 pub(super) fn schema_json(schema: &Schema) -> serde_json::Value {
     let fields = schema.fields().iter().map(|field| {
         let metadata: BTreeMap<_, _> = field.metadata().iter().collect();

@@ -1,6 +1,5 @@
-//! The manifest of an output, and the plan of a run that is about to publish one, as files. Both are streamed, one
-//! file of the output at a time, so that memory does not grow with the output. Not here: when they are written, and
-//! what follows from them (`commit`).
+//! The files of an output's manifest and of a run's plan to publish one. Both are streamed, one entry at a time: memory
+//! does not grow with the output. Not here: the protocol that uses them (`commit`).
 //!
 //! ```text
 //! {
@@ -24,10 +23,10 @@ use super::WrittenPart;
 use super::storage::Storage;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What an output consists of.
+/// The contents of an output.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Manifest {
-    /// All but the files.
+    /// Everything except the files.
     pub(super) head: Map<String, Value>,
     pub(super) files: Vec<WrittenPart>,
 }
@@ -38,20 +37,20 @@ pub(super) struct Plan {
     /// The files that the output had before.
     #[serde(default)]
     pub(super) replaced: Vec<String>,
-    /// What becomes of units, in an output that is made of them.
+    /// The handling of unit manifests, for an output in units.
     #[serde(default)]
     pub(super) units: Option<PlannedUnits>,
     #[serde(default)]
     pub(super) manifest: Manifest,
 }
 
-/// What becomes of the manifests of units when an output is published.
+/// The handling of unit manifests when an output is published.
 #[derive(Debug, Default, Deserialize, serde::Serialize)]
 pub(super) struct PlannedUnits {
-    /// Units whose files are not in it.
+    /// The units whose files are not in the output.
     #[serde(default)]
     pub(super) obsolete: Vec<String>,
-    /// Whether the others are kept for a later run.
+    /// Whether the other manifests are kept for a later run.
     #[serde(default)]
     pub(super) keep: bool,
 }
@@ -95,10 +94,10 @@ impl Plan {
         })
     }
 
-    /// The plan of that name; `None` when there is none.
+    /// Reads a plan; `None` if it does not exist.
     ///
     /// # Errors
-    /// `Sink` when it is damaged, or names a file outside the output.
+    /// `Sink` if it is damaged, or names a file outside the output.
     pub(super) fn read(storage: &dyn Storage, name: &str) -> Result<Option<Self>> {
         let Some(plan) = read::<Self>(storage, name)? else { return Ok(None) };
         let obsolete = plan.units.iter().flat_map(|units| &units.obsolete);
@@ -136,7 +135,7 @@ impl<'de> Deserialize<'de> for Manifest {
     }
 }
 
-/// What a manifest says of the whole; of its files nothing is kept.
+/// The totals of a manifest, without its files.
 #[derive(Debug, Deserialize)]
 pub(super) struct Summary {
     /// The job in units that published the output.
@@ -146,7 +145,7 @@ pub(super) struct Summary {
     pub(super) rows: u64,
 }
 
-/// Whether a plan is of an output that is made of units.
+/// Whether a plan belongs to an output in units.
 #[derive(Debug, Deserialize)]
 pub(super) struct PlanSummary {
     #[serde(default)]
@@ -173,13 +172,13 @@ struct PlanNames {
     manifest: Names,
 }
 
-/// The files that the manifest of that name has.
+/// The files of a manifest.
 pub(super) fn files_of_manifest(storage: &dyn Storage, name: &str) -> Result<Vec<String>> {
     let names: Names = read(storage, name)?.unwrap_or_default();
     checked(storage, names.files.into_iter().map(|file| file.path).collect(), name)
 }
 
-/// The files that a plan of that name has, before and after.
+/// The files of a plan, before and after.
 pub(super) fn files_of_plan(storage: &dyn Storage, name: &str) -> Result<Vec<String>> {
     let PlanNames { replaced, manifest } = read(storage, name)?.unwrap_or_default();
     let files = manifest.files.into_iter().map(|file| file.path).chain(replaced);
@@ -191,7 +190,7 @@ fn checked(storage: &dyn Storage, names: Vec<String>, name: &str) -> Result<Vec<
     Ok(names)
 }
 
-/// Relative paths that stay inside the folder; anything else is no manifest of ours.
+/// Refuses names that are not relative paths inside the folder: the file is then not our manifest.
 fn check_names<'n>(
     storage: &dyn Storage,
     mut names: impl Iterator<Item = &'n String>,
@@ -210,7 +209,7 @@ pub(super) fn stays_inside(name: &str) -> bool {
     parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// A file of JSON, read as it comes; `None` when it is not there.
+/// Reads a JSON file as a stream; `None` if it does not exist.
 pub(super) fn read<T: DeserializeOwned>(storage: &dyn Storage, name: &str) -> Result<Option<T>> {
     let Some(reader) = storage.reader(name)? else { return Ok(None) };
     serde_json::from_reader(BufReader::with_capacity(1 << 16, reader)).map(Some).map_err(|error| {
@@ -220,7 +219,7 @@ pub(super) fn read<T: DeserializeOwned>(storage: &dyn Storage, name: &str) -> Re
     })
 }
 
-/// Puts a small file of JSON there.
+/// Writes a small JSON file.
 pub(super) fn put(
     storage: &dyn Storage,
     name: &str,
@@ -276,7 +275,7 @@ mod tests {
         }
     }
 
-    /// Manifests of earlier versions, as they laid them out.
+    /// Manifests in the layout of earlier versions.
     #[test]
     fn earlier_manifests_are_read() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,29 +1,28 @@
-//! Where rows go: files that appear when they are complete, all of them or none. The entry is [`Sink::create`];
-//! [`Sink::check`] reports the same refusals before any work is done. All calls block. Not here: what the rows mean,
-//! or which lineage is recorded.
+//! Writes rows to files, which are published atomically: all of them or none. The entry is [`Sink::create`];
+//! [`Sink::check`] reports the same refusals before any work is done. All calls block. Not here: the meaning of the rows
+//! and the contents of the lineage.
 //!
-//! - **A folder**, of this machine or below a URL (module `storage`), gets `part-00000.parquet` and so on, a new one
-//!   after about `target_file_size_bytes`; then `_hfauto/MANIFEST.json` and, last, `_SUCCESS`. The module `commit`
-//!   says what a crash leaves at each moment.
-//! - **One file**, when the path ends in the format's extension, is written beside its place under a hidden name and
+//! - **A folder**, local or below a URL (module `storage`), gets parts `part-00000.parquet` and so on, each of about
+//!   `target_file_size_bytes`; then `_hfauto/MANIFEST.json` and, last, `_SUCCESS`. The module `commit` describes the state
+//!   after a crash at each step.
+//! - **A single file**, if the path ends in the format's extension, is written under a hidden name beside its path and
 //!   renamed. It is not split.
-//! - **`partition_by`** makes hive folders; the columns are in the folder names and not in the files. Rows of a folder
-//!   keep their order. At most [`MAX_OPEN_FILES`] files are open: beyond that the one that waited longest is closed,
-//!   and its folder continues with the next part. Without rows there are no folders and no files.
-//! - **An output that exists** is an error, unless it may be overwritten. Then the files that the earlier manifest
-//!   names are replaced once the new ones are whole; a folder that holds anything else is refused.
+//! - **`partition_by`** creates hive folders; the columns are in the folder names and not in the files. Rows of a folder
+//!   keep their order. At most [`MAX_OPEN_FILES`] files are open: beyond that, the least recently used one is closed, and
+//!   its folder continues with the next part. Without rows, there are no folders and no files.
+//! - **An existing output** is an error, unless it may be overwritten. Then the files of the earlier manifest are
+//!   replaced once the new ones are complete; a folder with any other file is refused.
 //!
 //! # Units
-//! A job in units (module `units`) stages each unit durably; `commit` publishes all of them at the end: a plan,
-//! renames, removals, MANIFEST, `_SUCCESS`, each step repeatable. The manifests of units are read one by one, and the
-//! MANIFEST, one file per line, as a stream (`manifest`). Reading the state of an output therefore takes constant
-//! memory; publishing it takes a few hundred bytes per unit. An incremental job keeps the manifests, and a unit with
-//! the same id is not computed again.
+//! A job in units (module `units`) stages each unit durably; `commit` publishes all of them at the end: a plan, renames,
+//! removals, MANIFEST, `_SUCCESS`. Each step is idempotent. Manifests of units are read one by one, and the MANIFEST, with
+//! one file per line, is read as a stream (`manifest`). Reading the state of an output therefore takes constant memory;
+//! publishing it takes a few hundred bytes per unit. An incremental job keeps the manifests, and does not compute a unit
+//! with the same id again.
 //!
-//! In an object store (`storage`) a put is atomic, and a move is a copy and a delete. The lock is an object with a
-//! lease. It is taken by conditional puts, and its entity tag is the fencing token that is checked before a unit or
-//! the output is committed. Shards hold the output together; the last one to finish takes the lock exclusively and
-//! publishes if every unit exists.
+//! In an object store (`storage`), a put is atomic, and a move is a copy and a delete. The lock is an object with a lease.
+//! Runs take it by conditional puts; its entity tag is the fencing token, which is checked before each commit of a unit or
+//! of the output. Shards share the lock; the last one to finish takes it exclusively, and publishes if every unit exists.
 //!
 //! The kill tests (`crate::failpoint`) kill the process at every step of this protocol.
 
@@ -55,13 +54,14 @@ use self::encode::{Boxed, Encoder, Encoding, schema_json};
 pub use self::encode::{check_text, nested_as_text};
 use self::manifest::Manifest;
 use self::partition::Partitioner;
+pub use self::records::RowErrorCounts;
 pub use self::state::OutputState;
 pub(crate) use self::state::{is_remote, keep_report, kept_report};
 pub use self::storage::Shard;
 use self::storage::{Hold, Lock};
 use self::target::Target;
 pub use self::units::{
-    Committed, Done, Finished, RowErrorCounts, UnitKey, UnitMode, UnitOutput, UnitStatus, Vanished,
+    Committed, Done, Finished, UnitKey, UnitMode, UnitOutput, UnitStatus, Vanished,
 };
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
@@ -70,38 +70,38 @@ use crate::failpoint::failpoint;
 /// Files that a partitioned sink keeps open.
 pub const MAX_OPEN_FILES: usize = 64;
 
-/// Rows that are encoded between two looks at a file's size.
+/// The rows to encode between two checks of a file's size.
 const ROWS_PER_SLICE: usize = 1024;
 
-/// Bytes that all open files together may buffer.
+/// The most bytes that all open files buffer together.
 const BUFFERED_BYTES: usize = 256 << 20;
 
-/// What the caller knows about the rows.
+/// The caller's options.
 #[derive(Clone, Debug, Default)]
 pub struct SinkOptions {
     /// Key-values for the footers and the manifest: `hfauto.*`.
     pub lineage: Vec<(String, String)>,
-    /// Columns that a model made: no dictionary and no statistics in Parquet.
+    /// The columns that models computed: no dictionary and no statistics in Parquet.
     pub model_columns: Vec<String>,
-    /// Replace the files of an earlier run.
+    /// Whether to replace the files of an earlier run.
     pub overwrite: bool,
 }
 
-/// What a run wrote.
+/// The files that a run wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// The files, sorted by path.
     pub files: Vec<WrittenFile>,
-    /// Rows of all files.
+    /// The rows of all files.
     pub rows: u64,
-    /// Bytes of all files.
+    /// The bytes of all files.
     pub bytes: u64,
 }
 
 /// A file that a run wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenFile {
-    /// Where it is now.
+    /// Its path.
     pub path: PathBuf,
     /// Its rows.
     pub rows: u64,
@@ -111,7 +111,7 @@ pub struct WrittenFile {
     pub blake3: String,
 }
 
-/// An output being written. Dropped without [`Sink::finish`], it leaves nothing behind.
+/// An output in progress. If it is dropped without [`Sink::finish`], it leaves nothing behind.
 pub struct Sink {
     target: Target,
     location: String,
@@ -123,18 +123,18 @@ pub struct Sink {
     partitioner: Option<Partitioner>,
     lineage: Vec<(String, String)>,
     disk: Box<dyn Disk>,
-    /// `None` once nothing is left to throw away.
+    /// `None` once there is nothing left to discard.
     staging: Option<Staging>,
-    /// The longest unused first.
+    /// The open files, the least recently used first.
     open: Vec<Part>,
     closed: Vec<WrittenPart>,
     /// The next part number of each folder.
     next_part: BTreeMap<String, u32>,
-    /// What part files of a unit are called.
+    /// The stem of a unit's part files.
     stem: Option<String>,
 }
 
-/// Where files are until they are whole.
+/// The place of files until they are published.
 enum Staging {
     File {
         temporary: PathBuf,
@@ -142,18 +142,18 @@ enum Staging {
         created: Vec<PathBuf>,
         overwrite: bool,
     },
-    /// One object: its file of this machine is put there at the end.
+    /// A single object: its local file is uploaded at the end.
     Object {
         temporary: PathBuf,
         overwrite: bool,
-        /// `None` where the caller holds what it is a part of.
+        /// `None` if the caller holds the lock of the output that it belongs to.
         lock: Option<Box<dyn Lock>>,
     },
     Folder {
         run: Run,
         replaced: Vec<String>,
     },
-    /// A unit of an output: its parts are committed by [`UnitOutput`].
+    /// A unit of an output: [`UnitOutput`] commits its parts.
     Unit {
         dir: PathBuf,
     },
@@ -162,14 +162,14 @@ enum Staging {
 /// An open file.
 struct Part {
     folder: String,
-    /// Relative to the output folder; the path itself for a single file.
+    /// The name relative to the output folder; the path of a single file.
     name: String,
     encoder: Encoder,
     gauge: Gauge,
     rows: u64,
 }
 
-/// A part of an output, as manifests have it.
+/// A part of an output, as recorded in manifests.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 struct WrittenPart {
     #[serde(rename = "path")]
@@ -189,12 +189,12 @@ impl std::fmt::Debug for Sink {
 }
 
 impl Sink {
-    /// Fails if [`Sink::create`] would fail for the state of the disk or a contradiction in the
-    /// pipeline; an output that was made in units is left to [`UnitOutput::open`]. Leaves nothing on the disk.
+    /// Fails if [`Sink::create`] would fail because of the state of the disk or a contradiction in the pipeline. Ignores an
+    /// output in units, which [`UnitOutput::open`] checks. Leaves nothing on the disk.
     ///
     /// # Errors
     /// - `Sink`: the output exists, or cannot be written.
-    /// - `Config`: format, compression, path and partitions do not fit together.
+    /// - `Config`: format, compression, path and partitions contradict each other.
     pub fn check(spec: &SinkSpec, overwrite: bool) -> Result<()> {
         let target = Target::of(spec)?;
         let check = || {
@@ -225,21 +225,21 @@ impl Sink {
         types::stored(target.format, field).map(drop).map_err(|error| error.at(&spec.location))
     }
 
-    /// Whether the output is one file, not a folder.
+    /// Whether the output is a single file rather than a folder.
     pub fn is_file(spec: &SinkSpec) -> bool {
         Target::of(spec).is_ok_and(|target| target.is_file())
     }
 
-    /// Starts an output of batches with `schema`.
+    /// Starts an output for batches with `schema`.
     ///
     /// # Errors
-    /// As [`Sink::check`]; and `Config` when the format cannot hold a column, `Resources` when another
-    /// run is writing to the same place.
+    /// Like [`Sink::check`]; also `Config` if the format cannot hold a column, and `Resources` if another run holds the
+    /// output.
     pub fn create(spec: &SinkSpec, schema: SchemaRef, options: SinkOptions) -> Result<Self> {
         Self::create_on(spec, schema, options, Box::new(LocalDisk))
     }
 
-    /// As [`Sink::create`], of a file that is a part of an output that the caller holds.
+    /// Like [`Sink::create`], for a file of an output whose lock the caller holds.
     pub(crate) fn create_held(
         spec: &SinkSpec,
         schema: SchemaRef,
@@ -275,7 +275,7 @@ impl Sink {
                 let temporary = temporary.map_err(|error| write_error(&target.path, error))?;
                 let lock = locks.then(|| target.storage.lock_of(file)).transpose()?;
                 let staging = Staging::Object { temporary, overwrite, lock };
-                // Looked at again under the lock: the run that had it may have put it there.
+                // Checked again under the lock: the previous holder may have written the file.
                 if let Err(error) = target.replaced(overwrite) {
                     staging.discard();
                     return Err(error);
@@ -292,7 +292,7 @@ impl Sink {
             }
         } else {
             let run = Run::start(&target.storage, Hold::Alone)?;
-            // Looked at again under the lock, after a commit cut short has been finished.
+            // Checked again under the lock, once an interrupted commit is finished.
             match target.replaced(overwrite) {
                 Ok(replaced) => Staging::Folder { run, replaced },
                 Err(error) => {
@@ -308,7 +308,7 @@ impl Sink {
         Ok(sink)
     }
 
-    /// A sink that has no place for its files yet.
+    /// A sink without a staging place.
     fn unstaged(
         target: Target,
         spec: &SinkSpec,
@@ -353,7 +353,7 @@ impl Sink {
         })
     }
 
-    /// Appends rows. After an error the output is gone and only the error is left to report.
+    /// Appends rows. An error discards the output.
     ///
     /// # Errors
     /// `Sink` when the disk is full or fails.
@@ -366,7 +366,7 @@ impl Sink {
     }
 
     fn write_rows(&mut self, batch: &RecordBatch) -> Result<()> {
-        // Names and metadata inside nested types may differ; `Encoding::prepare` evens them out.
+        // Names and metadata inside nested types may differ; `Encoding::prepare` unifies them.
         let fits = batch.num_columns() == self.schema.fields().len()
             && batch
                 .columns()
@@ -418,7 +418,7 @@ impl Sink {
         Ok(())
     }
 
-    /// The index of the folder's open file, which is the last one now.
+    /// The index of the folder's open file, which becomes the last one.
     fn part(&mut self, folder: &str) -> Result<usize> {
         if let Some(index) = self.open.iter().position(|part| part.folder == folder) {
             let part = self.open.remove(index);
@@ -468,7 +468,7 @@ impl Sink {
         }
     }
 
-    /// An error while encoding: of the disk, if the disk had one; else ours.
+    /// The error for a failed encoding: the disk's, if it has one; otherwise our own.
     fn encode_error(&self, name: &str, gauge: Option<&Gauge>, error: Boxed) -> Error {
         let path = self.target.part(name);
         if let Some(fault) = gauge.and_then(Gauge::take_fault) {
@@ -484,10 +484,10 @@ impl Sink {
         }
     }
 
-    /// Publishes the output: files first, the manifest, then `_SUCCESS`.
+    /// Publishes the output: the files, the manifest, then `_SUCCESS`.
     ///
     /// # Errors
-    /// `Sink` when the disk fails; nothing is published then.
+    /// `Sink` if the disk fails; nothing is published then.
     pub fn finish(mut self) -> Result<Written> {
         let result = self.publish();
         result.map_err(|error| {
@@ -537,7 +537,7 @@ impl Sink {
         Ok(Written { files: files.collect(), rows, bytes })
     }
 
-    /// What the manifest of an output says beside its files.
+    /// The manifest of an output without its files.
     fn manifest_head(&self, rows: u64, bytes: u64) -> Map<String, Value> {
         let lineage: Map<_, _> =
             self.lineage.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
@@ -553,7 +553,7 @@ impl Sink {
         head.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
-    /// Throws everything away; dropping does the same.
+    /// Discards the output, as dropping it does.
     pub fn abort(mut self) {
         self.discard();
     }
@@ -573,7 +573,7 @@ impl Drop for Sink {
 }
 
 impl Staging {
-    /// A hidden temporary file next to the output. Its fixed name lets the next run remove what a killed run left.
+    /// A hidden temporary file beside the output. Its fixed name lets the next run remove the file of a killed run.
     fn file(target: &Target, name: &str, overwrite: bool) -> Result<Self> {
         let path = &target.path;
         let temporary = path.with_file_name(format!(".{name}.hfauto-tmp"));
@@ -590,14 +590,14 @@ impl Staging {
         }
     }
 
-    /// Puts one file in its place.
+    /// Renames the file to its final name.
     fn rename(&self, target: &Target) -> Result<()> {
         let (Self::File { temporary, overwrite, .. } | Self::Object { temporary, overwrite, .. }) =
             self
         else {
             return Ok(());
         };
-        // Somebody else may have put a file there in the meantime.
+        // Another process may have created the file in the meantime.
         target.replaced(*overwrite)?;
         if let (Self::Object { lock, .. }, Some(file)) = (self, &target.file) {
             failpoint("publish.begun");
@@ -641,7 +641,7 @@ impl Staging {
     }
 }
 
-/// The path of `relative` in a folder of this machine; the folders that it needs are made.
+/// The path of `relative` in a local folder; creates its parent folders.
 fn place(folder: &Path, relative: &str) -> std::io::Result<PathBuf> {
     let path = folder.join(relative);
     if let Some(parent) = path.parent() {

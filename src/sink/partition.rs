@@ -1,4 +1,4 @@
-//! Rows to hive folders: `lang=en/year=2024`. Not here: the files in them.
+//! Splits rows into hive folders: `lang=en/year=2024`. Not here: the files in them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use arrow::error::ArrowError;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::FOLDER_NAME_BYTES;
 
-/// The folder value of nulls, as Hive, Spark and DuckDB have it.
+/// The folder value of nulls, as in Hive, Spark and DuckDB.
 const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// Splits batches by the values of some columns.
@@ -23,13 +23,13 @@ pub(super) struct Partitioner {
 }
 
 impl Partitioner {
-    /// A partitioner by `names`, which have to be columns with values that can be written as text.
+    /// A partitioner by the columns `names`, whose values must have a text form.
     pub(super) fn new(names: &[String], schema: &Schema) -> Result<Self> {
         let wrong = |message: String| Err(Error::new(ErrorKind::Config, message));
         let mut keys = Vec::new();
         for (index, name) in names.iter().enumerate() {
             if names[..index].contains(name) {
-                return wrong(format!("`sink.partition_by` names the column `{name}` twice"));
+                return wrong(format!("`sink.partition_by` has the column `{name}` twice"));
             }
             let Ok(key) = schema.index_of(name) else {
                 let columns: Vec<_> =
@@ -43,9 +43,9 @@ impl Partitioner {
             if name.is_empty() || name.starts_with(['_', '.']) {
                 return Err(Error::new(
                     ErrorKind::Config,
-                    format!("`sink.partition_by`: readers pass over folders like `{name}=…`"),
+                    format!("`sink.partition_by`: readers skip folders such as `{name}=…`"),
                 )
-                .hint("rename the column with a `sql` step: names that begin with `_` or `.` hide a folder"));
+                .hint("rename the column with a `sql` step: folders whose name begins with `_` or `.` are hidden"));
             }
             let data_type = schema.field(key).data_type();
             let text = matches!(
@@ -61,8 +61,8 @@ impl Partitioner {
                 || matches!(data_type, DataType::Boolean | DataType::Decimal128(..));
             if !plain || !can_cast_types(data_type, &DataType::Utf8) {
                 return wrong(format!(
-                    "`sink.partition_by`: the column `{name}` is {data_type}, which makes no folder \
-                     names"
+                    "`sink.partition_by`: the column `{name}` is {data_type}, which cannot be a folder \
+                     name"
                 ));
             }
             keys.push(key);
@@ -80,7 +80,7 @@ impl Partitioner {
         schema.project(&self.rest)
     }
 
-    /// The folders of a batch in the order that they first appear, each with its rows in order.
+    /// The folders of a batch in order of first appearance, each with its rows in order.
     ///
     /// # Errors
     /// `Data` for a value that is too long for a folder name.
@@ -128,7 +128,7 @@ impl Partitioner {
         let parts = self.names.iter().zip(key).map(|(name, value)| {
             let part = match value {
                 None => format!("{}={HIVE_NULL}", escape(name)),
-                // The text itself is not null.
+                // Escapes a text that looks like the null value.
                 Some(HIVE_NULL) => format!("{}=%5F{}", escape(name), &HIVE_NULL[1..]),
                 Some(value) => format!("{}={}", escape(name), escape(value)),
             };
@@ -137,8 +137,8 @@ impl Partitioner {
             }
             let shown: String = value.unwrap_or_default().chars().take(40).collect();
             let message = format!(
-                "`sink.partition_by`: the value `{shown}…` of the column `{name}` is too long for the name of a \
-                 folder: {} bytes, at most {FOLDER_NAME_BYTES} may be",
+                "`sink.partition_by`: the value `{shown}…` of the column `{name}` is too long for a folder \
+                 name: {} bytes, the limit is {FOLDER_NAME_BYTES}",
                 part.len()
             );
             Err(Error::new(ErrorKind::Data, message)
@@ -148,7 +148,7 @@ impl Partitioner {
     }
 }
 
-/// Percent-encodes the characters that Hive does.
+/// Percent-encodes the characters that Hive encodes.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,5 +1,5 @@
-//! The manifests of units: read, checked against the files that they name, counted. A manifest alone says that its
-//! unit is done. Not here: how it is written (`units`).
+//! Reads and counts the manifests of units, and checks them against their files. Only a manifest marks a unit as done. Not
+//! here: writing them (`units`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,14 +8,30 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::WrittenPart;
 use super::commit::{STAGED, UNITS};
 use super::manifest::stays_inside;
 use super::storage::Storage;
-use super::{RowErrorCounts, WrittenPart};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The version of unit manifests that this program writes and reads.
 pub(super) const VERSION: u32 = 1;
+
+/// Rows that failed, of this run and of units that were done before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowErrorCounts {
+    /// Rows that came to the first model step.
+    pub rows: u64,
+    /// Rows among them that a step refused.
+    pub failed: u64,
+}
+
+impl RowErrorCounts {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.failed += other.failed;
+    }
+}
 
 /// The manifest of a unit.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,7 +46,7 @@ pub(super) struct Record {
     pub(super) files: Vec<WrittenPart>,
 }
 
-/// What is kept in memory of a unit that is done: what it takes to publish it.
+/// The part of a finished unit's manifest that publishing needs, which is kept in memory.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     pub(super) input: Arc<str>,
@@ -40,7 +56,7 @@ pub(super) struct Kept {
     pub(super) files: Box<[WrittenPart]>,
 }
 
-/// The units that are done, by id. Of texts that many have in common, one is kept.
+/// The finished units by id. Texts that several units share are stored once.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     units: BTreeMap<Box<str>, Kept>,
@@ -80,14 +96,14 @@ impl Records {
         self.units.values()
     }
 
-    /// Ids and what is kept of them.
+    /// The ids, with what is kept of each unit.
     pub(super) fn into_all(self) -> impl Iterator<Item = (Box<str>, Kept)> {
         self.units.into_iter()
     }
 }
 
-/// The units that are done: those whose manifest is whole and whose files are there. Everything else of
-/// units is removed, if this run is `alone`.
+/// The finished units: those with a complete manifest whose files exist. If this run is `alone`, removes all other files
+/// of units.
 pub(super) fn records(storage: &dyn Storage, alone: bool) -> Result<Records> {
     let (mut staged, published) = (storage.files(STAGED)?, storage.files("")?);
     let mut records = Records::default();
@@ -98,7 +114,7 @@ pub(super) fn records(storage: &dyn Storage, alone: bool) -> Result<Records> {
         };
         match record {
             Some(record) if record.files.iter().all(is_there) => {
-                // A file is of one unit: what is left of the staged ones at the end is nobody's.
+                // A file belongs to one unit: staged files that remain at the end are orphans.
                 for part in &record.files {
                     staged.remove(&part.name);
                 }
@@ -114,7 +130,7 @@ pub(super) fn records(storage: &dyn Storage, alone: bool) -> Result<Records> {
     damaged.sort_unstable();
     for name in &damaged {
         let manifest = storage.shown(name);
-        tracing::warn!(manifest = %manifest.display(), "damaged: its unit is computed again");
+        tracing::warn!(manifest = %manifest.display(), "a damaged manifest: its unit is computed again");
     }
     storage.remove_all(&damaged)?;
     let orphans: Vec<String> = staged.keys().map(|name| format!("{STAGED}/{name}")).collect();
@@ -122,8 +138,8 @@ pub(super) fn records(storage: &dyn Storage, alone: bool) -> Result<Records> {
     Ok(records)
 }
 
-/// Reads the manifests of units one after another, in any order: names, and what they say; `None` for one that is
-/// cut off or is not the one of its name. Of those that were read nothing stays in memory.
+/// Visits the manifests of units in any order, by name; `None` stands for one that is truncated or does not match its
+/// name. Keeps no manifest in memory.
 pub(super) fn for_each_record(
     storage: &dyn Storage,
     found: &mut dyn FnMut(String, Option<Record>) -> Result<()>,
@@ -144,7 +160,9 @@ fn parse(path: &Path, file: &str, text: &[u8]) -> Result<Option<Record>> {
             ErrorKind::Sink,
             format!("`{}` is of version {version}, this program knows {VERSION}", path.display()),
         )
-        .hint("use the newer hfauto-pipe that wrote it, or compute all again with `--fresh`"));
+        .hint(
+            "use the newer hfauto-pipe that wrote it, or compute everything again with `--fresh`",
+        ));
     }
     let Ok(record) = serde_json::from_value::<Record>(value) else { return Ok(None) };
     let is_named_so = *file == format!("{}.json", record.unit);
@@ -152,7 +170,7 @@ fn parse(path: &Path, file: &str, text: &[u8]) -> Result<Option<Record>> {
     Ok((is_named_so && record.files.iter().all(is_whole)).then_some(record))
 }
 
-/// Units that are done, and their rows.
+/// The number of finished units, and their rows.
 pub(super) fn count(storage: &dyn Storage) -> Result<(usize, u64)> {
     let (mut units, mut rows) = (0, 0);
     for_each_record(storage, &mut |_, record| {

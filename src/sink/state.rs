@@ -1,33 +1,34 @@
-//! The state of an output folder, as another process sees it: published, in progress, or interrupted. Locks are held
-//! only while the state is read. Not here: how it becomes so (`commit`, `units`).
+//! The state of an output folder, read by any process: published, in progress, or interrupted. Holds locks only while it
+//! reads. Not here: changes of the state (`commit`, `units`).
 
 use serde::{Deserialize, Serialize};
 
 use super::commit;
 use super::manifest;
 use super::records::count;
+use super::storage::META;
 use super::target::Target;
 use crate::config::pipeline::SinkSpec;
 use crate::error::Result;
 
-/// What a job in units writes down when it starts, for others to read.
+/// The progress that a job in units records when it starts, for other processes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Started {
-    /// When, RFC 3339, UTC.
+    /// The start time, RFC 3339, UTC.
     pub(super) at: String,
-    /// Units of the job.
+    /// The number of units of the job.
     pub(super) units: usize,
-    /// Units that were done then.
+    /// The number of units that were done then.
     pub(super) done: usize,
-    /// The process.
+    /// The process id.
     pub(super) pid: u32,
-    /// What tells the job from others.
+    /// The identity of the job.
     #[serde(default)]
     pub(super) job: String,
-    /// Units of other inputs or other settings that the output had then.
+    /// The number of units of other inputs or settings in the output then.
     #[serde(default)]
     pub(super) others: usize,
-    /// Rows of all units that were done then.
+    /// The rows of all units that were done then.
     #[serde(default)]
     pub(super) rows: u64,
 }
@@ -39,41 +40,41 @@ pub(super) const STARTED: &str = "started.json";
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum OutputState {
-    /// Nothing is there.
+    /// The output does not exist.
     Absent,
-    /// It is whole.
+    /// The output is complete.
     Published {
-        /// Rows of all files.
+        /// The rows of all files.
         rows: u64,
-        /// When, RFC 3339, UTC.
+        /// The time of publication, RFC 3339, UTC.
         at: String,
     },
-    /// A run is on it, or was, and did not come to its end.
+    /// A run is in progress, or was interrupted.
     Unfinished {
-        /// Whether the run is there.
+        /// Whether a run is in progress.
         is_running: bool,
-        /// The process of the run, when it said so.
+        /// The process id of the run, if it is recorded.
         pid: Option<u32>,
-        /// When it started.
+        /// The start time of the run.
         started_at: Option<String>,
-        /// Units of the job.
+        /// The number of units of the job.
         units: Option<usize>,
-        /// Units that are done.
+        /// The number of finished units.
         done: usize,
-        /// Rows of these, in the output.
+        /// The rows of finished units in the output.
         rows: u64,
-        /// Rows a second of this run so far.
+        /// The rows per second of this run so far.
         rows_per_second: Option<f64>,
-        /// Seconds until the end, at the pace of this run so far.
+        /// The estimated seconds until the end, from the pace of this run so far.
         seconds_left: Option<f64>,
     },
 }
 
 impl OutputState {
-    /// Looks at an output.
+    /// Reads the state of an output.
     ///
     /// # Errors
-    /// `Sink` when the folder cannot be read, `Config` when it is no output.
+    /// `Sink` if the folder cannot be read, `Config` if it is not an output.
     pub fn of(spec: &SinkSpec) -> Result<Self> {
         let target = Target::of(spec)?;
         let storage = target.storage.as_ref();
@@ -102,7 +103,7 @@ impl OutputState {
         let pace = started.as_ref().filter(|_| is_running).and_then(|started| {
             let at = chrono::DateTime::parse_from_rfc3339(&started.at).ok()?;
             let seconds = (chrono::Utc::now() - at.to_utc()).as_seconds_f64();
-            // A clock that was put back tells nothing.
+            // A clock that was set back gives no pace.
             let made = done.checked_sub(started.done).filter(|made| *made > 0 && seconds > 0.0)?;
             let left = started.units.saturating_sub(done) as f64 * seconds / made as f64;
             Some((rows.saturating_sub(started.rows) as f64 / seconds, left))
@@ -123,12 +124,12 @@ impl OutputState {
 /// The report of the last run, in an output in an object store.
 const REPORT: &str = "_hfauto/report.json";
 
-/// Whether an output is in an object store.
+/// Whether the output is in an object store.
 pub(crate) fn is_remote(spec: &SinkSpec) -> bool {
     crate::store::is_url(&spec.path.to_string_lossy())
 }
 
-/// The report that an output in an object store keeps.
+/// The report in an output in an object store.
 ///
 /// # Errors
 /// `Sink` when it cannot be read.
@@ -136,15 +137,15 @@ pub(crate) fn kept_report(spec: &SinkSpec) -> Result<Option<Vec<u8>>> {
     Target::of(spec)?.storage.read(REPORT)
 }
 
-/// Keeps a report in an output in an object store, if an output is there. One of a run that had nothing to do does not
-/// take the place of another.
+/// Writes a report to an output in an object store, if the output exists. The report of a run that had nothing to do does
+/// not replace another one.
 ///
 /// # Errors
 /// `Sink` when it cannot be written.
 pub(crate) fn keep_report(spec: &SinkSpec, report: &[u8], nothing: bool) -> Result<()> {
     let storage = Target::of(spec)?.storage;
     let storage = storage.as_ref();
-    let is_output = commit::is_committed(storage)? || !storage.folders(commit::META)?.is_empty();
+    let is_output = commit::is_committed(storage)? || !storage.folders(META)?.is_empty();
     if !is_output || nothing && storage.is_file(REPORT)?.is_some() {
         return Ok(());
     }

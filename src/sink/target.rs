@@ -1,5 +1,4 @@
-//! What `sink` asks for, checked: a file or a folder, its format and compression, and what is there
-//! already. Nothing is written here.
+//! Checks the `sink` of a pipeline: file or folder, format, compression, and existing files. Writes nothing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,16 +13,16 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) path: PathBuf,
-    /// Its folder; of one file the folder that it is in.
+    /// Its folder; for a single file, the parent folder.
     pub(super) storage: Arc<dyn Storage>,
-    /// The name of one file; `None` is a folder of parts.
+    /// The name of a single file; `None` for a folder of parts.
     pub(super) file: Option<String>,
     pub(super) format: FileFormat,
     pub(super) compression: Compression,
 }
 
 impl Target {
-    /// Checks what can be checked without looking at the disk.
+    /// Checks everything that does not need the disk.
     pub(super) fn of(spec: &SinkSpec) -> Result<Self> {
         let wrong = |message: String| Error::new(ErrorKind::Config, message).at(&spec.location);
         let written = spec.path.as_os_str().to_string_lossy();
@@ -33,7 +32,7 @@ impl Target {
             && format != spec.format
         {
             return Err(wrong(format!(
-                "`sink.path` ends like a {} file, but `sink.format` is {}",
+                "`sink.path` has the extension of a {} file, but `sink.format` is {}",
                 format.name(),
                 spec.format.name()
             ))
@@ -45,7 +44,7 @@ impl Target {
             && named != asked
         {
             let plain = written.trim_end_matches(".gz").trim_end_matches(".zst");
-            return Err(wrong(format!("`sink.compression` does not fit the name of `{written}`"))
+            return Err(wrong(format!("`sink.compression` contradicts the name of `{written}`"))
                 .hint(format!("name the file `{plain}{}`", asked.suffix())));
         }
         let default = spec.format.default_compression();
@@ -54,7 +53,7 @@ impl Target {
         if !choices.contains(&compression) {
             let names: Vec<_> = choices.iter().map(|choice| choice.name()).collect();
             return Err(wrong(format!(
-                "{} files are not compressed with {}",
+                "{} files cannot be compressed with {}",
                 spec.format.name(),
                 compression.name()
             ))
@@ -63,7 +62,7 @@ impl Target {
         let single_file = by_name.is_some();
         if single_file && !spec.partition_by.is_empty() {
             return Err(wrong(format!(
-                "`sink.partition_by` needs a folder, `{written}` is a file"
+                "`sink.partition_by` needs a folder, but `{written}` is a file"
             ))
             .hint("end the path with `/` for a folder"));
         }
@@ -74,13 +73,13 @@ impl Target {
         Ok(Self { path, storage, file, format: spec.format, compression })
     }
 
-    /// The ending of part files.
+    /// The extension of part files.
     pub(super) fn extension(&self) -> String {
         let suffix = if self.format.is_text() { self.compression.suffix() } else { String::new() };
         format!("{}{suffix}", self.format.extension())
     }
 
-    /// Whether the output is one file.
+    /// Whether the output is a single file.
     pub(super) fn is_file(&self) -> bool {
         self.file.is_some()
     }
@@ -90,7 +89,7 @@ impl Target {
         if self.is_file() { self.path.clone() } else { self.storage.shown(name) }
     }
 
-    /// The earlier files that a run replaces, relative to the folder.
+    /// The existing files that a run replaces, relative to the folder.
     pub(super) fn replaced(&self, overwrite: bool) -> Result<Vec<String>> {
         let storage = self.storage.as_ref();
         let shown = self.part("");
@@ -108,7 +107,7 @@ impl Target {
                 (None, _) | (Some(true), true) => Ok(Vec::new()),
                 (Some(true), false) => exists(),
                 (Some(false), _) => refuse(
-                    format!("the output `{}` is to be a file, but is none", shown.display()),
+                    format!("the output `{}` exists and is not a file", shown.display()),
                     "choose another `sink.path`; a path that ends with `/` is a folder",
                 ),
             };
@@ -127,13 +126,13 @@ impl Target {
         if let Some(foreign) = found.iter().find(|file| !known.contains(file.as_str())) {
             return refuse(
                 format!(
-                    "the output `{}` holds `{foreign}`, which no run of hfauto-pipe wrote",
+                    "the output `{}` contains `{foreign}`, which hfauto-pipe did not write",
                     shown.display()
                 ),
                 "move it away or choose another `sink.path`",
             );
         }
-        // Earlier versions created folders that readers, and the listing above, skip.
+        // Earlier versions wrote files in folders that readers, and the listing above, skip.
         let is_hidden = |name: &&String| name.split('/').any(|part| part.starts_with(['.', '_']));
         let mut found = found;
         for name in known.iter().filter(is_hidden) {

@@ -1,4 +1,4 @@
-//! What a failing disk does to a sink. The rest is tested from outside, in `tests/it/sink.rs`.
+//! Sinks on a failing disk. `tests/it/sink.rs` has all other tests.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::disk::RawFile;
 use super::*;
 use crate::config::pipeline::FileFormat;
 
-/// A disk with room for some bytes.
+/// A disk with a limited number of free bytes.
 #[derive(Clone)]
 struct SmallDisk(Arc<AtomicU64>);
 
@@ -75,7 +75,7 @@ fn a_full_disk_is_one_clear_error_and_leaves_nothing() {
             "deep/out.jsonl.zst",
             "deep/out.arrow",
         ] {
-            // At the first byte, in the middle, and while the last buffer is written out.
+            // Fails at the first byte, in the middle, and while the last buffer is flushed.
             for room in [0, 5, 30_000] {
                 let folder = tempfile::tempdir().unwrap();
                 let spec = spec(folder.path().join(name), format);

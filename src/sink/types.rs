@@ -1,11 +1,11 @@
-//! The types that each format holds, and how. As in pyarrow, a value is written as the nearest type of the format, or
-//! its column is refused by name before anything is computed.
+//! The types that each format stores. As in pyarrow, a column is stored as the nearest type of the format, or refused by
+//! name before anything is computed.
 //!
 //! | format  | what is stored as another type                                                                        |
 //! |---------|-------------------------------------------------------------------------------------------------------|
-//! | Parquet | timestamps and times in seconds in milliseconds, Date64 as DATE, list views as lists, dictionaries of |
-//! |         | other values than text and bytes, and runs, as plain values                                           |
-//! | Arrow   | dictionaries as plain values: the IPC file format allows one dictionary a column                      |
+//! | Parquet | timestamps and times in seconds as milliseconds, Date64 as DATE, list views as lists; run-end encoded |
+//! |         | values, and dictionaries of values other than text and bytes, as plain values                         |
+//! | Arrow   | dictionaries as plain values: the IPC file format allows one dictionary per column                    |
 //! | CSV     | nested values as JSON text                                                                            |
 //!
 //! Not here: the encoders (`encode`).
@@ -25,7 +25,7 @@ use crate::config::pipeline::FileFormat;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::guarded;
 
-/// The field as a file stores it.
+/// The field as stored in a file.
 ///
 /// # Errors
 /// `Config` when the format cannot hold it; the hint names the formats that can.
@@ -50,7 +50,7 @@ pub(super) fn stored(format: FileFormat, field: &FieldRef) -> Result<FieldRef> {
     Err(Error::new(ErrorKind::Config, message).hint(hint))
 }
 
-/// The field as a file stores it, or why it cannot.
+/// The field as stored in a file, or the reason that the format cannot store it.
 fn storable(format: FileFormat, field: &FieldRef) -> std::result::Result<FieldRef, String> {
     let data_type = field.data_type();
     let stored = match format {
@@ -65,11 +65,11 @@ fn storable(format: FileFormat, field: &FieldRef) -> std::result::Result<FieldRe
     match format {
         FileFormat::Parquet => {
             if let Some(its_type) = refused(&|inner| matches!(inner, DataType::Union(..))) {
-                return Err(format!("{its_type}, and Parquet has no unions"));
+                return Err(format!("{its_type}, but Parquet has no unions"));
             }
             // Parquet's INTERVAL has neither sign nor nanoseconds; pyarrow refuses these as well.
             if let Some(its_type) = refused(&|inner| matches!(inner, DataType::Interval(_))) {
-                return Err(format!("{its_type}, which Parquet has no type for"));
+                return Err(format!("{its_type}, for which Parquet has no type"));
             }
         }
         FileFormat::Csv => {
@@ -112,7 +112,7 @@ fn parquet_leaf(data_type: &DataType) -> Option<DataType> {
         }
         DataType::Date64 => Some(DataType::Date32),
         DataType::Time32(TimeUnit::Second) => Some(DataType::Time32(TimeUnit::Millisecond)),
-        // The writer cannot convert 32 bits to the 64 that it chooses for one digit.
+        // The writer chooses 64 bits for a precision of one digit, and cannot convert 32 bits to it.
         DataType::Decimal32(1, scale) => Some(DataType::Decimal64(1, *scale)),
         DataType::Dictionary(_, values) if !is_text(values) && !is_binary(values) => {
             Some(rewritten(values, &parquet_leaf))
@@ -136,7 +136,7 @@ fn arrow_leaf(data_type: &DataType) -> Option<DataType> {
     }
 }
 
-/// The type with `leaf` applied to it, or to its nested types.
+/// The type with `leaf` applied to itself or its nested types.
 fn rewritten(data_type: &DataType, leaf: &dyn Fn(&DataType) -> Option<DataType>) -> DataType {
     let field = |inner: &FieldRef| rewritten_field(inner, leaf);
     match (leaf(data_type), data_type) {
@@ -181,7 +181,7 @@ fn is_binary(data_type: &DataType) -> bool {
     }
 }
 
-/// Whether the type, or a nested one, satisfies a predicate.
+/// Whether the type or a nested type satisfies a predicate.
 pub(super) fn contains(data_type: &DataType, kind: &dyn Fn(&DataType) -> bool) -> bool {
     let inside = |field: &Field| contains(field.data_type(), kind);
     kind(data_type)
@@ -200,26 +200,25 @@ pub(super) fn contains(data_type: &DataType, kind: &dyn Fn(&DataType) -> bool) -
         }
 }
 
-/// A column as a file stores it.
+/// Converts a column to its stored type.
 ///
 /// # Errors
 /// `Data` for a value that the stored type cannot hold.
 pub(super) fn store(column: &ArrayRef, stored: &Field) -> Result<ArrayRef> {
-    // Not `safe`, which would turn a value that does not fit into null.
+    // A `safe` cast would turn a value that does not fit into null.
     let options = CastOptions { safe: false, ..CastOptions::default() };
     cast_with_options(column, stored.data_type(), &options).map_err(|error| {
         let (name, to) = (stored.name(), stored.data_type());
-        let message = format!("a value of the column `{name}` is beyond the range of {to}");
+        let message = format!("a value of the column `{name}` is out of range for {to}");
         Error::new(ErrorKind::Data, message).source(error)
     })
 }
 
-/// Whether the column's times have a text form: for a time beyond the calendar, the encoders would write an error
-/// message.
+/// Fails for times without a text form, in place of which the encoders would write an error message.
 pub(super) fn check_times(field: &Field, column: &ArrayRef) -> Result<()> {
     if contains(field.data_type(), &DataType::is_temporal) && !in_calendar(column) {
         let message = format!(
-            "a value of the column `{}` is beyond the calendar, which ends with the year 262142",
+            "a value of the column `{}` is out of range: the calendar ends with the year 262142",
             field.name()
         );
         return Err(Error::new(ErrorKind::Data, message)
@@ -230,11 +229,11 @@ pub(super) fn check_times(field: &Field, column: &ArrayRef) -> Result<()> {
 
 fn in_calendar(array: &dyn Array) -> bool {
     const DAY: i64 = 86_400;
-    // One day less on either side: a time zone shifts the clock by up to 14 hours.
+    // One day less at either end, because a time zone shifts the clock by up to 14 hours.
     let first = DateTime::<Utc>::MIN_UTC.timestamp() + DAY;
     let last = DateTime::<Utc>::MAX_UTC.timestamp() - DAY;
     let within = |low: i64, high: i64| {
-        // These casts read the same numbers as the stored type.
+        // Reinterprets the stored numbers without changing them.
         let range = match array.data_type() {
             DataType::Date32 | DataType::Time32(_) => {
                 cast(array, &DataType::Int32).ok().and_then(|values| {

@@ -17,13 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::commit::{self, Run, STAGED, UNITS};
 use super::disk::{LocalDisk, write_error};
 use super::manifest::{self, Manifest};
-use super::records::{Kept, Record, Records, VERSION, for_each_record, records};
+use super::records::{Kept, Record, Records, RowErrorCounts, VERSION, for_each_record, records};
 use super::state::{STARTED, Started};
 use super::storage::{Hold, Shard, Storage};
 use super::target::Target;
@@ -32,89 +31,73 @@ use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 
-/// How long a shard waits for a lock that another may have for a moment: at its start and its end.
+/// The time that a shard waits for a lock which another run may hold briefly, at its start and end.
 const LOCK_TRIES: u32 = 12;
 const LOCK_WAIT: Duration = Duration::from_millis(250);
 
-/// A unit, as its manifest and its files name it.
+/// A unit, as identified in its manifest and file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitKey {
-    /// A hash of all that its rows depend on, in hex.
+    /// A hash of everything that its rows depend on, in hex.
     pub id: String,
-    /// Its place among the units of the job; part files sort by it.
+    /// Its index among the units of the job; part files sort by it.
     pub sequence: usize,
     /// The input file.
     pub input: String,
-    /// The file as it is: its size and time.
+    /// The size and modification time of the file.
     pub file: String,
-    /// A hash of what all units depend on: models, options, SQL.
+    /// A hash of everything that all units depend on: models, options, SQL.
     pub plan: String,
 }
 
-/// What a run would do with a unit.
+/// The planned action for a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitStatus {
-    /// It is done: nothing.
+    /// Nothing: the unit is done.
     Done,
-    /// Compute it: no run has.
+    /// Compute it for the first time.
     New,
-    /// Compute it again: the file is another.
+    /// Compute it again, because the file has changed.
     FileChanged,
-    /// Compute it again: a model, an option or the SQL is another.
+    /// Compute it again, because a model, an option or the SQL has changed.
     PlanChanged,
 }
 
 impl UnitKey {
-    /// What the unit's files are called: they sort by its place, and differ where its id does.
+    /// The stem of the unit's file names: sorts by its index, and is unique for its id.
     pub fn stem(&self) -> String {
         format!("{:05}-{}", self.sequence, self.short())
     }
 
-    /// The part of the id that is in the names of files.
+    /// The prefix of the id that file names contain.
     pub fn short(&self) -> &str {
         short(&self.id)
     }
 }
 
-/// Rows that failed, of this run and of units that were done before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RowErrorCounts {
-    /// Rows that came to the first model step.
-    pub rows: u64,
-    /// Rows among them that a step refused.
-    pub failed: u64,
-}
-
-impl RowErrorCounts {
-    pub(crate) fn add(&mut self, other: Self) {
-        self.rows += other.rows;
-        self.failed += other.failed;
-    }
-}
-
-/// A unit that was done before.
+/// A unit that an earlier run completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
-    /// Its rows in the output.
+    /// Its output rows.
     pub rows: u64,
-    /// Its rows that failed.
+    /// Its failed rows.
     pub errors: RowErrorCounts,
 }
 
-/// What is done with an output that is there already.
+/// The treatment of an existing output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitMode {
-    /// An output that another job published is refused, unless it may be overwritten; a run that was cut
-    /// off is gone on with, and one that has published all is done.
+    /// Continues an interrupted run of the same job, and finds nothing to do after a completed one. Refuses the
+    /// output of another job, unless it may be overwritten.
     Resume,
-    /// Units that are new or have changed are computed, the others stay.
+    /// Computes new and changed units, and keeps the others.
     Incremental {
-        /// Whether rows of inputs that are no longer there are removed.
+        /// Whether to remove the rows of inputs that no longer exist.
         prune: bool,
     },
 }
 
-/// Inputs of an output that are no longer there.
+/// Inputs of an output that no longer exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Vanished {
     /// Their paths.
@@ -123,7 +106,7 @@ pub struct Vanished {
     pub removed: bool,
 }
 
-/// An output in the making.
+/// An output that is being written.
 pub struct UnitOutput {
     spec: SinkSpec,
     schema: SchemaRef,
@@ -135,41 +118,42 @@ pub struct UnitOutput {
     run: Run,
     /// The units that are done.
     records: Records,
-    /// The files of the output that is there.
+    /// The files of the existing output.
     published: Vec<String>,
-    /// What tells this job from others: its units.
+    /// The identity of this job: a hash of its units.
     job: String,
-    /// The rows of the output, when this job has published it already.
+    /// The rows of the output, if this job has already published it.
     complete: Option<u64>,
     is_finished: bool,
 }
 
-/// What became of an output whose units, as far as they are this run's, are done.
+/// The result of a run that has computed all its units.
 pub enum Finished {
-    /// It is whole.
+    /// The output is published.
     Published {
         /// Its files.
         written: Written,
-        /// Its inputs that are gone.
+        /// Its inputs that no longer exist.
         vanished: Vanished,
-        /// The beginnings of the ids of the units that are in it.
+        /// The id prefixes of its units.
         units: BTreeSet<String>,
     },
-    /// Other shards have units to do; the last of them publishes.
+    /// Other shards still have units to compute; the last shard publishes.
     Left {
-        /// How many units are missing.
+        /// The number of missing units.
         missing: usize,
     },
 }
 
 impl UnitOutput {
-    /// Locks the output and takes up what earlier runs have done. With a `shard`, others may work on the same
-    /// job beside this run.
+    /// Locks the output and loads what earlier runs have completed. With a `shard`, other processes may work on the
+    /// same job at the same time.
     ///
     /// # Errors
     /// - `Sink`: the output exists and may not be replaced, or cannot be written or read.
     /// - `Config`: as [`Sink::check`].
     /// - `Resources`: another run is writing it.
+    /// - `Usage`: overwriting was requested for a shard.
     pub fn open(
         spec: &SinkSpec,
         schema: SchemaRef,
@@ -178,127 +162,98 @@ impl UnitOutput {
         shard: Option<Shard>,
         units: &[UnitKey],
     ) -> Result<Self> {
-        Self::start(spec, schema, options, mode, shard, units)
-            .map_err(|error| error.at(&spec.location))
-    }
-
-    fn start(
-        spec: &SinkSpec,
-        schema: SchemaRef,
-        options: SinkOptions,
-        mode: UnitMode,
-        shard: Option<Shard>,
-        units: &[UnitKey],
-    ) -> Result<Self> {
-        let target = Target::of(spec)?;
-        let storage = Arc::clone(&target.storage);
-        let may_replace = options.overwrite || matches!(mode, UnitMode::Incremental { .. });
-        target.replaced(may_replace || commit::is_of_units(storage.as_ref())?)?;
-        let job = job_of(units);
-        let hold = shard.map_or(Hold::Alone, Hold::Shard);
-        if shard.is_some() {
-            // Who comes first cleans up after runs that died.
-            match Run::start(&storage, Hold::Alone) {
-                Ok(run) => {
-                    let cleaned = records(storage.as_ref(), true);
-                    run.discard();
-                    cleaned?;
-                }
-                Err(error) if error.kind() == ErrorKind::Resources => {}
-                Err(error) => return Err(error),
+        let open = || {
+            if shard.is_some() && options.overwrite {
+                let message = "a shard cannot overwrite: it would remove the units of others";
+                return Err(Error::new(ErrorKind::Usage, message));
             }
-        }
-        let mut tries = if shard.is_some() { 0..LOCK_TRIES } else { 0..0 };
-        let run = loop {
-            match Run::start(&storage, hold) {
-                // Another shard may be cleaning up.
-                Err(error) if error.kind() == ErrorKind::Resources && tries.next().is_some() => {
-                    std::thread::sleep(LOCK_WAIT);
-                }
-                started => break started?,
-            }
-        };
-        let mut complete = None;
-        let opened = (|| {
-            let storage = storage.as_ref();
-            // Looked at again under the lock, after a commit cut short has been finished.
-            let published = commit::summary(storage)?;
-            if let Some(published) = published.filter(|_| !may_replace)
-                && published.job.as_deref() == Some(&job)
-            {
-                complete = Some(published.rows);
-                return Ok((Vec::new(), Records::default()));
-            }
-            let published = target.replaced(may_replace)?;
-            if options.overwrite {
-                storage.remove_folder(UNITS)?;
-                storage.remove_folder(STAGED)?;
-            }
-            let records = records(storage, hold == Hold::Alone)?;
-            if mode == (UnitMode::Incremental { prune: false }) {
-                refuse_foreign(&records, units)?;
-            }
-            let own =
-                units.iter().filter(|unit| shard.is_none_or(|shard| shard.has(unit.sequence)));
-            let done = own.clone().filter(|unit| records.has(&unit.id)).count();
-            let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-            let started = Started {
-                at,
-                units: own.count(),
-                done,
-                pid: std::process::id(),
-                job: job.clone(),
-                others: records.len() - done,
-                rows: records.all().map(|record| record.rows).sum(),
+            let target = Target::of(spec)?;
+            let storage = Arc::clone(&target.storage);
+            let may_replace = options.overwrite || matches!(mode, UnitMode::Incremental { .. });
+            target.replaced(may_replace || commit::is_of_units(storage.as_ref())?)?;
+            let run = match shard {
+                Some(shard) => start_shard(&storage, shard)?,
+                None => Run::start(&storage, Hold::Alone)?,
             };
-            if shard.is_some() {
-                refuse_other_jobs(storage, &started)?;
-            }
-            run.say(STARTED, &started)?;
-            if !options.overwrite && !published.is_empty() && records.len() == 0 {
-                return Err(Error::new(
-                    ErrorKind::Sink,
-                    format!("the output `{}` was not written in units", target.path.display()),
-                )
-                .hint("`--fresh` computes it once more; later runs are then incremental"));
-            }
-            Ok((published, records))
-        })();
-        let (published, records) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                run.discard();
-                return Err(error);
-            }
+            let mut output = Self {
+                spec: spec.clone(),
+                schema,
+                options,
+                mode,
+                shard,
+                target,
+                storage,
+                run,
+                records: Records::default(),
+                published: Vec::new(),
+                job: job_of(units),
+                complete: None,
+                is_finished: false,
+            };
+            output.take_up(may_replace, units)?;
+            Ok(output)
         };
-        Ok(Self {
-            spec: spec.clone(),
-            schema,
-            options,
-            mode,
-            shard,
-            target,
-            storage,
-            run,
-            records,
-            published,
-            job,
-            complete,
-            is_finished: false,
-        })
+        open().map_err(|error: Error| error.at(&spec.location))
     }
 
-    /// What a run would do with each unit. Nothing is locked or changed.
+    /// Loads what earlier runs have completed, under the lock, and records what this run will do.
+    fn take_up(&mut self, may_replace: bool, units: &[UnitKey]) -> Result<()> {
+        let storage = self.storage.as_ref();
+        // Read again under the lock, after a pending commit was completed.
+        let published = commit::summary(storage)?.filter(|_| !may_replace);
+        if let Some(published) = published.filter(|output| output.job.as_ref() == Some(&self.job)) {
+            self.complete = Some(published.rows);
+            return Ok(());
+        }
+        self.published = self.target.replaced(may_replace)?;
+        if self.options.overwrite {
+            storage.remove_folder(UNITS)?;
+            storage.remove_folder(STAGED)?;
+        }
+        self.records = records(storage, self.shard.is_none())?;
+        if self.mode == (UnitMode::Incremental { prune: false }) {
+            refuse_foreign(&self.records, units)?;
+        }
+        let started = self.started(units);
+        if self.shard.is_some() {
+            refuse_other_jobs(storage, &started)?;
+        }
+        self.run.say(STARTED, &started)?;
+        if !self.options.overwrite && !self.published.is_empty() && self.records.len() == 0 {
+            let output = self.target.path.display();
+            let message = format!("the output `{output}` was not written in units");
+            return Err(Error::new(ErrorKind::Sink, message)
+                .hint("`--fresh` computes it again; later runs are then incremental"));
+        }
+        Ok(())
+    }
+
+    fn started(&self, units: &[UnitKey]) -> Started {
+        let is_own = |unit: &&UnitKey| self.shard.is_none_or(|shard| shard.has(unit.sequence));
+        let own = units.iter().filter(is_own);
+        let done = own.clone().filter(|unit| self.records.has(&unit.id)).count();
+        Started {
+            at: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+            units: own.count(),
+            done,
+            pid: std::process::id(),
+            job: self.job.clone(),
+            others: self.records.len() - done,
+            rows: self.records.all().map(|record| record.rows).sum(),
+        }
+    }
+
+    /// The planned action for each unit. Locks and changes nothing.
     ///
     /// # Errors
-    /// `Sink` when the output cannot be read.
+    /// `Sink` if the output cannot be read.
     pub fn status(spec: &SinkSpec, units: &[UnitKey]) -> Result<Vec<UnitStatus>> {
         let storage = Target::of(spec)?.storage;
         let published = commit::summary(storage.as_ref())?;
         if published.is_some_and(|published| published.job == Some(job_of(units))) {
             return Ok(vec![UnitStatus::Done; units.len()]);
         }
-        // Of each unit whether it is done, of each input what units of it were: not the manifests, which may be more.
+        // Holds one entry per unit and per input, but not the manifests: there may be many more of them.
         let ids: HashMap<&str, usize> =
             units.iter().enumerate().map(|(index, unit)| (unit.id.as_str(), index)).collect();
         let mut done = vec![false; units.len()];
@@ -311,7 +266,7 @@ impl UnitOutput {
             }
             if let Some((unit, status)) = seen.get_mut(record.input.as_str()) {
                 *status = match *status {
-                    // Its units are of another place in the file.
+                    // These units have another position in the file.
                     _ if record.file == unit.file && record.plan == unit.plan => UnitStatus::Done,
                     UnitStatus::Done => UnitStatus::Done,
                     _ if record.file == unit.file => UnitStatus::PlanChanged,
@@ -332,12 +287,12 @@ impl UnitOutput {
         Ok(units.iter().zip(done).map(status).collect())
     }
 
-    /// Whether a run without `overwrite` would take up what this one has done.
+    /// Whether a run without `overwrite` would continue from this one.
     pub fn can_go_on(&self) -> bool {
         self.mode != UnitMode::Resume || self.published.is_empty()
     }
 
-    /// The rows of the output, when this job has published it already: there is nothing to do.
+    /// The rows of the output, if this job has already published it and nothing is left to do.
     pub fn complete(&self) -> Option<u64> {
         self.complete
     }
@@ -359,7 +314,7 @@ impl UnitOutput {
             let dir = dir.map_err(|error| write_error(&self.target.path, error))?;
             sink.staging = Some(Staging::Unit { dir });
             sink.stem = Some(unit.stem());
-            // One file has the columns, also when no unit has rows.
+            // One file holds the columns even if no unit has rows.
             if unit.sequence == 0 && sink.partitioner.is_none() {
                 sink.part("")?;
             }
@@ -368,17 +323,16 @@ impl UnitOutput {
         create().map_err(|error: Error| error.at(&self.spec.location))
     }
 
-    /// A sink for rows of this output that has no place for its files yet.
+    /// A sink for rows of this output, without a folder for its files yet.
     fn unstaged(&self) -> Result<Sink> {
         let (target, schema) = (self.target.clone(), SchemaRef::clone(&self.schema));
         Sink::unstaged(target, &self.spec, schema, self.options.clone(), Box::new(LocalDisk))
     }
 
-    /// Makes the rows of a unit durable: after this, no run computes them again. What is returned,
-    /// [`UnitOutput::add`] takes.
+    /// Makes the rows of a unit durable: no later run computes them again. Pass the result to [`UnitOutput::add`].
     ///
     /// # Errors
-    /// `Sink` when the disk is full or fails.
+    /// `Sink` if the disk is full or fails.
     pub fn commit(&self, unit: &UnitKey, sink: Sink, errors: RowErrorCounts) -> Result<Committed> {
         self.stage(unit, sink, errors).map_err(|error| error.at(&self.spec.location))
     }
@@ -412,16 +366,16 @@ impl UnitOutput {
         Ok(Committed(record))
     }
 
-    /// Counts a unit that was committed.
+    /// Counts a committed unit.
     pub fn add(&mut self, committed: Committed) {
         self.records.insert(committed.0);
     }
 
-    /// Publishes the output of all `units`, which are done. A shard does so if it is the last: otherwise
-    /// it leaves the output to the others. `check` may refuse the rows that failed in all of them.
+    /// Publishes the output once all `units` are done. A shard publishes only if it is the last one. `check` may
+    /// reject the total of failed rows.
     ///
     /// # Errors
-    /// `Sink` when the disk fails; the next run then goes on from here. What `check` says.
+    /// `Sink` if the disk fails; the next run then continues from here. The error of `check`.
     pub fn finish(
         mut self,
         units: &[UnitKey],
@@ -449,10 +403,10 @@ impl UnitOutput {
         finished.map_err(|error| error.at(&self.spec.location))
     }
 
-    /// Takes the lock alone, if no shard is there any more, and counts what all have done. Returns how many
-    /// units are missing if the output is not this run's to publish.
+    /// Takes the exclusive lock once no other shard is active, and counts the units of all shards. Returns the number
+    /// of missing units if this run cannot publish the output.
     fn take_over(&mut self, units: &[UnitKey]) -> Result<Option<usize>> {
-        // Freed before the other is asked for: of shards that end together, the last one gets it.
+        // Released before the exclusive lock is requested, so that of shards that end together the last one gets it.
         self.run.discard();
         let missing =
             |records: &Records| units.iter().filter(|unit| !records.has(&unit.id)).count();
@@ -468,26 +422,23 @@ impl UnitOutput {
             }
             std::thread::sleep(LOCK_WAIT);
         };
-        let may_replace = matches!(self.mode, UnitMode::Incremental { .. });
-        let found = (|| {
-            let published = commit::summary(self.storage.as_ref())?;
-            let is_ours = published.and_then(|published| published.job).as_ref() == Some(&self.job);
-            let published = self.target.replaced(may_replace || is_ours)?;
-            Ok((published, records(self.storage.as_ref(), true)?))
-        })();
-        match found {
-            Ok((published, records)) => (self.published, self.records) = (published, records),
-            Err(error) => {
-                self.run.discard();
-                return Err(error);
-            }
-        }
+        self.read_again().inspect_err(|_| self.run.discard())?;
         let missing = missing(&self.records);
         if missing > 0 {
             self.run.discard();
             return Ok(Some(missing));
         }
         Ok(None)
+    }
+
+    /// Reloads what all shards have completed, under the lock.
+    fn read_again(&mut self) -> Result<()> {
+        let is_incremental = matches!(self.mode, UnitMode::Incremental { .. });
+        let published = commit::summary(self.storage.as_ref())?;
+        let is_ours = published.and_then(|published| published.job).as_ref() == Some(&self.job);
+        self.published = self.target.replaced(is_incremental || is_ours)?;
+        self.records = records(self.storage.as_ref(), true)?;
+        Ok(())
     }
 
     fn publish(&mut self, units: &[UnitKey]) -> Result<Finished> {
@@ -544,11 +495,11 @@ impl UnitOutput {
     }
 }
 
-/// A unit that is durable.
+/// A durable unit.
 pub struct Committed(Record);
 
 impl Committed {
-    /// Its rows that failed.
+    /// Its failed rows.
     pub fn errors(&self) -> RowErrorCounts {
         self.0.errors
     }
@@ -557,8 +508,31 @@ impl Committed {
 impl Drop for UnitOutput {
     fn drop(&mut self) {
         if !self.is_finished {
-            // What is staged stays.
+            // Staged files stay.
             self.run.discard();
+        }
+    }
+}
+
+/// Locks the output together with other shards. The first one cleans up after crashed runs.
+fn start_shard(storage: &Arc<dyn Storage>, shard: Shard) -> Result<Run> {
+    match Run::start(storage, Hold::Alone) {
+        Ok(run) => {
+            let cleaned = records(storage.as_ref(), true);
+            run.discard();
+            cleaned?;
+        }
+        Err(error) if error.kind() == ErrorKind::Resources => {}
+        Err(error) => return Err(error),
+    }
+    let mut tries = 0..LOCK_TRIES;
+    loop {
+        match Run::start(storage, Hold::Shard(shard)) {
+            // Another shard may be cleaning up.
+            Err(error) if error.kind() == ErrorKind::Resources && tries.next().is_some() => {
+                std::thread::sleep(LOCK_WAIT);
+            }
+            started => return started,
         }
     }
 }
@@ -567,7 +541,7 @@ fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
-/// What tells a job from others: its units.
+/// The identity of a job: a hash of its units.
 fn job_of(units: &[UnitKey]) -> String {
     let mut hasher = blake3::Hasher::new();
     units.iter().for_each(|unit| {
@@ -576,8 +550,8 @@ fn job_of(units: &[UnitKey]) -> String {
     hasher.finalize().to_hex()[..32].to_owned()
 }
 
-/// Refuses to keep rows of inputs that are gone beside rows that were made otherwise: they would not fit, and
-/// cannot be made again.
+/// Refuses to keep rows of missing inputs beside rows that were computed differently: they would be inconsistent, and
+/// cannot be computed again.
 fn refuse_foreign(records: &Records, units: &[UnitKey]) -> Result<()> {
     let Some(unit) = units.first() else { return Ok(()) };
     let inputs: BTreeSet<&str> = units.iter().map(|unit| unit.input.as_str()).collect();
@@ -588,18 +562,18 @@ fn refuse_foreign(records: &Records, units: &[UnitKey]) -> Result<()> {
         Some(record) => Err(Error::new(
             ErrorKind::Sink,
             format!(
-                "`{}` is gone, and its rows were made with another model, option, SQL or column types",
+                "`{}` no longer exists, and its rows were computed with another model, option, SQL or column type",
                 record.input
             ),
         )
-        .hint("bring the file back, or remove its rows with `--prune`")),
+        .hint("restore the file, or remove its rows with `--prune`")),
     }
 }
 
-/// Shards of one output work on one job: what one publishes, the others do not find missing.
+/// All shards of one output must run the same job: otherwise the units of one shard are missing for the others.
 fn refuse_other_jobs(storage: &dyn Storage, ours: &Started) -> Result<()> {
     for dir in commit::run_dirs(storage)? {
-        // Of another version, or damaged: nothing can be said of it.
+        // Written by another version, or damaged: it cannot be compared.
         let Ok(Some(other)) = manifest::read::<Started>(storage, &format!("{dir}/{STARTED}"))
         else {
             continue;

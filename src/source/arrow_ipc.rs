@@ -1,4 +1,4 @@
-//! Columns of Arrow IPC files and streams, once the lengths in the file are validated: the `arrow-ipc` crate allocates
+//! Reads the columns of Arrow IPC files and streams, after it validates their lengths: the `arrow-ipc` crate allocates
 //! whatever a file claims. Not here: rows, which DataFusion reads.
 
 use std::collections::BTreeMap;
@@ -19,8 +19,8 @@ const MAGIC: &[u8] = b"ARROW1";
 /// The problem with a file.
 type Problem = Box<dyn std::error::Error + Send + Sync>;
 
-/// Reads the schema of a file of `bytes` bytes. With `messages`, also checks the header of each message; otherwise only
-/// the footer, for stores where each read is a request.
+/// Reads the schema of a file of `bytes` bytes. Checks the footer; with `messages`, also the header of each message.
+/// Object stores skip the messages, because each read is a request.
 pub(super) fn inspect(
     path: &Path,
     mut file: impl Read + Seek,
@@ -70,7 +70,7 @@ struct Sound<'f, F> {
 }
 
 impl<F: Read + Seek> Sound<'_, F> {
-    /// The size that a complete file has.
+    /// The size of the file.
     fn read(&mut self, start: u64, length: u64) -> Result<Vec<u8>, Problem> {
         self.holds(start, length)?;
         self.file.seek(SeekFrom::Start(start))?;
@@ -79,11 +79,11 @@ impl<F: Read + Seek> Sound<'_, F> {
         Ok(bytes)
     }
 
-    /// Checks that the file has so many bytes, and returns their end.
+    /// Checks that a byte range lies in the file, and returns its end.
     fn holds(&self, start: u64, length: u64) -> Result<u64, Problem> {
         match start.checked_add(length) {
             Some(end) if end <= self.bytes => Ok(end),
-            _ => Err(format!("{length} bytes at {start} lie outside of the file").into()),
+            _ => Err(format!("{length} bytes at {start} lie outside the file").into()),
         }
     }
 
@@ -169,7 +169,7 @@ impl<F: Read + Seek> Sound<'_, F> {
             let (start, length) =
                 (u64::try_from(buffer.offset())?, u64::try_from(buffer.length())?);
             if start.checked_add(length).is_none_or(|end| end > body) {
-                return Err("a buffer lies outside of its message".into());
+                return Err("a buffer lies outside its message".into());
             }
             let mut becomes = length;
             if is_compressed && length >= 8 {

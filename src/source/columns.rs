@@ -6,9 +6,24 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Fields};
 
-use super::json::Conflict;
 use crate::config::pipeline::ColumnType;
 use crate::limits::MAX_TEXT_COLUMNS;
+
+/// Two kinds of value in one field.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Conflict {
+    pub(super) field: String,
+    pub(super) before: &'static str,
+    pub(super) here: &'static str,
+}
+
+impl Conflict {
+    pub(super) fn inside(mut self, name: &str) -> Self {
+        let dot = if self.field.is_empty() || self.field.starts_with('[') { "" } else { "." };
+        self.field = format!("{name}{dot}{}", self.field);
+        self
+    }
+}
 
 /// Up to this many fields, lookup is a linear search.
 const FEW: usize = 16;
@@ -181,7 +196,7 @@ impl Column {
         Ok(())
     }
 
-    /// The field itself and its nested fields.
+    /// The number of fields: itself and the nested ones.
     fn count(&self) -> usize {
         let Some(inner) = &self.inner else { return 1 };
         let fields = inner.columns.fields.iter().map(|(_, column)| column.count());

@@ -1,31 +1,31 @@
-//! The columns of CSV files. Every row is read once before the run: the types are those of all rows
-//! (a column whose first million rows are numbers and then one is a word is text), and a ragged row or
-//! a byte that is not UTF-8 is an error with its line, before a model is loaded. Reading is hundreds of
-//! times faster than any model, so this costs little. The module `kind` infers types from values.
+//! The columns of CSV files. Every row is read once before the run. Types come from all rows: one word after a million
+//! numbers makes a column text. A ragged row, or a byte that is not UTF-8, is reported with its line before a model is
+//! loaded. This costs little, because reading is hundreds of times faster than any model. The module `kind` infers types
+//! from values.
 //!
-//! An empty field is null, quoted or not, and so is every value of `null_values`. Quoted fields may hold line breaks and
-//! delimiters; a quote without a delimiter after it, or one that is never closed, is an error. Blank lines are skipped.
-//! Names are made unique as polars does it: the second `text` is `text_duplicated_0`, and unnamed columns are
-//! `column_1`, `column_2` and so on by position.
+//! An empty field is null, quoted or not, as is every value of `null_values`. Quoted fields may contain line breaks and
+//! delimiters. A quote without a delimiter after it, or without a closing quote, is an error. Blank lines are skipped.
+//! Names are made unique as in polars: the second `text` is `text_duplicated_0`, and unnamed columns are `column_1`,
+//! `column_2` and so on by position.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::inspect::{Extent, Inspection, Rows, Start, read_error, too_long};
 use super::invalid::{CONVERT, InvalidText};
-use super::kind::Kind;
+use super::kind::{Kind, shown, value_error};
 use super::quotes::QuoteWatch;
 use super::text::{Text, value_in_utf8};
 use super::units::UNIT_ROWS;
 use crate::config::pipeline::{ColumnType, CsvSpec, TextEncoding};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The columns of a file; none when the file is empty.
+/// The columns of a file; an empty file has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CsvColumns {
     pub(super) columns: Vec<CsvColumn>,
-    /// Where every so many rows start, after the first.
+    /// The starts of later units.
     pub(super) starts: Vec<Start>,
-    /// Values that are not UTF-8, where they are no errors.
+    /// The values that are not UTF-8, if they are not errors.
     pub(super) invalid: InvalidText,
     /// The lengths of rows.
     pub(super) extent: Extent,
@@ -56,7 +56,7 @@ pub(super) fn inspect(text: Text, what: &Inspection) -> Result<(CsvColumns, Rows
         .escape(spec.escape)
         .comment(spec.comment)
         .has_headers(false)
-        // Lengths are checked here, for the message.
+        // Row lengths are checked below, for the message.
         .flexible(true)
         .buffer_capacity(1 << 18)
         .from_reader(QuoteWatch::new(text.reader, spec, what.max_line_bytes));
@@ -174,27 +174,6 @@ impl CsvColumn {
     }
 }
 
-/// The error for a value that does not match the type in `source.types`.
-pub(super) fn value_error(column: &str, value: &str, given: &str, line: u64) -> Error {
-    Error::new(
-        ErrorKind::Data,
-        format!("line {line}, column `{column}`: {value} is not of type {given}"),
-    )
-    .hint(format!(
-        "correct the value, name it in `source.csv.null_values`, or set `source.types.{column}` to string"
-    ))
-}
-
-/// The start of a value, for messages.
-pub(super) fn shown(value: &str) -> String {
-    const MOST: usize = 60;
-    let mut text: String = value.chars().take(MOST).flat_map(char::escape_debug).collect();
-    if value.chars().nth(MOST).is_some() {
-        text.push('…');
-    }
-    text
-}
-
 /// The columns named or implied by the first row.
 fn header(
     record: &::csv::ByteRecord,
@@ -241,7 +220,7 @@ fn header(
 }
 
 fn too_many_columns(count: usize, line: u64, max: usize) -> Error {
-    Error::new(ErrorKind::Data, format!("line {line} has {count} columns: at most {max} are read"))
+    Error::new(ErrorKind::Data, format!("line {line} has {count} columns: the limit is {max}"))
         .hint("check `source.csv.delimiter`, or set `source.max_columns`")
 }
 
@@ -250,15 +229,15 @@ fn misplaced_quote(line: u64) -> Error {
         ErrorKind::Data,
         format!("a quote in the row that starts on line {line} closes a field, but no delimiter follows"),
     )
-    .hint("inside a quoted field, a quote is written twice; or set `source.csv.escape`, or `source.csv.quote` to \"\" where quotes mean nothing")
+    .hint("inside a quoted field, double the quote; or set `source.csv.escape`, or set `source.csv.quote` to \"\" to disable quoting")
 }
 
 fn unclosed(line: u64) -> Error {
     Error::new(
         ErrorKind::Data,
-        format!("a quote in the row that starts on line {line} is never closed"),
+        format!("a quote in the row that starts on line {line} is not closed"),
     )
-    .hint("the file may be cut off; inside a quoted field, a quote is written twice")
+    .hint("the file may be cut off; inside a quoted field, double the quote")
 }
 
 fn not_text(column: &str, line: u64, encoding: TextEncoding) -> Error {
@@ -286,9 +265,9 @@ fn ragged(
     let expected = found.columns.len();
     let first = if spec.has_header { "the header" } else { "the first row" };
     let hint = if expected == 1 {
-        "check `source.csv.delimiter`, and quotes around fields that hold it"
+        "check `source.csv.delimiter`, and quote fields that contain it"
     } else {
-        "a field that holds the delimiter, a quote or a line break has to be quoted"
+        "a field that contains the delimiter, a quote or a line break must be quoted"
     };
     Error::new(
         ErrorKind::Data,
@@ -348,7 +327,7 @@ mod tests {
     #[test]
     fn a_quote_that_is_never_closed_does_not_swallow_rows() {
         let error = inspected("a,b\n1,\"x\"\n2,\"y\n3,z\n4,z\n").unwrap_err();
-        assert_eq!(error.message(), "a quote in the row that starts on line 3 is never closed");
+        assert_eq!(error.message(), "a quote in the row that starts on line 3 is not closed");
         for sound in ["a,b\n1,5\" disk\n", "a,b\n1,\"x\"\"\ny\"\n", "a,b\n1,5\" disk\n2,\"x\ny\""] {
             inspected(sound).unwrap();
         }

@@ -1,4 +1,4 @@
-//! DataFusion's errors as ours: whose fault it is, and in which file. Not here: how errors are shown.
+//! Maps DataFusion's errors to ours: whose fault it is, and in which file. Not here: showing errors.
 
 use std::collections::BTreeSet;
 use std::error::Error as StdError;
@@ -16,19 +16,18 @@ use datafusion::parquet::errors::ParquetError;
 use super::InputFile;
 use crate::error::{Error, ErrorKind};
 
-/// Maps an error that arrived in a stream of record batches, or from planning a query.
+/// Maps an error from a stream of record batches, or from planning a query.
 ///
-/// An [`Error`] of ours that travelled inside comes out as it went in. Of the others, the kind is
-/// decided by the root of the chain: broken bytes and values are `Data`, SQL and planning is `Config`,
-/// memory and spill space is `Resources`, a broken invariant or a panic is `Internal`. A `Data` error
-/// is placed at the file it comes from when that is known: always for one file, and for Parquet when a
-/// footer shows it.
+/// Returns a wrapped [`Error`] unchanged. For other errors, the root of the chain determines the kind: broken bytes and
+/// values are `Data`, SQL and planning are `Config`, memory and spill space are `Resources`, a broken invariant or a panic
+/// is `Internal`. A `Data` error names its file if that is known: always for a single file, and for Parquet if reading the
+/// files again shows it.
 pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
     let error = match take_ours(Box::new(error)) {
         Ok(ours) => return ours,
         Err(error) => error,
     };
-    // What is shared between receivers cannot be taken out, only copied.
+    // An error shared between receivers cannot be moved out, only copied.
     if let Some(ours) = chain(error.as_ref()).find_map(|cause| cause.downcast_ref::<Error>()) {
         return ours.again();
     }
@@ -37,7 +36,7 @@ pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
     let place = place_in_query(error.as_ref());
     let error = match kind {
         ErrorKind::Data if is_computed(error.as_ref()) => {
-            // The innermost cause is the whole reason: its wrappers only repeat it.
+            // The innermost cause is the full reason: its wrappers only repeat it.
             Error::new(kind, format!("SQL failed on a row: {reason}"))
         }
         ErrorKind::Data | ErrorKind::NoInput => {
@@ -64,7 +63,7 @@ pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
         ErrorKind::Internal => {
             Error::new(kind, format!("the query engine failed: {reason}")).source(error)
         }
-        // The reason is all that a parser or planner says; its wrappers only repeat it.
+        // The wrappers of a parser's or planner's error only repeat its reason.
         _ => with_hint(Error::new(kind, reason)),
     };
     match place {
@@ -76,7 +75,7 @@ pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
 /// Remedies for errors that the planner does not explain.
 fn with_hint(error: Error) -> Error {
     if error.message().contains("Dot access not supported") {
-        let message = "a key after a dot is read of a column, not of the result of a call";
+        let message = "a key after a dot needs a column, not the result of a call";
         return Error::new(error.kind(), message)
             .hint("write the key in brackets: `classify(text, 'model')['label']`");
     }
@@ -96,12 +95,12 @@ pub fn query_error(error: DataFusionError, files: &[InputFile]) -> Error {
             ErrorKind::Config,
             format!("the query engine cannot compute this: {reason}"),
         )
-        .hint("write the SQL another way");
+        .hint("rewrite the query");
     }
     stream_error(error, files)
 }
 
-/// Where the planner found a name that is not there; the parser says it in its text.
+/// The position of an unknown name that the planner found; parser errors contain the position in their text.
 fn place_in_query(error: Cause<'_>) -> Option<String> {
     let span = chain(error).find_map(|cause| match cause.downcast_ref::<DataFusionError>()? {
         DataFusionError::Diagnostic(diagnostic, _) => diagnostic.span,
@@ -112,7 +111,7 @@ fn place_in_query(error: Cause<'_>) -> Option<String> {
 
 type Boxed = Box<dyn StdError + Send + Sync>;
 
-/// Takes our error out of the wrappers that only pass it on.
+/// Unwraps our error.
 fn take_ours(error: Boxed) -> Result<Error, Boxed> {
     let error = match error.downcast::<Error>() {
         Ok(ours) => return Ok(*ours),
@@ -178,7 +177,7 @@ fn chain(error: Cause<'_>) -> impl Iterator<Item = Cause<'_>> {
     std::iter::successors(Some(error), next)
 }
 
-/// The kind by the innermost error that we know.
+/// The kind by the innermost known error.
 fn kind_of(error: Cause<'_>) -> ErrorKind {
     let mut kind = ErrorKind::Internal;
     for cause in chain(error) {
@@ -235,13 +234,13 @@ fn reason(error: Cause<'_>) -> String {
             None => cause.to_string(),
         };
     }
-    // `Error during planning: …` says nothing that the kind does not.
+    // A prefix such as `Error during planning: ` only repeats the kind.
     for prefix in ["Error during planning: ", "Execution error: ", "Schema error: "] {
         if let Some(rest) = text.strip_prefix(prefix) {
             text = rest.to_owned();
         }
     }
-    // DataFusion's message asks to report the bug to its developers, but the bug may be ours.
+    // DataFusion's message asks users to report the bug to its developers, but the bug may be ours.
     if let Some(rest) = text.strip_prefix("Internal error: ") {
         let bug = rest.find("This issue was likely caused by a bug in DataFusion");
         let after = rest.find("datafusion/issues").map(|at| at + "datafusion/issues".len());
@@ -257,7 +256,7 @@ fn reason(error: Cause<'_>) -> String {
     text.trim().trim_end_matches('.').to_owned()
 }
 
-/// The file that an error comes from, if it can be told.
+/// The file that an error comes from, if it is known.
 fn culprit<'f>(reason: &str, files: &'f [InputFile]) -> Option<&'f InputFile> {
     if let [file] = files {
         return Some(file);
@@ -279,7 +278,7 @@ fn culprit<'f>(reason: &str, files: &'f [InputFile]) -> Option<&'f InputFile> {
     })
 }
 
-/// Whether every page can be decoded. Reads the file again, which a run that has failed can afford.
+/// Whether every page can be decoded. Reads the file again: a failed run can afford that.
 fn is_readable_parquet(file: std::fs::File) -> bool {
     ParquetRecordBatchReaderBuilder::try_new(file)
         .and_then(ParquetRecordBatchReaderBuilder::build)
@@ -301,7 +300,7 @@ fn is_computed(error: Cause<'_>) -> bool {
     })
 }
 
-/// Whether the SQL itself is wrong, whatever the rows: a regular expression, a missing field.
+/// Whether the query is wrong independently of the rows: a regular expression, a missing field.
 fn is_of_text(reason: &str) -> bool {
     ["Regular expression did not compile", "regex parse error", "Cannot access field at argument"]
         .iter()
@@ -311,7 +310,7 @@ fn is_of_text(reason: &str) -> bool {
 /// Names the cast in `plan` that failed on a value, as far as its type identifies it.
 #[must_use]
 pub fn name_cast(error: Error, plan: &LogicalPlan) -> Error {
-    // Arrow's message for a failed cast contains nothing but the type.
+    // Arrow's message for a failed cast contains only the type.
     let said = error.message();
     let is_cast = ["Cast error", "cast", "parsing", "parse"].iter().any(|word| said.contains(word));
     if error.kind() != ErrorKind::Data || !is_cast {
@@ -337,7 +336,7 @@ pub fn name_cast(error: Error, plan: &LogicalPlan) -> Error {
     error.at(casts.join(" or ")).hint("TRY_CAST gives NULL for a value that does not fit")
 }
 
-/// Casts to the same type that the error may mean.
+/// The most casts to the same type that an error names.
 const MAX_CASTS: usize = 4;
 
 fn is_named(data_type: &DataType, said: &str) -> bool {

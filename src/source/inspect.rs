@@ -1,7 +1,6 @@
-//! What one file holds: its columns, and its rows where that is cheap to know. Parquet and Arrow IPC
-//! say it in their footers ([`super::parquet`], [`super::arrow_ipc`]); CSV and JSONL are read through once
-//! ([`super::csv`], [`super::jsonl`]).
-//! Not here: rows as Arrow arrays, which DataFusion reads.
+//! Inspects one file: its columns, and its row count if that is cheap. Parquet and Arrow IPC have both in
+//! their footers ([`super::parquet`], [`super::arrow_ipc`]); CSV and JSONL files are read completely
+//! ([`super::csv`], [`super::jsonl`]). Not here: rows as Arrow arrays, which DataFusion reads.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -32,9 +31,9 @@ pub(super) struct Inspection {
     pub(super) csv: CsvSpec,
     /// The declared types of CSV and JSONL columns.
     pub(super) types: BTreeMap<String, ColumnType>,
-    /// The longest row of CSV and JSONL, in bytes.
+    /// The maximum length of a CSV or JSONL row in bytes.
     pub(super) max_line_bytes: u64,
-    /// The most columns of CSV and JSONL.
+    /// The maximum number of CSV or JSONL columns.
     pub(super) max_columns: usize,
     /// The row at which reading of CSV and JSONL stops.
     pub(super) max_rows: u64,
@@ -55,11 +54,11 @@ impl Default for Inspection {
     }
 }
 
-/// The columns of one file, in the form that its format merges them in.
+/// The columns of one file, in the form in which its format merges them.
 #[derive(Clone, Debug)]
 pub(super) enum Columns {
     Parquet(SchemaRef),
-    /// `stream` when it is the IPC stream format, which has no footer.
+    /// `stream` if the file has the IPC stream format, which has no footer.
     Arrow {
         schema: SchemaRef,
         stream: bool,
@@ -68,17 +67,16 @@ pub(super) enum Columns {
     Jsonl(JsonColumns),
 }
 
-/// What one file holds.
+/// The content of one file.
 #[derive(Clone, Debug)]
 pub(super) struct Inspected {
     pub(super) columns: Columns,
     pub(super) rows: Rows,
-    /// Bytes of the texts of columns, by name, as far as they are known.
+    /// The size in bytes of the texts of columns by name, as far as known.
     pub(super) text_bytes: BTreeMap<String, u64>,
-    /// Where units of the file start after the first: rows, and for text formats the bytes that they
-    /// start at.
+    /// The starts of the file's units after the first: rows, and byte positions for text formats.
     pub(super) starts: Vec<Start>,
-    /// Texts that are not UTF-8, where they are no errors.
+    /// Texts that are not UTF-8, unless they are errors.
     pub(super) invalid: InvalidText,
     /// The settings for reading the file.
     pub(super) layout: Layout,
@@ -138,25 +136,25 @@ impl Extent {
     }
 }
 
-/// Where a unit of a file starts.
+/// The start of a unit in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Start {
     pub(super) row: u64,
-    /// 0 for formats that are read by row.
+    /// 0 for formats that are read by rows.
     pub(super) byte: u64,
 }
 
-/// How many rows a file has, as far as it is known.
+/// The row count of a file, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rows {
     Exactly(u64),
-    /// The inspection stopped after this many.
+    /// At least this many; the inspection stopped here.
     AtLeast(u64),
     Unknown,
 }
 
 impl Rows {
-    /// The number, where it is known.
+    /// The exact count, if known.
     pub(super) fn exactly(self) -> Option<u64> {
         match self {
             Self::Exactly(rows) => Some(rows),
@@ -234,7 +232,7 @@ fn inspect_format(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
     }
 }
 
-/// Opens a file; what cannot be opened is missing input, not bad data.
+/// Opens a file. A failure is missing input, not invalid data.
 pub(super) fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| {
         Error::new(ErrorKind::NoInput, format!("cannot open `{}`", path.display())).source(error)

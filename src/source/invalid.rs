@@ -1,6 +1,6 @@
-//! Text that is not UTF-8: which values it is, and the rows of such files with U+FFFD in place of the invalid bytes.
-//! Not here: finding the values (`csv`, `jsonl`, `inspect`), reading such files (`reader`), handling the rows
-//! (`crate::job`).
+//! Text that is not UTF-8: finds the values, and reads the rows of the files with U+FFFD in place of invalid bytes.
+//! Not here: finding the values of text files (`csv`, `jsonl`, `inspect`), reading the files (`reader`), handling
+//! the rows (`crate::job`).
 
 use std::io::{self, Read};
 
@@ -11,17 +11,17 @@ use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use datafusion::parquet::schema::types::ColumnDescriptor;
 
+use super::listing::ListedFile;
 use super::session::ROWS_PER_BATCH;
-use super::table::TableFile;
 use crate::error::{Error, ErrorKind};
 
-/// Values of a file that are remembered: a file with more is of another encoding, not damaged.
+/// The maximum number of recorded values. A file with more has another encoding; it is not damaged.
 const MAX_VALUES: usize = 1 << 20;
 
-/// The values of a file that are not UTF-8, in the order of its rows.
+/// The values of a file that are not UTF-8, in row order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct InvalidText {
-    /// The columns that have any.
+    /// The columns with invalid values.
     pub(super) columns: Vec<InvalidColumn>,
     values: Vec<Value>,
 }
@@ -30,26 +30,26 @@ pub(super) struct InvalidText {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct InvalidColumn {
     pub(super) name: String,
-    /// Whether it is an unpaired surrogate escape: such JSON represents no text, so its rows fail for every reader.
+    /// Whether the values are unpaired surrogate escapes: they represent no text, so the rows fail for every reader.
     pub(super) is_half: bool,
 }
 
 /// A value that is not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Value {
-    /// From 0.
+    /// The row, counted from 0.
     row: u64,
-    /// What a reader of the file counts: lines, of Parquet rows, from 1.
+    /// The position as an editor shows it: the line, or the row of a Parquet file; counted from 1.
     place: u64,
-    /// Of [`InvalidText::columns`].
+    /// An index into [`InvalidText::columns`].
     column: u32,
 }
 
 impl InvalidText {
-    /// Remembers a value.
+    /// Records a value.
     ///
     /// # Errors
-    /// `Data` when there are too many.
+    /// `Data` if there are too many.
     pub(super) fn add(&mut self, column: &str, row: u64, place: u64) -> crate::Result<()> {
         self.add_as(column, false, row, place)
     }
@@ -79,24 +79,24 @@ impl InvalidText {
         self.columns.iter().position(|known| known.name == name && known.is_half == is_half)
     }
 
-    /// Whether a column has bytes that are not UTF-8.
+    /// Whether a column has invalid bytes.
     pub(super) fn has_bytes(&self, column: &str) -> bool {
         self.place(column, false).is_some()
     }
 
-    /// The problems with the values that `marker` describes, in `rows` from `first` on; null where there are none.
+    /// The error messages for the values that `marker` describes, in `rows` rows from `first`; null for valid
+    /// values.
     pub(super) fn messages(
         &self,
         marker: &Marker,
         first: u64,
         rows: usize,
-        file: &TableFile,
+        file: &ListedFile,
     ) -> StringArray {
         let Marker { column, is_half, .. } = marker;
         let index = self.place(column, *is_half);
-        let word = if file.file.form.format.is_text() { "line" } else { "row" };
-        let wrong =
-            if *is_half { "has half a character (a lone surrogate)" } else { "is not UTF-8" };
+        let word = if file.form.format.is_text() { "line" } else { "row" };
+        let wrong = if *is_half { "contains a lone surrogate" } else { "is not UTF-8" };
         let begin = self.values.partition_point(|value| value.row < first);
         let mut values = self.values[begin..]
             .iter()
@@ -108,7 +108,7 @@ impl InvalidText {
                 Some(value) => messages.append_value(format!(
                     "the text of `{column}` {wrong}: {word} {} of `{}`",
                     value.place,
-                    file.file.path.display()
+                    file.path.display()
                 )),
                 None => messages.append_null(),
             }
@@ -117,15 +117,15 @@ impl InvalidText {
     }
 }
 
-/// What to do about a file of another encoding.
+/// The hint for a file in another encoding.
 pub(super) const CONVERT: &str = "name the encoding of a CSV file in `source.csv.encoding`, such as latin1; or convert the file, for example with `iconv -f latin1 -t utf-8`; or keep such rows with `on_error`";
 
-/// Bytes as UTF-8: what is none becomes U+FFFD, as `String::from_utf8_lossy` does it.
+/// Converts bytes to UTF-8; replaces invalid sequences by U+FFFD, as `String::from_utf8_lossy`.
 pub(super) struct LossyReader<R> {
     inner: R,
     raw: Vec<u8>,
     text: Vec<u8>,
-    /// How much of `text` was handed on.
+    /// The number of bytes of `text` that were returned.
     taken: usize,
     ended: bool,
 }
@@ -151,7 +151,7 @@ impl<R: Read> Read for LossyReader<R> {
             while let Some(chunk) = chunks.next() {
                 self.text.extend_from_slice(chunk.valid().as_bytes());
                 let invalid = chunk.invalid();
-                // A sequence at the end may go on with the next bytes.
+                // The next bytes may continue an incomplete sequence at the end.
                 let is_open = chunks.peek().is_none()
                     && std::str::from_utf8(invalid).is_err_and(|e| e.error_len().is_none());
                 if is_open && !self.ended {
@@ -170,7 +170,7 @@ impl<R: Read> Read for LossyReader<R> {
     }
 }
 
-/// The values of the text columns of a Parquet file, in its first `max_rows` rows, that are not UTF-8.
+/// The values of a Parquet file's text columns that are not UTF-8, in its first `max_rows` rows.
 pub(super) fn of_parquet(
     reader: impl ChunkReader + 'static,
     max_rows: u64,
@@ -179,27 +179,15 @@ pub(super) fn of_parquet(
     let mut invalid = InvalidText::default();
     let mut first_row = 0;
     for group in 0..file.num_row_groups() {
-        let rows = file.metadata().row_group(group).num_rows() as u64;
-        let rows = rows.min(max_rows.saturating_sub(first_row));
         let group = file.get_row_group(group)?;
+        let rows = group.metadata().num_rows() as u64;
+        let rows = rows.min(max_rows.saturating_sub(first_row));
         let mut found = Vec::new();
         for (index, column) in group.metadata().columns().iter().enumerate() {
-            if !is_flat_text(column.column_descr()) {
-                continue;
-            }
-            let mut texts = RawTexts::new(group.get_column_reader(index)?)?;
-            let mut row = 0;
-            while row < rows {
-                let values = texts.next((rows - row).min(ROWS_PER_BATCH as u64) as usize)?;
-                if values.is_empty() {
-                    break;
-                }
-                for (at, value) in values.iter().enumerate() {
-                    if value.as_ref().is_some_and(|value| value.as_utf8().is_err()) {
-                        found.push((first_row + row + at as u64, column.column_descr().name()));
-                    }
-                }
-                row += values.len() as u64;
+            if is_flat_text(column.column_descr()) {
+                let invalid = invalid_rows(group.get_column_reader(index)?, rows)?;
+                let name = column.column_descr().name();
+                found.extend(invalid.into_iter().map(|row| (first_row + row, name)));
             }
         }
         found.sort_unstable();
@@ -213,7 +201,27 @@ pub(super) fn of_parquet(
     Ok(Ok(invalid))
 }
 
-/// Whether a column is text, and not inside another.
+/// The rows with invalid text, among the first `rows` of a row group.
+fn invalid_rows(column: ColumnReader, rows: u64) -> Result<Vec<u64>, ParquetError> {
+    let mut texts = RawTexts::new(column)?;
+    let mut invalid = Vec::new();
+    let mut row = 0;
+    while row < rows {
+        let values = texts.next((rows - row).min(ROWS_PER_BATCH as u64) as usize)?;
+        if values.is_empty() {
+            break;
+        }
+        let is_invalid = |value: &Option<ByteArray>| {
+            value.as_ref().is_some_and(|value| value.as_utf8().is_err())
+        };
+        let numbered = (row..).zip(&values).filter(|(_, value)| is_invalid(value));
+        invalid.extend(numbered.map(|(row, _)| row));
+        row += values.len() as u64;
+    }
+    Ok(invalid)
+}
+
+/// Whether a column holds text and is not nested.
 fn is_flat_text(column: &ColumnDescriptor) -> bool {
     use datafusion::parquet::basic::{ConvertedType, LogicalType};
     let is_text = matches!(column.logical_type_ref(), Some(LogicalType::String))
@@ -221,7 +229,7 @@ fn is_flat_text(column: &ColumnDescriptor) -> bool {
     is_text && column.path().parts().len() == 1 && column.max_rep_level() == 0
 }
 
-/// The values of a column of a row group as they are.
+/// The raw values of a column of a row group.
 pub(super) struct RawTexts {
     pub(super) reader: ColumnReaderImpl<ByteArrayType>,
 }
@@ -234,7 +242,7 @@ impl RawTexts {
         }
     }
 
-    /// The next `rows` values, fewer at the end.
+    /// The next `rows` values; fewer at the end.
     pub(super) fn next(&mut self, rows: usize) -> Result<Vec<Option<ByteArray>>, ParquetError> {
         let (mut levels, mut values) = (Vec::new(), Vec::new());
         let (read, present, _) =
@@ -247,12 +255,12 @@ impl RawTexts {
     }
 }
 
-/// Columns of rows whose texts may not be UTF-8, and for each what is wrong with them.
+/// Columns whose texts may be invalid, each with a column of error messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Marker {
     /// The column.
     pub(super) column: String,
-    /// The column of messages.
+    /// The column of error messages.
     pub(super) marker: String,
     /// Whether the values have unpaired surrogate escapes.
     pub(super) is_half: bool,
@@ -281,7 +289,7 @@ mod tests {
         prop_oneof![
             any::<String>().prop_map(String::into_bytes),
             prop::collection::vec(any::<u8>(), 0..6),
-            // The beginnings of longer sequences.
+            // Prefixes of longer sequences.
             prop::sample::select(vec![vec![0xf0, 0x9f, 0x98], vec![0xe2, 0x82], vec![0xc3]]),
         ]
     }

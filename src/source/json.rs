@@ -1,13 +1,13 @@
-//! Parses one JSONL row for the types of its values, and keeps no value. Not here: lines (`jsonl`), values (arrow's
-//! reader).
+//! Parses one JSONL row for the types of its values, without keeping the values. Not here: lines (`jsonl`), values
+//! (arrow's reader).
 //!
 //! In addition to JSON, `NaN`, `Infinity`, `-Infinity` (and `Inf`) are numbers, as Python writes them. An unpaired
 //! surrogate escape (`\ud83d` alone) is text that is not UTF-8. [`repaired`] rewrites both for arrow's reader.
 
 use memchr::memchr2;
 
-use super::columns::{Column, Columns, Kind};
-use super::kind::{EXACT_IN_FLOAT, float_keeps};
+use super::columns::{Column, Columns, Conflict, Kind};
+use super::kind::{EXACT_IN_FLOAT, float_keeps, shown};
 use crate::config::pipeline::ColumnType;
 use crate::limits::MAX_JSON_DEPTH;
 
@@ -24,22 +24,6 @@ pub(super) enum Problem {
     Value { column: String, value: String, given: &'static str },
     /// There are too many fields.
     TooManyColumns,
-}
-
-/// Two kinds of value in one field.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Conflict {
-    pub(super) field: String,
-    pub(super) before: &'static str,
-    pub(super) here: &'static str,
-}
-
-impl Conflict {
-    pub(super) fn inside(mut self, name: &str) -> Self {
-        let dot = if self.field.is_empty() || self.field.starts_with('[') { "" } else { "." };
-        self.field = format!("{name}{dot}{}", self.field);
-        self
-    }
 }
 
 impl Problem {
@@ -146,7 +130,7 @@ impl<'l> Parser<'l> {
     fn end(&mut self) -> Result<(), Problem> {
         self.space();
         if self.at < self.bytes.len() {
-            return self.syntax("something follows the value");
+            return self.syntax("unexpected characters after the value");
         }
         Ok(())
     }
@@ -160,7 +144,7 @@ impl<'l> Parser<'l> {
     fn deeper(&mut self) -> Result<(), Problem> {
         self.depth += 1;
         if self.depth > MAX_JSON_DEPTH {
-            return self.syntax("values are more than 56 deep");
+            return self.syntax("values are nested more than 56 levels deep");
         }
         Ok(())
     }
@@ -178,7 +162,7 @@ impl<'l> Parser<'l> {
         loop {
             let key_at = self.at;
             if self.peek() != Some(b'"') {
-                return self.syntax("a field has to begin with a quoted name");
+                return self.syntax("a field must begin with a quoted name");
             }
             let before = std::mem::take(&mut self.seen);
             let text = self.string()?;
@@ -197,7 +181,7 @@ impl<'l> Parser<'l> {
                 }
             }
             self.space();
-            self.expect(b':', "a `:` has to follow the name of a field")?;
+            self.expect(b':', "expected `:` after the name of a field")?;
             self.space();
             let column = &mut columns.fields[place].1;
             if is_row {
@@ -217,7 +201,7 @@ impl<'l> Parser<'l> {
             match self.peek() {
                 Some(b',') => self.at += 1,
                 Some(b'}') => break,
-                _ => return self.syntax("a `,` or `}` has to follow a field"),
+                _ => return self.syntax("expected `,` or `}` after a field"),
             }
             self.space();
         }
@@ -260,7 +244,7 @@ impl<'l> Parser<'l> {
         if takes {
             return Ok(());
         }
-        let (column, value) = (name.to_owned(), format!("`{}`", super::csv::shown(&written)));
+        let (column, value) = (name.to_owned(), format!("`{}`", shown(&written)));
         Err(Problem::Value { column, value, given: given.name() })
     }
 
@@ -287,7 +271,7 @@ impl<'l> Parser<'l> {
                     && column.digits.is_none()
                 {
                     let written = String::from_utf8_lossy(&self.bytes[begin..self.at]);
-                    column.digits = Some((self.line, super::csv::shown(&written)));
+                    column.digits = Some((self.line, shown(&written)));
                 }
                 conflict(column.add(kind, ""))
             }
@@ -313,7 +297,7 @@ impl<'l> Parser<'l> {
             match self.peek() {
                 Some(b',') => self.at += 1,
                 Some(b']') => break,
-                _ => return self.syntax("a `,` or `]` has to follow a value"),
+                _ => return self.syntax("expected `,` or `]` after a value"),
             }
             self.space();
         }
@@ -348,7 +332,7 @@ impl<'l> Parser<'l> {
             1 => {}
             _ if self.bytes[whole] == b'0' => {
                 self.at = whole;
-                return self.syntax("a number does not begin with zeros");
+                return self.syntax("a number must not have leading zeros");
             }
             _ => {}
         }
@@ -357,7 +341,7 @@ impl<'l> Parser<'l> {
             self.at += 1;
             is_integer = false;
             if digits(self) == 0 {
-                return self.syntax("a digit has to follow the point");
+                return self.syntax("expected a digit after the point");
             }
         }
         if let Some(b'e' | b'E') = self.peek() {
@@ -367,10 +351,10 @@ impl<'l> Parser<'l> {
                 self.at += 1;
             }
             if digits(self) == 0 {
-                return self.syntax("a digit has to follow the exponent");
+                return self.syntax("expected a digit in the exponent");
             }
         }
-        // All of it is ASCII.
+        // The number is ASCII.
         let text = std::str::from_utf8(&self.bytes[begin..self.at]).unwrap_or_default();
         if !is_integer || text == "-0" {
             return Ok(if float_keeps(text) { Kind::Float } else { Kind::Number });
@@ -395,7 +379,7 @@ impl<'l> Parser<'l> {
         loop {
             let Some(found) = memchr2(b'"', b'\\', &self.bytes[self.at..]) else {
                 self.at = self.bytes.len();
-                return self.syntax("a string is never closed");
+                return self.syntax("a string is not closed");
             };
             self.at += found;
             if self.bytes[self.at] == b'"' {
@@ -403,7 +387,7 @@ impl<'l> Parser<'l> {
             }
             has_escapes = true;
             let Some(length) = escape_length(&self.bytes[self.at..]) else {
-                return self.syntax("an escape is not valid");
+                return self.syntax("an escape is invalid");
             };
             if let Some(unit) = unit(&self.bytes[self.at..])
                 && (0xd800..0xe000).contains(&unit)
@@ -418,7 +402,7 @@ impl<'l> Parser<'l> {
         let raw = &self.bytes[begin..self.at];
         if let Some(control) = raw.iter().position(|byte| *byte < 0x20) {
             self.at = begin + control;
-            return self.syntax("a control character in a string has to be escaped");
+            return self.syntax("a control character in a string must be escaped");
         }
         self.at += 1;
         self.seen.invalid |= !self.is_utf8 && std::str::from_utf8(raw).is_err();
@@ -518,18 +502,18 @@ mod tests {
     fn what_is_no_json_is_named_with_its_byte() {
         for (line, expected) in [
             ("{\"a\":", "6: the line ends before the value"),
-            ("{\"a\":01}", "6: a number does not begin with zeros"),
-            ("{\"a\":1.}", "8: a digit has to follow the point"),
+            ("{\"a\":01}", "6: a number must not have leading zeros"),
+            ("{\"a\":1.}", "8: expected a digit after the point"),
             ("{\"a\":+1}", "6: expected a value"),
             ("{\"a\":-NaN}", "7: expected a value"),
             ("{\"a\":nul}", "6: expected a value"),
-            ("{a:1}", "2: a field has to begin with a quoted name"),
-            ("{\"a\":1}}", "8: something follows the value"),
-            ("{\"a\":1,}", "8: a field has to begin with a quoted name"),
-            ("{\"a\":[1 2]}", "9: a `,` or `]` has to follow a value"),
+            ("{a:1}", "2: a field must begin with a quoted name"),
+            ("{\"a\":1}}", "8: unexpected characters after the value"),
+            ("{\"a\":1,}", "8: a field must begin with a quoted name"),
+            ("{\"a\":[1 2]}", "9: expected `,` or `]` after a value"),
             ("{\"a\":\"x}", "9: the line ends before the value"),
-            ("{\"a\":\"\\x\"}", "7: an escape is not valid"),
-            ("{\"a\":\"\t\"}", "7: a control character in a string has to be escaped"),
+            ("{\"a\":\"\\x\"}", "7: an escape is invalid"),
+            ("{\"a\":\"\t\"}", "7: a control character in a string must be escaped"),
             ("{\"\\ud800\":1}", "2: the name of a field is not UTF-8"),
             ("7", "NotObject(\"a number\")"),
         ] {
@@ -538,7 +522,7 @@ mod tests {
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(55), "]".repeat(55));
         assert_eq!(problem(&deep), "none");
         let deeper = format!("{{\"a\":{}", "[".repeat(1_000_000));
-        assert!(problem(&deeper).ends_with("values are more than 56 deep"));
+        assert!(problem(&deeper).ends_with("values are nested more than 56 levels deep"));
     }
 
     #[test]
@@ -573,7 +557,7 @@ mod tests {
                     prop_assert!(matches!(row, Ok(_) | Err(Problem::Conflict(_))), "{:?}", row);
                 }
                 (Ok(_), row) => prop_assert!(matches!(row, Err(Problem::NotObject(_) | Problem::Conflict(_)))),
-                // A number beyond every float, an unpaired surrogate.
+                // A number out of the range of floats, or an unpaired surrogate.
                 (Err(error), Ok(odd)) => {
                     prop_assert!(odd.repair || error.to_string().contains("out of range"), "{}", error);
                 }

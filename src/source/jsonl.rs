@@ -1,26 +1,26 @@
-//! The columns of JSONL files, one JSON object a line. Every row is read once before the run, as for
-//! CSV: a field that first appears in the last row is a column, and a broken line is an error with its
-//! number before a model is loaded.
+//! The columns of JSONL files, one JSON object per line. As for CSV, every row is read once before the run: a field that
+//! first appears in the last row is a column, and a malformed line is reported before a model is loaded.
 //!
 //! | type            | values                                                           |
 //! |-----------------|------------------------------------------------------------------|
 //! | Boolean         | `true`, `false`                                                  |
 //! | Int64, UInt64   | integers; unsigned when one is beyond Int64                      |
 //! | Float64         | numbers that a float prints with the same digits, integers up to 2^53, `NaN`, `Infinity` |
-//! | Utf8            | strings, fields that are always null, and numbers whose digits no type above holds |
-//! | List, Struct    | arrays and objects, their insides by the same rules              |
+//! | Utf8            | strings, fields that are always null, and numbers whose digits no type above preserves |
+//! | List, Struct    | arrays and objects, with item and field types by the same rules  |
 //!
-//! A field that a row lacks is null. Two rows that put a string and a number in one field are an error
-//! that names the field and both lines, as no type holds both unchanged; `source.types` may declare the field as text.
+//! A missing field is null. A string and a number in one field are an error with the field and both lines, because no
+//! type holds both unchanged; `source.types` may declare the field as text.
 
 use std::io::{BufRead, BufReader, Read};
 
 use memchr::memchr;
 
-use super::columns::Columns;
+use super::columns::{Columns, Conflict};
 use super::inspect::{Extent, Inspection, Rows, Start, read_error, too_long};
 use super::invalid::{self, InvalidText};
-use super::json::{self, Conflict, Problem};
+use super::json::{self, Problem};
+use super::kind::value_error;
 use super::text::Text;
 use super::units::UNIT_ROWS;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,9 +29,9 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Debug, Default)]
 pub(super) struct JsonColumns {
     pub(super) columns: Columns,
-    /// Where every so many rows start, after the first.
+    /// The starts of later units.
     pub(super) starts: Vec<Start>,
-    /// Fields with strings that are not UTF-8, where they are no errors.
+    /// The strings that are not UTF-8, if they are not errors.
     pub(super) invalid: InvalidText,
     /// The lengths of rows.
     pub(super) extent: Extent,
@@ -67,10 +67,10 @@ fn mixed(conflict: &Conflict, how: &str) -> Error {
 fn too_many_columns(what: &str, max: usize) -> Error {
     Error::new(
         ErrorKind::Data,
-        format!("{what} more than {max} fields, those of inner objects counted"),
+        format!("{what} more than {max} fields, including nested ones"),
     )
     .hint(
-        "write objects whose keys are data as arrays of (key, value), or set `source.max_columns`",
+        "write objects whose keys are data as arrays of key-value pairs, or set `source.max_columns`",
     )
 }
 
@@ -107,9 +107,9 @@ pub(super) fn inspect(text: Text, what: &Inspection) -> Result<(JsonColumns, Row
             if let (Some(field), false) = (odd.halves.first(), what.marks) {
                 return Err(Error::new(
                     ErrorKind::Data,
-                    format!("line {number}, field `{field}`: an escape such as `\\ud83d` is half a character"),
+                    format!("line {number}, field `{field}`: an escape such as `\\ud83d` is half of a surrogate pair"),
                 )
-                .hint("write the whole character, or keep such rows with `on_error`"));
+                .hint("write both halves, or keep the row with `on_error`"));
             }
             found.needs_repair |= odd.repair;
             for field in &odd.invalid {
@@ -187,7 +187,7 @@ fn explained(problem: Problem, number: u64, line: &[u8], max_columns: usize) -> 
             let message = format!("line {number} is not JSON: {reason} at byte {byte}");
             let error = Error::new(ErrorKind::Data, message);
             if std::str::from_utf8(line).is_ok() {
-                error.hint("JSONL has one whole JSON object on every line")
+                error.hint("JSONL has one complete JSON object per line")
             } else {
                 error.hint(format!("the line is not UTF-8; {}", invalid::CONVERT))
             }
@@ -199,16 +199,14 @@ fn explained(problem: Problem, number: u64, line: &[u8], max_columns: usize) -> 
             let how = format!("{} on line {number} and {} before", conflict.here, conflict.before);
             mixed(&conflict, &how)
         }
-        Problem::Value { column, value, given } => {
-            super::csv::value_error(&column, &value, given, number)
-        }
+        Problem::Value { column, value, given } => value_error(&column, &value, given, number),
         Problem::TooManyColumns => {
             too_many_columns(&format!("the rows up to line {number} have"), max_columns)
         }
     }
 }
 
-/// A whole document would be read as one line of any length.
+/// Refuses a JSON array, which would be read as a single line of any length.
 fn refuse_array(start: &[u8]) -> Result<()> {
     if start.trim_ascii_start().first() == Some(&b'[') {
         return Err(Error::new(ErrorKind::Data, "the file is a JSON array, not JSON lines")

@@ -22,6 +22,7 @@ use datafusion::arrow::datatypes::{
 };
 
 use crate::config::pipeline::ColumnType;
+use crate::error::{Error, ErrorKind};
 
 /// The largest integer up to which every integer is a distinct float.
 pub(super) const EXACT_IN_FLOAT: u64 = 1 << 53;
@@ -242,6 +243,27 @@ fn is_timestamp(value: &str) -> bool {
         && fraction.bytes().all(|byte| byte.is_ascii_digit())
         && !seconds.get(10..).is_some_and(|time| has_zone(time.trim_start_matches(['T', 't'])))
         && string_to_datetime(&chrono::Utc, value).is_ok()
+}
+
+/// The error for a value that does not match the type in `source.types`.
+pub(super) fn value_error(column: &str, value: &str, given: &str, line: u64) -> Error {
+    Error::new(
+        ErrorKind::Data,
+        format!("line {line}, column `{column}`: {value} is not of type {given}"),
+    )
+    .hint(format!(
+        "correct the value, name it in `source.csv.null_values`, or set `source.types.{column}` to string"
+    ))
+}
+
+/// The start of a value, for messages.
+pub(super) fn shown(value: &str) -> String {
+    const MOST: usize = 60;
+    let mut text: String = value.chars().take(MOST).flat_map(char::escape_debug).collect();
+    if value.chars().nth(MOST).is_some() {
+        text.push('…');
+    }
+    text
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
-//! From the paths of a pipeline to a list of files in the order that their rows are read. Not here:
-//! what is inside the files.
+//! Lists the files of a pipeline's paths in the order that their rows are read. Not here: the contents of the files.
 //!
 //! - The order of `source.path` is kept; inside a folder or glob, files are sorted by path.
-//! - Entries whose name starts with `.` or `_` are skipped in folders and globs: by convention they
-//!   are not data (`_SUCCESS`, `_hfauto`, `.crc` files).
-//! - A file reached twice, by two spellings or through links, is read once, at its first position (`walk`).
-//! - Anything named like data that is not a file (a pipe, a socket, a device) is an error, and is never opened.
-//! - Objects of a store are listed as files of folders are; all are of one bucket.
-//! - `key=value` folders directly above a file are its hive partitions, however the path was written:
+//! - Folders and globs skip entries whose name starts with `.` or `_`: by convention they are not data (`_SUCCESS`,
+//!   `_hfauto`, `.crc` files).
+//! - A file that several paths or links lead to is read once, at its first position (`walk`).
+//! - A pipe, socket or device with the name of a data file is an error, and is never opened.
+//! - Objects in a store are listed like files in folders; all must be in one bucket.
+//! - `key=value` folders directly above a file are its hive partitions, independent of how the path is written:
 //!   `data/`, `data/lang=*/*.parquet` and `data/lang=en/part.parquet` give the same columns.
 
 use std::collections::BTreeSet;
@@ -27,7 +26,7 @@ use crate::store::Place;
 /// The folder value that means null.
 pub(super) const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// How a file is written, by its name.
+/// The format and compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Form {
     pub(super) format: FileFormat,
@@ -51,7 +50,7 @@ impl fmt::Display for Form {
 /// One file to read.
 #[derive(Clone, Debug)]
 pub(super) struct ListedFile {
-    /// The path; of an object its URL.
+    /// The path, or the URL of an object.
     pub(super) path: PathBuf,
     /// The path without links.
     pub(super) real: PathBuf,
@@ -64,11 +63,11 @@ pub(super) struct ListedFile {
     pub(super) partitions: Vec<(String, Option<String>)>,
 }
 
-/// The extensions of compressed text files that are read.
+/// The extensions of compressed text files.
 const COMPRESSED: [(&str, Codec); 4] =
     [("gz", Codec::GZIP), ("bz2", Codec::BZIP2), ("xz", Codec::XZ), ("zst", Codec::ZSTD)];
 
-/// The format and compression that a file name tells.
+/// The format and compression by a file's name.
 pub(super) fn form_of(path: &Path, format: Option<FileFormat>) -> Option<Form> {
     let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
     let (stem, codec) = match without_compression(&name) {
@@ -80,7 +79,7 @@ pub(super) fn form_of(path: &Path, format: Option<FileFormat>) -> Option<Form> {
     Some(Form { format: format.or(by_name)?, codec })
 }
 
-/// The name without the extension of a compression, if it has one.
+/// The name without its compression extension, if it has one.
 fn without_compression(name: &str) -> Option<(&str, Codec)> {
     let (stem, last) = name.rsplit_once('.')?;
     let known = COMPRESSED.iter().find(|(extension, _)| *extension == last);
@@ -96,7 +95,7 @@ pub(super) fn list(spec: &SourceSpec) -> Result<Vec<ListedFile>> {
         files.extend(found.into_iter().filter(|file| seen.insert(file.real.clone())));
     }
     let Some(first) = files.first() else {
-        return Err(Error::new(ErrorKind::Config, "`source.path` names no path").at(&spec.location));
+        return Err(Error::new(ErrorKind::Config, "`source.path` is empty").at(&spec.location));
     };
     let store = |file: &ListedFile| file.remote.as_ref().map(|remote| remote.place.url.clone());
     let first_store = store(first);
@@ -104,26 +103,26 @@ pub(super) fn list(spec: &SourceSpec) -> Result<Vec<ListedFile>> {
         return Err(Error::new(
             ErrorKind::Config,
             format!(
-                "one source reads files of one bucket, or local ones: `{}` and `{}` are apart",
+                "a source reads either local files or one bucket, but has `{}` and `{}`",
                 first.path.display(),
                 other.path.display()
             ),
         )
-        .hint("run one pipeline for each, or copy the files together")
+        .hint("run one pipeline for each, or copy the files to one place")
         .at(&spec.location));
     }
     if let Some(other) = files.iter().find(|file| file.form.format != first.form.format) {
         return Err(Error::new(
             ErrorKind::Config,
             format!(
-                "one source reads files of one format: `{}` is {}, `{}` is {}",
+                "a source reads files of one format: `{}` is {}, `{}` is {}",
                 first.path.display(),
                 first.form,
                 other.path.display(),
                 other.form
             ),
         )
-        .hint("name the files of one kind with a glob, such as `*.parquet`")
+        .hint("select the files of one format with a glob, such as `*.parquet`")
         .at(&spec.location));
     }
     let is_packed = |file: &&ListedFile| file.form.codec != Codec::UNCOMPRESSED;
@@ -133,7 +132,7 @@ pub(super) fn list(spec: &SourceSpec) -> Result<Vec<ListedFile>> {
         return Err(Error::new(
             ErrorKind::Config,
             format!(
-                "`{}`: {} is not read from a compressed file; it has its own compression inside",
+                "`{}`: {} files must not be compressed as a whole; the format has its own compression",
                 packed.path.display(),
                 packed.form.format_name()
             ),
@@ -170,7 +169,7 @@ impl Form {
     }
 }
 
-/// A file that was found, before it is known whether it is data.
+/// A file found by a listing, which may not be data.
 enum Found {
     Local(Way),
     Remote(RemoteFile, FileStamp),
@@ -213,12 +212,12 @@ fn unopened(path: &Path, error: io::Error) -> Error {
     match std::fs::read_link(path) {
         Ok(target) if error.kind() == io::ErrorKind::NotFound => wrong
             .source(error)
-            .hint(format!("it is a link to `{}`, which is not there", target.display())),
+            .hint(format!("it is a link to `{}`, which does not exist", target.display())),
         _ => wrong.source(error),
     }
 }
 
-/// A file that is named is read whatever it is called.
+/// A file given by its path. It is read whatever its name is.
 fn named(found: Found, written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFile>> {
     let form = form_of(&found.path(), format).ok_or_else(|| {
         Error::new(
@@ -258,7 +257,7 @@ fn list_one(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFile>
     }
 }
 
-/// Objects: one, all below a folder, or those that a glob names. Stores of the web are not listed.
+/// Lists objects: one, all below a folder, or the matches of a glob. HTTP has no listing.
 fn list_remote(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFile>> {
     let place = Place::open(written)?;
     if let Some((file, stamp)) = remote::object(&place)? {
@@ -266,14 +265,14 @@ fn list_remote(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFi
     }
     let missing = || Error::new(ErrorKind::NoInput, format!("`{written}` does not exist"));
     if written.starts_with("http") {
-        return Err(missing().hint("over HTTP, files are named one by one"));
+        return Err(missing().hint("HTTP has no listing: give the URL of each file"));
     }
     let pattern = place.path.as_ref();
     let base = match pattern.find(['*', '?', '[']) {
         Some(wildcard) => &pattern[..pattern[..wildcard].rfind('/').unwrap_or(0)],
         None => pattern,
     };
-    // As it is written: encoded names are not encoded once more.
+    // Keeps the name as written: percent-encoded names must not be encoded again.
     let path = object_store::path::Path::parse(base).unwrap_or_else(|_| base.into());
     let folder = Place { path, ..place.clone() };
     let found = remote::objects_below(&folder)?.into_iter();
@@ -285,7 +284,7 @@ fn list_remote(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFi
         let shown: Vec<Found> = shown.map(|(_, found)| found).collect();
         if shown.is_empty() {
             let hint = braces(written).unwrap_or_else(|| {
-                "no object has this name, or begins with it and a `/`".to_owned()
+                "no object has this name, or this name and a `/` as its prefix".to_owned()
             });
             return Err(missing().hint(hint));
         }
@@ -296,7 +295,7 @@ fn list_remote(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFi
     })?;
     let options = glob::MatchOptions { require_literal_separator: true, ..GLOB };
     let names_hidden = below(pattern).split('/').any(is_hidden);
-    // As on a disk, what a folder that matches holds is meant too.
+    // As on a disk, a matching folder includes its contents.
     let matches = |name: &str| {
         let ends = name.match_indices('/').map(|(end, _)| end).chain([name.len()]);
         ends.filter(|end| *end > base.len()).any(|end| glob.matches_with(&name[..end], options))
@@ -320,7 +319,7 @@ fn braces(written: &str) -> Option<String> {
     let start = before.rsplit('/').next().unwrap_or_default();
     let after = after.split('/').next().unwrap_or_default();
     Some(format!(
-        "`{{{inside}}}` is no wildcard here, only `*`, `**`, `?` and `[…]` are: name the paths in a list, \
+        "`{{{inside}}}` is not a wildcard; wildcards are `*`, `**`, `?` and `[…]`: list the paths, \
          such as `path: [{start}{first}{after}, …]`"
     ))
 }
@@ -330,7 +329,7 @@ pub(super) fn local_path(written: &str) -> Result<PathBuf> {
         if scheme != "file" {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("`{written}`: the scheme `{scheme}://` is not known"),
+                format!("`{written}`: unknown scheme `{scheme}://`"),
             )
             .hint(format!("known are a local path and {}", crate::store::SCHEMES.join(", "))));
         }
@@ -344,7 +343,7 @@ pub(super) fn local_path(written: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(written))
 }
 
-/// What of a missing path is there, for the hint.
+/// The existing part of a missing path, for the hint.
 fn nearest_existing(path: &Path) -> String {
     match path.ancestors().skip(1).find(|parent| parent.exists()) {
         Some(parent) if Some(parent) == path.parent() => {
@@ -355,8 +354,8 @@ fn nearest_existing(path: &Path) -> String {
     }
 }
 
-/// The files of a folder or glob in the requested format, judging by name. With a format given, names without an
-/// extension count as that format.
+/// The files of a folder or glob in the requested format, by name. If a format is given, a name without an extension has
+/// that format.
 fn known(
     found: Vec<Found>,
     format: Option<FileFormat>,
@@ -390,7 +389,7 @@ fn known(
     let there = format!("there is `{}`", unknown.display());
     Err(match format {
         None => {
-            let message = format!("{looked_at} has no file of a known format; {there}");
+            let message = format!("{looked_at} has no file of a known format, but {there}");
             Error::new(ErrorKind::NoInput, message).hint(format!(
                 "known extensions are {}; those of CSV and JSONL may be followed by .gz, .bz2, .xz or .zst. With \
                  `source.format`, names without extension are read too",
@@ -398,8 +397,10 @@ fn known(
             ))
         }
         Some(format) => {
-            let message =
-                format!("{looked_at} has no file whose name is of {}; {there}", format.name());
+            let message = format!(
+                "{looked_at} has no file with the name of a {} file, but {there}",
+                format.name()
+            );
             Error::new(ErrorKind::NoInput, message).hint(format!(
                 "`{}/*` reads every file as {}, whatever its name",
                 written.trim_end_matches('/'),
@@ -416,8 +417,7 @@ fn has_no_extension(path: &Path) -> bool {
     !stem.contains('.')
 }
 
-/// The files that a glob matches. With a format given, the glob says which are meant and their names do not
-/// matter.
+/// The files that a glob matches. If a format is given, their names do not matter.
 fn of_glob(
     found: Vec<Found>,
     written: &str,
@@ -442,7 +442,7 @@ fn of_glob(
     listed.collect()
 }
 
-/// The unbroken run of `key=value` folders directly above the file, outermost first.
+/// The consecutive `key=value` folders directly above the file, outermost first.
 fn partitions_of(path: &Path) -> Vec<(String, Option<String>)> {
     let mut partitions: Vec<_> = path
         .ancestors()
@@ -458,7 +458,7 @@ fn partitions_of(path: &Path) -> Vec<(String, Option<String>)> {
     partitions
 }
 
-/// Undoes the percent-encoding of hive folder names; what is not valid stays as it is.
+/// Decodes the percent-encoding of hive folder names; invalid sequences stay unchanged.
 fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

@@ -1,6 +1,6 @@
-//! A store of local files for DataFusion's scans. `object_store`'s own store yields empty chunks for ever when a file
-//! is shorter than the requested range, as when it is truncated while it is read; here that is an error. Not here:
-//! listing (`listing`).
+//! A store of local files for DataFusion's scans. `object_store`'s own store yields empty chunks forever if a file is
+//! shorter than the requested range, for example truncated during the scan; here that is an error. Not here: listing
+//! (`listing`).
 
 use std::fmt;
 use std::fs::File;
@@ -47,10 +47,10 @@ impl fmt::Display for LocalFiles {
     }
 }
 
-/// The error for a file that ends before the requested range. The scan finds out why: the file changed, or it refers to
-/// offsets beyond its end.
+/// The error for a file that ends before the requested range. The scan finds the reason: the file changed, or it refers
+/// to offsets beyond its end.
 fn too_short(path: &Path) -> Error {
-    Error::new(ErrorKind::Data, format!("`{}` is shorter than it has to be", path.display()))
+    Error::new(ErrorKind::Data, format!("`{}` is shorter than expected", path.display()))
         .at(path.display())
         .hint("it may be cut off; write or copy it again")
 }
@@ -153,7 +153,7 @@ impl ObjectStore for LocalFiles {
         }
         let mut got = self.0.get_opts(location, options).await?;
         if asked.is_none() || is_head {
-            // Whole files are read as files: the reader stops at the end of the file, and the scan counts rows.
+            // A whole file is returned as a file: the reader stops at its end, and the scan counts rows.
             return Ok(got);
         }
         let range = got.range.clone();
@@ -225,14 +225,14 @@ mod tests {
         assert_eq!(pieces.next().await.unwrap().unwrap().len(), CHUNK_BYTES as usize);
         File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
         let error = pieces.try_collect::<Vec<_>>().await.unwrap_err();
-        assert!(error.to_string().contains("is shorter than it has to be"), "{error}");
+        assert!(error.to_string().contains("is shorter than expected"), "{error}");
 
         let error = store.get_range(&location, range).await.unwrap_err();
-        assert!(error.to_string().contains("is shorter than it has to be"), "{error}");
+        assert!(error.to_string().contains("is shorter than expected"), "{error}");
         // Allocates no memory for a range beyond the end of the file.
         let error =
             store.get_ranges(&location, std::slice::from_ref(&(50..1 << 50))).await.unwrap_err();
-        assert!(error.to_string().contains("is shorter than it has to be"), "{error}");
+        assert!(error.to_string().contains("is shorter than expected"), "{error}");
         assert_eq!(
             store.get_ranges(&location, &[98..100, 99..100]).await.unwrap(),
             [vec![7; 2], vec![7]]

@@ -1,16 +1,16 @@
-//! Where rows come from: files of one format, opened as one DataFusion table in a fixed order. The entry is [`open`];
-//! [`session`] makes the context to open it in, and [`stream_error`] turns later errors into ours. Not here: SQL steps
-//! and models, which work on the [`DataFrame`].
+//! Opens files of one format as one DataFusion table in a fixed order. The entry is [`open`]; [`session`] creates the
+//! context for it, and [`stream_error`] turns later errors into ours. Not here: SQL steps and models, which work on the
+//! [`DataFrame`].
 //!
-//! - **Order.** Rows come in the order of `source.path`, inside a folder or glob by path, inside a file as they stand.
-//!   The module `listing` says what is listed and what is a hive partition.
+//! - **Order.** Rows keep the order of `source.path`, of paths inside a folder or glob, and of lines or rows inside a
+//!   file. The module `listing` defines which files are listed and what a hive partition is.
 //! - **Object stores** (module `remote`) are listed and read by URL; `crate::store` opens them.
-//! - **Formats.** Parquet, CSV, JSONL and Arrow IPC (file and stream); CSV and JSONL also in gzip, bzip2, xz and zstd,
-//!   and in other encodings (module `text`). All files of a source have one format.
-//! - **Types.** Parquet and Arrow columns keep the types that the file has. Those of CSV and JSONL (modules `csv`,
-//!   `jsonl`) are found by reading all rows once, which also finds broken rows before the run starts; with `limit` and
-//!   without `where`, only the rows that the limit needs.
-//! - **Several files** form one table, matched by column name: see the module `schema`.
+//! - **Formats.** Parquet, CSV, JSONL and Arrow IPC (file and stream). CSV and JSONL may be compressed with gzip, bzip2,
+//!   xz or zstd, and have other encodings (module `text`). All files of a source have one format.
+//! - **Types.** Parquet and Arrow columns keep the types of the file. Types of CSV and JSONL columns (modules `csv`,
+//!   `jsonl`) are inferred from all rows before the run, which also finds malformed rows. With `limit` and without
+//!   `where`, only the rows that the limit needs are read.
+//! - **Several files** form one table, matched by column name (module `schema`).
 //!
 //! # Untrusted bytes
 //! Files are read under `crate::limits`, and libraries read them inside `guard::guarded`: a panic becomes an error of
@@ -18,13 +18,13 @@
 //!
 //! - `parquet`, `thrift` and `arrow_ipc` compare footers, page headers and messages with the size of the file before a
 //!   library allocates memory for them.
-//! - `scan` guards every scan: it turns panics into errors, compares the stamps of local files at its end, and counts
-//!   rows where nothing skips any. DataFusion gets footers without statistics of floating-point columns, because NaN
+//! - `scan` guards every scan: it turns panics into errors, compares the stamps of local files at the end, and counts
+//!   rows if no filter skips any. DataFusion gets footers without statistics of floating-point columns, because NaN
 //!   makes them wrong.
 //! - `reader` reads CSV and JSONL, and files whose columns differ, and converts each file to the table's schema
 //!   (`unify`).
-//! - Text that is not UTF-8 is found before the run, by position. `invalid` then gives U+FFFD and a hidden column of
-//!   messages beside each such column.
+//! - Text that is not UTF-8 is located before the run. `invalid` then replaces invalid bytes by U+FFFD, and adds a hidden
+//!   column of messages for each column with such text.
 //! - `arithmetic` and `sum` replace DataFusion's arithmetic with checked arithmetic; `nesting` bounds the depth of
 //!   SQL.
 
@@ -55,6 +55,7 @@ mod session;
 mod stamp;
 mod sum;
 mod table;
+mod table_file;
 mod text;
 mod thrift;
 mod unify;
@@ -83,7 +84,8 @@ pub use self::units::Unit;
 
 use self::inspect::{Inspected, Inspection, Rows};
 use self::remote::RemoteFile;
-use self::table::{FilesTable, TableFile};
+use self::table::FilesTable;
+use self::table_file::TableFile;
 use crate::config::pipeline::SourceSpec;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -94,22 +96,21 @@ pub struct Source {
     pub dataframe: DataFrame,
     /// Its files, in the order that they are read.
     pub files: Vec<InputFile>,
-    /// How many rows it has, when that is known before reading: not with `where`, not for Arrow IPC.
+    /// The number of rows, if it is known before reading: not with `where`, and not for Arrow IPC.
     pub rows: Option<u64>,
-    /// Differences between the table and its files, for people: columns that are widened, renamed, or null in some
-    /// files.
+    /// Differences between the table and its files, as text: columns that are widened, renamed, or null in some files.
     pub notes: Vec<String>,
-    /// The same rows where some have texts that are not UTF-8, with what is wrong with them.
+    /// The same rows with markers, if some texts are not UTF-8.
     pub(crate) marked: Option<MarkedRows>,
     table: Arc<FilesTable>,
 }
 
-/// Rows whose texts have U+FFFD in the place of bytes that are not UTF-8.
+/// Rows whose texts have U+FFFD in place of bytes that are not UTF-8.
 #[derive(Clone, Debug)]
 pub(crate) struct MarkedRows {
-    /// The columns of the source, then a column of messages for each of `columns`: null where nothing is wrong.
+    /// The columns of the source, then a column of messages for each of `columns`: null where the text is valid.
     pub(crate) dataframe: DataFrame,
-    /// The columns with such texts.
+    /// The columns with invalid texts.
     pub(crate) columns: Vec<MarkedColumn>,
     table: Arc<FilesTable>,
 }
@@ -125,24 +126,23 @@ pub(crate) struct MarkedColumn {
     pub(crate) always_fails: bool,
 }
 
-/// What is done about texts that are not UTF-8.
+/// The handling of texts that are not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InvalidUtf8 {
-    /// They are errors of their file.
+    /// They are errors of the file.
     Fail,
-    /// They are kept, with U+FFFD, and marked. Texts of Parquet files are read once to find them; those inside
-    /// of lists and structs, and those of Arrow files, are errors all the same.
+    /// They are kept with U+FFFD, and marked. Texts of Parquet files are read once to find them. Those inside lists and
+    /// structs, and those of Arrow files, remain errors.
     Mark,
 }
 
 impl Source {
-    /// The units that its rows can be computed in, in order.
+    /// The units of its rows, in order.
     pub fn units(&self) -> Vec<Unit> {
         self.table.units()
     }
 
-    /// The table of the rows of one unit that takes the place of `table`, with its columns; `None` where that is not
-    /// one that its rows are read from.
+    /// The table of one unit that replaces `table`, with the same columns; `None` if `table` is not a table of this source.
     pub fn unit_table(
         &self,
         table: &Arc<dyn TableProvider>,
@@ -151,7 +151,7 @@ impl Source {
         Some(Arc::new(self.table_like(table)?.of_unit(unit)))
     }
 
-    /// Whether its rows are read from a table.
+    /// Whether this source reads `table`.
     pub fn is_table(&self, table: &Arc<dyn TableProvider>) -> bool {
         self.table_like(table).is_some()
     }
@@ -169,11 +169,11 @@ impl Source {
 /// A file of a source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputFile {
-    /// Its path; of an object its URL.
+    /// The path, or the URL of an object.
     pub path: PathBuf,
     /// Its size on disk.
     pub bytes: u64,
-    /// Its rows, when they were counted; `limit` and `where` not applied.
+    /// The number of rows without `limit` and `where`, if they were counted.
     pub rows: Option<u64>,
     /// The file as it was when the source was opened.
     pub stamp: FileStamp,
@@ -181,15 +181,15 @@ pub struct InputFile {
 }
 
 impl InputFile {
-    /// Whether it is an object of a store.
+    /// Whether it is an object in a store.
     pub(crate) fn is_remote(&self) -> bool {
         self.remote.is_some()
     }
 
-    /// The file as it is now. Blocks.
+    /// The current stamp of the file. Blocks.
     ///
     /// # Errors
-    /// `NoInput` when it is gone.
+    /// `NoInput` if the file no longer exists.
     pub fn look_again(&self) -> Result<FileStamp> {
         if let Some(remote) = &self.remote {
             return remote.look_again();
@@ -205,14 +205,14 @@ impl InputFile {
 /// Opens a source in a context made by [`session`].
 ///
 /// # Errors
-/// - `NoInput`: nothing is there, or it cannot be opened.
-/// - `Data`: a file is broken, or files do not fit together.
-/// - `Config`: a column or format that does not exist, or a `where` that is not a predicate.
+/// - `NoInput`: a path does not exist or cannot be opened.
+/// - `Data`: a file is broken, or the files' columns have no common type.
+/// - `Config`: a column or format does not exist, or `where` is not a predicate.
 pub async fn open(ctx: &SessionContext, spec: &SourceSpec) -> Result<Source> {
     open_with(ctx, spec, InvalidUtf8::Fail).await
 }
 
-/// As [`open`], with a policy for texts that are not UTF-8.
+/// Like [`open`], with a policy for texts that are not UTF-8.
 pub(crate) async fn open_with(
     ctx: &SessionContext,
     spec: &SourceSpec,
@@ -222,7 +222,7 @@ pub(crate) async fn open_with(
     let files = blocking(move || listing::list(&listing_spec)).await?;
     let format = files[0].form.format;
 
-    // The rows that a batch reads ahead have to be sound too.
+    // A batch reads ahead of the limit: those rows must be valid too.
     let max_rows = match (&spec.predicate, spec.limit) {
         (None, Some(limit)) => limit.max(ROWS_PER_BATCH) as u64,
         _ => u64::MAX,
@@ -325,7 +325,7 @@ async fn query(
         check_nesting(predicate)?;
         let expression = dataframe.parse_sql_expr(predicate).map_err(wrong)?;
         dataframe = dataframe.filter(expression).map_err(wrong)?;
-        // Types are checked when the plan is made; better now than after the models are loaded.
+        // Planning checks the types, before any model is loaded.
         dataframe.clone().create_physical_plan().await.map_err(wrong)?;
     }
     let failed = |error| stream_error(error, files);
@@ -333,7 +333,7 @@ async fn query(
         dataframe = dataframe.limit(0, Some(limit)).map_err(failed)?;
     }
     if let Some(select) = &spec.select {
-        // What is wrong with a column goes where it goes.
+        // A column keeps its marker.
         let markers = markers.iter().filter(|marker| select.contains(&marker.column));
         let selected = select.iter().chain(markers.map(|marker| &marker.marker)).map(ident);
         dataframe = dataframe.select(selected.collect::<Vec<_>>()).map_err(failed)?;
@@ -346,7 +346,7 @@ fn check_select(select: &[String], columns: &[String]) -> Result<()> {
         if select[..index].contains(name) {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("`source.select` names the column `{name}` twice"),
+                format!("`source.select` has the column `{name}` twice"),
             ));
         }
         if columns.contains(name) {
@@ -358,8 +358,8 @@ fn check_select(select: &[String], columns: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The error for a column that is not there: the nearest name, and all names. `problem` comes before
-/// the name.
+/// The error for a missing column, with the nearest name and all names in the hint. The message is `problem` and the
+/// name.
 pub fn missing_column(problem: &str, name: &str, columns: &[&str]) -> Error {
     let nearest = columns
         .iter()
@@ -398,7 +398,7 @@ fn known_rows(inspected: &[Inspected], limit: Option<usize>) -> Option<u64> {
     }
 }
 
-/// Runs file work off the async threads.
+/// Runs blocking file work off the async threads.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

@@ -1,6 +1,6 @@
-//! Bounds the depth of an SQL expression before anything recurses into it. The parser itself bounds parentheses, but it
-//! reads a chain such as `a OR b OR c …` in a loop, and every walk over the resulting tree recurses once per operator.
-//! Not here: the meaning of the SQL.
+//! Bounds the depth of an SQL expression before anything recurses into it. The parser bounds parentheses, but not a chain
+//! such as `a OR b OR c …`, which it reads in a loop. Every walk over the resulting tree recurses once per operator. Not
+//! here: the meaning of the SQL.
 
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -16,7 +16,7 @@ use crate::limits::{SQL_BYTES, SQL_DEPTH};
 /// report.
 pub fn check_nesting(sql: &str) -> Result<()> {
     if sql.len() > SQL_BYTES {
-        let message = format!("the SQL is {} bytes long, the limit is {SQL_BYTES}", sql.len());
+        let message = format!("the query is {} bytes long, the limit is {SQL_BYTES}", sql.len());
         return Err(Error::new(ErrorKind::Config, message)
             .hint("join with a table of the values instead of writing them out"));
     }

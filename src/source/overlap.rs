@@ -1,6 +1,6 @@
-//! Whether a source reads its own pipeline's output: each run would then read the rows of the run before. Checked by
-//! paths alone before a run, which refuses the first run rather than the second, and again with the files found, after
-//! links are resolved. Not here: how a sink handles existing files.
+//! Refuses a source that reads its own pipeline's output: each run would then read the rows of the run before. The check
+//! by paths alone refuses the first run already; a second check resolves the links of the files found. Not here: how a
+//! sink handles existing files.
 
 use std::any::Any;
 use std::path::{Component, Path, PathBuf};
@@ -93,8 +93,8 @@ impl FilesTable {
 fn refusal(source: &str, output: Output<'_>) -> Error {
     let Output { what, path, .. } = output;
     let message = format!(
-        "the source `{source}` and the output `{}` (`{what}`) overlap: a run would read what another \
-         has written",
+        "the source `{source}` and the output `{}` (`{what}`) overlap: a run would read the output \
+         of another run",
         path.display()
     );
     Error::new(ErrorKind::Config, message)

@@ -1,6 +1,6 @@
-//! Parquet footers: columns, rows and unit boundaries, once the footer and its sizes are validated. The `parquet` crate
-//! allocates memory for the counts of a footer and panics at negative ones. Not here: rows, and the footers that a scan
-//! reads again ([`super::parquet_reader`]).
+//! Reads Parquet footers: columns, rows and unit boundaries, after it validates the footer and its sizes. The `parquet`
+//! crate allocates memory for the counts in a footer and panics at negative ones. Not here: rows, and the footers that a
+//! scan reads again ([`super::parquet_reader`]).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -63,7 +63,7 @@ pub(super) fn inspect<R: ChunkReader + 'static>(
     let mut text_bytes: BTreeMap<String, u64> = BTreeMap::new();
     for column in metadata.row_groups().iter().flat_map(RowGroupMetaData::columns) {
         let [name] = column.column_path().parts() else { continue };
-        // For dictionary-encoded columns, only newer writers provide it.
+        // For dictionary-encoded columns, only newer writers provide this size.
         let bytes = column.unencoded_byte_array_data_bytes();
         let bytes = bytes.unwrap_or_else(|| column.uncompressed_size());
         let sum = text_bytes.entry(name.clone()).or_default();
@@ -148,7 +148,7 @@ pub(super) fn check(metadata: &ParquetMetaData, file_bytes: u64) -> Result<u64, 
             let Some((_, length)) = place(column).filter(|(start, length)| {
                 start.checked_add(*length).is_some_and(|end| end <= file_bytes)
             }) else {
-                return Err(wrong("lies outside of the file".to_owned()));
+                return Err(wrong("lies outside the file".to_owned()));
             };
             bytes = bytes.saturating_add(length);
         }

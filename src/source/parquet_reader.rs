@@ -1,5 +1,5 @@
-//! Reads Parquet files for a scan: DataFusion's reader behind checks. Footers lose the statistics that must not decide
-//! which rows are read, and page headers and indexes are checked before the library allocates memory for them. Not
+//! Reads Parquet files for a scan with DataFusion's reader and our checks. Footers lose the statistics that must not
+//! decide which rows are read. Page headers and indexes are checked before the library allocates memory for them. Not
 //! here: the checks (`parquet`, `thrift`), and the rows of files that are converted (`reader`).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -41,7 +41,7 @@ struct Footer {
     indexes: Vec<Range<u64>>,
 }
 
-/// What a footer says of a column chunk.
+/// The footer's entry for a column chunk.
 #[derive(Clone, Copy, Debug)]
 struct Chunk {
     bytes: u64,
@@ -206,7 +206,7 @@ impl CheckedChunks {
     /// Reads the columns of a row group that are wanted.
     ///
     /// # Errors
-    /// When they cannot be read, or a page header is wrong.
+    /// The columns cannot be read, or a page header is wrong.
     pub(super) fn read(
         file: &impl ChunkReader,
         group: &RowGroupMetaData,
@@ -227,14 +227,14 @@ impl CheckedChunks {
         Ok(Self { file_bytes: file.len(), chunks: Arc::new(chunks) })
     }
 
-    /// The bytes from a place on, to the end of its column chunk.
+    /// The bytes from an offset to the end of its column chunk.
     fn from(&self, start: u64) -> ParquetResult<Bytes> {
         let chunk = self.chunks.range(..=start).next_back();
         let bytes = chunk.and_then(|(place, bytes)| {
             let skipped = usize::try_from(start - place).ok()?;
             (skipped <= bytes.len()).then(|| bytes.slice(skipped..))
         });
-        bytes.ok_or_else(|| ParquetError::EOF(format!("byte {start} is in none of the columns")))
+        bytes.ok_or_else(|| ParquetError::EOF(format!("byte {start} is in no column")))
     }
 }
 
@@ -254,7 +254,7 @@ impl ChunkReader for CheckedChunks {
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
         let mut bytes = self.from(start)?;
         if length > bytes.len() {
-            let what = format!("a page at byte {start} ends outside of its column");
+            let what = format!("a page at byte {start} ends outside its column");
             return Err(ParquetError::EOF(what));
         }
         Ok(bytes.split_to(length))

@@ -1,5 +1,5 @@
-//! What the text of a query tells before there are tables: its form, and whether it can be computed a part of the
-//! rows at a time. Not here: what it means, which the planner says.
+//! Checks the text of a query before its tables exist: its syntax, and whether it can be computed on parts of the rows.
+//! Not here: names and types, which the planner checks.
 
 use std::ops::ControlFlow;
 
@@ -13,28 +13,28 @@ use datafusion::sql::sqlparser::ast::{
 use super::{check_nesting, stream_error};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Checks the form of a `sql` step, without tables: one query.
+/// Checks the syntax of a `sql` step, without tables: it must be a single query.
 ///
 /// # Errors
-/// `Config` with what the parser says.
+/// `Config` with the parser's message.
 pub fn check_query(query: &str) -> Result<()> {
     parse(query).map(drop)
 }
 
-/// Checks the form of `where`, without columns.
+/// Checks the syntax of `where`, without columns.
 ///
 /// # Errors
-/// `Config` with what the parser says.
+/// `Config` with the parser's message.
 pub fn check_predicate(predicate: &str) -> Result<()> {
     check_query(&format!("SELECT * FROM input WHERE {predicate}"))
         .map_err(|e| e.at(format!("`where: {predicate}`")))
 }
 
-/// Why the result of a query cannot be computed from a part of the rows at a time, as far as its text tells: `None`
-/// also where only the plan does.
+/// Why a query cannot be computed on parts of the rows, as far as its text shows; `None` does not rule out that the plan
+/// has a reason.
 ///
 /// # Errors
-/// As [`check_query`].
+/// Like [`check_query`].
 pub fn why_whole_query(query: &str) -> Result<Option<&'static str>> {
     let Statement::Statement(statement) = parse(query)? else { return Ok(None) };
     let SqlStatement::Query(query) = *statement else { return Ok(None) };
@@ -43,13 +43,14 @@ pub fn why_whole_query(query: &str) -> Result<Option<&'static str>> {
 
 fn parse(query: &str) -> Result<Statement> {
     check_nesting(query)?;
-    let mut statements = DFParser::parse_sql(query)
-        .map_err(|e| stream_error(e, &[]).hint("the rows so far are the table `input`"))?;
+    let mut statements = DFParser::parse_sql(query).map_err(|e| {
+        stream_error(e, &[]).hint("the table `input` has the rows of the step before")
+    })?;
     match (statements.len(), statements.pop_front()) {
         (1, Some(statement)) => Ok(statement),
         (count, _) => Err(Error::new(
             ErrorKind::Config,
-            format!("a `sql` step is one query, this has {count} statements"),
+            format!("a `sql` step must be a single query, found {count} statements"),
         )),
     }
 }
@@ -64,7 +65,7 @@ fn of_query(query: &Query) -> Option<&'static str> {
     match query.body.as_ref() {
         SetExpr::Select(select) => of_select(select),
         SetExpr::Query(query) => of_query(query),
-        SetExpr::SetOperation { .. } => Some("puts tables together"),
+        SetExpr::SetOperation { .. } => Some("combines tables with a set operation"),
         _ => None,
     }
 }
@@ -91,7 +92,7 @@ fn of_select(select: &Select) -> Option<&'static str> {
     };
     let found = visit_expressions(&select.projection, |expression: &Expr| {
         match expression {
-            // Whether it reads a table, and which, the plan says.
+            // Only the plan shows which tables a subquery reads.
             Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => {
                 ControlFlow::Break(None)
             }
@@ -130,7 +131,10 @@ mod tests {
             ("SELECT * FROM input AS a JOIN input AS b ON a.id = b.id", Some("joins all rows")),
             ("SELECT (SELECT max(id) FROM input) FROM input", None),
             ("SELECT * FROM input, other", Some("joins all rows")),
-            ("SELECT 1 FROM input UNION ALL SELECT 2", Some("puts tables together")),
+            (
+                "SELECT 1 FROM input UNION ALL SELECT 2",
+                Some("combines tables with a set operation"),
+            ),
         ] {
             assert_eq!(why_whole_query(query).unwrap(), expected, "{query}");
         }

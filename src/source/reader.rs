@@ -43,7 +43,7 @@ use super::inspect::{self, BATCH_VALUES, read_error};
 use super::invalid::{LossyReader, Marker, RawTexts};
 use super::json::repaired;
 use super::parquet_reader::CheckedChunks;
-use super::table::TableFile;
+use super::table_file::TableFile;
 use super::text::{Decode, text_of};
 use super::unify::conform;
 use super::units::Part;
@@ -305,7 +305,7 @@ impl Reading {
         let mut fields: Vec<_> =
             fields.filter(|field| wanted.contains(field.name().as_str())).cloned().collect();
         if fields.is_empty() {
-            // The decoder needs a column to count rows.
+            // The decoder needs at least one column to count rows.
             fields.extend(self.file_schema.fields().first().cloned());
         }
         let mut decoder = json::ReaderBuilder::new(Arc::new(Schema::new(fields)))
@@ -459,7 +459,7 @@ impl Reading {
         let column = |field: &Field| -> Result<ArrayRef> {
             let name = field.name();
             if let Some(marker) = self.markers.iter().find(|marker| marker.marker == *name) {
-                return Ok(Arc::new(file.invalid.messages(marker, first_row, rows, file)));
+                return Ok(Arc::new(file.invalid.messages(marker, first_row, rows, &file.file)));
             }
             if let Some((_, value)) = file.file.partitions.iter().find(|(key, _)| key == name) {
                 let values = std::iter::repeat_n(value.as_deref(), rows).collect::<StringArray>();
@@ -523,7 +523,7 @@ fn file_text(file: &TableFile) -> Result<Box<dyn Read + Send>> {
 fn null_regex(values: &[String]) -> Result<Regex> {
     let values = values.iter().map(|value| regex::escape(value)).collect::<Vec<_>>().join("|");
     Regex::new(&format!("^(?:{values})?$")).map_err(|error| {
-        let message = "`source.csv.null_values` are more than can be looked for";
+        let message = "`source.csv.null_values` has too many values";
         external(Error::new(ErrorKind::Config, message).source(error))
     })
 }

@@ -1,5 +1,5 @@
-//! Files in object stores: listed, looked at, and read from any place. Not here: rows, which DataFusion reads
-//! from the same store.
+//! Files in object stores: listing, stamps, and reads of bytes. Not here: rows, which DataFusion reads from the same
+//! store.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::stamp::FileStamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Place, store_error, wait};
 
-/// Bytes that are asked for at once while a file is read through.
+/// The bytes per request of a sequential read.
 pub(super) const CHUNK_BYTES: u64 = 8 << 20;
 
 /// An object.
@@ -46,7 +46,7 @@ impl RemoteFile {
         self.bytes
     }
 
-    /// What tells whether the object is another now.
+    /// The current stamp of the object.
     pub(super) fn look_again(&self) -> Result<FileStamp> {
         let (store, path) = (Arc::clone(&self.place.store), self.place.path.clone());
         match wait(async move { store.head(&path).await })? {
@@ -59,13 +59,13 @@ impl RemoteFile {
         let (store, path) = (Arc::clone(&self.place.store), self.place.path.clone());
         let options = GetOptions::new()
             .with_range(Some(GetRange::Bounded(start..end)))
-            // What was looked at is what is read.
+            // A changed object fails the request.
             .with_if_match(self.etag.clone());
         let got = wait(async move { store.get_opts(&path, options).await?.bytes().await });
         got.map_err(io::Error::other)?.map_err(io::Error::other)
     }
 
-    /// Reads it from the beginning.
+    /// A sequential reader.
     pub(super) fn reader(&self) -> RemoteReader {
         RemoteReader { file: self.clone(), position: 0, chunk: Bytes::new(), chunk_at: 0 }
     }
@@ -75,7 +75,7 @@ fn unreadable(url: &str, error: object_store::Error) -> Error {
     store_error(ErrorKind::NoInput, format!("cannot open `{url}`"), url, error)
 }
 
-/// The object of a place; `None` when there is none.
+/// The object at a place; `None` if it does not exist.
 pub(super) fn object(place: &Place) -> Result<Option<(RemoteFile, FileStamp)>> {
     if place.path.as_ref().is_empty() {
         return Ok(None);
@@ -88,7 +88,7 @@ pub(super) fn object(place: &Place) -> Result<Option<(RemoteFile, FileStamp)>> {
     }
 }
 
-/// All objects below a place, sorted by their names.
+/// All objects below a place, sorted by name.
 pub(super) fn objects_below(place: &Place) -> Result<Vec<(RemoteFile, FileStamp)>> {
     let (store, path) = (Arc::clone(&place.store), place.path.clone());
     let listed =
@@ -97,13 +97,13 @@ pub(super) fn objects_below(place: &Place) -> Result<Vec<(RemoteFile, FileStamp)
         let url = place.url_of(&place.path);
         store_error(ErrorKind::NoInput, format!("cannot list `{url}`"), &url, error)
     })?;
-    // Objects of no bytes whose names end with a slash are folders to some programs.
+    // Some programs mark a folder by an empty object whose name ends with a slash.
     listed.retain(|meta| meta.location != place.path);
     listed.sort_by(|a, b| a.location.cmp(&b.location));
     Ok(listed.into_iter().map(|meta| RemoteFile::new(place, meta)).collect())
 }
 
-/// The bytes of an object in order, asked for in pieces.
+/// Reads the bytes of an object in order, one request per chunk.
 pub(super) struct RemoteReader {
     file: RemoteFile,
     position: u64,

@@ -1,6 +1,6 @@
-//! Guards a scan of files: a reader's panic becomes an error of the file, a file that changed during the scan is
-//! reported, and the rows read must match the rows counted before the run. Not here: reading, which DataFusion does
-//! underneath.
+//! Guards a scan of files: a reader's panic becomes an error of the file, and a file that changed during the scan
+//! is reported. The number of rows read must match the rows counted before the run. Not here: reading, which
+//! DataFusion does underneath.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use futures::stream::{self, Stream};
 use futures::{StreamExt, TryStreamExt};
 
 use super::reader::FilesExec;
-use super::table::TableFile;
+use super::table_file::TableFile;
 use crate::error::{Error, ErrorKind};
 use crate::guard::guarded_stream;
 

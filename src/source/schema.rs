@@ -1,10 +1,10 @@
 //! Merges the schemas of a source's files into one. Not here: finding a file's columns (`inspect`), merging types
 //! (`unify`).
 //!
-//! Files are matched by column name. `source.schema: union` widens types where values keep their meaning and digits,
-//! and fills a column that a file lacks with nulls; it reports both. `strict` refuses both. Types of CSV and JSONL are
-//! inferred over all rows of all files; strict mode lets a column without values have any type. Types without a common
-//! type are an error that names both files, before any row is read.
+//! Files are matched by column name. `source.schema: union` widens types where values keep their meaning and digits, and
+//! fills missing columns with nulls; it reports both. `strict` refuses both. Types of CSV and JSONL are inferred from all
+//! rows of all files; in strict mode, a column without values matches any type. Types without a common type are an error
+//! that names both files, before any row is read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -22,14 +22,14 @@ use super::{jsonl, missing_column};
 use crate::config::pipeline::{ColumnType, FileFormat, SchemaMode, SourceSpec};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The most notes on a source.
+/// The most notes per source.
 const MAX_NOTES: usize = 20;
 
 /// The columns of all files.
 #[derive(Debug)]
 pub(super) struct Merged {
     pub(super) schema: SchemaRef,
-    /// Differences between the table and its files, for people.
+    /// Differences between the table and its files, as text.
     pub(super) notes: Vec<String>,
     /// Whether DataFusion's scan can convert every file to the schema.
     pub(super) is_plain: bool,
@@ -52,7 +52,7 @@ pub(super) fn merged(
         return Err(Error::new(
             ErrorKind::Config,
             format!(
-                "`source.types` gives `{name}` a type, but {} files say their types",
+                "`source.types` sets the type of `{name}`, but {} files declare their types",
                 format.name()
             ),
         )
@@ -80,7 +80,7 @@ pub(super) fn merged(
         return Err(Error::new(
             ErrorKind::Data,
             format!(
-                "the files have {} columns: at most {} are read",
+                "the files have {} columns: the limit is {}",
                 schema.fields().len(),
                 spec.max_columns
             ),
@@ -115,7 +115,7 @@ pub(super) fn merged(
     Ok(Merged { schema, notes, is_plain })
 }
 
-/// The field with a name, which is probably at `likely`.
+/// The field `name`, which is probably at `likely`.
 fn field_of<'s>(schema: &'s Schema, likely: usize, name: &str) -> Option<&'s Field> {
     match schema.fields().get(likely) {
         Some(field) if field.name() == name => Some(field),
@@ -139,7 +139,7 @@ fn same_kind(inspected: &[Inspected]) -> bool {
     !(streams(true) && streams(false))
 }
 
-/// Makes columns nullable that some files lack, and notes them.
+/// Makes columns that some files lack nullable, and notes them.
 fn filled(files: &[FileColumns<'_>], schema: &Schema, notes: &mut Vec<String>) -> SchemaRef {
     if files.len() < 2 {
         return Arc::new(schema.clone());
@@ -174,7 +174,7 @@ fn check_strict(files: &[FileColumns<'_>]) -> Result<()> {
             format!("`{}`: {difference} `{}`", file.path.display(), first.path.display()),
         )
         .at(file.path.display())
-        .hint("`source.schema: union` matches columns by name, widens types and fills what a file lacks with null")
+        .hint("`source.schema: union` matches columns by name, widens types and fills missing columns with null")
     };
     for file in rest {
         for (index, field) in first.schema.fields().iter().enumerate() {
@@ -389,7 +389,7 @@ fn json<'f>(
                 numbers.entry(field).or_insert((path, line, number));
             }
         }
-        // A file without rows reveals nothing about its columns.
+        // The columns of a file without rows are unknown.
         if found.columns.fields.is_empty() {
             continue;
         }
@@ -421,7 +421,7 @@ fn differ(first: &Path, other: &Path, difference: &str) -> Error {
     .hint("no type holds the values of both unchanged: read them as two sources, or write the column with one type")
 }
 
-/// A column name that a schema has twice cannot be referred to.
+/// Refuses duplicate column names, which cannot be referred to.
 fn check_names(path: &Path, schema: &Schema) -> Result<()> {
     let mut seen = BTreeSet::new();
     match schema.fields().iter().find(|field| !seen.insert(field.name().as_str())) {

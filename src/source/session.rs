@@ -1,5 +1,5 @@
-//! The DataFusion session that reads rows. Not here: tables and functions of our own. Callers that need more (a query
-//! planner, an analyzer rule, SQL functions) start from [`session_state`].
+//! The DataFusion session that reads rows. Callers that add a query planner, an analyzer rule or SQL functions start from
+//! [`session_state`]. Not here: our own tables and functions.
 
 use std::sync::Arc;
 
@@ -14,39 +14,37 @@ use super::digest;
 use super::sum::CheckedSum;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Rows of a record batch that a scan emits: DataFusion's own default, small enough that text columns
-/// stay in the cache and that `limit` does not read far ahead.
+/// Rows per record batch of a scan: DataFusion's default. It keeps text columns in the cache, and `limit` reads little
+/// ahead.
 pub const ROWS_PER_BATCH: usize = 8192;
 
 /// The settings of a session, each with its reason.
 pub fn session_config() -> SessionConfig {
     let mut config = SessionConfig::new()
-        // One partition: the order of the input is the order of the output. The parallelism of a
-        // pipeline is in its models, not in its scans.
+        // One partition keeps the order of the input. A pipeline is parallel in its models, not in its scans.
         .with_target_partitions(1)
         .with_batch_size(ROWS_PER_BATCH);
     let options = config.options_mut();
-    // A scan with several partitions would otherwise move files between them at run time, and rows
-    // would arrive in another order each time.
+    // Work stealing moves files between the partitions of a scan at run time, which makes the row order vary.
     options.execution.enable_file_stream_work_stealing = false;
-    // Our tables list their own files; nothing may be collected behind their back.
+    // Our tables list their files and compute statistics themselves.
     options.execution.collect_statistics = false;
-    // Columns pass through with the type that the file has: `Utf8` stays `Utf8`.
+    // Columns keep the type of the file: `Utf8` stays `Utf8`.
     options.execution.parquet.schema_force_view_types = false;
     options.sql_parser.map_string_types_to_utf8view = false;
-    // Column names are what the file says, also unquoted in SQL: `reviewText` is not `reviewtext`.
-    // Function names stay case-insensitive.
+    // Column names are case-sensitive, also unquoted: `reviewText` is not `reviewtext`. Function names stay
+    // case-insensitive.
     options.sql_parser.enable_ident_normalization = false;
-    // A name that is not there is told with its place.
+    // Errors then contain the position of an unknown name.
     options.sql_parser.collect_spans = true;
     config
 }
 
-/// A session state with [`session_config`], SQL built-ins and, if asked for, a limit on the memory of
-/// operators that buffer (sorts, joins, aggregates). They spill to disk when they can.
+/// A session state with [`session_config`], SQL built-ins and an optional limit on the memory of operators that buffer
+/// (sorts, joins, aggregates). They spill to disk if they can.
 ///
 /// # Errors
-/// `Resources` when the temporary folder for spilling cannot be set up.
+/// `Resources` if the temporary folder for spilling cannot be created.
 pub fn session_state(memory_limit_bytes: Option<usize>) -> Result<SessionStateBuilder> {
     let mut runtime = RuntimeEnvBuilder::new();
     if let Some(bytes) = memory_limit_bytes {

@@ -1,4 +1,4 @@
-//! What tells that a file is another than it was.
+//! Detects that a file has changed.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -7,7 +7,7 @@ use std::io;
 use chrono::{DateTime, SecondsFormat, Utc};
 use object_store::ObjectMeta;
 
-/// Size and time of a file, or the entity tag of an object.
+/// The size and modification time of a file, or the entity tag of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStamp {
     bytes: u64,

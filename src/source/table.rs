@@ -1,9 +1,8 @@
-//! A list of files as a DataFusion table whose rows come in the order of the list. DataFusion's own
-//! `ListingTable` lists concurrently and sorts files by path; its scan, with its projection, filter and
-//! limit pushdown, reads Parquet and Arrow. The module `reader` reads other formats, and files that must be converted
-//! to one schema. Not here: building the list or the schema.
+//! A list of files as a DataFusion table whose rows keep the order of the list. DataFusion's own `ListingTable` lists
+//! concurrently and sorts files by path. DataFusion's scan, with projection, filter and limit pushdown, reads Parquet and
+//! Arrow; the module `reader` reads other formats, and files that must be converted to one schema. Not here: the list and
+//! the schema.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -32,8 +31,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use futures::stream::{self, StreamExt};
 
-use super::inspect::{self, Layout, Rows, Start};
-use super::invalid::{InvalidColumn, InvalidText, Marker};
+use super::invalid::{InvalidColumn, Marker};
 use super::listing::ListedFile;
 use super::local;
 use super::parquet_reader::CheckedReaders;
@@ -41,14 +39,11 @@ use super::reader::{FilesExec, Reading};
 use super::scan::ScanExec;
 use super::schema::Merged;
 use super::session::ROWS_PER_BATCH;
-use super::stamp::FileStamp;
-use super::units::{Part, Unit, units_of};
-use super::value_sizes::batch_rows;
+use super::table_file::TableFile;
+use super::units::{Part, Unit};
 use crate::config::pipeline::{CsvSpec, FileFormat, SourceSpec};
-use crate::error::{Error, ErrorKind};
-use crate::guard::guarded;
 
-/// The files whose values are looked at concurrently: of a store, each may take a request.
+/// The files whose value sizes are inspected concurrently: in a store, each may take a request.
 const FILES_AT_ONCE: usize = 16;
 
 /// Files of one format, in order.
@@ -61,7 +56,7 @@ pub(super) struct FilesTable {
     is_plain: bool,
     table_schema: TableSchema,
     partition_fields: Vec<FieldRef>,
-    /// Columns that say which texts are not UTF-8.
+    /// Hidden columns that mark texts that are not UTF-8.
     markers: Vec<Marker>,
     /// The columns of files, their hive partitions, then the markers.
     schema: SchemaRef,
@@ -71,84 +66,10 @@ pub(super) struct FilesTable {
     positions: Vec<usize>,
 }
 
-/// A file of a table, and what is known of its size.
-#[derive(Clone, Debug)]
-pub(super) struct TableFile {
-    pub(super) file: ListedFile,
-    pub(super) rows: Rows,
-    pub(super) text_bytes: BTreeMap<String, u64>,
-    pub(super) starts: Arc<[Start]>,
-    /// Texts that are not UTF-8, where these are no errors.
-    pub(super) invalid: Arc<InvalidText>,
-    /// The settings for reading the file.
-    pub(super) layout: Arc<Layout>,
-    /// The part of it that is read; all of it when `None`.
-    pub(super) part: Option<Part>,
-    /// The first row of the part.
-    pub(super) first_row: u64,
-    /// The number of rows in the part, if counted.
-    pub(super) part_rows: Option<u64>,
-}
-
-impl TableFile {
-    /// The number of rows per batch of a Parquet file, so that the columns that are wanted take bounded memory.
-    ///
-    /// # Errors
-    /// When a page of the file cannot be read.
-    pub(super) fn parquet_batch_rows(
-        &self,
-        is_wanted: impl Fn(&str) -> bool,
-    ) -> crate::Result<usize> {
-        let large = &self.layout.large_values;
-        if large.is_empty() {
-            return Ok(ROWS_PER_BATCH);
-        }
-        let rows = match &self.part {
-            Some(Part::Rows { rows, .. }) => rows.clone(),
-            _ => 0..u64::MAX,
-        };
-        let path = self.file.path.display();
-        let rows = guarded(ErrorKind::Data, &format!("`{path}`"), || {
-            Ok(match &self.file.remote {
-                Some(remote) => batch_rows(large, &rows, true, remote, is_wanted),
-                None => {
-                    batch_rows(large, &rows, false, &inspect::open(&self.file.path)?, is_wanted)
-                }
-            })
-        })?;
-        rows.map_err(|error| {
-            // A file that changed gives some other error.
-            if let Err(changed) = self.check_stamp() {
-                return changed;
-            }
-            let message = format!("cannot read the pages of `{path}`");
-            Error::new(ErrorKind::Data, message).source(error).at(path)
-        })
-    }
-
-    /// Fails when a local file is not the one that was inspected.
-    pub(super) fn check_stamp(&self) -> crate::Result<()> {
-        let ListedFile { path, stamp, remote, .. } = &self.file;
-        let found = std::fs::metadata(path).and_then(|found| FileStamp::of_file(&found));
-        if remote.is_some() || found.map_or(true, |found| found == *stamp) {
-            return Ok(());
-        }
-        let message = format!("`{}` was changed while it was read", path.display());
-        Err(Error::new(ErrorKind::Data, message)
-            .at(path.display())
-            .hint("run again once nobody writes to it"))
-    }
-
-    /// The number of rows that are read from it, if known.
-    fn known_rows(&self) -> Option<u64> {
-        if self.part.is_some() { self.part_rows } else { self.rows.exactly() }
-    }
-}
-
 impl FilesTable {
     /// A table of `files`, converted to the merged schema. Their hive partitions become columns after those of the
-    /// files. If a file has a column of the same name, the partition value replaces it, with the column's type if the
-    /// values of all folders parse as that type.
+    /// files. A partition replaces a file's column of the same name. It takes the column's type if the values of all
+    /// folders parse as that type.
     pub(super) fn new(
         files: Vec<TableFile>,
         format: FileFormat,
@@ -196,8 +117,8 @@ impl FilesTable {
         }
     }
 
-    /// The same table with a column of messages more for each column that has texts that are not UTF-8; `None`
-    /// where there are none.
+    /// The same table with an additional column of messages for each column with texts that are not UTF-8; `None` if there
+    /// are no such texts.
     pub(super) fn with_markers(&self) -> Option<Self> {
         let mut fields = self.schema.fields().to_vec();
         let mut markers: Vec<Marker> = Vec::new();
@@ -230,7 +151,7 @@ impl FilesTable {
         self.files.iter().map(|file| &file.file)
     }
 
-    /// The columns that [`FilesTable::with_markers`] added.
+    /// The columns that [`FilesTable::with_markers`] adds.
     pub(super) fn markers(&self) -> &[Marker] {
         &self.markers
     }
@@ -252,7 +173,7 @@ impl FilesTable {
 
     /// The units of its files, in order.
     pub(super) fn units(&self) -> Vec<Unit> {
-        self.files.iter().enumerate().flat_map(|(index, file)| units_of(index, file)).collect()
+        self.files.iter().enumerate().flat_map(|(index, file)| file.units(index)).collect()
     }
 
     /// The table of the rows of one unit.
@@ -292,7 +213,7 @@ impl FilesTable {
         Ok(Arc::new(ScanExec::new(Arc::new(scan), known, rows)))
     }
 
-    /// The number of rows per batch of Parquet files; the least of all, for one scan reads them.
+    /// The number of rows per batch of Parquet files: the minimum over all files of the scan.
     async fn batch_rows(
         &self,
         files: &[TableFile],
@@ -319,7 +240,7 @@ impl FilesTable {
         Ok(least)
     }
 
-    /// The files that may have rows for `filters`, by their hive partitions alone.
+    /// The files that may have rows for `filters`, by their hive partitions.
     fn pruned(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<&TableFile>> {
         let mut files: Vec<&TableFile> = self.files.iter().collect();
         if self.partition_fields.is_empty() {
@@ -346,7 +267,7 @@ impl FilesTable {
             let kept = state
                 .create_physical_expr(filter.clone(), &df_schema)
                 .and_then(|filter| filter.evaluate(&batch)?.into_array(files.len()));
-            // What cannot be evaluated here fails in the scan, with the rows.
+            // A filter that cannot be evaluated here fails in the scan, with the rows.
             let Ok(kept) = kept else { continue };
             if let Some(kept) = kept.as_boolean_opt() {
                 let mut index = 0;
@@ -359,7 +280,7 @@ impl FilesTable {
         Ok(files)
     }
 
-    /// Rows, and bytes of text columns, of `files`. They are exact only where nothing cuts them.
+    /// The rows of `files` and the bytes of their text columns. They are exact only without filter and limit.
     fn statistics(&self, files: &[&TableFile], limit: Option<usize>) -> Statistics {
         let schema = self.table_schema.table_schema();
         let mut statistics = Statistics::new_unknown(schema);
@@ -436,7 +357,7 @@ fn beside_partitions(
     (Schema::new(read), columns)
 }
 
-/// A file as DataFusion's scan takes it.
+/// A file in the form of DataFusion's scan.
 fn partitioned(
     TableFile { file, part, .. }: &TableFile,
     partitions: &[FieldRef],

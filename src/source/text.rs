@@ -81,7 +81,7 @@ trait ReadSeek: Read + Seek + Send {}
 
 impl<T: Read + Seek + Send> ReadSeek for T {}
 
-/// Decodes text from `encoding`, or from the one that a byte order mark names.
+/// Decodes text from `encoding`, or from the encoding of a byte order mark.
 fn decoded(
     mut reader: impl BufRead + Send + 'static,
     encoding: TextEncoding,
@@ -101,7 +101,7 @@ fn decoded(
     let start = &start[..length];
     let by_mark = match start {
         [0xff, 0xfe, 0, 0] | [0, 0, 0xfe, 0xff] => {
-            return Err(Error::new(ErrorKind::Data, "the text is UTF-32, which is not read")
+            return Err(Error::new(ErrorKind::Data, "the text is UTF-32, which is not supported")
                 .hint("convert the file, for example with `iconv -f utf-32 -t utf-8`"));
         }
         [0xff, 0xfe, ..] => Some(TextEncoding::Other(UTF_16LE)),
@@ -132,7 +132,7 @@ fn decoded(
     Ok(in_utf8(reader, encoding, mark as u64, is_stored, decode))
 }
 
-/// The text after a byte order mark of so many bytes.
+/// The text after a byte order mark of a given length.
 fn in_utf8(
     reader: impl Read + Send + 'static,
     encoding: TextEncoding,

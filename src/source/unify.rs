@@ -1,5 +1,5 @@
-//! Finds a common type for two, and converts arrays to it. A type is widened only where every value keeps its meaning
-//! and digits: [`unify`] picks the type, and [`conform`] converts, failing on a value that does not fit after all.
+//! Finds a common type for two types, and converts arrays to it. Widening keeps the meaning and digits of every value:
+//! [`unify`] picks the type, and [`conform`] converts and fails on a value that does not fit after all.
 //!
 //! | types                                        | become                                                  |
 //! |----------------------------------------------|---------------------------------------------------------|
@@ -12,8 +12,8 @@
 //! | dictionaries, beside another or plain values | plain values                                            |
 //! | dates, times, timestamps, durations          | the finer unit; a date beside timestamps a timestamp; two zones UTC |
 //! | intervals                                    | MonthDayNano                                            |
-//! | lists                                        | List (Large where one is), of what their items become   |
-//! | structs                                      | the fields of both by name; one that is missing is null |
+//! | lists                                        | List (Large where one is) of the items' common type     |
+//! | structs                                      | the fields of both by name; missing fields are null     |
 //!
 //! Text and numbers, booleans and numbers, floats and decimals, and times with and without a zone have no common type.
 

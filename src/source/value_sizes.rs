@@ -1,6 +1,6 @@
-//! The sizes of the values in a Parquet file, by which a scan chooses its number of rows per batch. A dictionary holds a
-//! repeated value once; a batch holds it in each row, so that a file of a megabyte may have batches of gigabytes. Not
-//! here: the checks that a footer and its pages are sound (`parquet`).
+//! The sizes of the values in a Parquet file, from which a scan derives its rows per batch. A dictionary has a repeated
+//! value once and a batch has it in each row: a file of a megabyte may decode to batches of gigabytes. Not here: checks of
+//! footers and pages (`parquet`).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::parquet::{Encodings, check_pages, largest_page, place};
 use super::session::ROWS_PER_BATCH;
 use super::thrift;
 
-/// The largest value that a batch of [`ROWS_PER_BATCH`] rows can hold in each row.
+/// The largest value size at which a batch has [`ROWS_PER_BATCH`] rows.
 const SMALL_VALUE: u64 = BATCH_BYTES / ROWS_PER_BATCH as u64;
 
 /// Two levels of 16 bits for each value of a nested column.
@@ -37,7 +37,7 @@ pub(super) struct LargeValues {
     values: u64,
     /// The bytes of a value, on average.
     value_bytes: u64,
-    /// The pages to look at, because some values may be far longer than the average.
+    /// The pages to inspect, because some values may be far longer than the average.
     pages: Option<Pages>,
 }
 
@@ -48,8 +48,8 @@ struct Pages {
     /// The bytes of the column chunk, which starts with the dictionary, if any.
     chunk: Range<u64>,
     encodings: Encodings,
-    /// Whether the footer says that the values are short in total. Its word is taken only for a remote file, where
-    /// looking costs a request.
+    /// Whether the footer claims that the values are short in total. The claim is trusted only for a remote file, where
+    /// each inspection costs a request.
     is_said_small: bool,
 }
 
@@ -90,7 +90,7 @@ fn value_bytes(column: &ColumnChunkMetaData) -> u64 {
     bytes + nested
 }
 
-/// The bytes of texts as the footer has them.
+/// The bytes of texts by the footer.
 fn text_bytes(column: &ColumnChunkMetaData) -> u64 {
     let said = column.unencoded_byte_array_data_bytes().unwrap_or_default();
     u64::try_from(said.max(column.uncompressed_size())).unwrap_or(u64::MAX)
@@ -105,7 +105,7 @@ fn pages(column: &ColumnChunkMetaData, batch_rows: u64) -> Option<Pages> {
     }
     let (start, length) = place(column)?;
     let is_known = column.unencoded_byte_array_data_bytes().is_some();
-    // Together, or in each row.
+    // A known total already counts repetitions; otherwise each row may repeat the values.
     let rows = if is_known { 1 } else { batch_rows };
     let is_said_small = text_bytes(column).saturating_mul(rows) <= BATCH_BYTES;
     Some(Pages {
@@ -116,7 +116,7 @@ fn pages(column: &ColumnChunkMetaData, batch_rows: u64) -> Option<Pages> {
     })
 }
 
-/// The number of rows per batch with which the columns that are wanted take about [`BATCH_BYTES`] together.
+/// The number of rows per batch with which the requested columns take about [`BATCH_BYTES`].
 ///
 /// # Errors
 /// When a page cannot be read.
@@ -154,7 +154,7 @@ pub(super) fn batch_rows(
 }
 
 impl Pages {
-    /// The bytes of the longest value, or an upper bound of it. Damage is left to the scan, which reports it with its unit.
+    /// The bytes of the longest value, or an upper bound. Ignores damage: the scan reports it with its unit.
     fn longest(
         &self,
         column: &ColumnDescPtr,
@@ -162,7 +162,7 @@ impl Pages {
     ) -> Result<u64, ParquetError> {
         let mut longest = 0;
         if self.encodings.has_deltas {
-            // A value may repeat the one before it, but none is longer than the page that it is in.
+            // A value may share a prefix with the one before, but none is longer than its page.
             let length = self.chunk.end - self.chunk.start;
             let chunk = file.get_bytes(self.chunk.start, length as usize)?;
             longest = largest_page(&chunk, self.encodings).unwrap_or_default();
@@ -195,7 +195,7 @@ impl Pages {
             start = read(page_bytes)?;
         }
         let page = start.slice(..(page_bytes as usize).min(start.len()));
-        // The library allocates as many bytes as the header says.
+        // The library allocates as many bytes as the header claims.
         if check_pages(&page, None, self.encodings).is_err() {
             return Ok(0);
         }
@@ -221,7 +221,7 @@ fn decompressed(
     }
 }
 
-/// The longest of values that are written one after another, each after its length; `None` if they are cut off.
+/// The length of the longest value in a sequence of length-prefixed values; `None` if it is truncated.
 fn longest_value(mut values: &[u8]) -> Option<u64> {
     let mut longest = 0;
     while let Some((length, rest)) = values.split_first_chunk() {

@@ -41,7 +41,7 @@ impl Way {
     }
 }
 
-/// Names that are not data, by convention.
+/// Whether a name is not data, by convention.
 pub(super) fn is_hidden(name: &str) -> bool {
     name.starts_with(['.', '_'])
 }
@@ -124,7 +124,7 @@ fn unreadable(folder: &Path) -> impl Fn(io::Error) -> Error {
 }
 
 fn leads_back(link: &Path) {
-    tracing::warn!(link = %link.display(), "the link leads back to a folder that it is in: not followed");
+    tracing::warn!(link = %link.display(), "a link to one of its parent folders is not followed");
 }
 
 /// An entry of a folder.
@@ -167,7 +167,7 @@ impl Walk {
     /// Finds the files below a folder; defers links.
     fn enter(&mut self, way: Way) -> Result<()> {
         if way.path.components().count() > FOLDER_DEPTH {
-            let message = format!("more than {FOLDER_DEPTH} folders are inside one another");
+            let message = format!("folders are nested more than {FOLDER_DEPTH} levels deep");
             return Err(Error::new(ErrorKind::NoInput, message).at(way.path.display()));
         }
         if !self.folders.insert(way.real.clone()) {
@@ -213,7 +213,7 @@ impl Walk {
     fn done(self) -> Vec<Way> {
         if let Some(first) = self.skipped.first() {
             let (first, count) = (first.display(), self.skipped.len());
-            tracing::warn!(%first, count, "names that are not UTF-8 are left out");
+            tracing::warn!(%first, count, "skipped names that are not UTF-8");
         }
         let mut files = self.files;
         files.sort_by(|a, b| (a.is_linked, &a.path).cmp(&(b.is_linked, &b.path)));
@@ -279,7 +279,7 @@ impl Expansion<'_> {
     /// Matches the entries of a folder against the components from `part` on.
     fn step(&mut self, folder: Way, part: usize) -> Result<()> {
         if folder.path.components().count() > FOLDER_DEPTH {
-            let message = format!("more than {FOLDER_DEPTH} folders are inside one another");
+            let message = format!("folders are nested more than {FOLDER_DEPTH} levels deep");
             return Err(Error::new(ErrorKind::NoInput, message).at(folder.path.display()));
         }
         let parts = self.parts;
@@ -314,7 +314,7 @@ impl Expansion<'_> {
                 if !self.seen.insert((part, folder.real.clone())) {
                     return Ok(());
                 }
-                // It matches no folder as well.
+                // `**` also matches zero folders.
                 self.step(folder.clone(), part + 1)?;
                 for entry in self.walk.entries(&folder.path)? {
                     let is_hidden = is_hidden(&entry.name) && !self.names_hidden;

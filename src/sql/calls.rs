@@ -1,6 +1,6 @@
-//! The calls in an expression, and when each is needed. A branch of `CASE`, a later argument of `COALESCE`,
-//! the second side of `AND` and `OR` are lazy in SQL: a call there is needed for some rows only, which its
-//! condition says. Not here: what becomes of a call (`lift`).
+//! Collects the calls in an expression, and the condition under which each is needed. A branch of `CASE`, a later
+//! argument of `COALESCE`, and the second operand of `AND` and `OR` are lazy in SQL: a call there is needed only for
+//! rows that meet a condition. Not here: replacing the calls (`lift`).
 
 use std::any::Any;
 
@@ -17,30 +17,30 @@ use super::marker::ModelFunction;
 pub(super) struct Call {
     /// The call itself.
     pub(super) expr: Expr,
-    /// The rows that need it; `None` is all.
+    /// The rows that need the call; `None` for all.
     pub(super) condition: Option<Expr>,
 }
 
-/// The function of an expression that is a call.
+/// The function and arguments of an expression that is a call.
 pub(super) fn model_function(expr: &Expr) -> Option<(&ModelFunction, &[Expr])> {
     let Expr::ScalarFunction(ScalarFunction { func, args }) = expr else { return None };
     let function = (func.inner().as_ref() as &dyn Any).downcast_ref::<ModelFunction>()?;
     Some((function, args))
 }
 
-/// Whether there is a call in an expression.
+/// Whether an expression contains a call.
 pub(super) fn has_call(expr: &Expr) -> bool {
     expr.exists(|expr| Ok(model_function(expr).is_some())).unwrap_or(false)
 }
 
-/// The distinct calls of expressions, in an order in which each comes after those in its arguments.
+/// The distinct calls of expressions. Each call comes after the calls in its arguments.
 pub(super) fn calls<'e>(exprs: impl IntoIterator<Item = &'e Expr>) -> Result<Vec<Call>> {
     let mut calls = Calls(Vec::new());
     for expr in exprs {
         calls.visit(expr, None)?;
     }
     let mut calls = calls.0;
-    // A condition that needs a later call, or the call itself, is given up: the call is made for all rows.
+    // A condition that needs a later call, or the call itself, is dropped: the call is then made for all rows.
     for index in 0..calls.len() {
         let later: Vec<Expr> = calls[index..].iter().map(|call| call.expr.clone()).collect();
         calls[index]
@@ -50,7 +50,7 @@ pub(super) fn calls<'e>(exprs: impl IntoIterator<Item = &'e Expr>) -> Result<Vec
     Ok(calls)
 }
 
-/// Puts other expressions in the place of some.
+/// Replaces expressions by others.
 pub(super) fn replace(expr: Expr, replacements: &[(Expr, Expr)]) -> Result<Expr> {
     let replaced = expr.transform_down(|expr| {
         Ok(match replacements.iter().find(|(from, _)| *from == expr) {
@@ -110,9 +110,9 @@ impl Calls {
         }
     }
 
-    /// Adds a call, or a condition to one that is there: it is needed where any of them holds.
+    /// Adds a call, or adds a condition to a known one, which is needed if any of its conditions holds.
     fn add(&mut self, expr: &Expr, condition: Option<&Expr>) {
-        // Each place that draws at random draws for itself.
+        // Each occurrence of a volatile expression draws its own value.
         let known = self.0.iter_mut().find(|call| call.expr == *expr && !expr.is_volatile());
         match known {
             Some(call) => {
@@ -131,7 +131,7 @@ impl Calls {
         if let Some(base) = &case.expr {
             self.visit(base, condition)?;
         }
-        // Whether none of the conditions so far held, and, with `then`, the next one does.
+        // Whether none of the first `count` conditions holds, and, with `then`, the next one does.
         let reached = |count: usize, then: Option<&Expr>| {
             let mut branches: Vec<_> = case.when_then_expr[..count]
                 .iter()
@@ -155,7 +155,7 @@ impl Calls {
         Ok(())
     }
 
-    /// `AND` and `OR` are decided by the cheap sides where those suffice, then by the calls in order.
+    /// The operands without calls decide `AND` and `OR` where they suffice, then those with calls, in order.
     fn logical(&mut self, expr: &Expr, op: Operator, condition: Option<&Expr>) -> Result<()> {
         let operands = split_binary_owned(expr.clone(), op);
         let (calling, mut decided): (Vec<Expr>, Vec<Expr>) =
@@ -175,7 +175,7 @@ impl Calls {
         Ok(())
     }
 
-    /// Each argument is needed where those before are null.
+    /// Each argument is needed if all previous ones are null.
     fn coalesce(&mut self, args: &[Expr], condition: Option<&Expr>) -> Result<()> {
         let mut needed = condition.cloned();
         for arg in args {
@@ -190,8 +190,8 @@ fn is_coalesce(name: &str) -> bool {
     matches!(name, "coalesce" | "nvl" | "ifnull")
 }
 
-/// `condition`, and only where it holds `then`; what cannot be evaluated twice, or only elsewhere, leaves
-/// the condition as it is.
+/// `condition AND then`, where `then` is evaluated only if `condition` holds. If `then` cannot be evaluated twice or
+/// conditionally, `condition` is unchanged.
 fn and_then(condition: Option<&Expr>, then: Expr) -> Option<Expr> {
     let elsewhere = then.is_volatile()
         || then
@@ -216,18 +216,18 @@ fn and_then(condition: Option<&Expr>, then: Expr) -> Option<Expr> {
     }
 }
 
-/// `value` where `condition` holds; it is not evaluated elsewhere.
+/// `value` if `condition` holds; it is not evaluated otherwise.
 pub(super) fn only_where(condition: Expr, value: Expr, otherwise: Expr) -> Expr {
     let branch = (Box::new(condition), Box::new(value));
     Expr::Case(Case::new(None, vec![branch], Some(Box::new(otherwise))))
 }
 
-/// `value` where `condition` holds, else null.
+/// `value` if `condition` holds, else null.
 pub(super) fn null_unless(condition: Expr, value: Expr) -> Result<Expr> {
     when(condition, value).end()
 }
 
-/// A null of no type.
+/// Whether an expression is an untyped null.
 pub(super) fn is_null_literal(expr: &Expr) -> bool {
     matches!(expr, Expr::Literal(ScalarValue::Null, _))
 }

@@ -1,5 +1,5 @@
-//! Models by name, for the functions of SQL: aliases, and the tasks of the calls that were seen. Weights
-//! stay with their model, so that queries of one session load them once.
+//! The models that SQL functions can name: aliases, and the resolved tasks of earlier calls. Models keep their weights,
+//! so queries of one session load them once.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::exec::{BatchSettings, WorkerPool};
 use crate::hub::Hub;
 use crate::tasks::{self, Models, Task, TaskDefinition};
 
-/// The models that the functions of a session may name, and how they are run.
+/// The models that a session's functions can name, and their settings.
 #[derive(Debug)]
 pub struct ModelCatalog {
     aliases: RwLock<BTreeMap<String, ModelSpec>>,
@@ -28,7 +28,7 @@ pub struct ModelCatalog {
     tasks: Mutex<Vec<(Key, Arc<dyn Task>)>>,
 }
 
-/// What makes two calls the same to a task.
+/// The key of a call: equal keys share a task.
 #[derive(Debug, PartialEq)]
 struct Key {
     function: &'static str,
@@ -39,7 +39,7 @@ struct Key {
 }
 
 impl ModelCatalog {
-    /// A catalog without aliases: calls name hub ids and directories, relative to the current one.
+    /// A catalog without aliases: calls name hub ids, and directories relative to the current one.
     pub fn new(hub: Arc<Hub>) -> Self {
         let dir = std::env::current_dir().unwrap_or_default();
         Self::with_models(Arc::new(Models::new(hub)), dir, BatchSettings::default())
@@ -58,14 +58,14 @@ impl ModelCatalog {
         }
     }
 
-    /// Runs batches on the workers of others too.
+    /// Runs batches on shared workers.
     #[must_use]
     pub(crate) fn with_workers(mut self, workers: Arc<WorkerPool>) -> Self {
         self.workers = workers;
         self
     }
 
-    /// How batches are made and computed.
+    /// Sets how batches are formed and computed.
     #[must_use]
     pub fn with_settings(mut self, settings: BatchSettings) -> Self {
         self.settings = settings;
@@ -73,26 +73,19 @@ impl ModelCatalog {
         self
     }
 
-    /// The folder that relative paths start from.
-    #[must_use]
-    pub fn with_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.dir = dir.into();
-        self
-    }
-
-    /// The restrictions on images in calls.
+    /// Sets the restrictions on images in calls.
     #[must_use]
     pub fn with_images(mut self, images: ImagesSpec) -> Self {
         self.images = images;
         self
     }
 
-    /// Gives a model a name; a name that was taken is given anew.
+    /// Adds or replaces an alias.
     pub fn insert(&self, name: impl Into<String>, model: ModelSpec) {
         self.aliases.write().unwrap_or_else(PoisonError::into_inner).insert(name.into(), model);
     }
 
-    /// Takes a name away, and returns its model.
+    /// Removes an alias and returns its model.
     pub fn remove(&self, name: &str) -> Option<ModelSpec> {
         self.aliases.write().unwrap_or_else(PoisonError::into_inner).remove(name)
     }
@@ -127,7 +120,7 @@ impl ModelCatalog {
         let call = Call { function: name, task_id: definition.id, input, model, options };
         let external = |error| DataFusionError::External(Box::new(error));
         let mut step = config::call(&call, &self.aliases(), &self.dir).map_err(|problems| {
-            let message = format!("the call of `{name}` is wrong");
+            let message = format!("invalid call of `{name}`");
             external(Error::new(ErrorKind::Config, message).source(problems))
         })?;
         step.images = self.images.clone();
@@ -148,8 +141,8 @@ impl ModelCatalog {
         Ok(task)
     }
 
-    /// Reads files and, where they are not cached, the network: on a thread of its own, since planning may
-    /// run on the only thread of a runtime.
+    /// Reads files, and uses the network for files that are not cached. Runs on a dedicated thread, because planning
+    /// may run on the only thread of a runtime.
     fn resolve(&self, step: &TaskStep) -> Result<Arc<dyn Task>> {
         std::thread::scope(|scope| {
             scope.spawn(|| tasks::resolve(step, &self.models)).join().unwrap_or_else(|_| {

@@ -1,5 +1,5 @@
-//! `cosine_similarity(a, b)`: the cosine of the angle between two vectors, as
-//! `sentence_transformers.util.cos_sim`. A plain function: no model runs.
+//! `cosine_similarity(a, b)`: the cosine of the angle between two vectors, as `sentence_transformers.util.cos_sim`. A
+//! plain function that runs no model.
 
 use std::sync::{Arc, LazyLock};
 
@@ -79,7 +79,7 @@ impl ScalarUDFImpl for CosineSimilarity {
         let [a, b] = &args.args[..] else {
             return exec_err!("`cosine_similarity` takes two vectors");
         };
-        // One vector against many is the common case: it is read once.
+        // The common case is one vector against many; it is read once.
         let (a, b) = (Vectors::new(a)?, Vectors::new(b)?);
         let count = if scalars { 1 } else { rows };
         let mut values = Vec::with_capacity(count);
@@ -139,7 +139,7 @@ impl Vectors {
         Ok(Self { lists, values, is_scalar })
     }
 
-    /// The vector of a row; `None` when it, or a number of it, is null.
+    /// The vector of a row; `None` when the vector or one of its elements is null.
     fn row(&self, row: usize) -> Option<&[f32]> {
         let row = if self.is_scalar { 0 } else { row };
         if self.lists.is_null(row) {
@@ -168,7 +168,7 @@ impl Vectors {
     }
 }
 
-/// As sentence-transformers: both vectors scaled to length 1 (never by less than 1e-12), then their product.
+/// As in sentence-transformers: scales both vectors to length 1 (dividing by at least 1e-12), then multiplies them.
 fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let (mut product, mut a_squared, mut b_squared) = (0f64, 0f64, 0f64);
     for (&a, &b) in a.iter().zip(b) {

@@ -1,5 +1,5 @@
-//! The functions: one for each task, as its definition has it. Not here: what DataFusion has to know of them
-//! (`marker`), models by name (`catalog`).
+//! The SQL functions, one per task, as its definition declares it. Not here: what DataFusion needs to know
+//! about them (`marker`), models by name (`catalog`).
 
 use arrow::datatypes::DataType;
 use datafusion::common::{Result, plan_err};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::tasks::SqlFunction;
 
-/// What is the section of [`Documentation`].
+/// The section of [`Documentation`] for the functions.
 pub(super) const SECTION: DocSection = DocSection {
     include: true,
     label: "Model Functions",
@@ -16,8 +16,8 @@ pub(super) const SECTION: DocSection = DocSection {
 };
 
 impl SqlFunction {
-    /// What the arguments are to the task, by the types of the arguments before the model: the step's
-    /// `input`, and the parts of a struct that one argument stands for.
+    /// The `input` of the step, from the types of the arguments before the model, and the fields of the
+    /// struct if one argument is a struct.
     pub(super) fn input(&self, types: &[&DataType]) -> Result<(Value, Option<Vec<String>>)> {
         let name = self.name;
         if let [parameter] = self.parameters {
@@ -47,7 +47,7 @@ impl SqlFunction {
         Ok((Value::Object(input), None))
     }
 
-    /// A call as a user writes it.
+    /// A call in SQL syntax.
     pub fn syntax(&self, name: &str) -> String {
         format!("{name}({}, model [, options => '{{…}}'])", self.parameters.join(", "))
     }

@@ -1,8 +1,8 @@
 //! The analyzer rule that turns calls into model nodes.
 //!
-//! Every distinct call becomes a [`ModelNode`] below the plan node that has it, and a column in its place. The module
-//! above says where a call may run, and why this is an analyzer rule. Not here: what may happen to model nodes later
-//! (`optimize`).
+//! Every distinct call becomes a [`ModelNode`] below the plan node that contains it, and a column replaces the call.
+//! The parent module says where a call may run, and why this is an analyzer rule. Not here: how later rules treat
+//! model nodes (`optimize`).
 
 use std::sync::Arc;
 
@@ -36,44 +36,57 @@ impl AnalyzerRule for LiftModelCalls {
     }
 
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
-        let mut lift =
-            Lift { columns: 0, repeated: Vec::new(), constants: Vec::new(), steps: Vec::new() };
-        if !lift.look(&plan)? {
+        let mut lifter = CallLifter {
+            columns: 0,
+            repeated: Vec::new(),
+            constants: Vec::new(),
+            steps: Vec::new(),
+        };
+        if !lifter.find_calls(&plan)? {
             return Ok(plan);
         }
-        lift.exact(plan)
+        lifter.lift_keeping_schema(plan)
     }
 }
 
-/// One plan on its way.
-struct Lift {
-    /// Columns named so far.
+/// Lifts the calls out of one plan.
+struct CallLifter {
+    /// The highest column number used so far.
     columns: usize,
-    /// Function, model and options of calls that the plan has more than once: their columns are kept for
+    /// Function, model and options of calls that occur more than once in the plan. Their columns stay available to
     /// the nodes above.
     repeated: Vec<Vec<Expr>>,
-    /// Calls over no column, and the subqueries that make them.
+    /// Calls without column arguments, and the subqueries that compute them.
     constants: Vec<(Expr, Expr)>,
-    /// The steps made so far.
+    /// The steps created so far.
     steps: Vec<Arc<ModelStep>>,
 }
 
-/// A plan without calls. Its schema is that of the plan before, with columns of models in it.
-struct Lifted {
+/// A plan without calls. The columns of models follow its original columns.
+struct LiftedPlan {
     plan: LogicalPlan,
-    /// Calls that have a column.
-    known: Vec<Known>,
+    /// Calls that already have a column, for the nodes above.
+    known: Vec<KnownCall>,
 }
 
-/// A call over the columns of a plan, made for all of its rows.
-struct Known {
+/// The columns of a plan node's schema.
+#[derive(Clone, Copy)]
+struct NodeColumns {
+    /// The columns of its expressions, by name.
+    of_exprs: bool,
+    /// The columns of its input.
+    of_input: bool,
+}
+
+/// A call over the columns of a plan, computed for all rows.
+struct KnownCall {
     call: Expr,
     column: Expr,
 }
 
-impl Lift {
-    /// Whether there are calls, which of them are repeated, and which names are taken.
-    fn look(&mut self, plan: &LogicalPlan) -> Result<bool> {
+impl CallLifter {
+    /// Whether the plan contains calls. Records repeated calls and used column names.
+    fn find_calls(&mut self, plan: &LogicalPlan) -> Result<bool> {
         let mut seen: Vec<Vec<Expr>> = Vec::new();
         plan.apply_with_subqueries(|node| {
             for field in node.schema().fields() {
@@ -83,11 +96,11 @@ impl Lift {
             node.apply_expressions(|expr| {
                 expr.apply(|expr| {
                     if model_function(expr).is_some() {
-                        let shape = shape(expr);
-                        if seen.contains(&shape) {
-                            self.repeated.push(shape);
+                        let signature = signature(expr);
+                        if seen.contains(&signature) {
+                            self.repeated.push(signature);
                         } else {
-                            seen.push(shape);
+                            seen.push(signature);
                         }
                     }
                     Ok(TreeNodeRecursion::Continue)
@@ -97,10 +110,10 @@ impl Lift {
         Ok(!seen.is_empty())
     }
 
-    /// The plan without calls and with the schema that it had.
-    fn exact(&mut self, plan: LogicalPlan) -> Result<LogicalPlan> {
+    /// Lifts the calls out of a plan and removes the columns that this adds.
+    fn lift_keeping_schema(&mut self, plan: LogicalPlan) -> Result<LogicalPlan> {
         let schema = Arc::clone(plan.schema());
-        let lifted = self.plan(plan)?.plan;
+        let lifted = self.lift_plan(plan)?.plan;
         if lifted.schema().fields().len() == schema.fields().len() {
             return Ok(lifted);
         }
@@ -113,13 +126,16 @@ impl Lift {
         Projection::try_new(columns, Arc::new(lifted)).map(LogicalPlan::Projection)
     }
 
-    fn plan(&mut self, plan: LogicalPlan) -> Result<Lifted> {
-        let plan = plan.map_subqueries(|subquery| self.exact(subquery).map(Transformed::yes))?.data;
+    fn lift_plan(&mut self, plan: LogicalPlan) -> Result<LiftedPlan> {
+        let plan = plan
+            .map_subqueries(|subquery| self.lift_keeping_schema(subquery).map(Transformed::yes))?
+            .data;
         match plan {
             LogicalPlan::Projection(projection) => self.projection(projection),
             LogicalPlan::Filter(filter) => self.filter(filter),
             LogicalPlan::SubqueryAlias(alias) => {
-                let Lifted { plan: input, known } = self.plan(Arc::unwrap_or_clone(alias.input))?;
+                let LiftedPlan { plan: input, known } =
+                    self.lift_plan(Arc::unwrap_or_clone(alias.input))?;
                 let below = Arc::clone(input.schema());
                 let alias = SubqueryAlias::try_new(Arc::new(input), alias.alias)?;
                 let renamed = |column: &Column| {
@@ -127,37 +143,47 @@ impl Lift {
                     Some(Column::from(alias.schema.qualified_field(index)))
                 };
                 let known = known.into_iter().filter_map(|known| known.rename(&renamed)).collect();
-                Ok(Lifted { plan: LogicalPlan::SubqueryAlias(alias), known })
+                Ok(LiftedPlan { plan: LogicalPlan::SubqueryAlias(alias), known })
             }
             LogicalPlan::Join(join) => self.join(join),
-            LogicalPlan::Sort(_) | LogicalPlan::Repartition(_) => self.one_input(plan, false, true),
-            LogicalPlan::Window(_) => self.one_input(plan, true, true),
-            LogicalPlan::Aggregate(_) => self.one_input(plan, true, false),
+            LogicalPlan::Sort(_) | LogicalPlan::Repartition(_) => {
+                self.one_input(plan, NodeColumns { of_exprs: false, of_input: true })
+            }
+            LogicalPlan::Window(_) => {
+                self.one_input(plan, NodeColumns { of_exprs: true, of_input: true })
+            }
+            LogicalPlan::Aggregate(_) => {
+                self.one_input(plan, NodeColumns { of_exprs: true, of_input: false })
+            }
             LogicalPlan::Distinct(Distinct::On(distinct)) => self.distinct_on(distinct),
             LogicalPlan::Limit(_) => {
-                refuse(&plan, "LIMIT or OFFSET")?;
-                self.one_input(plan, false, true)
+                refuse_calls(&plan, "LIMIT or OFFSET")?;
+                self.one_input(plan, NodeColumns { of_exprs: false, of_input: true })
             }
             LogicalPlan::Values(values) if values.values.iter().flatten().any(has_call) => {
                 self.values(values)
             }
-            // These have one input and no column of their own.
-            LogicalPlan::Extension(_) if plan.inputs().len() == 1 && has_calls(&plan) => {
-                self.one_input(plan, false, false)
+            // These have one input and no columns of their own.
+            LogicalPlan::Extension(_)
+                if plan.inputs().len() == 1 && expressions_have_call(&plan) =>
+            {
+                self.one_input(plan, NodeColumns { of_exprs: false, of_input: false })
             }
             plan => {
-                refuse(&plan, "this part of a query")?;
-                let plan = plan.map_children(|child| self.exact(child).map(Transformed::yes))?.data;
+                refuse_calls(&plan, "this part of a query")?;
+                let plan = plan
+                    .map_children(|child| self.lift_keeping_schema(child).map(Transformed::yes))?
+                    .data;
                 let plan = plan.recompute_schema()?;
-                Ok(Lifted { plan, known: Vec::new() })
+                Ok(LiftedPlan { plan, known: Vec::new() })
             }
         }
     }
 
-    fn projection(&mut self, projection: Projection) -> Result<Lifted> {
+    fn projection(&mut self, projection: Projection) -> Result<LiftedPlan> {
         let mut scope = self.scope(Arc::unwrap_or_clone(projection.input))?;
-        let mut exprs = scope.lower(projection.expr, true)?;
-        let Lifted { plan, known } = scope.lifted;
+        let mut exprs = scope.replace_calls(projection.expr, true)?;
+        let LiftedPlan { plan, known } = scope.input;
         let own = Projection::try_new(exprs.clone(), Arc::new(plan.clone()))?;
         let renamed = |column: &Column| {
             let passes = |expr: &Expr| match expr {
@@ -175,25 +201,25 @@ impl Lift {
                 if !exprs.contains(&known.column) {
                     exprs.push(known.column.clone());
                 }
-                kept.push(Known { call, column: known.column });
+                kept.push(KnownCall { call, column: known.column });
             }
         }
         let plan = Projection::try_new(exprs, Arc::new(plan)).map(LogicalPlan::Projection)?;
-        Ok(Lifted { plan, known: kept })
+        Ok(LiftedPlan { plan, known: kept })
     }
 
-    /// Cheap predicates first, then one with calls after the other: each model sees only the rows that the
-    /// ones before have left.
-    fn filter(&mut self, filter: Filter) -> Result<Lifted> {
+    /// Cheap predicates come first, then the predicates with calls one by one: each model sees only the rows that the
+    /// earlier predicates keep.
+    fn filter(&mut self, filter: Filter) -> Result<LiftedPlan> {
         let scope = self.scope(Arc::unwrap_or_clone(filter.input))?;
-        scope.filtered(split_conjunction_owned(filter.predicate))
+        scope.filter_by(split_conjunction_owned(filter.predicate))
     }
 
-    fn join(&mut self, join: Join) -> Result<Lifted> {
-        let left = self.plan(Arc::unwrap_or_clone(join.left))?;
-        let right = self.plan(Arc::unwrap_or_clone(join.right))?;
+    fn join(&mut self, join: Join) -> Result<LiftedPlan> {
+        let left = self.lift_plan(Arc::unwrap_or_clone(join.left))?;
+        let right = self.lift_plan(Arc::unwrap_or_clone(join.right))?;
         let schemas = [Arc::clone(left.plan.schema()), Arc::clone(right.plan.schema())];
-        let (mut left, mut right) = (Scope { lift: self, lifted: left }, right);
+        let (mut left, mut right) = (Scope { lifter: self, input: left }, right);
 
         let conditions = join.filter.map(split_conjunction_owned).unwrap_or_default();
         let (calling, cheap): (Vec<Expr>, Vec<Expr>) = conditions.into_iter().partition(has_call);
@@ -202,7 +228,7 @@ impl Lift {
                 calls.iter().all(|call| schemas.iter().any(|side| covers(side, &call.expr)))
             })
         };
-        // An inner join may come first, unless its conditions are all that keeps the rows few.
+        // An inner join may run first, unless it is a product whose conditions do the filtering.
         let first = join.join_type == JoinType::Inner && !(join.on.is_empty() && cheap.is_empty());
         let (mut above, mut within) = (Vec::new(), Vec::new());
         for condition in calling {
@@ -211,7 +237,7 @@ impl Lift {
             } else if join.join_type == JoinType::Inner {
                 above.push(condition);
             } else {
-                let name = called(&condition);
+                let name = called_function(&condition);
                 return plan_err!(
                     "`{name}` over columns of both sides cannot be a condition of a {} join: call it in \
                      a query over the joined rows",
@@ -220,18 +246,18 @@ impl Lift {
             }
         }
         let (keys_left, keys_right): (Vec<Expr>, Vec<Expr>) = join.on.into_iter().unzip();
-        let keys_left = left.lower(keys_left, false)?;
+        let keys_left = left.replace_calls(keys_left, false)?;
         let mut replacements = Vec::new();
         let all = calls(&within)?;
         let (of_left, of_right): (Vec<Call>, Vec<Call>) =
             all.into_iter().partition(|call| covers(&schemas[0], &call.expr));
-        left.lift_all(of_left, &mut replacements)?;
-        let left = left.lifted;
+        left.lift_calls(of_left, &mut replacements)?;
+        let left = left.input;
         let mut scope =
-            Scope { lift: self, lifted: Lifted { plan: right.plan, known: right.known } };
-        let keys_right = scope.lower(keys_right, false)?;
-        scope.lift_all(of_right, &mut replacements)?;
-        right = scope.lifted;
+            Scope { lifter: self, input: LiftedPlan { plan: right.plan, known: right.known } };
+        let keys_right = scope.replace_calls(keys_right, false)?;
+        scope.lift_calls(of_right, &mut replacements)?;
+        right = scope.input;
 
         let within = within.into_iter().map(|expr| replace(expr, &replacements));
         let filter = cheap.into_iter().map(Ok).chain(within).collect::<Result<Vec<_>>>()?;
@@ -258,13 +284,12 @@ impl Lift {
             join.null_equality,
             join.null_aware,
         )?;
-        let lifted = Lifted { plan: LogicalPlan::Join(plan), known };
-        Scope { lift: self, lifted }.filtered(above)
+        let input = LiftedPlan { plan: LogicalPlan::Join(plan), known };
+        Scope { lifter: self, input }.filter_by(above)
     }
 
-    /// A node with one input: `names` when its expressions are columns of its schema, `passes` when the
-    /// columns of its input are.
-    fn one_input(&mut self, plan: LogicalPlan, names: bool, passes: bool) -> Result<Lifted> {
+    /// A node with one input.
+    fn one_input(&mut self, plan: LogicalPlan, columns: NodeColumns) -> Result<LiftedPlan> {
         let input = match &plan.inputs()[..] {
             [input] => (*input).clone(),
             _ => {
@@ -275,62 +300,78 @@ impl Lift {
             }
         };
         let mut scope = self.scope(input)?;
-        let exprs = scope.lower(plan.expressions(), names)?;
-        let Lifted { plan: input, known } = scope.lifted;
+        let exprs = scope.replace_calls(plan.expressions(), columns.of_exprs)?;
+        let LiftedPlan { plan: input, known } = scope.input;
         let plan = plan.with_new_exprs(exprs, vec![input])?;
-        Ok(Lifted { plan, known: if passes { known } else { Vec::new() } })
+        Ok(LiftedPlan { plan, known: if columns.of_input { known } else { Vec::new() } })
     }
 
-    fn distinct_on(&mut self, distinct: DistinctOn) -> Result<Lifted> {
+    fn distinct_on(&mut self, distinct: DistinctOn) -> Result<LiftedPlan> {
         let mut scope = self.scope(Arc::unwrap_or_clone(distinct.input))?;
-        let select = scope.lower(distinct.select_expr, true)?;
-        let on = scope.lower(distinct.on_expr, false)?;
+        let select = scope.replace_calls(distinct.select_expr, true)?;
+        let on = scope.replace_calls(distinct.on_expr, false)?;
         let sort = match distinct.sort_expr {
             None => None,
             Some(keys) => {
                 let exprs = keys.iter().map(|key| key.expr.clone()).collect();
-                let exprs = scope.lower(exprs, false)?;
+                let exprs = scope.replace_calls(exprs, false)?;
                 Some(keys.iter().zip(exprs).map(|(key, expr)| key.with_expr(expr)).collect())
             }
         };
-        let distinct = DistinctOn::try_new(on, select, sort, Arc::new(scope.lifted.plan))?;
+        let distinct = DistinctOn::try_new(on, select, sort, Arc::new(scope.input.plan))?;
         let plan = LogicalPlan::Distinct(Distinct::On(distinct));
-        Ok(Lifted { plan, known: Vec::new() })
+        Ok(LiftedPlan { plan, known: Vec::new() })
     }
 
-    /// Rows that are written out, each a query of its own.
-    fn values(&mut self, values: Values) -> Result<Lifted> {
+    /// The rows of a VALUES list; each becomes a query.
+    fn values(&mut self, values: Values) -> Result<LiftedPlan> {
         let mut rows = Vec::new();
         for row in values.values {
             let named = row.into_iter().zip(values.schema.fields());
             let exprs = named.map(|(expr, field)| expr.alias(field.name())).collect();
             let row = Projection::try_new(exprs, Arc::new(one_row()))?;
-            rows.push(Arc::new(self.exact(LogicalPlan::Projection(row))?));
+            rows.push(Arc::new(self.lift_keeping_schema(LogicalPlan::Projection(row))?));
         }
         let plan = match &rows[..] {
             [row] => row.as_ref().clone(),
             _ => LogicalPlan::Union(Union { inputs: rows, schema: values.schema }),
         };
-        Ok(Lifted { plan, known: Vec::new() })
+        Ok(LiftedPlan { plan, known: Vec::new() })
     }
 
     fn scope(&mut self, input: LogicalPlan) -> Result<Scope<'_>> {
-        let lifted = self.plan(input)?;
-        Ok(Scope { lift: self, lifted })
+        let input = self.lift_plan(input)?;
+        Ok(Scope { lifter: self, input })
+    }
+
+    /// A scalar subquery for a call without column arguments.
+    fn constant_subquery(&mut self, call: &Expr) -> Result<Expr> {
+        if let Some((_, subquery)) = self.constants.iter().find(|(known, _)| known == call) {
+            return Ok(subquery.clone());
+        }
+        let projection = Projection::try_new(vec![call.clone()], Arc::new(one_row()))?;
+        let plan = self.lift_keeping_schema(LogicalPlan::Projection(projection))?;
+        let subquery = Expr::ScalarSubquery(Subquery {
+            subquery: Arc::new(plan),
+            outer_ref_columns: Vec::new(),
+            spans: datafusion::common::Spans::new(),
+        });
+        self.constants.push((call.clone(), subquery.clone()));
+        Ok(subquery)
     }
 }
 
-/// Lifts calls over the columns of a plan, one node on the other.
+/// The input of a plan node. The node's calls are lifted into it as a chain of model nodes.
 struct Scope<'a> {
-    lift: &'a mut Lift,
-    lifted: Lifted,
+    lifter: &'a mut CallLifter,
+    input: LiftedPlan,
 }
 
 impl Scope<'_> {
-    /// Expressions with columns in the place of calls; `names` keeps their names.
-    fn lower(&mut self, exprs: Vec<Expr>, names: bool) -> Result<Vec<Expr>> {
+    /// Replaces the calls in expressions by columns; `names` keeps the expressions' names.
+    fn replace_calls(&mut self, exprs: Vec<Expr>, names: bool) -> Result<Vec<Expr>> {
         let mut replacements = Vec::new();
-        self.lift_all(calls(&exprs)?, &mut replacements)?;
+        self.lift_calls(calls(&exprs)?, &mut replacements)?;
         if replacements.is_empty() {
             return Ok(exprs);
         }
@@ -339,7 +380,7 @@ impl Scope<'_> {
             .into_iter()
             .map(|expr| match expr {
                 Expr::GroupingSet(sets) if has_call(&Expr::GroupingSet(sets.clone())) => {
-                    let name = called(&Expr::GroupingSet(sets));
+                    let name = called_function(&Expr::GroupingSet(sets));
                     plan_err!("`{name}` cannot be called in GROUPING SETS, CUBE or ROLLUP: call it in a subquery")
                 }
                 expr if names => {
@@ -351,31 +392,32 @@ impl Scope<'_> {
             .collect()
     }
 
-    fn lift_all(&mut self, calls: Vec<Call>, replacements: &mut Vec<(Expr, Expr)>) -> Result<()> {
+    fn lift_calls(&mut self, calls: Vec<Call>, replacements: &mut Vec<(Expr, Expr)>) -> Result<()> {
         for call in calls {
-            let column = self.lift(&call, replacements)?;
+            let column = self.lift_call(&call, replacements)?;
             replacements.push((call.expr, column));
         }
         Ok(())
     }
 
-    /// The predicates over the plan.
-    fn filtered(mut self, predicates: Vec<Expr>) -> Result<Lifted> {
+    /// Adds a filter with the predicates.
+    fn filter_by(mut self, predicates: Vec<Expr>) -> Result<LiftedPlan> {
         let (calling, cheap): (Vec<Expr>, Vec<Expr>) = predicates.into_iter().partition(has_call);
         let (correlated, cheap): (Vec<Expr>, Vec<Expr>) =
             cheap.into_iter().partition(is_correlated);
         let cheap = conjunction(cheap).into_iter().chain(conjunction(correlated));
         for predicate in cheap.chain(calling) {
-            let predicate = self.lower(vec![predicate], false)?.remove(0);
-            let input = Arc::new(self.lifted.plan);
-            self.lifted.plan = LogicalPlan::Filter(Filter::try_new(predicate, input)?);
+            let predicate = self.replace_calls(vec![predicate], false)?.remove(0);
+            let input = Arc::new(self.input.plan);
+            self.input.plan = LogicalPlan::Filter(Filter::try_new(predicate, input)?);
         }
-        Ok(self.lifted)
+        Ok(self.input)
     }
 
-    /// Makes a node of a call whose inner calls have been lifted, and returns what stands for it.
-    fn lift(&mut self, call: &Call, inner: &[(Expr, Expr)]) -> Result<Expr> {
-        if let Some(known) = self.lifted.known.iter().find(|known| known.call == call.expr) {
+    /// Creates a node for a call whose inner calls are already lifted, and returns the expression that replaces the
+    /// call.
+    fn lift_call(&mut self, call: &Call, inner: &[(Expr, Expr)]) -> Result<Expr> {
+        if let Some(known) = self.input.known.iter().find(|known| known.call == call.expr) {
             return Ok(known.column.clone());
         }
         let Some((function, args)) = model_function(&call.expr) else {
@@ -383,39 +425,44 @@ impl Scope<'_> {
         };
         check_place(function, args)?;
         let is_constant = call.expr.column_refs().is_empty() && !call.expr.is_volatile();
-        if is_constant && !is_one_row(&self.lifted.plan) {
-            return self.lift.constant(&call.expr);
+        if is_constant && !is_one_row(&self.input.plan) {
+            return self.lifter.constant_subquery(&call.expr);
         }
-        // A model under a product of rows would see each of them many times.
-        if let LogicalPlan::Join(join) = &self.lifted.plan
+        // Above a product of rows, a model would see each of its rows many times.
+        if let LogicalPlan::Join(join) = &self.input.plan
             && is_product(join)
         {
             let sides = [&join.left, &join.right];
             if let Some(side) = sides.iter().position(|side| covers(side.schema(), &call.expr)) {
-                return self.lift_below(side, call, inner);
+                return self.lift_call_below(side, call, inner);
             }
         }
         let condition =
             call.condition.clone().map(|condition| replace(condition, inner)).transpose()?;
-        let condition = condition.filter(|condition| covers(self.lifted.plan.schema(), condition));
-        let column = self.node(function, args, condition.as_ref(), inner, &call.expr)?;
-        if condition.is_none() && self.lift.repeated.contains(&shape(&call.expr)) {
-            self.lifted.known.push(Known { call: call.expr.clone(), column: column.clone() });
+        let condition = condition.filter(|condition| covers(self.input.plan.schema(), condition));
+        let column = self.add_model_node(function, args, condition.as_ref(), inner, &call.expr)?;
+        if condition.is_none() && self.lifter.repeated.contains(&signature(&call.expr)) {
+            self.input.known.push(KnownCall { call: call.expr.clone(), column: column.clone() });
         }
         Ok(column)
     }
 
-    /// Lifts a call on one side of a product of rows.
-    fn lift_below(&mut self, side: usize, call: &Call, inner: &[(Expr, Expr)]) -> Result<Expr> {
-        let LogicalPlan::Join(join) = &self.lifted.plan else {
+    /// Lifts a call into one side of a product of rows.
+    fn lift_call_below(
+        &mut self,
+        side: usize,
+        call: &Call,
+        inner: &[(Expr, Expr)],
+    ) -> Result<Expr> {
+        let LogicalPlan::Join(join) = &self.input.plan else {
             return plan_err!("a join was expected");
         };
         let mut sides = [join.left.as_ref().clone(), join.right.as_ref().clone()];
-        let below = Lifted { plan: sides[side].clone(), known: Vec::new() };
-        let mut scope = Scope { lift: &mut *self.lift, lifted: below };
-        // A condition may speak of the other side.
-        let column = scope.lift(&Call { expr: call.expr.clone(), condition: None }, inner)?;
-        sides[side] = scope.lifted.plan;
+        let below = LiftedPlan { plan: sides[side].clone(), known: Vec::new() };
+        let mut scope = Scope { lifter: &mut *self.lifter, input: below };
+        // A condition may refer to the other side.
+        let column = scope.lift_call(&Call { expr: call.expr.clone(), condition: None }, inner)?;
+        sides[side] = scope.input.plan;
         let [left, right] = sides;
         let join = Join::try_new(
             Arc::new(left),
@@ -427,11 +474,11 @@ impl Scope<'_> {
             join.null_equality,
             join.null_aware,
         )?;
-        self.lifted.plan = LogicalPlan::Join(join);
+        self.input.plan = LogicalPlan::Join(join);
         Ok(column)
     }
 
-    fn node(
+    fn add_model_node(
         &mut self,
         function: &ModelFunction,
         args: &[Expr],
@@ -441,8 +488,8 @@ impl Scope<'_> {
     ) -> Result<Expr> {
         let args =
             args.iter().map(|arg| replace(arg.clone(), inner)).collect::<Result<Vec<_>>>()?;
-        let mut plan = std::mem::replace(&mut self.lifted.plan, one_row());
-        // Predicates on an outer query become join conditions, which works through filters only.
+        let mut plan = std::mem::replace(&mut self.input.plan, one_row());
+        // DataFusion pulls correlated predicates up into join conditions, but only through filters.
         let mut correlated = Vec::new();
         while let LogicalPlan::Filter(filter) = &plan
             && is_correlated(&filter.predicate)
@@ -455,7 +502,7 @@ impl Scope<'_> {
         let resolved = function.resolve_call(&args, &types)?;
         let read = |name: &str| {
             let value = match &resolved.parts {
-                Some(_) => part(&args[0], name),
+                Some(_) => struct_field(&args[0], name),
                 None if function.task.function.parameters.len() == 1 => args[0].clone(),
                 None => {
                     let names = function.task.function.parameters;
@@ -474,48 +521,30 @@ impl Scope<'_> {
             }
         };
         let inputs = resolved.task.inputs().into_iter().map(read).collect::<Result<Vec<_>>>()?;
-        self.lift.columns += 1;
-        let output = format!("{PREFIX}{}", self.lift.columns);
+        self.lifter.columns += 1;
+        let output = format!("{PREFIX}{}", self.lifter.columns);
         let catalog = &function.catalog;
         let (task, workers) = (Arc::clone(&resolved.task), Arc::clone(catalog.workers()));
         let call = call.human_display().to_string();
         let mut step = ModelStep::new(task, catalog.settings(), workers, format!("`{call}`"))
             .with_name(call)
             .with_row_errors(function.row_errors);
-        for other in &self.lift.steps {
+        for other in &self.lifter.steps {
             step = step.sharing_results(other);
         }
         let step = Arc::new(step);
-        self.lift.steps.push(Arc::clone(&step));
+        self.lifter.steps.push(Arc::clone(&step));
         let node = ModelNode::with_inputs(plan, step, inputs, &output)?;
-        self.lifted.plan = node.into_plan();
+        self.input.plan = node.into_plan();
         for predicate in correlated.into_iter().rev() {
-            let input = Arc::new(std::mem::replace(&mut self.lifted.plan, one_row()));
-            self.lifted.plan = LogicalPlan::Filter(Filter::try_new(predicate, input)?);
+            let input = Arc::new(std::mem::replace(&mut self.input.plan, one_row()));
+            self.input.plan = LogicalPlan::Filter(Filter::try_new(predicate, input)?);
         }
         Ok(Expr::Column(Column::new_unqualified(output)))
     }
 }
 
-impl Lift {
-    /// A scalar subquery that makes a call over no column.
-    fn constant(&mut self, call: &Expr) -> Result<Expr> {
-        if let Some((_, subquery)) = self.constants.iter().find(|(known, _)| known == call) {
-            return Ok(subquery.clone());
-        }
-        let projection = Projection::try_new(vec![call.clone()], Arc::new(one_row()))?;
-        let plan = self.exact(LogicalPlan::Projection(projection))?;
-        let subquery = Expr::ScalarSubquery(Subquery {
-            subquery: Arc::new(plan),
-            outer_ref_columns: Vec::new(),
-            spans: datafusion::common::Spans::new(),
-        });
-        self.constants.push((call.clone(), subquery.clone()));
-        Ok(subquery)
-    }
-}
-
-impl Known {
+impl KnownCall {
     fn rename(self, renamed: &impl Fn(&Column) -> Option<Column>) -> Option<Self> {
         let call = rename(&self.call, renamed)?;
         let column = rename(&self.column, renamed)?;
@@ -537,16 +566,16 @@ fn rename(expr: &Expr, renamed: &impl Fn(&Column) -> Option<Column>) -> Option<E
     expr.ok().map(|expr| expr.data).filter(|_| complete)
 }
 
-/// What two calls have to have in common to be the same over other columns.
-fn shape(call: &Expr) -> Vec<Expr> {
+/// Function, model and options of a call; equal for calls that differ only in their columns.
+fn signature(call: &Expr) -> Vec<Expr> {
     let Some((function, args)) = model_function(call) else { return Vec::new() };
-    let mut shape = vec![datafusion::logical_expr::lit(function.task.function.name)];
-    shape.extend(args.iter().skip(function.task.function.parameters.len()).cloned());
-    shape
+    let mut signature = vec![datafusion::logical_expr::lit(function.task.function.name)];
+    signature.extend(args.iter().skip(function.task.function.parameters.len()).cloned());
+    signature
 }
 
-/// One part of the struct that an argument is.
-fn part(arg: &Expr, name: &str) -> Expr {
+/// One field of a struct argument.
+fn struct_field(arg: &Expr, name: &str) -> Expr {
     if let Expr::ScalarFunction(ScalarFunction { func, args }) = arg
         && func.name() == "named_struct"
     {
@@ -568,7 +597,7 @@ fn one_row() -> LogicalPlan {
     })
 }
 
-/// Whether a plan is one row, with or without columns of models.
+/// Whether a plan returns one row, apart from columns of models.
 fn is_one_row(plan: &LogicalPlan) -> bool {
     match (ModelNode::of(plan), plan) {
         (Some(model), _) => is_one_row(model.input()),
@@ -582,23 +611,23 @@ fn is_correlated(expr: &Expr) -> bool {
     expr.contains_outer()
 }
 
-/// Whether every row of one side meets every row of the other.
+/// Whether a join pairs every row of one side with every row of the other.
 fn is_product(join: &Join) -> bool {
     join.join_type == JoinType::Inner && join.on.is_empty() && join.filter.is_none()
 }
 
-/// Whether a schema has every column of an expression, and there is one.
+/// Whether a schema has all columns of an expression, at least one.
 fn covers(schema: &DFSchema, expr: &Expr) -> bool {
     let columns = expr.column_refs();
     columns.iter().all(|column| schema.has_column(column))
 }
 
-fn has_calls(plan: &LogicalPlan) -> bool {
+fn expressions_have_call(plan: &LogicalPlan) -> bool {
     plan.expressions().iter().any(has_call)
 }
 
-/// The name of a function that is called in an expression.
-fn called(expr: &Expr) -> String {
+/// The name of a function called in an expression.
+fn called_function(expr: &Expr) -> String {
     let mut name = String::new();
     let _ = expr.apply(|expr| {
         Ok(match model_function(expr) {
@@ -615,14 +644,14 @@ fn called(expr: &Expr) -> String {
 }
 
 /// Refuses calls in the expressions of a node.
-fn refuse(plan: &LogicalPlan, place: &str) -> Result<()> {
+fn refuse_calls(plan: &LogicalPlan, place: &str) -> Result<()> {
     match plan.expressions().iter().find(|expr| has_call(expr)) {
-        Some(expr) => plan_err!("`{}` cannot be called in {place}", called(expr)),
+        Some(expr) => plan_err!("`{}` cannot be called in {place}", called_function(expr)),
         None => Ok(()),
     }
 }
 
-/// Refuses arguments that are not there when a model node runs.
+/// Refuses arguments that are not available where a model node runs.
 fn check_place(function: &ModelFunction, args: &[Expr]) -> Result<()> {
     use datafusion::logical_expr::ScalarUDFImpl;
     let name = ScalarUDFImpl::name(function);

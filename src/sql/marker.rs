@@ -1,5 +1,5 @@
-//! What DataFusion has to know of a model function before it plans. It is a marker: a call is lifted into a
-//! model node (`lift`) before anything is evaluated. Not here: which functions there are (`functions`).
+//! A model function as DataFusion sees it during planning. It is only a marker: the analyzer lifts each call into a
+//! model node (`lift`) before anything is evaluated. Not here: the list of functions (`functions`).
 
 use std::any::Any;
 use std::hash::{Hash, Hasher};
@@ -23,24 +23,24 @@ use super::functions::SECTION;
 use crate::exec::{RowErrors, output_type};
 use crate::tasks::{Task, TaskDefinition};
 
-/// The function of a task in a session, over a catalog of models.
+/// A session's function of a task, with a catalog of models.
 #[derive(Debug)]
 pub(super) struct ModelFunction {
     pub(super) task: &'static TaskDefinition,
-    /// Whether it is the `try_` twin.
+    /// Whether this is the `try_` variant.
     pub(super) row_errors: RowErrors,
     pub(super) catalog: Arc<ModelCatalog>,
-    /// The session's function of this name, which keeps the calls that are not ours.
+    /// The session's function of the same name, for calls that are not ours.
     other: Option<Arc<ScalarUDF>>,
     name: String,
     signature: Signature,
     documentation: Documentation,
 }
 
-/// A call that was resolved.
+/// A resolved call.
 pub(super) struct Resolved {
     pub(super) task: Arc<dyn Task>,
-    /// The parts of the struct that the first argument is, if it is one.
+    /// The field names, if the first argument is a struct.
     pub(super) parts: Option<Vec<String>>,
 }
 
@@ -64,15 +64,15 @@ impl ModelFunction {
         };
         let count = function.parameters.len();
         let names = function.parameters.iter().chain(&["model", "options"]).copied();
-        // `Any` takes every type, so that a wrong one is told by the name of the argument; the exact
-        // one is what `SHOW FUNCTIONS` shows.
+        // `Any` accepts every type, so that a type error can name the argument. `SHOW FUNCTIONS` shows the exact
+        // signature.
         let signature = Signature::one_of(
             vec![
                 TypeSignature::Any(count + 1),
                 TypeSignature::Any(count + 2),
                 TypeSignature::Exact(vec![DataType::Utf8; count + 2]),
             ],
-            // Nothing is folded or repeated: calls are lifted before the optimizer sees them.
+            // Calls are lifted before the optimizer could fold or repeat them.
             Volatility::Immutable,
         )
         .with_parameter_names(names.collect::<Vec<_>>())?;
@@ -96,14 +96,14 @@ impl ModelFunction {
         Ok(Self { task, row_errors, catalog, other: None, name, signature, documentation })
     }
 
-    /// Leaves the calls that are not ours to another function of this name.
+    /// Delegates the calls that are not ours to another function of this name.
     pub(super) fn beside(mut self, other: Arc<ScalarUDF>) -> Self {
         self.other = Some(other);
         self
     }
 
-    /// The function that a call means, where it is not ours: one with a third argument that is no JSON
-    /// object, as `translate(text, from, to)` of DataFusion.
+    /// The function for a call that is not ours: one with a third argument that is not a JSON object, as in
+    /// DataFusion's `translate(text, from, to)`.
     fn other(&self, literals: &[Option<&ScalarValue>]) -> Option<&Arc<ScalarUDF>> {
         let other = self.other.as_ref()?;
         let is_ours = match literals.get(self.task.function.parameters.len() + 1) {
@@ -116,7 +116,7 @@ impl ModelFunction {
         (!is_ours).then_some(other)
     }
 
-    /// Finds the task of a call. The literals are `None` where an argument is none.
+    /// Finds the task of a call. A literal is `None` if the argument is not a literal.
     pub(super) fn resolve(
         &self,
         types: &[&DataType],
@@ -155,7 +155,7 @@ impl ModelFunction {
             }
             _ => types[..count].iter().map(|data_type| (*data_type).clone()).collect(),
         };
-        // A null is a null text.
+        // A null counts as a null text.
         let text = |found: DataType| if found.is_null() { DataType::Utf8 } else { found };
         let read: Vec<DataType> = read.into_iter().map(text).collect();
         let order =
@@ -179,22 +179,21 @@ impl ModelFunction {
     }
 }
 
-/// The type errors of tasks speak of columns and `sql` steps; here they are arguments.
+/// Type errors of tasks name columns and `sql` steps; here, they name arguments.
 fn as_argument(error: crate::Error, function: &str) -> crate::Error {
     let message = error.message().replacen("column", "argument", 1);
     crate::Error::new(error.kind(), format!("`{function}`: {message}"))
         .hint("cast it: CAST(… AS STRING)")
 }
 
-/// Whether the type is asked for a listing of functions: `information_schema` names the arguments so, and
-/// leaves a function out whose type it cannot have. A call over columns of these names fails when its model
-/// is looked for.
+/// Whether DataFusion requests the type to list functions. `information_schema` names the arguments this way, and omits
+/// a function without a type. A real call over columns of these names fails when its model is looked up.
 fn is_listing(args: &ReturnFieldArgs<'_>) -> bool {
     args.scalar_arguments.iter().all(Option::is_none)
         && args.arg_fields.iter().enumerate().all(|(i, field)| *field.name() == format!("arg_{i}"))
 }
 
-/// Gives the calls that are not ours back to the session's functions, before anything looks at them.
+/// Returns the calls that are not ours to the session's functions, before other rules see them.
 #[derive(Debug)]
 pub(super) struct OtherFunctions;
 
@@ -222,7 +221,7 @@ impl FunctionRewrite for OtherFunctions {
     }
 }
 
-/// The literal that an expression is.
+/// The value of an expression that is a literal.
 pub(super) fn literal(expr: &Expr) -> Option<&ScalarValue> {
     match expr {
         Expr::Literal(value, _) => Some(value),

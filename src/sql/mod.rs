@@ -1,6 +1,5 @@
-//! Models inside SQL: the functions, the rules that make model nodes of their calls, and what a session needs for
-//! them. Entry: [`register`]. Not here: the operator that runs a model (`crate::exec`), the `sql` command
-//! (`crate::cli`).
+//! Models in SQL: the functions, the rules that turn their calls into model nodes, and their registration in a session.
+//! Entry: [`register`]. Not here: the operator that runs a model (`crate::exec`), the `sql` command (`crate::cli`).
 //!
 //! ```text
 //! SELECT embed(text, 'minilm') FROM t WHERE lang = 'en'
@@ -15,21 +14,22 @@
 //! ModelExec           planner: the operator of `exec`
 //! ```
 //!
-//! An analyzer rule lifts the calls, because the optimizer would fold, repeat and move what it takes for a function.
+//! An analyzer rule lifts the calls, because the optimizer would fold, repeat and move calls that it takes for plain
+//! functions.
 //!
 //! - Predicates without calls run first, then those with calls, one after the other.
-//! - A call in a lazy place (CASE, COALESCE, AND, OR, FILTER) reads `CASE WHEN needed THEN text END`: null in, null
-//!   out, and no model sees a null. `calls` derives the condition.
-//! - A call over no column is made once, in an uncorrelated scalar subquery.
-//! - A call in the condition of an inner join runs after the join; over a cross product it runs below it.
-//! - `sort_below_models` moves a sort below models that it does not need. `prune_models` removes models whose column
-//!   nobody reads. Limits and predicates pass model nodes by DataFusion's own rules.
+//! - A call in a lazy place (CASE, COALESCE, AND, OR, FILTER) reads `CASE WHEN needed THEN text END`. A null gives a
+//!   null, and no model sees it. `calls` derives the condition.
+//! - A call without columns is made once, in an uncorrelated scalar subquery.
+//! - A call in the condition of an inner join runs after the join; over a cross product, it runs below it.
+//! - `sort_below_models` moves a sort below models that it does not need. `prune_models` removes models whose column is
+//!   unused. DataFusion's own rules move limits and predicates below model nodes.
 //! - A limit cannot pass a predicate on the model's column. `few_rows_first` then makes the first windows small, each
-//!   twice the one before: the model stops when the limit is reached.
+//!   twice the previous one: the model stops when the limit is reached.
 //!
-//! [`register`] refuses a session that has a function of one of the names. One exception is DataFusion's own
-//! `translate(text, from, to)`: a call whose third argument is not a JSON object is passed to it. A session with its
-//! own query planner keeps it: it plans what is below a model, which is then a table to what is above.
+//! [`register`] rejects a session that has a function with one of the names. The exception is DataFusion's own
+//! `translate(text, from, to)`, which receives calls whose third argument is not a JSON object. A session with its own
+//! query planner keeps it: it plans the part below a model, which is then a table for the part above.
 
 mod calls;
 mod catalog;
@@ -60,12 +60,12 @@ use marker::{ModelFunction, OtherFunctions};
 
 use crate::tasks::TASKS;
 
-/// Adds the model functions to a session: the functions and their `try_` twins, `cosine_similarity`, the
-/// rules and the planner of model nodes. What the session has stays: its query planner is asked for
-/// everything but model nodes, and `translate(text, from, to)` goes on being DataFusion's.
+/// Registers the model functions with their `try_` variants, `cosine_similarity`, the rules, and the planner of model
+/// nodes. The session keeps its own query planner for everything but model nodes, and `translate(text, from, to)`
+/// remains DataFusion's.
 ///
 /// # Errors
-/// `Plan` when the session has another function of one of these names; nothing is registered then.
+/// `Plan` when the session has another function with one of these names; nothing is registered then.
 ///
 /// # Example
 /// ```no_run
@@ -119,7 +119,7 @@ pub fn register(context: &SessionContext, models: Arc<ModelCatalog>) -> Result<(
     let planner = ModelQueryPlanner::around(Arc::clone(state.query_planner()));
     let mut builder =
         SessionStateBuilder::new_from_existing(state).with_query_planner(Arc::new(planner));
-    // Before the rules that put projections between models.
+    // Before the rules that insert projections between models.
     if let Some(optimizer) = builder.optimizer() {
         optimizer.rules.insert(0, Arc::new(optimize::SortBelowModels));
     }
@@ -127,7 +127,7 @@ pub fn register(context: &SessionContext, models: Arc<ModelCatalog>) -> Result<(
     Ok(())
 }
 
-/// Whether it is a function of DataFusion that ours may stand beside.
+/// Whether it is a function of DataFusion that may coexist with ours.
 fn is_of_datafusion(function: &ScalarUDF) -> bool {
     function.name() == "translate"
         && datafusion::functions::unicode::translate().as_ref() == function

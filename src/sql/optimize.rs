@@ -1,6 +1,6 @@
-//! Optimizer rules for model nodes beyond DataFusion's own: sort before a model runs, remove a model whose column
-//! nobody reads, and start with few rows where a limit may end it. Predicates and limits go below a model by
-//! DataFusion's rules ([`ModelNode`] allows it). Not here: where model nodes come from (`lift`).
+//! Optimizer rules for model nodes in addition to DataFusion's own: sort before a model runs, remove models with unused
+//! columns, and start with few rows under a limit. DataFusion's rules move predicates and limits below a model, as
+//! [`ModelNode`] allows. Not here: the origin of model nodes (`lift`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use super::calls::replace;
 use crate::exec::{ModelNode, ModelStep};
 
-/// Moves a sort below the models that it does not need: with a limit, they then run on what it leaves, and
-/// without one, the sort moves less.
+/// Moves a sort below the models that it does not need. With a limit, the models then run on fewer rows; without one,
+/// the sort moves less data.
 #[derive(Debug)]
 pub(super) struct SortBelowModels;
 
@@ -53,10 +53,10 @@ impl OptimizerRule for SortBelowModels {
 
 /// A sort on its way down, with the models that it needs.
 struct Descent {
-    /// Over the columns where it is now.
+    /// Over the columns at the current position.
     keys: Vec<SortExpr>,
     fetch: Option<usize>,
-    /// Models whose columns it reads, the highest first.
+    /// The models whose columns it reads, the highest first.
     needed: Vec<Needed>,
 }
 
@@ -68,7 +68,7 @@ struct Needed {
 }
 
 impl Descent {
-    /// `input` with the sort below the models that it does not need; `None` when there is none.
+    /// Moves the sort below the models of `input` that it does not need; `None` when the sort stays in place.
     fn below(mut self, input: &LogicalPlan) -> Result<Option<LogicalPlan>> {
         if let Some(model) = ModelNode::of(input) {
             if self.reads(model.output()) {
@@ -95,7 +95,7 @@ impl Descent {
                 {
                     return Ok(None);
                 }
-                // What the models made passes through.
+                // The new columns of the models pass through.
                 let made = self.needed.iter().rev().map(|model| model.output.clone());
                 let made: Vec<Expr> =
                     made.map(|output| Expr::Column(Column::new_unqualified(output))).collect();
@@ -104,7 +104,7 @@ impl Descent {
                 let projection = Projection::try_new(exprs, Arc::new(below))?;
                 Ok(Some(LogicalPlan::Projection(projection)))
             }
-            // Columns that models made above would have to be renamed.
+            // The columns of the models above would have to be renamed.
             LogicalPlan::SubqueryAlias(alias) if self.needed.is_empty() => {
                 let replacements: Vec<(Expr, Expr)> =
                     columns_of(input).zip(columns_of(&alias.input)).collect();
@@ -134,7 +134,7 @@ impl Descent {
         keys.chain(inputs).any(|expr| expr.column_refs().iter().any(|column| column.name == name))
     }
 
-    /// The sort, and the models that it needs, on `input`.
+    /// Puts the sort, and the models that it needs, on `input`.
     fn here(&self, input: &LogicalPlan) -> Result<LogicalPlan> {
         let mut plan = input.clone();
         for Needed { step, inputs, output } in self.needed.iter().rev() {
@@ -153,8 +153,8 @@ fn columns_of(plan: &LogicalPlan) -> impl Iterator<Item = Expr> {
     plan.schema().iter().map(|field| Expr::Column(Column::from(field)))
 }
 
-/// Tells models below a limit that the plan may stop early: rows that a predicate on their results drops are
-/// not known before, so the limit itself cannot go below.
+/// Tells models below a limit that the plan may stop early. The limit itself cannot move below a predicate on their
+/// results, because the dropped rows are not known before.
 #[derive(Debug)]
 pub(super) struct FewRowsFirst;
 
@@ -186,7 +186,7 @@ impl OptimizerRule for FewRowsFirst {
     }
 }
 
-/// The plan with its models told, as far as rows pass through it one by one.
+/// Propagates the hint to the models, through nodes that pass rows one by one.
 fn few_rows(plan: LogicalPlan, few: usize) -> Result<Transformed<LogicalPlan>> {
     if let Some(model) = ModelNode::of(&plan) {
         let input = few_rows(model.input().clone(), few)?;
@@ -203,7 +203,7 @@ fn few_rows(plan: LogicalPlan, few: usize) -> Result<Transformed<LogicalPlan>> {
     }
 }
 
-/// Removes models whose column nobody reads.
+/// Removes models whose column is unused.
 #[derive(Debug)]
 pub(super) struct PruneModels;
 
@@ -225,7 +225,7 @@ impl OptimizerRule for PruneModels {
     }
 }
 
-/// `needed` are the columns that the nodes above read; `None` is all.
+/// `needed` are the columns that the nodes above read; `None` for all.
 fn prune(plan: LogicalPlan, needed: Option<&HashSet<Column>>) -> Result<Transformed<LogicalPlan>> {
     if let Some(model) = ModelNode::of(&plan) {
         let own = Column::new_unqualified(model.output());
@@ -269,7 +269,7 @@ fn columns(plan: &LogicalPlan) -> HashSet<Column> {
     let mut columns: HashSet<Column> = HashSet::new();
     for expr in plan.expressions() {
         columns.extend(expr.column_refs().into_iter().cloned());
-        // What a correlated subquery reads of this node.
+        // The columns of this node that a correlated subquery reads.
         columns.extend(outer_columns(&expr));
     }
     if let LogicalPlan::Join(join) = plan {

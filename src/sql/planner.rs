@@ -1,5 +1,5 @@
-//! Plans queries that have model nodes, around whatever planner the session has. Not here: the planner of
-//! the node itself ([`crate::exec::ModelPlanner`]).
+//! Plans queries with model nodes, around the session's own planner. Not here: the planner of the node itself
+//! ([`crate::exec::ModelPlanner`]).
 
 use std::sync::Arc;
 
@@ -21,17 +21,17 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 
 use crate::exec::{ModelExec, ModelNode, ModelPlanner};
 
-/// A query planner that knows model nodes.
+/// A query planner that supports model nodes.
 #[derive(Debug)]
 pub struct ModelQueryPlanner {
-    /// The planner of everything else; `None` is DataFusion's own.
+    /// The planner of everything else; `None` for DataFusion's own.
     inner: Option<Arc<dyn QueryPlanner + Send + Sync>>,
 }
 
 impl ModelQueryPlanner {
-    /// A planner that leaves everything but model nodes to `inner`.
+    /// Creates a planner that delegates everything but model nodes to `inner`.
     pub fn around(inner: Arc<dyn QueryPlanner + Send + Sync>) -> Self {
-        // DataFusion's own takes planners of nodes itself; the type has no other name outside.
+        // DataFusion's own planner accepts extension planners. Its type is private, so it is recognized by name.
         let is_own = format!("{inner:?}").starts_with("DefaultQueryPlanner");
         Self { inner: (!is_own).then_some(inner) }
     }
@@ -50,8 +50,7 @@ impl QueryPlanner for ModelQueryPlanner {
                 .await;
         };
         let mut plan = plan.clone();
-        // From the bottom: each model is planned with what is below it, and then is a table to what is
-        // above it.
+        // Bottom-up: each model is planned with the part below it, and becomes a table for the part above.
         while let Some(model) = lowest_model(&plan)? {
             let planned = planned(&model, inner.as_ref(), session).await?;
             let scan = scan(&model, planned)?;
@@ -68,7 +67,7 @@ impl QueryPlanner for ModelQueryPlanner {
     }
 }
 
-/// A model node with none below it.
+/// A model node without model nodes below it.
 fn lowest_model(plan: &LogicalPlan) -> Result<Option<ModelNode>> {
     let mut found = None;
     plan.apply_with_subqueries(|node| {
@@ -80,8 +79,7 @@ fn lowest_model(plan: &LogicalPlan) -> Result<Option<ModelNode>> {
     Ok(found)
 }
 
-/// The operator of a model over the plan that `planner` makes of its input; what the model reads is computed
-/// there.
+/// The operator of a model over its input, which `planner` plans and which computes the model's inputs.
 async fn planned(
     model: &ModelNode,
     planner: &(dyn QueryPlanner + Send + Sync),
@@ -105,7 +103,7 @@ async fn planned(
     let output = Arc::clone(&model.schema().fields()[width]);
     let exec = ModelExec::try_new(input, Arc::clone(model.step()), inputs, output)?;
     let exec = exec.with_few(model.few());
-    // The columns that were only read are left behind.
+    // Drops the columns that only the model reads.
     let exec: Arc<dyn ExecutionPlan> = Arc::new(exec);
     let kept = (0..width).chain([exec.schema().fields().len() - 1]);
     let exprs: Vec<(Arc<dyn PhysicalExpr>, String)> = kept
@@ -119,7 +117,7 @@ async fn planned(
 
 /// A scan of a planned model with the schema of its node.
 fn scan(model: &ModelNode, exec: Arc<dyn ExecutionPlan>) -> Result<LogicalPlan> {
-    // Columns of a join may have one name; a scan that is built of a table's schema could not tell them apart.
+    // Columns of a join may have equal names; a scan built from a table's schema could not distinguish them.
     let empty = provider_as_source(Arc::new(EmptyTable::new(Arc::new(Schema::empty()))));
     let mut scan = TableScanBuilder::new(model.output(), empty).build()?;
     scan.source = provider_as_source(Arc::new(PlannedModel { exec }));

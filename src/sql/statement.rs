@@ -1,5 +1,5 @@
-//! The statements that DataFusion's SQL does not have: `CREATE MODEL`, `DROP MODEL`, `SHOW MODELS`. Not here:
-//! their effect, save on a [`ModelCatalog`].
+//! The statements in addition to DataFusion's SQL: `CREATE MODEL`, `DROP MODEL`, `SHOW MODELS`. Not here: their effects
+//! outside a [`ModelCatalog`].
 
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -23,26 +23,26 @@ pub enum ModelStatement {
         repo: String,
         /// The other keys of a model in a pipeline file: `revision`, `dtype`, `device`, `config`.
         options: Map<String, Value>,
-        /// Whether an alias of this name is given anew.
+        /// Whether to replace an existing alias.
         or_replace: bool,
-        /// Whether an alias of this name is left as it is.
+        /// Whether to keep an existing alias.
         if_not_exists: bool,
     },
     /// `DROP MODEL [IF EXISTS] name`.
     Drop {
         /// The alias.
         name: String,
-        /// Whether it need not be there.
+        /// Whether a missing alias is ignored.
         if_exists: bool,
     },
     /// `SHOW MODELS`.
     Show,
 }
 
-/// The statement about models that `sql` is; `None` when it is another.
+/// Parses a statement about models; `None` for other statements.
 ///
 /// # Errors
-/// `Config` with the place in the text where a statement about models is wrong.
+/// `Config` with the position of the error.
 pub fn model_statement(sql: &str) -> Result<Option<ModelStatement>> {
     let dialect = GenericDialect {};
     let Ok(mut parser) = Parser::new(&dialect).try_with_sql(sql) else { return Ok(None) };
@@ -75,7 +75,7 @@ pub fn model_statement(sql: &str) -> Result<Option<ModelStatement>> {
     ended.map(Some).map_err(|error| {
         let text = match error {
             ParserError::TokenizerError(text) | ParserError::ParserError(text) => text,
-            ParserError::RecursionLimitExceeded => "the statement is nested too deep".to_owned(),
+            ParserError::RecursionLimitExceeded => "the statement is nested too deeply".to_owned(),
         };
         Error::new(ErrorKind::Config, format!("SQL error: {text}")).hint(
             "CREATE MODEL name FROM 'hub id or directory' [OPTIONS (revision 'main', …)]; \
@@ -105,10 +105,10 @@ fn create(parser: &mut Parser<'_>, words: usize, or_replace: bool) -> Parsed<Mod
             };
             let _ = parser.consume_token(&Token::Eq);
             let value = parser.parse_literal_string()?;
-            // `config` is a JSON object, the others are texts.
+            // `config` is a JSON object, the others are strings.
             let value = if key == "config" {
                 serde_json::from_str(&value).map_err(|e| {
-                    ParserError::ParserError(format!("`config` is no JSON object: {e}"))
+                    ParserError::ParserError(format!("`config` is not a JSON object: {e}"))
                 })?
             } else {
                 Value::String(value)
@@ -132,10 +132,10 @@ fn drop(parser: &mut Parser<'_>) -> Parsed<ModelStatement> {
 }
 
 impl ModelCatalog {
-    /// Runs `CREATE MODEL` or `DROP MODEL`; the model's files are read when a call names it.
+    /// Executes `CREATE MODEL` or `DROP MODEL`. The model's files are read when a call names it.
     ///
     /// # Errors
-    /// `Config` when the name is taken, is not there, or the options are not those of a model.
+    /// `Config` when the name exists already or does not exist, or the options are invalid.
     pub fn execute(&self, statement: &ModelStatement) -> Result<()> {
         let wrong = |message: String| Error::new(ErrorKind::Config, message);
         match statement {
@@ -145,13 +145,13 @@ impl ModelCatalog {
                         return Ok(());
                     }
                     if !or_replace {
-                        let message = format!("there is a model `{name}` already");
+                        let message = format!("the model `{name}` already exists");
                         return Err(wrong(message).hint("write CREATE OR REPLACE MODEL"));
                     }
                 }
                 let spec: ModelSpec =
                     config::model(name, repo, options, self.dir()).map_err(|problems| {
-                        wrong(format!("CREATE MODEL {name} is wrong")).source(problems)
+                        wrong(format!("invalid options of CREATE MODEL {name}")).source(problems)
                     })?;
                 self.insert(name, spec);
                 Ok(())
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_place() {
+    fn errors_have_a_position() {
         let error = model_statement("CREATE MODEL a").unwrap_err();
         assert!(error.message().contains("Expected: FROM"), "{}", error.message());
         let error = model_statement("CREATE MODEL a FROM 'b' OPTION").unwrap_err();

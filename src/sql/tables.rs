@@ -1,5 +1,5 @@
-//! Files as tables, by their quoted path: `SELECT * FROM 'reviews/*.parquet'`. They are read as the source
-//! of a pipeline is. Not here: listing and reading (`crate::source`).
+//! Files as tables, by their quoted path: `SELECT * FROM 'reviews/*.parquet'`. They are read like the source of a
+//! pipeline. Not here: listing and reading (`crate::source`).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,8 +16,7 @@ use crate::config::pipeline::SourceSpec;
 use crate::source;
 use crate::store;
 
-/// A context in which a table that is not registered is looked for as a file, a folder or a glob; relative
-/// paths start from `dir`.
+/// A context that resolves unregistered tables as a file, a folder or a glob; relative paths start from `dir`.
 ///
 /// # Errors
 /// `Resources` when the context of files cannot be set up.
@@ -43,7 +42,7 @@ impl fmt::Debug for Files {
 #[async_trait]
 impl UrlTableFactory for Files {
     async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        // Only what looks like a path: a mistyped name is told as that of a table.
+        // Only names that look like a path, so that a mistyped table name is reported as a table.
         if !name.contains(['/', '.', '*']) {
             return Ok(None);
         }

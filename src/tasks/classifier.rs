@@ -1,4 +1,4 @@
-//! What the tasks over a model with a head share: the model resolved for an Auto class, and its logits.
+//! Helpers of the tasks over a model with a head: the model resolved for an Auto class, and its logits.
 
 use std::sync::Arc;
 
@@ -47,11 +47,11 @@ impl Classifier {
         Ok(Self { model, class, allow_new_head: step.allow_new_head })
     }
 
-    /// Refuses an encoder, whose tokens see those after them: an architecture that can be either says which
-    /// in `config.json`.
+    /// Rejects an encoder, whose tokens attend to later tokens. Some architectures can be either;
+    /// `is_decoder` in `config.json` decides.
     ///
     /// # Errors
-    /// `Unsupported` without `is_decoder: true` where that is needed.
+    /// `Unsupported` if the architecture needs `is_decoder: true` and the config lacks it.
     pub(super) fn require_decoder(&self) -> Result<()> {
         let config = self.model.config();
         let is_decoder = config.json().get("is_decoder").and_then(Value::as_bool) == Some(true);
@@ -62,7 +62,7 @@ impl Classifier {
             ErrorKind::Unsupported,
             format!("model `{}` is an encoder: it does not generate text", self.model.snapshot().name()),
         )
-        .hint("choose a decoder such as gpt2; a BERT that was trained as one has `is_decoder: true` in config.json"))
+        .hint("choose a decoder such as gpt2; a BERT trained as a decoder has `is_decoder: true` in config.json"))
     }
 
     /// Loads the weights to one of the model's devices.
@@ -75,7 +75,7 @@ impl Classifier {
         Ok(LoadedClassifier { model, token_type_ids })
     }
 
-    /// What plans, reports and lineage say.
+    /// The summary for plans, reports and lineage.
     pub(super) fn summary(
         &self,
         task: &'static str,
@@ -86,7 +86,7 @@ impl Classifier {
     }
 }
 
-/// What plans, reports and lineage say of a step over `model`.
+/// The summary of a step over `model` for plans, reports and lineage.
 pub(super) fn summary(
     task: &'static str,
     step: &TaskStep,
@@ -109,12 +109,12 @@ pub(super) fn summary(
 /// A model with a head and its weights.
 pub(super) struct LoadedClassifier {
     pub(super) model: Arc<ModelWithHead>,
-    /// Whether the model is told the segments of tokens.
+    /// Whether the model takes segment ids.
     token_type_ids: bool,
 }
 
 impl LoadedClassifier {
-    /// Logits of a batch of sequences: all numbers, and how many there are in a row of the logits.
+    /// The logits of a batch of sequences, row-major, and the length of a row.
     ///
     /// # Errors
     /// `Internal` when a tensor operation fails.
@@ -122,7 +122,7 @@ impl LoadedClassifier {
         Ok(self.model.logits(self.rows(sequences))?)
     }
 
-    /// The states under the head.
+    /// The hidden states that the head reads.
     ///
     /// # Errors
     /// As [`LoadedClassifier::logits`].
@@ -137,7 +137,7 @@ impl LoadedClassifier {
         self.model.inputs(self.rows(sequences)).map_err(forward_failed)
     }
 
-    /// What the model is given of sequences.
+    /// The model inputs of the sequences.
     pub(super) fn rows<'a>(
         &self,
         sequences: &[&'a Sequence],

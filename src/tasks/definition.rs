@@ -1,6 +1,6 @@
-//! What a task is: a [`TaskDefinition`] in the file of the task, beside the type of its options. The keys of a step, the
-//! JSON Schema, the checks, the SQL function, the template of `init` and the completions all come from it. Not here:
-//! the list of the tasks ([`super::TASKS`]), the task with its model resolved ([`super::Task`]).
+//! The declaration of a task: a [`TaskDefinition`] in the task's file, beside the type of its options. The keys of a
+//! step, the JSON Schema, the checks, the SQL function, the template of `init` and the completions all come from it.
+//! Not here: the list of the tasks ([`super::TASKS`]), the task with its model resolved ([`super::Task`]).
 
 use std::any::Any;
 use std::fmt;
@@ -20,26 +20,26 @@ use crate::auto::AutoClass;
 use crate::document::{Cursor, Diagnostics};
 use crate::error::Result;
 
-/// A task: what a step over it is called, takes and gives.
+/// A task: its name, options, outputs and SQL function.
 #[derive(Debug)]
 pub struct TaskDefinition {
-    /// The Hugging Face id, which is the key of a step.
+    /// The Hugging Face id, also the key of a step.
     pub id: &'static str,
-    /// What it does, in one sentence.
+    /// A description in one sentence.
     pub summary: &'static str,
     /// The Auto class that loads its model.
     pub auto_class: AutoClass,
-    /// What `outputs` may name.
+    /// The valid values of `outputs`.
     pub outputs: &'static [ModelOutputName],
-    /// Whether its steps take the options of generation, too.
+    /// Whether its steps also accept the generation options.
     pub generates: bool,
     /// The type of its own options.
     pub options: OptionsType,
     /// Its function in SQL.
     pub function: SqlFunction,
-    /// The type of its column with default options, for listings: the real one depends on the model.
+    /// The type of its column with default options, for listings. The actual type depends on the model.
     pub usual_type: fn() -> DataType,
-    /// A pipeline with a step of it, which `init` starts from.
+    /// The pipeline that `init` starts from; it has a step of the task.
     pub template: &'static str,
 }
 
@@ -50,15 +50,15 @@ pub struct SqlFunction {
     pub name: &'static str,
     /// Its parameters before the model, named as the task names its inputs.
     pub parameters: &'static [&'static str],
-    /// The keys of a struct, or of the list (`messages`), that may stand in the place of one column.
+    /// The keys of a struct that may replace the single column; `messages` names a list instead.
     pub parts: &'static [&'static str],
-    /// What it does.
+    /// A description in one sentence.
     pub description: &'static str,
-    /// A call.
+    /// An example call.
     pub example: &'static str,
 }
 
-/// The type of a task's own options: how they are read, and their schema.
+/// The type of a task's own options: its deserializer and its schema.
 #[derive(Clone, Copy)]
 pub struct OptionsType {
     schema: fn(&mut SchemaGenerator) -> Schema,
@@ -66,7 +66,7 @@ pub struct OptionsType {
 }
 
 impl OptionsType {
-    /// The options `T`. Keys that they do not have belong to the step: the schema refuses the others.
+    /// The options `T`. The step has further keys, so the type ignores unknown ones; the schema rejects them.
     pub(super) const fn of<T: TaskOptions + DeserializeOwned + JsonSchema>() -> Self {
         Self { schema: T::json_schema, read: |step| Ok(Arc::new(T::deserialize(step)?)) }
     }
@@ -78,37 +78,37 @@ impl fmt::Debug for OptionsType {
     }
 }
 
-/// The options of a task, as a step gives them. What is not given is `None`, and its default is the task's or the
-/// model's.
+/// The options of a task, as given in a step. An option that is not given is `None`; the task or the model has its
+/// default.
 pub trait TaskOptions: Any + fmt::Debug + Send + Sync {
-    /// The columns that the step reads, in the order in which the task takes them.
+    /// The columns that the step reads, in the task's order.
     fn inputs(&self) -> Vec<InputColumn<'_>>;
 
-    /// Reports options that contradict each other or that their type does not bound. Nothing is read for it.
+    /// Reports conflicting options and values that the schema cannot rule out. Reads no files.
     fn check(&self, step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
         let _ = (step, at, report);
     }
 
-    /// The task, with its model's small files read and no weights.
+    /// Resolves the task: reads the model's small files, not its weights.
     ///
     /// # Errors
     /// As [`super::resolve`].
     fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>>;
 
-    /// The reason why a step cannot be computed in units, if these options are one.
+    /// The reason why these options prevent computing the step in units, if they do.
     fn why_whole(&self) -> Option<&'static str> {
         None
     }
 }
 
-/// A column that a step reads, and the place in the step that names it.
+/// A column that a step reads, and the key that names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputColumn<'a> {
     /// Its name.
     pub name: &'a str,
-    /// The key of `input` that names it; `None` where `input` itself does.
+    /// The key of `input` that names the column; `None` if `input` itself names it.
     pub part: Option<&'static str>,
-    /// The place in the list under the key.
+    /// The index in the list under the key.
     pub item: usize,
 }
 
@@ -124,24 +124,24 @@ impl<'a> InputColumn<'a> {
     }
 }
 
-/// An output of a model, as transformers names it.
+/// An output of a model, named as in transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelOutputName {
-    /// The last layer's vector of every token.
+    /// The hidden state of the last layer for every token.
     LastHiddenState,
-    /// The pooler's vector.
+    /// The pooler's output, one vector per row.
     PoolerOutput,
-    /// Every layer's vector of every token, the embeddings first.
+    /// The hidden states of all layers for every token, the embeddings first.
     HiddenStates,
-    /// Every layer's attention weights.
+    /// The attention weights of all layers.
     Attentions,
-    /// A classifier's scores before any function.
+    /// A classifier's raw scores, before softmax or sigmoid.
     Logits,
 }
 
 impl ModelOutputName {
-    /// The name in pipeline files, as transformers'.
+    /// The name in pipeline files, as in transformers.
     pub fn name(self) -> &'static str {
         match self {
             Self::LastHiddenState => "last_hidden_state",
@@ -158,20 +158,19 @@ impl ModelOutputName {
 pub struct StepKeys {
     /// The model: an alias of `models`, a hub id (`org/name`) or a local directory.
     pub model: String,
-    /// The new column.
+    /// The name of the new column.
     pub output: String,
-    /// Tokens that a row may have, special tokens included. Default: the model's maximum.
+    /// The maximum number of tokens per row, special tokens included. Default: the model's maximum.
     pub max_length: Option<NonZeroU64>,
-    /// Whether longer rows are cut. Default: true where the task reads, false where it
-    /// generates; with `false`, a longer row is an error.
+    /// Whether to truncate longer rows. Default: true for tasks that read, false for tasks that generate. With
+    /// `false`, a longer row is an error.
     pub truncation: Option<bool>,
-    /// The Auto class to load the model with, such as `AutoModelForSeq2SeqLM`. Default: by
-    /// the task.
+    /// The Auto class to load the model with, such as `AutoModelForSeq2SeqLM`. Default: the task's.
     pub auto_class: Option<String>,
-    /// Accept a checkpoint without the head that the task needs, and fill the head with
-    /// random weights. Default: false.
+    /// Whether to accept a checkpoint that lacks the task's head and to initialize the head with random weights.
+    /// Default: false.
     pub allow_new_head: Option<bool>,
-    /// Outputs of the model to store.
+    /// The model outputs to store.
     pub outputs: Option<Vec<ModelOutputName>>,
 }
 
@@ -180,16 +179,16 @@ pub struct StepKeys {
 pub struct RawTaskStep {
     /// The task.
     pub task: &'static TaskDefinition,
-    /// The keys that every task has.
+    /// The keys common to all tasks.
     pub keys: StepKeys,
-    /// The options that every task has that generates; none are given for another.
+    /// The generation options; all `None` for a task that does not generate.
     pub generation: GenerationOptions,
     /// The task's own options.
     pub options: Arc<dyn TaskOptions>,
 }
 
 impl RawTaskStep {
-    /// Reads the mapping under the key `task_id`, which follows the task's schema.
+    /// Deserializes the mapping under the key `task_id`. It must already match the task's schema.
     pub(crate) fn read(task_id: &str, step: &Value) -> serde_json::Result<Self> {
         let task = TaskDefinition::find(task_id)
             .ok_or_else(|| serde::de::Error::custom(format!("unknown task `{task_id}`")))?;
@@ -206,33 +205,33 @@ impl RawTaskStep {
     }
 }
 
-/// A step that runs a model, as used.
+/// A step that runs a model, in its final form.
 #[derive(Clone, Debug)]
 pub struct TaskStep {
     /// The task.
     pub task: &'static TaskDefinition,
     /// The task's own options.
     pub options: Arc<dyn TaskOptions>,
-    /// The options of generation.
+    /// The generation options.
     pub generation: GenerationOptions,
     /// The model.
     pub model: ModelSpec,
     /// Its name as written: alias, hub id or directory.
     pub model_name: String,
-    /// The new column.
+    /// The name of the new column.
     pub output: String,
-    /// Tokens that a row may have, special tokens included; `None` means the model's maximum.
+    /// The maximum number of tokens per row, special tokens included; `None` means the model's maximum.
     pub max_length: Option<usize>,
-    /// Cut longer rows (and count them); with `false` a longer row is an error; `None` means the task's
-    /// default.
+    /// Whether to truncate longer rows and count them; with `false`, a longer row is an error. `None` means the
+    /// task's default.
     pub truncation: Option<bool>,
     /// The Auto class to load the model with; `None` means the task's.
     pub auto_class: Option<String>,
-    /// Fill a head that the checkpoint lacks with random weights.
+    /// Whether to initialize a head that the checkpoint lacks with random weights.
     pub allow_new_head: bool,
-    /// Outputs of the model to store; those that the task has.
+    /// The model outputs to store, among those of the task.
     pub outputs: Vec<ModelOutputName>,
-    /// The folder that relative paths of images start from.
+    /// The base folder of relative image paths.
     pub dir: PathBuf,
     /// The restrictions on images.
     pub images: ImagesSpec,
@@ -245,19 +244,20 @@ impl TaskStep {
         options.downcast_ref()
     }
 
-    /// Whether a classifier's logits are stored beside its labels (`outputs: [logits]`).
+    /// Whether the step stores a classifier's logits beside its labels (`outputs: [logits]`).
     pub fn stores_logits(&self) -> bool {
         self.outputs.contains(&ModelOutputName::Logits)
     }
 }
 
 impl TaskDefinition {
-    /// The task of this id.
+    /// The task with this id.
     pub fn find(id: &str) -> Option<&'static Self> {
         TASKS.iter().copied().find(|task| task.id == id)
     }
 
-    /// The schema of a step: `model` and `input`, the other keys that all tasks have, those of generation, its own.
+    /// The schema of a step: `model` and `input`, the other common keys, the generation options and the task's own
+    /// options.
     pub(crate) fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
         let mut parts = vec![StepKeys::json_schema(generator)];
         if self.generates {
@@ -294,7 +294,7 @@ impl TaskDefinition {
     }
 }
 
-/// A count as a number of this machine.
+/// Converts a count to `usize`.
 pub(crate) fn count(number: impl Into<u64>) -> usize {
     usize::try_from(number.into()).unwrap_or(usize::MAX)
 }

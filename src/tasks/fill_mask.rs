@@ -1,4 +1,5 @@
-//! `fill-mask`: the best tokens for the masks of a text, as transformers' pipeline gives them.
+//! `fill-mask`: predicts the most likely tokens for the masks of a text, as transformers' pipeline
+//! does.
 //!
 //! # Source
 //! `src/transformers/pipelines/fill_mask.py` at v4.57.
@@ -28,19 +29,19 @@ use crate::error::{Error, ErrorKind, Result};
 /// The options of `fill-mask`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct FillMask {
-    /// The text column; each text holds the model's mask token.
+    /// The text column; each text contains the model's mask token.
     pub input: String,
-    /// How many tokens, best first. Default: 5.
+    /// The number of tokens, most likely first. Default: 5.
     pub top_k: Option<NonZeroU64>,
-    /// Only these words.
+    /// Candidate words; all other tokens are ignored. Default: the whole vocabulary.
     pub targets: Option<StringOrList>,
-    /// Whether a text may hold several masks. Default: false.
+    /// Whether a text may contain several masks. Default: false.
     pub multiple_masks: Option<bool>,
 }
 
 pub(super) static FILL_MASK: TaskDefinition = TaskDefinition {
     id: "fill-mask",
-    summary: "The best tokens for a mask.",
+    summary: "Predicts the most likely tokens for a mask.",
     auto_class: AutoClass::MaskedLM,
     outputs: &[],
     generates: false,
@@ -49,7 +50,7 @@ pub(super) static FILL_MASK: TaskDefinition = TaskDefinition {
         name: "fill_mask",
         parameters: &["text"],
         parts: &[],
-        description: "The best tokens for the mask of a text: List<Struct<token_str, token, score, sequence>>.",
+        description: "The most likely tokens for the mask of a text: List<Struct<token_str, token, score, sequence>>.",
         example: "SELECT fill_mask('Paris is the [MASK] of France.', 'bert')",
     },
     usual_type: || DataType::List(item(DataType::Struct(fields()))),
@@ -79,8 +80,8 @@ impl FillMaskTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Unsupported` when the model has no such head or no mask token; `Config`
-    /// when no target is a token.
+    /// As [`Models::resolve`]; `Unsupported` if the model has no masked LM head or no mask token;
+    /// `Config` if no target is a token.
     fn resolve(step: &TaskStep, options: &FillMask, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::MaskedLM, models)?;
         let model = Arc::clone(&classifier.model);

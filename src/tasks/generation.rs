@@ -1,5 +1,5 @@
-//! What the tasks that generate share: the settings of a step, the model loaded as a decoder, the column. Not here: the
-//! loop (`crate::generation`), what the library's own calls share with them ([`hfauto::pipelines`]), prompts
+//! Helpers of the generating tasks: the settings of a step, the loaded model, the column. Not here: the decoding loop
+//! (`crate::generation`), the settings that the library's own calls share ([`hfauto::pipelines`]), prompts
 //! (`text_generation`, `text2text_generation`).
 
 use std::num::NonZeroU64;
@@ -19,56 +19,55 @@ use crate::document::{Cursor, Diagnostic, Diagnostics, StringOrList, TokenIds};
 use crate::error::Result;
 use crate::generation::{EarlyStopping, GenerationConfig};
 
-/// The options of every task that generates, under transformers' names.
+/// The options common to the tasks that generate, named as in transformers.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 pub struct GenerationOptions {
-    /// Tokens to generate at most. Default: by the model's generation_config.json, else 256.
+    /// The maximum number of new tokens. Default: as in the model's `generation_config.json`, else 256.
     pub max_new_tokens: Option<NonZeroU64>,
-    /// Tokens to generate at least.
+    /// The minimum number of new tokens.
     pub min_new_tokens: Option<u64>,
-    /// Whether tokens are drawn at random. Default: by the model's
-    /// generation_config.json, else false.
+    /// Whether to sample tokens instead of decoding greedily or with beam search. Default: as in the model's
+    /// `generation_config.json`, else false.
     pub do_sample: Option<bool>,
-    /// How random: below 1 less, above 1 more.
+    /// The sampling temperature; lower is more deterministic.
     #[schemars(range(min = 0))]
     pub temperature: Option<f64>,
-    /// Draw from the so many best tokens; 0 is no bound.
+    /// Sample from the k most likely tokens (top-k sampling); 0 turns it off.
     pub top_k: Option<u64>,
-    /// Draw from the best tokens that have this probability together.
+    /// Sample from the smallest set of tokens whose probabilities add up to this (nucleus sampling).
     #[schemars(range(min = 0, max = 1))]
     pub top_p: Option<f64>,
-    /// Draw from the tokens that have this share of the best one's probability.
+    /// Sample from the tokens with at least this fraction of the top token's probability (min-p sampling).
     #[schemars(range(min = 0, max = 1))]
     pub min_p: Option<f64>,
-    /// Above 1, tokens that were there before become less likely.
+    /// Penalty on tokens that already occurred; values above 1 make them less likely.
     #[schemars(range(min = 0))]
     pub repetition_penalty: Option<f64>,
-    /// No run of so many tokens comes twice; 0 is no bound.
+    /// Never repeat an n-gram of this size; 0 turns it off.
     pub no_repeat_ngram_size: Option<u64>,
-    /// Beams of the search; 1 is none.
+    /// The number of beams of beam search; 1 turns it off.
     pub num_beams: Option<NonZeroU64>,
-    /// Above 0, longer beams are better; below 0, shorter ones. Default: 1.
+    /// The length penalty of beam search: above 0 favours longer sequences, below 0 shorter ones. Default: 1.
     pub length_penalty: Option<f64>,
-    /// When a beam search ends: `true` as soon as there are enough finished beams, `false`
-    /// when no better one is likely, `never` when there can be none.
+    /// When beam search stops: `true` once `num_beams` beams are finished, `false` when a better beam is unlikely,
+    /// `never` when a better beam is impossible.
     pub early_stopping: Option<EarlyStopping>,
-    /// Tokens that end a generation: an id or a list of them. Default: by the model's
-    /// generation_config.json.
+    /// The end-of-sequence tokens: an id or a list of ids. Default: as in the model's `generation_config.json`.
     pub eos_token_id: Option<TokenIds>,
-    /// Strings that end a generation.
+    /// Stop sequences: strings that end the generation.
     #[serde(rename(serialize = "stop_strings"))]
     pub stop: Option<StringOrList>,
-    /// Where random numbers start from. A row's numbers depend on this and on its prompt.
+    /// The seed for sampling. The random numbers of a row depend on it and on the row's prompt.
     pub seed: Option<u64>,
 }
 
 impl GenerationOptions {
-    /// Reports options that contradict each other or that their type does not bound.
+    /// Reports conflicting options and values that the schema cannot rule out.
     pub(crate) fn check(&self, at: Cursor<'_>, report: &mut Diagnostics) {
         if self.do_sample == Some(true) && self.num_beams.is_some_and(|beams| beams.get() > 1) {
             report.push(
-                Diagnostic::new(at.key("num_beams").key, "a beam search draws no tokens at random")
-                    .related(at.key("do_sample").key, "asks for random tokens")
+                Diagnostic::new(at.key("num_beams").key, "beam search does not sample")
+                    .related(at.key("do_sample").key, "turns sampling on")
                     .hint("remove `do_sample` or `num_beams`"),
             );
         }
@@ -78,17 +77,17 @@ impl GenerationOptions {
             let message = format!("`min_new_tokens: {min}` is more than `max_new_tokens: {max}`");
             report.push(
                 Diagnostic::new(at.key("min_new_tokens").value, message)
-                    .related(at.key("max_new_tokens").value, "at most so many"),
+                    .related(at.key("max_new_tokens").value, "the maximum"),
             );
         }
         for (key, value) in
             [("temperature", self.temperature), ("repetition_penalty", self.repetition_penalty)]
         {
             if value.is_some_and(|value| value <= 0.0) {
-                let message = format!("`{key}` is not more than 0");
+                let message = format!("`{key}` is not greater than 0");
                 let problem = Diagnostic::new(at.key(key).value, message);
                 report.push(if key == "temperature" {
-                    problem.hint("write `do_sample: false` for the best token each time")
+                    problem.hint("write `do_sample: false` for greedy decoding")
                 } else {
                     problem
                 });
@@ -103,10 +102,10 @@ impl GenerationOptions {
         ];
         for (key, _) in only_sampling.into_iter().filter(|(_, given)| *given) {
             if self.do_sample == Some(false) {
-                let message = format!("`{key}` is for random tokens, but `do_sample` is false");
+                let message = format!("`{key}` applies to sampling, but `do_sample` is false");
                 report.push(
                     Diagnostic::new(at.key(key).key, message)
-                        .related(at.key("do_sample").value, "no random tokens"),
+                        .related(at.key("do_sample").value, "turns sampling off"),
                 );
             }
         }
@@ -114,7 +113,7 @@ impl GenerationOptions {
         for (index, text) in stop.iter().enumerate() {
             if text.is_empty() {
                 let here = at.key("stop").item(index);
-                report.push(Diagnostic::new(here.value, "a stop string is empty"));
+                report.push(Diagnostic::new(here.value, "a stop sequence is empty"));
             }
         }
     }
@@ -130,7 +129,7 @@ pub(super) fn fields() -> Fields {
     ])
 }
 
-/// What the model's files say for `tasks`, as [`task_specific_params`] does.
+/// The parameters of the model's files for `tasks`, as [`task_specific_params`] returns them.
 pub(super) fn task_params(model: &ResolvedModel, tasks: &[&str]) -> Map<String, Value> {
     task_specific_params(model.config(), tasks)
 }
@@ -153,7 +152,7 @@ pub(super) fn settings(
     Ok(generation_settings(snapshot, model.config(), pipeline, task_params, &given)?)
 }
 
-/// The options that the step gives, under transformers' names.
+/// The options that the step sets, named as in transformers.
 fn given(options: &GenerationOptions) -> Map<String, Value> {
     let Ok(Value::Object(mut given)) = serde_json::to_value(options) else { return Map::new() };
     given.retain(|_, value| !value.is_null());
@@ -161,7 +160,7 @@ fn given(options: &GenerationOptions) -> Map<String, Value> {
     given
 }
 
-/// What lineage says of the settings: all that change what is generated.
+/// The settings that lineage records: all that affect the generated text.
 pub(super) fn shown(config: &GenerationConfig) -> Value {
     let sampling = config.do_sample.then(|| {
         json!({
@@ -202,7 +201,7 @@ pub(super) struct Generator {
 }
 
 impl Generator {
-    /// Generates for each prompt; the column's structs.
+    /// Generates a text for each prompt and returns the structs of the column.
     ///
     /// # Errors
     /// As [`TextGenerator::generate`].
@@ -244,7 +243,7 @@ impl Generator {
     }
 }
 
-/// Bytes that a row of the column takes: a token is some six bytes of text.
+/// The memory of a row of the column in bytes, at about six bytes of text per token.
 pub(super) fn output_bytes(config: &GenerationConfig) -> usize {
     64 + 6 * config.max_new_tokens.or(config.max_length).unwrap_or(256)
 }

@@ -1,7 +1,7 @@
-//! `image-classification`: images, by path or as bytes, to labels, as transformers' pipeline gives them.
+//! `image-classification`: classifies images, given by path or as bytes, as transformers' pipeline does.
 //!
-//! A row's image is read and decoded when its batch runs; until then a row is a path or a slice of the
-//! column. Images are not fetched from URLs.
+//! Reads and decodes an image only when its batch runs. Until then a row is a path or a slice of the
+//! column. Never fetches images from URLs.
 //!
 //! # Source
 //! `src/transformers/pipelines/image_classification.py` at v4.57.
@@ -37,15 +37,15 @@ use crate::models::{ImageDimensions, Want};
 /// The options of `image-classification`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct ImageClassification {
-    /// The column of the images: paths, relative to this file, or their bytes.
+    /// The image column: paths relative to this file, or encoded bytes.
     pub input: String,
-    /// How many labels, best first: a number, or `all`. Default: 5.
+    /// The number of labels, highest score first, or `all`. Default: 5.
     pub top_k: Option<TopK>,
 }
 
 pub(super) static IMAGE_CLASSIFICATION: TaskDefinition = TaskDefinition {
     id: "image-classification",
-    summary: "Images to labels.",
+    summary: "Classifies images.",
     auto_class: AutoClass::ImageClassification,
     outputs: &[ModelOutputName::Logits],
     generates: false,
@@ -54,7 +54,7 @@ pub(super) static IMAGE_CLASSIFICATION: TaskDefinition = TaskDefinition {
         name: "classify_image",
         parameters: &["image"],
         parts: &[],
-        description: "The best labels of an image, a path or its bytes: List<Struct<label, score>>.",
+        description: "The top labels of an image, given as a path or as bytes: List<Struct<label, score>>.",
         example: "SELECT classify_image(path, 'vit') FROM images",
     },
     usual_type: label_list_type,
@@ -81,7 +81,7 @@ struct ImageClassificationTask {
     output: Output,
 }
 
-/// What the column holds: a list of labels, best first, and on request the logits beside it.
+/// The content of the column: a list of labels, highest score first, optionally with the logits.
 #[derive(Clone, Copy, Debug)]
 struct Output {
     top_k: usize,
@@ -90,7 +90,7 @@ struct Output {
 }
 
 impl Output {
-    /// The fields of a struct, if it is one.
+    /// The fields, if the column is a struct.
     fn fields(self) -> Option<Fields> {
         self.logits.then(|| {
             Fields::from(vec![
@@ -105,8 +105,8 @@ impl ImageClassificationTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Unsupported` when the model reads no images or has no such head; `Model`
-    /// when its image processor makes images that it does not read.
+    /// As [`Models::resolve`]; `Unsupported` if the model takes no images or has no classification head;
+    /// `Model` if its image processor produces images that the model does not accept.
     fn resolve(step: &TaskStep, options: &ImageClassification, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve_image(step, AutoClass::ImageClassification, models)?;
         let config = classifier.model.config();
@@ -144,14 +144,14 @@ impl ImageClassificationTask {
         Ok(Self { image: *image, input, classifier, base, output })
     }
 
-    /// The sequence of an image.
+    /// The sequence for an image.
     fn sequence(&self, image: ImageSource) -> Sequence {
         let placeholders = vec![0; self.image.tokens];
         Sequence { image: Some(image), ..Sequence::new(placeholders, Vec::new()) }
     }
 }
 
-/// Checks that the model reads what its image processor makes.
+/// Checks that the model accepts the output of its image processor.
 fn check_size(image: &ImageDimensions, processor: &AutoImageProcessor) -> Result<()> {
     if image.num_channels != 3 {
         return Err(Error::new(
@@ -252,7 +252,7 @@ struct ImageClassificationModel {
 }
 
 impl ImageClassificationModel {
-    /// Reads, decodes and prepares an image: `(3, height, width)`.
+    /// Reads, decodes and preprocesses an image: `(3, height, width)`.
     fn pixel_values(&self, sequence: &Sequence) -> Result<Tensor> {
         let Some(image) = &sequence.image else {
             return Err(Error::new(ErrorKind::Internal, "a sequence has no image"));
@@ -264,11 +264,14 @@ impl ImageClassificationModel {
         let pixel_values = self.processor.preprocess(image)?;
         let ImageDimensions { num_channels, height, width, .. } = self.image;
         let [_, own_height, own_width] = pixel_values.dims() else {
-            return Err(Error::new(ErrorKind::Internal, "an image has not three dimensions"));
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "an image tensor does not have three dimensions",
+            ));
         };
         if pixel_values.dims() != [num_channels, height, width] {
             let message = format!(
-                "an image of {own_height} by {own_width} pixels, the model reads {height} by {width}"
+                "the image has {own_height} by {own_width} pixels, but the model takes {height} by {width}"
             );
             return Err(Error::of_row(RowErrorKind::ImageDecode, message)
                 .hint("preprocessor_config.json does not resize images (`do_resize`)"));

@@ -1,5 +1,5 @@
-//! Images of a column: paths or bytes, read and decoded when their batch runs. Paths are untrusted: only regular files
-//! are opened, within `images.root` if the pipeline sets it, up to a size limit. Not here: decoding (`crate::image`),
+//! Images of a column: paths or bytes, read and decoded when their batch runs. Paths are untrusted: this module opens
+//! only regular files, within `images.root` if it is set, up to a size limit. Not here: decoding (`crate::image`),
 //! preprocessing for a model.
 
 use std::fs::{self, File, OpenOptions};
@@ -24,7 +24,7 @@ impl ImageInput {
         Self { dir, images }
     }
 
-    /// The settings that differ from the defaults, for the step's options, as rows can fail by them.
+    /// The settings that differ from the defaults. The step's options record them, because they can make rows fail.
     pub(super) fn summary(&self) -> serde_json::Map<String, serde_json::Value> {
         let (ours, default) = (&self.images, ImagesSpec::default());
         let mut summary = serde_json::Map::new();
@@ -42,7 +42,7 @@ impl ImageInput {
         summary
     }
 
-    /// Fails when no image could be read at all.
+    /// Fails if the settings rule out every image.
     ///
     /// # Errors
     /// `NoInput` when `images.root` is not a folder.
@@ -62,9 +62,9 @@ impl ImageInput {
             None => path,
             Some(("file", path)) => path,
             Some((scheme, _)) => {
-                let message = format!("an image at `{scheme}://…`, which is not fetched");
+                let message = format!("images are not fetched from URLs: `{scheme}://…`");
                 return Err(Error::of_row(RowErrorKind::ImageRead, message)
-                    .hint("name files of this machine, or read a column of the images' bytes"));
+                    .hint("use the paths of local files, or a column of encoded images"));
             }
         };
         Ok(ImageSource::Path(self.dir.join(path)))
@@ -102,8 +102,8 @@ impl ImageInput {
         }
         let most = self.images.max_file_bytes;
         let too_large = || {
-            refused(format!("a file of more than {most} bytes"))
-                .hint("`images.max_file_size` allows more")
+            refused(format!("the file is larger than {most} bytes"))
+                .hint("set a larger `images.max_file_size`")
         };
         if found.len() > most {
             return Err(too_large());
@@ -124,11 +124,11 @@ impl ImageInput {
             let root = fs::canonicalize(root).map_err(failed)?;
             real = fs::canonicalize(path).map_err(failed)?;
             if !real.starts_with(&root) {
-                let message = "outside of the folder of images";
+                let message = "the image is outside `images.root`";
                 return Err(Error::of_row(RowErrorKind::ImageRead, message)
-                    .hint("`images.root` is where images may lie, symbolic links followed"));
+                    .hint("images must be in `images.root`, also after following symbolic links"));
             }
-            // A path replaced by a link in the meantime is not followed.
+            // Does not follow a link that has replaced the path in the meantime.
             flags |= libc::O_NOFOLLOW;
         }
         // Checked before opening, because opening a device may have side effects.
@@ -182,7 +182,7 @@ mod tests {
             ("pipe", "not a regular file"),
             ("/dev/zero", "not a regular file"),
             (".", "not a regular file"),
-            ("sparse", "a file of more than 1048576 bytes"),
+            ("sparse", "the file is larger than 1048576 bytes"),
             ("gone.png", "cannot read the file"),
         ] {
             let error = read(path).unwrap_err();
@@ -218,7 +218,7 @@ mod tests {
             "/etc/passwd",
         ] {
             let error = read(path).unwrap_err();
-            assert_eq!(error.message(), "outside of the folder of images", "{path}");
+            assert_eq!(error.message(), "the image is outside `images.root`", "{path}");
         }
         let error = input(dir, Some("nowhere"), 1).check().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoInput);

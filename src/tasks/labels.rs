@@ -1,4 +1,4 @@
-//! Labels with scores as Arrow columns. Not here: what makes scores of logits ([`hfauto::pipelines`]).
+//! Labels with scores as Arrow columns. Not here: how logits become scores ([`hfauto::pipelines`]).
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(super) fn label_list_type() -> DataType {
     DataType::List(Arc::new(Field::new_list_field(DataType::Struct(label_fields()), false)))
 }
 
-/// Builds structs of label and score.
+/// Builds structs of a label and a score.
 #[derive(Default)]
 pub(super) struct LabelsBuilder {
     labels: StringBuilder,
@@ -41,7 +41,7 @@ impl LabelsBuilder {
         self.lengths.push(self.scores_len() - before);
     }
 
-    /// Adds the labels of one row, for the head's rows `chosen`.
+    /// Adds the labels of one row, for the head outputs `chosen`.
     ///
     /// # Errors
     /// As [`AutoConfig::label`].
@@ -61,14 +61,14 @@ impl LabelsBuilder {
         self.scores.values_slice().len()
     }
 
-    /// One struct a label.
+    /// One struct per label.
     pub(super) fn finish_structs(mut self) -> StructArray {
         let columns: Vec<ArrayRef> =
             vec![Arc::new(self.labels.finish()), Arc::new(self.scores.finish())];
         StructArray::new(label_fields(), columns, None)
     }
 
-    /// One list a row.
+    /// One list per row.
     pub(super) fn finish_lists(mut self) -> ListArray {
         let offsets = OffsetBuffer::from_lengths(std::mem::take(&mut self.lengths));
         let item = Arc::new(Field::new_list_field(DataType::Struct(label_fields()), false));
@@ -81,7 +81,7 @@ pub(super) fn logits_type() -> DataType {
     DataType::List(Arc::new(Field::new_list_field(DataType::Float32, false)))
 }
 
-/// Logits `(rows, columns)` as a list a row.
+/// Logits `(rows, columns)` as one list per row.
 pub(super) fn logit_lists(numbers: Vec<f32>, columns: usize) -> ListArray {
     let rows = numbers.len().checked_div(columns).unwrap_or(0);
     let item = Arc::new(Field::new_list_field(DataType::Float32, false));

@@ -1,8 +1,8 @@
-//! `loglikelihood`: how likely a model finds a text, or a continuation after a context.
+//! `loglikelihood`: computes the log-likelihood of a text, or of a continuation given a context.
 //!
-//! A text by itself counts every token after the first; with `stride`, windows move over a text that is
-//! longer than the model takes, and every token counts once, with what its window holds before it. A
-//! continuation counts its own tokens, which are told from the context's as lm-evaluation-harness does.
+//! A text on its own: every token after the first counts. With `stride`, windows slide over a text that
+//! exceeds the model's maximum; every token counts once, conditioned on the earlier tokens of its window.
+//! A continuation: only its own tokens count, split from the context as in lm-evaluation-harness.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::generation::log_probabilities;
 use crate::models::Want;
 
-/// Logits in memory at a time.
+/// The maximum number of logits in memory.
 const MAX_LOGITS: usize = 1 << 22;
 
 /// The options of `loglikelihood`.
@@ -36,7 +36,7 @@ const MAX_LOGITS: usize = 1 << 22;
 pub struct Loglikelihood {
     /// The text column, or `{context, continuation}`.
     pub input: ColumnOr<ContextContinuation>,
-    /// Tokens that the windows of a long text move by.
+    /// The number of tokens by which the windows over a long text advance.
     pub stride: Option<NonZeroU64>,
 }
 
@@ -46,13 +46,13 @@ pub struct Loglikelihood {
 pub struct ContextContinuation {
     /// The column of the context.
     pub context: String,
-    /// The column of the continuation, whose likelihood counts.
+    /// The column of the continuation.
     pub continuation: String,
 }
 
 pub(super) static LOGLIKELIHOOD: TaskDefinition = TaskDefinition {
     id: "loglikelihood",
-    summary: "How likely a model finds a text.",
+    summary: "Computes the log-likelihood of a text.",
     auto_class: AutoClass::CausalLM,
     outputs: &[],
     generates: false,
@@ -61,7 +61,7 @@ pub(super) static LOGLIKELIHOOD: TaskDefinition = TaskDefinition {
         name: "loglikelihood",
         parameters: &["text"],
         parts: &["context", "continuation"],
-        description: "How likely a model finds a text, or the continuation of {context: …, continuation: …}: Struct<loglikelihood, tokens, perplexity>.",
+        description: "The log-likelihood of a text, or of a continuation as {context: …, continuation: …}: Struct<loglikelihood, tokens, perplexity>.",
         example: "SELECT loglikelihood(text, 'gpt2')['perplexity'] FROM reviews",
     },
     usual_type: || DataType::Struct(fields()),
@@ -84,7 +84,7 @@ impl TaskOptions for Loglikelihood {
             report.push(
                 Diagnostic::new(
                     at.key("stride").key,
-                    "`stride` is for a text by itself, not for a continuation",
+                    "`stride` applies to a single text, not to a continuation",
                 )
                 .related(at.key("input").value, "a context and its continuation"),
             );
@@ -104,7 +104,7 @@ struct LoglikelihoodTask {
     base: TaskBase,
     truncation: bool,
     stride: Option<usize>,
-    /// Whether the columns are a context and its continuation.
+    /// Whether the columns hold a context and its continuation.
     continuation: bool,
 }
 
@@ -112,13 +112,13 @@ impl LoglikelihoodTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for a `stride` that
-    /// leaves tokens out.
+    /// As [`Models::resolve`]; `Unsupported` if the model has no LM head; `Config` for a `stride` that
+    /// skips tokens.
     fn resolve(step: &TaskStep, options: &Loglikelihood, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::CausalLM, models)?;
         classifier.require_decoder()?;
         let columns = options.inputs().into_iter().map(|input| input.name);
-        // Tokens are cut here, where it is known which of them count.
+        // The task truncates the tokens itself, because it knows which of them count.
         let input = TextInput::new(Arc::clone(&classifier.model), columns, step.max_length, false)?;
         let stride = options.stride.map(count);
         if let Some(stride) = stride
@@ -162,14 +162,14 @@ impl LoglikelihoodTask {
     fn encode_text(&self, text: &str) -> Result<EncodedRow> {
         let tokenizer = self.classifier.model.tokenizer();
         let max = self.input.max_length;
-        // Enough to know whether there is more.
+        // One extra token shows that the text is too long.
         let enough = (self.truncation && self.stride.is_none()).then(|| max.saturating_add(1));
         let options = EncodeOptions { max_length: enough, ..EncodeOptions::default() };
         let mut ids = tokenizer.encode(text, &options)?.input_ids;
         if ids.is_empty() {
             return Err(Error::of_row(
                 RowErrorKind::Empty,
-                "a text has no token, so no likelihood",
+                "a text without tokens has no likelihood",
             ));
         }
         let Some(stride) = self.stride else {
@@ -195,19 +195,19 @@ impl LoglikelihoodTask {
         let tokenizer = self.classifier.model.tokenizer();
         let options = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
         let encode = |text: &str| Ok::<_, Error>(tokenizer.encode(text, &options)?.input_ids);
-        // Tokens mostly begin with the space before a word: it belongs to the continuation.
+        // Most tokenizers attach a space to the following word, so the space moves to the continuation.
         let bare = context.trim_end_matches(is_python_space);
         let mut ids = encode(&format!("{context}{continuation}"))?;
         let mut start = if bare.is_empty() { 0 } else { encode(bare)?.len() };
         if bare.is_empty() {
             let Some(end) = tokenizer.eos_token_id() else {
-                let message = "a context is empty, and the tokenizer has no end token to stand in";
+                let message = "a context is empty, and the tokenizer has no end-of-sequence token";
                 return Err(Error::of_row(RowErrorKind::Empty, message));
             };
             ids.insert(0, end);
             start = 1;
         }
-        // The last token is not read.
+        // The last token is only a target.
         let max = self.input.max_length.saturating_add(1);
         let truncated = self.cut(ids.len(), max)?;
         let cut = ids.len().saturating_sub(max);
@@ -215,10 +215,10 @@ impl LoglikelihoodTask {
         Ok(EncodedRow { truncated, ..sequence(ids, start.saturating_sub(cut)).into() })
     }
 
-    /// Whether so many tokens are cut.
+    /// Whether a text of `tokens` tokens is truncated.
     fn cut(&self, tokens: usize, max: usize) -> Result<bool> {
         if tokens > max && !self.truncation {
-            let message = format!("text of {tokens} tokens, at most {max} may be");
+            let message = format!("text of {tokens} tokens, expected at most {max}");
             return Err(Error::of_row(RowErrorKind::TooLong, message)
                 .hint("set `stride` for windows over longer texts, or `truncation: true`"));
         }
@@ -226,12 +226,12 @@ impl LoglikelihoodTask {
     }
 }
 
-/// Tokens whose likelihoods count from `start` on; before the first there is nothing to go by.
+/// A sequence whose tokens count from `start` on. The first token never counts: nothing precedes it.
 fn sequence(ids: Vec<u32>, start: usize) -> Sequence {
     Sequence { start: start.max(1), ..Sequence::new(ids, Vec::new()) }
 }
 
-/// What `str.rstrip` of Python takes off.
+/// Whether Python's `str.rstrip` strips the character.
 fn is_python_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
 }
@@ -299,7 +299,7 @@ impl Task for LoglikelihoodTask {
 
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
         let model = self.classifier.load(device)?;
-        // A model that sees what comes after has no likelihood of a text.
+        // Only a causal model defines the likelihood of a text.
         model.model.decoder().map(drop)?;
         Ok(Box::new(LoglikelihoodModel { model }))
     }
@@ -317,7 +317,7 @@ impl TaskModel for LoglikelihoodModel {
             .filter(|&i| sequences[i].input_ids.len() > sequences[i].start)
             .collect();
         if !counted.is_empty() {
-            // The last token of a row is only a target; each other one tells of the next.
+            // The logits of a token predict the next one; the last token is only a target.
             let (mut places, mut targets, mut first) = (Vec::new(), Vec::new(), 0);
             let rows = counted.iter().map(|&i| {
                 let Sequence { input_ids, start, .. } = sequences[i];
@@ -346,7 +346,7 @@ impl TaskModel for LoglikelihoodModel {
 }
 
 impl LoglikelihoodModel {
-    /// The log-probability of each target after the token at its place.
+    /// The log-probability of each target, given the logits at the same index.
     fn log_probabilities(
         &self,
         rows: &[(&[u32], &[u32])],

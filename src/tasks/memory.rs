@@ -1,14 +1,15 @@
-//! Whether a model fits in memory, found out before it is loaded.
+//! Checks that a model fits in memory before it is loaded.
 //!
-//! Weights are counted exactly, from the tables of contents of their files. Not here: how much memory there is, and
-//! what activations take ([`hfauto::memory`], re-exported here); the memory of rows and windows (`crate::exec`).
+//! The size of the weights is exact: it comes from the headers of their files. Not here: the available memory and
+//! the memory of activations ([`hfauto::memory`], re-exported here); the memory of rows and windows
+//! (`crate::exec`).
 
 pub use hfauto::memory::{activation_bytes, available_bytes, batch_tokens, free_bytes};
 
 use super::WeightSize;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Refuses weights that are larger than the memory that is left.
+/// Rejects weights that exceed the available memory.
 ///
 /// # Errors
 /// `Resources` with both sizes.

@@ -1,5 +1,5 @@
-//! One task a file: what a model does with columns. A [`Task`] knows its column's type from config files
-//! alone and turns rows into [`EncodedRow`]s; its [`TaskModel`] holds weights and turns a batch of their
+//! One file per task: how a model processes columns. A [`Task`] knows the type of its column from config
+//! files alone and turns rows into [`EncodedRow`]s. Its [`TaskModel`] holds the weights and turns a batch of
 //! [`Sequence`]s into an Arrow array. Not here: batching, order, workers (`crate::exec`).
 
 mod classifier;
@@ -89,44 +89,44 @@ pub static TASKS: [&TaskDefinition; 17] = [
     &token_count::TOKEN_COUNT,
 ];
 
-/// The task of a step, with its model's small files read and no weights.
+/// Resolves the task of a step: reads the model's small files, not its weights.
 ///
 /// # Errors
-/// `Hub` when files cannot be had, `Unsupported` or `Model` when they cannot be used, `Config` for an
-/// option that the model cannot serve.
+/// `Hub` if files cannot be obtained, `Unsupported` or `Model` if they cannot be used, `Config` for an
+/// option that the model does not support.
 pub fn resolve(step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
     check_auto_class(step, models)?;
     step.options.resolve(step, models)
 }
 
-/// One pass through the model: what is sorted by length, batched, and computed once when it repeats. Most
-/// rows are one sequence; a row of several (windows of a long text, a text with each label, choices) is
-/// put together again by [`Task::finish`].
+/// One input of the model: the item that is sorted by length, batched and deduplicated. Most rows are one
+/// sequence; a row may have several (windows of a long text, candidate labels, choices), and
+/// [`Task::finish`] combines their results.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sequence {
     /// Token ids, special tokens included.
     pub input_ids: Vec<u32>,
-    /// Segment ids, as many; empty when all are 0.
+    /// Segment ids, one per token; empty if all are 0.
     pub token_type_ids: Vec<u32>,
-    /// The first token that counts; what that means is the task's own. 0 where all count.
+    /// The index of the first token that counts; its meaning depends on the task. 0 if all count.
     pub start: usize,
     /// The image, for a task that reads images.
     pub image: Option<ImageSource>,
 }
 
 impl Sequence {
-    /// A sequence of tokens that all count.
+    /// A sequence in which all tokens count.
     pub fn new(input_ids: Vec<u32>, token_type_ids: Vec<u32>) -> Self {
         Self { input_ids, token_type_ids, ..Self::default() }
     }
 
-    /// Number of tokens; an image has those of its patches, which the task has set as placeholders.
+    /// The number of tokens. For an image, the task has set one placeholder per patch.
     pub fn tokens(&self) -> usize {
         self.input_ids.len()
     }
 }
 
-/// Where an image is.
+/// The location of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ImageSource {
     /// A file.
@@ -140,7 +140,7 @@ pub enum ImageSource {
 pub struct ImageBytes {
     /// The bytes.
     pub buffer: arrow::buffer::Buffer,
-    /// Where they come from, for errors: the first of the rows that have them.
+    /// The origin for errors: the first row with these bytes.
     pub place: String,
 }
 
@@ -161,15 +161,15 @@ impl Hash for ImageBytes {
 /// A row ready for the model.
 #[derive(Debug, Default)]
 pub struct EncodedRow {
-    /// Its sequences, in the order in which [`Task::finish`] gets their results.
+    /// Its sequences, in the order in which [`Task::finish`] receives their results.
     pub sequences: Vec<Sequence>,
-    /// Whether the row was longer than the model takes and was cut.
+    /// Whether the row was truncated to the model's maximum.
     pub truncated: bool,
-    /// What [`Task::finish`] needs to know besides: where tokens stand in the text, and the like.
+    /// Further data for [`Task::finish`], such as the offsets of tokens.
     pub note: Option<Note>,
 }
 
-/// What a task leaves for itself between [`Task::encode`] and [`Task::finish`].
+/// Data that a task carries from [`Task::encode`] to [`Task::finish`].
 pub type Note = Box<dyn Any + Send + Sync>;
 
 impl From<Sequence> for EncodedRow {
@@ -179,7 +179,7 @@ impl From<Sequence> for EncodedRow {
 }
 
 impl EncodedRow {
-    /// Number of tokens of all its sequences.
+    /// The total number of tokens of its sequences.
     pub fn tokens(&self) -> usize {
         self.sequences.iter().map(Sequence::tokens).sum()
     }
@@ -190,23 +190,23 @@ impl EncodedRow {
 pub struct Results<'a> {
     /// For each row, the range of its sequences in `values`; `None` for a null row.
     pub rows: &'a [Option<Range<usize>>],
-    /// For each row, what the task has left for itself.
+    /// For each row, the task's note.
     pub notes: &'a [Option<Note>],
-    /// One entry a sequence, of [`Task::sequence_type`].
+    /// One entry per sequence, of [`Task::sequence_type`].
     pub values: ArrayRef,
 }
 
-/// How batches are made of a task's sequences.
+/// How a task's sequences are batched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batching {
-    /// Sequences of similar length, under the token budget: one forward pass each.
+    /// Sequences of similar length in one forward pass, within the token budget.
     TokenBudget,
-    /// A worker's whole share at once: the task makes batches itself, as generation does, where rows
-    /// leave and others take their place.
+    /// A worker's whole share at once. The task batches it itself: generation replaces finished rows with
+    /// waiting ones.
     Share,
 }
 
-/// What a run says about a model, in plans, reports and lineage.
+/// The description of a model in plans, reports and lineage.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ModelSummary {
     /// The task's Hugging Face id.
@@ -219,55 +219,54 @@ pub struct ModelSummary {
     pub commit: Option<String>,
     /// `model_type` of its `config.json`.
     pub model_type: String,
-    /// The dtype computed in.
+    /// The dtype of the computation.
     pub dtype: &'static str,
-    /// The device computed on.
+    /// The device of the computation.
     pub device: &'static str,
-    /// blake3 of the tokenizer's files, or of the image processor's settings.
+    /// The blake3 hash of the tokenizer's files, or of the image processor's settings.
     pub tokenizer: String,
     /// The step's options, as JSON.
     pub options: serde_json::Value,
 }
 
-/// The size of a model, read from the tables of contents of its weight files.
+/// The size of a model, from the headers of its weight files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightSize {
     /// Number of parameters.
     pub parameters: usize,
-    /// Bytes in memory, in the dtype computed in.
+    /// Size in memory in bytes, in the dtype of the computation.
     pub bytes: usize,
 }
 
-/// What every task holds.
+/// The fields common to all tasks.
 #[derive(Debug)]
 pub struct TaskBase {
-    /// The columns that it reads, as named in the step.
+    /// The columns that it reads, by their names in the step.
     pub columns: Vec<String>,
     /// The column that it adds.
     pub field: FieldRef,
     /// Its model, without weights.
     pub model: Arc<ResolvedModel>,
-    /// What plans, reports and lineage say.
+    /// The summary for plans, reports and lineage.
     pub summary: ModelSummary,
 }
 
-/// A task with its model resolved, but without weights: enough for schemas, plans and tokenising.
+/// A task with its model resolved, but without weights: enough for schemas, plans and tokenization.
 pub trait Task: std::fmt::Debug + Send + Sync {
-    /// Its columns, its model, what plans say of it.
+    /// Its columns, model and summary.
     fn base(&self) -> &TaskBase;
 
-    /// The columns that the task reads, as named in the step.
+    /// The columns that the task reads, by their names in the step.
     fn inputs(&self) -> Vec<&str> {
         self.base().columns.iter().map(String::as_str).collect()
     }
 
-    /// The column that the task adds; known from config files alone.
+    /// The column that the task adds, known from config files alone.
     fn field(&self) -> &FieldRef {
         &self.base().field
     }
 
-    /// Checks the types of the input columns, in the order of [`Task::inputs`]: all are text unless the
-    /// task says otherwise.
+    /// Checks the types of the input columns, in the order of [`Task::inputs`]. By default all must be text.
     ///
     /// # Errors
     /// `Config` when a column has a type that the task cannot read.
@@ -278,70 +277,70 @@ pub trait Task: std::fmt::Debug + Send + Sync {
         }
     }
 
-    /// Tokenises rows, in parallel on the current rayon pool. Null in, null out. `first_row` is the number
-    /// of the first row among all that the step reads, for errors.
+    /// Tokenizes rows in parallel on the current rayon pool. A null row stays null. `first_row` is the index
+    /// of the first row among all rows that the step reads, for errors.
     ///
     /// # Errors
     /// `Data` when a row cannot be encoded.
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>>;
 
-    /// Bytes of output for a row of so many tokens: what a sort window holds in memory.
+    /// The output size in bytes of a row of `tokens` tokens, which a sort window holds in memory.
     fn output_bytes(&self, tokens: usize) -> usize;
 
-    /// What [`TaskModel::forward`] gives for one sequence; the type of the column unless the task puts
-    /// several sequences together.
+    /// The type of one sequence in the result of [`TaskModel::forward`]: the type of the column, unless the
+    /// task combines several sequences.
     fn sequence_type(&self) -> DataType {
         self.field().data_type().clone()
     }
 
-    /// Whether every row is one sequence, whose result is the row's: [`Task::finish`] is then not called.
+    /// Whether every row is one sequence and its result is the row's. [`Task::finish`] is then not called.
     fn is_row_by_row(&self) -> bool {
         true
     }
 
-    /// Whether results depend on which rows are in a sort window with them, as the ranges of int8 embeddings
-    /// do: windows are then not made smaller for a plan that stops early.
+    /// Whether results depend on the other rows of the sort window, as the ranges of int8 embeddings do. A
+    /// plan that stops early then keeps full windows.
     fn needs_whole_windows(&self) -> bool {
         false
     }
 
-    /// How batches are made.
+    /// How sequences are batched.
     fn batching(&self) -> Batching {
         Batching::TokenBudget
     }
 
-    /// The column for a batch of rows, from the results of their sequences. `columns` are the batch's, as
-    /// in [`Task::encode`].
+    /// The column of a batch of rows, from the results of their sequences. `columns` are those of the batch,
+    /// as in [`Task::encode`].
     ///
     /// # Errors
-    /// `Internal` when the results do not have their type.
+    /// `Internal` if the results have an unexpected type.
     fn finish(&self, columns: &[ArrayRef], results: &Results<'_>) -> Result<ArrayRef> {
         let _ = columns;
         Ok(Arc::clone(&results.values))
     }
 
-    /// Loads the weights to `device`, one of those of the model.
+    /// Loads the weights to `device`, one of the model's devices.
     ///
     /// # Errors
-    /// `Hub` or `Model` when they cannot be had or do not fit the config.
+    /// `Hub` or `Model` if the weights cannot be obtained or do not match the config.
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>>;
 
-    /// The devices that batches are computed on, each with the weights; at least one.
+    /// The devices that compute batches, each with a copy of the weights; at least one.
     fn devices(&self) -> &[Device] {
         self.base().model.devices()
     }
 
-    /// The size of the weights, without reading them; `None` when they are not on this machine.
+    /// The size of the weights, without reading them; `None` if they are not on this machine.
     fn weights(&self) -> Option<WeightSize> {
         self.base().model.weight_size()
     }
 
-    /// What the configuration says of the model's sizes; `None` for a task that runs no model.
+    /// The model's sizes by its configuration; `None` for a task without a model.
     fn dimensions(&self) -> Option<&Dimensions> {
         Some(self.base().model.config().dimensions())
     }
 
-    /// What plans, reports and lineage say.
+    /// The summary for plans, reports and lineage.
     fn summary(&self) -> &ModelSummary {
         &self.base().summary
     }
@@ -349,15 +348,15 @@ pub trait Task: std::fmt::Debug + Send + Sync {
 
 /// A task with its weights.
 pub trait TaskModel: Send + Sync {
-    /// One batch: an array of [`Task::sequence_type`] with one entry a sequence, in order. A task that
-    /// makes batches itself keeps to `max_batch_tokens`.
+    /// Computes one batch: an array of [`Task::sequence_type`] with one entry per sequence, in order. A task
+    /// that batches its sequences itself respects `max_batch_tokens`.
     ///
     /// # Errors
-    /// `Data` when an image cannot be read; `Internal` when a tensor operation fails: other rows were
-    /// checked before.
+    /// `Data` if an image cannot be read; `Internal` if a tensor operation fails, because all other input
+    /// was checked before.
     fn forward(&self, sequences: &[&Sequence], max_batch_tokens: usize) -> Result<ArrayRef>;
 
-    /// Called once a sort window, in input order, with the arrays of all its batches; the place for what
+    /// Called once per sort window, in input order, with the arrays of all its batches. Handles whatever
     /// depends on more than one batch. The result has the type of [`Task::sequence_type`].
     ///
     /// # Errors
@@ -370,7 +369,7 @@ pub trait TaskModel: Send + Sync {
     fn weights(&self) -> WeightSize;
 }
 
-/// Checks the two values of `auto_class` that depend on the model; all others are the task's own.
+/// Checks the two values of `auto_class` that depend on the model. Each task checks the others.
 fn check_auto_class(step: &TaskStep, models: &Models) -> Result<()> {
     let class = match step.auto_class.as_deref() {
         Some("AutoModelForT5") => {
@@ -389,7 +388,7 @@ fn check_auto_class(step: &TaskStep, models: &Models) -> Result<()> {
     Err(Error::new(ErrorKind::Config, message).hint(format!("write `auto_class: {wanted}`")))
 }
 
-/// Whether a column of this type holds text: Utf8, LargeUtf8, Utf8View or a dictionary of one of them.
+/// Whether a column of this type holds text: Utf8, LargeUtf8, Utf8View or a dictionary of these.
 pub fn is_text(data_type: &DataType) -> bool {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
@@ -398,10 +397,10 @@ pub fn is_text(data_type: &DataType) -> bool {
     }
 }
 
-/// A text column as views. Every Arrow string type is taken; views share its buffers where they can.
+/// Converts a text column of any Arrow string type to string views, which share its buffers where possible.
 ///
 /// # Errors
-/// `Internal` when the column is not text: plans check it before.
+/// `Internal` if the column is not text; plans have checked it before.
 pub fn text_column(column: &ArrayRef) -> Result<StringViewArray> {
     cast(column, &DataType::Utf8View)
         .map(|array| array.as_string_view().clone())

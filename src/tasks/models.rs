@@ -1,4 +1,4 @@
-//! Models of a pipeline, resolved once each: config and tokenizer at once, weights when they are needed.
+//! The models of a pipeline, each resolved once: config and tokenizer immediately, weights on first use.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -15,24 +15,23 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Hub, Need, Snapshot, Weights};
 use crate::models::ImageDimensions;
 
-/// Resolves models; two steps that name the same one share it.
+/// Resolves models; steps with the same model share it.
 pub struct Models {
     hub: Arc<Hub>,
     resolved: Mutex<Vec<Arc<ResolvedModel>>>,
 }
 
 impl Models {
-    /// Models from this hub.
+    /// Resolves models with this hub.
     pub fn new(hub: Arc<Hub>) -> Self {
         Self { hub, resolved: Mutex::default() }
     }
 
-    /// Finds the config and the tokenizer of a model that reads text, downloading them when they are not
-    /// cached.
+    /// Finds the config and the tokenizer of a model that reads text. Downloads them if they are not cached.
     ///
     /// # Errors
-    /// `Hub` when the files cannot be had, `Unsupported` or `Model` when they cannot be used or the model
-    /// reads images.
+    /// `Hub` if the files cannot be obtained; `Unsupported` or `Model` if they cannot be used or the model reads
+    /// images.
     pub fn resolve(&self, spec: &ModelSpec) -> Result<Arc<ResolvedModel>> {
         let model = self.find(spec)?;
         match &model.processor {
@@ -44,10 +43,10 @@ impl Models {
         }
     }
 
-    /// The same of a model that reads images, with its image processor.
+    /// As [`Models::resolve`], for a model that reads images; finds its image processor.
     ///
     /// # Errors
-    /// As [`Models::resolve`], when the model reads text.
+    /// As [`Models::resolve`], if the model reads text.
     pub fn resolve_image(&self, spec: &ModelSpec) -> Result<Arc<ResolvedModel>> {
         let model = self.find(spec)?;
         model.image()?;
@@ -73,26 +72,26 @@ impl fmt::Debug for Models {
     }
 }
 
-/// One model: what its small files say, and its weights once they are loaded.
+/// A model: the content of its small files, and its weights once they are loaded.
 pub struct ResolvedModel {
     spec: ModelSpec,
     hub: Arc<Hub>,
     snapshot: Snapshot,
     processor: Processor,
     sentence_transformer: SentenceTransformerConfig,
-    /// At least one; each gets a copy of the weights.
+    /// At least one; each holds a copy of the weights.
     devices: Vec<Device>,
     dtype: ModelDtype,
     /// Loaded models, by their device.
     models: Loaded<DeviceLocation, AutoModel>,
-    /// Loaded models with a head, by their device, Auto class and whether a new head was allowed.
+    /// Loaded models with a head, by device, Auto class and `allow_new_head`.
     with_head: Loaded<(DeviceLocation, AutoClass, bool), ModelWithHead>,
 }
 
-/// What was loaded so far, each under its key.
+/// The models loaded so far, by key.
 type Loaded<K, M> = Mutex<Vec<(K, Arc<M>)>>;
 
-/// What makes a model's inputs.
+/// The preprocessor of the model's inputs.
 enum Processor {
     Tokenizer(AutoTokenizer),
     Image(AutoImageProcessor),
@@ -155,7 +154,7 @@ impl ResolvedModel {
         &self.snapshot
     }
 
-    /// Its `config.json`, overrides applied.
+    /// Its `config.json` with the overrides applied.
     pub fn config(&self) -> &AutoConfig {
         &self.sentence_transformer.config
     }
@@ -163,15 +162,15 @@ impl ResolvedModel {
     /// Its tokenizer.
     ///
     /// # Panics
-    /// When the model reads images: [`Models::resolve`] gives no such model.
+    /// If the model reads images; [`Models::resolve`] never returns one.
     pub fn tokenizer(&self) -> &AutoTokenizer {
         match &self.processor {
             Processor::Tokenizer(tokenizer) => tokenizer,
-            Processor::Image(_) => unreachable!("bug: a task over text has a model of images"),
+            Processor::Image(_) => unreachable!("bug: a text task has an image model"),
         }
     }
 
-    /// Whether its tokenizer gives the segments of tokens; a model of images has none.
+    /// Whether its tokenizer returns segment ids; false for an image model.
     pub fn gives_token_type_ids(&self) -> bool {
         match &self.processor {
             Processor::Tokenizer(tokenizer) => tokenizer.gives_token_type_ids(),
@@ -179,10 +178,10 @@ impl ResolvedModel {
         }
     }
 
-    /// The images that it reads, and what makes them.
+    /// The dimensions of its images, and its image processor.
     ///
     /// # Errors
-    /// `Unsupported` when the model reads text.
+    /// `Unsupported` if the model reads text.
     pub fn image(&self) -> Result<(&ImageDimensions, &AutoImageProcessor)> {
         match (&self.config().dimensions().image, &self.processor) {
             (Some(image), Processor::Image(processor)) => Ok((image, processor)),
@@ -207,10 +206,10 @@ impl ResolvedModel {
     }
 
     /// Checks that the model's embedding tables cover every token and segment of a row. Many checkpoints have added
-    /// tokens without resized embeddings, so only the rows with such a token fail.
+    /// tokens without resizing the embeddings, so only rows with such a token fail.
     ///
     /// # Errors
-    /// `Data`, of the row, with the token and both numbers.
+    /// `Data` for the row, with the token and both numbers.
     pub(super) fn check_tokens(&self, row: &EncodedRow) -> Result<()> {
         let input = self.text_input(usize::MAX, false);
         for sequence in &row.sequences {
@@ -219,7 +218,7 @@ impl ResolvedModel {
         Ok(())
     }
 
-    /// How it reads texts of at most `max_length` tokens; longer ones are cut with `truncation`.
+    /// The text input for at most `max_length` tokens per text; `truncation` cuts longer texts.
     ///
     /// # Panics
     /// As [`ResolvedModel::tokenizer`].
@@ -228,30 +227,30 @@ impl ResolvedModel {
         TextInput { name: &self.spec.repo, config, tokenizer, max_length, truncation }
     }
 
-    /// The dtype to compute in.
+    /// The dtype of the computation.
     pub fn dtype(&self) -> ModelDtype {
         self.dtype
     }
 
-    /// The devices to compute on, of one kind; at least one.
+    /// The devices of the computation, all of one kind; at least one.
     pub fn devices(&self) -> &[Device] {
         &self.devices
     }
 
-    /// The kind of the device, as reports and lineage say it.
+    /// The kind of the devices, as in reports and lineage.
     pub fn device_name(&self) -> &'static str {
         if self.devices[0].is_cpu() { "cpu" } else { "cuda" }
     }
 
-    /// The same model with its weight files, at the commit that the small files came from.
+    /// The same model with its weight files, at the commit of the small files.
     fn with_weights(&self, hub: &Hub) -> Result<SentenceTransformerConfig> {
         let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
         let snapshot = hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
         Ok(SentenceTransformerConfig::from_snapshot(&snapshot, &self.spec.config)?)
     }
 
-    /// The size of the weights, from the tables of contents of their files; `None` when those are not on
-    /// this machine or cannot be read.
+    /// The size of the weights, from the headers of their files; `None` if the files are not on this machine or
+    /// cannot be read.
     pub fn weight_size(&self) -> Option<WeightSize> {
         let offline = Hub::new(self.hub.settings().clone().with_offline(true));
         let local = self.with_weights(&offline).ok()?;
@@ -261,8 +260,8 @@ impl ResolvedModel {
         Some(WeightSize { parameters, bytes: parameters * self.dtype().tensors().size_in_bytes() })
     }
 
-    /// What tells this model from another: the commit of the hub, or of a local directory the files with
-    /// their sizes and times.
+    /// The identity of the model: the commit on the hub, or the sizes and modification times of the files of a local
+    /// directory.
     pub fn identity(&self) -> String {
         if let Some(commit) = self.snapshot.commit() {
             return format!("{}@{commit}", self.snapshot.name());
@@ -276,7 +275,7 @@ impl ResolvedModel {
         identity
     }
 
-    /// Refuses a model whose weights do not fit in memory, before they are read.
+    /// Rejects a model whose weights do not fit in memory, before reading them.
     fn check_memory(&self, device: &Device) -> Result<()> {
         memory::check(self.weight_size(), memory::free_bytes(device))
             .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
@@ -285,7 +284,7 @@ impl ResolvedModel {
     /// The model, loaded to one of its devices.
     ///
     /// # Errors
-    /// `Hub` when weights cannot be had, `Model` when they do not fit the config.
+    /// `Hub` if weights cannot be obtained, `Model` if they do not match the config.
     pub fn load(&self, device: &Device) -> Result<Arc<AutoModel>> {
         once(&self.models, device.location(), || {
             let SentenceTransformerConfig { transformer, config, .. } =
@@ -298,7 +297,7 @@ impl ResolvedModel {
     /// Checks, without weights, that the model has the Auto class.
     ///
     /// # Errors
-    /// `Unsupported` with the classes that it has.
+    /// `Unsupported` with the valid classes.
     pub fn require(&self, class: AutoClass) -> Result<()> {
         let has_class = self.config().family().head(class, &self.config().architectures());
         let device = &self.devices[0];
@@ -312,8 +311,7 @@ impl ResolvedModel {
     /// The model with the head of an Auto class, loaded to one of its devices.
     ///
     /// # Errors
-    /// As [`ResolvedModel::load`]; `Model` when the checkpoint has no such head and `allow_new_head` is
-    /// false.
+    /// As [`ResolvedModel::load`]; `Model` if the checkpoint has no such head and `allow_new_head` is false.
     pub fn load_with_head(
         &self,
         class: AutoClass,
@@ -332,8 +330,8 @@ impl ResolvedModel {
         })
     }
 
-    /// The modules after the transformer, loaded to one of its devices; `modules` are those of this model, or changed
-    /// ones.
+    /// The modules after the transformer, loaded to one of its devices. `modules` are those of this model, possibly
+    /// modified.
     ///
     /// # Errors
     /// As [`ResolvedModel::load`].
@@ -344,7 +342,7 @@ impl ResolvedModel {
     }
 }
 
-/// What is loaded under `key`, or `load` gives now. Another thread that wants something of `loaded` waits.
+/// Returns the value loaded under `key`, or loads it now. Other threads that use `loaded` wait.
 fn once<K: PartialEq, M>(
     loaded: &Loaded<K, M>,
     key: K,

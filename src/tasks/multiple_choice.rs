@@ -1,8 +1,8 @@
-//! `multiple-choice`: the best of several choices for a prompt. The prompt with each choice is one
+//! `multiple-choice`: picks one of several choices for a prompt. The prompt with each choice is one
 //! sequence.
 //!
 //! # Source
-//! `…ForMultipleChoice` of transformers v4.57: one logit a choice; scores are their softmax.
+//! `…ForMultipleChoice` of transformers v4.57: one logit per choice; scores are their softmax.
 
 use std::sync::Arc;
 
@@ -46,13 +46,13 @@ pub struct MultipleChoice {
 pub struct PromptChoices {
     /// The column of the prompt.
     pub prompt: String,
-    /// The columns of the choices, or one column that holds a list.
+    /// The columns of the choices, or one column of lists.
     pub choices: StringOrList,
 }
 
 pub(super) static MULTIPLE_CHOICE: TaskDefinition = TaskDefinition {
     id: "multiple-choice",
-    summary: "The best of several choices.",
+    summary: "Picks one of several choices.",
     auto_class: AutoClass::MultipleChoice,
     outputs: &[ModelOutputName::Logits],
     generates: false,
@@ -61,7 +61,7 @@ pub(super) static MULTIPLE_CHOICE: TaskDefinition = TaskDefinition {
         name: "choose",
         parameters: &["prompt", "choices"],
         parts: &[],
-        description: "The best of a list of choices: Struct<choice, scores>.",
+        description: "The most likely of a list of choices: Struct<choice, scores>.",
         example: "SELECT choose(prompt, [a, b, c], 'swag')['choice'] FROM quiz",
     },
     usual_type: || DataType::Struct(fields(false)),
@@ -126,7 +126,7 @@ impl MultipleChoiceTask {
     }
 }
 
-/// The choices of every row; `None` where one of them is null.
+/// The choices of every row; `None` if one of them is null.
 fn choices(columns: &[ArrayRef]) -> Result<Vec<Option<Vec<String>>>> {
     let rows = columns.first().map_or(0, Array::len);
     if let [_, list] = columns
@@ -147,7 +147,7 @@ fn choices(columns: &[ArrayRef]) -> Result<Vec<Option<Vec<String>>>> {
     Ok((0..rows).map(|row| texts.iter().map(|column| choice(column, row)).collect()).collect())
 }
 
-/// The texts of a list, unless one is null.
+/// The texts of a list; `None` if one is null.
 fn texts(list: &StringViewArray) -> Option<Vec<String>> {
     list.iter().map(|text| text.map(str::to_owned)).collect()
 }
@@ -196,12 +196,9 @@ impl Task for MultipleChoiceTask {
             )),
             [_, _] => Err(Error::new(
                 ErrorKind::Config,
-                format!(
-                    "`choices` is one column, `{}`, which holds single texts",
-                    self.base.columns[1]
-                ),
+                format!("`choices` is one column, `{}`, of single texts", self.base.columns[1]),
             )
-            .hint("name a column for each choice, or a column of lists")),
+            .hint("name one column per choice, or a column of lists")),
             _ => match self.base.columns.iter().zip(types).find(|(_, found)| !is_text(found)) {
                 Some((column, data_type)) => Err(not_text(column, data_type)),
                 None => Ok(()),

@@ -1,8 +1,8 @@
-//! `next-sentence-prediction`: whether one text follows another, from the head that BERT was trained
-//! with.
+//! `next-sentence-prediction`: predicts whether one text follows another, with BERT's pretraining
+//! head.
 //!
 //! # Source
-//! `BertForNextSentencePrediction` in `modeling_bert.py` at v4.57: logit 0 is "follows".
+//! `BertForNextSentencePrediction` in `modeling_bert.py` at v4.57: logit 0 means "follows".
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub struct NextSentencePrediction {
 
 pub(super) static NEXT_SENTENCE_PREDICTION: TaskDefinition = TaskDefinition {
     id: "next-sentence-prediction",
-    summary: "Whether one text follows another.",
+    summary: "Predicts whether one text follows another.",
     auto_class: AutoClass::NextSentencePrediction,
     outputs: &[ModelOutputName::Logits],
     generates: false,

@@ -1,9 +1,9 @@
-//! `question-answering`: a question and a context to the span that answers, as transformers' pipeline
-//! gives it. The windows of a long context are sequences of their own.
+//! `question-answering`: extracts the answer to a question from a context, as transformers' pipeline
+//! does. The windows of a long context are separate sequences.
 //!
-//! Spans that cannot answer have a score of 0. Where fewer others are there than `top_k`, transformers
-//! fills the list with such spans as numpy's partition leaves them, which depends on the processor; here
-//! they come in the order of their tokens.
+//! Spans that cannot be answers have a score of 0. If fewer than `top_k` spans remain, transformers
+//! fills the list with invalid spans. Their order there depends on the processor (numpy's partition);
+//! here they come in token order.
 //!
 //! # Source
 //! `src/transformers/pipelines/question_answering.py` at v4.57.
@@ -41,17 +41,18 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct QuestionAnswering {
     /// `{question, context}`.
     pub input: QuestionContext,
-    /// How many answers, best first. Default: 1.
+    /// The number of answers, highest score first. Default: 1.
     pub top_k: Option<NonZeroU64>,
-    /// Tokens that the windows of a long context share. Default: 128.
+    /// The overlap of the windows of a long context, in tokens. Default: 128.
     pub doc_stride: Option<u64>,
-    /// Tokens of a window. Default: 384.
+    /// The maximum length of a window in tokens. Default: 384.
     pub max_seq_len: Option<NonZeroU64>,
-    /// Tokens of the question. As in transformers with fast tokenizers, it has no effect.
+    /// The maximum length of the question in tokens. Has no effect, as in transformers with fast
+    /// tokenizers.
     pub max_question_len: Option<NonZeroU64>,
-    /// Tokens of an answer. Default: 15.
+    /// The maximum length of an answer in tokens. Default: 15.
     pub max_answer_len: Option<NonZeroU64>,
-    /// Whether no answer is an answer. Default: false.
+    /// Whether an empty answer is allowed. Default: false.
     pub handle_impossible_answer: Option<bool>,
 }
 
@@ -67,7 +68,7 @@ pub struct QuestionContext {
 
 pub(super) static QUESTION_ANSWERING: TaskDefinition = TaskDefinition {
     id: "question-answering",
-    summary: "A question and a context to the span that answers.",
+    summary: "Extracts the answer to a question from a context.",
     auto_class: AutoClass::QuestionAnswering,
     outputs: &[],
     generates: false,
@@ -93,10 +94,10 @@ impl TaskOptions for QuestionAnswering {
         if let (Some(stride), Some(window)) = (self.doc_stride, self.max_seq_len)
             && stride >= window.get()
         {
-            let message = format!("`doc_stride: {stride}` is not less than a window");
+            let message = format!("`doc_stride: {stride}` is not less than the window length");
             report.push(
                 Diagnostic::new(at.key("doc_stride").value, message)
-                    .related(at.key("max_seq_len").value, "tokens of a window"),
+                    .related(at.key("max_seq_len").value, "the window length"),
             );
         }
     }
@@ -110,19 +111,19 @@ impl TaskOptions for QuestionAnswering {
 #[derive(Debug)]
 struct QuestionAnsweringTask {
     classifier: Classifier,
-    /// The columns, and the tokens of a window.
+    /// The columns and the window length.
     input: TextInput,
     doc_stride: usize,
-    /// Whether a context of several windows is one; else it is an error.
+    /// Whether a long context is split into windows; otherwise it is an error.
     windows: bool,
     limits: Limits,
-    /// Whether the column holds lists.
+    /// Whether the column holds lists of answers.
     list: bool,
     handle_impossible_answer: bool,
     base: TaskBase,
 }
 
-/// What is kept of the windows of a row.
+/// The tokens of a row's windows.
 struct RowTokens(Vec<WindowTokens>);
 
 fn fields() -> Fields {
@@ -142,8 +143,8 @@ impl QuestionAnsweringTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for windows that
-    /// the model cannot take, or that do not get anywhere.
+    /// As [`Models::resolve`]; `Unsupported` if the model has no question answering head; `Config` if
+    /// the windows exceed the model's maximum or do not advance.
     fn resolve(step: &TaskStep, options: &QuestionAnswering, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::QuestionAnswering, models)?;
         let model = Arc::clone(&classifier.model);
@@ -270,7 +271,7 @@ struct AnswersBuilder {
     scores: Float32Builder,
     starts: Int32Builder,
     ends: Int32Builder,
-    /// Answers of each row.
+    /// The number of answers of each row.
     lengths: Vec<usize>,
     valid: Vec<bool>,
 }
@@ -288,7 +289,7 @@ impl AnswersBuilder {
         self.valid.push(true);
     }
 
-    /// Adds a null row: no list, or a struct of which nothing is read.
+    /// Adds a null row: a null list, or a null struct whose fields nobody reads.
     fn push_null(&mut self, list: bool) {
         let nothing = Answer { answer: "", score: 0.0, start: 0, end: 0 };
         self.push(if list { &[] } else { std::slice::from_ref(&nothing) });
@@ -297,7 +298,7 @@ impl AnswersBuilder {
         }
     }
 
-    /// One list, or one struct, a row.
+    /// One list per row, or one struct per row.
     fn finish(mut self, list: bool) -> ArrayRef {
         let arrays: Vec<ArrayRef> = vec![
             Arc::new(self.answers.finish()),

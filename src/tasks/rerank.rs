@@ -1,4 +1,4 @@
-//! `rerank`: how well a document answers a query, as sentence-transformers' `CrossEncoder.predict`.
+//! `rerank`: scores a document against a query, as sentence-transformers' `CrossEncoder.predict`.
 //!
 //! # Source
 //! `sentence_transformers/cross_encoder/model.py` at v6.2.
@@ -29,11 +29,11 @@ use crate::nn::TorchActivation;
 pub struct Rerank {
     /// `{query, document}`.
     pub input: QueryDocument,
-    /// What makes a score of the logit. Default: by the model's configuration.
+    /// The function that turns the logit into a score. Default: as in the model's configuration.
     pub activation: Option<Activation>,
-    /// Text put before every query. Default: the model's default prompt.
+    /// Text prepended to every query. Default: the model's default prompt.
     pub prompt: Option<String>,
-    /// The name of a prompt of the model's `config_sentence_transformers.json`.
+    /// The name of a prompt in the model's `config_sentence_transformers.json`.
     pub prompt_name: Option<String>,
 }
 
@@ -47,19 +47,19 @@ pub struct QueryDocument {
     pub document: String,
 }
 
-/// What makes a score of a logit.
+/// The function that turns a logit into a score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
-    /// A number from 0 to 1.
+    /// Sigmoid: a score from 0 to 1.
     Sigmoid,
-    /// The logit as it is.
+    /// The unchanged logit.
     Identity,
 }
 
 pub(super) static RERANK: TaskDefinition = TaskDefinition {
     id: "rerank",
-    summary: "How well a document answers a query.",
+    summary: "Scores a document against a query.",
     auto_class: AutoClass::SequenceClassification,
     outputs: &[],
     generates: false,
@@ -68,7 +68,7 @@ pub(super) static RERANK: TaskDefinition = TaskDefinition {
         name: "rerank",
         parameters: &["query", "document"],
         parts: &[],
-        description: "How well a document answers a query, as CrossEncoder.predict computes it: Float32.",
+        description: "The relevance of a document to a query, as CrossEncoder.predict computes it: Float32.",
         example: "SELECT id FROM documents ORDER BY rerank('warm coat', text, 'reranker') DESC LIMIT 10",
     },
     usual_type: || DataType::Float32,
@@ -103,8 +103,8 @@ impl RerankTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Unsupported` when the model has no such head, more than one label or an
-    /// activation that is not implemented.
+    /// As [`Models::resolve`]; `Unsupported` if the model has no classification head, more than one
+    /// label or an activation that is not implemented.
     fn resolve(step: &TaskStep, options: &Rerank, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::SequenceClassification, models)?;
         let model = Arc::clone(&classifier.model);
@@ -115,7 +115,7 @@ impl RerankTask {
                 format!("model `{}` has {labels} labels; `rerank` needs one", step.model_name),
             )
             .hint(
-                "use `text-classification` with `{text, text_pair}` for a model of several labels",
+                "use `text-classification` with `{text, text_pair}` for a model with several labels",
             ));
         }
         let activation = options.activation.map(|activation| match activation {
@@ -162,7 +162,7 @@ impl Task for RerankTask {
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
         self.input.encode_rows(columns, first_row, |texts| {
-            // Prepended to the query only.
+            // Only the query gets the prompt.
             self.input.encode(&[&self.scores.first(texts[0]), texts[1]])
         })
     }

@@ -1,9 +1,9 @@
-//! `sparse-encoding`: a text to weights over the vocabulary, as sentence-transformers' `SparseEncoder`
-//! with SPLADE pooling.
+//! `sparse-encoding`: converts a text to sparse weights over the vocabulary, as sentence-transformers'
+//! `SparseEncoder` with SPLADE pooling does.
 //!
 //! # Source
 //! `sentence_transformers/sparse_encoder/model.py` and `modules/splade_pooling.py` at v6.2. A directory without
-//! `modules.json` is pooled by the maximum of `log1p(relu(logits))`.
+//! `modules.json` uses max pooling of `log1p(relu(logits))`.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::auto::{
 use crate::document::{Cursor, Diagnostics};
 use crate::error::Result;
 
-/// Tokens whose logits are computed at once: a row of logits is as long as the vocabulary.
+/// The number of tokens whose logits are computed at once: each row of logits is as long as the vocabulary.
 const TOKENS_AT_ONCE: usize = 64;
 
 /// The options of `sparse-encoding`.
@@ -39,19 +39,19 @@ const TOKENS_AT_ONCE: usize = 64;
 pub struct SparseEncoding {
     /// The text column.
     pub input: String,
-    /// How the vectors of the tokens become one. Default: by the model's modules, else `max`.
+    /// How to pool the token vectors. Default: as in the model's modules, else `max`.
     pub pooling: Option<SpladeStrategy>,
-    /// Keep only the so many greatest weights. Default: the model's `max_active_dims`.
+    /// Keep only the k largest weights. Default: the model's `max_active_dims`.
     pub top_k: Option<NonZeroU64>,
-    /// Text put before every row. Default: the model's default prompt.
+    /// Text prepended to every row. Default: the model's default prompt.
     pub prompt: Option<String>,
-    /// The name of a prompt of the model's `config_sentence_transformers.json`.
+    /// The name of a prompt in the model's `config_sentence_transformers.json`.
     pub prompt_name: Option<String>,
 }
 
 pub(super) static SPARSE_ENCODING: TaskDefinition = TaskDefinition {
     id: "sparse-encoding",
-    summary: "Text to a sparse vector over the vocabulary (SPLADE).",
+    summary: "Computes a sparse vector over the vocabulary (SPLADE).",
     auto_class: AutoClass::MaskedLM,
     outputs: &[],
     generates: false,
@@ -166,7 +166,7 @@ impl Task for SparseEncodingTask {
     }
 
     fn output_bytes(&self, tokens: usize) -> usize {
-        // Trained encoders keep a few weights a token; without a bound every word may have one.
+        // Trained encoders keep a few weights per token; without `top_k`, every vocabulary entry may have one.
         self.top_k.unwrap_or(tokens * 16) * 24
     }
 

@@ -1,4 +1,4 @@
-//! The model and the images of a step, as a pipeline names them.
+//! The model and the images of a step, as the pipeline declares them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,23 +9,23 @@ use serde::Deserialize;
 use crate::image::RgbImage;
 use crate::limits;
 
-/// A model as a pipeline names it.
+/// A model, as the pipeline declares it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
     /// Hub id (`org/name`), or the absolute path of a local directory.
     pub repo: String,
     /// Branch, tag or commit; `None` is `main`.
     pub revision: Option<String>,
-    /// The dtype to compute in.
+    /// The dtype of the computation.
     pub dtype: Dtype,
-    /// The device to compute on.
+    /// The device of the computation.
     pub device: DeviceSpec,
     /// Overrides of `config.json`, as in `from_pretrained(..., config=...)`.
     pub config: serde_json::Map<String, serde_json::Value>,
 }
 
 impl ModelSpec {
-    /// The model of a hub id or an absolute directory, with defaults for everything else.
+    /// The model with this hub id or absolute directory, with defaults for everything else.
     pub fn of_repo(repo: impl Into<String>) -> Self {
         Self {
             repo: repo.into(),
@@ -37,32 +37,45 @@ impl ModelSpec {
     }
 }
 
-/// The dtype that a model computes in.
+/// The dtype of the computation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// f32 on a CPU, bf16 on a GPU (f16 where the card lacks it).
+    /// f32 on a CPU, bf16 on a GPU (f16 on a GPU without bf16).
     #[default]
     Auto,
-    /// 32-bit floats.
+    /// 32-bit floating point.
     F32,
-    /// 16-bit floats, on a GPU.
+    /// 16-bit floating point, on a GPU.
     F16,
-    /// 16-bit brain floats, on a GPU.
+    /// bfloat16, on a GPU.
     Bf16,
-    /// 8-bit integers in the linear layers of an encoder, rounded while it runs: faster, close to f32.
+    /// Dynamic int8 quantization of an encoder's linear layers, on a CPU: faster, close to f32.
     Int8,
+}
+
+impl Dtype {
+    /// The name in pipeline files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
 }
 
 /// `device` of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceSpec {
-    /// The best devices that this build and machine have: all cards, else the CPU.
+    /// All GPUs if the build and the machine have any, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The NVIDIA card of this number.
+    /// The NVIDIA GPU with this ordinal.
     Cuda(usize),
 }
 
@@ -77,7 +90,7 @@ impl fmt::Display for DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// The number of the card that `cuda` (the first one) or `cuda:N` means; `None` for any other text.
+    /// The ordinal of the GPU that `cuda` (the first one) or `cuda:N` names; `None` for any other text.
     pub fn cuda_ordinal(text: &str) -> Option<usize> {
         match text.strip_prefix("cuda")?.strip_prefix(':') {
             None if text == "cuda" => Some(0),
@@ -87,14 +100,14 @@ impl DeviceSpec {
     }
 }
 
-/// The restrictions on images.
+/// The limits on images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImagesSpec {
     /// The absolute folder that image paths must lie in; `None` allows any path.
     pub root: Option<PathBuf>,
-    /// The most pixels of an image.
+    /// The maximum number of pixels per image.
     pub max_pixels: u64,
-    /// The largest image file, in bytes.
+    /// The maximum size of an image file in bytes.
     pub max_file_bytes: u64,
 }
 

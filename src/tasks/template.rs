@@ -1,5 +1,5 @@
-//! Templates with a placeholder for one text, in the syntax of Python's `str.format`: `{}`, `{0}`, `{0:>10}`, `{{` for
-//! a brace.
+//! Templates with one text argument, in the syntax of Python's `str.format`: `{}`, `{0}`, `{0:>10}`, and `{{` for a
+//! literal brace.
 //!
 //! # Source
 //! "Format String Syntax" of the Python documentation, for one positional argument of type `str`.
@@ -7,14 +7,14 @@
 /// The largest width of a format spec.
 const MAX_WIDTH: usize = 10_000;
 
-/// `template.format(text)` of Python.
+/// Python's `template.format(text)`.
 ///
 /// # Errors
-/// The problem with the template, as a sentence fragment; a template must have a placeholder.
+/// The problem as a sentence fragment. A template without a placeholder is an error.
 pub(crate) fn format(template: &str, text: &str) -> Result<String, String> {
     let mut filled = String::with_capacity(template.len() + text.len());
     let mut rest = template;
-    // How fields are numbered, and the count of those without a number.
+    // Whether fields are numbered, and how many are not.
     let (mut numbered, mut automatic) = (false, 0);
     while let Some(place) = rest.find(['{', '}']) {
         filled.push_str(&rest[..place]);
@@ -26,11 +26,11 @@ pub(crate) fn format(template: &str, text: &str) -> Result<String, String> {
             continue;
         }
         if brace == "}" {
-            return Err("a single `}`; write `}}` for a brace".to_owned());
+            return Err("an unmatched `}`; write `}}` for a brace".to_owned());
         }
-        let end = rest.find(['{', '}']).ok_or("a `{` without its `}`; write `{{` for a brace")?;
+        let end = rest.find(['{', '}']).ok_or("an unmatched `{`; write `{{` for a brace")?;
         if rest[end..].starts_with('{') {
-            return Err("a place within a place, which is not implemented".to_owned());
+            return Err("a nested placeholder, which is not implemented".to_owned());
         }
         let (field, after) = (&rest[..end], &rest[end + 1..]);
         rest = after;
@@ -47,30 +47,34 @@ pub(crate) fn format(template: &str, text: &str) -> Result<String, String> {
             numbered = true;
             let is_first = name.bytes().all(|b| b.is_ascii_digit()) && name.parse() == Ok(0u32);
             if !is_first {
-                return Err(format!("`{{{field}}}` is no place for the label; write `{{}}`"));
+                return Err(format!(
+                    "`{{{field}}}` is not a placeholder for the label; write `{{}}`"
+                ));
             }
         }
         if numbered && automatic > 0 {
-            return Err("`{}` beside `{0}`: places are numbered, or none is".to_owned());
+            return Err(
+                "`{}` and `{0}` in one template: number all placeholders, or none".to_owned()
+            );
         }
         if automatic > 1 {
             return Err(
-                "a second `{}`, for which there is no text; write `{0}` each time".to_owned()
+                "a second `{}`, but there is only one text; write `{0}` each time".to_owned()
             );
         }
         filled.push_str(
             &padded(text, spec)
-                .ok_or_else(|| format!("`{spec}` in `{{{field}}}` is not a format of a text"))?,
+                .ok_or_else(|| format!("`{spec}` in `{{{field}}}` is not a format for text"))?,
         );
     }
     filled.push_str(rest);
     if !numbered && automatic == 0 {
-        return Err("no place for the label".to_owned());
+        return Err("no placeholder for the label".to_owned());
     }
     Ok(filled)
 }
 
-/// `format(text, spec)` of Python: `[[fill]align][0][width][.precision][s]`.
+/// Python's `format(text, spec)`: `[[fill]align][0][width][.precision][s]`.
 fn padded(text: &str, spec: &str) -> Option<String> {
     let spec = spec.strip_suffix('s').unwrap_or(spec);
     let mut chars = spec.chars();
@@ -129,21 +133,21 @@ mod tests {
     #[test]
     fn what_python_refuses_is_refused() {
         for (template, reason) in [
-            ("about", "no place"),
-            ("{{}}", "no place"),
+            ("about", "no placeholder"),
+            ("{{}}", "no placeholder"),
             ("{} and {}", "second `{}`"),
-            ("{} {0}", "beside"),
-            ("{0} {}", "beside"),
+            ("{} {0}", "number all"),
+            ("{0} {}", "number all"),
             ("{1}", "`{1}`"),
             ("{label}", "`{label}`"),
             ("{0.x}", "`{0.x}`"),
             ("{0[1]}", "`{0[1]}`"),
-            ("{", "without its"),
-            ("{} }", "single `}`"),
+            ("{", "unmatched `{`"),
+            ("{} }", "unmatched `}`"),
             ("{!r}", "`!r`"),
             ("{:d}", "`d`"),
             ("{:=8}", "`=8`"),
-            ("{:{}}", "within a place"),
+            ("{:{}}", "nested placeholder"),
             ("{:99999999999}", "`99999999999`"),
         ] {
             let error = format(template, "sport").unwrap_err();

@@ -1,9 +1,9 @@
-//! `text2text-generation`, `summarization`, `translation`: text to text with an encoder and a decoder, as
-//! transformers' pipelines give it.
+//! `text2text-generation`, `summarization`, `translation`: generates text from text with an encoder-decoder model, as
+//! transformers' pipelines do.
 //!
 //! # Source
-//! `src/transformers/pipelines/text2text_generation.py` at v4.57. As there, four beams and 256 tokens unless
-//! the model or the step says otherwise, and nothing is cut unless `truncation: true`.
+//! `src/transformers/pipelines/text2text_generation.py` at v4.57. As there, the defaults are four beams and 256
+//! tokens, the model and the step may override them, and only `truncation: true` truncates the input.
 
 use std::sync::Arc;
 
@@ -28,12 +28,12 @@ use crate::document::{Cursor, Diagnostic, Diagnostics};
 use crate::error::{Error, ErrorKind, Result};
 use crate::generation::GenerationConfig;
 
-/// The options of `text2text-generation`, `summarization` and `translation` that other tasks which generate do not have.
+/// The own options of `text2text-generation`, `summarization` and `translation`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct Text2TextGeneration {
     /// The text column.
     pub input: String,
-    /// Text put before every row, such as `summarize: `.
+    /// Text prepended to every row, such as `summarize: `.
     pub prefix: Option<String>,
     /// The language of the input.
     pub src_lang: Option<String>,
@@ -43,12 +43,12 @@ pub struct Text2TextGeneration {
 
 pub(super) static TEXT2TEXT_GENERATION: TaskDefinition = TaskDefinition {
     id: "text2text-generation",
-    summary: "Text to text with an encoder and a decoder.",
+    summary: "Generates text from text with an encoder-decoder model.",
     function: SqlFunction {
         name: "text2text",
         parameters: &["text"],
         parts: &[],
-        description: "What an encoder and a decoder make of a text: Struct<text, finish_reason, prompt_tokens, generated_tokens>.",
+        description: "The text that an encoder-decoder model generates from a text: Struct<text, finish_reason, prompt_tokens, generated_tokens>.",
         example: "SELECT text2text('question: Who? context: Ann.', 't5')['text']",
     },
     template: include_str!("../../pipelines/text2text-generation.yaml"),
@@ -57,12 +57,12 @@ pub(super) static TEXT2TEXT_GENERATION: TaskDefinition = TaskDefinition {
 
 pub(super) static SUMMARIZATION: TaskDefinition = TaskDefinition {
     id: "summarization",
-    summary: "Text to its summary.",
+    summary: "Summarizes a text.",
     function: SqlFunction {
         name: "summarize",
         parameters: &["text"],
         parts: &[],
-        description: "The summary of a text: as text2text.",
+        description: "The summary of a text; the type is that of text2text.",
         example: "SELECT summarize(text, 't5')['text'] FROM pages",
     },
     template: include_str!("../../pipelines/summarization.yaml"),
@@ -71,19 +71,19 @@ pub(super) static SUMMARIZATION: TaskDefinition = TaskDefinition {
 
 pub(super) static TRANSLATION: TaskDefinition = TaskDefinition {
     id: "translation",
-    summary: "Text to another language.",
+    summary: "Translates a text.",
     function: SqlFunction {
         name: "translate",
         parameters: &["text"],
         parts: &[],
-        description: "A text in another language: as text2text, with the options src_lang and tgt_lang.",
+        description: "The translation of a text; the type is that of text2text. The options src_lang and tgt_lang name the languages.",
         example: r#"SELECT translate(text, 't5', options => '{"src_lang": "en", "tgt_lang": "de"}')['text'] FROM pages"#,
     },
     template: include_str!("../../pipelines/translation.yaml"),
     ..TEXT_TO_TEXT
 };
 
-/// What the three tasks have in common.
+/// The definition that the three tasks share.
 const TEXT_TO_TEXT: TaskDefinition = TaskDefinition {
     id: "",
     summary: "",
@@ -106,7 +106,8 @@ impl TaskOptions for Text2TextGeneration {
             [("src_lang", self.src_lang.is_some()), ("tgt_lang", self.tgt_lang.is_some())]
         {
             if given && step.task.id != TRANSLATION.id {
-                let message = format!("`{key}` is for `translation`, not for `{}`", step.task.id);
+                let message =
+                    format!("`{key}` is an option of `translation`, not of `{}`", step.task.id);
                 report.push(Diagnostic::new(at.key(key).key, message));
             }
         }
@@ -114,7 +115,7 @@ impl TaskOptions for Text2TextGeneration {
             let given = if self.src_lang.is_some() { "src_lang" } else { "tgt_lang" };
             report.push(
                 Diagnostic::new(at.key(given).key, "`src_lang` and `tgt_lang` belong together")
-                    .hint("give both or neither"),
+                    .hint("set both or neither"),
             );
         }
     }
@@ -131,7 +132,7 @@ struct Text2TextGenerationTask {
     base: TaskBase,
     prefix: String,
     config: GenerationConfig,
-    /// Tokens of a text at most; `None` for any number.
+    /// The maximum number of input tokens; `None` for no limit.
     max_length: Option<usize>,
     truncation: bool,
 }
@@ -140,8 +141,8 @@ impl Text2TextGenerationTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Unsupported` when the model has no such head or a setting is not
-    /// implemented; `Config` for options that do not go together.
+    /// As [`Models::resolve`]; `Unsupported` if the model has no such head or a setting is not implemented; `Config`
+    /// for conflicting options.
     fn resolve(step: &TaskStep, options: &Text2TextGeneration, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::Seq2SeqLM, models)?;
         let model = &classifier.model;
@@ -164,9 +165,12 @@ impl Text2TextGenerationTask {
         if truncation && max_length == Some(usize::MAX) {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("`truncation: true`, but model `{}` states no maximum", step.model_name),
+                format!(
+                    "`truncation: true`, but model `{}` has no maximum length",
+                    step.model_name
+                ),
             )
-            .hint("give `max_length`"));
+            .hint("set `max_length`"));
         }
         let summary = summary(
             step.task.id,
@@ -190,7 +194,7 @@ impl Text2TextGenerationTask {
     }
 }
 
-/// The names under which a model's `task_specific_params` may have the task, the first one counts.
+/// The keys of the model's `task_specific_params` that may describe the task; the first match counts.
 fn task_names(task_id: &str, options: &Text2TextGeneration) -> Vec<String> {
     if task_id != TRANSLATION.id {
         return vec![task_id.to_owned()];
@@ -199,7 +203,7 @@ fn task_names(task_id: &str, options: &Text2TextGeneration) -> Vec<String> {
         (Some(src_lang), Some(tgt_lang)) => {
             vec![format!("translation_{src_lang}_to_{tgt_lang}")]
         }
-        // Without languages, the first pair that the model has.
+        // Without languages, the first language pair in the model's file.
         _ => vec!["translation".to_owned(), "translation*".to_owned()],
     }
 }

@@ -1,8 +1,8 @@
-//! `text-classification`: a text or a pair to labels, as transformers' pipeline gives them.
+//! `text-classification`: classifies a text or a pair of texts, as transformers' pipeline does.
 //!
 //! # Source
-//! `src/transformers/pipelines/text_classification.py` at v4.57. Longer texts are cut at the model's
-//! maximum, where transformers would fail.
+//! `src/transformers/pipelines/text_classification.py` at v4.57. Truncates longer texts to the model's maximum, where
+//! transformers fails.
 
 use std::sync::Arc;
 
@@ -30,13 +30,13 @@ use crate::error::Result;
 pub struct TextClassification {
     /// The text column, or `{text, text_pair}`.
     pub input: ColumnOr<TextPair>,
-    /// How many labels, best first: a number, or `all`. Default: 1.
+    /// The number of labels, highest score first, or `all`. Default: 1.
     pub top_k: Option<TopK>,
-    /// What makes scores of logits. Default: by the model's configuration.
+    /// The function that turns logits into scores. Default: as in the model's configuration.
     pub function_to_apply: Option<ScoreFunction>,
 }
 
-/// A text and the text that it is paired with.
+/// A text and its pair.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextPair {
@@ -54,7 +54,7 @@ impl TextPair {
 
 pub(super) static TEXT_CLASSIFICATION: TaskDefinition = TaskDefinition {
     id: "text-classification",
-    summary: "Text to labels.",
+    summary: "Classifies a text.",
     auto_class: AutoClass::SequenceClassification,
     outputs: &[ModelOutputName::Logits],
     generates: false,
@@ -63,7 +63,7 @@ pub(super) static TEXT_CLASSIFICATION: TaskDefinition = TaskDefinition {
         name: "classify",
         parameters: &["text"],
         parts: &["text", "text_pair"],
-        description: "The best label of a text, or of a pair {text: …, text_pair: …}: Struct<label, score>; with top_k a list.",
+        description: "The top label of a text, or of a pair {text: …, text_pair: …}: Struct<label, score>; with top_k a list.",
         example: "SELECT classify(text, 'sentiment')['label'] FROM reviews",
     },
     usual_type: || DataType::Struct(label_fields()),
@@ -92,10 +92,10 @@ struct TextClassificationTask {
     output: Output,
 }
 
-/// What the column holds.
+/// The content of the column.
 #[derive(Clone, Copy, Debug)]
 struct Output {
-    /// `None`: the best label by itself; else a list of so many, best first.
+    /// `None`: the top label as a struct; otherwise a list of at most this many labels, highest score first.
     top_k: Option<usize>,
     function: ScoreFunction,
     logits: bool,
@@ -126,8 +126,8 @@ impl TextClassificationTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for an option that
-    /// it cannot serve.
+    /// As [`Models::resolve`]; `Unsupported` if the model has no classification head; `Config` for an option that the
+    /// model does not support.
     fn resolve(step: &TaskStep, options: &TextClassification, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::SequenceClassification, models)?;
         let input = TextInput::new(
@@ -144,7 +144,7 @@ impl TextClassificationTask {
                 .unwrap_or_else(|| ScoreFunction::of(classifier.model.config())),
             logits: step.stores_logits(),
         };
-        // As in transformers, a list needs a label for every row of the head; the best label alone needs only its own.
+        // As in transformers, a list needs a label for every output of the head; the top label needs only its own.
         if output.top_k.is_some() {
             let labels = classifier.model.config().labels();
             labels.map_err(|e| e.at(format!("model `{}`", step.model_name)))?;

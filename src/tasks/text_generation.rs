@@ -1,8 +1,8 @@
-//! `text-generation`: a prompt or a conversation to its continuation, as transformers' pipeline gives it.
+//! `text-generation`: continues a prompt or a conversation, as transformers' pipeline does.
 //!
 //! # Source
-//! `src/transformers/pipelines/text_generation.py` at v4.57. `do_sample` is as the model's files have it,
-//! where the pipeline of transformers turns it on.
+//! `src/transformers/pipelines/text_generation.py` at v4.57. `do_sample` follows the model's files;
+//! transformers' pipeline turns it on.
 
 use std::sync::Arc;
 
@@ -32,14 +32,14 @@ use crate::document::{ColumnOr, Cursor, Diagnostic, Diagnostics};
 use crate::error::{Error, ErrorKind, Result};
 use crate::generation::GenerationConfig;
 
-/// The options of `text-generation` that other tasks which generate do not have.
+/// The own options of `text-generation`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct TextGeneration {
     /// The column of the prompt, or `{messages}`.
     pub input: ColumnOr<Messages>,
-    /// Whether the result begins with the prompt. Default: false.
+    /// Whether to include the prompt in the result. Default: false.
     pub return_full_text: Option<bool>,
-    /// A chat template in the place of the model's.
+    /// A chat template that replaces the model's.
     pub chat_template: Option<String>,
 }
 
@@ -47,13 +47,13 @@ pub struct TextGeneration {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Messages {
-    /// The column of the messages, a list of `{role, content}`.
+    /// The column of the messages: lists of `{role, content}`.
     pub messages: String,
 }
 
 pub(super) static TEXT_GENERATION: TaskDefinition = TaskDefinition {
     id: "text-generation",
-    summary: "A prompt to its continuation.",
+    summary: "Continues a prompt.",
     auto_class: AutoClass::CausalLM,
     outputs: &[],
     generates: true,
@@ -62,7 +62,7 @@ pub(super) static TEXT_GENERATION: TaskDefinition = TaskDefinition {
         name: "generate",
         parameters: &["prompt"],
         parts: &["messages"],
-        description: "How a prompt goes on, or the answer to a list of messages {role, content}: Struct<text, finish_reason, prompt_tokens, generated_tokens>.",
+        description: "The continuation of a prompt, or the reply to a list of messages {role, content}: Struct<text, finish_reason, prompt_tokens, generated_tokens>.",
         example: r#"SELECT generate(prompt, 'gpt2', options => '{"max_new_tokens": 20}')['text'] FROM prompts"#,
     },
     usual_type: || DataType::Struct(fields()),
@@ -82,7 +82,7 @@ impl TaskOptions for TextGeneration {
             report.push(
                 Diagnostic::new(
                     at.key("chat_template").key,
-                    "`chat_template` is for conversations, but `input` is a text column",
+                    "`chat_template` applies to conversations, but `input` is a text column",
                 )
                 .hint("write `input: {messages: COLUMN}`"),
             );
@@ -105,10 +105,10 @@ struct TextGenerationTask {
     return_full_text: bool,
 }
 
-/// What a prompt is made of.
+/// The form of a prompt.
 #[derive(Debug)]
 enum Prompt {
-    /// A text, behind what the model's files put before every one.
+    /// A text, after the prefix of the model's files.
     Text {
         prefix: String,
     },
@@ -119,9 +119,8 @@ impl TextGenerationTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Unsupported` when the model has no such head or a setting is not
-    /// implemented; `Config` for options that do not go together, or without a chat template for
-    /// conversations.
+    /// As [`Models::resolve`]; `Unsupported` if the model has no such head or a setting is not implemented;
+    /// `Config` for conflicting options, or for conversations without a chat template.
     fn resolve(step: &TaskStep, options: &TextGeneration, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::CausalLM, models)?;
         classifier.require_decoder()?;
@@ -140,7 +139,7 @@ impl TextGenerationTask {
                 if return_full_text {
                     return Err(Error::new(
                         ErrorKind::Config,
-                        "`return_full_text` is for text prompts, but `input` is a conversation",
+                        "`return_full_text` applies to text prompts, but `input` is a conversation",
                     ));
                 }
                 (column, Prompt::Chat(template))
@@ -185,7 +184,7 @@ impl TextGenerationTask {
         Ok(Self { classifier, base, prompt, config, room, return_full_text })
     }
 
-    /// The tokens of a prompt, cut to leave room.
+    /// The tokens of a prompt, truncated to leave room for new tokens.
     fn tokens(&self, text: &str, add_special_tokens: bool) -> Result<EncodedRow> {
         let options = EncodeOptions { add_special_tokens, ..EncodeOptions::default() };
         let ids = self.classifier.model.tokenizer().encode(text, &options)?.input_ids;
@@ -234,8 +233,7 @@ fn is_conversation(data_type: &DataType) -> bool {
     }
 }
 
-/// The messages of each row, as the JSON that templates read; a null in a message is a key that it does not
-/// have.
+/// The messages of each row as JSON for the chat template. A null field becomes a missing key.
 fn conversations(column: &ArrayRef) -> Result<Vec<Option<Vec<Value>>>> {
     let internal = |e| Error::new(ErrorKind::Internal, "messages are not JSON").source(e);
     let field = Field::new("messages", column.data_type().clone(), true);
@@ -305,7 +303,7 @@ impl Task for TextGenerationTask {
     }
 
     fn finish(&self, columns: &[ArrayRef], results: &Results<'_>) -> Result<ArrayRef> {
-        // The prompt as it was given, whatever of it the model has read.
+        // The original prompt, even if it was truncated for the model.
         let prompts = text_column(&columns[0])?;
         let values = results.values.as_struct();
         let generated = values.column(0).as_string::<i32>();
@@ -326,7 +324,7 @@ impl Task for TextGenerationTask {
         let internal = |e| Error::new(ErrorKind::Internal, "cannot gather results").source(e);
         let taken = arrow::compute::take(values, &places, None).map_err(internal)?;
         let (fields, mut arrays, nulls) = taken.as_struct().clone().into_parts();
-        // What stands in for the fields of a null row is not looked at, but may not be null.
+        // The fields of a null row are never read, but must not be null.
         for array in &mut arrays[1..] {
             let data = array.to_data().into_builder().nulls(None).build();
             *array = arrow::array::make_array(data.map_err(internal)?);
@@ -337,7 +335,7 @@ impl Task for TextGenerationTask {
 
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
         let model = self.classifier.load(device)?.model;
-        // Told before rows are read.
+        // Fails before any row is read.
         model.decoder().map(drop)?;
         Ok(Box::new(TextGenerationModel(Generator {
             model,

@@ -1,5 +1,5 @@
-//! Text columns to tokens, as most tasks read them: one text or a pair, cut at a maximum, with errors
-//! that name the row.
+//! Tokenizes text columns for most tasks: one text or a pair per row, truncated to a maximum. Errors name
+//! the row.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::auto::{EncodeOptions, Encoding};
 use crate::document::{Cursor, Diagnostic, Diagnostics};
 use crate::error::Result;
 
-/// The text columns of a step and how they are encoded.
+/// The text columns of a step and their encoding.
 #[derive(Debug)]
 pub(super) struct TextInput {
     pub(super) model: Arc<ResolvedModel>,
@@ -22,11 +22,10 @@ pub(super) struct TextInput {
 }
 
 impl TextInput {
-    /// `max_length` is the step's; without it, the least of what the tokenizer and the model's positions
-    /// allow.
+    /// `max_length` is the step's. Its default is the smaller of the tokenizer's and the model's maximum.
     ///
     /// # Errors
-    /// `Config` when `max_length` leaves no room for special tokens, or is more than there are positions.
+    /// `Config` if `max_length` leaves no room for special tokens, or exceeds the model's positions.
     pub(super) fn new<'a>(
         model: Arc<ResolvedModel>,
         columns: impl IntoIterator<Item = &'a str>,
@@ -37,7 +36,7 @@ impl TextInput {
         Self::with_stated(model, columns, max_length, stated, truncation)
     }
 
-    /// As [`TextInput::new`], with another number in the place of what the tokenizer allows.
+    /// As [`TextInput::new`], with `stated` as the tokenizer's maximum.
     ///
     /// # Errors
     /// As [`TextInput::new`].
@@ -53,22 +52,22 @@ impl TextInput {
         Ok(Self { model, columns, max_length, truncation })
     }
 
-    /// Checks that windows of `max_length` tokens which share `stride` of them get anywhere; `option` is
-    /// the stride's name.
+    /// Checks that windows of `max_length` tokens with an overlap of `stride` tokens advance; `option` is
+    /// the name of the stride.
     ///
     /// # Errors
-    /// `Config` when they do not.
+    /// `Config` if they do not.
     pub(super) fn check_stride(&self, option: &str, stride: usize) -> Result<()> {
         Ok(self.rows().check_stride(option, stride)?)
     }
 
-    /// How the model reads the texts of a row.
+    /// The library's input for the model.
     fn rows(&self) -> hfauto::auto::TextInput<'_> {
         self.model.text_input(self.max_length, self.truncation)
     }
 
-    /// Encodes rows in parallel: `encode` gets the texts of one row, in the order of the columns. A row
-    /// with a null is null.
+    /// Encodes rows in parallel. `encode` receives the texts of one row, in column order. A row with a null
+    /// is null.
     pub(super) fn encode_rows(
         &self,
         columns: &[ArrayRef],
@@ -78,7 +77,7 @@ impl TextInput {
         encode_rows(Some(&*self.model), &self.columns, columns, first_row, encode)
     }
 
-    /// One text or one pair as the model reads it.
+    /// Encodes one text or one pair.
     pub(super) fn encode(&self, texts: &[&str]) -> Result<EncodedRow> {
         let encoding = self.encoding(texts)?;
         let truncated = encoding.truncated;
@@ -86,8 +85,8 @@ impl TextInput {
         Ok(EncodedRow { truncated, ..sequence.into() })
     }
 
-    /// As [`TextInput::encode`], save that an empty second text is none, as `tokenizer(text, text_pair="")`
-    /// of transformers has it.
+    /// As [`TextInput::encode`], but an empty second text counts as absent, as in transformers'
+    /// `tokenizer(text, text_pair="")`.
     pub(super) fn encode_optional_pair(&self, texts: &[&str]) -> Result<EncodedRow> {
         match texts {
             [text, ""] => self.encode(&[text]),
@@ -100,19 +99,19 @@ impl TextInput {
         Ok(self.rows().encode(texts)?)
     }
 
-    /// How texts are cut.
+    /// How to truncate texts.
     pub(super) fn options(&self) -> EncodeOptions {
         self.rows().options()
     }
 
-    /// Refuses a row of more tokens than the model takes.
+    /// Rejects a row with more tokens than the model's maximum.
     pub(super) fn fits(&self, tokens: usize) -> Result<()> {
         Ok(self.rows().fits(tokens)?)
     }
 }
 
-/// Encodes the rows of text columns in parallel, on the current rayon pool; `names` are the columns',
-/// for errors. A row with a null is null. `model` is the one that reads the tokens, if one does.
+/// Encodes the rows of text columns in parallel on the current rayon pool. `names` are the column names,
+/// for errors. A row with a null is null. `model` is the model that reads the tokens, if there is one.
 pub(super) fn encode_rows(
     model: Option<&ResolvedModel>,
     names: &[String],
@@ -138,15 +137,15 @@ pub(super) fn encode_rows(
         .collect()
 }
 
-/// Where a row is, for errors.
+/// The position of a row, for errors.
 pub(super) fn place(names: &[String], row: u64) -> String {
     let columns = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let noun = if names.len() > 1 { "columns" } else { "column" };
-    format!("row {} of those that the step reads, {noun} {columns}", row + 1)
+    format!("row {} of the step's input, {noun} {columns}", row + 1)
 }
 
-/// The tokens a row may have: the step's `max_length`, else what is `stated` for the model, and never
-/// more than it has positions.
+/// The maximum number of tokens per row: the step's `max_length`, else the `stated` one; never more than
+/// the model's positions.
 pub(super) fn max_tokens(
     model: &ResolvedModel,
     max_length: Option<usize>,
@@ -157,7 +156,7 @@ pub(super) fn max_tokens(
     Ok(hfauto::auto::TextInput::max_tokens(config, tokenizer, max_length, stated, pair)?)
 }
 
-/// Reports a prompt given both as text and by name.
+/// Reports a prompt that is set both as text and by name.
 pub(super) fn check_prompt(
     prompt: Option<&String>,
     name: Option<&String>,

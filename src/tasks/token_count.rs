@@ -1,5 +1,5 @@
-//! `token-count`: how many tokens a text has, special tokens included, as `len(tokenizer(text).input_ids)`.
-//! No model runs and nothing is cut unless `truncation: true` says so.
+//! `token-count`: counts the tokens of a text, special tokens included, as
+//! `len(tokenizer(text).input_ids)`. Runs no model, and truncates only with `truncation: true`.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub struct TokenCount {
 
 pub(super) static TOKEN_COUNT: TaskDefinition = TaskDefinition {
     id: "token-count",
-    summary: "How many tokens a text has.",
+    summary: "Counts the tokens of a text.",
     auto_class: AutoClass::Model,
     outputs: &[],
     generates: false,
@@ -38,7 +38,7 @@ pub(super) static TOKEN_COUNT: TaskDefinition = TaskDefinition {
         name: "token_count",
         parameters: &["text"],
         parts: &[],
-        description: "How many tokens a text has, special tokens included: Int32.",
+        description: "The number of tokens of a text, special tokens included: Int32.",
         example: "SELECT sum(token_count(text, 'minilm')) FROM reviews",
     },
     usual_type: || DataType::Int32,
@@ -94,7 +94,7 @@ impl Task for TokenCountTask {
         let options = EncodeOptions { max_length: self.max_length, ..EncodeOptions::default() };
         encode_rows(None, &self.base.columns, columns, first_row, |texts| {
             let encoding = self.model.tokenizer().encode(texts[0], &options)?;
-            // The count is all that is left of the tokens.
+            // Only the count is needed.
             let sequence = Sequence { start: encoding.input_ids.len(), ..Sequence::default() };
             Ok(EncodedRow { truncated: encoding.truncated, ..sequence.into() })
         })
@@ -117,7 +117,7 @@ impl Task for TokenCountTask {
     }
 }
 
-/// Counts, without a model.
+/// Returns the counts; runs no model.
 struct TokenCounter;
 
 impl TaskModel for TokenCounter {

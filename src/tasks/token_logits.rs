@@ -1,5 +1,5 @@
-//! Models that say something of every token: the logits of a sequence as one list, which the tasks put
-//! together. Not here: what they mean (`token_classification`, `question_answering`).
+//! Models with logits per token: returns the logits of a sequence as one list, which the tasks
+//! combine. Not here: their meaning (`token_classification`, `question_answering`).
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use super::classifier::{Classifier, LoadedClassifier};
 use super::{Sequence, TaskModel, WeightSize};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A list of numbers a sequence: the logits of its first token, then those of the second, and so on.
+/// One list of numbers per sequence: the logits of its first token, then those of the second, and so
+/// on.
 pub(super) fn token_logits_type() -> DataType {
     DataType::List(item())
 }
@@ -21,7 +22,7 @@ fn item() -> Arc<Field> {
     Arc::new(Field::new_list_field(DataType::Float32, false))
 }
 
-/// A model with its weights that has `labels` logits for each token.
+/// A model with weights and `labels` logits per token.
 pub(super) struct TokenLogitsModel {
     model: LoadedClassifier,
     labels: usize,
@@ -61,14 +62,14 @@ impl TaskModel for TokenLogitsModel {
     }
 }
 
-/// The logits of sequences, back from their array.
+/// The logits of sequences, read back from their array.
 pub(super) struct TokenLogits<'a> {
     lists: &'a ListArray,
     values: &'a [f32],
 }
 
 impl<'a> TokenLogits<'a> {
-    /// From an array of [`token_logits_type`].
+    /// Wraps an array of [`token_logits_type`].
     pub(super) fn new(values: &'a ArrayRef) -> Self {
         let lists = values.as_list::<i32>();
         Self { lists, values: lists.values().as_primitive::<Float32Type>().values() }

@@ -1,5 +1,5 @@
-//! `zero-shot-classification`: text to labels that the pipeline names, through a model of natural
-//! language inference: the text and a sentence for each label are one sequence each.
+//! `zero-shot-classification`: classifies text by labels from the pipeline file, with a natural language inference
+//! model. The text with the hypothesis of each label is one sequence.
 //!
 //! # Source
 //! `src/transformers/pipelines/zero_shot_classification.py` at v4.57.
@@ -31,17 +31,17 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct ZeroShotClassification {
     /// The text column.
     pub input: String,
-    /// The labels.
+    /// The candidate labels.
     pub candidate_labels: StringOrList,
-    /// The sentence that a label is put into, at `{}`. Default: `This example is {}.`
+    /// The hypothesis for a label, which replaces `{}`. Default: `This example is {}.`
     pub hypothesis_template: Option<String>,
-    /// Whether several labels may hold at once. Default: false.
+    /// Whether several labels can apply to a text. Default: false.
     pub multi_label: Option<bool>,
 }
 
 pub(super) static ZERO_SHOT_CLASSIFICATION: TaskDefinition = TaskDefinition {
     id: "zero-shot-classification",
-    summary: "Text to labels that the pipeline names.",
+    summary: "Classifies a text by the pipeline's candidate labels.",
     auto_class: AutoClass::SequenceClassification,
     outputs: &[],
     generates: false,
@@ -50,7 +50,7 @@ pub(super) static ZERO_SHOT_CLASSIFICATION: TaskDefinition = TaskDefinition {
         name: "zero_shot",
         parameters: &["text"],
         parts: &[],
-        description: "How well each of candidate_labels, an option, fits a text, best first: List<Struct<label, score>>.",
+        description: "The scores of the labels in the option candidate_labels, highest first: List<Struct<label, score>>.",
         example: r#"SELECT zero_shot(text, 'nli', options => '{"candidate_labels": ["price", "quality"]}') FROM reviews"#,
     },
     usual_type: label_list_type,
@@ -58,7 +58,7 @@ pub(super) static ZERO_SHOT_CLASSIFICATION: TaskDefinition = TaskDefinition {
 };
 
 impl ZeroShotClassification {
-    /// The labels; as in transformers, one text holds several between commas.
+    /// The labels. As in transformers, a single string may hold several, separated by commas.
     fn labels(&self) -> Vec<String> {
         match &self.candidate_labels {
             StringOrList::One(labels) => labels
@@ -84,17 +84,17 @@ impl TaskOptions for ZeroShotClassification {
     fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
         if self.labels().is_empty() {
             let here = at.key("candidate_labels");
-            report.push(Diagnostic::new(here.value, "`candidate_labels` names no label"));
+            report.push(Diagnostic::new(here.value, "`candidate_labels` has no label"));
         }
         if let Err(mut reason) = template::format(self.template(), "label") {
             let here = at.key("hypothesis_template");
             if !here.shown("").is_empty() {
                 // The message must not show a variable's value.
-                "no place that a label can be put into".clone_into(&mut reason);
+                "no usable placeholder for the label".clone_into(&mut reason);
             }
             report.push(
                 Diagnostic::new(here.value, format!("`hypothesis_template` has {reason}"))
-                    .hint("write `{}` where the label goes"),
+                    .hint("write `{}` in place of the label"),
             );
         }
     }
@@ -113,7 +113,7 @@ struct ZeroShotClassificationTask {
     labels: Vec<String>,
     hypotheses: Vec<String>,
     truncation: bool,
-    /// One label against its contradiction, instead of the labels against each other.
+    /// Scores each label against its contradiction, instead of against the other labels.
     multi_label: bool,
     contradiction: usize,
     entailment: usize,
@@ -172,7 +172,7 @@ impl ZeroShotClassificationTask {
         let mut row = EncodedRow::default();
         let tokenizer = self.classifier.model.tokenizer();
         for hypothesis in &self.hypotheses {
-            // Only the text is cut, so that no label loses its words.
+            // Truncates only the text, so that the labels stay complete.
             let options = EncodeOptions {
                 max_length: self.truncation.then_some(self.input.max_length),
                 truncation: TruncationStrategy::OnlyFirst,
@@ -187,7 +187,7 @@ impl ZeroShotClassificationTask {
     }
 }
 
-/// The head's rows for entailment and contradiction, by the rule of transformers: by `label2id`, or the last row if no
+/// The head outputs of entailment and contradiction, by transformers' rule: from `label2id`, or the last output if no
 /// label starts with `entail`.
 fn entailment(config: &AutoConfig) -> Result<(usize, usize)> {
     let rows = config.num_labels();
@@ -199,7 +199,7 @@ fn entailment(config: &AutoConfig) -> Result<(usize, usize)> {
             let names: Vec<&str> = labels.iter().map(|(label, _)| label.as_str()).collect();
             tracing::warn!(
                 labels = ?names,
-                "no label of the model begins with `entail`: the last one is taken for entailment"
+                "no label of the model starts with `entail`: using the last one as entailment"
             );
             last
         }
@@ -216,7 +216,7 @@ fn entailment(config: &AutoConfig) -> Result<(usize, usize)> {
     Ok((entailment, contradiction))
 }
 
-/// Contradiction and entailment of one sequence.
+/// The type of the contradiction and entailment logits of one sequence.
 fn pair_type() -> DataType {
     DataType::FixedSizeList(Arc::new(Field::new_list_field(DataType::Float32, false)), 2)
 }
@@ -258,7 +258,7 @@ impl Task for ZeroShotClassificationTask {
                 softmax(&pairs.map(|pair| pair[1]).collect::<Vec<_>>())
             };
             let mut order: Vec<usize> = (0..scores.len()).collect();
-            // Of equal scores the last comes first, as numpy's sort turned around has it.
+            // The last of equal scores comes first, as in numpy's reversed sort.
             order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(b.cmp(&a)));
             builder.push(order.into_iter().map(|i| (self.labels[i].as_str(), scores[i])));
         }

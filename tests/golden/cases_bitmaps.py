@@ -1,6 +1,6 @@
-"""GIF, BMP and TIFF files of every kind that Pillow opens and that are read here.
+"""GIF, BMP and TIFF files of every kind that both Pillow and hfauto-pipe read.
 
-What Pillow cannot write is written here, from the tags of the format.
+Files that Pillow cannot write are built here from the format's tags.
 """
 import os
 import struct
@@ -31,7 +31,7 @@ def paletted(width, height, seed, count):
 
 # ------------------------------------------------------------------------------ GIF
 def gif_frame(left, top, image, palette=None, interlace=False, transparent=None):
-    """A frame whose LZW code starts anew before the table grows: codes of 9 bits for 8-bit indices."""
+    """A frame with an LZW code that is reset before the table grows: 9-bit codes for 8-bit indices."""
     rows, (height, width) = image, image.shape
     if interlace:
         order = [*range(0, height, 8), *range(4, height, 8), *range(2, height, 4), *range(1, height, 2)]
@@ -84,7 +84,7 @@ def gifs(to):
 # ------------------------------------------------------------------------------ BMP
 def bmp(path, width, height, bits, rows, compression=0, palette=b"", colors=0, masks=b"", size=40, top_down=False,
         extra=b""):
-    """`rows` as they are in the file; `masks` lie in the header, or behind one of 40 bytes."""
+    """`rows` as in the file; `masks` are in the header, or after a header of 40 bytes."""
     head = struct.pack("<IiiHHIIiiII", size, width, -height if top_down else height, 1, bits, compression, 0, 0, 0,
                        colors, 0)
     head += masks
@@ -142,7 +142,7 @@ def bmps(to):
 
 # ------------------------------------------------------------------------------ TIFF
 def tiff(path, width, height, rows, photometric, bits=8, samples=1, order="<", big=False, strips=1, **tags):
-    """`rows` is the data of the strips, one after another, or a list of tiles."""
+    """`rows` is the concatenated data of the strips, or a list of tiles."""
     data = list(rows) if isinstance(rows, list) else [rows[i * len(rows) // strips:(i + 1) * len(rows) // strips]
                                                       for i in range(strips)]
     is_tiled = "tile" in tags
@@ -254,7 +254,7 @@ def tiffs(to):
 
 @case
 def bitmaps(folder):
-    """What each file is as RGB; see README.md."""
+    """The RGB pixels of each file; see README.md."""
     def to(name):
         return os.path.join(folder, name)
     gifs(to)

@@ -1,6 +1,6 @@
-"""Chat templates of every style, rendered by transformers: what is printed, and what the template refuses.
+"""Chat templates of every style, rendered by transformers: the texts, and the errors that templates raise.
 
-The templates were written for this repository, each in the manner of a family of models.
+The templates were written for this repository, each in the style of a family of models.
 """
 import json
 import os
@@ -116,11 +116,11 @@ TEMPLATES = {
     "fails-block": "{% for m in messages %}{{ m.role }}",
     "fails-assignment": "{% set _ = messages.append(1) %}",
 }
-# options of each call beside the template and the conversation
+# options of each call in addition to the template and the conversation
 OPTIONS = [{}, {"add_generation_prompt": True}, {"continue_final_message": True}]
 EXTRA = {"tools": TOOLS, "enable_thinking": False, "language": "de", "bos_token": "<B>"}
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<|endoftext|>", "additional_special_tokens": ["<a>", "<b'>"], "extra_special_tokens": {"image_token": "<image>"}}
-# where the templates stand: files of tokenizer_config.json and chat_template.jinja, and the template asked for
+# the places of templates: tokenizer_config.json and chat_template.jinja, and the requested template
 PLACES = [
     ({"chat_template": "config {{ messages[0].role }}"}, None, None), ({"chat_template": "config"}, "file {{ messages[0].role }}\r\n\n", None),
     ({"chat_template": [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]}, None, None),

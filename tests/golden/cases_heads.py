@@ -1,7 +1,7 @@
-"""The cells of `heads/`: every model_type with every Auto class it has, and ways their checkpoints come.
+"""The cells of `heads/`: every model_type with each of its Auto classes, and variants of their checkpoints.
 
-A line is one cell: its folder, the shape of the model (hidden size, layers, heads, intermediate
-size; for T5 the size of a head too), the size of the vocabulary, and what is particular. heads.py
+A line is one cell: its folder, the model's shape (hidden size, layers, heads, intermediate
+size; for T5 also the head size), the vocabulary size, and special settings. heads.py
 makes it. Shapes, activations and labels vary from one line to the next, so that nothing passes
 because two numbers happen to be equal.
 """
@@ -23,12 +23,12 @@ def gamma_beta(folder):
 
 
 def other_tied_head(key, source):
-    """Stores a head that is tied, with other numbers than the embeddings have."""
+    """Stores a tied head with values that differ from the embeddings'."""
     return lambda folder: edit_weights(folder, lambda weights: {**weights, key: weights[source].flip(0)})
 
 
 def fifty_labels(folder):
-    """As checkpoints of 2020: `num_labels` counts 50, the names of the labels count two."""
+    """Like checkpoints of 2020: `num_labels` is 50, with two label names."""
     rewrite(folder, "config.json", lambda config: {
         **config, "num_labels": 50, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}})
 
@@ -73,7 +73,7 @@ text_cell("bert/for-multiple-choice", (16, 2, 2, 32), 192, type_vocab_size=2, la
 text_cell("bert/for-next-sentence-prediction", (16, 2, 4, 24), 194)
 
 
-# ------------------------------------------------------------------------ RoBERTa and kin
+# ---------------------------------------------------------------- RoBERTa and relatives
 def decoder_too(folder):
     edit_weights(folder, lambda weights: {
         **weights, "lm_head.decoder.bias": weights["lm_head.bias"],
@@ -126,7 +126,7 @@ EMPTY = "the tokenizer makes no token of an empty row, on which the library fail
 
 
 def pre_2020(folder):
-    """Keys without `transformer.`, and the mask of every layer among them."""
+    """Keys without `transformer.`, including the mask of every layer."""
     def change(weights):
         weights = {k.removeprefix("transformer."): v for k, v in weights.items()}
         for layer in (0, 1):
@@ -161,7 +161,7 @@ text_cell("gpt2/for-token-classification", (16, 1, 2, 44), 264, labels=TAGS, not
 
 # -------------------------------------------------------------------------------------- T5
 def all_names(folder):
-    """As t5-small: the shared embeddings under all of their names."""
+    """Like t5-small: the shared embeddings under all their names."""
     edit_weights(folder, lambda weights: {**weights, **{f"{stack}.embed_tokens.weight": weights["shared.weight"]
                                                         for stack in ("encoder", "decoder")}})
 

@@ -1,7 +1,7 @@
-"""The pictures of the goldens, and the cells of `heads/` that look at them: ViT and DeiT.
+"""The images of the goldens, and the cells of `heads/` with image models: ViT and DeiT.
 
-A cell's pixel values are those of the image processor that the directory names, from pictures
-opened as transformers' pipelines open them: turned as their EXIF says, then made RGB.
+A cell's pixel values come from the image processor that the directory names, for images
+opened as in transformers' pipelines: rotated by their EXIF orientation, then converted to RGB.
 """
 import os
 
@@ -35,7 +35,7 @@ def picture(width, height, seed, channels=3):
 
 @case
 def images(folder):
-    """One file for each way that pictures come, and what each is as RGB."""
+    """One file per kind of image, and its RGB pixels."""
     def to(name):
         return os.path.join(folder, name)
     Image.fromarray(picture(61, 47, 1)).save(to("0-rgb.jpg"), quality=85, subsampling="4:2:0")
@@ -83,7 +83,7 @@ def image_golden(folder, auto_class, notes):
 
 
 def old_processor(kind, **sizes):
-    """preprocessor_config.json as it was until 2022: sizes are numbers, and it names a feature extractor."""
+    """preprocessor_config.json as written until 2022: with numeric sizes and a feature extractor."""
     def change(value):
         kept = ("do_normalize", "do_resize", "do_center_crop", "image_mean", "image_std", "resample")
         return {**{k: value[k] for k in kept if k in value}, "feature_extractor_type": kind, **sizes}

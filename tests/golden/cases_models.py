@@ -1,4 +1,4 @@
-"""The plain model directories: one for each architecture and each way its files come."""
+"""The plain model directories: one per architecture and per variant of its files."""
 import os
 
 import torch
@@ -12,13 +12,13 @@ from texts import NASTY, golden_texts
 from tools import (MAX_LENGTH, POSITIONS_FROM_2, SHAPE, case, randomise, remove, save, versions, write_golden, write_tensors)
 
 ROBERTA = dict(max_position_embeddings=POSITIONS_FROM_2, type_vocab_size=1)
-# Attention weights are large; these cases, one for each architecture, keep them for every text.
+# Attention weights are large: only these cases, one per architecture, store them for every text.
 ALL_ATTENTIONS = {"bert", "roberta", "distilbert", "mpnet"}
 FEW_TOKENS = 8       # the others keep them for texts of at most this many tokens
 
 
 def model_golden(name, folder, family, max_length=MAX_LENGTH, pooler=True, notes=""):
-    """Writes golden.json, golden.safetensors and tokens.json from the directory as it stands."""
+    """Writes golden.json, golden.safetensors and tokens.json for the directory."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model, info = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
     missing = [key for key in info["missing_keys"] if pooler or not key.startswith("pooler.")]
@@ -60,7 +60,7 @@ def bert(folder):
 
 @case
 def bert_gelu_new(folder):
-    """Saved with a classification head, so that the keys begin with `bert.`."""
+    """Saved with a classification head, so the keys start with `bert.`."""
     tokenizer = tiny.bert(max_length=MAX_LENGTH)
     config = bert_config(tokenizer, hidden_act="gelu_new", layer_norm_eps=1e-3, num_hidden_layers=3, num_attention_heads=2,
                          intermediate_size=48)
@@ -78,7 +78,7 @@ def bert_cased_vocab(folder):
 
 @case
 def bert_legacy_bin(folder):
-    """As the checkpoints of 2018: torch's first file format, LayerNorm.gamma and .beta, heads, nothing but vocab.txt.
+    """Like the checkpoints of 2018: torch's first file format, LayerNorm.gamma and .beta, heads, and only vocab.txt.
 
     That format orders tensors by their addresses in memory: the one file here that comes out
     differently each time, with the same values.
@@ -127,7 +127,7 @@ def bert_zip_bin(folder):
                  notes="torch's zip format, keys with `bert.`; a masked language model has no pooler, so there is no pooler_output")
 
 
-# ------------------------------------------------------------------------ RoBERTa and kin
+# ---------------------------------------------------------------- RoBERTa and relatives
 @case
 def roberta(folder):
     tokenizer = tiny.roberta(max_length=MAX_LENGTH)
@@ -211,7 +211,7 @@ def distilbert_vocab(folder):
 
 
 def mpnet_config(tokenizer):
-    # 32 buckets, whatever the size: the library computes with 32 even where the config says otherwise.
+    # 32 buckets at any size: the library uses 32 whatever the config says.
     return MPNetConfig(vocab_size=len(tokenizer), max_position_embeddings=POSITIONS_FROM_2, layer_norm_eps=1e-5,
                        pad_token_id=1, bos_token_id=0, eos_token_id=2, **SHAPE)
 

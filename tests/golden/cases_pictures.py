@@ -1,6 +1,6 @@
-"""Files of every kind that Pillow opens as JPEG, PNG or WebP, and what resizing makes of pictures.
+"""Files of every kind that Pillow opens as JPEG, PNG or WebP, and resized images.
 
-What Pillow cannot write is made from what it can, by changing bytes, or is written here.
+Files that Pillow cannot write are built here, or by changing bytes of others.
 """
 import os
 import struct
@@ -37,7 +37,7 @@ def patched(path, changes):
 
 
 def png(path, pixels, color_type, *chunks):
-    """16 bits a channel: (height, width, channels) of u16."""
+    """16 bits per channel: (height, width, channels) of u16."""
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
     height, width, _ = pixels.shape
@@ -75,7 +75,7 @@ def jpegs(to):
     patched(save("jpeg-ycck.jpg", 26, 18, 4, "CMYK"), [(b"Adobe", 11, 0, 2)])
     patched(save("jpeg-cmyk-no-adobe.jpg", 26, 18, 4, "CMYK"), [(b"Adobe", 0, ord("A"), ord("B"))])
     sof, jfif = b"\xff\xc0", b"JFIF"
-    # As many blocks in other places.
+    # As many blocks at other positions.
     patched(save("jpeg-440.jpg", 32, 32, subsampling="4:2:2"), [(sof, 11, 0x21, 0x12)])
     patched(save("jpeg-411.jpg", 32, 32, subsampling="4:2:0"), [(sof, 11, 0x22, 0x41)])
     patched(save("jpeg-411-down.jpg", 32, 32, subsampling="4:2:0"), [(sof, 11, 0x22, 0x14)])
@@ -136,7 +136,7 @@ def webps(to):
 
 @case
 def pictures(folder):
-    """What each file is as RGB; see README.md."""
+    """The RGB pixels of each file; see README.md."""
     def to(name):
         return os.path.join(folder, name)
     jpegs(to)
@@ -152,11 +152,11 @@ def pictures(folder):
 
 @case
 def resampling(folder):
-    """Small pictures in other sizes, by every filter of Pillow."""
+    """Small images resized with every filter of Pillow."""
     tensors = {}
     for i, (width, height) in enumerate([(7, 5), (31, 22), (2, 3), (1, 1), (90, 64)]):
         pixels = picture(width, height, 400 + i)
-        # The extremes, where sharp filters overshoot.
+        # Extreme values, at which sharp filters overshoot.
         pixels[pixels > 180], pixels[pixels < 40] = 255, 0
         tensors[f"from.{i}"] = torch.from_numpy(pixels)
         for to in [(7, 5), (7, 8), (16, 16), (3, 2), (1, 4), (45, 11), (20, 70)]:

@@ -17,7 +17,7 @@ EXAMPLES = os.path.join(HERE, "..", "..", "examples")
 
 
 def two_hundred_rows():
-    """-> [(id, text)] in the order of the table: the longest text, the blank ones, and others at random."""
+    """-> [(id, text)] in table order: the longest text, the blank ones, and random others."""
     table = pq.read_table(os.path.join(EXAMPLES, "data", "reviews.parquet"), columns=["id", "text"])
     rows = [(row["id"], row["text"]) for row in table.to_pylist() if row["text"] is not None]
     chosen = {max(rows, key=lambda row: len(row[1])), *(row for row in rows if not row[1].strip())}

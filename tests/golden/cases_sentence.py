@@ -28,7 +28,7 @@ def bert_folder(folder, name, lower=True):
 
 def build(folder, name, *modules, make=bert_folder, max_seq_length=None, do_lower_case=False, safe_serialization=True, newer=False,
           **options):
-    """Saves a SentenceTransformer of the plain model that `make` writes and of `modules`."""
+    """Saves a SentenceTransformer with the plain model that `make` writes, and with `modules`."""
     if newer != NEWER:
         skip(f"{name} is saved by sentence-transformers {'>= 5.4' if newer else '< 5.4'}")
     with tempfile.TemporaryDirectory() as plain:
@@ -47,7 +47,7 @@ def load(folder):
 
 
 def encode(model, texts, **options):
-    """One text at a time, so that nothing is padded."""
+    """One text at a time, without padding."""
     return np.stack([model.encode(text, show_progress_bar=False, **options) for text in texts])
 
 

@@ -1,12 +1,12 @@
-"""Goldens of what the files of a sentence-transformers directory say, made with sentence-transformers 6.2 and
+"""Goldens of the settings in the files of a sentence-transformers directory, made with sentence-transformers 6.2 and
 transformers 5.24 (requirements.txt pins the older versions of the other goldens):
 
     pip install torch==2.9.1 transformers==5.24.0 sentence-transformers==6.2.0
     python cases_settings.py
 
 Writes settings/cases.json: each case is a golden checkpoint of this folder, changes to its JSON files, rows, and what
-the library makes of them; settings/activations.json: activation classes of torch.nn; settings/generate.json: what
-`generate` gives for decoders that count positions after the padding elsewhere; settings/weights: what some cases add.
+the library computes; settings/activations.json: activation classes of torch.nn; settings/generate.json: the
+results of `generate` for decoders that skip padding in positions; settings/weights: additional weights of some cases.
 """
 
 import json
@@ -168,7 +168,7 @@ def cross_encoders():
     case("cross-config-json-legacy", "rerank", base, {"config.json": {"sbert_ce_default_activation_function": identity}})
     case("cross-saved-comes-first", "rerank", base,
          {**cross({"activation_fn": f"{NN}.activation.Tanh"}), "config.json": {"sbert_ce_default_activation_function": identity}})
-    # Saved from another class, or without modules.json: the file does not count.
+    # Saved from another class, or without modules.json: the file is ignored.
     case("cross-of-a-bi-encoder", "rerank", base,
          {**cross({"model_type": "SentenceTransformer", "activation_fn": identity, "prompts": {"q": "find: "}, "default_prompt_name": "q"}),
           BERT: {"__replace__": True}})
@@ -216,7 +216,7 @@ def generate():
         for length in (2, 5, 9):
             ids = torch.randint(5, model.config.vocab_size, (length,), generator=generator).tolist()
             prompts.append([model.config.bos_token_id or 2, *ids])
-        # The padding token as a token of the text.
+        # The padding token within a text.
         prompts.append([prompts[1][0], 7, pad, 9])
         for num_beams in (1, 3):
             rows = []

@@ -1,4 +1,4 @@
-"""The final columns of the tasks that read: what the pipelines of transformers and sentence-transformers give."""
+"""The final columns of the non-generating tasks: the results of transformers' pipelines and sentence-transformers."""
 import torch
 from sentence_transformers import CrossEncoder, SparseEncoder
 from sentence_transformers.sparse_encoder.models import MLMTransformer, SpladePooling
@@ -25,12 +25,12 @@ TEXT = text_rows(*TEXTS)
 
 
 def loaded(cls, path, change):
-    # Eager attention: the other one takes no notice of `scale_attn_by_inverse_layer_idx`.
+    # Eager attention: SDPA ignores `scale_attn_by_inverse_layer_idx`.
     return change(cls.from_pretrained(path, attn_implementation="eager").eval()), AutoTokenizer.from_pretrained(path)
 
 
 def with_logits(net, keep):
-    """Keeps the last logits of `net` in the list `keep`."""
+    """Stores the last logits of `net` in the list `keep`."""
     net.register_forward_hook(lambda _module, _args, out: keep.append(out.logits[0].detach().numpy()))
 
 

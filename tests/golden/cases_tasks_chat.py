@@ -1,4 +1,4 @@
-"""Chat templates: what transformers renders from templates written in the manner of the known families, and what it refuses."""
+"""Chat templates: texts that transformers renders from templates in the style of known families, and errors."""
 from tools import CASES, write_golden
 from tools_tasks import library_versions
 from transformers import GPT2TokenizerFast
@@ -141,7 +141,7 @@ MISTRAL = """{%- set system = (messages | selectattr('role', 'equalto', 'system'
     {%- endif %}
 {%- endfor %}"""
 
-# One feature each, with the messages given as they are.
+# One feature each, with the messages unchanged.
 SMALL = {
     "blocks": "{% for m in messages %}\n    {% if true %}\n  {{ m.role }}\n    {% endif %}\n{% endfor %}\nend\n",
     "filters": "{% for m in messages %}{{ m.role | upper }}|{{ m.content | string | title | replace('e', 'E') }}|{{ m['role'] | capitalize }}|{{ m.missing | default('-') }};{% endfor %}",

@@ -1,4 +1,4 @@
-"""What models that generate give: text, ids, scores of beams, processed probabilities; and log-likelihoods."""
+"""The results of generating models: text, ids, beam scores, processed probabilities; and log-likelihoods."""
 import math
 
 import numpy as np
@@ -16,21 +16,21 @@ PROMPTS = text_rows(None, "", "H", "The film is slow", "I bought one for my sist
                     "\"I can't,\" she said,\n'not ", "  leading and trailing  ", "Harbour")
 FEW = text_rows("The film is slow", "I bought one for my sister", "🙂房间", "Harbour")
 GREEDY = {"do_sample": False, "max_new_tokens": 12}
-# options that are no arguments of generate()
+# options that are not arguments of generate()
 OURS = {"stop", "outputs", "seed", "return_full_text", "chat_template", "truncation", "prefix", "src_lang", "tgt_lang"}
 
 
 def arguments(case, tokenizer):
-    """The arguments of generate() for the options of a case and what its generation_config.json says beside the model's."""
+    """The arguments of generate() for a case's options and its additions to the model's generation_config.json."""
     values = {key: value for key, value in case.options.items() if key not in OURS}
     if "stop" in case.options:
-        # what stop_strings makes; that itself needs `tokenizer`, which 4.57 hands on to forward(), where T5 refuses it
+        # the criteria built from stop_strings; passing those needs `tokenizer`, which 4.57 forwards to forward(), and T5 rejects
         values["stopping_criteria"] = StoppingCriteriaList([StopStringCriteria(tokenizer, case.options["stop"])])
     return values | (case.generation_config or {})
 
 
 def ending(ids, case, config, text):
-    """Why it ended, and the ids without what a batch is filled up with."""
+    """The finish reason, and the ids without padding."""
     ends = (case.generation_config or {}).get("eos_token_id", config.eos_token_id)
     ends = ends if isinstance(ends, list) else [ends]
     for i, token in enumerate(ids):
@@ -294,7 +294,7 @@ WARPERS = [
 
 
 def warpers(folder):
-    """Log-probabilities to draw from: what comes out of the list of processors that generate() builds, in its order."""
+    """Log-probabilities for sampling: the output of the processors that generate() builds, in its order."""
     net = AutoModelForCausalLM.from_pretrained(model_folder("gpt2"))
     rng = np.random.default_rng(7)
     rows = []

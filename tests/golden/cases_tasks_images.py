@@ -1,4 +1,4 @@
-"""Images to labels, and the pixel values on the way: small awkward images, image processors of several kinds."""
+"""Labels of images, and their pixel values: small edge-case images and several kinds of image processors."""
 import json
 import os
 import tempfile
@@ -21,7 +21,7 @@ THINGS = ["harbour", "bread", "café", "電影", "film noir", "inn", "sea"]
 
 # ------------------------------------------------------------------------------ images
 def picture(width, height, channels=3, seed=0):
-    """Slopes, a disc, a chequered corner and some noise: every kernel and every rounding shows."""
+    """Slopes, a disc, a chequered corner and noise, which reveal every kernel and every rounding."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     u, v = x / max(1, width - 1), y / max(1, height - 1)
@@ -143,7 +143,7 @@ def pictures(*names):
 
 
 def with_processor(name, processor, notes="", model_name="vit"):
-    """`processor`: an image processor, or what its preprocessor_config.json says."""
+    """`processor`: an image processor, or the content of its preprocessor_config.json."""
     value = processor if isinstance(processor, dict) else json.loads(processor.to_json_string())
     return Case(name, model_name, pictures(None, *SOME), "image", {"top_k": "all"}, notes, preprocessor_config=value)
 

@@ -1,6 +1,6 @@
-"""Tokenizers whose files disagree: tokenizer.json against tokenizer_config.json, old files against new ones.
+"""Tokenizers with contradictory files: tokenizer.json against tokenizer_config.json, old files against new ones.
 
-Every variant is the tokenizer of another case with some files changed, so that only the changes are kept here.
+Every variant is the tokenizer of another case with some files changed, so only the changes are stored here.
 """
 import json
 import os
@@ -49,9 +49,9 @@ def configured(**config):
     return {**BARE, "tokenizer_config.json": config}
 
 
-# name, the case whose files are changed, files written (None: removed), keys of tokenizer.json replaced
+# name, the case that it modifies, files written (None: removed), keys of tokenizer.json replaced
 VARIANTS = [
-    # --- tokenizer.json, and what is said over it
+    # --- tokenizer.json, and overrides
     ("json-bare", "bert", BARE, {}),
     ("json-own-truncation-and-padding", "bert", BARE, BERT_PATCH),
     ("json-cased", "bert", configured(do_lower_case=False), {}),
@@ -111,7 +111,7 @@ VARIANTS = [
 
 
 def token_lists(tokenizer, ids):
-    """Each token of one text alone, its first three, all of it, and all of one with special tokens."""
+    """The tokens of a text one by one, its first three, the whole text, and a text with special tokens."""
     tokens = tokenizer.convert_ids_to_tokens(ids[3])
     return [[token] for token in tokens] + [tokens[:3], tokens, tokenizer.convert_ids_to_tokens(ids[7])]
 

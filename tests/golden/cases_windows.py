@@ -1,4 +1,4 @@
-"""Pairs under each truncation, and the windows of long texts (`return_overflowing_tokens`), by the tokenizers of other cases."""
+"""Pairs under each truncation strategy, and windows over long texts (`return_overflowing_tokens`), by the tokenizers of other cases."""
 import json
 import os
 
@@ -23,13 +23,13 @@ PAIR = [(None, 0, "right"), (13, 0, "right"), (13, 3, "right"), (16, 5, "left"),
 
 
 def compact(encoding):
-    """One window; masks as strings, one character a token."""
+    """One window; masks as strings, one character per token."""
     return [encoding.ids, encoding.type_ids, [n for offsets in encoding.offsets for n in offsets], "".join(map(str, encoding.special_tokens_mask)),
             "".join("-" if n is None else str(n) for n in encoding.sequence_ids), [-1 if n is None else n for n in encoding.word_ids]]
 
 
 def encode(tokenizer, *texts, **options):
-    """A list of one, as a batch: alone, an empty second text would count as none."""
+    """A batch of one: outside a batch, an empty second text would count as none."""
     try:
         return tokenizer(*([text] for text in texts), return_offsets_mapping=True, return_special_tokens_mask=True, **options).encodings, None
     except BaseException as e:      # the library panics when the stride is too long
@@ -61,7 +61,7 @@ def rows(base):
 
 
 def words(base):
-    """Where the words of each pair stand: pair, text, word, start, end."""
+    """The spans of each pair's words: pair, text, word, start, end."""
     tokenizer = AutoTokenizer.from_pretrained(os.path.join(HERE, base))
     for i, pair in enumerate(PAIRS):
         encoding = tokenizer([pair]).encodings[0]

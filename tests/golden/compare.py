@@ -32,7 +32,7 @@ def read(path, key, column):
 
 
 def problems(a, b, atol):
-    """Yields what differs, in words, the first example of each kind."""
+    """Yields descriptions of the differences, with the first example of each kind."""
     (keys_a, rows_a), (keys_b, rows_b) = a, b
     if len(rows_a) != len(rows_b):
         yield f"{len(rows_a)} rows against {len(rows_b)}"

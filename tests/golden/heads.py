@@ -1,4 +1,4 @@
-"""How the goldens of `heads/` are made: tiny checkpoints of every Auto class, and what comes out of them.
+"""Makes the goldens of `heads/`: tiny checkpoints of every Auto class, and their outputs.
 
 A cell is a line of the table in cases_heads.py or cases_images.py. This module turns it into a
 model directory (`Family` knows the configuration and tokenizer of a model_type, `HEADS` the Auto
@@ -29,7 +29,7 @@ TEXT_HEADS = {       # folder: Auto class, inputs
     "for-multiple-choice": ("AutoModelForMultipleChoice", "choices"),
     "for-next-sentence-prediction": ("AutoModelForNextSentencePrediction", "pairs"),
 }
-# The last matrix of a head, made larger so that its logits spread.
+# The last matrix of a head, scaled up to spread its logits.
 LAST_WEIGHT = re.compile(r"(^|\.)(classifier|cls_classifier|distillation_classifier|out_proj|qa_outputs|score|seq_relationship)\.weight$")
 
 SPREAD = {"for-multiple-choice": 12, "for-next-sentence-prediction": 12, "for-sequence-classification": 6}
@@ -82,7 +82,7 @@ TARGETS = ["", "Bread", 'La «chambre»\nétait 🙂', "The film is slow at firs
 
 
 def special(model_type):
-    """<mask> or what comes near to it, and the token between sentences."""
+    """<mask> or a substitute, and the token between sentences."""
     return SPECIAL.get(model_type, ("<mask>", "</s>"))
 
 
@@ -109,7 +109,7 @@ def inputs(kind, model_type, tokenizer):
 
 
 def rows(value):
-    """What the tokenizer takes for each row: (text,) or (text, second text); lists of them for choices."""
+    """The tokenizer's input for each row: (text,) or (text, second text); lists of them for choices."""
     if "pairs" in value:
         return [tuple(pair) for pair in value["pairs"]]
     if "prompts" in value:
@@ -135,7 +135,7 @@ def first(y, *names):
 
 
 def base_outputs(model, call):
-    """`call()`, and what the model without its head gave meanwhile (None where T5 keeps its stacks in the model itself)."""
+    """`call()`, and the output of the model without its head (None for T5 models that contain their stacks directly)."""
     caught, base = [], getattr(model, model.base_model_prefix, None) if hasattr(model, model.base_model_prefix) else None
     hook = None if base is None else base.register_forward_hook(lambda _module, _inputs, y: caught.append(y))
     with torch.inference_mode():
@@ -146,7 +146,7 @@ def base_outputs(model, call):
 
 
 def collect(out, model, call, i, few, shown, suffix=""):
-    """Puts the outputs of row `i` into `out`; hidden states where `shown`, attentions where it has `few` tokens."""
+    """Stores the outputs of row `i` in `out`: hidden states if `shown`, attentions if it has `few` tokens."""
     y, base = base_outputs(model, call)
     kept = first(y, "logits", "start_logits", "end_logits", "pooler_output")
     if not suffix and "logits" not in kept and "start_logits" not in kept:      # a model without a head
@@ -164,7 +164,7 @@ def collect(out, model, call, i, few, shown, suffix=""):
 
 
 def load(folder, auto_class, **options):
-    """The model as `from_pretrained` loads it, every weight of it from the files."""
+    """The model from `from_pretrained`, with every weight from the files."""
     model, info = getattr(transformers, auto_class).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **options)
     assert not info["missing_keys"] and not info["mismatched_keys"], (folder, info)
@@ -217,13 +217,13 @@ def text_golden(folder, model_type, auto_class, kind, notes, load_options=None, 
 
 
 def decoder_input(model, tokenizer, encoded, target, max_length):
-    """The target's tokens shifted right, or the input's where there is no target."""
+    """The target's tokens shifted right, or the input's if there is no target."""
     labels = encoded["input_ids"] if target is None else tokenizer(target, truncation=True, max_length=max_length)["input_ids"]
     return model._shift_right(torch.tensor([labels]))
 
 
 def choose(out, model, tokenizer, choices, i, shown):
-    """One logit for each choice, each alone: the same as in one padded batch, which is checked here."""
+    """One logit per choice, computed alone, and checked against one padded batch."""
     logits = []
     for j, encoded in enumerate(choices):
         few = len(encoded["input_ids"]) <= FEW_TOKENS
@@ -238,7 +238,7 @@ def choose(out, model, tokenizer, choices, i, shown):
 
 
 def check(folder, out):
-    """Logits of order 1, other ones for other rows."""
+    """Logits of order 1 that differ between rows."""
     for name in ("logits", "start_logits", "end_logits"):
         values = [v.flatten() for k, v in out.items() if k.startswith(name + ".")]
         if values:
@@ -265,7 +265,7 @@ def edit_weights(folder, change):
 
 
 def compact(folder):
-    """tokenizer.json without white space, for the size of the repository."""
+    """tokenizer.json without white space, to keep the repository small."""
     path = os.path.join(folder, "tokenizer.json")
     if os.path.exists(path):
         with open(path, encoding="utf-8") as f:
@@ -278,8 +278,8 @@ def text_cell(path, shape, vocab=200, *, notes="", labels=None, extra_rows=0, wi
               kind=None, spread=None, save_options=None, load_options=None, refused=False, **changes):
     """Registers a cell. `path` is model_type/head[-variant]; `changes` go into the configuration.
 
-    `vocab` sizes the tokenizer; `extra_rows` more rows of embeddings than it has tokens; `without`: files
-    taken away; `prepare(tokenizer, config)` and `edit(folder)` change what is saved.
+    `vocab` is the tokenizer's size; `extra_rows` adds embedding rows beyond its tokens; `without`: files
+    removed; `prepare(tokenizer, config)` and `edit(folder)` change the saved files.
     """
     model_type, folder_name = path.split("/")
     head = max((h for h in TEXT_HEADS if folder_name == h or folder_name.startswith(h + "-")), key=len)

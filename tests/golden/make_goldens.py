@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the goldens: tiny checkpoints with the numbers that the reference libraries compute from them.
+"""Make the goldens: tiny checkpoints with the outputs of the reference libraries.
 
     pip install -r requirements.txt
     python make_goldens.py [--only CASE ...] [--list]
@@ -30,6 +30,7 @@ import cases_chat  # noqa: F401
 import cases_heads  # noqa: F401
 import cases_images  # noqa: F401
 import cases_models  # noqa: F401
+import cases_modern  # noqa: F401
 import cases_pictures  # noqa: F401
 import cases_rows  # noqa: F401
 import cases_sentence  # noqa: F401

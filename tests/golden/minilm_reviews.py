@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Embed a table of texts with sentence-transformers: the reference for a run of ours over the same rows.
+"""Embed a table of texts with sentence-transformers, as the reference for hfauto-pipe over the same rows.
 
     python minilm_reviews.py MODEL_DIRECTORY ROWS.csv|ROWS.parquet REFERENCE.parquet [--id id] [--text text]
 
 Writes a Parquet file with `id` (as text) and `embedding` (fixed-size list of float32), in the
 order of the rows; compare.py compares it with another one. Only texts of the same number of tokens
-share a batch, so that no padding takes part in the numbers. A null text (Parquet only) has a null embedding. Neither the model nor third-party rows belong in the repository.
+share a batch, so that padding does not affect the results. A null text (Parquet only) has a null embedding. Neither the model nor third-party rows belong in the repository.
 
 Needs: sentence-transformers and pyarrow (requirements.txt).
 """
@@ -27,7 +27,7 @@ def encode_alone(model, texts):
 
 
 def encode(model, texts):
-    """(rows, dimensions) f32, equal texts once, texts of equal length together."""
+    """(rows, dimensions) f32; equal texts are computed once, and texts of equal length together."""
     by_length = {}
     for text in dict.fromkeys(texts):
         by_length.setdefault(model.tokenize([text])["input_ids"].shape[1], []).append(text)
@@ -39,7 +39,7 @@ def encode(model, texts):
 
 
 def load(folder):
-    """f32 whatever the files hold, eager attention, CPU."""
+    """f32 whatever the dtype of the files, eager attention, CPU."""
     return SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": torch.float32, "attn_implementation": "eager"}).eval()
 
 

@@ -1,4 +1,4 @@
-"""The models of the tasks that read: one directory for several cases."""
+"""The models of the non-generating tasks: one directory for several cases."""
 import os
 
 from safetensors.torch import load_file, save_file
@@ -21,7 +21,7 @@ BIO = labels("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
 
 def balanced(net, tokenizer):
-    """Of a classifier: its labels made about as frequent as each other in the sample rows."""
+    """Balances a classifier's labels over the sample rows."""
     head = net.cls.seq_relationship if isinstance(net, BertForNextSentencePrediction) else getattr(net, "classifier", None)
     if head is None or net.config.num_labels == 1 or "Multiple" in type(net).__name__:
         return net
@@ -61,7 +61,7 @@ bert("bert-topics", BertForSequenceClassification, problem_type="multi_label_cla
      **labels("harbour", "bread", "café", "電影", "film noir"))
 bert("bert-stars", BertForSequenceClassification, problem_type="regression", **labels("stars"))
 roberta("roberta-sentiment", RobertaForSequenceClassification, **FEELINGS)
-# transformers reads function_to_apply of a configuration only where num_labels is 0: it changes nothing here
+# transformers reads a configuration's function_to_apply only if num_labels is 0: it has no effect here
 distilbert("distilbert-sentiment", DistilBertForSequenceClassification, function_to_apply="none", **labels("NEGATIVE", "POSITIVE"))
 
 
@@ -82,7 +82,7 @@ def t5_sentiment(folder):
     save(folder, weights(T5ForSequenceClassification(config), "t5-sentiment"), tokenizer)
 
 
-# the same weights thrice: only where the labels stand differs
+# the same weights three times: only the place of the labels differs
 bert("bert-nli", BertForSequenceClassification, seed="nli", **labels("contradiction", "neutral", "entailment"))
 bert("bert-nli-first", BertForSequenceClassification, seed="nli", **labels("ENTAILMENT_X", "NEUTRAL", "CONTRADICTION"))
 bert("bert-nli-middle", BertForSequenceClassification, seed="nli", **labels("neutral", "Entailed", "contradiction"))
@@ -118,9 +118,9 @@ distilbert("distilbert-mlm", DistilBertForMaskedLM)
 
 
 def splade(name, plain, pooling, activation):
-    """A directory of sentence-transformers, MLMTransformer and SpladePooling, from the model that `plain` makes.
+    """A sentence-transformers directory (MLMTransformer, SpladePooling) with the model that `plain` makes.
 
-    Its bias is lowered so that most tokens weigh nothing, as in real ones.
+    Its bias is lowered so that most token weights are zero, as in real models.
     """
     def make(folder):
         plain(folder)

@@ -14,7 +14,7 @@ CHAT = """{{ bos_token }}{% for message in messages %}
 
 
 def lively(net, norm, times):
-    """Logits that differ enough to be steady, and blocks that outweigh the embeddings: no endless repetition of one token."""
+    """Well-separated logits, and layers that outweigh the embeddings, to avoid endless repetition of one token."""
     with torch.no_grad():
         norm.weight *= times
     return net

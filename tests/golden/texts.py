@@ -13,7 +13,7 @@ SPECIAL_IN_TEXT = {
 
 
 def golden_texts(family):
-    """Ten texts; number 6 holds special tokens of the `family` (bert or roberta)."""
+    """Ten texts; number 6 contains special tokens of the `family` (bert or roberta)."""
     return [
         "",
         "Harbour",
@@ -53,7 +53,7 @@ NASTY = [
 
 
 def corpus(languages=None):
-    """What the tiny tokenizers are trained on: the texts of the sample rows, of some languages or of all."""
+    """Training texts of the tiny tokenizers: the sample rows, in some or all languages."""
     with open(REVIEWS, newline="", encoding="utf-8") as f:
         return [row["text"] for row in csv.DictReader(f)
                 if row["text"].strip() and (languages is None or row["lang"] in languages)]

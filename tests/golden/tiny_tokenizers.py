@@ -1,6 +1,6 @@
-"""Tiny tokenizers, one for each kind, learnt from the sample rows and dressed as the real families.
+"""Tiny tokenizers, one per kind, trained on the sample rows and configured like the real families.
 
-Every function returns what `transformers` itself builds from the vocabulary, so that
+Every function returns the tokenizer that `transformers` builds from the vocabulary, so that
 `save_pretrained` writes the files a real checkpoint has.
 """
 import io
@@ -17,15 +17,15 @@ from transformers import (BertTokenizerFast, CamembertTokenizerFast, DistilBertT
 
 from texts import corpus
 
-# sentencepiece keeps nearly all characters it sees as pieces, so it sees alphabets only
+# sentencepiece keeps nearly all characters as pieces, so it is trained on alphabets only
 SENTENCEPIECE_LANGUAGES = {"en", "de", "fr", "pl", "ru", "ar"}
 BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def wordpiece_vocab(lower, size):
-    """Letters, letters inside words, frequent words and frequent ends of words, the same ones every time.
+    """Letters, letters inside words, frequent words and frequent word endings; deterministic.
 
-    (The trainer of `tokenizers` breaks ties by chance, so that it gives another vocabulary in every run.)
+    (The trainer of `tokenizers` breaks ties randomly, so every run gives another vocabulary.)
     """
     normalizer, splitter = normalizers.BertNormalizer(lowercase=lower), pre_tokenizers.BertPreTokenizer()
     words, letters, ends = Counter(), Counter(), Counter()
@@ -63,7 +63,7 @@ def distilbert(max_length=None, size=300):
 
 
 def mpnet(max_length=None, size=300):
-    """MPNet: RoBERTa's special tokens in front, BERT's [UNK] among the words, <mask> last."""
+    """MPNet: RoBERTa's special tokens first, BERT's [UNK] among the words, <mask> last."""
     words = wordpiece_vocab(True, size)
     with tempfile.TemporaryDirectory() as folder:
         path = write_vocab(folder, ["<s>", "<pad>", "</s>", "<unk>"] + words[:99] + ["[UNK]"] + words[99:] + ["<mask>"])
@@ -96,7 +96,7 @@ def byte_level(cls, first, last, size, max_length):
 
 
 def sentencepiece_model(folder, rule, size=350, languages=SENTENCEPIECE_LANGUAGES, name="sentencepiece.bpe.model", **options):
-    """Unigram model of `size` pieces. `rule`: a normalisation of sentencepiece, or "few" for our own."""
+    """Unigram model of `size` pieces. `rule`: a normalization rule of sentencepiece, or "few" for our own."""
     if rule == "few":
         tsv = os.path.join(folder, "rule.tsv")
         pairs = [("\t", " "), ("\n", " "), ("\u00a0", " "), ("ﬁ", "fi"), ("½", "1/2"), ("Ａ", "A"), ("e\u0301", "é"), ("…", "...")]
@@ -132,9 +132,9 @@ def from_sentencepiece(cls, max_length, rule, **options):
 
 
 def t5(max_length=None, size=240, extra_ids=10):
-    """<pad>, </s> and <unk> in front, as in T5; the words of `extra_ids` come after the pieces.
+    """<pad>, </s> and <unk> first, as in T5; the tokens of `extra_ids` come after the pieces.
 
-    From a directory: the constructor alone would leave out the space in front of the first word.
+    Loaded from a directory, because the constructor alone would drop the space before the first word.
     """
     folder = tempfile.mkdtemp()
     sentencepiece_model(folder, "few", size, {"en", "de", "fr"}, "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1,

@@ -32,7 +32,7 @@ def gpt2(max_length=None, size=400, **options):
 
 
 def t5(max_length=None, size=310):
-    """Unigram: <pad> 0, </s> 1, <unk> 2, no <s>, and <extra_id_9> … <extra_id_0> behind the pieces."""
+    """Unigram: <pad> 0, </s> 1, <unk> 2, no <s>, and <extra_id_9> … <extra_id_0> after the pieces."""
     folder = tempfile.mkdtemp()         # kept until the process ends: save_vocabulary copies the model file from here
     rule = os.path.join(folder, "rule.tsv")     # the full NFKC of T5 takes 240 kB
     with open(rule, "w", encoding="utf-8") as f:

@@ -1,4 +1,4 @@
-"""What every case uses: the registry of cases, random weights, and the writing of goldens."""
+"""Shared by all cases: the registry of cases, random weights, and writing goldens."""
 import json
 import os
 import re
@@ -18,7 +18,7 @@ from texts import HERE
 
 MAX_LENGTH = 24      # tokens, special ones included
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
-# RoBERTa and MPNet count positions from pad_token_id + 1 = 2, so that 26 of them hold 24 tokens.
+# RoBERTa and MPNet count positions from pad_token_id + 1 = 2, so 26 positions fit 24 tokens.
 POSITIONS_FROM_2 = MAX_LENGTH + 2
 NORM_WEIGHT = re.compile(r"(LayerNorm|layer_norm|layernorm|layernorm_before|layernorm_after|ln_1|ln_2|ln_f)\.weight$")
 
@@ -33,7 +33,7 @@ def case(function):
 
 # ------------------------------------------------------------------------------ weights
 def randomise(model, name):
-    """Random weights and biases everywhere, norms included, so that nothing is left at 0 or 1."""
+    """Random weights and biases everywhere, including norms, so that none stays at 0 or 1."""
     rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     with torch.no_grad():
         for key, p in sorted(model.named_parameters()):
@@ -79,7 +79,7 @@ def write_json(path, value):
 
 
 def make(name):
-    """Makes one case in a scratch folder and puts it in the place of the old one."""
+    """Makes one case in a scratch folder and replaces the old one."""
     scratch, folder = os.path.join(HERE, name + ".new"), os.path.join(HERE, name)
     shutil.rmtree(scratch, ignore_errors=True)
     os.makedirs(scratch)
@@ -103,7 +103,7 @@ def versions():
 
 
 class Skip(Exception):
-    """This case cannot be made with the libraries at hand; what is there stays."""
+    """This case cannot be made with the installed libraries; the existing one stays."""
 
 
 def skip(reason):
@@ -111,7 +111,7 @@ def skip(reason):
 
 
 def write_golden(folder, value, name="golden.json"):
-    """JSON with one line for each text, so that a changed golden reads well as a diff."""
+    """JSON with one line per text, for readable diffs of goldens."""
     lines = []
     for key, v in value.items():
         if isinstance(v, list) and not all(isinstance(x, int) for x in v):

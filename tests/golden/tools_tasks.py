@@ -1,4 +1,4 @@
-"""What the cases of `tasks/` share: models used by several cases, the writing of a case, and the check that it is stable."""
+"""Shared by the cases of `tasks/`: models of several cases, writing a case, and checking its stability."""
 import os
 import zlib
 from dataclasses import dataclass, field
@@ -28,14 +28,14 @@ def model(name):
 
 
 def model_folder(name):
-    """The directory of a model, made if it is not there."""
+    """The directory of a model, made if it is missing."""
     if not os.path.isdir(os.path.join(TASKS, name)):
         make(f"tasks/{name}")
     return os.path.join(TASKS, name)
 
 
 def weights(net, name, head=3.0):
-    """Random weights, large enough that rows differ; those of the head (`head` times as large) spread the scores."""
+    """Random weights, large enough that rows differ; the head's are scaled by `head` to spread the scores."""
     rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     heads = ("classifier", "score", "qa_outputs", "seq_relationship", "cls.predictions.bias")
     with torch.no_grad():
@@ -59,7 +59,7 @@ def weights(net, name, head=3.0):
 
 
 def centre(net, bias, tokenizer, texts):
-    """Moves the bias of a classifier so that no label wins everywhere."""
+    """Shifts a classifier's bias so that no label always wins."""
     with torch.no_grad():
         logits = [net(**tokenizer(text, return_tensors="pt", truncation=True)).logits.flatten(0, -2) for text in texts]
         bias -= torch.cat(logits).mean(0)
@@ -83,7 +83,7 @@ def labels(*names):
 
 
 def nudge(net):
-    """Multiplies every weight by nearly 1, each by another factor."""
+    """Multiplies every weight by its own factor near 1."""
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for _, p in sorted(net.named_parameters()):
@@ -101,7 +101,7 @@ class Case:
     input: object = "text"
     options: dict = field(default_factory=dict)
     notes: str = ""
-    # what generation_config.json says beside the model's; what preprocessor_config.json says instead of the model's
+    # additions to the model's generation_config.json; a replacement of its preprocessor_config.json
     generation_config: dict | None = None
     preprocessor_config: dict | None = None
 
@@ -113,8 +113,8 @@ def text_rows(*texts):
 def task(name, reference, cases):
     """Registers the folder `tasks/NAME`.
 
-    `reference(folder, case, change)` gives the function that maps a row to its value, or to (value, more), where
-    `more` holds what is kept beside `expected`; it calls `change` with the model once that is loaded.
+    `reference(folder, case, change)` returns the function from a row to its value, or to (value, more), where
+    `more` is stored beside `expected`. It calls `change` with the model after loading it.
     """
     assert len({case.name for case in cases}) == len(cases), name
 
@@ -144,7 +144,7 @@ def write_case(folder, task_name, case, reference):
 
 
 def evaluate(case, call):
-    """Rows that have a value, their values, what comes beside them, and the rows that the library refuses."""
+    """Rows with a value, their values, additional results, and the rows that the library refuses."""
     rows, expected, more, errors = [], [], {}, []
     for row in case.rows:
         if any(value is None for value in row.values()):
@@ -168,7 +168,7 @@ def evaluate(case, call):
 
 
 def short(value):
-    """Floats with nine digits, which is every bit of an f32."""
+    """Floats with nine digits, which preserve every bit of an f32."""
     if isinstance(value, dict):
         return {key: short(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -181,7 +181,7 @@ def short(value):
 def stable(a, b):
     """Whether a model whose weights differ by some 1e-5 gives the same labels, spans and ids, and nearly the same numbers.
 
-    A golden that fails is next to a tie: another order of the same sums may turn it.
+    A golden that fails this is close to a tie, which another order of summation may flip.
     """
     if isinstance(a, float) and isinstance(b, float):
         return abs(a - b) <= NUDGED * max(1, abs(a))

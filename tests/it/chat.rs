@@ -64,7 +64,7 @@ fn chats_are_those_of_transformers() {
     assert!(same > 200 && refused > 100, "{same} {refused}");
 }
 
-/// The cases that stand beside those of the tasks: templates of known models, tools among them.
+/// Additional cases beside those of the tasks: templates of known models, some with tools.
 #[test]
 fn chats_of_the_tasks_are_those_of_transformers() {
     let text = fs::read_to_string(golden().join("tasks/chat/chat.json")).unwrap();
@@ -172,6 +172,7 @@ fn conversations_without_messages_and_contradicting_options_are_refused() {
 
 /// Templates that loop, recurse or grow in different ways. None may end the process or take long.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 fn templates_that_run_away_are_refused() {
     const DEEP: &str = "{% set ns = namespace(x=[]) %}{% for a in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}";
     const TREE: &str = "{% set ns = namespace(x=['a','b']) %}{% for a in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";

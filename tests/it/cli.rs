@@ -1,4 +1,4 @@
-//! The real program: what it writes, what it says, how it exits.
+//! The real program: its files, its messages and its exit codes.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -209,11 +209,15 @@ fn validate_checks_sql_and_model_directories_without_data() {
 }
 
 #[test]
-fn a_report_that_cannot_be_written_is_told_before_the_run() {
+fn a_report_that_cannot_be_written_fails_before_the_run() {
     let fixture = Fixture::new();
     fixture.embed_yaml(sample_rows().to_str().unwrap());
-    fixture.run(&["run", "embed.yaml", "--report", "no/dir/r.json"]).fails(73, &["no/dir/r.json"]);
+    let no_folder = ["run", "embed.yaml", "--report", "embed.yaml/r.json"];
+    fixture.run(&no_folder).fails(73, &["embed.yaml/r.json"]);
     assert!(fixture.files("out").is_empty());
+    // Its folder is created.
+    fixture.run(&["run", "embed.yaml", "--report", "new/dir/r.json"]).succeeds();
+    assert!(fixture.path("new/dir/r.json").is_file());
 }
 
 #[test]
@@ -221,18 +225,18 @@ fn a_damaged_page_names_its_file() {
     let fixture = Fixture::new();
     let good = std::fs::read(sample_rows()).unwrap();
     let mut damaged = good.clone();
-    // The headers of pages are found damaged before anything is computed.
+    // Damaged page headers are detected before anything is computed.
     damaged[1000..30_000].fill(0x5a);
     fixture.file("rows/a.parquet", &good).file("rows/b.parquet", damaged).embed_yaml("rows");
     fixture.run(&["run", "embed.yaml"]).fails(65, &["rows/b.parquet", "page header"]);
     assert!(fixture.files("out").is_empty(), "{:?}", fixture.files("out"));
 
-    // The rows of a page are decoded when they are read.
+    // The rows of a page are decoded on read.
     let mut damaged = good.clone();
     damaged[60_000..60_200].fill(0x5a);
     fixture.file("rows/b.parquet", damaged);
     fixture.run(&["run", "embed.yaml"]).fails(65, &["rows/b.parquet", "1 of 2 units"]);
-    // The unit of the good file is kept aside.
+    // The unit of the intact file stays staged.
     let files = fixture.files("out");
     assert!(files.iter().all(|file| file.starts_with("_hfauto/")), "{files:?}");
 }
@@ -243,7 +247,7 @@ fn weights_that_give_no_numbers_exit_69() {
     fixture.copy_model();
     let file = fixture.path("model/model.safetensors");
     let mut bytes = std::fs::read(&file).unwrap();
-    // The end of the file is the data of some tensor; all ones in f16 is NaN.
+    // The end of the file belongs to some tensor; all ones in f16 is NaN.
     let end = bytes.len();
     bytes[end - 400_000..].fill(0xff);
     std::fs::write(&file, bytes).unwrap();
@@ -329,7 +333,7 @@ fn unavailable_models_exit_69() {
     fixture.file("model/config.json", config.replace("\"bert\"", "\"brrt\""));
     fixture.run(&["run", "embed.yaml"]).fails(69, &["`brrt`", "`bert`", "distilbert"]);
 
-    // A third layer and wider feed-forward layers than the weights have: every tensor is named.
+    // A third layer and wider feed-forward layers than in the weights: the error names every tensor.
     let config = config
         .replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")
         .replace("\"intermediate_size\": 640", "\"intermediate_size\": 641");
@@ -359,7 +363,7 @@ fn unwritable_output_exits_73() {
 fn a_full_disk_exits_73_and_publishes_nothing() {
     let fixture = Fixture::new();
     fixture.embed_yaml(sample_rows().to_str().unwrap());
-    // A limit on the size of files stands in for a disk: writes beyond it fail.
+    // A file size limit stands in for a full disk: writes beyond it fail.
     let program = fixture.command(&["run", "embed.yaml"]);
     let mut shell = std::process::Command::new("bash");
     shell
@@ -388,7 +392,7 @@ fn signals_exit_130_and_143_and_publish_nothing() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // The folder appears when rows begin to flow.
+        // The folder appears when the first rows arrive.
         let start = Instant::now();
         while !fixture.path("out/_hfauto").exists() {
             assert!(start.elapsed() < Duration::from_mins(1), "the run did not start");
@@ -405,7 +409,7 @@ fn signals_exit_130_and_143_and_publish_nothing() {
         );
         let status = child.wait().unwrap();
         assert_eq!(status.code(), Some(code), "SIG{signal}");
-        // Units that are done are kept aside; readers see nothing.
+        // Finished units are staged; readers see nothing.
         let files = fixture.files("out");
         assert!(files.iter().all(|file| file.starts_with("_hfauto/")), "{files:?}");
     }
@@ -433,7 +437,7 @@ fn schema_completions_init_and_models_print_results() {
 }
 
 #[test]
-fn a_closed_pipe_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     let fixture = Fixture::new();
     let mut child = fixture.command(&["schema"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());

@@ -1,4 +1,4 @@
-//! The pipeline file as users and editors meet it: the committed JSON Schema, and reading from disk.
+//! The pipeline file for users and editors: the committed JSON Schema, and loading from disk.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Kernels for cards against candle's operations on the CPU, in f32 over the same rounded numbers. Where there is no
-//! card the tests say so and pass; `just test-cuda` runs them, and the goldens, where there is one.
+//! GPU kernels against candle's operations on the CPU, in f32 over the same rounded values. Without a GPU, the tests
+//! are skipped; `just test-cuda` runs them, and the goldens, on a GPU.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use hfauto_pipe::nn::{
 
 use super::support::skip;
 
-/// The first card.
+/// The first GPU.
 fn card_or_skip() -> Option<Device> {
     if device_count() == 0 {
         skip("no NVIDIA card");
@@ -33,7 +33,7 @@ fn weights(tensors: &[(&str, &Tensor)]) -> VarBuilder<'static> {
 
 const HALVES: [DType; 2] = [DType::F16, DType::BF16];
 
-/// Half a unit in the last place of a number of order 1, a few times over.
+/// A few times half a unit in the last place of a number of order 1.
 fn tolerance(dtype: DType) -> f32 {
     match dtype {
         DType::F32 => 2e-5,
@@ -42,7 +42,7 @@ fn tolerance(dtype: DType) -> f32 {
     }
 }
 
-/// The same numbers, rounded to `dtype`, on the card and as f32 on the CPU.
+/// The same values, rounded to `dtype`: on the GPU, and as f32 on the CPU.
 fn pair(x: &Tensor, dtype: DType, card: &Device) -> Result<(Tensor, Tensor)> {
     let rounded = x.to_dtype(dtype)?;
     Ok((rounded.to_device(card)?, rounded.to_dtype(DType::F32)?))
@@ -116,10 +116,10 @@ fn activations_and_norms() -> Result<()> {
         ] {
             let what = format!("{activation:?}");
             assert_close(&activation.forward(&x)?, &activation.forward(&x_cpu)?, dtype, &what)?;
-            // The input is as it was.
+            // The input is unchanged.
             assert_close(&x, &x_cpu, DType::F32, &what)?;
         }
-        // Widths of whole packs and others, in registers and beyond.
+        // Widths of whole packs and of partial ones, within registers and beyond.
         for width in [8, 32, 50, 384, 768, 1024, 1500, 2048] {
             let (x, x_cpu) = pair(&(random(&[9, width], 1.)? + 2.)?, dtype, &card)?;
             let (residual, residual_cpu) = pair(&random(&[9, width], 1.)?, dtype, &card)?;
@@ -185,7 +185,7 @@ fn copies_go_both_ways_in_order() -> Result<()> {
         let ids: Vec<u32> = (0..count).map(|i| i * 3).collect();
         let inputs = |ids: &[u32]| ModelInputs::new([(ids, &[][..])], PositionIds::FromZero, &card);
         let tensors = inputs(&ids)?;
-        // The staging memory is used again at once.
+        // The staging memory is reused immediately.
         inputs(&vec![7; count as usize])?;
         let back = to_host(&tensors.input_ids)?;
         assert!(back.iter().zip(&ids).all(|(a, b)| *a == *b as f32), "{count}");
@@ -199,14 +199,7 @@ fn copies_go_both_ways_in_order() -> Result<()> {
 
 /// Options of attention with `num_heads` heads of `head_dim`.
 fn options(num_heads: usize, head_dim: usize, causal: bool) -> AttentionOptions<'static> {
-    AttentionOptions {
-        num_heads,
-        scale: 1. / (head_dim as f64).sqrt(),
-        bias: None,
-        distance: None,
-        causal,
-        output_attentions: false,
-    }
+    AttentionOptions::new(num_heads, head_dim).with_causal(causal)
 }
 
 fn inputs(lengths: &[usize], device: &Device) -> Result<ModelInputs> {
@@ -224,7 +217,7 @@ fn attention_over_ragged_rows() -> Result<()> {
             for lengths in rows {
                 let (num_heads, total) = (3, lengths.iter().sum::<usize>());
                 let hidden_size = num_heads * head_dim;
-                // Queries, keys and values as views of one product.
+                // Queries, keys and values are views of one product.
                 let (qkv, qkv_cpu) = pair(&random(&[total, 3 * hidden_size], 1.)?, dtype, &card)?;
                 let part = |x: &Tensor, i| x.narrow(1, i * hidden_size, hidden_size);
                 let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -232,8 +225,7 @@ fn attention_over_ragged_rows() -> Result<()> {
                     pair(&random(&[num_heads, longest + 1, longest + 3], 1.)?, dtype, &card)?;
                 for (causal, with_bias) in [(false, false), (true, false), (false, true)] {
                     let run = |qkv: &Tensor, device: &Device, bias| -> Result<Tensor> {
-                        let options =
-                            AttentionOptions { bias, ..options(num_heads, head_dim, causal) };
+                        let options = options(num_heads, head_dim, causal).with_bias(bias);
                         let inputs = inputs(lengths, device)?;
                         let (q, k, v) = (part(qkv, 0)?, part(qkv, 1)?, part(qkv, 2)?);
                         Ok(attention(&q, &k, &v, &inputs, options)?.values)
@@ -294,7 +286,7 @@ fn a_cache_grows_and_its_rows_come_and_go() -> Result<()> {
     let width = num_heads * head_dim;
     let options = options(num_heads, head_dim, true);
     let (mut ours, mut expected) = (KvCache::default(), KvCache::default());
-    // A prefill, single tokens past the room of the first, a row twice, and one less.
+    // A prefill, single tokens beyond the initial capacity, a repeated row, and a removed row.
     let steps: [(&[usize], Option<&[usize]>); 6] = [
         (&[5, 1, 9], None),
         (&[1, 1, 1], None),
@@ -323,7 +315,7 @@ fn a_cache_grows_and_its_rows_come_and_go() -> Result<()> {
 }
 
 #[test]
-fn what_the_card_does_not_hold_is_out_of_memory() {
+fn exceeding_the_gpus_memory_is_out_of_memory() {
     let Some(card) = card_or_skip() else { return };
     let (_, all) = hfauto_pipe::nn::cuda::memory(&card).unwrap();
     let error = Tensor::zeros(2 * all, DType::U8, &card).unwrap_err();

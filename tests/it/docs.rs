@@ -1,6 +1,6 @@
-//! README.md and the pages of `docs/` are true: commands run, pipelines validate, paths and links exist.
+//! README.md and the pages of `docs/` are correct: commands run, pipelines validate, paths and links exist.
 //!
-//! CONTRIBUTING.md lists the info strings of code blocks and what is checked of each.
+//! CONTRIBUTING.md lists the info strings of code blocks and the checks for each.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use super::support::{Fixture, Ran, repository};
 
 /// A fenced block of a page.
 struct Block {
-    /// Of its first fence, from 1.
+    /// The line of its opening fence, from 1.
     line: usize,
     info: String,
     text: String,
@@ -19,7 +19,7 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(repository().join(name)).unwrap()
 }
 
-/// The names of the files of a folder that end in this extension, sorted.
+/// The names of a folder's files with this extension, sorted.
 fn names(folder: &str, extension: &str) -> Vec<String> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(repository().join(folder)).unwrap() {
@@ -41,7 +41,7 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// The text between the fenced blocks of a page, and the blocks.
+/// The text outside the fenced blocks of a page, and the blocks.
 fn split(page: &str, text: &str) -> (String, Vec<Block>) {
     let (mut prose, mut blocks) = (String::new(), Vec::new());
     let mut open: Option<Block> = None;
@@ -66,7 +66,7 @@ fn split(page: &str, text: &str) -> (String, Vec<Block>) {
     (prose, blocks)
 }
 
-/// A folder that looks like the root of the repository, to run the blocks of one page in.
+/// A folder that looks like the root of the repository, for the blocks of one page.
 fn root() -> Fixture {
     let fixture = Fixture::new();
     for name in ["examples", "tests"] {
@@ -79,7 +79,7 @@ fn root() -> Fixture {
     fixture
 }
 
-/// Runs a block as a user would, with the program on the PATH and cut off from the hub.
+/// Runs a block as a user would, with the program on the PATH and without access to the hub.
 fn shell(fixture: &Fixture, script: &str) -> Ran {
     let program = Path::new(env!("CARGO_BIN_EXE_hfauto-pipe"));
     let mut path = vec![program.parent().unwrap().to_path_buf()];
@@ -99,7 +99,7 @@ fn shell(fixture: &Fixture, script: &str) -> Ran {
     fixture.ran(command.output().unwrap())
 }
 
-/// Runs the blocks of a page in their order.
+/// Runs the blocks of a page in order.
 fn check_blocks(page: &str) {
     let (_, blocks) = split(page, &read(page));
     let fixture = root();
@@ -127,7 +127,7 @@ fn check_blocks(page: &str) {
             }
             // README.md is a doctest.
             "rust,no_run" => assert_eq!(page, "README.md"),
-            "sh,norun" | "yaml,fragment" | "text" | "toml" => {}
+            "sh,no_run" | "yaml,fragment" | "text" | "toml" => {}
             other => panic!("{page}:{line}: unknown info string `{other}`; see CONTRIBUTING.md"),
         }
     }
@@ -140,7 +140,7 @@ fn check_blocks(page: &str) {
 #[test]
 fn every_block_of_every_page_does_what_it_says() {
     let pages = pages();
-    // Two at a time: most of a short command is waiting.
+    // Two at a time, because short commands mostly wait.
     std::thread::scope(|scope| {
         for half in pages.chunks(pages.len().div_ceil(2)) {
             scope.spawn(move || half.iter().for_each(|page| check_blocks(page)));
@@ -170,7 +170,7 @@ fn the_readme_is_short() {
     assert!(lines <= 150, "README.md has {lines} lines; details belong in docs/");
 }
 
-/// The anchor of a heading, as GitHub and mdBook make it.
+/// The anchor of a heading, as GitHub and mdBook generate it.
 fn anchor(heading: &str) -> String {
     let heading = heading.trim().to_lowercase();
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
@@ -205,7 +205,7 @@ fn links_and_paths_lead_to_files_of_the_repository() {
             };
             assert!(heading.is_empty() || found(), "{file}: `{link}` names no heading");
         }
-        // The changelog also names files of the past.
+        // The changelog also names files that no longer exist.
         if file == "CHANGELOG.md" {
             continue;
         }

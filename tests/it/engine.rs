@@ -1,4 +1,4 @@
-//! The engine through the library: order, determinism, batches, what the optimizer may push down.
+//! The engine through the library: order, determinism, batches, and pushdown by the optimizer.
 
 use std::future::pending;
 use std::path::Path;
@@ -9,6 +9,7 @@ use arrow::datatypes::Int64Type;
 use hfauto_pipe::config::{self, LoadOptions};
 use hfauto_pipe::hub::{Hub, HubSettings};
 use hfauto_pipe::job::{Job, JobOptions, RunReport};
+use hfauto_pipe::sink::Shard;
 
 use super::support::{Fixture, embed_pipeline, mini_embedder, read_parquet, sample_rows};
 
@@ -16,7 +17,7 @@ fn offline_hub() -> Arc<Hub> {
     Arc::new(Hub::new(HubSettings::from_env().with_offline(true)))
 }
 
-/// Runs a pipeline text in a folder; the rows and the report.
+/// Runs a pipeline text in a folder. Returns the rows and the report.
 fn run(fixture: &Fixture, name: &str, text: &str) -> (RecordBatch, RunReport) {
     let out = fixture.path(&format!("{name}.parquet"));
     let set = vec![("sink.path".to_owned(), out.display().to_string())];
@@ -64,7 +65,7 @@ fn difference(a: &ArrayRef, b: &ArrayRef) -> f32 {
 #[test]
 fn rows_keep_their_order() {
     let fixture = Fixture::new();
-    // Windows and batches so small that every row moves.
+    // Windows and batches so small that every row is reordered.
     let (output, _) =
         run(&fixture, "a", &sample_pipeline("run: {sort_window_rows: 100, max_batch_tokens: 64}"));
     let input = read_parquet(&sample_rows());
@@ -86,8 +87,8 @@ fn windows_batches_and_workers_do_not_change_results() {
     }
 }
 
-/// All rows could be one window, but one of a dozen batches for each worker is written while the next is computed; unless
-/// the task looks at a whole window. What a window ends with are batches that are not full.
+/// A window closes at a dozen batches per worker, so that one is written while the next is computed, unless the task
+/// needs a whole window. Only the last batches of a window are partial.
 #[test]
 fn windows_end_after_a_dozen_batches_for_each_worker() {
     let fixture = Fixture::new();
@@ -118,7 +119,7 @@ fn repeated_texts_are_computed_once_and_nulls_never() {
     assert_eq!(output.num_rows(), 5);
     let counts = report.steps[0].counts;
     assert_eq!((counts.rows, counts.null_rows), (5, 1));
-    // The model lower-cases: `Same` has the tokens of `same`.
+    // The model lower-cases: `Same` and `same` have the same tokens.
     assert_eq!(counts.computed_rows, 2);
     let embedding = embeddings(&output);
     let embedding = embedding.as_fixed_size_list();
@@ -250,4 +251,29 @@ fn a_row_longer_than_allowed_fails_when_truncation_is_off() {
     let text = error.to_string();
     assert!(text.contains("16") && text.contains("truncation"), "{text}");
     assert!(!Path::new(&fixture.path("out")).join("part-00000.parquet").exists());
+}
+
+/// The command line refuses these flags with hints of its own; users of the library are as safe.
+#[test]
+fn options_that_would_lose_units_are_refused() {
+    let fixture = Fixture::new();
+    let file = fixture.path("pipeline.yaml");
+    let text = sample_pipeline("run: {incremental: new_or_changed}");
+    std::fs::write(&file, text).unwrap();
+    let error = |options: JobOptions| {
+        let pipeline = config::load(&file, &LoadOptions::default()).unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            match Job::prepare(pipeline, options, offline_hub()).await {
+                Ok(job) => job.run(pending()).await.unwrap_err(),
+                Err(error) => error,
+            }
+        })
+    };
+    let limited = error(JobOptions { limit: Some(1), ..JobOptions::default() });
+    assert_eq!(limited.kind(), hfauto_pipe::ErrorKind::Config);
+    assert!(limited.to_string().contains("limit"), "{limited}");
+    let shard = Some(Shard { index: 0, count: 2 });
+    let shard = error(JobOptions { shard, overwrite: true, ..JobOptions::default() });
+    assert_eq!(shard.kind(), hfauto_pipe::ErrorKind::Usage);
+    assert!(!fixture.path("out").exists());
 }

@@ -1,4 +1,4 @@
-//! The examples run; what they promise they assert themselves, or return.
+//! Runs the examples. They assert their own promises, or return values to check.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::parity::Tolerance;
 use super::support::{Fixture, mini_embedder, repository};
 
-/// Declares the examples as modules: `main` takes a model from the command line, tests name their own.
+/// Declares the examples as modules: `main` takes a model from the command line; the tests pass their own.
 macro_rules! examples {
     ($($name:ident $path:literal,)*) => {$(
         #[path = $path]
@@ -49,7 +49,7 @@ fn model(name: &str) -> String {
     repository().join("tests/golden/tasks").join(name).display().to_string()
 }
 
-/// What the reference library gives for a text, in a case of `tests/golden/tasks`.
+/// The reference library's result for a text, in a case of `tests/golden/tasks`.
 fn expected(case: &str, text: &str) -> Value {
     let file = repository().join("tests/golden/tasks").join(case);
     let json: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
@@ -174,7 +174,7 @@ fn sequence_classification() {
     }
 }
 
-/// The rows of a golden of `tests/golden/tasks` without nulls, with what the reference library gives for them as a list.
+/// The rows without nulls of a golden in `tests/golden/tasks`, with the reference library's results as a list.
 fn cases(case: &str) -> Vec<(Value, Vec<Value>)> {
     let file = repository().join("tests/golden/tasks").join(case);
     let json: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
@@ -188,7 +188,7 @@ fn cases(case: &str) -> Vec<(Value, Vec<Value>)> {
     rows.collect()
 }
 
-/// Compares what is equal and what is near, for each entry of a row.
+/// Compares exact values and close values of each entry of a row.
 #[track_caller]
 fn check(case: &str, ours: &[(Value, f32)], expected: &[Value]) {
     let exact = |value: &Value| {
@@ -308,8 +308,7 @@ fn question_answering() {
     }
 }
 
-/// The inputs of a golden of `tests/golden/tasks` that are not null, with the texts that the reference library
-/// generated.
+/// The non-null inputs of a golden in `tests/golden/tasks`, with the texts that the reference library generated.
 fn generated(case: &str, input: &str) -> Vec<(Value, String)> {
     let file = repository().join("tests/golden/tasks").join(case);
     let json: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
@@ -357,7 +356,7 @@ fn named_entities() {
 #[test]
 fn sql_functions() {
     let found = sql_functions::run(mini_embedder().to_str().unwrap()).unwrap();
-    // One row of seven hundred, and the model has seen the seven messages and the question.
+    // One row of seven hundred, for which the model reads the seven messages and the question.
     assert_eq!(found, ["disk almost full on node-3"]);
 }
 

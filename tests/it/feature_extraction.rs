@@ -131,7 +131,7 @@ fn dimensions_cut_after_normalize() {
 
 #[test]
 fn explicit_pooling_replaces_the_models() {
-    // The same weights pooled otherwise: the first block of cls + max + mean + mean_sqrt_len_tokens.
+    // The same weights with another pooling: the first block of cls + max + mean + mean_sqrt_len_tokens.
     let case = "st-multi-pooling";
     let expected = golden_tensor(case, "sentence_embedding");
     for (index, pooling) in ["cls", "max", "mean", "mean_sqrt_len_tokens"].into_iter().enumerate() {
@@ -158,14 +158,14 @@ fn precisions() {
         |name| golden_tensor(case, name).flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(bytes("binary"), expected("binary"));
     assert_eq!(bytes("ubinary"), expected("ubinary"));
-    // A value on the edge of a bucket may fall to the other side.
+    // A value at the edge of a bucket may fall on either side.
     let (uint8, uint8_expected) = (bytes("uint8"), expected("uint8"));
     assert_eq!(uint8.len(), uint8_expected.len());
     let apart: Vec<f32> = uint8.iter().zip(&uint8_expected).map(|(a, b)| (a - b).abs()).collect();
     assert!(apart.iter().all(|apart| *apart <= 1.0), "{apart:?}");
     let same = apart.iter().filter(|apart| **apart == 0.0).count();
     assert!(same * 100 >= apart.len() * 95, "{same} of {} are equal", apart.len());
-    // The same buckets in sentence-transformers 6.2; the goldens' own int8, of 5.2, are cut towards 0.
+    // The buckets of sentence-transformers 6.2; the goldens' own int8 (5.2) is truncated towards 0.
     assert_eq!(bytes("int8"), uint8.iter().map(|bucket| bucket - 128.0).collect::<Vec<_>>());
 
     let halves = column(&golden_dir(case), &texts, json!({"precision": "f16"})).unwrap();
@@ -220,7 +220,7 @@ fn model_outputs_in_one_struct() {
         }
         let ours = column(&golden_dir(case), &texts, json!({"outputs": outputs})).unwrap();
         let ours = ours.as_struct();
-        // Other readers of Parquet refuse a null struct over a field that may not be null.
+        // Other readers of Parquet reject a null struct over a non-nullable field.
         assert!(ours.fields().iter().all(|field| field.is_nullable()));
         let full = ["bert", "distilbert", "mpnet", "roberta"].contains(&case);
         for row in 0..texts.len() {
@@ -256,7 +256,7 @@ fn the_model_of_the_repository() {
     assert_eq!(Tolerance::Close.check(&matrix(&ours), &expected), Ok(()));
 }
 
-/// The real all-MiniLM-L6-v2, whose files are not in the repository: `HFAUTO_MINILM` names its directory.
+/// The real all-MiniLM-L6-v2, which is not in the repository: `HFAUTO_MINILM` names its directory.
 #[test]
 fn all_minilm_l6_v2() {
     let Ok(model) = std::env::var("HFAUTO_MINILM") else {

@@ -132,7 +132,7 @@ async fn columns_have_the_types_that_they_are_given() {
     let mut spec = data.spec(&["a.parquet"]);
     spec.types.insert("id".to_owned(), ColumnType::String);
     let error = read_error(&spec).await;
-    assert!(error.message().contains("parquet files say their types"), "{error}");
+    assert!(error.message().contains("parquet files declare their types"), "{error}");
 }
 
 #[tokio::test]
@@ -560,7 +560,7 @@ fn reports_say_what_was_widened() {
         .fails(65, &["in/b.csv", "column `more`", "in/a.csv", "schema: union"]);
 }
 
-/// Every part of the program takes the path of an output for the same: a file, whatever extension of its format it has.
+/// Every part of the program treats an output path alike: any extension of its format means a file.
 #[test]
 fn outputs_of_one_file_have_any_extension_of_their_format() {
     let fixture = Fixture::new();
@@ -581,5 +581,5 @@ fn outputs_of_one_file_have_any_extension_of_their_format() {
     }
     fixture
         .run(&["run", "copy.yaml", "--set", "sink.path=b.json"])
-        .fails(78, &["ends as that of a file in another format", ".jsonl"]);
+        .fails(78, &["has the extension of another format", ".jsonl"]);
 }

@@ -1,9 +1,12 @@
-//! Generation against transformers: token by token as all at once, then what comes next.
+//! Generation against transformers: decoding token by token equals a full forward pass, and the next tokens are the
+//! same.
 
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use hfauto_pipe::auto::{AutoClass, AutoConfig, AutoTokenizer, EncodeOptions, ModelWithHead};
+use hfauto_pipe::auto::{
+    AutoClass, AutoConfig, AutoTokenizer, EncodeOptions, ModelWithHead, NewHead,
+};
 use hfauto_pipe::generation::{
     Generated, GenerationConfig, StopStrings, generate, log_probabilities, model_defaults,
 };
@@ -77,9 +80,9 @@ fn gpt2_agrees_with_transformers() {
     differences.assert_none();
 }
 
-/// The logits of the golden at every position, from a prompt of each length and the tokens after it one
-/// by one, several rows at a time. Families that count positions after the padding generate with others than those of
-/// a forward pass: `settings.rs` tests these.
+/// The golden's logits at every position, from a prompt of each length and the remaining tokens one by one, several
+/// rows at a time. Some families skip padding when they count positions and therefore generate with other positions
+/// than a forward pass; `settings.rs` tests these.
 #[test]
 fn token_by_token_is_all_at_once() {
     let mut differences = Differences::default();
@@ -99,7 +102,7 @@ fn token_by_token_is_all_at_once() {
         assert!(rows.len() >= 2, "{name}");
         let len = rows.iter().map(|(_, ids)| ids.len()).min().unwrap();
         for prompt in 1..len {
-            // The first row's prompt is shorter than the others', so that lengths differ all the way.
+            // The first row's prompt is shorter than the others', so lengths always differ.
             let start = |row: usize| if row == 0 { prompt - prompt / 2 } else { prompt };
             let prompts: Vec<&[u32]> =
                 rows.iter().enumerate().map(|(row, (_, ids))| &ids[..start(row)]).collect();
@@ -185,7 +188,7 @@ impl Case {
         }
         let mut settings = object(&snapshot.json("generation_config.json").unwrap().unwrap());
         settings.extend(golden.get("generation_config").map(object).unwrap_or_default());
-        let settings = model_defaults(Some(&settings), &Map::new());
+        let settings = model_defaults(Some(&settings), &Map::new(), &[]);
         let config = GenerationConfig::new(&settings, &options).unwrap();
 
         let tokenizer = AutoTokenizer::from_snapshot(&snapshot).unwrap();
@@ -257,7 +260,7 @@ fn generated_tokens_are_those_of_transformers() {
             match (ours.sequences_score, expected.score) {
                 (None, None) => (),
                 (Some(ours), Some(expected)) => {
-                    // Made numbers of order 1: with a negative penalty they are a length times as large.
+                    // Synthetic scores of order 1: a negative penalty multiplies them by the length.
                     let order = expected.abs().max(1.0);
                     let tensor = |score: f32| Tensor::new(&[score / order], &Device::Cpu).unwrap();
                     let result = Tolerance::Close.check(&tensor(ours), &tensor(expected));
@@ -271,7 +274,7 @@ fn generated_tokens_are_those_of_transformers() {
 }
 
 #[test]
-fn what_is_generated_depends_on_no_neighbour() {
+fn generated_text_does_not_depend_on_neighbours() {
     let mut cases = Case::all();
     let mut sampled: Vec<Case> = Vec::new();
     for (seed, options) in [
@@ -346,7 +349,7 @@ fn a_prompt_without_room_or_beginning_is_an_error() {
     let error = generate(&*decoder, &[&[]], &config, 100, None).unwrap_err();
     assert!(error.to_string().contains("bos_token_id"), "{error}");
     assert_eq!(generate(&*decoder, &[], &config, 100, None).unwrap(), []);
-    // With room for fewer tokens than wanted, the row ends where the positions do.
+    // If the positions end before the requested number of tokens, so does the row.
     let short = generate(&*decoder, &[&[5; 60]], &config, 100, None).unwrap();
     assert_eq!((short[0].token_ids.len(), short[0].finish_reason.name()), (4, "length"));
 }
@@ -370,7 +373,7 @@ fn log_likelihoods_are_those_of_transformers() {
         let states =
             model.backbone().forward(&inputs, &Want::default()).unwrap().last_hidden_state.values;
         let states = states.narrow(0, 0, ids.len() - 1).unwrap();
-        // Chunks of all states, of three, and of one even where the bound is lower.
+        // Chunks of all states, of three, and of at least one even if the limit is lower.
         for max_elements in [1 << 20, 3 * vocab_size + 1, 1] {
             let ours =
                 log_probabilities(model.head(), &states, &ids[1..], vocab_size, max_elements)
@@ -382,4 +385,49 @@ fn log_likelihoods_are_those_of_transformers() {
         compared += 1;
     }
     assert!(compared >= 6, "{compared}");
+}
+
+/// Decodes token by token with one layer, whose cache does not depend on attention: only the kernel that reads it can
+/// change the last bits of logits. The first token sees itself alone, in whatever kernel.
+#[test]
+fn eager_attention_counts_while_generating() {
+    for (folder, class) in [
+        ("bert", AutoClass::CausalLM),
+        ("heads/gpt2/model", AutoClass::CausalLM),
+        ("heads/t5/model", AutoClass::Seq2SeqLM),
+    ] {
+        let logits = |attn_implementation: &str| -> Vec<Vec<f32>> {
+            let mut overrides = Map::new();
+            overrides.insert("attn_implementation".into(), attn_implementation.into());
+            overrides.insert("num_hidden_layers".into(), 1.into());
+            match folder {
+                "bert" => overrides.insert("is_decoder".into(), true.into()),
+                "heads/t5/model" => overrides.insert("num_decoder_layers".into(), 1.into()),
+                _ => None,
+            };
+            let snapshot = Snapshot::local(&golden_dir(folder)).unwrap();
+            let config = AutoConfig::from_snapshot(&snapshot, &overrides).unwrap();
+            let new_head = Some(NewHead { seed: 0 });
+            let model = ModelWithHead::load_snapshot(
+                class,
+                &snapshot,
+                config,
+                None,
+                &Device::Cpu,
+                new_head,
+            );
+            let model = model.unwrap();
+            let decoder = model.decoder().unwrap();
+            let (mut state, first) = decoder.prefill(&[&[5]], &[0]).unwrap();
+            let mut all = vec![first];
+            all.extend((6..14).map(|token| decoder.decode(&[token], &mut state).unwrap()));
+            all.iter().map(|logits| logits.flatten_all().unwrap().to_vec1().unwrap()).collect()
+        };
+        let (eager, fastest) = (logits("eager"), logits("sdpa"));
+        assert_eq!(eager[0], fastest[0], "{folder}");
+        assert_ne!(eager[1..], fastest[1..], "{folder}");
+        for (eager, fastest) in eager.iter().flatten().zip(fastest.iter().flatten()) {
+            assert!((eager - fastest).abs() < 1e-4, "{folder}: {eager} and {fastest}");
+        }
+    }
 }

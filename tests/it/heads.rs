@@ -1,6 +1,6 @@
-//! Models with heads against transformers: one golden for each cell of the table, and per variant.
+//! Models with heads against transformers: one golden per cell of the table, and per variant.
 //!
-//! What generates (encoder and decoder) is in `t5.rs` and `generation.rs`, what sees in `vit.rs`.
+//! Encoder-decoders and generation are in `t5.rs` and `generation.rs`, image models in `vit.rs`.
 
 use std::path::{Path, PathBuf};
 
@@ -19,15 +19,15 @@ struct HeadGolden {
     name: String,
     model_type: String,
     class: AutoClass,
-    /// `(input_ids, token_type_ids)` of each sequence; for multiple choice, those of all choices.
+    /// `(input_ids, token_type_ids)` of each sequence; for multiple choice, of all choices.
     sequences: Vec<(Vec<u32>, Vec<u32>)>,
-    /// For each text, its sequences.
+    /// The sequences of each text.
     texts: Vec<std::ops::Range<usize>>,
     outputs: Weights,
 }
 
 impl HeadGolden {
-    /// Every golden of a class that gives logits of tokens in one forward pass.
+    /// All goldens of the classes that return token logits from one forward pass.
     fn all() -> Vec<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/heads");
         let mut dirs: Vec<PathBuf> = std::fs::read_dir(root)
@@ -183,7 +183,7 @@ fn heads_agree_with_transformers() {
             assert!(compared > 0, "{} compares nothing", golden.name);
         }
     }
-    // Every cell of the table that gives logits in one pass has been seen.
+    // Every cell of the table with logits from one pass has been covered.
     for family in &FAMILIES {
         for class in family.classes() {
             let elsewhere = matches!(
@@ -237,7 +237,7 @@ fn a_class_that_the_family_lacks_is_refused_with_those_that_it_has() {
 }
 
 #[test]
-fn a_missing_head_is_told_and_made_only_on_request() {
+fn a_missing_head_is_an_error_or_is_created_from_the_seed() {
     use hfauto_pipe::auto::AutoModelForSequenceClassification as Classifier;
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bert");
     let id = dir.to_str().unwrap();
@@ -264,7 +264,7 @@ fn a_missing_head_is_told_and_made_only_on_request() {
 fn labels_are_as_many_as_the_head_has_rows() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden/heads/bert/for-sequence-classification-50-labels");
-    // `num_labels: 50` beside an `id2label` of two entries, as old libraries wrote it.
+    // `num_labels: 50` beside an `id2label` with two entries, as old libraries wrote it.
     let model = load(&dir, AutoClass::SequenceClassification, &Map::new()).unwrap();
     assert_eq!(model.config().id2label().len(), 50);
     assert_eq!(model.config().label(49).unwrap(), "LABEL_49");

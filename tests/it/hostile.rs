@@ -1,5 +1,5 @@
-//! Malicious models: their files take no more time and memory than their size allows, and are refused as the model's
-//! fault, or as the row's where it takes a text to show.
+//! Malicious models: their files take no more time and memory than their size justifies. They are rejected as the
+//! model's fault, or as the row's fault if only a text reveals it.
 
 use std::fs;
 use std::path::Path;
@@ -40,7 +40,7 @@ fn refuses_row(tokenizer: &AutoTokenizer, text: &str) {
     let error = tokenizer.encode(text, &EncodeOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data, "{error}");
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
-    // The next row is not affected.
+    // The next row succeeds.
     assert!(tokenizer.encode("fine", &EncodeOptions::default()).is_ok());
 }
 
@@ -68,7 +68,7 @@ fn normalizers_that_make_much_of_little_are_the_rows_fault() {
     refuses_row(&tokenizer(|j| j["normalizer"] = between).unwrap(), "to be or not to be");
     let prepend = json!({"type": "Prepend", "prepend": "b".repeat(60_000)});
     let chain = json!({"type": "Sequence", "normalizers": vec![prepend; 200]});
-    // Every text grows here.
+    // Every text grows with this model.
     let prepends = tokenizer(|j| j["normalizer"] = chain).unwrap();
     let error = prepends.encode("fine", &EncodeOptions::default()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data, "{error}");
@@ -87,7 +87,7 @@ fn a_long_word_is_tokenized_as_ever() {
 type Change = dyn FnOnce(&mut Value);
 
 #[test]
-fn what_no_tokenizer_has_is_the_models_fault() {
+fn sizes_that_no_tokenizer_has_are_the_models_fault() {
     let deep = |key: &str, kind: &str| {
         (0..120).fold(json!({"type": "Lowercase"}), |inner, _| json!({"type": kind, key: [inner]}))
     };
@@ -110,7 +110,7 @@ fn what_no_tokenizer_has_is_the_models_fault() {
             Box::new(|j| j["model"]["continuing_subword_prefix"] = json!("#".repeat(100_000))),
         ),
         (
-            "a text in",
+            "repeats a text",
             Box::new(move |j| {
                 j["post_processor"] = json!({
                     "type": "TemplateProcessing", "single": vec![text.clone(); 1000], "pair": [], "special_tokens": {}
@@ -214,7 +214,7 @@ fn weights_that_change_while_they_are_read_are_the_models_fault() {
     let errors: Vec<_> = names.iter().filter_map(|name| read(name).err()).collect();
     assert!(!errors.is_empty());
     assert!(errors.iter().all(|e| e.kind() == ErrorKind::Model), "{errors:?}");
-    assert!(errors[0].to_string().contains("was cut off while it was read"), "{}", errors[0]);
+    assert!(errors[0].to_string().contains("was truncated during the read"), "{}", errors[0]);
 }
 
 #[test]

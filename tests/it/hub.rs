@@ -1,5 +1,4 @@
-//! Models from a hub on a loopback port: what is asked for, what lands in the cache, what every fault
-//! leaves behind.
+//! Models from a hub on a loopback port: the requests, the files in the cache, and the state after every fault.
 
 mod server;
 
@@ -15,7 +14,7 @@ use server::{COMMIT, FakeHub, REPO, git_hash, sha1, sha256};
 const CONFIG: &[u8] = br#"{"model_type": "bert"}"#;
 const TOKENIZER: &[u8] = br#"{"model": {}}"#;
 
-/// A file large enough to be cut.
+/// A file large enough to be interrupted.
 fn weights() -> Vec<u8> {
     (0..100_000u32).flat_map(u32::to_le_bytes).collect()
 }
@@ -89,7 +88,7 @@ fn get(hub: &Hub, need: Need) -> hfauto::Result<Snapshot> {
     hub.snapshot(REPO, None, need, &|_| ())
 }
 
-/// The error, which must be the hub's and tell `expected`.
+/// The error, which must be of kind `Hub` and contain `expected`.
 #[track_caller]
 fn fails(result: hfauto::Result<Snapshot>, expected: &[&str]) -> String {
     let error = result.unwrap_err();
@@ -252,7 +251,7 @@ fn resolves_branches_tags_and_commits() {
     assert!(fixture.fake.hub.lines().is_empty(), "a cached commit needs no network");
     assert!(!fixture.path(&format!("refs/{COMMIT}")).exists());
 
-    // The branch moves; the content stays, so that no content comes twice.
+    // The branch moves but the content stays, so nothing is downloaded again.
     fixture.fake.change(|world| drop(world.refs.insert("main".to_owned(), moved.to_owned())));
     fixture.fake.storage.seen();
     assert_eq!(at("main").unwrap(), moved);
@@ -291,7 +290,7 @@ fn tells_apart_why_the_hub_refuses() {
     check((503, ""), None, &["answered 503"]);
     assert!(fixture.blobs().is_empty());
 
-    // A gated model's list of files is public; its files are not.
+    // The file list of a gated model is public; its files are not.
     fixture.fake.change(|world| {
         world.refuse = None;
         world.refuse_files = Some((401, "GatedRepo"));
@@ -320,7 +319,7 @@ fn a_connection_that_is_always_cut_fails_and_leaves_what_can_be_resumed() {
     fixture.fake.change(|world| (world.cuts, world.cut_after) = (usize::MAX, 1_000));
     fails(
         get(&fixture.hub(), Need::Weights),
-        &["connection was cut", "3000 of 400000 bytes", "try 3 of 3", "run again"],
+        &["connection was interrupted", "3000 of 400000 bytes", "attempt 3 of 3", "run again"],
     );
     assert_eq!(fixture.fake.storage.seen().len(), 3);
     fixture.expect_nothing_broken();
@@ -328,7 +327,7 @@ fn a_connection_that_is_always_cut_fails_and_leaves_what_can_be_resumed() {
     let incomplete = format!("{}.incomplete", sha256(&weights()));
     assert!(fixture.blobs().contains(&incomplete), "{:?}", fixture.blobs());
 
-    // A later run goes on, also where the storage has forgotten how.
+    // A later run resumes, even if the storage no longer supports ranges.
     for no_ranges in [false, true] {
         fixture.fake.change(|world| (world.cuts, world.no_ranges) = (0, no_ranges));
         let snapshot = get(&fixture.hub(), Need::Weights).unwrap();
@@ -343,7 +342,7 @@ fn a_connection_that_is_always_cut_fails_and_leaves_what_can_be_resumed() {
 }
 
 #[test]
-fn what_was_kept_of_another_file_is_thrown_away() {
+fn a_partial_download_of_another_file_is_discarded() {
     let fixture = Fixture::new(model());
     std::fs::create_dir_all(fixture.path("blobs")).unwrap();
     let incomplete = fixture.path("blobs").join(format!("{}.incomplete", sha256(&weights())));
@@ -367,12 +366,15 @@ fn a_wrong_size_or_hash_is_never_kept() {
     check(vec![0; 400_001], &["wrong size", "sends 400001"]);
     let mut changed = weights();
     changed[1234] ^= 1;
-    check(changed.clone(), &["arrived damaged", &sha256(&weights()), &sha256(&changed)]);
-    // Smaller files that were on their way at the same time may have left theirs.
+    check(
+        changed.clone(),
+        &["is corrupt after the download", &sha256(&weights()), &sha256(&changed)],
+    );
+    // Concurrent downloads of smaller files may have left partial files.
     let incomplete = format!("{}.incomplete", sha256(&weights()));
     assert!(!fixture.blobs().contains(&incomplete), "{:?}", fixture.blobs());
 
-    // A blob that others left broken is fetched again.
+    // A corrupt blob of another program is downloaded again.
     fixture.fake.change(|world| world.storage_body = None);
     std::fs::write(fixture.path("blobs").join(sha256(&weights())), b"half").unwrap();
     assert_eq!(read(&get(&fixture.hub(), Need::Weights).unwrap(), "model.safetensors"), weights());
@@ -386,13 +388,13 @@ fn a_small_file_with_another_git_hash_is_never_kept() {
     fixture.fake.change(|world| world.evil = Some(other.clone()));
     fails(
         get(&fixture.hub(), Need::Config),
-        &["arrived damaged", &git_hash(CONFIG), &git_hash(&other)],
+        &["is corrupt after the download", &git_hash(CONFIG), &git_hash(&other)],
     );
     assert!(fixture.blobs().is_empty(), "{:?}", fixture.blobs());
     fixture.fake.change(|world| world.evil = None);
     assert_eq!(read(&get(&fixture.hub(), Need::Config).unwrap(), "config.json"), CONFIG);
 
-    // Some mirrors send the hash of the content alone; other etags mean nothing.
+    // Some mirrors send the hash of the content alone; other etags are not verified.
     for etag in [sha1(CONFIG), "6f".repeat(16)] {
         let fixture = Fixture::new(model());
         fixture.fake.change(|world| world.etag = Some(etag));
@@ -408,7 +410,7 @@ fn an_answer_without_end_is_given_up() {
     fails(get(&fixture.hub(), Need::Config), &["`config.json`", "sends more than 67108864 bytes"]);
     assert!(fixture.blobs().is_empty(), "{:?}", fixture.blobs());
     fixture.fake.change(|world| world.endless_info = Some(fast));
-    fails(get(&fixture.hub(), Need::Config), &["answers with more than 67108864 bytes"]);
+    fails(get(&fixture.hub(), Need::Config), &["sends more than 67108864 bytes"]);
 }
 
 #[test]
@@ -420,7 +422,7 @@ fn an_answer_that_drips_is_given_up() {
     fixture.fake.change(|world| world.endless_file = Some(drip.clone()));
     fails(get(&hub(), Need::Config), &["sends `config.json` too slowly"]);
     fixture.fake.change(|world| world.endless_info = Some(drip));
-    fails(get(&hub(), Need::Config), &["sends its answer too slowly"]);
+    fails(get(&hub(), Need::Config), &["sends its response too slowly"]);
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
@@ -448,7 +450,7 @@ fn an_error_page_is_never_taken_for_the_file() {
 }
 
 #[test]
-fn an_etag_that_is_no_name_is_refused() {
+fn an_etag_that_is_not_a_file_name_is_refused() {
     let fixture = Fixture::new(model());
     for etag in ["../../../../evil", "", "a/b", ".."] {
         fixture.fake.change(|world| world.etag = Some(etag.to_owned()));
@@ -485,7 +487,7 @@ fn a_hub_out_of_reach_is_replaced_by_the_cache() {
     fails(get(&nowhere(), Need::Weights), &["cannot reach"]);
     fixture.fake.change(|world| world.refuse = Some((503, "")));
     assert_eq!(get(&fixture.hub(), Need::Tokenizer).unwrap().commit(), Some(COMMIT));
-    // What the hub refuses is not handed out behind its back.
+    // A model that the hub refuses is not served from the cache.
     fixture.fake.change(|world| world.refuse = Some((403, "GatedRepo")));
     fails(get(&fixture.hub(), Need::Tokenizer), &["is gated"]);
 }
@@ -501,11 +503,11 @@ fn a_silent_server_is_given_up() {
 }
 
 #[test]
-fn something_else_at_the_address_is_told() {
+fn an_endpoint_that_is_not_a_hub_is_reported() {
     let page = server::Server::start(|_| server::Answer::new(200, "<html>a login page</html>"));
     let fixture = Fixture::new(model());
     let hub = Hub::new(fixture.settings().with_endpoint(page.url()));
-    fails(get(&hub, Need::Config), &["does not answer as a hub", "`HF_ENDPOINT`"]);
+    fails(get(&hub, Need::Config), &["does not respond like a hub", "`HF_ENDPOINT`"]);
 }
 
 #[test]
@@ -539,7 +541,7 @@ fn works_inside_a_runtime() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_is_told() {
+fn a_full_disk_is_reported() {
     let fixture = Fixture::new(model());
     std::fs::create_dir_all(fixture.path("blobs")).unwrap();
     let incomplete = fixture.path("blobs").join(format!("{}.incomplete", sha256(&weights())));

@@ -21,7 +21,7 @@ fn image(name: &str) -> Vec<u8> {
     std::fs::read(repository().join("tests/golden/tasks/images").join(name)).unwrap()
 }
 
-/// Runs `rows` of the fixture through a step with `options`; the new column.
+/// Runs `rows` of the fixture through a step with `options` and returns the new column.
 fn run(fixture: &Fixture, rows: &str, options: &Value) -> Result<Vec<Value>> {
     let mut step = json!({"input": "image", "output": "labels", "model": model()});
     step.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
@@ -98,7 +98,7 @@ fn logits_stand_beside_the_labels_on_request() {
 }
 
 #[test]
-fn what_is_no_image_is_a_data_error_that_names_it() {
+fn bytes_that_are_not_an_image_are_a_data_error() {
     for (path, parts) in [
         ("pictures/cut.png", &["cannot decode the PNG file", "pictures/cut.png"][..]),
         (
@@ -106,7 +106,7 @@ fn what_is_no_image_is_a_data_error_that_names_it() {
             &["not a JPEG, PNG, WebP, GIF, BMP or TIFF file", "pictures/text.png"],
         ),
         ("pictures/none.png", &["cannot read the file", "pictures/none.png"]),
-        ("https://example.com/a.png", &["`https://…`, which is not fetched", "row 2", "`image`"]),
+        ("https://example.com/a.png", &["not fetched from URLs: `https://…`", "row 2", "`image`"]),
     ] {
         let error = refused(path);
         assert_eq!(error.kind(), ErrorKind::Data, "{error}");
@@ -152,7 +152,7 @@ fn models_of_text_and_of_images_do_not_stand_in_for_each_other() {
     assert!(error.to_string().contains("reads images, not text"), "{error}");
 }
 
-/// Runs the program on rows of `paths`, with little memory and time; returns its output for each row.
+/// Runs the program on rows of `paths` with limited memory and time. Returns its output for each row.
 fn hostile(fixture: &Fixture, paths: &[&str], more: &str) -> (i32, Vec<Value>, String) {
     let rows: String = paths.iter().map(|path| json!({"image": path}).to_string() + "\n").collect();
     fixture.file("rows.jsonl", rows).file(
@@ -230,7 +230,7 @@ fn hostile_images_are_errors_of_their_rows() {
         };
         assert_eq!(kind, expected, "{name}: {row}");
     }
-    // A complete picture on a logical screen this large is valid input.
+    // A complete image on a logical screen of this size is valid input.
     let (code, rows, stderr) = hostile(&fixture, &["screen.gif"], "");
     assert_eq!((code, rows[0]["labels"].is_null()), (0, false), "{stderr}");
 }
@@ -245,12 +245,12 @@ fn images_are_confined_and_limited_as_the_pipeline_says() {
     assert_eq!(code, 0, "{stderr}");
     assert_eq!(rows[0]["_error"], Value::Null);
     for row in &rows[1..] {
-        assert_eq!(row["_error"]["message"], "outside of the folder of images");
+        assert_eq!(row["_error"]["message"], "the image is outside `images.root`");
     }
     let (_, rows, _) = hostile(&fixture, &names[..1], "images: {max_pixels: 10}");
-    assert!(rows[0]["_error"]["message"].as_str().unwrap().contains("at most 10 may be"));
+    assert!(rows[0]["_error"]["message"].as_str().unwrap().contains("expected at most 10"));
     let (_, rows, _) = hostile(&fixture, &names[..1], "images: {max_file_size: 10}");
-    assert_eq!(rows[0]["_error"]["message"], "a file of more than 10 bytes");
+    assert_eq!(rows[0]["_error"]["message"], "the file is larger than 10 bytes");
     let (code, _, stderr) = hostile(&fixture, &names, "images: {root: nowhere}");
     assert!(code == 66 && stderr.contains("`images.root`"), "{code}: {stderr}");
 }

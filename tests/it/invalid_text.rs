@@ -1,4 +1,4 @@
-//! Text that is not UTF-8: an error of its file, or of its row where `on_error` keeps rows.
+//! Text that is not UTF-8: an error of its file, or of its row if `on_error` keeps failed rows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use super::support::{Fixture, repository};
 
 const FORMATS: [&str; 3] = ["csv", "jsonl", "parquet"];
 
-/// A row: its text and another, of bytes.
+/// A row: its text and a second column, as bytes.
 type Bytes2 = (Vec<u8>, Vec<u8>);
 
-/// Rows whose text says their number; those of `texts` and `others` are not UTF-8.
+/// Rows with their number in the text. The rows in `texts` and `others` are not UTF-8 in that column.
 fn rows(count: usize, texts: &[usize], others: &[usize]) -> Vec<Bytes2> {
     let value = |word: &str, row: usize, bad: &[usize]| {
         if bad.contains(&row) {
@@ -91,7 +91,7 @@ fn write_parquet(path: &Path, rows: &[Bytes2]) {
     writer.close().unwrap();
 }
 
-/// A pipeline that counts the tokens of `text`; `before` are steps before that.
+/// A pipeline that counts the tokens of `text`; `before` are preceding steps.
 fn pipeline(fixture: &Fixture, source: &str, before: &str, more: &str) {
     let model = repository().join("tests/golden/tasks/bert-mlm");
     fixture.file(
@@ -104,7 +104,7 @@ fn pipeline(fixture: &Fixture, source: &str, before: &str, more: &str) {
     );
 }
 
-/// All rows below a folder, in the order of their files.
+/// All rows below a folder, in file order.
 fn read(fixture: &Fixture, folder: &str) -> RecordBatch {
     let parts = fixture.files(folder);
     let parts = parts.iter().filter(|part| {
@@ -174,7 +174,7 @@ fn where_rows_are_kept_it_is_an_error_of_its_row() {
         let found = read(&fixture, "out");
         assert_eq!(errors(&found), std::slice::from_ref(&error), "{format}");
         assert_eq!(found.num_rows(), 9);
-        // Null in, null out; a text that no step reads is kept as far as it is one.
+        // A null gives a null. Text that no step reads is kept, with U+FFFD for invalid bytes.
         assert_eq!(texts(&found, "text")[1..3], [Some("text 1 café".to_owned()), None]);
         assert_eq!(texts(&found, "other")[4].as_deref(), Some("caf\u{fffd} 4"), "{format}");
         let tokens = found["tokens"].as_primitive::<Int32Type>();
@@ -198,14 +198,14 @@ fn where_rows_are_kept_it_is_an_error_of_its_row() {
         assert_eq!(texts(&letters, "text"), [Some("caf\u{fffd} 2".to_owned())]);
         assert_eq!(texts(&letters, "other"), [Some("other 2 café".to_owned())]);
 
-        // The budget counts them.
+        // These rows count towards the error budget.
         pipeline(&fixture, "{path: in}", "", "on_error: {rows: skip, max_fraction: 0.1}");
         let failed = fixture.run(&["run", "count.yaml", "--fresh"]);
         failed.fails(65, &["1 of 9 rows failed"]);
     }
 }
 
-/// Files with such rows are cut into the same units as others.
+/// Files with invalid rows are split into the same units as others.
 #[test]
 fn units_have_the_rows_of_their_places() {
     for format in FORMATS {
@@ -230,7 +230,7 @@ fn units_have_the_rows_of_their_places() {
 }
 
 #[test]
-fn what_reads_a_column_decides() {
+fn only_columns_that_a_step_reads_fail_their_rows() {
     let fixture = Fixture::new();
     write(&fixture, "in/0.csv", &rows(6, &[2], &[4]));
     let failed = |source: &str, before: &str| {
@@ -246,18 +246,18 @@ fn what_reads_a_column_decides() {
     let all = "{path: in}";
     assert_eq!(failed(all, ""), (vec![2], 5));
     assert_eq!(failed("{path: in, select: [id, other, text]}", ""), (vec![2], 5));
-    // Another name is the same column; what no step reads goes through.
+    // A renamed column is the same column; a column that no step reads passes through.
     let renamed = "- sql: SELECT id, other AS text, text AS other FROM input\n";
     assert_eq!(failed(all, renamed), (vec![4], 5));
-    // An expression reads.
+    // An expression reads its columns.
     let both = "- sql: SELECT id, upper(text) AS text FROM input WHERE other <> 'x'\n";
     assert_eq!(failed(all, both), (vec![2, 4], 4));
-    // `where` sees U+FFFD, and reads; rows that it leaves out fail nothing.
+    // `where` reads the column and sees U+FFFD. The rows that it removes do not fail.
     assert_eq!(failed("{path: in, where: \"other LIKE 'other%'\"}", ""), (vec![2], 4));
     assert_eq!(failed("{path: in, where: \"text LIKE 'text%'\"}", ""), (Vec::new(), 5));
     assert_eq!(failed("{path: in, limit: 2}", ""), (Vec::new(), 2));
 
-    // The columns of the output do not depend on whether a file is sound.
+    // The output columns do not depend on whether a file is valid.
     let select = "- sql: SELECT id, text, _error FROM input\n";
     pipeline(&fixture, all, select, "on_error: {rows: null}");
     run(&fixture, &["--fresh"]);
@@ -269,7 +269,7 @@ fn what_reads_a_column_decides() {
     assert_eq!(names, ["id", "text", "tokens", "_error"]);
 }
 
-/// A file with such rows beside others is no reason to compute those again.
+/// A new file with invalid rows does not cause other files to be computed again.
 #[test]
 fn other_units_stay_as_they_are() {
     let fixture = Fixture::new();
@@ -285,9 +285,9 @@ fn other_units_stay_as_they_are() {
     assert_eq!(errors(&read(&fixture, "out/_errors")).len(), 1);
 }
 
-/// What no policy mends: names of columns, JSON that is none, files of another encoding as a whole.
+/// No policy tolerates these: column names, malformed JSON, files in another encoding.
 #[test]
-fn what_is_no_row_stays_an_error_of_the_file() {
+fn invalid_text_outside_rows_is_an_error_of_the_file() {
     let fixture = Fixture::new();
     let check = |name: &str, content: &[u8], expected: &str| {
         fixture.file(name, content);
@@ -307,13 +307,15 @@ fn half_a_character_costs_its_row() {
     let whole = "{\"id\":1,\"text\":\"b\",\"other\":\"\\ud83d\\ude00\"}\n";
     fixture.file("in/0.jsonl", [half, whole].concat());
     pipeline(&fixture, "{path: in}", "", "");
-    fixture.run(&["run", "count.yaml"]).fails(65, &["line 1, field `other`", "half a character"]);
+    fixture
+        .run(&["run", "count.yaml"])
+        .fails(65, &["line 1, field `other`", "half of a surrogate pair"]);
     pipeline(&fixture, "{path: in}", "", "on_error: {rows: skip}");
     run(&fixture, &[]);
     assert_eq!(texts(&read(&fixture, "out"), "other"), [Some("\u{1f600}".to_owned())]);
     let failed = errors(&read(&fixture, "out/_errors"));
     assert_eq!((failed[0].0, failed[0].2.as_str()), (0, "invalid_utf8"));
-    assert!(failed[0].3.contains("half a character") && failed[0].3.contains("line 1"));
+    assert!(failed[0].3.contains("contains a lone surrogate") && failed[0].3.contains("line 1"));
     pipeline(&fixture, "{path: in}", "", "on_error: {rows: null}");
     run(&fixture, &["--fresh"]);
     let rows = read(&fixture, "out");

@@ -1,18 +1,17 @@
-//! A row's result does not depend on its neighbours: alone = batched = shuffled = other kernel, for
-//! every family.
+//! A row's result does not depend on its neighbours: alone = batched = shuffled = with another kernel, for every
+//! family.
 //!
-//! The numbers may differ in the last digits, because a product over more rows sums in another order:
-//! `Tolerance::Reordered`, 5·10⁻⁶ for hidden states of order 1. The same batch twice is equal bit for
-//! bit.
+//! The last digits may differ, because a product over more rows sums in another order: `Tolerance::Reordered`, 5·10⁻⁶
+//! for hidden states of order 1. The same batch twice gives identical bits.
 
 use candle_core::Tensor;
 use hfauto_pipe::auto::{AutoModel, FAMILIES};
 use hfauto_pipe::models::Want;
-use hfauto_pipe::nn::Ragged;
+use hfauto_pipe::nn::{AttnImplementation, Ragged};
 
 use crate::parity::{Golden, Tolerance};
 
-/// The rows of the golden, an empty one among them.
+/// The golden's rows, including an empty one.
 fn rows(golden: &Golden) -> Vec<(&[u32], &[u32])> {
     let mut rows = golden.rows();
     rows.insert(2, (&[], &[]));
@@ -56,7 +55,7 @@ fn order_does_not_matter() {
     for_each_family(|golden| {
         let rows = rows(golden);
         let batched = run(golden, &rows, &Want::default());
-        // Far from the order that they had: the second half first, and each half from its end.
+        // A very different order: the second half first, and each half reversed.
         let half = rows.len() / 2;
         let order: Vec<usize> = (half..rows.len()).rev().chain((0..half).rev()).collect();
         let shuffled: Vec<_> = order.iter().map(|&i| rows[i]).collect();
@@ -120,10 +119,12 @@ fn eager_attention_is_a_choice_and_changes_no_result() {
         let eager = AutoModel::builder(id).attn_implementation("eager").load().unwrap();
         let run = |model: &AutoModel| {
             let inputs = model.inputs(rows.iter().copied()).unwrap();
-            (inputs.eager_attention(), model.forward(&inputs, &Want::default()).unwrap())
+            let chosen = model.config().attn_implementation();
+            (chosen, model.forward(&inputs, &Want::default()).unwrap())
         };
         let ((fast_chosen, fastest), (eager_chosen, eager)) = (run(&fastest), run(&eager));
-        assert!(eager_chosen && !fast_chosen);
+        assert_eq!(fast_chosen, AttnImplementation::Sdpa);
+        assert_eq!(eager_chosen, AttnImplementation::Eager);
         let what = golden.to_string();
         let (ours, expected) = (eager.last_hidden_state.values, fastest.last_hidden_state.values);
         same(&what, Tolerance::Reordered, &ours, &expected);
@@ -138,7 +139,7 @@ fn ids_outside_the_tables_are_errors() {
     for_each_family(|golden| {
         let model = golden.model();
         let vocab_size = model.backbone().dimensions().vocab_size as u32;
-        // Relative positions have no end.
+        // Relative positions are unbounded.
         let positions = model.backbone().max_position_embeddings();
         let too_long = positions.map(|positions| vec![5; positions + 1]);
         for ids in [Some(vec![vocab_size]), too_long].into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! Outputs of very many units are looked at in little memory. `HFAUTO_UNITS=1000000` is the long form.
+//! Outputs with very many units are read with little memory. `HFAUTO_UNITS=1000000` runs the long form.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use super::support::Fixture;
 
-/// Units of the large output.
+/// The number of units in the large output.
 fn many() -> u64 {
     std::env::var("HFAUTO_UNITS").ok().and_then(|text| text.parse().ok()).unwrap_or(50_000)
 }
 
-/// An empty output, and a pipeline into it.
+/// An empty output, and a pipeline that writes to it.
 fn fixture() -> Fixture {
     let fixture = Fixture::new();
     fixture.file("in.csv", "id\n1\n");
@@ -31,11 +31,11 @@ fn part(unit: u64) -> String {
     format!("{{\"path\":\"{name}\",\"rows\":3,\"bytes\":4096,\"blake3\":\"{unit:064x}\"}}")
 }
 
-/// The state of the output, as `status` tells it, and the most memory that it took.
+/// The output's state as reported by `status`, and its peak memory.
 fn status(fixture: &Fixture) -> (Value, u64) {
     let mut child =
         fixture.command(&["status", "copy.yaml", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
-    // What it says stays in the pipe until it is gone.
+    // The output stays in the pipe until the process has ended.
     let (path, mut peak) = (format!("/proc/{}/status", child.id()), 0);
     while child.try_wait().unwrap().is_none() {
         let text = fs::read_to_string(&path).unwrap_or_default();
@@ -49,8 +49,8 @@ fn status(fixture: &Fixture) -> (Value, u64) {
     (serde_json::from_slice(&output.stdout).unwrap(), peak)
 }
 
-/// KiB that the program takes for an output of any size: it does little else than start. The names of fifty thousand
-/// units, or the text of a manifest of a million files, would be more.
+/// KiB that the program needs for an output of any size, little more than for starting. The names of fifty thousand
+/// units, or the text of a manifest of a million files, would exceed it.
 const ENOUGH: u64 = 34 << 10;
 
 #[test]

@@ -1,6 +1,5 @@
-//! Sources and sinks in object stores, against moto, a server of the S3 protocol
-//! (`pip install 'moto[server]'`): found on the `PATH`, or where `HFAUTO_MOTO` says. Without it these tests
-//! are skipped, and say so.
+//! Sources and sinks in object stores, against moto, a server of the S3 protocol (`pip install 'moto[server]'`), found
+//! on the `PATH` or through `HFAUTO_MOTO`. Without it, these tests are reported as skipped.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::support::{Fixture, Ran, embed_pipeline, mini_embedder, skip};
 
-/// A server with an empty bucket; it ends with the test.
+/// A server with an empty bucket, which ends with the test.
 struct Store {
     server: Child,
     url: String,
@@ -36,7 +35,7 @@ impl Drop for Store {
 }
 
 impl Store {
-    /// `None`, and a line on stderr, where there is no moto.
+    /// `None`, with a line on stderr, if moto is missing.
     fn start() -> Option<Self> {
         let program = std::env::var("HFAUTO_MOTO").unwrap_or_else(|_| "moto_server".to_owned());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -71,7 +70,7 @@ impl Store {
         Some(store)
     }
 
-    /// A request without a signature, for what the client has no call.
+    /// An unsigned request, for operations that the client lacks.
     fn plain_put(&self, path: &str, headers: &str, body: &str) {
         use std::io::{Read, Write};
         let mut stream = TcpStream::connect(self.url.trim_start_matches("http://")).unwrap();
@@ -97,8 +96,7 @@ impl Store {
         got.unwrap().to_vec()
     }
 
-    /// All objects below a prefix, by their names relative to it. The report that an output keeps of its last run is
-    /// left out: it has times.
+    /// All objects below a prefix, by relative name, except the output's last report, which contains times.
     fn objects(&self, prefix: &str) -> BTreeMap<String, Vec<u8>> {
         let folder = StorePath::from(prefix);
         let listed = self.client.list(Some(&folder)).try_collect::<Vec<_>>();
@@ -133,7 +131,7 @@ impl Store {
         self.fixture.ran(command.output().unwrap())
     }
 
-    /// Files of twenty rows below `in/`, and `embed.yaml` from there to `out/`.
+    /// Files of twenty rows below `in/`, and a pipeline `embed.yaml` from there to `out/`.
     fn embed(&self, files: usize, more: &str) {
         for file in 0..files {
             self.put(&format!("in/{file:03}.csv"), rows(file));
@@ -143,7 +141,7 @@ impl Store {
         self.fixture.file("embed.yaml", pipeline);
     }
 
-    /// Rows of the output, by SQL.
+    /// The rows of the output, by SQL.
     fn count(&self, table: &str) -> String {
         let query = format!("SELECT count(*) AS n, count(DISTINCT id) AS d FROM '{table}'");
         let ran = self.run(&["sql", &query, "--format", "csv"]);
@@ -189,7 +187,7 @@ fn killed_anywhere_the_next_run_goes_on() {
         let found = store.objects("out");
         assert!(found == expected, "{what}: {:?}", found.keys());
     }
-    // What is published is done.
+    // Published units are not computed again.
     let again = store.run(&["run", "embed.yaml"]);
     assert!(again.succeeds().stdout.contains("nothing to compute"), "{}", again.stdout);
     let status = store.run(&["status", "embed.yaml"]);
@@ -250,7 +248,7 @@ fn one_run_at_a_time_and_dead_ones_are_succeeded() {
     let status = store.run(&["status", "embed.yaml"]);
     assert!(status.succeeds().stdout.contains("running"), "{}", status.stdout);
 
-    // A holder whose clock is behind, but who lives.
+    // A holder with a clock that is behind, but alive.
     let hour_ago = chrono::Utc::now() - chrono::Duration::hours(1);
     lock(hour_ago);
     let child = store
@@ -265,7 +263,7 @@ fn one_run_at_a_time_and_dead_ones_are_succeeded() {
     }
     store.fixture.ran(child.wait_with_output().unwrap()).fails(75, &["another run is writing"]);
 
-    // One that is dead.
+    // A dead holder.
     lock(hour_ago);
     run().succeeds();
     assert_eq!(store.count("s3://bucket/out/"), "40,40");
@@ -287,7 +285,7 @@ fn a_run_that_lost_its_lock_publishes_nothing() {
         assert!(start.elapsed() < Duration::from_mins(1), "no units");
         std::thread::sleep(Duration::from_millis(50));
     }
-    // Its machine slept, and another run took over.
+    // The holder's machine slept, and another run took over the lock.
     store.put("out/_hfauto/lock", "{\"seconds\": 60.0}");
     let ran = store.fixture.ran(child.wait_with_output().unwrap());
     ran.fails(75, &["the lock of `s3://bucket/out` was lost"]);
@@ -322,14 +320,14 @@ fn one_object_is_one_run_s() {
     }
     let who = format!("process {} on", first.id());
     store.run(&args).fails(75, &["another run is writing `s3://bucket/one.parquet`", &who]);
-    // Another file beside it is nobody's.
+    // Another output in the same folder is not locked.
     let other = "sink.path=s3://bucket/other.parquet";
     store.run(&["run", "embed.yaml", "--set", other]).succeeds();
     store.fixture.ran(first.wait_with_output().unwrap()).succeeds();
     assert!(is_there("one.parquet") && !is_there(lock));
     assert_eq!(store.count("s3://bucket/one.parquet"), "40,40");
 
-    // One that died is succeeded at once, and leaves nothing.
+    // A run takes over a dead holder's lock immediately, and leaves nothing behind.
     let killed = store
         .command(&[&args[..], &["--fresh"]].concat())
         .env("HFAUTO_FAILPOINT", "publish.begun")
@@ -345,7 +343,9 @@ fn one_object_is_one_run_s() {
 fn an_output_keeps_the_report_of_its_last_run() {
     let Some(store) = Store::start() else { return };
     store.embed(2, "");
-    store.run(&["report", "embed.yaml"]).fails(66, &["cannot read the report", "no run of it"]);
+    store
+        .run(&["report", "embed.yaml"])
+        .fails(66, &["cannot read the report", "no run has written a report yet"]);
     store.run(&["run", "embed.yaml"]).succeeds();
     let report = store.get("out/_hfauto/report.json");
     let told = serde_json::from_slice::<Value>(&report).unwrap();
@@ -353,7 +353,7 @@ fn an_output_keeps_the_report_of_its_last_run() {
         (told["status"].as_str(), told["run"]["rows_written"].as_u64()),
         (Some("done"), Some(40))
     );
-    // One that had nothing to do does not take its place.
+    // A run with nothing to do does not replace the report.
     store.run(&["run", "embed.yaml"]).succeeds();
     assert_eq!(store.get("out/_hfauto/report.json"), report);
     let page = store.run(&["report", "embed.yaml", "-o", "-"]);
@@ -411,7 +411,7 @@ fn objects_are_listed_like_files() {
     check("s3://bucket/t/lang=*", "1,de\n2,en\n");
     check("s3://bucket/*/lang=de/?.csv", "1,de\n5,de\n");
     check("s3://bucket/t/lang=de/a.csv", "1,de\n");
-    // Over plain HTTP one object at a time.
+    // Plain HTTP has no listing: one object at a time.
     store.plain_put("/bucket/web/lang=fr/e.csv", "x-amz-acl: public-read\r\n", "id\n6\n");
     check(&format!("{}/bucket/web/lang=fr/e.csv", store.url), "6,fr\n");
 
@@ -426,7 +426,7 @@ fn objects_are_listed_like_files() {
 #[test]
 fn every_format_is_read_and_written() {
     let Some(store) = Store::start() else { return };
-    // Larger than one piece of an upload.
+    // Larger than one part of a multipart upload.
     let mut csv = "id,text\n".to_owned();
     let mut state = 1_u64;
     for row in 0..400_000 {
@@ -503,7 +503,7 @@ fn dead_letters_lie_beside_the_output() {
 }
 
 #[test]
-fn a_store_that_cannot_be_had_is_told() {
+fn an_unavailable_store_is_reported() {
     let Some(store) = Store::start() else { return };
     store.embed(1, "");
     let pipeline =
@@ -513,5 +513,5 @@ fn a_store_that_cannot_be_had_is_told() {
     let pipeline =
         embed_pipeline(&mini_embedder(), "s3://bucket/in/*.csv", "https://x.org/out/", "");
     store.fixture.file("embed.yaml", pipeline);
-    store.run(&["validate", "embed.yaml"]).fails(78, &["nothing is written over HTTP"]);
+    store.run(&["validate", "embed.yaml"]).fails(78, &["HTTP is read-only"]);
 }

@@ -1,7 +1,7 @@
-//! Our numbers against those of transformers and sentence-transformers, for every golden.
+//! Numerical parity with transformers and sentence-transformers, for every golden.
 //!
-//! `HFAUTO_TEST_DEVICE=cuda` computes them on the first card, and `HFAUTO_TEST_DTYPE` in `f32`, `f16` or `bf16`: the same
-//! tests with tolerances of their own (`just test-cuda`).
+//! `HFAUTO_TEST_DEVICE=cuda` computes on the first GPU, in the dtype `HFAUTO_TEST_DTYPE` (`f32`, `f16` or `bf16`): the
+//! same tests with their own tolerances (`just test-cuda`).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,24 +13,24 @@ use hfauto_pipe::models::Want;
 use hfauto_pipe::nn::to_host;
 use serde_json::{Map, Value};
 
-/// How far numbers may be apart; tests name one of these and never write a number.
+/// The named tolerances; tests never contain a literal one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Tolerance {
     /// Bit for bit.
     Exact,
-    /// The same formula in another order of sums: 5·10⁻⁶ for numbers of order 1.
+    /// The same formula with another order of summation: 5·10⁻⁶ for numbers of order 1.
     Reordered,
     /// Another library's f32, after a few layers: 10⁻⁵ for numbers of order 1.
     Close,
-    /// f32 on a card: 10⁻⁴ for numbers of order 1.
+    /// f32 on a GPU: 10⁻⁴ for numbers of order 1.
     CudaF32,
-    /// Weights, states and probabilities of 11 bits, after a few layers: 2·10⁻² for numbers of order 1.
+    /// Weights, states and probabilities with 11 significant bits, after a few layers: 2·10⁻² for numbers of order 1.
     CudaF16,
-    /// The same of 8 bits: 1.5·10⁻¹.
+    /// The same with 8 significant bits: 1.5·10⁻¹.
     CudaBf16,
 }
 
-/// The device that the tests compute on.
+/// The device of the tests.
 pub(crate) fn device() -> Device {
     match std::env::var("HFAUTO_TEST_DEVICE").as_deref() {
         Ok("cuda") => cuda_device(0).unwrap(),
@@ -38,7 +38,7 @@ pub(crate) fn device() -> Device {
     }
 }
 
-/// What the tests compute in.
+/// The dtype of the tests.
 pub(crate) fn dtype() -> ModelDtype {
     match std::env::var("HFAUTO_TEST_DTYPE").as_deref() {
         Ok("f16") => DType::F16.into(),
@@ -59,7 +59,7 @@ impl Tolerance {
         }
     }
 
-    /// What it is on the device of the tests.
+    /// The tolerance on the device of the tests.
     fn here(self) -> Self {
         match (self, dtype()) {
             (Self::Exact, _) => self,
@@ -70,8 +70,7 @@ impl Tolerance {
         }
     }
 
-    /// Compares two tensors, and on failure tells the first outlier, its index, the worst and how many
-    /// there are.
+    /// Compares two tensors. On failure, reports the first outlier with its index, the worst one, and their number.
     pub(crate) fn check(self, ours: &Tensor, expected: &Tensor) -> Result<(), String> {
         self.here().check_here(ours, expected)
     }
@@ -83,7 +82,7 @@ impl Tolerance {
         let (ours, theirs) = (to_host(ours).unwrap(), to_host(expected).unwrap());
         let mut outliers = ours.iter().zip(&theirs).enumerate().filter_map(|(index, (a, b))| {
             let off = (a - b).abs();
-            // Written so that NaN is an outlier.
+            // Written so that NaN counts as an outlier.
             let near = off <= self.absolute();
             (!near).then_some((index, *a, *b, off))
         });
@@ -103,7 +102,7 @@ impl Tolerance {
     }
 }
 
-/// A golden: a model directory, the rows that went into it, and what came out.
+/// A golden: a model directory, its input rows, and the reference outputs.
 pub(crate) struct Golden {
     pub(crate) dir: PathBuf,
     pub(crate) input_ids: Vec<Vec<u32>>,
@@ -134,8 +133,8 @@ impl Golden {
         }
     }
 
-    /// Every golden that holds a model of text without a head, by name. Those of encoders with decoders and
-    /// of images are compared in files of their own.
+    /// All goldens of text models without a head, by name. Encoder-decoders and image models are compared in their own
+    /// files.
     pub(crate) fn all() -> Vec<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         let mut dirs: Vec<PathBuf> = [root.clone(), root.join("heads/gpt2")]
@@ -154,7 +153,7 @@ impl Golden {
         Self::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name))
     }
 
-    /// The golden of a family's architecture without a head; `None` for what does not read tokens.
+    /// The golden of a family's base architecture; `None` for architectures without token inputs.
     pub(crate) fn of_family(model_type: &str) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         let dirs = [root.join(model_type), root.join("heads").join(model_type).join("model")];
@@ -174,7 +173,7 @@ impl Golden {
         rows.map(|(ids, types)| (&ids[..], &types[..])).collect()
     }
 
-    /// An output of the reference library, if the golden has it.
+    /// A reference output, if the golden has it.
     fn output(&self, name: &str) -> Option<Tensor> {
         self.outputs.shape(name)?;
         Some(self.outputs.tensor(name, DType::F32, &Device::Cpu).unwrap())
@@ -185,13 +184,13 @@ impl Golden {
     }
 }
 
-/// The model of a directory, where the tests compute.
+/// The model of a directory, on the device of the tests.
 pub(crate) fn load(dir: &Path) -> AutoModel {
     let model = AutoModel::builder(dir.to_str().unwrap()).dtype(dtype()).device(device());
     model.load().unwrap()
 }
 
-/// Gathers what differs, so that one run tells all of it.
+/// Collects all differences, so that one run reports them together.
 #[derive(Default)]
 pub(crate) struct Differences(Vec<String>);
 
@@ -218,13 +217,13 @@ fn encoders_agree_with_transformers() {
         assert_eq!(model.backbone().has_pooler(), has_pooler, "{golden}");
         assert!(model.report().unused.is_empty(), "{golden}: {:?}", model.report().unused);
         let inputs = model.inputs(golden.rows()).unwrap();
-        // With attentions the eager kernel runs, without them the one for host memory.
+        // With attentions, the eager kernel runs; without them, the fused one.
         for attentions in [false, true] {
             let want = Want { pooler_output: has_pooler, hidden_states: true, attentions };
             let output = model.forward(&inputs, &want).unwrap();
             let mut compared = 0;
             let mut check = |name: String, ours: &Tensor| {
-                // Larger goldens hold some rows only.
+                // Larger goldens contain only some rows.
                 let Some(expected) = golden.output(&name) else { return };
                 compared += 1;
                 let result = Tolerance::Close.check(ours, &expected);
@@ -257,7 +256,7 @@ fn encoders_agree_with_transformers() {
             assert!(compared > golden.input_ids.len() / 2, "{golden} compares {compared}");
         }
     }
-    // What is no plain encoder has its goldens among the heads, compared elsewhere.
+    // Other architectures have goldens with heads, which are compared elsewhere.
     let heads = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/heads");
     for family in &FAMILIES {
         let elsewhere = heads.join(family.model_type).join("model/golden.json").is_file();
@@ -318,7 +317,7 @@ fn overrides_reach_the_model_and_contradictions_are_shape_errors() {
     let inputs = model.inputs(golden.rows()).unwrap();
     let output = model.forward(&inputs, &Want::default()).unwrap();
     assert_eq!(output.attentions.unwrap().len(), 1);
-    // What the first layer gives is what the golden has after its first layer.
+    // The first layer's output must equal the golden's state after the first layer.
     let expected = golden.output("hidden_states.3").unwrap().get(1).unwrap();
     Tolerance::Close.check(&output.last_hidden_state.row(3).unwrap(), &expected).unwrap();
 

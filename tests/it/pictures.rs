@@ -18,7 +18,7 @@ fn file(case: &str, name: &str) -> Vec<u8> {
     std::fs::read(golden(case, name)).unwrap()
 }
 
-/// The pictures that Pillow decoded: names, height, width and pixels.
+/// The images that Pillow decoded: names, height, width and pixels.
 fn pictures(case: &str) -> Vec<(String, [usize; 2], Vec<u8>)> {
     let bytes = file(case, "golden.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -33,7 +33,7 @@ fn pictures(case: &str) -> Vec<(String, [usize; 2], Vec<u8>)> {
     pictures
 }
 
-/// The difference between a picture and Pillow's.
+/// The difference between an image and Pillow's.
 fn difference(image: &RgbImage, size: [usize; 2], pixels: &[u8]) -> Option<String> {
     if [image.height(), image.width()] != size {
         return Some(format!("{} by {} instead of {size:?}", image.height(), image.width()));
@@ -109,10 +109,10 @@ fn sizes_that_files_claim_cost_nothing() {
     ] {
         let error = RgbImage::decode(&bytes).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("a picture of") || text.contains("cannot decode"), "{text}");
+        assert!(text.contains("an image of") || text.contains("cannot decode"), "{text}");
         assert_eq!(error.row_kind(), Some(RowErrorKind::ImageDecode));
     }
-    // Tiles wider than a picture may be; a predictor would buffer rows of them.
+    // Tiles wider than the limit on images; a predictor would buffer rows of them.
     let tiles = file("bitmaps", "tiff-tiles.tiff");
     let tag = tiles.windows(4).position(|entry| entry == [66, 1, 4, 0]).unwrap();
     let wide = changed("bitmaps", "tiff-tiles.tiff", &[(tag + 8, b"\xf0\xff\xff\xff")]);
@@ -120,15 +120,15 @@ fn sizes_that_files_claim_cost_nothing() {
     assert!(error.to_string().contains("TIFF"), "{error}");
     let error = RgbImage::decode_with(&file("pictures", "png-rgba.png"), 100, Ok).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data);
-    assert_eq!(error.message(), "a picture of 22 by 16 pixels, at most 100 may be");
-    assert_eq!(error.remedy(), Some("`images.max_pixels` allows more"));
+    assert_eq!(error.message(), "an image of 22 by 16 pixels, expected at most 100");
+    assert_eq!(error.remedy(), Some("raise the limit with `images.max_pixels`"));
     assert!(start.elapsed().as_secs() < 5);
 }
 
 #[test]
 fn scans_without_end_are_refused() {
     let jpeg = file("pictures", "jpeg-420-progressive.jpg");
-    // The first scan may be repeated: it sets the same values again.
+    // A repeated first scan is valid: it sets the same values again.
     let scan = jpeg.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
     let next = |pair: &[u8]| pair[0] == 0xff && pair[1] != 0;
     let end = scan + 2 + jpeg[scan + 2..].windows(2).position(next).unwrap();

@@ -1,4 +1,4 @@
-//! Every pipeline of `pipelines/` is sound and passes its own tests, offline, through the real program.
+//! Every pipeline in `pipelines/` is valid and passes its own tests, offline, through the real program.
 
 use super::support::{Fixture, repository};
 
@@ -42,7 +42,7 @@ fn a_test_that_fails_says_what_was_found_and_exits_65() {
     ran.fails(65, &["1 test failed"]);
     assert!(ran.stdout.contains("FAILED  p.yaml: wrong"), "{}", ran.stdout);
     assert!(ran.stdout.contains("`tokens`, row 0: expected 7, found 3"), "{}", ran.stdout);
-    // The source that the pipeline names is not read, and its sink is not written.
+    // The pipeline's own source is not read, and its sink is not written.
     assert!(fixture.files("out").is_empty());
     fixture.file("p.yaml", pipeline.replace("equals: 7", "equals: 3"));
     fixture.run(&["test", "p.yaml"]).succeeds();

@@ -98,9 +98,9 @@ fn a_second_signal_ends_a_run_that_spins() {
     assert!(ran.succeeds().stdout.contains("2 done before"), "{}", ran.stdout);
 }
 
-/// The report and metrics of a killed run say that it was running; readers see that its process has died.
+/// The report and metrics of a killed run say that it was running; readers detect that its process has ended.
 #[test]
-fn a_run_that_was_killed_is_told_by_its_report_and_the_next_metrics() {
+fn a_killed_run_is_reported_by_its_report_and_the_next_metrics() {
     let fixture = units();
     let run = ["run", "embed.yaml", "--report", "report.json", "--metrics-file", "run.prom"];
     let killed =
@@ -108,8 +108,8 @@ fn a_run_that_was_killed_is_told_by_its_report_and_the_next_metrics() {
     assert_eq!(killed.status.code(), None);
     assert_eq!(json(&fixture, "report.json")["status"], "running");
     let page = fixture.run(&["report", "report.json", "-o", "-"]);
-    assert!(page.succeeds().stdout.contains("the run died without a word"), "{}", page.stdout);
-    // The next run says it too, while it is running.
+    assert!(page.succeeds().stdout.contains("the run died without a report"), "{}", page.stdout);
+    // The next run reports it as well, while it is running.
     let mut child = fixture
         .command(&run)
         .env("HFAUTO_FAILPOINT", "unit.committed:1:hold")
@@ -148,7 +148,7 @@ fn a_schedule_outlives_its_runs() {
         &[("HFAUTO_NOW", "2026-03-03T03:00:00Z"), ("HFAUTO_FAILPOINT", "unit.committed:3")],
     );
     let killed = "a.yaml: failed with 75: the run was killed by SIGKILL (9)";
-    ran.fails(75, &[killed, "b.yaml: done, 1 rows"]);
+    ran.fails(75, &[killed, "b.yaml: done, 1 row"]);
     assert!(fixture.path("out/b/_SUCCESS").exists() && !fixture.path("out/a/_SUCCESS").exists());
     let metrics = fs::read_to_string(fixture.path("metrics/a.yaml.prom")).unwrap();
     let metrics = Metrics::parse(&metrics);
@@ -205,7 +205,7 @@ fn no_secret_is_shown_or_kept() {
     let kept = contents(&fixture, "out");
     assert!(kept.len() > 3, "{kept:?}");
     kept.iter().for_each(|(name, bytes)| is_clean(name, bytes));
-    // The same place is found again, under its hidden name.
+    // The same place is identified under its hidden name.
     let again = fixture.run_with(&["run", "folder.yaml"], &[("TOK", password)]);
     assert!(again.succeeds().stdout.contains("2 units were done before"), "{}", again.stdout);
     let sql = ["sql", "SELECT * FROM 'http://jane:trampoline@127.0.0.1:1/x.csv'"];

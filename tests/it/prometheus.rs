@@ -1,8 +1,8 @@
-//! A strict reader of Prometheus' text format 0.0.4, with the rules that `promtool check metrics` has besides.
+//! A strict parser of Prometheus' text format 0.0.4, with the additional rules of `promtool check metrics`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The samples of a text: by name, by labels.
+/// The samples of a text, by name and labels.
 pub(crate) struct Metrics {
     samples: BTreeMap<String, BTreeMap<Labels, f64>>,
 }
@@ -10,7 +10,7 @@ pub(crate) struct Metrics {
 type Labels = BTreeMap<String, String>;
 
 impl Metrics {
-    /// Reads a text; what is not exactly in the format panics.
+    /// Parses a text; panics on any deviation from the format.
     #[track_caller]
     pub(crate) fn parse(text: &str) -> Self {
         assert!(text.ends_with('\n'), "the last line has no end");
@@ -75,7 +75,7 @@ impl Metrics {
         }
     }
 
-    /// A value; the labels are all that the sample has besides `pipeline`.
+    /// A value. `labels` are all labels of the sample except `pipeline`.
     pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         self.samples.get(name)?.iter().find_map(|(of, value)| {
             let of: Vec<(&str, &str)> = of
@@ -95,7 +95,7 @@ impl Metrics {
         labels.map(|labels| labels["pipeline"].clone()).collect()
     }
 
-    /// Labels of a family's samples.
+    /// The labels of a family's samples.
     pub(crate) fn labels(&self, name: &str, label: &str) -> BTreeSet<String> {
         let labels = self.samples.get(name).into_iter().flat_map(BTreeMap::keys);
         labels.filter_map(|labels| labels.get(label).cloned()).collect()

@@ -1,4 +1,4 @@
-//! What adding a task or a format costs is what `docs/extending.md` says: the files that the recipe names, and no others.
+//! Adding a task or a format touches only the files that `docs/extending.md` names.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(repository().join(path)).unwrap()
 }
 
-/// The files below `src` whose code without tests has `word`.
+/// The files below `src` that contain `word` in code outside tests.
 fn files_with(word: &str) -> Vec<String> {
     let root = repository();
     let mut found = Vec::new();
@@ -44,7 +44,7 @@ fn a_task_is_one_file_and_one_row() {
         let files = files_with(&format!("\"{}\"", task.id));
         assert_eq!(files.len(), 1, "`{}` is named in {files:?}", task.id);
         assert!(files[0].starts_with("src/tasks/"), "{files:?}");
-        // The file is a module of its own, which nothing but the list of tasks uses.
+        // The file is a module of its own; only the list of tasks uses it.
         let module = files[0].trim_start_matches("src/tasks/").trim_end_matches(".rs");
         let module = module.trim_end_matches("/mod");
         let row = format!("&{module}::");
@@ -73,7 +73,8 @@ fn documents_and_the_schema_have_every_task() {
     }
 }
 
-/// Names, extensions and compressions are in the table alone; the variants are named where files are read and written.
+/// Only the table has names, extensions and compressions; variants are named only in code that reads and writes
+/// files.
 #[test]
 fn a_format_is_a_row_a_reader_and_a_writer() {
     for variant in ["Parquet", "Csv", "Jsonl", "Arrow"] {
@@ -81,7 +82,7 @@ fn a_format_is_a_row_a_reader_and_a_writer() {
             let recipe = file == "src/config/format.rs"
                 || file.starts_with("src/source/")
                 || file.starts_with("src/sink/");
-            // The default of a sink, the rows of a pipeline's tests, and what `run --dry-run` writes.
+            // The default of a sink, the rows of a pipeline's tests, and the output of `run --dry-run`.
             let uses_one = ["src/config/resolve/sink.rs", "src/cli/", "src/job"];
             let matches = read(&file).lines().any(|line| {
                 line.contains(&format!("FileFormat::{variant} =>"))

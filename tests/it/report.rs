@@ -1,4 +1,4 @@
-//! What operators see of a run: metrics, logs, the report and its page in a real browser.
+//! The operator's view of a run: metrics, logs, the report, and its page in a real browser.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,14 +15,14 @@ use serde_json::Value;
 use super::prometheus::Metrics;
 use super::support::{Fixture, embed_pipeline, mini_embedder, repository, skip};
 
-/// A name that would break every format that does not escape it.
+/// A name that would break every format without escaping.
 const HOSTILE: &str = "a\"b\\c\nd<script>document.title='run'</script>&{}";
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// Six files of twenty rows, one a unit.
+/// Six files of twenty rows, one unit each.
 fn units(more: &str) -> Fixture {
     let fixture = Fixture::new();
     for file in 0..6 {
@@ -37,7 +37,7 @@ fn read_metrics(fixture: &Fixture, name: &str) -> Metrics {
     Metrics::parse(&fs::read_to_string(fixture.path(name)).unwrap())
 }
 
-/// Texts for a masked model, in units: of every file one row is too long, one has no mask, one has two.
+/// Texts for a masked model, in units. In every file, one row is too long, one has no mask, and one has two.
 fn fill_mask(name: &str) -> Fixture {
     let fixture = Fixture::new();
     for file in 0..3 {
@@ -75,7 +75,7 @@ fn metrics_tell_a_run_from_its_start_to_its_end() {
     let mut seen = BTreeSet::new();
     while child.try_wait().unwrap().is_none() {
         assert!(start.elapsed() < Duration::from_mins(2), "{seen:?}");
-        // At any time the file is whole, and no other one is left beside it.
+        // At any time the file is complete, and no other file is beside it.
         if let Ok(text) = fs::read_to_string(fixture.path("run.prom")) {
             let metrics = Metrics::parse(&text);
             assert_eq!(metrics.value("hfauto_pipe_last_run_success", &[]).is_some(), {
@@ -119,7 +119,7 @@ fn metrics_tell_a_run_from_its_start_to_its_end() {
     assert!(end > value("run_start_timestamp_seconds", &[]) && end > 1.7e9);
 }
 
-/// A run that is killed cannot say so: the time of the last writing does, and the next run says the rest.
+/// A killed run cannot report its end. The time of the last update shows it, and the next run reports it.
 #[test]
 fn metrics_of_a_run_that_was_killed_grow_old() {
     let fixture = units("");
@@ -149,7 +149,7 @@ fn a_failed_run_keeps_the_time_of_the_last_success() {
     let first = read_metrics(&fixture, "run.prom").value(success, &[]).unwrap();
     std::thread::sleep(Duration::from_millis(20));
 
-    // At the rows, at the pipeline file, and on the way there.
+    // An error in the rows, in the pipeline file, and in between.
     fixture.file("in/3.csv", "id,text\n1,a,b\n");
     let good = fs::read_to_string(fixture.path("embed.yaml")).unwrap();
     for (pipeline, code, kind) in
@@ -171,7 +171,7 @@ fn a_failed_run_keeps_the_time_of_the_last_success() {
     fixture.file("embed.yaml", good).file("in/3.csv", "id,text\n1,a\n");
     fixture.run(&[&run[..], &["--fresh"]].concat()).succeeds();
     assert!(read_metrics(&fixture, "run.prom").value(success, &[]).unwrap() > first);
-    // A file that cannot be written is told before the work.
+    // An unwritable file is reported before the work.
     let run = ["run", "embed.yaml", "--metrics-file", "no/run.prom", "--fresh"];
     fixture.run(&run).fails(73, &["cannot write the metrics file `no/run.prom`"]);
 }
@@ -199,7 +199,7 @@ fn row_errors_have_their_kinds_everywhere() {
     let metrics = read_metrics(&fixture, "run.prom");
     let total = "hfauto_pipe_row_errors_total";
     for (kind, message) in [
-        ("too_long", "tokens, at most 20 may be"),
+        ("too_long", "tokens, expected at most 20"),
         ("missing_mask", "text without the mask token `[MASK]`"),
         ("several_masks", "text with 2 mask tokens"),
     ] {
@@ -211,7 +211,7 @@ fn row_errors_have_their_kinds_everywhere() {
     }
     assert_eq!(metrics.labels(total, "kind").len(), 3);
     assert_eq!(report["run"]["row_errors"]["failed"], 9);
-    let page = page(&Report::from_json(&report.to_string()).unwrap());
+    let page = page(&Report::from_json(&report.to_string()).unwrap()).unwrap();
     assert!(page.contains("<code>several_masks</code>"), "{page}");
 
     let text = fs::read_to_string(fixture.path("fill.yaml")).unwrap();
@@ -242,7 +242,7 @@ fn a_report_is_written_however_a_run_ends() {
         std::thread::sleep(Duration::from_millis(5));
     }
     std::thread::sleep(Duration::from_millis(1100));
-    // Another process tells from the disk how far it is.
+    // Another process reads the progress from disk.
     let status = fixture.run(&["status", "embed.yaml", "--json"]);
     let status: Value = serde_json::from_str(&status.succeeds().stdout).unwrap();
     assert_eq!((&status["state"], &status["units"]), (&"unfinished".into(), &6.into()));
@@ -260,7 +260,7 @@ fn a_report_is_written_however_a_run_ends() {
     assert!((2..6).contains(&done), "{report}");
     assert_eq!(report["run"]["units"]["slowest"].as_array().unwrap().len() as u64, done);
     assert_eq!(report["run"]["steps"][0]["model"]["model_type"], "bert");
-    // What is left of the output keeps it.
+    // The published output keeps it.
     assert_eq!(json(&fixture.path("out/_hfauto/report.json")), report);
 
     fixture.run(&run).succeeds();
@@ -281,7 +281,7 @@ fn a_report_is_written_however_a_run_ends() {
     assert_eq!(counts, run_report["rows_written"].as_u64().unwrap());
     assert_eq!(lengths["sum"], run_report["steps"][0]["counts"]["tokens"]);
 
-    // With nothing to do there is a report of that, and the output keeps the one that says how it was made.
+    // A run with nothing to do writes a report of that, but the output keeps the report of the run that made it.
     fixture.run(&run).succeeds();
     let nothing = json(&fixture.path("report.json"));
     assert_eq!(
@@ -292,7 +292,7 @@ fn a_report_is_written_however_a_run_ends() {
     fixture.run(&["report", "embed.yaml", "-o", "page.html"]).succeeds();
     let page = fs::read_to_string(fixture.path("page.html")).unwrap();
     assert!(page.contains("units") && page.contains("<svg"), "{page}");
-    // Another run that may not have the output leaves the report of the one that made it.
+    // A second run on the same output leaves the first one's report.
     fixture.file("in/0.csv", "id,text\n1,changed\n");
     fixture.run(&run).fails(73, &["--fresh"]);
     assert_eq!(json(&fixture.path("out/_hfauto/report.json")), report);
@@ -302,12 +302,14 @@ fn a_report_is_written_however_a_run_ends() {
 fn the_report_command_says_what_is_missing() {
     let fixture = units("");
     fixture.run(&["report", "none.json"]).fails(66, &["none.json", "run --report"]);
-    fixture.run(&["report", "embed.yaml"]).fails(66, &["out/_hfauto/report.json", "no run of it"]);
+    fixture
+        .run(&["report", "embed.yaml"])
+        .fails(66, &["out/_hfauto/report.json", "no run has written a report yet"]);
     fixture.file("other.json", "{}").run(&["report", "other.json"]).fails(65, &["not a report"]);
     fixture.file("new.json", r#"{"version": 9, "status": "done"}"#);
     fixture.run(&["report", "new.json"]).fails(65, &["version 9", "newer hfauto-pipe"]);
     let single = ["report", "embed.yaml", "--set", "sink.path=one.parquet"];
-    fixture.run(&single).fails(66, &["one file keeps no report"]);
+    fixture.run(&single).fails(66, &["single file keeps no report"]);
     fixture.run(&["report", "new.json", "-o", "no/page.html"]).fails(65, &[]);
 }
 
@@ -339,7 +341,7 @@ fn logs_are_json_when_they_are_asked_for() {
     for message in ["run begun", "run done", "progress"] {
         assert!(lines_of_run.iter().any(|line| line["message"] == message), "{message}");
     }
-    // A warning of another part of the program says whose it is, too; the level is the user's.
+    // Warnings of other parts of the program also name their pipeline; the user's level applies.
     let warned = units("run: {incremental: new_or_changed}");
     let run = ["run", "embed.yaml", "--log-format=json", "--log-level=warn", "--progress=none"];
     assert_eq!(warned.run(&run).succeeds().stderr, "");
@@ -359,7 +361,7 @@ fn logs_are_json_when_they_are_asked_for() {
         (&"ERROR".into(), &"data".into(), &65.into())
     );
     assert!(error["at"].is_array() && error["text"].as_str().unwrap().contains("3.csv"), "{error}");
-    // The problems of a pipeline file, and of the command line.
+    // The problems of a pipeline file and of the command line.
     fixture.file("embed.yaml", "version: 1\nsource: {pth: a}\n");
     let ran = fixture.run(&["run", "embed.yaml", "--log-format", "json"]);
     ran.fails(78, &[]);
@@ -374,7 +376,7 @@ fn logs_are_json_when_they_are_asked_for() {
     assert_eq!((&error["exit_code"], &error["kind"]), (&64.into(), &"usage".into()));
     assert!(error["message"].as_str().unwrap().contains("<PIPELINE>"), "{error}");
 
-    // As text, lines have a time and say whose they are.
+    // As text, lines have a time and name their pipeline.
     let fixture = units("");
     let ran = fixture.run(&["run", "embed.yaml", "--log-level", "info", "--progress", "none"]);
     let line =
@@ -383,7 +385,7 @@ fn logs_are_json_when_they_are_asked_for() {
     assert!(chrono::DateTime::parse_from_rfc3339(line.split_whitespace().next().unwrap()).is_ok());
 }
 
-/// The browser of the machine; without one the tests that need it say so and pass.
+/// The machine's browser; without one, the tests that need it are skipped.
 fn browser() -> Option<PathBuf> {
     let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
     let folders = std::env::split_paths(&std::env::var_os("PATH")?).collect::<Vec<_>>();
@@ -395,7 +397,7 @@ fn browser() -> Option<PathBuf> {
     found
 }
 
-/// What a browser makes of a page in a window of so many pixels: its document, and what it says on stderr.
+/// The document that a browser builds from a page in a window of this width, and its stderr.
 fn dump_dom(browser: &Path, fixture: &Fixture, page: &str, size: &str) -> (String, String) {
     let profile = tempfile::tempdir().unwrap();
     let output = Command::new(browser)
@@ -406,7 +408,7 @@ fn dump_dom(browser: &Path, fixture: &Fixture, page: &str, size: &str) -> (Strin
             "--enable-logging=stderr",
             "--dump-dom",
         ])
-        // Waits for messages between frames, too.
+        // Also waits for messages between frames.
         .arg("--virtual-time-budget=2000")
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("--window-size={size}"))
@@ -419,7 +421,7 @@ fn dump_dom(browser: &Path, fixture: &Fixture, page: &str, size: &str) -> (Strin
     (text(output.stdout), text(output.stderr))
 }
 
-/// A server that counts who connects.
+/// A server that counts connections.
 fn counting_server() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, count) =
@@ -443,7 +445,7 @@ fn numbers(data: &str) -> Vec<f64> {
 fn a_browser_shows_the_page_and_nothing_else() {
     let Some(browser) = browser() else { return };
     let (address, connections) = counting_server();
-    // A name and messages that would run and fetch something, where they were markup.
+    // A name and messages that would run scripts and fetch files if they were markup.
     let attack = format!(
         "</title></h1><img src=http://{address}/i onerror=\"document.title='attacked'\">\
          <script>document.title='attacked'</script><link rel=stylesheet href=http://{address}/c>"
@@ -472,7 +474,7 @@ fn a_browser_shows_the_page_and_nothing_else() {
     {
         assert_eq!(dom.matches(&format!(" id=\"{section}\"")).count(), 1, "{section}: {dom}");
     }
-    // Plots have points, where they belong.
+    // Plots have points at the right positions.
     let lines: Vec<Vec<f64>> = dom
         .split("<path class=\"line\" d=\"")
         .skip(1)
@@ -488,8 +490,8 @@ fn a_browser_shows_the_page_and_nothing_else() {
     }
     assert!(dom.matches("<rect class=\"bar\"").count() >= 2, "{dom}");
 
-    // Laid out, every shape has a size and nothing is wider than the screen, a phone's included. The page lets no
-    // script run; a copy without that rule measures itself.
+    // After layout, every shape has a size, and nothing is wider than the screen, even on a phone. The page forbids
+    // scripts; a copy without that rule measures itself.
     let page = fs::read_to_string(fixture.path("page.html")).unwrap();
     let measure = "<script>addEventListener('load', () => {
         const sizes = [...document.querySelectorAll('svg[role=img]')].map(svg => svg.getBoundingClientRect());
@@ -508,7 +510,7 @@ fn a_browser_shows_the_page_and_nothing_else() {
         .replacen("default-src 'none'", "script-src 'unsafe-inline'", 1)
         .replacen("</body>", measure, 1);
     fixture.file("measured.html", copy);
-    // No window of this browser is as narrow as a phone, but a frame is.
+    // This browser has no window as narrow as a phone, but a frame can be.
     let frame = "<body><iframe src=measured.html style='width:400px;height:800px;border:0'></iframe><script>
         onmessage = message => document.body.innerHTML = '<pre id=measured>' + message.data + '</pre>';
     </script></body>";
@@ -529,7 +531,7 @@ fn a_browser_shows_the_page_and_nothing_else() {
 
 #[test]
 fn pages_of_any_report_are_whole() {
-    // Nothing in it, half of it, figures beyond all bounds.
+    // Empty, partial, and extreme reports.
     for text in [
         r#"{"version": 1, "status": "failed"}"#.to_owned(),
         r#"{"version": 1, "status": "done", "run": {"steps": [{}], "units": {"total": 5}}}"#.to_owned(),
@@ -540,7 +542,7 @@ fn pages_of_any_report_are_whole() {
             .to_owned(),
     ] {
         let report = Report::from_json(&text).unwrap();
-        let page = page(&report);
+        let page = page(&report).unwrap();
         assert!(page.ends_with("</html>\n") && !page.contains("NaN") && !page.contains("inf\""), "{page}");
         Metrics::parse(&prometheus(&report, Kept::default(), chrono::Utc::now()));
     }

@@ -1,4 +1,4 @@
-//! Rows that fail: `on_error` as its policies say, in units and in whole jobs.
+//! Rows that fail: the policies of `on_error`, in units and in whole jobs.
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
@@ -35,7 +35,7 @@ fn fixture(more: &str, files: usize) -> Fixture {
     fixture
 }
 
-/// A row: id, whether there are words, the number of tokens, the error.
+/// A row: id, whether it has words, the number of tokens, the error.
 type Row = (i64, bool, Option<i32>, Option<[String; 3]>);
 
 /// The rows of all parts.
@@ -92,7 +92,7 @@ fn null_keeps_the_row_and_its_error() {
             assert_eq!(id, index as i64);
             let has_failed = matches!(index % 10, 3 | 7);
             assert_eq!(words, !has_failed && index % 10 != 5, "{id}");
-            // Steps after it go on with the row.
+            // Later steps process the row.
             assert_eq!(tokens.is_some(), index % 10 != 5, "{id}");
             assert_eq!(error, has_failed.then(|| ERROR.map(str::to_owned)), "{id}");
         }
@@ -119,7 +119,7 @@ fn skip_leaves_the_row_out_and_keeps_it_in_the_dead_letters() {
         for (_, _, _, error) in letters {
             assert_eq!(error, Some(ERROR.map(str::to_owned)));
         }
-        // The row itself is there.
+        // The letter contains the row itself.
         let name = fixture.files(dead).remove(0);
         let batch = fixture.parquet(&format!("{dead}/{name}"));
         assert_eq!(batch["text"].as_string::<i32>().value(0), "no mask here 3");
@@ -130,9 +130,9 @@ fn skip_leaves_the_row_out_and_keeps_it_in_the_dead_letters() {
 fn the_budget_of_errors_is_a_limit() {
     let fixture = fixture("on_error: {rows: null, max_fraction: 0.1}", 2);
     let failed = fixture.run(&["run", "fill.yaml"]);
-    failed.fails(65, &["4 of 20 rows failed, a share of 0.2000", "max_fraction` is 0.1"]);
+    failed.fails(65, &["4 of 20 rows failed, a fraction of 0.2000", "max_fraction` is 0.1"]);
     assert!(!fixture.path("out/_SUCCESS").exists());
-    // The units are done: with a larger budget nothing is computed again.
+    // The units are done: with a larger budget, nothing is computed again.
     let text = std::fs::read_to_string(fixture.path("fill.yaml")).unwrap();
     fixture.file("fill.yaml", text.replace("0.1}", "0.2}"));
     let report = report(&fixture, &[]);
@@ -141,7 +141,7 @@ fn the_budget_of_errors_is_a_limit() {
     assert_eq!(rows(&fixture, "out").len(), 20);
 }
 
-/// Letters of a file that has changed go with its rows.
+/// The dead letters of a changed file are replaced with its rows.
 #[test]
 fn dead_letters_are_those_of_the_rows_that_are_there() {
     let fixture = fixture("on_error: {rows: skip}\nrun: {incremental: new_or_changed}", 2);
@@ -155,18 +155,18 @@ fn dead_letters_are_those_of_the_rows_that_are_there() {
         ids
     };
     assert_eq!(letters(&fixture), [1, 13, 17]);
-    // The place of a unit changes, its letters stay.
+    // The position of a unit changes, but its letters stay.
     fixture.file("in/-1.csv", "id,text\n90,nothing\n");
     report(&fixture, &[]);
     assert_eq!(letters(&fixture), [1, 13, 17, 90]);
-    // A file that is gone keeps its rows and its letters, until they are not wanted.
+    // A removed file keeps its rows and letters until they are pruned.
     std::fs::remove_file(fixture.path("in/-1.csv")).unwrap();
     report(&fixture, &[]);
     assert_eq!(letters(&fixture), [1, 13, 17, 90]);
-    // Rows of other options do not stand beside them.
+    // Results of other options are not mixed with them.
     let text = std::fs::read_to_string(fixture.path("fill.yaml")).unwrap();
     fixture.file("fill.yaml", text.replace("top_k: 1", "top_k: 2"));
-    fixture.run(&["run", "fill.yaml"]).fails(73, &["-1.csv` is gone", "--prune"]);
+    fixture.run(&["run", "fill.yaml"]).fails(73, &["-1.csv` no longer exists", "--prune"]);
     fixture.file("fill.yaml", text.clone());
     report(&fixture, &["--prune"]);
     assert_eq!(letters(&fixture), [1, 13, 17]);
@@ -183,7 +183,7 @@ fn dead_letters_are_those_of_the_rows_that_are_there() {
     // `plan` reads rows that may fail.
     fixture.file("in/1.csv", "id,text\n1,nothing\n");
     fixture.run(&["plan", "fill.yaml"]).succeeds();
-    fixture.run(&["run", "fill.yaml", "--limit", "1"]).fails(64, &["`--limit` does not go with"]);
+    fixture.run(&["run", "fill.yaml", "--limit", "1"]).fails(64, &["`--limit` conflicts with"]);
     // Without `skip` there are no letters.
     report(&fixture, &[]);
     assert_eq!(letters(&fixture), [1]);
@@ -196,5 +196,7 @@ fn dead_letters_are_those_of_the_rows_that_are_there() {
 #[test]
 fn a_column_of_the_name_is_refused() {
     let fixture = fixture("on_error: {rows: null, column: id}", 1);
-    fixture.run(&["run", "fill.yaml"]).fails(78, &["column `id` already", "on_error.column"]);
+    fixture
+        .run(&["run", "fill.yaml"])
+        .fails(78, &["already have a column `id`", "on_error.column"]);
 }

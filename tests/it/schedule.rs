@@ -1,4 +1,5 @@
-//! Schedules through the real program: what is due runs, once, whatever happens. `HFAUTO_NOW` sets its clock.
+//! Schedules through the real program: each due time is run exactly once, whatever happens. `HFAUTO_NOW` sets the
+//! clock.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -46,12 +47,12 @@ fn is_there(fixture: &Fixture, name: &str) -> bool {
 }
 
 #[test]
-fn what_is_due_runs_once() {
+fn a_due_time_runs_once() {
     let fixture = fixture(&[("a.yaml", &copy("a", DAILY)), ("plain.yaml", &copy("plain", DAILY))]);
     let plain = fs::read_to_string(fixture.path("pipes/plain.yaml")).unwrap();
     fixture.file("pipes/plain.yaml", plain.split("schedule:").next().unwrap());
 
-    // New, it is due from the next time on.
+    // A new pipeline is due from the next time on.
     let ran = due_at(&fixture, "2026-03-02T10:00:00Z");
     let first = "a.yaml: seen for the first time, next 2026-03-03 03:00:00 UTC";
     assert!(ran.succeeds().stderr.contains(first), "{}", ran.stderr);
@@ -68,7 +69,7 @@ fn what_is_due_runs_once() {
     assert!(ran.stderr.contains("next 2026-03-04 03:00:00 UTC"), "{}", ran.stderr);
     assert!(is_there(&fixture, "a") && !is_there(&fixture, "plain"));
 
-    // Not again, also by a clock that goes back, by seconds and by a month.
+    // It is not due again, even if the clock goes back by seconds or by a month.
     for now in ["2026-03-03T03:00:31Z", "2026-03-03T23:00:00Z", "2026-03-03T02:59:59Z"] {
         assert_eq!(due_at(&fixture, now).succeeds().stderr, "");
     }
@@ -76,7 +77,7 @@ fn what_is_due_runs_once() {
     assert!(ran.succeeds().stderr.contains("the clock is behind the last run"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("started"), "{}", ran.stderr);
 
-    // Forwards by a month, or after a month in which nothing ran: once.
+    // Forward by a month, or after a month without a scheduler: once.
     let ran = due_at(&fixture, "2026-04-10T12:00:00Z");
     let started = ran.succeeds().stderr.matches("started, due 2026-04-10 03:00:00 UTC").count();
     assert_eq!(started, 1, "{}", ran.stderr);
@@ -94,12 +95,12 @@ fn each_pipeline_has_its_metrics() {
         let args = ["run", "--due", "pipes", "--progress", "none", "--metrics-file", metrics];
         fixture.run_with(&args, &[("HFAUTO_NOW", now)])
     };
-    run("2026-03-02T10:00:00Z", "metrics").fails(64, &["`metrics` is no folder"]);
+    run("2026-03-02T10:00:00Z", "metrics").fails(64, &["`metrics` is not a folder"]);
     fs::create_dir(fixture.path("metrics")).unwrap();
     run("2026-03-02T10:00:00Z", "metrics").succeeds();
     assert_eq!(fixture.files("metrics"), [""; 0]);
     run("2026-03-03T03:00:05Z", "metrics").fails(66, &["b.yml"]);
-    // As a collector does it: all files, no series twice.
+    // As a collector reads it: all files, with no duplicate series.
     let text = |name: &str| fs::read_to_string(fixture.path(&format!("metrics/{name}"))).unwrap();
     assert_eq!(fixture.files("metrics"), ["a.yaml.prom", "b.yml.prom"]);
     for (name, pipeline, success) in [("a.yaml.prom", "a", 1.0), ("b.yml.prom", "b", 0.0)] {
@@ -127,9 +128,9 @@ fn times_are_those_of_the_zone_and_jitter_puts_them_off() {
     let ran = due_at(&fixture, &next);
     assert!(ran.succeeds().stderr.contains("b.yaml: started"), "{}", ran.stderr);
 
-    // Days later, without `catch_up`: left out, and told.
+    // Days later, without `catch_up`: skipped and reported.
     let ran = due_at(&fixture, "2026-04-05T12:00:00Z");
-    let left_out = "b.yaml: left out 2026-04-05 03:00:00 UTC";
+    let left_out = "b.yaml: skipped 2026-04-05 03:00:00 UTC";
     assert!(ran.succeeds().stderr.contains(left_out), "{}", ran.stderr);
     assert!(ran.stderr.contains("a.yaml: started"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("b.yaml: started"), "{}", ran.stderr);
@@ -137,7 +138,7 @@ fn times_are_those_of_the_zone_and_jitter_puts_them_off() {
 }
 
 #[test]
-fn what_fails_costs_the_others_nothing() {
+fn a_failure_does_not_affect_other_pipelines() {
     let missing = copy("missing", DAILY).replace("../in/*.csv", "../nothing/*.csv");
     let fixture = fixture(&[
         ("a-missing.yaml", &missing),
@@ -147,7 +148,7 @@ fn what_fails_costs_the_others_nothing() {
     let ran = due_at(&fixture, "2026-03-02T10:00:00Z");
     ran.fails(78, &["b-broken.yaml: cannot be run: 1:1 missing", "error: `b-broken.yaml` failed"]);
     let ran = due_at(&fixture, "2026-03-03T03:00:00Z");
-    // The files that cannot be used come first.
+    // Unusable files come first.
     ran.fails(
         78,
         &[
@@ -158,7 +159,7 @@ fn what_fails_costs_the_others_nothing() {
     );
     assert!(is_there(&fixture, "good"));
     fs::remove_file(fixture.path("pipes/b-broken.yaml")).unwrap();
-    // A run that failed has had its time; the next one comes.
+    // A failed run is not retried; the next time is due.
     assert_eq!(due_at(&fixture, "2026-03-03T03:05:00Z").succeeds().stderr, "");
     due_at(&fixture, "2026-03-04T03:05:00Z").fails(66, &["a-missing.yaml: failed with 66"]);
 
@@ -190,7 +191,7 @@ fn what_fails_costs_the_others_nothing() {
     assert_eq!((&failed["last"]["exit_code"], &failed["cron"]), (&66.into(), &"0 3 * * *".into()));
     assert!(failed["last"]["error"].as_str().unwrap().contains("nothing matches"));
     assert!(pipelines[2]["error"].as_str().unwrap().contains("d-broken.yaml"));
-    // Nothing is written for a look: `e.yaml` has no state.
+    // A check writes nothing: `e.yaml` has no state.
     assert!(!fixture.path("pipes/.hfauto/schedule/e.yaml.json").exists());
 
     let one = fixture
@@ -219,9 +220,9 @@ fn a_crash_costs_no_due_time_and_no_run_is_made_twice() {
             "schedule.finished" => assert_eq!(ran.stderr, "", "{place}"),
             place => {
                 let again =
-                    "started again, due 2026-03-03 03:00:00 UTC: the run before did not end";
+                    "started again, due 2026-03-03 03:00:00 UTC: the previous run did not end";
                 assert!(ran.stderr.contains(again), "{place}\n{}", ran.stderr);
-                // What was done then is not done again.
+                // Units that were done are not computed again.
                 let units = if place == "schedule.ran" { (0, 2) } else { (2, 0) };
                 let units = format!("{} units computed, {} done before", units.0, units.1);
                 assert!(ran.stderr.contains(&units), "{place}\n{}", ran.stderr);
@@ -241,7 +242,7 @@ fn damaged_states_lose_no_time_and_newer_ones_are_refused() {
     let path = fixture.path("pipes/.hfauto/schedule/a.yaml.json");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, &text[..text.len() / 2]).unwrap();
-    // As it was two minutes ago, so that a time has passed since.
+    // As of two minutes ago, so that a time has passed since.
     let file = fs::File::options().write(true).open(&path).unwrap();
     file.set_modified(std::time::SystemTime::now() - Duration::from_mins(2)).unwrap();
     let ran = due();
@@ -271,7 +272,7 @@ fn states_can_be_elsewhere() {
     let status = fixture.run(&["status", "pipes", "--state", "var/states"]);
     assert!(status.succeeds().stdout.contains("done"), "{}", status.stdout);
 
-    // What cannot be kept is not run.
+    // Without a writable state, nothing is run.
     fixture.file("file", "");
     let args = ["run", "--due", "pipes", "--state", "file/states"];
     fixture.run(&args).fails(73, &["a.yaml: cannot be run: cannot make the state", "--state DIR"]);
@@ -281,7 +282,7 @@ fn states_can_be_elsewhere() {
     fixture.run(&["run", "pipes"]).fails(64, &["`pipes` is a folder", "run --due FOLDER"]);
 }
 
-/// A scheduler that stays, and what it says.
+/// A running scheduler service, and its output.
 struct Staying {
     child: Child,
     lines: Receiver<String>,
@@ -306,7 +307,7 @@ impl Staying {
         Self { child, lines, said: Vec::new() }
     }
 
-    /// Waits for a line that holds `text`.
+    /// Waits for a line that contains `text`.
     #[track_caller]
     fn says(&mut self, text: &str) {
         let start = Instant::now();
@@ -329,7 +330,7 @@ impl Staying {
         Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
     }
 
-    /// The exit code after a signal, and all that was said.
+    /// The exit code after a signal, and the complete output.
     fn ends(&mut self) -> (Option<i32>, String) {
         let code = self.child.wait().unwrap().code();
         self.said.extend(self.lines.iter());
@@ -349,18 +350,18 @@ fn a_scheduler_that_stays_follows_its_folder() {
     let every_minute = copy("b", "cron: '* * * * *'");
     let fixture = fixture(&[("a.yaml", &copy("a", DAILY)), ("z-broken.yaml", "version: 1\n")]);
     due_at(&fixture, "2026-03-02T10:00:00Z").fails(78, &[]);
-    // A time has passed while nothing was there.
+    // A time has passed while no scheduler was running.
     let mut staying = Staying::start(&fixture, "2026-03-03T04:30:40Z", "");
     staying.says("z-broken.yaml: cannot be run");
     staying.says("a.yaml: started, due 2026-03-03 03:00:00 UTC");
     staying.says("a.yaml: done, 3 rows");
-    // A second scheduler is told who is there; a call of `run --due` finds nothing left to do.
-    let who = format!("another scheduler is on `pipes`: process {} on ", staying.child.id());
+    // A second scheduler reports the first one; `run --due` finds nothing left to do.
+    let who = format!("another scheduler serves `pipes`: process {} on ", staying.child.id());
     fixture.run(&["schedule", "pipes"]).fails(75, &[&who]);
     fs::remove_file(fixture.path("pipes/z-broken.yaml")).unwrap();
     assert_eq!(due_at(&fixture, "2026-03-03T04:31:00Z").succeeds().stderr, "");
 
-    // A new file, a file that changes, breaks, is mended, and goes.
+    // A new file, then a changed, broken, fixed and removed one.
     fixture.file("pipes/b.yaml", &every_minute);
     staying.says("z-broken.yaml: is gone");
     staying.says("b.yaml: seen for the first time, next 2026-03-03 04:3");
@@ -394,7 +395,7 @@ fn a_scheduler_survives_a_panic() {
     let (code, said) = staying.ends();
     assert_eq!(code, Some(130), "{said}");
     assert_eq!(state(&fixture, "a.yaml")["last"]["exit_code"], 70);
-    // What it was doing holds nobody up.
+    // The crashed run blocks nobody.
     due_at(&fixture, "2026-03-04T03:00:00Z").succeeds();
     assert!(is_there(&fixture, "a"));
 }
@@ -421,11 +422,11 @@ fn a_signal_keeps_units_and_the_next_start_goes_on() {
         assert!(start.elapsed() < Duration::from_mins(1), "{:#?}", staying.said);
         std::thread::sleep(Duration::from_millis(5));
     }
-    // Meanwhile another caller leaves it alone, and `status` says who is at it.
+    // Meanwhile, another caller skips it, and `status` names the process that runs it.
     let process = format!("process {} on ", staying.child.id());
     let ran = due_at(&fixture, "2026-03-03T03:00:10Z");
     assert!(
-        ran.succeeds().stderr.contains(&format!("a.yaml: left alone: {process}")),
+        ran.succeeds().stderr.contains(&format!("a.yaml: skipped: {process}")),
         "{}",
         ran.stderr
     );
@@ -437,18 +438,18 @@ fn a_signal_keeps_units_and_the_next_start_goes_on() {
     let (code, said) = staying.ends();
     assert_eq!(code, Some(143), "{said}");
     assert!(said.contains("a.yaml: interrupted: "), "{said}");
-    assert!(said.contains("the next start goes on"), "{said}");
+    assert!(said.contains("the next start resumes"), "{said}");
     assert!(!is_there(&fixture, "a"));
     assert_eq!(state(&fixture, "a.yaml")["last"]["outcome"], "interrupted");
 
-    // Hours later, and though times that were missed are left out: this one was begun.
+    // Hours later, without `catch_up`: this run had started, so it is resumed.
     let ran = due_at(&fixture, "2026-03-03T12:00:00Z");
     assert!(
         ran.succeeds().stderr.contains("started again, due 2026-03-03 03:00:00"),
         "{}",
         ran.stderr
     );
-    let before = ran.stderr.split(" units computed, ").nth(1).unwrap();
+    let before = ran.stderr.split(" computed, ").nth(1).unwrap();
     let before: u32 = before.split(' ').next().unwrap().parse().unwrap();
     assert!((2..8).contains(&before), "{}", ran.stderr);
     assert!(is_there(&fixture, "a"));
@@ -490,7 +491,7 @@ fn the_ready_made_files_are_sound() {
     let args: Vec<&str> =
         container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
     assert_eq!(args[..3], ["run", "--due", "/pipelines"]);
-    // Every mount has a volume, and what is remembered is on one that stays.
+    // Every mount has a volume, and the state is on a persistent one.
     let volume = |name: &str| {
         let volumes = pod["volumes"].as_array().unwrap();
         volumes.iter().find(|volume| volume["name"] == name).unwrap().clone()
@@ -506,7 +507,7 @@ fn the_ready_made_files_are_sound() {
     let map = &volume(mount("/pipelines").as_str().unwrap())["configMap"]["name"];
     let config = kind("ConfigMap");
     assert_eq!(map, &config["metadata"]["name"]);
-    // Its pipeline is one.
+    // Its pipeline is valid.
     let fixture = Fixture::new();
     for (name, pipeline) in config["data"].as_object().unwrap() {
         fixture.file(name, pipeline.as_str().unwrap());
@@ -519,7 +520,7 @@ fn the_ready_made_files_are_sound() {
     assert!(unit("hfauto-pipe.timer").contains("\nOnCalendar="));
     let staying = unit("hfauto-pipe-scheduler.service");
     assert!(staying.contains("\nExecStart=/usr/local/bin/hfauto-pipe schedule "), "{staying}");
-    // systemd's own check, with this program in the place of the installed one.
+    // systemd's own check, with this program instead of the installed one.
     for name in ["hfauto-pipe.service", "hfauto-pipe.timer", "hfauto-pipe-scheduler.service"] {
         let program = env!("CARGO_BIN_EXE_hfauto-pipe");
         fixture.file(name, unit(name).replace("/usr/local/bin/hfauto-pipe", program));

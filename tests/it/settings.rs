@@ -98,7 +98,7 @@ fn run_plain(fixture: &Fixture, task: &str, step: &Value, rows: &[Value]) -> Res
     run(fixture, task, step, rows, &json!({}))
 }
 
-/// The numbers of a case's row, in their order.
+/// The numbers in a case's row, in order.
 fn numbers(value: &Value) -> Vec<f64> {
     match value {
         Value::Number(number) => vec![number.as_f64().unwrap()],
@@ -214,7 +214,7 @@ fn decoders_generate_with_the_positions_of_generate() {
             ..GenerationConfig::default()
         };
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        // All together, and each on its own.
+        // All together, and each alone.
         let together = generate(&*decoder, &prompts, &config, 4096, None).unwrap();
         for (place, row) in rows.iter().enumerate() {
             let what = format!("{name}, {} beams, row {place}", case["num_beams"]);
@@ -457,7 +457,7 @@ fn a_label_is_that_of_its_id() {
     let id = ids.iter().find(|id| labels[*id] == *chosen).unwrap();
     let others: Vec<&String> = ids.iter().filter(|other| *other != id).collect();
 
-    // One of the other labels has a distant id: a chosen row keeps its own label.
+    // One of the other labels has a distant id; a chosen row keeps its own label.
     let mut gap = Map::new();
     gap.insert(id.clone(), "chosen".into());
     for (place, other) in others.iter().enumerate() {

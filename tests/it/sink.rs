@@ -1,4 +1,4 @@
-//! Sinks: what is written is what was given, all of it or nothing.
+//! Sinks: they write exactly the rows that they are given, all or none.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ fn tree(folder: &Path) -> Vec<String> {
     found
 }
 
-/// Every kind of column that passes through.
+/// Every column type that passes through.
 fn rich() -> RecordBatch {
     let nulls = || NullBuffer::from(vec![true, false, true]);
     let list = ListArray::from_iter_primitive::<Int32Type, _, _>([
@@ -169,7 +169,7 @@ async fn every_format_and_compression_comes_back() {
             assert_eq!(written.files[0].blake3, blake3::hash(&bytes).to_hex().to_string());
             assert_eq!(read(&spec.path).await.columns(), all.columns(), "{name}");
 
-            // The same as one file; its name tells the compression.
+            // The same as one file, whose name determines the compression.
             let single = folder.path().join(format!("one/x.{extension}{suffix}"));
             let spec = SinkSpec { path: single.clone(), ..spec };
             write(&spec, &batches, false).unwrap();
@@ -192,7 +192,7 @@ fn parquet_and_arrow_keep_every_type() {
     assert_eq!(back, std::slice::from_ref(&batch));
 
     let arrow = spec(folder.path().join("a.arrow"), FileFormat::Arrow);
-    // Batches come with different dictionaries.
+    // The batches have different dictionaries.
     let other: DictionaryArray<Int32Type> = [Some("q"), Some("r"), None].into_iter().collect();
     let mut columns = batch.columns().to_vec();
     columns[2] = Arc::new(other);
@@ -305,7 +305,7 @@ async fn files_roll_over_by_size_and_rows_stay_in_order() {
         }
         assert_eq!(id_values(&read(&spec.path).await), (0..40 * 777).collect::<Vec<_>>());
 
-        // One file is one file.
+        // A sink with a single file writes one file.
         let extension = written.files[0].path.extension().unwrap().to_str().unwrap().to_owned();
         spec.path = folder.path().join(format!("x.{extension}"));
         assert_eq!(write(&spec, &batches, false).unwrap().files.len(), 1);
@@ -370,7 +370,7 @@ async fn more_partitions_than_open_files() {
             .unwrap()
     };
     let written = write(&spec, &[batch(0), batch(100), batch(200)], false).unwrap();
-    // 100 folders through 64 open files: every folder is closed and opened again.
+    // 100 folders with a limit of 64 open files: every folder is closed and reopened.
     assert_eq!((written.files.len(), written.rows), (300, 300));
     assert_eq!(id_values(&read(&spec.path.join("key=42")).await), [42, 142, 242]);
 }
@@ -447,7 +447,7 @@ fn a_sink_that_is_not_finished_leaves_nothing() {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         drop(start());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        // A killed run frees its lock and leaves files that no reader takes for data.
+        // A killed run frees its lock and leaves files that readers ignore.
         let killed = start();
         let seen = tree(folder.path());
         assert!(
@@ -484,7 +484,7 @@ fn an_output_that_exists_is_kept() {
     write(&one, &[ids(2..3)], true).unwrap();
     assert_eq!(fs::read_to_string(&one.path).unwrap(), "id,text\n2,text 2\n");
 
-    // What a killed run left is taken over, not kept.
+    // The next run takes over what a killed run left.
     fs::write(folder.path().join(".b.csv.hfauto-tmp"), "x".repeat(1000)).unwrap();
     let taken_over = spec(folder.path().join("b.csv"), FileFormat::Csv);
     write(&taken_over, &[ids(1..2)], false).unwrap();
@@ -511,20 +511,16 @@ fn an_output_that_exists_is_kept() {
     );
 
     fs::write(out.path.join("mine.csv"), "x\n").unwrap();
-    check(&out, true, "the output `/out` holds `mine.csv`, which no run of hfauto-pipe wrote");
+    check(&out, true, "the output `/out` contains `mine.csv`, which hfauto-pipe did not write");
     let foreign = spec(folder.path().join("foreign"), FileFormat::Parquet);
     fs::create_dir(&foreign.path).unwrap();
     Sink::check(&foreign, false).unwrap();
     fs::write(foreign.path.join("data.parquet"), "x").unwrap();
     check(&foreign, false, "the output `/foreign` exists");
-    check(&foreign, true, "holds `data.parquet`");
-    check(
-        &spec(foreign.path.join("data.parquet/"), FileFormat::Parquet),
-        true,
-        "is to be a folder",
-    );
+    check(&foreign, true, "contains `data.parquet`");
+    check(&spec(foreign.path.join("data.parquet/"), FileFormat::Parquet), true, "is not a folder");
     fs::create_dir(folder.path().join("folder.csv")).unwrap();
-    check(&spec(folder.path().join("folder.csv"), FileFormat::Csv), true, "is to be a file");
+    check(&spec(folder.path().join("folder.csv"), FileFormat::Csv), true, "is not a file");
 }
 
 #[test]
@@ -558,7 +554,7 @@ fn contradictions_are_pipeline_errors() {
         "/x/out.csv",
         FileFormat::Parquet,
         None,
-        "ends like a csv file, but `sink.format` is parquet",
+        "has the extension of a csv file, but `sink.format` is parquet",
     );
     check("/x/out.csv", FileFormat::Csv, Some(Gzip), "name the file `/x/out.csv.gz`");
     check("/x/out", FileFormat::Csv, Some(Lz4), "choose gzip, zstd, none");
@@ -568,7 +564,7 @@ fn contradictions_are_pipeline_errors() {
     assert!(Sink::check(&file, false).unwrap_err().message().contains("needs a folder"));
 }
 
-/// The test below runs itself again as a process that may write only small files.
+/// The test below runs itself again in a process with a file size limit.
 const SMALL_FILES: &str = "HFAUTO_TEST_SMALL_FILES";
 
 #[test]
@@ -583,7 +579,8 @@ fn a_file_size_limit_of_the_system_is_reported_and_nothing_stays() {
         return;
     }
     let folder: TempDir = tempfile::tempdir().unwrap();
-    // 16 blocks of 512 or 1024 bytes, by shell; the signal would kill before the error is seen.
+    // 16 blocks of 512 or 1024 bytes, depending on the shell. The signal would kill the process before it sees the
+    // error.
     let script = "trap '' XFSZ; ulimit -f 16; exec \"$0\" --exact \"$1\"";
     let name = "sink::a_file_size_limit_of_the_system_is_reported_and_nothing_stays";
     for output in ["out/", "out.csv"] {

@@ -73,7 +73,7 @@ fn links_in_an_output_folder_are_refused() {
             symlink(target, fixture.path(link)).unwrap();
             let ran = fixture.run(&["run", "p.yaml"]);
             if ran.code == 0 {
-                // Replaced.
+                // The link was replaced by a file.
                 assert!(
                     !fs::symlink_metadata(fixture.path(link)).is_ok_and(|found| found.is_symlink()),
                     "{link}"
@@ -148,7 +148,7 @@ fn pipes_and_broken_links_are_no_outputs() {
         let place = fixture.path(path.trim_end_matches('/'));
         assert!(Command::new("mkfifo").arg(&place).status().unwrap().success());
         for verb in [&["run", "p.yaml"][..], &["run", "p.yaml", "--fresh"]] {
-            fixture.run(verb).fails(73, &["is to be a f", "but is none"]);
+            fixture.run(verb).fails(73, &["exists and is not a f"]);
         }
         fs::remove_file(&place).unwrap();
         symlink("nowhere", &place).unwrap();
@@ -170,7 +170,7 @@ fn names_that_are_too_long_are_named() {
     let long = "v".repeat(300);
     partitioned.file("in.jsonl", format!("{{\"id\":1,\"k\":\"{long}\"}}\n"));
     let ran = partitioned.run(&["run", "p.yaml", "--set", "sink.partition_by=[k]"]);
-    ran.fails(65, &["of the column `k` is too long for the name of a folder", "302 bytes"]);
+    ran.fails(65, &["of the column `k` is too long for a folder name", "302 bytes"]);
     assert!(!partitioned.path("out").exists());
     let name = format!("{}.parquet", "n".repeat(300));
     partitioned

@@ -1,5 +1,5 @@
-//! The files of `tests/slt`, in the form of sqllogictest: statements, queries with their types and rows, and
-//! statements that fail with what the error has to say.
+//! Runs the files in `tests/slt`, in the form of sqllogictest: statements, queries with types and rows, and statements
+//! that fail with parts of an error message.
 //!
 //! ```text
 //! statement ok                 query TI rowsort             statement error
@@ -8,8 +8,8 @@
 //!                              positive 7                   a part of the message
 //!                              negative 4                   another part
 //! ```
-//! Types: `T` text, `I` integer, `R` real, `B` boolean, `?` anything else. Values of a row are separated by
-//! one space; a null is `NULL`, an empty text `(empty)`.
+//! Types: `T` text, `I` integer, `R` real, `B` boolean, `?` anything else. Values of a row are separated by one space;
+//! a null is `NULL`, an empty text `(empty)`.
 
 use std::path::Path;
 
@@ -123,7 +123,7 @@ async fn run(
     Ok(batches)
 }
 
-/// What is wrong with a record, if anything is.
+/// Checks a record and returns the problem, if any.
 async fn check(context: &SessionContext, models: &ModelCatalog, record: &Record) -> Option<String> {
     let result = run(context, models, &record.sql).await;
     match (&record.expected, result) {
@@ -160,7 +160,7 @@ async fn every_file_of_slt_holds() {
     let mut wrong = Vec::new();
     let mut count = 0;
     for file in files {
-        // A session a file: what one creates, the others do not see.
+        // One session per file: files do not see each other's models.
         let models = catalog();
         let config = session_config().with_target_partitions(4).with_information_schema(true);
         let context =

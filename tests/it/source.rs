@@ -1,4 +1,4 @@
-//! Sources: formats, order, partitions, predicates, and what is said when something is wrong.
+//! Sources: formats, order, partitions, predicates and error messages.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +17,7 @@ use hfauto_pipe::source::{self, Source};
 use hfauto_pipe::{Error, ErrorKind};
 use tempfile::TempDir;
 
-/// A folder that files are put in and read from.
+/// A folder of input files.
 pub(super) struct Data {
     folder: TempDir,
 }
@@ -59,7 +59,7 @@ impl Data {
         }
     }
 
-    /// `text` with the folder's own path cut out.
+    /// `text` without the folder's own path.
     pub(super) fn shown(&self, text: &str) -> String {
         text.replace(self.folder.path().to_str().unwrap(), "")
     }
@@ -141,7 +141,7 @@ async fn every_format_and_compression_reads_the_same_rows() {
             data.put(&name, compress(&name, content.as_bytes()));
         }
     }
-    // bzip2 and xz of `csv` and `json`, made with the command line tools.
+    // bzip2 and xz of `csv` and `json`, made with the command-line tools.
     for (name, bytes) in SQUEEZED {
         data.put(name, bytes);
     }
@@ -182,7 +182,7 @@ const SQUEEZED: [(&str, &[u8]); 4] = [
 #[tokio::test]
 async fn rows_come_in_the_order_of_the_list_and_of_the_files() {
     let data = Data::new();
-    // Two hundred files of uneven length; the sizes would attract a planner that balances.
+    // Two hundred files of uneven length, which a planner might reorder to balance.
     let mut expected = Vec::new();
     let mut next = 0;
     for file in 0..200 {
@@ -201,11 +201,11 @@ async fn rows_come_in_the_order_of_the_list_and_of_the_files() {
         in_list.extend(ids(&read(&data.spec(&[file])).await.unwrap()));
     }
     assert_eq!(ids(&read(&data.spec(&files)).await.unwrap()), in_list);
-    // A file that is listed again is not read again.
+    // A file that is listed twice is read once.
     let twice = [files[0], files[1], files[2], "many/part-0000[37].parquet"];
     assert_eq!(ids(&read(&data.spec(&twice)).await.unwrap()), in_list);
 
-    // Under a predicate and a limit too.
+    // The same with a predicate and a limit.
     let mut spec = data.spec(&["many"]);
     spec.predicate = Some("id % 3 = 1".to_owned());
     spec.limit = Some(5000);
@@ -221,7 +221,7 @@ async fn csv_files_come_in_order_and_share_their_types() {
         let mut text = "id,note\n".to_owned();
         for row in 0..100 {
             let id = file * 100 + row;
-            // Only the very last row of all makes `note` text.
+            // Only the very last row makes `note` a text.
             let note = if id == 4999 { "word".to_owned() } else { id.to_string() };
             text += &format!("{id},{note}\n");
             expected.push(id);
@@ -446,7 +446,7 @@ async fn files_that_do_not_fit_together_are_named() {
     check(
         &["a.csv", "d.jsonl"],
         Config,
-        "one source reads files of one format: `/a.csv` is CSV, `/d.jsonl` is JSONL",
+        "a source reads files of one format: `/a.csv` is CSV, `/d.jsonl` is JSONL",
     )
     .await;
     check(
@@ -477,7 +477,7 @@ async fn missing_input_is_missing_input() {
     check(
         "odd",
         NoInput,
-        "the folder `/odd` has no file of a known format; there is `/odd/notes.txt`",
+        "the folder `/odd` has no file of a known format, but there is `/odd/notes.txt`",
     )
     .await;
     check("file", Config, "cannot tell the format of `/file` from its name").await;
@@ -485,7 +485,7 @@ async fn missing_input_is_missing_input() {
     check("gone.csv", NoInput, "`/gone.csv` does not exist").await;
     assert_eq!(NoInput.exit_code(), 66);
     let error = read_error(&data.spec(&["/x/hdfs://bucket/a"])).await;
-    assert!(error.message().contains("is not known"), "{error}");
+    assert!(error.message().contains("unknown scheme"), "{error}");
 }
 
 #[tokio::test]
@@ -557,7 +557,7 @@ async fn broken_files_are_named() {
     assert_eq!(ErrorKind::Data.exit_code(), 65);
 }
 
-/// Reads the rows after `change` was done to an opened source.
+/// Reads the rows after applying `change` to an opened source.
 async fn read_after(spec: &SourceSpec, change: impl FnOnce()) -> Error {
     let source = open(spec).await.unwrap();
     change();
@@ -572,7 +572,7 @@ async fn files_that_break_after_the_check_are_named() {
         assert_eq!(error.kind(), kind, "{error}");
         assert!(data.shown(&error.to_string()).contains(file), "{error}");
     };
-    // Broken pages between sound footers.
+    // Damaged pages between valid footers.
     let path = data.put_parquet("pages.parquet", &rows(0..5000));
     let mut bytes = fs::read(&path).unwrap();
     let end = bytes.len() / 2;

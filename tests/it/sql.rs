@@ -1,5 +1,5 @@
-//! Models inside SQL: what reaches the model. A query may move a call around as it likes; the rows that the
-//! model computes are those that the query needs, each distinct text once.
+//! Models in SQL: which rows reach the model. However a query moves a call, the model computes exactly the rows that
+//! the query needs, each distinct text once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(crate) fn catalog() -> Arc<ModelCatalog> {
 const WORDS: [&str; 12] =
     ["a", "bread", "cold", "day", "every", "from", "good", "house", "in", "just", "kind", "long"];
 
-/// Twelve rows with twelve texts, in two languages, and some rows that have no text.
+/// Twelve rows with twelve texts, in two languages, and some rows without a text.
 fn rows() -> RecordBatch {
     let lang = |id: i64| if id % 3 == 0 { "de" } else { "en" };
     let text = |id: i64| (id != 11).then(|| format!("{} tells of the sea", WORDS[id as usize]));
@@ -91,7 +91,7 @@ fn context() -> SessionContext {
     context_with(SessionConfig::new().with_target_partitions(4))
 }
 
-/// The models of a plan, from the top: task, counters.
+/// The models of a plan, from the top: task and counters.
 fn models(plan: &Arc<dyn ExecutionPlan>, found: &mut Vec<(usize, StepCounts)>) {
     if let Some(model) = plan.downcast_ref::<ModelExec>() {
         let task = Arc::as_ptr(model.step().task()).cast::<()>() as usize;
@@ -110,7 +110,7 @@ impl Answer {
         self.batches.iter().map(RecordBatch::num_rows).sum()
     }
 
-    /// Rows that each task computed, from the top of the plan: its nodes share results.
+    /// Rows that each task computed, from the top of the plan; its nodes share results.
     fn computed(&self) -> Vec<u64> {
         let mut tasks: Vec<(usize, u64)> = Vec::new();
         for (task, counts) in &self.models {
@@ -142,9 +142,9 @@ async fn error(context: &SessionContext, query: &str) -> String {
     }
 }
 
-/// Each query, how many rows it gives, and how many rows each of its models computes.
+/// Each query, with its number of rows and the number of rows that each of its models computes.
 const COMPUTED: &[(&str, usize, &[u64])] = &[
-    // Every distinct text once; a null none.
+    // Each distinct text once, and no null.
     ("SELECT embed(text, 'minilm') FROM t", 12, &[11]),
     ("SELECT embed(text, 'minilm') FROM twice", 24, &[11]),
     ("SELECT embed(text, 'minilm') a, embed(text, 'minilm') b FROM t", 12, &[11]),
@@ -158,7 +158,7 @@ const COMPUTED: &[(&str, usize, &[u64])] = &[
         12,
         &[11, 11],
     ),
-    // Cheap predicates and limits first.
+    // Cheap predicates and limits run first.
     ("SELECT embed(text, 'minilm') FROM t WHERE lang = 'de'", 4, &[4]),
     ("SELECT id FROM t WHERE SCORE > 0 AND lang = 'de'", 4, &[4]),
     ("SELECT id FROM t WHERE lang = 'de' AND (stars = 1 OR SCORE > 0)", 4, &[3]),
@@ -178,15 +178,15 @@ const COMPUTED: &[(&str, usize, &[u64])] = &[
     ),
     ("SELECT embed(text, 'minilm') FROM t WHERE false", 0, &[0]),
     ("SELECT embed(text, 'minilm') FROM t LIMIT 0", 0, &[]),
-    // One after the other: the second model sees what the first one leaves.
+    // One after the other: the second model sees the first one's remaining rows.
     ("SELECT id FROM t WHERE SCORE < 0 AND embed(text, 'minilm') IS NOT NULL", 0, &[0, 11]),
-    // A sort needs one model, the other runs on what it leaves.
+    // A sort needs one model; the other runs on its remaining rows.
     (
         "SELECT generate(text, 'gpt2', options => '{\"max_new_tokens\": 2}') FROM t WHERE text IS NOT NULL ORDER BY SCORE, id LIMIT 2",
         2,
         &[2, 11],
     ),
-    // Nobody reads it.
+    // An unused column.
     ("SELECT count(*) FROM (SELECT embed(text, 'minilm') FROM t)", 1, &[]),
     ("SELECT id FROM (SELECT id, embed(text, 'minilm') AS e FROM t)", 12, &[]),
     (
@@ -359,14 +359,14 @@ async fn the_model_sees_the_rows_that_are_needed() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), COMPUTED.len(), wrong.join("\n"));
 }
 
-/// What is wrong is told by name, with what to do.
+/// Errors name the problem and the remedy.
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_name_the_call() {
     let context = context();
     for (query, parts) in [
         (
             "SELECT embed(text, 'miniln') FROM t",
-            &["the call of `embed`", "did you mean `minilm`"][..],
+            &["invalid call of `embed`", "did you mean `minilm`"][..],
         ),
         ("SELECT embed(text, lang) FROM t", &["`embed`: the model must be a literal"]),
         ("SELECT embed(id, 'minilm') FROM t", &["`embed`: argument `text` is Int64", "cast it"]),
@@ -406,7 +406,7 @@ async fn errors_name_the_call() {
     }
 }
 
-/// A query without calls is planned as if there were none of our rules.
+/// A query without calls is planned as without our rules.
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_without_calls_are_planned_as_before() {
     let ours = context();
@@ -431,10 +431,10 @@ async fn queries_without_calls_are_planned_as_before() {
     }
 }
 
-/// A plan that is not read to its end stops its models; a limit over a model's result begins with few rows.
+/// A plan that is not read to its end stops its models. A limit over a model's result starts with few rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn models_stop_with_the_query() {
-    // With more partitions, DataFusion spreads rows over them before a filter, and reads ahead for that.
+    // With more partitions, DataFusion repartitions before a filter and therefore reads ahead.
     let context = context_with(SessionConfig::new().with_target_partitions(1));
     let rows = 20_000;
     let texts = (0..rows).map(|row| Some(format!("{row} boats in the harbour")));
@@ -471,7 +471,7 @@ async fn models_stop_with_the_query() {
         let computed = answer.computed()[0];
         assert!((1..=600).contains(&computed), "{query}: {computed}");
     }
-    // The ranges of int8 embeddings are those of a whole window.
+    // The ranges of int8 embeddings depend on a whole window.
     let query = "SELECT text FROM many WHERE embed(text, 'minilm', options => '{\"precision\": \"int8\"}') IS NOT NULL LIMIT 5";
     assert_eq!(try_ask(&context, query).await.unwrap().computed(), [rows]);
 }
@@ -484,8 +484,7 @@ fn minilm_with(settings: BatchSettings) -> Arc<ModelCatalog> {
     Arc::new(models)
 }
 
-/// A text is computed once in a query, also in another window, and where a common table expression is used
-/// twice.
+/// A query computes a text once, across windows and for a common table expression that is used twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn windows_and_nodes_share_results() {
     let settings = BatchSettings { sort_window_rows: 4, ..BatchSettings::default() };
@@ -506,7 +505,7 @@ async fn windows_and_nodes_share_results() {
     ] {
         let answer = try_ask(&context, query).await.unwrap();
         assert_eq!(answer.computed().iter().sum::<u64>(), computed, "{query}");
-        // Another session of the same models, in windows of all rows.
+        // Another session with the same models, in windows of all rows.
         let whole = try_ask(&self::context(), query).await.unwrap();
         let sorted = |answer: &Answer| {
             let text = answer.text();
@@ -518,7 +517,7 @@ async fn windows_and_nodes_share_results() {
     }
 }
 
-/// `EXPLAIN` loads no weights, and `EXPLAIN ANALYZE` shows what the model did.
+/// `EXPLAIN` loads no weights, and `EXPLAIN ANALYZE` shows the model's counters.
 #[tokio::test(flavor = "multi_thread")]
 async fn plans_show_the_model() {
     let context = context();
@@ -542,7 +541,7 @@ async fn plans_show_the_model() {
     }
 }
 
-/// Rows that fail stand beside the others.
+/// Failed rows are beside the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_twins_keep_the_errors_of_rows() {
     let context = context();
@@ -565,7 +564,7 @@ async fn the_twins_keep_the_errors_of_rows() {
     assert!(failed.contains("tokens"), "{failed}");
 }
 
-/// A query planner that knows nothing of models, as a caller may have one.
+/// A caller's own query planner, which does not know models.
 #[derive(Debug)]
 struct CallersPlanner;
 
@@ -580,7 +579,7 @@ impl QueryPlanner for CallersPlanner {
     }
 }
 
-/// The planner that a session has goes on planning everything but models.
+/// The session's planner still plans everything but models.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_callers_query_planner_stays() {
     let config = SessionConfig::new().with_target_partitions(4);
@@ -607,7 +606,7 @@ async fn a_callers_query_planner_stays() {
     }
 }
 
-/// What the session has is never replaced: a function of one of our names is a refusal.
+/// Nothing in the session is replaced: a function with one of our names is an error.
 #[test]
 fn a_callers_functions_stay() {
     let context = SessionContext::new();
@@ -630,10 +629,10 @@ fn a_callers_functions_stay() {
     assert!(register(&context, catalog()).is_err());
 }
 
-/// Partitions come together before a model: it sorts and deduplicates over all rows.
+/// Partitions are merged before a model: it sorts and deduplicates over all rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_share_windows() {
-    // One window holds all rows, in whatever order partitions arrive.
+    // One window holds all rows, whatever the order of the partitions.
     let settings = BatchSettings { max_batch_tokens: Some(8192), ..BatchSettings::default() };
     let models = minilm_with(settings);
     let mut shares = Vec::new();

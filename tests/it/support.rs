@@ -1,4 +1,4 @@
-//! What end-to-end tests share: a folder of files, and the real program run in it.
+//! Shared by end-to-end tests: a folder of files in which the real program runs.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -22,23 +22,23 @@ pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Says that this test is skipped, and why; `tests/skipped.rs` shows it at the end of the run, where captured output does
-/// not.
+/// Reports that this test is skipped, and why. `tests/skipped.rs` repeats it at the end of the run, because captured
+/// output is not shown.
 pub(crate) fn skip(why: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("SKIPPED {test}: {why}");
     let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
     let mut list = std::fs::OpenOptions::new().create(true).append(true).open(list).unwrap();
-    // In one piece: other tests run at the same time.
+    // In one write, because other tests run concurrently.
     std::io::Write::write_all(&mut list, format!("{why}\t{test}\n").as_bytes()).unwrap();
 }
 
-/// A temporary folder with files, where the program is run.
+/// A temporary folder with files, in which the program runs.
 pub(crate) struct Fixture {
     dir: tempfile::TempDir,
 }
 
-/// What the program did.
+/// The result of running the program.
 pub(crate) struct Ran {
     pub(crate) code: i32,
     pub(crate) stdout: String,
@@ -54,7 +54,7 @@ impl Fixture {
         self.dir.path().join(name)
     }
 
-    /// Writes a file, with the folders it needs.
+    /// Writes a file and creates its folders.
     pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -62,7 +62,7 @@ impl Fixture {
         self
     }
 
-    /// Writes `embed.yaml`: the embedded model over the column `text` of `source`, into `out`.
+    /// Writes `embed.yaml`, which embeds the column `text` of `source` into `out`.
     pub(crate) fn embed_yaml(&self, source: &str) -> &Self {
         self.file("embed.yaml", embed_pipeline(&mini_embedder(), source, "out", ""))
     }
@@ -77,7 +77,7 @@ impl Fixture {
         self
     }
 
-    /// The program with these arguments, in the folder, cut off from the user's hub settings.
+    /// The program with these arguments, in the folder, without the user's hub settings.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hfauto-pipe"));
         command
@@ -89,7 +89,7 @@ impl Fixture {
             .env_remove("HF_HUB_CACHE")
             .env_remove("TRANSFORMERS_CACHE")
             .env_remove("RUST_LOG")
-            // Makes a test's `HFAUTO_FAILPOINT` take effect.
+            // Enables a test's `HFAUTO_FAILPOINT`.
             .env("HFAUTO_FAILPOINT_KEY", failpoint_key())
             .stdin(Stdio::null());
         command
@@ -99,19 +99,19 @@ impl Fixture {
         self.ran(self.command(args).output().unwrap())
     }
 
-    /// What a command of [`Self::command`] did.
+    /// Runs a command of [`Self::command`].
     pub(crate) fn ran(&self, output: Output) -> Ran {
         Ran::from(output, self.dir.path())
     }
 
-    /// As [`Fixture::run`], with variables of the environment.
+    /// Like [`Fixture::run`], with environment variables.
     pub(crate) fn run_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Ran {
         let output = self.command(args).envs(variables.iter().copied()).output().unwrap();
         Ran::from(output, self.dir.path())
     }
 
-    /// The files below a folder, relative, sorted; nothing when it does not exist. The report that an output keeps
-    /// of its last run is left out: it has times.
+    /// The files below a folder, relative and sorted; empty when it does not exist. Omits the output's last report,
+    /// which contains times.
     pub(crate) fn files(&self, folder: &str) -> Vec<String> {
         let folder = self.path(folder);
         walk(&folder)
@@ -146,7 +146,7 @@ impl Ran {
         }
     }
 
-    /// Asserts the exit code and that stderr says all of `texts`.
+    /// Asserts the exit code, and that stderr contains all of `texts`.
     #[track_caller]
     pub(crate) fn fails(&self, code: u8, texts: &[&str]) {
         assert_eq!(self.code, i32::from(code), "stderr:\n{}", self.stderr);
@@ -162,7 +162,7 @@ impl Ran {
     }
 }
 
-/// A pipeline that embeds `text`; `more` is put below the other keys.
+/// A pipeline that embeds `text`; `more` is inserted below the other keys.
 pub(crate) fn embed_pipeline(model: &Path, source: &str, sink: &str, more: &str) -> String {
     format!(
         "version: 1\n\

@@ -1,5 +1,5 @@
-//! T5 and mT5 against transformers: encoder and decoder at once, then token by token. The heads on single
-//! texts are in `heads.rs`.
+//! T5 and mT5 against transformers: encoder and decoder in one pass, then token by token. Heads on single texts are in
+//! `heads.rs`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::parity::{Differences, Tolerance, device, dtype, load};
 
-/// A golden whose decoder has inputs of its own.
+/// A golden with separate decoder inputs.
 struct Seq2SeqGolden {
     name: String,
     dir: PathBuf,
@@ -64,7 +64,7 @@ impl Seq2SeqGolden {
         Self::read(&heads_dir().join(name), name.split('/').next().unwrap()).unwrap()
     }
 
-    /// The model with its head over the vocabulary; goldens of `AutoModel` may have none.
+    /// The model with its language model head; goldens of `AutoModel` may have none.
     fn model(&self) -> ModelWithHead {
         let snapshot = Snapshot::local(&self.dir).unwrap();
         let config = AutoConfig::from_snapshot(&snapshot, &Map::new()).unwrap();
@@ -186,7 +186,7 @@ fn auto_model_is_the_encoder() {
     differences.assert_none();
 }
 
-/// Rows that read one token at a time come and go; each gives the logits of the golden all the way.
+/// Rows join and leave while decoding token by token; each always gives the golden's logits.
 #[test]
 fn token_by_token_is_all_at_once() {
     let mut differences = Differences::default();
@@ -203,7 +203,7 @@ fn token_by_token_is_all_at_once() {
             let result = Tolerance::Close.check(ours, &expected.get(position).unwrap());
             differences.check(format!("{} row {row} position {position}", golden.name), result);
         };
-        // All but the last row begin; that one joins two steps later.
+        // All but the last row start; that one joins two steps later.
         let late = prompts.len() - 1;
         let mut state = DecoderState::default();
         let mut going: Vec<(usize, usize)> = Vec::new();
@@ -237,7 +237,7 @@ fn token_by_token_is_all_at_once() {
                 state.extend(new);
                 going.extend(join.map(|row| (row, 1)));
             }
-            // Finished rows leave, the others change places.
+            // Finished rows leave, and the others change places.
             let mut order: Vec<usize> =
                 (0..going.len()).filter(|i| going[*i].1 < targets[going[*i].0].len()).collect();
             order.reverse();
@@ -245,7 +245,7 @@ fn token_by_token_is_all_at_once() {
             going = order.iter().map(|i| going[*i]).collect();
         }
         assert_eq!(compared, targets.iter().map(Vec::len).sum::<usize>(), "{}", golden.name);
-        // A decoder's prompt of several tokens.
+        // A decoder prompt of several tokens.
         let row = late;
         for len in 2..=targets[row].len() {
             let (state, logits) =
@@ -257,7 +257,7 @@ fn token_by_token_is_all_at_once() {
     differences.assert_none();
 }
 
-/// From the texts of every golden of T5, whatever its head, to the tokens that transformers gave the model.
+/// From the texts of every T5 golden, with any head, to the tokens that transformers passed to the model.
 #[test]
 fn texts_become_the_tokens_of_transformers() {
     let mut compared = 0;
@@ -277,7 +277,7 @@ fn texts_become_the_tokens_of_transformers() {
             } else {
                 let pairs: Vec<[String; 2]> =
                     serde_json::from_value(json["pairs"].clone()).unwrap();
-                // Alone, outside a batch, an empty second text is none.
+                // Outside a batch, an empty second text counts as none.
                 let encode = |[first, second]: &[String; 2]| match second.as_str() {
                     "" => tokenizer.encode(first, &options),
                     second => tokenizer.encode_pair(first, second, &options),
@@ -356,7 +356,7 @@ fn the_shared_embeddings_may_have_any_of_their_names() {
 }
 
 #[test]
-fn what_a_decoder_needs_is_asked_for_by_name() {
+fn missing_decoder_settings_are_named() {
     let golden = Seq2SeqGolden::named("t5/for-seq2seq-lm");
     let model = golden.model();
     let decoder = model.decoder().unwrap();
@@ -364,7 +364,7 @@ fn what_a_decoder_needs_is_asked_for_by_name() {
     let error = decoder.prefill(&[&[5, 1], &[]], &[0]).map(|_| ()).unwrap_err();
     assert!(text(error).contains("prompt 1 is empty"));
     let error = decoder.prefill(&[&[5, 1]], &[]).map(|_| ()).unwrap_err();
-    assert!(text(error).contains("no token to begin with"));
+    assert!(text(error).contains("no start token"));
     let (mut state, _) = decoder.prefill(&[&[5, 1]], &[0]).unwrap();
     let error = decoder.decode(&[5, 6], &mut state).unwrap_err();
     assert!(text(error).contains("a state of 1 rows got 2 tokens"));
@@ -372,7 +372,7 @@ fn what_a_decoder_needs_is_asked_for_by_name() {
     let error = decoder.decode(&[5], &mut state).unwrap_err();
     assert!(text(error).contains("1 layers got 1 and 0 caches"));
 
-    // Without a token to shift in there is no decoder over the inputs, as in transformers.
+    // Without a start token, the decoder inputs cannot be derived, as in transformers.
     let dir = tempfile::tempdir().unwrap();
     let config = std::fs::read_to_string(golden.dir.join("config.json")).unwrap();
     let mut config: Map<String, Value> = serde_json::from_str(&config).unwrap();

@@ -398,7 +398,7 @@ async fn an_arrow_batch_that_claims_rows_without_bytes_is_refused() {
 }
 
 #[tokio::test]
-async fn a_file_that_changes_while_it_is_read_is_told() {
+async fn a_file_that_changes_during_the_read_is_reported() {
     let fixture = Fixture::new();
     let lines = |rows: usize| -> String {
         (0..rows).map(|id| format!("{{\"id\":{id},\"text\":\"the sea {id}\"}}\n")).collect()
@@ -452,7 +452,7 @@ async fn a_file_that_changes_while_it_is_read_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_no_file_is_never_opened() {
+async fn pipes_and_devices_are_never_opened() {
     let fixture = Fixture::new();
     fixture.file("in/a.jsonl", "{\"id\":1}\n");
     let folder = fixture.path("in");
@@ -617,10 +617,10 @@ async fn braces_are_no_wildcards_and_odd_names_no_panic() {
     fixture.file("in/a.csv", "id\n1\n").file("in/{a,b}.jsonl", "{\"id\":7}");
     let error = read(&spec(&fixture.path("in/{a,b}.csv"))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoInput);
-    assert!(error.remedy().unwrap().contains("`{a,b}` is no wildcard here"), "{error}");
+    assert!(error.remedy().unwrap().contains("`{a,b}` is not a wildcard"), "{error}");
     assert!(error.remedy().unwrap().contains("`path: [a.csv, …]`"), "{error}");
     let error = read(&spec(&fixture.path("i*/{a,b}.csv"))).await.unwrap_err();
-    assert!(error.remedy().unwrap().contains("no wildcard here"), "{error}");
+    assert!(error.remedy().unwrap().contains("is not a wildcard"), "{error}");
     // A file may have this name.
     assert_eq!(ids(&read(&spec(&fixture.path("in/{a,b}.jsonl"))).await.unwrap()), [7]);
 
@@ -673,11 +673,11 @@ fn a_pipeline_does_not_read_what_it_writes() {
         assert_eq!(fixture.parquet(&format!("{out}/part-00000.parquet")).num_rows(), 1);
         fs::remove_dir_all(fixture.path(out)).unwrap();
     }
-    // A folder with files of others is no output, whoever reads them.
+    // A folder with foreign files is not an output, whoever reads them.
     pipeline("in/a.csv", "in/", "");
     fixture.run(&["validate", "p.yaml"]).fails(78, &["overlap"]);
     fixture.run(&["run", "p.yaml"]).fails(73, &["exists"]);
-    // Through a link inside the folder, which no path reveals: found from the files.
+    // Through a link inside the folder, which no path reveals; detected by comparing files.
     pipeline("in/", "out/, format: csv", "");
     fixture.run(&["run", "p.yaml"]).succeeds();
     symlink("../out", fixture.path("in/more")).unwrap();

@@ -16,25 +16,25 @@ use serde_json::{Map, Value, json};
 use super::support::{Fixture, repository};
 use hfauto_pipe::tasks::TaskDefinition;
 
-/// How far a number of a column may be from the reference's.
+/// The tolerance between a number in a column and the reference's.
 const ABSOLUTE: f64 = 1e-5;
 /// Sums over a text are not of order 1.
 const RELATIVE: f64 = 1e-5;
 
-/// Tasks whose cases are not compared here, and where they are.
+/// Tasks with cases compared elsewhere, and where.
 const ELSEWHERE: [&str; 3] = ["chat", "images", "warpers"];
 
-/// What the reference trips over and we do not (part of its error), by task.
+/// Failures of the reference that do not occur here (a part of its error), by task.
 const NOT_ERRORS_HERE: [(&str, &str); 3] = [
     // A failure inside numpy.
     ("question-answering", "kth(="),
-    // A 1 × 1 image that is taken for a list of channels.
+    // A 1 × 1 image that the reference takes for a list of channels.
     ("image-classification", "mean must have 1 elements"),
-    // An empty text has an answer like any other.
+    // Here, an empty text has an answer like any other.
     ("zero-shot-classification", "at least one label and at least one sequence"),
 ];
 
-/// Image processors that are read here; others are refused by name.
+/// Supported image processors; others are refused by name.
 const IMAGE_PROCESSORS: [&str; 2] = ["ViTImageProcessor", "DeiTImageProcessor"];
 
 /// One case.
@@ -75,7 +75,7 @@ impl Case {
         self.json["task"].as_str().unwrap()
     }
 
-    /// The model's directory; a copy with other files where the case says so.
+    /// The model's directory, or a copy with other files if the case has some.
     fn model(&self, fixture: &Fixture) -> PathBuf {
         let model = self.dir.join(self.json["model"].as_str().unwrap());
         let changed = ["generation_config", "preprocessor_config"]
@@ -92,7 +92,7 @@ impl Case {
         for (file, change) in changed {
             let Some(Value::Object(change)) = change else { continue };
             let path = copy.join(&file);
-            // The image processor's file is replaced, the other one added to.
+            // The image processor's file is replaced, and the other one is merged.
             let mut object = match std::fs::read(&path) {
                 Ok(bytes) if file.starts_with("generation") => {
                     serde_json::from_slice::<Map<String, Value>>(&bytes).unwrap()
@@ -105,12 +105,12 @@ impl Case {
         copy
     }
 
-    /// Runs rows through a whole job; the values of the new column.
+    /// Runs rows through a whole job and returns the new column.
     fn run(&self, rows: &[Value], settings: &str) -> Result<Vec<Value>> {
         self.run_as(Self::step, rows, settings)
     }
 
-    /// The case as a step of its task.
+    /// The case as a task step.
     fn step(&self, model: &str) -> Value {
         let mut step = self.json["options"].as_object().unwrap().clone();
         step.insert("model".to_owned(), model.into());
@@ -119,7 +119,7 @@ impl Case {
         json!({ self.task(): step })
     }
 
-    /// The case as a `sql` step that calls the function of its task.
+    /// The case as a `sql` step that calls the task's function.
     fn call(&self, model: &str) -> Value {
         let function = &TaskDefinition::find(self.task()).unwrap().function;
         let column = |name: &Value| format!("\"{}\"", name.as_str().unwrap());
@@ -194,7 +194,7 @@ impl Case {
         Ok(rows.into_iter().map(|row| row.get("result").cloned().unwrap_or_default()).collect())
     }
 
-    /// What the column must hold for a row.
+    /// The expected value for a row.
     fn expected(&self, row: usize) -> Value {
         let mut expected = self.json["expected"][row].clone();
         let wants_logits = self.json["options"]["outputs"] == json!(["logits"]);
@@ -211,7 +211,7 @@ impl Case {
     }
 }
 
-/// The first difference between two values, with the way to it.
+/// The first difference between two values, with its path.
 fn difference(ours: &Value, expected: &Value, at: &str) -> Option<String> {
     let differ = || Some(format!("{at}: {ours} instead of {expected}"));
     match (ours, expected) {
@@ -240,8 +240,8 @@ fn difference(ours: &Value, expected: &Value, at: &str) -> Option<String> {
     }
 }
 
-/// Leaves out the spans of probability 0 that fill up a list of answers. There are too many of them, and
-/// which ones the reference takes depends on the processor: numpy's partition has several ways.
+/// Removes the spans with probability 0 that pad a list of answers. There are too many, and the reference's choice
+/// depends on the processor, through numpy's partition.
 fn leave_out_impossible_answers(value: &mut Value) {
     if let Value::Array(answers) = value {
         let mut place = 0..;
@@ -286,7 +286,7 @@ fn check(case: &Case, problems: &mut Vec<String>) {
             }
         }
     }
-    // The same operator runs the function of the task: the same bits.
+    // The function runs the same operator as the task: identical bits.
     let step = case.run(rows, "{}");
     match (step, case.run_as(Case::call, rows, "{}")) {
         (Ok(step), Ok(call)) if step == call => {}
@@ -306,7 +306,7 @@ fn check(case: &Case, problems: &mut Vec<String>) {
                 let value = &values[0];
                 problems.push(format!("{}: {value} instead of an error: {error}", case.name));
             }
-            // A row at fault is told as such, not found out by a tensor operation that fails.
+            // A failed row is detected as such, not by a failed tensor operation.
             Err(ours) if ours.kind() != ErrorKind::Data => {
                 problems.push(format!("{}: no fault of the row's: {ours}", case.name));
             }
@@ -327,7 +327,7 @@ fn check_task(task: &str) {
     assert!(problems.is_empty(), "{} problems:\n{shown:#?}", problems.len());
 }
 
-/// One test a task.
+/// One test per task.
 macro_rules! tasks {
     ($($name:ident $id:literal,)*) => {
         $(

@@ -1,13 +1,16 @@
-//! What the compiler cannot check: who may use whom, module docs, file sizes.
+//! Checks that the compiler cannot make: dependencies between folders, module docs, file sizes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use hfauto_pipe::auto::FAMILIES;
 
 use super::support::repository;
 
-/// The sources of the program and of the library.
+/// The sources of the program and the library.
 const ROOTS: [&str; 2] = ["src", "crates/hfauto/src"];
 
-/// Every Rust file of both but tests, with its text.
+/// Every Rust file of both except tests, with its text.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     let mut folders: Vec<PathBuf> = ROOTS.iter().map(|root| repository().join(root)).collect();
@@ -17,7 +20,7 @@ fn sources() -> Vec<(PathBuf, String)> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.file_name().is_some_and(|name| name == "tests.rs") {
-                // The tests of the file beside it.
+                // The tests in a file of their own.
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
                 files.push((path, text));
@@ -25,11 +28,11 @@ fn sources() -> Vec<(PathBuf, String)> {
         }
     }
     files.sort();
-    assert!(files.len() > 20, "found {} files only", files.len());
+    assert!(files.len() > 20, "found only {} files", files.len());
     files
 }
 
-/// The folder that a file is in, or whose name it has (`job.rs`); `None` for other files at the top of their crate.
+/// The folder of a file, or its name as a folder (`job.rs`); `None` for other files at the top of their crate.
 fn stage(path: &Path) -> Option<String> {
     let folder = path.with_extension("");
     let path = if folder.is_dir() { folder.join("mod.rs") } else { path.to_owned() };
@@ -48,7 +51,7 @@ fn code(text: &str) -> String {
 
 #[test]
 fn folders_use_only_what_is_before_them() {
-    // Of the library, then of the program.
+    // The library's folders, then the program's.
     let order: [(&str, &[&str]); 19] = [
         ("hub", &[]),
         ("image", &[]),
@@ -90,7 +93,7 @@ fn folders_use_only_what_is_before_them() {
     for (path, text) in sources() {
         let Some(stage) = stage(&path) else { continue };
         let Some((_, allowed)) = order.iter().find(|(name, _)| *name == stage) else {
-            assert_eq!(stage, "cli", "{} is in a folder that has no row here", path.display());
+            assert_eq!(stage, "cli", "{} is in a folder without a row here", path.display());
             continue;
         };
         let code = code(&text);
@@ -105,6 +108,188 @@ fn folders_use_only_what_is_before_them() {
             );
         }
     }
+}
+
+/// Remaining dependency cycles between files.
+const CYCLES: [(&str, &[&str]); 10] = [
+    (
+        "src/source",
+        &["arrow_ipc", "csv", "inspect", "jsonl", "parquet", "quotes", "text", "value_sizes"],
+    ),
+    ("crates/hfauto/src/hub", &["files", "shards"]),
+    ("crates/hfauto/src/hub", &["download", "online", "transfer"]),
+    ("crates/hfauto/src/image", &["bmp", "decode", "gif", "jpeg", "tiff"]),
+    ("crates/hfauto/src/auto", &["config", "labels"]),
+    ("crates/hfauto/src/auto", &["families", "heads"]),
+    ("crates/hfauto/src/auto", &["load_options", "model", "model_for"]),
+    ("crates/hfauto/src/auto/tokenizer", &["class", "convert", "overrides", "special"]),
+    ("crates/hfauto/src/auto/tokenizer", &["jinja", "python"]),
+    (
+        "crates/hfauto/src/nn",
+        &[
+            "activation",
+            "attention",
+            "cuda",
+            "host",
+            "inputs",
+            "kv_cache",
+            "layer_norm",
+            "linear",
+            "mlp",
+            "pooling",
+        ],
+    ),
+];
+
+/// The paths of a `use` tree: `a::{b, c::d}` is `a::b` and `a::c::d`.
+fn flat(tree: &str) -> Vec<String> {
+    let Some((prefix, list)) = tree.split_once('{') else {
+        return vec![tree.trim().to_owned()];
+    };
+    let (mut paths, mut path, mut depth) = (Vec::new(), String::new(), 0_i32);
+    for c in list.chars() {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        if depth < 0 || depth == 0 && c == ',' {
+            paths.extend(flat(&path));
+            path.clear();
+        } else {
+            path.push(c);
+        }
+    }
+    paths.iter().map(|path| format!("{}{path}", prefix.trim())).collect()
+}
+
+/// The paths that code refers to, in `use` and elsewhere.
+fn paths(code: &str) -> Vec<String> {
+    let trees = code.split(';').filter_map(|statement| statement.rsplit_once("use "));
+    let is_path = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let inline =
+        code.split(|c| !is_path(c)).filter(|word| word.contains("::") && !word.ends_with("::"));
+    trees.flat_map(|(_, tree)| flat(tree)).chain(inline.map(str::to_owned)).collect()
+}
+
+/// The dependencies between the modules of a folder. A name that the folder re-exports counts for its module.
+fn uses(folder: &Path, files: &[(PathBuf, String)]) -> BTreeMap<String, BTreeSet<String>> {
+    let module = |path: &Path| {
+        let path = path.strip_prefix(folder).ok()?.with_extension("");
+        let names: Vec<_> = path.iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+        let depth = names.len() - usize::from(names.last().is_some_and(|name| name == "mod"));
+        Some((names[0].clone(), depth)).filter(|_| depth > 0)
+    };
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, _) in files {
+        uses.extend(module(path).map(|(name, _)| (name, BTreeSet::new())));
+    }
+    let parents = [folder.join("mod.rs"), folder.with_extension("rs")];
+    let parent = files.iter().find(|(path, _)| parents.contains(path));
+    let mut exports = BTreeMap::new();
+    for path in parent.map(|(_, text)| paths(&code(text))).unwrap_or_default() {
+        if let Some((module, name)) = path.trim_start_matches("self::").split_once("::")
+            && uses.contains_key(module)
+        {
+            let name = name.rsplit("::").next().unwrap_or(name);
+            exports.insert(name.to_owned(), module.to_owned());
+        }
+    }
+    let source = folder.iter().skip_while(|name| *name != "src").skip(1);
+    let names: Vec<&str> = source.map(|name| name.to_str().unwrap()).collect();
+    let absolute = format!("crate::{}::", names.join("::"));
+    for (path, text) in files {
+        let Some((name, depth)) = module(path) else { continue };
+        for path in paths(&code(text)) {
+            let inside = path.strip_prefix(&"super::".repeat(depth));
+            let Some(inside) = inside.or_else(|| path.strip_prefix(&absolute)) else { continue };
+            let first = inside.split("::").next().unwrap_or(inside);
+            let used = exports.get(first).map_or(first, String::as_str);
+            if used != name && uses.contains_key(used) {
+                uses.entry(name.clone()).or_default().insert(used.to_owned());
+            }
+        }
+    }
+    uses
+}
+
+/// The files that a file depends on, directly and indirectly.
+fn reached<'u>(uses: &'u BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet<&'u str> {
+    let mut reached = BTreeSet::new();
+    let mut next: Vec<&str> = uses[from].iter().map(String::as_str).collect();
+    while let Some(file) = next.pop() {
+        if reached.insert(file) {
+            next.extend(uses[file].iter().map(String::as_str));
+        }
+    }
+    reached
+}
+
+#[test]
+fn files_of_a_folder_use_each_other_in_one_direction() {
+    let files = sources();
+    let folders: BTreeSet<&Path> = files.iter().filter_map(|(path, _)| path.parent()).collect();
+    let roots = ROOTS.map(|root| repository().join(root));
+    let mut cycles = BTreeSet::new();
+    for folder in folders.into_iter().filter(|folder| !roots.iter().any(|root| root == folder)) {
+        let name = folder.strip_prefix(repository()).unwrap().to_str().unwrap();
+        let uses = uses(folder, &files);
+        let reached: BTreeMap<&str, BTreeSet<&str>> =
+            uses.keys().map(|file| (file.as_str(), reached(&uses, file))).collect();
+        for (file, others) in &reached {
+            let cycle: Vec<&str> =
+                others.iter().filter(|other| reached[*other].contains(file)).copied().collect();
+            let is_known = CYCLES.iter().any(|(folder, files)| {
+                *folder == name && cycle.iter().all(|file| files.contains(file))
+            });
+            if !cycle.is_empty() && !is_known {
+                cycles.insert(format!("{name}: {}", cycle.join(", ")));
+            }
+        }
+    }
+    assert!(cycles.is_empty(), "{cycles:#?}");
+}
+
+#[test]
+fn a_cycle_is_found() {
+    let file = |name: &str, text: &str| (PathBuf::from("/r/src/f").join(name), text.to_owned());
+    let files = [
+        file("mod.rs", "mod a;\nmod b;\npub use b::{B, c::C};"),
+        file("a.rs", "use super::{\n    B,\n    d::{D, E as F},\n};"),
+        file("b/mod.rs", "fn f() -> crate::f::d::D { super::g() }"),
+        file("b/c.rs", "use super::super::a::A;\n// use super::super::d::D;"),
+        file("d.rs", "use crate::e;\n#[cfg(test)]\nmod tests { use super::super::a; }"),
+    ];
+    let uses = uses(Path::new("/r/src/f"), &files);
+    let of = |name: &str| uses[name].iter().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!((of("a"), of("b"), of("d")), (vec!["b", "d"], vec!["a", "d"], vec![]));
+    assert!(reached(&uses, "a").contains("a") && !reached(&uses, "d").contains("d"));
+}
+
+/// A new architecture changes only the files that its recipe names, and no `match` elsewhere.
+#[test]
+fn a_family_is_in_the_files_that_the_recipe_names() {
+    let library = repository().join("crates/hfauto/src");
+    let documentation = std::fs::read_to_string(repository().join("docs/extending.md")).unwrap();
+    let recipe = documentation.split("\n## ").find(|part| part.starts_with("An architecture"));
+    let recipe = recipe.unwrap();
+    let models = std::fs::read_to_string(library.join("models/mod.rs")).unwrap();
+    let modules =
+        models.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let model_types = FAMILIES.iter().map(|family| format!("\"{}\"", family.model_type));
+    let words: Vec<String> =
+        model_types.chain(modules.map(|module| format!("models::{module}"))).collect();
+    let mut named = 0;
+    for (path, text) in sources() {
+        let Ok(place) = path.strip_prefix(&library) else { continue };
+        if place.starts_with("models") {
+            continue;
+        }
+        let code = code(&text);
+        let found: Vec<&String> = words.iter().filter(|word| code.contains(*word)).collect();
+        if recipe.contains(&format!("`crates/hfauto/src/{}`", place.display())) {
+            named += found.len();
+        } else {
+            assert!(found.is_empty(), "{} names {found:?}", path.display());
+        }
+    }
+    assert!(named >= FAMILIES.len(), "the table is not where the recipe says");
 }
 
 #[test]
@@ -122,7 +307,7 @@ fn tensors_and_tables_stay_apart() {
     }
 }
 
-/// Whoever wants the Auto classes alone compiles no query engine, and without the feature `hub` no network.
+/// The library does not compile a query engine, and without the feature `hub` no network code.
 #[test]
 fn the_library_needs_no_tables() {
     for (path, text) in sources() {
@@ -140,9 +325,9 @@ fn the_library_needs_no_tables() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         let packages = text.lines().filter_map(|line| line.split(' ').next().map(str::to_owned));
-        packages.collect::<std::collections::BTreeSet<String>>()
+        packages.collect::<BTreeSet<String>>()
     };
-    let has = |packages: &std::collections::BTreeSet<String>, begins: &str| {
+    let has = |packages: &BTreeSet<String>, begins: &str| {
         packages.iter().any(|package| package.starts_with(begins))
     };
     let all = tree(&[]);
@@ -201,7 +386,7 @@ fn every_limit_is_documented() {
         .lines()
         .filter_map(|line| line.strip_prefix("pub(crate) const ")?.split(':').next())
         .collect();
-    assert!(names.len() > 50, "found {} limits only", names.len());
+    assert!(names.len() > 50, "found only {} limits", names.len());
     for name in names {
         assert!(security.contains(&format!("| `{name}` |")), "SECURITY.md lacks `{name}`");
     }

@@ -1,5 +1,5 @@
-//! Token ids against those of transformers, exactly: every golden model, with and without
-//! tokenizer.json, and the tokenizers whose files disagree (`tests/golden/tokenizers`).
+//! Token ids compared exactly with transformers': every golden model, with and without tokenizer.json, and tokenizers
+//! with contradictory files (`tests/golden/tokenizers`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -144,13 +144,13 @@ fn every_golden_truncates_as_transformers_does() {
     assert!(compared >= 30, "only {compared} goldens");
 }
 
-/// Long texts are not tokenized to their end; what is left out must not show.
+/// Long texts are not tokenized to their end; the result must not show it.
 #[test]
 fn the_beginning_of_a_long_text_has_the_tokens_of_the_whole() {
     for (folder, tokens) in folders_with("tokens.json") {
         let tokenizer = tokenizer(&folder);
         let mut texts = strings(&tokens["texts"]);
-        // After the text: one in most families, none in GPT-2.
+        // Special tokens after the text: one in most families, none in GPT-2.
         let special = tokenizer.num_special_tokens_to_add(false).div_ceil(2);
         for turn in 0..3 {
             texts.rotate_left(7 * turn + 1);
@@ -176,7 +176,7 @@ fn the_beginning_of_a_long_text_has_the_tokens_of_the_whole() {
     }
 }
 
-/// What sentence-transformers does to a text before it is tokenized.
+/// The preprocessing of sentence-transformers before tokenization.
 struct SentenceSettings {
     is_sentence_model: bool,
     do_lower_case: bool,
@@ -233,7 +233,7 @@ fn variant_folder(variant: &Value) -> tempfile::TempDir {
     folder
 }
 
-/// Tokens, texts under other options than the tokenizer's own, and what else the files settle.
+/// Tokens, texts with options other than the tokenizer's own, and the other settings of the files.
 fn assert_decodes(name: &str, tokenizer: &AutoTokenizer, ids: &[Vec<u32>], variant: &Value) {
     for (key, skip_special_tokens, clean_up) in
         [("decoded_whole", false, true), ("decoded_untidied", true, false)]

@@ -1,4 +1,4 @@
-//! Jobs in units: what a cut job gives, what a killed one leaves, what an incremental one computes.
+//! Jobs in units: the output of split, killed and incremental jobs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::support::{Fixture, embed_pipeline, mini_embedder, read_parquet, skip};
 
-/// Input files of the kill tests; each is a unit.
+/// Input files of the kill tests, one unit each.
 const FILES: usize = 12;
 
 fn text(file: usize, row: usize) -> String {
@@ -51,7 +51,7 @@ fn assert_same(found: &BTreeMap<String, Vec<u8>>, expected: &BTreeMap<String, Ve
     assert!(found == expected, "files differ in their bytes");
 }
 
-/// What readers see of an output, and what lies beside it.
+/// The output that readers see, and the files beside it.
 fn output(fixture: &Fixture, folder: &str) -> BTreeMap<String, Vec<u8>> {
     let files = fixture.files(folder).into_iter();
     files
@@ -81,7 +81,7 @@ fn ids(fixture: &Fixture, folder: &str) -> Vec<i64> {
     ids
 }
 
-/// Kills a run in some way, runs again, and compares with the output of an undisturbed run.
+/// Kills a run, runs again, and compares with the output of an undisturbed run.
 fn disturbed(
     fixture: &Fixture,
     expected: &BTreeMap<String, Vec<u8>>,
@@ -105,7 +105,7 @@ fn disturbed(
 fn undisturbed(fixture: &Fixture) -> BTreeMap<String, Vec<u8>> {
     fixture.run(&["run", "embed.yaml"]).succeeds();
     let expected = output(fixture, "out");
-    // Nothing but the output: no unit, nothing staged, no lock.
+    // Only the output: no unit, nothing staged, no lock.
     let own: Vec<_> = expected.keys().filter(|name| name.starts_with('_')).collect();
     assert_eq!(own, ["_SUCCESS", "_hfauto/MANIFEST.json"]);
     expected
@@ -129,7 +129,7 @@ fn a_run_that_is_killed_anywhere_is_gone_on_with() {
     }
 }
 
-/// `HFAUTO_KILLS` says how often; the long form is `just kill`.
+/// `HFAUTO_KILLS` sets the number of kills; `just kill` is the long form.
 #[test]
 fn a_run_that_is_killed_at_any_time_is_gone_on_with() {
     let kills = std::env::var("HFAUTO_KILLS").map_or(12, |kills| kills.parse().unwrap());
@@ -140,7 +140,7 @@ fn a_run_that_is_killed_at_any_time_is_gone_on_with() {
     let whole = start.elapsed();
     let mut killed = 0;
     for kill in 0..kills {
-        // Spread over the run; fractions of the golden ratio fall evenly, and not at the same places.
+        // Spread over the run: multiples of the golden ratio are evenly distributed without repetition.
         let share = (f64::from(kill) * 0.618_033_988_749_895).fract();
         let after = whole.mul_f64(share);
         let was_killed =
@@ -177,17 +177,17 @@ fn a_signal_keeps_the_units_that_are_done() {
     let running = format!("running as process {} since", child.id());
     assert!(status.succeeds().stdout.contains(&running), "{}", status.stdout);
     assert!(status.stdout.contains("of 12 units done"), "{}", status.stdout);
-    // A second run on the same output waits for nobody.
+    // A second run on the same output fails at once.
     fixture.run(&["run", "embed.yaml"]).fails(75, &["another run is writing"]);
     Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap();
     let mut stderr = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143), "{stderr}");
-    assert!(stderr.contains("of 12 units are done and kept"), "{stderr}");
+    assert!(stderr.contains("of 12 units done and kept"), "{stderr}");
     assert!(stderr.contains("the same command continues from there"), "{stderr}");
     assert!(!fixture.path("out/_SUCCESS").exists());
     let status = fixture.run(&["status", "embed.yaml"]);
-    assert!(status.succeeds().stdout.contains("cut off: "), "{}", status.stdout);
+    assert!(status.succeeds().stdout.contains("interrupted: "), "{}", status.stdout);
 
     let report = report(&fixture, &[]);
     let status = fixture.run(&["status", "embed.yaml", "--json"]);
@@ -198,7 +198,7 @@ fn a_signal_keeps_the_units_that_are_done() {
     assert_eq!(report["units"]["computed"].as_u64().unwrap(), 12 - skipped);
     assert_eq!(report["rows_written"].as_u64().unwrap(), (12 - skipped) * 20);
     assert_same(&output(&fixture, "out"), &expected);
-    // What is done is done; another job is refused.
+    // A finished job computes nothing; another job is refused.
     let again = self::report(&fixture, &[]);
     assert_eq!(
         (again["units"]["skipped"].as_u64(), again["rows_written"].as_u64()),
@@ -222,7 +222,7 @@ fn shards_share_a_job() {
         command.args(["--shard", shard]).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
-    // One after another: what is done is kept, and the last one publishes.
+    // One after another: finished units are kept, and the last shard publishes.
     let first = fixture.ran(shard("1/3").output().unwrap());
     assert!(
         first.succeeds().stdout.contains("1/3: 4 units are left to the others"),
@@ -233,14 +233,14 @@ fn shards_share_a_job() {
     let killed = shard("2/3").env("HFAUTO_FAILPOINT", "unit.renamed:2").output().unwrap();
     assert_eq!(killed.status.signal(), Some(9));
     let third = fixture.ran(shard("3/3").output().unwrap());
-    assert!(third.succeeds().stdout.contains("1 units are left"), "{}", third.stdout);
+    assert!(third.succeeds().stdout.contains("1 unit is left to the others"), "{}", third.stdout);
     let second = fixture.ran(shard("2/3").output().unwrap());
     assert!(second.succeeds().stdout.contains("the output is published"), "{}", second.stdout);
     assert_same(&output(&fixture, "out"), &expected);
     let again = fixture.ran(shard("1/3").output().unwrap());
     assert!(again.succeeds().stdout.contains("nothing to compute"), "{}", again.stdout);
 
-    // All at the same time.
+    // All concurrently.
     fs::remove_dir_all(fixture.path("out")).unwrap();
     let shards: Vec<_> = ["1/3", "2/3", "3/3"].map(|name| shard(name).spawn().unwrap()).into();
     for shard in shards {
@@ -248,7 +248,7 @@ fn shards_share_a_job() {
     }
     assert_same(&output(&fixture, "out"), &expected);
 
-    // While one is at work, the same shard, a whole run and a shard of another job wait for nobody.
+    // While a shard is running, the same shard, a whole run and a shard of another job fail at once.
     fs::remove_dir_all(fixture.path("out")).unwrap();
     let mut held = shard("1/3").env("HFAUTO_FAILPOINT", "unit.committed:1:hold").spawn().unwrap();
     let start = Instant::now();
@@ -272,8 +272,8 @@ fn shards_share_a_job() {
 
     fixture
         .ran(shard("1/3").arg("--fresh").output().unwrap())
-        .fails(64, &["`--shard` does not go with"]);
-    fixture.ran(shard("4/3").output().unwrap()).fails(64, &["write it as 1/4"]);
+        .fails(64, &["`--shard` conflicts with"]);
+    fixture.ran(shard("4/3").output().unwrap()).fails(64, &["expected I/N, such as 1/4"]);
     let whole = embed_pipeline(&mini_embedder(), "in/*.csv", "one.parquet", "");
     fixture.file("embed.yaml", whole);
     fixture
@@ -281,7 +281,7 @@ fn shards_share_a_job() {
         .fails(78, &["can be computed in units", "one file"]);
 }
 
-/// Runs a script where mounts are its own; `None`, and a line on stderr, where the system allows none.
+/// Runs a script in its own mount namespace; `None`, with a line on stderr, where the system forbids it.
 fn with_own_mounts(fixture: &Fixture, script: &str) -> Option<String> {
     let program = env!("CARGO_BIN_EXE_hfauto-pipe");
     let run = |script: &str| {
@@ -319,13 +319,13 @@ fn a_full_disk_keeps_the_units_that_are_done() {
     let codes: Vec<&str> = said.lines().filter(|line| line.starts_with("code ")).collect();
     assert_eq!(codes, ["code 73", "code 0"], "{said}");
     assert!(said.contains("No space left on device") && said.contains("free space"), "{said}");
-    assert!(said.contains("of 6 units are done and kept"), "{said}");
+    assert!(said.contains("of 6 units done and kept"), "{said}");
     assert!(!said.contains(" 0 done before"), "{said}");
     assert_same(&output(&fixture, "saved"), &expected);
 }
 
 #[test]
-fn an_output_that_is_read_only_is_told_before_the_work() {
+fn a_read_only_output_is_reported_before_the_work() {
     let fixture = fixture(2, "");
     let script = "mount -t tmpfs none out && mount -o remount,ro out
                   $PIPE run embed.yaml --progress none; echo code $?";
@@ -337,7 +337,7 @@ fn an_output_that_is_read_only_is_told_before_the_work() {
     );
 }
 
-/// Starts a run that stays for ten seconds where its first unit is committed.
+/// Starts a run that stays for ten seconds at the commit of its first unit.
 fn held_at_its_first_unit(fixture: &Fixture) -> std::process::Child {
     let mut command = fixture.command(&["run", "embed.yaml", "--progress", "none"]);
     command.env("HFAUTO_FAILPOINT", "unit.committed:1:hold").stderr(Stdio::piped());
@@ -356,7 +356,7 @@ fn an_input_that_changes_while_it_is_read_fails_by_name() {
     let child = held_at_its_first_unit(&fixture);
     write_file(&fixture, 3, 22);
     let ran = fixture.ran(child.wait_with_output().unwrap());
-    ran.fails(65, &["in/003.csv` was changed while it was read", "units are done and kept"]);
+    ran.fails(65, &["in/003.csv` was changed while it was read", "units done and kept"]);
     assert!(!fixture.path("out/_SUCCESS").exists());
     let report = report(&fixture, &[]);
     assert!(report["units"]["skipped"].as_u64().unwrap() >= 2, "{report}");
@@ -366,7 +366,7 @@ fn an_input_that_changes_while_it_is_read_fails_by_name() {
 #[test]
 fn a_clock_that_jumps_changes_no_answer() {
     let fixture = fixture(3, "run: {incremental: new_or_changed}");
-    // Files of the future and from before the epoch are files.
+    // Files from the future and from before the epoch are valid.
     let day = Duration::from_hours(24);
     let touch = |file: &str, time: std::time::SystemTime| {
         fs::File::options()
@@ -379,7 +379,7 @@ fn a_clock_that_jumps_changes_no_answer() {
     touch("in/000.csv", std::time::SystemTime::now() + day * 365 * 50);
     touch("in/001.csv", std::time::UNIX_EPOCH - day);
     let mut child = held_at_its_first_unit(&fixture);
-    // The clock goes back an hour during the run: it started in the future.
+    // The clock goes back by an hour during the run, which therefore started in the future.
     let run =
         fixture.files("out/_hfauto/tmp").into_iter().find(|name| name.ends_with("started.json"));
     let path = fixture.path(&format!("out/_hfauto/tmp/{}", run.unwrap()));
@@ -415,7 +415,7 @@ fn a_second_signal_ends_at_once() {
         Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap();
         std::thread::sleep(Duration::from_millis(200));
     }
-    // The unit is held for ten seconds; a signal alone waits for it.
+    // The unit is held for ten seconds; a single signal waits for it.
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     fixture.run(&["run", "embed.yaml"]).succeeds();
@@ -458,15 +458,15 @@ fn an_incremental_run_computes_what_is_new_or_has_changed() {
 
     fixture
         .run(&["run", "embed.yaml", "--set", "run.incremental=null", "--prune"])
-        .fails(64, &["`--prune` is for"]);
+        .fails(64, &["`--prune` requires `run.incremental`"]);
 
-    // Nothing to do, and no weights are read for it.
+    // Nothing to do: no weights are read.
     let report_of_nothing = report(&fixture, &[]);
     assert_eq!(report_of_nothing["steps"][0]["parameters"], 0);
     assert_eq!(report_of_nothing["rows_written"], 0);
     assert_same(&output(&fixture, "out"), &first);
 
-    // A file that has changed, and one that is new.
+    // A changed file and a new one.
     write_file(&fixture, 1, 25);
     write_file(&fixture, 4, 5);
     let plan = fixture.run(&["plan", "embed.yaml", "--explain"]);
@@ -487,7 +487,7 @@ fn an_incremental_run_computes_what_is_new_or_has_changed() {
     // Three parts with their manifests, and `_SUCCESS`.
     assert_eq!(same, 7);
 
-    // A file that is gone: its rows stay until they are not wanted.
+    // A removed file: its rows stay until they are pruned.
     fs::remove_file(fixture.path("in/002.csv")).unwrap();
     assert_eq!(counts(&fixture, &[]), (0, 4, 1));
     assert_eq!(ids(&fixture, "out"), expected);
@@ -496,7 +496,7 @@ fn an_incremental_run_computes_what_is_new_or_has_changed() {
     assert_eq!(ids(&fixture, "out"), expected);
     assert_eq!(counts(&fixture, &[]), (0, 4, 0));
 
-    // Other options are another result.
+    // Other options are a different result.
     let pipeline = fs::read_to_string(fixture.path("embed.yaml")).unwrap();
     let other = pipeline.replace("output: embedding", "output: embedding, normalize: false");
     fixture.file("embed.yaml", other);
@@ -506,7 +506,7 @@ fn an_incremental_run_computes_what_is_new_or_has_changed() {
     assert_eq!(ids(&fixture, "out"), expected);
     fixture.file("embed.yaml", pipeline);
 
-    // Killed at any step of the exchange, the next run ends it.
+    // If the exchange is killed at any step, the next run completes it.
     for place in ["unit.committed:2", "publish.planned", "publish.renamed", "publish.marked"] {
         write_file(&fixture, 1, 30);
         fs::remove_dir_all(fixture.path("out")).unwrap();
@@ -518,7 +518,7 @@ fn an_incremental_run_computes_what_is_new_or_has_changed() {
         let status = run.env("HFAUTO_FAILPOINT", place).output().unwrap().status;
         assert_eq!(status.signal(), Some(9), "{place}");
         if place.starts_with("unit") || place == "publish.planned" {
-            // Readers still see the output before.
+            // Readers still see the previous output.
             let visible = |files: BTreeMap<String, Vec<u8>>| {
                 files
                     .into_iter()
@@ -536,7 +536,7 @@ fn an_incremental_run_computes_what_is_new_or_has_changed() {
 }
 
 #[test]
-fn what_cannot_be_incremental_is_told() {
+fn jobs_that_cannot_be_incremental_are_reported() {
     let fixture = Fixture::new();
     write_file(&fixture, 0, 3);
     let check = |steps: &str, sink: &str, reason: &str| {
@@ -547,7 +547,7 @@ fn what_cannot_be_incremental_is_told() {
             ),
         );
         fixture.run(&["run", "p.yaml"]).fails(78, &["needs a pipeline", reason]);
-        // What the text tells is told before there are files.
+        // Errors in the text are reported before any input exists.
         let validated = fixture.run(&["validate", "p.yaml"]);
         if reason.starts_with("subquery") {
             validated.succeeds();
@@ -585,7 +585,7 @@ fn what_cannot_be_incremental_is_told() {
     assert!(plan.succeeds().stdout.contains("published when it is done"), "{}", plan.stdout);
 }
 
-/// The time of day is no option: a job that asks for it is gone on with.
+/// The current time is not an option: a job that uses it is resumed.
 #[test]
 fn a_query_with_the_time_is_the_same_job() {
     let fixture = Fixture::new();
@@ -603,12 +603,12 @@ fn a_query_with_the_time_is_the_same_job() {
     );
 }
 
-/// Files are cut where rows begin: no row is lost or doubled, in any format.
+/// Files are split at row boundaries: no row is lost or repeated, in any format.
 #[test]
 fn cut_files_give_all_rows_in_order() {
     const ROWS: usize = 50_000;
     let words = |row: usize| match row % 7 {
-        // A line break, a quote and a delimiter, as CSV has to quote them.
+        // A line break, a quote and a delimiter, which CSV must quote.
         0 => format!("row {row}\nsays \"no\", and goes on"),
         1 => String::new(),
         _ => "x".repeat(row % 90 + 1),
@@ -665,7 +665,7 @@ fn cut_files_give_all_rows_in_order() {
         let texts = rows["text"].as_any().downcast_ref::<StringArray>().unwrap();
         for (index, &id) in ids.iter().enumerate() {
             let expected = words(id as usize);
-            // An empty field of CSV is null.
+            // An empty CSV field is null.
             let found = if texts.is_null(index) { "" } else { texts.value(index) };
             assert_eq!(found, expected, "{name}: row {id}");
         }

@@ -1,4 +1,4 @@
-//! Models that see: pixel values, hidden states and logits against transformers.
+//! Image models: pixel values, hidden states and logits against transformers.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ fn read_image(path: &Path) -> RgbImage {
     RgbImage::decode(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// A golden of a model that sees.
+/// A golden of an image model.
 struct ImageGolden {
     dir: PathBuf,
     name: String,
@@ -194,7 +194,7 @@ fn an_image_does_not_depend_on_its_neighbours() {
     differences.assert_none();
 }
 
-/// The settings of the cases in `tasks/image-classification` with their pixel values, over every image.
+/// The settings of the cases in `tasks/image-classification`, with their pixel values for every image.
 #[test]
 fn every_setting_of_an_image_processor_agrees_with_transformers() {
     let folder = golden_folder().join("tasks/image-classification");
@@ -216,7 +216,7 @@ fn every_setting_of_an_image_processor_agrees_with_transformers() {
         let processor = match AutoImageProcessor::from_json(&settings, None) {
             Ok(processor) => processor,
             Err(error) => {
-                // Classes that this version does not have are refused by name, and nothing else is.
+                // Exactly the unsupported classes are refused, by name.
                 assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}");
                 let class = golden["image_processor"].as_str().unwrap();
                 assert!(!class.starts_with("ViT") && !class.starts_with("DeiT"), "{name}: {error}");
@@ -302,7 +302,7 @@ fn settings_that_do_not_work_are_refused_by_name() {
     assert!(nameless.to_string().contains("names no `image_processor_type`"), "{nameless}");
 
     let object = |value: Value| value.as_object().unwrap().clone();
-    // What is not used is not checked: these classes do not cut, and nothing is resized.
+    // Unused settings are not checked: these classes do not crop, and nothing is resized.
     let settings = object(json!({"do_center_crop": true, "crop_size": 9, "do_resize": false,
         "size": {"shortest_edge": 5}}));
     let processor = AutoImageProcessor::from_json(&settings, Some("vit")).unwrap();
@@ -333,13 +333,13 @@ fn images_of_another_size_and_texts_are_refused_by_name() {
 
 #[test]
 fn a_picture_of_three_rows_is_confused_as_in_transformers() {
-    // Its rows are taken for colours, and its colours for columns.
+    // Its rows are taken for channels, and its channels for columns.
     let pixels: Vec<u8> = (0..3 * 4 * 3).collect();
     let settings = json!({"do_resize": false, "do_rescale": false, "do_normalize": false});
     let processor =
         AutoImageProcessor::from_json(settings.as_object().unwrap(), Some("vit")).unwrap();
     let ours = processor.preprocess(&RgbImage::new(4, 3, pixels)).unwrap();
-    // The bytes in their order, as `(3, 4, 3)` with colours first.
+    // The bytes in order, as `(3, 4, 3)` with channels first.
     let expected: Vec<f32> = (0..3 * 4 * 3).map(|byte| byte as f32).collect();
     let expected = Tensor::from_vec(expected, (3, 4, 3), &Device::Cpu).unwrap();
     Tolerance::Exact.check(&ours, &expected).unwrap();

@@ -1,4 +1,4 @@
-//! Pairs under each truncation and the windows of long texts against those of transformers, exactly
+//! Pairs under each truncation strategy, and windows over long texts, compared exactly with transformers'
 //! (`tests/golden/windows`).
 
 use std::path::{Path, PathBuf};
@@ -108,7 +108,7 @@ fn windows_are_those_of_transformers() {
             let got = Row::new(row).windows(&tokenizer);
             let Some(expected) = row["windows"].as_array() else {
                 let error = got.expect_err(&at);
-                let about = if row["error"] == "stride" { "in common" } else { "has only" };
+                let about = if row["error"] == "stride" { "should share" } else { "has only" };
                 assert!(error.message().contains(about), "{at}: {error}");
                 refused += 1;
                 continue;
@@ -124,7 +124,7 @@ fn windows_are_those_of_transformers() {
     }
 }
 
-/// The first window is what is left of a text that is cut.
+/// The first window is the truncated text.
 #[test]
 fn pairs_are_cut_as_transformers_cuts_them() {
     for base in BASES {
@@ -177,7 +177,7 @@ fn without_windows(row: &Value) -> Value {
 }
 
 #[test]
-fn what_cannot_be_cut_is_refused() {
+fn texts_that_cannot_be_truncated_are_refused() {
     let bert = tokenizer("bert");
     let options = EncodeOptions {
         max_length: Some(8),
@@ -188,7 +188,7 @@ fn what_cannot_be_cut_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Data);
     assert_eq!(
         error.message(),
-        "there is room for 5 tokens of 9, but the first text, which alone may be cut, has only 1"
+        "there is room for 5 tokens of 9, but the first text, the only one to truncate, has only 1"
     );
     let second = EncodeOptions { truncation: TruncationStrategy::OnlySecond, ..options };
     assert_eq!(bert.encode_pair("a", "b c d e f g h i", &second).unwrap().input_ids.len(), 8);
@@ -205,7 +205,7 @@ fn what_cannot_be_cut_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Config);
     assert_eq!(
         error.message(),
-        "a window has room for 4 tokens of the text, but it should have 5 in common with the next one"
+        "a window has room for 4 tokens of the text, but should share 5 with the next one"
     );
     assert_eq!(windows(2, 0, "a", None).unwrap_err().kind(), ErrorKind::Data);
     assert_eq!(windows(2, 0, "", None).unwrap().len(), 1);

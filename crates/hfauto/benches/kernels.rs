@@ -1,5 +1,5 @@
-//! The kernels under the models, each on one core, at the sizes of MiniLM and BERT-base, against the measured peak of
-//! the core. `--peak` prints that alone.
+//! The kernels below the models, each on one core, at the sizes of MiniLM and BERT-base, compared with the measured
+//! peak of the core. `--peak` prints only that.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 use std::hint::black_box;
@@ -13,7 +13,7 @@ use hfauto::nn::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The best of so many tries counts: others disturb, nothing helps.
+/// The number of attempts; the fastest counts, because noise only slows down.
 const TRIES: usize = 9;
 
 fn main() -> Result<()> {
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
     passes()
 }
 
-/// GFLOP/s of a core that does nothing but multiply and add in registers.
+/// The peak GFLOP/s of a core: fused multiply-adds in registers.
 fn peak() -> f64 {
     struct Peak;
     impl pulp::WithSimd for Peak {
@@ -54,7 +54,7 @@ fn peak() -> f64 {
             const STEPS: usize = 1_000_000;
             let mut sums = [simd.splat_f32s(0.0); 12];
             let (a, b) = (simd.splat_f32s(black_box(1.0)), simd.splat_f32s(black_box(1e-9)));
-            // Outside the instructions that this function is compiled for, a closure would be called without them.
+            // A closure would be compiled without the instruction set of this function.
             let mut seconds = f64::INFINITY;
             for _ in 0..TRIES {
                 let start = Instant::now();
@@ -74,7 +74,7 @@ fn peak() -> f64 {
     pulp::Arch::new().dispatch(Peak)
 }
 
-/// Seconds of the fastest of a few tries.
+/// The run time of the fastest of a few attempts, in seconds.
 fn best(mut run: impl FnMut()) -> f64 {
     run();
     let seconds = (0..TRIES).map(|_| {
@@ -85,7 +85,7 @@ fn best(mut run: impl FnMut()) -> f64 {
     seconds.fold(f64::INFINITY, f64::min)
 }
 
-/// Operations a second, in thousands of millions; `run` is repeated so that the clock can see it.
+/// GFLOP/s; `run` is repeated until the clock can measure it.
 fn rate(operations: f64, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     let times = (2e8 / operations).ceil().max(1.0);
     let mut result = Ok(());
@@ -131,18 +131,11 @@ fn attend(tokens: usize, head_dim: usize, peak: f64) -> Result<()> {
     let qkv = Tensor::randn(0f32, 1.0, (rows * tokens, 3 * hidden_size), &Device::Cpu)?;
     let part = |i| qkv.narrow(1, i * hidden_size, hidden_size);
     let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-    let options = AttentionOptions {
-        num_heads: 12,
-        scale: 1.0 / (head_dim as f64).sqrt(),
-        bias: None,
-        distance: None,
-        causal: false,
-        output_attentions: false,
-    };
+    let options = AttentionOptions::new(12, head_dim);
     let operations = (rows * 4 * tokens * tokens * hidden_size) as f64;
     print!("  {:<26}", format!("rows of {tokens}, heads of {head_dim}"));
     for precision in [Precision::Full, Precision::Int8] {
-        let inputs = inputs.clone().with_precision(precision);
+        let options = options.with_precision(precision);
         let rate = rate(operations, || {
             black_box(attention(&q, &k, &v, &inputs, options)?);
             Ok(())

@@ -1,7 +1,7 @@
-//! The one public error of the library: what went wrong, by whose fault, and where.
+//! The one public error of the library: what went wrong, whose fault it is, and where.
 //!
-//! The [`ErrorKind`] says whose fault it is; [`Error::at`] adds places on the way up (file, model) and [`Error::hint`] the
-//! remedy. A program with kinds of its own builds its error on [`Message`].
+//! [`ErrorKind`] says whose fault it is. Callers add places on the way up ([`Error::at`]: file, model), and the remedy
+//! ([`Error::hint`]). A program with its own error kinds builds its error on [`Message`].
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -10,51 +10,51 @@ use std::fmt::Write as _;
 
 use crate::secret::hide;
 
-/// The result of everything in this crate that can fail.
+/// The result of every fallible function in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The caller's settings: an option that does not exist, or does not fit the model.
+    /// The caller's settings: an option that does not exist or does not fit the model.
     Config,
     /// The input: a text, an image, a conversation.
     Data,
-    /// A model's files cannot be had: no such repository, no network, no permission.
+    /// A model's files are unavailable: no such repository, no network, no permission.
     Hub,
-    /// The checkpoint names something that this version does not implement.
+    /// The checkpoint uses a feature that this version does not implement.
     Unsupported,
-    /// The checkpoint does not fit its own `config.json`, or its files are damaged.
+    /// The checkpoint does not match its own `config.json`, or its files are damaged.
     Model,
-    /// Out of memory or of another resource that may be there next time.
+    /// Memory or another resource is exhausted; a retry may succeed.
     Resources,
     /// A broken invariant: our bug.
     Internal,
 }
 
-/// The kind of an error of one row: the words of `_error.kind`, of dead letters, reports and metrics. Existing words are
+/// The kind of a row's error: the values of `_error.kind`, of dead letters, reports and metrics. Existing values are
 /// stable; new ones may be added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RowErrorKind {
-    /// More tokens than the model takes, where nothing is cut.
+    /// More tokens than the model accepts, with truncation off.
     TooLong,
-    /// A text beside it, or a prompt, leaves no room for what is to be computed.
+    /// The second text or the prompt leaves no room for the text or for generated tokens.
     NoRoom,
     /// Nothing to compute: a text without a token, a list without choices, a conversation without messages.
     Empty,
-    /// A text without the mask token, or one that is cut off before it.
+    /// A text without the mask token, or truncated before it.
     MissingMask,
     /// A text with several mask tokens where one is expected.
     SeveralMasks,
-    /// An image's file cannot be read.
+    /// An image file cannot be read.
     ImageRead,
-    /// An image does not decode, or is of a format or a size that is not read.
+    /// An image does not decode, or has an unsupported format or size.
     ImageDecode,
-    /// A conversation that the chat template refuses.
+    /// The chat template rejects the conversation.
     Chat,
-    /// The memory of the device does not hold what the model computes of it, alone in a batch.
+    /// The row alone, in a batch of its own, exceeds the device's memory.
     OutOfMemory,
     /// A text that is not UTF-8, in a column that a step reads.
     InvalidUtf8,
@@ -79,7 +79,7 @@ impl RowErrorKind {
         Self::Data,
     ];
 
-    /// The kind's word.
+    /// The kind's stable name.
     pub fn name(self) -> &'static str {
         match self {
             Self::TooLong => "too_long",
@@ -99,8 +99,8 @@ impl RowErrorKind {
 
 /// An error of this crate.
 ///
-/// Messages are fragments that fit after `error:`: lower case, no full stop, names in backticks,
-/// what was expected and what was found. The remedy is on a line of its own ([`Error::hint`]).
+/// Messages are fragments that follow `error:`: lower case, no full stop, names in backticks, the expected and the
+/// actual value. The remedy has its own line ([`Error::hint`]).
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -115,12 +115,12 @@ impl Error {
         Self(Box::new(Inner { kind, row: None, message: Message::new(message) }))
     }
 
-    /// A new error of kind [`ErrorKind::Data`] that says what is wrong with the row.
+    /// A new error of kind [`ErrorKind::Data`], with the kind of the row's error.
     pub fn of_row(row: RowErrorKind, message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Data, message).row(row)
     }
 
-    /// Says what is wrong with the row, if it is a row that is at fault.
+    /// Sets the kind of the row's error, if a row is at fault.
     #[must_use]
     pub fn row(mut self, row: RowErrorKind) -> Self {
         self.0.row = (self.0.kind == ErrorKind::Data).then_some(row);
@@ -134,14 +134,14 @@ impl Error {
         self
     }
 
-    /// Sets what the user can do about it. The first hint stays: it is the closest to the cause.
+    /// Sets the remedy. The first hint wins, because it is closest to the cause.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.message.hint(hint);
         self
     }
 
-    /// Keeps the foreign error that caused this one.
+    /// Sets the foreign error that caused this one.
     #[must_use]
     pub fn source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.message.source(source);
@@ -168,19 +168,19 @@ impl Error {
         self.0.message.places()
     }
 
-    /// What the user can do about it, if known.
+    /// The remedy, if known.
     pub fn remedy(&self) -> Option<&str> {
         self.0.message.remedy()
     }
 
-    /// The same error for one more receiver; of its causes, the texts.
+    /// A copy of the error for another receiver. Its causes are kept as texts.
     #[must_use]
     pub fn again(&self) -> Self {
         let Inner { kind, row, message } = self.0.as_ref();
         Self(Box::new(Inner { kind: *kind, row: *row, message: message.again() }))
     }
 
-    /// Its parts.
+    /// The error's parts.
     pub fn into_parts(self) -> (ErrorKind, Option<RowErrorKind>, Message) {
         let Inner { kind, row, message } = *self.0;
         (kind, row, message)
@@ -211,8 +211,8 @@ impl StdError for Error {
     }
 }
 
-/// An error without its kind: a text, the places on the way up, the remedy and the cause. Secrets are hidden in all of
-/// them.
+/// An error without its kind: a text, the places on the way up, the remedy and the cause. `Display` hides secrets in
+/// all of them.
 #[derive(Debug)]
 pub struct Message {
     text: String,
@@ -222,7 +222,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message of one text, a lower-case fragment without a full stop.
+    /// A message with the given text, a lower-case fragment without a full stop.
     pub fn new(text: impl Into<String>) -> Self {
         Self { text: shown(text.into()), at: Vec::new(), hint: None, source: None }
     }
@@ -232,7 +232,7 @@ impl Message {
         self.at.push(shown(place.to_string()));
     }
 
-    /// Sets the remedy, if there is none.
+    /// Sets the remedy, unless there is one.
     pub fn hint(&mut self, hint: impl Into<String>) {
         self.hint.get_or_insert_with(|| shown(hint.into()));
     }
@@ -262,7 +262,7 @@ impl Message {
         self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
 
-    /// The same message; of its causes, the texts.
+    /// A copy of the message. Its causes are kept as texts.
     #[must_use]
     pub fn again(&self) -> Self {
         let source = self.cause().map(|cause| Box::new(Told::of(cause)) as Box<_>);
@@ -280,7 +280,7 @@ impl fmt::Display for Message {
         while let Some(cause) = source {
             let next = cause.source();
             let cause = cause.to_string();
-            // Many foreign errors repeat their cause, or what they caused, in their own text.
+            // Many foreign errors repeat their cause, or their effect, in their own text.
             if !said.contains(&cause) && !cause.contains(&self.text) {
                 write!(text, ": {cause}")?;
                 said.push_str(&cause);
@@ -293,12 +293,12 @@ impl fmt::Display for Message {
         if let Some(hint) = &self.hint {
             write!(text, "\nhint: {hint}")?;
         }
-        // Errors of libraries may quote their arguments.
+        // Library errors may quote their arguments.
         f.write_str(&hide(&text))
     }
 }
 
-/// The text of an error without secrets.
+/// The text of an error with secrets hidden.
 fn shown(text: String) -> String {
     match hide(&text) {
         Cow::Borrowed(_) => text,
@@ -306,7 +306,7 @@ fn shown(text: String) -> String {
     }
 }
 
-/// What an error and its causes said.
+/// The texts of an error and its causes.
 #[derive(Debug)]
 struct Told {
     text: String,
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_row_errors_are_each_its_own_and_stay_with_the_error() {
+    fn row_error_names_are_unique_and_stay_with_the_error() {
         let words: std::collections::BTreeSet<_> =
             RowErrorKind::ALL.iter().map(|kind| kind.name()).collect();
         assert_eq!(words.len(), RowErrorKind::ALL.len());

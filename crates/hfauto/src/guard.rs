@@ -1,5 +1,4 @@
-//! The border to libraries that read foreign bytes: a panic in there becomes an error of the file, the model or the
-//! row, never the end of the process.
+//! Converts panics of libraries that parse untrusted bytes into errors of the file, the model or the row.
 //!
 //! A stack overflow or a failed allocation aborts without a panic; limits prevent both beforehand.
 
@@ -11,14 +10,14 @@ use std::sync::Once;
 use crate::error::{Error, ErrorKind, Result};
 
 thread_local! {
-    /// How many guarded calls this thread is in.
+    /// The nesting depth of guarded calls on this thread.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Calls `work`, which hands foreign bytes to a library; a panic becomes an error of `kind` that says `what` was
-/// read (a fragment such as "the chat template").
+/// Calls `work`, which passes untrusted bytes to a library. A panic becomes an error of `kind` that names `what` was
+/// read, a fragment such as "the chat template".
 ///
-/// `kind` is by whose fault it is: [`ErrorKind::Data`] for texts and pictures, [`ErrorKind::Model`] for checkpoints.
+/// `kind` says whose fault it is: [`ErrorKind::Data`] for texts and images, [`ErrorKind::Model`] for checkpoints.
 ///
 /// # Errors
 /// Those of `work`, and `kind` for a panic.
@@ -32,10 +31,10 @@ pub(crate) fn guarded<T>(
     })
 }
 
-/// `catch_unwind` without the report of the panic on stderr, which is for bugs of the program.
+/// `catch_unwind` without the panic report on stderr, which is reserved for bugs of the program.
 ///
 /// # Errors
-/// The panic.
+/// The payload of the panic.
 pub fn catch<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -54,7 +53,7 @@ pub fn catch<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
     result
 }
 
-/// The text of a panic.
+/// The message of a panic.
 pub fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")

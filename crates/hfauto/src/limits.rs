@@ -1,7 +1,7 @@
-//! Every limit on what comes with a model, a text or a picture, and on the answers of a hub. Each says what it bounds, why it is
-//! where it is, and the key that moves it, where one does. SECURITY.md lists them for users.
+//! Every limit on a model's files, texts, images and hub responses. Each says what it bounds and why it has this value,
+//! and names the key that changes it, if there is one. SECURITY.md lists them for users.
 //!
-//! Every limit is above everything that occurs in practice: it stops only damaged or hostile input.
+//! Every limit is above what occurs in practice: it stops only damaged or hostile input.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 pub(crate) const IMAGE_PIXELS: u64 = 178_956_970;
 
 /// Width or height of an image, in pixels: resizing stores weights for each pixel of a side. Panoramas have a tenth of
-/// it.
+/// this.
 pub(crate) const IMAGE_SIDE: u64 = 1 << 20;
 
 /// Pixels of an image above which the process decodes it alone, to keep the memory of parallel workers from adding up.
@@ -141,7 +141,7 @@ pub(crate) const GENERATION_TOKENS_WITHOUT_POSITIONS: usize = RELATIVE_POSITIONS
 /// Entries of a list that is compared with every new token (`eos_token_id`, `stop_strings`). No key.
 pub(crate) const GENERATION_LIST: usize = 4096;
 
-// --- answers of a hub
+// --- responses of a hub
 
 /// Bytes of the hub's repository listing, which names all files. No key.
 pub(crate) const HUB_ANSWER_BYTES: usize = 64 << 20;
@@ -150,9 +150,9 @@ pub(crate) const HUB_REFUSAL_BYTES: usize = 64 << 10;
 /// Timeout for response headers, and for the whole repository listing, as a multiple of `HF_HUB_DOWNLOAD_TIMEOUT` (10
 /// s, the longest silence allowed).
 pub(crate) const HUB_ANSWER_TIMEOUTS: u32 = 6;
-/// Bytes of a file other than weights, and of weights whose length no server states. No key.
+/// Bytes of a file other than weights, and of weights whose size the server does not declare. No key.
 pub(crate) const HUB_FILE_BYTES: u64 = 512 << 20;
-/// The window in which a transfer must bring [`HUB_PACE_BYTES`], as a multiple of `HF_HUB_DOWNLOAD_TIMEOUT`; slower
+/// The window in which a transfer must receive [`HUB_PACE_BYTES`], as a multiple of `HF_HUB_DOWNLOAD_TIMEOUT`. Slower
 /// transfers are aborted.
 pub(crate) const HUB_PACE_TIMEOUTS: u32 = 2;
 /// See [`HUB_PACE_TIMEOUTS`].

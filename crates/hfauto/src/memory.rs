@@ -1,4 +1,4 @@
-//! How much memory there is, and how many tokens of activations fit in it.
+//! The available memory, and how many tokens of activations fit in it.
 //!
 //! Activations are an estimate from the configuration. Not here: the size of weights
 //! ([`LoadReport`](crate::auto::LoadReport)).
@@ -10,19 +10,19 @@ use candle_core::Device;
 
 use crate::models::Dimensions;
 
-/// Vectors of `hidden_size` that a layer holds for each token at its peak: the states before and after
-/// attention, the result, and between the two products of the feed-forward part four more.
-const VECTORS_A_TOKEN: usize = 7;
+/// The peak number of `hidden_size` vectors per token in a layer: the states before and after attention, the result,
+/// and four in the intermediate state of the feed-forward network.
+const VECTORS_PER_TOKEN: usize = 7;
 
-/// About how many bytes one worker's activations take at their peak, for a batch of `tokens`.
+/// Estimates the peak size of one worker's activations for a batch of `tokens`.
 pub fn activation_bytes(dimensions: &Dimensions, tokens: usize) -> usize {
-    let vectors = tokens * VECTORS_A_TOKEN * dimensions.hidden_size;
-    // The scores of one head of the longest row that fits in the batch.
+    let vectors = tokens * VECTORS_PER_TOKEN * dimensions.hidden_size;
+    // The attention scores of one head, for the longest row that fits in the batch.
     let row = dimensions.max_position_embeddings.unwrap_or(tokens).min(tokens);
     (vectors + row * row) * size_of::<f32>()
 }
 
-/// The memory that this process may still allocate: the system's available memory, within the limits of its control
+/// The memory that this process may still allocate: the system's available memory, capped by the limits of its control
 /// group and its address space. `None` if unknown.
 pub fn available_bytes() -> Option<usize> {
     let system = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
@@ -35,11 +35,11 @@ pub fn available_bytes() -> Option<usize> {
     };
     let group = number("memory.max")
         .map(|max| max.saturating_sub(number("memory.current").unwrap_or_default()));
-    [system, group, left_of_address_space()].into_iter().flatten().min()
+    [system, group, unused_address_space()].into_iter().flatten().min()
 }
 
-/// The rest of the address space under `ulimit -v`; `None` without a limit.
-fn left_of_address_space() -> Option<usize> {
+/// The unused address space under `ulimit -v`; `None` without a limit.
+fn unused_address_space() -> Option<usize> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
     let most: usize = line.split_whitespace().next()?.parse().ok()?;
@@ -49,7 +49,7 @@ fn left_of_address_space() -> Option<usize> {
     Some(most.saturating_sub(kibibytes.saturating_mul(1024)))
 }
 
-/// Bytes that tensors on `device` may still take.
+/// Bytes still available for tensors on `device`.
 pub fn free_bytes(device: &Device) -> Option<usize> {
     #[cfg(feature = "cuda")]
     if device.is_cuda() {
@@ -59,37 +59,39 @@ pub fn free_bytes(device: &Device) -> Option<usize> {
     available_bytes()
 }
 
-/// Tokens of one forward pass that suit each of `devices`: on a CPU few enough for its caches; on a card as many as keep
-/// it busy, of whose activations a quarter of its free memory holds the batches in flight. Where `generates`, they are the
-/// tokens that rows may come to while they are decoded together, and the weights, which every step reads, serve so many
-/// rows; what they keep of them takes an eighth of the free memory at most.
+/// A default for `max_batch_tokens` on `devices`.
+///
+/// On CPUs, a batch fits in the caches. On GPUs, a batch is large enough to saturate the GPU, and its activations take
+/// at most a quarter of the free memory, which leaves room for the batches in flight. With `generates`, it bounds the
+/// tokens of all rows decoded together. More rows amortize each step's read of the weights; on CPUs, their KV caches
+/// take at most an eighth of the free memory.
 pub fn batch_tokens(dimensions: Option<&Dimensions>, devices: &[Device], generates: bool) -> usize {
     let free = || devices.iter().filter_map(free_bytes).min();
-    let on_a_cpu = devices.iter().all(Device::is_cpu);
-    tokens_within(dimensions, on_a_cpu, generates, free)
+    let on_cpu = devices.iter().all(Device::is_cpu);
+    tokens_within(dimensions, on_cpu, generates, free)
 }
 
 fn tokens_within(
     dimensions: Option<&Dimensions>,
-    on_a_cpu: bool,
+    on_cpu: bool,
     generates: bool,
     free: impl FnOnce() -> Option<usize>,
 ) -> usize {
-    const ON_A_CPU: usize = 1024;
-    const GENERATING_ON_A_CPU: RangeInclusive<usize> = ON_A_CPU..=4096;
-    const ON_A_CARD: RangeInclusive<usize> = 1024..=32_768;
-    let (a_token, share, range) = match (on_a_cpu, generates) {
-        (true, false) => return ON_A_CPU,
+    const ON_CPU: usize = 1024;
+    const GENERATING_ON_CPU: RangeInclusive<usize> = ON_CPU..=4096;
+    const ON_GPU: RangeInclusive<usize> = 1024..=32_768;
+    let (token_bytes, share, range) = match (on_cpu, generates) {
+        (true, false) => return ON_CPU,
         (true, true) => {
             let kept = |d: &Dimensions| 2 * d.num_hidden_layers * d.hidden_size * size_of::<f32>();
-            (dimensions.map_or(1, kept), 8, GENERATING_ON_A_CPU)
+            (dimensions.map_or(1, kept), 8, GENERATING_ON_CPU)
         }
         (false, _) => {
-            let a_pass = |d: &Dimensions| VECTORS_A_TOKEN * d.hidden_size * size_of::<f32>();
-            (dimensions.map_or(1, a_pass), 4, ON_A_CARD)
+            let activations = |d: &Dimensions| VECTORS_PER_TOKEN * d.hidden_size * size_of::<f32>();
+            (dimensions.map_or(1, activations), 4, ON_GPU)
         }
     };
-    let room = free().unwrap_or(0) / share / a_token.max(1);
+    let room = free().unwrap_or(0) / share / token_bytes.max(1);
     room.clamp(*range.start(), *range.end())
 }
 
@@ -99,7 +101,7 @@ mod tests {
     use crate::nn::PositionIds;
 
     #[test]
-    fn tokens_of_a_pass_suit_the_device_and_its_memory() {
+    fn batch_tokens_fit_the_device_and_its_memory() {
         let dimensions = Dimensions {
             hidden_size: 768,
             num_hidden_layers: 12,
@@ -110,23 +112,23 @@ mod tests {
             max_position_embeddings: None,
             image: None,
         };
-        let tokens = |on_a_cpu, generates, mib: Option<usize>| {
-            tokens_within(Some(&dimensions), on_a_cpu, generates, || mib.map(|mib| mib << 20))
+        let tokens = |on_cpu, generates, mib: Option<usize>| {
+            tokens_within(Some(&dimensions), on_cpu, generates, || mib.map(|mib| mib << 20))
         };
         assert_eq!(tokens(true, false, Some(1 << 20)), 1024);
-        // Keys and values of a token take 72 KiB here: an eighth of 1,152 MiB holds 2,048.
+        // The keys and values of a token take 72 KiB here: an eighth of 1,152 MiB holds 2,048 tokens.
         assert_eq!(tokens(true, true, Some(1152)), 2048);
         assert_eq!(tokens(true, true, Some(1 << 20)), 4096);
         assert_eq!(tokens(true, true, Some(1)), 1024);
         assert_eq!(tokens(true, true, None), 1024);
-        // Seven vectors of 3 KiB are in a pass: a quarter of 840 MiB holds 10,240.
+        // A pass has seven vectors of 3 KiB per token: a quarter of 840 MiB holds 10,240 tokens.
         assert_eq!(tokens(false, false, Some(840)), 10_240);
         assert_eq!(tokens(false, true, Some(1 << 20)), 32_768);
         assert_eq!(batch_tokens(Some(&dimensions), &[Device::Cpu, Device::Cpu], false), 1024);
     }
 
     #[test]
-    fn this_system_says_what_is_left() {
+    fn this_system_reports_available_memory() {
         if cfg!(target_os = "linux") {
             assert!(available_bytes().is_some_and(|bytes| bytes > 1 << 20));
         }

@@ -1,6 +1,6 @@
-//! Keeps secrets out of messages, logs, reports and files: the values of variables, and credentials in URLs. Entry:
-//! [`hide`], which filters everything shown or written apart from the rows; [`remember`] registers a secret. Not here:
-//! the rows themselves, which stay unchanged.
+//! Keeps secrets out of messages, logs, reports and files: values of variables, and credentials in URLs. Entries:
+//! [`hide`] filters all output except the rows; [`remember`] registers a secret. Not here: the rows themselves, which
+//! stay unchanged.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -85,7 +85,7 @@ pub fn remember(name: &str, value: &str) {
             spellings.push(line.to_owned());
         }
     }
-    // The user and the password of a URL are secrets on their own, too.
+    // The user and the password of a URL are also secrets separately.
     if let Some(credentials) = userinfo(value) {
         let parts = credentials.split(':').filter(|part| part.chars().count() >= MIN_CHARS);
         spellings.extend(parts.flat_map(self::spellings));
@@ -93,7 +93,7 @@ pub fn remember(name: &str, value: &str) {
     add(spellings, &format!("${{{name}}}"));
 }
 
-/// Remembers the password of a URL, or its user if it has none, for messages that show it in another form.
+/// Remembers a URL's password, or its user if it has none, for messages that show the URL in another form.
 pub fn remember_credentials(url: &str) {
     let Some(credentials) = userinfo(url) else { return };
     let secret = credentials.split_once(':').map_or(credentials, |(_, password)| password);
@@ -126,7 +126,7 @@ pub fn remember_environment() {
     }
 }
 
-/// The spellings of a value: as it is, percent-encoded, percent-decoded, and escaped as in JSON or Rust.
+/// The spellings of a value: unchanged, percent-encoded, percent-decoded, and escaped as in JSON or Rust.
 fn spellings(value: &str) -> Vec<String> {
     let mut spellings = vec![value.to_owned()];
     let mut add = |spelling: String| {
@@ -183,7 +183,7 @@ fn userinfo(url: &str) -> Option<&str> {
     authority.rsplit_once('@').map(|(credentials, _)| credentials)
 }
 
-/// The text without secrets: values of variables as `${NAME}`, credentials of URLs as `***`.
+/// Replaces secrets in `text`: values of variables with `${NAME}`, credentials in URLs with `***`.
 pub fn hide(text: &str) -> Cow<'_, str> {
     let mut hidden = Cow::Borrowed(text);
     if ANY.load(Ordering::Acquire) {
@@ -204,7 +204,7 @@ pub fn hide(text: &str) -> Cow<'_, str> {
     hidden
 }
 
-/// As [`hide`], for every text of a JSON value; keys stay.
+/// Like [`hide`], for every string value in a JSON value; keys are unchanged.
 pub fn hide_json(value: &mut Value) {
     match value {
         Value::String(text) => {
@@ -218,7 +218,7 @@ pub fn hide_json(value: &mut Value) {
     }
 }
 
-/// Replaces each `value` with `shown`; a short value only between characters other than letters and digits.
+/// Replaces each `value` with `shown`. Short values are replaced only as whole words.
 fn replaced(text: &str, value: &str, shown: &str) -> Option<String> {
     let is_word = value.chars().count() < WORD_CHARS;
     let mut result = String::new();
@@ -239,7 +239,7 @@ fn replaced(text: &str, value: &str, shown: &str) -> Option<String> {
     (done > 0).then(|| result + &text[done..])
 }
 
-/// Removes users and passwords from URLs, and the values of secret keys from their queries.
+/// Removes user names and passwords from URLs, and the values of secret keys from their queries.
 fn without_credentials(text: &str) -> Option<String> {
     let mut result = String::new();
     let mut rest = text;

@@ -1,5 +1,5 @@
-//! `hfauto-pipe sql`: queries with models over files, from an argument, a file, stdin or a prompt. Not here:
-//! how results are shown (`output`), the prompt (`repl`).
+//! `hfauto-pipe sql`: runs queries with models over files, from an argument, a file, stdin or a prompt. Not here: output
+//! (`output`), the prompt (`repl`).
 
 mod output;
 mod repl;
@@ -25,22 +25,22 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct SqlArgs {
-    /// Statements, separated by `;`. Without them and without `-f`: stdin, or a prompt on a terminal.
+    /// Statements, separated by `;`. Default without `-f`: stdin, or a prompt on a terminal.
     query: Option<String>,
 
     /// Read the statements from a file.
     #[arg(short, long, value_name = "FILE", conflicts_with = "query")]
     file: Option<PathBuf>,
 
-    /// Name a table: a file, folder or glob. Others are named by their quoted path: FROM 'a/*.csv'.
+    /// Name a table: a file, folder or glob. Without a name, quote the path: FROM 'a/*.csv'.
     #[arg(long = "table", value_name = "NAME=PATH", value_parser = named)]
     tables: Vec<(String, String)>,
 
-    /// Name a model: a hub id or directory, as CREATE MODEL does.
+    /// Name a model, as CREATE MODEL does: a hub id or directory.
     #[arg(long = "model", value_name = "NAME=MODEL", value_parser = named)]
     models: Vec<(String, String)>,
 
-    /// Take the `models` and the `run` settings of a pipeline file.
+    /// Use the `models` and the `run` settings of a pipeline file.
     #[arg(long, value_name = "FILE")]
     pipeline: Option<PathBuf>,
 
@@ -48,20 +48,20 @@ pub(super) struct SqlArgs {
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
 
-    /// Replace what is at `--output`.
+    /// Replace an existing output at `--output`.
     #[arg(long, requires = "output")]
     fresh: bool,
 
-    /// How rows are printed.
+    /// The format of printed rows.
     #[arg(long, value_enum, default_value = "table", conflicts_with = "output")]
     format: OutputFormat,
 
-    /// Use only local files and the cache, as HF_HUB_OFFLINE=1.
+    /// Use only local files and the cache, as HF_HUB_OFFLINE=1 does.
     #[arg(long)]
     offline: bool,
 }
 
-/// How rows are printed.
+/// The format of printed rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum OutputFormat {
     /// A table; on a terminal, long vectors are shortened.
@@ -70,7 +70,7 @@ enum OutputFormat {
     Csv,
     /// One JSON array.
     Json,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Jsonl,
 }
 
@@ -79,7 +79,7 @@ fn named(text: &str) -> std::result::Result<(String, String), String> {
         Some((name, value)) if !name.trim().is_empty() && !value.is_empty() => {
             Ok((name.trim().to_owned(), value.to_owned()))
         }
-        _ => Err("expected NAME=VALUE, as `reviews=data/reviews.parquet`".to_owned()),
+        _ => Err("expected NAME=VALUE, for example `reviews=data/reviews.parquet`".to_owned()),
     }
 }
 
@@ -103,7 +103,7 @@ impl SqlArgs {
         if text.is_none() && self.output.is_some() {
             return Err(Error::new(
                 ErrorKind::Usage,
-                "`--output` is for a query, not for a prompt",
+                "`--output` needs a query; it does not apply to a prompt",
             )
             .hint("give the query as an argument, or write COPY (…) TO '…' at the prompt"));
         }

@@ -21,13 +21,13 @@ use super::OutputFormat;
 use crate::error::{Error, ErrorKind, Result};
 use crate::{secret, sink, source};
 
-/// Rows of a table on a terminal: more are not read, and the models stop.
+/// The most rows of a table on a terminal. The query stops there.
 const MAX_TABLE_ROWS: usize = 1000;
 
-/// Longer vectors are shortened on a terminal.
+/// The most components of a vector that a terminal shows in full.
 const MAX_VECTOR: usize = 6;
 
-/// Prints the rows of a query as they come; `cancel` stops it and its models.
+/// Prints the rows of a query as a stream; `cancel` stops the query and its models.
 pub(super) async fn stream(
     schema: SchemaRef,
     mut stream: SendableRecordBatchStream,
@@ -110,10 +110,10 @@ impl Printer {
         }
     }
 
-    /// Takes a batch; whether more are wanted.
+    /// Takes a batch, and returns whether it needs more.
     fn push(&mut self, batch: RecordBatch) -> Result<bool> {
         let broken = |e: arrow::error::ArrowError| {
-            Error::new(ErrorKind::Config, "the rows have no such form").source(e)
+            Error::new(ErrorKind::Config, "the rows cannot be converted to this format").source(e)
         };
         match self {
             Self::Table { batches, rows, on_terminal, .. } => {
@@ -149,7 +149,7 @@ impl Printer {
 
     fn finish(self) -> Result<()> {
         let broken = |e: arrow::error::ArrowError| {
-            Error::new(ErrorKind::Config, "the rows have no such form").source(e)
+            Error::new(ErrorKind::Config, "the rows cannot be converted to this format").source(e)
         };
         match self {
             Self::Table { schema, batches, rows, on_terminal } => {
@@ -179,7 +179,7 @@ impl Printer {
                 };
                 let mut text = table(&shown)?;
                 if matches!(printable(&text), Cow::Owned(_)) {
-                    // Before the table is laid out, to keep its lines aligned.
+                    // Escapes the text before the layout, which keeps the lines aligned.
                     shown = shown
                         .iter()
                         .map(|batch| with_texts(batch, printable))
@@ -189,7 +189,7 @@ impl Printer {
                 out(printable(&text).as_bytes())?;
                 if more {
                     super::super::terminal::say(format_args!(
-                        "the first {MAX_TABLE_ROWS} rows; `-o FILE` or `--format csv` gives all"
+                        "only the first {MAX_TABLE_ROWS} rows; use `-o FILE` or `--format csv` for all"
                     ));
                 }
                 Ok(())
@@ -215,7 +215,7 @@ impl Printer {
     }
 }
 
-/// The batch with long vectors as texts that show how they begin and end.
+/// The batch with long vectors replaced by texts of their first and last components.
 fn shortened(batch: &RecordBatch) -> Result<RecordBatch> {
     let fields = batch.schema_ref().fields().iter().zip(batch.columns());
     let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = fields

@@ -1,5 +1,5 @@
-//! The prompt: history, completion, and the commands that start with a backslash. Ctrl-C at the prompt
-//! clears the line, and stops a query that runs; Ctrl-D ends.
+//! The prompt: history, completion, and commands that start with a backslash. Ctrl-C clears the line or stops the running
+//! query; Ctrl-D ends the session.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -19,11 +19,11 @@ use crate::tasks::TASKS;
 
 const HELP: &str = "\
 Statements end with `;`.
-  \\h [FUNCTION]  the model functions, or one of them
-  \\d [TABLE]     the tables, or the columns of one; a file by its quoted path
-  \\m             the models: CREATE MODEL name FROM 'hub id or directory'
-  \\?             this help
-  \\q             the end (Ctrl-D)
+  \\h [FUNCTION]  lists the model functions, or describes one function
+  \\d [TABLE]     lists the tables, or the columns of a table or quoted path
+  \\m             lists the models; CREATE MODEL name FROM 'hub id or directory' adds one
+  \\?             shows this help
+  \\q             ends the session (Ctrl-D)
 ";
 
 /// The tables of the session.
@@ -31,7 +31,7 @@ const TABLES: &str = "SELECT table_schema AS schema, table_name AS name, table_t
                       FROM information_schema.tables \
                       WHERE table_schema <> 'information_schema' ORDER BY 1, 2";
 
-/// Words that are completed besides names.
+/// Completions in addition to names.
 const KEYWORDS: &[&str] = &[
     "SELECT",
     "FROM",
@@ -70,7 +70,7 @@ const KEYWORDS: &[&str] = &[
     "OPTIONS",
 ];
 
-/// Reads statements until the end, and runs them; an error ends a statement, not the session.
+/// Reads and runs statements until the end of input. An error ends its statement, not the session.
 pub(super) async fn run(session: Session) -> Result<()> {
     let failed = |e: ReadlineError| {
         Error::new(ErrorKind::Internal, "cannot read from the terminal").source(e)
@@ -136,19 +136,19 @@ async fn command(session: &Session, command: &str) -> Result<()> {
                     &format!("{}\n    {}\n", function.syntax(function.name), function.description);
             }
             text += "cosine_similarity(a, b)\n    The cosine of the angle between two vectors.\n";
-            text += "Each model function has a twin: try_embed gives Struct<value, error>.\n";
+            text += "Each model function has a variant that keeps row errors: try_embed gives Struct<value, error>.\n";
             super::super::print(text)
         }
         ("h", function) => help(session, function),
         ("d", "") => session.run(TABLES, None).await,
         ("d", table) => session.run(&format!("DESCRIBE {table}"), None).await,
         ("m", "") => session.run("SHOW MODELS", None).await,
-        _ => Err(Error::new(ErrorKind::Usage, format!("there is no command `\\{command}`"))
-            .hint("\\? lists them")),
+        _ => Err(Error::new(ErrorKind::Usage, format!("unknown command `\\{command}`"))
+            .hint("\\? lists the commands")),
     }
 }
 
-/// What DataFusion knows of a function, ours or its own.
+/// Prints the documentation of a function, ours or DataFusion's.
 fn help(session: &Session, name: &str) -> Result<()> {
     let name = name.trim_end_matches("()").to_lowercase();
     let state = session.context.state();
@@ -173,7 +173,7 @@ fn help(session: &Session, name: &str) -> Result<()> {
     super::super::print(text)
 }
 
-/// What can be completed now.
+/// The possible completions.
 fn words(session: &Session) -> Vec<String> {
     let state = session.context.state();
     let mut words: Vec<String> = KEYWORDS.iter().map(|word| (*word).to_owned()).collect();
@@ -207,7 +207,7 @@ fn history_file() -> Option<PathBuf> {
     Some(file)
 }
 
-/// What the editor asks for.
+/// The editor's callbacks.
 struct Prompt {
     words: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! One session of `hfauto-pipe sql`: its tables and models, and how a statement is run.
+//! A session of `hfauto-pipe sql`: its tables and models, and the execution of statements.
 
 use std::path::PathBuf;
 use std::pin::pin;
@@ -37,10 +37,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Opens the tables and names the models of the command line.
+    /// Opens the tables and registers the models of the command line.
     pub(super) async fn open(args: &SqlArgs) -> Result<Self> {
-        let dir = std::env::current_dir()
-            .map_err(|e| Error::new(ErrorKind::NoInput, "there is no current folder").source(e))?;
+        let dir = std::env::current_dir().map_err(|e| {
+            Error::new(ErrorKind::NoInput, "cannot read the current folder").source(e)
+        })?;
         let mut catalog = ModelCatalog::new(Arc::new(super::super::hub(args.offline)));
         if let Some(file) = &args.pipeline {
             let pipeline = config::load(file, &LoadOptions::default())?;
@@ -80,7 +81,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Runs the statements of a text; with `--output`, the rows of the last one are written.
+    /// Runs the statements of a text. With `--output`, writes the rows of the last one.
     pub(super) async fn run_all(&self, text: &str) -> Result<()> {
         let statements = split::statements(text)?;
         let Some((last, before)) = statements.split_last() else {
@@ -134,7 +135,7 @@ impl Session {
             return frame.collect().await.map(drop).map_err(failed);
         }
         if is_plan {
-            // A plan describes tables and models in our own words, not in rows.
+            // A plan contains our descriptions of tables and models, not rows.
             let batches = tokio::select! {
                 batches = frame.collect() => batches.map_err(failed)?,
                 kind = cancel.asked() => return Err(Error::new(kind, "stopped by a signal")),
@@ -150,7 +151,7 @@ impl Session {
         let state = self.context.state();
         let mut statement =
             state.sql_to_statement(sql, &state.config().options().sql_parser.dialect)?;
-        // DataFusion would look only at the last extension, and does not know all of ours.
+        // DataFusion checks only the last extension, and does not know all of ours.
         if let Statement::CopyTo(copy) = &mut statement
             && copy.stored_as.is_none()
             && let Some((format, _)) = FileFormat::of_path(&copy.target)
@@ -160,7 +161,7 @@ impl Session {
         state.statement_to_plan(statement).await
     }
 
-    /// `COPY … TO`: written as the sink of a pipeline writes, all or nothing.
+    /// Runs `COPY … TO`, which publishes its output atomically, like a pipeline's sink.
     async fn copy(&self, copy: CopyTo, sql: &str) -> Result<()> {
         if let Some((name, _)) = copy.options.iter().next() {
             return Err(Error::new(ErrorKind::Config, format!("COPY has no option `{name}` here"))
@@ -182,7 +183,7 @@ impl Session {
         output::print(schema, [Ok(batch)], self.format)
     }
 
-    /// Writes the rows of a query, and returns how many they are.
+    /// Writes the rows of a query, and returns their number.
     async fn write(
         &self,
         frame: DataFrame,
@@ -250,18 +251,18 @@ impl Session {
     }
 }
 
-/// A sink at a path, by its extension or as given.
+/// A sink at a path, with the format of its extension or the given one.
 fn sink_spec(path: PathBuf, format: Option<FileFormat>) -> Result<SinkSpec> {
     let is_url = store::is_url(&path.to_string_lossy());
     let is_folder = path.to_string_lossy().ends_with('/') || path.is_dir();
     let path = if is_url { Ok(path) } else { std::path::absolute(&path) }
-        .map_err(|e| Error::new(ErrorKind::Sink, "cannot tell the working folder").source(e))?;
+        .map_err(|e| Error::new(ErrorKind::Sink, "cannot read the current folder").source(e))?;
     let by_path = path.to_str().and_then(FileFormat::of_path);
-    // A folder of the name `x.tsv` would surprise.
+    // Refuses an unknown extension: a folder named `x.tsv` would surprise.
     if by_path.is_none() && format.is_none() && path.extension().is_some() && !is_folder {
-        let message = format!("the name `{}` tells no format", path.display());
+        let message = format!("cannot tell the format of `{}` from its name", path.display());
         return Err(Error::new(ErrorKind::Usage, message).hint(
-            "end it in .parquet, .csv, .jsonl or .arrow (text also in .gz and .zst), or in `/` for a folder",
+            "end the name in .parquet, .csv, .jsonl or .arrow (text files also in .gz or .zst), or in `/` for a folder",
         ));
     }
     Ok(SinkSpec {

@@ -1,4 +1,4 @@
-//! A text of several statements, cut at its semicolons. Not here: what the statements say.
+//! Splits a text into statements at its semicolons. Not here: the statements themselves.
 
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
@@ -6,8 +6,8 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source;
 
-/// The statements of `text`. Each stands at its own line and column, behind blanks, so that places in
-/// errors are those of the text.
+/// The statements of `text`. Blanks pad each one to its original line and column, so positions in errors refer to the
+/// text.
 ///
 /// # Errors
 /// `Config` when the text has no tokens of SQL: an open quote, an open comment.
@@ -37,7 +37,7 @@ pub(super) fn statements(text: &str) -> Result<Vec<String>> {
     Ok(statements)
 }
 
-/// Whether a text that is typed line by line is complete: its last statement ends in a semicolon.
+/// Whether typed text is complete: its last statement ends in a semicolon.
 pub(super) fn is_complete(text: &str) -> bool {
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, text).tokenize() else { return false };
     let last =
@@ -45,7 +45,7 @@ pub(super) fn is_complete(text: &str) -> bool {
     matches!(last, None | Some(Token::SemiColon))
 }
 
-/// The byte at a line and column, both from 1, the column in characters.
+/// The byte offset of a line and a column in characters, both counted from 1.
 fn offset(text: &str, location: Location) -> usize {
     let line =
         text.split_inclusive('\n').take(location.line as usize - 1).map(str::len).sum::<usize>();

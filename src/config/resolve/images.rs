@@ -1,4 +1,4 @@
-//! Resolves `images`, the restrictions on images.
+//! Resolves `images`, the limits on images.
 
 use super::{Cursor, Resolver};
 use crate::config::pipeline::ImagesSpec;
@@ -14,7 +14,7 @@ impl Resolver<'_> {
         let root = raw.root.as_deref().and_then(|root| self.path(root, here, "root"));
         if root.as_ref().is_some_and(|root| store::is_url(&root.to_string_lossy())) {
             self.report.push(
-                Diagnostic::new(here.value, "images are read from this machine alone")
+                Diagnostic::new(here.value, "images are read from local files only")
                     .hint("name a local folder"),
             );
         }

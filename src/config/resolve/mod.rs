@@ -1,7 +1,6 @@
-//! From the pipeline as written to the pipeline as used: aliases, defaults, paths, and every check
-//! that needs more than one value or more than a type. All problems are collected, each at its place.
-//! Not here: whether files, columns and models exist, save that a directory wins over a hub id.
-//! Entry: [`resolve`].
+//! Turns the pipeline as written into the pipeline as used: aliases, defaults, paths, and every check that needs several
+//! values or more than a type. Reports all problems, each with its span. Not here: whether files, columns and models
+//! exist, except that an existing directory takes precedence over a hub id. Entry: [`resolve`].
 
 mod images;
 mod model;
@@ -21,8 +20,8 @@ use crate::document::{Cursor, Diagnostic, Diagnostics, Node};
 use super::pipeline::{ImagesSpec, ModelSpec, Pipeline, RunSpec, TaskStep};
 use super::raw::{RawModel, RawPipeline, RawRun, RawStep, Workers};
 
-/// Makes the pipeline of `raw`, which was read from `root`. Where a problem is reported, the result
-/// holds something in its place: it is good only if the report stays empty.
+/// Resolves `raw`, which was read from `root`. The result has placeholders for values with problems: it is valid only if
+/// the report stays empty.
 pub(crate) fn resolve(
     raw: &RawPipeline,
     root: &Node,
@@ -56,10 +55,10 @@ pub(crate) fn resolve(
     }
     let run = run(raw.run.as_ref());
     if run.is_incremental && sink.is_single_file() {
-        let message = "`incremental` needs a folder, but the sink's path is that of one file";
+        let message = "`incremental` needs a folder, but the sink's path names a single file";
         resolver.report.push(
             Diagnostic::new(top.key("run").key("incremental").key, message)
-                .related(top.key("sink").key("path").value, "one file")
+                .related(top.key("sink").key("path").value, "a single file")
                 .hint("name a folder, such as `out/`, or remove `incremental`"),
         );
     }
@@ -106,14 +105,14 @@ fn run(raw: Option<&RawRun>) -> RunSpec {
 pub(super) struct Resolver<'a> {
     /// The pipeline file's folder, absolute.
     dir: PathBuf,
-    /// The restrictions on images.
+    /// The limits on images.
     images: ImagesSpec,
     variables: &'a dyn Fn(&str) -> Option<String>,
     report: &'a mut Diagnostics,
 }
 
 impl Resolver<'_> {
-    /// The one step of a call; `None` for `sql`.
+    /// Resolves the step of a call; `None` for `sql`.
     pub(super) fn call(
         raw: &RawStep,
         root: &Node,
@@ -133,7 +132,7 @@ impl Resolver<'_> {
         Some(resolver.task_step(raw, here, models))
     }
 
-    /// The first of `models`.
+    /// Resolves the first of `models`.
     pub(super) fn alias(
         raw: &BTreeMap<String, RawModel>,
         root: &Node,
@@ -165,7 +164,7 @@ impl Resolver<'_> {
         !text.trim().is_empty()
     }
 
-    /// Reports empty and repeated names in a list of columns.
+    /// Reports empty and duplicate names in a list of columns.
     fn columns(&mut self, columns: &[String], at: Cursor<'_>, what: &str) {
         for (index, column) in columns.iter().enumerate() {
             let here = at.item(index);

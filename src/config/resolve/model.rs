@@ -1,4 +1,4 @@
-//! Models: aliases, hub ids, directories.
+//! Resolves models: aliases, hub ids, directories.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ impl Resolver<'_> {
                 let message = format!("`{alias}` cannot be an alias");
                 self.report.push(
                     Diagnostic::new(here.key, message)
-                        .hint("an alias has no `/` and does not start with `.` or `~`: it would read as a directory or hub id"),
+                        .hint("an alias has no `/` and does not start with `.` or `~`, which mark directories and hub ids"),
                 );
             }
             let revision = raw.revision.clone();
@@ -42,7 +42,7 @@ impl Resolver<'_> {
         models
     }
 
-    /// The model that a step names: an alias, else a hub id or directory.
+    /// The model that a step names: an alias, or else a hub id or directory.
     pub(super) fn model(
         &mut self,
         name: &str,
@@ -60,7 +60,7 @@ impl Resolver<'_> {
                     Diagnostic::new(at.value, message)
                         .nearest(Some(&alias))
                         .choices("aliases", aliases)
-                        .hint(format!("if the hub's model `{name}` is meant, give it an alias")),
+                        .hint(format!("to use the hub's model `{name}`, give it an alias")),
                 );
             }
         }
@@ -71,11 +71,10 @@ impl Resolver<'_> {
         text.starts_with(['.', '/', '~']) || scheme(text).is_some() || self.dir.join(text).is_dir()
     }
 
-    /// A hub id as it is, or a directory's absolute path.
+    /// A hub id unchanged, or a directory's absolute path.
     fn repo(&mut self, text: &str, at: Cursor<'_>) -> String {
         if let Some(id) = text.strip_prefix("https://huggingface.co/") {
-            let problem =
-                Diagnostic::new(at.value, "expected the id of a model, found its address");
+            let problem = Diagnostic::new(at.value, "expected the id of a model, found its URL");
             let hint = format!("write the id: `{}`", id.trim_end_matches('/'));
             let known = at.shown(text) == text;
             self.report.push(if known { problem.hint(hint) } else { problem });
@@ -123,15 +122,15 @@ impl Resolver<'_> {
     }
 }
 
-/// Whether `name` is so near to `alias` that it is a slip: one letter, or two of a long name. A hub
-/// id that merely resembles an alias must not be refused.
+/// Whether `name` is a misspelling of `alias`: one letter differs, or two of a long name. A hub id that only resembles an
+/// alias must not be refused.
 fn is_slip(name: &str, alias: &str) -> bool {
     let allowed = if alias.chars().count() >= 8 { 2 } else { 1 };
     strsim::damerau_levenshtein(name, alias) <= allowed
 }
 
-/// The hub's rule: one or two parts of letters, digits, `-`, `_`, `.`; no `--` and no `..`; no part
-/// starts or ends with `-` or `.`.
+/// Whether a text follows the hub's rule: one or two parts of letters, digits, `-`, `_` and `.`, without `--` and `..`.
+/// No part starts or ends with `-` or `.`.
 fn is_hub_id(text: &str) -> bool {
     let part = |part: &str| {
         let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);

@@ -1,5 +1,5 @@
-//! `on_error`: the policy for rows that fail. Keys that its policy has no use for are allowed, so that changing
-//! the policy is changing one word.
+//! Resolves `on_error`, the policy for rows that fail. Keys without effect under the chosen policy are allowed: changing
+//! the policy is then a change of one word.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::{Cursor, Resolver};
 use crate::config::pipeline::{OnErrorRows, OnErrorSpec, SinkSpec};
 use crate::config::raw::{RawOnError, RawRows};
 
-/// The column of errors, by default.
+/// The default column of errors.
 const COLUMN: &str = "_error";
 
 impl Resolver<'_> {
@@ -36,7 +36,7 @@ impl Resolver<'_> {
     }
 }
 
-/// `_errors` in the output folder, where readers do not look; beside an output of one file.
+/// The default dead letters: `_errors` in the output folder, which readers skip; beside an output of a single file.
 fn beside(sink: &SinkSpec) -> PathBuf {
     if !sink.is_single_file() {
         return sink.path.join("_errors");

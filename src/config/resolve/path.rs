@@ -1,5 +1,4 @@
-//! Paths as written to absolute ones: relative to the pipeline file, `~`, `file://`. URLs of object stores
-//! stay as they are.
+//! Resolves paths to absolute ones: relative to the pipeline file, `~`, `file://`. URLs of object stores stay unchanged.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +16,7 @@ pub(super) fn scheme(text: &str) -> Option<&str> {
 }
 
 impl Resolver<'_> {
-    /// The absolute path that `text` means; reports what cannot be one.
+    /// The absolute path that `text` names; reports anything else.
     pub(super) fn path(&mut self, text: &str, at: Cursor<'_>, what: &str) -> Option<PathBuf> {
         if !self.not_empty(text, at, what) {
             return None;
@@ -37,7 +36,7 @@ impl Resolver<'_> {
         };
         let shown = at.shown(text);
         if text.contains('\0') {
-            return refuse(format!("`{shown}` holds a null character"), "remove it");
+            return refuse(format!("`{shown}` contains a null character"), "remove it");
         }
         match scheme(text) {
             None => {}
@@ -49,9 +48,9 @@ impl Resolver<'_> {
                 return Ok(PathBuf::from(path));
             }
             Some(name) if store::SCHEMES.contains(&name) => return Ok(PathBuf::from(text)),
-            // The scheme of a variable's value is no secret, but the rest may be.
+            // The scheme of a variable's value is no secret, but the rest of it may be.
             Some(name) => {
-                let message = format!("the scheme `{name}://` is not known");
+                let message = format!("unknown scheme `{name}://`");
                 let known = store::SCHEMES.join("://, ");
                 return refuse(message, &format!("known are local paths, file://, {known}://"));
             }
@@ -61,7 +60,10 @@ impl Resolver<'_> {
             if !rest.is_empty() && !rest.starts_with('/') {
                 let message =
                     format!("`{shown}`: the home folders of other users are not supported");
-                return refuse(message, "write the whole path, or `./~…` for a name with a tilde");
+                return refuse(
+                    message,
+                    "write the absolute path, or `./~…` for a name with a tilde",
+                );
             }
             let Some(home) = home else {
                 return refuse(format!("`{shown}`: the variable `HOME` is not set"), "set `HOME`");
@@ -72,8 +74,8 @@ impl Resolver<'_> {
         if text == "." {
             return Ok(self.dir.clone());
         }
-        // Shorter to read in reports. Through a symbolic link `..` is another folder, and beside
-        // wildcards the folder's name must stay whole.
+        // Removes `..`, to shorten reports. Not through a symbolic link, where `..` leads elsewhere, and not beside wildcards,
+        // where the folder's name must stay complete.
         let plain = self.dir.canonicalize().is_ok_and(|real| real == self.dir);
         let (mut dir, mut text) = (self.dir.as_path(), text);
         while plain && !self.dir.to_str().is_none_or(is_glob) {
@@ -85,12 +87,11 @@ impl Resolver<'_> {
         Ok(dir.join(text))
     }
 
-    /// As [`Self::path`], as text: that of sources and models, where a path stands beside globs and
-    /// hub ids.
+    /// Like [`Self::path`], but as text: for sources and models, whose paths may also be globs or hub ids.
     pub(super) fn path_text(&mut self, text: &str, at: Cursor<'_>, what: &str) -> Option<String> {
         let path = self.path(text, at, what)?;
         let path = match (is_glob(text), self.dir.to_str(), path.strip_prefix(&self.dir)) {
-            // A glob must not read wildcards into the name of the folder that it starts from.
+            // The name of the folder that a glob starts from must not be read as wildcards.
             (true, Some(dir), Ok(rest)) if is_glob(dir) => {
                 Path::new(&glob::Pattern::escape(dir)).join(rest)
             }
@@ -109,7 +110,7 @@ fn is_glob(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// The path of what follows `file://`: no host but `localhost`, `%20` decoded.
+/// The path after `file://`: percent-decoded, without a host other than `localhost`.
 fn file_url(rest: &str) -> Option<String> {
     let path = rest.strip_prefix("localhost").unwrap_or(rest);
     if !path.starts_with('/') {

@@ -1,5 +1,4 @@
-//! `schedule`: a cron expression of five fields, a time zone, a jitter. Not here: when that is due
-//! (`crate::schedule`).
+//! Resolves `schedule`: a cron expression of five fields, a time zone, a jitter. Not here: due times (`crate::schedule`).
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use crate::config::pipeline::ScheduleSpec;
 use crate::config::raw::RawSchedule;
 use crate::document::Diagnostic;
 
-/// The fields of an expression, with what each takes.
+/// The fields of an expression and their values.
 const FIELDS: [(&str, &str); 5] = [
     ("minute", "0 to 59"),
     ("hour", "0 to 23"),
@@ -25,11 +24,11 @@ const FIELDS: [(&str, &str); 5] = [
 
 const NICKNAMES: [&str; 5] = ["@hourly", "@daily", "@weekly", "@monthly", "@yearly"];
 
-/// A pipeline that may start a day late has another schedule than the one written.
+/// The largest jitter: a later start would belong to another day of the schedule.
 const MAX_JITTER: Duration = Duration::from_hours(24);
 
 impl Resolver<'_> {
-    /// The schedule; `None` when something of it was reported.
+    /// The schedule; `None` if it has a problem.
     pub(super) fn schedule(&mut self, raw: &RawSchedule, at: Cursor<'_>) -> Option<ScheduleSpec> {
         let cron = self.cron(&raw.cron, at.key("cron"));
         let timezone = match &raw.timezone {
@@ -54,20 +53,23 @@ impl Resolver<'_> {
             Ok(cron) => Some(cron),
             Err(problem) => {
                 let shown = at.shown(text);
-                // A part of a variable's value would tell it.
+                // A part of a variable's value would reveal it.
                 let part =
                     |part: &str| if shown == text { format!(" `{part}`") } else { String::new() };
                 let diagnostic = match problem {
                     Problem::Nickname => {
                         let names = NICKNAMES.map(str::to_owned);
                         let nearest = at.nearest(text.trim(), &names);
-                        Diagnostic::new(at.value, format!("`{shown}` is no name of a schedule"))
-                            .nearest(nearest.as_deref())
-                            .choices("valid names", names)
+                        Diagnostic::new(
+                            at.value,
+                            format!("`{shown}` is not the name of a schedule"),
+                        )
+                        .nearest(nearest.as_deref())
+                        .choices("valid names", names)
                     }
                     Problem::Fields(count) => {
                         let message = format!(
-                            "`{shown}` is no cron expression: expected five fields, found {count}"
+                            "`{shown}` is not a cron expression: expected five fields, found {count}"
                         );
                         Diagnostic::new(at.value, message).hint(if count > 5 {
                             "write minute, hour, day of the month, month and day of the week, \
@@ -81,7 +83,7 @@ impl Resolver<'_> {
                         let (name, takes) = FIELDS[index];
                         let field = text.split_whitespace().nth(index).unwrap_or_default();
                         let message = format!(
-                            "`{shown}` is no cron expression: the {name}{} is not valid",
+                            "`{shown}` is not a cron expression: the {name}{} is not valid",
                             part(field)
                         );
                         Diagnostic::new(at.value, message).hint(format!(
@@ -133,7 +135,7 @@ impl Resolver<'_> {
                 let message = format!("a jitter of `{shown}` is more than a day");
                 Diagnostic::new(at.value, message).hint("write at most `24h`")
             }
-            None => Diagnostic::new(at.value, format!("`{shown}` is no duration"))
+            None => Diagnostic::new(at.value, format!("`{shown}` is not a duration"))
                 .hint("write a whole number with s, m or h: `60s`, `5m`, `1h30m`"),
         };
         self.report.push(problem);
@@ -148,7 +150,7 @@ enum Problem {
     Nickname,
     /// So many fields.
     Fields(usize),
-    /// This field.
+    /// A field is invalid.
     Field(usize),
     /// No day matches.
     Never,
@@ -164,8 +166,8 @@ fn parse(text: &str) -> Result<Cron, Problem> {
     if !is_nickname && fields.len() != FIELDS.len() {
         return Err(Problem::Fields(fields.len()));
     }
-    // As crontab(5) has it: a day must fit both fields if one of them begins with `*`, as `*/2` does, and
-    // else one of the two.
+    // As in crontab(5): if one of the two day fields begins with `*` (such as `*/2`), a day must match both; otherwise one
+    // is enough.
     let both =
         [2, 4].iter().any(|day| fields.get(*day).is_some_and(|field| field.starts_with('*')));
     let parser = |both| {
@@ -184,7 +186,7 @@ fn parse(text: &str) -> Result<Cron, Problem> {
         };
         return Err(Problem::Field((0..fields.len()).find(is_wrong).unwrap_or(0)));
     };
-    // Eight years hold every day that a schedule can name, but for those that no year has.
+    // Eight years contain every day that a schedule can name and that exists.
     let start = DateTime::<Utc>::UNIX_EPOCH;
     match cron.find_next_occurrence(&start, true) {
         Ok(_) => Ok(cron),
@@ -206,7 +208,7 @@ fn duration(text: &str) -> Option<Duration> {
             b's' => 1,
             _ => return None,
         };
-        // Each unit once, the larger ones first.
+        // Each unit at most once, larger units first.
         if unit >= largest {
             return None;
         }

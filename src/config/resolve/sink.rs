@@ -1,11 +1,11 @@
-//! `sink`: path, format, compression, file size.
+//! Resolves `sink`: path, format, compression, file size.
 
 use super::{Cursor, Resolver};
 use crate::config::pipeline::{Compression, FileFormat, SinkSpec};
 use crate::config::raw::{RawSink, Size};
 use crate::document::Diagnostic;
 
-/// The size of output files, by default.
+/// The default size of output files.
 const TARGET_FILE_SIZE_BYTES: u64 = 256_000_000;
 
 impl Resolver<'_> {
@@ -13,7 +13,7 @@ impl Resolver<'_> {
         let path_at = at.key("path");
         let path = self.path(&raw.path, path_at, "path");
         if raw.path.starts_with("http://") || raw.path.starts_with("https://") {
-            let message = format!("`{}`: nothing is written over HTTP", path_at.shown(&raw.path));
+            let message = format!("`{}`: HTTP is read-only", path_at.shown(&raw.path));
             self.report.push(
                 Diagnostic::new(path_at.value, message)
                     .hint("write to a local folder, or to s3://, gs:// or az://"),
@@ -23,7 +23,7 @@ impl Resolver<'_> {
         let format = match (raw.format, by_path) {
             (Some(format), Some((other, _))) if format != other => {
                 let message = format!(
-                    "the format is {}, but the path ends as that of a {} file",
+                    "the format is {}, but the path has the extension of a {} file",
                     format.name(),
                     other.name()
                 );
@@ -54,10 +54,10 @@ impl Resolver<'_> {
                 ("target_file_size", raw.target_file_size.is_some()),
             ];
             for (key, _) in several_files.into_iter().filter(|(_, given)| *given) {
-                let message = format!("`{key}` needs a folder, but the path is that of one file");
+                let message = format!("`{key}` needs a folder, but the path names a single file");
                 self.report.push(
                     Diagnostic::new(at.key(key).key, message)
-                        .related(path_at.value, "one file")
+                        .related(path_at.value, "a single file")
                         .hint("name a folder, such as `out/`"),
                 );
             }
@@ -80,9 +80,9 @@ impl Resolver<'_> {
     fn other_extension(&mut self, path: &str, at: Cursor<'_>) {
         if FileFormat::is_other_table(path) {
             self.report.push(
-                Diagnostic::new(at.value, "the path ends as that of a file in another format")
+                Diagnostic::new(at.value, "the path has the extension of another format")
                     .choices("known", FileFormat::written_extensions())
-                    .hint("if a folder of this name is meant, end the path with `/`"),
+                    .hint("if this is a folder, end the path with `/`"),
             );
         }
     }
@@ -102,7 +102,7 @@ impl Resolver<'_> {
             let choices = valid.iter().map(|compression| compression.name());
             self.report.push(Diagnostic::new(here.value, message).choices("valid values", choices));
         } else if by_extension.is_some_and(|other| other != compression) {
-            let message = "the compression is not that of the path's extension";
+            let message = "the compression differs from that of the path's extension";
             self.report.push(
                 Diagnostic::new(here.value, message)
                     .related(at.key("path").value, "the path")
@@ -111,7 +111,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// A size as written, or `default`.
+    /// The size in bytes, or `default` if none is written.
     pub(super) fn size(
         &mut self,
         raw: Option<&Size>,
@@ -135,7 +135,7 @@ impl Resolver<'_> {
     }
 }
 
-/// Bytes of `256MB`, `1.5 GiB`, `1024`; a size is at least one byte.
+/// The bytes of `256MB`, `1.5 GiB` or `1024`; `None` below one byte.
 fn size_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
@@ -152,7 +152,7 @@ fn size_bytes(text: &str) -> Option<u64> {
         whole.checked_mul(factor)?
     } else {
         let bytes = number.parse::<f64>().ok()? * factor as f64;
-        // Beyond 2^53 a float does not name a byte, and no file is that large.
+        // A float beyond 2^53 is not an exact number of bytes, and no file is that large.
         if bytes > 9e15 {
             return None;
         }

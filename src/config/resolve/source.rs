@@ -1,4 +1,4 @@
-//! `source`: paths, CSV settings, columns.
+//! Resolves `source`: paths, CSV dialect, columns.
 
 use super::{Cursor, Resolver};
 use crate::config::pipeline::{CsvSpec, SourceSpec, TextEncoding};
@@ -56,7 +56,8 @@ impl Resolver<'_> {
         if let Some(text) = &raw.quote {
             spec.quote = None;
             if !text.is_empty() {
-                spec.quote = self.csv_byte(text, at, "quote", "such as `'`, or nothing: `\"\"`");
+                spec.quote =
+                    self.csv_byte(text, at, "quote", "such as `'`, or `\"\"` to disable quoting");
             }
         }
         if let Some(text) = &raw.escape {
@@ -69,7 +70,7 @@ impl Resolver<'_> {
             ("delimiter", Some(spec.delimiter)),
             ("quote", spec.quote),
             ("comment", spec.comment),
-            // A quote that escapes quotes means the same as doubling.
+            // Escaping quotes with the quote character is the same as doubling them.
             ("escape", spec.escape.filter(|escape| Some(*escape) != spec.quote)),
         ];
         for (index, (key, byte)) in bytes.iter().enumerate() {
@@ -79,7 +80,7 @@ impl Resolver<'_> {
                 let place = if at.key(key).value == at.value { other } else { key };
                 self.report.push(
                     Diagnostic::new(at.key(place).value, message)
-                        .hint("each has to be another character"),
+                        .hint("each must be a different character"),
                 );
             }
         }
@@ -87,7 +88,7 @@ impl Resolver<'_> {
             spec.escape = None;
         }
         if spec.escape.is_some() && spec.quote.is_none() {
-            let message = "`escape` is for quoted fields, and `quote` is nothing";
+            let message = "`escape` applies to quoted fields, but `quote` disables quoting";
             self.report
                 .push(Diagnostic::new(at.key("escape").value, message).hint("remove one of them"));
         }
@@ -96,10 +97,8 @@ impl Resolver<'_> {
             if let Some(encoding) = TextEncoding::of_label(label) {
                 spec.encoding = encoding;
             } else {
-                let message = format!(
-                    "`encoding`: `{}` is not an encoding that is known",
-                    here.shown(label).escape_debug()
-                );
+                let message =
+                    format!("`encoding`: unknown encoding `{}`", here.shown(label).escape_debug());
                 self.report.push(Diagnostic::new(here.value, message).hint(
                     "known are utf-8, utf-16, latin1, windows-1250 to -1258, iso-8859-2 to -16, \
                      koi8-r, shift_jis, euc-jp, euc-kr, gbk, gb18030 and big5",
@@ -111,7 +110,7 @@ impl Resolver<'_> {
         spec
     }
 
-    /// A character of the dialect, which must be a single byte.
+    /// A character of the CSV dialect, which must be a single byte.
     fn csv_byte(&mut self, text: &str, at: Cursor<'_>, key: &str, such_as: &str) -> Option<u8> {
         if let [byte] = *text.as_bytes()
             && byte.is_ascii()

@@ -11,14 +11,14 @@ use crate::config::raw::RawStep;
 use crate::document::{Diagnostic, nearest};
 use crate::tasks::{InputColumn, ModelOutputName, RawTaskStep, TaskDefinition, count};
 
-/// What is known of the columns that a step sees, without reading anything.
+/// The columns that a step sees, as far as the file alone shows them.
 struct Columns {
-    /// Whether `list` has all of them.
+    /// Whether `list` is complete.
     complete: bool,
     list: Vec<Column>,
 }
 
-/// A column's name, and how it is written: with `${VAR}`, not the variable's value.
+/// A column's name, and its name as written: with `${VAR}` instead of the variable's value.
 struct Column {
     name: String,
     shown: String,
@@ -116,7 +116,7 @@ impl Resolver<'_> {
             return;
         }
         if columns.list.iter().any(|column| column.name == *output) {
-            let message = format!("there is a column `{}` already", here.shown(output));
+            let message = format!("there already is a column `{}`", here.shown(output));
             self.report.push(Diagnostic::new(here.value, message).hint("choose another `output`"));
         } else {
             columns.list.push(Column::new(output, here));
@@ -175,7 +175,7 @@ impl Resolver<'_> {
     fn outputs(&mut self, outputs: &[ModelOutputName], task: &TaskDefinition, at: Cursor<'_>) {
         if outputs.is_empty() {
             let problem = Diagnostic::new(at.value, "`outputs` names no output");
-            self.report.push(problem.hint("remove it, or name some"));
+            self.report.push(problem.hint("remove it, or name an output"));
         }
         for (index, output) in outputs.iter().enumerate() {
             if let Some(first) = outputs[..index].iter().position(|other| other == output) {

@@ -1,11 +1,11 @@
-//! `tests`: rows in, expectations of the rows that come out.
+//! Resolves `tests`: input rows, and expectations of the output rows.
 
 use super::{Cursor, Resolver};
 use crate::config::pipeline::{Check, Expectation, TestSpec};
 use crate::config::raw::{RawExpectation, RawTest};
 use crate::document::Diagnostic;
 
-/// How far a number may be from what a test expects, by default.
+/// The default tolerance of numbers.
 const TOLERANCE: f64 = 1e-4;
 
 /// The kinds of expectation, as written.
@@ -19,7 +19,7 @@ impl Resolver<'_> {
             let here = at.item(index);
             self.not_empty(&test.name, here.key("name"), "name");
             if let Some(first) = raw[..index].iter().position(|other| other.name == test.name) {
-                let message = format!("two tests are called `{}`", test.name);
+                let message = format!("two tests are named `{}`", test.name);
                 self.report.push(
                     Diagnostic::new(here.key("name").value, message)
                         .related(at.item(first).key("name").value, "the other"),
@@ -46,7 +46,7 @@ impl Resolver<'_> {
         tests
     }
 
-    /// One expectation as written may hold several.
+    /// The checks of an expectation as written, which may have several.
     fn expectation(&mut self, raw: &RawExpectation, at: Cursor<'_>) -> Vec<Expectation> {
         self.not_empty(&raw.column, at.key("column"), "column");
         let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
@@ -66,7 +66,7 @@ impl Resolver<'_> {
             );
         }
         if raw.tolerance.is_some() && raw.equals.is_none() {
-            let message = "`tolerance` goes with `equals`";
+            let message = "`tolerance` needs `equals`";
             self.report.push(Diagnostic::new(at.key("tolerance").key, message));
         }
         let expectation =

@@ -1,9 +1,10 @@
-//! Pipelines of the right form that make no sense.
+//! Pipelines that fit the schema and are wrong.
 
 use super::*;
 
-/// One wrong thing each: the text, the message, the line and column.
+/// Checks that a text has one problem, with this line, column and message.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 fn every_wrong_meaning_has_its_place() {
     let wrong = std::cell::RefCell::new(String::new());
     let check = |text: &str, line: usize, column: usize, message: &str| {
@@ -18,8 +19,8 @@ fn every_wrong_meaning_has_its_place() {
     check(&source("path: ''"), 2, 16, "`path` is empty");
     check(&source("path: []"), 2, 16, "`source.path` is empty");
     check(&source("path: [a, '']"), 2, 20, "`path` is empty");
-    check(&source("path: hdfs://b/a.parquet"), 2, 16, "the scheme `hdfs://` is not known");
-    check(&source("path: ftp://b/a"), 2, 16, "the scheme `ftp://` is not known");
+    check(&source("path: hdfs://b/a.parquet"), 2, 16, "unknown scheme `hdfs://`");
+    check(&source("path: ftp://b/a"), 2, 16, "unknown scheme `ftp://`");
     check(&source("path: file://a"), 2, 16, "`file://a` is not the URL of a local file");
     check(
         &source("path: ~you/a"),
@@ -53,7 +54,7 @@ fn every_wrong_meaning_has_its_place() {
         &source("path: a, csv: {quote: '||'}"),
         2,
         32,
-        "`quote`: expected one byte, such as `'`, or nothing: `\"\"`, found `||`",
+        "`quote`: expected one byte, such as `'`, or `\"\"` to disable quoting, found `||`",
     );
     check(
         &source("path: a, csv: {delimiter: '|', quote: '|'}"),
@@ -77,13 +78,13 @@ fn every_wrong_meaning_has_its_place() {
         &source("path: a, csv: {quote: '', escape: '\\'}"),
         2,
         44,
-        "`escape` is for quoted fields, and `quote` is nothing",
+        "`escape` applies to quoted fields, but `quote` disables quoting",
     );
     check(
         &source("path: a, csv: {encoding: utf-32}"),
         2,
         35,
-        "`encoding`: `utf-32` is not an encoding that is known",
+        "`encoding`: unknown encoding `utf-32`",
     );
     check(&source("path: a, types: {a: text}"), 2, 30, "`source.types.a`: unknown value `text`");
     check(&source("path: a, schema: merge"), 2, 27, "`source.schema`: unknown value `merge`");
@@ -106,20 +107,20 @@ fn every_wrong_meaning_has_its_place() {
         format!("version: 1\nsource: {{path: in}}\nimages: {{{rest}}}\nsink: {{path: out/}}\n")
     };
     check(&images("root: ''"), 3, 16, "`root` is empty");
-    check(&images("root: s3://b/"), 3, 16, "images are read from this machine alone");
+    check(&images("root: s3://b/"), 3, 16, "images are read from local files only");
     check(&images("max_file_size: big"), 3, 25, "`max_file_size`: `big` is not a size");
     check(&images("max_pixels: 0"), 3, 22, "`images.max_pixels`: expected at least 1, found `0`");
 
     let sink = |rest: &str| format!("version: 1\nsource: {{path: in}}\nsink: {{{rest}}}\n");
     check(&sink("path: ''"), 3, 14, "`path` is empty");
-    check(&sink("path: https://b/"), 3, 14, "`https://b/`: nothing is written over HTTP");
+    check(&sink("path: https://b/"), 3, 14, "`https://b/`: HTTP is read-only");
     check(
         &sink("path: o.csv, format: parquet"),
         3,
         29,
-        "the format is parquet, but the path ends as that of a csv file",
+        "the format is parquet, but the path has the extension of a csv file",
     );
-    check(&sink("path: o.json"), 3, 14, "the path ends as that of a file in another format");
+    check(&sink("path: o.json"), 3, 14, "the path has the extension of another format");
     check(
         &sink("path: o.arrow, compression: gzip"),
         3,
@@ -142,19 +143,19 @@ fn every_wrong_meaning_has_its_place() {
         &sink("path: o.csv.gz, compression: zstd"),
         3,
         37,
-        "the compression is not that of the path's extension",
+        "the compression differs from that of the path's extension",
     );
     check(
         &sink("path: o.csv, partition_by: [a]"),
         3,
         21,
-        "`partition_by` needs a folder, but the path is that of one file",
+        "`partition_by` needs a folder, but the path names a single file",
     );
     check(
         &sink("path: o.csv, target_file_size: 1MB"),
         3,
         21,
-        "`target_file_size` needs a folder, but the path is that of one file",
+        "`target_file_size` needs a folder, but the path names a single file",
     );
     check(
         &sink("path: o, partition_by: [a, a]"),
@@ -192,7 +193,7 @@ fn every_wrong_meaning_has_its_place() {
         &with("models: {a: {repo: 'https://huggingface.co/a/b'}}"),
         4,
         20,
-        "expected the id of a model, found its address",
+        "expected the id of a model, found its URL",
     );
     check(&with("models: {a: {}}"), 4, 10, "missing key `repo` in `models.a`");
     check(
@@ -231,9 +232,9 @@ fn every_wrong_meaning_has_its_place() {
         format!("{{feature-extraction: {{model: m, input: {input}, output: {output}}}}}")
     };
     check(&columns(&task("txt", "e")), 3, 48, "there is no column `txt` here");
-    check(&columns(&task("text", "id")), 3, 62, "there is a column `id` already");
+    check(&columns(&task("text", "id")), 3, 62, "there already is a column `id`");
     let twice = format!("{}, {}", task("text", "e"), task("text", "e"));
-    check(&columns(&twice), 3, 120, "there is a column `e` already");
+    check(&columns(&twice), 3, 120, "there already is a column `e`");
     let apart =
         format!("{}, {{sql: SELECT text FROM input}}, {}", task("text", "e"), task("any", "e"));
     good(&columns(&apart));
@@ -247,7 +248,7 @@ fn options_that_contradict_each_other() {
         let found: Vec<&str> = report.iter().map(Diagnostic::message).collect();
         assert_eq!(found, expected, "{report}");
     };
-    let shapes = |key: &str| format!("`{key}` shapes the embedding, but `outputs` replaces it");
+    let shapes = |key: &str| format!("`{key}` changes the embedding, but `outputs` replaces it");
     check(
         "      prompt: a\n      prompt_name: b\n",
         &["`prompt` and `prompt_name` exclude each other"],
@@ -259,7 +260,9 @@ fn options_that_contradict_each_other() {
     );
     check("      outputs: []\n", &["`outputs` names no output"]);
     check("      outputs: [attentions, attentions]\n", &["an output is named twice"]);
-    let one = |key: &str| format!("`{key}` needs one vector a row, but `pooling: none` keeps all");
+    let one = |key: &str| {
+        format!("`{key}` needs one vector per row, but `pooling: none` keeps all vectors")
+    };
     check("      pooling: none\n      dimensions: 8\n", &[&one("dimensions")]);
     check("      pooling: none\n      precision: binary\n", &[&one("precision")]);
     good(&step("      pooling: none\n      precision: f16\n"));
@@ -289,12 +292,12 @@ fn options_of_tasks_that_contradict_each_other_are_told() {
     };
     let generate =
         |options: &str| format!("text-generation: {{model: a/b, input: t, output: o, {options}}}");
-    check(&generate("do_sample: true, num_beams: 2"), "a beam search draws no tokens at random");
-    check(&generate("do_sample: false, top_p: 0.5"), "`top_p` is for random tokens");
+    check(&generate("do_sample: true, num_beams: 2"), "beam search does not sample");
+    check(&generate("do_sample: false, top_p: 0.5"), "`top_p` applies to sampling");
     check(&generate("min_new_tokens: 9, max_new_tokens: 8"), "`min_new_tokens: 9` is more than");
     check(&generate("temperature: 0"), "`temperature`");
-    check(&generate("stop: ['']"), "a stop string is empty");
-    check(&generate("chat_template: x"), "`chat_template` is for conversations");
+    check(&generate("stop: ['']"), "a stop sequence is empty");
+    check(&generate("chat_template: x"), "`chat_template` applies to conversations");
     check(
         &generate("auto_class: AutoModelForMaskedLM"),
         "`text-generation` loads a model with `AutoModelForCausalLM`",
@@ -305,20 +308,20 @@ fn options_of_tasks_that_contradict_each_other_are_told() {
     good(&format!("{MINIMAL}steps: [{{{}}}]\n", generate("auto_class: AutoModelWithLMHead")));
     check(
         "zero-shot-classification: {model: a/b, input: t, output: o, candidate_labels: ' , ', hypothesis_template: x}",
-        "names no label",
+        "has no label",
     );
     check(
         "question-answering: {model: a/b, input: {question: q, context: c}, output: o, doc_stride: 9, max_seq_len: 9}",
-        "`doc_stride: 9` is not less than a window",
+        "`doc_stride: 9` is not less than the window length",
     );
     check(
         "summarization: {model: a/b, input: t, output: o, src_lang: en, tgt_lang: de}",
-        "`src_lang` is for `translation`",
+        "`src_lang` is an option of `translation`",
     );
     check("translation: {model: a/b, input: t, output: o, src_lang: en}", "belong together");
     check(
         "token-classification: {model: a/b, input: t, output: o, stride: 2}",
-        "`stride` joins spans of windows",
+        "`stride` merges the spans of windows",
     );
     check("rerank: {model: a/b, input: {query: ' ', document: d}, output: o}", "`query` is empty");
 }
@@ -343,7 +346,7 @@ fn schedules_are_checked_at_their_place() {
     check(
         "schedule: {cron: 0 25 * * *}",
         &[
-            "error: `0 25 * * *` is no cron expression: the hour `25` is not valid\n --> /data/p.yaml:4:18",
+            "error: `0 25 * * *` is not a cron expression: the hour `25` is not valid\n --> /data/p.yaml:4:18",
             "hint: it takes 0 to 23;",
         ],
     );
@@ -368,16 +371,16 @@ fn schedules_are_checked_at_their_place() {
     check(
         "schedule: {cron: '@daily', jitter: soon}",
         &[
-            "`soon` is no duration\n --> /data/p.yaml:4:36",
+            "`soon` is not a duration\n --> /data/p.yaml:4:36",
             "hint: write a whole number with s, m or h: `60s`",
         ],
     );
     check("schedule: {cron: '@daily', jitter: 25h}", &["a jitter of `25h` is more than a day"]);
     check("schedule: {cron: '@daily', jitter: 60}", &["jitter"]);
-    // All at once.
+    // All problems at once.
     let found = report(&format!("{MINIMAL}schedule: {{cron: x, timezone: y, jitter: z}}\n"));
     assert_eq!(found.matches("error: ").count(), 3, "{found}");
-    // The value of a variable is not told.
+    // A message does not reveal the value of a variable.
     let text = format!(
         "{MINIMAL}schedule: {{cron: '${{SECRET}}', timezone: '${{SECRET}}', jitter: '${{SECRET}}'}}\n"
     );

@@ -1,10 +1,10 @@
-//! Any text, any override, any value at any key.
+//! Properties: any text, any override, any value at any key.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Lines that make up pipelines, right and wrong.
+/// Lines of valid and invalid pipelines.
 fn pieces() -> impl Strategy<Value = String> {
     let lines = prop::sample::select(vec![
         "version: 1",
@@ -80,7 +80,7 @@ proptest! {
     }
 }
 
-/// The schema says what the types take: a value of every kind at every key passes both or neither.
+/// The schema agrees with the types: a value of any kind at any key passes both or neither.
 #[test]
 fn the_check_and_the_types_agree() {
     use crate::config::raw::RawPipeline;
@@ -142,7 +142,7 @@ fn the_check_and_the_types_agree() {
                 assert!(typed.is_ok(), "{key}={value}: {typed:?}");
             } else {
                 refused += 1;
-                // Bounds of fractions, and lists that may not be empty, are the schema's alone.
+                // Only the schema checks bounds of fractions and empty lists.
                 let bound = report.iter().all(|problem| {
                     problem.message().contains("expected at")
                         || problem.message().ends_with(" is empty")

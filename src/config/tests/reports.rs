@@ -1,4 +1,4 @@
-//! Whole reports: places, choices, nearest names, and what they keep to themselves.
+//! Whole reports: positions, choices, nearest names, and secrets.
 
 use super::*;
 use crate::config::pipeline::{DeviceSpec, Dtype};
@@ -59,7 +59,7 @@ error: `steps[0].feature-extraction.pooling`: unknown value `maen`
   |                ^^^^
   |
   = help: did you mean `mean`?
-  = note: valid values: cls, mean, max, mean_sqrt_len_tokens, weightedmean, lasttoken, none
+  = note: valid values: cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken, none
 
 error: `steps[0].feature-extraction.normalize`: expected true or false, found a string
   --> /data/p.yaml:10:18
@@ -78,7 +78,7 @@ error: unknown task `feature-extractoin` in `steps[1]`
    = help: did you mean `feature-extraction`?
    = note: tasks: sql, feature-extraction, text-classification, zero-shot-classification, rerank, token-classification, question-answering, fill-mask, sparse-encoding, text-generation, loglikelihood, text2text-generation, summarization, translation, multiple-choice, next-sentence-prediction, image-classification, token-count
 
-error: a step has one key, its task, but here `output` stands beside `sql`
+error: a step has one key, its task, but this one has `output` in addition to `sql`
   --> /data/p.yaml:13:5
    |
 12 |   - sql: SELECT 1
@@ -142,7 +142,7 @@ error: `steps[0].feature-extraction.precision`: unknown value `f64`
     let pipeline = read_with(&step(""), &set).unwrap();
     assert_eq!((pipeline.name.as_str(), pipeline.source.limit), ("x", Some(5)));
     assert_eq!(feature_extraction(&pipeline, 0).1.pooling, Some(Pooling::Mode(PoolingMode::Cls)));
-    // An override stands in for a variable that is not set.
+    // An override replaces a variable that is not set.
     let text = MINIMAL.replace("in.parquet", "'${INPUT:?}'");
     assert!(read_with(&text, &[("source.path", "x.csv")]).is_ok());
     assert!(read_with(&text, &[]).is_err());
@@ -219,7 +219,7 @@ sink:
         .replace("limit: ${SECRET}", "limit: ${N}");
     let meaning = report(&meaning);
     assert!(meaning.contains("`target_file_size`: `${SECRET}` is not a size"), "{meaning}");
-    assert!(meaning.contains("the scheme `hdfs://` is not known"), "{meaning}");
+    assert!(meaning.contains("unknown scheme `hdfs://`"), "{meaning}");
     assert!(meaning.contains("there is no column `${POOL}` here"), "{meaning}");
     for report in [shape, meaning] {
         assert!(!report.contains("hunter2") && !report.contains("meen"), "{report}");

@@ -1,4 +1,4 @@
-//! What a pipeline that is right becomes.
+//! Valid pipelines, resolved.
 
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -91,7 +91,7 @@ fn tests_of_a_pipeline_are_typed_and_checked() {
     for expected in [
         "a test has no rows",
         "nothing is expected of `c`",
-        "two tests are called `a`",
+        "two tests are named `a`",
         "a test expects nothing",
     ] {
         assert!(found.contains(expected), "{found}");
@@ -152,7 +152,7 @@ run: {workers: 3}
     assert_eq!(pipeline.sink.compression, Some(Compression::Gzip));
 }
 
-/// Every part of the program takes a path for the same: a file, or a folder.
+/// All parts of the program agree on whether a path is a file or a folder.
 #[test]
 fn a_sink_is_a_file_by_its_name_and_format() {
     let sink =
@@ -191,5 +191,5 @@ fn a_directory_wins_over_a_hub_id_and_globs_start_from_a_literal_folder() {
     assert_eq!(crate::Error::from(missing).kind(), crate::ErrorKind::Config);
     std::fs::write(&file, b"version: 1\nname: \xff\n").unwrap();
     let shown = load(&file, &LoadOptions::default()).unwrap_err().to_string();
-    assert!(shown.contains("the pipeline file is not UTF-8 text: line 2"), "{shown}");
+    assert!(shown.contains("the pipeline file is not UTF-8: line 2"), "{shown}");
 }

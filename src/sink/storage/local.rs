@@ -1,4 +1,4 @@
-//! A folder of this machine, or of a file system that it shares with others.
+//! Outputs in a folder of a local or shared file system.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
@@ -9,23 +9,22 @@ use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use super::{Hold, Holder, LOCK, Lock, Storage, held, lock_name};
+use super::{Hold, Holder, LOCK, Lock, META, Storage, held, lock_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::own_file;
-use crate::sink::commit::META;
 use crate::sink::disk::{remove_file, sync_folder, write_error};
 
 #[derive(Debug)]
 pub(in crate::sink) struct LocalStorage {
     root: PathBuf,
-    /// Folders that were not there before.
+    /// The folders that this run created.
     created: Mutex<Vec<PathBuf>>,
 }
 
 impl LocalStorage {
     pub(in crate::sink) fn new(root: &Path) -> Self {
-        // Without the slash at the end, which the system takes for a demand.
+        // Drops a trailing slash, which makes the system demand a folder.
         Self { root: root.components().collect(), created: Mutex::default() }
     }
 
@@ -33,8 +32,8 @@ impl LocalStorage {
         if name.is_empty() { self.root.clone() } else { self.root.join(name) }
     }
 
-    /// A path below the output. No folder on the way may be a link: the output itself may be one, but runs created
-    /// everything in it.
+    /// A path below the output. Folders below the output must not be links, because runs created them; the output itself
+    /// may be one.
     fn inside(&self, name: &str) -> io::Result<PathBuf> {
         if let Some(folder) = Path::new(name).parent() {
             own_file::check_folders(&self.root, folder)?;
@@ -42,7 +41,7 @@ impl LocalStorage {
         Ok(self.path(name))
     }
 
-    /// A folder that is not a link either.
+    /// A folder below the output that is not a link either.
     fn folder_inside(&self, name: &str) -> Result<PathBuf> {
         let path = self.path(name);
         own_file::check_folders(&self.root, Path::new(name))
@@ -54,7 +53,7 @@ impl LocalStorage {
         self.inside(name).map_err(|error| write_error(&self.path(name), error))
     }
 
-    /// Removes what shards that died left: nobody holds it.
+    /// Removes the locks of dead shards; the caller holds the output alone.
     fn remove_locks_of_shards(&self) {
         let Ok(entries) = fs::read_dir(self.path(META)) else { return };
         for entry in entries.flatten() {
@@ -66,14 +65,14 @@ impl LocalStorage {
         }
     }
 
-    /// Makes entries of folders durable, those of inner folders first.
+    /// Makes the entries of folders durable, inner folders first.
     fn sync_folders_of<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<()> {
         let mut folders = BTreeSet::new();
         for name in names {
             let inside = Path::new(name).ancestors().skip(1);
             folders.extend(inside.map(|folder| self.root.join(folder)));
         }
-        // Removing may have removed folders.
+        // The removals may have removed folders.
         for folder in folders.iter().rev().filter(|folder| folder.exists()) {
             sync_folder(folder)?;
         }
@@ -91,15 +90,16 @@ impl Storage for LocalStorage {
             Ok(metadata) if metadata.is_dir() => Ok(true),
             Ok(_) => Err(Error::new(
                 ErrorKind::Sink,
-                format!("the output `{}` is to be a folder, but is none", self.root.display()),
+                format!("the output `{}` exists and is not a folder", self.root.display()),
             )
             .hint("choose another `sink.path`")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if fs::symlink_metadata(&self.root).is_ok() {
                     let root = self.root.display();
-                    let message = format!("the output `{root}` is a link to what is not there");
-                    return Err(Error::new(ErrorKind::Sink, message)
-                        .hint("make the folder that it points to, or choose another `sink.path`"));
+                    let message = format!("the output `{root}` is a dangling link");
+                    return Err(Error::new(ErrorKind::Sink, message).hint(
+                        "create the folder that it points to, or choose another `sink.path`",
+                    ));
                 }
                 Ok(false)
             }
@@ -269,7 +269,7 @@ impl Storage for LocalStorage {
     fn publish(&self, from: &str, names: &[String]) -> Result<()> {
         for name in names {
             let from = self.to_change(&format!("{from}/{name}"))?;
-            // A missing one has been moved already.
+            // A missing file was moved by an earlier attempt.
             let Ok(found) = fs::symlink_metadata(&from) else { continue };
             if !found.is_file() {
                 return Err(write_error(&from, io::ErrorKind::InvalidInput.into()));
@@ -284,7 +284,7 @@ impl Storage for LocalStorage {
         for name in names {
             remove_file(&self.to_change(name)?)?;
             for folder in Path::new(name).ancestors().skip(1) {
-                // Fails, rightly, while something is inside.
+                // Fails as intended if the folder is not empty.
                 if folder.as_os_str().is_empty() || fs::remove_dir(self.root.join(folder)).is_err()
                 {
                     break;
@@ -305,7 +305,7 @@ impl Storage for LocalStorage {
     }
 
     fn remove_if_empty(&self, folder: &str) {
-        // Fails, rightly, while something is inside.
+        // Fails as intended if the folder is not empty.
         let _ = fs::remove_dir(self.path(folder));
     }
 
@@ -357,7 +357,7 @@ impl Storage for LocalStorage {
 
     fn prune(&self) {
         let meta = self.path(META);
-        // These fail, rightly, while something is inside.
+        // These fail as intended if a folder is not empty.
         let _ = fs::remove_dir(meta.join("tmp"));
         let _ = fs::remove_dir(&meta);
         remove_created(&self.created.lock().unwrap_or_else(PoisonError::into_inner));
@@ -366,7 +366,7 @@ impl Storage for LocalStorage {
 
 fn cannot_read(path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
-        // A link, or anything else that is not our file.
+        // A link, or something else that is not our file.
         io::ErrorKind::InvalidInput => "remove it, or choose another `sink.path`",
         _ => "make it readable, or choose another `sink.path`",
     };
@@ -375,12 +375,12 @@ fn cannot_read(path: &Path, error: io::Error) -> Error {
         .hint(hint)
 }
 
-/// Whether nothing is there; below a file nothing is either.
+/// Whether an error means that the path does not exist, also because a parent is a file.
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// The system frees the files' locks when the process dies, however it does: none is ever stale.
+/// A lock that the system releases when the process dies: it is never stale.
 #[derive(Debug)]
 struct LocalLock {
     path: PathBuf,
@@ -394,7 +394,7 @@ impl Lock for LocalLock {
 
     fn release(&self) {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        // Once: afterwards the file may be another run's.
+        // Only once: afterwards another run may own the file.
         if !files.is_empty() {
             let _ = fs::remove_file(&self.path);
         }
@@ -409,7 +409,7 @@ fn holder_of(path: &Path) -> Option<Holder> {
 /// The prefix of a [`Holder`]'s JSON.
 const LOCK_BEGINS: &[u8] = b"{\"pid\":";
 
-/// Takes a lock file, or says that another run has it. One that is not `shared` says whose it is.
+/// Takes a lock file, or fails if another run holds it. The file then names this process as its holder.
 fn lock_file(path: &Path, output: &Path, shared: bool) -> Result<File> {
     let failed = |error| write_error(output, error);
     loop {
@@ -420,19 +420,19 @@ fn lock_file(path: &Path, output: &Path, shared: bool) -> Result<File> {
             Err(TryLockError::WouldBlock) => return Err(held(output, holder_of(path).as_ref())),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // The run before may have removed the file between our open and our lock.
+        // The previous run may have removed the file between our open and our lock.
         let ours = file.metadata().map_err(failed)?.ino();
         if !fs::symlink_metadata(path).is_ok_and(|current| current.ino() == ours) {
             continue;
         }
         let holder = serde_json::to_vec(&Holder::of_this_process()).unwrap_or_default();
-        // Only for messages: a disk that is full says so with the first part.
+        // Only for messages: a full disk fails at the first part.
         let _ = own_file::rewrite(&file, &holder);
         return Ok(file);
     }
 }
 
-/// Makes a folder and its parents, noting those that were not there.
+/// Creates a folder and its parents, and adds the new ones to `created`.
 pub(in crate::sink) fn make_folders(folder: &Path, created: &mut Vec<PathBuf>) -> io::Result<()> {
     let missing: Vec<_> = folder
         .ancestors()
@@ -444,7 +444,7 @@ pub(in crate::sink) fn make_folders(folder: &Path, created: &mut Vec<PathBuf>) -
     Ok(())
 }
 
-/// Removes folders that [`make_folders`] made and that nothing was put in, innermost first.
+/// Removes folders that [`make_folders`] created and that are empty, innermost first.
 pub(in crate::sink) fn remove_created(created: &[PathBuf]) {
     for folder in created {
         let _ = fs::remove_dir(folder);

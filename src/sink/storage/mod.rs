@@ -1,12 +1,12 @@
-//! What an output is written to: a folder of this machine, or the objects below a URL. The protocol above
-//! (`commit`, `units`) is the same for both. Names are relative to the output, with `/`. All calls block.
+//! The storage of an output: a local folder, or the objects below a URL. Both use the same protocol (`commit`, `units`).
+//! Names are relative to the output, with `/`. All calls block.
 //!
 //! | what               | a folder                          | objects                                        |
 //! |--------------------|-----------------------------------|------------------------------------------------|
-//! | a part in writing  | a file of `_hfauto/tmp`           | a file of this machine's temporary folder      |
-//! | a small file       | written beside, fsync, rename     | one put                                        |
-//! | a move             | rename, fsync of the folders      | copy, then delete: a move may be done again    |
-//! | one run at a time  | `flock`, which dies with its process | a conditional put, renewed while the run lives |
+//! | a part in progress | a file in `_hfauto/tmp`           | a file in the local temporary folder           |
+//! | a small file       | temporary file, fsync, rename     | one put                                        |
+//! | a move             | rename, fsync of the folders      | copy, then delete: idempotent                  |
+//! | one run at a time  | `flock`, which dies with its process | a lease: a conditional put, renewed by the run |
 
 mod local;
 mod object;
@@ -22,118 +22,119 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::local::{LocalStorage, make_folders, remove_created};
 use self::object::ObjectStorage;
-use super::commit::META;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{self, Place};
 
-/// See the module.
+/// The subfolder for everything that is not data.
+pub(super) const META: &str = "_hfauto";
+
+/// The storage of an output; see the module.
 pub(super) trait Storage: fmt::Debug + Send + Sync {
-    /// A name as messages show it.
+    /// The path or URL of a name, for messages.
     fn shown(&self, name: &str) -> PathBuf;
 
-    /// Whether something is there that may be an output.
+    /// Whether the output's folder exists.
     ///
     /// # Errors
-    /// `Sink` when it cannot be looked at, or is no folder.
+    /// `Sink` if it cannot be read, or is not a folder.
     fn exists(&self) -> Result<bool>;
 
-    /// Whether a name is a file; `None` when nothing is there.
+    /// Whether a name is a file; `None` if it does not exist.
     fn is_file(&self, name: &str) -> Result<Option<bool>>;
 
-    /// Fails when it cannot be written to; `output` is what the message names.
+    /// Fails if the storage is not writable; the message names `output`.
     fn check_writable(&self, output: &Path) -> Result<()>;
 
-    /// The files below a folder that readers take for data, relative to it, with their sizes. A folder that
-    /// is not there has none.
+    /// The data files below a folder, relative to it, with their sizes. A missing folder has none.
     fn files(&self, folder: &str) -> Result<BTreeMap<String, u64>>;
 
-    /// The names of a folder's folders.
+    /// The names of the subfolders.
     fn folders(&self, folder: &str) -> Result<Vec<String>>;
 
-    /// A file's content; `None` when it is not there.
+    /// The content of a file; `None` if it does not exist.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>>;
 
-    /// The beginning of a file's content; `None` when it is not there.
+    /// A reader of a file from its start; `None` if it does not exist.
     fn reader(&self, name: &str) -> Result<Option<Box<dyn Read>>>;
 
-    /// Reads the files of a folder that readers take for data, without its folders, in any order: names, and what is
-    /// in them. However many there are, few are in memory.
+    /// Visits the name and content of each data file in a folder, without subfolders and in any order. Keeps few contents
+    /// in memory.
     fn read_each(
         &self,
         folder: &str,
         found: &mut dyn FnMut(String, Vec<u8>) -> Result<()>,
     ) -> Result<()>;
 
-    /// When a file was last written; `None` when it is not there.
+    /// The time when a file was last written; `None` if it does not exist.
     fn modified(&self, name: &str) -> Result<Option<DateTime<Utc>>>;
 
-    /// Puts a small file there, whole and durable or not at all.
+    /// Writes a small file atomically and durably.
     fn write(&self, name: &str, content: &[u8]) -> Result<()>;
 
-    /// As [`Storage::write`], of content that is made as it is written.
+    /// Like [`Storage::write`], with streamed content.
     fn write_with(
         &self,
         name: &str,
         content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<()>;
 
-    /// The file of this machine that a part is written to before [`Storage::keep`]; its folder is made.
+    /// The local path of a part before [`Storage::keep`]; creates its folder.
     fn spool(&self, name: &str) -> io::Result<PathBuf>;
 
-    /// Moves files of this machine, which are whole, to their names; durable then.
+    /// Moves complete local files to their names, durably.
     fn keep(&self, parts: &[(PathBuf, String)]) -> Result<()>;
 
-    /// Moves files from a folder into the output; durable then. Those that are not there were moved already.
+    /// Moves files from a folder into the output, durably. Skips missing files: an earlier attempt moved them.
     fn publish(&self, from: &str, names: &[String]) -> Result<()>;
 
-    /// Removes files that may be gone already, and folders that become empty; durable then.
+    /// Removes files that exist, and folders that become empty, durably.
     fn remove_all(&self, names: &[String]) -> Result<()>;
 
-    /// Removes a folder that may be gone already.
+    /// Removes a folder, if it exists.
     fn remove_folder(&self, folder: &str) -> Result<()>;
 
-    /// Removes a folder that nothing is in.
+    /// Removes a folder, if it is empty.
     fn remove_if_empty(&self, folder: &str);
 
     /// Takes the lock of the output.
     ///
     /// # Errors
-    /// `Resources` when another run has it.
+    /// `Resources` if another run holds it.
     fn lock(&self, hold: Hold) -> Result<Box<dyn Lock>>;
 
-    /// Takes the lock of one file, for a run that writes no other.
+    /// Takes the lock of a single file, for a run that writes no other.
     ///
     /// # Errors
-    /// `Resources` when another run has it.
+    /// `Resources` if another run holds it.
     fn lock_of(&self, file: &str) -> Result<Box<dyn Lock>>;
 
     /// Whether a run holds the output.
     fn is_held(&self) -> Result<bool>;
 
-    /// Removes folders that were made for a run that left nothing.
+    /// Removes empty folders that this run created.
     fn prune(&self);
 }
 
-/// How a run holds an output.
+/// The mode of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// No other run.
+    /// Exclusive.
     Alone,
-    /// Beside the other shards of the job, not beside another run of this one.
+    /// Shared with the other shards of the job, but not with another run of the same shard.
     Shard(Shard),
 }
 
 /// One of the processes that share a job: it computes every `count`-th unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// Its number, from 0.
+    /// The shard's number, from 0.
     pub index: usize,
-    /// All of them.
+    /// The number of shards.
     pub count: usize,
 }
 
 impl Shard {
-    /// Whether a unit is its own.
+    /// Whether this shard computes the unit at position `sequence`.
     pub fn has(&self, sequence: usize) -> bool {
         sequence % self.count == self.index
     }
@@ -151,7 +152,7 @@ impl fmt::Display for Shard {
 
 const LOCK: &str = "_hfauto/lock";
 
-/// The lock of one file, beside it and hidden.
+/// The name of a single file's lock: hidden, beside the file.
 fn lock_name(file: &str) -> String {
     match file.rsplit_once('/') {
         Some((folder, name)) => format!("{folder}/.{name}.hfauto-lock"),
@@ -159,27 +160,26 @@ fn lock_name(file: &str) -> String {
     }
 }
 
-/// A lock that is held; dropped, it is free.
+/// A held lock. Dropping it releases it.
 pub(super) trait Lock: fmt::Debug + Send + Sync {
-    /// Fails when the lock was lost: another run may have taken it.
+    /// Fails if the lock was lost: another run may have taken it.
     ///
     /// # Errors
     /// `Resources`.
     fn check(&self) -> Result<()>;
 
-    /// Frees it, and removes what says so.
+    /// Releases the lock, and removes its file or object.
     fn release(&self);
 }
 
-/// Who holds a lock, as the lock says.
+/// The holder of a lock, as recorded in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Holder {
     pub(super) pid: u32,
     pub(super) host: String,
-    /// The running system and its space of process numbers: within one, a number tells whether the process
-    /// lives.
+    /// The boot and the PID namespace, within which a process id shows whether the process is alive.
     machine: Option<String>,
-    /// Since when, RFC 3339, UTC.
+    /// The time when it was taken, RFC 3339, UTC.
     pub(super) since: String,
 }
 
@@ -192,7 +192,7 @@ impl Holder {
         Self { pid: std::process::id(), host: host.trim().to_owned(), machine: machine(), since }
     }
 
-    /// Whether the process is known to be gone.
+    /// Whether the process is known to be dead.
     fn is_dead(&self) -> bool {
         self.machine.is_some()
             && self.machine == machine()
@@ -206,7 +206,7 @@ fn machine() -> Option<String> {
     Some(format!("{} {}", boot.trim(), processes.display()))
 }
 
-/// The error for an output that another run holds.
+/// The error for an output that is held by another run.
 fn held(output: &Path, holder: Option<&Holder>) -> Error {
     let by = holder.map_or_else(String::new, |Holder { pid, host, since, .. }| {
         format!(": process {pid} on `{host}`, since {since}")
@@ -218,14 +218,14 @@ fn held(output: &Path, holder: Option<&Holder>) -> Error {
 /// The storage of a path or URL.
 ///
 /// # Errors
-/// `Config` when it is a URL that cannot be written to.
+/// `Config` for a URL that is not writable.
 pub(super) fn storage_of(path: &Path) -> Result<Arc<dyn Storage>> {
     let text = path.to_string_lossy();
     if !store::is_url(&text) {
         return Ok(Arc::new(LocalStorage::new(path)));
     }
     if text.starts_with("http") {
-        let message = format!("`{text}`: nothing is written over HTTP");
+        let message = format!("`{text}`: HTTP is read-only");
         return Err(Error::new(ErrorKind::Config, message)
             .hint("write to a local folder, or to s3://, gs:// or az://"));
     }

@@ -1,12 +1,11 @@
-//! The objects below a URL. A put is atomic and durable: one request does what takes renames and fsync in a folder.
-//! Parts are written to this machine's temporary folder first: an upload can then be repeated, and a run that dies
-//! leaves no half object.
+//! Outputs as objects below a URL. A put is atomic and durable, like fsync and rename in a folder. Parts are written to
+//! the local temporary folder first: uploads can be retried, and a run that dies leaves no partial object.
 //!
 //! **The lock** is an object, created by a conditional put, with a lease of 60 seconds, or `HFAUTO_LOCK_SECONDS`. Its
-//! holder renews it a few times per lease, and gives up by its own clock if it could not for a whole lease. A run that
-//! finds an old lock watches it for another while, then takes it over by a put conditional on what it saw; the second
-//! to try fails. Clocks may thus differ by up to half a lease. A lock of this machine whose process is gone is taken
-//! over at once.
+//! holder renews it four times per lease. If all renewals fail for a whole lease by the holder's clock, the holder gives up
+//! the lock. A run that finds an expired lock waits for another half lease. If the lock is still unchanged, the run takes
+//! it over by a put conditional on its entity tag, which succeeds for one run only. Clocks may therefore differ by up to
+//! half a lease. A lock of a dead process on this machine is taken over at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,24 +28,23 @@ use object_store::{
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::{Hold, Holder, LOCK, Lock, Shard, Storage, held, lock_name};
+use super::{Hold, Holder, LOCK, Lock, META, Shard, Storage, held, lock_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
-use crate::sink::commit::META;
 use crate::sink::disk::write_error;
 use crate::store::{Place, store_error, wait};
 
-/// Requests that are made at the same time.
+/// Concurrent requests.
 const REQUESTS: usize = 32;
 
-/// Small objects that are read at a time.
+/// Small objects to read into memory at a time.
 const LISTED: usize = 4096;
 
-/// Uploads at the same time: each holds a few pieces of a file.
+/// Concurrent uploads: each buffers a few chunks of a file.
 const UPLOADS: usize = 4;
 
-/// Pieces of an upload.
-const PIECE_BYTES: usize = 16 << 20;
+/// The chunk size of an upload.
+const CHUNK_BYTES: usize = 16 << 20;
 
 type StoreResult<T> = object_store::Result<T>;
 
@@ -61,7 +59,7 @@ impl ObjectStorage {
         Self { place, spool: OnceLock::new() }
     }
 
-    /// As it is written: names of hive folders are encoded already.
+    /// Takes the name unchanged, because names of hive folders are already percent-encoded.
     fn path(&self, name: &str) -> StorePath {
         let parts = [self.place.path.as_ref(), name];
         let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
@@ -88,7 +86,7 @@ impl ObjectStorage {
             .map_err(|error| self.failed("list", folder, error))
     }
 
-    /// An object's name relative to a folder.
+    /// The name of an object relative to a folder.
     fn below(&self, folder: &str, path: &StorePath) -> Option<String> {
         let folder = self.path(folder);
         let rest = path.as_ref().strip_prefix(folder.as_ref())?;
@@ -100,7 +98,7 @@ impl ObjectStorage {
         let deleted = wait(async move {
             let paths = futures::stream::iter(paths).map(Ok).boxed();
             let deleted = store.delete_stream(paths);
-            // What is gone already is as it should be.
+            // An object that is already gone is no error.
             let deleted = deleted.filter(|result| {
                 futures::future::ready(!matches!(result, Err(object_store::Error::NotFound { .. })))
             });
@@ -109,7 +107,7 @@ impl ObjectStorage {
         deleted?.map_err(|error| self.failed("remove from", folder, error))
     }
 
-    /// What the lock of `name` says now.
+    /// The current content and version of the lock `name`.
     fn lock_now(&self, name: &str) -> Result<Option<(Lease, UpdateVersion)>> {
         let (store, path) = (self.store(), self.path(name));
         let read = wait(async move {
@@ -119,7 +117,7 @@ impl ObjectStorage {
             Ok((got.bytes().await?, version))
         });
         match read? {
-            // What cannot be read is a lock that nobody renews.
+            // Unreadable content becomes an expired lease.
             Ok((content, version)) => {
                 Ok(Some((serde_json::from_slice(&content).unwrap_or_default(), version)))
             }
@@ -137,7 +135,7 @@ impl ObjectStorage {
         }
     }
 
-    /// Takes the lock of one name, over from a dead holder if need be; `output` is what it guards.
+    /// Takes the lock `name`, from a dead holder if necessary. Messages name `output`.
     fn take(&self, name: &str, output: PathBuf) -> Result<ObjectLock> {
         let lease = Lease::new();
         let mut version = self.put_lock(name, &lease, PutMode::Create)?;
@@ -151,7 +149,7 @@ impl ObjectStorage {
                 tracing::warn!(
                     lock = %self.url(name),
                     holder = ?found.holder,
-                    "an old lock: it is taken over if it does not change"
+                    "an expired lock: it is taken over unless its holder renews it"
                 );
                 std::thread::sleep(lease_time() / 2);
                 let later = self.lock_now(name)?;
@@ -165,7 +163,7 @@ impl ObjectStorage {
         ObjectLock::start(self, name, output, lease, version)
     }
 
-    /// The shards that hold the output now.
+    /// The holders of the shard locks.
     fn live_shards(&self) -> Result<Vec<Option<Holder>>> {
         let (store, path) = (self.store(), self.path(META));
         let listed = wait(async move { store.list_with_delimiter(Some(&path)).await })?
@@ -188,7 +186,7 @@ impl ObjectStorage {
 
     fn take_shard(&self, shard: Shard) -> Result<ObjectLock> {
         let lock = self.take(&shard.lock_name(), self.shown(""))?;
-        // Whoever takes the lock of all looks for those of shards afterwards: one of both sees the other.
+        // Taking the exclusive lock checks for shard locks afterwards, so at least one of two concurrent runs sees the other.
         if let Some((lease, _)) = self.lock_now(LOCK)?
             && !lease.is_free()
         {
@@ -222,7 +220,7 @@ impl Storage for ObjectStorage {
     }
 
     fn check_writable(&self, _output: &Path) -> Result<()> {
-        // Whether the bucket is there and may be looked at; only a put can say more.
+        // Checks that the bucket exists and can be listed; only a put could check more.
         let (store, path) = (self.store(), self.path(META));
         wait(async move { store.list_with_delimiter(Some(&path)).await })?
             .map(drop)
@@ -272,7 +270,6 @@ impl Storage for ObjectStorage {
     ) -> Result<()> {
         let failed = |error| self.failed("read from", folder, error);
         let mut listing = self.store().list(Some(&self.path(folder))).chunks(LISTED);
-        // As many at a time as their contents may stand in memory.
         loop {
             let (listed, rest) = wait(async move { (listing.next().await, listing) })?;
             listing = rest;
@@ -315,7 +312,7 @@ impl Storage for ObjectStorage {
         match wait(async move { store.head(&path).await })? {
             Ok(meta) => Ok(Some(meta.last_modified)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("look at", name, error)),
+            Err(error) => Err(self.failed("read", name, error)),
         }
     }
 
@@ -374,7 +371,7 @@ impl Storage for ObjectStorage {
     }
 
     fn publish(&self, from: &str, names: &[String]) -> Result<()> {
-        // One listing says which are there still.
+        // One listing shows which objects still have to be moved.
         let there = self.list(from)?.into_iter().map(|meta| meta.location);
         let there: BTreeSet<StorePath> = there.collect();
         let moves =
@@ -429,7 +426,7 @@ impl Storage for ObjectStorage {
     fn prune(&self) {}
 }
 
-/// An object's content, as it comes.
+/// The streamed content of an object.
 struct Chunks {
     /// `None` after an error.
     chunks: Option<BoxStream<'static, StoreResult<Bytes>>>,
@@ -452,34 +449,34 @@ impl Read for Chunks {
     }
 }
 
-/// Puts a file of this machine to an object, and removes it.
+/// Uploads a local file to an object, and removes the file.
 async fn upload(store: Arc<dyn ObjectStore>, from: PathBuf, to: StorePath) -> StoreResult<()> {
     let local = |error: io::Error| object_store::Error::Generic {
         store: "temporary folder",
         source: Box::new(error),
     };
     let bytes = tokio::fs::metadata(&from).await.map_err(local)?.len();
-    if bytes <= PIECE_BYTES as u64 {
+    if bytes <= CHUNK_BYTES as u64 {
         let content = tokio::fs::read(&from).await.map_err(local)?;
         store.put(&to, content.into()).await?;
     } else {
         let mut writer =
-            WriteMultipart::new_with_chunk_size(store.put_multipart(&to).await?, PIECE_BYTES);
+            WriteMultipart::new_with_chunk_size(store.put_multipart(&to).await?, CHUNK_BYTES);
         let mut file = tokio::fs::File::open(&from).await.map_err(local)?;
-        let mut piece = vec![0; PIECE_BYTES];
+        let mut chunk = vec![0; CHUNK_BYTES];
         let mut read_on = async || -> StoreResult<()> {
             loop {
                 let read =
-                    tokio::io::AsyncReadExt::read(&mut file, &mut piece).await.map_err(local)?;
+                    tokio::io::AsyncReadExt::read(&mut file, &mut chunk).await.map_err(local)?;
                 if read == 0 {
                     return Ok(());
                 }
                 writer.wait_for_capacity(UPLOADS).await?;
-                writer.write(&piece[..read]);
+                writer.write(&chunk[..read]);
             }
         };
         if let Err(error) = read_on().await {
-            // Pieces of an upload that is not finished cost money.
+            // Stores charge for the chunks of an unfinished upload.
             writer.abort().await?;
             return Err(error);
         }
@@ -488,11 +485,11 @@ async fn upload(store: Arc<dyn ObjectStore>, from: PathBuf, to: StorePath) -> St
     tokio::fs::remove_file(&from).await.map_err(local)
 }
 
-/// What a lock says.
+/// The content of a lock.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Lease {
     holder: Option<Holder>,
-    /// When it was put, by the holder's clock.
+    /// The time of the last renewal, by the holder's clock.
     renewed: Option<DateTime<Utc>>,
     seconds: f64,
 }
@@ -506,7 +503,7 @@ impl Lease {
         }
     }
 
-    /// Whether its holder seems to be gone.
+    /// Whether the lease has expired, or its holder is dead.
     fn is_free(&self) -> bool {
         let age = |renewed: DateTime<Utc>| (Utc::now() - renewed).as_seconds_f64();
         self.holder.as_ref().is_some_and(Holder::is_dead)
@@ -522,7 +519,7 @@ fn lease_time() -> Duration {
     })
 }
 
-/// Whether a conditional put came too late.
+/// Whether a conditional put lost against another one.
 fn was_taken(error: &object_store::Error) -> bool {
     matches!(
         error,
@@ -546,7 +543,7 @@ async fn put_lease(
     Ok(put.into())
 }
 
-/// A lock that a thread renews.
+/// A lock that a background thread renews.
 #[derive(Debug)]
 struct ObjectLock {
     shared: Arc<Renewal>,
@@ -573,7 +570,7 @@ struct Renewed {
 }
 
 impl Renewal {
-    /// Puts the lock once more; `false` once it is lost.
+    /// Renews the lock; returns `false` if it is lost.
     fn renew(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.ends || self.lost.load(Ordering::SeqCst) {
@@ -586,7 +583,7 @@ impl Renewal {
         match put {
             Ok(Ok(version)) => (state.version, state.at) = (version, asked),
             Ok(Err(error)) if was_taken(&error) => self.lost.store(true, Ordering::SeqCst),
-            // The network may come back within the lease.
+            // The network may recover within the lease.
             _ if state.at.elapsed() < lease_time() => {}
             _ => self.lost.store(true, Ordering::SeqCst),
         }
@@ -646,7 +643,7 @@ impl ObjectLock {
         self.shared.wake.notify_all();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // A panic of it was told by the panic hook.
+            // The panic hook has reported a panic of the thread.
             let _ = thread.join();
         }
     }
@@ -659,17 +656,17 @@ impl Lock for ObjectLock {
         }
         let message = format!("the lock of `{}` was lost", self.output.display());
         Err(Error::new(ErrorKind::Resources, message)
-            .hint("another run may have taken over, or the store could not be reached for long: run again"))
+            .hint("another run may have taken it over, or the store was unreachable for too long: run again"))
     }
 
     fn release(&self) {
         self.stop();
-        // Once: afterwards it may be another run's.
+        // Only once: afterwards another run may own it.
         if self.is_free.swap(true, Ordering::SeqCst) || self.shared.lost.load(Ordering::SeqCst) {
             return;
         }
         let (store, path) = (Arc::clone(&self.shared.store), self.shared.path.clone());
-        // What stays is old after a lease.
+        // A lock that is not deleted expires with its lease.
         let _ = wait(async move { store.delete(&path).await });
     }
 }

@@ -1,4 +1,4 @@
-//! Tensors of one batch to Arrow arrays, and the types of those arrays.
+//! Converts the tensors of one batch to Arrow arrays, and gives the types of those arrays.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Dimensions, ModelOutput};
 use crate::nn::{Lengths, not_finite, to_host};
 
-/// List items are never null: what is null is the row.
+/// List items are never null; a null row is a null list.
 fn item(data_type: DataType) -> FieldRef {
     Arc::new(Field::new_list_field(data_type, false))
 }
@@ -55,7 +55,7 @@ fn output_type(name: ModelOutputName, model: &Dimensions) -> DataType {
     }
 }
 
-/// The type of the column of named outputs: one as it is, several as a struct.
+/// The type of the column of named outputs: a single output directly, several as a struct.
 pub(super) fn outputs_type(names: &[ModelOutputName], model: &Dimensions) -> DataType {
     match names {
         [name] => output_type(*name, model),
@@ -64,7 +64,7 @@ pub(super) fn outputs_type(names: &[ModelOutputName], model: &Dimensions) -> Dat
 }
 
 fn output_fields(names: &[ModelOutputName], model: &Dimensions) -> Fields {
-    // Nullable although no output is: readers look through a null struct at its fields.
+    // Nullable although no output is null: readers look at the fields of a null struct.
     names.iter().map(|&name| Field::new(name.name(), output_type(name, model), true)).collect()
 }
 
@@ -85,8 +85,8 @@ pub(super) fn outputs_bytes(names: &[ModelOutputName], model: &Dimensions, token
         .sum()
 }
 
-/// One vector per row of `(rows, dimensions)`, in the stored precision. `Int8` and `Uint8` stay f32: their ranges
-/// are known once the window is complete ([`Int8Ranges`]).
+/// One vector per row of `(rows, dimensions)`, in the stored precision. `Int8` and `Uint8` stay f32: their ranges are
+/// known only when the window is complete ([`Int8Ranges`]).
 pub(super) fn embeddings(values: &Tensor, precision: Precision) -> Result<ArrayRef> {
     let (_, dimensions) = values.dims2().map_err(internal)?;
     let values = floats(values)?;
@@ -110,8 +110,7 @@ pub(super) fn embeddings(values: &Tensor, precision: Precision) -> Result<ArrayR
     }
 }
 
-/// `numpy.packbits(values > 0, axis=-1)`: the first dimension is the highest bit, and the last byte of a row is padded
-/// with zeros.
+/// `numpy.packbits(values > 0, axis=-1)`: the first dimension is the highest bit; zeros pad the last byte of a row.
 fn packed(values: &[f32], dimensions: usize) -> impl Iterator<Item = u8> + '_ {
     values.chunks(dimensions.max(1)).flat_map(|row| {
         row.chunks(8).map(|eight| {
@@ -121,7 +120,7 @@ fn packed(values: &[f32], dimensions: usize) -> impl Iterator<Item = u8> + '_ {
     })
 }
 
-/// One vector a token, rows as lists.
+/// One vector per token; each row is a list.
 pub(super) fn token_vectors(
     values: &Tensor,
     lengths: &Lengths,
@@ -148,7 +147,8 @@ pub(super) fn outputs(
 }
 
 fn one_output(name: ModelOutputName, output: &ModelOutput) -> Result<ArrayRef> {
-    let missing = || Error::new(ErrorKind::Internal, format!("the model gave no {}", name.name()));
+    let missing =
+        || Error::new(ErrorKind::Internal, format!("the model has no output `{}`", name.name()));
     let last = &output.last_hidden_state;
     match name {
         ModelOutputName::LastHiddenState => {
@@ -168,7 +168,7 @@ fn one_output(name: ModelOutputName, output: &ModelOutput) -> Result<ArrayRef> {
     }
 }
 
-/// Per row, per layer, per token a vector.
+/// For each row and layer, one vector per token.
 fn hidden_states<'a>(
     layers: impl Iterator<Item = &'a Tensor>,
     lengths: &Lengths,
@@ -193,7 +193,7 @@ fn hidden_states<'a>(
     list(layer_lists, OffsetBuffer::from_lengths(per_row))
 }
 
-/// Per row, per layer, per head, per token the weights over tokens. `layers`: per layer and row
+/// For each row, layer, head and token, the weights over tokens. `layers` holds, per layer and row,
 /// `(heads, seq_len, seq_len)`.
 fn attentions(layers: &[Vec<Tensor>], lengths: &Lengths) -> Result<ArrayRef> {
     let mut values = Vec::new();
@@ -228,7 +228,7 @@ pub(super) struct Int8Ranges {
 }
 
 impl Int8Ranges {
-    /// Ranges over f32 embeddings; `None` when there are none.
+    /// The ranges of f32 embeddings; `None` if there are no embeddings.
     pub(super) fn calibrate(batches: &[ArrayRef]) -> Result<Option<Self>> {
         let (mut lowest, mut highest): (Vec<f32>, Vec<f32>) = (Vec::new(), Vec::new());
         for batch in batches {
@@ -246,12 +246,12 @@ impl Int8Ranges {
         Ok((!lowest.is_empty()).then_some(Self { starts: lowest, steps }))
     }
 
-    /// Quantizes f32 embeddings to bytes, `signed` or not; values outside the ranges are clipped.
+    /// Quantizes f32 embeddings to bytes, signed or unsigned. Clips values outside the ranges.
     pub(super) fn quantize(&self, batch: &ArrayRef, signed: bool) -> Result<ArrayRef> {
         let (values, dimensions) = embedding_values(batch)?;
         let buckets = values.chunks_exact(dimensions.max(1)).flat_map(|vector| {
             vector.iter().zip(&self.starts).zip(&self.steps).map(|((x, start), step)| {
-                // A dimension without spread has a scale of 1, as in sentence-transformers; `as` saturates.
+                // A constant dimension has a scale of 1, as in sentence-transformers; `as` saturates.
                 let step = if *step == 0.0 { 1.0 } else { *step };
                 ((x - start) / step).floor() as u8
             })
@@ -284,7 +284,7 @@ fn list(values: ArrayRef, offsets: OffsetBuffer<i32>) -> Result<ArrayRef> {
     Ok(Arc::new(ListArray::try_new(field, offsets, values, None).map_err(internal)?))
 }
 
-/// The numbers of a tensor; what is not finite is refused, for nobody could use it.
+/// The numbers of a tensor. Fails on NaN and infinity.
 fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
     let values = to_host(tensor).map_err(internal)?;
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {
@@ -293,7 +293,7 @@ fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(values)
 }
 
-/// A tensor or array that does not have the shape we gave it.
+/// The error for a tensor or array of an unexpected shape.
 pub(super) fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Internal, "cannot turn model outputs into a column").source(error)
 }

@@ -1,8 +1,9 @@
-//! `feature-extraction`: a text column to embeddings, token vectors or other outputs of an encoder.
+//! `feature-extraction`: converts a text column to embeddings, token vectors or other outputs of an
+//! encoder.
 //!
-//! The embedding is what sentence-transformers' `encode` gives: prompt, truncation, the modules of
-//! `modules.json`, `truncate_dim`, then `normalize_embeddings`, then `precision`. Token-level outputs are
-//! what transformers' model returns, without padding.
+//! The embedding equals that of sentence-transformers' `encode`: prompt, truncation, the modules of
+//! `modules.json`, `truncate_dim`, then `normalize_embeddings`, then `precision`. Token-level outputs
+//! equal those of transformers' model, without padding.
 
 mod column;
 
@@ -38,28 +39,27 @@ use crate::nn::PoolingMode;
 pub struct FeatureExtraction {
     /// The text column.
     pub input: String,
-    /// How the vectors of the tokens become one; `none` keeps them all. Default: by the model's
+    /// How to pool the token vectors into one; `none` keeps all of them. Default: as in the model's
     /// `modules.json`, else `mean`.
     pub pooling: Option<Pooling>,
-    /// Whether embeddings are scaled to length 1. Default: by the model's `modules.json`, else
-    /// false.
+    /// Whether to scale embeddings to unit length. Default: as in the model's `modules.json`, else false.
     pub normalize: Option<bool>,
-    /// Text put before every row.
+    /// Text prepended to every row.
     pub prompt: Option<String>,
-    /// The name of a prompt of the model's `config_sentence_transformers.json`.
+    /// The name of a prompt in the model's `config_sentence_transformers.json`.
     pub prompt_name: Option<String>,
-    /// Keep only the first so many dimensions (Matryoshka).
+    /// Keep only the first N dimensions (Matryoshka embeddings).
     pub dimensions: Option<NonZeroU64>,
-    /// What embeddings are stored as. Default: `f32`.
+    /// The storage type of embeddings. Default: `f32`.
     pub precision: Option<Precision>,
 }
 
-/// How the vectors of the tokens become one, as sentence-transformers names it.
+/// How to pool the token vectors into one; named as in sentence-transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
-    /// By this mode.
+    /// With this mode.
     Mode(PoolingMode),
-    /// They do not: all of them are kept.
+    /// No pooling: keeps all token vectors.
     None,
 }
 
@@ -80,28 +80,29 @@ impl JsonSchema for Pooling {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let mut schema = PoolingMode::json_schema(generator);
         if let Some(Value::Array(modes)) = schema.get_mut("oneOf") {
-            modes.push(json!({"description": "All of them.", "type": "string", "const": "none"}));
+            let text = "No pooling: one vector per token.";
+            modes.push(json!({"description": text, "type": "string", "const": "none"}));
         }
         schema
     }
 }
 
-/// What embeddings are stored as.
+/// The storage type of embeddings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 32-bit floats.
+    /// 32-bit floating point.
     #[default]
     F32,
-    /// 16-bit floats.
+    /// 16-bit floating point.
     F16,
-    /// Signed bytes over the range of each dimension.
+    /// Signed 8-bit integers, scaled to the range of each dimension.
     Int8,
-    /// Unsigned bytes over the range of each dimension.
+    /// Unsigned 8-bit integers, scaled to the range of each dimension.
     Uint8,
-    /// One bit a dimension, packed to signed bytes.
+    /// One bit per dimension, packed into signed bytes.
     Binary,
-    /// One bit a dimension, packed to unsigned bytes.
+    /// One bit per dimension, packed into unsigned bytes.
     Ubinary,
 }
 
@@ -118,7 +119,7 @@ impl Precision {
         }
     }
 
-    /// Whether numbers are quantized to bytes over ranges, which come from many rows.
+    /// Whether quantization needs the value ranges of many rows.
     pub fn has_ranges(self) -> bool {
         matches!(self, Self::Int8 | Self::Uint8)
     }
@@ -126,7 +127,7 @@ impl Precision {
 
 pub(super) static FEATURE_EXTRACTION: TaskDefinition = TaskDefinition {
     id: "feature-extraction",
-    summary: "Text to embeddings or hidden states.",
+    summary: "Computes embeddings or hidden states of a text.",
     auto_class: AutoClass::Model,
     outputs: &[
         ModelOutputName::LastHiddenState,
@@ -176,17 +177,18 @@ impl TaskOptions for FeatureExtraction {
                 ("precision", self.precision() != Precision::F32),
             ];
             for (key, _) in embedding_only.into_iter().filter(|(_, given)| *given) {
-                let message = format!("`{key}` shapes the embedding, but `outputs` replaces it");
-                let hint = format!("remove `{key}`, or make the embedding in a step of its own");
+                let message = format!("`{key}` changes the embedding, but `outputs` replaces it");
+                let hint = format!("remove `{key}`, or compute the embedding in a separate step");
                 clash(key, &message, "outputs", "replaces the embedding", &hint);
             }
         } else if self.pooling == Some(Pooling::None) {
             let one_vector = [("dimensions", self.dimensions.is_some()), ("precision", quantized)];
             for (key, _) in one_vector.into_iter().filter(|(_, given)| *given) {
-                let message =
-                    format!("`{key}` needs one vector a row, but `pooling: none` keeps all");
+                let message = format!(
+                    "`{key}` needs one vector per row, but `pooling: none` keeps all vectors"
+                );
                 let hint = format!("remove `{key}`, or choose another `pooling`");
-                clash(key, &message, "pooling", "one vector a token", &hint);
+                clash(key, &message, "pooling", "one vector per token", &hint);
             }
         }
     }
@@ -194,7 +196,7 @@ impl TaskOptions for FeatureExtraction {
     fn why_whole(&self) -> Option<&'static str> {
         self.precision()
             .has_ranges()
-            .then_some("has embeddings of int8 or uint8, whose ranges are those of many rows")
+            .then_some("has int8 or uint8 embeddings, whose ranges come from many rows")
     }
 
     fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
@@ -209,29 +211,29 @@ struct FeatureExtractionTask {
     dimensions: Dimensions,
     output: Output,
     prompt: String,
-    /// Tokens at the start of each row that belong to the prompt and are not pooled.
+    /// The number of prompt tokens at the start of each row, excluded from pooling.
     prompt_tokens: usize,
     max_length: usize,
     truncation: bool,
 }
 
-/// What the column holds.
+/// The content of the column.
 #[derive(Clone, Debug)]
 enum Output {
-    /// One vector a row.
+    /// One vector per row.
     Embedding(Embedding),
-    /// A named output, or a struct of several.
+    /// One named output, or a struct of several.
     Named(Vec<ModelOutputName>),
 }
 
-/// How one vector a row is made.
+/// How to compute the one vector per row.
 #[derive(Clone, Debug)]
 struct Embedding {
     /// The modules after the backbone; `None` for `pooling: none`.
     modules: Option<SentenceTransformerConfig>,
-    /// Dimensions after `dimensions` has cut them.
+    /// The number of dimensions that remain after truncation.
     dimensions: usize,
-    /// Normalise once more after the cut, as `normalize_embeddings=True`.
+    /// Normalize again after truncation, as `normalize_embeddings=True` does.
     normalize: bool,
     precision: Precision,
 }
@@ -250,7 +252,7 @@ impl Output {
         }
     }
 
-    /// Bytes that a row of so many tokens takes while its window is computed.
+    /// The memory of a row of `tokens` tokens while its window is computed, in bytes.
     fn bytes(&self, model: &Dimensions, tokens: usize) -> usize {
         match self {
             Self::Named(names) => column::outputs_bytes(names, model, tokens),
@@ -266,7 +268,7 @@ impl FeatureExtractionTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Config` for an option that the model cannot serve.
+    /// As [`Models::resolve`]; `Config` for an option that the model does not support.
     fn resolve(step: &TaskStep, options: &FeatureExtraction, models: &Models) -> Result<Self> {
         let model = models.resolve(&step.model)?;
         let output = output(step, options, &model)?;
@@ -294,8 +296,8 @@ impl FeatureExtractionTask {
         Ok(Self { base, dimensions, output, prompt, prompt_tokens, max_length, truncation })
     }
 
-    /// The text that is tokenised for a row's text: after the prompt, and otherwise as it is. White
-    /// space around it stays, as in sentence-transformers from 5.4 on.
+    /// The text to tokenize: the prompt and the row's text. Keeps surrounding white space, as
+    /// sentence-transformers does since 5.4.
     fn prepared<'a>(&self, text: &'a str) -> Cow<'a, str> {
         match self.prompt.as_str() {
             "" => Cow::Borrowed(text),
@@ -336,8 +338,8 @@ fn output(step: &TaskStep, options: &FeatureExtraction, model: &ResolvedModel) -
             format!("`dimensions: {dimensions}` is more than the model's {full}"),
         ));
     }
-    // A cut vector of a model with a Normalize module is no longer of unit length: as in
-    // sentence-transformers, only an explicit `normalize: true` scales it again.
+    // Truncation breaks the unit length that a Normalize module gives. As in sentence-transformers, only
+    // an explicit `normalize: true` restores it.
     let normalize = options.normalize == Some(true) && dimensions < full;
     let precision = options.precision();
     Ok(Output::Embedding(Embedding { modules: Some(modules), dimensions, normalize, precision }))
@@ -387,7 +389,7 @@ fn shown_options(output: &Output, prompt: &str, max_length: usize, truncation: b
     options
 }
 
-/// The modules after the transformer, as `Pooling(mean), Normalize`.
+/// The modules after the transformer, for example `Pooling(mean), Normalize`.
 pub fn module_names(modules: &SentenceTransformerConfig) -> String {
     let names = modules.modules.iter().map(|module| match module {
         Module::Pooling(pooling) => {
@@ -437,7 +439,9 @@ impl Task for FeatureExtractionTask {
                 ErrorKind::Config,
                 "`outputs: [pooler_output]`: the checkpoint has no pooler",
             )
-            .hint("transformers would make one of random weights; choose `last_hidden_state`"));
+            .hint(
+                "transformers would initialize one with random weights; choose `last_hidden_state`",
+            ));
         }
         let modules = match &self.output {
             Output::Embedding(Embedding { modules: Some(modules), .. }) => {
@@ -500,7 +504,7 @@ impl TaskModel for FeatureExtractionModel {
         if self.ranges.get().is_none()
             && let Some(ranges) = Int8Ranges::calibrate(&batches)?
         {
-            // Windows are finished one after another, so the first one is the input's first.
+            // Windows finish in order, so the first one holds the first rows of the input.
             let _ = self.ranges.set(ranges);
         }
         match self.ranges.get() {

@@ -1,4 +1,4 @@
-//! The column of entities. Not here: how tokens become entities ([`hfauto::pipelines`]).
+//! The column of entities. Not here: how tokens form entities ([`hfauto::pipelines`]).
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use hfauto::pipelines::{AggregationStrategy, Entity};
 
 use crate::tasks::labels::{logit_lists, logits_type};
 
-/// What the column holds.
+/// The content of the column.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Columns {
-    /// Whether entities are tokens, which have a place of their own.
+    /// Whether entities are single tokens, which have an index.
     index: bool,
-    /// Whether the logits of every token stand beside the entities.
+    /// Whether the column also holds the logits of every token.
     pub(super) logits: bool,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct ColumnBuilder {
     lengths: Vec<usize>,
     valid: Vec<bool>,
     logits: Vec<f32>,
-    /// Tokens of each row.
+    /// The number of tokens of each row.
     tokens: Vec<usize>,
 }
 
@@ -96,7 +96,7 @@ impl ColumnBuilder {
         self.valid.push(false);
     }
 
-    /// Adds a row; `logits` are those of its `tokens` tokens, if they are stored.
+    /// Adds a row; `logits` are those of its `tokens` tokens, if the column stores them.
     pub(super) fn push(&mut self, entities: &[Entity<'_>], logits: &[f32], tokens: usize) {
         for entity in entities {
             self.labels.append_value(entity.label);
@@ -114,7 +114,7 @@ impl ColumnBuilder {
         }
     }
 
-    /// The column; `labels` is how many logits a token has.
+    /// The column; `labels` is the number of logits per token.
     pub(super) fn finish(mut self, labels: usize) -> ArrayRef {
         let mut arrays: Vec<ArrayRef> = vec![
             Arc::new(self.labels.finish()),

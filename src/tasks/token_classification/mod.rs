@@ -1,5 +1,5 @@
-//! `token-classification`: a text to labelled spans, as transformers' pipeline gives them. A text of
-//! several windows is several sequences.
+//! `token-classification`: labels the tokens or spans of a text, as transformers' pipeline does. The
+//! windows of a long text are separate sequences.
 //!
 //! # Source
 //! `src/transformers/pipelines/token_classification.py` at v4.57.
@@ -36,17 +36,17 @@ use column::{ColumnBuilder, Columns};
 pub struct TokenClassification {
     /// The text column.
     pub input: String,
-    /// How tokens are joined to spans. Default: `none`.
+    /// How to merge tokens into spans. Default: `none`.
     pub aggregation_strategy: Option<AggregationStrategy>,
-    /// Labels to leave out. Default: `[O]`.
+    /// Labels to omit from the result. Default: `[O]`.
     pub ignore_labels: Option<Vec<String>>,
-    /// Tokens that the windows of a long text share.
+    /// The overlap of the windows of a long text, in tokens.
     pub stride: Option<u64>,
 }
 
 pub(super) static TOKEN_CLASSIFICATION: TaskDefinition = TaskDefinition {
     id: "token-classification",
-    summary: "Text to labelled spans.",
+    summary: "Labels the tokens or spans of a text.",
     auto_class: AutoClass::TokenClassification,
     outputs: &[ModelOutputName::Logits],
     generates: false,
@@ -76,8 +76,8 @@ impl TaskOptions for TokenClassification {
     fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
         if self.stride.is_some() && self.strategy() == AggregationStrategy::None {
             report.push(
-                Diagnostic::new(at.key("stride").key, "`stride` joins spans of windows")
-                    .hint("choose an `aggregation_strategy` other than none"),
+                Diagnostic::new(at.key("stride").key, "`stride` merges the spans of windows")
+                    .hint("choose an `aggregation_strategy` other than `none`"),
             );
         }
     }
@@ -99,14 +99,14 @@ struct TokenClassificationTask {
     stride: Option<usize>,
 }
 
-/// What is kept of the windows of a row.
+/// The tokens of a row's windows.
 struct RowTokens(Vec<WindowTokens>);
 
 /// The tokens of one sequence.
 struct WindowTokens {
-    /// How many there are.
+    /// The number of tokens.
     count: usize,
-    /// Those that are not special.
+    /// The tokens that are not special.
     tokens: Vec<TextToken>,
 }
 
@@ -120,8 +120,8 @@ impl TokenClassificationTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Unsupported` when the model has no such head; `Config` for options that do
-    /// not go together.
+    /// As [`Models::resolve`]; `Unsupported` if the model has no token classification head; `Config` for
+    /// conflicting options.
     fn resolve(step: &TaskStep, options: &TokenClassification, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve(step, AutoClass::TokenClassification, models)?;
         let input = TextInput::new(
@@ -136,7 +136,7 @@ impl TokenClassificationTask {
             if step.stores_logits() {
                 return Err(Error::new(
                     ErrorKind::Config,
-                    "`outputs: [logits]` with `stride`: a token of several windows has several logits",
+                    "`outputs: [logits]` with `stride`: a token in several windows has several logits",
                 )
                 .hint("remove one of them"));
             }
@@ -214,7 +214,7 @@ impl Task for TokenClassificationTask {
     }
 
     fn output_bytes(&self, tokens: usize) -> usize {
-        // Logits, what is kept of each token, and an entity for some.
+        // Counts logits, the kept token data, and an entity for some tokens.
         tokens * (size_of::<f32>() * self.num_labels() + size_of::<TextToken>() + 16)
     }
 

@@ -1,4 +1,4 @@
-"""Makes the checkpoints of this folder with torch (made with torch 2.9.1; any 2.x will do).
+"""Makes the checkpoints of this folder with torch (made with torch 2.9.1; any 2.x works).
 
     python make.py
 

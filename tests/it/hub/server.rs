@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 pub(super) const REPO: &str = "org/model";
 pub(super) const COMMIT: &str = "1111111111111111111111111111111111111111";
 
-/// A request that the server has seen.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) method: String,
@@ -38,10 +38,10 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
     /// The `Content-Length` to claim; the body's own if unset.
     pub(super) declared: Option<usize>,
-    /// Close the connection after this much of the body.
+    /// Close the connection after this many bytes of the body.
     pub(super) cut: Option<usize>,
     pub(super) delay: Duration,
-    /// Sends this repeatedly with a pause, and without a length.
+    /// Send this repeatedly with a pause, without a length.
     pub(super) endless: Option<(Vec<u8>, Duration)>,
 }
 
@@ -80,7 +80,7 @@ impl Server {
                     let Ok(stream) = stream else { continue };
                     let (log, handler) = (Arc::clone(&log), Arc::clone(&handler));
                     std::thread::spawn(move || {
-                        // A client that goes away is its own affair.
+                        // Errors of a disconnected client are ignored.
                         let _ = serve(stream, &log, handler.as_ref());
                     });
                 }
@@ -93,12 +93,12 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Takes the requests seen since the last call.
+    /// Takes the requests since the last call.
     pub(super) fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.log.lock().unwrap())
     }
 
-    /// As [`Server::seen`], as `METHOD /path`, sorted: transfers run side by side.
+    /// As [`Server::seen`], as `METHOD /path`, sorted, because transfers run concurrently.
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines: Vec<_> = self.seen().iter().map(Seen::line).collect();
         lines.sort();
@@ -165,37 +165,37 @@ fn serve(
     }
     stream.flush()?;
     stream.shutdown(std::net::Shutdown::Write)?;
-    // Waits for the client to close, so that no reset overtakes the answer.
+    // Waits for the client to close, so that no reset overtakes the response.
     let _ = stream.read(&mut [0; 16]);
     Ok(())
 }
 
-/// What goes wrong, and how the model looks. Changed between runs by the tests.
+/// The faults to inject, and the model to serve. Tests change them between runs.
 #[derive(Clone)]
 pub(super) struct World {
     pub(super) files: BTreeMap<String, Vec<u8>>,
     /// Revision → commit.
     pub(super) refs: BTreeMap<String, String>,
-    /// Answer every request to the hub so: status and `X-Error-Code`.
+    /// Respond to every request to the hub with this status and `X-Error-Code`.
     pub(super) refuse: Option<(u16, &'static str)>,
     /// Refuse only requests for files.
     pub(super) refuse_files: Option<(u16, &'static str)>,
-    /// Cut this many answers of the storage after so many bytes.
+    /// Interrupt this many responses of the storage after this many bytes.
     pub(super) cuts: usize,
     pub(super) cut_after: usize,
-    /// The storage answers with this status, and an error page.
+    /// The storage responds with this status and an error page.
     pub(super) storage_status: u16,
-    /// The storage sends the whole file whatever range is asked for.
+    /// The storage ignores ranges and sends the whole file.
     pub(super) no_ranges: bool,
-    /// The storage sends these bytes in place of the file.
+    /// The storage sends these bytes instead of the file.
     pub(super) storage_body: Option<Vec<u8>>,
     /// The etag of small files.
     pub(super) etag: Option<String>,
-    /// The response for small files, in place of their content.
+    /// The response for small files, instead of their content.
     pub(super) endless_file: Option<(Vec<u8>, Duration)>,
     /// The response for the repository listing.
     pub(super) endless_info: Option<(Vec<u8>, Duration)>,
-    /// The content of small files, in place of that of their etag.
+    /// The content of small files, instead of the one that matches their etag.
     pub(super) evil: Option<Vec<u8>>,
     pub(super) delay: Duration,
 }
@@ -220,7 +220,7 @@ pub(super) fn sha1(bytes: &[u8]) -> String {
     Sha1::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// As on the hub, weights are in large file storage and the rest in git.
+/// As on the hub, weights are in large file storage and other files in git.
 fn is_large(file: &str) -> bool {
     file.ends_with(".safetensors") || file.ends_with(".bin") || file.ends_with(".onnx")
 }

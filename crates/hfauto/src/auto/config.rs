@@ -1,4 +1,4 @@
-//! `config.json` with its overrides, and the family that it belongs to.
+//! `config.json` with its overrides, and its model family.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot};
 use crate::limits;
 use crate::models::{Dimensions, Fields};
+use crate::nn::AttnImplementation;
 
-/// Settings that every configuration of transformers has, whatever its family.
+/// Settings that every transformers configuration has.
 const COMMON_KEYS: [&str; 27] = [
     "_name_or_path",
     "architectures",
@@ -43,7 +44,7 @@ const COMMON_KEYS: [&str; 27] = [
     "use_cache",
 ];
 
-/// The configuration of a checkpoint: its family and every setting, known without weights.
+/// The configuration of a checkpoint: its family and all settings, known without weights.
 ///
 /// # Example
 /// ```
@@ -76,7 +77,7 @@ pub struct AutoConfigBuilder {
 }
 
 impl AutoConfigBuilder {
-    /// Branch, tag or commit; without it, `main`.
+    /// The branch, tag or commit; default `main`.
     #[must_use]
     pub fn revision(mut self, revision: impl Into<String>) -> Self {
         self.revision = Some(revision.into());
@@ -90,10 +91,10 @@ impl AutoConfigBuilder {
         self
     }
 
-    /// Reads the configuration.
+    /// Loads the configuration.
     ///
     /// # Errors
-    /// As [`AutoConfig::from_snapshot`]; `Hub` when the files cannot be had.
+    /// As [`AutoConfig::from_snapshot`]; `Hub` if the files cannot be obtained.
     pub fn load(self) -> Result<AutoConfig> {
         let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Config)?;
         AutoConfig::from_snapshot(&snapshot, &self.config)
@@ -101,15 +102,15 @@ impl AutoConfigBuilder {
 }
 
 impl AutoConfig {
-    /// Reads the configuration of a hub id or of a directory.
+    /// Loads the configuration of a hub id or directory.
     ///
     /// # Errors
-    /// As [`AutoConfig::from_snapshot`]; `Hub` when the files cannot be had.
+    /// As [`AutoConfig::from_snapshot`]; `Hub` if the files cannot be obtained.
     pub fn from_pretrained(id: &str) -> Result<Self> {
         Self::builder(id).load()
     }
 
-    /// The same with options.
+    /// As [`AutoConfig::from_pretrained`], with options.
     pub fn builder(id: impl Into<String>) -> AutoConfigBuilder {
         AutoConfigBuilder { id: id.into(), revision: None, config: Map::new() }
     }
@@ -117,8 +118,8 @@ impl AutoConfig {
     /// Reads `config.json` of `snapshot` and applies `overrides`.
     ///
     /// # Errors
-    /// `Unsupported` for a `model_type` or a setting that is not implemented, `Model` for a file that is
-    /// missing, broken or impossible, `Config` for an override that is no setting of the family.
+    /// `Unsupported` for a `model_type` or a setting that is not implemented; `Model` if the file is missing or
+    /// invalid; `Config` for an override that is not a setting of the family.
     pub fn from_snapshot(snapshot: &Snapshot, overrides: &Map<String, Value>) -> Result<Self> {
         let at = |error: Error| error.at(format!("config.json of `{}`", snapshot.name()));
         let json = snapshot.json("config.json")?.ok_or_else(|| {
@@ -130,12 +131,12 @@ impl AutoConfig {
         Self::from_json(json, overrides).map_err(at)
     }
 
-    /// From the parsed `config.json`.
+    /// Builds the configuration from a parsed `config.json`.
     ///
     /// # Errors
     /// As [`AutoConfig::from_snapshot`].
     pub fn from_json(mut json: Map<String, Value>, overrides: &Map<String, Value>) -> Result<Self> {
-        // Old configurations do not state it; an override may, and only then.
+        // Old configurations lack it. Only then may an override set it.
         let stated = json.get("model_type").is_some_and(|model_type| !model_type.is_null());
         if let (false, Some(model_type)) = (stated, overrides.get("model_type")) {
             json.insert("model_type".to_owned(), model_type.clone());
@@ -149,7 +150,7 @@ impl AutoConfig {
         Ok(Self { family, json, dimensions, id2label })
     }
 
-    /// The row of the table.
+    /// The family's row in the table.
     pub fn family(&self) -> &'static Family {
         self.family
     }
@@ -164,40 +165,41 @@ impl AutoConfig {
         &self.json
     }
 
-    /// Sizes, and how positions are counted.
+    /// The sizes and the numbering of positions.
     pub fn dimensions(&self) -> &Dimensions {
         &self.dimensions
     }
 
-    /// `architectures`: the classes that the checkpoint was saved from.
+    /// `architectures`: the classes from which the checkpoint was saved.
     pub fn architectures(&self) -> Vec<&str> {
         strings(&self.json, "architectures")
     }
 
-    /// Whether `attn_implementation: eager` asks for the eager kernel; otherwise the fastest is taken.
-    pub fn eager_attention(&self) -> bool {
-        self.json.get("attn_implementation").and_then(Value::as_str) == Some("eager")
+    /// The kernels that compute attention.
+    pub fn attn_implementation(&self) -> AttnImplementation {
+        Fields::new(&self.json).attn_implementation()
     }
 
-    /// Checks that the model is T5 or its multilingual form, as `AutoModelForT5` insists.
+    /// Checks that the model is T5 or mT5, which `AutoModelForT5` requires.
     ///
     /// # Errors
-    /// `Unsupported` when it is another.
+    /// `Unsupported` for another model.
     pub fn require_t5(&self) -> Result<()> {
-        match self.model_type() {
-            "t5" | "mt5" => Ok(()),
-            other => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("`AutoModelForT5` loads T5, but the model_type is `{other}`"),
-            )
-            .hint(format!("`{other}` works with {}", self.family.class_names()))),
+        if self.family.auto_model_for_t5 {
+            return Ok(());
         }
+        let other = self.model_type();
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("`AutoModelForT5` loads T5, but the model_type is `{other}`"),
+        )
+        .hint(format!("`{other}` works with {}", self.family.class_names())))
     }
 
-    /// The class that the deprecated `AutoModelWithLMHead` stands for; warns that it is deprecated.
+    /// The class to which the deprecated `AutoModelWithLMHead` resolves. Logs a deprecation warning.
     ///
     /// # Errors
-    /// `Unsupported` when the family has no head over a vocabulary.
+    /// `Unsupported` if the family has no head over the vocabulary.
     pub fn with_lm_head(&self) -> Result<AutoClass> {
         let classes = [AutoClass::Seq2SeqLM, AutoClass::MaskedLM, AutoClass::CausalLM];
         let class = classes.into_iter().find(|class| self.family.has(*class)).ok_or_else(|| {
@@ -215,17 +217,17 @@ impl AutoConfig {
         Ok(class)
     }
 
-    /// `problem_type`, if the configuration says it.
+    /// `problem_type`, if the configuration sets it.
     pub fn problem_type(&self) -> Option<&str> {
         self.json.get("problem_type").and_then(Value::as_str)
     }
 
-    /// Whether attentions are wanted by default.
+    /// Whether attentions are returned by default.
     pub fn output_attentions(&self) -> bool {
         self.json.get("output_attentions").and_then(Value::as_bool).unwrap_or(false)
     }
 
-    /// Whether hidden states are wanted by default.
+    /// Whether hidden states are returned by default.
     pub fn output_hidden_states(&self) -> bool {
         self.json.get("output_hidden_states").and_then(Value::as_bool).unwrap_or(false)
     }
@@ -239,7 +241,7 @@ fn strings<'a>(json: &'a Map<String, Value>, key: &str) -> Vec<&'a str> {
 /// The family by `model_type`, or an error with a remedy. As in transformers without `trust_remote_code`, a built-in
 /// architecture takes precedence over the Python code that `auto_map` names.
 fn family(json: &Map<String, Value>) -> Result<&'static Family> {
-    let known = format!("implemented model types are: {}", Family::model_types());
+    let known = format!("implemented model types: {}", Family::model_types());
     let has_code = json.get("auto_map").is_some_and(|map| !map.is_null());
     let Some(model_type) = json.get("model_type").filter(|value| !value.is_null()) else {
         let architectures = strings(json, "architectures");
@@ -264,7 +266,7 @@ fn family(json: &Map<String, Value>) -> Result<&'static Family> {
         if has_code {
             tracing::debug!(
                 model_type,
-                "`auto_map` in config.json is passed over: the architecture is built in"
+                "ignoring `auto_map` in config.json: the architecture is built in"
             );
         }
         return Ok(family);
@@ -274,7 +276,7 @@ fn family(json: &Map<String, Value>) -> Result<&'static Family> {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "model_type `{model_type}` is Python code of the model's own repository (`auto_map`), which is not run"
+                    "model_type `{model_type}` needs Python code of the model's repository (`auto_map`), which is not executed"
                 ),
             )
             .hint(format!("choose a checkpoint of a built-in architecture; {known}")));
@@ -290,7 +292,7 @@ fn family(json: &Map<String, Value>) -> Result<&'static Family> {
     })
 }
 
-/// Refuses more labels than a head can have, before any weight is read: each label is a string.
+/// Rejects more labels than a head can have before reading any weights: each label is a string.
 fn check_labels(json: &Map<String, Value>, overrides: &Map<String, Value>) -> Result<()> {
     let count = |key: &str| match json.get(key) {
         Some(Value::Number(count)) => count.as_f64().unwrap_or(0.0),
@@ -303,14 +305,14 @@ fn check_labels(json: &Map<String, Value>, overrides: &Map<String, Value>) -> Re
             let kind =
                 if overrides.contains_key(key) { ErrorKind::Config } else { ErrorKind::Model };
             let message =
-                format!("`{key}` in config.json says {found} labels, expected at most {most}");
+                format!("`{key}` in config.json has {found} labels, expected at most {most}");
             return Err(Error::new(kind, message));
         }
     }
     Ok(())
 }
 
-/// Common names become the family's own; where both are given, the common one wins, as in transformers.
+/// Renames common setting names to the family's own. If both are given, the common name wins, as in transformers.
 fn resolve_attribute_map(family: &Family, json: &mut Map<String, Value>) {
     for (common, own) in family.attribute_map {
         if let Some(value) = json.shift_remove(*common) {
@@ -319,8 +321,8 @@ fn resolve_attribute_map(family: &Family, json: &mut Map<String, Value>) {
     }
 }
 
-/// Writes `overrides` over `json`. A key that is no setting of the family is an error: transformers
-/// would ignore it, and a pipeline must not.
+/// Applies `overrides` to `json`. A key that is not a setting of the family is an error; transformers would ignore
+/// it silently.
 fn apply(
     family: &Family,
     json: &mut Map<String, Value>,
@@ -340,7 +342,7 @@ fn apply(
             return Err(Error::new(
                 ErrorKind::Config,
                 format!(
-                    "`model_type` is `{}` in config.json, and cannot be another",
+                    "`model_type` is `{}` in config.json and cannot be overridden",
                     family.model_type
                 ),
             ));
@@ -376,9 +378,9 @@ fn apply(
                 ErrorKind::Unsupported,
                 format!("`attn_implementation: {value}` is not implemented"),
             )
-            .hint("implemented are: eager, and sdpa: the fastest kernel for the device"));
+            .hint("valid values: eager, sdpa (the fastest kernel for the device)"));
         }
-        // As in transformers, a new number of labels makes new names for them.
+        // As in transformers, a new number of labels resets the label names.
         if key == "num_labels" {
             let labels = json.get("id2label").and_then(Value::as_object).map(Map::len);
             if labels.is_some_and(|labels| Some(labels as u64) != value.as_u64()) {
@@ -414,7 +416,7 @@ mod tests {
         assert_eq!(
             text,
             "model_type `rberta` in config.json is not implemented; the nearest name is `roberta`\n\
-             hint: implemented model types are: \
+             hint: implemented model types: \
              bert, camembert, deit, distilbert, gpt2, mpnet, mt5, roberta, t5, vit, xlm-roberta"
         );
         let (_, text) = refused(json!({"model_type": "mamba"}), json!({}));
@@ -432,7 +434,7 @@ mod tests {
         assert_eq!(kind, ErrorKind::Config);
         assert!(text.contains("is `bert` in config.json"), "{text}");
         let (_, text) = refused(json!({}), json!({}));
-        assert!(text.contains("model types are"), "{text}");
+        assert!(text.contains("implemented model types: "), "{text}");
     }
 
     #[test]

@@ -1,40 +1,40 @@
-//! Which device a model is on: `device` of `from_pretrained` and of a pipeline's models.
+//! The device of a model: `device` of `from_pretrained` and of a pipeline's models.
 
 use candle_core::Device;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The devices that `auto` means: all cards that this build and this machine have, each with a copy of the model, else the
-/// CPU. `CUDA_VISIBLE_DEVICES` hides cards from the driver, and so from here.
+/// The devices for `auto`: all GPUs of the build and the machine, each with a copy of the model, else the CPU.
+/// `CUDA_VISIBLE_DEVICES` hides GPUs from the driver, and therefore from here.
 ///
 /// # Errors
 /// As [`cuda_device`].
 pub fn auto_devices() -> Result<Vec<Device>> {
-    match cards() {
+    match gpu_count() {
         0 => Ok(vec![Device::Cpu]),
         cards => (0..cards).map(cuda_device).collect(),
     }
 }
 
-/// How many NVIDIA cards this build can compute on.
-fn cards() -> usize {
+/// The number of NVIDIA GPUs that this build can use.
+fn gpu_count() -> usize {
     #[cfg(feature = "cuda")]
     return crate::nn::cuda::device_count();
     #[cfg(not(feature = "cuda"))]
     0
 }
 
-/// The NVIDIA card `ordinal`.
+/// The NVIDIA GPU `ordinal`.
 ///
 /// # Errors
-/// `Unsupported` when this build or this machine does not have it.
+/// `Unsupported` if the build or the machine does not have it.
 #[cfg(feature = "cuda")]
 pub fn cuda_device(ordinal: usize) -> Result<Device> {
-    let count = cards();
+    let count = gpu_count();
     let message = match count {
-        0 => format!("there is no device `cuda:{ordinal}`: no NVIDIA card with a driver was found"),
+        0 => format!("there is no device `cuda:{ordinal}`: found no NVIDIA GPU with a driver"),
         _ => format!(
-            "there is no device `cuda:{ordinal}`: cards are numbered from 0 to {}",
+            "there is no device `cuda:{ordinal}`: GPUs are numbered from 0 to {}",
             count - 1
         ),
     };
@@ -43,24 +43,24 @@ pub fn cuda_device(ordinal: usize) -> Result<Device> {
         return Err(error());
     }
     crate::nn::cuda::device(ordinal).map_err(|e| {
-        Error::new(ErrorKind::Unsupported, format!("device `cuda:{ordinal}` does not start"))
+        Error::new(ErrorKind::Unsupported, format!("cannot initialize device `cuda:{ordinal}`"))
             .source(e)
-            .hint("use `cpu`, or look at `nvidia-smi`")
+            .hint("use `cpu`, or check `nvidia-smi`")
     })
 }
 
-/// The NVIDIA card `ordinal`.
+/// The NVIDIA GPU `ordinal`.
 ///
 /// # Errors
-/// `Unsupported` when this build or this machine does not have it.
+/// `Unsupported` if the build or the machine does not have it.
 #[cfg(not(feature = "cuda"))]
 pub fn cuda_device(ordinal: usize) -> Result<Device> {
     let message = format!("device `cuda:{ordinal}`: this program was built without CUDA");
     Err(Error::new(ErrorKind::Unsupported, message)
-        .hint("use `cpu` or `auto`, or build it with `--features cuda`"))
+        .hint("use `cpu` or `auto`, or build with `--features cuda`"))
 }
 
-/// What `dtype: auto` is on devices of one kind: f32 on CPUs, bf16 on cards, f16 where one of them lacks it.
+/// The dtype for `auto` on devices of one kind: f32 on a CPU, bf16 on GPUs, f16 if a GPU lacks bf16.
 pub fn auto_dtype(devices: &[Device]) -> candle_core::DType {
     #[cfg(feature = "cuda")]
     if devices.iter().any(Device::is_cuda) {

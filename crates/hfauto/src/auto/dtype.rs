@@ -1,4 +1,5 @@
-//! What a model computes in, and whether it can: `dtype` of `from_pretrained` and of a pipeline's models.
+//! The dtype of a model's computation, and the supported combinations: `dtype` of `from_pretrained` and of a
+//! pipeline's models.
 
 use candle_core::{DType, Device};
 
@@ -9,14 +10,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Backbone, Head};
 use crate::nn::Precision;
 
-/// What a model computes in.
+/// The dtype of a model's computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelDtype {
-    /// Floats of this kind.
+    /// Floating point.
     Float(DType),
-    /// The linear layers of an encoder in 8-bit integers: weights rounded once, for each output by itself,
-    /// activations while the model runs, for each token by itself. The products of attention are in bf16 where the
-    /// processor has such; everything else, heads and poolers too, is f32.
+    /// Dynamic int8 quantization of an encoder's linear layers: static weight scales per output feature, dynamic
+    /// activation scales per token. Attention is computed in bf16 if the processor supports it; everything else,
+    /// heads and poolers included, in f32.
     Int8,
 }
 
@@ -35,7 +36,7 @@ impl ModelDtype {
         }
     }
 
-    /// The dtype that tensors are loaded in.
+    /// The dtype of loaded tensors.
     pub fn tensors(self) -> DType {
         match self {
             Self::Float(dtype) => dtype,
@@ -43,7 +44,7 @@ impl ModelDtype {
         }
     }
 
-    /// How its layers compute.
+    /// The precision of the layers.
     pub(super) fn precision(self) -> Precision {
         match self {
             Self::Float(_) => Precision::Full,
@@ -51,11 +52,11 @@ impl ModelDtype {
         }
     }
 
-    /// What to compute in on `device`; without a wish, f32. On a CPU there are f32 and int8: candle has no bf16
-    /// products there, and f16 is slower and less exact.
+    /// The dtype of the computation on `device`; by default f32. A CPU supports f32 and int8: candle has no bf16
+    /// matrix products there, and f16 is slower and less accurate.
     ///
     /// # Errors
-    /// `Unsupported` when the device, the family or the Auto class does not compute in it.
+    /// `Unsupported` if the device, the family or the Auto class does not support it.
     pub fn computable(
         wish: Option<Self>,
         device: &Device,
@@ -82,11 +83,11 @@ impl ModelDtype {
         Err(error.hint("use `f32`; narrower weights are widened when they are loaded"))
     }
 
-    /// Gives every linear layer of a loaded model the form that the device computes in, and returns how many
-    /// numbers are in 8 bits from then on.
+    /// Packs every linear layer of a loaded model for the device, and returns how many parameters are then in
+    /// int8.
     ///
     /// # Errors
-    /// When a weight cannot be read.
+    /// If a weight cannot be read.
     pub(super) fn pack(
         self,
         backbone: &mut dyn Backbone,
@@ -107,10 +108,10 @@ impl ModelDtype {
 }
 
 impl AutoConfig {
-    /// Checks, without weights, that `class` of this model computes in 8-bit integers.
+    /// Checks, without weights, that `class` of this model supports int8.
     ///
     /// # Errors
-    /// `Unsupported` for a family that does not, or a model that generates.
+    /// `Unsupported` for a family that does not support it, or a model that generates.
     pub fn require_int8(&self, class: AutoClass) -> Result<()> {
         let family = self.family();
         let generates = matches!(class, AutoClass::CausalLM | AutoClass::Seq2SeqLM);

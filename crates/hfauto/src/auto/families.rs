@@ -1,7 +1,8 @@
-//! The table: one row a `model_type`, one column an Auto class.
+//! The table of families: one row per `model_type`, one column per Auto class.
 //!
-//! To add an architecture, write its file in `crate::models`, add a row here and a golden of the same
-//! name in `tests/golden`. A test of this file fails while the golden is missing.
+//! A row declares everything about a family except its computation. To add an architecture, write its file in
+//! `crate::models`, add a row here, and add a golden of the same name in `tests/golden`. A test in this file
+//! fails while the golden is missing.
 
 use candle_nn::VarBuilder;
 
@@ -18,25 +19,36 @@ use crate::models::t5::{T5Config, T5EncoderModel, T5Model};
 use crate::models::vit::{ViTConfig, ViTModel};
 use crate::models::{Backbone, Dimensions, Fields, HeadLayout};
 
-/// One `model_type` and what each Auto class makes of it.
+/// A `model_type` and its implementation of each Auto class.
 #[derive(Debug)]
 pub struct Family {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
-    /// How the names in `architectures` begin.
+    /// The prefix of the names in `architectures`.
     pub architecture: &'static str,
-    /// What tensor names begin with when the checkpoint was saved with a head.
+    /// The prefix of tensor names in a checkpoint that was saved with a head.
     pub base_model_prefix: &'static str,
-    /// Common names of settings that the family calls otherwise (`attribute_map` of transformers).
+    /// Common setting names that the family spells differently (`attribute_map` of transformers).
     pub attribute_map: &'static [(&'static str, &'static str)],
-    /// Whether its linear layers may be in 8-bit integers: encoders whose quality was measured.
+    /// Whether dtype `int8` is allowed: only for encoders whose accuracy in int8 was measured.
     pub int8: bool,
+    /// The default tokenizer class, if no file names one; `None` for a family that reads images.
+    pub tokenizer_class: Option<&'static str>,
+    /// The default image processor class, if no file names one.
+    pub image_processor_type: Option<&'static str>,
+    /// The default special tokens of generation, if neither generation_config.json nor config.json has them.
+    pub special_token_ids: &'static [(&'static str, u32)],
+    /// Whether `AutoModelForT5` accepts the family.
+    pub auto_model_for_t5: bool,
     /// Reads the configuration without weights.
     pub dimensions: fn(&Fields<'_>) -> Result<Dimensions>,
     /// Column `AutoModel`: loads the architecture without a head.
     pub auto_model: LoadBackbone,
     /// The other columns that the family has.
     pub heads: &'static [FamilyHead],
+    /// Prefixes of tensor names in checkpoints that no architecture here loads, or that only another
+    /// architecture of the family loads. Tensors of `heads` are recognized by their layers.
+    pub keys_to_ignore_on_load_unexpected: &'static [&'static str],
 }
 
 /// Loads an architecture without a head.
@@ -47,45 +59,32 @@ pub type LoadBackbone = fn(&Fields<'_>, VarBuilder<'_>) -> Result<Box<dyn Backbo
 pub struct FamilyHead {
     /// The Auto class that loads it.
     pub class: AutoClass,
-    /// The name in `architectures` that chooses this row, where the class has another one too.
+    /// The name in `architectures` that selects this row, if the class has several.
     pub architecture: Option<&'static str>,
     /// Its layers.
     pub layout: HeadLayout,
-    /// The architecture that it stands on where that is not what `AutoModel` loads (T5's decoder).
+    /// The backbone, if it is not the one that `AutoModel` loads (T5 with its decoder).
     pub backbone: Option<LoadBackbone>,
 }
 
-/// Every `model_type` that this version implements, in alphabetical order.
+/// The implemented values of `model_type`, in alphabetical order.
 pub static FAMILIES: [Family; 11] = [
-    Family {
-        model_type: "bert",
-        architecture: "Bert",
-        base_model_prefix: "bert",
-        attribute_map: &[],
-        int8: true,
-        dimensions: |fields| Ok(BertConfig::new(fields)?.dimensions()),
-        auto_model: |fields, vb| bert(BertConfig::new(fields)?, vb),
-        heads: &heads::BERT,
-    },
+    BERT,
     Family {
         model_type: "camembert",
         architecture: "Camembert",
-        base_model_prefix: "roberta",
-        attribute_map: &[],
-        int8: true,
-        dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
-        auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
-        heads: &heads::ROBERTA,
+        tokenizer_class: Some("CamembertTokenizer"),
+        ..XLM_ROBERTA
     },
     Family {
         model_type: "deit",
         architecture: "DeiT",
         base_model_prefix: "deit",
-        attribute_map: &[],
-        int8: false,
+        image_processor_type: Some("DeiTImageProcessor"),
         dimensions: |fields| Ok(deit_config(fields)?.dimensions()),
         auto_model: |fields, vb| vit(&deit_config(fields)?, vb),
         heads: &heads::DEIT,
+        ..VIT
     },
     Family {
         model_type: "distilbert",
@@ -96,13 +95,15 @@ pub static FAMILIES: [Family; 11] = [
             ("num_attention_heads", "n_heads"),
             ("num_hidden_layers", "n_layers"),
         ],
-        int8: true,
+        tokenizer_class: Some("DistilBertTokenizer"),
+        special_token_ids: &[],
         dimensions: |fields| Ok(DistilBertConfig::new(fields)?.dimensions()),
         auto_model: |fields, vb| {
             let config = DistilBertConfig::new(fields)?;
             Ok(Box::new(DistilBertModel::load(vb, &config).map_err(cannot_load)?))
         },
         heads: &heads::DISTILBERT,
+        ..BERT
     },
     Family {
         model_type: "gpt2",
@@ -115,84 +116,118 @@ pub static FAMILIES: [Family; 11] = [
             ("num_hidden_layers", "n_layer"),
         ],
         int8: false,
+        tokenizer_class: Some("GPT2Tokenizer"),
+        special_token_ids: &[("bos_token_id", 50256), ("eos_token_id", 50256)],
         dimensions: |fields| Ok(Gpt2Config::new(fields)?.dimensions()),
         auto_model: |fields, vb| {
             let config = Gpt2Config::new(fields)?;
             Ok(Box::new(Gpt2Model::load(vb, &config).map_err(cannot_load)?))
         },
         heads: &heads::GPT2,
+        keys_to_ignore_on_load_unexpected: &["multiple_choice_head."],
+        ..BERT
     },
     Family {
         model_type: "mpnet",
         architecture: "MPNet",
         base_model_prefix: "mpnet",
-        attribute_map: &[],
-        int8: true,
+        tokenizer_class: Some("MPNetTokenizer"),
+        special_token_ids: &[],
         dimensions: |fields| Ok(MPNetConfig::new(fields)?.dimensions()),
         auto_model: |fields, vb| {
             let config = MPNetConfig::new(fields)?;
             Ok(Box::new(MPNetModel::load(vb, &config).map_err(cannot_load)?))
         },
         heads: &heads::MPNET,
+        ..BERT
     },
+    // Its configuration names T5's tokenizer class.
     Family {
         model_type: "mt5",
         architecture: "MT5",
-        base_model_prefix: "transformer",
-        attribute_map: &T5_ATTRIBUTE_MAP,
-        int8: false,
         dimensions: |fields| Ok(T5Config::mt5(fields)?.dimensions()),
         auto_model: |fields, vb| t5_encoder(&T5Config::mt5(fields)?, &vb),
         heads: &heads::MT5,
+        ..T5
     },
-    Family {
-        model_type: "roberta",
-        architecture: "Roberta",
-        base_model_prefix: "roberta",
-        attribute_map: &[],
-        int8: true,
-        dimensions: |fields| Ok(roberta_config(fields)?.dimensions()),
-        auto_model: |fields, vb| bert(roberta_config(fields)?, vb),
-        heads: &heads::ROBERTA,
-    },
-    Family {
-        model_type: "t5",
-        architecture: "T5",
-        base_model_prefix: "transformer",
-        attribute_map: &T5_ATTRIBUTE_MAP,
-        int8: false,
-        dimensions: |fields| Ok(T5Config::t5(fields)?.dimensions()),
-        auto_model: |fields, vb| t5_encoder(&T5Config::t5(fields)?, &vb),
-        heads: &heads::T5,
-    },
-    Family {
-        model_type: "vit",
-        architecture: "ViT",
-        base_model_prefix: "vit",
-        attribute_map: &[],
-        int8: false,
-        dimensions: |fields| Ok(ViTConfig::new(fields)?.dimensions()),
-        auto_model: |fields, vb| vit(&ViTConfig::new(fields)?, vb),
-        heads: &heads::VIT,
-    },
-    Family {
-        model_type: "xlm-roberta",
-        architecture: "XLMRoberta",
-        base_model_prefix: "roberta",
-        attribute_map: &[],
-        int8: true,
-        dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
-        auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
-        heads: &heads::ROBERTA,
-    },
+    ROBERTA,
+    T5,
+    VIT,
+    XLM_ROBERTA,
 ];
 
-const T5_ATTRIBUTE_MAP: [(&str, &str); 4] = [
-    ("head_dim", "d_kv"),
-    ("hidden_size", "d_model"),
-    ("num_attention_heads", "num_heads"),
-    ("num_hidden_layers", "num_layers"),
-];
+const BERT: Family = Family {
+    model_type: "bert",
+    architecture: "Bert",
+    base_model_prefix: "bert",
+    attribute_map: &[],
+    int8: true,
+    tokenizer_class: Some("BertTokenizer"),
+    image_processor_type: None,
+    special_token_ids: &[("pad_token_id", 0)],
+    auto_model_for_t5: false,
+    dimensions: |fields| Ok(BertConfig::new(fields)?.dimensions()),
+    auto_model: |fields, vb| bert(BertConfig::new(fields)?, vb),
+    heads: &heads::BERT,
+    keys_to_ignore_on_load_unexpected: &[],
+};
+
+const ROBERTA: Family = Family {
+    model_type: "roberta",
+    architecture: "Roberta",
+    base_model_prefix: "roberta",
+    tokenizer_class: Some("RobertaTokenizer"),
+    special_token_ids: &[("bos_token_id", 0), ("pad_token_id", 1), ("eos_token_id", 2)],
+    dimensions: |fields| Ok(roberta_config(fields)?.dimensions()),
+    auto_model: |fields, vb| bert(roberta_config(fields)?, vb),
+    heads: &heads::ROBERTA,
+    ..BERT
+};
+
+const XLM_ROBERTA: Family = Family {
+    model_type: "xlm-roberta",
+    architecture: "XLMRoberta",
+    tokenizer_class: Some("XLMRobertaTokenizer"),
+    dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
+    auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
+    ..ROBERTA
+};
+
+const T5: Family = Family {
+    model_type: "t5",
+    architecture: "T5",
+    base_model_prefix: "transformer",
+    attribute_map: &[
+        ("head_dim", "d_kv"),
+        ("hidden_size", "d_model"),
+        ("num_attention_heads", "num_heads"),
+        ("num_hidden_layers", "num_layers"),
+    ],
+    int8: false,
+    tokenizer_class: Some("T5Tokenizer"),
+    special_token_ids: &[("pad_token_id", 0), ("eos_token_id", 1)],
+    auto_model_for_t5: true,
+    dimensions: |fields| Ok(T5Config::t5(fields)?.dimensions()),
+    auto_model: |fields, vb| t5_encoder(&T5Config::t5(fields)?, &vb),
+    heads: &heads::T5,
+    // The decoder, and copies of the embeddings under other names.
+    keys_to_ignore_on_load_unexpected: &["decoder.", "encoder.embed_tokens.", "shared."],
+    ..BERT
+};
+
+const VIT: Family = Family {
+    model_type: "vit",
+    architecture: "ViT",
+    base_model_prefix: "vit",
+    int8: false,
+    tokenizer_class: None,
+    image_processor_type: Some("ViTImageProcessor"),
+    special_token_ids: &[],
+    dimensions: |fields| Ok(ViTConfig::new(fields)?.dimensions()),
+    auto_model: |fields, vb| vit(&ViTConfig::new(fields)?, vb),
+    heads: &heads::VIT,
+    ..BERT
+};
 
 impl Family {
     /// The row of `model_type`.
@@ -200,7 +235,7 @@ impl Family {
         FAMILIES.iter().find(|family| family.model_type == model_type)
     }
 
-    /// The row whose architectures begin like `architecture`, as `BertForMaskedLM`.
+    /// The row with the prefix of `architecture`, for example `BertForMaskedLM`.
     pub(super) fn by_architecture(architecture: &str) -> Option<&'static Self> {
         FAMILIES.iter().find(|family| {
             architecture.strip_prefix(family.architecture).is_some_and(|class| {
@@ -209,11 +244,11 @@ impl Family {
         })
     }
 
-    /// The head that `class` loads, of several the one that `architectures` of `config.json` name.
+    /// The head for `class`. If there are several, `architectures` of `config.json` selects one.
     ///
     /// # Errors
-    /// `Unsupported` when the family has none, with the classes that it has and the model types that have
-    /// this one.
+    /// `Unsupported` if the family has no such head, with the classes that it has and the model types that
+    /// have this class.
     pub fn head(&self, class: AutoClass, architectures: &[&str]) -> Result<&'static FamilyHead> {
         let of_class = || self.heads.iter().filter(|head| head.class == class);
         let named =
@@ -237,7 +272,7 @@ impl Family {
         })
     }
 
-    /// The names of its Auto classes, for messages.
+    /// The names of the family's Auto classes, for messages.
     pub(super) fn class_names(&self) -> String {
         self.classes().map(AutoClass::name).collect::<Vec<_>>().join(", ")
     }
@@ -253,6 +288,22 @@ impl Family {
         std::iter::once(AutoClass::Model).chain(heads.map(|head| head.class))
     }
 
+    /// Whether the tensor `name` belongs to a head of the family: it has the first path component of a head's
+    /// layer.
+    pub(super) fn is_of_head(&self, name: &str) -> bool {
+        let module = first_part(name);
+        self.heads
+            .iter()
+            .flat_map(|head| head.layout.names())
+            .any(|layer| first_part(layer) == module)
+    }
+
+    /// Whether the tensor `name` may be in a checkpoint without being loaded.
+    pub(super) fn leaves_aside(&self, name: &str) -> bool {
+        let unexpected = self.keys_to_ignore_on_load_unexpected;
+        self.is_of_head(name) || unexpected.iter().any(|start| name.starts_with(start))
+    }
+
     /// All model types, for messages.
     pub(super) fn model_types() -> String {
         let names: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
@@ -260,11 +311,15 @@ impl Family {
     }
 }
 
+fn first_part(path: &str) -> &str {
+    path.split_once('.').map_or(path, |(first, _)| first)
+}
+
 fn bert(config: BertConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(BertModel::load(vb, &config).map_err(cannot_load)?))
 }
 
-/// What sentence-transformers loads, too; with the decoder, see the heads.
+/// The encoder, as sentence-transformers uses it. The heads use the encoder and decoder.
 fn t5_encoder(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(T5EncoderModel::load(vb, config).map_err(cannot_load)?))
 }
@@ -273,10 +328,10 @@ fn t5_model(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>>
     Ok(Box::new(T5Model::load(vb, config).map_err(cannot_load)?))
 }
 
-/// T5's encoder and decoder, as heads stand on them.
+/// T5's encoder and decoder, the backbone of its heads.
 pub(super) const T5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::t5(fields)?, &vb);
 
-/// mT5's encoder and decoder.
+/// mT5's encoder and decoder, the backbone of its heads.
 pub(super) const MT5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::mt5(fields)?, &vb);
 
 fn vit(config: &ViTConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {

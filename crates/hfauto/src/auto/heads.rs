@@ -1,4 +1,4 @@
-//! Head layouts of the families: which layers, under which names, stand on which states.
+//! The head layouts of the families: their layers, the tensor names, and the states that they read.
 //!
 //! # Source
 //! The `…For…` classes of `modeling_*.py` in `src/transformers/models` at v4.57.
@@ -22,7 +22,7 @@ const TOKENS: Row =
 const ANSWER: Row =
     row(AutoClass::QuestionAnswering, Reads::Tokens, &[Layer::Outputs("qa_outputs", 2)]);
 
-/// The pooler, then one number a choice.
+/// The pooler, then one logit per choice.
 const CHOICE: Row = row(
     AutoClass::MultipleChoice,
     Reads::First,
@@ -68,7 +68,7 @@ const ROBERTA_VOCABULARY: [Layer; 4] = [
     Layer::Vocabulary("lm_head.decoder", &["lm_head.bias", "lm_head.decoder.bias"]),
 ];
 
-/// RoBERTa's classifier: a layer and tanh on the first token, without the pooler.
+/// RoBERTa's classifier: a dense layer and tanh on the first token, without the pooler.
 const ROBERTA_CLASSIFIER: Row = row(
     AutoClass::SequenceClassification,
     Reads::First,
@@ -89,7 +89,7 @@ pub(super) static ROBERTA: [Row; 6] = [
     CHOICE,
 ];
 
-/// Heads of MPNet: RoBERTa's, without a decoder.
+/// Heads of MPNet: those of RoBERTa, without causal LM.
 pub(super) static MPNET: [Row; 5] = [
     row(AutoClass::MaskedLM, Reads::Tokens, &ROBERTA_VOCABULARY),
     ROBERTA_CLASSIFIER,
@@ -135,14 +135,14 @@ pub(super) static GPT2: [Row; 4] = [
     TOKENS,
 ];
 
-/// `classifier` on the first token, which stands for the image.
+/// `classifier` on the first token, which represents the image.
 const IMAGE: Row =
     row(AutoClass::ImageClassification, Reads::First, &[Layer::Labels("classifier")]);
 
 /// Heads of ViT.
 pub(super) static VIT: [Row; 1] = [IMAGE];
 
-/// Heads of DeiT: one, or the mean of two where the checkpoint was distilled.
+/// Heads of DeiT: one classifier, or the mean of two in a distilled checkpoint.
 pub(super) static DEIT: [Row; 2] = [
     IMAGE,
     Row {
@@ -154,7 +154,7 @@ pub(super) static DEIT: [Row; 2] = [
         )
     },
 ];
-/// Heads of T5 and mT5: on the decoder, save for token classification, which reads the encoder.
+/// Heads of T5 and mT5: on the decoder, except token classification, which reads the encoder.
 const fn t5(model: LoadBackbone) -> [Row; 4] {
     const VOCABULARY: [Layer; 2] = [Layer::ScaleIfTied, Layer::Vocabulary("lm_head", &[])];
     const CLASSIFICATION_HEAD: [Layer; 3] = [

@@ -1,8 +1,8 @@
-//! `AutoImageProcessor`: a picture to the numbers that a model reads, exactly as the image processors of
-//! transformers 4.57 that run on Pillow and numpy give them.
+//! `AutoImageProcessor`: converts an image to a model's input, with exactly the results of transformers
+//! 4.57's image processors on Pillow and numpy.
 //!
-//! It reads `preprocessor_config.json`, in its forms before and after 2022. A checkpoint saved from a
-//! "Fast" processor is read in the same way, as transformers does where torchvision is missing. Not here:
+//! It reads `preprocessor_config.json` in its forms before and after 2022. A checkpoint saved from a
+//! "Fast" processor is read in the same way, as transformers does without torchvision. Not here: image
 //! files and their formats (`crate::image`). The entries are [`AutoImageProcessor::from_pretrained`] and
 //! [`AutoImageProcessor::preprocess`].
 //!
@@ -13,6 +13,7 @@
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
 
+use super::families::Family;
 use super::snapshot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot};
@@ -21,33 +22,20 @@ use crate::limits;
 
 const FILE: &str = "preprocessor_config.json";
 
-/// A class of image processors with its defaults.
+/// An image processor class and its defaults.
 #[derive(Debug, PartialEq, Eq)]
 struct Class {
     /// Its name without `ImageProcessor`, `ImageProcessorFast` or `FeatureExtractor`.
     name: &'static str,
-    model_type: &'static str,
     size: usize,
-    /// The side of the part in the middle that is kept, for a class that cuts.
+    /// The size of the center crop, for a class that crops.
     crop_size: Option<usize>,
     resample: Resampling,
 }
 
 static CLASSES: [Class; 2] = [
-    Class {
-        name: "ViT",
-        model_type: "vit",
-        size: 224,
-        crop_size: None,
-        resample: Resampling::Bilinear,
-    },
-    Class {
-        name: "DeiT",
-        model_type: "deit",
-        size: 256,
-        crop_size: Some(224),
-        resample: Resampling::Bicubic,
-    },
+    Class { name: "ViT", size: 224, crop_size: None, resample: Resampling::Bilinear },
+    Class { name: "DeiT", size: 256, crop_size: Some(224), resample: Resampling::Bicubic },
 ];
 
 /// `IMAGENET_STANDARD_MEAN` and `IMAGENET_STANDARD_STD`.
@@ -78,11 +66,11 @@ const CHANNELS: usize = 3;
 #[derive(Clone, Debug)]
 pub struct AutoImageProcessor {
     class: &'static Class,
-    /// Height and width, with the filter.
+    /// Height, width and filter.
     resize: Option<(Size, Resampling)>,
     center_crop: Option<Size>,
     rescale_factor: Option<f64>,
-    /// The mean and the standard deviation of each colour.
+    /// The mean and the standard deviation of each colour channel.
     normalize: Option<[[f32; CHANNELS]; 2]>,
     digest: blake3::Hash,
 }
@@ -102,24 +90,24 @@ pub struct AutoImageProcessorBuilder {
 }
 
 impl AutoImageProcessorBuilder {
-    /// Branch, tag or commit; without it, `main`.
+    /// The branch, tag or commit; default `main`.
     #[must_use]
     pub fn revision(mut self, revision: impl Into<String>) -> Self {
         self.revision = Some(revision.into());
         self
     }
 
-    /// Overrides of `preprocessor_config.json`, like keyword arguments of `from_pretrained`.
+    /// Overrides of `preprocessor_config.json`, as the keyword arguments of `from_pretrained`.
     #[must_use]
     pub fn config(mut self, config: Map<String, Value>) -> Self {
         self.config.extend(config);
         self
     }
 
-    /// Reads the image processor.
+    /// Loads the image processor.
     ///
     /// # Errors
-    /// As [`AutoImageProcessor::from_snapshot`]; `Hub` when the files cannot be had.
+    /// As [`AutoImageProcessor::from_snapshot`]; `Hub` if the files cannot be obtained.
     pub fn load(self) -> Result<AutoImageProcessor> {
         let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Config)?;
         AutoImageProcessor::with_config(&snapshot, &self.config)
@@ -127,29 +115,29 @@ impl AutoImageProcessorBuilder {
 }
 
 impl AutoImageProcessor {
-    /// The image processor of a hub id or of a directory.
+    /// Loads the image processor of a hub id or directory.
     ///
     /// # Errors
-    /// As [`from_snapshot`](Self::from_snapshot); `Hub` when the files cannot be had.
+    /// As [`from_snapshot`](Self::from_snapshot); `Hub` if the files cannot be obtained.
     pub fn from_pretrained(id: &str) -> Result<Self> {
         Self::builder(id).load()
     }
 
-    /// The same with options.
+    /// As [`from_pretrained`](Self::from_pretrained), with options.
     pub fn builder(id: impl Into<String>) -> AutoImageProcessorBuilder {
         AutoImageProcessorBuilder { id: id.into(), revision: None, config: Map::new() }
     }
 
-    /// The image processor in a snapshot's files.
+    /// Loads the image processor of a snapshot.
     ///
     /// # Errors
-    /// `Model` when preprocessor_config.json is missing or damaged, `Unsupported` for a class or a setting
+    /// `Model` if preprocessor_config.json is missing or damaged; `Unsupported` for a class or a setting
     /// that is not implemented.
     pub fn from_snapshot(snapshot: &Snapshot) -> Result<Self> {
         Self::with_config(snapshot, &Map::new())
     }
 
-    /// The same with `overrides` of `preprocessor_config.json`.
+    /// As [`from_snapshot`](Self::from_snapshot), with `overrides` of `preprocessor_config.json`.
     ///
     /// # Errors
     /// As [`from_snapshot`](Self::from_snapshot).
@@ -174,7 +162,8 @@ impl AutoImageProcessor {
         Self::from_json(&json, model_type.as_deref()).map_err(at)
     }
 
-    /// From the parsed preprocessor_config.json; `model_type` decides when it names no class.
+    /// Builds an image processor from a parsed preprocessor_config.json. `model_type` is used if it names
+    /// no class.
     ///
     /// # Errors
     /// As [`from_snapshot`](Self::from_snapshot).
@@ -193,7 +182,7 @@ impl AutoImageProcessor {
                 let wanted = flag(json, "do_center_crop", true)?;
                 wanted.then(|| crop_size.fixed("crop_size")).transpose()?
             }
-            // These classes do not cut, whatever the file says.
+            // These classes never crop, whatever the file says.
             None => None,
         };
         let rescale_factor = match json.get("rescale_factor") {
@@ -213,13 +202,13 @@ impl AutoImageProcessor {
         })
     }
 
-    /// The name of the image processor's class in transformers.
+    /// The image processor's class name in transformers.
     pub fn class_name(&self) -> String {
         format!("{}ImageProcessor", self.class.name)
     }
 
-    /// Height and width of what [`preprocess`](Self::preprocess) gives; `None` when they are those of the
-    /// picture.
+    /// The height and width of the output of [`preprocess`](Self::preprocess); `None` if they are those of
+    /// the image.
     pub fn output_size(&self) -> Option<(usize, usize)> {
         let size = self.center_crop.or(self.resize.map(|(size, _)| size))?;
         Some((size.height, size.width))
@@ -230,16 +219,16 @@ impl AutoImageProcessor {
         self.digest
     }
 
-    /// The numbers that a model reads.
+    /// Converts an image to a model's input.
     ///
     /// # Shapes
     /// `(3, height, width)`, f32, on the CPU.
     ///
     /// # Errors
-    /// `Internal` when there is no memory for a tensor.
+    /// `Internal` if the tensor cannot be allocated.
     pub fn preprocess(&self, image: &RgbImage) -> Result<Tensor> {
-        let confused = confused(image);
-        let mut image = confused.as_ref().unwrap_or(image);
+        let mistaken = with_rows_as_channels(image);
+        let mut image = mistaken.as_ref().unwrap_or(image);
         let resized;
         if let Some((size, resample)) = self.resize {
             resized = image.resize(size.width, size.height, resample);
@@ -249,13 +238,13 @@ impl AutoImageProcessor {
             self.center_crop.unwrap_or(Size { height: image.height(), width: image.width() });
         let mut values = vec![0.0; CHANNELS * size.height * size.width];
         for (channel, plane) in values.chunks_exact_mut(size.height * size.width).enumerate() {
-            // A byte has 256 values: each is computed once, as numpy does it.
+            // A byte has 256 values: each is computed only once, as in numpy.
             let value_of: Vec<f32> = (0..=u8::MAX).map(|byte| self.value(byte, channel)).collect();
             for (y, row) in plane.chunks_exact_mut(size.width).enumerate() {
                 let old_y = place(y, image.height(), size.height);
                 for (x, value) in row.iter_mut().enumerate() {
                     let old_x = place(x, image.width(), size.width);
-                    // What lies outside is black.
+                    // Pixels outside the image are black.
                     let byte = match (old_y, old_x) {
                         (Some(y), Some(x)) => {
                             image.pixels()[(y * image.width() + x) * CHANNELS + channel]
@@ -267,10 +256,10 @@ impl AutoImageProcessor {
             }
         }
         Tensor::from_vec(values, (CHANNELS, size.height, size.width), &Device::Cpu)
-            .map_err(|e| Error::new(ErrorKind::Internal, "cannot make a tensor").source(e))
+            .map_err(|e| Error::new(ErrorKind::Internal, "cannot create a tensor").source(e))
     }
 
-    /// What becomes of a byte of a colour. The factor is applied in 64 bits, the rest in 32.
+    /// The value of one byte of a channel. The rescale factor is applied in f64, the rest in f32.
     fn value(&self, byte: u8, channel: usize) -> f32 {
         let value = match self.rescale_factor {
             Some(factor) => (f64::from(byte) * factor) as f32,
@@ -283,23 +272,23 @@ impl AutoImageProcessor {
     }
 }
 
-/// For a place along an axis of the part in the middle, that in the picture, if it has one.
+/// The position in the image for a position in the center crop along one axis, if it has one.
 fn place(place: usize, from: usize, to: usize) -> Option<usize> {
     if from >= to {
         return Some(place + (from - to) / 2);
     }
-    // A picture that is too small gets a border, the larger half of it before the picture.
+    // A small image gets a border; its larger half precedes the image.
     place.checked_sub((to - from).div_ceil(2)).filter(|old| *old < from)
 }
 
-/// transformers finds the axis of colours by its length: a picture of three rows is taken for one whose
-/// rows are colours. (It fails on one of a single row, which is read here like any other.)
-fn confused(image: &RgbImage) -> Option<RgbImage> {
+/// transformers finds the channel axis by its length: it treats the rows of an image with three rows as
+/// channels. (It fails on an image with one row; here that is read like any other.)
+fn with_rows_as_channels(image: &RgbImage) -> Option<RgbImage> {
     if image.height() != CHANNELS {
         return None;
     }
     let (width, pixels) = (image.width(), image.pixels());
-    // From (row, column, colour) to (column, colour, row).
+    // From (row, column, channel) to (column, channel, row).
     let swapped = (0..width).flat_map(|x| {
         (0..CHANNELS).flat_map(move |channel| {
             (0..CHANNELS).map(move |y| pixels[(y * width + x) * CHANNELS + channel])
@@ -313,7 +302,7 @@ fn class(json: &Map<String, Value>, model_type: Option<&str>) -> Result<&'static
     let code = || {
         Error::new(
             ErrorKind::Unsupported,
-            "the image processor is Python code of its own repository (`auto_map`), which is not run",
+            "the image processor needs Python code of its repository (`auto_map`), which is not executed",
         )
     };
     let name = ["image_processor_type", "feature_extractor_type"]
@@ -323,17 +312,14 @@ fn class(json: &Map<String, Value>, model_type: Option<&str>) -> Result<&'static
         if has_code {
             return Err(code());
         }
-        let class = CLASSES.iter().find(|class| Some(class.model_type) == model_type);
-        return class.ok_or_else(|| {
+        let family = model_type.and_then(Family::find);
+        return family.and_then(|family| named(family.image_processor_type?)).ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, format!("{FILE} names no `image_processor_type`"))
                 .hint(known())
         });
     };
-    let bare = ["ImageProcessorFast", "ImageProcessor", "FeatureExtractor"]
-        .into_iter()
-        .find_map(|suffix| name.strip_suffix(suffix));
     // As in transformers, a built-in class takes precedence over the repository's code.
-    CLASSES.iter().find(|class| Some(class.name) == bare).ok_or_else(|| {
+    named(name).ok_or_else(|| {
         if has_code {
             return code();
         }
@@ -342,12 +328,18 @@ fn class(json: &Map<String, Value>, model_type: Option<&str>) -> Result<&'static
     })
 }
 
+/// The suffixes of class names.
+const SUFFIXES: [&str; 3] = ["ImageProcessor", "ImageProcessorFast", "FeatureExtractor"];
+
+fn named(name: &str) -> Option<&'static Class> {
+    let bare = SUFFIXES.into_iter().find_map(|suffix| name.strip_suffix(suffix))?;
+    CLASSES.iter().find(|class| class.name == bare)
+}
+
 fn known() -> String {
-    let names = CLASSES.iter().flat_map(|class| {
-        ["ImageProcessor", "ImageProcessorFast", "FeatureExtractor"]
-            .map(|suffix| format!("{}{suffix}", class.name))
-    });
-    format!("implemented are: {}", names.collect::<Vec<_>>().join(", "))
+    let names =
+        CLASSES.iter().flat_map(|class| SUFFIXES.map(|suffix| format!("{}{suffix}", class.name)));
+    format!("valid values: {}", names.collect::<Vec<_>>().join(", "))
 }
 
 fn wrong(key: &str, value: &Value, expected: &str) -> Error {
@@ -357,7 +349,7 @@ fn wrong(key: &str, value: &Value, expected: &str) -> Error {
 fn flag(json: &Map<String, Value>, key: &str, default: bool) -> Result<bool> {
     match json.get(key) {
         None => Ok(default),
-        // Python takes it for false.
+        // Python treats it as false.
         Some(Value::Null) => Ok(false),
         Some(value) => value.as_bool().ok_or_else(|| wrong(key, value, "true or false")),
     }
@@ -372,7 +364,7 @@ fn resample(json: &Map<String, Value>, default: Resampling) -> Result<Resampling
 /// `size` or `crop_size` as written.
 enum Sides<'a> {
     Fixed(Size),
-    /// By edges, which these classes cannot use.
+    /// By edges, which these classes do not support.
     Edges(&'a Value),
 }
 
@@ -382,13 +374,13 @@ impl Sides<'_> {
             Self::Fixed(size) => Ok(size),
             Self::Edges(value) => Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("`{key}: {value}` in {FILE} has no `height` and `width`, which are needed"),
+                format!("`{key}: {value}` in {FILE} lacks `height` and `width`"),
             )),
         }
     }
 }
 
-/// A number is a square; a list and an object have height and width.
+/// Reads a size: a number is a square; a list or an object has height and width.
 fn size<'a>(json: &'a Map<String, Value>, key: &str, default: usize) -> Result<Sides<'a>> {
     const EDGES: [&str; 4] = ["shortest_edge", "longest_edge", "max_height", "max_width"];
     let square = |side| Sides::Fixed(Size { height: side, width: side });
@@ -424,7 +416,7 @@ fn size<'a>(json: &'a Map<String, Value>, key: &str, default: usize) -> Result<S
     }
 }
 
-/// A number for each colour, or one for all.
+/// One number per channel, or one for all.
 fn numbers(json: &Map<String, Value>, key: &str) -> Result<[f32; CHANNELS]> {
     let Some(value) = json.get(key).filter(|value| !value.is_null()) else {
         return Ok([STANDARD as f32; CHANNELS]);
@@ -437,5 +429,18 @@ fn numbers(json: &Map<String, Value>, key: &str) -> Result<[f32; CHANNELS]> {
         }
         value => value.as_f64().map(|number| [number as f32; CHANNELS]),
     };
-    read.ok_or_else(|| wrong(key, value, "a number for each of three colours"))
+    read.ok_or_else(|| wrong(key, value, "a number for each of three channels"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auto::FAMILIES;
+
+    #[test]
+    fn families_name_classes_of_the_table() {
+        for name in FAMILIES.iter().filter_map(|family| family.image_processor_type) {
+            assert!(named(name).is_some(), "{name}");
+        }
+    }
 }

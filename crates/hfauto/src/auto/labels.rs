@@ -66,13 +66,13 @@ pub(super) fn read(json: &Map<String, Value>) -> Result<BTreeMap<i64, String>> {
 }
 
 impl AutoConfig {
-    /// The labels by id: `id2label` of transformers. Ids may have gaps or start above 0; [`AutoConfig::label`] gives
-    /// the label of a head's row.
+    /// The labels by id: `id2label` of transformers. Ids may have gaps or start above 0; [`AutoConfig::label`]
+    /// returns the label of a head output.
     pub fn id2label(&self) -> &BTreeMap<i64, String> {
         &self.id2label
     }
 
-    /// The label of row `id` of a head.
+    /// The label of head output `id`.
     ///
     /// # Errors
     /// `Model` when `id2label` has no such id; transformers raises `KeyError`.
@@ -81,14 +81,14 @@ impl AutoConfig {
             let ids: Vec<String> = self.id2label.keys().take(20).map(i64::to_string).collect();
             let message = format!("`id2label` in config.json has no label for {id}");
             Error::new(ErrorKind::Model, message).hint(format!(
-                "its ids are {}; number them from 0 to {}, one for each row of the head",
+                "its ids are {}; number them from 0 to {}, one per output of the head",
                 ids.join(", "),
                 self.num_labels().saturating_sub(1)
             ))
         })
     }
 
-    /// The labels of all rows of a head, in row order.
+    /// The labels of all head outputs, in order.
     ///
     /// # Errors
     /// As [`AutoConfig::label`].
@@ -96,12 +96,12 @@ impl AutoConfig {
         (0..self.num_labels()).map(|id| self.label(id).map(str::to_owned)).collect()
     }
 
-    /// The number of labels, which is the number of rows of the head.
+    /// The number of labels, which is the number of head outputs.
     pub fn num_labels(&self) -> usize {
         self.id2label.len()
     }
 
-    /// The rows by label name, in file order: `label2id`, or else the inverse of [`AutoConfig::id2label`].
+    /// The head outputs by label, in file order: `label2id`, or else the inverse of [`AutoConfig::id2label`].
     ///
     /// # Errors
     /// `Model` for a label without a number.
@@ -121,9 +121,9 @@ impl AutoConfig {
             .collect()
     }
 
-    /// The same configuration for a head of `rows` labels. Old checkpoints have a `num_labels` that contradicts the
-    /// length of `id2label`: if the head has `num_labels` rows, unnamed labels get a default name. The loader refuses
-    /// any other number.
+    /// The configuration for a head with `rows` outputs. Old checkpoints have a `num_labels` that conflicts with the
+    /// length of `id2label`: if the head has `num_labels` outputs, unnamed labels get a default name. The loader
+    /// rejects any other number.
     #[must_use]
     pub(super) fn with_labels_of(mut self, rows: usize) -> Self {
         let stated = self.json().get("num_labels").and_then(Value::as_u64);

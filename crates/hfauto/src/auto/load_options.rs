@@ -1,4 +1,4 @@
-//! The options that the builders of models share: revision, dtype, device, overrides of `config.json`.
+//! The options common to the model builders: revision, dtype, device, overrides of `config.json`.
 
 use candle_core::Device;
 use serde_json::{Map, Value};
@@ -14,7 +14,7 @@ use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot};
 
-/// Where a model comes from, and how it computes.
+/// The source of a model, and how it computes.
 #[derive(Clone, Debug)]
 pub(crate) struct LoadOptions {
     id: String,
@@ -25,7 +25,7 @@ pub(crate) struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// A hub id or a directory, in f32 on the CPU.
+    /// The options for a hub id or directory: f32 on the CPU.
     pub(crate) fn new(id: impl Into<String>) -> Self {
         Self { id: id.into(), revision: None, dtype: None, device: Device::Cpu, config: Map::new() }
     }
@@ -52,18 +52,18 @@ impl LoadOptions {
         self.config.insert(key.to_owned(), value.into());
     }
 
-    /// The model's files and its `config.json`, overrides applied.
+    /// The model's files and its `config.json` with the overrides applied.
     pub(super) fn read(&self) -> Result<(Snapshot, AutoConfig)> {
         let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
         let config = AutoConfig::from_snapshot(&snapshot, &self.config)?;
         Ok((snapshot, config))
     }
 
-    /// The same for a model that may be a directory of sentence-transformers.
+    /// As [`LoadOptions::read`], for a model that may be a sentence-transformers directory.
     ///
     /// # Errors
-    /// As [`SentenceTransformerConfig::from_snapshot`]; `Hub` when the files cannot be had; `Unsupported` for a model
-    /// that reads images.
+    /// As [`SentenceTransformerConfig::from_snapshot`]; `Hub` if the files cannot be obtained; `Unsupported` for a
+    /// model that reads images.
     pub(crate) fn describe(&self) -> Result<Described> {
         let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
         let config = SentenceTransformerConfig::from_snapshot(&snapshot, &self.config)?;
@@ -77,7 +77,7 @@ impl LoadOptions {
     }
 }
 
-/// A model that reads texts, without its weights.
+/// A model that reads text, without its weights.
 #[derive(Debug)]
 pub(crate) struct Described {
     snapshot: Snapshot,
@@ -97,7 +97,7 @@ impl Described {
         AutoModel::load_snapshot(transformer, config.clone(), self.dtype, &self.device)
     }
 
-    /// Loads the transformer with the head of an Auto class, which the checkpoint must have.
+    /// Loads the transformer with the head of an Auto class. The checkpoint must have the head.
     ///
     /// # Errors
     /// As [`ModelWithHead::load_snapshot`].
@@ -107,7 +107,7 @@ impl Described {
         ModelWithHead::load_snapshot(class, transformer, config.clone(), dtype, device, None)
     }
 
-    /// Loads the weights of `modules`, which are those of the directory or changed ones.
+    /// Loads the weights of `modules`: those of the directory, possibly modified.
     ///
     /// # Errors
     /// As [`SentenceTransformerConfig::load`].
@@ -116,32 +116,32 @@ impl Described {
     }
 }
 
-/// The methods of a builder for the [`LoadOptions`] in its field `options`.
+/// Adds the builder methods for the [`LoadOptions`] in its field `options`.
 macro_rules! load_options {
     () => {
-        /// Branch, tag or commit; without it, `main`.
+        /// The branch, tag or commit; default `main`.
         #[must_use]
         pub fn revision(mut self, revision: impl Into<String>) -> Self {
             self.options.set_revision(revision.into());
             self
         }
 
-        /// The dtype to compute in; without it, f32 on a CPU.
+        /// The dtype of the computation; default f32 on a CPU.
         #[must_use]
         pub fn dtype(mut self, dtype: impl Into<$crate::auto::ModelDtype>) -> Self {
             self.options.set_dtype(dtype.into());
             self
         }
 
-        /// The device to compute on; without it, the CPU.
+        /// The device of the computation; default the CPU.
         #[must_use]
         pub fn device(mut self, device: candle_core::Device) -> Self {
             self.options.set_device(device);
             self
         }
 
-        /// How attention is computed: `sdpa`, the fastest kernel for the device, unless set; or `eager`, the
-        /// plain products.
+        /// The attention implementation: `sdpa` (default), the fastest kernel for the device, or `eager`, plain
+        /// matrix products.
         #[must_use]
         pub fn attn_implementation(mut self, attn_implementation: &str) -> Self {
             self.options.override_key("attn_implementation", attn_implementation);

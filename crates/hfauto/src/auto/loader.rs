@@ -1,5 +1,5 @@
-//! From a checkpoint's tensors to an architecture's: names are mapped, everything that does not fit is
-//! found in one pass, and what was loaded is reported.
+//! Loads a checkpoint's tensors into an architecture: maps names, finds every mismatch in one pass, and
+//! reports what was loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,68 +9,48 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
 use super::dtype::ModelDtype;
+use super::families::Family;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Weights;
 
-/// How many misfits an error lists by name.
+/// The maximum number of mismatches that an error lists.
 const LISTED: usize = 20;
-/// A configuration that asks for more tensors than the checkpoint has is not followed further than this.
+/// The maximum number of missing tensors before loading stops; a configuration may require any number of
+/// them.
 const MAX_MISFITS: usize = 10_000;
 
-/// Parts of checkpoints that an architecture without a head leaves aside: buffers and heads.
-const HEADS: [&str; 14] = [
-    "classification_head.",
-    "classifier.",
-    "cls.",
-    "cls_classifier.",
-    "distillation_classifier.",
-    "lm_head.",
-    "pooler.",
-    "pre_classifier.",
-    "qa_outputs.",
-    "score.",
-    "seq_relationship.",
-    "vocab_layer_norm.",
-    "vocab_projector.",
-    "vocab_transform.",
-];
-
-/// What an architecture leaves aside because another of its kind has it, or because it has the same numbers
-/// under another name: T5's decoder beside its encoder, and the embeddings that both share.
-const ELSEWHERE: [&str; 3] = ["decoder.", "encoder.embed_tokens.", "shared."];
-
-/// What was loaded.
+/// The result of loading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Numbers in the tensors that the architecture uses.
+    /// The number of parameters that the architecture uses.
     pub parameters: u64,
     /// Their size in memory.
     pub bytes: u64,
-    /// What the model computes in.
+    /// The dtype of the computation.
     pub dtype: ModelDtype,
-    /// Tensors of the checkpoint that the architecture does not use, sorted; heads and buffers, which
-    /// it is bound to leave aside, are not among them.
+    /// Sorted names of unused tensors in the checkpoint, except the heads and buffers that the
+    /// architecture ignores.
     pub unused: Vec<String>,
-    /// Tensors that the checkpoint lacks and that were made of random numbers, sorted: those of a new
-    /// head.
+    /// Sorted names of tensors of a new head: the checkpoint lacks them, and they have random weights.
     pub new: Vec<String>,
 }
 
 impl LoadReport {
-    /// Notes what the model computes in, and how many of its numbers, loaded as f32, are in 8 bits now.
+    /// Records the dtype of the computation, and how many of the parameters loaded as f32 are now in
+    /// int8.
     pub(super) fn computes_in(&mut self, dtype: ModelDtype, in_int8: u64) {
         self.dtype = dtype;
         self.bytes -= in_int8 * (DType::F32.size_in_bytes() as u64 - 1);
     }
 }
 
-/// How an error begins when a checkpoint fits save for its head, which it does not have.
+/// The start of the error message for a checkpoint that only lacks the head.
 pub(super) const NO_HEAD: &str = "the checkpoint has no head of this kind";
 
-/// A head of random weights, for a checkpoint that has none.
+/// A head with random weights, for a checkpoint without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewHead {
-    /// Where the random numbers start from; the same seed gives the same head.
+    /// The seed of the random weights; the same seed gives the same head.
     pub seed: u64,
 }
 
@@ -78,8 +58,8 @@ pub struct NewHead {
 const INITIALIZER_RANGE: f64 = 0.02;
 
 impl NewHead {
-    /// A new tensor as transformers' `_init_weights` makes it: weights from a normal distribution, norms
-    /// of 1, biases of 0. The numbers are not transformers' own.
+    /// A new tensor with transformers' `_init_weights`: weights from a normal distribution, norms of 1,
+    /// biases of 0. The random numbers differ from those of transformers.
     fn tensor(
         self,
         name: &str,
@@ -99,10 +79,10 @@ impl NewHead {
         let mut uniform = || {
             let mut bytes = [0; 8];
             random.fill(&mut bytes);
-            // 53 bits, moved off 0, whose logarithm is infinite.
+            // 53 bits, shifted off 0, whose logarithm is infinite.
             ((u64::from_le_bytes(bytes) >> 11) as f64 + 0.5) / (1u64 << 53) as f64
         };
-        // Box and Muller's way from uniform to normal numbers.
+        // The Box–Muller transform of uniform to normal numbers.
         let normal = (0..shape.elem_count()).map(|_| {
             let (radius, angle) =
                 ((-2.0 * uniform().ln()).sqrt(), std::f64::consts::TAU * uniform());
@@ -112,40 +92,75 @@ impl NewHead {
     }
 }
 
+/// The owner of a checkpoint's tensors.
+#[derive(Clone, Copy)]
+pub(super) enum Owner {
+    /// An architecture, with or without a head.
+    Family(&'static Family),
+    /// A module of sentence-transformers, with an optional name prefix.
+    Module(&'static str),
+}
+
+impl Owner {
+    /// The optional prefix of names.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Family(family) => family.base_model_prefix,
+            Self::Module(prefix) => prefix,
+        }
+    }
+
+    /// The name without the prefix.
+    fn bare(self, name: &str) -> &str {
+        let rest = name.strip_prefix(self.prefix()).and_then(|rest| rest.strip_prefix('.'));
+        rest.unwrap_or(name)
+    }
+
+    fn is_of_head(self, name: &str) -> bool {
+        matches!(self, Self::Family(family) if family.is_of_head(self.bare(name)))
+    }
+
+    /// Whether a checkpoint may have the tensor without its being loaded: heads and buffers.
+    fn leaves_aside(self, name: &str) -> bool {
+        matches!(self, Self::Family(family) if family.leaves_aside(self.bare(name)))
+            || [".position_ids", ".token_type_ids"].iter().any(|buffer| name.ends_with(buffer))
+    }
+}
+
 /// Builds an architecture from `weights`.
 ///
-/// `base_model_prefix` (`bert`) may precede the names in the checkpoint or not; `gamma` and `beta` are
-/// accepted for a norm's `weight` and `bias`. Tensors of heads that are missing are made when `new_head`
-/// says so.
+/// Names in the checkpoint may have the prefix of `owner` (`bert`) or not. `gamma` and `beta` are
+/// accepted for a norm's `weight` and `bias`. With `new_head`, missing tensors of heads are initialized.
 ///
 /// # Errors
-/// `Model` with every tensor that is missing or has another shape, and what `build` returns.
+/// `Model` with every tensor that is missing or has another shape; the error of `build`.
 pub(super) fn load<T>(
     weights: &Weights,
-    base_model_prefix: &str,
+    owner: Owner,
     dtype: DType,
     device: &Device,
     new_head: Option<NewHead>,
     build: impl FnOnce(VarBuilder<'_>) -> Result<T>,
 ) -> Result<(T, LoadReport)> {
-    let checkpoint = Checkpoint::new(weights, base_model_prefix, new_head);
+    let checkpoint = Checkpoint::new(weights, owner, new_head);
     let backend = Box::new(Backend(&checkpoint));
     let built = build(VarBuilder::from_backend(backend, dtype, device.clone()));
     let ledger = checkpoint.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !ledger.misfits.is_empty() {
-        return Err(ledger.error(base_model_prefix));
+        return Err(ledger.error(owner));
     }
     let model = built?;
-    let report = ledger.report(weights, base_model_prefix, dtype);
+    let report = ledger.report(weights, owner, dtype);
     Ok((model, report))
 }
 
-/// The tensors of a checkpoint under the names of an architecture.
+/// A checkpoint's tensors under the architecture's names.
 struct Checkpoint<'a> {
     weights: &'a Weights,
-    /// `bert.`, with the point.
+    owner: Owner,
+    /// `bert.`, with the dot.
     prefix: String,
-    /// Whether names of the checkpoint begin with it; for messages.
+    /// Whether the checkpoint's names have it; for messages.
     prefixed: bool,
     new_head: Option<NewHead>,
     ledger: Mutex<Ledger>,
@@ -153,9 +168,9 @@ struct Checkpoint<'a> {
 
 #[derive(Default)]
 struct Ledger {
-    /// By the name in the checkpoint, the numbers in the tensor.
+    /// The number of elements by tensor name in the checkpoint.
     used: BTreeMap<String, u64>,
-    /// Tensors of a new head, by name, with their numbers.
+    /// The number of elements of a new head's tensors, by name.
     new: BTreeMap<String, u64>,
     misfits: BTreeMap<String, Misfit>,
 }
@@ -167,17 +182,17 @@ enum Misfit {
 }
 
 impl<'a> Checkpoint<'a> {
-    fn new(weights: &'a Weights, base_model_prefix: &str, new_head: Option<NewHead>) -> Self {
-        let prefix = format!("{base_model_prefix}.");
+    fn new(weights: &'a Weights, owner: Owner, new_head: Option<NewHead>) -> Self {
+        let prefix = format!("{}.", owner.prefix());
         let prefixed = weights.names().any(|name| name.starts_with(&prefix));
-        Self { weights, prefix, prefixed, new_head, ledger: Mutex::default() }
+        Self { weights, owner, prefix, prefixed, new_head, ledger: Mutex::default() }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The name that `name` has in the checkpoint.
+    /// The name of `name` in the checkpoint.
     fn find(&self, name: &str) -> Option<String> {
         let old_name = match name.rsplit_once('.') {
             Some((path, "weight")) => Some(format!("{path}.gamma")),
@@ -190,8 +205,8 @@ impl<'a> Checkpoint<'a> {
         prefixed.chain(candidates.cloned()).find(|name| self.weights.shape(name).is_some())
     }
 
-    /// Notes a misfit and stands in for the tensor, so that the rest is checked too. The stand-in takes
-    /// no memory, whatever shape the configuration claims.
+    /// Records a mismatch and returns a placeholder, so that the remaining tensors are checked too. The
+    /// placeholder takes no memory, whatever shape the configuration claims.
     fn misfit(
         &self,
         name: &str,
@@ -226,7 +241,7 @@ impl SimpleBackend for Backend<'_> {
         let misfit = |misfit| checkpoint.misfit(name, misfit, &shape, dtype, device);
         let Some(found_name) = checkpoint.find(name) else {
             return match checkpoint.new_head {
-                Some(new_head) if is_head(name, "") => {
+                Some(new_head) if checkpoint.owner.is_of_head(name) => {
                     let tensor = new_head.tensor(name, &shape, dtype, device)?;
                     let count = tensor.elem_count() as u64;
                     checkpoint.ledger().new.insert(name.to_owned(), count);
@@ -261,10 +276,10 @@ impl SimpleBackend for Backend<'_> {
 }
 
 impl Ledger {
-    fn error(&self, base_model_prefix: &str) -> Error {
+    fn error(&self, owner: Owner) -> Error {
         let count = self.misfits.len();
         let only_head_missing = self.misfits.iter().all(|(name, misfit)| {
-            matches!(misfit, Misfit::Missing { .. }) && is_head(name, base_model_prefix)
+            matches!(misfit, Misfit::Missing { .. }) && owner.is_of_head(name)
         });
         let mut message = if only_head_missing {
             format!("{NO_HEAD}:")
@@ -296,18 +311,18 @@ impl Ledger {
         error
     }
 
-    fn report(self, weights: &Weights, base_model_prefix: &str, dtype: DType) -> LoadReport {
+    fn report(self, weights: &Weights, owner: Owner, dtype: DType) -> LoadReport {
         let parameters = self.used.values().chain(self.new.values()).sum::<u64>();
         let used: BTreeSet<&str> = self.used.keys().map(String::as_str).collect();
         let (aside, unused): (Vec<&str>, Vec<&str>) = weights
             .names()
             .filter(|name| !used.contains(name))
-            .partition(|name| is_head_or_buffer(name, base_model_prefix));
+            .partition(|name| owner.leaves_aside(name));
         if !aside.is_empty() {
-            tracing::debug!(tensors = ?aside, "heads and buffers of the checkpoint are not used");
+            tracing::debug!(tensors = ?aside, "ignoring heads and buffers of the checkpoint");
         }
         if !unused.is_empty() {
-            tracing::warn!(tensors = ?unused, "the checkpoint has tensors that are not used");
+            tracing::warn!(tensors = ?unused, "the checkpoint has unused tensors");
         }
         LoadReport {
             parameters,
@@ -317,24 +332,6 @@ impl Ledger {
             new: self.new.into_keys().collect(),
         }
     }
-}
-
-fn bare<'a>(name: &'a str, base_model_prefix: &str) -> &'a str {
-    let rest = name.strip_prefix(base_model_prefix).and_then(|rest| rest.strip_prefix('.'));
-    rest.unwrap_or(name)
-}
-
-fn is_head(name: &str, base_model_prefix: &str) -> bool {
-    let bare = bare(name, base_model_prefix);
-    HEADS.iter().any(|head| bare.starts_with(head))
-}
-
-fn is_head_or_buffer(name: &str, base_model_prefix: &str) -> bool {
-    let bare = bare(name, base_model_prefix);
-    is_head(name, base_model_prefix)
-        || ELSEWHERE.iter().any(|part| bare.starts_with(part))
-        || name.ends_with(".position_ids")
-        || name.ends_with(".token_type_ids")
 }
 
 #[cfg(test)]
@@ -359,6 +356,10 @@ mod tests {
         (dir, weights)
     }
 
+    fn family(model_type: &str) -> Owner {
+        Owner::Family(Family::find(model_type).unwrap())
+    }
+
     fn build(vb: VarBuilder<'_>) -> Result<Linear> {
         let linear = |name, out| Linear::load(vb.pp(name), 3, out, true);
         LayerNorm::load(vb.pp("LayerNorm"), 3, 1e-5).map_err(cannot_load)?;
@@ -371,7 +372,7 @@ mod tests {
 
     fn run(tensors: &[(&str, &[usize], DType)]) -> Result<(Linear, LoadReport)> {
         let (_dir, weights) = weights(tensors);
-        load(&weights, "bert", DType::F32, &Device::Cpu, None, build)
+        load(&weights, family("bert"), DType::F32, &Device::Cpu, None, build)
     }
 
     #[test]
@@ -397,7 +398,7 @@ mod tests {
     #[test]
     fn absurd_shapes_cost_nothing_and_long_lists_are_cut() {
         let (_dir, weights) = weights(&[("other", &[1], DType::F32)]);
-        let error = load(&weights, "bert", DType::F32, &Device::Cpu, None, |vb| {
+        let error = load(&weights, family("bert"), DType::F32, &Device::Cpu, None, |vb| {
             let huge = (u32::MAX as usize, u32::MAX as usize);
             for i in 0..25 {
                 vb.get(huge, &format!("layer.{i}.weight")).map_err(cannot_load)?;
@@ -425,5 +426,66 @@ mod tests {
         .unwrap();
         assert_eq!((report.parameters, report.bytes), (30, 120));
         assert_eq!(report.unused, ["stray.weight"]);
+    }
+
+    #[test]
+    fn what_is_left_aside_depends_on_the_family() {
+        let names = [
+            "classification_head.dense.weight",
+            "cls.predictions.bias",
+            "cls_classifier.weight",
+            "decoder.block.0.weight",
+            "lm_head.weight",
+            "multiple_choice_head.summary.weight",
+            "shared.weight",
+            "vocab_projector.bias",
+        ];
+        let (_dir, weights) = weights(&names.map(|name| (name, &[1][..], DType::F32)));
+        for (model_type, aside) in [
+            ("bert", &["cls.predictions.bias"][..]),
+            ("roberta", &["lm_head.weight"]),
+            ("distilbert", &["vocab_projector.bias"]),
+            ("gpt2", &["lm_head.weight", "multiple_choice_head.summary.weight"]),
+            ("deit", &["cls_classifier.weight"]),
+            ("vit", &[]),
+            (
+                "t5",
+                &[
+                    "classification_head.dense.weight",
+                    "decoder.block.0.weight",
+                    "lm_head.weight",
+                    "shared.weight",
+                ],
+            ),
+        ] {
+            let loaded =
+                load(&weights, family(model_type), DType::F32, &Device::Cpu, None, |_| Ok(()));
+            let unused = loaded.unwrap().1.unused;
+            let expected: Vec<&str> =
+                names.into_iter().filter(|name| !aside.contains(name)).collect();
+            assert_eq!(unused, expected, "{model_type}");
+        }
+    }
+
+    #[test]
+    fn only_tensors_of_the_familys_own_heads_are_made_new() {
+        let (_dir, weights) = weights(&[("other", &[1], DType::F32)]);
+        for (model_type, name, is_made) in [
+            ("bert", "cls.predictions.transform.dense.weight", true),
+            ("bert", "classifier.weight", true),
+            ("bert", "lm_head.dense.weight", false),
+            ("roberta", "lm_head.dense.weight", true),
+            ("t5", "lm_head.weight", true),
+            ("t5", "decoder.final_layer_norm.weight", false),
+            ("gpt2", "multiple_choice_head.summary.weight", false),
+        ] {
+            let new_head = Some(NewHead { seed: 1 });
+            let loaded =
+                load(&weights, family(model_type), DType::F32, &Device::Cpu, new_head, |vb| {
+                    vb.get((2, 2), name).map_err(cannot_load)
+                });
+            let new = loaded.map(|(_, report)| report.new);
+            assert_eq!(new.is_ok_and(|new| new == [name]), is_made, "{model_type}: {name}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! AutoModel: a checkpoint's architecture without a head, loaded.
+//! `AutoModel`: loads a checkpoint's architecture without a head.
 
 use candle_core::{Device, Tensor};
 
@@ -6,7 +6,7 @@ use super::config::AutoConfig;
 use super::dtype::ModelDtype;
 use super::families::cannot_load;
 use super::load_options::{LoadOptions, load_options};
-use super::loader::{self, LoadReport};
+use super::loader::{self, LoadReport, Owner};
 use crate::auto_class::AutoClass;
 use crate::error::{Error, Result};
 use crate::hub::{Snapshot, Weights};
@@ -35,7 +35,7 @@ impl AutoModelBuilder {
     /// Loads the model.
     ///
     /// # Errors
-    /// As [`AutoModel::load_snapshot`]; `Hub` when the files cannot be had.
+    /// As [`AutoModel::load_snapshot`]; `Hub` if the files cannot be obtained.
     pub fn load(self) -> Result<AutoModel> {
         let (snapshot, config) = self.options.read()?;
         AutoModel::load_snapshot(&snapshot, config, self.options.dtype, &self.options.device)
@@ -43,25 +43,25 @@ impl AutoModelBuilder {
 }
 
 impl AutoModel {
-    /// Loads a hub id or a directory, in f32 on the CPU.
+    /// Loads a hub id or directory in f32 on the CPU.
     ///
     /// # Errors
-    /// As [`AutoModel::load_snapshot`]; `Hub` when the files cannot be had.
+    /// As [`AutoModel::load_snapshot`]; `Hub` if the files cannot be obtained.
     pub fn from_pretrained(id: &str) -> Result<Self> {
         Self::builder(id).load()
     }
 
-    /// The same with options.
+    /// As [`AutoModel::from_pretrained`], with options.
     pub fn builder(id: impl Into<String>) -> AutoModelBuilder {
         AutoModelBuilder { options: LoadOptions::new(id) }
     }
 
-    /// Loads the weights of `snapshot` into the architecture that `config` names. Without `dtype`, f32;
+    /// Loads the weights of `snapshot` into the architecture that `config` names. The default `dtype` is f32;
     /// narrower checkpoints are widened.
     ///
     /// # Errors
-    /// `Model` with every tensor that is missing or has another shape than the configuration asks for,
-    /// or when the files are damaged; `Unsupported` for a dtype that the device cannot compute in.
+    /// `Model` with every tensor that is missing or has another shape than the configuration requires, or if the
+    /// files are damaged; `Unsupported` for a dtype that the device does not support.
     pub fn load_snapshot(
         snapshot: &Snapshot,
         config: AutoConfig,
@@ -74,9 +74,8 @@ impl AutoModel {
         let weights = Weights::open(&files).map_err(at)?;
         let family = config.family();
         let fields = crate::models::Fields::new(config.json());
-        let prefix = family.base_model_prefix;
         let (mut backbone, mut report) =
-            loader::load(&weights, prefix, dtype.tensors(), device, None, |vb| {
+            loader::load(&weights, Owner::Family(family), dtype.tensors(), device, None, |vb| {
                 (family.auto_model)(&fields, vb)
             })
             .map_err(at)?;
@@ -100,17 +99,17 @@ impl AutoModel {
         })
     }
 
-    /// The hub id or directory that it was loaded from.
+    /// The hub id or directory of the model.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The commit of the hub that it was loaded from.
+    /// The hub commit of the model.
     pub fn commit(&self) -> Option<&str> {
         self.commit.as_deref()
     }
 
-    /// The configuration, overrides included.
+    /// The configuration with its overrides.
     pub fn config(&self) -> &AutoConfig {
         &self.config
     }
@@ -120,49 +119,42 @@ impl AutoModel {
         &*self.backbone
     }
 
-    /// The device that the weights are on.
+    /// The device of the weights.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Parameters, memory, and what of the checkpoint is not used.
+    /// The number of parameters, the memory, and the unused tensors of the checkpoint.
     pub fn report(&self) -> &LoadReport {
         &self.report
     }
 
-    /// Features of a hidden state.
+    /// The size of a hidden state.
     pub fn hidden_size(&self) -> usize {
         self.backbone.hidden_size()
     }
 
-    /// Rows of `(input_ids, token_type_ids)` as this model wants them.
+    /// Builds inputs from rows of `(input_ids, token_type_ids)`.
     ///
     /// # Errors
-    /// When the device cannot hold the tensors.
+    /// If the device cannot hold the tensors.
     pub fn inputs<'a>(
         &self,
         rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
     ) -> candle_core::Result<ModelInputs> {
-        let inputs = text_inputs(&*self.backbone, rows, &self.device)?;
-        Ok(inputs
-            .with_eager_attention(self.config.eager_attention())
-            .with_precision(self.report.dtype.precision()))
+        text_inputs(&*self.backbone, rows, &self.device)
     }
 
-    /// Images, as an [`AutoImageProcessor`](super::AutoImageProcessor) makes them, `(channels, height,
-    /// width)` each.
+    /// Builds inputs from images `(channels, height, width)` of an [`AutoImageProcessor`](super::AutoImageProcessor).
     ///
     /// # Errors
-    /// When the model reads no images, they differ in size, or the device cannot hold the tensors.
+    /// If the model does not read images, they differ in size, or the device cannot hold the tensors.
     pub fn image_inputs(&self, images: &[Tensor]) -> candle_core::Result<ModelInputs> {
-        let inputs = image_inputs(&*self.backbone, images, &self.device)?;
-        Ok(inputs
-            .with_eager_attention(self.config.eager_attention())
-            .with_precision(self.report.dtype.precision()))
+        image_inputs(&*self.backbone, images, &self.device)
     }
 
-    /// Runs the model. What `output_hidden_states` and `output_attentions` of the configuration ask for
-    /// is computed too, as in transformers.
+    /// Runs the model. Also computes what `output_hidden_states` and `output_attentions` of the configuration
+    /// request, as in transformers.
     ///
     /// # Errors
     /// As [`Backbone::forward`].
@@ -177,7 +169,7 @@ impl AutoModel {
     }
 }
 
-/// Inputs of a model that reads images.
+/// The inputs of a model that reads images.
 pub(super) fn image_inputs(
     backbone: &dyn Backbone,
     images: &[Tensor],
@@ -190,11 +182,11 @@ pub(super) fn image_inputs(
     ModelInputs::from_pixel_values(pixel_values, image.tokens)
 }
 
-/// Inputs of a model that reads text.
+/// The inputs of a model that reads text.
 ///
 /// # Errors
-/// When the device cannot hold the tensors; on a card also when an id or a row is outside of its table, which on a CPU
-/// is found when it is looked up.
+/// If the device cannot hold the tensors; on a GPU, also if an id or a row is outside its table. A CPU detects that
+/// at lookup.
 pub(super) fn text_inputs<'a>(
     backbone: &dyn Backbone,
     rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
@@ -208,7 +200,7 @@ pub(super) fn text_inputs<'a>(
     Ok(inputs)
 }
 
-/// Images for a model that reads text would be taken for texts of token 0.
+/// Rejects images for a model that reads text: it would treat them as texts of token 0.
 pub(super) fn check_kind(backbone: &dyn Backbone, inputs: &ModelInputs) -> candle_core::Result<()> {
     if inputs.pixel_values.is_some() && backbone.dimensions().image.is_none() {
         candle_core::bail!("the model reads text, not images");

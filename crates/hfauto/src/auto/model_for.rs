@@ -1,4 +1,4 @@
-//! AutoModelFor…: a checkpoint's architecture with a head, loaded.
+//! `AutoModelFor…`: loads a checkpoint's architecture with a head.
 
 use std::marker::PhantomData;
 use std::sync::OnceLock;
@@ -10,7 +10,7 @@ use super::config::AutoConfig;
 use super::dtype::ModelDtype;
 use super::families::cannot_load;
 use super::load_options::{LoadOptions, load_options};
-use super::loader::{self, LoadReport, NewHead};
+use super::loader::{self, LoadReport, NewHead, Owner};
 use super::model::{check_kind, image_inputs, text_inputs};
 use super::tokenizer::AutoTokenizer;
 use crate::auto_class::AutoClass;
@@ -19,7 +19,7 @@ use crate::hub::{Snapshot, Weights};
 use crate::models::{Backbone, Decoder, Fields, Head, HeadSizes, ModelOutput, Want};
 use crate::nn::{ModelInputs, logits_to_host};
 
-/// A backbone with a head, of whatever Auto class.
+/// A backbone with a head, of any Auto class.
 pub struct ModelWithHead {
     name: String,
     commit: Option<String>,
@@ -31,21 +31,21 @@ pub struct ModelWithHead {
     report: LoadReport,
 }
 
-/// What a model with a head computes.
+/// The outputs of a model with a head.
 #[derive(Clone, Debug)]
 pub struct LogitsOutput {
-    /// `(total_tokens, n)` for a head that reads tokens, else `(rows, n)`.
+    /// `(total_tokens, n)` for a head that reads all tokens, otherwise `(rows, n)`.
     pub logits: Tensor,
-    /// What the backbone computed.
+    /// The outputs of the backbone.
     pub model: ModelOutput,
 }
 
 impl ModelWithHead {
-    /// Loads the weights of `snapshot` into the architecture that `config` names, with the head that
-    /// `class` stands for. `new_head` says what to do when the checkpoint has no such head.
+    /// Loads the weights of `snapshot` into the architecture that `config` names, with the head of `class`.
+    /// `new_head` is used if the checkpoint has no such head.
     ///
     /// # Errors
-    /// `Unsupported` when the family has no such head; as
+    /// `Unsupported` if the family has no such head; as
     /// [`AutoModel::load_snapshot`](super::AutoModel::load_snapshot).
     pub fn load_snapshot(
         class: AutoClass,
@@ -56,12 +56,12 @@ impl ModelWithHead {
         new_head: Option<NewHead>,
     ) -> Result<Self> {
         let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
-        let row = config.family().head(class, &config.architectures()).map_err(at)?;
+        let family = config.family();
+        let row = family.head(class, &config.architectures()).map_err(at)?;
         let dtype = ModelDtype::computable(dtype, device, &config, class).map_err(at)?;
         let weights = Weights::open(&snapshot.weight_files().map_err(at)?).map_err(at)?;
-        let prefix = config.family().base_model_prefix;
         let rows = row.layout.label_weight().and_then(|name| {
-            let prefixed = format!("{prefix}.{name}");
+            let prefixed = format!("{}.{name}", family.base_model_prefix);
             let shape = weights.shape(&name).or_else(|| weights.shape(&prefixed))?;
             shape.first().copied()
         });
@@ -69,11 +69,16 @@ impl ModelWithHead {
             Some(rows) => config.with_labels_of(rows),
             None => config,
         };
-        let load_backbone = row.backbone.unwrap_or(config.family().auto_model);
+        let load_backbone = row.backbone.unwrap_or(family.auto_model);
         let fields = Fields::new(config.json());
         let num_labels = config.num_labels();
-        let ((mut backbone, mut head), mut report) =
-            loader::load(&weights, prefix, dtype.tensors(), device, new_head, |vb| {
+        let ((mut backbone, mut head), mut report) = loader::load(
+            &weights,
+            Owner::Family(family),
+            dtype.tensors(),
+            device,
+            new_head,
+            |vb| {
                 let backbone = load_backbone(&fields, vb.clone())?;
                 let sizes = HeadSizes {
                     hidden_size: backbone.hidden_size(),
@@ -83,21 +88,22 @@ impl ModelWithHead {
                 };
                 let head = Head::load(&row.layout, &fields, &vb, sizes)?;
                 Ok((backbone, head))
-            })
-            .map_err(|e| match rows {
-                Some(rows) if rows != num_labels => at(e.hint(format!(
-                    "the head has {rows} labels: set `num_labels: {rows}` in the model's `config`"
-                ))),
-                _ => at(missing_head(e, class)),
-            })?;
+            },
+        )
+        .map_err(|e| match rows {
+            Some(rows) if rows != num_labels => at(e.hint(format!(
+                "the head has {rows} labels: set `num_labels: {rows}` in the model's `config`"
+            ))),
+            _ => at(missing_head(e, class)),
+        })?;
         let packed = dtype.pack(&mut *backbone, Some(&mut head));
         report.computes_in(dtype, packed.map_err(cannot_load).map_err(at)?);
         drop(fields);
         if !report.new.is_empty() {
             tracing::warn!(
                 tensors = ?report.new,
-                "some weights of {class} were not in the checkpoint `{}` and are new: train the model \
-                 before you use it",
+                "some weights of {class} are missing in the checkpoint `{}` and were initialized randomly: \
+                 train the model before you use it",
                 snapshot.name()
             );
         }
@@ -113,12 +119,12 @@ impl ModelWithHead {
         })
     }
 
-    /// The hub id or directory that it was loaded from.
+    /// The hub id or directory of the model.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The commit of the hub that it was loaded from.
+    /// The hub commit of the model.
     pub fn commit(&self) -> Option<&str> {
         self.commit.as_deref()
     }
@@ -128,12 +134,12 @@ impl ModelWithHead {
         self.class
     }
 
-    /// The configuration, overrides included.
+    /// The configuration with its overrides.
     pub fn config(&self) -> &AutoConfig {
         &self.config
     }
 
-    /// The architecture under the head.
+    /// The backbone.
     pub fn backbone(&self) -> &dyn Backbone {
         &*self.backbone
     }
@@ -143,10 +149,10 @@ impl ModelWithHead {
         &self.head
     }
 
-    /// What generates token by token.
+    /// The decoder for generation.
     ///
     /// # Errors
-    /// `Unsupported` for an architecture that does not, such as an encoder.
+    /// `Unsupported` for an architecture without one, such as an encoder.
     pub fn decoder(&self) -> Result<Box<dyn Decoder + '_>> {
         self.backbone.decoder(&self.head).ok_or_else(|| {
             Error::new(
@@ -157,44 +163,38 @@ impl ModelWithHead {
         })
     }
 
-    /// The device that the weights are on.
+    /// The device of the weights.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Parameters, memory, what is new and what is not used.
+    /// The number of parameters, the memory, and the new and unused tensors.
     pub fn report(&self) -> &LoadReport {
         &self.report
     }
 
-    /// Rows of `(input_ids, token_type_ids)` as this model wants them.
+    /// Builds inputs from rows of `(input_ids, token_type_ids)`.
     ///
     /// # Errors
-    /// When the device cannot hold the tensors.
+    /// If the device cannot hold the tensors.
     pub fn inputs<'a>(
         &self,
         rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
     ) -> candle_core::Result<ModelInputs> {
-        let inputs = text_inputs(&*self.backbone, rows, &self.device)?;
-        Ok(inputs
-            .with_eager_attention(self.config.eager_attention())
-            .with_precision(self.report.dtype.precision()))
+        text_inputs(&*self.backbone, rows, &self.device)
     }
 
-    /// Images, as an [`AutoImageProcessor`](super::AutoImageProcessor) makes them, `(channels, height,
-    /// width)` each.
+    /// Builds inputs from images `(channels, height, width)` of an
+    /// [`AutoImageProcessor`](super::AutoImageProcessor).
     ///
     /// # Errors
-    /// When the model reads no images, they differ in size, or the device cannot hold the tensors.
+    /// If the model does not read images, they differ in size, or the device cannot hold the tensors.
     pub fn image_inputs(&self, images: &[Tensor]) -> candle_core::Result<ModelInputs> {
-        let inputs = image_inputs(&*self.backbone, images, &self.device)?;
-        Ok(inputs
-            .with_eager_attention(self.config.eager_attention())
-            .with_precision(self.report.dtype.precision()))
+        image_inputs(&*self.backbone, images, &self.device)
     }
 
-    /// Runs the model and its head. What `output_hidden_states` and `output_attentions` of the
-    /// configuration ask for is computed too.
+    /// Runs the model and its head. Also computes what `output_hidden_states` and `output_attentions` of the
+    /// configuration request.
     ///
     /// # Errors
     /// As [`Backbone::forward`] and [`Head::forward`].
@@ -212,14 +212,14 @@ impl ModelWithHead {
 }
 
 impl ModelWithHead {
-    /// Runs the model over rows of `(input_ids, token_type_ids)` and returns all logits in host memory, and how many
-    /// numbers a row of the logits has.
+    /// Runs the model over rows of `(input_ids, token_type_ids)`. Returns all logits in host memory and the number
+    /// of logits per row.
     ///
     /// # Shapes
-    /// As the table at [`AutoModelFor`], flattened.
+    /// As in the table at [`AutoModelFor`], flattened.
     ///
     /// # Errors
-    /// `Model` for logits that are not numbers; `Internal` when a tensor operation fails.
+    /// `Model` for logits that are not finite; `Internal` if a tensor operation fails.
     pub fn logits<'a>(
         &self,
         rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
@@ -230,7 +230,7 @@ impl ModelWithHead {
     }
 }
 
-/// The rows of logits `(rows, n)` in host memory, and `n`.
+/// The logits `(rows, n)` in host memory, and `n`.
 ///
 /// # Errors
 /// As [`logits_to_host`].
@@ -252,33 +252,33 @@ impl std::fmt::Debug for ModelWithHead {
     }
 }
 
-/// Says what to do when a checkpoint lacks nothing but the head.
+/// Adds a hint for a checkpoint that only lacks the head.
 fn missing_head(error: Error, class: AutoClass) -> Error {
     if error.kind() == ErrorKind::Model && error.message().starts_with(loader::NO_HEAD) {
         return error.hint(format!(
-            "choose a checkpoint that was saved from {class}, or accept a new head of random weights \
-             with `allow_new_head`"
+            "choose a checkpoint that was saved from {class}, or set `allow_new_head` to accept a \
+             new head with random weights"
         ));
     }
     error
 }
 
-/// Which head an [`AutoModelFor`] has.
+/// The head of an [`AutoModelFor`].
 pub trait HeadClass {
     /// The Auto class.
     const CLASS: AutoClass;
 
-    /// The Auto class for one model, where it depends on the model.
+    /// The Auto class for one model, if it depends on the model.
     ///
     /// # Errors
-    /// `Unsupported` when the model is not of this class.
+    /// `Unsupported` if the model does not have this class.
     fn of(config: &AutoConfig) -> Result<AutoClass> {
         let _ = config;
         Ok(Self::CLASS)
     }
 }
 
-/// A model with a head, loaded by an Auto class. `forward` gives logits:
+/// A model with a head, loaded by an Auto class. `forward` returns logits:
 ///
 /// | class | logits |
 /// |---|---|
@@ -329,7 +329,7 @@ pub struct AutoModelForBuilder<C> {
 impl<C: HeadClass> AutoModelForBuilder<C> {
     load_options!();
 
-    /// How many labels a new head has.
+    /// The number of labels of a new head.
     #[must_use]
     pub fn num_labels(mut self, num_labels: usize) -> Self {
         self.options.override_key("num_labels", num_labels);
@@ -346,15 +346,15 @@ impl<C: HeadClass> AutoModelForBuilder<C> {
         self
     }
 
-    /// Where the random weights of a new head start from; 0 unless set.
+    /// The seed of a new head's random weights; default 0.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.new_head = Some(NewHead { seed });
         self
     }
 
-    /// Refuse a checkpoint without the head; by default it gets a new one of random weights, with a
-    /// warning, as in transformers.
+    /// Rejects a checkpoint without the head. By default, it gets a new one with random weights and a warning, as in
+    /// transformers.
     #[must_use]
     pub fn require_head(mut self) -> Self {
         self.new_head = None;
@@ -364,7 +364,7 @@ impl<C: HeadClass> AutoModelForBuilder<C> {
     /// Loads the model.
     ///
     /// # Errors
-    /// As [`ModelWithHead::load_snapshot`]; `Hub` when the files cannot be had.
+    /// As [`ModelWithHead::load_snapshot`]; `Hub` if the files cannot be obtained.
     pub fn load(self) -> Result<AutoModelFor<C>> {
         let (snapshot, config) = self.options.read()?;
         let model = ModelWithHead::load_snapshot(
@@ -380,15 +380,15 @@ impl<C: HeadClass> AutoModelForBuilder<C> {
 }
 
 impl<C: HeadClass> AutoModelFor<C> {
-    /// Loads a hub id or a directory, in f32 on the CPU.
+    /// Loads a hub id or directory in f32 on the CPU.
     ///
     /// # Errors
-    /// As [`ModelWithHead::load_snapshot`]; `Hub` when the files cannot be had.
+    /// As [`ModelWithHead::load_snapshot`]; `Hub` if the files cannot be obtained.
     pub fn from_pretrained(id: &str) -> Result<Self> {
         Self::builder(id).load()
     }
 
-    /// The same with options.
+    /// As [`AutoModelFor::from_pretrained`], with options.
     pub fn builder(id: impl Into<String>) -> AutoModelForBuilder<C> {
         AutoModelForBuilder {
             options: LoadOptions::new(id),
@@ -399,12 +399,12 @@ impl<C: HeadClass> AutoModelFor<C> {
 }
 
 impl<C> AutoModelFor<C> {
-    /// The files that it was loaded from.
+    /// The model's files.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
 
-    /// The tokenizer among these files, read when it is first asked for.
+    /// The tokenizer of the model, loaded on first use.
     ///
     /// # Errors
     /// As [`AutoTokenizer::from_snapshot`].
@@ -426,7 +426,7 @@ impl<C> std::ops::Deref for AutoModelFor<C> {
     }
 }
 
-/// Declares the Auto classes that give logits in one forward pass.
+/// Declares the Auto classes that compute logits in one forward pass.
 macro_rules! classes {
     ($($(#[$doc:meta])* $alias:ident = $class:ident;)*) => {$(
         #[doc = concat!("Marks [`", stringify!($alias), "`].")]
@@ -443,24 +443,25 @@ macro_rules! classes {
 }
 
 classes! {
-    /// The next token; generates through [`ModelWithHead::decoder`].
+    /// Predicts the next token; generates through [`ModelWithHead::decoder`].
     AutoModelForCausalLM = CausalLM;
-    /// Tokens for masks.
+    /// Predicts masked tokens.
     AutoModelForMaskedLM = MaskedLM;
-    /// A text for a text: an encoder and a decoder, whose own inputs
-    /// [`Seq2SeqBackbone::forward_seq2seq`](crate::models::Seq2SeqBackbone::forward_seq2seq) takes.
+    /// Generates text from text with an encoder-decoder model.
+    /// [`Seq2SeqBackbone::forward_seq2seq`](crate::models::Seq2SeqBackbone::forward_seq2seq) takes the inputs of
+    /// both.
     AutoModelForSeq2SeqLM = Seq2SeqLM;
-    /// A label, labels or a number for a text.
+    /// Predicts one label, several labels or a number for a text.
     AutoModelForSequenceClassification = SequenceClassification;
-    /// A span of a context.
+    /// Predicts a span of a context.
     AutoModelForQuestionAnswering = QuestionAnswering;
-    /// A label for each token.
+    /// Predicts a label for each token.
     AutoModelForTokenClassification = TokenClassification;
-    /// A number for each choice.
+    /// Predicts a score for each choice.
     AutoModelForMultipleChoice = MultipleChoice;
-    /// Whether a text follows another.
+    /// Predicts whether a text follows another.
     AutoModelForNextSentencePrediction = NextSentencePrediction;
-    /// Labels for an image.
+    /// Predicts labels for an image.
     AutoModelForImageClassification = ImageClassification;
 }
 
@@ -476,7 +477,7 @@ impl HeadClass for T5 {
     }
 }
 
-/// `AutoModelForSeq2SeqLM` for T5 and nothing else.
+/// `AutoModelForSeq2SeqLM`, but only for T5 and mT5.
 pub type AutoModelForT5 = AutoModelFor<T5>;
 
 /// Marks [`AutoModelWithLMHead`].
@@ -484,7 +485,7 @@ pub type AutoModelForT5 = AutoModelFor<T5>;
 pub enum WithLMHead {}
 
 impl HeadClass for WithLMHead {
-    /// Where it does not depend on the model.
+    /// The class if it does not depend on the model.
     const CLASS: AutoClass = AutoClass::MaskedLM;
 
     fn of(config: &AutoConfig) -> Result<AutoClass> {

@@ -1,10 +1,9 @@
 //! Directories of sentence-transformers: bi-encoders, cross-encoders and sparse encoders. Covers the modules after the
 //! transformer, prompts, lengths and tokenizer options.
 //!
-//! [`SentenceTransformerConfig`] is the description, readable without weights, so that an embedding's width
-//! is known before anything is loaded; it loads a [`Head`]. Every key of the files takes effect, has none, or is
-//! refused by name, as listed in `keys`. Not here: the transformer itself ([`AutoModel`](super::AutoModel)) and
-//! tokenization.
+//! [`SentenceTransformerConfig`] is the description, readable without weights, so an embedding's width is known before
+//! any weight is loaded. It loads a [`Head`]. Every key of the files takes effect, has none, or is refused by name, as
+//! listed in `keys`. Not here: the transformer itself ([`AutoModel`](super::AutoModel)) and tokenization.
 //!
 //! # Source
 //! `sentence_transformers/base/model.py` and the models beside it at v6.2.
@@ -88,7 +87,7 @@ pub struct SentenceTransformerConfig {
     pub keep_in_fp32_modules: Vec<String>,
     /// Overrides of `tokenizer_config.json`, including `model_max_length`, the most tokens of a row.
     pub processor_kwargs: Map<String, Value>,
-    /// Whether texts are lower-cased before they are tokenised.
+    /// Whether texts are lower-cased before tokenization.
     pub do_lower_case: bool,
 }
 
@@ -96,8 +95,8 @@ impl SentenceTransformerConfig {
     /// Reads the description; `overrides` are those of the transformer's `config.json`.
     ///
     /// # Errors
-    /// `Unsupported` for a module or a setting that is not implemented; `Model` for files that are
-    /// missing, broken or contradict each other; what [`AutoConfig::from_snapshot`] returns.
+    /// `Unsupported` for a module or a setting that is not implemented; `Model` for missing, damaged or contradictory
+    /// files; the errors of [`AutoConfig::from_snapshot`].
     pub fn from_snapshot(snapshot: &Snapshot, overrides: &Map<String, Value>) -> Result<Self> {
         Self::read(snapshot, overrides).map_err(|e| e.at(format!("model `{}`", snapshot.name())))
     }
@@ -130,14 +129,15 @@ impl SentenceTransformerConfig {
 
         let modules = ListedModules::read(snapshot, &listed)?;
         let encoder = match text("model_type")?.as_deref() {
-            // The first releases of sparse encoders do not write it.
+            // The first releases of sparse encoders do not write this key.
             None if modules.splade_pooling.is_some() => Encoder::SparseEncoder,
             None | Some("SentenceTransformer") => Encoder::SentenceTransformer,
             Some("CrossEncoder") => Encoder::CrossEncoder,
             Some("SparseEncoder") => Encoder::SparseEncoder,
             Some(other) => {
-                return Err(keys::not_implemented("model_type", &other.into(), &place)
-                    .hint("implemented are SentenceTransformer, CrossEncoder and SparseEncoder"));
+                return Err(keys::not_implemented("model_type", &other.into(), &place).hint(
+                    "supported classes: SentenceTransformer, CrossEncoder and SparseEncoder",
+                ));
             }
         };
         let transformer = modules.transformer;
@@ -204,7 +204,7 @@ impl SentenceTransformerConfig {
                 format!("model `{}` is a sparse encoder", self.transformer.name()),
             )
             .hint("use `sparse-encoding`, or `outputs: [last_hidden_state]`")),
-            // Its modules and prompts are for pairs; sentence-transformers ignores them too.
+            // The modules and prompts of a cross-encoder are for pairs. sentence-transformers ignores them too.
             Some(Encoder::CrossEncoder) => {
                 let plain = Self::plain(self.transformer.clone(), self.config.clone());
                 Ok(Self {
@@ -227,7 +227,7 @@ impl SentenceTransformerConfig {
         }
         let message =
             format!("modules.json of `{}` has no Pooling module", self.transformer.name());
-        Err(Error::new(ErrorKind::Model, message).hint("choose a `pooling`"))
+        Err(Error::new(ErrorKind::Model, message).hint("set `pooling`"))
     }
 
     /// Checks that `CrossEncoder(…)` can score with the directory: a transformer with its own head.
@@ -304,7 +304,7 @@ impl SentenceTransformerConfig {
         self.config.dimensions().hidden_size
     }
 
-    /// Pools otherwise than the directory says: `modes` take the place of its Pooling module.
+    /// Overrides the directory's pooling: `modes` replace its Pooling module.
     ///
     /// # Errors
     /// `Config` when a Dense module does not take the new width.
@@ -321,7 +321,7 @@ impl SentenceTransformerConfig {
         Ok(self)
     }
 
-    /// Ends with or without scaling to unit length, whatever the directory says.
+    /// Sets whether vectors are scaled to unit length, whatever the directory says.
     #[must_use]
     pub fn with_normalize(mut self, normalize: bool) -> Self {
         while self.modules.last() == Some(&Module::Normalize) {
@@ -338,7 +338,7 @@ impl SentenceTransformerConfig {
         modules::check_widths(&self.modules, self.hidden_size()).unwrap_or_default()
     }
 
-    /// The tokenizer, with what the directory sets over its files.
+    /// The tokenizer, with the directory's overrides of its files.
     ///
     /// # Errors
     /// As [`AutoTokenizer::with_config`].
@@ -357,7 +357,7 @@ impl SentenceTransformerConfig {
         })
     }
 
-    /// The prompt called `name`; without a name, the default one.
+    /// The prompt called `name`, or the default prompt.
     ///
     /// # Errors
     /// `Config` when there is no such prompt.
@@ -371,7 +371,7 @@ impl SentenceTransformerConfig {
         find(name).map(|(_, prompt)| Some(prompt.as_str())).ok_or_else(|| {
             Error::new(ErrorKind::Config, format!("the model has no prompt `{name}`")).hint(
                 match names.as_slice() {
-                    [] => "the model has no prompts: give the text itself as `prompt`".to_owned(),
+                    [] => "the model has no prompts: set the text itself as `prompt`".to_owned(),
                     names => format!("its prompts are: {}", names.join(", ")),
                 },
             )
@@ -399,7 +399,7 @@ impl SentenceTransformerConfig {
         }
         let names: Vec<&str> = self.prompts.iter().map(|(name, _)| name.as_str()).collect();
         let message =
-            format!("`default_prompt_name` in {MODEL_FILE} is `{name}`, which is no prompt");
+            format!("`default_prompt_name` in {MODEL_FILE} is `{name}`, which is not a prompt");
         Err(Error::new(ErrorKind::Model, message)
             .hint(format!("its prompts are: {}", names.join(", "))))
     }

@@ -1,4 +1,5 @@
-//! Texts and pairs of texts as rows of one model: cut at what the model takes, and checked against its tables.
+//! Encodes texts and pairs of texts as rows of one model: truncated to its maximum length, and checked against its
+//! embedding tables.
 //!
 //! Not here: tokens without a model ([`AutoTokenizer`]), tensors ([`crate::nn::ModelInputs`]).
 
@@ -6,7 +7,7 @@ use super::config::AutoConfig;
 use super::tokenizer::{AutoTokenizer, EncodeOptions, Encoding};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 
-/// How a model reads texts.
+/// How texts are encoded for a model.
 #[derive(Clone, Copy, Debug)]
 pub struct TextInput<'a> {
     /// The model's name, for errors.
@@ -15,18 +16,18 @@ pub struct TextInput<'a> {
     pub config: &'a AutoConfig,
     /// Its tokenizer.
     pub tokenizer: &'a AutoTokenizer,
-    /// Tokens of a row at most, special tokens included; see [`TextInput::max_tokens`].
+    /// The maximum number of tokens per row, including special tokens; see [`TextInput::max_tokens`].
     pub max_length: usize,
-    /// Whether longer texts are cut; otherwise they are an error.
+    /// Whether longer texts are truncated; otherwise they are an error.
     pub truncation: bool,
 }
 
 impl TextInput<'_> {
-    /// The most tokens of a row: `max_length`, else `stated`, and never more than the model has positions.
-    /// `usize::MAX` when none of them limits it. `pair` is for rows of two texts.
+    /// The maximum number of tokens per row: `max_length`, else `stated`, but at most the number of the model's
+    /// positions. `usize::MAX` when none of them limits it. `pair` is for rows of two texts.
     ///
     /// # Errors
-    /// `Config` when `max_length` leaves no room for special tokens, or is more than there are positions.
+    /// `Config` when `max_length` leaves no room for special tokens, or exceeds the number of positions.
     pub fn max_tokens(
         config: &AutoConfig,
         tokenizer: &AutoTokenizer,
@@ -58,7 +59,7 @@ impl TextInput<'_> {
         Ok(max_length)
     }
 
-    /// How texts are cut.
+    /// How texts are truncated.
     pub fn options(&self) -> EncodeOptions {
         EncodeOptions {
             max_length: self.truncation.then_some(self.max_length),
@@ -84,7 +85,7 @@ impl TextInput<'_> {
         Ok(encoding)
     }
 
-    /// The same, with the tokens checked as [`TextInput::check_tokens`] does.
+    /// Like [`TextInput::encode`], with the checks of [`TextInput::check_tokens`].
     ///
     /// # Errors
     /// As [`TextInput::encode`] and [`TextInput::check_tokens`].
@@ -101,7 +102,7 @@ impl TextInput<'_> {
         (&encoding.input_ids, types)
     }
 
-    /// Refuses a row of more tokens than the model takes.
+    /// Rejects a row with more tokens than the maximum.
     ///
     /// # Errors
     /// `Data`, with both numbers.
@@ -110,9 +111,9 @@ impl TextInput<'_> {
         if tokens <= max_length {
             return Ok(());
         }
-        let message = format!("text of {tokens} tokens, at most {max_length} may be");
+        let message = format!("text of {tokens} tokens, expected at most {max_length}");
         Err(Error::of_row(RowErrorKind::TooLong, message)
-            .hint("set `truncation: true` to cut longer texts, or raise `max_length`"))
+            .hint("set `truncation: true` to truncate longer texts, or raise `max_length`"))
     }
 
     /// Checks that each window advances: windows of `max_length` tokens share `stride` of them. `option` is the

@@ -1,28 +1,27 @@
-//! Rows of different lengths to batches of similar lengths under a token budget.
+//! Groups rows of different lengths into batches of similar length under a token budget.
 //!
-//! Not here: text (rows arrive as lengths), tensors ([`crate::nn::ModelInputs`]) and order: a batch
-//! lists row numbers, so whoever holds the rows puts results back by number. The entries are
-//! [`token_budget_batches`] and [`shares`], and [`in_batches`] for callers without workers of their own.
+//! Not here: text (rows arrive as lengths), tensors ([`crate::nn::ModelInputs`]) and order: a batch lists row numbers,
+//! by which the caller puts results back in order. The entries are [`token_budget_batches`] and [`shares`], and
+//! [`in_batches`] for callers without their own workers.
 
 use rayon::prelude::*;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Tokens below which the last batches of [`token_budget_batches`] do not shrink: weights are read once a batch,
-/// which this many tokens pay for.
+/// The minimum size of the last batches. Every batch reads all weights once, which pays off from about this many
+/// tokens.
 const MIN_BATCH_TOKENS: usize = 128;
 
-/// Cuts rows into batches for `workers` that take them from one queue: longest rows first, and no batch larger
-/// than `max_batch_tokens` when it is padded to its longest row. A row that alone exceeds the budget gets a batch
-/// of its own.
+/// Cuts rows into batches for `workers` that share one queue. The longest rows come first. No batch, padded to its
+/// longest row, exceeds `max_batch_tokens`; a row that exceeds the budget alone gets its own batch.
 ///
-/// Sorting makes the rows of one batch alike, so padding is small where a kernel needs it; longest first
-/// shows a budget that does not fit in memory at the first batch instead of the last. Equal lengths keep
-/// their order, so the same rows always give the same batches.
+/// Sorting gives the rows of a batch similar lengths, which keeps padding small where a kernel needs it. With the
+/// longest rows first, a budget that exceeds memory fails at the first batch, not the last. Equal lengths keep their
+/// order, so equal inputs give equal batches.
 ///
-/// A batch also takes no more than a worker's share of the tokens that are left, so that batches shrink towards
-/// the end, to no less than 128 tokens, and the workers finish together: a few rows are shared by all of them, and
-/// the last batch keeps none of the others waiting for long. One worker takes as much as the budget allows.
+/// A batch also takes at most one worker's share of the remaining tokens, but at least 128. Batches therefore shrink
+/// towards the end, and the workers finish at about the same time. A single worker gets batches as large as the budget
+/// allows.
 ///
 /// Returns row numbers: every number below `lengths.len()` exactly once.
 ///
@@ -64,8 +63,8 @@ pub fn token_budget_batches(
     batches
 }
 
-/// Deals rows out to `workers`, longest first and in turn, so that all get about the same work. For tasks
-/// that make batches of their share themselves.
+/// Deals rows out to `workers` in turn, longest first, for about equal work. For tasks that batch their share
+/// themselves.
 ///
 /// Returns row numbers: every number below `lengths.len()` exactly once; no share is empty.
 pub fn shares(lengths: &[usize], workers: usize) -> Vec<Vec<usize>> {
@@ -80,14 +79,13 @@ pub fn shares(lengths: &[usize], workers: usize) -> Vec<Vec<usize>> {
     shares
 }
 
-/// Runs `forward` on batches of rows and returns the results in the order of the rows, which have `lengths` tokens.
-/// With several `workers`, batches run in parallel on the current rayon pool.
+/// Runs `forward` on batches of rows, whose token counts are `lengths`, and returns the results in row order. With
+/// several `workers`, batches run in parallel on the current rayon pool.
 ///
-/// `forward` gets the numbers of a batch's rows and returns one result for each.
+/// `forward` gets the row numbers of a batch and returns one result per row.
 ///
 /// # Errors
-/// The first error of `forward`, in the order of the batches; `Internal` when it does not return a result for each
-/// row.
+/// The first error of `forward`, in batch order; `Internal` when it returns too few results.
 ///
 /// # Example
 /// ```
@@ -146,7 +144,7 @@ mod tests {
         assert!(shares(&[], 2).is_empty());
     }
 
-    /// When each of `workers` has done its part of a queue of batches, in tokens.
+    /// The tokens that each of `workers` computes from a shared queue of batches.
     fn finished(batches: &[Vec<usize>], lengths: &[usize], workers: usize) -> Vec<usize> {
         let mut finished = vec![0; workers];
         for batch in batches {

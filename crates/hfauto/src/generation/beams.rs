@@ -1,23 +1,23 @@
 //! Beam search for one row.
 //!
 //! # Source
-//! `_beam_search` and its helpers in `src/transformers/generation/utils.py` at v4.57, for a batch of one and
-//! one returned sequence. Scores are f32 and are added in the same order, −10⁹ for "not this one" included.
+//! `_beam_search` and its helpers in `src/transformers/generation/utils.py` at v4.57, for a batch of one and one
+//! returned sequence. Scores are f32 and are added in the same order, including the −10⁹ for excluded beams.
 
 use super::config::{EarlyStopping, GenerationConfig};
 use super::logits::Processors;
 use crate::nn::log_softmax;
 
-/// Off a score that must not win.
+/// The score offset of a beam that must not win.
 const UNWANTED: f32 = -1.0e9;
 
-/// A sequence that is searched or finished.
+/// A running or finished sequence.
 #[derive(Clone, Debug)]
 struct Beam {
-    /// The decoder's tokens, the prompt included.
+    /// The decoder's tokens, including the prompt.
     ids: Vec<u32>,
     score: f32,
-    /// Whether it has ended; an unfinished one stands in where too few have.
+    /// Whether the sequence has ended. Unfinished sequences fill the list until enough have finished.
     finished: bool,
 }
 
@@ -27,7 +27,7 @@ struct Continuation {
     beam: usize,
     token: u32,
     score: f32,
-    /// Whether the row ends with it.
+    /// Whether the sequence ends with this token.
     ends: bool,
 }
 
@@ -38,18 +38,18 @@ pub(super) struct BeamSearch {
     prompt: usize,
     max_length: usize,
     running: Vec<Beam>,
-    /// The best first.
+    /// Sorted, best first.
     finished: Vec<Beam>,
 }
 
-/// What a row does after a step: the running beam, before the step, that each goes on from, and its token.
+/// For each running beam after a step: the beam that it continues, and its new token.
 pub(super) type Next = Vec<(usize, u32)>;
 
 impl BeamSearch {
-    /// For a row whose decoder begins with `prompt` and has at most `max_length` tokens.
+    /// Starts a search from the decoder's `prompt`, with sequences of at most `max_length` tokens.
     pub(super) fn new(num_beams: usize, prompt: Vec<u32>, max_length: usize) -> Self {
         let beam = |ids: Vec<u32>, score| Beam { ids, score, finished: false };
-        // All beams begin the same; only the first counts, so that they do not stay so.
+        // All beams start identical. Only the first one has a usable score, so that they diverge.
         let running = (0..num_beams)
             .map(|i| beam(prompt.clone(), if i == 0 { 0.0 } else { UNWANTED }))
             .collect();
@@ -57,9 +57,9 @@ impl BeamSearch {
         Self { prompt: prompt.len(), max_length, running, finished }
     }
 
-    /// Goes on by one token. `logits` are those of each running beam, or, as they begin the same, of one
-    /// for all; they are overwritten. `stops` tells whether a stop string ends with the last of its ids.
-    /// Returns `None` when the search has ended.
+    /// Advances all beams by one token. `logits` has one row per running beam or, in the first step, one for all beams;
+    /// it is overwritten. `stops` returns whether a sequence ends with a stop string. Returns `None` when the search
+    /// has ended.
     pub(super) fn step(
         &mut self,
         logits: &mut [f32],
@@ -74,7 +74,7 @@ impl BeamSearch {
             log_softmax(row);
             processors.process(&beam.ids, row);
         }
-        // Enough that as many as there are beams go on, even if every end token is among the best.
+        // Enough candidates to continue `num_beams` beams, even if every end token is among the best.
         let keep = num_beams * (1 + config.eos_token_id.len()).max(2);
         let keep = keep.min(num_beams.saturating_mul(vocab_size));
         let rows = self.running.iter().enumerate().map(|(i, beam)| {
@@ -95,7 +95,7 @@ impl BeamSearch {
 
         let mut order: Vec<(f32, &Continuation)> =
             best.iter().map(|c| (if c.ends { c.score + UNWANTED } else { c.score }, c)).collect();
-        order.sort_by(|a, b| b.0.total_cmp(&a.0)); // stable: the better one before the step stays first
+        order.sort_by(|a, b| b.0.total_cmp(&a.0)); // stable: ties keep the order of the beams
         let next: Vec<(f32, Continuation)> =
             order.into_iter().take(num_beams).map(|(score, c)| (score, *c)).collect();
         self.running = next
@@ -113,7 +113,7 @@ impl BeamSearch {
         goes_on.then(|| next.iter().map(|(_, c)| (c.beam, c.token)).collect())
     }
 
-    /// Puts continuations that end among the finished ones, if they are among the best.
+    /// Adds ended continuations to the finished sequences if they are among the best.
     fn finish(&mut self, best: &[Continuation], length: usize, config: &GenerationConfig) {
         let num_beams = self.finished.len();
         let generated = (length - self.prompt) as f64;
@@ -140,7 +140,7 @@ impl BeamSearch {
         self.finished.iter().all(|beam| beam.finished)
     }
 
-    /// Whether the best running beam may still become better than the worst finished one.
+    /// Whether the best running beam may still score better than the worst finished one.
     fn may_improve(&self, length: usize, config: &GenerationConfig) -> bool {
         let to_the_end =
             config.early_stopping == EarlyStopping::Never && config.length_penalty > 0.0;
@@ -151,14 +151,14 @@ impl BeamSearch {
         self.finished.iter().any(|beam| possible > if beam.finished { worst } else { UNWANTED })
     }
 
-    /// The best sequence: its tokens, how many of them are the prompt's, and its score.
+    /// The best sequence: its tokens, the length of its prompt, and its score.
     pub(super) fn best(mut self) -> (Vec<u32>, usize, f32) {
         let best = self.finished.swap_remove(0);
         (best.ids, self.prompt, best.score)
     }
 }
 
-/// The `keep` best of all tokens after all beams, best first; of equal ones the first.
+/// The `keep` best continuations over all beams and tokens, best first; ties go to the first.
 fn best_continuations<'a>(
     beams: impl Iterator<Item = (f32, &'a [f32])>,
     keep: usize,

@@ -1,17 +1,17 @@
-//! What to generate: the settings of `generate()`, from a model's files and from the options of a step.
+//! The settings of `generate()`, from a model's files and from a step's options.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
-/// New tokens when nothing says how many.
+/// transformers' default for `max_length`.
 const DEFAULT_MAX_LENGTH: usize = 20;
 
-/// Settings that change what is generated and are not implemented, with the values that leave them off;
-/// `null` does so too.
+/// Settings that would change the generated text and are not implemented, with the values that turn them off. `null`
+/// also turns them off.
 ///
 /// Settings without effect on the text are not listed: memory usage (`low_memory`, `cache_implementation`), speculative
 /// decoding (`prompt_lookup_num_tokens`, `assistant_early_exit`), additional outputs (`output_scores`), and replacement
@@ -40,8 +40,8 @@ const NOT_IMPLEMENTED: [(&str, &[f64]); 21] = [
     ("watermarking", &[]),
 ];
 
-/// The settings that are taken out of a model's `config.json` when it has no `generation_config.json`,
-/// besides those of [`NOT_IMPLEMENTED`].
+/// The settings read from a model's `config.json` when it has no `generation_config.json`, in addition to
+/// [`NOT_IMPLEMENTED`].
 const IMPLEMENTED: [&str; 27] = [
     "bad_words_ids",
     "begin_suppress_tokens",
@@ -72,14 +72,14 @@ const IMPLEMENTED: [&str; 27] = [
     "cache_implementation",
 ];
 
-/// When a search over beams ends.
+/// When a beam search ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EarlyStopping {
-    /// When no running beam is likely to do better (`false`).
+    /// When no running beam is likely to improve (`false`).
     Heuristic,
-    /// When there are as many finished beams as beams (`true`).
+    /// When `num_beams` beams have finished (`true`).
     Full,
-    /// When no running beam can do better (`"never"`).
+    /// When no running beam can improve (`"never"`).
     Never,
 }
 
@@ -133,80 +133,70 @@ impl schemars::JsonSchema for EarlyStopping {
 /// The settings of a generation; names and defaults are those of transformers' `GenerationConfig`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerationConfig {
-    /// Tokens at most, prompt not counted; comes before `max_length`.
+    /// The maximum number of new tokens, without the prompt. Takes precedence over `max_length`.
     pub max_new_tokens: Option<usize>,
-    /// Tokens at most, those of a decoder's prompt included; `None` for 20 more than the prompt's.
+    /// The maximum number of tokens, including a decoder's prompt; `None` for the prompt plus 20.
     pub max_length: Option<usize>,
-    /// Tokens at least, prompt not counted; comes before `min_length`.
+    /// The minimum number of new tokens, without the prompt. Takes precedence over `min_length`.
     pub min_new_tokens: Option<usize>,
-    /// Tokens at least, those of a decoder's prompt included.
+    /// The minimum number of tokens, including a decoder's prompt.
     pub min_length: usize,
-    /// Whether tokens are drawn; otherwise the likeliest is taken.
+    /// Samples tokens; otherwise decoding is greedy or a beam search.
     pub do_sample: bool,
-    /// Divides scores before a token is drawn; `None` for 1.
+    /// Divides logits before sampling; `None` for 1.
     pub temperature: Option<f32>,
-    /// Draws from the likeliest tokens only; `None` for all.
+    /// Samples from the `top_k` most likely tokens; `None` for all.
     pub top_k: Option<usize>,
-    /// Draws from the likeliest tokens that have this probability together; `None` for 1.
+    /// Samples from the smallest set of most likely tokens whose probabilities add up to `top_p`; `None` for 1.
     pub top_p: Option<f64>,
-    /// Draws from tokens that are at least this fraction as likely as the likeliest.
+    /// Samples from tokens at least this fraction as likely as the most likely one.
     pub min_p: Option<f64>,
-    /// Divides positive scores of tokens that are there already, multiplies negative ones.
+    /// Divides positive scores of tokens that already occur, and multiplies negative ones.
     pub repetition_penalty: f32,
-    /// Groups of so many tokens occur once; 0 for no such rule.
+    /// Each n-gram of this size occurs at most once; 0 for no limit.
     pub no_repeat_ngram_size: usize,
-    /// How many beams are searched; 1 for none.
+    /// The number of beams; 1 for no beam search.
     pub num_beams: usize,
-    /// The power of a beam's length by which its score is divided.
+    /// The exponent of the sequence length that divides a beam's score.
     pub length_penalty: f64,
-    /// When a search over beams ends.
+    /// When a beam search ends.
     pub early_stopping: EarlyStopping,
-    /// Tokens that end a row.
+    /// Tokens that end a sequence.
     pub eos_token_id: Vec<u32>,
-    /// The token that a decoder begins with when its prompt is empty.
+    /// The first token of a decoder with an empty prompt.
     pub bos_token_id: Option<u32>,
-    /// What fills up a batch in transformers; never generated here.
+    /// The token that pads batches in transformers; never generated here.
     pub pad_token_id: Option<u32>,
-    /// The token that a decoder after an encoder begins with.
+    /// The first token of a decoder after an encoder.
     pub decoder_start_token_id: Option<u32>,
-    /// The first token, whatever the scores say.
+    /// The forced first token, whatever its score.
     pub forced_bos_token_id: Option<u32>,
-    /// The last token where there is room for no other.
+    /// The forced last token, at the maximum length.
     pub forced_eos_token_id: Vec<u32>,
-    /// Groups of tokens that do not occur.
+    /// Token sequences that must not occur.
     pub bad_words_ids: Vec<Vec<u32>>,
-    /// Tokens that do not occur.
+    /// Tokens that must not occur.
     pub suppress_tokens: Vec<u32>,
-    /// Tokens that do not come first.
+    /// Tokens that must not come first.
     pub begin_suppress_tokens: Vec<u32>,
-    /// Texts that end a row.
+    /// Texts that end a sequence.
     pub stop_strings: Vec<String>,
-    /// Where random numbers start from; not a setting of transformers.
+    /// The seed of the random numbers; not a setting of transformers.
     pub seed: u64,
 }
 
 /// The settings in a model's files: those of `generation_config.json`, or without one, those in
-/// `config.json` with the special tokens that its `model_type` has by default.
+/// `config.json`, with `special_token_ids` where it has none.
 pub fn model_defaults(
     generation_config: Option<&Map<String, Value>>,
     config: &Map<String, Value>,
+    special_token_ids: &[(&str, u32)],
 ) -> Map<String, Value> {
     if let Some(generation_config) = generation_config {
         return generation_config.clone();
     }
-    let mut settings = Map::new();
-    let tokens = match config.get("model_type").and_then(Value::as_str) {
-        Some("gpt2") => json!({"bos_token_id": 50256, "eos_token_id": 50256}),
-        Some("t5" | "mt5") => json!({"pad_token_id": 0, "eos_token_id": 1}),
-        Some("bert") => json!({"pad_token_id": 0}),
-        Some("roberta" | "xlm-roberta" | "camembert") => {
-            json!({"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2})
-        }
-        _ => Value::Null,
-    };
-    if let Value::Object(tokens) = tokens {
-        settings.extend(tokens);
-    }
+    let tokens = special_token_ids.iter().map(|(key, id)| ((*key).to_owned(), Value::from(*id)));
+    let mut settings: Map<String, Value> = tokens.collect();
     let refused = NOT_IMPLEMENTED.iter().map(|(key, _)| *key);
     for key in IMPLEMENTED.into_iter().chain(refused) {
         if let Some(value) = config.get(key) {
@@ -216,10 +206,10 @@ pub fn model_defaults(
     settings
 }
 
-/// The settings of a pipeline of transformers: its own defaults where the model says nothing, save that a
-/// model's `max_length` stands in for a number of new tokens.
+/// The settings of a transformers pipeline: its own defaults where the model sets nothing, except that a model's
+/// `max_length` replaces the default `max_new_tokens`.
 ///
-/// So says the pipeline's source; what it does at v4.57 is to let its own defaults come first.
+/// This follows the comments in the pipeline's source. At v4.57, the pipeline's own defaults take precedence instead.
 pub fn pipeline_defaults(
     pipeline: &Map<String, Value>,
     model: &Map<String, Value>,
@@ -266,22 +256,22 @@ impl Default for GenerationConfig {
 }
 
 impl GenerationConfig {
-    /// From a model's settings and the options that come before them.
+    /// Merges a model's settings with `options`, which take precedence.
     ///
     /// # Errors
-    /// `Config` for an option and `Model` for a setting of the model that has a wrong type or an impossible
-    /// value; `Unsupported` for a setting that is not implemented and is on.
+    /// `Config` for an option and `Model` for a model's setting with a wrong type or an impossible value; `Unsupported`
+    /// for an active setting that is not implemented.
     pub fn new(model: &Map<String, Value>, options: &Map<String, Value>) -> Result<Self> {
         let settings = Settings { model, options };
         let do_sample = settings.flag("do_sample")?.unwrap_or(false);
         let num_beams = settings.at_most("num_beams", 1, limits::GENERATION_BEAMS)?.unwrap_or(1);
         for (key, off) in NOT_IMPLEMENTED {
             let is_unused = match key {
-                // Logits warpers, which only sampling needs.
+                // Logits warpers; only sampling uses them.
                 "epsilon_cutoff" | "eta_cutoff" | "top_h" | "typical_p" => !do_sample,
-                // Only for contrastive search, which uses neither beams nor sampling.
+                // Contrastive search uses neither beams nor sampling.
                 "penalty_alpha" => do_sample || num_beams > 1,
-                // Without beams to compare, all scores of a token may shift together.
+                // Renormalization shifts all scores of a step equally, which matters only between beams.
                 "renormalize_logits" => num_beams == 1,
                 _ => false,
             };
@@ -299,7 +289,7 @@ impl GenerationConfig {
                 settings.options.get("max_length"),
                 settings.tokens("max_length", 1)?,
             ) {
-                // The default in a model's file is no limit of its own.
+                // transformers' default in a model's file does not limit the length.
                 (None | Some(Value::Null), Some(DEFAULT_MAX_LENGTH)) => None,
                 (_, max_length) => max_length,
             },
@@ -347,7 +337,7 @@ impl GenerationConfig {
         if config.do_sample && config.temperature == Some(0.0) {
             return Err(settings
                 .wrong("temperature", "a number above 0")
-                .hint("for the likeliest tokens, set `do_sample: false`"));
+                .hint("for greedy decoding, set `do_sample: false`"));
         }
         if config.do_sample && config.num_beams > 1 {
             return Err(Error::new(
@@ -357,9 +347,7 @@ impl GenerationConfig {
                     config.num_beams
                 ),
             )
-            .hint(
-                "set `do_sample: false` for a search over beams, or `num_beams: 1` for sampling",
-            ));
+            .hint("set `do_sample: false` for beam search, or `num_beams: 1` for sampling"));
         }
         for (key, found) in [
             ("eos_token_id", config.eos_token_id.len()),
@@ -375,8 +363,8 @@ impl GenerationConfig {
         Ok(config)
     }
 
-    /// Tokens that a decoder's row of `prompt` tokens has at most in the end, the prompt included. A model
-    /// with positions for fewer ends there.
+    /// The maximum number of tokens for a decoder's prompt of `prompt` tokens, including the prompt. The model's
+    /// position embeddings also limit it.
     pub fn max_total_tokens(&self, prompt: usize, max_position_embeddings: Option<usize>) -> usize {
         let wanted = match (self.max_new_tokens, self.max_length) {
             (Some(new), _) => prompt.saturating_add(new),
@@ -386,11 +374,11 @@ impl GenerationConfig {
         wanted.min(max_position_embeddings.unwrap_or(usize::MAX))
     }
 
-    /// Refuses unbounded lengths: without a position table and an end token, a row grows to its length limit. `given`
-    /// are the options, which override a model's files.
+    /// Rejects excessive lengths for models without position embeddings, whose sequences may grow to the length limit.
+    /// `given` are the options, which override a model's files.
     ///
     /// # Errors
-    /// `Config` for an option and `Model` for a setting of the model.
+    /// `Config` for an option and `Model` for a model's setting.
     pub fn check_lengths(
         &self,
         max_position_embeddings: Option<usize>,
@@ -419,7 +407,7 @@ impl GenerationConfig {
         .hint("set `max_new_tokens` to what the texts need"))
     }
 
-    /// Tokens that a decoder's row of `prompt` tokens has at least before it may end.
+    /// The minimum number of tokens for a decoder's prompt of `prompt` tokens, including the prompt.
     pub(super) fn min_total_tokens(&self, prompt: usize) -> usize {
         match self.min_new_tokens {
             Some(new) => prompt.saturating_add(new),
@@ -428,7 +416,7 @@ impl GenerationConfig {
     }
 }
 
-/// Two layers of settings; options come first.
+/// Two layers of settings; options take precedence.
 struct Settings<'a> {
     model: &'a Map<String, Value>,
     options: &'a Map<String, Value>,
@@ -436,7 +424,7 @@ struct Settings<'a> {
 
 impl<'a> Settings<'a> {
     fn get(&self, key: &str) -> Option<&'a Value> {
-        // An option that is null is one that is not set; a setting that is null is set to nothing.
+        // A null option counts as unset. A null setting of the model counts as set to nothing.
         self.options.get(key).filter(|value| !value.is_null()).or_else(|| self.model.get(key))
     }
 
@@ -456,7 +444,7 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// Refuses a setting that is on.
+    /// Rejects a setting that is on.
     fn off(&self, key: &str, off: &[f64]) -> Result<()> {
         let is_off = match self.value(key) {
             None | Some(Value::Bool(false)) => true,
@@ -487,7 +475,7 @@ impl<'a> Settings<'a> {
         self.at_most(key, least, limits::GENERATION_TOKENS)
     }
 
-    /// A count that multiplies memory or time.
+    /// A count that scales memory or time.
     fn at_most(&self, key: &str, least: u64, most: usize) -> Result<Option<usize>> {
         let count = self.count(key, least)?;
         if count.is_some_and(|count| count > most) {
@@ -496,7 +484,7 @@ impl<'a> Settings<'a> {
         Ok(count)
     }
 
-    /// Checks a list that every new token is compared with.
+    /// Checks the length of a list that is compared with every new token.
     fn is_short(&self, key: &str, found: usize) -> Result<()> {
         let most = limits::GENERATION_LIST;
         if found <= most {
@@ -533,7 +521,7 @@ impl<'a> Settings<'a> {
         Ok(self.ids(key)?.first().copied())
     }
 
-    /// A token id or several; negative ones stand for none.
+    /// One token id or a list of them; negative ids are ignored.
     fn ids(&self, key: &str) -> Result<Vec<u32>> {
         let Some(value) = self.value(key) else { return Ok(Vec::new()) };
         let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
@@ -554,6 +542,8 @@ impl<'a> Settings<'a> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn map(value: Value) -> Map<String, Value> {
@@ -622,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_implemented_or_impossible_is_refused_by_name() {
+    fn unimplemented_or_invalid_settings_are_refused_by_name() {
         let refused = |model: Value, options: Value| {
             let error = config(model, options).unwrap_err();
             (error.kind(), error.to_string())
@@ -668,14 +658,15 @@ mod tests {
     fn a_models_own_settings_come_from_its_files() {
         let gpt2 = map(json!({"model_type": "gpt2", "max_length": 50, "n_layer": 2,
             "typical_p": 0.5, "eos_token_id": 7}));
-        let ours = model_defaults(None, &gpt2);
+        let special = [("bos_token_id", 50256), ("eos_token_id", 50256)];
+        let ours = model_defaults(None, &gpt2, &special);
         assert_eq!(ours["eos_token_id"], 7);
         assert_eq!(ours["bos_token_id"], 50256);
         assert_eq!((&ours["max_length"], ours.get("n_layer")), (&json!(50), None));
         let sampling = map(json!({"do_sample": true}));
         assert!(GenerationConfig::new(&ours, &sampling).is_err(), "typical_p");
         let file = map(json!({"temperature": 0.5}));
-        assert_eq!(model_defaults(Some(&file), &gpt2), file);
+        assert_eq!(model_defaults(Some(&file), &gpt2, &special), file);
 
         let pipeline = map(json!({"max_new_tokens": 256, "do_sample": true, "temperature": 0.7}));
         let ours = pipeline_defaults(&pipeline, &file);

@@ -1,4 +1,4 @@
-//! The loop: rows come in, go on token by token, and leave when they end.
+//! The decoding loop: rows enter, advance token by token, and leave when they end.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -18,7 +18,7 @@ use crate::nn::logits_to_host;
 pub enum FinishReason {
     /// An end token or a stop string.
     Stop,
-    /// As many tokens as allowed, or as the model has positions for.
+    /// The maximum number of tokens, or of the model's positions.
     Length,
 }
 
@@ -32,27 +32,25 @@ impl FinishReason {
     }
 }
 
-/// What a row has become.
+/// A row's generated sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
-    /// The tokens after the prompt, an end token included.
+    /// The tokens after the prompt, including the end token.
     pub token_ids: Vec<u32>,
-    /// Why it ended.
+    /// Why the row ended.
     pub finish_reason: FinishReason,
-    /// With beams, the sum of log-probabilities over the power of the length that `length_penalty` says.
+    /// For beam search: the sum of log-probabilities, divided by the length to the power of `length_penalty`.
     pub sequences_score: Option<f32>,
 }
 
-/// Generates after each of `prompts`; results are in their order.
+/// Generates a continuation of each prompt; results are in the order of `prompts`.
 ///
-/// Rows are in the decoder together as long as the tokens that they may come to, beams counted each, are not
-/// more than `max_batch_tokens`; one row is there in any case. An empty prompt of a decoder by itself begins
-/// with `bos_token_id`.
+/// Rows are decoded together as long as their maximum lengths, counted per beam, add up to at most `max_batch_tokens`.
+/// At least one row is always admitted. An empty prompt of a decoder-only model starts with `bos_token_id`.
 ///
 /// # Errors
-/// `Config` when an empty prompt has nothing to begin with or a decoder after an encoder has no token to
-/// begin with; `Data` for a prompt that leaves no room; `Model` for logits that are not numbers; `Internal` when a
-/// tensor operation fails.
+/// `Config` when the model has no token to start an empty prompt or an encoder-decoder's sequence with; `Data` for a
+/// prompt that leaves no room; `Model` for NaN logits; `Internal` when a tensor operation fails.
 pub fn generate(
     decoder: &dyn Decoder,
     prompts: &[&[u32]],
@@ -91,7 +89,7 @@ pub fn generate(
     batch.results.into_iter().map(|result| result.ok_or_else(missing)).collect()
 }
 
-/// What a decoder after an encoder begins with.
+/// The initial decoder tokens of an encoder-decoder model.
 fn decoder_start(decoder: &dyn Decoder, config: &GenerationConfig) -> Result<Vec<u32>> {
     if !decoder.is_encoder_decoder() {
         return Ok(Vec::new());
@@ -119,35 +117,35 @@ fn check_token(decoder: &dyn Decoder, key: &str, id: u32) -> Result<()> {
     Err(Error::new(ErrorKind::Model, message))
 }
 
-/// A row that waits.
+/// A waiting row.
 struct Row {
-    /// Its place among the results.
+    /// Its index among the results.
     place: usize,
-    /// What the model reads first: the decoder's prompt, or the encoder's.
+    /// The tokens to prefill: the decoder's prompt, or the encoder's input.
     prompt: Vec<u32>,
-    /// Tokens in caches in the end.
+    /// The maximum number of its tokens in the caches.
     tokens: usize,
     search: Search,
 }
 
-/// A row in the decoder, of one or several rows there.
+/// A row in decoding, which has one decoder row, or one per beam.
 struct Slot {
     place: usize,
-    /// Rows in the decoder.
+    /// The number of decoder rows.
     rows: usize,
     tokens: usize,
     search: Search,
 }
 
-/// How tokens are chosen.
+/// How the next tokens are chosen.
 enum Search {
     Single(Single),
     Beams(BeamSearch),
 }
 
-/// A row that goes on by one token at a time, the likeliest or one drawn.
+/// Greedy decoding or sampling of one sequence.
 struct Single {
-    /// The decoder's tokens, the prompt included.
+    /// The decoder's tokens, including the prompt.
     ids: Vec<u32>,
     prompt: usize,
     max_length: usize,
@@ -162,9 +160,9 @@ struct Batch<'a> {
     decoder_start: Vec<u32>,
     state: DecoderState,
     slots: Vec<Slot>,
-    /// What each row of the decoder reads next.
+    /// The next input token of each decoder row.
     tokens: Vec<u32>,
-    /// Texts of tokens, for stop strings.
+    /// The texts of tokens, for stop strings.
     texts: HashMap<u32, String>,
     results: Vec<Option<Generated>>,
 }
@@ -204,7 +202,7 @@ impl Batch<'_> {
         Ok(Row { place, prompt: input, tokens: own * config.num_beams, search })
     }
 
-    /// Takes in waiting rows that there is room for.
+    /// Prefills waiting rows that fit into the token budget.
     fn admit(&mut self, waiting: &mut VecDeque<Row>) -> Result<()> {
         let mut tokens: usize = self.slots.iter().map(|slot| slot.tokens).sum();
         let mut admitted = Vec::new();
@@ -233,7 +231,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Reads the next token of every row.
+    /// Decodes one step of every row.
     fn decode(&mut self) -> Result<()> {
         let mut state = std::mem::take(&mut self.state);
         let logits = self.decoder.decode(&self.tokens, &mut state).map_err(failed)?;
@@ -242,8 +240,8 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Chooses the next token of each row of `slots`, whose rows are those of `state`. Returns the slots that
-    /// go on, with their tokens and state.
+    /// Chooses the next token of each row in `slots`, whose decoder rows are those of `state`. Returns the unfinished
+    /// slots with their next tokens and state.
     fn advance(
         &mut self,
         slots: Vec<Slot>,
@@ -283,7 +281,7 @@ impl Batch<'_> {
 }
 
 impl Search {
-    /// Goes on by one token; `None` when the row has ended.
+    /// Advances by one token. Returns `None` when the row has ended.
     fn step(
         &mut self,
         scores: &mut [f32],
@@ -295,7 +293,7 @@ impl Search {
             Self::Beams(beams) => {
                 let given = scores.len() / vocab_size;
                 let next = beams.step(scores, vocab_size, config, stops)?;
-                // At first one row of the decoder stands for all beams.
+                // After the prefill, one decoder row stands for all beams.
                 Some(next.into_iter().map(|(beam, id)| (beam.min(given - 1), id)).collect())
             }
             Self::Single(row) => {

@@ -1,28 +1,28 @@
-//! Processors and warpers: what changes scores before a token is chosen, in the order and with the formulas
-//! of transformers.
+//! Logits processors and warpers, in transformers' order and with its formulas. They change scores before a token is
+//! chosen.
 //!
 //! # Source
 //! `logits_process.py`, and `_get_logits_processor` in `utils.py`, of `src/transformers/generation` at v4.57.
 
 use super::config::GenerationConfig;
 
-/// The processors of one row. Warpers, which only a draw needs, are [`warp`].
+/// The logits processors of one row. [`warp`] has the warpers, which only sampling uses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Processors<'a> {
     config: &'a GenerationConfig,
-    /// Tokens of the decoder before the first generated one.
+    /// The number of tokens in the decoder's prompt.
     prompt: usize,
     min_length: usize,
     max_length: usize,
 }
 
 impl<'a> Processors<'a> {
-    /// For a row whose decoder begins with `prompt` tokens and ends with `max_length`.
+    /// Creates the processors of a row with a prompt of `prompt` tokens, which ends at `max_length`.
     pub(super) fn new(config: &'a GenerationConfig, prompt: usize, max_length: usize) -> Self {
         Self { config, prompt, min_length: config.min_total_tokens(prompt), max_length }
     }
 
-    /// Changes `scores`, one a token of the vocabulary; `ids` are the decoder's, the prompt included.
+    /// Changes `scores`, one per token of the vocabulary. `ids` are the decoder's tokens, including the prompt.
     pub(super) fn process(&self, ids: &[u32], scores: &mut [f32]) {
         let config = self.config;
         #[expect(clippy::float_cmp, reason = "exactly 1 is no penalty")]
@@ -86,7 +86,7 @@ fn repetition_penalty(penalty: f32, ids: &[u32], scores: &mut [f32]) {
     }
 }
 
-/// Forbids every token that would complete a group of `size` tokens that is there already.
+/// Forbids every token that would repeat an n-gram of `size` tokens.
 fn no_repeat_ngram(size: usize, ids: &[u32], scores: &mut [f32]) {
     if ids.len() + 1 < size {
         return;
@@ -116,17 +116,17 @@ fn bad_words(words: &[u32], eos_token_id: &[u32], ids: &[u32], scores: &mut [f32
     }
 }
 
-/// A token that may be drawn, and its score.
+/// A token that may be sampled, and its score.
 pub(super) type Candidate = (u32, f32);
 
-/// The tokens that may be drawn, in order of their ids, with their scores: temperature, then `top_k`,
-/// `top_p` and `min_p`.
+/// The tokens that may be sampled, by token id, with their scores: applies temperature, `top_k`, `top_p` and `min_p` in
+/// this order.
 pub(super) fn warp(config: &GenerationConfig, scores: &[f32]) -> Vec<Candidate> {
     #[expect(clippy::float_cmp, reason = "exactly 1 changes nothing")]
     let temperature = config.temperature.filter(|t| *t != 1.0);
     let scaled = |score: f32| temperature.map_or(score, |t| score / t);
     let least = match config.top_k {
-        // Division by a positive number keeps the order.
+        // Division by a positive number preserves the order of scores.
         Some(top_k) if top_k < scores.len() => kth_largest(scores, top_k),
         _ => f32::NEG_INFINITY,
     };
@@ -137,7 +137,7 @@ pub(super) fn warp(config: &GenerationConfig, scores: &[f32]) -> Vec<Candidate> 
         .map(|(id, score)| (id as u32, scaled(*score)))
         .collect();
     if candidates.is_empty() {
-        // Nothing is allowed; transformers fails here, and taking the first token ends the row's agony.
+        // Every token is forbidden. transformers raises an error here; here, token 0 is taken.
         return vec![(0, 0.0)];
     }
     if let Some(top_p) = config.top_p.filter(|p| *p < 1.0) {
@@ -149,13 +149,13 @@ pub(super) fn warp(config: &GenerationConfig, scores: &[f32]) -> Vec<Candidate> 
     candidates
 }
 
-/// The `k`-th of `scores` from the largest; `k` is at least 1 and at most their number.
+/// The `k`-th largest of `scores`; `k` is from 1 to their number.
 fn kth_largest(scores: &[f32], k: usize) -> f32 {
     let descending = |a: &f32, b: &f32| b.total_cmp(a);
     let mut best: Vec<f32> = Vec::with_capacity(2 * k);
     let mut least = f32::NEG_INFINITY;
     for &score in scores {
-        // Equal scores count too, but one that is no better than `k` others cannot change the k-th.
+        // Ties count. A score not larger than `k` others cannot change the k-th largest.
         if best.len() < k || score > least {
             best.push(score);
             if best.len() == 2 * k {
@@ -167,7 +167,7 @@ fn kth_largest(scores: &[f32], k: usize) -> f32 {
     *best.select_nth_unstable_by(k - 1, descending).1
 }
 
-/// Probabilities of candidates, not yet divided by their sum, which comes with them.
+/// The exponentials of the candidates' scores, and their sum.
 pub(super) fn exponentials(candidates: &[Candidate]) -> (Vec<f64>, f64) {
     let max = candidates.iter().fold(f32::NEG_INFINITY, |max, (_, score)| max.max(*score));
     let exps: Vec<f64> =
@@ -176,12 +176,12 @@ pub(super) fn exponentials(candidates: &[Candidate]) -> (Vec<f64>, f64) {
     (exps, sum)
 }
 
-/// Keeps the likeliest candidates that have the probability `top_p` together, and at least one.
+/// Keeps the most likely candidates with a total probability of `top_p`, but at least one.
 fn keep_top_p(top_p: f64, candidates: &mut Vec<Candidate>) {
     let (exps, sum) = exponentials(candidates);
     let tail = 1.0 - top_p;
-    // Tokens that have no more than the tail even if all were as likely as they are removed without being
-    // sorted; rounding is left room for.
+    // Even `n` candidates below this bound would not exceed the tail, so they are removed without sorting. The factor
+    // allows for rounding.
     let negligible = tail * sum / candidates.len() as f64 * (1.0 - 1e-6);
     let mut sorted: Vec<usize> = (0..exps.len()).filter(|&i| exps[i] > negligible).collect();
     sorted.sort_by(|&a, &b| exps[a].total_cmp(&exps[b]).then(a.cmp(&b)));
@@ -189,7 +189,7 @@ fn keep_top_p(top_p: f64, candidates: &mut Vec<Candidate>) {
     let mut kept: Vec<usize> = Vec::new();
     for (place, &i) in sorted.iter().enumerate() {
         cumulative += exps[i];
-        // As in transformers, both are compared in f32; the likeliest stays in any case.
+        // As in transformers, the comparison is in f32. The most likely candidate always stays.
         let removed = (cumulative / sum) as f32 <= tail as f32;
         if !removed || place + 1 == sorted.len() {
             kept.extend(&sorted[place..]);
@@ -200,17 +200,17 @@ fn keep_top_p(top_p: f64, candidates: &mut Vec<Candidate>) {
     *candidates = kept.into_iter().map(|i| candidates[i]).collect();
 }
 
-/// Keeps the candidates that are at least `min_p` times as likely as the likeliest.
+/// Keeps candidates at least `min_p` times as likely as the most likely one.
 fn keep_min_p(min_p: f64, candidates: &mut Vec<Candidate>) {
     let (exps, sum) = exponentials(candidates);
     let top = exps.iter().copied().fold(0.0, f64::max);
     let least = (min_p as f32) * (top / sum) as f32;
     let mut exps = exps.into_iter();
-    // The likeliest has an exponential of 1.
+    // The most likely candidate has an exponential of 1.
     candidates.retain(|_| exps.next().is_some_and(|exp| (exp / sum) as f32 >= least || exp >= top));
 }
 
-/// The likeliest token, the first of several.
+/// The token with the highest score; ties go to the first.
 pub(super) fn argmax(scores: &[f32]) -> u32 {
     let mut best = (0, f32::NEG_INFINITY);
     for (id, &score) in scores.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! How likely a model finds given tokens.
+//! The log-likelihood of given tokens.
 
 use candle_core::Tensor;
 
@@ -6,17 +6,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::models::Head;
 use crate::nn::{log_sum_exp, logits_to_host};
 
-/// The log-probability that each hidden state gives to its target.
+/// The log-probability that each hidden state assigns to its target token.
 ///
-/// Logits are computed for a few states at a time, so that there are never more than `max_elements` of them
-/// (or those of one state) in memory.
+/// Computes logits in chunks of at most `max_elements` elements, but at least one state.
 ///
 /// # Shapes
 /// `hidden_states`: `(n, hidden_size)`; `targets`: `n` token ids.
 ///
 /// # Errors
-/// `Model` for logits that are not numbers; `Internal` when there are not as many targets as states, a target is no
-/// token, or candle cannot allocate.
+/// `Model` for NaN logits; `Internal` when the numbers of targets and states differ, a target is not in the vocabulary,
+/// or candle cannot allocate.
 pub fn log_probabilities(
     head: &Head,
     hidden_states: &Tensor,

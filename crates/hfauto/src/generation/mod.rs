@@ -1,10 +1,11 @@
-//! From logits to text: which token comes next, when a row ends, which row takes its place.
+//! Generation: chooses each next token, ends rows, and admits waiting rows.
 //!
-//! Works on token ids, not on text: prompts come tokenised, and stop strings ask for the text of a token. Not here:
-//! architectures (`crate::models`), columns (the tasks of hfauto-pipe). The entry is [`generate`]: rows under a token
-//! budget. Rows are prefilled as room in the caches becomes free; a finished row leaves at once and a waiting one
-//! takes its place. Each row has its own keys and values (`crate::nn::KvCache`), random numbers (from `seed` and the
-//! prompt) and end, so that its text depends neither on its neighbours nor on their order.
+//! Works on token ids: prompts are tokenized, and stop strings request the text of a token. Not here: architectures
+//! (`crate::models`), and columns (the tasks of hfauto-pipe).
+//!
+//! The entry is [`generate`], which decodes rows under a token budget (continuous batching). A finished row leaves at
+//! once, and waiting rows are prefilled into the freed budget. Each row has its own KV cache (`crate::nn::KvCache`),
+//! end, and random numbers (from `seed` and the prompt), so its text depends neither on other rows nor on their order.
 //!
 //! # Source
 //! `src/transformers/generation` at v4.57: the names, the defaults, the order of the processors, beam search.

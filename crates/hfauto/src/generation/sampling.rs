@@ -1,7 +1,7 @@
-//! Drawing tokens.
+//! Sampling.
 //!
-//! Each row has a generator of its own, which starts from the seed of the step and the row's prompt: what is
-//! drawn depends on neither the batch nor the place of the row. The numbers are not those of torch.
+//! Each row has its own generator, seeded with the step's seed and the row's prompt. Samples therefore depend neither
+//! on the batch nor on the row's position. The random numbers differ from torch's.
 
 use super::logits::{Candidate, exponentials};
 
@@ -9,7 +9,7 @@ use super::logits::{Candidate, exponentials};
 pub(super) struct RowGenerator(blake3::OutputReader);
 
 impl RowGenerator {
-    /// For the row with this prompt.
+    /// The generator for a row with this prompt.
     pub(super) fn new(seed: u64, prompt: &[u32]) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&seed.to_le_bytes());
@@ -19,14 +19,14 @@ impl RowGenerator {
         Self(hasher.finalize_xof())
     }
 
-    /// From 0 to below 1, 53 bits.
+    /// A uniform number in [0, 1) with 53 random bits.
     fn uniform(&mut self) -> f64 {
         let mut bytes = [0; 8];
         self.0.fill(&mut bytes);
         (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// One of the candidates, each as often as `softmax` of its score says.
+    /// Samples one of the candidates with the probabilities of a softmax over their scores.
     pub(super) fn draw(&mut self, candidates: &[Candidate]) -> u32 {
         let (exps, sum) = exponentials(candidates);
         let point = self.uniform() * sum;
@@ -37,7 +37,7 @@ impl RowGenerator {
                 return *id;
             }
         }
-        // Rounding may leave the point on the sum itself.
+        // Rounding may put the point at the sum itself.
         candidates.last().map_or(0, |(id, _)| *id)
     }
 }

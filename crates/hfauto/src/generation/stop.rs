@@ -1,27 +1,27 @@
-//! Texts that end a row.
+//! Texts that end a sequence.
 //!
-//! As `StopStringCriteria` of transformers: a row ends with the token that completes a stop string, which
-//! stays in the text, as does what the token has after it. Tokens are taken at their own text, so that a
-//! character of several tokens, none of which is text by itself, completes nothing.
+//! As in transformers' `StopStringCriteria`, a sequence ends with the token that completes a stop string. The stop
+//! string, and the rest of the token after it, stay in the text. Each token counts with its own text, so a character
+//! split over several tokens completes no stop string.
 
 use std::collections::HashMap;
 
-/// Stop strings, and the way from a token to its text.
+/// Stop strings, and the mapping from tokens to texts.
 pub struct StopStrings<'a> {
     strings: &'a [String],
-    /// Tokens at the end of a row that may have a part in the longest string: one a character.
+    /// The number of last tokens that may overlap the longest string: one per character.
     window: usize,
     token_text: &'a (dyn Fn(u32) -> String + Sync),
 }
 
 impl<'a> StopStrings<'a> {
-    /// From strings and a function that gives the text of a token as it stands within a text.
+    /// Creates stop strings from texts. `token_text` returns a token's text as it appears within a text.
     pub fn new(strings: &'a [String], token_text: &'a (dyn Fn(u32) -> String + Sync)) -> Self {
         let window = strings.iter().map(|string| string.chars().count()).max().unwrap_or(0);
         Self { strings, window, token_text }
     }
 
-    /// Whether the last of `ids` completes a string; `texts` keeps texts of tokens between calls.
+    /// Whether the last of `ids` completes a stop string. `texts` caches the texts of tokens between calls.
     pub(super) fn end(&self, ids: &[u32], texts: &mut HashMap<u32, String>) -> bool {
         let window = &ids[ids.len().saturating_sub(self.window)..];
         let mut text = String::new();
@@ -34,7 +34,7 @@ impl<'a> StopStrings<'a> {
             return false;
         }
         self.strings.iter().any(|string| {
-            // A string of UTF-8 is found in bytes only where its characters are.
+            // In UTF-8, a byte match is always at character boundaries.
             let (text, string) = (text.as_bytes(), string.as_bytes());
             let from = (last_start + 1).saturating_sub(string.len());
             text[from..].windows(string.len()).any(|part| part == string)

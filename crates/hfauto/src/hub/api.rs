@@ -1,4 +1,4 @@
-//! Resolves a revision: the one request to the hub's API, whose response is bounded in bytes and time. Not here: files
+//! Resolves a revision with one request to the hub's API. The response is bounded in size and time. Not here: files
 //! ([`super::transfer`]).
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::limits;
 
 impl Transfer {
-    /// Requests the commit and the files of `revision`. The flag of an error says whether the network is at fault.
+    /// Requests the commit and the files of `revision`. The flag beside an error is true for network failures.
     pub(super) async fn info(&self, revision: &str) -> Result<ModelInfo, (Error, bool)> {
         let mut retries = 0;
         loop {
@@ -38,14 +38,14 @@ impl Transfer {
         let mut url = self.endpoint.clone();
         {
             let segments = url.path_segments_mut();
-            let mut path = segments.map_err(|()| self.error("broken `HF_ENDPOINT`"))?;
+            let mut path = segments.map_err(|()| self.error("malformed `HF_ENDPOINT`"))?;
             path.pop_if_empty().extend(["api", "models"]).extend(self.repo.as_str().split('/'));
             path.extend(["revision", revision]);
         }
         let response =
             self.send(&self.client, Method::GET, &url, None).await.map_err(|failure| {
                 match failure {
-                    // Named as configured, because this request goes to the hub itself.
+                    // The message names the configured endpoint, because this request goes to the hub itself.
                     Failure::Network { error, received, pause } => {
                         let mut named = unreachable_host(&shown(&self.settings));
                         if let Some(source) = std::error::Error::source(&error) {
@@ -62,7 +62,7 @@ impl Transfer {
         }
         let body = self.small_body(response, limits::HUB_ANSWER_BYTES).await?;
         serde_json::from_slice(&body).map_err(|e| {
-            let what = format!("{} does not answer as a hub", shown(&self.settings));
+            let what = format!("{} does not respond like a hub", shown(&self.settings));
             let error = Error::new(ErrorKind::Hub, what).source(e);
             error.hint("is `HF_ENDPOINT` a Hugging Face hub or a mirror of one?").into()
         })
@@ -89,17 +89,15 @@ impl Transfer {
         Failure::Fatal(error)
     }
 
-    /// Reads a whole response, within the limits.
+    /// Reads a whole response within the limits on size and time.
     async fn small_body(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
         let read = async {
             loop {
                 match response.chunk().await {
                     Ok(Some(chunk)) if body.len() + chunk.len() > limit => {
-                        let what = format!(
-                            "{} answers with more than {limit} bytes",
-                            shown(&self.settings)
-                        );
+                        let what =
+                            format!("{} sends more than {limit} bytes", shown(&self.settings));
                         return Err(Error::new(ErrorKind::Hub, what)
                             .hint("is `HF_ENDPOINT` a Hugging Face hub or a mirror of one?")
                             .into());
@@ -115,7 +113,7 @@ impl Transfer {
             }
         };
         let end = timeout(self.answer_time(), read).await;
-        end.unwrap_or_else(|_| Err(self.too_slow("its answer").into()))?;
+        end.unwrap_or_else(|_| Err(self.too_slow("its response").into()))?;
         Ok(body)
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::files::Has;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A model's name on the hub: `org/name`, or `name` for the oldest ones.
+/// A repository name on the hub: `org/name`, or `name` for the oldest models.
 #[derive(Clone, Debug)]
 pub(super) struct RepoId(String);
 
@@ -40,7 +40,7 @@ impl RepoId {
     }
 }
 
-/// Whether `revision` is a full commit hash, which needs no resolving.
+/// Whether `revision` is a full commit hash and needs no request.
 pub(super) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
 }
@@ -73,7 +73,7 @@ impl RepoCache {
         self.dir.join("snapshots").join(commit)
     }
 
-    /// The commit that `revision` was resolved to last.
+    /// The commit that `revision` last resolved to.
     pub(super) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
@@ -94,7 +94,7 @@ impl RepoCache {
         }
     }
 
-    /// The marker that the repository has no `file` at `commit`.
+    /// The marker file which records that the repository has no `file` at `commit`.
     pub(super) fn no_exist(&self, commit: &str, file: &str) -> PathBuf {
         self.dir.join(".no_exist").join(commit).join(file)
     }
@@ -107,7 +107,7 @@ mod tests {
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
     #[test]
-    fn tells_hub_ids_from_paths() {
+    fn distinguishes_hub_ids_from_paths() {
         for id in ["gpt2", "org/name", "sentence-transformers/all-MiniLM-L6-v2", "a_b/c.d"] {
             assert!(RepoId::parse(id).is_ok(), "{id}");
         }

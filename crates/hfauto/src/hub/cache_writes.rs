@@ -1,5 +1,5 @@
-//! Writing to the cache: blobs, the links to them, locks, and notes of what the hub answered. Python's `huggingface_hub`
-//! may use the same folder at the same time. Not here: the layout, and reading (`cache`).
+//! Writes to the cache: blobs, links to them, locks, and what the hub reported. Python's `huggingface_hub` may use the
+//! same folder concurrently. Not here: the layout, and reading (`cache`).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::cache::{RepoCache, is_commit};
 
 impl RepoCache {
-    /// Remembers that `revision` is `commit`.
+    /// Records that `revision` resolved to `commit`.
     pub(super) fn set_commit(&self, revision: &str, commit: &str) -> io::Result<()> {
         if is_commit(revision) || self.commit(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -20,7 +20,7 @@ impl RepoCache {
         fs::rename(&temporary, &path)
     }
 
-    /// Remembers that the repository has no `file` at `commit`, so that nobody asks again.
+    /// Records that the repository has no `file` at `commit`, to save later requests.
     pub(super) fn set_absent(&self, commit: &str, file: &str) -> io::Result<()> {
         let marker = self.no_exist(commit, file);
         if marker.exists() {
@@ -32,12 +32,12 @@ impl RepoCache {
         OpenOptions::new().create(true).append(true).open(&marker).map(drop)
     }
 
-    /// Where the content with this etag lies.
+    /// The path of the blob with this etag.
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
         self.dir().join("blobs").join(etag)
     }
 
-    /// Lets `file` at `commit` appear, as a link to its blob.
+    /// Makes `file` visible at `commit`, as a link to its blob.
     pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> io::Result<()> {
         let pointer = self.snapshot_dir(commit).join(file);
         if pointer.is_file() {
@@ -47,22 +47,22 @@ impl RepoCache {
         let up = "../".repeat(file.split('/').count() + 1);
         let linked = symlink(Path::new(&format!("{up}blobs/{etag}")), &temporary);
         if linked.is_err() {
-            // The file system knows no links: a copy takes space, but is as good.
+            // The file system has no symbolic links. A copy costs space but serves as well.
             fs::copy(self.blob(etag), &temporary)?;
         }
         fs::rename(&temporary, &pointer)
     }
 
-    /// Waits until no other process, Python's included, transfers the blob with this etag.
+    /// Waits until no other process, including Python's, downloads the blob with this etag.
     pub(super) async fn lock(&self, etag: &str) -> io::Result<Lock> {
         fs::create_dir_all(&self.locks)?;
         let path = self.locks.join(format!("{etag}.lock"));
         let mut told = false;
         loop {
-            // Never truncated: the file may be the content of another holder's lock.
+            // Never truncated: another process may hold the lock and have written to the file.
             let file = OpenOptions::new().create(true).append(true).open(&path)?;
             match file.try_lock() {
-                // The holder before us may have removed the file: then our lock is on no name.
+                // The previous holder may have removed the file; the lock would then be on an unlinked file.
                 Ok(()) if is_named(&file) => return Ok(Lock(Some(file))),
                 Ok(()) => {}
                 Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => {
@@ -81,18 +81,18 @@ impl RepoCache {
     }
 }
 
-/// The right to write one blob, until it is dropped.
+/// An exclusive lock on one blob, released on drop.
 #[derive(Debug)]
 pub(super) struct Lock(Option<File>);
 
 impl Lock {
-    /// Whether nobody else writes the blob. Not so where the file system has no locks.
+    /// Whether the lock excludes other writers. False on file systems without locks.
     pub(super) fn is_exclusive(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Where the blob grows: under the name that the next writer continues, or, where there are no
-    /// locks, under one that nobody else has.
+    /// The path of the partial download. The next writer resumes from this name; without locks, each writer gets a
+    /// unique name instead.
     pub(super) fn incomplete(&self, blob: &Path) -> PathBuf {
         let mut name = blob.as_os_str().to_owned();
         if !self.is_exclusive() {
@@ -103,14 +103,14 @@ impl Lock {
     }
 }
 
-/// A text that no other call and no other process has.
+/// A text that is unique across calls and processes.
 fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A free name in the folder of `path`, which is made if it is missing.
+/// An unused temporary name in the folder of `path`. Creates the folder if it is missing.
 fn beside(path: &Path) -> io::Result<PathBuf> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
@@ -119,7 +119,7 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}", unique()));
     let free = path.with_file_name(name);
-    // Left by a process that had our number and was killed.
+    // Left by a killed process with the same process id.
     if free.symlink_metadata().is_ok() {
         fs::remove_file(&free)?;
     }

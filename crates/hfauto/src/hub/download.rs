@@ -1,5 +1,5 @@
-//! From a model's name to its files: the local directory, the cache, the hub. Not here: downloads (`super::online`), and
-//! which files make a model ([`super::files`]).
+//! Finds a model's files by its name: in a local directory, the cache or the hub. Not here: downloads
+//! (`super::online`), and which files make up a model ([`super::files`]).
 
 use std::path::Path;
 
@@ -11,25 +11,25 @@ use crate::error::{Error, ErrorKind, Result};
 
 const DEFAULT_REVISION: &str = "main";
 
-/// How far the transfer of one file is.
+/// The progress of one file's transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HubProgress {
     /// The file, relative to the repository.
     pub file: String,
-    /// What has arrived, with what earlier runs had received.
+    /// Bytes received so far, including those of earlier runs.
     pub received_bytes: u64,
-    /// The file's size, when the hub tells it. The file is done when this much has arrived.
+    /// The file's size, if the hub declares it. The transfer ends when `received_bytes` reaches it.
     pub total_bytes: Option<u64>,
 }
 
-/// The place where models come from: local directories, the Hugging Face cache, the hub.
+/// Finds and downloads models: in local directories, the Hugging Face cache and the hub.
 ///
-/// Its functions block, and may be called inside and outside of a tokio runtime.
+/// Its functions block. They may be called inside and outside of a tokio runtime.
 #[derive(Debug)]
 pub struct Hub {
     pub(super) settings: HubSettings,
-    /// What the hub answered, for the rest of the run.
+    /// Resolved revisions, kept for the rest of the run.
     #[cfg(feature = "hub")]
     pub(super) resolved: super::online::Answers,
 }
@@ -44,7 +44,7 @@ impl Hub {
         }
     }
 
-    /// A hub with the settings of the environment.
+    /// A hub with the settings from the environment.
     pub fn from_env() -> Self {
         Self::new(HubSettings::from_env())
     }
@@ -54,14 +54,14 @@ impl Hub {
         &self.settings
     }
 
-    /// The files of `repo`, a directory or a hub id, at `revision` (a branch, a tag or a full commit
-    /// hash; `main` by default); what is not in the cache is downloaded.
+    /// The files of `repo`, a directory or a hub id, at `revision`: a branch, a tag or a full commit hash; `main` by
+    /// default. Files that the cache lacks are downloaded.
     ///
-    /// Offline, or with a commit whose files are all cached, nothing touches the network. When the hub
-    /// cannot be reached, a cached copy is used with a warning. `progress` is called on this thread.
+    /// Makes no request when offline, or for a commit with all its files cached. If the hub is unreachable, it uses a
+    /// cached copy and warns. `progress` is called on this thread.
     ///
     /// # Errors
-    /// `Hub` when the files cannot be had; `Model` when `modules.json` or a weight index is damaged.
+    /// `Hub` when the files are unavailable; `Model` when `modules.json` or a weight index is damaged.
     pub fn snapshot(
         &self,
         repo: &str,
@@ -85,12 +85,9 @@ impl Hub {
         if !self.settings.has_cache {
             return Err(Error::new(
                 ErrorKind::Hub,
-                format!(
-                    "there is no folder to keep model `{}` in: `HOME` is not set",
-                    repo.as_str()
-                ),
+                format!("no cache folder for model `{}`: `HOME` is not set", repo.as_str()),
             )
-            .hint("set `HF_HOME` to a folder of yours"));
+            .hint("set `HF_HOME` to a folder that you own"));
         }
         let request = Request {
             cache: RepoCache::new(&self.settings.cache_dir, &repo),
@@ -111,13 +108,13 @@ impl Hub {
     }
 
     #[cfg(not(feature = "hub"))]
-    #[expect(clippy::unused_self, reason = "with the feature, its settings say how to download")]
+    #[expect(clippy::unused_self, reason = "with the feature, its settings control downloads")]
     fn online(&self, request: &Request, _progress: &dyn Fn(HubProgress)) -> Result<Snapshot> {
         request.cached("this program cannot download (it was built without the feature `hub`)")
     }
 }
 
-/// What is asked for.
+/// A request for the files of one model.
 pub(super) struct Request {
     pub(super) repo: RepoId,
     pub(super) revision: String,
@@ -134,13 +131,13 @@ impl Request {
         Snapshot::cached(self.repo.as_str(), commit, self.cache.snapshot_dir(commit))
     }
 
-    /// The files that are in the cache; `why` nothing can be fetched.
+    /// The cached files. `why` is the reason that nothing can be downloaded, for the error message.
     pub(super) fn cached(&self, why: &str) -> Result<Snapshot> {
         let (repo, revision) = (self.repo.as_str(), &self.revision);
         let not_cached = |what: String| {
             Error::new(ErrorKind::Hub, what)
                 .at(format!("cache `{}`", self.cache.dir().display()))
-                .hint(format!("fetch it once with network: `hfauto-pipe fetch {repo}`"))
+                .hint(format!("fetch it once online: `hfauto-pipe fetch {repo}`"))
         };
         let commit = self.cache.commit(revision).ok_or_else(|| {
             not_cached(format!(
@@ -155,11 +152,11 @@ impl Request {
                 "{why}, and the cache lacks {files} of model `{repo}` at revision `{revision}`"
             )));
         }
-        // Whether there is one decides how the model pools, and so its results.
+        // `modules.json` decides the pooling mode, and with it the results.
         if plan.unknown.iter().any(|file| file == "modules.json") {
             tracing::warn!(
                 model = repo,
-                "the cache does not tell whether the repository has a `modules.json`; it is taken to have none"
+                "the cache does not record whether the repository has a `modules.json`; assuming that it has none"
             );
         }
         Ok(self.snapshot(&commit))

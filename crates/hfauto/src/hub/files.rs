@@ -1,5 +1,5 @@
-//! Which files of a repository make a model: configuration, tokenizer, weights, and the folders that
-//! `modules.json` names. Not here: how they arrive ([`super::transfer`]).
+//! Which files of a repository make up a model: configuration, tokenizer, weights, and the folders named in
+//! `modules.json`. Not here: their transfer ([`super::transfer`]).
 
 use std::path::{Component, Path};
 
@@ -10,25 +10,25 @@ use super::source::read_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
-/// How much of a model is needed. Each step includes the ones before it.
+/// How much of a model is needed. Each variant includes the previous ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
-    /// Configuration files: enough to know the model's class and the types of its columns.
+    /// Configuration files: enough to determine the model's class and the types of its columns.
     Config,
-    /// The tokenizer's files too.
+    /// The tokenizer's files as well.
     Tokenizer,
-    /// Everything that the model needs.
+    /// All files of the model.
     Weights,
 }
 
 /// Files of sentence-transformers at the repository's root.
 const ROOT_FILES: &[&str] = &["modules.json", "config_sentence_transformers.json"];
 
-/// How pictures become inputs; a model that has it may do without a tokenizer.
+/// The image preprocessing. A model that has it may lack a tokenizer.
 const IMAGE_CONFIG: &str = "preprocessor_config.json";
 
-/// Configuration files beside the encoder's weights. sentence-transformers knows its own under one
-/// name for each architecture of its first release.
+/// Configuration files beside the encoder's weights. The first release of sentence-transformers used one file name per
+/// architecture for its own.
 const CONFIG_FILES: &[&str] = &[
     "config.json",
     "generation_config.json",
@@ -58,7 +58,7 @@ const TOKENIZER_FILES: &[&str] = &[
     "tokenizer.model",
 ];
 
-/// The files of which a tokenizer needs at least one.
+/// Vocabulary files; a tokenizer needs at least one.
 const VOCABULARIES: &[&str] = &[
     "tokenizer.json",
     "vocab.txt",
@@ -69,42 +69,42 @@ const VOCABULARIES: &[&str] = &[
     "tokenizer.model",
 ];
 
-/// Weight files, the preferred first; after each, the index of its sharded form.
+/// Weight files in order of preference, each with the index of its sharded form.
 pub(super) const WEIGHT_FILES: &[(&str, &str)] = &[
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 ];
 
-/// What is known about a file of the repository.
+/// Whether the repository has a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Has {
     Yes,
     No,
-    /// Nobody has asked the hub yet.
+    /// Not requested from the hub yet.
     Unknown,
 }
 
-/// The files of a model, as far as they can be told.
+/// The files of a model, as far as they are known.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// Files that the model consists of.
+    /// Files of the model that are present.
     pub(super) files: Vec<String>,
-    /// Files that the repository does not have.
+    /// Files that the repository lacks.
     pub(super) absent: Vec<String>,
-    /// Files of which nothing is known.
+    /// Files whose presence is unknown.
     pub(super) unknown: Vec<String>,
-    /// Files without which the model cannot work, and which are not there.
+    /// Required files that are missing.
     pub(super) lacking: Vec<String>,
 }
 
 impl Plan {
     /// The files for `need`.
     ///
-    /// `modules.json` and the indexes of sharded weights are read in `dir`; while one that the
-    /// repository has is not there yet, the files it names are not in the plan.
+    /// Reads `modules.json` and the indexes of sharded weights in `dir`. The plan omits the files that they name until
+    /// they are downloaded.
     ///
     /// # Errors
-    /// `Model` when one of those files is damaged.
+    /// `Model` when `modules.json` or an index is damaged.
     pub(super) fn new(need: Need, dir: &Path, has: &dyn Fn(&str) -> Has) -> Result<Self> {
         let mut plan = Self::default();
         for file in ROOT_FILES {
@@ -156,7 +156,7 @@ impl Plan {
         answer
     }
 
-    /// Notes the first of `files` as lacking when none of them is there.
+    /// Records the first of `files` as lacking if none of them is present.
     fn require_one(&mut self, folder: &str, files: &[&str], has: &dyn Fn(&str) -> Has) {
         if !files.iter().any(|file| has(&join(folder, file)) == Has::Yes) {
             self.lacking.push(join(folder, files[0]));
@@ -195,9 +195,9 @@ impl Plan {
     }
 }
 
-/// One line of `modules.json`.
+/// One entry of `modules.json`.
 struct Module {
-    /// The last part of the Python class's name, which is the same in all releases.
+    /// The last component of the Python class path, which is the same in all releases.
     kind: String,
     /// Its folder in the repository; empty for the root.
     folder: String,
@@ -234,7 +234,7 @@ fn modules(dir: &Path) -> Result<Vec<Module>> {
     Ok(modules)
 }
 
-/// Whether `path` leads to a place below the folder that it is joined to, on every platform.
+/// Whether `path`, joined to a folder, stays below it on every platform.
 pub(super) fn is_plain(path: &str) -> bool {
     !path.is_empty()
         && !path.contains(['\\', ':', '\0'])
@@ -246,7 +246,7 @@ pub(super) fn join(folder: &str, file: &str) -> String {
     if folder.is_empty() { file.to_owned() } else { format!("{folder}/{file}") }
 }
 
-/// Answers from the complete list of a repository's files.
+/// Looks files up in the complete listing of a repository.
 #[cfg(any(test, feature = "hub"))]
 pub(super) fn listed(files: &std::collections::BTreeSet<String>) -> impl Fn(&str) -> Has {
     |file| if files.contains(file) { Has::Yes } else { Has::No }
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_only_the_files_of_the_model() {
+    fn plans_only_the_files_of_the_model() {
         let dir = tempfile::tempdir().unwrap();
         let repo = [
             "README.md",
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_what_generation_chats_and_pictures_need() {
+    fn plans_generation_chat_and_image_files() {
         let dir = tempfile::tempdir().unwrap();
         let repo = [
             "config.json",
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_is_lacking() {
+    fn reports_missing_files() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(
             plan(Need::Weights, dir.path(), &["README.md"]).lacking,

@@ -1,5 +1,5 @@
-//! How a tensor lies in a file: element type, shape, place and strides. Not here: the formats that
-//! say so ([`super::torch`], safetensors in [`super::weights`]).
+//! The layout of a tensor in a file: element type, shape, byte range and strides. Not here: the formats that describe
+//! it ([`super::torch`], safetensors in [`super::weights`]).
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::source::WeightFile;
 
-/// Why a file cannot be used: a fragment that follows the file's name, and what helps.
+/// Why a file is unusable: a fragment that follows the file's name, and a hint.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) what: String,
@@ -19,10 +19,10 @@ impl Fault {
         Self { what: what.into(), hint: None }
     }
 
-    /// The file opens but cannot be read.
+    /// An error while reading an open file.
     pub(super) fn unread(error: &std::io::Error) -> Self {
         Self::new(match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => "was cut off while it was read".to_owned(),
+            std::io::ErrorKind::UnexpectedEof => "was truncated during the read".to_owned(),
             _ => format!("cannot be read: {error}"),
         })
     }
@@ -49,7 +49,7 @@ pub(super) enum Element {
     U8,
     /// A byte that is 0 or 1.
     Bool,
-    /// One that candle does not compute with, by the format's name, and its size in bits.
+    /// A type that candle does not support: its name in the format, and its size in bits.
     Other(&'static str, usize),
 }
 
@@ -64,7 +64,7 @@ impl Element {
         }
     }
 
-    /// candle's type for the same bytes.
+    /// The candle dtype with the same byte representation.
     pub(super) fn dtype(self) -> Option<DType> {
         Some(match self {
             Self::F64 => DType::F64,
@@ -89,17 +89,17 @@ pub(super) struct Stored {
     pub(super) shape: Vec<usize>,
     /// The bytes of the file from the first element to the end of the last.
     bytes: Range<usize>,
-    /// In elements; `None` when the elements follow one another.
+    /// In elements; `None` for contiguous tensors.
     strides: Option<Vec<usize>>,
 }
 
 impl Stored {
-    /// A tensor whose elements follow one another in `bytes`, which are as many as it needs.
+    /// A contiguous tensor. `bytes` has exactly the length that the shape needs.
     pub(super) fn contiguous(element: Element, shape: Vec<usize>, bytes: Range<usize>) -> Self {
         Self { element, shape, bytes, strides: None }
     }
 
-    /// A view on the elements of `storage` (bytes of the file), from the element `offset` on.
+    /// A view of `storage` (a byte range of the file) that starts at element `offset`.
     pub(super) fn view(
         element: Element,
         shape: Vec<usize>,
@@ -128,7 +128,7 @@ impl Stored {
         if count == 0 {
             return Ok(Self::contiguous(element, shape, storage.start..storage.start));
         }
-        // A repeating view may be far larger than its file; no checkpoint has one.
+        // A view with repeated elements may be far larger than its file. No checkpoint has one.
         if last >= held || count > held {
             return Err(outside());
         }
@@ -142,7 +142,7 @@ impl Stored {
         Ok(Self { element, shape, bytes, strides: (!is_contiguous).then_some(strides) })
     }
 
-    /// The tensor in `file`, converted to `dtype`, on `device`.
+    /// Reads the tensor from `file` onto `device`, converted to `dtype`.
     pub(super) fn read(
         &self,
         file: &WeightFile,
@@ -150,7 +150,7 @@ impl Stored {
         device: &Device,
     ) -> candle_core::Result<Tensor> {
         let unread = |e: std::io::Error| candle_core::Error::Msg(Fault::unread(&e).what);
-        // Most weights are read directly into their final buffer.
+        // Reads f32 weights, the common case, directly into their final buffer.
         if let (Element::F32, None) = (self.element, &self.strides) {
             let mut values = vec![0_f32; self.bytes.len() / 4];
             file.read_into(pulp::bytemuck::cast_slice_mut(&mut values), self.bytes.start)
@@ -177,7 +177,7 @@ impl Stored {
     }
 }
 
-/// The elements of a view, in order. `bytes` holds them all.
+/// The elements of a view, in order. `bytes` contains all of them.
 fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
     let count: usize = shape.iter().product();
     let mut gathered = Vec::with_capacity(count * size);

@@ -1,8 +1,8 @@
-//! A model's files: where they come from and what tensors are in them.
+//! A model's files: where they come from, and the tensors in them.
 //!
-//! [`Hub::snapshot`] turns a hub id or a directory into a [`Snapshot`], the files of one commit in one
-//! local folder; [`Weights::open`] reads the tensors of its [`Snapshot::weight_files`]. Not here: what
-//! the files mean (`crate::auto`).
+//! [`Hub::snapshot`] turns a hub id or a directory into a [`Snapshot`]: the files of one commit in one local folder.
+//! [`Weights::open`] reads the tensors of its [`Snapshot::weight_files`]. Not here: the meaning of the files
+//! (`crate::auto`).
 
 #[cfg(feature = "hub")]
 mod api;

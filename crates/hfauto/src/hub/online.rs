@@ -1,8 +1,8 @@
-//! Downloads: the hub's answer to what a revision is, then the files that the cache lacks. Not here: the transfer of one
-//! file ([`super::transfer`]).
+//! Downloads: resolves a revision on the hub, then transfers the files that the cache lacks. Not here: the transfer of
+//! one file ([`super::transfer`]).
 //!
-//! The hub is asked once which commit a revision is; from then on everything is read at that commit,
-//! so that a branch that moves during a run changes nothing.
+//! Each revision is resolved to a commit once. All files are then read at that commit, even if the branch moves during
+//! a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Sender, channel};
@@ -18,18 +18,18 @@ use super::transfer::Transfer;
 use crate::error::{Error, ErrorKind, Result};
 
 const PARALLEL_TRANSFERS: usize = 4;
-/// modules.json names folders, whose indexes name shards; one more finds that all is there.
+/// `modules.json` names folders, whose indexes name shards. The last round finds nothing left to download.
 const MAX_ROUNDS: usize = 4;
 
-/// (repository, revision) → what the hub answered.
+/// (repository, revision) → resolved revision.
 pub(super) type Answers = Mutex<BTreeMap<(String, String), Resolved>>;
 
-/// What a revision is.
+/// A resolved revision.
 #[derive(Clone, Debug)]
 pub(super) enum Resolved {
-    /// The hub's answer: the commit, and all files of the repository at it.
+    /// The hub responded: the commit, and all files of the repository at that commit.
     Online { commit: String, files: BTreeSet<String> },
-    /// The hub did not answer, the cache did.
+    /// The hub was unreachable; the cache has a copy.
     Cached,
 }
 
@@ -42,7 +42,7 @@ impl Hub {
         on_own_thread(progress, |events| self.resolve_and_download(request, events))
     }
 
-    /// Runs on a thread of its own, where a runtime may be started.
+    /// Runs on a dedicated thread, where starting a runtime is allowed.
     fn resolve_and_download(
         &self,
         request: &Request,
@@ -78,7 +78,7 @@ impl Hub {
         })
     }
 
-    /// Asks the hub what the revision is.
+    /// Resolves the revision on the hub.
     async fn resolve(&self, request: &Request, transfer: &Transfer) -> Result<Resolved> {
         let (repo, revision) = (request.repo.as_str(), request.revision.as_str());
         let info = match transfer.info(revision).await {
@@ -92,7 +92,7 @@ impl Hub {
             }
         };
         let incomplete = |what| {
-            Error::new(ErrorKind::Hub, format!("the hub names no {what} for model `{repo}`"))
+            Error::new(ErrorKind::Hub, format!("the hub reports no {what} for model `{repo}`"))
                 .hint("is `HF_ENDPOINT` a Hugging Face hub or a mirror of one?")
         };
         let commit = info.sha.filter(|sha| is_commit(sha)).ok_or_else(|| incomplete("commit"))?;
@@ -102,7 +102,7 @@ impl Hub {
 }
 
 impl Request {
-    /// Downloads what the cache lacks of `commit`, whose repository has `files`.
+    /// Downloads the files of `commit` that the cache lacks. The repository has `files`.
     async fn download(
         &self,
         transfer: &Transfer,
@@ -110,7 +110,7 @@ impl Request {
         files: &BTreeSet<String>,
     ) -> Result<Snapshot> {
         for _ in 0..MAX_ROUNDS {
-            // What has arrived may name more files: modules.json, the indexes of shards.
+            // Downloaded files may name further ones: `modules.json`, and the indexes of shards.
             let plan = self.plan(commit, &listed(files))?;
             let missing: Vec<&str> = plan
                 .files
@@ -125,11 +125,11 @@ impl Request {
                     .await?;
                 continue;
             }
-            // The files are whole without these notes: a cache that cannot be written is no error.
+            // The downloaded files are complete without these records, so a failed write is only a warning.
             let absent = plan.absent.iter().try_for_each(|f| self.cache.set_absent(commit, f));
             if let Err(error) = absent.and_then(|()| self.cache.set_commit(&self.revision, commit))
             {
-                tracing::warn!(model = self.repo.as_str(), %error, "cannot note the commit in the cache");
+                tracing::warn!(model = self.repo.as_str(), %error, "cannot record the commit in the cache");
             }
             return Ok(self.snapshot(commit));
         }
@@ -137,8 +137,8 @@ impl Request {
     }
 }
 
-/// Runs `work` on a thread of its own and passes on its progress here: a runtime cannot be started
-/// within another, and `progress` need not be thread-safe.
+/// Runs `work` on a dedicated thread and forwards its progress to this one. A runtime cannot start within another, and
+/// `progress` need not be thread-safe.
 fn on_own_thread<T: Send>(
     progress: &dyn Fn(HubProgress),
     work: impl FnOnce(Sender<HubProgress>) -> Result<T> + Send,

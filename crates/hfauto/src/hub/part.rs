@@ -1,5 +1,4 @@
-//! The part of a file that has arrived: on disk beside its blob, and in the hash. Not here: where it
-//! comes from ([`super::transfer`]).
+//! A partial download: its file beside the blob, and its running hash. Not here: the transfer ([`super::transfer`]).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,18 +9,18 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The part of a file that has arrived, on disk and in the hash.
+/// A partial download: the file on disk and the running hash.
 pub(super) struct Part {
     path: PathBuf,
     file: File,
-    /// Bytes that have arrived.
+    /// Bytes received so far.
     pub(super) len: u64,
-    /// For files whose etag is the hash of their content: those in large file storage.
+    /// For files in large file storage, whose etag is the SHA-256 of their content.
     sha256: Option<Sha256>,
 }
 
 impl Part {
-    /// Goes on with what `path` holds, if it may be the beginning of the content with this etag.
+    /// Resumes from the file at `path` if it may be a prefix of the content with this etag.
     pub(super) fn open(path: &Path, etag: &str, size: Option<u64>) -> Result<Self> {
         let write = |e| disk(path, e);
         let mut file = OpenOptions::new()
@@ -39,7 +38,7 @@ impl Part {
             sha256: is_sha256.then(Sha256::new),
             file: file.try_clone().map_err(write)?,
         };
-        // Without a hash nothing can tell whether what was kept is of this file; a longer one is not.
+        // Without a hash, a prefix cannot be verified. A file longer than the content is not a prefix of it.
         if part.sha256.is_none() || size.is_some_and(|size| len > size) {
             part.restart()?;
         } else if let Some(hasher) = &mut part.sha256
@@ -57,7 +56,7 @@ impl Part {
         Ok(part)
     }
 
-    /// Begins anew.
+    /// Discards the received bytes and starts over.
     pub(super) fn restart(&mut self) -> Result<()> {
         if self.len > 0 {
             let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
@@ -68,7 +67,7 @@ impl Part {
         Ok(())
     }
 
-    /// Adds what has arrived.
+    /// Appends received bytes.
     pub(super) fn write(&mut self, chunk: &[u8]) -> Result<()> {
         self.file.write_all(chunk).map_err(|e| disk(&self.path, e))?;
         self.len += chunk.len() as u64;
@@ -78,8 +77,8 @@ impl Part {
         Ok(())
     }
 
-    /// The file's hash in hexadecimal and its algorithm, if the etag is a hash: SHA-256 for large files. Small files
-    /// have SHA-1, of the content with git's header or, behind some mirrors, of the content alone.
+    /// The file's hash in hexadecimal and its algorithm, if the etag is a hash. Large files have SHA-256. Small files
+    /// have SHA-1, over git's header and the content or, behind some mirrors, over the content alone.
     pub(super) fn hash(&mut self, etag: &str) -> Result<Option<(&'static str, String)>> {
         if let Some(hasher) = self.sha256.take() {
             return Ok(Some(("sha256", hex(hasher.finalize()))));
@@ -111,14 +110,14 @@ impl Part {
         }
     }
 
-    /// Puts the content on disk, whatever happens to the machine.
+    /// Flushes the content to disk, so that it survives a crash of the machine.
     pub(super) fn keep(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| disk(&self.path, e))
     }
 
-    /// Forgets what has arrived.
+    /// Deletes the partial download.
     pub(super) fn remove(&self) {
-        // What cannot be removed is found to be wrong again by the next download.
+        // The next download detects a remaining file as wrong and replaces it.
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -1,18 +1,18 @@
-//! The values of a pickle in a PyTorch checkpoint, and the fixed list of names that it may use. Not
-//! here: the reader of its bytes ([`super::unpickler`]), the files around it ([`super::torch`]).
+//! The values of a pickle in a PyTorch checkpoint, and the allow-list of names that it may use. Not here: the reader of
+//! its bytes ([`super::unpickler`]), and the enclosing files ([`super::torch`]).
 //!
-//! Values live in one arena and refer to each other by index, as pickles do: a value that is
-//! remembered early and filled later is the same value, and no depth of nesting is a recursion.
+//! All values live in one arena and refer to each other by index, as in pickles. A value memoized early and filled
+//! later stays one value, and deep nesting causes no recursion.
 
 use std::collections::BTreeMap;
 
 use super::layout::Element;
 use crate::limits;
 
-/// The index of a value.
+/// The index of a value in the arena.
 pub(super) type Id = usize;
 
-/// A value of a pickle, as far as checkpoints need it.
+/// The value types that checkpoints use.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     None,
@@ -20,7 +20,7 @@ pub(super) enum Value {
     Int(i64),
     /// An integer of more than 64 bits, as little-endian two's complement.
     Long(Vec<u8>),
-    /// A number or byte string whose value no checkpoint's tensors depend on.
+    /// A number or byte string that no tensor depends on.
     Opaque,
     Text(String),
     Tuple(Vec<Id>),
@@ -32,7 +32,7 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// The bytes that the value takes on the heap.
+    /// The heap memory of the value, in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         match self {
             Self::Long(bytes) => bytes.len(),
@@ -60,7 +60,7 @@ pub(super) enum Global {
     RebuildFromType,
     Size,
     Storage(Element),
-    /// A type or dtype that is only mentioned.
+    /// A type or dtype that checkpoints mention but that is never called.
     Mentioned,
 }
 
@@ -101,18 +101,18 @@ impl Global {
     }
 }
 
-/// The elements that tensors view, wherever the file around the pickle keeps them.
+/// The storage of tensors' elements; its place depends on the enclosing file format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StorageRef {
     pub(super) element: Element,
     pub(super) key: String,
     /// Elements in the whole storage.
     pub(super) len: usize,
-    /// The first element of this storage, in files that know views of storages.
+    /// The first element of this view, in file formats with views of storages.
     pub(super) start: usize,
 }
 
-/// A view on a storage.
+/// A view of a storage.
 #[derive(Clone, Debug)]
 pub(super) struct TensorRef {
     pub(super) storage: StorageRef,
@@ -125,7 +125,7 @@ pub(super) struct TensorRef {
 #[derive(Debug, Default)]
 pub(super) struct Pickle {
     pub(super) values: Vec<Value>,
-    /// Every storage that was named, by key.
+    /// Every storage that the pickle names, by key.
     pub(super) storages: BTreeMap<String, StorageRef>,
 }
 

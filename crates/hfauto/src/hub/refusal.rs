@@ -1,4 +1,4 @@
-//! What a hub's refusal means for the user, and what may be shown of the hub. Not here: the requests
+//! Explains a hub's error response to the user, without showing credentials. Not here: the requests
 //! ([`super::transfer`], [`super::download`]).
 
 use reqwest::StatusCode;
@@ -8,7 +8,7 @@ use super::cache::RepoId;
 use super::settings::HubSettings;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A status that is not success, with the hub's reason.
+/// An HTTP status other than success, with the hub's reason.
 pub(super) struct Refusal<'a> {
     pub(super) status: StatusCode,
     pub(super) code: Option<&'a str>,
@@ -22,7 +22,7 @@ impl Refusal<'_> {
             || matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
     }
 
-    /// The refusal of `file` at `revision`, or of the whole revision.
+    /// The error for `file` at `revision`, or for the whole revision.
     pub(super) fn error(
         &self,
         settings: &HubSettings,
@@ -48,7 +48,7 @@ impl Refusal<'_> {
                 };
                 (format!("model `{id}` is gated"), hint)
             }
-            // The hub does not tell strangers which private repositories exist.
+            // For anonymous requests, the hub hides which private repositories exist.
             (401, _, _) if !has_token => {
                 (format!("model `{id}` does not exist, or is private"), spelling)
             }
@@ -78,7 +78,7 @@ impl Refusal<'_> {
             ),
             _ => (
                 format!("the hub answered {} for model `{id}`", self.status),
-                "try later; https://status.huggingface.co tells of disturbances".to_owned(),
+                "try later; https://status.huggingface.co reports outages".to_owned(),
             ),
         };
         let said = self.message.map(plain_line).filter(|message| !message.is_empty());
@@ -87,10 +87,10 @@ impl Refusal<'_> {
     }
 }
 
-/// What the hub is, for messages: without the credentials that an address may carry.
+/// The hub's address for messages, without credentials.
 pub(super) fn shown(settings: &HubSettings) -> String {
     let Ok(mut url) = Url::parse(&settings.endpoint) else { return "`HF_ENDPOINT`".to_owned() };
-    // Only an address without host has no place for them.
+    // These calls fail only for an address without a host, which has no credentials.
     let _ = (url.set_username(""), url.set_password(None));
     url.as_str().trim_end_matches('/').to_owned()
 }
@@ -122,7 +122,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// A server's text as one short line that cannot steer a terminal.
+/// A server's text as one short line without control characters.
 fn plain_line(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(plain).take(200).collect::<String>().trim().to_owned()

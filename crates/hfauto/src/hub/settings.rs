@@ -1,25 +1,24 @@
-//! Where the hub is, where its cache is and who is asking: the environment variables of Python's
-//! `huggingface_hub`, under their names and with their meaning. Not here: what is done with them
-//! ([`super::Hub`]).
+//! The hub's address, the cache's location and the token, from the same environment variables as Python's
+//! `huggingface_hub`. Not here: their use ([`super::Hub`]).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
-/// `HF_HUB_DOWNLOAD_TIMEOUT` of `huggingface_hub` when it is not set.
+/// The default of `HF_HUB_DOWNLOAD_TIMEOUT` in `huggingface_hub`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-/// As `huggingface_hub`'s `http_get`.
+/// The default of `http_get` in `huggingface_hub`.
 const DEFAULT_RETRIES: u32 = 5;
 const DEFAULT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// A token that no formatting shows.
+/// A token that `Debug` does not print.
 #[derive(Clone)]
 #[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "read by downloads"))]
 pub(super) struct Token(String);
 
 impl Token {
-    /// The token as it goes into the `Authorization` header.
+    /// The token in clear, for the `Authorization` header.
     #[cfg(any(test, feature = "hub"))]
     pub(super) fn reveal(&self) -> &str {
         &self.0
@@ -42,14 +41,13 @@ impl fmt::Debug for Token {
 /// | `HF_HUB_DISABLE_IMPLICIT_TOKEN` | send no token from the environment |
 /// | `HF_ENDPOINT` | a mirror in place of `https://huggingface.co` |
 /// | `HF_HUB_OFFLINE`, else `TRANSFORMERS_OFFLINE` | use the cache only |
-/// | `HF_HUB_DOWNLOAD_TIMEOUT` | seconds without an answer after which a connection is given up |
+/// | `HF_HUB_DOWNLOAD_TIMEOUT` | connection timeout: seconds without a response |
 ///
-/// Switches are on when they are `1`, `ON`, `YES` or `TRUE`, in any case. Formatting never shows the
-/// token.
+/// Switches are on for `1`, `ON`, `YES` or `TRUE`, in any case. `Debug` never prints the token.
 #[derive(Clone, Debug)]
 pub struct HubSettings {
     pub(super) cache_dir: PathBuf,
-    /// False without a home folder and without a variable that names the cache.
+    /// False without a home folder and without a variable for the cache.
     pub(super) has_cache: bool,
     pub(super) endpoint: String,
     pub(super) token: Option<Token>,
@@ -60,15 +58,15 @@ pub struct HubSettings {
 }
 
 impl HubSettings {
-    /// The settings that the process's environment asks for.
+    /// The settings from the process's environment.
     pub fn from_env() -> Self {
         Self::from_vars(&|name| std::env::var(name).ok())
     }
 
-    /// The settings for the variables that `var` knows. An empty variable counts as not set.
+    /// The settings from the variables of `var`. An empty variable counts as unset.
     pub(super) fn from_vars(var: &dyn Fn(&str) -> Option<String>) -> Self {
         let var = |name: &str| var(name).filter(|value| !value.trim().is_empty());
-        // Not the temporary folder, where anyone may have planted a cache or a token.
+        // Never the temporary folder, where another user may have planted a cache or a token.
         let user = var("HOME").or_else(|| var("USERPROFILE")).map(PathBuf::from);
         let folder = |name: &str| {
             var(name).and_then(|value| match value.strip_prefix("~/") {
@@ -82,7 +80,7 @@ impl HubSettings {
         });
         let cache_dir = folder("HF_HUB_CACHE")
             .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
-            // transformers before version 5.
+            // The name before transformers 5.
             .or_else(|| folder("TRANSFORMERS_CACHE"))
             .or_else(|| Some(home.as_ref()?.join("hub")));
         let switch = |name: &str| var(name).is_some_and(|value| is_on(&value));
@@ -131,10 +129,10 @@ impl HubSettings {
         self
     }
 
-    /// Sets the token, or sends none.
+    /// Sets the token; `None` sends none.
     #[must_use]
     pub fn with_token(mut self, token: Option<String>) -> Self {
-        // A token file ends with a line break, and so do many copied tokens.
+        // Token files, and many copied tokens, end with a line break.
         let token = token.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
         self.token = token.map(Token);
         self
@@ -147,21 +145,21 @@ impl HubSettings {
         self
     }
 
-    /// Sets after how long without an answer a connection is given up.
+    /// Sets the connection timeout: the longest time without a response.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets how often a request that failed for the network's sake is repeated.
+    /// Sets the number of retries after a network failure.
     #[must_use]
     pub fn with_retries(mut self, retries: u32) -> Self {
         self.retries = retries;
         self
     }
 
-    /// Sets the pause before the first repetition; it doubles with each.
+    /// Sets the delay before the first retry; it doubles with each retry.
     #[must_use]
     pub fn with_retry_delay(mut self, delay: Duration) -> Self {
         self.retry_delay = delay;
@@ -173,7 +171,7 @@ impl HubSettings {
         &self.cache_dir
     }
 
-    /// The hub's address, without a slash at its end.
+    /// The hub's address, without a trailing slash.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }

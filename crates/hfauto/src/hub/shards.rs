@@ -1,4 +1,4 @@
-//! The index of sharded weights: which tensor lies in which file. Not here: the files themselves.
+//! The index of sharded weights: which shard holds which tensor. Not here: the shards themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -21,7 +21,7 @@ impl ShardIndex {
     /// Reads an index file.
     ///
     /// # Errors
-    /// `Model` when it is not an index, or names files outside its folder.
+    /// `Model` when the file is not an index, or names files outside its folder.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let damaged =
             |what: &str| Error::new(ErrorKind::Model, format!("`{}` {what}", path.display()));

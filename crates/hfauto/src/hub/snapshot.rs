@@ -52,13 +52,13 @@ impl Snapshot {
         &self.dir
     }
 
-    /// The path of `file` (relative, as `1_Pooling/config.json`), if the snapshot has it.
+    /// The path of `file`, relative like `1_Pooling/config.json`, if the snapshot has it.
     pub fn path(&self, file: &str) -> Option<PathBuf> {
         let path = self.dir.join(file);
         (is_plain(file) && path.is_file()).then_some(path)
     }
 
-    /// `file` parsed as JSON; `None` when the snapshot does not have it.
+    /// Parses `file` as JSON; `None` when the snapshot does not have it.
     ///
     /// # Errors
     /// `Model` when the file cannot be read or is not JSON.
@@ -71,8 +71,8 @@ impl Snapshot {
         serde_json::from_slice(&bytes).map(Some).map_err(|e| broken(e.into()))
     }
 
-    /// The files that the model consists of, of those that are here: configuration, tokenizer,
-    /// weights, and the folders that `modules.json` names. Sorted.
+    /// The model's files that the snapshot has: configuration, tokenizer, weights, and the folders named in
+    /// `modules.json`. Sorted.
     ///
     /// # Errors
     /// `Model` when `modules.json` or the index of sharded weights is damaged.
@@ -95,8 +95,8 @@ impl Snapshot {
         Ok(Some(hasher.finalize().to_hex().to_string()))
     }
 
-    /// The weight files: `model.safetensors`, or the index of its shards and the shards, else the same
-    /// of `pytorch_model.bin`. [`Weights::open`](super::Weights::open) reads them.
+    /// The weight files: `model.safetensors` or its shard index and shards, else the same for `pytorch_model.bin`.
+    /// [`Weights::open`](super::Weights::open) reads them.
     ///
     /// # Errors
     /// `Model` when there are none, or the index is damaged.
@@ -104,7 +104,7 @@ impl Snapshot {
         self.weight_files_in("")
     }
 
-    /// The weight files of a module's folder, as `2_Dense`; see [`Snapshot::weight_files`].
+    /// The weight files in a module's folder, for example `2_Dense`; see [`Snapshot::weight_files`].
     ///
     /// # Errors
     /// `Model` when there are none, or the index is damaged.
@@ -130,12 +130,12 @@ impl Snapshot {
             format!("`{}` has no weights{place}: expected {}", self.name, expected.join(" or ")),
         )
         .hint(match self.other_weights(folder) {
-            Some(other) => format!("it has `{other}`, a format that is not read"),
+            Some(other) => format!("it has `{other}`, an unsupported format"),
             None => "download the model again, with its weights".to_owned(),
         }))
     }
 
-    /// A weight file of another framework, to name it.
+    /// The name of a weight file of another framework, for the error message.
     fn other_weights(&self, folder: &str) -> Option<String> {
         let dir = if folder.is_empty() { self.dir.clone() } else { self.dir.join(folder) };
         let names: BTreeSet<String> = std::fs::read_dir(dir)

@@ -1,7 +1,7 @@
-//! Weight files, read lazily by byte range, and small files read whole, up to a limit.
+//! Weight files, read lazily by byte range, and small files, read whole up to a limit.
 //!
-//! Nothing is memory-mapped: a file that is truncated while it is read gives an error, where a mapping would end the
-//! process with SIGBUS.
+//! Files are not memory-mapped: truncating a mapped file would end the process with SIGBUS. Reading a truncated file
+//! returns an error.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -31,7 +31,7 @@ impl WeightFile {
         Ok(Self { path, file, len })
     }
 
-    /// The size of the file when it was opened.
+    /// The size of the file at the time of opening.
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -43,7 +43,7 @@ impl WeightFile {
         Ok(file)
     }
 
-    /// The first `count` bytes, or all if there are fewer.
+    /// The first `count` bytes, or the whole file if it is shorter.
     pub(super) fn head(&self, count: usize) -> io::Result<Vec<u8>> {
         self.read(0..count.min(self.len))
     }
@@ -51,7 +51,7 @@ impl WeightFile {
     /// The bytes of `range`.
     ///
     /// # Errors
-    /// `UnexpectedEof` where the file does not have such bytes, or no longer has them.
+    /// `UnexpectedEof` when the range exceeds the file, for example after a truncation.
     pub(super) fn read(&self, range: Range<usize>) -> io::Result<Vec<u8>> {
         if range.end > self.len || range.start > range.end {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -70,7 +70,7 @@ impl WeightFile {
     /// Fills `bytes` from offset `start`.
     #[cfg(not(unix))]
     pub(super) fn read_into(&self, bytes: &mut [u8], start: usize) -> io::Result<()> {
-        // All readers share one file position.
+        // `seek` and `read` are two calls on one shared file position.
         static PLACE: std::sync::Mutex<()> = std::sync::Mutex::new(());
         let _turn = PLACE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut file = &self.file;
@@ -79,10 +79,10 @@ impl WeightFile {
     }
 }
 
-/// The content of `path`, a file of at most `limit` bytes.
+/// The content of `path`, at most `limit` bytes.
 ///
 /// # Errors
-/// `Model` when it is longer, unreadable or not a regular file.
+/// `Model` when the file is longer, unreadable or not a regular file.
 pub(crate) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let cannot = |e: io::Error| {
         Error::new(ErrorKind::Model, format!("cannot read `{}`", path.display())).source(e)
@@ -102,7 +102,7 @@ pub(crate) fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
         return Err(too_long(metadata.len()));
     }
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-    // The file may grow while it is read.
+    // The file may grow during the read.
     File::open(path)
         .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
         .map_err(cannot)?;

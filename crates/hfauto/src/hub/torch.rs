@@ -1,6 +1,6 @@
-//! The two files that `torch.save` writes: a zip archive (torch 1.6 and later) and the stream of
-//! pickles before it. Both hold one pickle that names storages, and the storages' bytes. Not here: the
-//! pickle itself ([`super::pickle`], [`super::unpickler`]).
+//! The two file formats of `torch.save`: a zip archive (torch 1.6 and later) and the legacy stream of pickles. Both
+//! contain one pickle that names storages, and the bytes of the storages. Not here: the pickle itself
+//! ([`super::pickle`], [`super::unpickler`]).
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
@@ -14,12 +14,12 @@ use super::source::WeightFile;
 use super::unpickler;
 use crate::limits;
 
-/// The first pickle of the old format: the number 0x1950a86a20f9469cfc6c, little-endian.
+/// The first pickle of the legacy format: the number 0x1950a86a20f9469cfc6c, little-endian.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 const PROTOCOL_VERSION: i64 = 1001;
-/// Where training programs put the tensors when they save more than tensors.
+/// The keys under which training programs save the tensors beside other state.
 const STATE_DICT_KEYS: &[&str] = &["state_dict", "model_state_dict", "model"];
-const BIG_ENDIAN: &str = "was saved on a big-endian machine, which is not read";
+const BIG_ENDIAN: &str = "was saved on a big-endian machine, which is not supported";
 
 type Tensors = BTreeMap<String, Stored>;
 
@@ -36,7 +36,9 @@ pub(super) fn read_zip(file: &WeightFile) -> Result<Tensors, Fault> {
         let record = archive.by_index_raw(index).map_err(damaged)?;
         let name = record.name().map_err(damaged)?.into_owned();
         if record.compression() != CompressionMethod::Stored || record.encrypted() {
-            return Err(Fault::new(format!("has a packed record `{name}`; torch.save packs none")));
+            return Err(Fault::new(format!(
+                "has a compressed record `{name}`; torch.save compresses none"
+            )));
         }
         let bytes = record
             .data_start()
@@ -45,7 +47,7 @@ pub(super) fn read_zip(file: &WeightFile) -> Result<Tensors, Fault> {
                 let end = start.checked_add(usize::try_from(record.size()).ok()?)?;
                 (end <= file.len()).then_some(start..end)
             })
-            .ok_or_else(|| Fault::new(format!("is damaged: record `{name}` is not in it")))?;
+            .ok_or_else(|| Fault::new(format!("is damaged: record `{name}` is missing")))?;
         records.insert(name, bytes);
     }
     let pickles: Vec<_> =
@@ -56,14 +58,14 @@ pub(super) fn read_zip(file: &WeightFile) -> Result<Tensors, Fault> {
             pickles.len()
         )));
     };
-    // The records lie in a folder whose name is the saved file's.
+    // The records are in a folder named after the saved file.
     let folder = name.strip_suffix("data.pkl").unwrap_or_default();
     if let Some(order) = records.get(&format!("{folder}byteorder"))
         && !file.read(order.start..order.end.min(order.start + 6)).map_err(unread)?.eq(b"little")
     {
         return Err(Fault::new(BIG_ENDIAN));
     }
-    // Reading this one through the archive verifies its checksum.
+    // Reading the pickle through the archive verifies its checksum.
     let mut pickle = Vec::new();
     let record = archive.by_name(name).map_err(damaged)?;
     if record.size() > limits::PICKLE_BYTES as u64 {
@@ -88,9 +90,9 @@ pub(super) fn read_zip(file: &WeightFile) -> Result<Tensors, Fault> {
     })
 }
 
-/// The tensors of the format before torch 1.6: four pickles, a list of storages, the storages.
+/// The tensors of the legacy format (before torch 1.6): four pickles, a list of storages, the storages.
 pub(super) fn read_legacy(file: &WeightFile) -> Result<Tensors, Fault> {
-    // No header gives the length of the pickles before the storages.
+    // No header gives the total length of the pickles, so the read grows until they fit.
     let mut count = FIRST_READ;
     loop {
         let head = file.head(count).map_err(|e| Fault::unread(&e))?;
@@ -102,10 +104,10 @@ pub(super) fn read_legacy(file: &WeightFile) -> Result<Tensors, Fault> {
     }
 }
 
-/// The leading bytes of a file that usually contain its pickles.
+/// The first bytes of a file, which usually contain all its pickles.
 const FIRST_READ: usize = 1 << 20;
 
-/// [`read_legacy`], with the pickles within the first bytes of the file.
+/// [`read_legacy`], given the first bytes of the file.
 fn read_legacy_with(file: &WeightFile, head: &[u8]) -> Result<Tensors, Fault> {
     let mut position = 0;
     let (pickle, top) = unpickler::read(head, &mut position)?;
@@ -134,7 +136,7 @@ fn read_legacy_with(file: &WeightFile, head: &[u8]) -> Result<Tensors, Fault> {
         let key = match keys.get(*key) {
             Value::Text(key) => key.clone(),
             Value::Int(key) => key.to_string(),
-            _ => return Err(Fault::new("is damaged: its list of storages has other things")),
+            _ => return Err(Fault::new("is damaged: its list of storages contains other values")),
         };
         let storage = content.storages.get(&key).ok_or_else(|| {
             Fault::new(format!("is damaged: storage `{key}` is of an unknown type"))
@@ -190,14 +192,14 @@ fn lookup<'a>(pickle: &'a Pickle, dict: Id, key: &str) -> Option<&'a Value> {
     Some(pickle.get(found.1))
 }
 
-/// The tensors of the dictionary `top`, or of the one within that holds the model.
+/// The tensors of the dictionary `top`, or of the nested dictionary that holds the model.
 fn tensors(
     pickle: &Pickle,
     top: Id,
     place: impl Fn(&StorageRef) -> Result<Range<usize>, Fault>,
 ) -> Result<Tensors, Fault> {
     let Value::Dict(items) = pickle.get(top) else {
-        return Err(Fault::new("is no state dict: expected a dictionary of tensors by name"));
+        return Err(Fault::new("is not a state dict: expected a dictionary of tensors by name"));
     };
     let is_tensor = |item: &(Id, Id)| matches!(pickle.get(item.1), Value::Tensor(_));
     let items = if items.iter().any(is_tensor) {

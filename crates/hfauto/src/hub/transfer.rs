@@ -1,9 +1,8 @@
-//! One file over HTTP into the cache: ask for its etag and size, receive it beside its blob, verify,
-//! let it appear. Not here: which files ([`super::files`]) at which commit ([`super::download`]).
+//! Transfers one file over HTTP into the cache: requests its etag and size, downloads to a partial file beside the
+//! blob, verifies it, and links it. Not here: which files ([`super::files`]) at which commit ([`super::download`]).
 //!
-//! The `hf-hub` crate has a download of its own, which this replaces: it keeps no part of a cut
-//! transfer, compares neither size nor hash, and stores the body of an error page as the file. Nor does it bound
-//! what an answer takes ([`super::api`]).
+//! This replaces the download of the `hf-hub` crate, which does not resume an interrupted transfer and verifies neither
+//! size nor hash. It also stores the body of an error page as the file, and bounds no response ([`super::api`]).
 
 use std::fs;
 use std::path::Path;
@@ -25,40 +24,41 @@ use super::settings::HubSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
-/// A try that brought this much renews the retries, so that a long download over a bad line ends.
+/// An attempt that received this many bytes resets the retry count, so that a long download over a bad connection
+/// completes.
 const RENEWING_BYTES: u64 = 8 << 20;
-/// Progress is reported about this often.
+/// The approximate interval between progress reports.
 const REPORT_BYTES: u64 = 1 << 20;
 const MAX_REDIRECTS: usize = 10;
 pub(super) const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// HTTP clients and everything a request needs to know.
+/// HTTP clients and the context of every request.
 pub(super) struct Transfer {
     pub(super) settings: HubSettings,
     pub(super) endpoint: Url,
     pub(super) repo: RepoId,
     pub(super) cache: RepoCache,
     pub(super) progress: Sender<HubProgress>,
-    /// Follows redirects, and sends the token to no other host.
+    /// Follows redirects. Sends the token to the hub's host only.
     pub(super) client: Client,
-    /// Follows none: the headers on the way tell what the file is.
+    /// Follows no redirects: the hub's headers describe the file.
     head_client: Client,
 }
 
-/// What the hub says of a file.
+/// The hub's description of a file.
 struct Remote {
     url: Url,
     etag: String,
     size: Option<u64>,
 }
 
-/// Why a try failed, and whether another may do better.
+/// Why an attempt failed, and whether to retry.
 pub(super) enum Failure {
-    /// No other try will.
+    /// Retrying cannot help.
     Fatal(Error),
-    /// What was kept of an earlier download is not of this file. It is removed.
+    /// The partial download belongs to another file. It is removed.
     Stale(Error),
-    /// The network: try again, not before the pause that the server asks for.
+    /// A network failure: retry, after at least the delay that the server requests.
     Network { error: Error, received: u64, pause: Option<Duration> },
 }
 
@@ -70,7 +70,7 @@ impl From<Error> for Failure {
 
 impl Transfer {
     /// # Errors
-    /// `Hub` when the endpoint is not an address, or no HTTP client can be made.
+    /// `Hub` when the endpoint is not an address, or the HTTP client cannot be built.
     pub(super) fn new(
         settings: HubSettings,
         repo: RepoId,
@@ -84,7 +84,7 @@ impl Transfer {
                 .connect_timeout(settings.timeout)
                 .read_timeout(settings.timeout)
                 .redirect(redirects)
-                // A body that was packed on the way has another length than the file.
+                // The length of a compressed body differs from the file's.
                 .no_gzip()
                 .no_brotli()
                 .no_deflate()
@@ -93,7 +93,7 @@ impl Transfer {
                 builder = builder.no_proxy();
             }
             builder.build().map_err(|e| {
-                Error::new(ErrorKind::Hub, "cannot make an HTTP client").source(e.without_url())
+                Error::new(ErrorKind::Hub, "cannot build an HTTP client").source(e.without_url())
             })
         };
         Ok(Self {
@@ -107,10 +107,10 @@ impl Transfer {
         })
     }
 
-    /// Brings `file` at `commit` into the cache.
+    /// Downloads `file` at `commit` into the cache.
     ///
     /// # Errors
-    /// `Hub`: refused, unreachable, cut too often, not of the declared size or hash, disk full.
+    /// `Hub`: refused, unreachable, interrupted too often, wrong size or hash, disk full.
     pub(super) async fn fetch(&self, commit: &str, file: &str) -> Result<()> {
         let mut retries = 0;
         let mut was_stale = false;
@@ -126,13 +126,13 @@ impl Transfer {
                     }
                     if retries == self.settings.retries {
                         return Err(error
-                            .at(format!("try {0} of {0}", retries + 1))
-                            .hint("run again: the download goes on where it stopped"));
+                            .at(format!("attempt {0} of {0}", retries + 1))
+                            .hint("run again: the download resumes"));
                     }
                     let backoff = self.settings.retry_delay.saturating_mul(1 << retries.min(6));
                     let pause = backoff.max(pause.unwrap_or_default()).min(MAX_PAUSE);
                     retries += 1;
-                    tracing::warn!(model = self.repo.as_str(), file, retries, %error, "download interrupted, trying again");
+                    tracing::warn!(model = self.repo.as_str(), file, retries, %error, "download interrupted, retrying");
                     tokio::time::sleep(pause).await;
                 }
             }
@@ -153,7 +153,7 @@ impl Transfer {
             let incomplete = lock.incomplete(&blob);
             let received = self.receive(file, &remote, &incomplete).await;
             if received.is_err() && !lock.is_exclusive() {
-                // Nobody knows the name to go on with.
+                // Without a lock, the name is unique and cannot be resumed.
                 let _ = fs::remove_file(&incomplete);
             }
             received?;
@@ -163,7 +163,7 @@ impl Transfer {
         Ok(())
     }
 
-    /// Asks the hub for the file's etag, size and place.
+    /// Requests the file's etag, size and location.
     async fn head(&self, commit: &str, file: &str) -> Result<Remote, Failure> {
         let mut url = self.url(commit, file)?;
         for _ in 0..=MAX_REDIRECTS {
@@ -181,17 +181,17 @@ impl Transfer {
                 return self.remote(file, url, etag, size);
             };
             let next = url.join(location).map_err(|e| {
-                self.error(format!("the hub sent a broken redirect for `{file}`")).source(e)
+                self.error(format!("the hub sent a malformed redirect for `{file}`")).source(e)
             })?;
-            // A renamed repository redirects within the hub, and that answer knows nothing of the
-            // file; one to the storage behind it does.
+            // A renamed repository redirects within the hub, and that response does not describe the file. A redirect
+            // to the storage behind the hub does.
             let within = Url::parse(location).is_err();
             if !within && etag.is_some() {
                 return self.remote(file, next, etag, header(headers, "x-linked-size"));
             }
             url = next;
         }
-        Err(self.error(format!("the hub redirects `{file}` in a circle")).into())
+        Err(self.error(format!("the hub redirects `{file}` in a loop")).into())
     }
 
     fn remote(
@@ -216,7 +216,7 @@ impl Transfer {
         Ok(Remote { url, etag: etag.to_owned(), size: size.and_then(|size| size.parse().ok()) })
     }
 
-    /// Receives the rest of the file into `incomplete` and verifies the whole.
+    /// Downloads the rest of the file into `incomplete` and verifies the whole file.
     async fn receive(&self, file: &str, remote: &Remote, incomplete: &Path) -> Result<(), Failure> {
         let mut part = Part::open(incomplete, &remote.etag, remote.size)?;
         let resumed = part.len > 0;
@@ -235,10 +235,10 @@ impl Transfer {
         part.remove();
         let error = self
             .error(format!(
-                "`{file}` arrived damaged: its {kind} should be {} and is {found}",
+                "`{file}` is corrupt after the download: its {kind} should be {} and is {found}",
                 remote.etag
             ))
-            .hint("run again; if it stays, the server or a proxy on the way changes files");
+            .hint("run again; if this persists, the server or a proxy modifies files");
         Err(if resumed { Failure::Stale(error) } else { Failure::Fatal(error) })
     }
 
@@ -256,16 +256,16 @@ impl Transfer {
                 Some((start, total)) if start == part.len => total,
                 _ => {
                     part.remove();
-                    let error = self.error(format!("the server sent another part of `{file}`"));
+                    let error = self.error(format!("the server sent the wrong range of `{file}`"));
                     return Err(Failure::Stale(error));
                 }
             }
         } else if status == StatusCode::RANGE_NOT_SATISFIABLE {
             part.remove();
-            let error = self.error(format!("the server cannot go on with `{file}`"));
+            let error = self.error(format!("the server cannot resume `{file}`"));
             return Err(Failure::Stale(error));
         } else if status.is_success() {
-            // The server does not do ranges: the whole file comes again.
+            // The server ignores range requests and sends the whole file.
             part.restart()?;
             header(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok())
         } else {
@@ -295,7 +295,7 @@ impl Transfer {
                     if part.len + chunk.len() as u64 > most {
                         part.remove();
                         let what = format!(
-                            "the server does not say how long `{file}` is, and sends more than {most} bytes"
+                            "the server does not declare the size of `{file}`, and sends more than {most} bytes"
                         );
                         return Err(self
                             .error(what)
@@ -320,7 +320,7 @@ impl Transfer {
                 end => {
                     let of = size.map_or(String::new(), |size| format!(" of {size}"));
                     let mut error = self.error(format!(
-                        "the connection was cut: `{file}` has {}{of} bytes",
+                        "the connection was interrupted: `{file}` has {}{of} bytes",
                         part.len
                     ));
                     if let Err(e) = end {
@@ -332,7 +332,7 @@ impl Transfer {
         }
     }
 
-    /// Sends one request. The token goes to the hub only.
+    /// Sends one request. The token is sent to the hub only.
     pub(super) async fn send(
         &self,
         client: &Client,
@@ -385,7 +385,7 @@ impl Transfer {
 
     fn wrong_size(&self, file: &str, size: u64, found: &str) -> Failure {
         self.error(format!("`{file}` has the wrong size: the hub declares {size} bytes, {found}"))
-            .hint("a proxy or a broken mirror may stand between here and the hub")
+            .hint("a proxy or a faulty mirror may have changed the file")
             .into()
     }
 
@@ -397,7 +397,7 @@ impl Transfer {
     /// The error for a response that arrives too slowly to finish.
     pub(super) fn too_slow(&self, what: &str) -> Error {
         self.error(format!("the server sends {what} too slowly"))
-            .hint("run again: the download goes on where it stopped; or use another mirror")
+            .hint("run again: the download resumes; or use another mirror")
     }
 
     pub(super) fn error(&self, message: impl Into<String>) -> Error {
@@ -405,14 +405,15 @@ impl Transfer {
     }
 
     fn report(&self, file: &str, received_bytes: u64, total_bytes: Option<u64>) {
-        // The receiver is gone only when its own thread is unwinding.
+        // The receiver is dropped only if its thread panicked.
         let _ =
             self.progress.send(HubProgress { file: file.to_owned(), received_bytes, total_bytes });
     }
 
     fn url(&self, commit: &str, file: &str) -> Result<Url> {
         let mut url = self.endpoint.clone();
-        let mut path = url.path_segments_mut().map_err(|()| self.error("broken `HF_ENDPOINT`"))?;
+        let mut path =
+            url.path_segments_mut().map_err(|()| self.error("malformed `HF_ENDPOINT`"))?;
         path.pop_if_empty().extend(self.repo.as_str().split('/'));
         path.extend(["resolve", commit]).extend(file.split('/'));
         drop(path);
@@ -424,7 +425,7 @@ pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
-/// The largest size of `file`: weights may be of any size, as long as the server states it.
+/// The maximum size of `file`. Weights may have any size that the server declares.
 fn most_bytes(file: &str, size: Option<u64>) -> u64 {
     let weights = [".safetensors", ".bin"].iter().any(|end| file.ends_with(end));
     if weights && size.is_some() {
@@ -439,13 +440,13 @@ fn most_bytes(file: &str, size: Option<u64>) -> u64 {
 /// Detects a stalled transfer.
 struct Pace {
     since: Instant,
-    /// The bytes received by then.
+    /// Bytes received at that time.
     len: u64,
     window: Duration,
 }
 
 impl Pace {
-    /// Records that `len` bytes have arrived, and says whether the transfer is too slow.
+    /// Records that `len` bytes have arrived. Returns whether the transfer is too slow.
     fn is_too_slow(&mut self, len: u64) -> bool {
         if self.since.elapsed() < self.window {
             return false;
@@ -456,7 +457,7 @@ impl Pace {
     }
 }
 
-/// The first byte and the whole length, if it is told, of `bytes 5-9/10`.
+/// The first byte and, if known, the total length of `bytes 5-9/10`.
 fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let start = range.split_once('-')?.0.parse().ok()?;

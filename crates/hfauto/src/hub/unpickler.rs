@@ -1,6 +1,5 @@
-//! A reader for the pickles in PyTorch checkpoints: the opcodes that they use, over plain values. A
-//! pickle that names anything but tensors is refused, and nothing is ever called. Not here: the values
-//! ([`super::pickle`]).
+//! Reads the pickles in PyTorch checkpoints: the opcodes that they use, over plain values. It rejects a pickle that
+//! names anything but tensors, and never calls a function. Not here: the values ([`super::pickle`]).
 
 use std::collections::BTreeMap;
 
@@ -8,13 +7,13 @@ use super::layout::Fault;
 use super::pickle::{Global, Id, Pickle, StorageRef, TensorRef, Value};
 use crate::limits;
 
-/// The memory that one step takes on the stack, among the marks or in the memo.
+/// The memory of one entry on the stack, the mark stack or in the memo.
 const STEP: usize = 48;
 
-/// What every refusal can suggest.
+/// The hint for all rejected pickles.
 const CONVERT: &str = "if you trust the file, load it with torch once and save it as safetensors";
 
-/// Reads the pickle at `position` of `bytes` and moves `position` behind it.
+/// Reads the pickle at `position` of `bytes` and advances `position` past it.
 pub(super) fn read(bytes: &[u8], position: &mut usize) -> Result<(Pickle, Id), Fault> {
     let mut machine = Machine {
         input: Input { bytes, position: *position },
@@ -31,7 +30,7 @@ pub(super) fn read(bytes: &[u8], position: &mut usize) -> Result<(Pickle, Id), F
 }
 
 fn broken(what: &str) -> Fault {
-    Fault::new(format!("has a broken pickle: {what}"))
+    Fault::new(format!("has a malformed pickle: {what}"))
 }
 
 struct Input<'a> {
@@ -69,7 +68,7 @@ impl<'a> Input<'a> {
 
     fn line(&mut self) -> Result<&'a str, Fault> {
         let rest = &self.bytes[self.position..];
-        // Names are short; a missing line break must not scan gigabytes of tensors.
+        // Names are short. A missing line break must not cause a scan over gigabytes of tensors.
         let length = rest.iter().take(512).position(|byte| *byte == b'\n');
         let length = length.ok_or_else(|| broken("a name without end"))?;
         let line = self.take(length + 1)?;
@@ -81,12 +80,12 @@ struct Machine<'a> {
     input: Input<'a>,
     pickle: Pickle,
     stack: Vec<Id>,
-    /// Heights of the stack at the open marks.
+    /// Stack heights at the open marks.
     marks: Vec<usize>,
     memo: BTreeMap<usize, Id>,
     /// The offset of the pickle.
     start: usize,
-    /// The approximate memory of its values, in bytes.
+    /// The approximate memory of the values, in bytes.
     spent: usize,
 }
 
@@ -101,8 +100,8 @@ impl Machine<'_> {
         }
     }
 
-    /// Charges `bytes` of memory. A pickle's allowance grows with its length, as a value that it recalls was written
-    /// before.
+    /// Charges `bytes` against the memory limit. The limit grows with the number of bytes read, because a pickle cannot
+    /// recall a value before it wrote it.
     fn charge(&mut self, bytes: usize) -> Result<(), Fault> {
         self.spent = self.spent.saturating_add(bytes);
         let read = self.input.position - self.start;
@@ -112,13 +111,14 @@ impl Machine<'_> {
             .min(limits::PICKLE_MEMORY_MAX);
         if self.spent > most {
             return Err(Fault::new(format!(
-                "needs more memory than a checkpoint does: its pickle makes more than {most} bytes of {read}"
+                "needs more memory than a checkpoint does: {read} bytes of its pickle expand to more than {most} bytes"
             ))
             .hint(CONVERT));
         }
         Ok(())
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per opcode")]
     fn step(&mut self, opcode: u8) -> Result<(), Fault> {
         self.charge(STEP)?;
         match opcode {
@@ -265,7 +265,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// The height below which only an open mark's end may take.
+    /// The lowest stack height that `pop` may reach: the innermost open mark.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -309,7 +309,7 @@ impl Machine<'_> {
     fn push_global(&mut self, module: &str, name: &str) -> Result<(), Fault> {
         let Some(global) = Global::find(module, name) else {
             return Err(Fault::new(format!(
-                "asks for `{module}.{name}`: a checkpoint may name tensors, not run code"
+                "names `{module}.{name}`: a checkpoint may name tensors, not run code"
             ))
             .hint(CONVERT));
         };
@@ -349,15 +349,17 @@ impl Machine<'_> {
 
     fn recall(&mut self, key_bytes: usize) -> Result<(), Fault> {
         let key = self.input.number(key_bytes)?;
-        let id =
-            self.memo.get(&key).ok_or_else(|| broken("it recalls what it never remembered"))?;
+        let id = self
+            .memo
+            .get(&key)
+            .ok_or_else(|| broken("it recalls a value that it never memoized"))?;
         self.stack.push(*id);
         Ok(())
     }
 
-    /// The value that `function` stands for with these arguments.
+    /// The result of calling `function` with these arguments.
     fn apply(&mut self, function: Id, arguments: Id) -> Result<Id, Fault> {
-        let odd = |name: &str| broken(&format!("odd arguments of `{name}`"));
+        let odd = |name: &str| broken(&format!("unexpected arguments of `{name}`"));
         let Value::Global(function) = *self.pickle.get(function) else {
             return Err(broken("it calls something that is not a function"));
         };
@@ -422,7 +424,7 @@ impl Machine<'_> {
         })
     }
 
-    /// What `("storage", type, key, location, length[, view])` names.
+    /// The storage that `("storage", type, key, location, length[, view])` names.
     fn persistent(&mut self, id: Id) -> Result<StorageRef, Fault> {
         let pickle = &self.pickle;
         let parse = || {
@@ -488,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_values_and_stops_behind_them() {
+    fn reads_values_and_stops_after_them() {
         // pickle.dumps({"a": [1, -2, 300], "b": (None, True)}, protocol=2), then a second pickle.
         let bytes = b"\x80\x02}q\0(X\x01\0\0\0aq\x01]q\x02(K\x01J\xfe\xff\xff\xffM,\x01eX\x01\0\0\0bq\x03N\x88\x86q\x04u.K\x05.";
         let mut position = 0;
@@ -504,8 +506,8 @@ mod tests {
     }
 
     #[test]
-    fn a_value_remembered_before_it_is_filled_is_the_same_value() {
-        // [d, d] with d = {}, where d is filled after it was remembered.
+    fn a_value_memoized_before_it_is_filled_is_the_same_value() {
+        // [d, d] with d = {}, where d is filled after it was memoized.
         let (pickle, top) = read(b"](}q\0K\x01K\x02sh\0e.").unwrap();
         let Value::List(list) = pickle.get(top) else { panic!("{pickle:?}") };
         assert_eq!(list[0], list[1]);

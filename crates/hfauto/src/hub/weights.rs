@@ -1,5 +1,4 @@
-//! A checkpoint's tensors by name; nothing is read until it is asked for. Not here: what the tensors
-//! are for (`crate::models`).
+//! A checkpoint's tensors by name, read on demand. Not here: their use (`crate::models`).
 //!
 //! The content of a file determines its format: safetensors, the zip and the legacy format of `torch.save`, or a shard
 //! index.
@@ -30,13 +29,14 @@ pub struct Weights {
 
 impl Weights {
     /// Opens weight files and reads their tables of contents.
+    /// Opens weight files and reads their tensor tables.
     ///
-    /// A path that ends with `.index.json` is the index of shards: those that are not in `files` are
-    /// opened too, and every tensor that it names must be in its shard.
+    /// A path that ends with `.index.json` is a shard index. Its shards are opened as well, and every tensor in the
+    /// index must be in its shard.
     ///
     /// # Errors
-    /// `Model` when a file is missing, damaged or of an unknown format, when a pickle names anything
-    /// but tensors, or when two files have a tensor of one name.
+    /// `Model` when a file is missing, damaged or of an unknown format, when a pickle names anything but tensors, or
+    /// when two files contain the same tensor.
     pub fn open(files: &[PathBuf]) -> Result<Self> {
         let mut paths: Vec<PathBuf> = Vec::new();
         let mut indexes = Vec::new();
@@ -50,7 +50,7 @@ impl Weights {
                         return Err(Error::new(
                             ErrorKind::Model,
                             format!(
-                                "`{}` names shard `{shard}`, which is not there",
+                                "`{}` names shard `{shard}`, which does not exist",
                                 path.display()
                             ),
                         )
@@ -104,7 +104,7 @@ impl Weights {
         Ok(())
     }
 
-    /// Every tensor of the index is in the shard that it names.
+    /// Checks that each shard contains the tensors that the index assigns to it.
     fn verify(&self, path: &Path, dir: &Path, index: &ShardIndex) -> Result<()> {
         let astray: Vec<_> = index
             .weight_map
@@ -126,7 +126,7 @@ impl Weights {
                 path.display()
             ),
         )
-        .hint("index and shards are not of one model: download them again"))
+        .hint("index and shards belong to different models: download them again"))
     }
 
     /// The tensors' names, sorted.
@@ -139,8 +139,7 @@ impl Weights {
         self.tensors.get(name).map(|(_, stored)| stored.shape.as_slice())
     }
 
-    /// The dtype a tensor is stored in; `None` when it is missing or candle has no such dtype. Booleans
-    /// are `U8`.
+    /// The stored dtype of a tensor; `None` when it is missing or candle lacks the dtype. Booleans are `U8`.
     pub fn dtype(&self, name: &str) -> Option<DType> {
         self.tensors.get(name).and_then(|(_, stored)| stored.element.dtype())
     }
@@ -148,7 +147,7 @@ impl Weights {
     /// Reads a tensor and converts it to `dtype` on `device`.
     ///
     /// # Errors
-    /// `Model` when the tensor is missing, or of a type that candle does not compute with.
+    /// `Model` when the tensor is missing, or candle does not support its type.
     pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let Some((file, stored)) = self.tensors.get(name) else {
             return Err(Error::new(
@@ -165,7 +164,7 @@ impl Weights {
     }
 }
 
-/// The table of contents of a weight file.
+/// The tensor table of a weight file.
 fn contents(file: &WeightFile) -> Result<BTreeMap<String, Stored>, Fault> {
     let head = file.head(512).map_err(|e| Fault::unread(&e))?;
     let text = String::from_utf8_lossy(&head[..head.len().min(128)]);
@@ -187,7 +186,7 @@ fn contents(file: &WeightFile) -> Result<BTreeMap<String, Stored>, Fault> {
     } else if begins("<!doctype") || begins("<html") || begins("<?xml") {
         Err(Fault::new("is a web page, not weights").hint(AGAIN))
     } else if head.get(257..262) == Some(b"ustar") {
-        Err(Fault::new("is in the tar format of torch before 0.4, which is not read")
+        Err(Fault::new("is in the tar format of torch before 0.4, which is not supported")
             .hint("load it with torch once and save it as safetensors"))
     } else {
         let start: String = text.chars().take(16).collect();
@@ -235,10 +234,10 @@ fn read_safetensors(file: &WeightFile) -> Result<BTreeMap<String, Stored>, Fault
     Ok(tensors)
 }
 
-/// The tensor table in the `header` of a file of `found` bytes, or the problem, with expected and found sizes.
+/// The tensor table in the `header` of a file of `found` bytes, or a fault with the expected and actual sizes.
 fn table_of(header: &[u8], found: usize) -> Result<Metadata, Fault> {
     let fault = |what: String| Fault::new(what).hint(AGAIN);
-    // From the header alone the library checks all but the data, and reports the data as incomplete if all is well.
+    // The library validates the header alone. For a valid one it only reports the data as incomplete.
     let metadata = match SafeTensors::read_metadata(header) {
         Ok((_, metadata)) => metadata,
         Err(SafeTensorError::MetadataIncompleteBuffer) => serde_json::from_slice(&header[8..])
@@ -248,10 +247,10 @@ fn table_of(header: &[u8], found: usize) -> Result<Metadata, Fault> {
     match header.len().checked_add(metadata.data_len()) {
         Some(expected) if expected == found => Ok(metadata),
         Some(expected) if expected > found => Err(fault(format!(
-            "is truncated: its header asks for {expected} bytes, it has {found}"
+            "is truncated: its header requires {expected} bytes, it has {found}"
         ))),
         _ => Err(fault(format!(
-            "is damaged: its header asks for {} bytes, it has {found}",
+            "is damaged: its header requires {} bytes, it has {found}",
             header.len().saturating_add(metadata.data_len())
         ))),
     }
@@ -276,7 +275,7 @@ fn element(dtype: Dtype) -> Element {
         Dtype::C64 => Element::Other("C64", 64),
         Dtype::F8_E5M2 => Element::Other("F8_E5M2", 8),
         Dtype::F8_E8M0 => Element::Other("F8_E8M0", 8),
-        // Packed formats, and those that a later version of the crate adds.
+        // Packed formats, and types added in later versions of the crate.
         _ => Element::Other("a packed type", dtype.bitsize()),
     }
 }

@@ -1,4 +1,4 @@
-//! BMP as Pillow reads it: palettes of 1, 4 and 8 bits, 16, 24 and 32 bits of colour, run-length encoding. Pillow
+//! Decodes BMP as Pillow does: palettes of 1, 4 and 8 bits, 16, 24 and 32 bits of colour, run-length encoding. Pillow
 //! expands 5 and 6 bits to 8 by its own formula, and ignores alpha.
 //!
 //! # Source
@@ -31,7 +31,7 @@ enum Pixels {
     Index(Vec<[u8; 3]>),
     /// Two bytes: the shift and the mask of red, green and blue.
     Bits([(u32, u32); 3]),
-    /// The positions of red, green and blue within a pixel of so many bytes.
+    /// The positions of red, green and blue within a pixel of the given number of bytes.
     Bytes([usize; 3], usize),
 }
 
@@ -42,7 +42,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Admitte
     let image = match header.compression {
         RLE8 | RLE4 => {
             let indices = runs(bytes, &header)?;
-            picture(&header, |y, out| {
+            decoded(&header, |y, out| {
                 let row = &indices[y * width..(y + 1) * width];
                 row.iter().for_each(|index| out.extend(header.color(usize::from(*index))));
                 Ok(())
@@ -50,7 +50,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Admitte
         }
         _ => {
             let stride = (width * header.bits).div_ceil(32) * 4;
-            picture(&header, |y, out| {
+            decoded(&header, |y, out| {
                 let start =
                     y.checked_mul(stride).and_then(|start| start.checked_add(header.offset));
                 // The padding of the last row may be missing.
@@ -65,11 +65,11 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Admitte
 }
 
 fn cut_off() -> Error {
-    damaged("the BMP file is cut off")
+    damaged("the BMP file is truncated")
 }
 
 fn unsupported(what: &str) -> Error {
-    damaged(format!("BMP files {what} are not read"))
+    damaged(format!("BMP files {what} are not supported"))
         .hint("save the image as a BMP of 24 bits, or as PNG")
 }
 
@@ -107,7 +107,7 @@ fn header(bytes: &[u8]) -> Result<Header> {
     };
     let mut behind = 14 + size;
     let masks = if header.compression == BITFIELDS {
-        // The shortest header has the masks after it, and no alpha mask.
+        // The masks follow the shortest header, which has no alpha mask.
         let at = if size < 52 { behind } else { 54 };
         let alpha = if size < 56 { 0 } else { number::<4>(bytes, 66)? };
         if size < 52 {
@@ -180,7 +180,7 @@ impl Header {
         match &self.pixels {
             Pixels::Index(colors) => {
                 let (per_byte, mask) = (8 / self.bits, ((1u32 << self.bits) - 1) as u8);
-                // A palette of black alone means black and white.
+                // An all-black palette means black and white.
                 let is_white = |index: usize| index == 1 && colors[..] == [[0; 3]];
                 for x in 0..self.width {
                     let shift = (per_byte - 1 - x % per_byte) * self.bits;
@@ -220,8 +220,8 @@ const SHADES: [[u8; 3]; 256] = {
     shades
 };
 
-/// Builds the picture from rows that `row` appends in file order.
-fn picture(header: &Header, row: impl Fn(usize, &mut Vec<u8>) -> Result<()>) -> Result<RgbImage> {
+/// Builds the image from rows that `row` appends in file order.
+fn decoded(header: &Header, row: impl Fn(usize, &mut Vec<u8>) -> Result<()>) -> Result<RgbImage> {
     let mut pixels = with_room(header.width * header.height * 3)?;
     for y in 0..header.height {
         row(if header.is_top_down { y } else { header.height - 1 - y }, &mut pixels)?;

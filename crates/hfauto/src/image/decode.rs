@@ -1,4 +1,4 @@
-//! Which format a file has, its first picture, and its colours as Pillow's `convert("RGB")` makes them.
+//! Detects a file's format, decodes its first image, and converts it as Pillow's `convert("RGB")` does.
 
 use std::io::Cursor;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,31 +19,31 @@ const PNG_SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 const PNG_WIDTH: usize = 16;
 const PNG_COLOR_TYPE: (usize, u8) = (25, 0);
 
-/// The limits of a picture.
+/// The limits on an image.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) max_pixels: u64,
 }
 
-/// A permit to decode a picture. Large pictures are decoded one at a time, as long as it lives.
+/// A permit to decode an image. Large images are decoded one at a time, while their permit is held.
 #[derive(Debug)]
 pub(super) struct Admitted {
     _alone: Option<MutexGuard<'static, ()>>,
 }
 
-/// Fails for a picture with no pixels or too many.
+/// Fails for an image with no pixels or too many.
 pub(super) fn admit(width: u64, height: u64, limits: &Limits) -> Result<Admitted> {
     static ALONE: Mutex<()> = Mutex::new(());
     let pixels = width.checked_mul(height).filter(|pixels| *pixels <= limits.max_pixels);
     let Some(pixels @ 1..) = pixels else {
         let most = limits.max_pixels;
-        let message = format!("a picture of {width} by {height} pixels, at most {most} may be");
-        return Err(damaged(message).hint("`images.max_pixels` allows more"));
+        let message = format!("an image of {width} by {height} pixels, expected at most {most}");
+        return Err(damaged(message).hint("raise the limit with `images.max_pixels`"));
     };
     let most = limits::IMAGE_SIDE;
     if width.max(height) > most {
         let message =
-            format!("a picture of {width} by {height} pixels, a side may have at most {most}");
+            format!("an image of {width} by {height} pixels, expected at most {most} on each side");
         return Err(damaged(message));
     }
     let is_large = pixels > limits::LARGE_IMAGE_PIXELS;
@@ -51,9 +51,9 @@ pub(super) fn admit(width: u64, height: u64, limits: &Limits) -> Result<Admitted
     Ok(Admitted { _alone: alone })
 }
 
-/// Decodes a file; the caller holds the second part until it is done with the picture.
+/// Decodes a file. The caller holds the permit until it is done with the image.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Admitted)> {
-    // Decoders index, slice and add with numbers from the file.
+    // Decoders index, slice and add with numbers from the file, so they may panic.
     guarded(ErrorKind::Data, "the image", || decode_by_format(bytes, limits))
         .map_err(|error| error.row(RowErrorKind::ImageDecode))
 }
@@ -80,7 +80,7 @@ fn decode_by_format(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Admitted
             _ if bytes.is_empty() => "no bytes".to_owned(),
             Ok(format) => {
                 let name = format.extensions_str().first().unwrap_or(&"").to_uppercase();
-                format!("a file of the format {name}; JPEG, PNG, WebP, GIF, BMP and TIFF are read")
+                format!("a file in the format {name}, expected JPEG, PNG, WebP, GIF, BMP or TIFF")
             }
             Err(_) => "not a JPEG, PNG, WebP, GIF, BMP or TIFF file".to_owned(),
         };
@@ -101,19 +101,19 @@ pub(super) fn cannot_decode(
 }
 
 fn no_memory<E>(_: E) -> Error {
-    damaged("there is no memory for a picture of this size")
+    damaged("out of memory for an image of this size")
 }
 
-/// Allocates room for so many values: a size that a file claims must not abort the process when memory runs out.
+/// Allocates room for `length` values. A size from a file must not abort the process when memory runs out.
 pub(super) fn with_room<T>(length: usize) -> Result<Vec<T>> {
     let mut room = Vec::new();
     room.try_reserve_exact(length).map_err(no_memory)?;
     Ok(room)
 }
 
-/// A vector of so many equal values.
+/// A vector of `length` equal values.
 pub(super) fn filled<T: Clone>(value: T, length: usize) -> Result<Vec<T>> {
-    /// Up to this size, zeroed pages of the system are used, which cost nothing until they are touched.
+    /// Up to this size, `vec!` uses zeroed pages of the system, which take memory only when touched.
     const ORDINARY_BYTES: usize = 256 << 20;
     if length.saturating_mul(size_of::<T>()) <= ORDINARY_BYTES {
         return Ok(vec![value; length]);
@@ -125,8 +125,7 @@ pub(super) fn filled<T: Clone>(value: T, length: usize) -> Result<Vec<T>> {
 
 fn png(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Admitted)> {
     let refused = |e: ImageError| cannot_decode("PNG", e);
-    // Pillow takes 16 bits of gray for a number, and cuts what is above 255; of colours it takes the
-    // higher byte.
+    // Pillow clamps 16-bit gray to 255, but takes the high byte of 16-bit colours.
     let number = bytes.get(PNG_COLOR_TYPE.0) == Some(&PNG_COLOR_TYPE.1);
     let width = bytes.get(PNG_WIDTH..PNG_WIDTH + 4).unwrap_or_default();
     let width = width.iter().fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte));
@@ -155,7 +154,7 @@ fn admit_of(decoder: &impl ImageDecoder, limits: &Limits) -> Result<Admitted> {
     admit(u64::from(width), u64::from(height), limits)
 }
 
-/// Reads the pixels and makes them RGB; `number` says that gray of 16 bits is a number.
+/// Reads the pixels and converts them to RGB. `number` clamps 16-bit gray instead of taking its high byte.
 fn read(decoder: impl ImageDecoder, number: bool, format: &str) -> Result<RgbImage> {
     let (width, height) = decoder.dimensions();
     let (width, height) = (width as usize, height as usize);
@@ -166,7 +165,7 @@ fn read(decoder: impl ImageDecoder, number: bool, format: &str) -> Result<RgbIma
     let bytes_per_pixel = usize::from(color_type.bytes_per_pixel());
     let channels = usize::from(color_type.channel_count());
     if bytes_per_pixel == 2 * channels {
-        // In place, because these pictures are the largest.
+        // In place, because 16-bit images are the largest.
         for place in 0..samples.len() / 2 {
             let value = u16::from_ne_bytes([samples[2 * place], samples[2 * place + 1]]);
             samples[place] = if number { value.min(255) as u8 } else { (value >> 8) as u8 };

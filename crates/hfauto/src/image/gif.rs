@@ -1,4 +1,5 @@
-//! The first picture of a GIF file, as Pillow renders it: on a screen of its transparent colour, or of colour 0.
+//! Decodes the first frame of a GIF file as Pillow does: over a screen filled with its transparent colour, or with
+//! colour 0.
 //!
 //! # Source
 //! `GifImageFile` in `src/PIL/GifImagePlugin.py` of Pillow 13.
@@ -12,13 +13,13 @@ use crate::error::Result;
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Admitted)> {
     let refused = |error: ::gif::DecodingError| cannot_decode("GIF", error);
     let mut options = ::gif::DecodeOptions::new();
-    // This check covers the size of the picture and of the screen.
+    // `admit` already bounds the size of the frame and of the screen.
     options.set_memory_limit(::gif::MemoryLimit::Unlimited);
     options.allow_unknown_blocks(true);
     let mut decoder = options.read_info(with_palette(bytes)).map_err(refused)?;
     let screen = [decoder.width(), decoder.height()].map(usize::from);
     let frame = decoder.next_frame_info().map_err(refused)?;
-    let frame = frame.ok_or_else(|| damaged("a GIF file without a picture"))?.clone();
+    let frame = frame.ok_or_else(|| damaged("a GIF file without a frame"))?.clone();
     let [left, top, columns, rows] =
         [frame.left, frame.top, frame.width, frame.height].map(usize::from);
     let (width, height) = (screen[0].max(left + columns), screen[1].max(top + rows));

@@ -1,6 +1,6 @@
-//! Pictures: from the bytes of a file to the pixels that transformers' pipelines see, and to another size
-//! as Pillow gives it. Not here: what a checkpoint wants of them (`AutoImageProcessor` in `crate::auto`),
-//! tensors. The entries are [`RgbImage::decode`] and [`RgbImage::resize`].
+//! Images: decodes files to the pixels that transformers' pipelines see, and resizes them as Pillow does. Not here: a
+//! checkpoint's preprocessing (`AutoImageProcessor` in `crate::auto`), and tensors. The entries are
+//! [`RgbImage::decode`] and [`RgbImage::resize`].
 
 mod bmp;
 mod decode;
@@ -17,31 +17,31 @@ pub use resample::Resampling;
 use crate::error::Result;
 use crate::limits;
 
-/// A picture of 8 bits a channel: red, green, blue.
+/// An image with 8 bits per channel: red, green, blue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RgbImage {
     width: usize,
     height: usize,
-    /// Rows from the top, pixels from the left, three bytes each.
+    /// Rows from top to bottom, pixels from left to right, three bytes each.
     pixels: Vec<u8>,
 }
 
 impl RgbImage {
-    /// From pixels: rows from the top, three bytes a pixel.
+    /// An image from its pixels: rows from the top, three bytes per pixel.
     ///
     /// # Panics
-    /// When there are not `width * height * 3` bytes, or a side is 0.
+    /// When `pixels` does not have `width * height * 3` bytes, or a side is 0.
     pub fn new(width: usize, height: usize, pixels: Vec<u8>) -> Self {
-        assert!(width > 0 && height > 0, "bug: a picture without pixels");
-        assert_eq!(pixels.len(), width * height * 3, "bug: pixels do not fill the picture");
+        assert!(width > 0 && height > 0, "bug: an image without pixels");
+        assert_eq!(pixels.len(), width * height * 3, "bug: pixels do not fill the image");
         Self { width, height, pixels }
     }
 
-    /// Decodes a JPEG, PNG, WebP, GIF, BMP or TIFF file as transformers' pipelines do: the first picture, rotated by
-    /// its EXIF or XMP orientation, converted to RGB. Alpha is dropped; colour profiles are not applied.
+    /// Decodes a JPEG, PNG, WebP, GIF, BMP or TIFF file as transformers' pipelines do: the first image, rotated by its
+    /// EXIF or XMP orientation, converted to RGB. It drops alpha and applies no colour profiles.
     ///
     /// # Errors
-    /// `Data` when the file is of no supported format or variant, is damaged or truncated, or exceeds
+    /// `Data` when the file has an unsupported format or variant, is damaged or truncated, or exceeds
     /// [`RgbImage::MAX_PIXELS`].
     ///
     /// # Source
@@ -50,11 +50,11 @@ impl RgbImage {
         Self::decode_with(bytes, Self::MAX_PIXELS, Ok)
     }
 
-    /// The default limit of pixels, where Pillow raises an error.
+    /// The default limit on pixels, at which Pillow raises an error.
     pub const MAX_PIXELS: u64 = limits::IMAGE_PIXELS;
 
-    /// Like [`RgbImage::decode`], for a picture of at most `max_pixels`. The process decodes large ones one at a time,
-    /// and holds the next until `use_image` returns.
+    /// Like [`RgbImage::decode`], with a limit of `max_pixels`. The process decodes large images one at a time, and
+    /// waits with the next one until `use_image` returns.
     ///
     /// # Errors
     /// As [`RgbImage::decode`], and those of `use_image`.
@@ -67,22 +67,22 @@ impl RgbImage {
         use_image(image)
     }
 
-    /// Columns.
+    /// The number of columns.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Rows.
+    /// The number of rows.
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// Rows from the top, pixels from the left, three bytes each.
+    /// Rows from top to bottom, pixels from left to right, three bytes each.
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
 
-    /// The same picture in another size, as `Image.resize` of Pillow gives it, byte for byte.
+    /// The image resized as Pillow's `Image.resize` does, byte for byte.
     ///
     /// # Panics
     /// When a side is 0.
@@ -91,7 +91,7 @@ impl RgbImage {
         Self::new(width, height, resample::resize(self, width, height, resample))
     }
 
-    /// The picture whose pixel at `(x, y)` is this one's at `source(x, y)`.
+    /// An image whose pixel at `(x, y)` is this image's pixel at `source(x, y)`.
     fn rearranged(
         &self,
         width: usize,

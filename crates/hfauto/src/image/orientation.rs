@@ -1,4 +1,4 @@
-//! How a picture is to be turned: EXIF's orientation, else XMP's, as Pillow's `exif_transpose` finds it.
+//! Rotates an image by its EXIF orientation, else its XMP orientation, as Pillow's `exif_transpose` does.
 //!
 //! # Source
 //! `Image.getexif` in `src/PIL/Image.py`, `exif_transpose` in `src/PIL/ImageOps.py` of Pillow 13.
@@ -13,7 +13,7 @@ use crate::limits::PNG_TEXT_BYTES;
 const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 const ORIENTATION: u16 = 0x0112;
 
-/// What a file says beside its pixels.
+/// A file's metadata beside the pixels.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Metadata {
     /// The orientation in the format's own tags, apart from EXIF.
@@ -23,7 +23,7 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
-    /// Turns the picture.
+    /// Rotates and mirrors the image.
     pub(super) fn turn(&self, image: RgbImage) -> RgbImage {
         let exif = || self.exif.as_deref().and_then(exif_orientation);
         let orientation = self
@@ -73,7 +73,7 @@ fn exif_orientation(mut exif: &[u8]) -> Option<u32> {
                 1 => number(entry + 8, 1),
                 3 => number(entry + 8, 2),
                 4 => number(entry + 8, 4),
-                // Of another type: present, but no orientation.
+                // Present but of another type, so there is no orientation.
                 _ => Some(1),
             };
         }
@@ -92,7 +92,7 @@ fn xmp_orientation(xmp: &[u8]) -> Option<u32> {
     })
 }
 
-/// EXIF and XMP of a PNG file, wherever in it they are: decoders of pixels stop before the end.
+/// EXIF and XMP of a PNG file, wherever they are. Pixel decoders stop before the end of the file.
 pub(super) fn png_metadata(bytes: &[u8]) -> Metadata {
     let mut metadata = Metadata::default();
     let mut raw_profile = None;
@@ -121,7 +121,7 @@ pub(super) fn png_metadata(bytes: &[u8]) -> Metadata {
     metadata
 }
 
-/// The keyword and text of a chunk that may contain metadata; `room` is the remaining budget for decompression.
+/// The keyword and text of a chunk that may contain metadata. `room` is the remaining decompression budget.
 fn png_text<'a>(kind: &[u8; 4], content: &'a [u8], room: &mut u64) -> Option<(&'a [u8], Vec<u8>)> {
     let (keyword, rest) = until_zero(content)?;
     if ![&b"XML:com.adobe.xmp"[..], b"Raw profile type exif"].contains(&keyword) {
@@ -151,7 +151,7 @@ fn until_zero(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..end], &bytes[end + 1..]))
 }
 
-/// ImageMagick's form: three lines of head, then hexadecimal digits in lines.
+/// ImageMagick's form: three header lines, then lines of hexadecimal digits.
 fn raw_exif(text: &[u8]) -> Option<Vec<u8>> {
     let lines = text.split(|byte| *byte == b'\n').skip(3);
     let digits: Vec<u8> = lines.flatten().copied().filter(u8::is_ascii_hexdigit).collect();

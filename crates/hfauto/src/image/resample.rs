@@ -1,5 +1,4 @@
-//! Resizing as Pillow does it: a convolution along each axis in whole numbers, so that the bytes are the
-//! same on every machine.
+//! Resizes as Pillow does: by a fixed-point convolution along each axis, with identical bytes on every machine.
 //!
 //! # Source
 //! `src/libImaging/Resample.c` and, for `nearest`, `ImagingScaleAffine` in `src/libImaging/Geometry.c` of
@@ -10,14 +9,14 @@ use std::f64::consts::PI;
 
 use super::RgbImage;
 
-/// Fraction bits of a weight: a sum of products with bytes stays within 32 bits, sign and overshoot included.
+/// Fraction bits of a weight. A weighted sum of bytes fits in 32 bits, including its sign and overshoot.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 const CHANNELS: usize = 3;
 
 /// Filters of Pillow (`Image.Resampling`), with its codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resampling {
-    /// The pixel that the middle of the new one falls on.
+    /// The source pixel at the centre of the target pixel.
     Nearest = 0,
     /// Windowed sinc over three pixels on each side.
     Lanczos = 1,
@@ -25,7 +24,7 @@ pub enum Resampling {
     Bilinear = 2,
     /// Cubic over two pixels on each side, with a = −0.5.
     Bicubic = 3,
-    /// The mean of the pixels covered.
+    /// The mean of the covered pixels.
     Box = 4,
     /// A Hamming window over one pixel on each side.
     Hamming = 5,
@@ -53,7 +52,7 @@ impl Resampling {
         usize::try_from(code).ok().and_then(|code| Self::ALL.get(code).copied())
     }
 
-    /// Its name in Pillow, lower-case.
+    /// The filter's name in Pillow, in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nearest => "nearest",
@@ -67,7 +66,7 @@ impl Resampling {
         }
     }
 
-    /// How far the filter reaches, in pixels of the coarser picture.
+    /// The radius of the filter, in pixels of the coarser image.
     fn support(self) -> f64 {
         match self {
             Self::Nearest => 0.0,
@@ -172,8 +171,8 @@ pub(super) fn resize(
         let rows = nearest(image.height, height);
         return image.rearranged(width, height, |x, y| (columns[x], rows[y])).pixels;
     }
-    // Each pass rounds, so that their order is seen. It is Pillow's: the vertical one comes first where it
-    // takes away so much that the other gets faster.
+    // Each pass rounds, so their order affects the result. As in Pillow, the vertical pass runs first if it removes so
+    // many rows that the horizontal pass becomes faster.
     let lost = |from: usize, to: usize| from as i64 - to as i64;
     let (lost_rows, lost_columns) = (lost(image.height, height), lost(image.width, width));
     let vertical_first = lost_rows > 0 && lost_rows > 2 * lost_columns;
@@ -197,8 +196,8 @@ pub(super) fn resize(
     }
 }
 
-/// For each new place along an axis the old one. Steps are summed up one by one, as Pillow does: a
-/// product would round otherwise.
+/// The source position of each target position along an axis. Accumulates the step as Pillow does; a multiplication
+/// would round differently.
 fn nearest(from: usize, to: usize) -> Vec<usize> {
     let step = from as f64 / to as f64;
     let mut place = step * 0.5;
@@ -210,9 +209,9 @@ fn nearest(from: usize, to: usize) -> Vec<usize> {
     places.take(to).collect()
 }
 
-/// For each new place along an axis the old ones that it is made of.
+/// The weighted source positions of each target position along an axis.
 struct Weights {
-    /// The first old place, and where its weight is; there is one entry more than places.
+    /// The first source position and the start of its weights, for each target position; one sentinel at the end.
     places: Vec<(usize, usize)>,
     weights: Vec<i32>,
 }
@@ -243,7 +242,7 @@ impl Weights {
         Self { places, weights }
     }
 
-    /// The first old place and the weights from there on, for each new place.
+    /// The first source position of each target position, with the weights from there on.
     fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
         self.places.windows(2).map(|pair| {
             let [(first, start), (_, end)] = [pair[0], pair[1]];
@@ -252,7 +251,7 @@ impl Weights {
     }
 }
 
-/// The sum's whole part, within a byte. It starts at one half.
+/// The integer part of a weighted sum, clamped to a byte. Sums start at one half, for rounding.
 fn byte(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }

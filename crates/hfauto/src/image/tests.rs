@@ -1,4 +1,4 @@
-//! Against Pillow: what it makes of files and of sizes, byte for byte.
+//! Compares decoded and resized images with Pillow's, byte for byte.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(case)
 }
 
-/// The pictures of a golden by name.
+/// The images of a golden by name.
 fn pictures(case: &str) -> Vec<(String, RgbImage)> {
     let bytes = std::fs::read(golden(case).join("golden.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -26,7 +26,7 @@ fn pictures(case: &str) -> Vec<(String, RgbImage)> {
     pictures
 }
 
-/// What differs between two pictures, in words.
+/// Describes the difference between two images.
 fn difference(ours: &RgbImage, expected: &RgbImage) -> Option<String> {
     if (ours.width, ours.height) != (expected.width, expected.height) {
         let (ours, expected) = ((ours.width, ours.height), (expected.width, expected.height));
@@ -55,7 +55,7 @@ fn files_have_the_pixels_that_pillow_sees() {
 }
 
 #[test]
-fn other_sizes_are_those_of_pillow() {
+fn resized_images_equal_pillows() {
     let mut wrong = Vec::new();
     let tensors = pictures("resampling");
     let picture = |name: &str| &tensors.iter().find(|(other, _)| other == name).unwrap().1;
@@ -73,7 +73,7 @@ fn other_sizes_are_those_of_pillow() {
 }
 
 #[test]
-fn codes_are_those_of_pillow() {
+fn filter_codes_equal_pillows() {
     for (code, filter) in Resampling::ALL.into_iter().enumerate() {
         assert_eq!(filter as usize, code);
         assert_eq!(Resampling::from_code(code as u64), Some(filter));
@@ -85,14 +85,14 @@ fn codes_are_those_of_pillow() {
 fn damaged_files_are_errors_and_never_panic() {
     for (name, whole) in pictures("pictures") {
         let bytes = std::fs::read(golden("pictures").join(&name)).unwrap();
-        // Cut off anywhere; a file with something behind its end is still whole for a while.
+        // Truncated anywhere. A file with trailing bytes may still decode to the whole image.
         for length in (0..bytes.len() - 4).step_by(1 + bytes.len() / 150) {
             match RgbImage::decode(&bytes[..length]) {
                 Ok(ours) => assert_eq!(difference(&ours, &whole), None, "{name} of {length} bytes"),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Data, "{name}: {error}"),
             }
         }
-        // Any byte changed: another picture or an error.
+        // Any byte changed: a different image or an error.
         for place in (0..bytes.len()).step_by(1 + bytes.len() / 150) {
             let mut bytes = bytes.clone();
             bytes[place] ^= 0x5a;
@@ -102,7 +102,7 @@ fn damaged_files_are_errors_and_never_panic() {
 }
 
 #[test]
-fn what_is_not_read_is_refused_by_name() {
+fn unsupported_formats_are_refused_by_name() {
     let jpeg = std::fs::read(golden("pictures").join("jpeg-444.jpg")).unwrap();
     let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
     let refused = |marker: u8, bits: u8| {
@@ -110,16 +110,16 @@ fn what_is_not_read_is_refused_by_name() {
         (bytes[frame + 1], bytes[frame + 4]) = (marker, bits);
         RgbImage::decode(&bytes).unwrap_err().to_string()
     };
-    assert!(refused(0xc9, 8).starts_with("arithmetically coded JPEG files are not read"));
+    assert!(refused(0xc9, 8).starts_with("arithmetically coded JPEG files are not supported"));
     assert!(refused(0xc3, 8).starts_with("lossless JPEG"));
     assert!(refused(0xc1, 12).starts_with("12-bit JPEG"));
     let mut bytes = jpeg.clone();
     bytes[frame + 5..frame + 9].fill(0xff);
     let error = RgbImage::decode(&bytes).unwrap_err();
-    assert_eq!(error.message(), "a picture of 65535 by 65535 pixels, at most 178956970 may be");
+    assert_eq!(error.message(), "an image of 65535 by 65535 pixels, expected at most 178956970");
     assert_eq!(
         RgbImage::decode(b"qoif").unwrap_err().to_string(),
-        "a file of the format QOI; JPEG, PNG, WebP, GIF, BMP and TIFF are read"
+        "a file in the format QOI, expected JPEG, PNG, WebP, GIF, BMP or TIFF"
     );
     assert_eq!(
         RgbImage::decode(b"a text").unwrap_err().to_string(),
@@ -129,7 +129,7 @@ fn what_is_not_read_is_refused_by_name() {
 }
 
 #[test]
-fn texts_of_a_png_file_are_not_decompressed_without_end() {
+fn decompressed_png_text_is_bounded() {
     use std::io::Write;
     let mut bomb = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
     bomb.write_all(&vec![b'0'; 64 << 20]).unwrap();
@@ -141,7 +141,7 @@ fn texts_of_a_png_file_are_not_decompressed_without_end() {
     assert!(start.elapsed().as_secs() < 5);
 }
 
-/// XMP that claims 2^31 values; the decoder would reserve memory for all of them.
+/// XMP that claims 2^31 values. Without limits, the decoder would reserve memory for all of them.
 #[test]
 fn a_tiff_tag_that_claims_many_values_costs_no_memory() {
     let tag = |number: u16, kind: u16, count: u32, value: u32| {

@@ -1,8 +1,8 @@
-//! The first picture of a TIFF file, as Pillow reads it: gray of 1 to 32 bits, palettes, RGB and CMYK of 8 and 16 bits,
-//! in strips or tiles, uncompressed or with LZW, Deflate, PackBits or CCITT group 4. The `tiff` crate interprets some
-//! tags unlike Pillow, so it only decodes raw samples.
+//! Decodes the first image of a TIFF file as Pillow does: gray of 1 to 32 bits, palettes, RGB and CMYK of 8 and 16
+//! bits, in strips or tiles, uncompressed or with LZW, Deflate, PackBits or CCITT group 4. The `tiff` crate interprets
+//! some tags differently from Pillow, so it only decodes raw samples.
 //!
-//! Not here, and refused by name: JPEG and other compressions, YCbCr, Lab.
+//! Refuses by name: JPEG and other compressions, YCbCr, Lab.
 //!
 //! # Source
 //! `OPEN_INFO` and `TiffImageFile._setup` in `src/PIL/TiffImagePlugin.py`, `Unpack.c`, `Convert.c` of Pillow 13.
@@ -32,7 +32,7 @@ const PALETTE: u16 = 3;
 const CMYK: u16 = 5;
 const YCBCR: u16 = 6;
 
-/// Kinds of extra samples.
+/// Values of the extra-samples tag.
 const PREMULTIPLIED: u16 = 1;
 
 pub(super) fn is_tiff(bytes: &[u8]) -> bool {
@@ -45,7 +45,7 @@ fn refused(error: TiffError) -> Error {
 }
 
 fn unsupported(what: &str) -> Error {
-    damaged(format!("{what} TIFF files are not read"))
+    damaged(format!("{what} TIFF files are not supported"))
         .hint("save the image as an RGB TIFF with LZW or Deflate, or as PNG")
 }
 
@@ -54,7 +54,7 @@ struct Pixel {
     photometric: u16,
     bits: u16,
     samples: usize,
-    /// 1 is an unsigned number, 2 a signed one, 3 a float.
+    /// 1 for unsigned integers, 2 for signed integers, 3 for floats.
     sample_format: u16,
     extra: Vec<u16>,
     is_big_endian: bool,
@@ -66,16 +66,16 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Admitte
     let is_big_endian = bytes.starts_with(b"MM");
     let gray =
         if is_big_endian { BLACK_IS_ZERO.to_be_bytes() } else { BLACK_IS_ZERO.to_le_bytes() };
-    // Declared as gray with so many bands, samples come raw: neither inverted nor dropped.
+    // Declared as gray, the samples come raw: the decoder neither inverts nor drops any.
     let file = AsGray { file: Cursor::new(bytes), at: at as u64, gray };
     let mut decoder = Decoder::new(file).map_err(refused)?;
     let (width, height) = decoder.dimensions().map_err(refused)?;
     let admitted = admit(u64::from(width), u64::from(height), limits)?;
     let (width, height) = (width as usize, height as usize);
-    // The decoder buffers a row of a tile, which may be far wider than the picture.
+    // The decoder buffers one row of a tile, which may be far wider than the image.
     let (tile, _) = decoder.chunk_dimensions();
     if u64::from(tile) > IMAGE_SIDE {
-        return Err(damaged(format!("a TIFF file of tiles that are {tile} pixels wide")));
+        return Err(damaged(format!("a TIFF file with tiles of {tile} pixels in width")));
     }
 
     let mut number = |tag: Tag, default: u16| {
@@ -103,7 +103,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Admitte
     check_compression(compression, is_reversed)?;
     pixel.check()?;
 
-    // Under the decoder's own limits: a tag may claim any number of values.
+    // `find_tag` respects the decoder's limits; a tag may claim any number of values.
     let xmp = decoder.find_tag(Tag::from_u16_exhaustive(XMP)).ok().flatten();
     let xmp = xmp.and_then(|value| value.into_u8_vec().ok());
     // The pixels were admitted above.
@@ -118,7 +118,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Admitte
     let mut values = pixel.bytes(read)?;
     let planes = if is_planar { samples } else { 1 };
     if values.len() < stride * height * planes {
-        return Err(damaged("the TIFF file is cut off"));
+        return Err(damaged("the TIFF file is truncated"));
     }
     if is_reversed {
         values.iter_mut().for_each(|byte| *byte = byte.reverse_bits());
@@ -195,7 +195,7 @@ impl Pixel {
         )))
     }
 
-    /// Samples as bytes: unchanged if they fit, the high byte for colours; gray is clamped to 0 and 255.
+    /// Samples as bytes: unchanged if they fit, else the high byte for colours; gray is clamped to 0..=255.
     fn bytes(&self, read: DecodingResult) -> Result<Vec<u8>> {
         let is_gray = matches!(self.photometric, WHITE_IS_ZERO | BLACK_IS_ZERO);
         Ok(match read {
@@ -227,7 +227,7 @@ impl Pixel {
         let Self { photometric, samples, .. } = *self;
         match photometric {
             WHITE_IS_ZERO | BLACK_IS_ZERO | YCBCR => {
-                // Pillow leaves wider numbers unchanged.
+                // Pillow leaves wider values unchanged.
                 let most = match self.bits {
                     1 | 2 | 4 => (1 << self.bits) - 1,
                     _ => 255,
@@ -255,7 +255,7 @@ impl Pixel {
             CMYK => {
                 let mut pixels = with_room(values.len() / samples * 3)?;
                 for value in values.chunks_exact(samples) {
-                    // JPEG files store them inverted.
+                    // `cmyk_to_rgb` expects inverted channels, as JPEG files store them.
                     let [c, m, y, k] = [0, 1, 2, 3].map(|channel| 255 - value[channel]);
                     pixels.extend(cmyk_to_rgb([c, m, y], k));
                 }
@@ -289,7 +289,7 @@ fn unpacked(packed: &[u8], stride: usize, width: usize, bits: u16) -> Result<Vec
     Ok(values)
 }
 
-/// The offset and the values of the first directory's entries that describe the samples.
+/// The offset and values of the entries in the first directory that describe the samples.
 fn photometric(bytes: &[u8]) -> Option<(usize, u16)> {
     let is_big_endian = bytes.starts_with(b"MM");
     let number = |at: usize, length: usize| -> Option<u64> {
@@ -313,7 +313,7 @@ fn photometric(bytes: &[u8]) -> Option<(usize, u16)> {
     None
 }
 
-/// The file, redeclared as gray.
+/// The file, with its samples declared as gray.
 struct AsGray<'a> {
     file: Cursor<&'a [u8]>,
     at: u64,

@@ -1,5 +1,5 @@
-//! BERT: a post-norm encoder with learned absolute positions and segments; with `is_decoder`, a decoder of
-//! the same layers.
+//! BERT: a post-norm encoder with learned absolute positions and segments. With `is_decoder`, the same
+//! layers form a decoder.
 //!
 //! # Source
 //! `src/transformers/models/bert/modeling_bert.py` at v4.57.
@@ -9,50 +9,52 @@ use candle_nn::VarBuilder;
 use serde_json::json;
 
 use super::causal_lm::{CausalBackbone, CausalLM};
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, RelativeKeys};
 use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttentionOptions, DistanceEmbedding, Embedding, KvCache, LayerNorm, Linear,
-    ModelInputs, PositionIds, attention_cached,
+    Activation, AttnImplementation, Embedding, KvCache, LayerNorm, Linear, ModelInputs, PositionIds,
 };
 
-/// The settings of BERT and of the families that share its encoder.
+/// The configuration of BERT and of the families that share its encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BertConfig {
-    /// Token ids.
+    /// The vocabulary size.
     pub vocab_size: usize,
-    /// Features of a hidden state.
+    /// The size of a hidden state.
     pub hidden_size: usize,
-    /// Layers.
+    /// The number of layers.
     pub num_hidden_layers: usize,
-    /// Heads of a layer.
+    /// The number of attention heads.
     pub num_attention_heads: usize,
-    /// Features between the two products of the feed-forward part.
+    /// The inner size of the feed-forward network.
     pub intermediate_size: usize,
-    /// The activation between them.
+    /// The activation of the feed-forward network.
     pub hidden_act: Activation,
-    /// Rows of the position table.
+    /// The size of the position embedding table.
     pub max_position_embeddings: usize,
-    /// Segments.
+    /// The number of segment ids.
     pub type_vocab_size: usize,
-    /// Of every layer normalisation.
+    /// The epsilon of layer normalization.
     pub layer_norm_eps: f64,
-    /// How positions are counted.
+    /// The numbering of positions.
     pub position_ids: PositionIds,
-    /// What positions do to attention.
+    /// How positions affect attention.
     pub position_embedding_type: PositionEmbeddingType,
-    /// Whether tokens see only those before them, as a language model's do.
+    /// Whether attention is causal, as in a language model.
     pub is_decoder: bool,
+    /// The kernels that compute attention.
+    pub attn_implementation: AttnImplementation,
 }
 
-/// What positions do: `position_embedding_type` of `config.json`.
+/// How positions affect attention: `position_embedding_type` of `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PositionEmbeddingType {
-    /// A vector for each position, added to the word's.
+    /// A vector per position, added to the word embedding.
     Absolute,
-    /// A vector for each distance, multiplied with queries.
+    /// A vector per distance, multiplied with the queries.
     RelativeKey,
-    /// The same, multiplied with queries and with keys.
+    /// A vector per distance, multiplied with the queries and the keys.
     RelativeKeyQuery,
 }
 
@@ -66,7 +68,7 @@ impl PositionEmbeddingType {
                 error::ErrorKind::Unsupported,
                 format!("`position_embedding_type: {other}` in config.json is not implemented"),
             )
-            .hint("implemented are: absolute, relative_key, relative_key_query")),
+            .hint("valid values: absolute, relative_key, relative_key_query")),
         }
     }
 }
@@ -75,13 +77,13 @@ impl BertConfig {
     /// Reads a `config.json` of BERT.
     ///
     /// # Errors
-    /// `Model` for a wrong type or an impossible value, `Unsupported` for a setting that is not
+    /// `Model` for a wrong type or an invalid value, `Unsupported` for a setting that is not
     /// implemented.
     pub fn new(fields: &Fields<'_>) -> error::Result<Self> {
         Self::with_defaults(fields, 30522, PositionIds::FromZero)
     }
 
-    /// As [`BertConfig::new`], with what differs between the families that share the encoder.
+    /// As [`BertConfig::new`], with the parameters that differ between the families that share the encoder.
     pub(super) fn with_defaults(
         fields: &Fields<'_>,
         vocab_size: usize,
@@ -101,6 +103,7 @@ impl BertConfig {
             position_ids,
             position_embedding_type: PositionEmbeddingType::read(fields)?,
             is_decoder: fields.flag("is_decoder", false)?,
+            attn_implementation: fields.attn_implementation(),
         };
         fields.divides(
             ("hidden_size", config.hidden_size),
@@ -109,7 +112,7 @@ impl BertConfig {
         Ok(config)
     }
 
-    /// What the configuration says about inputs and outputs.
+    /// The dimensions of inputs and outputs.
     pub fn dimensions(&self) -> Dimensions {
         let unused_positions = match self.position_ids {
             PositionIds::FromZero => 0,
@@ -165,121 +168,49 @@ impl BertEmbeddings {
     }
 }
 
-struct BertLayer {
-    /// `attention.self.query`, `key` and `value` as one product.
-    attention_self: Linear,
-    attention_output_dense: Linear,
-    attention_output_layer_norm: LayerNorm,
-    intermediate_dense: Linear,
-    intermediate_act: Activation,
-    output_dense: Linear,
-    output_layer_norm: LayerNorm,
-    num_attention_heads: usize,
-    /// `attention.self.distance_embedding`, and whether keys are multiplied with it too.
-    distance_embedding: Option<(Embedding, bool)>,
-    causal: bool,
-}
+const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
+    qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
+    attention_output: "attention.output.dense",
+    attention_norm: "attention.output.LayerNorm",
+    intermediate: "intermediate.dense",
+    output: "output.dense",
+    output_norm: "output.LayerNorm",
+};
 
-impl BertLayer {
-    /// `input_norm` is what the states come from: the embeddings, or the layer before.
-    fn load(vb: VarBuilder<'_>, config: &BertConfig, input_norm: &LayerNorm) -> Result<Self> {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let norm = |name| LayerNorm::load(vb.pp(name), hidden, config.layer_norm_eps);
-        let attention_output_layer_norm = norm("attention.output.LayerNorm")?;
-        let qkv = ["query", "key", "value"]
-            .map(|name| Linear::load(vb.pp("attention.self").pp(name), hidden, hidden, true));
-        let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
-        let distances = || {
-            let vb = vb.pp("attention.self.distance_embedding");
-            let head_dim = hidden / config.num_attention_heads;
-            Embedding::load(vb, 2 * config.max_position_embeddings - 1, head_dim)
+impl BertConfig {
+    fn layer(&self) -> EncoderLayerConfig {
+        let relative_keys = |with_keys| RelativeKeys {
+            name: "attention.self.distance_embedding",
+            positions: self.max_position_embeddings,
+            with_keys,
         };
-        let distance_embedding = match config.position_embedding_type {
-            PositionEmbeddingType::Absolute => None,
-            PositionEmbeddingType::RelativeKey => Some((distances()?, false)),
-            PositionEmbeddingType::RelativeKeyQuery => Some((distances()?, true)),
-        };
-        Ok(Self {
-            distance_embedding,
-            attention_self: Linear::fuse(&qkv)?.after(input_norm),
-            attention_output_dense: Linear::load(
-                vb.pp("attention.output.dense"),
-                hidden,
-                hidden,
-                true,
-            )?,
-            intermediate_dense: Linear::load(
-                vb.pp("intermediate.dense"),
-                hidden,
-                intermediate,
-                true,
-            )?
-            .after(&attention_output_layer_norm),
-            attention_output_layer_norm,
-            intermediate_act: config.hidden_act,
-            output_dense: Linear::load(vb.pp("output.dense"), intermediate, hidden, true)?,
-            output_layer_norm: norm("output.LayerNorm")?,
-            num_attention_heads: config.num_attention_heads,
-            causal: config.is_decoder,
-        })
-    }
-
-    fn linear_layers(&mut self) -> [&mut Linear; 4] {
-        [
-            &mut self.attention_self,
-            &mut self.attention_output_dense,
-            &mut self.intermediate_dense,
-            &mut self.output_dense,
-        ]
-    }
-
-    fn forward(
-        &self,
-        hidden_states: &Tensor,
-        inputs: &ModelInputs,
-        cache: Option<&mut KvCache>,
-        output_attentions: bool,
-    ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
-        let hidden_size = hidden_states.dim(1)?;
-        let qkv = self.attention_self.forward(hidden_states)?; // (total_tokens, 3 * hidden_size)
-        let head_dim = hidden_size / self.num_attention_heads;
-        let context = attention_cached(
-            &qkv.narrow(1, 0, hidden_size)?,
-            &qkv.narrow(1, hidden_size, hidden_size)?,
-            &qkv.narrow(1, 2 * hidden_size, hidden_size)?,
-            inputs,
-            cache,
-            AttentionOptions {
-                num_heads: self.num_attention_heads,
-                scale: 1.0 / (head_dim as f64).sqrt(),
-                bias: None,
-                distance: self.distance_embedding.as_ref().map(|(table, with_keys)| {
-                    DistanceEmbedding { table: table.weight(), with_keys: *with_keys }
-                }),
-                causal: self.causal,
-                output_attentions,
+        EncoderLayerConfig {
+            names: &LAYER_NAMES,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_attention_heads: self.num_attention_heads,
+            hidden_act: self.hidden_act,
+            layer_norm_eps: self.layer_norm_eps,
+            qkv_bias: true,
+            norm_first: false,
+            causal: self.is_decoder,
+            relative_keys: match self.position_embedding_type {
+                PositionEmbeddingType::Absolute => None,
+                PositionEmbeddingType::RelativeKey => Some(relative_keys(false)),
+                PositionEmbeddingType::RelativeKeyQuery => Some(relative_keys(true)),
             },
-        )?;
-        let attended = self.attention_output_dense.forward(&context.values)?;
-        let attended =
-            self.attention_output_layer_norm.forward_residual(&attended, hidden_states)?;
-        let output = self.intermediate_dense.forward_through(
-            &attended,
-            self.intermediate_act,
-            &self.output_dense,
-        )?;
-        let output = self.output_layer_norm.forward_residual(&output, &attended)?;
-        Ok((output, context.attentions))
+            attn_implementation: self.attn_implementation,
+        }
     }
 }
 
-/// The first token of each row through a dense layer and tanh.
+/// The pooler: a dense layer and tanh over the first token of each row.
 pub(super) struct Pooler {
     dense: Linear,
 }
 
 impl Pooler {
-    /// Loads `pooler.dense` when the checkpoint has it; transformers would make up random weights.
+    /// Loads `pooler.dense` if the checkpoint has it; transformers would initialize it with random weights.
     pub(super) fn load(vb: VarBuilder<'_>, hidden_size: usize) -> Result<Option<Self>> {
         let vb = vb.pp("pooler.dense");
         if !vb.contains_tensor("weight") {
@@ -288,7 +219,7 @@ impl Pooler {
         Ok(Some(Self { dense: Linear::load(vb, hidden_size, hidden_size, true)? }))
     }
 
-    /// Its layer.
+    /// Its linear layer.
     pub(super) fn linear_layer(&mut self) -> &mut Linear {
         &mut self.dense
     }
@@ -299,16 +230,16 @@ impl Pooler {
         if inputs.lengths.ranges().all(|range| !range.is_empty()) {
             return Ok(pooled);
         }
-        // A row without tokens has zeros, not what the layer makes of them.
+        // A row without tokens stays zero, without the layer's bias.
         let there = inputs.lengths.ranges().map(|range| u8::from(!range.is_empty()));
         let there = Tensor::from_iter(there, pooled.device())?.unsqueeze(1)?;
         there.broadcast_as(pooled.shape())?.where_cond(&pooled, &pooled.zeros_like()?)
     }
 
-    /// The pooler's output if it is wanted.
+    /// The pooler's output, if requested.
     ///
     /// # Errors
-    /// When it is wanted and the checkpoint has no pooler.
+    /// If it is requested and the checkpoint has no pooler.
     pub(super) fn output(
         pooler: Option<&Self>,
         hidden_states: &Tensor,
@@ -318,7 +249,9 @@ impl Pooler {
         match (want.pooler_output, pooler) {
             (false, _) => Ok(None),
             (true, Some(pooler)) => pooler.forward(hidden_states, inputs).map(Some),
-            (true, None) => bail!("`pooler_output` is wanted, but the checkpoint has no pooler"),
+            (true, None) => {
+                bail!("`pooler_output` was requested, but the checkpoint has no pooler")
+            }
         }
     }
 }
@@ -326,7 +259,7 @@ impl Pooler {
 /// BERT without a head: `BertModel`, and with other defaults `RobertaModel` and its relatives.
 pub struct BertModel {
     embeddings: BertEmbeddings,
-    encoder_layer: Vec<BertLayer>,
+    encoder_layer: EncoderLayers,
     pooler: Option<Pooler>,
     dimensions: Dimensions,
     is_decoder: bool,
@@ -336,16 +269,15 @@ impl BertModel {
     /// Loads the weights.
     ///
     /// # Errors
-    /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
+    /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
         let embeddings = BertEmbeddings::load(vb.pp("embeddings"), config)?;
-        let mut encoder_layer: Vec<BertLayer> = Vec::new();
-        for i in 0..config.num_hidden_layers {
-            let before = encoder_layer.last().map(|layer| &layer.output_layer_norm);
-            let input_norm = before.unwrap_or(&embeddings.layer_norm);
-            let layer = BertLayer::load(vb.pp("encoder.layer").pp(i), config, input_norm)?;
-            encoder_layer.push(layer);
-        }
+        let encoder_layer = EncoderLayers::load(
+            &vb.pp("encoder.layer"),
+            config.num_hidden_layers,
+            &config.layer(),
+            Some(&embeddings.layer_norm),
+        )?;
         Ok(Self {
             embeddings,
             encoder_layer,
@@ -359,15 +291,8 @@ impl BertModel {
 impl Backbone for BertModel {
     fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
         let mut recorder = Recorder::new(inputs, want);
-        let mut hidden_states = self.embeddings.forward(inputs)?;
-        recorder.hidden_state(&hidden_states);
-        for layer in &self.encoder_layer {
-            let (output, attentions) =
-                layer.forward(&hidden_states, inputs, None, want.attentions)?;
-            hidden_states = output;
-            recorder.hidden_state(&hidden_states);
-            recorder.attentions(attentions);
-        }
+        let embedded = self.embeddings.forward(inputs)?;
+        let hidden_states = self.encoder_layer.forward(embedded, None, None, &mut recorder)?;
         let pooled = Pooler::output(self.pooler.as_ref(), &hidden_states, inputs, want)?;
         Ok(recorder.finish(hidden_states, pooled))
     }
@@ -377,7 +302,7 @@ impl Backbone for BertModel {
     }
 
     fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        self.encoder_layer.iter_mut().flat_map(BertLayer::linear_layers).collect()
+        self.encoder_layer.linear_layers().collect()
     }
 
     fn pooler_layer(&mut self) -> Option<&mut Linear> {
@@ -401,13 +326,8 @@ impl Backbone for BertModel {
 
 impl CausalBackbone for BertModel {
     fn forward_cached(&self, inputs: &ModelInputs, caches: &mut [KvCache]) -> Result<Tensor> {
-        if caches.len() != self.encoder_layer.len() {
-            bail!("{} layers got {} caches", self.encoder_layer.len(), caches.len());
-        }
-        let mut hidden_states = self.embeddings.forward(inputs)?;
-        for (layer, cache) in self.encoder_layer.iter().zip(caches) {
-            (hidden_states, _) = layer.forward(&hidden_states, inputs, Some(cache), false)?;
-        }
-        Ok(hidden_states)
+        let embedded = self.embeddings.forward(inputs)?;
+        let mut recorder = Recorder::new(inputs, &Want::default());
+        self.encoder_layer.forward(embedded, Some(caches), None, &mut recorder)
     }
 }

@@ -1,22 +1,22 @@
-//! The one implementation of [`Decoder`] for decoders by themselves: a causal backbone with a head over the
-//! vocabulary. Not here: the layers of either.
+//! The implementation of [`Decoder`] for decoder-only models: a causal backbone with a head over the vocabulary. Not
+//! here: the layers of both.
 
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::{Backbone, Decoder, DecoderState, Head};
 use crate::nn::{KvCache, ModelInputs, PositionIds, select_rows};
 
-/// A backbone whose tokens see only those before them, so that it can go on from caches.
+/// A backbone with causal attention, which can therefore continue from caches.
 pub trait CausalBackbone: Backbone {
-    /// Runs new tokens of each row after those in the caches, one cache a layer, and adds them there; empty
-    /// caches become rows. Returns the last hidden states, `(total_tokens, hidden_size)`.
+    /// Computes new tokens of each row after the cached ones and appends them to the caches, one per layer. Empty
+    /// caches get the rows. Returns the last hidden states, `(total_tokens, hidden_size)`.
     ///
     /// # Errors
-    /// As [`Backbone::forward`]; when there is not one cache a layer, or not a row of it for each row.
+    /// As [`Backbone::forward`]; if the number of caches is not the number of layers, or their rows do not match.
     fn forward_cached(&self, inputs: &ModelInputs, caches: &mut [KvCache]) -> Result<Tensor>;
 }
 
-/// A decoder by itself: a causal backbone with a head over the vocabulary.
+/// A decoder-only model: a causal backbone with a head over the vocabulary.
 #[derive(Clone, Copy)]
 pub struct CausalLM<'a> {
     backbone: &'a dyn CausalBackbone,
@@ -25,7 +25,7 @@ pub struct CausalLM<'a> {
 }
 
 impl<'a> CausalLM<'a> {
-    /// From its parts; `device` is the one that they are on.
+    /// Combines a backbone and a head, both on `device`.
     pub fn new(backbone: &'a dyn CausalBackbone, head: &'a Head, device: &'a Device) -> Self {
         Self { backbone, head, device }
     }
@@ -39,8 +39,8 @@ impl<'a> CausalLM<'a> {
             bail!("a row of {} tokens is longer than the {max} positions", row.len() + past);
         }
         let rows = rows.iter().map(|row| (*row, &[][..])).zip(past);
-        // `generate` of transformers counts every family's positions from 0, also those of families that count after
-        // the padding elsewhere (`_prepare_position_ids_for_generation`).
+        // In transformers, `generate` numbers the positions of every family from 0, even if the family otherwise
+        // starts after the padding id (`_prepare_position_ids_for_generation`).
         let inputs = ModelInputs::after(rows, PositionIds::FromZero, self.device)?;
         inputs.check(self.vocab_size(), None)?;
         self.backbone.forward_cached(&inputs, &mut state.self_attention)

@@ -1,8 +1,8 @@
-//! Reading an architecture's settings out of `config.json`.
+//! Reads the settings of an architecture from `config.json`.
 //!
-//! Transformers fills every missing key with the family's default and keeps keys that it does not know,
-//! so this is no strict struct: each setting is asked for by name with its default, and a wrong type or
-//! an impossible value is an error that names the key.
+//! Transformers fills missing keys with the family's defaults and ignores unknown keys. A strict struct
+//! would not fit: each setting is read by name with its default, and a wrong type or an invalid value
+//! is an error with the key.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -11,9 +11,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
-use crate::nn::Activation;
+use crate::nn::{Activation, AttnImplementation};
 
-/// The keys of a `config.json`, with the family's defaults for what is missing.
+/// The keys of a `config.json`, with the family's defaults for missing keys.
 #[derive(Debug)]
 pub struct Fields<'a> {
     object: &'a Map<String, Value>,
@@ -26,7 +26,7 @@ impl<'a> Fields<'a> {
         Self { object, asked: RefCell::default() }
     }
 
-    /// The keys that were asked for so far, sorted: those that a family knows.
+    /// The sorted keys read so far: those that the family knows.
     pub fn asked(&self) -> BTreeSet<&'static str> {
         self.asked.borrow().clone()
     }
@@ -40,7 +40,7 @@ impl<'a> Fields<'a> {
     /// A size: a whole number of at least 1.
     ///
     /// # Errors
-    /// `Model` when it is something else.
+    /// `Model` for any other value.
     pub fn size(&self, key: &'static str, default: usize) -> Result<usize> {
         let Some(value) = self.value(key) else { return Ok(default) };
         let size = value.as_u64().filter(|size| *size > 0);
@@ -55,7 +55,7 @@ impl<'a> Fields<'a> {
     /// A token id.
     ///
     /// # Errors
-    /// `Model` when it is not a whole number of at least 0.
+    /// `Model` if it is not a whole number of at least 0.
     pub fn token_id(&self, key: &'static str, default: u32) -> Result<u32> {
         let Some(value) = self.value(key) else { return Ok(default) };
         value
@@ -64,40 +64,40 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| wrong(key, "a token id", value))
     }
 
-    /// A token id that may be missing.
+    /// An optional token id.
     ///
     /// # Errors
-    /// `Model` when it is neither a whole number of at least 0 nor null; the first of a list is taken.
+    /// `Model` if it is neither a whole number of at least 0 nor null. Of a list, the first id counts.
     pub fn optional_token_id(&self, key: &'static str) -> Result<Option<u32>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let first = value.as_array().and_then(|list| list.first()).unwrap_or(value);
         let id = first.as_i64().ok_or_else(|| wrong(key, "a token id", value))?;
-        // −1 stands for none in some configurations.
+        // Some configurations use −1 for a missing id.
         Ok(u32::try_from(id).ok())
     }
 
-    /// A name.
+    /// A string.
     ///
     /// # Errors
-    /// `Model` when it is no string.
+    /// `Model` if it is not a string.
     pub fn text(&self, key: &'static str, default: &'a str) -> Result<&'a str> {
         let Some(value) = self.value(key) else { return Ok(default) };
         value.as_str().ok_or_else(|| wrong(key, "a name", value))
     }
 
-    /// True or false.
+    /// A boolean.
     ///
     /// # Errors
-    /// `Model` when it is something else.
+    /// `Model` for any other value.
     pub fn flag(&self, key: &'static str, default: bool) -> Result<bool> {
         let Some(value) = self.value(key) else { return Ok(default) };
         value.as_bool().ok_or_else(|| wrong(key, "true or false", value))
     }
 
-    /// The small number that keeps a division from zero.
+    /// A positive epsilon, which avoids division by zero.
     ///
     /// # Errors
-    /// `Model` when it is not a positive number.
+    /// `Model` if it is not a positive number.
     pub fn epsilon(&self, key: &'static str, default: f64) -> Result<f64> {
         let Some(value) = self.value(key) else { return Ok(default) };
         value
@@ -109,7 +109,7 @@ impl<'a> Fields<'a> {
     /// Height and width: a number for both, or a list of the two.
     ///
     /// # Errors
-    /// `Model` when it is something else.
+    /// `Model` for any other value.
     pub fn height_and_width(&self, key: &'static str, default: usize) -> Result<(usize, usize)> {
         let Some(value) = self.value(key) else { return Ok((default, default)) };
         let side = |value: &Value| {
@@ -127,7 +127,7 @@ impl<'a> Fields<'a> {
     /// An activation function by name.
     ///
     /// # Errors
-    /// `Unsupported` when the name is unknown, `Model` when it is not a string.
+    /// `Unsupported` for an unknown name, `Model` if it is not a string.
     pub fn activation(&self, key: &'static str, default: &str) -> Result<Activation> {
         let name = match self.value(key) {
             None => default,
@@ -137,7 +137,15 @@ impl<'a> Fields<'a> {
         Activation::from_name(name).map_err(|e| e.at(format!("`{key}` in config.json")))
     }
 
-    /// Refuses a setting that the architecture here does not compute; only `implemented` passes.
+    /// `attn_implementation`, which all families share.
+    pub fn attn_implementation(&self) -> AttnImplementation {
+        match self.object.get("attn_implementation").and_then(Value::as_str) {
+            Some("eager") => AttnImplementation::Eager,
+            _ => AttnImplementation::Sdpa,
+        }
+    }
+
+    /// Rejects values of a setting other than `implemented`.
     ///
     /// # Errors
     /// `Unsupported` with the key and both values.
@@ -151,10 +159,10 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Checks that `hidden_size` divides into `heads`; the names are those of the keys.
+    /// Checks that `hidden_size` is a multiple of `heads`; both come with their key.
     ///
     /// # Errors
-    /// `Model` when it does not.
+    /// `Model` if it is not.
     pub fn divides(&self, hidden: (&str, usize), heads: (&str, usize)) -> Result<()> {
         if hidden.1.is_multiple_of(heads.1) {
             return Ok(());

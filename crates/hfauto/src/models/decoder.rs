@@ -1,17 +1,17 @@
-//! What generation asks of an architecture: take rows in, then one token a row at a time.
+//! The interface between generation and an architecture: read prompts, then one token per row at a time.
 //!
-//! Not here: which token comes next, when a row ends, which row takes its place (`crate::generation`).
+//! Not here: choosing the next token, ending rows, and replacing finished rows (`crate::generation`).
 
 use candle_core::{Result, Tensor};
 
 use crate::nn::KvCache;
 
-/// What a decoder keeps of the rows that it generates: one cache a layer, rows in the same order in all.
+/// The state of the generated rows: one cache per layer, with rows in the same order in all of them.
 #[derive(Debug, Default)]
 pub struct DecoderState {
-    /// Keys and values of the tokens so far.
+    /// The keys and values of the tokens so far.
     pub self_attention: Vec<KvCache>,
-    /// Keys and values of the encoder's states; none for a decoder by itself.
+    /// The keys and values of the encoder's states; empty for a decoder-only model.
     pub cross_attention: Vec<KvCache>,
 }
 
@@ -21,17 +21,17 @@ impl DecoderState {
         self.self_attention.first().map_or(0, KvCache::num_rows)
     }
 
-    /// Tokens of row `row` so far: the position of its next one.
+    /// The number of tokens of row `row` so far, which is the position of the next one.
     pub fn len(&self, row: usize) -> usize {
         self.self_attention.first().map_or(0, |cache| cache.len(row))
     }
 
-    /// Whether there is no row.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.num_rows() == 0
     }
 
-    /// Adds the rows of `other` behind these.
+    /// Appends the rows of `other`.
     pub fn extend(&mut self, other: Self) {
         if self.is_empty() {
             *self = other;
@@ -44,11 +44,11 @@ impl DecoderState {
         add(&mut self.cross_attention, other.cross_attention);
     }
 
-    /// Keeps the rows named, in this order: finished rows are left out, a beam that goes on twice is
-    /// named twice.
+    /// Keeps the given rows, in this order. Omits finished rows; repeats the index of a beam that
+    /// branches.
     ///
     /// # Errors
-    /// When a row is not there, or candle cannot allocate.
+    /// If a row does not exist, or candle cannot allocate.
     pub fn select(&mut self, rows: &[usize]) -> Result<()> {
         let mut layers = self.self_attention.iter_mut().chain(&mut self.cross_attention);
         layers.try_for_each(|cache| cache.select(rows))
@@ -57,32 +57,33 @@ impl DecoderState {
 
 /// An architecture that generates token by token.
 pub trait Decoder: Send + Sync {
-    /// Takes rows in. A decoder by itself reads `prompts` and ignores `decoder_input_ids`; an encoder and
-    /// decoder encodes `prompts`, and its decoder reads `decoder_input_ids`, the same for every row.
+    /// Adds rows. A decoder-only model reads `prompts` and ignores `decoder_input_ids`. An
+    /// encoder-decoder model encodes `prompts`, and its decoder reads `decoder_input_ids`, the same for
+    /// every row.
     ///
-    /// Returns the state of these rows, and the logits after the last token that the decoder has read:
+    /// Returns the state of these rows and the logits after the decoder's last input token:
     /// `(rows, vocab_size)`.
     ///
     /// # Errors
-    /// When a prompt is empty, an id or position is outside its table, or candle cannot allocate.
+    /// If a prompt is empty, an id or position is outside its table, or candle cannot allocate.
     fn prefill(
         &self,
         prompts: &[&[u32]],
         decoder_input_ids: &[u32],
     ) -> Result<(DecoderState, Tensor)>;
 
-    /// Reads one more token a row; returns the logits after it, `(rows, vocab_size)`.
+    /// Reads one more token per row and returns the logits after it, `(rows, vocab_size)`.
     ///
     /// # Errors
     /// As [`Decoder::prefill`].
     fn decode(&self, tokens: &[u32], state: &mut DecoderState) -> Result<Tensor>;
 
-    /// How many tokens there are.
+    /// The vocabulary size.
     fn vocab_size(&self) -> usize;
 
-    /// Tokens that a row of the decoder may have; `None` when unlimited.
+    /// The maximum length of a decoder row in tokens; `None` if unlimited.
     fn max_position_embeddings(&self) -> Option<usize>;
 
-    /// Whether prompts go to an encoder, so that rows of the decoder hold generated tokens only.
+    /// Whether an encoder reads the prompts, so that decoder rows hold only generated tokens.
     fn is_encoder_decoder(&self) -> bool;
 }

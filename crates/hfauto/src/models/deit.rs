@@ -1,4 +1,4 @@
-//! DeiT: ViT with a distillation token behind the class token. Its model is [`ViTModel`] under this
+//! DeiT: ViT with a distillation token after the class token. Its model is [`ViTModel`] with this
 //! configuration.
 //!
 //! # Source

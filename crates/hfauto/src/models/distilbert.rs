@@ -1,4 +1,4 @@
-//! DistilBERT: BERT's layers under other names, without segments and without a pooler.
+//! DistilBERT: BERT's layers under other names, without segments and pooler.
 //!
 //! # Source
 //! `src/transformers/models/distilbert/modeling_distilbert.py` at v4.57.
@@ -6,39 +6,42 @@
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers};
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttentionOptions, Embedding, LayerNorm, Linear, ModelInputs, PositionIds, attention,
+    Activation, AttnImplementation, Embedding, LayerNorm, Linear, ModelInputs, PositionIds,
 };
 
-/// Of every layer normalisation; the configuration has no key for it.
+/// The epsilon of layer normalization; the configuration has no key for it.
 const LAYER_NORM_EPS: f64 = 1e-12;
 
-/// The settings of DistilBERT.
+/// The configuration of DistilBERT.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DistilBertConfig {
-    /// Token ids.
+    /// The vocabulary size.
     pub vocab_size: usize,
-    /// Rows of the position table.
+    /// The size of the position embedding table.
     pub max_position_embeddings: usize,
-    /// Layers.
+    /// The number of layers.
     pub n_layers: usize,
-    /// Heads of a layer.
+    /// The number of attention heads.
     pub n_heads: usize,
-    /// Features of a hidden state.
+    /// The size of a hidden state.
     pub dim: usize,
-    /// Features between the two products of the feed-forward part.
+    /// The inner size of the feed-forward network.
     pub hidden_dim: usize,
-    /// The activation between them.
+    /// The activation of the feed-forward network.
     pub activation: Activation,
+    /// The kernels that compute attention.
+    pub attn_implementation: AttnImplementation,
 }
 
 impl DistilBertConfig {
     /// Reads a `config.json` of DistilBERT.
     ///
     /// # Errors
-    /// `Model` for a wrong type or an impossible value, `Unsupported` for an unknown activation.
+    /// `Model` for a wrong type or an invalid value, `Unsupported` for an unknown activation.
     pub fn new(fields: &Fields<'_>) -> error::Result<Self> {
         let config = Self {
             vocab_size: fields.size("vocab_size", 30522)?,
@@ -48,12 +51,13 @@ impl DistilBertConfig {
             dim: fields.size("dim", 768)?,
             hidden_dim: fields.size("hidden_dim", 3072)?,
             activation: fields.activation("activation", "gelu")?,
+            attn_implementation: fields.attn_implementation(),
         };
         fields.divides(("dim", config.dim), ("n_heads", config.n_heads))?;
         Ok(config)
     }
 
-    /// What the configuration says about inputs and outputs.
+    /// The dimensions of inputs and outputs.
     pub fn dimensions(&self) -> Dimensions {
         Dimensions {
             hidden_size: self.dim,
@@ -91,74 +95,37 @@ impl Embeddings {
     }
 }
 
-struct TransformerBlock {
-    /// `attention.q_lin`, `k_lin` and `v_lin` as one product.
-    attention_qkv: Linear,
-    attention_out_lin: Linear,
-    sa_layer_norm: LayerNorm,
-    ffn_lin1: Linear,
-    ffn_activation: Activation,
-    ffn_lin2: Linear,
-    output_layer_norm: LayerNorm,
-    n_heads: usize,
-}
+const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
+    qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+    attention_output: "attention.out_lin",
+    attention_norm: "sa_layer_norm",
+    intermediate: "ffn.lin1",
+    output: "ffn.lin2",
+    output_norm: "output_layer_norm",
+};
 
-impl TransformerBlock {
-    /// `input_norm` is what the states come from: the embeddings, or the block before.
-    fn load(vb: VarBuilder<'_>, config: &DistilBertConfig, input_norm: &LayerNorm) -> Result<Self> {
-        let (dim, hidden_dim) = (config.dim, config.hidden_dim);
-        let linear = |name, from, to| Linear::load(vb.pp(name), from, to, true);
-        let qkv = ["attention.q_lin", "attention.k_lin", "attention.v_lin"]
-            .map(|name| linear(name, dim, dim));
-        let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
-        let sa_layer_norm = LayerNorm::load(vb.pp("sa_layer_norm"), dim, LAYER_NORM_EPS)?;
-        Ok(Self {
-            attention_qkv: Linear::fuse(&qkv)?.after(input_norm),
-            attention_out_lin: linear("attention.out_lin", dim, dim)?,
-            ffn_lin1: linear("ffn.lin1", dim, hidden_dim)?.after(&sa_layer_norm),
-            sa_layer_norm,
-            ffn_activation: config.activation,
-            ffn_lin2: linear("ffn.lin2", hidden_dim, dim)?,
-            output_layer_norm: LayerNorm::load(vb.pp("output_layer_norm"), dim, LAYER_NORM_EPS)?,
-            n_heads: config.n_heads,
-        })
-    }
-
-    fn forward(
-        &self,
-        hidden_states: &Tensor,
-        inputs: &ModelInputs,
-        output_attentions: bool,
-    ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
-        let dim = hidden_states.dim(1)?;
-        let qkv = self.attention_qkv.forward(hidden_states)?; // (total_tokens, 3 * dim)
-        let context = attention(
-            &qkv.narrow(1, 0, dim)?,
-            &qkv.narrow(1, dim, dim)?,
-            &qkv.narrow(1, 2 * dim, dim)?,
-            inputs,
-            AttentionOptions {
-                num_heads: self.n_heads,
-                scale: 1.0 / ((dim / self.n_heads) as f64).sqrt(),
-                bias: None,
-                distance: None,
-                causal: false,
-                output_attentions,
-            },
-        )?;
-        let attended = self.attention_out_lin.forward(&context.values)?;
-        let attended = self.sa_layer_norm.forward_residual(&attended, hidden_states)?;
-        let output =
-            self.ffn_lin1.forward_through(&attended, self.ffn_activation, &self.ffn_lin2)?;
-        let output = self.output_layer_norm.forward_residual(&output, &attended)?;
-        Ok((output, context.attentions))
+impl DistilBertConfig {
+    fn layer(&self) -> EncoderLayerConfig {
+        EncoderLayerConfig {
+            names: &LAYER_NAMES,
+            hidden_size: self.dim,
+            intermediate_size: self.hidden_dim,
+            num_attention_heads: self.n_heads,
+            hidden_act: self.activation,
+            layer_norm_eps: LAYER_NORM_EPS,
+            qkv_bias: true,
+            norm_first: false,
+            causal: false,
+            relative_keys: None,
+            attn_implementation: self.attn_implementation,
+        }
     }
 }
 
 /// DistilBERT without a head.
 pub struct DistilBertModel {
     embeddings: Embeddings,
-    transformer_layer: Vec<TransformerBlock>,
+    transformer_layer: EncoderLayers,
     dimensions: Dimensions,
 }
 
@@ -166,16 +133,15 @@ impl DistilBertModel {
     /// Loads the weights.
     ///
     /// # Errors
-    /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
+    /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: VarBuilder<'_>, config: &DistilBertConfig) -> Result<Self> {
         let embeddings = Embeddings::load(vb.pp("embeddings"), config)?;
-        let mut transformer_layer: Vec<TransformerBlock> = Vec::new();
-        for i in 0..config.n_layers {
-            let before = transformer_layer.last().map(|block| &block.output_layer_norm);
-            let input_norm = before.unwrap_or(&embeddings.layer_norm);
-            let vb = vb.pp("transformer.layer").pp(i);
-            transformer_layer.push(TransformerBlock::load(vb, config, input_norm)?);
-        }
+        let transformer_layer = EncoderLayers::load(
+            &vb.pp("transformer.layer"),
+            config.n_layers,
+            &config.layer(),
+            Some(&embeddings.layer_norm),
+        )?;
         Ok(Self { embeddings, transformer_layer, dimensions: config.dimensions() })
     }
 }
@@ -183,17 +149,11 @@ impl DistilBertModel {
 impl Backbone for DistilBertModel {
     fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
         if want.pooler_output {
-            bail!("`pooler_output` is wanted, but DistilBERT has no pooler");
+            bail!("`pooler_output` was requested, but DistilBERT has no pooler");
         }
         let mut recorder = Recorder::new(inputs, want);
-        let mut hidden_states = self.embeddings.forward(inputs)?;
-        recorder.hidden_state(&hidden_states);
-        for layer in &self.transformer_layer {
-            let (output, attentions) = layer.forward(&hidden_states, inputs, want.attentions)?;
-            hidden_states = output;
-            recorder.hidden_state(&hidden_states);
-            recorder.attentions(attentions);
-        }
+        let embedded = self.embeddings.forward(inputs)?;
+        let hidden_states = self.transformer_layer.forward(embedded, None, None, &mut recorder)?;
         Ok(recorder.finish(hidden_states, None))
     }
 
@@ -202,15 +162,7 @@ impl Backbone for DistilBertModel {
     }
 
     fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        let layers = self.transformer_layer.iter_mut().flat_map(|layer| {
-            [
-                &mut layer.attention_qkv,
-                &mut layer.attention_out_lin,
-                &mut layer.ffn_lin1,
-                &mut layer.ffn_lin2,
-            ]
-        });
-        layers.collect()
+        self.transformer_layer.linear_layers().collect()
     }
 
     fn word_embeddings(&self) -> Option<&Tensor> {

@@ -8,47 +8,50 @@ use candle_nn::VarBuilder;
 use serde_json::json;
 
 use super::causal_lm::{CausalBackbone, CausalLM};
+use super::encoder::one_a_layer;
 use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttentionOptions, Embedding, KvCache, LayerNorm, Linear, ModelInputs, PositionIds,
-    add, attention_cached,
+    Activation, AttentionOptions, AttnImplementation, Embedding, KvCache, LayerNorm, Linear,
+    ModelInputs, PositionIds, add, attention_cached,
 };
 
-/// The settings of GPT-2.
+/// The configuration of GPT-2.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gpt2Config {
-    /// Token ids.
+    /// The vocabulary size.
     pub vocab_size: usize,
-    /// Rows of the position table.
+    /// The size of the position embedding table.
     pub n_positions: usize,
-    /// Features of a hidden state.
+    /// The size of a hidden state.
     pub n_embd: usize,
-    /// Layers.
+    /// The number of layers.
     pub n_layer: usize,
-    /// Heads of a layer.
+    /// The number of attention heads.
     pub n_head: usize,
-    /// Features between the two products of the feed-forward part.
+    /// The inner size of the feed-forward network.
     pub n_inner: usize,
-    /// The activation between them.
+    /// The activation of the feed-forward network.
     pub activation_function: Activation,
-    /// Of every layer normalisation.
+    /// The epsilon of layer normalization.
     pub layer_norm_epsilon: f64,
     /// Whether scores are divided by `√head_dim`.
     pub scale_attn_weights: bool,
-    /// Whether scores are divided by the number of the layer too, counted from 1.
+    /// Whether scores are also divided by the number of the layer, counted from 1.
     pub scale_attn_by_inverse_layer_idx: bool,
+    /// The kernels that compute attention.
+    pub attn_implementation: AttnImplementation,
 }
 
 impl Gpt2Config {
     /// Reads a `config.json` of GPT-2.
     ///
     /// # Errors
-    /// `Model` for a wrong type or an impossible value, `Unsupported` for a setting that is not
+    /// `Model` for a wrong type or an invalid value, `Unsupported` for a setting that is not
     /// implemented.
     pub fn new(fields: &Fields<'_>) -> error::Result<Self> {
         fields.only("add_cross_attention", &json!(false))?;
-        // Scores are taken in f32 in either case.
+        // Scores are always computed in f32.
         fields.flag("reorder_and_upcast_attn", false)?;
         let n_embd = fields.size("n_embd", 768)?;
         let config = Self {
@@ -63,12 +66,13 @@ impl Gpt2Config {
             scale_attn_weights: fields.flag("scale_attn_weights", true)?,
             scale_attn_by_inverse_layer_idx: fields
                 .flag("scale_attn_by_inverse_layer_idx", false)?,
+            attn_implementation: fields.attn_implementation(),
         };
         fields.divides(("n_embd", n_embd), ("n_head", config.n_head))?;
         Ok(config)
     }
 
-    /// What the configuration says about inputs and outputs.
+    /// The dimensions of inputs and outputs.
     pub fn dimensions(&self) -> Dimensions {
         Dimensions {
             hidden_size: self.n_embd,
@@ -91,8 +95,7 @@ struct Gpt2Block {
     mlp_c_fc: Linear,
     mlp_act: Activation,
     mlp_c_proj: Linear,
-    n_head: usize,
-    scale: f64,
+    attention: AttentionOptions<'static>,
 }
 
 impl Gpt2Block {
@@ -115,8 +118,10 @@ impl Gpt2Block {
             mlp_c_fc: conv1d("mlp.c_fc", n_embd, n_inner)?,
             mlp_act: config.activation_function,
             mlp_c_proj: conv1d("mlp.c_proj", n_inner, n_embd)?,
-            n_head: config.n_head,
-            scale,
+            attention: AttentionOptions::new(config.n_head, n_embd / config.n_head)
+                .with_scale(scale)
+                .with_causal(true)
+                .with_attn_implementation(config.attn_implementation),
         })
     }
 
@@ -135,14 +140,7 @@ impl Gpt2Block {
             &qkv.narrow(1, 2 * n_embd, n_embd)?,
             inputs,
             cache,
-            AttentionOptions {
-                num_heads: self.n_head,
-                scale: self.scale,
-                bias: None,
-                distance: None,
-                causal: true,
-                output_attentions,
-            },
+            self.attention.with_output_attentions(output_attentions),
         )?;
         let hidden_states = add(&self.attn_c_proj.forward(&attended.values)?, hidden_states)?;
         let inner = self.ln_2.forward(&hidden_states)?;
@@ -165,7 +163,7 @@ impl Gpt2Model {
     /// Loads the weights.
     ///
     /// # Errors
-    /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
+    /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: VarBuilder<'_>, config: &Gpt2Config) -> Result<Self> {
         let blocks = vb.pp("h");
         Ok(Self {
@@ -179,29 +177,36 @@ impl Gpt2Model {
         })
     }
 
-    fn embed(&self, inputs: &ModelInputs) -> Result<Tensor> {
-        self.wpe.add_to(self.wte.forward(&inputs.input_ids)?, &inputs.position_ids)
+    fn run(
+        &self,
+        inputs: &ModelInputs,
+        caches: Option<&mut [KvCache]>,
+        want: &Want,
+    ) -> Result<ModelOutput> {
+        let mut caches = one_a_layer(caches, self.h.len())?;
+        let mut recorder = Recorder::new(inputs, want);
+        let words = self.wte.forward(&inputs.input_ids)?;
+        let mut hidden_states = self.wpe.add_to(words, &inputs.position_ids)?;
+        for block in &self.h {
+            recorder.hidden_state(&hidden_states);
+            let (output, attentions) =
+                block.forward(&hidden_states, inputs, caches.next(), want.attentions)?;
+            hidden_states = output;
+            recorder.attentions(attentions);
+        }
+        // The last hidden state is the normalized one, as in transformers.
+        let hidden_states = self.ln_f.forward(&hidden_states)?;
+        recorder.hidden_state(&hidden_states);
+        Ok(recorder.finish(hidden_states, None))
     }
 }
 
 impl Backbone for Gpt2Model {
     fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
-        let mut recorder = Recorder::new(inputs, want);
-        let mut hidden_states = self.embed(inputs)?;
-        for block in &self.h {
-            recorder.hidden_state(&hidden_states);
-            let (output, attentions) =
-                block.forward(&hidden_states, inputs, None, want.attentions)?;
-            hidden_states = output;
-            recorder.attentions(attentions);
-        }
-        // The last of the hidden states is the normalised one, as in transformers.
-        let hidden_states = self.ln_f.forward(&hidden_states)?;
-        recorder.hidden_state(&hidden_states);
         if want.pooler_output {
-            bail!("`pooler_output` is wanted, but GPT-2 has no pooler");
+            bail!("`pooler_output` was requested, but GPT-2 has no pooler");
         }
-        Ok(recorder.finish(hidden_states, None))
+        self.run(inputs, None, want)
     }
 
     fn dimensions(&self) -> &Dimensions {
@@ -235,13 +240,7 @@ impl Backbone for Gpt2Model {
 
 impl CausalBackbone for Gpt2Model {
     fn forward_cached(&self, inputs: &ModelInputs, caches: &mut [KvCache]) -> Result<Tensor> {
-        if caches.len() != self.h.len() {
-            bail!("{} layers got {} caches", self.h.len(), caches.len());
-        }
-        let mut hidden_states = self.embed(inputs)?;
-        for (block, cache) in self.h.iter().zip(caches) {
-            (hidden_states, _) = block.forward(&hidden_states, inputs, Some(cache), false)?;
-        }
-        self.ln_f.forward(&hidden_states)
+        let output = self.run(inputs, Some(caches), &Want::default())?;
+        Ok(output.last_hidden_state.values)
     }
 }

@@ -1,8 +1,8 @@
-//! Heads: layers that turn a backbone's states into logits. Families differ in the names and the order of a few
-//! layers, so a head is data ([`HeadLayout`], a row of the table in `crate::auto`): the states that it reads (of every
-//! token, the first, the last that is not padding, the last end token) and its layers. Every layer is written once,
-//! here. A head over the vocabulary is applied to the requested states only, never to a whole batch of tokens. Not
-//! here: what logits mean (the tasks of hfauto-pipe). The entry is [`Head`].
+//! Heads: layers that turn a backbone's hidden states into logits. Families differ only in the names and the order of
+//! a few layers. A head is therefore data: the states that it reads and its layers ([`HeadLayout`], a row of the
+//! table in `crate::auto`). The code for each kind of layer is here, once. A head over the vocabulary is applied only
+//! to the requested states, never to all tokens of a batch. Not here: the meaning of logits (the tasks of
+//! hfauto-pipe). The entry is [`Head`].
 
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -11,68 +11,82 @@ use super::{Fields, ModelOutput};
 use crate::error;
 use crate::nn::{Activation, LayerNorm, Linear, ModelInputs};
 
-/// Which states a head reads.
+/// The states that a head reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
-    /// Every token's: logits are `(total_tokens, n)`.
+    /// Those of all tokens: logits are `(total_tokens, n)`.
     Tokens,
-    /// The first token's of each row: logits are `(rows, n)`, as with all that follow.
+    /// That of the first token of each row: logits are `(rows, n)`, as for all the following variants.
     First,
-    /// The first two tokens' of each row, side by side: the layers get `(rows, 2 * hidden_size)` (DeiT).
+    /// Those of the first two tokens of each row, concatenated: the layers get `(rows, 2 * hidden_size)` (DeiT).
     FirstTwo,
-    /// The last token's that is not `pad_token_id` (GPT-2).
+    /// That of the last token other than `pad_token_id` (GPT-2).
     LastNotPad,
-    /// The token's where the last `eos_token_id` stands (T5).
+    /// That of the last `eos_token_id` (T5).
     LastEos,
 }
 
-/// One layer of a head. Names are paths in the checkpoint.
+/// One layer of a head, over `width` features: the output of the previous layer, at first the hidden state. Names are
+/// paths in the checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub enum Layer {
-    /// `hidden_size → hidden_size`, with bias.
+    /// `width → width`, with bias.
     Dense(&'static str),
-    /// An activation that is the same for every checkpoint.
+    /// An activation fixed by the architecture.
     Activation(Activation),
     /// The activation that `config.json` names under this key.
     ConfigActivation(&'static str),
-    /// Layer normalisation with the epsilon under the key, or this one.
+    /// Layer normalization with the given epsilon.
     LayerNorm(&'static str, Epsilon),
-    /// `hidden_size → num_labels`, with bias.
+    /// `width → num_labels`, with bias.
     Labels(&'static str),
-    /// `hidden_size → num_labels`, without bias.
+    /// `width → num_labels`, without bias.
     LabelsNoBias(&'static str),
-    /// The mean of two `hidden_size → num_labels`, with bias, each over its own of two states side by
-    /// side.
+    /// The mean of two `width / 2 → num_labels` with bias, one for each of two concatenated states.
     LabelsMean([&'static str; 2]),
-    /// `hidden_size → n`, with bias.
+    /// `width → n`, with bias.
     Outputs(&'static str, usize),
-    /// `hidden_size → vocab_size`. The weight is that of the word embeddings unless
-    /// `tie_word_embeddings` is false; the bias, if there are names for it, is the first one found.
+    /// `width → vocab_size`. Shares the weight of the word embeddings unless `tie_word_embeddings` is false. The
+    /// bias, if names are given, is the first one found.
     Vocabulary(&'static str, &'static [&'static str]),
-    /// Divides by the square root of `hidden_size` when the word embeddings are tied (T5).
+    /// Divides by the square root of `hidden_size` if the word embeddings are tied (T5).
     ScaleIfTied,
 }
 
-/// The epsilon of a head's layer normalisation.
+/// The epsilon of a head's layer normalization.
 #[derive(Clone, Copy, Debug)]
 pub enum Epsilon {
-    /// Under this key of `config.json`, by default this number.
+    /// From this key of `config.json`, with this default.
     Config(&'static str, f64),
-    /// This number.
+    /// A fixed value.
     Is(f64),
 }
 
 /// A head as data.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLayout {
-    /// The states it reads.
+    /// The states that it reads.
     pub reads: Reads,
     /// Its layers in order.
     pub layers: &'static [Layer],
 }
 
 impl HeadLayout {
-    /// The tensor whose rows are the labels.
+    /// The paths of its layers in a checkpoint.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.layers.iter().flat_map(|layer| match *layer {
+            Layer::Dense(name)
+            | Layer::LayerNorm(name, _)
+            | Layer::Labels(name)
+            | Layer::LabelsNoBias(name)
+            | Layer::Outputs(name, _)
+            | Layer::Vocabulary(name, _) => vec![name],
+            Layer::LabelsMean(names) => names.to_vec(),
+            Layer::Activation(_) | Layer::ConfigActivation(_) | Layer::ScaleIfTied => Vec::new(),
+        })
+    }
+
+    /// The weight whose rows correspond to labels.
     pub fn label_weight(&self) -> Option<String> {
         self.layers.iter().find_map(|layer| match layer {
             Layer::Labels(name) | Layer::LabelsNoBias(name) | Layer::LabelsMean([name, _]) => {
@@ -86,13 +100,13 @@ impl HeadLayout {
 /// The sizes that a head takes from its configuration and its backbone.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadSizes<'a> {
-    /// Features of a hidden state.
+    /// The size of a hidden state.
     pub hidden_size: usize,
-    /// Labels.
+    /// The number of labels.
     pub num_labels: usize,
-    /// `(vocab_size, hidden_size)`, of the backbone, where it has tokens.
+    /// The backbone's word embeddings, `(vocab_size, hidden_size)`, if it reads tokens.
     pub word_embeddings: Option<&'a Tensor>,
-    /// Whether a layer over the vocabulary has their weight when config.json does not say it.
+    /// Whether a layer over the vocabulary shares their weight when config.json does not say.
     pub tied_by_default: bool,
 }
 
@@ -116,21 +130,23 @@ impl Head {
     /// Loads the layers of `layout`.
     ///
     /// # Errors
-    /// `Model` when the checkpoint does not have a tensor in its shape; `Unsupported` for an activation
-    /// that is not implemented.
+    /// `Model` if the checkpoint lacks a tensor or has it in another shape; `Unsupported` for an activation that is
+    /// not implemented.
     pub fn load(
         layout: &HeadLayout,
         fields: &Fields<'_>,
         vb: &VarBuilder<'_>,
         sizes: HeadSizes<'_>,
     ) -> error::Result<Self> {
-        let tied = fields.flag("tie_word_embeddings", sizes.tied_by_default)?;
-        let layers = layout
-            .layers
-            .iter()
-            .map(|layer| load_layer(*layer, fields, vb, sizes, tied))
-            .filter_map(error::Result::transpose)
-            .collect::<error::Result<_>>()?;
+        let mut loader = Loader {
+            fields,
+            vb,
+            sizes,
+            tied: fields.flag("tie_word_embeddings", sizes.tied_by_default)?,
+            width: sizes.hidden_size * if layout.reads == Reads::FirstTwo { 2 } else { 1 },
+        };
+        let layers = layout.layers.iter().filter_map(|layer| loader.load(*layer).transpose());
+        let layers = layers.collect::<error::Result<_>>()?;
         Ok(Self {
             reads: layout.reads,
             pad_token_id: fields.optional_token_id("pad_token_id")?,
@@ -139,12 +155,12 @@ impl Head {
         })
     }
 
-    /// The states it reads.
+    /// The states that it reads.
     pub fn reads(&self) -> Reads {
         self.reads
     }
 
-    /// Every linear layer.
+    /// All linear layers.
     pub fn linear_layers(&mut self) -> impl Iterator<Item = &mut Linear> {
         self.layers.iter_mut().flat_map(|layer| match layer {
             Loaded::Linear(linear) => vec![linear],
@@ -153,14 +169,14 @@ impl Head {
         })
     }
 
-    /// Logits of a forward pass.
+    /// The logits of a forward pass.
     ///
     /// # Shapes
-    /// `(total_tokens, n)` for a head that reads tokens, else `(rows, n)`; a row without tokens gets the
-    /// logits of a state of zeros.
+    /// `(total_tokens, n)` for a head that reads all tokens, otherwise `(rows, n)`. A row without tokens gets the
+    /// logits of a zero state.
     ///
     /// # Errors
-    /// When a row lacks the token that the head reads, or candle cannot allocate.
+    /// If a row lacks the token that the head reads, or candle cannot allocate.
     pub fn forward(&self, inputs: &ModelInputs, output: &ModelOutput) -> Result<Tensor> {
         let states = &output.last_hidden_state.values;
         match self.reads {
@@ -180,7 +196,7 @@ impl Head {
                 let pad = self.pad_token_id;
                 self.project(&inputs.select(states, |row, len| {
                     let Some(pad) = pad else { return Ok(len - 1) };
-                    // As transformers' argmax: a row of nothing but padding gives its first token.
+                    // As with transformers' argmax, a row that is all padding gives its first token.
                     Ok(inputs.row_ids(row).iter().rposition(|&id| id != pad).unwrap_or(0))
                 })?)
             }
@@ -190,7 +206,7 @@ impl Head {
                     match inputs.row_ids(row).iter().rposition(|&id| Some(id) == eos) {
                         Some(place) => Ok(place),
                         None => {
-                            bail!("row {row} has no `eos_token_id`, whose state the head reads")
+                            bail!("row {row} has no `eos_token_id`, which the head needs")
                         }
                     }
                 })?)
@@ -198,13 +214,13 @@ impl Head {
         }
     }
 
-    /// The layers alone, over any states.
+    /// Applies only the layers, to any states.
     ///
     /// # Shapes
     /// `states`: `(n, hidden_size)`.
     ///
     /// # Errors
-    /// When the shapes do not fit or candle cannot allocate.
+    /// If the shapes do not match or candle cannot allocate.
     pub fn project(&self, states: &Tensor) -> Result<Tensor> {
         let mut x = states.clone();
         for layer in &self.layers {
@@ -225,62 +241,126 @@ impl Head {
     }
 }
 
-fn load_layer(
-    layer: Layer,
-    fields: &Fields<'_>,
-    vb: &VarBuilder<'_>,
-    sizes: HeadSizes<'_>,
+/// Loads the layers in order.
+struct Loader<'a> {
+    fields: &'a Fields<'a>,
+    vb: &'a VarBuilder<'a>,
+    sizes: HeadSizes<'a>,
+    /// Whether a layer over the vocabulary shares the weight of the word embeddings.
     tied: bool,
-) -> error::Result<Option<Loaded>> {
-    let hidden = sizes.hidden_size;
-    let linear = |name: &str, outputs, bias| {
-        Linear::load(vb.pp(name), hidden, outputs, bias).map(Loaded::Linear).map_err(cannot_load)
-    };
-    Ok(Some(match layer {
-        Layer::Dense(name) => linear(name, hidden, true)?,
-        Layer::Activation(activation) => Loaded::Activation(activation),
-        Layer::ConfigActivation(key) => Loaded::Activation(fields.activation(key, "gelu")?),
-        Layer::LayerNorm(name, epsilon) => {
-            let eps = match epsilon {
-                Epsilon::Config(key, default) => fields.epsilon(key, default)?,
-                Epsilon::Is(eps) => eps,
-            };
-            Loaded::LayerNorm(LayerNorm::load(vb.pp(name), hidden, eps).map_err(cannot_load)?)
-        }
-        Layer::Labels(name) => linear(name, sizes.num_labels, true)?,
-        Layer::LabelsNoBias(name) => linear(name, sizes.num_labels, false)?,
-        Layer::LabelsMean(names) => {
-            let [first, second] = names
-                .map(|name| Linear::load(vb.pp(name), hidden, sizes.num_labels, true))
-                .map(|linear| linear.map_err(cannot_load));
-            Loaded::Mean([first?, second?])
-        }
-        Layer::Outputs(name, outputs) => linear(name, outputs, true)?,
-        Layer::Vocabulary(name, biases) => {
-            let Some(embeddings) = sizes.word_embeddings else {
-                return Err(error::Error::new(
-                    error::ErrorKind::Internal,
-                    "a head over the vocabulary is on a backbone without one",
-                ));
-            };
-            let vocab_size = embeddings.dim(0).map_err(cannot_load)?;
-            let weight = if tied {
-                embeddings.clone()
-            } else {
-                vb.get((vocab_size, hidden), &format!("{name}.weight")).map_err(cannot_load)?
-            };
-            let bias = match biases.iter().find(|name| vb.contains_tensor(name)).or(biases.first())
-            {
-                Some(name) => Some(vb.get(vocab_size, name).map_err(cannot_load)?),
-                None => None,
-            };
-            Loaded::Linear(Linear::new(weight, bias))
-        }
-        Layer::ScaleIfTied if tied => Loaded::Scale(1.0 / (hidden as f64).sqrt()),
-        Layer::ScaleIfTied => return Ok(None),
-    }))
+    /// The output size of the previous layer.
+    width: usize,
+}
+
+impl Loader<'_> {
+    fn linear(&mut self, name: &str, outputs: usize, bias: bool) -> error::Result<Loaded> {
+        let linear = Linear::load(self.vb.pp(name), self.width, outputs, bias);
+        self.width = outputs;
+        linear.map(Loaded::Linear).map_err(cannot_load)
+    }
+
+    fn load(&mut self, layer: Layer) -> error::Result<Option<Loaded>> {
+        let num_labels = self.sizes.num_labels;
+        Ok(Some(match layer {
+            Layer::Dense(name) => self.linear(name, self.width, true)?,
+            Layer::Activation(activation) => Loaded::Activation(activation),
+            Layer::ConfigActivation(key) => {
+                Loaded::Activation(self.fields.activation(key, "gelu")?)
+            }
+            Layer::LayerNorm(name, epsilon) => {
+                let eps = match epsilon {
+                    Epsilon::Config(key, default) => self.fields.epsilon(key, default)?,
+                    Epsilon::Is(eps) => eps,
+                };
+                let norm = LayerNorm::load(self.vb.pp(name), self.width, eps);
+                Loaded::LayerNorm(norm.map_err(cannot_load)?)
+            }
+            Layer::Labels(name) => self.linear(name, num_labels, true)?,
+            Layer::LabelsNoBias(name) => self.linear(name, num_labels, false)?,
+            Layer::LabelsMean(names) => {
+                let half = self.width / 2;
+                let [first, second] = names
+                    .map(|name| Linear::load(self.vb.pp(name), half, num_labels, true))
+                    .map(|linear| linear.map_err(cannot_load));
+                self.width = num_labels;
+                Loaded::Mean([first?, second?])
+            }
+            Layer::Outputs(name, outputs) => self.linear(name, outputs, true)?,
+            Layer::Vocabulary(name, biases) => self.vocabulary(name, biases)?,
+            Layer::ScaleIfTied if self.tied => {
+                Loaded::Scale(1.0 / (self.sizes.hidden_size as f64).sqrt())
+            }
+            Layer::ScaleIfTied => return Ok(None),
+        }))
+    }
+
+    fn vocabulary(&mut self, name: &str, biases: &[&str]) -> error::Result<Loaded> {
+        let Some(embeddings) = self.sizes.word_embeddings else {
+            return Err(error::Error::new(
+                error::ErrorKind::Internal,
+                "the head needs a vocabulary, but the backbone has none",
+            ));
+        };
+        let (vb, vocab_size) = (self.vb, embeddings.dim(0).map_err(cannot_load)?);
+        let weight = if self.tied {
+            embeddings.clone()
+        } else {
+            let shape = (vocab_size, self.width);
+            vb.get(shape, &format!("{name}.weight")).map_err(cannot_load)?
+        };
+        self.width = vocab_size;
+        let bias = biases.iter().find(|name| vb.contains_tensor(name)).or(biases.first());
+        let bias = bias.map(|name| vb.get(vocab_size, name)).transpose().map_err(cannot_load)?;
+        Ok(Loaded::Linear(Linear::new(weight, bias)))
+    }
 }
 
 fn cannot_load(error: candle_core::Error) -> error::Error {
     error::Error::new(error::ErrorKind::Model, "cannot load weights").source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::{DType, Device};
+    use serde_json::Map;
+
+    use super::*;
+
+    #[test]
+    fn a_layer_takes_the_width_that_the_one_before_gives() {
+        let layout = HeadLayout {
+            reads: Reads::First,
+            layers: &[
+                Layer::Outputs("narrow", 3),
+                Layer::Dense("dense"),
+                Layer::LayerNorm("norm", Epsilon::Is(1e-5)),
+                Layer::Labels("labels"),
+            ],
+        };
+        let shapes: [(&str, &[usize]); 8] = [
+            ("narrow.weight", &[3, 8]),
+            ("narrow.bias", &[3]),
+            ("dense.weight", &[3, 3]),
+            ("dense.bias", &[3]),
+            ("norm.weight", &[3]),
+            ("norm.bias", &[3]),
+            ("labels.weight", &[2, 3]),
+            ("labels.bias", &[2]),
+        ];
+        let tensors: HashMap<String, Tensor> = shapes
+            .into_iter()
+            .map(|(name, shape)| {
+                (name.to_owned(), Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap())
+            })
+            .collect();
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        let (empty, word_embeddings) = (Map::new(), None);
+        let sizes =
+            HeadSizes { hidden_size: 8, num_labels: 2, word_embeddings, tied_by_default: true };
+        let head = Head::load(&layout, &Fields::new(&empty), &vb, sizes).unwrap();
+        let states = Tensor::ones((5, 8), DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(head.project(&states).unwrap().dims(), [5, 2]);
+    }
 }

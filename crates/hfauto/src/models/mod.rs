@@ -1,10 +1,11 @@
-//! One architecture a file: config → embeddings → layer → encoder → model, with field names that are
-//! the checkpoint's keys. Not here: which `model_type` means which of them (`crate::auto`), heads'
-//! post-processing, Arrow. The entry is [`Backbone`]: what every architecture is once it is loaded.
+//! One file per architecture: config → embeddings → layer → encoder → model, with the checkpoint's keys
+//! as field names. Not here: the mapping from `model_type` to architecture (`crate::auto`), the
+//! postprocessing of heads, Arrow. The entry is [`Backbone`], the interface of every loaded architecture.
 
 mod causal_lm;
 mod config;
 mod decoder;
+mod encoder;
 mod heads;
 mod seq2seq;
 pub mod bert;
@@ -26,61 +27,61 @@ pub use seq2seq::{Seq2SeqBackbone, Seq2SeqLM, Seq2SeqModelOutput};
 
 use crate::nn::{Linear, ModelInputs, PositionIds, Ragged};
 
-/// What an architecture's configuration says about its inputs and outputs; known without weights.
+/// The dimensions of a configuration's inputs and outputs, known without weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dimensions {
-    /// Features of a hidden state.
+    /// The size of a hidden state.
     pub hidden_size: usize,
-    /// Layers; there is one hidden state more.
+    /// The number of layers; there is one more hidden state.
     pub num_hidden_layers: usize,
-    /// Attention heads of a layer.
+    /// The number of attention heads.
     pub num_attention_heads: usize,
-    /// How many token ids there are.
+    /// The vocabulary size.
     pub vocab_size: usize,
-    /// The number of segments; `None` where the model ignores segments.
+    /// The number of segment ids; `None` if the model ignores segments.
     pub type_vocab_size: Option<usize>,
-    /// How positions are counted.
+    /// The numbering of positions.
     pub position_ids: PositionIds,
-    /// Positions that a row may have: those of the table less the padding's; `None` when unlimited.
+    /// The maximum length of a row: the size of the position table, less padding; `None` if unlimited.
     pub max_position_embeddings: Option<usize>,
-    /// The images of a model that reads them, instead of text.
+    /// The images that the model reads instead of text, if it does.
     pub image: Option<ImageDimensions>,
 }
 
-/// What images a model reads.
+/// The images that a model reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageDimensions {
-    /// Colours.
+    /// The number of colour channels.
     pub num_channels: usize,
-    /// Rows of pixels.
+    /// The number of pixel rows.
     pub height: usize,
-    /// Columns of pixels.
+    /// The number of pixel columns.
     pub width: usize,
-    /// Tokens of each image: its patches, and what the model puts before them.
+    /// The number of tokens per image: its patches and the special tokens.
     pub tokens: usize,
 }
 
-/// Which outputs of a model are wanted besides the last hidden state.
+/// The requested outputs of a model, in addition to the last hidden state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Want {
-    /// The pooler's vector of each row.
+    /// The pooler's output for each row.
     pub pooler_output: bool,
     /// The embeddings and the output of every layer.
     pub hidden_states: bool,
-    /// The attention probabilities of every layer; computed by the eager kernel.
+    /// The attention probabilities of every layer; only the eager kernel computes them.
     pub attentions: bool,
 }
 
-/// What a backbone computes; names as in transformers.
+/// The outputs of a backbone, named as in transformers.
 #[derive(Clone, Debug)]
 pub struct ModelOutput {
-    /// One vector a token.
+    /// One vector per token.
     pub last_hidden_state: Ragged,
-    /// `(rows, hidden_size)`, if wanted; a row without tokens has zeros.
+    /// `(rows, hidden_size)`, if requested; zeros for a row without tokens.
     pub pooler_output: Option<Tensor>,
-    /// The embeddings, then each layer's output, if wanted.
+    /// The embeddings, then each layer's output, if requested.
     pub hidden_states: Option<Vec<Ragged>>,
-    /// Per layer and row `(num_attention_heads, seq_len, seq_len)`, if wanted.
+    /// For each layer and row, `(num_attention_heads, seq_len, seq_len)`, if requested.
     pub attentions: Option<Vec<Vec<Tensor>>>,
 }
 
@@ -89,74 +90,74 @@ pub trait Backbone: Send + Sync {
     /// Runs the model over ragged rows.
     ///
     /// # Errors
-    /// When an id or position is outside its table, when the pooler is wanted and the checkpoint has
-    /// none, or when candle cannot allocate.
+    /// If an id or position is outside its table, if the pooler is requested and the checkpoint has none,
+    /// or if candle cannot allocate.
     fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput>;
 
-    /// What the configuration says.
+    /// The dimensions of the configuration.
     fn dimensions(&self) -> &Dimensions;
 
     /// Whether the checkpoint has a pooler.
     fn has_pooler(&self) -> bool;
 
-    /// Every linear layer but the pooler's, for whoever loads the model to pack them for their device.
+    /// All linear layers except the pooler's; the loader packs them for the device.
     fn linear_layers(&mut self) -> Vec<&mut Linear>;
 
-    /// The layer of the pooler.
+    /// The pooler's linear layer.
     fn pooler_layer(&mut self) -> Option<&mut Linear> {
         None
     }
 
-    /// The table of word embeddings, `(vocab_size, hidden_size)`, that a head over the vocabulary is tied
-    /// to; `None` where there are no tokens.
+    /// The word embeddings, `(vocab_size, hidden_size)`, for tied heads; `None` if the model reads no
+    /// tokens.
     fn word_embeddings(&self) -> Option<&Tensor> {
         None
     }
 
-    /// Whether a head over the vocabulary has the weight of the word embeddings when config.json does not
-    /// say it.
+    /// Whether a head over the vocabulary shares the weight of the word embeddings when config.json does
+    /// not say.
     fn tied_by_default(&self) -> bool {
         true
     }
 
-    /// The encoder and the decoder of an architecture that has both.
+    /// The encoder and decoder of an encoder-decoder architecture.
     fn seq2seq(&self) -> Option<&dyn Seq2SeqBackbone> {
         None
     }
 
-    /// With `head`, what generates token by token; `None` for an architecture that does not.
+    /// A decoder with `head` for generation; `None` for an architecture that does not generate.
     fn decoder<'a>(&'a self, head: &'a Head) -> Option<Box<dyn Decoder + 'a>> {
         let _ = head;
         None
     }
 
-    /// Features of a hidden state.
+    /// The size of a hidden state.
     fn hidden_size(&self) -> usize {
         self.dimensions().hidden_size
     }
 
-    /// Layers; there is one hidden state more.
+    /// The number of layers; there is one more hidden state.
     fn num_hidden_layers(&self) -> usize {
         self.dimensions().num_hidden_layers
     }
 
-    /// Attention heads of a layer.
+    /// The number of attention heads.
     fn num_attention_heads(&self) -> usize {
         self.dimensions().num_attention_heads
     }
 
-    /// How positions are counted.
+    /// The numbering of positions.
     fn position_ids(&self) -> PositionIds {
         self.dimensions().position_ids
     }
 
-    /// Positions that a row may have: those of the table less the padding's; `None` when unlimited.
+    /// The maximum length of a row: the size of the position table, less padding; `None` if unlimited.
     fn max_position_embeddings(&self) -> Option<usize> {
         self.dimensions().max_position_embeddings
     }
 }
 
-/// Gathers hidden states and attentions, if they are wanted, while the layers run.
+/// Collects hidden states and attentions, if requested, while the layers run.
 struct Recorder<'a> {
     inputs: &'a ModelInputs,
     hidden_states: Option<Vec<Ragged>>,

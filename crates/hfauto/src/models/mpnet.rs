@@ -7,49 +7,53 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::bert::Pooler;
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers};
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttentionOptions, Embedding, LayerNorm, Linear, ModelInputs, PositionIds,
-    RelativeAttentionBias, RelativePositionBuckets, attention,
+    Activation, AttnImplementation, Embedding, LayerNorm, Linear, ModelInputs, PositionIds,
+    RelativeAttentionBias, RelativePositionBuckets,
 };
 
-/// Fixed in the source, whatever `pad_token_id` says.
+/// Fixed in the source, regardless of `pad_token_id`.
 const PADDING_IDX: u32 = 1;
-/// Fixed in the source, whatever `relative_attention_num_buckets` says (that is the size of the table).
+/// Fixed in the source, regardless of `relative_attention_num_buckets` (which is the size of the
+/// table).
 const BUCKETS: RelativePositionBuckets = match RelativePositionBuckets::new(32, 128, true) {
     Some(buckets) => buckets,
     None => panic!("these buckets can be divided"),
 };
 
-/// The settings of MPNet.
+/// The configuration of MPNet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MPNetConfig {
-    /// Token ids.
+    /// The vocabulary size.
     pub vocab_size: usize,
-    /// Features of a hidden state.
+    /// The size of a hidden state.
     pub hidden_size: usize,
-    /// Layers.
+    /// The number of layers.
     pub num_hidden_layers: usize,
-    /// Heads of a layer.
+    /// The number of attention heads.
     pub num_attention_heads: usize,
-    /// Features between the two products of the feed-forward part.
+    /// The inner size of the feed-forward network.
     pub intermediate_size: usize,
-    /// The activation between them.
+    /// The activation of the feed-forward network.
     pub hidden_act: Activation,
-    /// Rows of the position table.
+    /// The size of the position embedding table.
     pub max_position_embeddings: usize,
-    /// Of every layer normalisation.
+    /// The epsilon of layer normalization.
     pub layer_norm_eps: f64,
-    /// Rows of the table of relative position biases.
+    /// The number of relative position buckets.
     pub relative_attention_num_buckets: usize,
+    /// The kernels that compute attention.
+    pub attn_implementation: AttnImplementation,
 }
 
 impl MPNetConfig {
     /// Reads a `config.json` of MPNet.
     ///
     /// # Errors
-    /// `Model` for a wrong type or an impossible value, `Unsupported` for an unknown activation.
+    /// `Model` for a wrong type or an invalid value, `Unsupported` for an unknown activation.
     pub fn new(fields: &Fields<'_>) -> error::Result<Self> {
         let config = Self {
             vocab_size: fields.size("vocab_size", 30527)?,
@@ -61,6 +65,7 @@ impl MPNetConfig {
             max_position_embeddings: fields.size("max_position_embeddings", 512)?,
             layer_norm_eps: fields.epsilon("layer_norm_eps", 1e-12)?,
             relative_attention_num_buckets: fields.size("relative_attention_num_buckets", 32)?,
+            attn_implementation: fields.attn_implementation(),
         };
         fields.divides(
             ("hidden_size", config.hidden_size),
@@ -70,8 +75,8 @@ impl MPNetConfig {
             return Err(error::Error::new(
                 error::ErrorKind::Model,
                 format!(
-                    "`relative_attention_num_buckets: {}` in config.json is less than the \
-                     {} buckets that MPNet sorts distances into",
+                    "`relative_attention_num_buckets: {}` in config.json is less than \
+                     MPNet's {} distance buckets",
                     config.relative_attention_num_buckets,
                     BUCKETS.num_buckets()
                 ),
@@ -80,7 +85,7 @@ impl MPNetConfig {
         Ok(config)
     }
 
-    /// What the configuration says about inputs and outputs.
+    /// The dimensions of inputs and outputs.
     pub fn dimensions(&self) -> Dimensions {
         Dimensions {
             hidden_size: self.hidden_size,
@@ -124,81 +129,37 @@ impl MPNetEmbeddings {
     }
 }
 
-struct MPNetLayer {
-    /// `attention.attn.q`, `k` and `v` as one product.
-    attention_attn: Linear,
-    attention_attn_o: Linear,
-    attention_layer_norm: LayerNorm,
-    intermediate_dense: Linear,
-    intermediate_act: Activation,
-    output_dense: Linear,
-    output_layer_norm: LayerNorm,
-    num_attention_heads: usize,
-}
+const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
+    qkv: ["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+    attention_output: "attention.attn.o",
+    attention_norm: "attention.LayerNorm",
+    intermediate: "intermediate.dense",
+    output: "output.dense",
+    output_norm: "output.LayerNorm",
+};
 
-impl MPNetLayer {
-    /// `input_norm` is what the states come from: the embeddings, or the layer before.
-    fn load(vb: VarBuilder<'_>, config: &MPNetConfig, input_norm: &LayerNorm) -> Result<Self> {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let linear = |name, from, to| Linear::load(vb.pp(name), from, to, true);
-        let norm = |name| LayerNorm::load(vb.pp(name), hidden, config.layer_norm_eps);
-        let qkv = ["attention.attn.q", "attention.attn.k", "attention.attn.v"]
-            .map(|name| linear(name, hidden, hidden));
-        let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
-        let attention_layer_norm = norm("attention.LayerNorm")?;
-        Ok(Self {
-            attention_attn: Linear::fuse(&qkv)?.after(input_norm),
-            attention_attn_o: linear("attention.attn.o", hidden, hidden)?,
-            intermediate_dense: linear("intermediate.dense", hidden, intermediate)?
-                .after(&attention_layer_norm),
-            attention_layer_norm,
-            intermediate_act: config.hidden_act,
-            output_dense: linear("output.dense", intermediate, hidden)?,
-            output_layer_norm: norm("output.LayerNorm")?,
-            num_attention_heads: config.num_attention_heads,
-        })
-    }
-
-    fn forward(
-        &self,
-        hidden_states: &Tensor,
-        inputs: &ModelInputs,
-        position_bias: &Tensor,
-        output_attentions: bool,
-    ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
-        let hidden_size = hidden_states.dim(1)?;
-        let qkv = self.attention_attn.forward(hidden_states)?; // (total_tokens, 3 * hidden_size)
-        let head_dim = hidden_size / self.num_attention_heads;
-        let context = attention(
-            &qkv.narrow(1, 0, hidden_size)?,
-            &qkv.narrow(1, hidden_size, hidden_size)?,
-            &qkv.narrow(1, 2 * hidden_size, hidden_size)?,
-            inputs,
-            AttentionOptions {
-                num_heads: self.num_attention_heads,
-                scale: 1.0 / (head_dim as f64).sqrt(),
-                bias: Some(position_bias),
-                distance: None,
-                causal: false,
-                output_attentions,
-            },
-        )?;
-        let attended = self.attention_attn_o.forward(&context.values)?;
-        let attended = self.attention_layer_norm.forward_residual(&attended, hidden_states)?;
-        let output = self.intermediate_dense.forward_through(
-            &attended,
-            self.intermediate_act,
-            &self.output_dense,
-        )?;
-        let output = self.output_layer_norm.forward_residual(&output, &attended)?;
-        Ok((output, context.attentions))
+impl MPNetConfig {
+    fn layer(&self) -> EncoderLayerConfig {
+        EncoderLayerConfig {
+            names: &LAYER_NAMES,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_attention_heads: self.num_attention_heads,
+            hidden_act: self.hidden_act,
+            layer_norm_eps: self.layer_norm_eps,
+            qkv_bias: true,
+            norm_first: false,
+            causal: false,
+            relative_keys: None,
+            attn_implementation: self.attn_implementation,
+        }
     }
 }
 
 /// MPNet without a head.
 pub struct MPNetModel {
     embeddings: MPNetEmbeddings,
-    encoder_layer: Vec<MPNetLayer>,
+    encoder_layer: EncoderLayers,
     encoder_bias: RelativeAttentionBias,
     pooler: Option<Pooler>,
     dimensions: Dimensions,
@@ -208,16 +169,16 @@ impl MPNetModel {
     /// Loads the weights.
     ///
     /// # Errors
-    /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
+    /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: VarBuilder<'_>, config: &MPNetConfig) -> Result<Self> {
         let encoder = vb.pp("encoder");
         let embeddings = MPNetEmbeddings::load(vb.pp("embeddings"), config)?;
-        let mut encoder_layer: Vec<MPNetLayer> = Vec::new();
-        for i in 0..config.num_hidden_layers {
-            let before = encoder_layer.last().map(|layer| &layer.output_layer_norm);
-            let input_norm = before.unwrap_or(&embeddings.layer_norm);
-            encoder_layer.push(MPNetLayer::load(encoder.pp("layer").pp(i), config, input_norm)?);
-        }
+        let encoder_layer = EncoderLayers::load(
+            &encoder.pp("layer"),
+            config.num_hidden_layers,
+            &config.layer(),
+            Some(&embeddings.layer_norm),
+        )?;
         Ok(Self {
             embeddings,
             encoder_layer,
@@ -236,16 +197,10 @@ impl MPNetModel {
 impl Backbone for MPNetModel {
     fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
         let mut recorder = Recorder::new(inputs, want);
-        let mut hidden_states = self.embeddings.forward(inputs)?;
-        recorder.hidden_state(&hidden_states);
-        let position_bias = self.encoder_bias.covering(inputs.lengths.max())?;
-        for layer in &self.encoder_layer {
-            let (output, attentions) =
-                layer.forward(&hidden_states, inputs, &position_bias, want.attentions)?;
-            hidden_states = output;
-            recorder.hidden_state(&hidden_states);
-            recorder.attentions(attentions);
-        }
+        let embedded = self.embeddings.forward(inputs)?;
+        let bias = self.encoder_bias.covering(inputs.lengths.max())?;
+        let hidden_states =
+            self.encoder_layer.forward(embedded, None, Some(&bias), &mut recorder)?;
         let pooled = Pooler::output(self.pooler.as_ref(), &hidden_states, inputs, want)?;
         Ok(recorder.finish(hidden_states, pooled))
     }
@@ -255,15 +210,7 @@ impl Backbone for MPNetModel {
     }
 
     fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        let layers = self.encoder_layer.iter_mut().flat_map(|layer| {
-            [
-                &mut layer.attention_attn,
-                &mut layer.attention_attn_o,
-                &mut layer.intermediate_dense,
-                &mut layer.output_dense,
-            ]
-        });
-        layers.collect()
+        self.encoder_layer.linear_layers().collect()
     }
 
     fn pooler_layer(&mut self) -> Option<&mut Linear> {

@@ -1,6 +1,6 @@
-//! RoBERTa, XLM-RoBERTa and CamemBERT: BERT's encoder with positions counted after the padding.
+//! RoBERTa, XLM-RoBERTa and CamemBERT: BERT's encoder with positions numbered after the padding id.
 //!
-//! The three differ in vocabulary and training only. The encoder is [`BertModel`](super::bert::BertModel).
+//! The three differ only in vocabulary and training. The encoder is [`BertModel`](super::bert::BertModel).
 //!
 //! # Source
 //! `src/transformers/models/roberta/modeling_roberta.py`, `xlm_roberta`, `camembert` at v4.57.

@@ -1,37 +1,37 @@
-//! What an encoder with a decoder is, and the one implementation of [`Decoder`] for it. Not here: the
-//! layers of either. The entry is [`Seq2SeqBackbone`].
+//! The interface of encoder-decoder models, and the implementation of [`Decoder`] for them. Not here: the
+//! layers of both. The entry is [`Seq2SeqBackbone`].
 
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::{Backbone, Decoder, DecoderState, Head, Want};
 use crate::nn::{KvCache, ModelInputs, Ragged, select_rows};
 
-/// What an encoder and a decoder compute; names as in transformers.
+/// The outputs of an encoder-decoder model, named as in transformers.
 #[derive(Clone, Debug)]
 pub struct Seq2SeqModelOutput {
-    /// One vector for each token of the decoder.
+    /// One vector per decoder token.
     pub last_hidden_state: Ragged,
-    /// The decoder's embeddings, then the output of each of its layers, if wanted.
+    /// The decoder's embeddings, then the output of each of its layers, if requested.
     pub decoder_hidden_states: Option<Vec<Ragged>>,
-    /// Per layer of the decoder and row `(num_attention_heads, target_len, target_len)`, if wanted.
+    /// For each decoder layer and row, `(num_attention_heads, target_len, target_len)`, if requested.
     pub decoder_attentions: Option<Vec<Vec<Tensor>>>,
-    /// Per layer of the decoder and row `(num_attention_heads, target_len, source_len)`, if wanted.
+    /// For each decoder layer and row, `(num_attention_heads, target_len, source_len)`, if requested.
     pub cross_attentions: Option<Vec<Vec<Tensor>>>,
-    /// One vector for each token of the encoder.
+    /// One vector per encoder token.
     pub encoder_last_hidden_state: Ragged,
-    /// The encoder's embeddings, then the output of each of its layers, if wanted.
+    /// The encoder's embeddings, then the output of each of its layers, if requested.
     pub encoder_hidden_states: Option<Vec<Ragged>>,
-    /// Per layer of the encoder and row `(num_attention_heads, source_len, source_len)`, if wanted.
+    /// For each encoder layer and row, `(num_attention_heads, source_len, source_len)`, if requested.
     pub encoder_attentions: Option<Vec<Vec<Tensor>>>,
 }
 
-/// A loaded encoder and decoder. As a [`Backbone`], its decoder reads the inputs shifted right, as
-/// transformers' classes for classification and question answering have it.
+/// A loaded encoder-decoder model. As a [`Backbone`], its decoder reads the inputs shifted right, as in
+/// transformers' classes for classification and question answering.
 pub trait Seq2SeqBackbone: Backbone {
     /// Runs the encoder over `inputs` and the decoder over `decoder_inputs`, all tokens at once.
     ///
     /// # Errors
-    /// As [`Backbone::forward`]; when there are not as many rows in both.
+    /// As [`Backbone::forward`]; if the two have different numbers of rows.
     fn forward_seq2seq(
         &self,
         inputs: &ModelInputs,
@@ -39,30 +39,30 @@ pub trait Seq2SeqBackbone: Backbone {
         want: &Want,
     ) -> Result<Seq2SeqModelOutput>;
 
-    /// The keys and values of the encoder's states for each layer of the decoder.
+    /// The cross-attention keys and values for each decoder layer.
     ///
     /// # Errors
     /// As [`Backbone::forward`].
     fn encode(&self, inputs: &ModelInputs) -> Result<Vec<KvCache>>;
 
-    /// Runs new tokens of each row of the decoder after those in `state`, and adds them there. Returns the
+    /// Computes new tokens of each decoder row after those in `state`, and appends them to it. Returns the
     /// last hidden states, `(total_tokens, hidden_size)`.
     ///
     /// # Errors
-    /// As [`Backbone::forward`]; when the state is that of another model.
+    /// As [`Backbone::forward`]; if the state belongs to another model.
     fn forward_cached(&self, inputs: &ModelInputs, state: &mut DecoderState) -> Result<Tensor>;
 
-    /// The token that shifted inputs begin with.
+    /// The first token of shifted inputs.
     fn decoder_start_token_id(&self) -> Option<u32>;
 
-    /// Inputs of a decoder from those that it is to give: each row begins with
+    /// The decoder inputs for the given target tokens: each row starts with
     /// [`decoder_start_token_id`](Self::decoder_start_token_id) and loses its last token.
     ///
     /// # Errors
-    /// When the configuration has no such token, or the device cannot hold the tensors.
+    /// If the configuration has no such token, or the device cannot hold the tensors.
     fn shift_right(&self, inputs: &ModelInputs) -> Result<ModelInputs> {
         let Some(start) = self.decoder_start_token_id() else {
-            bail!("`decoder_start_token_id` in config.json has to be set for a decoder")
+            bail!("config.json has no `decoder_start_token_id`, which the decoder needs")
         };
         let rows: Vec<Vec<u32>> = (0..inputs.lengths.rows())
             .map(|row| match inputs.row_ids(row) {
@@ -71,14 +71,11 @@ pub trait Seq2SeqBackbone: Backbone {
             })
             .collect();
         let rows = rows.iter().map(|row| (&row[..], &[][..]));
-        let shifted = ModelInputs::new(rows, self.position_ids(), inputs.input_ids.device())?;
-        Ok(shifted
-            .with_eager_attention(inputs.eager_attention())
-            .with_precision(inputs.precision()))
+        ModelInputs::new(rows, self.position_ids(), inputs.input_ids.device())
     }
 }
 
-/// An encoder and decoder with a head over the vocabulary.
+/// An encoder-decoder model with a head over the vocabulary.
 #[derive(Clone, Copy)]
 pub struct Seq2SeqLM<'a> {
     backbone: &'a dyn Seq2SeqBackbone,
@@ -87,7 +84,7 @@ pub struct Seq2SeqLM<'a> {
 }
 
 impl<'a> Seq2SeqLM<'a> {
-    /// From its parts; `device` is the one that they are on.
+    /// Combines a backbone and a head, both on `device`.
     pub fn new(backbone: &'a dyn Seq2SeqBackbone, head: &'a Head, device: &'a Device) -> Self {
         Self { backbone, head, device }
     }
@@ -110,7 +107,7 @@ impl Decoder for Seq2SeqLM<'_> {
             bail!("prompt {row} is empty");
         }
         let Some(last) = decoder_input_ids.len().checked_sub(1) else {
-            bail!("the decoder has no token to begin with")
+            bail!("the decoder has no start token")
         };
         let cross_attention = self.backbone.encode(&self.inputs(prompts)?)?;
         let self_attention = cross_attention.iter().map(|_| KvCache::default()).collect();

@@ -1,8 +1,8 @@
-//! T5 and mT5: pre-norm stacks without biases, whose layers share one relative position bias.
+//! T5 and mT5: pre-norm stacks without biases; the layers of a stack share one relative position bias.
 //!
-//! Two architectures: [`T5EncoderModel`], whose states sentence-transformers and token classification read,
-//! and [`T5Model`], the encoder with the decoder. Attention does not scale, and the width of its heads
-//! together (`num_heads * d_kv`) may differ from `d_model`.
+//! There are two architectures: [`T5EncoderModel`], for sentence-transformers and token classification, and
+//! [`T5Model`], the encoder with the decoder. Attention does not scale, and the total width of the heads,
+//! `num_heads * d_kv`, may differ from `d_model`.
 //!
 //! # Source
 //! `src/transformers/models/t5/modeling_t5.py` and `…/mt5/modeling_mt5.py` at v4.57.
@@ -17,45 +17,47 @@ use super::{
 };
 use crate::error::{self, Error, ErrorKind};
 use crate::nn::{
-    Activation, AttentionOptions, Embedding, KvCache, Lengths, Linear, ModelInputs, PositionIds,
-    Ragged, RelativeAttentionBias, RelativePositionBuckets, RmsNorm, add, attention_cached,
-    attention_over, cast,
+    Activation, AttentionOptions, AttnImplementation, Embedding, KvCache, Lengths, Linear,
+    ModelInputs, PositionIds, Ragged, RelativeAttentionBias, RelativePositionBuckets, RmsNorm, add,
+    attention_cached, attention_over, cast,
 };
 
-/// The settings of T5.
+/// The configuration of T5.
 #[derive(Clone, Debug, PartialEq)]
 pub struct T5Config {
-    /// Token ids.
+    /// The vocabulary size.
     pub vocab_size: usize,
-    /// Features of a hidden state.
+    /// The size of a hidden state.
     pub d_model: usize,
-    /// Features of a head.
+    /// The size of an attention head.
     pub d_kv: usize,
-    /// Features between the products of the feed-forward part.
+    /// The inner size of the feed-forward network.
     pub d_ff: usize,
-    /// Layers of the encoder.
+    /// The number of encoder layers.
     pub num_layers: usize,
-    /// Layers of the decoder.
+    /// The number of decoder layers.
     pub num_decoder_layers: usize,
-    /// Heads of a layer.
+    /// The number of attention heads.
     pub num_heads: usize,
-    /// Rows of the tables of relative position biases.
+    /// The number of relative position buckets.
     pub relative_attention_num_buckets: usize,
-    /// The distance from which on all share the last bucket.
+    /// All distances from this one on share the last bucket.
     pub relative_attention_max_distance: usize,
-    /// The activation of the feed-forward part.
+    /// The activation of the feed-forward network.
     pub dense_act_fn: Activation,
-    /// Whether a second product is multiplied with the activated one.
+    /// Whether the feed-forward network is gated.
     pub is_gated_act: bool,
-    /// Of every normalisation.
+    /// The epsilon of the norms.
     pub layer_norm_epsilon: f64,
-    /// Whether a head over the vocabulary has the weight of the word embeddings.
+    /// Whether a head over the vocabulary shares the weight of the word embeddings.
     pub tie_word_embeddings: bool,
-    /// The token that the decoder begins with.
+    /// The first token of the decoder.
     pub decoder_start_token_id: Option<u32>,
+    /// The kernels that compute attention.
+    pub attn_implementation: AttnImplementation,
 }
 
-/// What a family has where config.json says nothing.
+/// The defaults of a family.
 struct Defaults {
     vocab_size: usize,
     d_ff: usize,
@@ -107,7 +109,7 @@ impl T5Config {
         fields.only("tie_encoder_decoder", &Value::Bool(false))?;
         let feed_forward_proj = fields.text("feed_forward_proj", defaults.feed_forward_proj)?;
         let (dense_act_fn, is_gated_act) = match feed_forward_proj.split_once('-') {
-            // For backwards compatibility, as the source says.
+            // For backward compatibility, as in the source.
             Some(("gated", "gelu")) => ("gelu_new", true),
             Some(("gated", name)) if !name.contains('-') => (name, true),
             None => (feed_forward_proj, false),
@@ -132,7 +134,7 @@ impl T5Config {
             num_heads: fields.size("num_heads", defaults.num_heads)?,
             relative_attention_num_buckets: fields.size("relative_attention_num_buckets", 32)?,
             relative_attention_max_distance: fields.size("relative_attention_max_distance", 128)?,
-            // What transformers has made of `feed_forward_proj` is saved too, and counts when it is there.
+            // transformers also saves the settings that it derives from `feed_forward_proj`; they take precedence.
             dense_act_fn: fields.activation("dense_act_fn", dense_act_fn)?,
             is_gated_act: fields.flag("is_gated_act", is_gated_act)?,
             layer_norm_epsilon: fields.epsilon("layer_norm_epsilon", 1e-6)?,
@@ -141,14 +143,15 @@ impl T5Config {
             decoder_start_token_id: fields
                 .optional_token_id("decoder_start_token_id")?
                 .or(defaults.decoder_start_token_id),
+            attn_implementation: fields.attn_implementation(),
         };
         if config.buckets(true).is_none() || config.buckets(false).is_none() {
             return Err(Error::new(
                 ErrorKind::Model,
                 format!(
                     "`relative_attention_num_buckets: {}` and `relative_attention_max_distance: {}` in \
-                     config.json do not go together: there have to be 4 buckets, and the distance has to \
-                     be more than half of them",
+                     config.json conflict: the distance must be more than half of the buckets, and there \
+                     must be at least 4",
                     config.relative_attention_num_buckets, config.relative_attention_max_distance
                 ),
             ));
@@ -156,7 +159,7 @@ impl T5Config {
         Ok(config)
     }
 
-    /// What the configuration says about inputs and outputs of the encoder.
+    /// The encoder's dimensions of inputs and outputs.
     pub fn dimensions(&self) -> Dimensions {
         Dimensions {
             image: None,
@@ -179,13 +182,13 @@ impl T5Config {
     }
 }
 
-/// What the sum over the layers, and what is added to it last, is kept in: in f16 it overflows (transformers keeps `wo` in
-/// f32 and cuts infinities), so it is f32 there.
+/// The dtype of the residual stream and of its last addend. In f16 they overflow, so they are f32 (transformers keeps
+/// `wo` in f32 and clamps infinities).
 fn wide(dtype: DType) -> DType {
     if dtype == DType::F16 { DType::F32 } else { dtype }
 }
 
-/// A norm over the wide sum.
+/// Loads a norm of the residual stream.
 fn load_norm(vb: VarBuilder<'_>, config: &T5Config) -> Result<RmsNorm> {
     let dtype = wide(vb.dtype());
     RmsNorm::load(vb.set_dtype(dtype), config.d_model, config.layer_norm_epsilon)
@@ -193,7 +196,7 @@ fn load_norm(vb: VarBuilder<'_>, config: &T5Config) -> Result<RmsNorm> {
 
 /// `SelfAttention`.
 struct SelfAttention {
-    /// `q`, `k` and `v` as one product.
+    /// `q`, `k` and `v` in one projection.
     qkv: Linear,
     o: Linear,
     layer_norm: RmsNorm,
@@ -238,10 +241,10 @@ impl SelfAttention {
     }
 }
 
-/// `EncDecAttention`: over the encoder's states, without a bias.
+/// `EncDecAttention`: attention over the encoder's states, without a bias.
 struct CrossAttention {
     q: Linear,
-    /// `k` and `v` as one product.
+    /// `k` and `v` in one projection.
     kv: Linear,
     o: Linear,
     layer_norm: RmsNorm,
@@ -262,7 +265,7 @@ impl CrossAttention {
         })
     }
 
-    /// Keys and values of the encoder's states, once a row.
+    /// The keys and values of the encoder's states, computed once per row.
     fn keys(&self, encoder_states: &Tensor, lengths: &Lengths) -> Result<KvCache> {
         let kv = self.kv.forward(encoder_states)?;
         let inner_dim = kv.dim(1)? / 2;
@@ -286,9 +289,9 @@ impl CrossAttention {
 
 /// `DenseReluDense`.
 struct FeedForward {
-    /// `wi`, or `wi_0` where there is a gate.
+    /// `wi`, or `wi_0` if there is a gate.
     wi: Linear,
-    /// The gate.
+    /// The gate, `wi_1`.
     wi_1: Option<Linear>,
     wo: Linear,
     act: Activation,
@@ -335,7 +338,7 @@ impl FeedForward {
 
 struct T5Block {
     self_attention: SelfAttention,
-    /// Of a decoder.
+    /// Only in a decoder.
     cross_attention: Option<CrossAttention>,
     feed_forward: FeedForward,
 }
@@ -366,12 +369,12 @@ impl T5Block {
     }
 }
 
-/// What a decoder has besides its own tokens; an encoder has neither.
+/// The caches of a decoder; empty for an encoder.
 #[derive(Default)]
 struct Caches<'a> {
-    /// One a layer for tokens so far.
+    /// The caches of the tokens so far, one per layer.
     self_attention: Option<&'a mut [KvCache]>,
-    /// One a layer of the encoder's states.
+    /// The caches of the encoder's states, one per layer.
     cross_attention: &'a [KvCache],
 }
 
@@ -380,23 +383,26 @@ struct StackOutput {
     cross_attentions: Option<Vec<Vec<Tensor>>>,
 }
 
-/// The encoder's layers, or the decoder's.
+/// The layers of the encoder or of the decoder.
 struct T5Stack {
     block: Vec<T5Block>,
     relative_attention_bias: RelativeAttentionBias,
     final_layer_norm: RmsNorm,
     dtype: DType,
-    num_heads: usize,
-    is_decoder: bool,
+    self_attention: AttentionOptions<'static>,
+    cross_attention: AttentionOptions<'static>,
 }
 
 impl T5Stack {
     fn load(vb: VarBuilder<'_>, config: &T5Config, is_decoder: bool) -> Result<Self> {
         let blocks = vb.pp("block");
         let Some(buckets) = config.buckets(!is_decoder) else {
-            bail!("the buckets of relative positions cannot be divided")
+            bail!("invalid number of relative position buckets")
         };
         let layers = if is_decoder { config.num_decoder_layers } else { config.num_layers };
+        let attention = AttentionOptions::new(config.num_heads, config.d_kv)
+            .with_scale(1.0)
+            .with_attn_implementation(config.attn_implementation);
         Ok(Self {
             relative_attention_bias: RelativeAttentionBias::load(
                 blocks.pp("0.layer.0.SelfAttention.relative_attention_bias"),
@@ -409,12 +415,12 @@ impl T5Stack {
                 .collect::<Result<_>>()?,
             final_layer_norm: load_norm(vb.pp("final_layer_norm"), config)?,
             dtype: vb.dtype(),
-            num_heads: config.num_heads,
-            is_decoder,
+            self_attention: attention.with_causal(is_decoder),
+            cross_attention: attention,
         })
     }
 
-    /// Keys and values of the encoder's states, for each layer.
+    /// The keys and values of the encoder's states, for each layer.
     fn cross_keys(&self, encoder_states: &Ragged) -> Result<Vec<KvCache>> {
         let layers = self.block.iter().filter_map(|block| block.cross_attention.as_ref());
         layers.map(|layer| layer.keys(&encoder_states.values, &encoder_states.lengths)).collect()
@@ -431,15 +437,9 @@ impl T5Stack {
         let keys = inputs.lengths.ranges().enumerate();
         let longest = keys.map(|(row, new)| past.map_or(0, |p| p.len(row)) + new.len()).max();
         let bias = self.relative_attention_bias.covering(longest.unwrap_or(0))?;
-        let options = AttentionOptions {
-            num_heads: self.num_heads,
-            scale: 1.0,
-            bias: Some(&bias),
-            distance: None,
-            causal: self.is_decoder,
-            output_attentions: want.attentions,
-        };
-        let cross_options = AttentionOptions { bias: None, causal: false, ..options };
+        let options =
+            self.self_attention.with_bias(Some(&bias)).with_output_attentions(want.attentions);
+        let cross_options = self.cross_attention.with_output_attentions(want.attentions);
         let mut recorder = Recorder::new(inputs, want);
         let mut cross_attentions = want.attentions.then(Vec::new);
         let mut hidden_states = cast(&embedded, wide(self.dtype))?;
@@ -462,7 +462,7 @@ impl T5Stack {
             }
             hidden_states = block.feed_forward.forward(&hidden_states)?;
         }
-        // The last of the hidden states is the normalised one, as in transformers.
+        // The last hidden state is the normalized one, as in transformers.
         let normed = self.final_layer_norm.forward(&hidden_states)?;
         recorder.hidden_state(&normed);
         let hidden_states = cast(&normed, self.dtype)?;
@@ -470,14 +470,14 @@ impl T5Stack {
     }
 }
 
-/// The word embeddings, which both stacks share: a checkpoint has them under one or more of their names.
+/// The word embeddings that both stacks share; a checkpoint may have them under several names.
 fn load_shared(vb: &VarBuilder<'_>, config: &T5Config) -> Result<Embedding> {
     let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
     let there = names.into_iter().find(|name| vb.contains_tensor(&format!("{name}.weight")));
     Embedding::load(vb.pp(there.unwrap_or(names[0])), config.vocab_size, config.d_model)
 }
 
-/// T5's encoder by itself: `T5EncoderModel`, `MT5EncoderModel`.
+/// T5's encoder alone: `T5EncoderModel`, `MT5EncoderModel`.
 pub struct T5EncoderModel {
     shared: Embedding,
     encoder: T5Stack,
@@ -485,10 +485,10 @@ pub struct T5EncoderModel {
 }
 
 impl T5EncoderModel {
-    /// Loads the weights of the encoder; the decoder's are left aside.
+    /// Loads the weights of the encoder and ignores the decoder's.
     ///
     /// # Errors
-    /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
+    /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: &VarBuilder<'_>, config: &T5Config) -> Result<Self> {
         Ok(Self {
             shared: load_shared(vb, config)?,
@@ -524,8 +524,8 @@ impl Backbone for T5EncoderModel {
 
 /// T5 without a head: `T5Model`, `MT5Model`.
 ///
-/// As a [`Backbone`] it gives the states of the decoder over the inputs shifted right, and the number of
-/// layers in its dimensions is the decoder's.
+/// As a [`Backbone`], it returns the decoder's states over the inputs shifted right, and its dimensions give the
+/// number of decoder layers.
 pub struct T5Model {
     shared: Embedding,
     encoder: T5Stack,
@@ -539,7 +539,7 @@ impl T5Model {
     /// Loads the weights.
     ///
     /// # Errors
-    /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
+    /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: &VarBuilder<'_>, config: &T5Config) -> Result<Self> {
         Ok(Self {
             shared: load_shared(vb, config)?,
@@ -652,7 +652,7 @@ impl Backbone for T5Model {
 
 fn refuse_pooler(want: &Want) -> Result<()> {
     if want.pooler_output {
-        bail!("`pooler_output` is wanted, but T5 has no pooler");
+        bail!("`pooler_output` was requested, but T5 has no pooler");
     }
     Ok(())
 }

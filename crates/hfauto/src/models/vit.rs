@@ -1,4 +1,4 @@
-//! ViT: a pre-norm encoder over patches of an image, and DeiT, which has one more token.
+//! ViT: a pre-norm encoder over the patches of an image; and DeiT, which has one more token.
 //!
 //! # Source
 //! `src/transformers/models/vit/modeling_vit.py` at v4.57.
@@ -6,53 +6,54 @@
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers};
 use super::{Backbone, Dimensions, Fields, ImageDimensions, ModelOutput, Recorder, Want};
 use crate::error;
-use crate::nn::{
-    Activation, AttentionOptions, LayerNorm, Linear, ModelInputs, PositionIds, attention,
-};
+use crate::nn::{Activation, AttnImplementation, LayerNorm, Linear, ModelInputs, PositionIds};
 
-/// The settings of ViT and DeiT.
+/// The configuration of ViT and DeiT.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ViTConfig {
-    /// Features of a hidden state.
+    /// The size of a hidden state.
     pub hidden_size: usize,
-    /// Layers.
+    /// The number of layers.
     pub num_hidden_layers: usize,
-    /// Heads of a layer.
+    /// The number of attention heads.
     pub num_attention_heads: usize,
-    /// Features between the two products of the feed-forward part.
+    /// The inner size of the feed-forward network.
     pub intermediate_size: usize,
-    /// The activation between them.
+    /// The activation of the feed-forward network.
     pub hidden_act: Activation,
-    /// Of every layer normalisation.
+    /// The epsilon of layer normalization.
     pub layer_norm_eps: f64,
-    /// Rows and columns of an image.
+    /// The height and width of an image.
     pub image_size: (usize, usize),
-    /// Rows and columns of a patch.
+    /// The height and width of a patch.
     pub patch_size: (usize, usize),
-    /// Colours of an image.
+    /// The number of colour channels.
     pub num_channels: usize,
     /// Whether queries, keys and values have biases.
     pub qkv_bias: bool,
-    /// Features of the pooler's output.
+    /// The size of the pooler's output.
     pub pooler_output_size: usize,
     /// The pooler's activation.
     pub pooler_act: Activation,
     /// Whether a distillation token follows the class token (DeiT).
     pub distillation_token: bool,
+    /// The kernels that compute attention.
+    pub attn_implementation: AttnImplementation,
 }
 
 impl ViTConfig {
     /// Reads a `config.json` of ViT.
     ///
     /// # Errors
-    /// `Model` for a wrong type or an impossible value, `Unsupported` for an unknown activation.
+    /// `Model` for a wrong type or an invalid value, `Unsupported` for an unknown activation.
     pub fn new(fields: &Fields<'_>) -> error::Result<Self> {
         Self::with_tokens(fields, false)
     }
 
-    /// As [`ViTConfig::new`], with what differs between the families that share the encoder.
+    /// As [`ViTConfig::new`], with the parameters that differ between the families that share the encoder.
     pub(super) fn with_tokens(
         fields: &Fields<'_>,
         distillation_token: bool,
@@ -72,6 +73,7 @@ impl ViTConfig {
             pooler_output_size: fields.size("pooler_output_size", hidden_size)?,
             pooler_act: fields.activation("pooler_act", "tanh")?,
             distillation_token,
+            attn_implementation: fields.attn_implementation(),
         };
         fields.divides(
             ("hidden_size", config.hidden_size),
@@ -86,18 +88,18 @@ impl ViTConfig {
         Ok(config)
     }
 
-    /// Patches down and across. What is left over at the bottom and on the right is not seen.
+    /// The number of patches down and across; ignores the remaining pixels at the bottom and on the right.
     fn patches(&self) -> [usize; 2] {
         [self.image_size.0 / self.patch_size.0, self.image_size.1 / self.patch_size.1]
     }
 
-    /// Tokens of an image: patches, and those before them.
+    /// The number of tokens per image: the patches and the special tokens.
     fn tokens(&self) -> usize {
         let special = if self.distillation_token { 2 } else { 1 };
         self.patches().iter().product::<usize>() + special
     }
 
-    /// What the configuration says about inputs and outputs.
+    /// The dimensions of inputs and outputs.
     pub fn dimensions(&self) -> Dimensions {
         Dimensions {
             hidden_size: self.hidden_size,
@@ -122,7 +124,7 @@ struct ViTEmbeddings {
     special_tokens: Tensor,
     /// `(1, tokens, hidden_size)`.
     position_embeddings: Tensor,
-    /// The convolution, whose steps are as long as its kernel, as a product over patches.
+    /// The convolution as a linear layer over patches: its stride equals its kernel size.
     patch_embeddings_projection: Linear,
     config: ViTConfig,
 }
@@ -137,8 +139,8 @@ impl ViTEmbeddings {
         let projection = vb.pp("patch_embeddings.projection");
         let (height, width) = config.patch_size;
         let weight = projection.get((hidden, config.num_channels, height, width), "weight")?;
-        // A tensor that the checkpoint lacks is a scalar broadcast to its shape while the loader lists
-        // what is missing; reshaping that would allocate whatever the config claims.
+        // While the loader collects missing tensors, it replaces each by a scalar broadcast to the expected
+        // shape. Reshaping that would allocate whatever the config claims.
         let weight = if weight.is_contiguous() { weight.flatten_from(1)? } else { weight };
         let special_tokens = match &special_tokens[..] {
             tokens if tokens.iter().all(Tensor::is_contiguous) => {
@@ -163,7 +165,7 @@ impl ViTEmbeddings {
         let (rows, channels, height, width) = pixel_values.dims4()?;
         if (channels, (height, width)) != (config.num_channels, config.image_size) {
             bail!(
-                "images of {channels} channels, {height} by {width} pixels; config.json says \
+                "images have {channels} channels and {height} by {width} pixels; config.json says \
                  `num_channels: {}` and `image_size` {} by {}",
                 config.num_channels,
                 config.image_size.0,
@@ -193,83 +195,41 @@ impl ViTEmbeddings {
     }
 }
 
-struct ViTLayer {
-    layernorm_before: LayerNorm,
-    /// `attention.attention.query`, `key` and `value` as one product.
-    attention_attention: Linear,
-    attention_output_dense: Linear,
-    layernorm_after: LayerNorm,
-    intermediate_dense: Linear,
-    intermediate_act: Activation,
-    output_dense: Linear,
-    num_attention_heads: usize,
-}
+const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
+    qkv: ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
+    attention_output: "attention.output.dense",
+    attention_norm: "layernorm_before",
+    intermediate: "intermediate.dense",
+    output: "output.dense",
+    output_norm: "layernorm_after",
+};
 
-impl ViTLayer {
-    fn load(vb: VarBuilder<'_>, config: &ViTConfig) -> Result<Self> {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let norm = |name| LayerNorm::load(vb.pp(name), hidden, config.layer_norm_eps);
-        let linear = |name, from, to| Linear::load(vb.pp(name), from, to, true);
-        let attention = vb.pp("attention.attention");
-        let qkv = ["query", "key", "value"]
-            .map(|name| Linear::load(attention.pp(name), hidden, hidden, config.qkv_bias));
-        let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
-        Ok(Self {
-            layernorm_before: norm("layernorm_before")?,
-            attention_attention: Linear::fuse(&qkv)?,
-            attention_output_dense: linear("attention.output.dense", hidden, hidden)?,
-            layernorm_after: norm("layernorm_after")?,
-            intermediate_dense: linear("intermediate.dense", hidden, intermediate)?,
-            intermediate_act: config.hidden_act,
-            output_dense: linear("output.dense", intermediate, hidden)?,
-            num_attention_heads: config.num_attention_heads,
-        })
-    }
-
-    fn forward(
-        &self,
-        hidden_states: &Tensor,
-        inputs: &ModelInputs,
-        output_attentions: bool,
-    ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
-        let hidden_size = hidden_states.dim(1)?;
-        let normed = self.layernorm_before.forward(hidden_states)?;
-        let qkv = self.attention_attention.forward(&normed)?; // (total_tokens, 3 * hidden_size)
-        let head_dim = hidden_size / self.num_attention_heads;
-        let context = attention(
-            &qkv.narrow(1, 0, hidden_size)?,
-            &qkv.narrow(1, hidden_size, hidden_size)?,
-            &qkv.narrow(1, 2 * hidden_size, hidden_size)?,
-            inputs,
-            AttentionOptions {
-                num_heads: self.num_attention_heads,
-                scale: 1.0 / (head_dim as f64).sqrt(),
-                bias: None,
-                distance: None,
-                causal: false,
-                output_attentions,
-            },
-        )?;
-        let attended = (self.attention_output_dense.forward(&context.values)? + hidden_states)?;
-        let output = self.layernorm_after.forward(&attended)?;
-        let output = self.intermediate_dense.forward_through(
-            &output,
-            self.intermediate_act,
-            &self.output_dense,
-        )?;
-        let output = (output + attended)?;
-        Ok((output, context.attentions))
+impl ViTConfig {
+    fn layer(&self) -> EncoderLayerConfig {
+        EncoderLayerConfig {
+            names: &LAYER_NAMES,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_attention_heads: self.num_attention_heads,
+            hidden_act: self.hidden_act,
+            layer_norm_eps: self.layer_norm_eps,
+            qkv_bias: self.qkv_bias,
+            norm_first: true,
+            causal: false,
+            relative_keys: None,
+            attn_implementation: self.attn_implementation,
+        }
     }
 }
 
-/// The first token of each image through a dense layer and an activation.
+/// The pooler: a dense layer and an activation over the first token of each image.
 struct ViTPooler {
     dense: Linear,
     activation: Activation,
 }
 
 impl ViTPooler {
-    /// Loads `pooler.dense` when the checkpoint has it; transformers would make up random weights.
+    /// Loads `pooler.dense` if the checkpoint has it; transformers would initialize it with random weights.
     fn load(vb: VarBuilder<'_>, config: &ViTConfig) -> Result<Option<Self>> {
         let vb = vb.pp("pooler.dense");
         if !vb.contains_tensor("weight") {
@@ -288,10 +248,10 @@ impl ViTPooler {
     }
 }
 
-/// ViT without a head: `ViTModel`, and with one more token `DeiTModel`.
+/// ViT without a head: `ViTModel`; with one more token, `DeiTModel`.
 pub struct ViTModel {
     embeddings: ViTEmbeddings,
-    encoder_layer: Vec<ViTLayer>,
+    encoder_layer: EncoderLayers,
     layernorm: LayerNorm,
     pooler: Option<ViTPooler>,
     dimensions: Dimensions,
@@ -301,14 +261,17 @@ impl ViTModel {
     /// Loads the weights.
     ///
     /// # Errors
-    /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
+    /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: VarBuilder<'_>, config: &ViTConfig) -> Result<Self> {
         let layers = vb.pp("encoder.layer");
         Ok(Self {
             embeddings: ViTEmbeddings::load(vb.pp("embeddings"), config)?,
-            encoder_layer: (0..config.num_hidden_layers)
-                .map(|i| ViTLayer::load(layers.pp(i), config))
-                .collect::<Result<_>>()?,
+            encoder_layer: EncoderLayers::load(
+                &layers,
+                config.num_hidden_layers,
+                &config.layer(),
+                None,
+            )?,
             layernorm: LayerNorm::load(
                 vb.pp("layernorm"),
                 config.hidden_size,
@@ -321,22 +284,18 @@ impl ViTModel {
 }
 
 impl Backbone for ViTModel {
-    /// The last of the hidden states is that before the last norm, as in transformers.
+    /// The last hidden state precedes the final norm, as in transformers.
     fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
         let mut recorder = Recorder::new(inputs, want);
-        let mut hidden_states = self.embeddings.forward(inputs)?;
-        recorder.hidden_state(&hidden_states);
-        for layer in &self.encoder_layer {
-            let (output, attentions) = layer.forward(&hidden_states, inputs, want.attentions)?;
-            hidden_states = output;
-            recorder.hidden_state(&hidden_states);
-            recorder.attentions(attentions);
-        }
+        let embedded = self.embeddings.forward(inputs)?;
+        let hidden_states = self.encoder_layer.forward(embedded, None, None, &mut recorder)?;
         let hidden_states = self.layernorm.forward(&hidden_states)?;
         let pooled = match (want.pooler_output, &self.pooler) {
             (false, _) => None,
             (true, Some(pooler)) => Some(pooler.forward(&hidden_states, inputs)?),
-            (true, None) => bail!("`pooler_output` is wanted, but the checkpoint has no pooler"),
+            (true, None) => {
+                bail!("`pooler_output` was requested, but the checkpoint has no pooler")
+            }
         };
         Ok(recorder.finish(hidden_states, pooled))
     }
@@ -346,16 +305,8 @@ impl Backbone for ViTModel {
     }
 
     fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        let layers = self.encoder_layer.iter_mut().flat_map(|layer| {
-            [
-                &mut layer.attention_attention,
-                &mut layer.attention_output_dense,
-                &mut layer.intermediate_dense,
-                &mut layer.output_dense,
-            ]
-        });
         let projection = &mut self.embeddings.patch_embeddings_projection;
-        layers.chain([projection]).collect()
+        self.encoder_layer.linear_layers().chain([projection]).collect()
     }
 
     fn pooler_layer(&mut self) -> Option<&mut Linear> {

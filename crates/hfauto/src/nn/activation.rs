@@ -12,7 +12,7 @@ pub enum Activation {
     Identity,
     /// `x · Φ(x)` with the error function.
     Gelu,
-    /// The tanh form of GELU, as the original BERT and GPT-2 code has it.
+    /// The tanh approximation of GELU, as in the original BERT and GPT-2 code.
     GeluTanh,
     /// `x · σ(1.702 x)`.
     QuickGelu,
@@ -26,7 +26,7 @@ pub enum Activation {
     Tanh,
 }
 
-/// Names in `config.json` (`ACT2FN` of transformers); several names share one formula.
+/// The names in `config.json` (`ACT2FN` of transformers). Several names share one formula.
 ///
 /// # Source
 /// `src/transformers/activations.py` at v4.57.
@@ -46,7 +46,7 @@ const ACT2FN: [(&str, Activation); 13] = [
     ("tanh", Activation::Tanh),
 ];
 
-/// Classes of `torch.nn`, as the Dense module of sentence-transformers names them.
+/// Class names of `torch.nn`, as used by the Dense module of sentence-transformers.
 const TORCH_CLASSES: [(&str, Activation); 6] = [
     ("GELU", Activation::Gelu),
     ("Identity", Activation::Identity),
@@ -57,7 +57,7 @@ const TORCH_CLASSES: [(&str, Activation); 6] = [
 ];
 
 impl Activation {
-    /// By the name in `hidden_act` or `activation` of a `config.json`.
+    /// Looks up the name in `hidden_act` or `activation` of a `config.json`.
     ///
     /// # Errors
     /// `Unsupported` when the name is not in the list.
@@ -65,7 +65,7 @@ impl Activation {
         lookup(&ACT2FN, name, name)
     }
 
-    /// By a dotted torch path, as `torch.nn.modules.activation.Tanh`.
+    /// Looks up a dotted torch path, for example `torch.nn.modules.activation.Tanh`.
     ///
     /// # Errors
     /// `Unsupported` when the class is not in the list.
@@ -85,7 +85,7 @@ impl Activation {
         }
         #[cfg(feature = "cuda")]
         if super::cuda::applies(x) {
-            // The kernel works in place, and others may hold `x`.
+            // The kernel works in place, but `x` may be shared.
             return super::cuda::activate(x.copy()?.contiguous()?, self);
         }
         match self {
@@ -114,8 +114,8 @@ impl Activation {
         }
     }
 
-    /// As [`Activation::apply`] for what is rounded to 8 bits next, with no more digits than that leaves.
-    pub(super) fn apply_before_rounding(self, values: &mut [f32]) {
+    /// Like [`Activation::apply`], before quantization to 8 bits: only as accurate as that needs.
+    pub(super) fn apply_before_quantization(self, values: &mut [f32]) {
         match self {
             Self::Gelu => cpu::map::<cpu::CoarseGelu>(values),
             _ => self.apply(values),
@@ -132,7 +132,7 @@ fn lookup(table: &[(&str, Activation)], name: &str, written: &str) -> error::Res
         error::ErrorKind::Unsupported,
         format!("activation `{written}` is not implemented"),
     )
-    .hint(format!("implemented are: {}", names.join(", "))))
+    .hint(format!("valid values: {}", names.join(", "))))
 }
 
 #[cfg(test)]
@@ -171,7 +171,7 @@ mod tests {
     fn host_kernels_agree_with_the_device_formulas() -> Result<()> {
         let x = Tensor::arange(-800f32, 800., &Device::Cpu)?.affine(0.01, 0.0)?;
         for (name, activation) in ACT2FN {
-            // f64 takes the candle formulas, f32 the kernels of this folder.
+            // f64 uses candle's formulas, f32 the kernels in `nn/cpu`.
             let exact = activation.forward(&x.to_dtype(DType::F64)?)?;
             let ours = activation.forward(&x)?.to_dtype(DType::F64)?;
             let worst = (exact - ours)?.abs()?.max(0)?.to_scalar::<f64>()?;

@@ -1,10 +1,10 @@
-//! Attention over ragged rows: one function, several kernels.
+//! Attention over ragged rows: one interface, several kernels.
 //!
-//! Every other layer sees tokens; only this one sees rows. The eager kernels are the reference: one pads
-//! the bucket, one goes row by row where queries and keys differ in number; the kernel for host memory
-//! goes row by row and never touches padding. Not here: the projections around it, which are the
-//! architectures' own. The entries are [`attention`] for a row over itself, [`attention_over`] for queries
-//! over other keys (a cache, or an encoder's states), and [`attention_cached`] for a decoder's own tokens.
+//! Only this layer depends on rows; all others treat tokens independently. The eager kernels are the reference: one
+//! pads the batch, the other goes row by row if queries and keys differ in number. The CPU kernel goes row by row
+//! and never touches padding. Not here: the projections, which belong to the architectures. The entries are
+//! [`attention`] for self-attention within a row, [`attention_over`] for other keys (a cache, or an encoder's
+//! states), and [`attention_cached`] for new tokens of a decoder.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -15,52 +15,132 @@ use super::inputs::{Lengths, ModelInputs};
 use super::kv_cache::KvCache;
 use super::linear::Precision;
 
-/// What attention needs besides queries, keys and values.
+/// The attention kernels, by their `attn_implementation` names of transformers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttnImplementation {
+    /// The fastest kernel for the device and the options.
+    #[default]
+    Sdpa,
+    /// Plain matrix products with softmax in f32: the reference.
+    Eager,
+}
+
+/// The options of attention. A layer creates them once; a forward pass adds its own, such as the bias.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct AttentionOptions<'a> {
-    /// Number of heads; divides the width of queries, keys and values.
+    /// The number of heads; divides the width of queries, keys and values.
     pub num_heads: usize,
-    /// Factor on the products of queries and keys, mostly `1 / √head_dim`; more than 0.
+    /// The factor on the scores, usually `1 / √head_dim`; greater than 0.
     pub scale: f64,
     /// `(num_heads, n, n)` with `n` at least the longest row of keys: added to the scores of every row, as a
-    /// relative position bias. The last query of a row is at the place of its last key.
+    /// relative position bias. The last query of a row has the position of its last key.
     pub bias: Option<&'a Tensor>,
     /// Embeddings of the distance from query to key, whose products are added to the scores.
     pub distance: Option<DistanceEmbedding<'a>>,
-    /// Whether a query sees only the keys up to its own place; the last query of a row sees all of its
+    /// Whether a query attends only to keys up to its own position; the last query of a row attends to all of its
     /// keys.
     pub causal: bool,
-    /// Whether the probabilities are wanted; only the eager kernels have them.
+    /// Whether to return the probabilities; only the eager kernels can.
     pub output_attentions: bool,
+    /// The kernels to use.
+    pub attn_implementation: AttnImplementation,
+    /// The precision of the surrounding layers: with int8, a CPU multiplies in bf16 if it can.
+    pub precision: Precision,
 }
 
-/// Relative positions as BERT's `relative_key` and `relative_key_query` have them: a vector for each
-/// distance, multiplied with the queries, and with the keys too. Only the eager kernel computes them.
+impl<'a> AttentionOptions<'a> {
+    /// Options for `num_heads` heads of size `head_dim`: every query attends to every key, and scores are divided
+    /// by `√head_dim`.
+    pub fn new(num_heads: usize, head_dim: usize) -> Self {
+        Self {
+            num_heads,
+            scale: 1.0 / (head_dim as f64).sqrt(),
+            bias: None,
+            distance: None,
+            causal: false,
+            output_attentions: false,
+            attn_implementation: AttnImplementation::Sdpa,
+            precision: Precision::Full,
+        }
+    }
+
+    /// Whether an eager kernel is required, regardless of the device.
+    pub(super) fn is_eager(&self) -> bool {
+        self.attn_implementation == AttnImplementation::Eager
+            || self.output_attentions
+            || self.distance.is_some()
+    }
+
+    /// Sets the factor on the scores.
+    #[must_use]
+    pub fn with_scale(self, scale: f64) -> Self {
+        Self { scale, ..self }
+    }
+
+    /// Sets the bias on the scores; see [`AttentionOptions::bias`].
+    #[must_use]
+    pub fn with_bias(self, bias: Option<&'a Tensor>) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// Sets the distance embeddings; see [`AttentionOptions::distance`].
+    #[must_use]
+    pub fn with_distance(self, distance: Option<DistanceEmbedding<'a>>) -> Self {
+        Self { distance, ..self }
+    }
+
+    /// Sets whether a query attends only to keys up to its own position.
+    #[must_use]
+    pub fn with_causal(self, causal: bool) -> Self {
+        Self { causal, ..self }
+    }
+
+    /// Sets whether to return the probabilities.
+    #[must_use]
+    pub fn with_output_attentions(self, output_attentions: bool) -> Self {
+        Self { output_attentions, ..self }
+    }
+
+    /// Sets the kernels.
+    #[must_use]
+    pub fn with_attn_implementation(self, attn_implementation: AttnImplementation) -> Self {
+        Self { attn_implementation, ..self }
+    }
+
+    /// Sets the precision of the surrounding layers.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+}
+
+/// Relative positions as in BERT's `relative_key` and `relative_key_query`: an embedding per distance, multiplied
+/// with the queries, and optionally with the keys. Only the eager kernel supports them.
 #[derive(Clone, Copy, Debug)]
 pub struct DistanceEmbedding<'a> {
-    /// `(2 * n − 1, head_dim)`: row `d + n − 1` is that of distance `d`, query's place less key's.
+    /// `(2 * n − 1, head_dim)`: row `d + n − 1` is for distance `d`, the query's position minus the key's.
     pub table: &'a Tensor,
-    /// Whether keys are multiplied as well (`relative_key_query`).
+    /// Whether keys are also multiplied (`relative_key_query`).
     pub with_keys: bool,
 }
 
-/// What attention computes.
+/// The result of attention.
 #[derive(Clone, Debug)]
 pub struct AttentionOutput {
     /// `(total_tokens, hidden_size)`.
     pub values: Tensor,
-    /// One `(num_heads, queries, keys)` a row, if they were asked for.
+    /// One `(num_heads, queries, keys)` per row, if requested.
     pub attentions: Option<Vec<Tensor>>,
 }
 
-/// Each token's mixture of the values of its own row: `softmax(q · kᵀ · scale + bias) · v`, head by
-/// head. Rows without tokens are legal.
+/// Self-attention within each row: `softmax(q · kᵀ · scale + bias) · v`, per head. Rows without tokens are valid.
 ///
 /// # Shapes
-/// `q`, `k`, `v`: `(total_tokens, hidden_size)`; they may be views of one fused product.
+/// `q`, `k`, `v`: `(total_tokens, hidden_size)`; they may be views of one fused projection.
 ///
 /// # Errors
-/// When the shapes do not fit or candle cannot allocate.
+/// If the shapes do not match or candle cannot allocate.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -82,33 +162,29 @@ pub fn attention(
     let keys = Keys::Flat { k, v, lengths };
     check(q, lengths, &keys, &options)?;
     #[cfg(feature = "cuda")]
-    if cuda::can_attend(q, &options) && !inputs.eager_attention() {
+    if cuda::can_attend(q, &options) {
         let keys = cuda::KeyRows::Flat { k, v, starts: &inputs.cumulative_lengths };
         let values = cuda::attention(q, lengths, &keys, &options)?;
         return Ok(AttentionOutput { values, attentions: None });
     }
     if options.distance.is_some() {
         eager_rows(q, lengths, &keys, options)
-    } else if cpu::applies(q)
-        && cpu::applies(k)
-        && cpu::applies(v)
-        && !(options.output_attentions || inputs.eager_attention())
-    {
-        per_row(q, lengths, &keys, inputs.precision(), options)
+    } else if [q, k, v].into_iter().all(cpu::applies) && !options.is_eager() {
+        per_row(q, lengths, &keys, options)
     } else {
         eager_padded(q, k, v, inputs, options)
     }
 }
 
-/// Queries over keys that are not their own row's of this pass: what a cache holds, or the states of an
-/// encoder. Row `i` of the queries sees row `i` of the keys.
+/// Attention of queries over other keys than those of their own pass: a cache, or the states of an encoder. Row `i`
+/// of the queries attends to row `i` of the keys.
 ///
 /// # Shapes
 /// `q`: `(total_queries, hidden_size)`, rows as in `queries`.
 ///
 /// # Errors
-/// When the shapes or the numbers of rows do not fit, a causal row has fewer keys than queries, or candle
-/// cannot allocate.
+/// If the shapes or the numbers of rows do not match, a causal row has fewer keys than queries, or candle cannot
+/// allocate.
 pub fn attention_over(
     q: &Tensor,
     queries: &Lengths,
@@ -132,15 +208,15 @@ pub fn attention_over(
         return Ok(AttentionOutput { values, attentions: None });
     }
     let keys = Keys::Cached(keys);
-    if cpu::applies(q) && !options.output_attentions && options.distance.is_none() {
-        per_row(q, queries, &keys, Precision::Full, options)
+    if cpu::applies(q) && !options.is_eager() {
+        per_row(q, queries, &keys, options)
     } else {
         eager_rows(q, queries, &keys, options)
     }
 }
 
-/// Attention of new tokens over those of their own row: themselves and, with a cache, all that it holds.
-/// The keys and values go into the cache, as rows of their own when it has none.
+/// Attention of new tokens over their own row: the new tokens and, with a cache, all cached ones. Appends the keys
+/// and values to the cache; adds them as new rows if it is empty.
 ///
 /// # Shapes
 /// As [`attention`].
@@ -165,11 +241,11 @@ pub fn attention_cached(
     }
 }
 
-/// Where keys and values are.
+/// The location of keys and values.
 enum Keys<'a> {
-    /// In one tensor, as the queries.
+    /// In one tensor, like the queries.
     Flat { k: &'a Tensor, v: &'a Tensor, lengths: &'a Lengths },
-    /// In a tensor a row.
+    /// In one tensor per row.
     Cached(&'a KvCache),
 }
 
@@ -181,7 +257,7 @@ impl Keys<'_> {
         }
     }
 
-    /// Keys and values of one row, `(keys, hidden_size)` each.
+    /// The keys and values of one row, `(keys, hidden_size)` each.
     fn row(&self, row: usize) -> Result<(Tensor, Tensor)> {
         match self {
             Self::Flat { k, v, lengths } => {
@@ -223,7 +299,7 @@ fn check(
     Ok(())
 }
 
-/// Pads the bucket, multiplies whole batches, masks, and unpads.
+/// Pads the batch, multiplies, masks, and removes the padding.
 fn eager_padded(
     q: &Tensor,
     k: &Tensor,
@@ -282,8 +358,8 @@ fn eager_padded(
     Ok(AttentionOutput { values, attentions: attentions.transpose()? })
 }
 
-/// `(queries, keys)`, f32: 0 where query `i` sees key `j`, and −∞ where it does not; every query sees a
-/// key, so no row is −∞ throughout.
+/// `(queries, keys)`, f32: 0 where query `i` attends to key `j`, and −∞ elsewhere. Every query attends to some key,
+/// so no row is all −∞.
 fn causal_mask(queries: usize, keys: usize, device: &Device) -> Result<Tensor> {
     let before = keys - queries;
     let mask: Vec<f32> = (0..queries)
@@ -294,7 +370,7 @@ fn causal_mask(queries: usize, keys: usize, device: &Device) -> Result<Tensor> {
     Tensor::from_vec(mask, (queries, keys), device)
 }
 
-/// Row by row with candle's operations: the reference where queries and keys differ in number.
+/// Goes row by row with candle's operations: the reference if queries and keys differ in number.
 fn eager_rows(
     q: &Tensor,
     queries: &Lengths,
@@ -341,13 +417,13 @@ fn eager_rows(
     })
 }
 
-/// What the distances add to the scores of one row: `(num_heads, queries, keys)`, before scaling.
+/// The contribution of distances to the scores of one row: `(num_heads, queries, keys)`, before scaling.
 fn distance_scores(q: &Tensor, k: &Tensor, distance: DistanceEmbedding<'_>) -> Result<Tensor> {
     let (_, num_queries, head_dim) = q.dims3()?;
     let num_keys = k.dim(1)?;
     let positions = distance.table.dim(0)?.div_ceil(2);
     if num_keys > positions {
-        bail!("{num_keys} tokens are more than the {positions} positions of the distance table");
+        bail!("{num_keys} tokens exceed the {positions} positions of the distance table");
     }
     let before = num_keys - num_queries;
     let rows: Vec<u32> = (0..num_queries)
@@ -369,12 +445,11 @@ fn distance_scores(q: &Tensor, k: &Tensor, distance: DistanceEmbedding<'_>) -> R
     (scores + with_keys)?.contiguous()
 }
 
-/// Goes row by row over host memory; threads at rest take heads.
+/// Goes row by row over host memory; idle threads take heads.
 fn per_row(
     q: &Tensor,
     queries: &Lengths,
     keys: &Keys<'_>,
-    precision: Precision,
     options: AttentionOptions<'_>,
 ) -> Result<AttentionOutput> {
     let (tokens, hidden_size) = q.dims2()?;
@@ -388,12 +463,12 @@ fn per_row(
         }
         _ => None,
     };
-    let q = side_by_side(q)?;
+    let q = contiguous_rows(q)?;
     let q_view = CpuView::new(&q);
     let q = q_view.matrix()?;
     let rows = queries.ranges().enumerate().map(|(row, range)| {
         let (k, v) = keys.row(row)?;
-        Ok((range, side_by_side(&k)?, side_by_side(&v)?))
+        Ok((range, contiguous_rows(&k)?, contiguous_rows(&v)?))
     });
     let rows = rows.collect::<Result<Vec<_>>>()?;
     let scores: usize =
@@ -405,10 +480,10 @@ fn per_row(
             scale: options.scale as f32,
             bias: bias.map(|bias| bias.heads_from(heads.start)),
             causal: options.causal,
-            bf16: precision == Precision::Int8,
+            bf16: options.precision == Precision::Int8,
             scratch: cpu::Scratch::default(),
         };
-        // Grows row by row, so that zeros are still in a near cache when they are written over.
+        // Grows row by row, so that the zeros are still in cache when they are overwritten.
         let mut values = Vec::with_capacity(tokens * columns.len());
         for (range, k, v) in &rows {
             let (k, v) = (CpuView::new(k), CpuView::new(v));
@@ -421,12 +496,13 @@ fn per_row(
         Ok(values)
     });
     let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
-    let values = Tensor::from_vec(beside(parts, tokens), (tokens, hidden_size), &Device::Cpu)?;
+    let values =
+        Tensor::from_vec(concat_columns(parts, tokens), (tokens, hidden_size), &Device::Cpu)?;
     Ok(AttentionOutput { values, attentions: None })
 }
 
-/// Rows of some columns each, to rows of all.
-fn beside(mut parts: Vec<Vec<f32>>, rows: usize) -> Vec<f32> {
+/// Concatenates column blocks of rows into complete rows.
+fn concat_columns(mut parts: Vec<Vec<f32>>, rows: usize) -> Vec<f32> {
     if parts.len() == 1 {
         return parts.remove(0);
     }
@@ -440,8 +516,8 @@ fn beside(mut parts: Vec<Vec<f32>>, rows: usize) -> Vec<f32> {
     all
 }
 
-/// The tensor with the numbers of a row next to each other.
-fn side_by_side(tensor: &Tensor) -> Result<Tensor> {
+/// Makes the elements of each row contiguous.
+fn contiguous_rows(tensor: &Tensor) -> Result<Tensor> {
     if tensor.stride()[1] == 1 { Ok(tensor.clone()) } else { tensor.contiguous() }
 }
 
@@ -465,14 +541,7 @@ mod tests {
     }
 
     fn options(bias: Option<&Tensor>) -> AttentionOptions<'_> {
-        AttentionOptions {
-            num_heads: HEADS,
-            scale: 0.3,
-            bias,
-            distance: None,
-            causal: false,
-            output_attentions: false,
-        }
+        AttentionOptions::new(HEADS, 8).with_scale(0.3).with_bias(bias)
     }
 
     #[test]
@@ -491,7 +560,7 @@ mod tests {
             let keys = Keys::Flat { k: &k, v: &v, lengths: &inputs.lengths };
             let reference = eager_padded(&q, &k, &v, &inputs, options)?;
             let by_row = eager_rows(&q, &inputs.lengths, &keys, options)?;
-            let ours = per_row(&q, &inputs.lengths, &keys, Precision::Full, options)?;
+            let ours = per_row(&q, &inputs.lengths, &keys, options)?;
             for values in [ours.values, by_row.values] {
                 let off = worst(&values, &reference.values);
                 assert!(off < 5e-6, "kernels differ by {off:e}, causal: {causal}");
@@ -517,8 +586,7 @@ mod tests {
             (Some(&bias), true, Precision::Full),
             (None, true, Precision::Int8),
         ] {
-            let inputs = inputs.clone().with_precision(precision);
-            let options = AttentionOptions { num_heads: 5, causal, ..options(bias) };
+            let options = AttentionOptions { num_heads: 5, causal, precision, ..options(bias) };
             let results = || -> Result<Vec<Vec<f32>>> {
                 let outputs = [
                     attention(&q, &k, &v, &inputs, options)?,
@@ -539,8 +607,8 @@ mod tests {
         let inputs = inputs(&[9, 30]);
         let x = Tensor::randn(0f32, 1., (39, 24), &Device::Cpu)?;
         let values = |precision| {
-            let inputs = inputs.clone().with_precision(precision);
-            Ok::<_, candle_core::Error>(attention(&x, &x, &x, &inputs, options(None))?.values)
+            let options = options(None).with_precision(precision);
+            Ok::<_, candle_core::Error>(attention(&x, &x, &x, &inputs, options)?.values)
         };
         let off = worst(&values(Precision::Int8)?, &values(Precision::Full)?);
         #[cfg(target_arch = "x86_64")]
@@ -583,6 +651,28 @@ mod tests {
                 let off = worst(&output.values, &expected);
                 assert!(off < 5e-6, "{off:e}");
             }
+        }
+        Ok(())
+    }
+
+    /// The kernel that was asked for shows in the last bits; the one that gives probabilities is eager.
+    #[test]
+    fn eager_is_eager_over_a_cache_too() -> Result<()> {
+        let inputs = inputs(&[9, 30]);
+        let x = Tensor::randn(0f32, 2., (39, 3 * 24), &Device::Cpu)?;
+        let (q, k, v) = (x.narrow(1, 0, 24)?, x.narrow(1, 24, 24)?, x.narrow(1, 48, 24)?);
+        let cache = KvCache::new(&k, &v, &inputs.lengths)?;
+        let plain = options(None).with_causal(true);
+        let run = |options| -> Result<[Vec<f32>; 2]> {
+            let flat = attention(&q, &k, &v, &inputs, options)?.values;
+            let cached = attention_over(&q, &inputs.lengths, &cache, options)?.values;
+            Ok([flat.flatten_all()?.to_vec1()?, cached.flatten_all()?.to_vec1()?])
+        };
+        let fastest = run(plain)?;
+        let eager = run(plain.with_attn_implementation(AttnImplementation::Eager))?;
+        assert_eq!(eager, run(plain.with_output_attentions(true))?);
+        for (eager, fastest) in eager.iter().zip(&fastest) {
+            assert_ne!(eager, fastest);
         }
         Ok(())
     }

@@ -1,11 +1,11 @@
-//! Lookup tables: one vector an id.
+//! Embedding tables: one vector per id.
 
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::cpu::{self, CpuView};
 
-/// A table of vectors, as `torch.nn.Embedding`.
+/// An embedding table, as `torch.nn.Embedding`.
 #[derive(Clone, Debug)]
 pub struct Embedding {
     weight: Tensor,
@@ -15,7 +15,7 @@ impl Embedding {
     /// Loads `weight` of `(num_embeddings, hidden_size)`.
     ///
     /// # Errors
-    /// When the checkpoint does not have it in this shape.
+    /// When the checkpoint lacks the table or has another shape.
     pub fn load(vb: VarBuilder<'_>, num_embeddings: usize, hidden_size: usize) -> Result<Self> {
         Ok(Self { weight: vb.get((num_embeddings, hidden_size), "weight")? })
     }
@@ -31,7 +31,8 @@ impl Embedding {
     /// `ids`: `(tokens)`, u32; returns `(tokens, hidden_size)`.
     ///
     /// # Errors
-    /// When an id is outside the table; on a card, the vector of such an id is NaN instead, for nobody waits there.
+    /// When an id is outside the table. On a GPU, its vector is NaN instead, because checking would synchronize the
+    /// stream.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         if ids.elem_count() == 0 {
             return Tensor::zeros((0, self.weight.dim(1)?), self.weight.dtype(), ids.device());
@@ -49,7 +50,7 @@ impl Embedding {
     /// Adds the vectors of `ids` to `sum`.
     ///
     /// # Shapes
-    /// `sum`: `(tokens, hidden_size)`, a tensor that nobody else holds: on a card it is written in place.
+    /// `sum`: `(tokens, hidden_size)`, not shared with another tensor: on a GPU, it is overwritten.
     ///
     /// # Errors
     /// As [`Embedding::forward`].
@@ -65,8 +66,8 @@ impl Embedding {
     }
 }
 
-/// The vectors of `ids` in host memory, added to `sum`. candle's own would wake threads for the sum, which other workers'
-/// batches are on.
+/// Looks up the vectors of `ids` in host memory and adds them to `sum`. candle's addition would wake threads that other
+/// workers' batches occupy.
 fn lookup(table: &Tensor, ids: &Tensor, sum: Option<&Tensor>) -> Result<Tensor> {
     let (num_embeddings, hidden_size) = table.dims2()?;
     let ids = ids.to_vec1::<u32>()?;
@@ -83,7 +84,7 @@ fn lookup(table: &Tensor, ids: &Tensor, sum: Option<&Tensor>) -> Result<Tensor> 
     for id in ids {
         let id = id as usize;
         if id >= num_embeddings {
-            bail!("id {id} is outside of a table of {num_embeddings} vectors");
+            bail!("id {id} is outside the table of {num_embeddings} vectors");
         }
         let vector = &vectors[id * hidden_size..][..hidden_size];
         match sums {
@@ -106,7 +107,7 @@ mod tests {
     #[test]
     fn looks_up_and_adds_as_candle_does() -> Result<()> {
         let weight = Tensor::randn(0f32, 1.0, (3, 5), &Device::Cpu)?;
-        // A table that is a view, and ids that are.
+        // The table and the ids are views.
         let weight = Tensor::cat(&[&weight, &weight], 1)?.narrow(1, 2, 5)?;
         let table = Embedding { weight: weight.clone() };
         let ids = Tensor::new(&[9u32, 2, 0, 2, 1], &Device::Cpu)?.narrow(0, 1, 4)?;
@@ -124,7 +125,7 @@ mod tests {
         let table = Embedding { weight: Tensor::zeros((3, 5), DType::F32, &Device::Cpu)? };
         let ids = Tensor::new(&[3u32], &Device::Cpu)?;
         let error = table.forward(&ids).unwrap_err().to_string();
-        assert!(error.contains("id 3 is outside of a table of 3 vectors"), "{error}");
+        assert!(error.contains("id 3 is outside the table of 3 vectors"), "{error}");
         let sum = Tensor::zeros((2, 5), DType::F32, &Device::Cpu)?;
         assert!(table.add_to(sum, &Tensor::new(&[1u32], &Device::Cpu)?).is_err());
         Ok(())

@@ -1,11 +1,10 @@
-//! What is written once for host memory and cards, besides layers: numbers to the host, other dtypes, sums, rows by
-//! number.
+//! Functions for host memory and GPUs alike: transfers, casts, sums, row selection.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::error;
 
-/// The sum of two tensors of one shape, as after a layer with a residual.
+/// The sum of two tensors of the same shape, for example of a layer's output and its residual.
 ///
 /// # Errors
 /// When the shapes differ or candle cannot allocate.
@@ -17,7 +16,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     a + b
 }
 
-/// The same numbers in another dtype; candle refuses to convert none of them on a card.
+/// Converts a tensor to another dtype, including dtypes that candle cannot convert on a GPU.
 ///
 /// # Errors
 /// When candle cannot convert or allocate.
@@ -28,13 +27,13 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     x.to_dtype(dtype)
 }
 
-/// Rows of `states` by number.
+/// Selects rows of `states` by number.
 ///
 /// # Shapes
 /// `states`: `(n, hidden_size)`; returns `(rows, hidden_size)`.
 ///
 /// # Errors
-/// When a row is not there or candle cannot allocate.
+/// When a row does not exist or candle cannot allocate.
 pub fn select_rows(states: &Tensor, rows: Vec<u32>) -> Result<Tensor> {
     if rows.is_empty() {
         return Tensor::zeros((0, states.dim(1)?), states.dtype(), states.device());
@@ -47,7 +46,7 @@ pub fn select_rows(states: &Tensor, rows: Vec<u32>) -> Result<Tensor> {
     states.contiguous()?.index_select(&rows, 0)
 }
 
-/// Numbers to a device, in one copy.
+/// Copies values to a device in one transfer.
 pub(super) fn to_device(values: Vec<u32>, device: &Device) -> Result<Tensor> {
     let count = values.len();
     #[cfg(feature = "cuda")]
@@ -57,7 +56,7 @@ pub(super) fn to_device(values: Vec<u32>, device: &Device) -> Result<Tensor> {
     Tensor::from_vec(values, count, device)
 }
 
-/// The numbers of a tensor in row order, as f32. On a card, the caller waits until they are computed.
+/// The elements of a tensor in row-major order, as f32. On a GPU, this waits until they are computed.
 ///
 /// # Errors
 /// When the device cannot convert or copy them.
@@ -75,19 +74,19 @@ pub fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
 }
 
-/// The logits of a head in row order, as f32, for every task with a head.
+/// The logits of a head in row-major order, as f32, for every task with a head.
 ///
-/// −∞ is legitimate: some heads forbid a token by a bias of −∞. NaN and +∞ are refused: every comparison with NaN is
-/// false, and a label, token or span would be chosen arbitrarily.
+/// −∞ is legitimate: some heads forbid a token with a bias of −∞. NaN and +∞ are errors: every comparison with NaN is
+/// false, so a label, token or span would be chosen arbitrarily.
 ///
 /// # Errors
-/// `Model` for logits that are not numbers; `Internal` when the device cannot convert or copy them.
+/// `Model` for NaN or +∞; `Internal` when the device cannot convert or copy the logits.
 pub fn logits_to_host(logits: &Tensor) -> error::Result<Vec<f32>> {
     let values = to_host(logits).map_err(|e| {
         error::Error::new(error::ErrorKind::Internal, "cannot read logits").source(e)
     })?;
     let is_bad = |x: &f32| x.is_nan() || *x == f32::INFINITY;
-    // Without an early exit, the compiler vectorises the loop.
+    // Without an early exit, the compiler vectorizes the loop.
     if values.iter().fold(false, |bad, x| bad | is_bad(x)) {
         let bad = values.iter().copied().find(is_bad);
         return Err(not_finite(bad.unwrap_or(f32::NAN)));
@@ -95,7 +94,7 @@ pub fn logits_to_host(logits: &Tensor) -> error::Result<Vec<f32>> {
     Ok(values)
 }
 
-/// The error for a model that computed `value` instead of a number.
+/// The error for a model that computed NaN or infinity.
 pub fn not_finite(value: f32) -> error::Error {
     error::Error::new(error::ErrorKind::Model, format!("the model computed `{value}`"))
         .hint("its weights are damaged, or do not belong to its config.json")

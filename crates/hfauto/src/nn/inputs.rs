@@ -1,13 +1,12 @@
-//! What one forward pass gets: rows of tokens, flat and without padding.
+//! The inputs of one forward pass: rows of tokens, flat and without padding.
 
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::host::{select_rows, to_device};
-use super::linear::Precision;
 
-/// The lengths of the rows of a ragged batch and where each starts.
+/// The lengths and start offsets of the rows of a ragged batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lengths {
     /// `rows + 1` offsets; row `i` has tokens `cumulative[i]..cumulative[i + 1]`.
@@ -16,7 +15,7 @@ pub struct Lengths {
 }
 
 impl Lengths {
-    /// From one length a row.
+    /// Takes one length per row.
     pub fn new(lengths: impl IntoIterator<Item = usize>) -> Self {
         let mut cumulative = vec![0];
         let (mut total, mut max) = (0, 0);
@@ -28,27 +27,27 @@ impl Lengths {
         Self { cumulative: cumulative.into(), max }
     }
 
-    /// Number of rows.
+    /// The number of rows.
     pub fn rows(&self) -> usize {
         self.cumulative.len() - 1
     }
 
-    /// Number of tokens of all rows.
+    /// The number of tokens of all rows.
     pub fn total_tokens(&self) -> usize {
         self.cumulative[self.rows()]
     }
 
-    /// Tokens of the longest row.
+    /// The number of tokens of the longest row.
     pub fn max(&self) -> usize {
         self.max
     }
 
-    /// Tokens that the same rows would take when padded to the longest.
+    /// The number of tokens of the same rows if padded to the longest.
     pub fn padded_tokens(&self) -> usize {
         self.max * self.rows()
     }
 
-    /// `rows + 1` offsets, as devices take them.
+    /// `rows + 1` offsets, for devices.
     pub(super) fn cumulative_u32(&self) -> Vec<u32> {
         self.cumulative.iter().map(|&start| start as u32).collect()
     }
@@ -67,44 +66,39 @@ impl Lengths {
 /// Ragged inputs of one forward pass.
 ///
 /// # Shapes
-/// `input_ids`, `token_type_ids`, `position_ids`: `(total_tokens)`, u32, on the model's device. All of
-/// them are made here, once a batch, and travel to the device in one copy: a model builds no host tensor
-/// inside `forward`.
+/// `input_ids`, `token_type_ids`, `position_ids`: `(total_tokens)`, u32, on the model's device. All are created here,
+/// once per batch, and copied to the device together: no host tensor is built inside `forward`.
 #[derive(Clone, Debug)]
 pub struct ModelInputs {
     /// Token ids.
     pub input_ids: Tensor,
     /// Segment ids; models without segments ignore them.
     pub token_type_ids: Tensor,
-    /// Positions as the family counts them.
+    /// The positions, numbered as in the family.
     pub position_ids: Tensor,
-    /// `(rows + 1)`, u32: where each row begins, and the end of the last.
+    /// `(rows + 1)`, u32: the start of each row, and the end of the last.
     pub cumulative_lengths: Tensor,
-    /// `(rows, channels, height, width)`, f32, for a model that reads images; the tensors above then only
-    /// say how many tokens there are.
+    /// `(rows, channels, height, width)`, f32, for a model that reads images. The tensors above then only give the
+    /// number of tokens.
     pub pixel_values: Option<Tensor>,
-    /// The rows.
+    /// The row lengths.
     pub lengths: Lengths,
-    /// Token ids in host memory, for heads that look for one.
+    /// Token ids in host memory, for heads that search for one.
     ids: Arc<[u32]>,
-    /// Whether attention is computed by the eager kernel, whatever else is there.
-    eager_attention: bool,
-    /// How the model that they are for computes.
-    precision: Precision,
-    /// Made when the first layer asks for it, then shared by all layers.
+    /// Created on first use, then shared by all layers.
     padding: OnceLock<Padding>,
 }
 
-/// The way from ragged to padded values and back, for a kernel that needs a rectangle.
+/// The mapping between ragged and padded values, for a kernel that needs padding.
 #[derive(Clone, Debug)]
 pub struct Padding {
-    /// `(rows * max)`, u32: the token that each place of the rectangle takes; places past a row's end
-    /// take token 0, which `mask` hides.
+    /// `(rows * max)`, u32: the token at each padded position. Positions after a row's end take token 0, which `mask`
+    /// hides.
     pub gather: Tensor,
-    /// `(total_tokens)`, u32: the place of each token in the rectangle.
+    /// `(total_tokens)`, u32: the padded position of each token.
     pub scatter: Tensor,
-    /// `(rows, 1, 1, max)`, f32: 0 for tokens and the lowest finite number past a row's end. It is
-    /// added to scores, and −∞ would make a row without tokens NaN.
+    /// `(rows, 1, 1, max)`, f32: 0 for tokens and the lowest finite number after a row's end. It is added to the
+    /// scores; −∞ would turn a row without tokens into NaN.
     pub mask: Tensor,
 }
 
@@ -131,7 +125,7 @@ impl Padding {
     }
 }
 
-/// How a family numbers positions.
+/// The numbering of positions in a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PositionIds {
     /// 0, 1, 2, … (BERT, DistilBERT).
@@ -145,10 +139,10 @@ pub enum PositionIds {
 }
 
 impl ModelInputs {
-    /// Builds inputs from rows of `(input_ids, token_type_ids)`; segments that are not given are 0.
+    /// Builds inputs from rows of `(input_ids, token_type_ids)`; missing segment ids are 0.
     ///
     /// # Errors
-    /// When the device cannot hold the tensors.
+    /// If the device cannot hold the tensors.
     pub fn new<'a>(
         rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
         positions: PositionIds,
@@ -157,7 +151,7 @@ impl ModelInputs {
         Self::after(rows.into_iter().map(|row| (row, 0)), positions, device)
     }
 
-    /// As [`ModelInputs::new`] for rows that go on: with each comes the number of tokens before it.
+    /// As [`ModelInputs::new`], for rows that continue: each comes with the number of preceding tokens.
     ///
     /// # Errors
     /// As [`ModelInputs::new`].
@@ -202,8 +196,6 @@ impl ModelInputs {
         let part = |number| all.narrow(0, number * total, total);
         Ok(Self {
             ids,
-            eager_attention: false,
-            precision: Precision::Full,
             input_ids: part(0)?,
             token_type_ids: part(1)?,
             position_ids: part(2)?,
@@ -214,13 +206,13 @@ impl ModelInputs {
         })
     }
 
-    /// Builds inputs from images of one size, which a model sees as `tokens` tokens each.
+    /// Builds inputs from images of one size, with `tokens` tokens per image.
     ///
     /// # Shapes
     /// `pixel_values`: `(rows, channels, height, width)`.
     ///
     /// # Errors
-    /// When there are no such four dimensions, or the device cannot hold the tensors.
+    /// If the tensor does not have four dimensions, or the device cannot hold the tensors.
     pub fn from_pixel_values(pixel_values: Tensor, tokens: usize) -> Result<Self> {
         let (rows, ..) = pixel_values.dims4()?;
         let placeholders = vec![0; tokens];
@@ -229,35 +221,10 @@ impl ModelInputs {
         Ok(Self { pixel_values: Some(pixel_values), ..inputs })
     }
 
-    /// The same inputs, with attention by the eager kernel or by the fastest there is.
-    #[must_use]
-    pub fn with_eager_attention(mut self, eager: bool) -> Self {
-        self.eager_attention = eager;
-        self
-    }
-
-    /// Whether attention is computed by the eager kernel.
-    pub fn eager_attention(&self) -> bool {
-        self.eager_attention
-    }
-
-    /// The same inputs, for a model whose layers compute so.
-    #[must_use]
-    pub fn with_precision(mut self, precision: Precision) -> Self {
-        self.precision = precision;
-        self
-    }
-
-    /// How the model that they are for computes.
-    pub fn precision(&self) -> Precision {
-        self.precision
-    }
-
-    /// Checks ids and lengths on the host. A card has no way to say that one is outside of its table without everyone
-    /// waiting for it.
+    /// Checks ids and lengths on the host. A GPU cannot report an index outside a table without synchronization.
     ///
     /// # Errors
-    /// When an id is not below `vocab_size`, or a row is longer than `max_positions`.
+    /// If an id is not below `vocab_size`, or a row is longer than `max_positions`.
     pub fn check(&self, vocab_size: usize, max_positions: Option<usize>) -> Result<()> {
         if let Some(id) = self.ids.iter().find(|id| **id as usize >= vocab_size) {
             bail!("token id {id} is outside the {vocab_size} of the vocabulary");
@@ -275,7 +242,7 @@ impl ModelInputs {
     /// `states`: `(total_tokens, hidden_size)`; returns `(rows, hidden_size)`.
     ///
     /// # Errors
-    /// What `place` returns, or when candle cannot allocate.
+    /// The error of `place`, or if candle cannot allocate.
     pub fn select(
         &self,
         states: &Tensor,
@@ -314,10 +281,10 @@ impl ModelInputs {
         &self.ids[self.lengths.range(row)]
     }
 
-    /// The way to the padded layout and back, built once for these inputs.
+    /// The padding of these inputs, built once.
     ///
     /// # Errors
-    /// When the device cannot hold the tensors.
+    /// If the device cannot hold the tensors.
     pub fn padding(&self) -> Result<&Padding> {
         if let Some(padding) = self.padding.get() {
             return Ok(padding);
@@ -327,12 +294,12 @@ impl ModelInputs {
     }
 }
 
-/// A ragged result: one vector a token, rows one after another.
+/// A ragged result: one vector per token, row after row.
 #[derive(Clone, Debug)]
 pub struct Ragged {
     /// `(total_tokens, hidden_size)`.
     pub values: Tensor,
-    /// The rows.
+    /// The row lengths.
     pub lengths: Lengths,
 }
 
@@ -340,17 +307,17 @@ impl Ragged {
     /// Row `row`: `(seq_len, hidden_size)`.
     ///
     /// # Errors
-    /// When candle cannot narrow the tensor.
+    /// If candle cannot narrow the tensor.
     pub fn row(&self, row: usize) -> Result<Tensor> {
         let range = self.lengths.range(row);
         self.values.narrow(0, range.start, range.len())
     }
 
-    /// The layout of transformers: `(batch, seq_len, hidden_size)`, short rows padded with zeros on the
-    /// right.
+    /// Converts to the layout of transformers: `(batch, seq_len, hidden_size)`, with short rows padded by zeros on
+    /// the right.
     ///
     /// # Errors
-    /// When candle cannot allocate the tensor.
+    /// If candle cannot allocate the tensor.
     pub fn to_padded(&self) -> Result<Tensor> {
         let max = self.lengths.max();
         let rows = (0..self.lengths.rows())
@@ -375,7 +342,7 @@ mod tests {
             ModelInputs::new(rows, kind, &Device::Cpu)?.position_ids.to_vec1()
         };
         assert_eq!(positions(PositionIds::FromZero)?, [0, 1, 2, 3, 0, 1]);
-        // A padding token inside a row keeps the padding's own position and is not counted.
+        // A padding token inside a row has the padding position and is not counted.
         let after_padding = PositionIds::AfterPadding { padding_idx: 1 };
         assert_eq!(positions(after_padding)?, [2, 3, 1, 4, 2, 3]);
         let later = |kind| -> Result<Vec<u32>> {

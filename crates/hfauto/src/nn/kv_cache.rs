@@ -1,9 +1,9 @@
-//! What a decoder keeps of the tokens so far: keys and values of one layer, row by row.
+//! The KV cache of a decoder: keys and values of one layer, row by row.
 //!
-//! Rows come and go while a batch is generated, so each has tensors of its own: a finished row is
-//! dropped, a waiting one is added, and beams are reordered without touching the others. Beams that begin
-//! the same share tensors until one of them is written to. Not here:
-//! attention over the cache (`attention`), the choice of tokens (`crate::generation`).
+//! Rows come and go during generation, so each has its own tensors. Finished rows are dropped, waiting rows are added,
+//! and beams are reordered without touching the others. Beams with a common prefix share tensors until one of them is
+//! appended to (copy on write). Not here: attention over the cache (`attention`), and the choice of tokens
+//! (`crate::generation`).
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use candle_core::{Result, Tensor, bail};
 
 use super::inputs::Lengths;
 
-/// Tokens that a new row has room for at least; room doubles when it is used up.
+/// The minimum capacity of a row, in tokens. The capacity doubles when it is used up.
 const MIN_CAPACITY: usize = 16;
 
-/// Keys and values of one row: `(len, hidden_size)` each, in tensors with room for more.
+/// Keys and values of one row: `(len, hidden_size)` each, in tensors with spare capacity.
 #[derive(Clone, Debug)]
 struct Row {
     keys: Tensor,
     values: Tensor,
     len: usize,
-    /// Held by every row that shares the tensors: they are written in place only by a row alone.
+    /// A reference count of the rows that share the tensors. They are written in place only by a sole owner.
     owners: Arc<()>,
 }
 
@@ -38,7 +38,7 @@ impl Row {
         Ok(Self { keys: room(keys)?, values: room(values)?, len, owners: Arc::default() })
     }
 
-    /// Makes room for `added` tokens, in tensors that no other row holds.
+    /// Makes room for `added` tokens, in tensors that no other row shares.
     fn reserve(&mut self, added: usize) -> Result<()> {
         let too_small = self.len + added > self.keys.dim(0)?;
         if too_small || Arc::strong_count(&self.owners) > 1 {
@@ -62,7 +62,7 @@ impl Row {
         Ok(())
     }
 
-    /// The tokens so far in a tensor of their own, with room for `capacity`.
+    /// Copies the cached tokens to a new tensor with room for `capacity`.
     fn moved(&self, tokens: &Tensor, capacity: usize) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if super::cuda::can_append(tokens) {
@@ -77,17 +77,17 @@ impl Row {
     }
 }
 
-/// Keys and values of the tokens so far, for one layer.
+/// Keys and values of one layer.
 #[derive(Debug, Default)]
 pub struct KvCache {
     rows: Vec<Row>,
-    /// On a card, where the rows are, for the queries that were asked for last.
+    /// On a GPU: the table of row addresses for the most recent queries.
     #[cfg(feature = "cuda")]
     table: std::cell::RefCell<Option<(Lengths, super::cuda::RowTable)>>,
 }
 
 impl KvCache {
-    /// Of rows whose keys and values are known at once, such as an encoder's for cross-attention.
+    /// Creates a cache for rows whose keys and values are all known, for example an encoder's for cross-attention.
     ///
     /// # Shapes
     /// `keys`, `values`: `(total_tokens, hidden_size)`, rows as in `lengths`.
@@ -107,32 +107,32 @@ impl KvCache {
         })
     }
 
-    /// Number of rows.
+    /// The number of rows.
     pub fn num_rows(&self) -> usize {
         self.rows.len()
     }
 
-    /// Tokens of row `row`.
+    /// The number of cached tokens of row `row`.
     pub fn len(&self, row: usize) -> usize {
         self.rows.get(row).map_or(0, |row| row.len)
     }
 
-    /// Whether there is no row.
+    /// Whether the cache has no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Appends new tokens to each row; to a cache without rows, appends the rows themselves.
+    /// Appends new tokens to each row. An empty cache takes over the rows.
     ///
     /// # Shapes
     /// `keys`, `values`: `(total_tokens, hidden_size)`, rows as in `lengths`.
     ///
     /// # Errors
-    /// When there are other rows in the cache, or candle cannot allocate.
+    /// When the number of rows differs from the cache's, or candle cannot allocate.
     pub fn append(&mut self, keys: &Tensor, values: &Tensor, lengths: &Lengths) -> Result<()> {
         #[cfg(feature = "cuda")]
         if super::cuda::can_append(keys) && keys.dim(0)? > 0 {
-            return self.append_on_card(keys, values, lengths);
+            return self.append_on_gpu(keys, values, lengths);
         }
         if self.rows.is_empty() {
             *self = Self::new(keys, values, lengths)?;
@@ -148,9 +148,9 @@ impl KvCache {
         Ok(())
     }
 
-    /// As [`KvCache::append`], for all rows at once.
+    /// Like [`KvCache::append`], in one kernel for all rows.
     #[cfg(feature = "cuda")]
-    fn append_on_card(&mut self, keys: &Tensor, values: &Tensor, lengths: &Lengths) -> Result<()> {
+    fn append_on_gpu(&mut self, keys: &Tensor, values: &Tensor, lengths: &Lengths) -> Result<()> {
         if self.rows.is_empty() {
             let none = keys.narrow(0, 0, 0)?;
             let rows = (0..lengths.rows()).map(|_| Row::new(&none, &none));
@@ -167,10 +167,10 @@ impl KvCache {
         super::cuda::append(keys, values, &self.table(lengths)?, lengths)
     }
 
-    /// Where the rows are on their card, and where the queries of `queries` begin.
+    /// The table of the rows' GPU addresses, and of the offsets of `queries`.
     ///
     /// # Errors
-    /// When the card's memory is used up.
+    /// When the GPU is out of memory.
     #[cfg(feature = "cuda")]
     pub(super) fn table(&self, queries: &Lengths) -> Result<super::cuda::RowTable> {
         if let Some((known, table)) = &*self.table.borrow()
@@ -184,18 +184,18 @@ impl KvCache {
         Ok(table)
     }
 
-    /// Adds the rows of `other` behind these.
+    /// Appends the rows of `other`.
     pub fn extend(&mut self, other: Self) {
         self.rows.extend(other.rows);
         #[cfg(feature = "cuda")]
         self.table.take();
     }
 
-    /// Keeps the rows named, in this order; a row named again shares its tensors, as beams do, until one of
-    /// the two is appended to.
+    /// Keeps the given rows, in this order. Repeated rows, such as beams, share tensors until one of them is appended
+    /// to.
     ///
     /// # Errors
-    /// When a row is not there.
+    /// When a row does not exist.
     pub fn select(&mut self, rows: &[usize]) -> Result<()> {
         let count = self.rows.len();
         let selected = rows.iter().map(|&row| match self.rows.get(row) {
@@ -208,10 +208,10 @@ impl KvCache {
         Ok(())
     }
 
-    /// Keys and values of row `row`: `(len, hidden_size)` each, views.
+    /// Keys and values of row `row`, as views of `(len, hidden_size)` each.
     ///
     /// # Errors
-    /// When the row is not there.
+    /// When the row does not exist.
     pub fn row(&self, row: usize) -> Result<(Tensor, Tensor)> {
         let Some(row) = self.rows.get(row) else {
             bail!("row {row} is not among the {} of the cache", self.rows.len())
@@ -239,7 +239,7 @@ mod tests {
         let mut cache = KvCache::default();
         let first = tokens(&[1.0, 2.0, 3.0]);
         cache.append(&first, &first, &Lengths::new([2, 1])).unwrap();
-        // Past the first capacity, so that rows move to larger tensors.
+        // Beyond the initial capacity, so that rows move to larger tensors.
         for step in 0..40u8 {
             let next = tokens(&[10.0 + f32::from(step), 90.0]);
             cache.append(&next, &next, &Lengths::new([1, 1])).unwrap();
@@ -248,14 +248,14 @@ mod tests {
         assert_eq!(keys(&cache, 0)[..3], [1.0, 2.0, 10.0]);
         assert_eq!(keys(&cache, 0)[41..], [49.0]);
 
-        // The second row twice: the two share tensors, then grow apart.
+        // Selects the second row twice: the two share tensors, then diverge.
         cache.select(&[1, 1]).unwrap();
         assert_eq!(cache.rows[0].keys.id(), cache.rows[1].keys.id());
         let next = tokens(&[5.0, 6.0]);
         cache.append(&next, &next, &Lengths::new([1, 1])).unwrap();
         assert_eq!((keys(&cache, 0)[41], keys(&cache, 1)[41]), (5.0, 6.0));
         assert_eq!(keys(&cache, 0)[..41], keys(&cache, 1)[..41]);
-        // A row that is alone again is written in place.
+        // A row that no longer shares its tensors is written in place.
         let second = cache.rows[1].keys.id();
         cache.append(&next, &next, &Lengths::new([1, 1])).unwrap();
         assert_eq!(cache.rows[1].keys.id(), second);

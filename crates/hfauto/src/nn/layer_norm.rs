@@ -1,4 +1,4 @@
-//! Layer normalisation over the last axis of `(tokens, hidden_size)`.
+//! Layer normalization over the last axis of `(tokens, hidden_size)`.
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -14,23 +14,23 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// Loads `weight` and `bias` of `hidden_size` numbers.
+    /// Loads `weight` and `bias` of `hidden_size` elements.
     ///
     /// # Errors
-    /// When the checkpoint does not have them in this shape.
+    /// When the checkpoint lacks them or has other shapes.
     pub fn load(vb: VarBuilder<'_>, hidden_size: usize, eps: f64) -> Result<Self> {
         Ok(Self { weight: vb.get(hidden_size, "weight")?, bias: vb.get(hidden_size, "bias")?, eps })
     }
 
-    /// Normalises `x`.
+    /// Normalizes `x`.
     ///
     /// # Errors
-    /// When the shapes do not fit or candle cannot allocate.
+    /// When the shapes do not match or candle cannot allocate.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.normalize(x, None)
     }
 
-    /// Normalises `x + residual`.
+    /// Normalizes `x + residual`.
     ///
     /// # Errors
     /// As [`LayerNorm::forward`].
@@ -38,9 +38,8 @@ impl LayerNorm {
         self.normalize(x, Some(residual))
     }
 
-    /// How large each feature of the output is, about: the root mean square of what it is for an input that is
-    /// normally distributed.
-    pub(super) fn output_sizes(&self) -> Result<Vec<f32>> {
+    /// The expected magnitude of each output feature: its root mean square for normally distributed inputs.
+    pub(super) fn output_magnitudes(&self) -> Result<Vec<f32>> {
         let squares = (self.weight.sqr()? + self.bias.sqr()?)?;
         squares.sqrt()?.to_dtype(DType::F32)?.to_vec1()
     }
@@ -84,7 +83,7 @@ impl LayerNorm {
             Some(residual) => (x + residual)?,
             None => x.clone(),
         };
-        // Half precision loses the variance: these numbers are taken in f32.
+        // The variance is computed in f32, because half precision is too coarse.
         let x = if dtype == DType::F64 { x } else { x.to_dtype(DType::F32)? };
         let x = x.broadcast_sub(&x.mean_keepdim(1)?)?;
         let variance = x.sqr()?.mean_keepdim(1)?;

@@ -11,11 +11,11 @@ use super::cpu::{self, CpuView, Int8Weight, Matrix, Output, PackedWeight};
 use super::cuda;
 use super::layer_norm::LayerNorm;
 
-/// Tokens that go through a packed layer at once: its results are still in the cache when the activation, or the
+/// Tokens per block of a packed layer: a block's results are still in the cache when the activation function, or the
 /// next layer, reads them.
 const BLOCK_TOKENS: usize = 128;
 
-/// Tokens that kernels multiply with a weight side by side, where they can.
+/// The number of tokens that a tile of the kernels multiplies at once.
 const TILE_TOKENS: usize = 8;
 
 /// `x · weightᵀ + bias`, as `torch.nn.Linear`.
@@ -23,19 +23,19 @@ const TILE_TOKENS: usize = 8;
 pub struct Linear {
     weight: Weight,
     bias: Option<Tensor>,
-    /// What the input comes from, until the weight is packed.
+    /// The norm that produces the input, until the weight is packed.
     input_norm: Option<LayerNorm>,
-    /// The outputs of each layer that this one was fused from.
+    /// The number of outputs of each fused layer.
     parts: Vec<usize>,
 }
 
-/// How layers compute on a CPU, and so how their weights are kept.
+/// How layers compute on a CPU, which determines the form of their weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// In the numbers of the weight.
+    /// In the dtype of the weight.
     Full,
-    /// In 8-bit integers: the weight rounded once, for each output by itself, the input while the model runs, for
-    /// each token by itself. Attention, which has no weights, multiplies bf16 where the processor can.
+    /// In 8-bit integers: weights are quantized at load, per output, and inputs in each forward pass, per token.
+    /// Attention, which has no weights, uses bf16 where the processor supports it.
     Int8,
 }
 
@@ -78,16 +78,16 @@ impl Weight {
 }
 
 impl Linear {
-    /// From a weight `(out_features, in_features)` and a bias `(out_features)`.
+    /// A layer from a weight `(out_features, in_features)` and a bias `(out_features)`.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
         let parts = vec![weight.dim(0).unwrap_or(0)];
         Self { weight: Weight::Dense(weight), bias, input_norm: None, parts }
     }
 
-    /// Loads `weight` and, with `bias`, `bias`.
+    /// Loads `weight` and, if `bias` is true, `bias`.
     ///
     /// # Errors
-    /// When the checkpoint does not have them in this shape.
+    /// When the checkpoint lacks them or has other shapes.
     pub fn load(
         vb: VarBuilder<'_>,
         in_features: usize,
@@ -99,11 +99,11 @@ impl Linear {
         Ok(Self::new(weight, bias))
     }
 
-    /// As [`Linear::load`] from a `Conv1D` of transformers, whose weight is `(in_features, out_features)`;
-    /// it is transposed here, once.
+    /// Like [`Linear::load`], for a `Conv1D` of transformers: its weight, `(in_features, out_features)`, is transposed
+    /// once at load.
     ///
     /// # Errors
-    /// When the checkpoint does not have them in this shape.
+    /// When the checkpoint lacks them or has other shapes.
     pub fn load_conv1d(
         vb: VarBuilder<'_>,
         in_features: usize,
@@ -115,7 +115,7 @@ impl Linear {
         Ok(Self::new(weight, Some(vb.get(out_features, "bias")?)))
     }
 
-    /// Several layers of one input as one product; their outputs lie side by side.
+    /// Fuses layers with the same input into one product; their outputs are concatenated.
     ///
     /// # Errors
     /// When the weights or biases cannot be concatenated, or a layer is packed already.
@@ -125,8 +125,8 @@ impl Linear {
             Weight::Packed(_) | Weight::Int8(_) => bail!("bug: a packed layer cannot be fused"),
         });
         let weights: Vec<&Tensor> = weights.collect::<Result<_>>()?;
-        // A tensor that the checkpoint lacks is a scalar broadcast to its shape while the loader lists
-        // what is missing; concatenating those would allocate whatever the config claims.
+        // While the loader collects missing tensors, a missing one is a scalar broadcast to its shape. Concatenating
+        // those would allocate whatever size the config claims.
         if let Some(missing) = weights.iter().position(|weight| !weight.is_contiguous()) {
             return Ok(layers[missing].clone());
         }
@@ -137,16 +137,16 @@ impl Linear {
         Ok(Self { parts, ..Self::new(weight, bias) })
     }
 
-    /// Says that the input is what `norm` gives, whose features differ in size: in 8 bits, large ones then cost small
-    /// ones fewer digits. Layers that are fused have their input rounded each in their own way.
+    /// Declares that the input is the output of `norm`, whose weights then calibrate the quantization to 8 bits. Each
+    /// fused layer gets its own smoothing factors.
     #[must_use]
     pub fn after(mut self, norm: &LayerNorm) -> Self {
         self.input_norm = Some(norm.clone());
         self
     }
 
-    /// Keeps the weight as the kernels of the CPU want it, and lets go of the tensor. A layer that is not f32 in
-    /// host memory stays as it is.
+    /// Packs the weight for the CPU's kernels and drops the tensor. A layer that is not f32 in host memory stays
+    /// unchanged.
     ///
     /// # Errors
     /// When candle cannot read the weight.
@@ -156,8 +156,8 @@ impl Linear {
         let packed = match precision {
             Precision::Full => PackedWeight::new(weight)?.map(|w| Weight::Packed(Arc::new(w))),
             Precision::Int8 => {
-                let sizes = norm.map(|norm| norm.output_sizes()).transpose()?;
-                Int8Weight::new(weight, sizes.as_deref(), &self.parts)?
+                let magnitudes = norm.map(|norm| norm.output_magnitudes()).transpose()?;
+                Int8Weight::new(weight, magnitudes.as_deref(), &self.parts)?
                     .map(|w| Weight::Int8(Arc::new(w)))
             }
         };
@@ -165,7 +165,15 @@ impl Linear {
         Ok(())
     }
 
-    /// How many numbers of the weight are 8-bit integers.
+    /// The precision that the layer computes in.
+    pub fn precision(&self) -> Precision {
+        match self.weight {
+            Weight::Int8(_) => Precision::Int8,
+            Weight::Dense(_) | Weight::Packed(_) => Precision::Full,
+        }
+    }
+
+    /// The number of weight parameters in 8-bit integers.
     pub fn int8_parameters(&self) -> usize {
         match &self.weight {
             Weight::Int8(weight) => weight.shape().0 * weight.shape().1,
@@ -179,7 +187,7 @@ impl Linear {
     /// `x`: `(tokens, in_features)`; returns `(tokens, out_features)`.
     ///
     /// # Errors
-    /// When the shapes do not fit or candle cannot allocate.
+    /// When the shapes do not match or candle cannot allocate.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.forward_activated(x, Activation::Identity)
     }
@@ -193,7 +201,7 @@ impl Linear {
             return forward_cpu(x, self, activation, None);
         }
         let Weight::Dense(weight) = &self.weight else {
-            bail!("a linear layer packed for f32 on the CPU got {:?} elsewhere", x.dtype())
+            bail!("a linear layer packed for f32 on the CPU got {:?}, or another device", x.dtype())
         };
         #[cfg(feature = "cuda")]
         cuda::resume();
@@ -209,7 +217,7 @@ impl Linear {
         activation.forward(&y)
     }
 
-    /// Applies the layer, then `activation`, then `next`: the feed-forward part of a transformer.
+    /// Applies the layer, then `activation`, then `next`: the feed-forward network of a transformer.
     ///
     /// # Errors
     /// As [`Linear::forward`].
@@ -229,7 +237,7 @@ impl Linear {
         !matches!(self.weight, Weight::Dense(_))
     }
 
-    /// Whether the kernels of this folder apply; they cut their input into rows, so it has to have numbers.
+    /// Whether the kernels of `nn/cpu` apply. They split their input into rows, so it must not be empty.
     fn on_cpu(&self, x: &Tensor) -> bool {
         cpu::applies(x)
             && match &self.weight {
@@ -240,7 +248,7 @@ impl Linear {
     }
 }
 
-/// `first`, `activation` and perhaps `next`, a block of tokens at a time, on this thread and those at rest.
+/// Applies `first`, `activation` and optionally `next`, block by block, on this thread and idle ones.
 fn forward_cpu(
     x: &Tensor,
     first: &Linear,
@@ -275,7 +283,7 @@ fn forward_cpu(
     let work = if layers().all(Linear::is_packed) {
         tokens * width * (in_features + next.map_or(0, |_| out_features))
     } else {
-        // `gemm` sums in an order that depends on how many rows there are: they stay together.
+        // The order of summation in `gemm` depends on the number of rows, so the rows stay together.
         0
     };
     let outs = cpu::shared(tokens, TILE_TOKENS, work, |range| {
@@ -293,7 +301,7 @@ fn forward_cpu(
                     inner.clear();
                     first.weight.append(&mut inner, block, first_bias)?;
                     match next.weight {
-                        Weight::Int8(_) => activation.apply_before_rounding(&mut inner),
+                        Weight::Int8(_) => activation.apply_before_quantization(&mut inner),
                         Weight::Dense(_) | Weight::Packed(_) => activation.apply(&mut inner),
                     }
                     next.weight.append(&mut out, &inner, next_bias)?;
@@ -307,7 +315,7 @@ fn forward_cpu(
     Tensor::from_vec(out, (tokens, out_features), x.device())
 }
 
-/// The product with a weight that is not packed.
+/// The product with an unpacked weight.
 fn append_dense(
     out: &mut Vec<f32>,
     x: &[f32],
@@ -319,8 +327,8 @@ fn append_dense(
     let view = CpuView::new(weight);
     let weight = view.matrix()?;
     let x = Matrix::new(x, rows, in_features);
-    // `gemm` sums in another order when there is one row; computed as two, it is, bit for bit, what it
-    // would be among others.
+    // `gemm` sums a single row in another order. Computed as two rows, its result is bit-identical to that of a row
+    // among others.
     let (x, tokens) = if rows == 1 { (x.repeated(2), 2) } else { (x, rows) };
     let (mut product, mode) = match bias {
         Some(bias) => (bias.repeat(tokens), Output::Add),
@@ -352,7 +360,7 @@ mod tests {
             .collect::<Result<Vec<_>>>()?;
         let separate = Tensor::cat(&[layers[0].forward(&x)?, layers[1].forward(&x)?], 1)?;
         let fused = Linear::fuse(&layers)?;
-        // f64 takes candle's product.
+        // f64 uses candle's product.
         let double = Linear::new(
             dense(&fused).to_dtype(DType::F64)?,
             fused.bias.as_ref().map(|b| b.to_dtype(DType::F64)).transpose()?,
@@ -376,7 +384,7 @@ mod tests {
         }
     }
 
-    /// As loaded, packed, and in 8 bits.
+    /// The layer as loaded, packed, and in 8 bits.
     fn kinds(layer: &Linear) -> Result<[Linear; 3]> {
         let (mut packed, mut int8) = (layer.clone(), layer.clone());
         packed.pack(Precision::Full)?;
@@ -385,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_does_not_depend_on_how_many_there_are() -> Result<()> {
+    fn a_row_does_not_depend_on_the_number_of_rows() -> Result<()> {
         let device = Device::Cpu;
         for (inputs, outputs) in [(96, 300), (700, 129)] {
             let x = Tensor::randn(0f32, 1., (300, inputs), &device)?;
@@ -403,7 +411,7 @@ mod tests {
                     let x = x.narrow(0, 5, rows)?;
                     let some = layer.forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
                     assert_eq!(some, all[5 * outputs..(5 + rows) * outputs], "{rows} rows");
-                    // `gemm` sums in another order where the rows are fewer than a few outputs.
+                    // `gemm` sums in another order when there are fewer rows than a few outputs.
                     if !matches!(layer.weight, Weight::Dense(_)) {
                         let expected = &all_through[5 * 9..(5 + rows) * 9];
                         assert_eq!(through(&x)?, expected, "{rows} rows");
@@ -415,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_at_rest_change_no_bit() -> Result<()> {
+    fn idle_threads_change_no_bit() -> Result<()> {
         let device = Device::Cpu;
         let x = Tensor::randn(0f32, 1., (150, 600), &device)?;
         let bias = Tensor::randn(0f32, 1., 800, &device)?;
@@ -434,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn through_another_layer_is_one_after_the_other() -> Result<()> {
+    fn forward_through_equals_two_layers_in_sequence() -> Result<()> {
         let device = Device::Cpu;
         let x = Tensor::randn(0f32, 1., (200, 24), &device)?;
         let first = Linear::new(

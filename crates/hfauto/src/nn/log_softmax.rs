@@ -2,13 +2,13 @@
 
 use super::cpu;
 
-/// `ln Σ eˣ`, in f64; −∞ when all numbers are.
+/// `ln Σ eˣ` in f64; −∞ when all logits are −∞.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
     let (max, sum) = cpu::max_and_sum_exp(logits);
     if max == f32::NEG_INFINITY { f64::from(max) } else { f64::from(max) + sum.ln() }
 }
 
-/// Logits become log-probabilities, in place. A row of nothing but −∞ is left alone.
+/// Replaces logits by log-probabilities in place. A row of only −∞ is unchanged.
 pub fn log_softmax(logits: &mut [f32]) {
     let (max, sum) = cpu::max_and_sum_exp(logits);
     if max == f32::NEG_INFINITY {
@@ -16,7 +16,7 @@ pub fn log_softmax(logits: &mut [f32]) {
     }
     let log_sum = sum.ln() as f32;
     for logit in logits {
-        // In this order, as torch: the difference is small and keeps its digits.
+        // In this order, as torch: the difference is small and stays precise.
         *logit = *logit - max - log_sum;
     }
 }

@@ -1,6 +1,6 @@
-//! What architectures share: ragged inputs, attention, normalisation, activations, pooling. Not here: a
-//! whole architecture (`crate::models`), Arrow, DataFusion. The entry is [`ModelInputs`]: everything
-//! works on `(total_tokens, hidden_size)`, and only [`attention`] sees rows.
+//! Layers that architectures share: ragged inputs, attention, normalization, activations, pooling. Not here: whole
+//! architectures (`crate::models`), Arrow, DataFusion. The entry is [`ModelInputs`]. All layers work on `(total_tokens,
+//! hidden_size)`; only [`attention`] and pooling distinguish rows.
 
 mod inputs;
 mod cpu;
@@ -21,8 +21,8 @@ mod torch_activation;
 
 pub use activation::Activation;
 pub use attention::{
-    AttentionOptions, AttentionOutput, DistanceEmbedding, attention, attention_cached,
-    attention_over,
+    AttentionOptions, AttentionOutput, AttnImplementation, DistanceEmbedding, attention,
+    attention_cached, attention_over,
 };
 pub use cpu::SpareThreads;
 pub use embedding::Embedding;

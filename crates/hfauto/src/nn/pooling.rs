@@ -1,4 +1,4 @@
-//! From one vector a token to one vector a row: pooling and normalisation.
+//! From one vector per token to one vector per row: pooling and normalization.
 
 use std::fmt;
 
@@ -9,18 +9,18 @@ use super::cpu::{self, CpuView};
 use super::inputs::Ragged;
 use crate::error;
 
-/// How the tokens of a row become one vector; names as in sentence-transformers.
+/// How the token vectors of a row are combined into one; names as in sentence-transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PoolingMode {
-    /// The first token, or the first after the prompt if the prompt is not pooled.
+    /// The first token, or the first one after an excluded prompt.
     Cls,
     /// The maximum of each feature.
     Max,
     /// The mean of all tokens.
     Mean,
-    /// The sum of all tokens over the square root of their number.
+    /// The sum of all tokens divided by the square root of their number.
     MeanSqrtLenTokens,
     /// The mean with weights 1, 2, 3, … by position.
     #[serde(rename = "weightedmean")]
@@ -31,8 +31,8 @@ pub enum PoolingMode {
 }
 
 impl PoolingMode {
-    /// All modes, in the order in which the files of sentence-transformers before 5.4, which have one
-    /// key a mode, concatenate them.
+    /// All modes, in the order in which sentence-transformers concatenates them. Before 5.4, its files have one key per
+    /// mode.
     pub const ALL: [Self; 6] = [
         Self::Cls,
         Self::Max,
@@ -42,7 +42,7 @@ impl PoolingMode {
         Self::LastToken,
     ];
 
-    /// The name in sentence-transformers and in a pipeline.
+    /// The mode's name in sentence-transformers and in pipeline files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cls => "cls",
@@ -54,7 +54,7 @@ impl PoolingMode {
         }
     }
 
-    /// By name.
+    /// Looks up a mode by name.
     ///
     /// # Errors
     /// `Unsupported` when there is no such mode.
@@ -76,11 +76,11 @@ impl fmt::Display for PoolingMode {
     }
 }
 
-/// Pools the tokens of each row; several modes are concatenated.
+/// Pools the tokens of each row. The results of several modes are concatenated.
 ///
 /// # Source
-/// `sentence_transformers/sentence_transformer/modules/pooling.py` at v6.2. There a row without pooled tokens gives
-/// arbitrary numbers in some modes; here it gives its first token for `cls` and zeros in all others.
+/// `sentence_transformers/sentence_transformer/modules/pooling.py` at v6.2. There, a row without pooled tokens gets
+/// arbitrary values in some modes; here, `cls` uses its first token, and all other modes give zeros.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pooling {
     modes: Vec<PoolingMode>,
@@ -88,8 +88,8 @@ pub struct Pooling {
 }
 
 impl Pooling {
-    /// Pools with `modes`, concatenated in this order. Without `include_prompt`, the tokens of the prompt
-    /// are left out: `cls` is then the first token after them.
+    /// Pools with `modes`, concatenated in this order. Without `include_prompt`, the prompt's tokens are excluded:
+    /// `cls` is then the first token after them.
     pub fn new(modes: impl IntoIterator<Item = PoolingMode>, include_prompt: bool) -> Self {
         Self { modes: modes.into_iter().collect(), include_prompt }
     }
@@ -99,7 +99,7 @@ impl Pooling {
         &self.modes
     }
 
-    /// Whether the prompt's tokens count.
+    /// Whether the prompt's tokens are pooled.
     pub fn include_prompt(&self) -> bool {
         self.include_prompt
     }
@@ -107,8 +107,8 @@ impl Pooling {
     /// Pools every row.
     ///
     /// # Shapes
-    /// Returns `(rows, modes * hidden_size)`, f32 or wider. `prompt_tokens`: how many tokens of a row
-    /// are its prompt, the special token before it included; it matters without `include_prompt` only.
+    /// Returns `(rows, modes * hidden_size)`, f32 or wider. `prompt_tokens`: the number of tokens of a row's prompt,
+    /// including the special token before it. It matters only without `include_prompt`.
     ///
     /// # Errors
     /// When candle cannot compute or allocate.
@@ -120,7 +120,7 @@ impl Pooling {
         if super::cuda::applies(&tokens.values) {
             return super::cuda::pool(&tokens.values, &tokens.lengths, &self.modes, skipped);
         }
-        // Sums over many tokens lose digits in half precision.
+        // Half precision is too coarse for sums over many tokens.
         let values = match tokens.values.dtype() {
             DType::F16 | DType::BF16 => tokens.values.to_dtype(DType::F32)?,
             _ => tokens.values.clone(),
@@ -145,7 +145,7 @@ impl Pooling {
 fn pool_row(row: &Tensor, mode: PoolingMode, skipped: usize) -> Result<Tensor> {
     let (seq_len, hidden_size) = row.dims2()?;
     if mode == PoolingMode::Cls && seq_len > 0 {
-        // A row that is nothing but the prompt uses its own first token.
+        // A row of only the prompt uses its own first token.
         return row.narrow(0, if skipped < seq_len { skipped } else { 0 }, 1);
     }
     if seq_len <= skipped {
@@ -160,7 +160,7 @@ fn pool_row(row: &Tensor, mode: PoolingMode, skipped: usize) -> Result<Tensor> {
         PoolingMode::Mean => sum(&kept)? / count,
         PoolingMode::MeanSqrtLenTokens => sum(&kept)? / count.sqrt(),
         PoolingMode::WeightedMean => {
-            // Positions count from the row's start, skipped tokens included.
+            // Positions count from the start of the row, including skipped tokens.
             let weights = Tensor::arange(skipped as u32 + 1, seq_len as u32 + 1, row.device())?
                 .to_dtype(row.dtype())?
                 .unsqueeze(1)?;
@@ -175,7 +175,7 @@ fn sum(tokens: &Tensor) -> Result<Tensor> {
     if !cpu::applies(tokens) {
         return tokens.sum_keepdim(0);
     }
-    // candle goes through the numbers by their places, which takes several times as long.
+    // candle reduces non-contiguous tensors element by element, several times slower.
     let (tokens, (count, columns)) = (tokens.contiguous()?, tokens.dims2()?);
     let sums = cpu::sum_rows(&CpuView::new(&tokens).slice()?[..count * columns], columns);
     Tensor::from_vec(sums, (1, columns), tokens.device())
@@ -187,7 +187,7 @@ fn sum(tokens: &Tensor) -> Result<Tensor> {
 /// When candle cannot compute or allocate.
 ///
 /// # Source
-/// `torch.nn.functional.normalize`, whose lowest norm is 1e-12.
+/// `torch.nn.functional.normalize`, whose minimum norm is 1e-12.
 pub fn normalize(x: &Tensor) -> Result<Tensor> {
     if x.elem_count() == 0 {
         return Ok(x.clone());

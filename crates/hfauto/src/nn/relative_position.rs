@@ -1,6 +1,6 @@
-//! A learned number for each head and bucket of distances, added to the scores of attention (T5, MPNet).
+//! A learned bias on attention scores, per head and bucket of relative positions (T5, MPNet).
 //!
-//! Not here: vectors for distances, as BERT's `relative_key` has them (`attention`). The entry is
+//! Not here: relative position embeddings, as in BERT's `relative_key` (`attention`). The entry is
 //! [`RelativeAttentionBias::covering`].
 
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +11,7 @@ use candle_nn::VarBuilder;
 use super::embedding::Embedding;
 use crate::limits;
 
-/// How distances are sorted: near ones have a bucket of their own, farther ones share by the logarithm.
+/// Maps distances to buckets: small distances have one bucket each, larger ones share buckets on a logarithmic scale.
 ///
 /// # Source
 /// `T5Attention._relative_position_bucket` of `modeling_t5.py` at v4.57.
@@ -23,31 +23,31 @@ pub struct RelativePositionBuckets {
 }
 
 impl RelativePositionBuckets {
-    /// `bidirectional` buckets tell keys after a query from those before it; else all keys after a query are
-    /// in its own bucket. Distances from `max_distance` on share the last bucket. `None` where transformers
-    /// would divide by zero: with no bucket for near distances, or none for far ones.
+    /// With `bidirectional`, keys before and after a query have separate buckets. Otherwise, all keys after a query
+    /// share one bucket with its own position. Distances from `max_distance` on share the last bucket. `None` where
+    /// transformers would divide by zero: without a bucket for small distances, or without one for large ones.
     pub const fn new(num_buckets: u32, max_distance: u32, bidirectional: bool) -> Option<Self> {
         let buckets = Self { num_buckets, max_distance, bidirectional };
         let max_exact = buckets.max_exact();
         if max_exact > 0 && max_distance > max_exact { Some(buckets) } else { None }
     }
 
-    /// How many buckets there are.
+    /// The number of buckets.
     pub const fn num_buckets(self) -> u32 {
         self.num_buckets
     }
 
-    /// Buckets on one side of a query.
+    /// The number of buckets for one direction.
     const fn of_one_side(self) -> u32 {
         if self.bidirectional { self.num_buckets / 2 } else { self.num_buckets }
     }
 
-    /// Distances that have a bucket of their own.
+    /// The number of distances with a bucket of their own.
     const fn max_exact(self) -> u32 {
         self.of_one_side() / 2
     }
 
-    /// The bucket of the distance from a query to a key: the key's place less the query's.
+    /// The bucket of the key's position relative to the query's.
     pub fn bucket(self, relative_position: i64) -> u32 {
         let (buckets, max_exact) = (self.of_one_side(), self.max_exact());
         let offset = if self.bidirectional && relative_position > 0 { buckets } else { 0 };
@@ -58,7 +58,7 @@ impl RelativePositionBuckets {
         if distance < max_exact {
             return offset + distance;
         }
-        // In f32, as torch computes it: the result is cut to a whole number. The divisor is Python's f64.
+        // In f32, as torch computes it, because the result is truncated. The divisor is Python's f64.
         let exact = max_exact as f32;
         let range = (f64::from(self.max_distance) / f64::from(max_exact)).ln() as f32;
         let log = (distance as f32 / exact).ln() / range;
@@ -67,14 +67,14 @@ impl RelativePositionBuckets {
     }
 }
 
-/// Longer rows make the bias grow by half of this at a time.
+/// Up to this length, the bias doubles its size when it grows; beyond, it grows by half of this length at a time.
 const DOUBLES_UP_TO: usize = 1024;
 
-/// `relative_attention_bias`: the table, and the bias made of it.
+/// `relative_attention_bias`: the table, and the bias computed from it.
 pub struct RelativeAttentionBias {
     relative_attention_bias: Embedding,
     buckets: RelativePositionBuckets,
-    /// For the longest row so far. Only growing lengths build a new one.
+    /// The bias for the longest row so far. Only longer rows rebuild it.
     cached: Mutex<Option<Tensor>>,
 }
 
@@ -82,7 +82,7 @@ impl RelativeAttentionBias {
     /// Loads `weight` of `(num_embeddings, num_heads)`.
     ///
     /// # Errors
-    /// When the checkpoint does not have it in this shape.
+    /// When the checkpoint lacks the table or has another shape.
     pub fn load(
         vb: VarBuilder<'_>,
         num_embeddings: usize,
@@ -96,10 +96,10 @@ impl RelativeAttentionBias {
         })
     }
 
-    /// `(num_heads, n, n)` with `n` at least `seq_len`: row `i` is that of the query at place `i`.
+    /// `(num_heads, n, n)` with `n` at least `seq_len`. Row `i` belongs to the query at position `i`.
     ///
     /// # Errors
-    /// When there are more buckets than rows of the table, or candle cannot allocate.
+    /// When there are more buckets than rows in the table, or candle cannot allocate.
     pub fn covering(&self, seq_len: usize) -> Result<Tensor> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bias) = &*cached
@@ -107,14 +107,15 @@ impl RelativeAttentionBias {
         {
             return Ok(bias.clone());
         }
-        // Doubling keeps the growth of a decoder cheap; far out, the square of it would be too large.
+        // Doubling amortizes the growth during decoding. For long rows, the memory, which is quadratic, would be too
+        // large.
         let n = if seq_len <= DOUBLES_UP_TO {
             seq_len.next_power_of_two()
         } else {
             seq_len.next_multiple_of(DOUBLES_UP_TO / 2)
         };
-        // Memory holds its square several times. No text is this long in practice, and running out of memory would
-        // abort the process.
+        // Memory holds the bias several times. No text is this long in practice, and running out of memory would abort
+        // the process.
         if n > limits::RELATIVE_POSITIONS {
             let most = limits::RELATIVE_POSITIONS;
             bail!(
@@ -122,7 +123,7 @@ impl RelativeAttentionBias {
             );
         }
         let device = self.relative_attention_bias.weight().device();
-        // Of the distances 1 − n to n − 1; row `i` of the bias begins with the distance −i.
+        // Relative positions from 1 − n to n − 1. Row `i` of the bias starts with position −i.
         let distances: Vec<u32> =
             (1 - n as i64..n as i64).map(|distance| self.buckets.bucket(distance)).collect();
         let buckets: Vec<u32> =
@@ -143,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// The distance at which each bucket begins, as `_relative_position_bucket` of transformers gives it.
+    /// The first distance of each bucket, from `_relative_position_bucket` of transformers.
     #[test]
     fn buckets_begin_where_those_of_transformers_do() {
         let cases: [(u32, u32, bool, &[i64]); 6] = [
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_transformers_cannot_divide_is_none() {
+    fn divisions_by_zero_in_transformers_give_none() {
         for (num_buckets, max_distance, bidirectional) in
             [(3, 128, true), (1, 128, false), (32, 8, true), (32, 16, false), (0, 0, true)]
         {
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bias_grows_and_keeps_its_numbers() -> Result<()> {
+    fn the_bias_grows_and_keeps_its_values() -> Result<()> {
         let buckets = RelativePositionBuckets::new(8, 20, true).unwrap();
         let table = Tensor::arange(0f32, 16., &Device::Cpu)?.reshape((8, 2))?;
         let tensors = HashMap::from([("weight".to_owned(), table)]);

@@ -1,11 +1,11 @@
-//! Root mean square normalisation over the last axis of `(tokens, hidden_size)`.
+//! Root mean square normalization over the last axis of `(tokens, hidden_size)`.
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::cpu::{self, CpuView};
 
-/// `x / √(mean(x²) + eps) · weight`: no mean is taken off, no bias is added (`T5LayerNorm`).
+/// `x / √(mean(x²) + eps) · weight`, without subtracting a mean or adding a bias (`T5LayerNorm`).
 #[derive(Clone, Debug)]
 pub struct RmsNorm {
     weight: Tensor,
@@ -13,18 +13,18 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// Loads `weight` of `hidden_size` numbers.
+    /// Loads `weight` of `hidden_size` elements.
     ///
     /// # Errors
-    /// When the checkpoint does not have it in this shape.
+    /// When the checkpoint lacks it or has another shape.
     pub fn load(vb: VarBuilder<'_>, hidden_size: usize, eps: f64) -> Result<Self> {
         Ok(Self { weight: vb.get(hidden_size, "weight")?, eps })
     }
 
-    /// Normalises `x`.
+    /// Normalizes `x`.
     ///
     /// # Errors
-    /// When the shapes do not fit or candle cannot allocate.
+    /// When the shapes do not match or candle cannot allocate.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if cpu::applies(x) && cpu::applies(&self.weight) && x.dim(1)? == self.weight.dim(0)? {
             let mut values = x.flatten_all()?.to_vec1::<f32>()?;
@@ -38,7 +38,7 @@ impl RmsNorm {
             return super::cuda::normalize(x, None, &self.weight, None, self.eps);
         }
         let dtype = x.dtype();
-        // Half precision loses the squares: these numbers are taken in f32.
+        // The squares are computed in f32, because half precision is too coarse.
         let x = if dtype == DType::F64 { x.clone() } else { x.to_dtype(DType::F32)? };
         let mean_square = x.sqr()?.mean_keepdim(1)?;
         x.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?

@@ -1,4 +1,4 @@
-//! Activation classes of `torch.nn`, as the files of sentence-transformers name them: the Dense module's
+//! Activation classes of `torch.nn`, as named in the files of sentence-transformers: the Dense module's
 //! `activation_function` and a cross-encoder's `activation_fn`.
 //!
 //! They apply to one vector per row, after the model; [`Activation`] is for the model's layers.
@@ -18,11 +18,11 @@ pub struct TorchActivation {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Function {
-    /// One that layers use too, with its own kernel.
+    /// An activation that layers use as well, with its own kernel.
     Shared(Activation),
     /// Element-wise.
     Elementwise(Elementwise),
-    /// Across all numbers of a row.
+    /// Over all elements of a row.
     Softmax,
     LogSoftmax,
     Softmin,
@@ -98,7 +98,7 @@ impl TorchActivation {
         found.map(|(name, function)| Self { name, function: *function }).ok_or_else(|| {
             let names: Vec<&str> = CLASSES.iter().map(|(name, _)| *name).collect();
             Error::new(ErrorKind::Unsupported, format!("activation `{path}` is not implemented"))
-                .hint(format!("implemented are, of torch.nn: {}", names.join(", ")))
+                .hint(format!("implemented classes of torch.nn: {}", names.join(", ")))
         })
     }
 
@@ -107,7 +107,7 @@ impl TorchActivation {
         self.name
     }
 
-    /// The equivalent activation of layers, if there is one.
+    /// The equivalent layer activation, if there is one.
     pub fn shared(self) -> Option<Activation> {
         match self.function {
             Function::Shared(activation) => Some(activation),
@@ -115,12 +115,12 @@ impl TorchActivation {
         }
     }
 
-    /// Whether it is element-wise.
+    /// Whether the activation is elementwise.
     pub fn is_elementwise(self) -> bool {
         matches!(self.function, Function::Shared(_) | Function::Elementwise(_))
     }
 
-    /// Applies the class to `(rows, width)`.
+    /// Applies the activation to `(rows, width)`.
     ///
     /// # Errors
     /// When candle cannot compute or allocate.
@@ -134,7 +134,7 @@ impl TorchActivation {
         Tensor::from_vec(values, x.shape(), x.device())
     }
 
-    /// Applies the class in place to rows of `width` numbers.
+    /// Applies the activation in place to rows of `width` elements.
     pub fn apply(self, values: &mut [f32], width: usize) {
         let rows = values.chunks_exact_mut(width.max(1));
         match self.function {
@@ -158,7 +158,7 @@ fn softmax(row: &mut [f32]) {
 }
 
 impl Elementwise {
-    /// The function of a single number; NaN stays NaN, as every comparison with it is false.
+    /// The function of one element. NaN stays NaN, because every comparison with it is false.
     fn of(self, x: f32) -> f32 {
         const SELU_ALPHA: f32 = 1.673_263_2;
         const SELU_SCALE: f32 = 1.050_701;
@@ -191,7 +191,7 @@ impl Elementwise {
             Self::LogSigmoid => -softplus(-x),
             Self::Mish => x * softplus(x).tanh(),
             Self::Relu6 => x.clamp(0.0, 6.0),
-            // The mean of the bounds from which training draws the slope.
+            // The mean of the bounds between which training samples the slope.
             Self::Rrelu => {
                 if x > 0.0 {
                     x

@@ -1,29 +1,29 @@
-//! Tokens with scores to entities: the aggregation strategies of transformers, on plain data.
+//! Aggregates scored tokens to entities, by the aggregation strategies of transformers, on plain data.
 //!
 //! # Source
-//! `src/transformers/pipelines/token_classification.py` at v4.57: `aggregate` and what it calls, and
-//! `aggregate_overlapping_entities`. Scores are f32, as numpy has them there.
+//! `src/transformers/pipelines/token_classification.py` at v4.57: `aggregate` and its helpers, and
+//! `aggregate_overlapping_entities`. Scores are f32, as numpy's there.
 
 use serde::Deserialize;
 
 use crate::auto::AutoConfig;
 use crate::error::Result;
 
-/// How tokens become entities, as `aggregation_strategy` of transformers.
+/// How tokens are aggregated to entities, as `aggregation_strategy` of transformers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AggregationStrategy {
-    /// One entity a token.
+    /// One entity per token.
     #[default]
     None,
-    /// Neighbours of one label are joined.
+    /// Joins adjacent tokens with the same label.
     Simple,
-    /// Words, by the label of their first token, then joined.
+    /// Words with the label of their first token, then joined.
     First,
-    /// Words, by the mean of their tokens' scores, then joined.
+    /// Words with the mean of their tokens' scores, then joined.
     Average,
-    /// Words, by the greatest score of their tokens, then joined.
+    /// Words with the highest score of their tokens, then joined.
     Max,
 }
 
@@ -40,57 +40,57 @@ impl AggregationStrategy {
     }
 }
 
-/// A token that is not special, with a score for each label.
+/// A token other than special tokens, with a score per label.
 #[derive(Clone, Debug)]
 pub struct TokenScores<'a> {
-    /// The token as the vocabulary has it (`##ed`, `Ġthe`).
+    /// The token as in the vocabulary (`##ed`, `Ġthe`).
     pub word: String,
-    /// A score for each label.
+    /// A score per label.
     pub scores: &'a [f32],
-    /// Where it starts, in characters.
+    /// The start in the text, in characters.
     pub start: u32,
-    /// Where it ends, exclusive, in characters.
+    /// The end in the text, exclusive, in characters.
     pub end: u32,
-    /// Its place among the tokens of the sequence, special ones counted.
+    /// The index among the tokens of the sequence, including special tokens.
     pub index: u32,
-    /// Whether it goes on with the word of the token before it.
+    /// Whether the token continues the previous token's word.
     pub is_subword: bool,
 }
 
-/// A labelled part of a text.
+/// A labelled span of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entity<'a> {
-    /// The label; without `B-` or `I-` where tokens are joined.
+    /// The label, without `B-` or `I-` if tokens are joined.
     pub label: &'a str,
-    /// Its probability.
+    /// The label's probability.
     pub score: f32,
-    /// The part as tokens spell it.
+    /// The span as its tokens spell it.
     pub word: String,
-    /// Where it starts, in characters.
+    /// The start in the text, in characters.
     pub start: u32,
-    /// Where it ends, exclusive, in characters.
+    /// The end in the text, exclusive, in characters.
     pub end: u32,
-    /// The token's place; meaningful only where tokens are not joined.
+    /// The token's index; meaningful only if tokens are not joined.
     pub index: u32,
 }
 
-/// Joins tokens, or words, into a text.
+/// Joins tokens, or words, to a text.
 pub type ToText<'a> = dyn Fn(Vec<String>) -> Result<String> + 'a;
 
-/// How the tokens of a sequence become entities.
+/// Aggregates the tokens of a sequence to entities.
 pub struct Aggregation<'a> {
-    /// Which tokens are joined, and how their scores are.
+    /// How tokens and their scores are joined.
     pub strategy: AggregationStrategy,
     /// The configuration that maps scores to labels.
     pub config: &'a AutoConfig,
-    /// Entities of these labels are left out.
+    /// Labels whose entities are dropped.
     pub ignore_labels: &'a [String],
-    /// Joins the words of tokens.
+    /// Joins the words of tokens to a text.
     pub to_text: &'a ToText<'a>,
 }
 
 impl<'a> Aggregation<'a> {
-    /// The entities of one sequence, in the order of its tokens.
+    /// The entities of one sequence, in token order.
     ///
     /// # Errors
     /// When tokens cannot be joined to a text.
@@ -106,7 +106,7 @@ impl<'a> Aggregation<'a> {
         Ok(entities)
     }
 
-    /// One entity a token.
+    /// One entity per token.
     fn tokens(&self, tokens: Vec<TokenScores<'_>>) -> Result<Vec<Entity<'a>>> {
         let entity = |token: TokenScores<'_>| {
             let (label, score) = self.best(token.scores)?;
@@ -116,7 +116,7 @@ impl<'a> Aggregation<'a> {
         tokens.into_iter().map(entity).collect()
     }
 
-    /// One entity a word. The first token starts a word whatever it says of itself.
+    /// One entity per word. The first token starts a word even if it is a subword.
     fn words(&self, tokens: Vec<TokenScores<'_>>) -> Result<Vec<Entity<'a>>> {
         let mut words = Vec::new();
         let mut word: Vec<TokenScores<'_>> = Vec::new();
@@ -132,7 +132,7 @@ impl<'a> Aggregation<'a> {
         Ok(words)
     }
 
-    /// One word of at least one token, with the label that the strategy chooses.
+    /// A word of at least one token, with the label that the strategy selects.
     fn word(&self, tokens: Vec<TokenScores<'_>>) -> Result<Entity<'a>> {
         let first = &tokens[0];
         let (label, score) = match self.strategy {
@@ -151,7 +151,7 @@ impl<'a> Aggregation<'a> {
             AggregationStrategy::Max => {
                 let best = tokens.iter().map(|token| self.best(token.scores));
                 let best = best.collect::<Result<Vec<_>>>()?.into_iter();
-                // The first of equals.
+                // Ties go to the first.
                 best.reduce(|best, other| if other.1 > best.1 { other } else { best })
                     .unwrap_or_default()
             }
@@ -163,7 +163,7 @@ impl<'a> Aggregation<'a> {
         Ok(Entity { label, score, word, start, end, index })
     }
 
-    /// Joins neighbours of one label; `B-` starts another.
+    /// Joins adjacent entities with the same label; `B-` starts a new one.
     fn groups(&self, entities: Vec<Entity<'a>>) -> Result<Vec<Entity<'a>>> {
         let mut groups = Vec::new();
         let mut group: Vec<Entity<'a>> = Vec::new();
@@ -184,7 +184,7 @@ impl<'a> Aggregation<'a> {
 
     fn group(&self, entities: Vec<Entity<'a>>) -> Result<Entity<'a>> {
         let first = &entities[0];
-        // Not by `tag`: whatever comes before the first dash goes, `B` and `I` or not.
+        // Unlike `tag`, this removes everything before the first dash, even if it is not `B` or `I`.
         let label = first.label.split_once('-').map_or(first.label, |(_, label)| label);
         let sum: f32 = entities.iter().map(|entity| entity.score).sum();
         let score = sum / entities.len() as f32;
@@ -194,7 +194,7 @@ impl<'a> Aggregation<'a> {
         Ok(Entity { label, score, word, start, end, index })
     }
 
-    /// The label of the greatest score, the first of equals.
+    /// The label with the highest score; ties go to the first.
     fn best(&self, scores: &[f32]) -> Result<(&'a str, f32)> {
         let mut best = 0;
         for (label, score) in scores.iter().enumerate() {
@@ -206,7 +206,7 @@ impl<'a> Aggregation<'a> {
     }
 }
 
-/// A label without `B-` or `I-`, and whether it begins an entity.
+/// A label without `B-` or `I-`, and whether it starts an entity.
 fn tag(label: &str) -> (bool, &str) {
     match (label.strip_prefix("B-"), label.strip_prefix("I-")) {
         (Some(tag), _) => (true, tag),
@@ -215,13 +215,13 @@ fn tag(label: &str) -> (bool, &str) {
     }
 }
 
-/// The entities of all windows of a text as one list: of those that overlap the longest stays, of equally
-/// long ones the best.
+/// Merges the entities of all windows of a text. Among overlapping entities, keeps the longest, and among equally long
+/// ones, the one with the highest score.
 pub fn merge_windows(mut entities: Vec<Entity<'_>>) -> Vec<Entity<'_>> {
     entities.sort_by_key(|entity| entity.start);
     let mut merged = Vec::with_capacity(entities.len());
     let Some(mut previous) = entities.first().cloned() else { return merged };
-    // From the first one on, as in transformers: an empty entity does not overlap itself, and comes twice.
+    // Starts at the first entity, as transformers does. An empty entity does not overlap itself, and so occurs twice.
     for entity in entities {
         if (previous.start..previous.end).contains(&entity.start) {
             let length = |entity: &Entity<'_>| i64::from(entity.end) - i64::from(entity.start);
@@ -243,7 +243,7 @@ mod tests {
 
     const LABELS: [&str; 5] = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"];
 
-    /// A token whose best label has `score`, the others an equal share of the rest.
+    /// A token whose best label has `score`; the other labels share the rest equally.
     struct Given {
         word: &'static str,
         scores: Vec<f32>,
@@ -288,7 +288,7 @@ mod tests {
         format!("{label} {score:.3} {word} {start}..{end}")
     }
 
-    /// `Anna Kowalska in Porto-Novo`, whose tokens disagree.
+    /// `Anna Kowalska in Porto-Novo`, with tokens that disagree.
     fn tokens() -> Vec<Given> {
         vec![
             given("anna", 1, 0.9, (0, 4)),
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_becomes_nothing() {
+    fn no_tokens_give_no_entities() {
         assert!(run(AggregationStrategy::First, &[], &[]).is_empty());
         assert!(run(AggregationStrategy::Simple, &[], &[]).is_empty());
     }
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn of_overlapping_entities_the_longest_then_the_best_stays() {
+    fn overlapping_entities_keep_the_longest_then_the_best() {
         let entity = |start, end, score| Entity {
             label: "PER",
             score,

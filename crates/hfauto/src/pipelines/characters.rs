@@ -1,25 +1,24 @@
-//! Characters of a text by number, which is what the offsets of tokens count. Not here: where tokens
-//! stand ([`Encoding`](crate::auto::Encoding)).
+//! Slices a text by characters, the unit of token offsets. Not here: the offsets ([`Encoding`](crate::auto::Encoding)).
 
 use std::ops::Range;
 
-/// A text whose parts are named by character.
+/// A text that is indexed by characters.
 #[derive(Debug)]
 pub struct Characters<'a> {
     text: &'a str,
-    /// Where each character starts, in bytes; `None` when every character is one byte.
+    /// The byte offset of each character; `None` when every character is one byte.
     starts: Option<Vec<usize>>,
 }
 
 impl<'a> Characters<'a> {
-    /// Over `text`.
+    /// Indexes `text`.
     pub fn new(text: &'a str) -> Self {
         let starts = (!text.is_ascii()).then(|| text.char_indices().map(|(at, _)| at).collect());
         Self { text, starts }
     }
 
-    /// The part of the text, as Python's `text[start:end]`: what is past the end is left out, and a range
-    /// that ends before it starts is empty.
+    /// The substring, as Python's `text[start:end]`: indices past the end are clamped, and a range that ends before its
+    /// start is empty.
     ///
     /// # Units
     /// Characters, 0-based, half-open.
@@ -42,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slices_are_those_of_python() {
+    fn slices_like_python() {
         for (text, range, expected) in [
             ("harbour", 0..3, "har"),
             ("harbour", 3..99, "bour"),

@@ -1,4 +1,4 @@
-//! `FillMaskPipeline`: the best tokens for the masks of texts.
+//! `FillMaskPipeline`: the most likely tokens for the masks of texts.
 //!
 //! # Source
 //! `src/transformers/pipelines/fill_mask.py` at v4.57.
@@ -11,40 +11,40 @@ use crate::auto::{AutoClass, AutoConfig, AutoTokenizer, EncodeOptions, ModelWith
 use crate::error::{Error, ErrorKind, Result, RowErrorKind, forward_failed};
 use crate::models::Want;
 
-/// Tokens for a mask, unless a call says otherwise.
+/// The default number of tokens per mask.
 const TOP_K: usize = 5;
 
-/// Which tokens are looked for, and how many.
+/// Which tokens to predict, and how many.
 #[derive(Clone, Debug)]
 pub struct MaskChoice {
-    /// The token that is replaced.
+    /// The mask token.
     pub mask_token_id: u32,
-    /// The token that is left out of filled texts.
+    /// The padding token, which is removed from filled texts.
     pub pad_token_id: Option<u32>,
-    /// How many tokens a mask gets.
+    /// The number of tokens per mask.
     pub top_k: usize,
-    /// Only these tokens, in the order of their ids.
+    /// Restricts predictions to these tokens, in the order of their ids.
     pub targets: Option<Vec<u32>>,
     /// Whether a text may have several masks.
     pub multiple_masks: bool,
 }
 
-/// A token for a mask.
+/// A predicted token for a mask.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct MaskFill {
     /// The token's text.
     pub token_str: String,
-    /// Its id.
+    /// The token's id.
     pub token: u32,
-    /// Its probability.
+    /// The token's probability.
     pub score: f32,
-    /// The text with the mask filled.
+    /// The text with this mask filled.
     pub sequence: String,
 }
 
 impl MaskChoice {
-    /// Checks that a row has a mask, and no more than one unless it may; `truncated` says whether it was cut at
+    /// Checks that a row has a mask, and not several unless allowed. `truncated` is true for rows truncated to
     /// `max_length` tokens.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl MaskChoice {
         match ids.iter().filter(|id| **id == self.mask_token_id).count() {
             0 if truncated => {
                 let message = format!(
-                    "the mask token `{}` is past the {max_length} tokens that the text is cut to",
+                    "the mask token `{}` is after the first {max_length} tokens, to which the text is truncated",
                     mask_token()
                 );
                 Err(Error::of_row(RowErrorKind::MissingMask, message))
@@ -70,7 +70,7 @@ impl MaskChoice {
                 Err(Error::of_row(RowErrorKind::MissingMask, message))
             }
             masks @ 2.. if !self.multiple_masks => {
-                let message = format!("text with {masks} mask tokens, one is expected");
+                let message = format!("text with {masks} mask tokens, expected one");
                 Err(Error::of_row(RowErrorKind::SeveralMasks, message)
                     .hint("set `multiple_masks: true` to fill several"))
             }
@@ -78,11 +78,11 @@ impl MaskChoice {
         }
     }
 
-    /// The best tokens for each mask of rows of `(input_ids, token_type_ids)`, in one forward pass: a list a row, in it a
-    /// list a mask, best first.
+    /// The most likely tokens for the masks of rows of `(input_ids, token_type_ids)`, in one forward pass: one list per
+    /// row, with one list per mask, best first.
     ///
     /// # Errors
-    /// `Model` for logits that are not numbers; `Internal` when a tensor operation fails.
+    /// `Model` for NaN logits; `Internal` when a tensor operation fails.
     pub fn fill<'a>(
         &self,
         model: &ModelWithHead,
@@ -103,7 +103,7 @@ impl MaskChoice {
                     let mut filled = ids.to_vec();
                     filled[mask] = token;
                     filled.retain(|&id| Some(id) != self.pad_token_id);
-                    // With several masks the others stay visible, as in transformers.
+                    // As in transformers, the other masks of a text stay visible.
                     let sequence = tokenizer.decode(&filled, masks.len() == 1)?;
                     let token_str = tokenizer.decode(&[token], false)?;
                     Ok(MaskFill { token_str, token, score, sequence })
@@ -115,7 +115,7 @@ impl MaskChoice {
         rows.collect()
     }
 
-    /// The best tokens and their probabilities.
+    /// The most likely tokens and their probabilities.
     fn best(&self, logits: &[f32]) -> Vec<(u32, f32)> {
         let probabilities = softmax(logits);
         let ids: Vec<u32> = match &self.targets {
@@ -136,11 +136,11 @@ impl MaskChoice {
     }
 }
 
-/// Ids of the words looked for, in order and each once; a word that is no token is taken for its first
-/// piece, with a warning, as transformers does.
+/// The ids of the target words, in order and without duplicates. A word that is not in the vocabulary is replaced by
+/// its first piece, with a warning, as in transformers.
 ///
 /// # Errors
-/// `Config` when no word has a token, or one is outside of the model's embedding table.
+/// `Config` when no word has a token, or a token is outside the model's embedding table.
 pub fn target_ids(
     tokenizer: &AutoTokenizer,
     config: &AutoConfig,
@@ -155,12 +155,12 @@ pub fn target_ids(
         let options = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
         let pieces = tokenizer.encode(target, &options)?.input_ids;
         let Some(&id) = pieces.first() else {
-            tracing::warn!("the target `{target}` has no token and is left out");
+            tracing::warn!("ignoring the target `{target}`, which has no token");
             continue;
         };
         let piece = tokenizer.id_to_token(id).unwrap_or_default();
         tracing::warn!(
-            "the target `{target}` is no token of the model: `{piece}` is looked for instead"
+            "the target `{target}` is not a token of the model: using `{piece}` instead"
         );
         ids.insert(id);
     }
@@ -178,7 +178,7 @@ pub fn target_ids(
     Ok(ids.into_iter().collect())
 }
 
-/// Tokens for the masks of texts, as `pipeline("fill-mask")` of transformers.
+/// Predicts the tokens of masks in texts, as `pipeline("fill-mask")` of transformers.
 ///
 /// # Example
 /// ```
@@ -204,28 +204,28 @@ pub struct FillMaskPipeline {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FillMaskOptions {
-    /// How many tokens a mask gets, best first.
+    /// The number of tokens per mask, best first.
     pub top_k: usize,
-    /// Only these words; all tokens where there is none.
+    /// Restricts predictions to these words; empty for all tokens.
     pub targets: Vec<String>,
 }
 
 impl Default for FillMaskOptions {
-    /// The five best of all tokens.
+    /// The five most likely of all tokens.
     fn default() -> Self {
         Self { top_k: TOP_K, targets: Vec::new() }
     }
 }
 
 impl FillMaskOptions {
-    /// Keeps so many tokens a mask.
+    /// Sets the number of tokens per mask.
     #[must_use]
     pub fn top_k(mut self, top_k: usize) -> Self {
         self.top_k = top_k;
         self
     }
 
-    /// Looks for these words only; for one that is no token, for its first piece.
+    /// Restricts predictions to these words. A word that is not in the vocabulary is replaced by its first piece.
     #[must_use]
     pub fn targets<T: Into<String>>(mut self, targets: impl IntoIterator<Item = T>) -> Self {
         self.targets = targets.into_iter().map(Into::into).collect();
@@ -249,7 +249,7 @@ impl TextPipeline for FillMaskPipeline {
 impl FillMaskPipeline {
     text_pipeline!();
 
-    /// The five best tokens for the one mask of each text, in the order of the texts.
+    /// The five most likely tokens for the one mask of each text, in the order of the texts.
     ///
     /// # Errors
     /// As [`predict_with`](Self::predict_with); `Data` for a text with several masks.
@@ -258,11 +258,11 @@ impl FillMaskPipeline {
         Ok(rows.map(|masks| masks.into_iter().flatten().collect()).collect())
     }
 
-    /// The best tokens for each mask of each text: a list a text, in it a list a mask, best first.
+    /// The most likely tokens for the masks of each text: one list per text, with one list per mask, best first.
     ///
     /// # Errors
-    /// `Config` when no target is a token of the model; `Data` for a text without a mask or with a token that the model
-    /// has no embedding for; `Model` when the model computes what is not a number; `Internal` when a tensor operation
+    /// `Config` when no target is a token of the model; `Data` for a text without a mask, or with a token that the
+    /// model has no embedding for; `Model` when the model computes NaN or infinity; `Internal` when a tensor operation
     /// fails.
     pub fn predict_with<T: AsRef<str> + Sync>(
         &self,

@@ -1,4 +1,4 @@
-//! `generate` over texts: what transformers' users do with a tokenizer, `model.generate` and `decode`.
+//! `generate` for texts: tokenizes prompts, generates, and decodes.
 
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -17,11 +17,11 @@ use crate::memory::batch_tokens;
 use crate::sentence_transformers::workers;
 
 impl<C: HeadClass> AutoModelFor<C> {
-    /// The settings of the checkpoint's own `generation_config.json`, or else those in its `config.json`, with
+    /// The settings of the checkpoint's `generation_config.json`, or else those in its `config.json`, with
     /// transformers' defaults.
     ///
     /// # Errors
-    /// `Unsupported` for a setting that is not implemented, `Model` for one that is impossible.
+    /// `Unsupported` for a setting that is not implemented, `Model` for an invalid one.
     pub fn generation_config(&self) -> Result<GenerationConfig> {
         let none = Map::new();
         generation_settings(self.snapshot(), self.config(), &none, &none, &none)
@@ -37,14 +37,14 @@ impl<C: HeadClass> AutoModelFor<C> {
         })
     }
 
-    /// Generates for prompts of tokens, on all threads of the current rayon pool, or on the card.
+    /// Generates for tokenized prompts, on all threads of the current rayon pool, or on the GPU.
     fn generate_for(
         &self,
         prompts: &[Vec<u32>],
         config: &GenerationConfig,
         text_of: TextOf,
     ) -> Result<Vec<GeneratedText>> {
-        // The caller has set these.
+        // Marks these settings as the caller's, for error messages.
         let given = json!({"max_new_tokens": 0, "max_length": 0, "num_beams": 0});
         check_settings(config, self.config(), given.as_object().unwrap_or(&Map::new()))?;
         let generator =
@@ -72,16 +72,16 @@ impl<C: HeadClass> AutoModelFor<C> {
 }
 
 impl AutoModelForCausalLM {
-    /// Continues each of `prompts`, in their order; the texts are those after the prompts.
+    /// Continues each of `prompts`, in their order. The returned texts exclude the prompts.
     ///
-    /// A row's result does not depend on the others: with `do_sample`, each is drawn from `seed` and its own prompt. An
-    /// empty prompt begins with `bos_token_id`. [`generation_config`](AutoModelFor::generation_config) gives the
-    /// checkpoint's settings.
+    /// A row's result does not depend on the others: with `do_sample`, its random numbers come from `seed` and its own
+    /// prompt. An empty prompt starts with `bos_token_id`. [`generation_config`](AutoModelFor::generation_config)
+    /// returns the checkpoint's settings.
     ///
     /// # Errors
-    /// `Data` for a prompt that leaves no room to generate, or has a token that the model has no embedding for; `Config`
-    /// for settings that the model cannot serve; `Unsupported` for an encoder; `Model` when the tokenizer's files cannot
-    /// be used or the model computes what is not a number; `Internal` when a tensor operation fails.
+    /// `Data` for a prompt that leaves no room to generate, or has a token that the model has no embedding for;
+    /// `Config` for settings that the model does not support; `Unsupported` for an encoder; `Model` when the
+    /// tokenizer's files are unusable or the model computes NaN or infinity; `Internal` when a tensor operation fails.
     ///
     /// # Example
     /// ```
@@ -107,12 +107,12 @@ impl AutoModelForCausalLM {
         self.continue_texts(prompts, config, true)
     }
 
-    /// Answers each of `conversations`, lists of messages `{"role": …, "content": …}`, by the tokenizer's chat
-    /// template. A conversation that ends with the assistant is continued.
+    /// Replies to each of `conversations`, lists of messages `{"role": …, "content": …}` that the tokenizer's chat
+    /// template renders. A conversation that ends with an assistant message is continued.
     ///
     /// # Errors
-    /// As [`generate`](Self::generate); `Config` when the tokenizer has no chat template; `Data` for a conversation that
-    /// the template refuses.
+    /// As [`generate`](Self::generate); `Config` when the tokenizer has no chat template; `Data` for a conversation
+    /// that the template rejects.
     pub fn generate_chat<T: AsRef<[Value]>>(
         &self,
         conversations: &[T],
@@ -156,8 +156,8 @@ impl AutoModelForCausalLM {
 }
 
 impl AutoModelForSeq2SeqLM {
-    /// Generates a text for each of `texts`, in their order. Texts are read as they are: a prefix such as `translate
-    /// English to German: ` is part of them.
+    /// Generates a text for each of `texts`, in their order. Texts are used verbatim: include a prefix, for example
+    /// `translate English to German: `.
     ///
     /// A row's result does not depend on the others. [`generation_config`](AutoModelFor::generation_config) gives the
     /// checkpoint's settings.

@@ -1,6 +1,6 @@
-//! What calls that generate share: settings from the model's files, the room of a prompt, and the text of tokens.
+//! Shared parts of generation calls: settings from the model's files, the room for prompts, and the texts of tokens.
 //!
-//! Not here: the loop (`crate::generation`) and where prompts come from (`super::generate`).
+//! Not here: the decoding loop (`crate::generation`), and the sources of prompts (`super::generate`).
 
 use serde_json::{Map, Value};
 
@@ -14,12 +14,11 @@ use crate::hub::Snapshot;
 use crate::memory;
 use crate::models::Dimensions;
 
-/// The text that tokens are put behind to see their own text: what it begins with may differ from what it
-/// is within a text.
+/// A text to decode tokens after: at the start of a text, a token's own text may differ.
 const BEFORE: &str = "abcdef";
 
-/// What `task_specific_params` of `config.json` says for `tasks`: names of entries, of which the first that exists
-/// counts. A name that ends in `*` is the beginning of one.
+/// The `task_specific_params` of `config.json` for `tasks`, which are names of entries; the first entry that exists is
+/// used. A name that ends in `*` is a prefix.
 pub fn task_specific_params(config: &AutoConfig, tasks: &[&str]) -> Map<String, Value> {
     let all = config.json().get("task_specific_params").and_then(Value::as_object);
     let found = all.and_then(|all| {
@@ -31,12 +30,12 @@ pub fn task_specific_params(config: &AutoConfig, tasks: &[&str]) -> Map<String, 
     found.and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-/// The settings of a generation: `given`, then `task_params`, then the model's `generation_config.json`, then the
-/// defaults of transformers' `pipeline`.
+/// The settings of a generation, in order of precedence: `given`, `task_params`, the model's `generation_config.json`,
+/// the defaults of transformers' `pipeline`.
 ///
 /// # Errors
-/// As [`GenerationConfig::new`] and [`GenerationConfig::check_lengths`]; `Config` or `Model` when the beams do not fit in
-/// memory.
+/// As [`GenerationConfig::new`] and [`GenerationConfig::check_lengths`]; `Config` or `Model` when the beams exceed the
+/// available memory.
 pub fn generation_settings(
     snapshot: &Snapshot,
     config: &AutoConfig,
@@ -46,7 +45,7 @@ pub fn generation_settings(
 ) -> Result<GenerationConfig> {
     let file = snapshot.json("generation_config.json")?;
     let file = file.as_ref().and_then(Value::as_object);
-    let model_settings = model_defaults(file, config.json());
+    let model_settings = model_defaults(file, config.json(), config.family().special_token_ids);
     let mut settings = pipeline_defaults(pipeline, &model_settings);
     settings.extend(task_params.clone());
     let generation = GenerationConfig::new(&settings, given)?;
@@ -54,7 +53,7 @@ pub fn generation_settings(
     Ok(generation)
 }
 
-/// Refuses lengths without a bound and beams without the memory for them.
+/// Rejects unbounded lengths, and beams that exceed the available memory.
 pub(super) fn check_settings(
     generation: &GenerationConfig,
     config: &AutoConfig,
@@ -64,7 +63,7 @@ pub(super) fn check_settings(
     check_beams(generation, config.dimensions(), given)
 }
 
-/// Refuses beams whose KV cache does not fit in the available memory.
+/// Rejects beams whose KV cache exceeds the available memory.
 fn check_beams(
     config: &GenerationConfig,
     dimensions: &Dimensions,
@@ -91,25 +90,25 @@ fn check_beams(
             gib(available)
         ),
     )
-    .hint("set fewer `num_beams` or `max_new_tokens`"))
+    .hint("lower `num_beams` or `max_new_tokens`"))
 }
 
-/// How long the prompts of a decoder may be.
+/// The limits on the prompts of a decoder.
 #[derive(Clone, Copy, Debug)]
 pub struct PromptRoom {
-    /// Tokens of a prompt at most, by the caller.
+    /// The caller's maximum number of tokens in a prompt.
     pub max_length: Option<usize>,
-    /// Tokens of prompt and continuation at most, by the model.
+    /// The model's maximum number of tokens in prompt and continuation.
     pub total: usize,
-    /// Whether longer prompts lose their beginning.
+    /// Whether longer prompts are truncated at their start.
     pub truncation: bool,
 }
 
 impl PromptRoom {
-    /// The tokens of a prompt, cut to leave room, and whether they were cut.
+    /// Truncates a prompt to leave room for generation. Returns its tokens, and whether they were truncated.
     ///
     /// # Errors
-    /// `Data` for a prompt without a token to begin with, and for one that is too long.
+    /// `Data` for an empty prompt without a token to start with, and for a prompt that is too long.
     pub fn fit(&self, mut ids: Vec<u32>, config: &GenerationConfig) -> Result<(Vec<u32>, bool)> {
         if ids.is_empty() && config.bos_token_id.is_none() {
             return Err(Error::of_row(
@@ -125,11 +124,11 @@ impl PromptRoom {
             truncated = ids.len() > keep;
             ids.drain(..ids.len().saturating_sub(keep));
         } else if ids.len() > most {
-            let message = format!("text of {} tokens, at most {most} may be", ids.len());
+            let message = format!("text of {} tokens, expected at most {most}", ids.len());
             return Err(Error::of_row(RowErrorKind::TooLong, message)
-                .hint("set `truncation: true` to cut longer texts, or raise `max_length`"));
+                .hint("set `truncation: true` to truncate longer texts, or raise `max_length`"));
         }
-        // An empty prompt begins with a token of its own.
+        // An empty prompt starts with the `bos_token_id`.
         let prompt = ids.len().max(1);
         let most = config.max_total_tokens(prompt, Some(total));
         if most <= prompt {
@@ -139,49 +138,50 @@ impl PromptRoom {
     }
 }
 
-/// The error for a prompt that is too long for anything to come after it.
+/// The error for a prompt that leaves no room to generate.
 fn no_room(tokens: usize, total: usize) -> Error {
-    let message =
-        format!("prompt of {tokens} tokens leaves no room to generate: {total} may be in all");
+    let message = format!(
+        "prompt of {tokens} tokens leaves no room to generate: prompt and continuation may have {total} tokens"
+    );
     Error::of_row(RowErrorKind::NoRoom, message)
         .hint("set `truncation: true` to keep the end of longer prompts")
 }
 
-/// How the tokens of a row become its text.
+/// How the tokens of a row are decoded to its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextOf {
-    /// The text of prompt and continuation, without as many characters as the prompt's text has.
+    /// The decoded prompt and continuation, without the decoded prompt's number of characters.
     Continuation,
-    /// The text of the generated tokens.
+    /// The decoded generated tokens.
     Generated,
 }
 
-/// What was generated for a prompt.
+/// The generated text for a prompt.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct GeneratedText {
-    /// The text after the prompt, or for it, without special tokens.
+    /// The generated text, without the prompt and special tokens.
     pub text: String,
-    /// The tokens after the prompt, an end token included.
+    /// The tokens after the prompt, including the end token.
     pub token_ids: Vec<u32>,
-    /// Why it ended.
+    /// Why the row ended.
     pub finish_reason: FinishReason,
-    /// With beams, the sum of log-probabilities over the power of the length that `length_penalty` says.
+    /// For beam search: the sum of log-probabilities, divided by the length to the power of `length_penalty`.
     pub sequences_score: Option<f32>,
-    /// Tokens of the prompt.
+    /// The number of tokens in the prompt.
     pub prompt_tokens: usize,
 }
 
-/// A model that generates, with what turns its tokens into texts.
+/// A generating model, with the parts that decode its tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct TextGenerator<'a> {
-    /// The model, with a head that writes.
+    /// The model, with a head for generation.
     pub model: &'a ModelWithHead,
     /// Its tokenizer.
     pub tokenizer: &'a AutoTokenizer,
-    /// What to generate.
+    /// The generation settings.
     pub config: &'a GenerationConfig,
-    /// How tokens become text.
+    /// How tokens are decoded to text.
     pub text_of: TextOf,
 }
 
@@ -189,7 +189,7 @@ impl TextGenerator<'_> {
     /// Generates for each of `prompts`, in their order.
     ///
     /// # Errors
-    /// As [`generate`]; `Unsupported` for a model that does not generate.
+    /// As [`generate`]; `Unsupported` for a model that cannot generate.
     pub fn generate(
         &self,
         prompts: &[&[u32]],
@@ -221,7 +221,7 @@ impl TextGenerator<'_> {
         };
         match self.text_of {
             TextOf::Generated => {
-                // The token that the decoder begins with is part of the text, unless it is a special one.
+                // The decoder's start token is part of the text, unless it is a special token.
                 let start = self.config.decoder_start_token_id.or(self.config.bos_token_id);
                 let ids: Vec<u32> = start.into_iter().chain(result.token_ids.clone()).collect();
                 decode(&ids, false)
@@ -239,7 +239,7 @@ impl TextGenerator<'_> {
     }
 }
 
-/// The text of a token within a text.
+/// A token's text within a text.
 fn token_text(tokenizer: &AutoTokenizer, before: &[u32], id: u32) -> String {
     let ids = before.iter().chain([&id]);
     let tokens = ids.filter_map(|id| tokenizer.id_to_token(*id)).collect();

@@ -1,4 +1,4 @@
-//! What pipelines over texts share: a model with a head and its tokenizer, loaded, and texts through it in batches.
+//! Shared parts of text pipelines: loads a model with its head and tokenizer, and runs texts in batches.
 
 use std::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::memory::batch_tokens;
 use crate::sentence_transformers::workers;
 
-/// A model that reads texts, with its head.
+/// A text model with its head and tokenizer.
 #[derive(Debug)]
 pub struct TextModel {
     pub(super) tokenizer: AutoTokenizer,
@@ -31,7 +31,7 @@ impl TextModel {
         }
     }
 
-    /// Runs `encode` on each of `rows`, in parallel; errors name the row as `what`.
+    /// Runs `encode` on each of `rows` in parallel. Errors name the row with the noun `what`.
     pub(super) fn encode<R: Sync, E: Send>(
         rows: &[R],
         what: &str,
@@ -43,8 +43,8 @@ impl TextModel {
         encoded.into_iter().collect()
     }
 
-    /// Runs `forward` on batches of `rows`, and returns its results in the order of the rows. It gets the numbers of the
-    /// rows and what the model is given of them.
+    /// Runs `forward` on batches of `rows`, and returns its results in row order. It gets the row numbers and the model
+    /// inputs of a batch.
     pub(super) fn in_batches<R: Send>(
         &self,
         rows: &[Encoding],
@@ -60,7 +60,7 @@ impl TextModel {
         })
     }
 
-    /// The logits of every token of `rows`, row by row: `labels` numbers a token.
+    /// The logits of all tokens of `rows`, row by row: `labels` values per token.
     pub(super) fn token_logits(&self, rows: &[Encoding], labels: usize) -> Result<Vec<Vec<f32>>> {
         self.in_batches(rows, |batch, inputs| {
             let (numbers, columns) = self.model.logits(inputs.iter().copied())?;
@@ -76,7 +76,7 @@ impl TextModel {
                 let logits = numbers.get(start..end).map(<[f32]>::to_vec);
                 start = end;
                 logits.ok_or_else(|| {
-                    let message = "the logits are not those of every token";
+                    let message = "the number of logits does not match the number of tokens";
                     Error::new(ErrorKind::Internal, message)
                 })
             });
@@ -94,25 +94,25 @@ impl TextModel {
         &self.tokenizer
     }
 
-    /// Tokens of a row at most, special tokens included. `usize::MAX` where the files state no maximum.
+    /// The maximum number of tokens per row, including special tokens; `usize::MAX` if the files set no maximum.
     pub fn max_length(&self) -> usize {
         self.max_length
     }
 }
 
-/// A pipeline over texts.
+/// A text pipeline.
 pub trait TextPipeline: Sized {
     /// The Auto class of its model.
     const CLASS: AutoClass;
     /// Whether its rows are pairs of texts.
     const PAIRS: bool = false;
-    /// Tokens of a row at most, whatever the files state.
+    /// The maximum number of tokens per row, whatever the files say.
     const MAX_LENGTH: Option<usize> = None;
 
-    /// The pipeline over a loaded model.
+    /// Creates the pipeline over a loaded model.
     ///
     /// # Errors
-    /// When the model is not one for this pipeline.
+    /// When the model does not suit this pipeline.
     fn of(model: TextModel) -> Result<Self>;
 }
 
@@ -131,7 +131,7 @@ impl<P: TextPipeline> PipelineBuilder<P> {
 
     load_options!();
 
-    /// Tokens of a row at most, special tokens included. Without it, what the files say.
+    /// Sets the maximum number of tokens per row, including special tokens. The default comes from the files.
     #[must_use]
     pub fn max_length(mut self, max_length: usize) -> Self {
         self.max_length = Some(max_length);
@@ -141,8 +141,8 @@ impl<P: TextPipeline> PipelineBuilder<P> {
     /// Loads the model, which must have the pipeline's head.
     ///
     /// # Errors
-    /// `Hub` when the files cannot be had; `Unsupported` when the family has no such head; `Config` for a `max_length`
-    /// that does not fit the model; `Model` when the checkpoint has no head, or its files cannot be used.
+    /// `Hub` when the files are unavailable; `Unsupported` when the architecture has no such head; `Config` for a
+    /// `max_length` that does not fit the model; `Model` when the checkpoint has no head, or its files are unusable.
     pub fn load(self) -> Result<P> {
         let described = self.options.describe()?;
         let (config, tokenizer) = (&described.config.config, &described.tokenizer);
@@ -166,12 +166,12 @@ macro_rules! text_pipeline {
             Self::builder(id).load()
         }
 
-        /// The same with options.
+        /// Starts a builder with options.
         pub fn builder(id: impl Into<String>) -> PipelineBuilder<Self> {
             PipelineBuilder::new(id)
         }
 
-        /// The model, its tokenizer and its maximum.
+        /// The model, its tokenizer and its maximum length.
         pub fn model(&self) -> &TextModel {
             &self.model
         }

@@ -1,8 +1,8 @@
 //! transformers' calls over texts, on plain Rust types: [`TextClassificationPipeline`], [`TokenClassificationPipeline`],
 //! [`QuestionAnsweringPipeline`], [`FillMaskPipeline`], [`AutoModelForCausalLM::generate`] and [`AutoModelForSeq2SeqLM::generate`].
 //!
-//! Results are in the order of the input and do not depend on the other texts. Not here: the loop over tokens
-//! ([`crate::generation`]) and columns of tables.
+//! Results are in input order and do not depend on the other texts. Not here: the decoding loop
+//! ([`crate::generation`]), and columns of tables.
 //!
 //! [`AutoModelForCausalLM::generate`]: crate::auto::AutoModelForCausalLM
 //! [`AutoModelForSeq2SeqLM::generate`]: crate::auto::AutoModelForSeq2SeqLM

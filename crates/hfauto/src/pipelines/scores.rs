@@ -1,23 +1,23 @@
-//! Labels with scores: the function that makes scores of logits, and the best of them.
+//! Labels with scores: the function from logits to scores, and the best scores.
 
 use crate::auto::AutoConfig;
 use crate::error::Result;
 
-/// What makes scores of logits, as transformers' `function_to_apply`.
+/// The function from logits to scores, as transformers' `function_to_apply`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ScoreFunction {
-    /// Each label by itself.
+    /// Independent labels.
     Sigmoid,
-    /// Labels that exclude each other.
+    /// Mutually exclusive labels.
     Softmax,
-    /// Logits as they are.
+    /// Unchanged logits.
     None,
 }
 
 impl ScoreFunction {
-    /// The function for a model of texts, as its configuration has it.
+    /// The function for a text model, from its configuration.
     pub fn of(config: &AutoConfig) -> Self {
         match (config.problem_type(), config.num_labels()) {
             (Some("regression"), _) => Self::None,
@@ -26,7 +26,7 @@ impl ScoreFunction {
         }
     }
 
-    /// Scores of one row's logits.
+    /// The scores of one row's logits.
     pub fn apply(self, logits: &[f32]) -> Vec<f32> {
         match self {
             Self::Sigmoid => logits.iter().map(|&x| 1.0 / (1.0 + (-x).exp())).collect(),
@@ -45,7 +45,7 @@ impl ScoreFunction {
     }
 }
 
-/// Probabilities of one row's logits.
+/// The softmax of one row's logits.
 pub fn softmax(logits: &[f32]) -> Vec<f32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let exponentials: Vec<f32> = logits.iter().map(|&x| (x - max).exp()).collect();
@@ -53,7 +53,7 @@ pub fn softmax(logits: &[f32]) -> Vec<f32> {
     exponentials.into_iter().map(|x| x / sum).collect()
 }
 
-/// The places of the `top_k` greatest scores, best first; of equal ones the first comes first.
+/// The indices of the `top_k` highest scores, best first; ties keep their order.
 pub fn best(scores: &[f32], top_k: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
@@ -65,13 +65,13 @@ pub fn best(scores: &[f32], top_k: usize) -> Vec<usize> {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LabelScore {
-    /// The label, as `id2label` has it.
+    /// The label's name in `id2label`.
     pub label: String,
-    /// Its score: a probability after `sigmoid` and `softmax`.
+    /// The score: a probability after `sigmoid` or `softmax`.
     pub score: f32,
 }
 
-/// The `top_k` best labels of one row's logits, best first.
+/// The `top_k` labels with the highest scores of one row's logits, best first.
 ///
 /// # Errors
 /// As [`AutoConfig::label`].
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn best_keeps_the_order_of_equals() {
+    fn best_keeps_the_order_of_ties() {
         assert_eq!(best(&[0.1, 0.5, 0.5, 0.9], 3), [3, 1, 2]);
         assert_eq!(best(&[0.1], 5), [0]);
     }

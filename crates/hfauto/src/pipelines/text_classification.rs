@@ -1,4 +1,4 @@
-//! `TextClassificationPipeline`: texts to labels.
+//! `TextClassificationPipeline`: from texts to labels.
 //!
 //! # Source
 //! `src/transformers/pipelines/text_classification.py` at v4.57.
@@ -8,7 +8,8 @@ use super::scores::{LabelScore, ScoreFunction, labels};
 use crate::auto::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Labels for texts, as `pipeline("text-classification")` of transformers. Longer texts are cut at the model's maximum.
+/// Classifies texts, as `pipeline("text-classification")` of transformers. Truncates texts to the model's maximum
+/// length.
 ///
 /// # Example
 /// ```
@@ -33,21 +34,21 @@ pub struct TextClassificationPipeline {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TextClassificationOptions {
-    /// How many labels a text gets, best first; all without it.
+    /// The number of labels per text, best first; `None` for all.
     pub top_k: Option<usize>,
-    /// What makes scores of logits; without it, what the configuration says.
+    /// The function from logits to scores; `None` for the configuration's.
     pub function_to_apply: Option<ScoreFunction>,
 }
 
 impl TextClassificationOptions {
-    /// Keeps so many labels a text.
+    /// Sets the number of labels per text.
     #[must_use]
     pub fn top_k(mut self, top_k: usize) -> Self {
         self.top_k = Some(top_k);
         self
     }
 
-    /// Makes scores of logits with `function_to_apply`.
+    /// Sets the function from logits to scores.
     #[must_use]
     pub fn function_to_apply(mut self, function_to_apply: ScoreFunction) -> Self {
         self.function_to_apply = Some(function_to_apply);
@@ -66,7 +67,7 @@ impl TextPipeline for TextClassificationPipeline {
 impl TextClassificationPipeline {
     text_pipeline!();
 
-    /// The best label of each text, in their order.
+    /// The best label of each text, in input order.
     ///
     /// # Errors
     /// As [`predict_with`](Self::predict_with).
@@ -80,8 +81,8 @@ impl TextClassificationPipeline {
     /// The labels of each text, best first.
     ///
     /// # Errors
-    /// `Data` for a text without a token, or with one that the model has no embedding for; `Model` when `id2label` lacks
-    /// a label or the model computes what is not a number; `Internal` when a tensor operation fails.
+    /// `Data` for a text without a token, or with one that the model has no embedding for; `Model` when `id2label`
+    /// lacks a label or the model computes NaN or infinity; `Internal` when a tensor operation fails.
     pub fn predict_with<T: AsRef<str> + Sync>(
         &self,
         texts: &[T],

@@ -1,4 +1,4 @@
-//! `TokenClassificationPipeline`: texts to labelled spans.
+//! `TokenClassificationPipeline`: from texts to labelled spans.
 //!
 //! # Source
 //! `src/transformers/pipelines/token_classification.py` at v4.57.
@@ -10,21 +10,21 @@ use super::scores::softmax;
 use crate::auto::{AutoClass, AutoTokenizer, EncodeOptions, Encoding, WindowOptions};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A token of a text that is not a special one.
+/// A token of a text, other than special tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct TextToken {
-    /// Its id.
+    /// The token's id.
     pub id: u32,
-    /// Its place among the tokens of its row, special ones counted.
+    /// The index among the tokens of its row, including special tokens.
     pub index: u32,
-    /// Where it starts in the text, in characters.
+    /// The start in the text, in characters.
     pub start: u32,
-    /// Where it ends, in characters.
+    /// The end in the text, exclusive, in characters.
     pub end: u32,
 }
 
 impl TextToken {
-    /// Those of a row's tokens that are not special.
+    /// The tokens of a row, without special tokens.
     pub fn of_row(ids: &[u32], offsets: &[(usize, usize)], special: &[bool]) -> Vec<Self> {
         let tokens = ids.iter().zip(offsets).zip(special).enumerate();
         let tokens = tokens.filter(|(_, (_, special))| !**special);
@@ -37,7 +37,7 @@ impl TextToken {
         tokens.collect()
     }
 
-    /// The token's text, and whether it goes on with the word before it.
+    /// The token's text, and whether it continues the previous token's word.
     fn word(&self, tokenizer: &AutoTokenizer, text: &Characters<'_>) -> (String, bool) {
         let (start, end) = (self.start as usize, self.end as usize);
         if Some(self.id) == tokenizer.unk_token_id() {
@@ -45,7 +45,7 @@ impl TextToken {
         }
         let word = tokenizer.id_to_token(self.id).unwrap_or_default();
         let is_subword = if tokenizer.continuing_subword_prefix().is_some() {
-            // The token is longer than its text by the prefix.
+            // A subword is longer than its text by the prefix.
             word.chars().count() != text.slice(start..end).chars().count()
         } else {
             start > 0 && !text.slice(start - 1..start + 1).contains(' ')
@@ -53,11 +53,10 @@ impl TextToken {
         (word, is_subword)
     }
 
-    /// The tokens with their words and the probabilities of their labels; `scores` has those of every token of the row,
-    /// `labels` each.
+    /// The tokens with their words and label probabilities. `scores` has `labels` values for every token of the row.
     ///
     /// # Errors
-    /// `Internal` when there are fewer scores.
+    /// `Internal` when there are too few scores.
     pub fn scored<'s>(
         tokens: &[Self],
         tokenizer: &AutoTokenizer,
@@ -78,33 +77,33 @@ impl TextToken {
     }
 }
 
-/// The probabilities of every token's labels.
+/// The label probabilities of every token.
 pub fn token_scores(logits: &[f32], labels: usize) -> Vec<f32> {
     logits.chunks_exact(labels).flat_map(softmax).collect()
 }
 
-/// A labelled part of a text.
+/// A labelled span of a text.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct EntitySpan {
-    /// The label; without `B-` or `I-` where tokens are joined.
+    /// The label, without `B-` or `I-` if tokens are joined.
     pub label: String,
-    /// Its probability.
+    /// The label's probability.
     pub score: f32,
-    /// The part as tokens spell it.
+    /// The span as its tokens spell it.
     pub word: String,
-    /// Where it starts.
+    /// The start in the text.
     ///
     /// # Units
     /// Characters, 0-based.
     pub start: usize,
-    /// Where it ends, exclusive, in characters.
+    /// The end in the text, exclusive, in characters.
     pub end: usize,
-    /// The token's place in its row; of the first one where tokens are joined.
+    /// The index of the span's first token in its row.
     pub index: usize,
 }
 
-/// Labelled spans of texts, as `pipeline("token-classification")` of transformers.
+/// Labels spans of texts, as `pipeline("token-classification")` of transformers.
 ///
 /// # Example
 /// ```
@@ -133,16 +132,16 @@ pub struct TokenClassificationPipeline {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TokenClassificationOptions {
-    /// How tokens become entities.
+    /// How tokens are aggregated to entities.
     pub aggregation_strategy: AggregationStrategy,
-    /// Entities of these labels are left out; `["O"]` unless set.
+    /// Labels whose entities are dropped; `["O"]` by default.
     pub ignore_labels: Vec<String>,
-    /// Tokens that the windows over a long text share. Without it, longer texts are cut.
+    /// The number of tokens that adjacent windows over a long text share. Without it, long texts are truncated.
     pub stride: Option<usize>,
 }
 
 impl Default for TokenClassificationOptions {
-    /// One entity a token, without those of the label `O`.
+    /// One entity per token, without the label `O`.
     fn default() -> Self {
         Self {
             aggregation_strategy: AggregationStrategy::None,
@@ -153,21 +152,21 @@ impl Default for TokenClassificationOptions {
 }
 
 impl TokenClassificationOptions {
-    /// Joins tokens by `aggregation_strategy`.
+    /// Sets how tokens are joined.
     #[must_use]
     pub fn aggregation_strategy(mut self, aggregation_strategy: AggregationStrategy) -> Self {
         self.aggregation_strategy = aggregation_strategy;
         self
     }
 
-    /// Leaves out entities of these labels.
+    /// Sets the labels whose entities are dropped.
     #[must_use]
     pub fn ignore_labels<T: Into<String>>(mut self, labels: impl IntoIterator<Item = T>) -> Self {
         self.ignore_labels = labels.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Lays windows over long texts, which share so many tokens; needs a strategy that joins tokens.
+    /// Splits long texts into windows that share `stride` tokens. Needs a strategy that joins tokens.
     #[must_use]
     pub fn stride(mut self, stride: usize) -> Self {
         self.stride = Some(stride);
@@ -186,7 +185,7 @@ impl TextPipeline for TokenClassificationPipeline {
 impl TokenClassificationPipeline {
     text_pipeline!();
 
-    /// The labelled tokens of each text, in their order, without those of the label `O`.
+    /// The labelled tokens of each text, in token order, without the label `O`.
     ///
     /// # Errors
     /// As [`predict_with`](Self::predict_with).
@@ -194,12 +193,12 @@ impl TokenClassificationPipeline {
         self.predict_with(texts, &TokenClassificationOptions::default())
     }
 
-    /// The entities of each text, in the order of the texts and of their tokens.
+    /// The entities of each text, in input order, and within a text in token order.
     ///
     /// # Errors
     /// `Config` for a `stride` that leaves windows no room, or with the strategy `none`; `Data` for a text with a token
-    /// that the model has no embedding for; `Model` when `id2label` lacks a label or the model computes what is not a
-    /// number; `Internal` when a tensor operation fails.
+    /// that the model has no embedding for; `Model` when `id2label` lacks a label or the model computes NaN or
+    /// infinity; `Internal` when a tensor operation fails.
     pub fn predict_with<T: AsRef<str> + Sync>(
         &self,
         texts: &[T],
@@ -211,7 +210,7 @@ impl TokenClassificationPipeline {
             if options.aggregation_strategy == AggregationStrategy::None {
                 let message = "`stride` needs an `aggregation_strategy` that joins tokens";
                 return Err(Error::new(ErrorKind::Config, message)
-                    .hint("set `aggregation_strategy`, for instance to `simple`"));
+                    .hint("set `aggregation_strategy`, for example to `simple`"));
             }
         }
         let encoded = TextModel::encode(texts, "text", |text| {
@@ -259,7 +258,7 @@ impl TokenClassificationPipeline {
         entities.collect()
     }
 
-    /// The rows of a text: its windows, or the text cut at the maximum.
+    /// The rows of a text: its windows, or the truncated text.
     fn rows(&self, text: &str, stride: Option<usize>) -> Result<Vec<(Encoding, Vec<TextToken>)>> {
         let input = self.model.input();
         let Some(stride) = stride else {

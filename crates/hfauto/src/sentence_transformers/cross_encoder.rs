@@ -1,4 +1,4 @@
-//! `CrossEncoder`: pairs of texts to scores.
+//! `CrossEncoder`: from pairs of texts to scores.
 
 use std::borrow::Cow;
 
@@ -15,22 +15,22 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::memory::batch_tokens;
 use crate::nn::TorchActivation;
 
-/// How a directory scores pairs: what comes before the first text, and what makes scores of logits.
+/// How a directory scores pairs: its prompt and its activation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PairScores {
-    /// The text before the first text of each pair.
+    /// The prompt before the first text of each pair.
     pub prompt: String,
-    /// The activation over logits.
+    /// The activation applied to the logits.
     pub activation: TorchActivation,
 }
 
 impl PairScores {
-    /// Resolves the options for `directory`, whose model computes in `dtype`: its own activation, or else a sigmoid; its
-    /// own prompts, if it was saved as a cross-encoder.
+    /// Resolves the options for `directory`, whose model computes in `dtype`. Defaults to the directory's own
+    /// activation, or else a sigmoid, and to its own prompts if it was saved as a cross-encoder.
     ///
     /// # Errors
-    /// `Unsupported` for a directory that is no cross-encoder, or has a setting that is not implemented; `Config` for a
-    /// prompt that it does not have.
+    /// `Unsupported` for a directory that is not a cross-encoder, or has a setting that is not implemented; `Config`
+    /// for an unknown prompt name.
     pub fn resolve(
         directory: &SentenceTransformerConfig,
         dtype: ModelDtype,
@@ -52,7 +52,7 @@ impl PairScores {
             let message = format!("`keep_in_fp32_modules: [{names}]` is not implemented");
             return Err(Error::new(ErrorKind::Unsupported, message).hint("set `dtype: f32`"));
         }
-        // The prompts of a directory that was not saved as a cross-encoder are meant for single texts.
+        // A directory that was not saved as a cross-encoder has prompts for single texts.
         let prompt = match (directory.encoder, prompt, prompt_name) {
             (_, Some(prompt), _) => prompt.to_owned(),
             (Some(Encoder::CrossEncoder), None, name) => directory.prompt_text(None, name)?,
@@ -60,14 +60,14 @@ impl PairScores {
             (_, None, Some(name)) => {
                 let message = format!("the model has no prompt `{name}` for pairs");
                 return Err(
-                    Error::new(ErrorKind::Config, message).hint("give the text itself as `prompt`")
+                    Error::new(ErrorKind::Config, message).hint("set the text itself as `prompt`")
                 );
             }
         };
         Ok(Self { prompt, activation })
     }
 
-    /// The first text of a pair, after the prompt.
+    /// The first text of a pair, with the prompt.
     pub fn first<'a>(&self, text: &'a str) -> Cow<'a, str> {
         match self.prompt.as_str() {
             "" => Cow::Borrowed(text),
@@ -129,8 +129,8 @@ pub struct CrossEncoderBuilder {
 impl CrossEncoderBuilder {
     load_options!();
 
-    /// Tokens of a pair at most, special tokens included; what does not fit is taken from the longer text. Without it,
-    /// what the files say.
+    /// Sets the maximum number of tokens per pair, including special tokens. Truncation shortens the longer text. The
+    /// default comes from the files.
     #[must_use]
     pub fn max_length(mut self, max_length: usize) -> Self {
         self.max_length = Some(max_length);
@@ -140,9 +140,9 @@ impl CrossEncoderBuilder {
     /// Loads the model.
     ///
     /// # Errors
-    /// `Hub` when the files cannot be had; `Unsupported` for a model of several labels or one that is no cross-encoder;
-    /// `Config` for a `max_length` that does not fit the model; `Model` when the checkpoint has no head, or its files
-    /// cannot be used.
+    /// `Hub` when the files are unavailable; `Unsupported` for a model with several labels or one that is not a
+    /// cross-encoder; `Config` for a `max_length` that does not fit the model; `Model` when the checkpoint has no head,
+    /// or its files are unusable.
     pub fn load(self) -> Result<CrossEncoder> {
         let described = self.options.describe()?;
         let dtype = described.dtype.unwrap_or(ModelDtype::Float(DType::F32));
@@ -152,7 +152,7 @@ impl CrossEncoderBuilder {
             let name = directory.transformer.name();
             let message = format!("model `{name}` has {labels} labels; a cross-encoder needs one");
             return Err(Error::new(ErrorKind::Unsupported, message)
-                .hint("use a text-classification pipeline for a model of several labels"));
+                .hint("use a text-classification pipeline for a model with several labels"));
         }
         PairScores::resolve(&directory, dtype, None, None, None)?;
         let stated = described.tokenizer.model_max_length();
@@ -167,39 +167,39 @@ impl CrossEncoderBuilder {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct PredictOptions {
-    /// What makes scores of logits; without it, the model's own activation, or else a sigmoid.
+    /// The activation applied to the logits; by default the model's own, or else a sigmoid.
     pub activation_fn: Option<TorchActivation>,
-    /// The text before the first text of each pair; comes before `prompt_name`.
+    /// The prompt before the first text of each pair; takes precedence over `prompt_name`.
     pub prompt: Option<String>,
-    /// The name of one of the model's prompts; without it, the model's default prompt.
+    /// The name of one of the model's prompts; by default the model's default prompt.
     pub prompt_name: Option<String>,
-    /// Tokens of one forward pass. Without it, as many as suit the device and its memory.
+    /// The token budget of one forward pass; by default, it fits the device and its memory.
     pub max_batch_tokens: Option<usize>,
 }
 
 impl PredictOptions {
-    /// Makes scores of logits with `activation_fn`.
+    /// Sets the activation applied to the logits.
     #[must_use]
     pub fn activation_fn(mut self, activation_fn: TorchActivation) -> Self {
         self.activation_fn = Some(activation_fn);
         self
     }
 
-    /// Puts `prompt` before the first text of each pair.
+    /// Sets the prompt before the first text of each pair.
     #[must_use]
     pub fn prompt(mut self, prompt: impl Into<String>) -> Self {
         self.prompt = Some(prompt.into());
         self
     }
 
-    /// Puts the model's prompt of this name before the first text of each pair.
+    /// Selects one of the model's prompts by name.
     #[must_use]
     pub fn prompt_name(mut self, prompt_name: impl Into<String>) -> Self {
         self.prompt_name = Some(prompt_name.into());
         self
     }
 
-    /// Limits the tokens of one forward pass; a longer pair has one of its own.
+    /// Sets the token budget of one forward pass; a longer pair gets its own pass.
     #[must_use]
     pub fn max_batch_tokens(mut self, max_batch_tokens: usize) -> Self {
         self.max_batch_tokens = Some(max_batch_tokens);
@@ -216,12 +216,12 @@ impl CrossEncoder {
         Self::builder(id).load()
     }
 
-    /// The same with options.
+    /// Starts a builder with options.
     pub fn builder(id: impl Into<String>) -> CrossEncoderBuilder {
         CrossEncoderBuilder { options: LoadOptions::new(id), max_length: None }
     }
 
-    /// One score for each pair, in their order.
+    /// One score per pair, in input order.
     ///
     /// # Errors
     /// As [`predict_with`](Self::predict_with).
@@ -233,15 +233,15 @@ impl CrossEncoder {
         self.predict_with(pairs, &PredictOptions::default())
     }
 
-    /// The same with options.
+    /// Like [`predict`](Self::predict), with options.
     ///
     /// # Units
-    /// What the activation gives: probabilities for a sigmoid.
+    /// The activation's output: probabilities for a sigmoid.
     ///
     /// # Errors
-    /// `Config` for a prompt that the model does not have; `Unsupported` for a setting that is not implemented; `Data`
-    /// for a pair without a token, or with one that the model has no embedding for; `Model` when the model computes what
-    /// is not a number; `Internal` when a tensor operation fails.
+    /// `Config` for an unknown prompt name; `Unsupported` for a setting that is not implemented; `Data` for a pair
+    /// without a token, or with one that the model has no embedding for; `Model` when the model computes NaN or
+    /// infinity; `Internal` when a tensor operation fails.
     pub fn predict_with<A, B>(&self, pairs: &[(A, B)], options: &PredictOptions) -> Result<Vec<f32>>
     where
         A: AsRef<str> + Sync,
@@ -284,12 +284,12 @@ impl CrossEncoder {
         &self.tokenizer
     }
 
-    /// The model under the scores.
+    /// The underlying model.
     pub fn model(&self) -> &ModelWithHead {
         &self.model
     }
 
-    /// Tokens of a pair at most, special tokens included. `usize::MAX` where the files state no maximum.
+    /// The maximum number of tokens per pair, including special tokens; `usize::MAX` if the files set no maximum.
     pub fn max_length(&self) -> usize {
         self.max_length
     }

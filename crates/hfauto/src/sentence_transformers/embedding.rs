@@ -1,4 +1,4 @@
-//! One vector a text: the transformer, the modules after it, and the cut.
+//! One embedding per text: the transformer, the modules after it, and truncation.
 
 use candle_core::Tensor;
 
@@ -7,14 +7,14 @@ use crate::error::{Result, forward_failed};
 use crate::models::Want;
 use crate::nn::normalize;
 
-/// How the output of the modules becomes an embedding.
+/// The steps from the modules' output to an embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Embedding {
-    /// Tokens at the start of each row that belong to the prompt and are not pooled: 0, or [`prompt_tokens`].
+    /// The number of prompt tokens at the start of each row that are not pooled: 0, or [`prompt_tokens`].
     pub prompt_tokens: usize,
-    /// Dimensions that are kept (`truncate_dim`).
+    /// The number of dimensions after truncation (`truncate_dim`).
     pub dimensions: usize,
-    /// Whether vectors are scaled to unit length after the cut (`normalize_embeddings`).
+    /// Whether vectors are scaled to unit length after truncation (`normalize_embeddings`).
     pub normalize: bool,
 }
 
@@ -40,7 +40,7 @@ impl Embedding {
             .map_err(forward_failed)
     }
 
-    /// `truncate_dim`, then `normalize_embeddings`.
+    /// Applies `truncate_dim`, then `normalize_embeddings`.
     fn cut(&self, pooled: &Tensor) -> candle_core::Result<Tensor> {
         let pooled = pooled.narrow(1, 0, self.dimensions)?.contiguous()?;
         if self.normalize { normalize(&pooled) } else { Ok(pooled) }

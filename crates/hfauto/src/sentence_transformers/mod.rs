@@ -1,8 +1,9 @@
-//! sentence-transformers by its names: [`SentenceTransformer::encode`] makes vectors of texts, and
-//! [`CrossEncoder::predict`] makes scores of pairs.
+//! sentence-transformers under its own names: [`SentenceTransformer::encode`] embeds texts, and
+//! [`CrossEncoder::predict`] scores pairs.
 //!
-//! Rows are sorted by length and run under a token budget, without padding; results are in the order of the input and do
-//! not depend on the other texts. Not here: what a directory says ([`SentenceTransformerConfig`]) and columns of tables.
+//! Rows are sorted by length and run under a token budget, without padding. Results are in input order and do not
+//! depend on the other texts. Not here: the directory's configuration ([`SentenceTransformerConfig`]), and columns of
+//! tables.
 //!
 //! # Source
 //! `sentence_transformer/model.py` and `cross_encoder/model.py` of sentence-transformers at v6.2.
@@ -19,7 +20,7 @@ pub use sentence_transformer::{EmbedOptions, SentenceTransformer, SentenceTransf
 
 use candle_core::Device;
 
-/// Batches that run at the same time: on a CPU one for each thread of the current rayon pool, on a card one.
+/// The number of concurrent batches: one per thread of the current rayon pool on a CPU, one on a GPU.
 pub(crate) fn workers(device: &Device) -> usize {
     if device.is_cpu() { rayon::current_num_threads() } else { 1 }
 }

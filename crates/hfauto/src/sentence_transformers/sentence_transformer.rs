@@ -1,4 +1,4 @@
-//! `SentenceTransformer`: texts to vectors.
+//! `SentenceTransformer`: from texts to vectors.
 
 use rayon::prelude::*;
 
@@ -15,8 +15,8 @@ use crate::nn::{PoolingMode, not_finite, to_host};
 
 /// A loaded bi-encoder, as `SentenceTransformer` of sentence-transformers.
 ///
-/// A model without files of sentence-transformers gets mean pooling, as there. All methods take `&self` and may be called
-/// from several threads; they block.
+/// As in sentence-transformers, a model without its files gets mean pooling. All methods take `&self`, block, and may
+/// be called from several threads.
 ///
 /// # Example
 /// ```
@@ -61,21 +61,22 @@ pub struct SentenceTransformerBuilder {
 impl SentenceTransformerBuilder {
     load_options!();
 
-    /// Pools otherwise than the directory says; several modes are concatenated.
+    /// Overrides the directory's pooling; several modes are concatenated.
     #[must_use]
     pub fn pooling(mut self, modes: impl IntoIterator<Item = PoolingMode>) -> Self {
         self.pooling = modes.into_iter().collect();
         self
     }
 
-    /// Tokens of a text at most, special tokens included; longer texts are cut. Without it, what the directory says.
+    /// Sets the maximum number of tokens per text, including special tokens; longer texts are truncated. The default
+    /// comes from the directory.
     #[must_use]
     pub fn max_seq_length(mut self, max_seq_length: usize) -> Self {
         self.max_seq_length = Some(max_seq_length);
         self
     }
 
-    /// The dimensions that embeddings are truncated to, unless a call says otherwise.
+    /// Sets the default dimension to which embeddings are truncated.
     #[must_use]
     pub fn truncate_dim(mut self, truncate_dim: usize) -> Self {
         self.truncate_dim = Some(truncate_dim);
@@ -85,8 +86,8 @@ impl SentenceTransformerBuilder {
     /// Loads the model.
     ///
     /// # Errors
-    /// `Hub` when the files cannot be had; `Config` for a sparse encoder and for options that do not fit the model;
-    /// `Unsupported` or `Model` when the files cannot be used.
+    /// `Hub` when the files are unavailable; `Config` for a sparse encoder and for options that do not fit the model;
+    /// `Unsupported` or `Model` when the files are unusable.
     pub fn load(self) -> Result<SentenceTransformer> {
         let described = self.options.describe()?;
         let mut config = described.config.bi_encoder()?;
@@ -115,48 +116,49 @@ impl SentenceTransformerBuilder {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EmbedOptions {
-    /// The text before each text; comes before `prompt_name`.
+    /// The prompt before each text; takes precedence over `prompt_name`.
     pub prompt: Option<String>,
-    /// The name of one of the model's prompts; without it, the model's default prompt.
+    /// The name of one of the model's prompts; by default the model's default prompt.
     pub prompt_name: Option<String>,
-    /// Whether vectors are scaled to unit length after the cut. Without it, they are as the model's modules leave them.
+    /// Whether to scale vectors to unit length after truncation. Otherwise, they stay as the model's modules return
+    /// them.
     pub normalize_embeddings: bool,
-    /// Dimensions of a vector that are kept; more than the model has keeps all. Without it, the model's own.
+    /// The dimension to truncate to, capped at the model's; by default the model's own.
     pub truncate_dim: Option<usize>,
-    /// Tokens of one forward pass. Without it, as many as suit the device and its memory.
+    /// The token budget of one forward pass; by default, it fits the device and its memory.
     pub max_batch_tokens: Option<usize>,
 }
 
 impl EmbedOptions {
-    /// Puts `prompt` before each text.
+    /// Sets the prompt before each text.
     #[must_use]
     pub fn prompt(mut self, prompt: impl Into<String>) -> Self {
         self.prompt = Some(prompt.into());
         self
     }
 
-    /// Puts the model's prompt of this name before each text.
+    /// Selects one of the model's prompts by name.
     #[must_use]
     pub fn prompt_name(mut self, prompt_name: impl Into<String>) -> Self {
         self.prompt_name = Some(prompt_name.into());
         self
     }
 
-    /// Scales vectors to unit length.
+    /// Sets whether to scale vectors to unit length.
     #[must_use]
     pub fn normalize_embeddings(mut self, normalize_embeddings: bool) -> Self {
         self.normalize_embeddings = normalize_embeddings;
         self
     }
 
-    /// Keeps so many dimensions.
+    /// Sets the dimension to truncate to.
     #[must_use]
     pub fn truncate_dim(mut self, truncate_dim: usize) -> Self {
         self.truncate_dim = Some(truncate_dim);
         self
     }
 
-    /// Limits the tokens of one forward pass; a longer text has one of its own.
+    /// Sets the token budget of one forward pass; a longer text gets its own pass.
     #[must_use]
     pub fn max_batch_tokens(mut self, max_batch_tokens: usize) -> Self {
         self.max_batch_tokens = Some(max_batch_tokens);
@@ -173,7 +175,7 @@ impl SentenceTransformer {
         Self::builder(id).load()
     }
 
-    /// The same with options.
+    /// Starts a builder with options.
     pub fn builder(id: impl Into<String>) -> SentenceTransformerBuilder {
         SentenceTransformerBuilder {
             options: LoadOptions::new(id),
@@ -183,10 +185,10 @@ impl SentenceTransformer {
         }
     }
 
-    /// One vector for each text, in their order, with the model's default prompt.
+    /// One vector per text, in input order, with the model's default prompt.
     ///
     /// # Shapes
-    /// [`embedding_dimension`](Self::embedding_dimension) numbers each.
+    /// [`embedding_dimension`](Self::embedding_dimension) elements each.
     ///
     /// # Errors
     /// As [`encode_with`](Self::encode_with).
@@ -194,15 +196,14 @@ impl SentenceTransformer {
         self.encode_with(texts, &EmbedOptions::default())
     }
 
-    /// The same with options. Texts longer than the model takes are cut.
+    /// Like [`encode`](Self::encode), with options. Texts longer than the maximum are truncated.
     ///
     /// # Shapes
-    /// `truncate_dim` numbers each, or as many as the model has where they are fewer.
+    /// `truncate_dim` elements each, but at most the model's dimension.
     ///
     /// # Errors
-    /// `Config` for a prompt that the model does not have or a `truncate_dim` of 0; `Data` for a text whose tokens the
-    /// model has no embeddings for; `Model` when the model computes what is not a number; `Internal` when a tensor
-    /// operation fails.
+    /// `Config` for an unknown prompt name or a `truncate_dim` of 0; `Data` for a text with a token that the model has
+    /// no embedding for; `Model` when the model computes NaN or infinity; `Internal` when a tensor operation fails.
     pub fn encode_with<T: AsRef<str> + Sync>(
         &self,
         texts: &[T],
@@ -249,7 +250,7 @@ impl SentenceTransformer {
         })
     }
 
-    /// The description of the directory.
+    /// The directory's configuration.
     pub fn config(&self) -> &SentenceTransformerConfig {
         &self.config
     }
@@ -259,18 +260,18 @@ impl SentenceTransformer {
         &self.tokenizer
     }
 
-    /// The transformer under the modules.
+    /// The underlying transformer.
     pub fn model(&self) -> &AutoModel {
         &self.model
     }
 
-    /// Tokens of a text at most, special tokens included; longer texts are cut. `usize::MAX` where neither the
-    /// directory nor the model states a maximum.
+    /// The maximum number of tokens per text, including special tokens; longer texts are truncated. `usize::MAX` if
+    /// neither the directory nor the model sets a maximum.
     pub fn max_seq_length(&self) -> usize {
         self.max_seq_length
     }
 
-    /// The numbers of a vector, where a call has no `truncate_dim` of its own.
+    /// The dimension of embeddings, unless a call sets `truncate_dim`.
     pub fn embedding_dimension(&self) -> usize {
         let full = self.config.embedding_dimension();
         self.truncate_dim.map_or(full, |dimensions| dimensions.min(full))
@@ -291,7 +292,7 @@ impl SentenceTransformer {
         } else {
             prompt_tokens(prompt, &self.tokenizer, self.max_seq_length)?
         };
-        // Vectors of unit length that are not cut stay as they are.
+        // Unit vectors that are not truncated stay unchanged.
         let is_unit = dimensions == full && self.config.modules.last() == Some(&Module::Normalize);
         let normalize = options.normalize_embeddings && !is_unit;
         Ok(Embedding { prompt_tokens, dimensions, normalize })

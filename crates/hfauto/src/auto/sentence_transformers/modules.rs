@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use super::keys::{self, File};
 use super::object;
-use crate::auto::{families, loader};
+use crate::auto::families;
+use crate::auto::loader::{self, Owner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Snapshot, Weights};
 use crate::limits;
@@ -40,7 +41,7 @@ pub enum Module {
     Pooling(Pooling),
     /// A linear layer with an activation.
     Dense(Dense),
-    /// A layer normalisation of the vector.
+    /// A layer normalization of the vector.
     LayerNorm(Norm),
     /// Scales the vector to unit length.
     Normalize,
@@ -51,11 +52,11 @@ pub enum Module {
 /// A linear layer with an activation, before its weights are loaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dense {
-    /// The folder with its configuration and weights, as `2_Dense`.
+    /// The folder with its configuration and weights, for example `2_Dense`.
     pub path: String,
-    /// Width of its input.
+    /// The width of its input.
     pub in_features: usize,
-    /// Width of its output.
+    /// The width of its output.
     pub out_features: usize,
     /// Whether it has a bias.
     pub bias: bool,
@@ -67,12 +68,12 @@ pub struct Dense {
     pub on_tokens: bool,
 }
 
-/// A layer normalisation, before its weights are loaded.
+/// A layer normalization, before its weights are loaded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Norm {
     /// The folder with its configuration and weights.
     pub path: String,
-    /// Width of its input and output.
+    /// The width of its input and output.
     pub dimension: usize,
 }
 
@@ -241,7 +242,7 @@ pub(super) fn dense(snapshot: &Snapshot, path: &str) -> Result<Dense> {
     };
     let on_tokens = file.on_tokens()?;
     if on_tokens && !activation.is_elementwise() {
-        // There torch reduces over the rows of a batch.
+        // torch would reduce over the rows of a batch.
         let name = file.json.get("activation_function").unwrap_or(&Value::Null);
         return Err(file.not_implemented("activation_function", name));
     }
@@ -298,7 +299,7 @@ pub(super) fn check_widths(modules: &[Module], hidden_size: usize) -> Result<usi
             return Ok(());
         }
         let message =
-            format!("`{path}` takes {takes} features, but what precedes it gives {width}");
+            format!("`{path}` takes {takes} features, but the previous module outputs {width}");
         Err(Error::new(ErrorKind::Model, message))
     };
     for module in modules {
@@ -359,14 +360,15 @@ impl Dense {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
         let weights = weights(snapshot, &self.path).map_err(at)?;
         let (input, output) = (self.in_features, self.out_features);
-        let (mut layers, _) = loader::load(&weights, "linear", DType::F32, device, None, |vb| {
-            let linear = Linear::load(vb.clone(), input, output, self.bias);
-            let residual = (self.use_residual && input != output)
-                .then(|| Linear::load(vb.pp("residual"), input, output, false));
-            let layers = linear.and_then(|linear| Ok((linear, residual.transpose()?)));
-            layers.map_err(families::cannot_load)
-        })
-        .map_err(at)?;
+        let (mut layers, _) =
+            loader::load(&weights, Owner::Module("linear"), DType::F32, device, None, |vb| {
+                let linear = Linear::load(vb.clone(), input, output, self.bias);
+                let residual = (self.use_residual && input != output)
+                    .then(|| Linear::load(vb.pp("residual"), input, output, false));
+                let layers = linear.and_then(|linear| Ok((linear, residual.transpose()?)));
+                layers.map_err(families::cannot_load)
+            })
+            .map_err(at)?;
         for layer in std::iter::once(&mut layers.0).chain(&mut layers.1) {
             layer.pack(Precision::Full).map_err(families::cannot_load).map_err(at)?;
         }
@@ -385,10 +387,11 @@ impl Norm {
     fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<LoadedModule> {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
         let weights = weights(snapshot, &self.path).map_err(at)?;
-        let (norm, _) = loader::load(&weights, "norm", DType::F32, device, None, |vb| {
-            LayerNorm::load(vb, self.dimension, LAYER_NORM_EPS).map_err(families::cannot_load)
-        })
-        .map_err(at)?;
+        let (norm, _) =
+            loader::load(&weights, Owner::Module("norm"), DType::F32, device, None, |vb| {
+                LayerNorm::load(vb, self.dimension, LAYER_NORM_EPS).map_err(families::cannot_load)
+            })
+            .map_err(at)?;
         Ok(LoadedModule::LayerNorm(norm))
     }
 }

@@ -42,7 +42,7 @@ fn with_pooling_file(pooling: Value) -> Result<Vec<PoolingMode>> {
 }
 
 #[test]
-fn without_modules_json_it_is_mean_pooling() {
+fn without_modules_json_pooling_is_mean() {
     let dir = directory(&[]);
     let description = read(dir.path()).unwrap();
     let mean = Module::Pooling(Pooling::new([PoolingMode::Mean], true));
@@ -83,7 +83,7 @@ fn both_generations_of_the_pooling_file_are_read() {
 }
 
 #[test]
-fn modules_go_by_the_last_part_of_their_path_and_unknown_ones_are_refused() {
+fn modules_are_identified_by_the_last_part_of_their_path_and_unknown_ones_are_refused() {
     let types = [
         "sentence_transformers.base.modules.transformer.Transformer",
         "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
@@ -125,7 +125,7 @@ fn a_dense_layer_of_another_width_is_refused() {
         "sentence_transformers.models.Dense",
     ];
     for (dense, kind, text) in [
-        (json!({"in_features": 9, "out_features": 3}), ErrorKind::Model, "gives 8"),
+        (json!({"in_features": 9, "out_features": 3}), ErrorKind::Model, "outputs 8"),
         (json!({"in_features": 8}), ErrorKind::Model, "`out_features`"),
         (
             json!({"in_features": 8, "out_features": 3, "activation_function": "my.Act"}),
@@ -296,7 +296,7 @@ fn unknown_keys_are_refused_by_name_in_every_file() {
 }
 
 #[test]
-fn an_adapter_is_not_passed_over() {
+fn an_adapter_is_not_ignored() {
     let dir = directory(&[("adapter_config.json", json!({"peft_type": "LORA"}))]);
     let error = read(dir.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);

@@ -1,9 +1,9 @@
-//! Bounded normalizers, pre-tokenizers and decoders of a tokenizer.json: limits on the growth of a text and on the time
-//! of regular expressions.
+//! Bounds the normalizers, pre-tokenizers and decoders of a tokenizer.json: limits on the growth of a text and on the
+//! time of regular expressions.
 //!
-//! The library runs the steps. We run the regular expressions of the file (`Split`, `Replace`) ourselves: the library
-//! panics at onig's retry limit, and below it a search of a long text may take hours. Not here: checks when a tokenizer
-//! is loaded ([`super::checked`]).
+//! The library runs the steps. We run the file's regular expressions (`Split`, `Replace`) ourselves, because the
+//! library panics at onig's retry limit, and below it a search of a long text may take hours. Not here: checks at load
+//! ([`super::checked`]).
 
 use std::cell::RefCell;
 use std::fmt;
@@ -21,7 +21,7 @@ use tokenizers::{
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::limits;
 
-/// The steps of a tokenizer that need bounds, with their regular expressions compiled.
+/// The steps of a tokenizer that need bounds, with compiled regular expressions.
 #[derive(Default)]
 pub(super) struct Bounded {
     normalizer: Vec<Step<NormalizerWrapper>>,
@@ -192,7 +192,8 @@ fn flatten_decoder(of: &DecoderWrapper, to: &mut Vec<Step<DecoderWrapper>>) -> R
 
 fn compiled(regex: &str) -> Result<Regex> {
     Regex::new(regex).map_err(|e| {
-        Error::new(ErrorKind::Model, format!("`{regex}` is no regular expression")).source(e)
+        Error::new(ErrorKind::Model, format!("`{regex}` is not a valid regular expression"))
+            .source(e)
     })
 }
 
@@ -243,9 +244,9 @@ impl Search {
 
     /// The first match that begins at `from` or later.
     ///
-    /// One search over the rest of the text is bounded by few retries at each position, which suffice for the regular
-    /// expressions in use. If they do not, each position is matched by itself, with the clock between them. A search of a
-    /// part of the text would also cut off the matches at its end.
+    /// One search over the rest of the text has a limit of a few retries per position, which suffices for the regular
+    /// expressions in use. If it does not, each position is matched separately, with a check of the time in between.
+    /// Searching a part of the text would truncate matches at its end.
     fn next(
         &self,
         text: &str,
@@ -384,9 +385,10 @@ impl Step<NormalizerWrapper> {
     }
 }
 
-/// Retries of one search over a text, shared out to its positions.
+/// Retries of one search over a text, divided among its positions.
 const SEARCH_RETRIES: usize = 20_000_000;
-/// Retries at one position of such a search: a run of spaces, say, takes one for each space in some expressions.
+/// The minimum number of retries per position. For example, some expressions retry once for each space in a run of
+/// spaces.
 const MIN_RETRIES: usize = 100;
 const MAX_RETRIES: usize = 100_000;
 
@@ -454,17 +456,17 @@ impl fmt::Display for Exhausted {
         match self {
             Self::Retries => write!(
                 f,
-                "an expression of tokenizer.json tries more than {} ways at one place of the text",
+                "an expression of tokenizer.json retries more than {} times at one position of the text",
                 limits::TOKENIZER_REGEX_RETRIES
             ),
             Self::Time(time) => {
                 write!(
                     f,
-                    "the expressions of tokenizer.json take more than {time:.1?} for the text"
+                    "the expressions of tokenizer.json take more than {time:.1?} for this text"
                 )
             }
             Self::Size(most) => {
-                write!(f, "the steps of tokenizer.json make more than {most} bytes of the text")
+                write!(f, "the steps of tokenizer.json expand the text to more than {most} bytes")
             }
         }
     }
@@ -474,16 +476,10 @@ impl std::error::Error for Exhausted {}
 
 /// The error for a text that could not be tokenized: a row error if the text exceeds the budget.
 pub(super) fn failed(what: &'static str) -> impl Fn(tokenizers::Error) -> Error {
-    move |e| {
-        match e.downcast_ref::<Exhausted>() {
-        Some(exhausted) => {
-            Error::of_row(RowErrorKind::Data, format!("cannot {what}: {exhausted}")).hint(
-                "such an expression is no use for texts like this: use another model, or keep such rows out \
-                 (`on_error`)",
-            )
-        }
+    move |e| match e.downcast_ref::<Exhausted>() {
+        Some(exhausted) => Error::of_row(RowErrorKind::Data, format!("cannot {what}: {exhausted}"))
+            .hint("use another model, or exclude rows like this (`on_error`)"),
         None => Error::new(ErrorKind::Model, format!("cannot {what}")).source(e),
-    }
     }
 }
 
@@ -496,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn matches_are_those_of_the_library() {
+    fn matches_equal_the_librarys() {
         let long = format!("{}b {}", "é".repeat(5000), "a".repeat(300));
         for text in ["", "a b  c", "abab", "日本 語", "'s it's", &long] {
             for regex in ["a", "", "a*", " ", r"\s+(?!\S)|\s+", r"(?<=b)", "é+b", r"\p{L}+$", "x"]

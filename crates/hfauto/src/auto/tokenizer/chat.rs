@@ -18,27 +18,27 @@ use super::{AutoTokenizer, jinja, python};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::guard::guarded;
 
-/// The file of a template that stands alone.
+/// The name of a separate template file.
 const FILE: &str = "chat_template.jinja";
 
-/// Marks the end of a message that is continued; transformers' own word, for templates that look at it.
+/// Marks the end of a continued message. The text is transformers' own, because templates may check for it.
 const CONTINUE_TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
-/// What comes with a conversation.
+/// Options and variables of a conversation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChatOptions {
-    /// Whether the text ends with the words that an answer begins with.
+    /// Whether the text ends with the start of an assistant message.
     pub add_generation_prompt: bool,
-    /// Whether the last message goes on: the text ends where it ends.
+    /// Whether the last message is continued: the text ends where the message ends.
     pub continue_final_message: bool,
-    /// More variables of the template, `tools` and `documents` among them; they replace special tokens of
-    /// the same name.
+    /// Additional variables of the template, for example `tools` and `documents`. They replace special tokens of the
+    /// same name.
     pub extra: Map<String, Value>,
 }
 
 impl ChatOptions {
-    /// Asks for the assistant's next words: the beginning of an answer, or where the assistant spoke last, the rest of
-    /// what it said.
+    /// Options for the assistant's next words: the start of a message or, if the last message is the assistant's, its
+    /// continuation.
     pub fn for_answer(messages: &[Value]) -> Self {
         let continues = messages.last().is_some_and(|last| last["role"] == "assistant");
         Self {
@@ -49,20 +49,20 @@ impl ChatOptions {
     }
 }
 
-/// The templates that the files of a tokenizer have.
+/// The chat templates in a tokenizer's files.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ChatTemplates {
-    /// Where they come from.
+    /// The file that they come from.
     place: String,
-    /// By name; a template alone has the name `""`.
+    /// Templates by name; a single template has the name `""`.
     named: Vec<(String, String)>,
 }
 
 impl ChatTemplates {
-    /// The template of `chat_template.jinja`, or else what tokenizer_config.json has.
+    /// Reads the template from `chat_template.jinja`, or else from tokenizer_config.json.
     ///
     /// # Errors
-    /// `Model` when `chat_template` is not a template, nor several with names.
+    /// `Model` when `chat_template` is neither a template nor a list of named templates.
     pub(super) fn read(
         files: &mut TokenizerFiles<'_>,
         config: &Map<String, Value>,
@@ -94,7 +94,7 @@ impl ChatTemplates {
         Ok(Self { place, named })
     }
 
-    /// The template to use: `wanted` is a name or a template itself.
+    /// Selects a template. `wanted` is a name or a template itself.
     fn choose(&self, wanted: Option<&str>, tools: bool) -> Result<(String, &str, ErrorKind)> {
         let find = |name: &str| {
             let found = self.named.iter().find(|(known, _)| known == name);
@@ -118,10 +118,10 @@ impl ChatTemplates {
                     names.join(", ")
                 ),
             )
-            .hint("give `chat_template`: one of these names, or a template"));
+            .hint("set `chat_template` to one of these names, or to a template"));
         }
         Err(Error::new(ErrorKind::Config, "the model has no chat template")
-            .hint("give `chat_template`, a Jinja template, or a column of plain text"))
+            .hint("set `chat_template` to a Jinja template, or use a column of plain text"))
     }
 
     fn place_of(&self, name: &str) -> String {
@@ -129,10 +129,10 @@ impl ChatTemplates {
     }
 }
 
-/// A chat template, ready to be rendered many times.
+/// A compiled chat template.
 pub struct ChatTemplate {
     template: jinja::Template,
-    /// Where the template comes from, for errors.
+    /// The origin of the template, for errors.
     place: String,
     special_tokens: Map<String, Value>,
 }
@@ -150,11 +150,11 @@ impl ChatTemplate {
         Ok(Self { template, place, special_tokens })
     }
 
-    /// The text of a conversation: messages with `role` and `content`, and what else the template reads.
+    /// Renders a conversation: messages with `role` and `content`, and the other variables of the template.
     ///
     /// # Errors
-    /// `Data` when there is no message, or when the template refuses these messages; `Config` for options
-    /// that exclude each other; `Unsupported` when the template calls what is not implemented.
+    /// `Data` when there is no message, or the template rejects the messages; `Config` for options that exclude each
+    /// other; `Unsupported` when the template calls an unknown function.
     pub fn render(&self, messages: &[Value], options: &ChatOptions) -> Result<String> {
         if options.add_generation_prompt && options.continue_final_message {
             return Err(Error::new(
@@ -166,15 +166,13 @@ impl ChatTemplate {
         if let Some(name) = own.iter().find(|name| options.extra.contains_key(**name)) {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!(
-                    "a chat template's variable cannot be called `{name}`, which it has already"
-                ),
+                format!("the chat template already has a variable `{name}`"),
             ));
         }
         if let Some(message) = messages.iter().find(|message| !message.is_object()) {
             return Err(Error::of_row(
                 RowErrorKind::Chat,
-                format!("a message is `{message}`, expected one with `role` and `content`"),
+                format!("a message is `{message}`, expected `role` and `content`"),
             ));
         }
         let Some(last) = messages.last() else {
@@ -197,7 +195,7 @@ impl ChatTemplate {
             .at(&self.place));
         };
         let kept = &rendered[..at];
-        // A template that takes away the space behind the mark takes away those behind the message too.
+        // A template that strips the space after the tag also strips spaces after the message.
         let whole = rendered[at..].starts_with(CONTINUE_TAG);
         Ok(if whole { kept } else { kept.trim_end() }.to_string())
     }
@@ -231,12 +229,12 @@ impl AutoTokenizer {
         !self.chat_templates.named.is_empty()
     }
 
-    /// The chat template of the files, or `wanted`: the name of one of several, or a Jinja template. With
-    /// `tools`, the template named `tool_use` is preferred where there is one.
+    /// The chat template of the files, or `wanted`: the name of a template, or a Jinja template. With `tools`, a
+    /// template named `tool_use` is preferred.
     ///
     /// # Errors
-    /// `Config` when the files have no template, or several and no default; `Model` (`Config` for `wanted`)
-    /// when it is not a template.
+    /// `Config` when the files have no template, or several without a default; `Model` (`Config` for `wanted`) when it
+    /// does not compile.
     pub fn chat_template(&self, wanted: Option<&str>, tools: bool) -> Result<ChatTemplate> {
         let given = wanted.filter(|wanted| {
             let named = &self.chat_templates.named;
@@ -249,7 +247,7 @@ impl AutoTokenizer {
         ChatTemplate::new(place, source, self.special_tokens_map(), kind)
     }
 
-    /// The text of a conversation, by the template of the files. Renders one; for many, ask for the
+    /// Renders a conversation with the template of the files. To render many, get the
     /// [`chat_template`](Self::chat_template) once.
     ///
     /// # Errors
@@ -260,7 +258,7 @@ impl AutoTokenizer {
     }
 }
 
-/// A message whose text ends with the mark, and the text without it.
+/// A message with the tag appended to its text, and the text without the tag.
 fn continued(message: &Value) -> Result<(Value, String)> {
     let mut message = message.clone();
     let text = match &mut message["content"] {
@@ -276,7 +274,7 @@ fn continued(message: &Value) -> Result<(Value, String)> {
     Ok((message, before))
 }
 
-/// The error of a template; `kind` is that of all which is not the fault of a missing function.
+/// Converts an error of the template. `kind` is used unless a function is missing.
 fn failed(error: minijinja::Error, place: &str, kind: ErrorKind) -> Error {
     use minijinja::ErrorKind as Jinja;
     let line = error.line().map_or(String::new(), |line| format!(": line {line}"));
@@ -294,12 +292,11 @@ fn failed(error: minijinja::Error, place: &str, kind: ErrorKind) -> Error {
     };
     if error.kind() == Jinja::OutOfFuel {
         let what = error.detail().unwrap_or("it runs too many instructions");
-        let message =
-            format!("the chat template does more than this conversation can need: {what}");
+        let message = format!("the chat template exceeds the limits for this conversation: {what}");
         return Error::new(kind, message)
             .row(RowErrorKind::Chat)
             .at(place)
-            .hint("give `chat_template`, or use a model whose template ends");
+            .hint("set `chat_template`, or use a model with another template");
     }
     let what = match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),

@@ -1,4 +1,4 @@
-//! Checks a tokenizer.json before and after the library parses it: refuses sizes and counts that no real tokenizer has
+//! Checks a tokenizer.json before and after the library parses it. Rejects sizes and counts that no real tokenizer has
 //! and that multiply the cost of every text.
 //!
 //! Not here: the cost of a single text ([`super::bounded`]).
@@ -59,12 +59,12 @@ struct Parts {
 /// The relevant data of the added tokens.
 #[derive(Default)]
 struct Added {
-    /// The contents of those that the normalizer processes, and their total bytes.
+    /// The contents of the tokens that the normalizer processes, and their total size in bytes.
     normalized: Vec<String>,
     bytes: usize,
 }
 
-/// Passed to serde as an error, to stop once all requested parts are read.
+/// Passed to serde as an error, to stop once all required parts are read.
 const ENOUGH: &str = "enough";
 
 fn check_parts(bytes: &[u8]) -> Result<()> {
@@ -180,7 +180,7 @@ pub(super) fn check_precompiled(bytes: &[u8]) -> Result<()> {
     let limit = limits::TOKENIZER_CHARSMAP_BYTES;
     if longest > limit {
         return Err(refuse(format!(
-            "`precompiled_charsmap` makes {longest} bytes of a character, expected at most {limit}"
+            "`precompiled_charsmap` expands a character to {longest} bytes, expected at most {limit}"
         )));
     }
     Ok(())
@@ -230,7 +230,7 @@ fn check_added_tokens(part: &Value, steps: &[&Value], added: Option<&Added>) -> 
     let limit = limits::TOKENIZER_ADDED_BYTES;
     if bytes > limit {
         return Err(refuse(format!(
-            "`normalizer` makes up to {bytes} bytes of the added tokens, expected at most {limit}"
+            "`normalizer` expands the added tokens to up to {bytes} bytes, expected at most {limit}"
         )));
     }
     if added.normalized.is_empty() || !steps.iter().any(|step| kind(step) == "Replace") {
@@ -269,13 +269,13 @@ fn check_templates(steps: &[&Value]) -> Result<()> {
     if texts > limits::TOKENIZER_TEMPLATE_TEXTS {
         let limit = limits::TOKENIZER_TEMPLATE_TEXTS;
         return Err(refuse(format!(
-            "`post_processor` puts a text in {texts} times, expected at most {limit}"
+            "`post_processor` repeats a text {texts} times, expected at most {limit}"
         )));
     }
     if tokens > limits::TOKENIZER_TEMPLATE_TOKENS {
         let limit = limits::TOKENIZER_TEMPLATE_TOKENS;
         return Err(refuse(format!(
-            "`post_processor` puts {tokens} tokens around a text, expected at most {limit}"
+            "`post_processor` adds {tokens} tokens to a text, expected at most {limit}"
         )));
     }
     Ok(())
@@ -322,7 +322,7 @@ pub(super) fn check_model(tokenizer: &Tokenizer) -> Result<()> {
     }
 }
 
-/// The prefix of messages about files refused while they are read.
+/// The prefix of messages about rejected files.
 const REFUSED: &str = "refused: ";
 
 impl<'de> DeserializeSeed<'de> for &mut Parts {
@@ -435,13 +435,13 @@ mod tests {
     }
 
     #[test]
-    fn what_multiplies_texts_is_refused() {
+    fn steps_that_multiply_texts_are_refused() {
         let text = json!({"Sequence": {"id": "A", "type_id": 0}});
         let doubles = json!({
             "type": "TemplateProcessing", "single": [text, text], "pair": [text, text], "special_tokens": {}
         });
         let processors = json!({"type": "Sequence", "processors": vec![doubles; 40]});
-        assert!(refused(&json!({"post_processor": processors})).contains("puts a text in"));
+        assert!(refused(&json!({"post_processor": processors})).contains("repeats a text"));
         let grows =
             json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(1000)});
         let chain = json!({"type": "Sequence", "normalizers": vec![grows; 4]});
@@ -450,7 +450,7 @@ mod tests {
             "normalized": true, "special": false
         }]);
         let message = refused(&json!({"normalizer": chain, "added_tokens": added}));
-        assert!(message.contains("of the added tokens"), "{message}");
+        assert!(message.contains("expands the added tokens"), "{message}");
         let bytes = json!({
             "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false
         });

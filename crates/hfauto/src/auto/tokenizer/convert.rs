@@ -1,4 +1,4 @@
-//! Tokenizers from vocabulary files, for checkpoints without a tokenizer.json.
+//! Builds tokenizers from vocabulary files, for checkpoints without a tokenizer.json.
 //!
 //! # Source
 //! transformers 4.57: `convert_slow_tokenizer.py` and the slow class of each family.
@@ -27,77 +27,132 @@ use super::sentencepiece::{ModelProto, ModelType, PieceKind};
 use super::special::{self, SpecialTokens};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Sentencepiece models by name, in the order in which they are looked for.
+/// The file names of sentencepiece models, in lookup order.
 const SENTENCEPIECE_FILES: [&str; 3] =
     ["sentencepiece.bpe.model", "tokenizer.model", "spiece.model"];
 
-/// The only name that T5's classes look for.
+/// The only name that T5's classes accept.
 const T5_FILE: &str = "spiece.model";
 
-/// Where fairseq's `<unk>` stands, in both families that come from there.
+/// The id of fairseq's `<unk>` in both families.
 const FAIRSEQ_UNK_ID: usize = 3;
 
-/// Builds the tokenizer of `class` from its vocabulary files, special tokens added.
+/// The inputs for building a tokenizer.
+pub(super) struct Vocabulary<'a, 'b> {
+    pub(super) files: &'a mut TokenizerFiles<'b>,
+    pub(super) config: &'a Map<String, Value>,
+    pub(super) class: &'static TokenizerClass,
+    pub(super) options: TokenizerOptions,
+    pub(super) special: &'a SpecialTokens,
+}
+
+/// Builds the tokenizer of a class from its vocabulary files, without special tokens.
+pub(super) type FromVocabulary = fn(&mut Vocabulary<'_, '_>) -> Result<Tokenizer>;
+
+/// How to add special tokens around texts.
+#[derive(Debug)]
+pub(super) enum PostProcessor {
+    /// Templates for one text and for a pair. Attributes such as `cls_token` stand for the tokens in the files.
+    Template {
+        single: &'static str,
+        pair: &'static str,
+    },
+    Code(fn(&mut Tokenizer, TokenizerOptions, &SpecialTokens) -> Result<()>),
+}
+
+/// Builds the tokenizer of a class from its vocabulary files, with special tokens.
 ///
 /// # Errors
-/// `Hub` when the files are missing, `Model` when they are damaged, `Unsupported` for a kind of
-/// sentencepiece model that is not implemented.
-pub(super) fn from_vocabulary(
-    files: &mut TokenizerFiles<'_>,
-    config: &Map<String, Value>,
-    class: TokenizerClass,
-    options: TokenizerOptions,
-    special: &SpecialTokens,
-) -> Result<Tokenizer> {
-    let mut tokenizer = match class {
-        TokenizerClass::Bert | TokenizerClass::DistilBert | TokenizerClass::MpNet => {
-            word_piece(files, class, options, special)?
-        }
-        TokenizerClass::Roberta | TokenizerClass::Gpt2 => byte_level_bpe(files, class, options)?,
-        TokenizerClass::XlmRoberta | TokenizerClass::Camembert => {
-            let vocab = |proto: &ModelProto| fairseq_vocab(class, proto);
-            let found = read_model_proto(files, class, "`tokenizer.json`, ", &SENTENCEPIECE_FILES)?;
-            sentence_piece(found, vocab, Some(FAIRSEQ_UNK_ID), PrependScheme::Always)?
-        }
-        TokenizerClass::T5 | TokenizerClass::Mt5 => {
-            let extra_ids = extra_ids(config)?;
-            // With a prefix space in tokenizer_config.json, tokenizer.json is of no use.
-            let besides = if options.from_slow { "" } else { "`tokenizer.json`, " };
-            let found = read_model_proto(files, class, besides, &[T5_FILE])?;
-            let unk_id = found.1.unk_id;
-            let vocab = |proto: &ModelProto| t5_vocab(extra_ids, proto);
-            sentence_piece(found, vocab, Some(unk_id), options.prepend_scheme)?
-        }
-        TokenizerClass::PreTrained => {
-            return Err(files.missing(class.name(), "`tokenizer.json`"));
-        }
-    };
+/// `Hub` if the files are missing, `Model` if they are damaged, `Unsupported` for a sentencepiece model type
+/// that is not implemented.
+pub(super) fn from_vocabulary(mut vocabulary: Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    let mut tokenizer = (vocabulary.class.from_vocabulary)(&mut vocabulary)?;
+    let Vocabulary { class, options, special, .. } = vocabulary;
     special.add_to(&mut tokenizer)?;
-    post_processor(&mut tokenizer, class, options, special)?;
+    match class.post_processor {
+        PostProcessor::Template { single, pair } => {
+            template(&mut tokenizer, special, single, pair)?;
+        }
+        PostProcessor::Code(set) => set(&mut tokenizer, options, special)?,
+    }
     Ok(tokenizer)
 }
 
-fn word_piece(
-    files: &mut TokenizerFiles<'_>,
-    class: TokenizerClass,
-    options: TokenizerOptions,
-    special: &SpecialTokens,
+/// For a class without a vocabulary of its own.
+pub(super) fn none(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    Err(vocabulary.missing("`tokenizer.json`"))
+}
+
+impl Vocabulary<'_, '_> {
+    fn missing(&self, wanted: &str) -> Error {
+        self.files.missing(self.class.name, wanted)
+    }
+}
+
+pub(super) fn xlm_roberta(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    // Pieces 0, 1 and 2 of the model are <unk>, <s> and </s>.
+    let first = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)];
+    fairseq(vocabulary, &first, 3)
+}
+
+pub(super) fn camembert(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    // Piece 0 of the model is <unk>; its replacement has a score that prevents it from being chosen.
+    let first = [
+        ("<s>NOTUSED", 0.0),
+        ("<pad>", 0.0),
+        ("</s>NOTUSED", 0.0),
+        ("<unk>", 0.0),
+        ("<unk>NOTUSED", -100.0),
+    ];
+    fairseq(vocabulary, &first, 1)
+}
+
+/// A sentencepiece vocabulary in fairseq's order: `first` replaces the first `own` pieces of the model.
+fn fairseq(
+    vocabulary: &mut Vocabulary<'_, '_>,
+    first: &[(&str, f64)],
+    own: usize,
 ) -> Result<Tokenizer> {
-    let Some(text) = files.read_text("vocab.txt")? else {
-        return Err(files.missing(class.name(), "`tokenizer.json`, `vocab.txt`"));
+    let (file, proto) = read_model_proto(vocabulary, "`tokenizer.json`, ", &SENTENCEPIECE_FILES)?;
+    let first = first.iter().map(|(text, score)| ((*text).to_string(), *score));
+    let mask = [("<mask>".to_string(), 0.0)];
+    let vocab = first.chain(pieces(&proto).skip(own)).chain(mask).collect();
+    sentence_piece(file, &proto, vocab, FAIRSEQ_UNK_ID, PrependScheme::Always)
+}
+
+/// A sentencepiece vocabulary followed by T5's extra ids in descending order.
+pub(super) fn t5(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    let extra_ids = extra_ids(vocabulary.config)?;
+    let options = vocabulary.options;
+    // An explicit prefix space in tokenizer_config.json rules out tokenizer.json.
+    let besides = if options.from_slow { "" } else { "`tokenizer.json`, " };
+    let (file, proto) = read_model_proto(vocabulary, besides, &[T5_FILE])?;
+    let extra_ids = (0..extra_ids).rev().map(|i| (format!("<extra_id_{i}>"), 0.0));
+    let vocab = pieces(&proto).chain(extra_ids).collect();
+    sentence_piece(file, &proto, vocab, proto.unk_id, options.prepend_scheme)
+}
+
+fn pieces(proto: &ModelProto) -> impl Iterator<Item = (String, f64)> + '_ {
+    proto.pieces.iter().map(|piece| (piece.piece.clone(), f64::from(piece.score)))
+}
+
+pub(super) fn word_piece(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    let Some(text) = vocabulary.files.read_text("vocab.txt")? else {
+        return Err(vocabulary.missing("`tokenizer.json`, `vocab.txt`"));
     };
+    let options = vocabulary.options;
     let mut vocab = bpe::Vocab::default();
     for (id, line) in (0..).zip(text.strip_suffix('\n').unwrap_or(&text).split('\n')) {
         vocab.insert(line.to_string(), id);
     }
-    let unk = special.require("unk_token")?;
+    let unk = vocabulary.special.require("unk_token")?;
     if !vocab.contains_key(unk) {
         return Err(Error::new(ErrorKind::Model, format!("`vocab.txt` has no `{unk}`")));
     }
     let model = WordPiece::builder().vocab(vocab).unk_token(unk.to_string()).build();
     let mut tokenizer = Tokenizer::new(model.map_err(broken("vocab.txt"))?);
-    // A slow class without a basic tokenizer leaves all of these undone; BERT's fast class then sets them
-    // to the options again, MPNet's not all of them.
+    // A slow class without a basic tokenizer turns all of these off. BERT's fast class then resets them to the
+    // options; MPNet's resets only some.
     let basic = options.do_basic_tokenize;
     let normalizer = BertNormalizer::new(
         true,
@@ -112,16 +167,13 @@ fn word_piece(
     Ok(tokenizer)
 }
 
-fn byte_level_bpe(
-    files: &mut TokenizerFiles<'_>,
-    class: TokenizerClass,
-    options: TokenizerOptions,
-) -> Result<Tokenizer> {
+pub(super) fn byte_level_bpe(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    let files = &mut *vocabulary.files;
     let (Some(ids), Some(merges)) =
         (files.read_object("vocab.json")?, files.read_text("merges.txt")?)
     else {
         let wanted = "`tokenizer.json`, or `vocab.json` with `merges.txt`";
-        return Err(files.missing(class.name(), wanted));
+        return Err(vocabulary.missing(wanted));
     };
     let mut vocab = bpe::Vocab::default();
     for (token, id) in ids {
@@ -138,12 +190,12 @@ fn byte_level_bpe(
         .build();
     let mut tokenizer = Tokenizer::new(model.map_err(broken("merges.txt"))?);
     tokenizer
-        .with_pre_tokenizer(Some(ByteLevel::new(options.add_prefix_space, true, true)))
+        .with_pre_tokenizer(Some(ByteLevel::new(vocabulary.options.add_prefix_space, true, true)))
         .with_decoder(Some(ByteLevel::default()));
     Ok(tokenizer)
 }
 
-/// The pairs of merges.txt. Its first line is a header, and what follows the last line end is none.
+/// The merges of merges.txt. Ignores the header line and anything after the last line end.
 fn read_merges(text: &str, vocab: &bpe::Vocab) -> Result<Vec<(String, String)>> {
     let mut ranks: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut merges = Vec::new();
@@ -155,7 +207,7 @@ fn read_merges(text: &str, vocab: &bpe::Vocab) -> Result<Vec<(String, String)>> 
             let message = format!("expected two tokens to merge, found `{line}`");
             return Err(Error::new(ErrorKind::Model, message).at(at()));
         };
-        // Asked here and not left to the library, which would index out of bounds.
+        // Checked here, because the library would index out of bounds.
         for token in [left, right, &format!("{left}{right}")] {
             if !vocab.contains_key(token) {
                 let message = format!("`{token}` is not in `vocab.json`");
@@ -169,16 +221,15 @@ fn read_merges(text: &str, vocab: &bpe::Vocab) -> Result<Vec<(String, String)>> 
     Ok(merges)
 }
 
-/// The first of `names` that is there, with its name; `besides` are the files that would have done.
+/// The first existing file of `names`, with its name; `besides` lists alternative files for the error message.
 fn read_model_proto(
-    files: &mut TokenizerFiles<'_>,
-    class: TokenizerClass,
+    vocabulary: &mut Vocabulary<'_, '_>,
     besides: &str,
     names: &[&'static str],
 ) -> Result<(&'static str, ModelProto)> {
     let mut found = None;
     for &file in names {
-        if let Some(bytes) = files.read(file)? {
+        if let Some(bytes) = vocabulary.files.read(file)? {
             found = Some((file, bytes));
             break;
         }
@@ -186,13 +237,16 @@ fn read_model_proto(
     let Some((file, bytes)) = found else {
         let wanted: Vec<_> = names.iter().map(|file| format!("`{file}`")).collect();
         let wanted = format!("{besides}{}", wanted.join(", "));
-        return Err(files.missing(class.name(), &wanted));
+        return Err(vocabulary.missing(&wanted));
     };
     let proto = ModelProto::parse(&bytes).map_err(|e| e.at(file))?;
     if proto.model_type != ModelType::Unigram {
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("sentencepiece model of type {}, only UNIGRAM", proto.model_type.name()),
+            format!(
+                "sentencepiece model type {} is not implemented, only UNIGRAM",
+                proto.model_type.name()
+            ),
         )
         .at(file)
         .hint("save a tokenizer.json with transformers: `AutoTokenizer.from_pretrained(…).save_pretrained(…)`"));
@@ -201,12 +255,13 @@ fn read_model_proto(
 }
 
 fn sentence_piece(
-    (file, proto): (&str, ModelProto),
-    vocab: impl Fn(&ModelProto) -> Vec<(String, f64)>,
-    unk_id: Option<usize>,
+    file: &str,
+    proto: &ModelProto,
+    vocab: Vec<(String, f64)>,
+    unk_id: usize,
     prepend_scheme: PrependScheme,
 ) -> Result<Tokenizer> {
-    let model = Unigram::from(vocab(&proto), unk_id, false);
+    let model = Unigram::from(vocab, Some(unk_id), false);
     let mut tokenizer = Tokenizer::new(model.map_err(broken(file))?);
     let own = proto.pieces.iter().filter(|piece| piece.kind != PieceKind::Ordinary).map(|piece| {
         AddedToken::from(piece.piece.as_str(), piece.kind == PieceKind::Control).normalized(false)
@@ -228,77 +283,18 @@ fn sentence_piece(
     Ok(tokenizer)
 }
 
-/// A sentencepiece vocabulary with T5's extra ids behind it, the last one first.
-fn t5_vocab(extra_ids: usize, proto: &ModelProto) -> Vec<(String, f64)> {
-    let pieces = proto.pieces.iter().map(|piece| (piece.piece.clone(), f64::from(piece.score)));
-    pieces.chain((0..extra_ids).rev().map(|i| (format!("<extra_id_{i}>"), 0.0))).collect()
-}
-
-/// A sentencepiece vocabulary in the order that fairseq gave it.
-fn fairseq_vocab(class: TokenizerClass, proto: &ModelProto) -> Vec<(String, f64)> {
-    let (first, own): (&[(&str, f64)], usize) = match class {
-        // The piece at 0 is <unk>; the score of its stand-in keeps it from ever being chosen.
-        TokenizerClass::Camembert => (
-            &[
-                ("<s>NOTUSED", 0.0),
-                ("<pad>", 0.0),
-                ("</s>NOTUSED", 0.0),
-                ("<unk>", 0.0),
-                ("<unk>NOTUSED", -100.0),
-            ],
-            1,
-        ),
-        // The pieces at 0, 1 and 2 are <unk>, <s> and </s>.
-        _ => (&[("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], 3),
-    };
-    let pieces = proto.pieces.iter().skip(own);
-    first
-        .iter()
-        .map(|(text, score)| ((*text).to_string(), *score))
-        .chain(pieces.map(|piece| (piece.piece.clone(), f64::from(piece.score))))
-        .chain([("<mask>".to_string(), 0.0)])
-        .collect()
-}
-
-fn post_processor(
+pub(super) fn roberta_processing(
     tokenizer: &mut Tokenizer,
-    class: TokenizerClass,
     options: TokenizerOptions,
     special: &SpecialTokens,
 ) -> Result<()> {
-    if class == TokenizerClass::Gpt2 {
-        return gpt2_post_processor(tokenizer, options, special);
-    }
-    if class.is_t5() {
-        // Whatever `eos_token` says.
-        let eos = "</s>";
-        let eos_id = require_id(tokenizer, eos)?;
-        let (single, pair) = (format!("$A {eos}"), format!("$A {eos} $B {eos}"));
-        return template(tokenizer, single, pair, vec![(eos, eos_id)]);
-    }
-    // The families of fairseq's vocabulary name their tokens in the template itself.
-    let (cls, sep) = match class {
-        TokenizerClass::XlmRoberta | TokenizerClass::Camembert => ("<s>", "</s>"),
-        _ => (special.require("cls_token")?, special.require("sep_token")?),
-    };
+    let (cls, sep) = (special.require("cls_token")?, special.require("sep_token")?);
     let (cls_id, sep_id) = (require_id(tokenizer, cls)?, require_id(tokenizer, sep)?);
-    let (single, pair) = match class {
-        TokenizerClass::Roberta => {
-            let processing = RobertaProcessing::new((sep.into(), sep_id), (cls.into(), cls_id))
-                .add_prefix_space(options.add_prefix_space)
-                .trim_offsets(true);
-            tokenizer.with_post_processor(Some(processing));
-            return Ok(());
-        }
-        TokenizerClass::XlmRoberta | TokenizerClass::Camembert => {
-            (format!("{cls} $A {sep}"), format!("{cls} $A {sep} {sep} $B {sep}"))
-        }
-        TokenizerClass::MpNet => {
-            (format!("{cls}:0 $A:0 {sep}:0"), format!("{cls}:0 $A:0 {sep}:0 {sep}:0 $B:1 {sep}:1"))
-        }
-        _ => (format!("{cls}:0 $A:0 {sep}:0"), format!("{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1")),
-    };
-    template(tokenizer, single, pair, vec![(cls, cls_id), (sep, sep_id)])
+    let processing = RobertaProcessing::new((sep.into(), sep_id), (cls.into(), cls_id))
+        .add_prefix_space(options.add_prefix_space)
+        .trim_offsets(true);
+    tokenizer.with_post_processor(Some(processing));
+    Ok(())
 }
 
 fn require_id(tokenizer: &Tokenizer, token: &str) -> Result<u32> {
@@ -307,7 +303,7 @@ fn require_id(tokenizer: &Tokenizer, token: &str) -> Result<u32> {
         .ok_or_else(|| Error::new(ErrorKind::Model, format!("`{token}` is not in the vocabulary")))
 }
 
-fn gpt2_post_processor(
+pub(super) fn gpt2_processing(
     tokenizer: &mut Tokenizer,
     options: TokenizerOptions,
     special: &SpecialTokens,
@@ -317,25 +313,40 @@ fn gpt2_post_processor(
         tokenizer.with_post_processor(Some(bytes));
         return Ok(());
     }
-    let bos = special.require("bos_token")?;
-    let bos_id = require_id(tokenizer, bos)?;
-    template(tokenizer, format!("{bos}:0 $A:0"), format!("{bos}:0 $A:0 $B:1"), vec![(bos, bos_id)])
+    template(tokenizer, special, "bos_token:0 $A:0", "bos_token:0 $A:0 $B:1")
 }
 
 fn template(
     tokenizer: &mut Tokenizer,
-    single: String,
-    pair: String,
-    special: Vec<(&str, u32)>,
+    special: &SpecialTokens,
+    single: &'static str,
+    pair: &'static str,
 ) -> Result<()> {
-    let names: Vec<_> = special.iter().map(|(token, _)| format!("`{token}`")).collect();
+    let parts = |template: &'static str| {
+        template.split(' ').map(|part| {
+            let (name, segment) = part.split_at(part.find(':').unwrap_or(part.len()));
+            let text = if name.ends_with("_token") { special.require(name)? } else { name };
+            Ok((text, segment))
+        })
+    };
+    let tokens = parts(single).filter(|part| !matches!(part, Ok(("$A", _))));
+    let tokens = tokens.map(|part| part.map(|(token, _)| token)).collect::<Result<Vec<_>>>()?;
+    let ids = tokens.iter().map(|token| Ok((*token, require_id(tokenizer, token)?)));
+    let ids = ids.collect::<Result<Vec<_>>>()?;
+    let filled = |template| {
+        let parts =
+            parts(template).map(|part| part.map(|(text, segment)| format!("{text}{segment}")));
+        parts.collect::<Result<Vec<_>>>().map(|parts| parts.join(" "))
+    };
+    let (single, pair) = (filled(single)?, filled(pair)?);
     let template = || -> tokenizers::Result<TemplateProcessing> {
         let mut builder = TemplateProcessing::builder();
         builder.try_single(single)?.try_pair(pair)?;
-        Ok(builder.special_tokens(special).build()?)
+        Ok(builder.special_tokens(ids).build()?)
     };
     let template = template().map_err(|e| {
-        let message = format!("cannot put {} around a text", names.join(" and "));
+        let names: Vec<_> = tokens.iter().map(|token| format!("`{token}`")).collect();
+        let message = format!("cannot add {} around a text", names.join(" and "));
         Error::new(ErrorKind::Model, message).source(e)
     })?;
     tokenizer.with_post_processor(Some(template));
@@ -352,5 +363,5 @@ pub(super) fn set_normalizer(
 }
 
 fn broken(file: &str) -> impl Fn(tokenizers::Error) -> Error {
-    move |e| Error::new(ErrorKind::Model, format!("`{file}` is not usable")).source(e)
+    move |e| Error::new(ErrorKind::Model, format!("cannot use `{file}`")).source(e)
 }

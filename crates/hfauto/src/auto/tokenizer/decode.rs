@@ -1,4 +1,4 @@
-//! Token ids back to tokens and texts.
+//! Decodes token ids to tokens and texts.
 
 use std::collections::BTreeSet;
 
@@ -9,19 +9,19 @@ use super::bounded::failed;
 use crate::error::{ErrorKind, Result};
 use crate::guard::guarded;
 
-/// How token ids become a text, in the words of transformers' `tokenizer.decode(…)`.
+/// How token ids are decoded, with the names of transformers' `tokenizer.decode(…)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DecodeOptions {
-    /// Whether to leave out special tokens.
+    /// Whether to drop special tokens.
     pub skip_special_tokens: bool,
-    /// Whether to tidy the spaces before punctuation; `None` for what the tokenizer's files say. The
-    /// pipelines of transformers have answers of their own: text-generation tidies, summarization and
-    /// its kin do not, fill-mask leaves it to the files.
+    /// Whether to remove spaces before punctuation; `None` for the setting in the tokenizer's files. The pipelines of
+    /// transformers differ: text-generation removes them, summarization and translation do not, fill-mask follows the
+    /// files.
     pub clean_up_tokenization_spaces: Option<bool>,
 }
 
 impl AutoTokenizer {
-    /// The text of token ids; ids that the tokenizer does not know are left out.
+    /// Decodes token ids to a text; unknown ids are dropped.
     ///
     /// # Errors
     /// `Model` when the tokenizer fails.
@@ -29,7 +29,7 @@ impl AutoTokenizer {
         self.decode_with(ids, &DecodeOptions { skip_special_tokens, ..DecodeOptions::default() })
     }
 
-    /// The text of token ids; ids that the tokenizer does not know are left out.
+    /// Like [`decode`](Self::decode), with options.
     ///
     /// # Errors
     /// `Model` when the tokenizer fails.
@@ -44,8 +44,8 @@ impl AutoTokenizer {
         Ok(if tidy.unwrap_or(self.clean_up_tokenization_spaces) { clean_up(&text) } else { text })
     }
 
-    /// The tokens of ids; `None` for an id that the tokenizer does not know. Skipped are the tokens in
-    /// [`all_special_ids`](Self::all_special_ids), as in transformers.
+    /// The tokens of ids; `None` for an unknown id. As in transformers, `skip_special_tokens` skips
+    /// [`all_special_ids`](Self::all_special_ids).
     pub fn convert_ids_to_tokens(
         &self,
         ids: &[u32],
@@ -59,8 +59,8 @@ impl AutoTokenizer {
         kept.map(|id| self.id_to_token(*id)).collect()
     }
 
-    /// The text of tokens, by the tokenizer's decoder: byte-level letters become text again, `##` and `▁`
-    /// go.
+    /// Joins tokens to a text with the tokenizer's decoder: byte-level characters become text again, and `##` and `▁`
+    /// disappear.
     ///
     /// # Errors
     /// `Model` when the tokenizer fails.
@@ -73,8 +73,8 @@ impl AutoTokenizer {
         })
     }
 
-    /// What the tokens inside of a word begin with (`##`); `None` for tokenizers that do not mark them, by
-    /// which transformers tells the word-aware ones from the others.
+    /// The prefix of tokens inside a word (`##`); `None` for tokenizers without one. By it, transformers recognizes
+    /// word-aware tokenizers.
     pub fn continuing_subword_prefix(&self) -> Option<&str> {
         let prefix = match self.tokenizer.get_model() {
             ModelWrapper::WordPiece(model) => Some(model.continuing_subword_prefix.as_str()),
@@ -85,7 +85,7 @@ impl AutoTokenizer {
     }
 }
 
-/// Tidies the spaces that English tokenization leaves (`clean_up_tokenization` of transformers).
+/// Removes the spaces of English tokenization (`clean_up_tokenization` of transformers).
 fn clean_up(text: &str) -> String {
     const TIDY: [(&str, &str); 10] = [
         (" .", "."),

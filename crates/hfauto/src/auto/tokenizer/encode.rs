@@ -1,6 +1,6 @@
-//! Texts to token ids: truncation, special tokens, batches, pairs.
+//! Encodes texts to token ids: truncation, special tokens, batches, pairs.
 //!
-//! Not here: the windows of a long text ([`super::window`]), and the way back ([`super::decode`]).
+//! Not here: windows over a long text ([`super::window`]), and decoding ([`super::decode`]).
 
 use rayon::prelude::*;
 use tokenizers::{Model, OffsetType, PostProcessor, Token, Tokenizer};
@@ -11,27 +11,27 @@ use super::{AutoTokenizer, prefix};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::guarded;
 
-/// How texts are encoded, in the words of transformers' `tokenizer(…)`.
+/// How texts are encoded, with the names of transformers' `tokenizer(…)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EncodeOptions {
-    /// Cut to this many tokens, special tokens included; `None` keeps all.
+    /// The maximum number of tokens, including special tokens; `None` for no truncation.
     pub max_length: Option<usize>,
-    /// Which text of a pair is cut to keep to `max_length`.
+    /// Which text of a pair is truncated to `max_length`.
     pub truncation: TruncationStrategy,
-    /// Which end is cut off; `None` for the tokenizer's own ([`AutoTokenizer::truncation_side`]).
+    /// The side of truncation; `None` for the tokenizer's own ([`AutoTokenizer::truncation_side`]).
     pub truncation_side: Option<Side>,
-    /// Whether to put the model's special tokens (`[CLS]`, `</s>`, …) around the text.
+    /// Whether to add the model's special tokens (`[CLS]`, `</s>`, …).
     pub add_special_tokens: bool,
-    /// Whether to fill [`Encoding::offset_mapping`], which takes longer.
+    /// Whether to return [`Encoding::offset_mapping`], which takes longer.
     pub return_offsets_mapping: bool,
-    /// Whether to fill [`Encoding::special_tokens_mask`].
+    /// Whether to return [`Encoding::special_tokens_mask`].
     pub return_special_tokens_mask: bool,
-    /// Whether to fill [`Encoding::word_ids`], which takes longer.
+    /// Whether to return [`Encoding::word_ids`], which takes longer.
     pub return_word_ids: bool,
 }
 
 impl Default for EncodeOptions {
-    /// No truncation, special tokens, and nothing but the ids and types.
+    /// No truncation, with special tokens; returns only ids and types.
     fn default() -> Self {
         Self {
             max_length: None,
@@ -45,29 +45,28 @@ impl Default for EncodeOptions {
     }
 }
 
-/// The tokens of one text, or of one pair of texts.
+/// The tokens of a text or a pair of texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoding {
     /// Token ids.
     pub input_ids: Vec<u32>,
     /// The segment of each token: 0 for a single text. Models without segments ignore it.
     pub token_type_ids: Vec<u32>,
-    /// Whether tokens were cut to keep to `max_length`.
+    /// Whether the text was truncated to `max_length`.
     pub truncated: bool,
-    /// Where each token stands in its text; `None` unless it was asked for.
+    /// The span of each token in its text; `None` unless requested.
     ///
     /// # Units
     /// Characters, 0-based, half-open; (0, 0) for special tokens.
     pub offset_mapping: Option<Vec<(usize, usize)>>,
-    /// Which tokens were put around the text; `None` unless it was asked for. A special token that the
-    /// text itself spells out is not among them.
+    /// Which tokens the tokenizer added; `None` unless requested. A special token that occurs in the text itself does
+    /// not count.
     pub special_tokens_mask: Option<Vec<bool>>,
-    /// The word of its text that each token belongs to, 0-based; `None` unless it was asked for, and for
-    /// special tokens.
+    /// The index of each token's word in its text; `None` unless requested, and for special tokens.
     pub word_ids: Option<Vec<Option<u32>>>,
 }
 
-/// What the post-processor puts around a single text.
+/// The special tokens that the post-processor adds around a single text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Frame {
     before: Vec<(u32, u32)>,
@@ -76,8 +75,8 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// Finds the frame by processing one token that no vocabulary has; `None` when the text does not
-    /// come out exactly once.
+    /// Finds the frame by processing a token that is in no vocabulary; `None` when it does not occur exactly once in
+    /// the result.
     pub(super) fn find(tokenizer: &Tokenizer) -> Option<Self> {
         const TEXT: u32 = u32::MAX;
         let text = vec![Token::new(TEXT, String::new(), (0, 0))];
@@ -103,8 +102,8 @@ impl AutoTokenizer {
     pub fn encode(&self, text: &str, options: &EncodeOptions) -> Result<Encoding> {
         let room = self.room(options.max_length, options.add_special_tokens, false)?;
         let side = options.truncation_side.unwrap_or(self.truncation_side);
-        // One token more than there is room for tells whether the text was cut. Words are counted from the
-        // beginning, which must be seen for that.
+        // One token more than fits shows whether the text was truncated. Words are counted from the start of the text,
+        // which must then be tokenized.
         let count_words = options.return_word_ids && side == Side::Left;
         let enough = room.filter(|_| !count_words).map(|room| room.saturating_add(1));
         let more = options.return_offsets_mapping
@@ -143,27 +142,27 @@ impl AutoTokenizer {
         Ok(Encoding { input_ids, token_type_ids, truncated, ..Encoding::default() })
     }
 
-    /// Encodes two texts as one input, as `tokenizer([text], [text_pair], truncation=…, max_length=…)`
-    /// does: what does not fit is taken from the text that [`EncodeOptions::truncation`] says.
+    /// Encodes two texts as one input, as `tokenizer([text], [text_pair], truncation=…, max_length=…)` does.
+    /// [`EncodeOptions::truncation`] selects which text is truncated.
     ///
-    /// An empty second text is a second text all the same, as it is in a batch of pairs. Alone, outside a
-    /// list, `tokenizer(text, "")` leaves it out: where that is meant, use [`encode`](Self::encode).
+    /// An empty second text counts as a second text, as in a batch of pairs. Outside a list, `tokenizer(text, "")`
+    /// ignores it: use [`encode`](Self::encode) for that.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode), and `Data` when the only text that may be cut is too short for it.
+    /// As [`encode`](Self::encode), and `Data` when the only text that may be truncated is too short.
     pub fn encode_pair(&self, text: &str, pair: &str, options: &EncodeOptions) -> Result<Encoding> {
         let room = self.room(options.max_length, options.add_special_tokens, true)?;
-        // Both texts whole: which of them is the longer one decides who gives the odd token.
+        // Tokenizes both texts completely: the longer one loses the odd token.
         let offsets = offset_type(options);
         let first = self.tokenize(text, None, 0, offsets)?;
         let second = self.tokenize(pair, None, 1, offsets)?;
         self.assemble(first, Some(second), room, options)
     }
 
-    /// Encodes texts on the threads of the current rayon pool, in order.
+    /// Encodes texts in parallel on the current rayon pool, in order.
     ///
     /// # Errors
-    /// The first error of [`encode`](Self::encode), in the order of the texts.
+    /// The first error of [`encode`](Self::encode), in text order.
     pub fn encode_batch<T>(&self, texts: &[T], options: &EncodeOptions) -> Result<Vec<Encoding>>
     where
         T: AsRef<str> + Sync,
@@ -173,7 +172,7 @@ impl AutoTokenizer {
         encodings.into_iter().collect()
     }
 
-    /// How many tokens of the text fit; `None` for all.
+    /// The number of tokens of the text that fit; `None` for all.
     pub(super) fn room(
         &self,
         max_length: Option<usize>,
@@ -185,13 +184,13 @@ impl AutoTokenizer {
         max_length.checked_sub(special).map(Some).ok_or_else(|| {
             Error::new(
                 ErrorKind::Config,
-                format!("`max_length` is {max_length}, but the special tokens alone are {special}"),
+                format!("`max_length` is {max_length}, but there are {special} special tokens"),
             )
         })
     }
 
-    /// Tokens of a text without special tokens; stops when there are `enough` of them, counted from the
-    /// side that is kept.
+    /// The tokens of a text without special tokens. Stops when there are `enough` of them, counted from the side that
+    /// is kept.
     pub(super) fn tokenize(
         &self,
         text: &str,
@@ -224,11 +223,11 @@ impl AutoTokenizer {
             parts.get_model().tokenize_in_pretokenized(&mut words, enough)?;
             words.into_encoding(None, type_id, offsets)
         };
-        // If the library panics on a text, the row fails.
+        // A panic of the library fails only this row.
         guarded(ErrorKind::Data, "the text", || tokenize().map_err(failed("tokenize a text")))
     }
 
-    /// Cuts to `room`, adds the special tokens, takes out what is asked for.
+    /// Truncates to `room`, adds the special tokens, and returns what the options request.
     fn assemble(
         &self,
         mut first: tokenizers::Encoding,
@@ -263,13 +262,13 @@ impl AutoTokenizer {
         })
     }
 
-    /// How many special tokens come around a text, or around a pair.
+    /// The number of special tokens added to a text, or to a pair.
     pub fn num_special_tokens_to_add(&self, pair: bool) -> usize {
         self.tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(pair))
     }
 }
 
 fn offset_type(options: &EncodeOptions) -> OffsetType {
-    // `None` would also leave out which text a token belongs to.
+    // `None` would also drop which text a token belongs to.
     if options.return_offsets_mapping { OffsetType::Char } else { OffsetType::Byte }
 }

@@ -1,4 +1,4 @@
-//! The files of a tokenizer: each read once, and hashed as it is read.
+//! The files of a tokenizer, each read once and hashed.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Snapshot, read_file};
 use crate::limits;
 
-/// Every file that a tokenizer may be read from, to say what a snapshot has instead of what it lacks.
+/// Every file that a tokenizer may be read from, so that errors can list the files that exist.
 const KNOWN: &[&str] = &[
     "tokenizer.json",
     "vocab.txt",
@@ -21,7 +21,7 @@ const KNOWN: &[&str] = &[
     "config.json",
 ];
 
-/// Reads a snapshot's files and keeps a digest of those read.
+/// Reads a snapshot's files and updates a digest of them.
 pub(super) struct TokenizerFiles<'a> {
     snapshot: &'a Snapshot,
     hasher: blake3::Hasher,
@@ -42,7 +42,7 @@ impl<'a> TokenizerFiles<'a> {
         Ok(Some(bytes))
     }
 
-    /// The content of `file`, if the snapshot has it, with line ends as Python's text mode gives them.
+    /// The content of `file`, if the snapshot has it, with line ends as in Python's text mode.
     pub(super) fn read_text(&mut self, file: &str) -> Result<Option<String>> {
         let Some(bytes) = self.read(file)? else { return Ok(None) };
         let text = String::from_utf8(bytes).map_err(|e| {
@@ -59,7 +59,7 @@ impl<'a> TokenizerFiles<'a> {
         })
     }
 
-    /// Adds something that shapes the tokenizer to the digest.
+    /// Adds something that affects the tokenizer to the digest.
     pub(super) fn note(&mut self, name: &str, content: &[u8]) {
         for part in [name.as_bytes(), content] {
             self.hasher.update(&(part.len() as u64).to_le_bytes());
@@ -67,7 +67,7 @@ impl<'a> TokenizerFiles<'a> {
         }
     }
 
-    /// The digest of all that was read.
+    /// The digest of everything read.
     pub(super) fn digest(&self) -> blake3::Hash {
         self.hasher.finalize()
     }

@@ -1,9 +1,8 @@
-//! `AutoTokenizer`: texts to token ids, exactly as the fast tokenizers of transformers 4.57 give them.
+//! `AutoTokenizer`: from texts to token ids, exactly as the fast tokenizers of transformers 4.57.
 //!
-//! It reads a tokenizer.json, or builds the same tokenizer from the vocabulary files that a checkpoint
-//! has instead (`vocab.txt`, `vocab.json` with `merges.txt`, a sentencepiece model), and applies what the
-//! other files say over it. Not here: batches for a model.
-//! The entry points are [`AutoTokenizer::from_pretrained`], [`AutoTokenizer::encode`] and
+//! It reads a tokenizer.json, or builds the same tokenizer from a checkpoint's vocabulary files (`vocab.txt`,
+//! `vocab.json` with `merges.txt`, a sentencepiece model). The settings in the other files override it. Not here:
+//! batches for a model. The entry points are [`AutoTokenizer::from_pretrained`], [`AutoTokenizer::encode`] and
 //! [`AutoTokenizer::encode_windows`].
 
 mod bounded;
@@ -37,6 +36,7 @@ use bounded::Bounded;
 use chat::ChatTemplates;
 pub use chat::{ChatOptions, ChatTemplate};
 use class::TokenizerClass;
+use convert::Vocabulary;
 pub use decode::DecodeOptions;
 use encode::Frame;
 pub use encode::{EncodeOptions, Encoding};
@@ -46,12 +46,12 @@ use special::SpecialTokens;
 pub use truncate::{Side, TruncationStrategy};
 pub use window::{Window, WindowOptions};
 
-/// Above this, a `model_max_length` means "no limit" (transformers writes 1e30).
+/// From this value on, `model_max_length` means "no limit" (transformers writes 1e30).
 const LARGE_INTEGER: f64 = 1e20;
 
 /// The tokenizer of a checkpoint.
 ///
-/// It is shared between threads by reference; nothing in it changes while texts are encoded.
+/// Encoding takes `&self` and changes nothing, so threads can share a tokenizer.
 ///
 /// # Example
 /// ```
@@ -67,10 +67,10 @@ const LARGE_INTEGER: f64 = 1e20;
 pub struct AutoTokenizer {
     tokenizer: Tokenizer,
     bounded: Bounded,
-    class: TokenizerClass,
-    /// What comes around a single text; `None` when only the library can tell.
+    class: &'static TokenizerClass,
+    /// The special tokens around a single text; `None` when only the library can compute them.
     frame: Option<Frame>,
-    /// Whether the beginning of a long text is enough to know its first tokens.
+    /// Whether a prefix of a long text determines its first tokens.
     word_by_word: bool,
     special: SpecialTokens,
     model_max_length: Option<usize>,
@@ -91,14 +91,14 @@ pub struct AutoTokenizerBuilder {
 }
 
 impl AutoTokenizerBuilder {
-    /// Branch, tag or commit; without it, `main`.
+    /// Sets the branch, tag or commit; `main` by default.
     #[must_use]
     pub fn revision(mut self, revision: impl Into<String>) -> Self {
         self.revision = Some(revision.into());
         self
     }
 
-    /// Overrides of `tokenizer_config.json`, like keyword arguments of `from_pretrained`.
+    /// Sets overrides of `tokenizer_config.json`, like keyword arguments of `from_pretrained`.
     #[must_use]
     pub fn config(mut self, config: Map<String, Value>) -> Self {
         self.config.extend(config);
@@ -108,7 +108,7 @@ impl AutoTokenizerBuilder {
     /// Reads the tokenizer.
     ///
     /// # Errors
-    /// As [`AutoTokenizer::from_snapshot`]; `Hub` when the files cannot be had.
+    /// As [`AutoTokenizer::from_snapshot`]; `Hub` when the files are unavailable.
     pub fn load(self) -> Result<AutoTokenizer> {
         let snapshot = super::snapshot(&self.id, self.revision.as_deref(), Need::Tokenizer)?;
         AutoTokenizer::with_config(&snapshot, None, &self.config)
@@ -119,12 +119,12 @@ impl AutoTokenizer {
     /// The tokenizer of a hub id or of a directory.
     ///
     /// # Errors
-    /// As [`from_snapshot`](Self::from_snapshot); `Hub` when the files cannot be had.
+    /// As [`from_snapshot`](Self::from_snapshot); `Hub` when the files are unavailable.
     pub fn from_pretrained(id: &str) -> Result<Self> {
         Self::builder(id).load()
     }
 
-    /// The same with options.
+    /// Starts a builder with options.
     pub fn builder(id: impl Into<String>) -> AutoTokenizerBuilder {
         AutoTokenizerBuilder { id: id.into(), revision: None, config: Map::new() }
     }
@@ -138,7 +138,7 @@ impl AutoTokenizer {
         Self::for_model_type(snapshot, None)
     }
 
-    /// The tokenizer of a snapshot whose `config.json` may not state its `model_type`.
+    /// The tokenizer of a snapshot whose `config.json` may lack its `model_type`.
     ///
     /// # Errors
     /// As [`from_snapshot`](Self::from_snapshot).
@@ -146,7 +146,8 @@ impl AutoTokenizer {
         Self::with_config(snapshot, model_type, &Map::new())
     }
 
-    /// The same with `overrides` of `tokenizer_config.json`, like keyword arguments of `from_pretrained`.
+    /// Like [`from_snapshot`](Self::from_snapshot), with `overrides` of `tokenizer_config.json`, like keyword arguments
+    /// of `from_pretrained`.
     ///
     /// # Errors
     /// As [`from_snapshot`](Self::from_snapshot).
@@ -159,13 +160,13 @@ impl AutoTokenizer {
             .map_err(|e| e.at(format!("tokenizer of `{}`", snapshot.name())))
     }
 
-    /// The same tokenizer over lower-cased texts; special tokens in a text stay what they are.
+    /// The tokenizer with lower-casing before its normalizer. Special tokens in a text are unchanged.
     ///
     /// # Errors
-    /// `Internal` when the library refuses the normalizer.
+    /// `Internal` when the library rejects the normalizer.
     ///
     /// # Source
-    /// `do_lower_case` of sentence-transformers from 5.4 on, which puts a normalizer in front.
+    /// `do_lower_case` of sentence-transformers from 5.4 on, which prepends a normalizer.
     pub fn lower_cased(mut self) -> Result<Self> {
         let before = self.tokenizer.get_normalizer().cloned();
         if before.as_ref().is_some_and(lower_cases) {
@@ -190,7 +191,7 @@ impl AutoTokenizer {
             config.extend(overrides.clone());
         }
         let class = TokenizerClass::detect(snapshot, &config, model_type)?;
-        files.note("class", class.name().as_bytes());
+        files.note("class", class.name.as_bytes());
         let options = TokenizerOptions::read(&config, class);
 
         let saved = files.read("tokenizer.json")?.map(checked::tokenizer_from).transpose()?;
@@ -199,7 +200,7 @@ impl AutoTokenizer {
             SpecialTokens::read(&mut files, &config, class, saved.as_ref(), converted)?;
         let (mut truncation_side, mut padding_side) = (Side::Right, Side::Right);
         let mut tokenizer = if let Some(mut tokenizer) = saved.filter(|_| !converted) {
-            // Exports carry the settings of one call; texts are cut and padded by the caller's.
+            // Exports contain the settings of one call. Here, callers set truncation, and there is no padding.
             if let Some(truncation) = tokenizer.get_truncation() {
                 truncation_side = match truncation.direction {
                     TruncationDirection::Left => Side::Left,
@@ -219,7 +220,13 @@ impl AutoTokenizer {
             special.add_to(&mut tokenizer)?;
             tokenizer
         } else {
-            convert::from_vocabulary(&mut files, &config, class, options, &special)?
+            convert::from_vocabulary(Vocabulary {
+                files: &mut files,
+                config: &config,
+                class,
+                options,
+                special: &special,
+            })?
         };
         options.apply(class, &mut tokenizer)?;
         checked::check_model(&tokenizer)?;
@@ -243,9 +250,8 @@ impl AutoTokenizer {
             truncation_side,
             padding_side,
             clean_up_tokenization_spaces: clean_up
-                .unwrap_or_else(|| class.default_clean_up(converted)),
-            gives_token_type_ids: gives_token_type_ids(&config)
-                .unwrap_or_else(|| class.default_token_type_ids()),
+                .unwrap_or(converted && class.clean_up_when_converted),
+            gives_token_type_ids: gives_token_type_ids(&config).unwrap_or(class.token_type_ids),
             chat_templates,
             digest: files.digest(),
         })
@@ -253,10 +259,10 @@ impl AutoTokenizer {
 
     /// The name of the tokenizer class in transformers.
     pub fn class_name(&self) -> &'static str {
-        self.class.name()
+        self.class.name
     }
 
-    /// The longest input that the model was made for, in tokens; `None` when the files do not say it.
+    /// The maximum input length of the model, in tokens; `None` when the files do not set it.
     pub fn model_max_length(&self) -> Option<usize> {
         self.model_max_length
     }
@@ -273,7 +279,7 @@ impl AutoTokenizer {
 
     /// The text of a token.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
-        // Not by the library's own way, which shows an added token as the normalizer leaves it.
+        // The library's own lookup returns added tokens in normalized form.
         let added = self.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         match added.get(&id) {
             Some(token) => Some(token.content.clone()),
@@ -286,58 +292,58 @@ impl AutoTokenizer {
         self.tokenizer.token_to_id(token)
     }
 
-    /// The id of the first token of a sentence, for models that have one.
+    /// The id of the token at the start of a sentence, for models that have one.
     pub fn bos_token_id(&self) -> Option<u32> {
         self.special_token_id("bos_token")
     }
 
-    /// The id of the last token of a sentence, for models that have one.
+    /// The id of the token at the end of a sentence, for models that have one.
     pub fn eos_token_id(&self) -> Option<u32> {
         self.special_token_id("eos_token")
     }
 
-    /// The id that stands for what the vocabulary does not have.
+    /// The id of the token for unknown words.
     pub fn unk_token_id(&self) -> Option<u32> {
         self.special_token_id("unk_token")
     }
 
-    /// The id of the token between two texts, and after the last one.
+    /// The id of the token between two texts and after the last one.
     pub fn sep_token_id(&self) -> Option<u32> {
         self.special_token_id("sep_token")
     }
 
-    /// The id that fills up shorter rows.
+    /// The id of the padding token.
     pub fn pad_token_id(&self) -> Option<u32> {
         self.special_token_id("pad_token")
     }
 
-    /// The id of the token whose vector stands for the whole input.
+    /// The id of the token whose vector represents the whole input.
     pub fn cls_token_id(&self) -> Option<u32> {
         self.special_token_id("cls_token")
     }
 
-    /// The id of the token that fill-mask replaces.
+    /// The id of the mask token.
     pub fn mask_token_id(&self) -> Option<u32> {
         self.special_token_id("mask_token")
     }
 
-    /// The text of the token that fill-mask replaces.
+    /// The text of the mask token.
     pub fn mask_token(&self) -> Option<&str> {
         self.special.get("mask_token")
     }
 
-    /// The text of the token that ends a sentence.
+    /// The text of the token at the end of a sentence.
     pub fn eos_token(&self) -> Option<&str> {
         self.special.get("eos_token")
     }
 
-    /// The special tokens by attribute (`bos_token`, …, `additional_special_tokens`, and the model's own),
-    /// those that the tokenizer does not have left out.
+    /// The special tokens that the tokenizer has, by attribute (`bos_token`, …, `additional_special_tokens`, and the
+    /// model's own).
     pub fn special_tokens_map(&self) -> Map<String, Value> {
         self.special.map()
     }
 
-    /// The ids of all tokens in [`special_tokens_map`](Self::special_tokens_map), each once, in its order.
+    /// The ids of all tokens in [`special_tokens_map`](Self::special_tokens_map), in its order, without duplicates.
     pub fn all_special_ids(&self) -> Vec<u32> {
         let map = self.special.map();
         let texts = map.values().flat_map(|value| match value {
@@ -349,25 +355,24 @@ impl AutoTokenizer {
         ids.filter(|id| seen.insert(*id)).collect()
     }
 
-    /// Whether a model is given the segments of tokens with them (`token_type_ids` in `model_input_names`).
-    /// Where it is not, it takes every token to be of segment 0, whatever the lists here say.
+    /// Whether the model gets `token_type_ids` (`model_input_names`). If not, it uses segment 0 for all tokens,
+    /// whatever an encoding contains.
     pub fn gives_token_type_ids(&self) -> bool {
         self.gives_token_type_ids
     }
 
-    /// Which end of a shorter row is filled up (`padding_side`). Nothing is ever filled up here; tasks
-    /// read their question-answering and generation conventions from it.
+    /// The padding side of shorter rows (`padding_side`). Nothing is padded here; tasks derive conventions for question
+    /// answering and generation from it.
     pub fn padding_side(&self) -> Side {
         self.padding_side
     }
 
-    /// Which end of a long text is cut off (`truncation_side`).
+    /// The side on which long texts are truncated (`truncation_side`).
     pub fn truncation_side(&self) -> Side {
         self.truncation_side
     }
 
-    /// A digest of the files that this tokenizer was read from, for lineage: the same digest means the
-    /// same tokens.
+    /// A digest of the files that this tokenizer was read from, for lineage: equal digests mean equal tokens.
     pub fn digest(&self) -> blake3::Hash {
         self.digest
     }
@@ -380,14 +385,14 @@ impl AutoTokenizer {
 impl std::fmt::Debug for AutoTokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AutoTokenizer")
-            .field("class", &self.class.name())
+            .field("class", &self.class.name)
             .field("vocab_size", &self.total_vocab_size())
             .field("model_max_length", &self.model_max_length)
             .finish_non_exhaustive()
     }
 }
 
-/// Whether the normalizer has a step that lower-cases texts, on its own or in a sequence.
+/// Whether the normalizer, or a step of a sequence, lower-cases texts.
 fn lower_cases(normalizer: &NormalizerWrapper) -> bool {
     match normalizer {
         NormalizerWrapper::Lowercase(_) => true,
@@ -398,7 +403,7 @@ fn lower_cases(normalizer: &NormalizerWrapper) -> bool {
     }
 }
 
-/// `model_max_length`, or `max_len` in older files. It may be far beyond 64 bits.
+/// `model_max_length`, or `max_len` in older files. The value may exceed 64 bits.
 fn model_max_length(config: &Map<String, Value>) -> Option<usize> {
     let length = config.get("model_max_length").or_else(|| config.get("max_len"))?.as_f64()?;
     #[expect(
@@ -409,7 +414,7 @@ fn model_max_length(config: &Map<String, Value>) -> Option<usize> {
     (1.0..=LARGE_INTEGER).contains(&length).then_some(length as usize)
 }
 
-/// Whether `model_input_names` has `token_type_ids`; `None` where it is not said.
+/// Whether `model_input_names` contains `token_type_ids`; `None` if it is not set.
 fn gives_token_type_ids(config: &Map<String, Value>) -> Option<bool> {
     let names = config.get("model_input_names")?.as_array()?;
     Some(names.iter().any(|name| name == "token_type_ids"))

@@ -1,5 +1,5 @@
-//! What the fast classes of transformers change in a tokenizer after it is loaded, because
-//! tokenizer_config.json says otherwise than tokenizer.json.
+//! The changes that transformers' fast classes make to a loaded tokenizer when tokenizer_config.json
+//! differs from tokenizer.json.
 
 use serde_json::{Map, Value};
 use tokenizers::normalizers::BertNormalizer;
@@ -7,19 +7,19 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer};
 
-use super::class::TokenizerClass;
+use super::class::{Overrides, TokenizerClass};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Tokens that T5 has for the gaps in a text.
+/// The default number of T5's sentinel tokens.
 const EXTRA_IDS: usize = 100;
 
-/// More of them than any vocabulary has room for.
+/// An upper bound beyond any vocabulary.
 const MAX_EXTRA_IDS: usize = 100_000;
 
-/// `extra_ids` of T5: how many `<extra_id_…>` there are.
+/// `extra_ids` of T5: the number of `<extra_id_…>` tokens.
 ///
 /// # Errors
-/// `Model` when it is no such number.
+/// `Model` if it is not a valid number.
 pub(super) fn extra_ids(config: &Map<String, Value>) -> Result<usize> {
     let Some(value) = config.get("extra_ids") else { return Ok(EXTRA_IDS) };
     let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
@@ -33,7 +33,7 @@ pub(super) fn extra_ids(config: &Map<String, Value>) -> Result<usize> {
     })
 }
 
-/// The options of tokenizer_config.json that change tokens, with transformers' defaults.
+/// The options of tokenizer_config.json that affect tokens, with transformers' defaults.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokenizerOptions {
     pub(super) do_lower_case: bool,
@@ -42,16 +42,16 @@ pub(super) struct TokenizerOptions {
     pub(super) tokenize_chinese_chars: bool,
     pub(super) add_prefix_space: bool,
     pub(super) add_bos_token: bool,
-    /// T5: where a space is put when the tokenizer is made of a sentencepiece model.
+    /// T5: where a tokenizer built from a sentencepiece model adds a space.
     pub(super) prepend_scheme: PrependScheme,
-    /// T5: whether tokenizer.json is passed over for the sentencepiece model.
+    /// T5: whether to use the sentencepiece model instead of tokenizer.json.
     pub(super) from_slow: bool,
     trim_offsets: bool,
     split_special_tokens: bool,
 }
 
 impl TokenizerOptions {
-    pub(super) fn read(config: &Map<String, Value>, class: TokenizerClass) -> Self {
+    pub(super) fn read(config: &Map<String, Value>, class: &TokenizerClass) -> Self {
         let flag = |name| config.get(name).and_then(Value::as_bool);
         let given_prefix_space = flag("add_prefix_space");
         Self {
@@ -66,15 +66,14 @@ impl TokenizerOptions {
                 (_, Some(false)) => PrependScheme::First,
                 _ => PrependScheme::Always,
             },
-            // As its fast class has it: a prefix space, wanted or not, is a matter of the conversion.
-            from_slow: class.is_t5() && given_prefix_space.is_some(),
+            from_slow: class.prefix_space_from_slow && given_prefix_space.is_some(),
             trim_offsets: flag("trim_offsets").unwrap_or(true),
             split_special_tokens: flag("split_special_tokens").unwrap_or(false),
         }
     }
 
-    /// Makes `tokenizer` what these options ask for.
-    pub(super) fn apply(self, class: TokenizerClass, tokenizer: &mut Tokenizer) -> Result<()> {
+    /// Applies the options to `tokenizer`.
+    pub(super) fn apply(self, class: &TokenizerClass, tokenizer: &mut Tokenizer) -> Result<()> {
         tokenizer.set_encode_special_tokens(self.split_special_tokens);
         if let Some(PreTokenizerWrapper::ByteLevel(bytes)) = tokenizer.get_pre_tokenizer()
             && bytes.add_prefix_space != self.add_prefix_space
@@ -82,26 +81,28 @@ impl TokenizerOptions {
             let bytes = ByteLevel::new(self.add_prefix_space, true, bytes.use_regex);
             tokenizer.with_pre_tokenizer(Some(bytes));
         }
-        match class {
-            TokenizerClass::Bert | TokenizerClass::DistilBert | TokenizerClass::MpNet => {
-                self.apply_normalizer(class, tokenizer)
+        match class.overrides {
+            Overrides::None => {}
+            Overrides::BertNormalizer { tokenize_chinese_chars } => {
+                self.apply_normalizer(tokenize_chinese_chars, tokenizer)?;
             }
-            TokenizerClass::Roberta => {
-                self.apply_post_processor(tokenizer);
-                Ok(())
-            }
-            _ => Ok(()),
+            Overrides::PostProcessor => self.apply_post_processor(tokenizer),
         }
+        Ok(())
     }
 
-    fn apply_normalizer(self, class: TokenizerClass, tokenizer: &mut Tokenizer) -> Result<()> {
+    fn apply_normalizer(
+        self,
+        tokenize_chinese_chars: bool,
+        tokenizer: &mut Tokenizer,
+    ) -> Result<()> {
         let Some(NormalizerWrapper::BertNormalizer(has)) = tokenizer.get_normalizer() else {
             return Ok(());
         };
-        // MPNet's class neither looks at the ideographs nor sets them.
-        let handle_chinese_chars = match class {
-            TokenizerClass::MpNet => has.handle_chinese_chars,
-            _ => self.tokenize_chinese_chars,
+        let handle_chinese_chars = if tokenize_chinese_chars {
+            self.tokenize_chinese_chars
+        } else {
+            has.handle_chinese_chars
         };
         let wanted = (self.do_lower_case, self.strip_accents, handle_chinese_chars);
         if (has.lowercase, has.strip_accents, has.handle_chinese_chars) == wanted {
@@ -113,8 +114,8 @@ impl TokenizerOptions {
             self.strip_accents,
             self.do_lower_case,
         );
-        // In transformers the added tokens stay as the first normalizer left them; `with_normalizer`
-        // would normalize them anew, hence they are put back.
+        // In transformers, the added tokens keep the form that the first normalizer gave them.
+        // `with_normalizer` would normalize them again, so they are restored.
         let added = tokenizer.get_added_vocabulary().clone();
         tokenizer
             .with_normalizer(Some(normalizer))

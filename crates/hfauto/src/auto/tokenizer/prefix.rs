@@ -1,23 +1,23 @@
-//! How much of a long text has to be looked at to know its first tokens.
+//! Finds a prefix of a long text that determines its first tokens.
 //!
-//! Normalizing and splitting a text costs far more than looking its words up, and a text of a hundred
-//! pages is cut to one. Where a tokenizer treats words one by one, the tokens of a beginning that ends with
-//! a word are the beginning of the tokens. That holds for the kinds of tokenizer in [`is_word_by_word`], at
-//! the places in [`end_of_word`]; all others see the whole text.
+//! Normalizing and splitting a text costs far more than looking up its words, and a text of a hundred pages may be
+//! truncated to one. If a tokenizer processes words independently, the tokens of a prefix that ends with a word are a
+//! prefix of the text's tokens. This holds for the kinds of tokenizer in [`is_word_by_word`], at the positions in
+//! [`end_of_word`]. Other tokenizers process the whole text.
 
 use serde_json::Value;
 use tokenizers::{NormalizerWrapper, Tokenizer};
 
-/// The first look takes this many bytes for each token that is wanted: few texts have longer tokens.
+/// The first prefix has this many bytes per wanted token: few texts have longer tokens.
 const BYTES_PER_TOKEN: usize = 16;
 
-/// Texts up to this length are not worth cutting.
+/// Shorter texts are processed whole.
 const MIN_BYTES: usize = 4096;
 
-/// How far behind the place aimed at the end of a word is looked for.
+/// The range, in bytes, in which to search for the end of a word.
 const SEARCH_BYTES: usize = 1024;
 
-/// Beginnings of a text that end with a word, each longer than the last, ending with the text itself.
+/// Growing prefixes of a text that end with a word; the last one is the text itself.
 pub(super) fn beginnings(text: &str, tokens: usize) -> impl Iterator<Item = &str> {
     let first = tokens.saturating_mul(BYTES_PER_TOKEN).max(MIN_BYTES);
     let aims = std::iter::successors(Some(first), |aim| aim.checked_mul(4));
@@ -27,10 +27,10 @@ pub(super) fn beginnings(text: &str, tokens: usize) -> impl Iterator<Item = &str
         .map(|end| &text[..end])
 }
 
-/// The first place from `from` on where a word ends, a space follows and another word begins.
+/// The first position from `from` on where a word ends, a space follows and another word starts.
 ///
-/// Both are letters or digits that neither join nor change with their neighbours: no tokenizer of the
-/// kinds below sees a difference between such a space and the end of the text.
+/// Both characters are letters or digits that neither join nor change with their neighbours. For the tokenizers below,
+/// this space is equivalent to the end of the text.
 fn end_of_word(text: &str, from: usize) -> Option<usize> {
     let bytes = text.as_bytes();
     let until = bytes.len().min(from.saturating_add(SEARCH_BYTES));
@@ -48,24 +48,24 @@ fn is_plain(c: char) -> bool {
     plain && c.is_alphanumeric()
 }
 
-/// Whether the tokens of a word depend on that word alone.
+/// Whether a word's tokens depend on that word alone.
 pub(super) fn is_word_by_word(tokenizer: &Tokenizer) -> bool {
     let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
-    // An added token may reach over a space only if it has one.
+    // An added token can span a space only if it contains one.
     let no_spaces = added.values().all(|token| !token.content.contains(char::is_whitespace));
     let normalizer = tokenizer.get_normalizer().is_none_or(keeps_spaces);
     let splits = serde_json::to_value(tokenizer.get_pre_tokenizer());
     no_spaces && normalizer && splits.is_ok_and(|splits| ends_words_at_spaces(&splits))
 }
 
-/// Whether a normalizer works character by character and leaves a single space within a text alone.
+/// Whether a normalizer works character by character and keeps single spaces within a text.
 fn keeps_spaces(normalizer: &NormalizerWrapper) -> bool {
     match normalizer {
         NormalizerWrapper::BertNormalizer(_) => true,
         NormalizerWrapper::Precompiled(rules) => rules.transform(" ").is_none_or(|to| to == " "),
         NormalizerWrapper::StripNormalizer(strip) => !strip.strip_left,
         NormalizerWrapper::Sequence(all) => all.as_ref().iter().all(keeps_spaces),
-        // Several spaces to one mark: transformers' own rule for sentencepiece models.
+        // Replaces several spaces by one marker, as transformers does for sentencepiece models.
         NormalizerWrapper::Replace(_) => serde_json::to_value(normalizer).is_ok_and(|replace| {
             replace["pattern"]["Regex"] == " {2,}" && replace["content"] == "▁"
         }),
@@ -73,14 +73,14 @@ fn keeps_spaces(normalizer: &NormalizerWrapper) -> bool {
     }
 }
 
-/// Whether a pre-tokenizer (as JSON: its parts are private) ends a word at every space.
+/// Whether a pre-tokenizer (as JSON, because its fields are private) ends a word at every space.
 fn ends_words_at_spaces(splits: &Value) -> bool {
     match splits["type"].as_str() {
         Some("BertPreTokenizer" | "WhitespaceSplit") => true,
         Some("ByteLevel") => splits["use_regex"] == true,
         Some("Metaspace") => splits["split"] == true,
         Some("Sequence") => {
-            // Later parts split what the first has split.
+            // Later parts split the output of the first.
             splits["pretokenizers"]
                 .as_array()
                 .is_some_and(|all| !all.is_empty() && all.iter().all(ends_words_at_spaces))
@@ -97,7 +97,7 @@ mod tests {
     fn beginnings_end_with_words_and_grow_to_the_text() {
         let text = "word, ".repeat(3000) + &"ähnlich wie ".repeat(3000);
         let ends: Vec<_> = beginnings(&text, 10).map(str::len).collect();
-        // The first aims lie among the commas, where no plain word ends.
+        // The first candidate positions are among the commas, where no plain word ends.
         assert_eq!(ends, [text.len()]);
         let text = "ähnlich wie ".repeat(3000);
         let all: Vec<_> = beginnings(&text, 10).collect();

@@ -1,4 +1,4 @@
-//! Values as Python writes them: chat templates print them, and pass them through `json.dumps`.
+//! Formats values as Python does: chat templates print them and pass them to `json.dumps`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use minijinja::{Error, ErrorKind};
 use super::jinja::{ITEM, charge};
 use crate::limits;
 
-/// A value for a template that looks as in Python wherever it becomes part of a text.
+/// A template value that is formatted as in Python.
 pub(super) fn value(json: &serde_json::Value) -> Value {
     match json {
         serde_json::Value::Array(list) => {
@@ -24,7 +24,7 @@ pub(super) fn value(json: &serde_json::Value) -> Value {
     }
 }
 
-/// The size of a value when all of it is read: a list that holds another twice counts it twice.
+/// The total size of a value; a list that occurs twice counts twice.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Size {
     /// Bytes of strings, plus [`ITEM`] for each value.
@@ -60,7 +60,7 @@ pub(super) fn size(value: &Value) -> Size {
         Size { weight: ITEM, depth: 0 }
     } else if let Some(pairs) = object.try_iter_pairs().filter(|_| object.repr() == ObjectRepr::Map)
     {
-        // A namespace or keyword arguments, whose values are already ours.
+        // A namespace or keyword arguments; their values are already owned.
         let items: Vec<Value> = pairs.flat_map(|(key, item)| [key, item]).collect();
         Size::around(items.iter())
     } else {
@@ -74,8 +74,8 @@ pub(super) fn flat_len(value: &Value) -> usize {
     value.as_str().map_or_else(|| value.len().unwrap_or(1), str::len)
 }
 
-/// The value as one that knows its size: lists, maps and iterators are copied to our own lists and maps.
-/// Namespaces, macros and functions stay unchanged.
+/// Converts a value to one with a known size: copies lists, maps and iterators to our own lists and maps. Namespaces,
+/// macros and functions stay unchanged.
 ///
 /// # Errors
 /// `OutOfFuel` for a value that is too long or too deep.
@@ -83,8 +83,8 @@ pub(super) fn own(value: Value) -> Result<Value, Error> {
     owned(value, 0)
 }
 
-/// [`own`] for an element of a list, a map or a namespace. It must not be a namespace or macro: these could come to
-/// contain themselves.
+/// [`own`] for an element of a list, a map or a namespace. The element must not be a namespace or macro, because these
+/// could come to contain themselves.
 pub(super) fn own_item(value: Value) -> Result<Value, Error> {
     owned(value, 1)
 }
@@ -171,7 +171,7 @@ impl Object for List {
     }
 }
 
-/// In insertion order.
+/// A map in insertion order.
 #[derive(Debug)]
 struct Dict {
     entries: Vec<(Value, Value)>,
@@ -224,7 +224,7 @@ impl Object for Dict {
     }
 }
 
-/// `str(value)`: a text as it is, everything else as [`repr`] shows it.
+/// `str(value)`: strings unchanged, everything else as in [`repr`].
 pub(super) fn str(value: &Value) -> Result<String, Error> {
     match value.as_str() {
         Some(text) => Ok(text.to_string()),
@@ -275,12 +275,12 @@ fn write_repr(out: &mut String, value: &Value) {
     }
 }
 
-/// The items of a list, the keys of a map.
+/// The items of a list, or the keys of a map.
 fn items(value: &Value) -> impl Iterator<Item = Value> {
     value.try_iter().into_iter().flatten()
 }
 
-/// The shortest digits that give the number back; an exponent below 1e-4 and from 1e16 on.
+/// The shortest digits that round-trip, with an exponent below 1e-4 and from 1e16 on.
 fn number_repr(number: &Value) -> String {
     match f64::try_from(number.clone()) {
         Ok(float) if !number.is_integer() => float_repr(float),
@@ -328,20 +328,20 @@ fn write_text(out: &mut String, text: &str) {
     out.push(quote);
 }
 
-/// Neither a control character nor a separator other than the space.
+/// Whether `c` is neither a control character nor a separator other than the space.
 fn is_printable(c: char) -> bool {
-    // Rust escapes the same categories, and, at the beginning of a text only, combining marks too.
+    // Rust escapes the same categories and, at the start of a text only, combining marks.
     let mut text = String::from("a");
     text.push(c);
     matches!(c, '"' | '\'') || text.escape_debug().count() == 2
 }
 
-/// The arguments of `json.dumps` that templates can give.
+/// The arguments of `json.dumps` that templates may pass.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dumps {
     pub(super) ensure_ascii: bool,
     pub(super) indent: Option<usize>,
-    /// Between items, and between a key and its value.
+    /// The separators between items, and between key and value.
     pub(super) separators: Option<(String, String)>,
     pub(super) sort_keys: bool,
 }
@@ -350,7 +350,7 @@ impl Dumps {
     /// `json.dumps(value, …)`.
     ///
     /// # Errors
-    /// `BadSerialization` for what JSON does not have, undefined values among them.
+    /// `BadSerialization` for values that JSON cannot represent, including undefined values.
     pub(super) fn to_string(&self, value: &Value) -> Result<String, Error> {
         charge(size(value).weight.saturating_mul(2))?;
         let mut out = String::new();
@@ -445,7 +445,7 @@ impl Dumps {
     }
 }
 
-/// What JSON writes without quotes.
+/// Values that JSON writes without quotes.
 fn scalar(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::None => Ok("null".into()),
@@ -463,12 +463,12 @@ fn scalar(value: &Value) -> Result<String, Error> {
     }
 }
 
-/// A key of a map, which is a text in JSON.
+/// A map key, which must be a string in JSON.
 fn key_text(key: &Value) -> Result<String, Error> {
     key.as_str().map_or_else(|| scalar(key), |text| Ok(text.to_string()))
 }
 
-/// The words of a title as Jinja sees them: after white space and opening brackets, and the hyphen.
+/// Title case as in Jinja: words start after white space, opening brackets and hyphens.
 pub(super) fn jinja_title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut begins = true;
@@ -491,7 +491,7 @@ mod tests {
 
     #[test]
     fn values_look_as_in_python() {
-        // Each by CPython 3.11.
+        // Each expected value is CPython 3.11's.
         for (json, expected) in [
             (json!(null), "None"),
             (json!(true), "True"),

@@ -1,7 +1,7 @@
-//! The parts of a sentencepiece model that a tokenizer needs, read from its protobuf bytes.
+//! Reads the parts of a sentencepiece model that a tokenizer needs from its protobuf bytes.
 //!
-//! Not a protobuf library: it knows the few fields of `ModelProto` below and skips all others.
-//! The entry point is [`ModelProto::parse`].
+//! This is not a protobuf library: it reads the few fields of `ModelProto` below and skips all others. The entry point
+//! is [`ModelProto::parse`].
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,11 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) struct ModelProto {
     /// The vocabulary; a piece's index is its id.
     pub(super) pieces: Vec<Piece>,
-    /// How the model was trained.
+    /// The training algorithm.
     pub(super) model_type: ModelType,
-    /// The place of the piece that stands for what the vocabulary does not have.
+    /// The index of the piece for unknown words.
     pub(super) unk_id: usize,
-    /// The compiled normalisation rules; empty when there are none.
+    /// The compiled normalization rules; empty if there are none.
     pub(super) precompiled_charsmap: Vec<u8>,
 }
 
@@ -25,20 +25,20 @@ pub(super) struct ModelProto {
 pub(super) struct Piece {
     /// The text.
     pub(super) piece: String,
-    /// The logarithm of its probability.
+    /// Its log-probability.
     pub(super) score: f32,
-    /// What it stands for.
+    /// Its type.
     pub(super) kind: PieceKind,
 }
 
 /// `SentencePiece.Type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum PieceKind {
-    /// `CONTROL`, as `<s>`: never part of a text.
+    /// `CONTROL`, for example `<s>`: never part of a text.
     Control,
-    /// `USER_DEFINED`: always one token, wherever it stands.
+    /// `USER_DEFINED`: always one token.
     UserDefined,
-    /// The others, which need no care of their own.
+    /// The other types, which need no special treatment.
     #[default]
     Ordinary,
 }
@@ -51,9 +51,9 @@ pub(super) enum ModelType {
     Unigram,
     /// Byte pair encoding.
     Bpe,
-    /// One token a word.
+    /// One token per word.
     Word,
-    /// One token a character.
+    /// One token per character.
     Char,
 }
 
@@ -73,8 +73,7 @@ impl ModelProto {
     /// Reads a model file.
     ///
     /// # Errors
-    /// `Model` when the bytes are not a sentencepiece model, or when its normalisation rules would lead
-    /// outside their own tables.
+    /// `Model` when the bytes are not a sentencepiece model, or its normalization rules point outside their tables.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
         let mut model = Self::default();
         let mut fields = Fields::new(bytes);
@@ -161,11 +160,11 @@ enum Value<'a> {
     Number(u64),
     Fixed32(u32),
     Bytes(&'a [u8]),
-    /// Eight bytes: no field that we read.
+    /// Eight bytes; the fields below do not use them.
     Fixed64,
 }
 
-/// The fields of one message, in the order of the file.
+/// The fields of a message, in file order.
 struct Fields<'a> {
     bytes: &'a [u8],
 }
@@ -221,15 +220,15 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Follows every path of the rules' double array, so that normalising can never leave its bounds:
-/// the crate that walks it indexes without asking.
+/// Follows every path of the rules' double array, so that normalization cannot leave its bounds: the crate that walks
+/// it does not check indices.
 fn check_charsmap(charsmap: &[u8]) -> Result<()> {
     if charsmap.is_empty() {
         return Ok(());
     }
-    let broken = || damaged("its normalisation rules are broken");
+    let broken = || damaged("its normalization rules are invalid");
     let (length, rest) = charsmap.split_first_chunk::<4>().ok_or_else(broken)?;
-    // The unit count is rounded down, and the texts start right behind the units, as their reader has it.
+    // As in the reader, the unit count is rounded down, and the texts follow the units directly.
     let length = usize::try_from(u32::from_le_bytes(*length) / 4).map_err(|_| broken())?;
     let (array, texts) =
         length.checked_mul(4).and_then(|n| rest.split_at_checked(n)).ok_or_else(broken)?;
@@ -238,7 +237,7 @@ fn check_charsmap(charsmap: &[u8]) -> Result<()> {
         let bytes = array.get(at * 4..).and_then(|rest| rest.first_chunk::<4>());
         bytes.map(|bytes| u32::from_le_bytes(*bytes)).ok_or_else(broken)
     };
-    // A unit is a label (its low byte; the top bit marks a value), a leaf flag and an offset.
+    // A unit consists of a label (the low byte; the top bit marks a value), a leaf flag and an offset.
     let children = |at: usize| -> Result<usize> {
         let unit = unit(at)?;
         Ok(at ^ (usize::try_from(unit >> 10).map_err(|_| broken())? << ((unit & (1 << 9)) >> 6)))
@@ -289,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_pieces_and_type_and_skips_what_it_does_not_know() {
+    fn reads_pieces_and_type_and_skips_unknown_fields() {
         let mut file = piece("<s>", 0.0, 3);
         file.extend(piece("▁de", -3.5, 1));
         file.extend(piece("<ud>", 0.0, 4));
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_ends_too_early() {
+    fn refuses_truncated_models() {
         let file = piece("▁de", -3.5, 1);
         for length in 1..file.len() {
             let error = ModelProto::parse(&file[..length]).unwrap_err();
@@ -321,11 +320,11 @@ mod tests {
     }
 
     #[test]
-    fn refuses_rules_that_lead_outside_their_tables() {
+    fn refuses_rules_that_point_outside_their_tables() {
         let mut file = piece("a", 0.0, 1);
-        // One unit, whose children would lie at 1 to 255.
+        // One unit, with children at 1 to 255.
         file.extend(bytes_field(3, &bytes_field(2, &[4, 0, 0, 0, 0, 0, 0, 0])));
-        assert!(ModelProto::parse(&file).unwrap_err().message().contains("rules are broken"));
+        assert!(ModelProto::parse(&file).unwrap_err().message().contains("rules are invalid"));
     }
 
     proptest! {

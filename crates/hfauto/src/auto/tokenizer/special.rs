@@ -1,8 +1,8 @@
-//! Special and added tokens: what the configuration files say, and how it gets into a tokenizer.
+//! Special and added tokens: reads them from the configuration files and adds them to a tokenizer.
 //!
-//! Four files may speak of the same token (tokenizer.json, tokenizer_config.json,
-//! special_tokens_map.json, added_tokens.json), each with other flags. Which one wins decides whether
-//! ` <mask>` swallows the space before it, so the order here is that of transformers 4.57
+//! Four files may describe the same token (tokenizer.json, tokenizer_config.json, special_tokens_map.json,
+//! added_tokens.json), each with different flags. The precedence decides whether ` <mask>` includes the
+//! space before it, so the order here is that of transformers 4.57
 //! (`PreTrainedTokenizerBase._from_pretrained`, then `PreTrainedTokenizerFast.__init__`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,34 +11,34 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::bounded;
-use super::class::TokenizerClass;
+use super::class::{AdditionalTokens, TokenizerClass};
 use super::files::TokenizerFiles;
 use super::overrides::extra_ids;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
-/// The attributes that hold one token each, in the order in which missing tokens get their ids.
+/// The attributes with one token each, in the order in which missing tokens get their ids.
 const ATTRIBUTES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// A token as a file gives it.
+/// A token in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Token {
-    /// Its text alone.
+    /// Only its text.
     Text(String),
     /// With flags.
     Added(RawAddedToken),
 }
 
-/// `AddedToken` of the Python package: whether it is `normalized` stays open until it is used.
+/// `AddedToken` of the Python package; `normalized` stays unset until the token is used.
 #[derive(Clone, Debug, Default)]
-struct RawAddedToken {
-    content: String,
-    single_word: bool,
-    lstrip: bool,
-    rstrip: bool,
-    normalized: Option<bool>,
-    special: bool,
+pub(super) struct RawAddedToken {
+    pub(super) content: String,
+    pub(super) single_word: bool,
+    pub(super) lstrip: bool,
+    pub(super) rstrip: bool,
+    pub(super) normalized: Option<bool>,
+    pub(super) special: bool,
 }
 
 impl PartialEq for RawAddedToken {
@@ -103,28 +103,28 @@ impl Token {
     }
 }
 
-/// The tokens that a tokenizer's attributes name, and those added to its vocabulary.
+/// The special tokens by attribute, and the tokens added to the vocabulary.
 #[derive(Debug)]
 pub(super) struct SpecialTokens {
     /// By attribute; a token that a file sets to `null` is absent.
     named: BTreeMap<&'static str, Token>,
     additional: Vec<Token>,
-    /// `extra_special_tokens`, whose attributes are the model's own.
+    /// `extra_special_tokens`, with attributes that the model defines.
     extra: Vec<(String, Token)>,
     /// `added_tokens_decoder`, by id.
     added: BTreeMap<u32, RawAddedToken>,
 }
 
 impl SpecialTokens {
-    /// Gathers what the files say. `saved` is the tokenizer of tokenizer.json. With `converted`, the tokens
-    /// are those that the slow class hands to the fast one.
+    /// Reads the tokens from the files. `saved` is the tokenizer of tokenizer.json. With `converted`, the
+    /// tokens are those that the slow class passes to the fast one.
     ///
     /// # Errors
-    /// `Model` when a file does not have the shape it should have.
+    /// `Model` if a file has an unexpected structure.
     pub(super) fn read(
         files: &mut TokenizerFiles<'_>,
         config: &Map<String, Value>,
-        class: TokenizerClass,
+        class: &TokenizerClass,
         saved: Option<&Tokenizer>,
         converted: bool,
     ) -> Result<Self> {
@@ -145,7 +145,7 @@ impl SpecialTokens {
                 }
                 tokens
             }
-            // transformers 5 writes `additional_special_tokens` by this name.
+            // transformers 5 writes `additional_special_tokens` under this name.
             Some(list @ Value::Array(_)) => {
                 additional.get_or_insert_with(Vec::new).extend(token_list(list)?);
                 Vec::new()
@@ -153,7 +153,7 @@ impl SpecialTokens {
             _ => Vec::new(),
         };
 
-        // `added_tokens_decoder` silences all older ways to say it.
+        // `added_tokens_decoder` overrides all older forms.
         let mut added = BTreeMap::new();
         let mut known: BTreeMap<String, RawAddedToken> = BTreeMap::new();
         if let Some(decoder) = config.get("added_tokens_decoder") {
@@ -162,7 +162,7 @@ impl SpecialTokens {
                 added.insert(id, token);
             }
         } else {
-            // Read in any case, so that the digest covers them.
+            // Always read, so that the digest covers them.
             let map = files.read_object("special_tokens_map.json")?.unwrap_or_default();
             let mut special_texts = merge_map(&map, &mut named, &mut additional)?;
             special_texts.extend(texts_of(&named, additional.as_deref()));
@@ -198,17 +198,18 @@ impl SpecialTokens {
             }
         }
 
-        let additional = if class.is_t5() {
-            with_extra_ids(additional.unwrap_or_default(), extra_ids(config)?)?
-        } else {
-            additional.unwrap_or_else(|| {
-                let defaults = class.default_additional_tokens();
+        let additional = match (&class.additional_special_tokens, additional) {
+            (AdditionalTokens::ExtraIds, given) => {
+                with_extra_ids(given.unwrap_or_default(), extra_ids(config)?)?
+            }
+            (AdditionalTokens::Fixed(_), Some(given)) => given,
+            (AdditionalTokens::Fixed(defaults), None) => {
                 defaults.iter().map(|text| Token::Text((*text).to_string())).collect()
-            })
+            }
         };
-        let handed_on = |token: Token| if converted { copied(token) } else { token };
-        let additional = additional.into_iter().map(handed_on).collect();
-        let extra = extra.into_iter().map(|(name, token)| (name, handed_on(token))).collect();
+        let passed_on = |token: Token| if converted { with_resolved_flags(token) } else { token };
+        let additional = additional.into_iter().map(passed_on).collect();
+        let extra = extra.into_iter().map(|(name, token)| (name, passed_on(token))).collect();
         let mut special = Self { named: BTreeMap::new(), additional, extra, added };
         for attribute in ATTRIBUTES {
             let token = match named.remove(attribute) {
@@ -216,7 +217,7 @@ impl SpecialTokens {
                 None => class.default_token(attribute).map(|text| Token::Text(text.to_string())),
             };
             if let Some(token) = token {
-                let token = dressed(class, attribute, token, converted);
+                let token = with_class_flags(class, attribute, token, converted);
                 special.named.insert(attribute, token);
             }
         }
@@ -228,7 +229,7 @@ impl SpecialTokens {
         self.named.get(attribute).map(Token::content)
     }
 
-    /// `special_tokens_map`: the tokens by attribute, those that are no text left out.
+    /// `special_tokens_map`: the non-empty tokens by attribute.
     pub(super) fn map(&self) -> Map<String, Value> {
         let mut map = Map::new();
         let named = ATTRIBUTES.iter().filter_map(|name| Some((*name, self.named.get(name)?)));
@@ -246,7 +247,7 @@ impl SpecialTokens {
         map
     }
 
-    /// Sets an attribute's token unless the files or the class did it.
+    /// Sets the default token of an attribute, unless the files or the class set one.
     pub(super) fn set_default(&mut self, attribute: &'static str, text: &str) {
         self.named.entry(attribute).or_insert_with(|| Token::Text(text.to_string()));
     }
@@ -254,14 +255,14 @@ impl SpecialTokens {
     /// The text of an attribute's token.
     ///
     /// # Errors
-    /// `Model` when there is none.
+    /// `Model` if there is none.
     pub(super) fn require(&self, attribute: &str) -> Result<&str> {
         self.get(attribute).ok_or_else(|| {
             Error::new(ErrorKind::Model, format!("the tokenizer has no `{attribute}`"))
         })
     }
 
-    /// Adds to `tokenizer` the tokens by id, then the special tokens that it does not have yet.
+    /// Adds the tokens with ids to `tokenizer`, then the special tokens that it lacks.
     pub(super) fn add_to(&self, tokenizer: &mut Tokenizer) -> Result<()> {
         let mut to_add: Vec<RawAddedToken> = self.added.values().cloned().collect();
         let mut has_text: BTreeSet<String> =
@@ -284,7 +285,7 @@ impl SpecialTokens {
                         to_add.push(RawAddedToken { content, ..RawAddedToken::default() });
                     }
                 }
-                // A token with flags is added even where its text is known: its flags replace those there.
+                // A token with flags is added even if its text exists: its flags replace the existing ones.
                 Token::Added(token) => {
                     if !to_add.contains(token) {
                         to_add.push(token.clone());
@@ -299,11 +300,11 @@ impl SpecialTokens {
     }
 }
 
-/// Adds tokens to a tokenizer, as version 0.22 of the library did.
+/// Adds tokens to a tokenizer, as version 0.22 of the library does.
 ///
-/// There, a special token that was added before keeps the pass in which it is looked for (before or
-/// after normalization), whatever the flags say that it is added with again; 0.23 moves it. And a token
-/// that is there already is passed over, even where one before it in `tokens` has changed its flags.
+/// In 0.22, a special token that is added again stays in its matching pass (before or after normalization),
+/// whatever the new flags; 0.23 moves it. An existing token is skipped, even if an earlier one in `tokens`
+/// has changed its flags.
 pub(super) fn add_tokens(
     tokenizer: &mut Tokenizer,
     tokens: impl IntoIterator<Item = AddedToken>,
@@ -343,7 +344,7 @@ fn sorted_added_tokens(tokenizer: &Tokenizer) -> Vec<AddedToken> {
     sorted.into_values().cloned().collect()
 }
 
-/// The additional tokens of T5: unless `<extra_id_…>` are among those given, `extra_ids` of them come last.
+/// T5's additional tokens. Appends `extra_ids` tokens `<extra_id_…>` unless `given` has some.
 fn with_extra_ids(mut given: Vec<Token>, extra_ids: usize) -> Result<Vec<Token>> {
     let count = given.iter().filter(|token| token.content().contains("<extra_id_")).count();
     if count == 0 {
@@ -359,51 +360,23 @@ fn with_extra_ids(mut given: Vec<Token>, extra_ids: usize) -> Result<Vec<Token>>
     Ok(given)
 }
 
-/// The flags that a class gives to a special token that the files give as text.
-fn dressed(class: TokenizerClass, attribute: &str, token: Token, converted: bool) -> Token {
-    let mask = attribute == "mask_token";
-    let token = match token {
-        Token::Text(content) => {
-            let plain = RawAddedToken { content, ..RawAddedToken::default() };
-            // The slow classes mark these as special; the fast ones leave it open for later.
-            let special = converted || class == TokenizerClass::Camembert;
-            match class {
-                TokenizerClass::Roberta if mask => {
-                    Token::Added(RawAddedToken { lstrip: true, normalized: Some(false), ..plain })
-                }
-                TokenizerClass::Roberta if converted => Token::Added(plain),
-                TokenizerClass::Gpt2
-                    if converted
-                        && matches!(
-                            attribute,
-                            "bos_token" | "eos_token" | "unk_token" | "pad_token"
-                        ) =>
-                {
-                    Token::Added(plain)
-                }
-                TokenizerClass::T5 | TokenizerClass::Mt5
-                    if converted
-                        && matches!(attribute, "eos_token" | "unk_token" | "pad_token") =>
-                {
-                    Token::Added(RawAddedToken { special, ..plain })
-                }
-                TokenizerClass::MpNet if !mask => Token::Added(RawAddedToken { special, ..plain }),
-                TokenizerClass::MpNet | TokenizerClass::XlmRoberta | TokenizerClass::Camembert
-                    if mask =>
-                {
-                    Token::Added(RawAddedToken { lstrip: true, special, ..plain })
-                }
-                _ => Token::Text(plain.content),
-            }
-        }
-        added @ Token::Added(_) => added,
+/// The token of an attribute. If the files give plain text, it gets the flags of its class.
+fn with_class_flags(
+    class: &TokenizerClass,
+    attribute: &str,
+    token: Token,
+    converted: bool,
+) -> Token {
+    let token = match (token, (class.token_flags)(attribute, converted)) {
+        (Token::Text(content), Some(flags)) => Token::Added(RawAddedToken { content, ..flags }),
+        (token, _) => token,
     };
-    if converted { copied(token) } else { token }
+    if converted { with_resolved_flags(token) } else { token }
 }
 
-/// A token as the fast class gets it from the slow one: by copy, which settles whether it is
-/// normalized, so that marking it as special later no longer changes it.
-fn copied(token: Token) -> Token {
+/// The token that the fast class receives from the slow one: a copy with `normalized` resolved, so that
+/// marking it as special later does not change it.
+fn with_resolved_flags(token: Token) -> Token {
     match token {
         Token::Added(token) => {
             let normalized = Some(token.resolved().normalized);
@@ -413,13 +386,13 @@ fn copied(token: Token) -> Token {
     }
 }
 
-/// Lets special_tokens_map.json replace what the configuration says; returns the texts it gave.
+/// Applies special_tokens_map.json over the configuration; returns the texts in it.
 fn merge_map(
     map: &Map<String, Value>,
     named: &mut BTreeMap<&'static str, Option<Token>>,
     additional: &mut Option<Vec<Token>>,
 ) -> Result<BTreeSet<String>> {
-    // Whatever stands in this file is special.
+    // All tokens in this file are special.
     let special = |token| match token {
         Token::Added(token) => Token::Added(RawAddedToken { special: true, ..token }),
         text @ Token::Text(_) => text,
@@ -444,7 +417,7 @@ fn merge_map(
     Ok(texts)
 }
 
-/// The texts of tokens that are given as texts.
+/// The texts of the tokens given as plain text.
 fn texts_of(
     named: &BTreeMap<&'static str, Option<Token>>,
     additional: Option<&[Token]>,

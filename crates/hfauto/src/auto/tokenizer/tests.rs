@@ -69,7 +69,7 @@ fn a_length_without_room_for_the_special_tokens_is_an_error() {
     let options = EncodeOptions { max_length: Some(1), ..EncodeOptions::default() };
     let error = tokenizer.encode("a", &options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
-    assert_eq!(error.message(), "`max_length` is 1, but the special tokens alone are 2");
+    assert_eq!(error.message(), "`max_length` is 1, but there are 2 special tokens");
     let options = EncodeOptions { max_length: Some(2), ..options };
     assert_eq!(tokenizer.encode_pair("a", "b", &options).unwrap_err().kind(), ErrorKind::Config);
     assert_eq!(tokenizer.encode_batch(&["a"; 3], &options).unwrap().len(), 3);
@@ -85,7 +85,7 @@ fn offsets_count_characters() {
 }
 
 #[test]
-fn model_max_length_knows_its_sentinels() {
+fn model_max_length_recognizes_sentinels() {
     for (value, expected) in [
         (json!(512), Some(512)),
         (json!(512.0), Some(512)),
@@ -123,13 +123,17 @@ fn missing_files_are_named_with_those_that_are_there() {
 }
 
 #[test]
-fn what_names_no_class_or_an_unknown_one_is_refused() {
+fn missing_or_unknown_tokenizer_classes_are_refused() {
     let error = load(folder(&[("vocab.txt", VOCAB)]).path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Model);
-    assert!(error.message().starts_with("nothing names the tokenizer's class"), "{error}");
+    assert!(error.message().starts_with("the tokenizer class is not given"), "{error}");
     let error = load(folder(&[("config.json", r#"{"model_type": "bart"}"#)]).path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.message().starts_with("no tokenizer for the model type `bart`, only for bert, "));
+    assert!(
+        error
+            .message()
+            .starts_with("no tokenizer is implemented for model type `bart`, only for bert, ")
+    );
 }
 
 #[test]
@@ -168,7 +172,7 @@ fn a_sentencepiece_model_of_another_type_is_refused_by_name() {
     let files = [("config.json", r#"{"model_type": "camembert"}"#), ("spiece.model", model)];
     let error = load(folder(&files).path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert_eq!(error.message(), "sentencepiece model of type BPE, only UNIGRAM");
+    assert_eq!(error.message(), "sentencepiece model type BPE is not implemented, only UNIGRAM");
 }
 
 #[test]
@@ -225,7 +229,7 @@ fn segments_are_given_where_the_class_or_the_files_say_so() {
 }
 
 #[test]
-fn what_t5_cannot_make_of_its_files_is_refused_by_name() {
+fn invalid_t5_files_are_refused_by_name() {
     let t5 = ("config.json", r#"{"model_type": "t5"}"#);
     let refused =
         |config: &str| load(folder(&[t5, ("tokenizer_config.json", config)]).path()).unwrap_err();

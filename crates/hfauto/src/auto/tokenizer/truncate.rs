@@ -1,4 +1,4 @@
-//! Which tokens go when a text, or a pair of texts, is longer than there is room for.
+//! Truncates a text, or a pair of texts, that has too many tokens.
 //!
 //! # Source
 //! `truncate_encodings` of the library, whose panics are errors here.
@@ -7,10 +7,10 @@ use tokenizers::TruncationDirection;
 
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 
-/// Which text gives the tokens that there is no room for, in the words of transformers.
+/// Which text of a pair is truncated, with the names of transformers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TruncationStrategy {
-    /// `longest_first`: the longer of the two, until both are as long, and then both.
+    /// `longest_first`: the longer text, until both have the same length, and then both.
     #[default]
     LongestFirst,
     /// `only_first`: the first text of a pair.
@@ -30,12 +30,12 @@ impl TruncationStrategy {
     }
 }
 
-/// The beginning or the end of a row: where it is cut, or where it is filled up.
+/// The side of a row where it is truncated or padded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// `left`: at the beginning.
+    /// `left`: the start.
     Left,
-    /// `right`: at the end.
+    /// `right`: the end.
     Right,
 }
 
@@ -58,19 +58,19 @@ impl From<Side> for TruncationDirection {
     }
 }
 
-/// How a text or a pair is cut.
+/// How a text or a pair is truncated.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cut {
-    /// Tokens that both texts together may keep.
+    /// The maximum number of tokens of both texts together.
     pub(super) room: usize,
     pub(super) strategy: TruncationStrategy,
-    /// Tokens that a window has in common with the one before it.
+    /// The number of tokens that a window shares with the previous one.
     pub(super) stride: usize,
     pub(super) side: Side,
 }
 
 impl Cut {
-    /// Cuts one or two texts; what is cut off stays with them as overflowing windows.
+    /// Truncates one or two texts. The removed tokens become overflowing windows.
     ///
     /// # Errors
     /// `Config` when the second text is to be cut and there is none, or when windows of a text alone
@@ -94,7 +94,7 @@ impl Cut {
         Ok(())
     }
 
-    /// How many tokens each text keeps.
+    /// The number of tokens that each text keeps.
     fn kept(self, one: usize, two: Option<usize>) -> Result<(usize, Option<usize>)> {
         let (room, total) = (self.room, one + two.unwrap_or(0));
         if total <= room {
@@ -109,11 +109,11 @@ impl Cut {
                 Error::of_row(
                     RowErrorKind::NoRoom,
                     format!(
-                        "there is room for {room} tokens of {total}, but the {which} text, which alone \
-                         may be cut, has only {length}"
+                        "there is room for {room} tokens of {total}, but the {which} text, \
+                         the only one to truncate, has only {length}"
                     ),
                 )
-                .hint("a shorter text beside it, a larger `max_length`, or another truncation")
+                .hint("shorten the other text, raise `max_length`, or set another truncation")
             })
         };
         match (self.strategy, two) {
@@ -125,7 +125,7 @@ impl Cut {
             (TruncationStrategy::OnlySecond, Some(two)) => Ok((one, Some(rest(two, "second")?))),
             (_, None) => Ok((room, None)),
             (TruncationStrategy::LongestFirst, Some(two)) => {
-                // The first of two texts of one length counts as the shorter one.
+                // If both texts are equally long, the first counts as the shorter one.
                 let short = one.min(two);
                 let (short, long) = match room.checked_sub(short) {
                     Some(rest) if rest >= short => (short, rest),
@@ -137,15 +137,15 @@ impl Cut {
     }
 }
 
-/// The error for windows that have nothing new beside what they have in common.
+/// The error for windows without new tokens beside the shared ones.
 pub(super) fn no_room(kind: ErrorKind, room: usize, stride: usize) -> Error {
     Error::new(
         kind,
         format!(
-            "a window has room for {room} tokens of the text, but it should have {stride} in common with \
-             the next one"
+            "a window has room for {room} tokens of the text, but should share {stride} with the \
+             next one"
         ),
     )
     .row(RowErrorKind::NoRoom)
-    .hint("a larger `max_length`, or a smaller stride")
+    .hint("raise `max_length` or lower the stride")
 }

@@ -1,7 +1,7 @@
-//! Long texts as windows: rows of at most `max_length` tokens that overlap, none of the text left out.
+//! Splits long texts into overlapping windows of at most `max_length` tokens that cover the whole text.
 //!
-//! The entry point is [`AutoTokenizer::encode_windows`]. Not here: what a model says about each window, and
-//! how a task puts that together.
+//! The entry point is [`AutoTokenizer::encode_windows`]. Not here: the model's results for the windows, and how a task
+//! merges them.
 
 use tokenizers::OffsetType;
 
@@ -11,19 +11,19 @@ use super::truncate::{Cut, Side, TruncationStrategy, no_room};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::guard::guarded;
 
-/// How a text is laid out in windows, in the words of transformers' `tokenizer(…)`.
+/// How a text is split into windows, with the names of transformers' `tokenizer(…)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowOptions {
-    /// Tokens of a window, special tokens included; `None` for one window of any length.
+    /// The maximum number of tokens per window, including special tokens; `None` for one window of any length.
     pub max_length: Option<usize>,
-    /// Tokens that a window has in common with the one before it.
+    /// The number of tokens that a window shares with the previous one.
     pub stride: usize,
-    /// Which text of a pair goes from window to window; the other one stands in each of them.
+    /// Which text of a pair is split; the other one is in every window.
     pub truncation: TruncationStrategy,
-    /// From which end the windows are counted off; `None` for the tokenizer's own. With
-    /// [`Side::Left`] the first window is the end of the text.
+    /// The side from which windows are counted; `None` for the tokenizer's own. With [`Side::Left`], the first window
+    /// is the end of the text.
     pub truncation_side: Option<Side>,
-    /// Whether to put the model's special tokens (`[CLS]`, `</s>`, …) around the text.
+    /// Whether to add the model's special tokens (`[CLS]`, `</s>`, …).
     pub add_special_tokens: bool,
 }
 
@@ -40,28 +40,28 @@ impl Default for WindowOptions {
     }
 }
 
-/// One window over a text or over a pair; all of its lists have one entry for each token.
+/// One window over a text or a pair. Each list has one entry per token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Window {
     /// Token ids.
     pub input_ids: Vec<u32>,
     /// The segment of each token: 0 for a single text. Models without segments ignore it.
     pub token_type_ids: Vec<u32>,
-    /// Where each token stands in its own text, the whole of it and not what the window shows.
+    /// The span of each token in its whole text, not in the window.
     ///
     /// # Units
     /// Characters, 0-based, half-open; (0, 0) for special tokens.
     pub offset_mapping: Vec<(usize, usize)>,
-    /// Which tokens were put around the texts.
+    /// Which tokens the tokenizer added.
     pub special_tokens_mask: Vec<bool>,
     /// The text that each token belongs to, 0 or 1; `None` for special tokens.
     pub sequence_ids: Vec<Option<usize>>,
-    /// The word of its text that each token belongs to, 0-based; `None` for special tokens.
+    /// The index of each token's word in its text; `None` for special tokens.
     pub word_ids: Vec<Option<u32>>,
 }
 
 impl Window {
-    /// How many tokens there are.
+    /// The number of tokens.
     pub fn len(&self) -> usize {
         self.input_ids.len()
     }
@@ -71,8 +71,8 @@ impl Window {
         self.input_ids.is_empty()
     }
 
-    /// Where a word of text `sequence_id` stands in it, in characters, as far as this window shows the
-    /// word; `None` when it does not.
+    /// The span of a word of text `sequence_id`, in characters, as far as it is within this window; `None` when it is
+    /// not.
     pub fn word_to_chars(&self, word_id: u32, sequence_id: usize) -> Option<(usize, usize)> {
         let mut tokens = (0..self.len()).filter(|at| {
             self.sequence_ids[*at] == Some(sequence_id) && self.word_ids[*at] == Some(word_id)
@@ -96,15 +96,15 @@ impl Window {
 }
 
 impl AutoTokenizer {
-    /// The windows over a text or over a pair, as `tokenizer(…, return_overflowing_tokens=True,
-    /// return_offsets_mapping=True, return_special_tokens_mask=True)` gives them, in its order: at least
-    /// one, the last one shorter than the others.
+    /// The windows over a text or a pair, as `tokenizer(…, return_overflowing_tokens=True, return_offsets_mapping=True,
+    /// return_special_tokens_mask=True)` returns them, in its order. There is at least one; the last may be shorter
+    /// than the others.
     ///
-    /// An empty second text is a second text all the same, as in [`encode_pair`](Self::encode_pair).
+    /// As in [`encode_pair`](Self::encode_pair), an empty second text counts as a second text.
     ///
     /// # Errors
-    /// `Config` when `max_length` leaves no room beside the special tokens and the stride, `Data` when the
-    /// text that does not change from window to window leaves none, `Model` when the tokenizer fails.
+    /// `Config` when `max_length` leaves no room beside the special tokens and the stride, `Data` when the text that is
+    /// in every window leaves none, `Model` when the tokenizer fails.
     pub fn encode_windows(
         &self,
         text: &str,
@@ -132,7 +132,7 @@ impl AutoTokenizer {
                     RowErrorKind::NoRoom,
                     format!("a window has room for {room} tokens, too few for two texts"),
                 )
-                .hint("a larger `max_length`, or truncation of one text only"));
+                .hint("raise `max_length`, or truncate only one of the texts"));
             }
         }
         let mut encoding = guarded(ErrorKind::Data, "the text", || {

@@ -1,4 +1,4 @@
-//! Real files of torch (tests/data/torch, made by the script there), damaged ones, shards.
+//! Files of torch (tests/data/torch, with the script that made them), damaged files, shards.
 
 use std::collections::HashMap;
 
@@ -29,7 +29,7 @@ fn values(weights: &Weights, name: &str) -> Vec<f64> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Opens `bytes`, and reads every tensor if that works.
+/// Opens `bytes` and, on success, reads every tensor.
 fn read_all(bytes: &[u8]) -> Result<(), Error> {
     let (_dir, path) = file("model.bin", bytes);
     let weights = open(&path)?;
@@ -117,10 +117,10 @@ fn names_what_is_wrong_with_a_file() {
 
     let whole = safetensors(&[("a", &[1.0, 2.0])]);
     let (len, less) = (whole.len(), whole.len() - 3);
-    check(&whole[..less], &format!("asks for {len} bytes, it has {less}"));
+    check(&whole[..less], &format!("requires {len} bytes, it has {less}"));
     check(&whole[..20], "the file has 20");
     let longer: Vec<u8> = whole.iter().chain(b"x").copied().collect();
-    check(&longer, &format!("asks for {len} bytes, it has {}", len + 1));
+    check(&longer, &format!("requires {len} bytes, it has {}", len + 1));
     let text = |from: &str, to: &str| {
         assert_eq!(from.len(), to.len());
         let at = whole.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
@@ -171,7 +171,7 @@ fn reads_shards_and_checks_them_against_their_index() {
     index(r#"{"weight_map": {"a": "model-2.safetensors", "d": "model-1.safetensors"}}"#);
     fails("places tensor `a` in `model-2.safetensors`, which does not have it (and 1 more)");
     index(r#"{"weight_map": {"a": "model-3.safetensors"}}"#);
-    fails("names shard `model-3.safetensors`, which is not there");
+    fails("names shard `model-3.safetensors`, which does not exist");
     index(r#"{"weight_map": {"a": "../model-1.safetensors"}}"#);
     fails("no proper file");
     index("{}");
@@ -185,7 +185,7 @@ fn reads_shards_and_checks_them_against_their_index() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
 
-    /// Any damage is an error or goes unnoticed; it is never a panic.
+    /// Damage causes an error or goes unnoticed; it never causes a panic.
     #[test]
     fn damage_never_panics(
         form in prop::sample::select(vec!["zip.bin", "legacy.bin", "legacy_protocol4.bin", "expected.safetensors"]),

@@ -1,14 +1,14 @@
-//! From frequencies to pixels: planes of samples, all of one size, then colours.
+//! From coefficients to pixels: decodes planes of samples, upsamples them to one size, and converts colours.
 
 use super::idct::{SIDE, idct};
 use super::{Component, Frame, Result, damaged, filled};
 use crate::image::RgbImage;
 use crate::image::decode::with_room;
 
-/// Samples of one component, as many a row as there are pixels.
+/// Samples of one component at the image's resolution.
 type Plane = Vec<u8>;
 
-pub(super) fn picture(
+pub(super) fn decode(
     mut frame: Frame,
     jfif: bool,
     adobe_transform: Option<u8>,
@@ -16,7 +16,7 @@ pub(super) fn picture(
     let mut planes: Vec<Plane> = Vec::new();
     for index in 0..frame.components.len() {
         planes.push(upsample(&frame.components[index], &frame)?);
-        // Twice as large as the plane, and no longer needed.
+        // Coefficients take twice the memory of the plane and are no longer needed.
         frame.components[index].coefficients = Vec::new();
     }
     let mut pixels = with_room(frame.width * frame.height * 3)?;
@@ -48,7 +48,7 @@ pub(super) fn picture(
                 cmyk_to_rgb(cmy, *k)
             }));
         }
-        _ => return Err(damaged("a JPEG frame of no known colours")),
+        _ => return Err(damaged("a JPEG frame with unknown colours")),
     }
     Ok(RgbImage::new(frame.width, frame.height, pixels))
 }
@@ -68,7 +68,7 @@ fn ycc_to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     [red, green, blue].map(|value| value.clamp(0, 255) as u8)
 }
 
-/// Pillow's own conversion. Files have these colours the other way round, as Adobe writes them.
+/// Pillow's own conversion. The channels are inverted in the file, as Adobe writes them.
 ///
 /// # Source
 /// `cmyk2rgb` in `src/libImaging/Convert.c`; the raw mode `CMYK;I` of `JpegImagePlugin.py`.
@@ -80,7 +80,7 @@ pub(in crate::image) fn cmyk_to_rgb(cmy: [u8; 3], black: u8) -> [u8; 3] {
     })
 }
 
-/// The samples of a component, `blocks_x * 8` a row.
+/// The samples of a component, `blocks_x * 8` per row.
 fn samples(component: &Component) -> Result<Vec<u8>> {
     let steps = component.steps.ok_or_else(|| damaged("a JPEG component has no data"))?;
     let stride = component.blocks_x * SIDE;
@@ -101,14 +101,14 @@ fn samples(component: &Component) -> Result<Vec<u8>> {
     Ok(plane)
 }
 
-/// A component's plane in the picture's size. Halved sides are interpolated (libjpeg's "fancy"
-/// upsampling), others repeated.
+/// A component's plane at the image's resolution. Interpolates where a side is halved (libjpeg's "fancy" upsampling),
+/// and repeats samples otherwise.
 fn upsample(component: &Component, frame: &Frame) -> Result<Plane> {
     let samples = samples(component)?;
     let stride = component.blocks_x * SIDE;
     let row = |y: usize| &samples[y * stride..y * stride + component.width];
     let (across, down) = (frame.max_h / component.h, frame.max_v / component.v);
-    // Of the rows beside row `y / 2`, the one that is nearer to pixel row `y`.
+    // The neighbour of row `y / 2` that is nearer to pixel row `y`.
     let beside = |y: usize| match y % 2 {
         0 => (y / 2).saturating_sub(1),
         _ => (y / 2 + 1).min(component.height - 1),
@@ -143,7 +143,7 @@ fn upsample(component: &Component, frame: &Frame) -> Result<Plane> {
     Ok(plane)
 }
 
-/// Twice as many samples: each a quarter of its neighbour's way; `row` has at least three.
+/// Doubles a row: each sample moves a quarter of the way to its neighbour. `row` has at least three samples.
 fn double(row: &[u8], out: &mut Vec<u8>) {
     let last = row.len() - 1;
     let mix =
@@ -154,7 +154,7 @@ fn double(row: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// The same of sums over two rows, which are four times the samples.
+/// The same for sums over two rows, which are four times the samples.
 fn double_sums(sums: &[u16], out: &mut Vec<u8>) {
     let last = sums.len() - 1;
     for (x, sum) in sums.iter().enumerate() {

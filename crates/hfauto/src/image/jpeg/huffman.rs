@@ -1,23 +1,23 @@
-//! The bits of a scan, and the codes in them.
+//! Reads the bits of a scan and decodes Huffman codes.
 
 use super::{Result, damaged};
 
-/// Codes of at most so many bits are found by one look into a table.
+/// Codes of at most this length are decoded with one table lookup.
 const LOOK_BITS: u32 = 9;
 const MAX_BITS: usize = 16;
 
-/// A table of codes (DHT).
+/// A Huffman table (DHT).
 #[derive(Clone)]
 pub(super) struct HuffmanTable {
-    /// By the next `LOOK_BITS` bits: the code's length and its symbol; length 0 for longer codes.
+    /// Indexed by the next `LOOK_BITS` bits: the length and symbol of a code; length 0 for longer codes.
     look: Vec<(u8, u8)>,
-    /// For each length, the end of its codes and what leads from a code to its symbol's place.
+    /// For each length, the end of its codes and the offset from a code to the index of its symbol.
     ends: [(u32, i64); MAX_BITS + 1],
     symbols: Vec<u8>,
 }
 
 impl HuffmanTable {
-    /// From the number of codes of each length and their symbols.
+    /// Builds the table from the number of codes of each length, and their symbols.
     pub(super) fn new(counts: &[u8; MAX_BITS], symbols: &[u8]) -> Result<Self> {
         let mut look = vec![(0, 0); 1 << LOOK_BITS];
         let mut ends = [(0, 0); MAX_BITS + 1];
@@ -27,7 +27,7 @@ impl HuffmanTable {
             ends[length] = (code + count as u32, place as i64 - i64::from(code));
             for symbol in &symbols[place..place + count] {
                 if code >> length != 0 {
-                    return Err(damaged("a Huffman table has more codes than there are"));
+                    return Err(damaged("a Huffman table has too many codes"));
                 }
                 if let Some(rest) = LOOK_BITS.checked_sub(length as u32) {
                     let first = (code << rest) as usize;
@@ -45,10 +45,10 @@ impl HuffmanTable {
 /// Reads bits up to the next marker.
 pub(super) struct Bits<'a> {
     bytes: &'a [u8],
-    /// The next byte that is not in `buffer`.
+    /// The next byte to load into `buffer`.
     position: usize,
     buffer: u64,
-    /// How many low bits of `buffer` are still to be read.
+    /// The number of unread low bits of `buffer`.
     available: u32,
 }
 
@@ -62,12 +62,12 @@ impl<'a> Bits<'a> {
         self.bytes
     }
 
-    /// Where the next marker is looked for.
+    /// The position from which to search for the next marker.
     pub(super) fn position(&self) -> usize {
         self.position
     }
 
-    /// Goes on at `position`; what is left of the last byte is padding.
+    /// Resumes at `position`. The remaining bits of the last byte are padding.
     pub(super) fn restart(&mut self, position: usize) {
         *self = Self::new(self.bytes, position);
     }
@@ -106,7 +106,7 @@ impl<'a> Bits<'a> {
                 self.available = available;
                 Ok(())
             }
-            None => Err(damaged("the data of a scan end too early")),
+            None => Err(damaged("the data of a scan is truncated")),
         }
     }
 
@@ -122,7 +122,7 @@ impl<'a> Bits<'a> {
         Ok(self.read(1)? == 1)
     }
 
-    /// A number of `count` bits, whose highest bit is 0 when it is negative.
+    /// A signed number of `count` bits; the highest bit is 0 for negative numbers.
     pub(super) fn signed(&mut self, count: u32) -> Result<i32> {
         if count == 0 {
             return Ok(0);
@@ -148,9 +148,11 @@ impl<'a> Bits<'a> {
                 self.skip(length as u32)?;
                 let place = usize::try_from(i64::from(code) + offset).ok();
                 let symbol = place.and_then(|place| table.symbols.get(place));
-                return symbol.copied().ok_or_else(|| damaged("a scan has a code of no table"));
+                return symbol
+                    .copied()
+                    .ok_or_else(|| damaged("a scan has a code that is not in its table"));
             }
         }
-        Err(damaged("a scan has a code of no table"))
+        Err(damaged("a scan has a code that is not in its table"))
     }
 }

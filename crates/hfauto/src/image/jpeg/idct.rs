@@ -1,4 +1,4 @@
-//! From frequencies to samples: the accurate integer transform of libjpeg (`JDCT_ISLOW`).
+//! Dequantizes coefficients and transforms them to samples: libjpeg's accurate integer IDCT (`JDCT_ISLOW`).
 //!
 //! # Source
 //! `src/jidctint.c` of libjpeg-turbo 3.
@@ -7,7 +7,7 @@ use std::num::Wrapping;
 
 /// Samples along a side of a block.
 pub(super) const SIDE: usize = 8;
-/// Numbers of a block.
+/// Coefficients of a block.
 pub(super) const BLOCK: usize = SIDE * SIDE;
 
 /// Fraction bits of the constants.
@@ -32,9 +32,9 @@ const FIX_2_053119869: Wrapping<i32> = fix(2.053_119_869);
 const FIX_2_562915447: Wrapping<i32> = fix(2.562_915_447);
 const FIX_3_072711026: Wrapping<i32> = fix(3.072_711_026);
 
-/// The samples of a block, row by row, from its quantised frequencies and their steps, row by row too.
+/// The samples of a block, row by row, from its quantized coefficients and the quantization table, both row by row.
 pub(super) fn idct(coefficients: &[i16; BLOCK], steps: &[u16; BLOCK]) -> [u8; BLOCK] {
-    // Damaged files overflow, here as there.
+    // Coefficients of damaged files overflow; libjpeg wraps them too.
     let mut block = [Wrapping(0i32); BLOCK];
     for ((value, coefficient), step) in block.iter_mut().zip(coefficients).zip(steps) {
         *value = Wrapping(i32::from(coefficient.wrapping_mul(*step as i16)));

@@ -1,9 +1,8 @@
-//! JPEG as libjpeg-turbo decodes it for Pillow, to the last bit: its transform, its way of making small
-//! colour planes large, its colours. Other decoders differ from it by a few levels, which a model sees.
+//! Decodes JPEG bit-exactly as libjpeg-turbo does for Pillow, including its IDCT, chroma upsampling and colour
+//! conversion. Other decoders differ by a few levels, which changes a model's output.
 //!
-//! Sequential and progressive files of 8 bits are read, with one, three or four components. Not here:
-//! arithmetic coding, 12 and 16 bits, lossless and hierarchical files, which are refused by name; guesses
-//! at damaged files, which are errors.
+//! Supports sequential and progressive files of 8 bits with one, three or four components. Refuses by name: arithmetic
+//! coding, 12 and 16 bits, lossless and hierarchical files. Damaged files are errors; nothing is guessed.
 //!
 //! # Source
 //! ITU-T T.81; `jdmarker.c`, `jdapimin.c`, `jdphuff.c`, `jdsample.c`, `jdcolor.c` of libjpeg-turbo 3.
@@ -27,21 +26,21 @@ use scan::{Scan, Tables, ZIGZAG};
 pub(super) struct Jpeg {
     pub(super) image: RgbImage,
     pub(super) admitted: Admitted,
-    /// The EXIF block, without what introduces it.
+    /// The EXIF block without its prefix.
     pub(super) exif: Option<Vec<u8>>,
     pub(super) xmp: Option<Vec<u8>>,
 }
 
 fn cut_off() -> Error {
-    damaged("the JPEG file is cut off")
+    damaged("the JPEG file is truncated")
 }
 
 fn unsupported(what: &str) -> Error {
-    damaged(format!("{what} JPEG files are not read"))
+    damaged(format!("{what} JPEG files are not supported"))
         .hint("save the image as a JPEG of 8 bits with Huffman codes, or as PNG or WebP")
 }
 
-/// What SOF says, and the frequencies read so far.
+/// The frame header (SOF), and the coefficients read so far.
 struct Frame {
     width: usize,
     height: usize,
@@ -50,7 +49,7 @@ struct Frame {
     /// The largest sampling factors.
     max_h: usize,
     max_v: usize,
-    /// Groups of blocks of all components.
+    /// Groups of blocks of all components (minimum coded units).
     mcus_x: usize,
     mcus_y: usize,
 }
@@ -68,13 +67,13 @@ struct Component {
     h: usize,
     v: usize,
     table: usize,
-    /// Samples that belong to the picture.
+    /// Samples that belong to the image.
     width: usize,
     height: usize,
-    /// Blocks of a row, those that only fill up included.
+    /// Blocks per row, including padding blocks.
     blocks_x: usize,
     coefficients: Vec<[i16; BLOCK]>,
-    /// The steps of its quantisation, row by row: those in force when its first scan began.
+    /// The quantization table in force when the component's first scan began, row by row.
     steps: Option<[u16; BLOCK]>,
 }
 
@@ -83,16 +82,16 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Jpeg> {
     let mut decoder = Decoder { bytes, ..Decoder::default() };
     decoder.run(limits)?;
     let (frame, admitted) = decoder.frame.zip(decoder.admitted).ok_or_else(cut_off)?;
-    let image = color::picture(frame, decoder.jfif, decoder.adobe_transform)?;
+    let image = color::decode(frame, decoder.jfif, decoder.adobe_transform)?;
     Ok(Jpeg { image, admitted, exif: decoder.exif, xmp: decoder.xmp })
 }
 
-/// The next marker from `position` on, and the place behind it.
+/// The next marker from `position` on, and the position after it.
 fn next_marker(bytes: &[u8], mut position: usize) -> Option<(u8, usize)> {
     loop {
         let found = bytes.get(position..)?.iter().position(|byte| *byte == 0xff)?;
         position += found + 1;
-        // Bytes of 0xff may fill up; 0xff 0 is data.
+        // 0xff bytes may precede a marker as fill; 0xff 0 is data.
         match bytes.get(position)? {
             0 | 0xff => {}
             marker => return Some((*marker, position + 1)),
@@ -142,10 +141,10 @@ impl Decoder<'_> {
                 0xc5 | 0xc6 | 0xcd | 0xce => return Err(unsupported("hierarchical")),
                 0xc9 | 0xca | 0xcc => return Err(unsupported("arithmetically coded")),
                 0xc4 => self.huffman_tables(content)?,
-                0xdb => self.quantisation(content)?,
+                0xdb => self.quantization_tables(content)?,
                 0xdd => {
                     let [high, low] = content[..] else {
-                        return Err(damaged("the restart interval is not one number"));
+                        return Err(damaged("the restart interval has the wrong length"));
                     };
                     self.restart_interval = usize::from(u16::from_be_bytes([high, low]));
                 }
@@ -162,7 +161,7 @@ impl Decoder<'_> {
 
     fn app1(&mut self, content: &[u8]) {
         if let Some(exif) = content.strip_prefix(b"Exif\0\0") {
-            // Long blocks come in several segments.
+            // Long EXIF blocks span several segments.
             self.exif.get_or_insert_default().extend_from_slice(exif);
         } else if let Some(xmp) = content.strip_prefix(b"http://ns.adobe.com/xap/1.0/\0") {
             self.xmp = Some(xmp.to_vec());
@@ -222,14 +221,14 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    fn quantisation(&mut self, mut content: &[u8]) -> Result<()> {
+    fn quantization_tables(&mut self, mut content: &[u8]) -> Result<()> {
         while let [head, rest @ ..] = content {
             let (wide, number) = (head >> 4 != 0, usize::from(head & 15));
             let length = if wide { 2 * BLOCK } else { BLOCK };
             let (values, rest) = rest.split_at_checked(length).ok_or_else(cut_off)?;
             content = rest;
             let slot = self.steps.get_mut(number);
-            let slot = slot.ok_or_else(|| damaged("a quantisation table has no such number"))?;
+            let slot = slot.ok_or_else(|| damaged("a quantization table has an invalid number"))?;
             let steps = slot.insert([0; BLOCK]);
             for (k, place) in ZIGZAG.into_iter().enumerate() {
                 steps[place] = if wide {
@@ -250,15 +249,15 @@ impl Decoder<'_> {
             content = rest;
             let class = if head >> 4 == 0 { &mut self.tables.dc } else { &mut self.tables.ac };
             let slot = class.get_mut(usize::from(head & 15));
-            let slot = slot.ok_or_else(|| damaged("a Huffman table has no such number"))?;
+            let slot = slot.ok_or_else(|| damaged("a Huffman table has an invalid number"))?;
             *slot = Some(HuffmanTable::new(counts, symbols)?);
         }
         Ok(())
     }
 
-    /// Reads a scan whose header is `content` and whose data begin at `position`; returns their end.
+    /// Reads a scan with header `content` and data from `position` on. Returns the end of the data.
     fn scan(&mut self, content: &[u8], position: usize) -> Result<usize> {
-        let wrong = || damaged("a JPEG scan has a header that makes no sense");
+        let wrong = || damaged("a JPEG scan has an invalid header");
         let frame = self.frame.as_mut().ok_or_else(wrong)?;
         let [count, rest @ ..] = content else { return Err(wrong()) };
         let (selectors, rest) = rest.split_at_checked(2 * usize::from(*count)).ok_or_else(wrong)?;
@@ -276,7 +275,7 @@ impl Decoder<'_> {
             if component.steps.is_none() {
                 let steps = self.steps.get(component.table).copied().flatten();
                 let missing =
-                    || damaged("a JPEG component names a quantisation table that is not there");
+                    || damaged("a JPEG component names a quantization table that does not exist");
                 component.steps = Some(steps.ok_or_else(missing)?);
             }
         }
@@ -294,14 +293,12 @@ impl Decoder<'_> {
             }
             Scan { components, spectrum: start..=end, high_bit, low_bit }
         } else {
-            // A sequential scan has everything, whatever its header says.
+            // A sequential scan contains all coefficients, whatever its header says.
             Scan { components, spectrum: 0..=BLOCK - 1, high_bit: 0, low_bit: 0 }
         };
         self.work += scan.work(frame);
         if self.work > JPEG_PASSES * frame.coefficients() {
-            return Err(damaged(
-                "the JPEG file has more scans than a picture of its size can have",
-            ));
+            return Err(damaged("the JPEG file has more scans than an image of its size can have"));
         }
         scan::read(&scan, frame, &self.tables, self.restart_interval, self.bytes, position)
     }

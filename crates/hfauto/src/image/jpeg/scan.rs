@@ -1,30 +1,30 @@
-//! One scan: the frequencies of some components, or some bits of them.
+//! Reads one scan: the coefficients of some components, or some of their bits.
 
 use super::huffman::{Bits, HuffmanTable};
 use super::idct::BLOCK;
 use super::{Component, Frame, Result, damaged, next_marker};
 
-/// The place in a block, row by row, of each number in a scan's order.
+/// The row-major index in a block of each coefficient in zigzag order.
 pub(super) const ZIGZAG: [usize; BLOCK] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
     13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
     52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// What SOS says.
+/// The scan header (SOS).
 pub(super) struct Scan {
-    /// Components by their places in the frame, with the numbers of their DC and AC tables.
+    /// Components by their index in the frame, with the numbers of their DC and AC tables.
     pub(super) components: Vec<(usize, usize, usize)>,
-    /// The numbers of a block that the scan has, in the scan's order.
+    /// The range of coefficients in the scan, in zigzag order.
     pub(super) spectrum: std::ops::RangeInclusive<usize>,
-    /// The bit down to which earlier scans have come; 0 in the first one.
+    /// The lowest bit that earlier scans contain (successive approximation); 0 in the first scan.
     pub(super) high_bit: u32,
-    /// The lowest bit that this scan has.
+    /// The lowest bit in this scan.
     pub(super) low_bit: u32,
 }
 
 impl Scan {
-    /// The scan's cost: the coefficients that it visits, plus a few for each block.
+    /// The scan's cost: the coefficients that it visits, plus a constant per block.
     pub(super) fn work(&self, frame: &Frame) -> u64 {
         const BLOCK_ITSELF: u64 = 8;
         let (mcus_x, mcus_y) = self.mcus(frame);
@@ -54,14 +54,14 @@ impl Scan {
     }
 }
 
-/// Tables of codes, by class and number.
+/// Huffman tables, by class and number.
 #[derive(Default)]
 pub(super) struct Tables {
     pub(super) dc: [Option<HuffmanTable>; 4],
     pub(super) ac: [Option<HuffmanTable>; 4],
 }
 
-/// Reads the scan's data at `position` of `bytes`; returns where they end.
+/// Reads the scan's data at `position` of `bytes`. Returns the end of the data.
 pub(super) fn read(
     scan: &Scan,
     frame: &mut Frame,
@@ -107,7 +107,7 @@ impl Component {
 struct Coder<'a> {
     bits: Bits<'a>,
     scan: &'a Scan,
-    /// Blocks from here on that have no more numbers.
+    /// Remaining blocks without further coefficients.
     eob_run: u32,
 }
 
@@ -132,7 +132,7 @@ impl Coder<'_> {
         (dc, ac): CodeTables<'_>,
         prediction: &mut i32,
     ) -> Result<()> {
-        let no_table = || damaged("a scan names a Huffman table that is not there");
+        let no_table = || damaged("a scan names a Huffman table that does not exist");
         if *self.scan.spectrum.start() == 0 {
             if self.scan.high_bit == 0 {
                 self.dc_first(block, dc.ok_or_else(no_table)?, prediction)?;
@@ -159,7 +159,7 @@ impl Coder<'_> {
     ) -> Result<()> {
         let size = u32::from(self.bits.symbol(table)?);
         if size > 15 {
-            return Err(damaged("a scan has a number of too many bits"));
+            return Err(damaged("a scan has a coefficient of too many bits"));
         }
         *prediction = prediction.wrapping_add(self.bits.signed(size)?);
         block[0] = (*prediction << self.scan.low_bit) as i16;
@@ -215,7 +215,7 @@ impl Coder<'_> {
             if size != 0 {
                 new = if self.bits.bit()? { 1 } else { -1 } << self.scan.low_bit;
             } else if zeros != 15 {
-                // This block is the first of the run.
+                // The run includes this block.
                 self.eob_run = (1 << zeros) + self.bits.read(zeros as u32)?;
                 break;
             }
@@ -244,7 +244,7 @@ impl Coder<'_> {
         Ok(())
     }
 
-    /// One more bit of a number that earlier scans have begun.
+    /// Adds one bit to a coefficient from earlier scans.
     fn refine(&mut self, value: &mut i16) -> Result<()> {
         let bit = 1 << self.scan.low_bit;
         if self.bits.bit()? && *value & bit == 0 {
@@ -254,10 +254,10 @@ impl Coder<'_> {
     }
 }
 
-/// The number at place `k` of the scan's order.
+/// The coefficient at zigzag index `k`.
 fn number(block: &mut [i16; BLOCK], k: usize, end: usize) -> Result<&mut i16> {
     if k > end {
-        return Err(damaged("a block has too many numbers"));
+        return Err(damaged("a block has too many coefficients"));
     }
     Ok(&mut block[ZIGZAG[k]])
 }

@@ -1,7 +1,7 @@
-//! Products of bf16, where the processor has instructions for them.
+//! Dot products in bf16, on processors with instructions for them.
 //!
-//! A bf16 has 8 significant bits. An instruction multiplies twice as many as of f32, and accumulates in f32. Not here:
-//! what is worth rounding. The entry is [`run`].
+//! A bf16 has 8 significant bits. One instruction multiplies twice as many elements as in f32, and accumulates in f32.
+//! Not here: which products may be rounded to bf16. The entry is [`run`].
 
 #![allow(unsafe_code, reason = "instructions that not every processor has")]
 
@@ -13,13 +13,13 @@ use pulp::{Simd, f32x16};
 
 use super::tile::Operands;
 
-/// What can be computed with [`Bf16`].
+/// A computation that can use [`Bf16`].
 pub(super) trait WithBf16 {
-    /// Has to be `#[inline(always)]`, as what it calls, for the sake of the instructions.
+    /// Must be `#[inline(always)]`, and so must its callees, to be compiled with these instructions.
     fn with_bf16(self, simd: V4, bf16: Bf16);
 }
 
-/// Computes `operation` if this processor has the instructions for it, or else gives it back.
+/// Runs `operation` if this processor has the instructions; otherwise returns it.
 pub(super) fn run<O: WithBf16>(operation: O) -> Option<O> {
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
     fn with_instructions<O: WithBf16>(operation: O, simd: V4) {
@@ -27,7 +27,7 @@ pub(super) fn run<O: WithBf16>(operation: O) -> Option<O> {
     }
     match V4::try_new() {
         Some(simd) if is_x86_feature_detected!("avx512bf16") => {
-            // SAFETY: a `V4` is proof of every feature but the last, which was just seen.
+            // SAFETY: a `V4` proves every feature but `avx512bf16`, which was just detected.
             unsafe { with_instructions(operation, simd) };
             None
         }
@@ -35,20 +35,20 @@ pub(super) fn run<O: WithBf16>(operation: O) -> Option<O> {
     }
 }
 
-/// Pairs of bf16, the first in the low half of an f32's bits. Proof that the processor has the instructions: only
-/// [`run`] makes one.
+/// Operands of pairs of bf16, the first in the low half of an f32's bits. A value proves that the processor has the
+/// instructions: only [`run`] creates one.
 #[derive(Clone, Copy)]
 pub(super) struct Bf16 {
     _seen: (),
 }
 
 impl Bf16 {
-    /// Sixteen pairs of thirty-two numbers side by side.
+    /// Rounds thirty-two contiguous elements to sixteen pairs.
     #[inline(always)]
     #[expect(clippy::unused_self, reason = "it is the proof")]
     fn pairs(self, low: f32x16, high: f32x16) -> f32x16 {
-        // SAFETY: that there is a `Bf16` says that there is the instruction. Both types are 64 bytes of which any
-        // pattern is legal.
+        // SAFETY: a `Bf16` proves that the processor has the instruction. Both types have 64 bytes and accept any bit
+        // pattern.
         unsafe {
             let pairs = _mm512_cvtne2ps_pbh(pulp::cast(high), pulp::cast(low));
             transmute::<__m512bh, f32x16>(pairs)
@@ -70,7 +70,7 @@ impl Operands<V4> for Bf16 {
 
     #[inline(always)]
     fn join(self, simd: V4, first: f32x16, second: f32x16) -> f32x16 {
-        /// One of the first sixteen, one of the second, and so on.
+        /// Alternating indices of the first and the second sixteen.
         const TURNS: [u16; 32] = {
             let mut turns = [0; 32];
             let mut place = 0;
@@ -106,7 +106,7 @@ impl Operands<V4> for Bf16 {
     fn group_in_place(self, simd: V4, x: &mut [f32]) {
         let (vectors, rest) = V4::as_mut_simd_f32s(x);
         let (whole, rest) = (vectors.len() / 2, simd.partial_load_f32s(rest));
-        // Groups are written to where no number is left to be read.
+        // Each group is written to positions whose elements have already been read.
         for place in 0..whole {
             vectors[place] = self.pairs(vectors[2 * place], vectors[2 * place + 1]);
         }

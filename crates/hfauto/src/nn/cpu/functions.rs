@@ -1,17 +1,17 @@
-//! Elementary functions of vectors, and the activations built from them.
+//! Elementary functions of vectors, and activation functions built from them.
 //!
-//! Written once against `pulp`'s vectors, of whatever width the processor has. None of them branches, and NaN stays
-//! NaN. Not here: which activation a model has (`crate::nn::Activation`). The entry is [`map`].
+//! Written once against `pulp`'s vectors, for any vector width. The functions are free of branches, and NaN stays NaN.
+//! Not here: which activation a model uses (`crate::nn::Activation`). The entry is [`map`].
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// A function of one number, written for a vector of them.
+/// An elementwise function, written for vectors.
 pub(in crate::nn) trait Function {
-    /// The function of each number of `x`.
+    /// Applies the function to each element of `x`.
     fn of<S: Simd>(simd: S, x: S::f32s) -> S::f32s;
 }
 
-/// Applies a function to every number.
+/// Applies a function to every element.
 pub(in crate::nn) fn map<F: Function>(values: &mut [f32]) {
     struct Map<'a, F> {
         values: &'a mut [f32],
@@ -36,12 +36,12 @@ pub(in crate::nn) fn map<F: Function>(values: &mut [f32]) {
     Arch::new().dispatch(Map::<F> { values, function: std::marker::PhantomData });
 }
 
-/// `x · Φ(x)`, with the distribution function of the normal distribution to 2·10⁻⁷.
+/// `x · Φ(x)`, with the cumulative distribution function of the normal distribution accurate to 2·10⁻⁷.
 pub(in crate::nn) struct Gelu;
 
 impl Function for Gelu {
-    /// `Φ(x) = ½ + x · P(x²) / Q(x²)` up to |x| = 5.5; beyond that `Φ` is 0, or 1. The coefficients minimise the
-    /// largest error, 7·10⁻⁹ before rounding.
+    /// `Φ(x) = ½ + x · P(x²) / Q(x²)` for |x| ≤ 5.5; beyond, `Φ` is 0 or 1. The coefficients minimize the maximum
+    /// error: 7·10⁻⁹ before rounding.
     #[inline(always)]
     fn of<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         const BOUND: f32 = 5.5;
@@ -59,18 +59,18 @@ impl Function for Gelu {
         let square = simd.mul_f32s(clamped, clamped);
         let quotient = simd.div_f32s(polynomial(simd, square, P), polynomial(simd, square, Q));
         let phi = simd.mul_add_e_f32s(clamped, quotient, simd.splat_f32s(0.5));
-        // Next to nothing, but times a large number.
+        // The remainder is tiny, but is multiplied by a large number.
         let too_low = simd.less_than_f32s(x, simd.splat_f32s(-BOUND));
         simd.mul_f32s(x, simd.select_f32s(too_low, simd.splat_f32s(0.0), phi))
     }
 }
 
-/// `x · Φ(x)` to 2·10⁻⁴, for what is rounded to 8 bits next: in half the time of [`Gelu`].
+/// `x · Φ(x)` accurate to 2·10⁻⁴, for inputs of 8-bit layers, in half the time of [`Gelu`].
 pub(in crate::nn) struct CoarseGelu;
 
 impl Function for CoarseGelu {
-    /// `Φ(x) = ½ + x · P(x²)` up to |x| = 4; beyond that it is 0, or 1. Of the polynomials that end in these, `P` is the one
-    /// whose largest error, times `x`, is the least.
+    /// `Φ(x) = ½ + x · P(x²)` for |x| ≤ 4; beyond, it is 0 or 1. The polynomial meets these values at the ends, and
+    /// minimizes the maximum error times `x`.
     #[inline(always)]
     fn of<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         const BOUND: f32 = 4.0;
@@ -89,7 +89,7 @@ impl Function for CoarseGelu {
     }
 }
 
-/// The tanh form of GELU.
+/// The tanh approximation of GELU.
 pub(in crate::nn) struct GeluTanh;
 
 impl Function for GeluTanh {
@@ -157,7 +157,7 @@ impl Function for Silu {
     }
 }
 
-/// The hyperbolic tangent, to 2·10⁻⁷.
+/// The hyperbolic tangent, accurate to 2·10⁻⁷.
 pub(in crate::nn) struct Tanh;
 
 impl Function for Tanh {
@@ -178,16 +178,16 @@ fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 /// Adding 1.5 · 2²³ leaves the nearest integer in the low bits of the sum.
 const ROUND: f32 = 12_582_912.0;
 
-/// `e^x` to about one unit in the last place; 0 below −87.3 and about 3·10³⁸ above 88.3, never a
-/// subnormal number. NaN stays NaN.
+/// `e^x`, accurate to about one unit in the last place. It is 0 below −87.3 and about 3·10³⁸ above 88.3, never
+/// subnormal. NaN stays NaN.
 ///
-/// `x = n·ln 2 + r` with `|r| ≤ ln 2 / 2`, then a polynomial whose largest relative error is 2·10⁻⁹.
+/// `x = n·ln 2 + r` with `|r| ≤ ln 2 / 2`, then a polynomial with a maximum relative error of 2·10⁻⁹.
 #[inline(always)]
 fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     /// ln 2 in two parts: `n * LN2_HIGH` is exact for the `n` that occur.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    /// e^x is a normal number above this.
+    /// e^x is a normal number above this value.
     const LOWEST: f32 = -87.3;
     const HIGHEST: f32 = 88.3;
     const POLYNOMIAL: [f32; 7] =
@@ -204,15 +204,16 @@ fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.select_f32s(too_low, simd.splat_f32s(0.0), power)
 }
 
-/// `2^x` for `x` up to 0 to about one unit in the last place; below −126, what it is there, which is nothing beside the
-/// 1 of the greatest score. NaN stays NaN. Cheaper than [`exp`]: what is left of `x` beside an integer is exact.
+/// `2^x` for `x ≤ 0`, accurate to about one unit in the last place. Below −126, it returns `2^−126`, which is
+/// negligible beside the maximum of 1. NaN stays NaN. Cheaper than [`exp`], because the remainder of `x` after rounding
+/// is exact.
 #[inline(always)]
 pub(super) fn exp2_of_negative<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const LOWEST: f32 = -126.0;
     const POLYNOMIAL: [f32; 6] =
         [1.327_398_2e-3, 9.671_97e-3, 5.550_680_3e-2, 2.402_223_5e-1, 6.931_470_6e-1, 1.0];
     let lowest = simd.splat_f32s(LOWEST);
-    // NaN is not less.
+    // A comparison with NaN is false.
     let x = simd.select_f32s(simd.less_than_f32s(x, lowest), lowest, x);
     let round = simd.splat_f32s(ROUND);
     let shifted = simd.add_f32s(x, round);
@@ -220,7 +221,7 @@ pub(super) fn exp2_of_negative<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     scaled(simd, polynomial(simd, r, POLYNOMIAL), shifted)
 }
 
-/// `x · 2ⁿ`, with `n` in the low bits of `shifted`; both are normal numbers.
+/// `x · 2ⁿ`, with `n` in the low bits of `shifted`; argument and result are normal numbers.
 #[inline(always)]
 fn scaled<S: Simd>(simd: S, x: S::f32s, shifted: S::f32s) -> S::f32s {
     let bits = simd.transmute_u32s_f32s(shifted);
@@ -228,7 +229,7 @@ fn scaled<S: Simd>(simd: S, x: S::f32s, shifted: S::f32s) -> S::f32s {
     simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(x), exponent))
 }
 
-/// The coefficients are those of the highest power first.
+/// The coefficients start with the highest power.
 #[inline(always)]
 fn polynomial<S: Simd, const TERMS: usize>(
     simd: S,
@@ -242,7 +243,7 @@ fn polynomial<S: Simd, const TERMS: usize>(
     sum
 }
 
-/// NaN stays NaN.
+/// Clamps `x`; NaN stays NaN.
 #[inline(always)]
 fn clamp<S: Simd>(simd: S, x: S::f32s, low: f32, high: f32) -> S::f32s {
     let (low, high) = (simd.splat_f32s(low), simd.splat_f32s(high));
@@ -266,14 +267,14 @@ mod tests {
         }
     }
 
-    /// On this processor's vectors, which a processor without any agrees with but for the rounding.
+    /// Uses this processor's vectors. Checks that scalar code agrees up to rounding.
     fn of<F: Function>(xs: &[f32]) -> Vec<f32> {
         let mut values = xs.to_vec();
         map::<F>(&mut values);
         for (&x, &value) in xs.iter().zip(&values) {
             let plain = F::of(pulp::Scalar::new(), x);
             let both_nan = plain.is_nan() && value.is_nan();
-            // Φ has an absolute error, which GELU multiplies with x.
+            // Φ has an absolute error, which GELU multiplies by x.
             let near = (plain - value).abs() <= 4e-7 * value.abs().max(x.abs()).max(1.0);
             assert!(both_nan || plain == value || near, "{x}: {plain} {value}");
         }
@@ -321,7 +322,7 @@ mod tests {
             .gelu_erf()?
             .to_vec1::<f64>()?;
         for ((x, value), exact) in xs.iter().zip(of::<Gelu>(&xs)).zip(exact) {
-            // What rounding to f32 costs at |x|, and Φ.
+            // The rounding error of f32 at |x|, plus the error of Φ.
             let bound = 2.5e-7 * f64::from(x.abs().max(1.0));
             assert!((f64::from(value) - exact).abs() < bound, "gelu({x}): {value} {exact}");
         }
@@ -348,7 +349,7 @@ mod tests {
         assert!(low < 1e-37 && high == 1.0);
         assert_eq!(of::<Silu>(&xs)[2], 1e30);
         assert_eq!(of::<Gelu>(&xs)[1..3], [-0.0, 1e30]);
-        // What is left of Φ there is less than its rounding, times x.
+        // The remainder of Φ is smaller than its rounding error times x.
         let mut coarse = xs;
         map::<CoarseGelu>(&mut coarse);
         let [_, low, high, nan] = coarse;

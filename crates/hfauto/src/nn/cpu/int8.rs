@@ -1,15 +1,16 @@
-//! Linear layers over 8-bit integers, in host memory: dynamic per-token quantization.
+//! Linear layers with 8-bit integer weights in host memory: dynamic per-token quantization.
 //!
-//! Weights are quantized at load, with one scale per output; activations while the model runs, with a scale and a zero
-//! point per token, so that a token's numbers depend on no other. Sums are exact 32-bit integers. Where the magnitudes
-//! of a layer's inputs are known beforehand (`Linear::after`), activations are smoothed: divided by smoothing factors
-//! that the weights are multiplied with, so that a few large features do not use up the range of the others. This is
-//! SmoothQuant with the LayerNorm's weights as calibration. Queries, keys and values are one layer that quantizes its
-//! input three times, because factors that suit values do not suit queries: a common quantization is worse than no
-//! smoothing.
+//! Weights are quantized at load, with one scale per output. Activations are quantized in each forward pass, with a
+//! scale and a zero point per token, so a token's result depends on no other token. Sums are exact 32-bit integers.
 //!
-//! The kernel is chosen at run time: AVX-512 with VNNI, AVX2, or plain loops; the module above says why no crate is
-//! used. Not here: which layers are in 8 bits (`crate::auto`). The entry is [`Int8Weight`].
+//! Where calibration data is available (`Linear::after`), activations are smoothed as in SmoothQuant: activations are
+//! divided by smoothing factors, and weights are multiplied by them, so that a few large features do not use up the
+//! range of the others. The LayerNorm's weights serve as calibration. The fused layer of queries, keys and values
+//! quantizes its input three times, because factors that suit values do not suit queries: with common factors, the
+//! result is worse than without smoothing.
+//!
+//! The kernel is selected at run time: AVX-512 with VNNI, AVX2, or plain loops. The parent module explains why no crate
+//! is used. Not here: which layers are in 8 bits (`crate::auto`). The entry is [`Int8Weight`].
 
 use std::array;
 use std::cell::RefCell;
@@ -21,153 +22,157 @@ use candle_core::{Result, Tensor, bail};
 
 use super::packed::append_rows;
 use super::tile::PANEL;
-use super::{CpuView, applies, multiply, round_to_u8};
+use super::{CpuView, applies, multiply, quantize_to_u8};
 
-/// The largest weight after rounding; −128 is left out, so that steps are the same on both sides.
+/// The largest quantized weight. −128 is unused, so that the range is symmetric.
 const MAX_WEIGHT: f32 = 127.0;
 
-/// Inputs that are multiplied and added up by one instruction.
+/// Inputs that one instruction multiplies and accumulates.
 const GROUP: usize = 4;
 
-/// How much of the differences between inputs is taken from them, and how much of those between weights is given to
-/// them: 0 would leave everything to the inputs' steps, 1 to the weights'. From 0.5 to 1, embeddings of film reviews
-/// hardly differ.
+/// The exponent of the smoothing factors. At 0, activations keep their differences in magnitude; at 1, the weights take
+/// over all of them. From 0.5 to 1, embeddings of film reviews hardly differ.
 ///
 /// # Source
-/// SmoothQuant, <https://arxiv.org/abs/2211.10438>, with the sizes of a normalisation's outputs in place of measured
-/// ones.
+/// SmoothQuant, <https://arxiv.org/abs/2211.10438>. Here, the LayerNorm's output magnitudes replace measured ones, and
+/// one exponent applies to activations and weights.
 const SMOOTHING: f32 = 0.7;
 
-/// Rows that are multiplied with a panel at once.
+/// Rows per tile.
 const TILE_ROWS: usize = 8;
 
-/// Of more inputs than these, sums might not fit in 32 bits: 255 · 127 each.
+/// With more inputs, sums of products of up to 255 · 127 might overflow 32 bits.
 const MAX_IN_FEATURES: usize = 65_536;
 
 thread_local! {
-    /// Rounded tokens of one product, kept for the next.
+    /// The quantized tokens of a product; the buffers are reused by the next one.
     static TOKENS: RefCell<Tokens> = RefCell::default();
 }
 
-/// Rounded activations: `x ≈ step · (value − zero)` for each token.
+/// Quantized activations: `x ≈ scale · (value − zero_point)` for each token.
 #[derive(Default)]
 struct Tokens {
-    /// Rows of whole groups; what is beyond a token's numbers meets weights of zero.
+    /// Rows of whole groups. The padding is multiplied by weights of zero.
     values: Vec<[u8; GROUP]>,
-    steps: Vec<f32>,
-    zeros: Vec<u8>,
-    /// One token, evened out.
-    even: Vec<f32>,
+    scales: Vec<f32>,
+    zero_points: Vec<u8>,
+    /// One token after smoothing.
+    smoothed: Vec<f32>,
 }
 
 impl Tokens {
-    /// Rounds rows of `columns` numbers, times `factors`, to `0..=levels`. A row that has a number which is not finite
-    /// gets a step that is not either, so that its results are NaN.
-    fn round(&mut self, x: &[f32], columns: usize, factors: Option<&[f32]>, levels: f32) {
+    /// Quantizes rows of `columns` elements, multiplied by `factors`, to `0..=quant_max`. A row with NaN or infinite
+    /// elements gets a NaN scale, so its results are NaN.
+    fn quantize(&mut self, x: &[f32], columns: usize, factors: Option<&[f32]>, quant_max: f32) {
         let (rows, groups) = (x.len() / columns, columns.div_ceil(GROUP));
         self.values.resize(rows * groups, [0; GROUP]);
-        self.steps.clear();
-        self.zeros.clear();
+        self.scales.clear();
+        self.zero_points.clear();
         for (row, values) in x.chunks_exact(columns).zip(self.values.chunks_exact_mut(groups)) {
             let row = match factors {
                 Some(factors) => {
-                    self.even.resize(columns, 0.0);
-                    multiply(&mut self.even, row, factors);
-                    &self.even
+                    self.smoothed.resize(columns, 0.0);
+                    multiply(&mut self.smoothed, row, factors);
+                    &self.smoothed
                 }
                 None => row,
             };
             let values = &mut values.as_flattened_mut()[..columns];
-            let (step, zero) = round_to_u8(values, row, levels);
-            self.steps.push(step);
-            self.zeros.push(zero);
+            let (scale, zero_point) = quantize_to_u8(values, row, quant_max);
+            self.scales.push(scale);
+            self.zero_points.push(zero_point);
         }
     }
 }
 
-/// What each input's weights are multiplied with, given about how large the inputs are.
-fn evening<'a>(rows: impl Iterator<Item = &'a [f32]>, sizes: &[f32]) -> Vec<f32> {
-    let mut largest = vec![0f32; sizes.len()];
+/// The smoothing factor of each input, from the magnitudes of the activations and of the weights.
+fn smoothing_factors<'a>(rows: impl Iterator<Item = &'a [f32]>, magnitudes: &[f32]) -> Vec<f32> {
+    let mut largest = vec![0f32; magnitudes.len()];
     for row in rows {
         for (largest, weight) in largest.iter_mut().zip(row) {
             *largest = largest.max(weight.abs());
         }
     }
-    let evening = sizes.iter().zip(largest).map(|(size, largest)| (size / largest).powf(SMOOTHING));
-    // An input without a size or weights matters little, or is not finite and shows anyway.
-    evening.map(|by| if by.is_normal() && (1.0 / by).is_normal() { by } else { 1.0 }).collect()
+    let smoothing = magnitudes
+        .iter()
+        .zip(largest)
+        .map(|(magnitude, largest)| (magnitude / largest).powf(SMOOTHING));
+    // Inputs with zero magnitude or zero weights need no smoothing. NaN and infinity show up in the results anyway.
+    smoothing.map(|by| if by.is_normal() && (1.0 / by).is_normal() { by } else { 1.0 }).collect()
 }
 
-/// A weight of 8-bit integers, packed.
+/// A packed weight of 8-bit integers.
 pub(in crate::nn) struct Int8Weight {
     in_features: usize,
     out_features: usize,
-    /// Outputs that want their inputs evened out each in their own way; one after the other, they are all.
+    /// Consecutive ranges of outputs, each with its own smoothing factors.
     parts: Vec<Part>,
 }
 
-/// Some outputs of a weight, side by side.
+/// A range of outputs.
 struct Part {
     outputs: Range<usize>,
     groups: usize,
-    /// Panel after panel, each `(groups, PANEL, GROUP)`; what is beyond the weight is zero.
+    /// Panels of `(groups, PANEL, GROUP)`, padded with zeros.
     values: Vec<[[i8; GROUP]; PANEL]>,
-    /// What one step of each output's weights is worth.
-    steps: Vec<f32>,
-    /// The sum of each output's weights: what a token's zero adds to each of its products.
+    /// The quantization scale of each output.
+    scales: Vec<f32>,
+    /// The sum of each output's weights, which corrects its products for a token's zero point.
     sums: Vec<i32>,
-    /// What inputs are multiplied with before they are rounded.
+    /// The reciprocal smoothing factors, by which inputs are multiplied before quantization.
     factors: Option<Vec<f32>>,
 }
 
 impl Part {
-    /// `rows` are those of the outputs, of `in_features` each.
+    /// `rows` are the rows of the weight for these outputs, `in_features` each.
     fn new(
         outputs: Range<usize>,
         rows: ChunksExact<'_, f32>,
         in_features: usize,
-        sizes: Option<&[f32]>,
+        magnitudes: Option<&[f32]>,
     ) -> Self {
-        let evening = sizes.map(|sizes| evening(rows.clone(), sizes));
+        let smoothing = magnitudes.map(|magnitudes| smoothing_factors(rows.clone(), magnitudes));
         let groups = in_features.div_ceil(GROUP);
         let panels = outputs.len().div_ceil(PANEL);
         let mut values = vec![[[0; GROUP]; PANEL]; panels * groups];
-        let mut steps = vec![0.0; panels * PANEL];
+        let mut scales = vec![0.0; panels * PANEL];
         let mut sums = vec![0; panels * PANEL];
-        let mut even = Vec::with_capacity(in_features);
+        let mut smoothed = Vec::with_capacity(in_features);
         for (output, row) in rows.enumerate() {
-            even.clear();
-            match &evening {
-                Some(evening) => even.extend(row.iter().zip(evening).map(|(x, by)| x * by)),
-                None => even.extend_from_slice(row),
+            smoothed.clear();
+            match &smoothing {
+                Some(smoothing) => smoothed.extend(row.iter().zip(smoothing).map(|(x, by)| x * by)),
+                None => smoothed.extend_from_slice(row),
             }
-            let row = &even;
+            let row = &smoothed;
             let max = row.iter().fold(0f32, |max, value| max.max(value.abs()));
-            let step = if max > 0.0 { max / MAX_WEIGHT } else { 1.0 };
+            let scale = if max > 0.0 { max / MAX_WEIGHT } else { 1.0 };
             let panel = &mut values[output / PANEL * groups..][..groups];
             for (place, value) in row.iter().enumerate() {
-                // Within ±127; NaN becomes 0 here and shows in the step.
-                let value = (value / step).round() as i8;
+                // Within ±127. NaN becomes 0 here; the scale is NaN instead.
+                let value = (value / scale).round() as i8;
                 panel[place / GROUP][output % PANEL][place % GROUP] = value;
                 sums[output] += i32::from(value);
             }
-            steps[output] = if row.iter().all(|value| value.is_finite()) { step } else { f32::NAN };
+            scales[output] =
+                if row.iter().all(|value| value.is_finite()) { scale } else { f32::NAN };
         }
-        let factors = evening.map(|evening| evening.iter().map(|by| 1.0 / by).collect());
-        Self { outputs, groups, values, steps, sums, factors }
+        let factors = smoothing.map(|smoothing| smoothing.iter().map(|by| 1.0 / by).collect());
+        Self { outputs, groups, values, scales, sums, factors }
     }
 }
 
 impl Int8Weight {
-    /// Rounds and packs a weight of `(out_features, in_features)`; `None` when it is not f32 in host memory, has
-    /// no numbers, or has so many inputs that sums might overflow. `sizes` are those of the inputs, about; with them, each
-    /// of the `parts`, so many outputs after each other, has its inputs evened out by itself.
+    /// Quantizes and packs a weight of `(out_features, in_features)`. `None` when it is not f32 in host memory, is
+    /// empty, or has so many inputs that sums might overflow. `magnitudes` are those of the inputs. With them, each of
+    /// the `parts`, given by its number of outputs, gets its own smoothing factors.
     ///
     /// # Errors
-    /// When there are sizes of another number of inputs, or parts of another number of outputs: bugs of the caller.
+    /// When the number of magnitudes is not `in_features`, or the parts do not add up to `out_features`: bugs of the
+    /// caller.
     pub(in crate::nn) fn new(
         weight: &Tensor,
-        sizes: Option<&[f32]>,
+        magnitudes: Option<&[f32]>,
         parts: &[usize],
     ) -> Result<Option<Self>> {
         let (out_features, in_features) = weight.dims2()?;
@@ -175,23 +180,23 @@ impl Int8Weight {
         if !applies(weight) || out_features == 0 || !is_summable {
             return Ok(None);
         }
-        if sizes.is_some_and(|sizes| sizes.len() != in_features) {
-            bail!("bug: sizes of another number of inputs");
+        if magnitudes.is_some_and(|magnitudes| magnitudes.len() != in_features) {
+            bail!("bug: the number of magnitudes differs from the number of inputs");
         }
         if parts.iter().sum::<usize>() != out_features {
-            bail!("bug: parts of another number of outputs");
+            bail!("bug: the parts do not add up to the number of outputs");
         }
         let weight = weight.contiguous()?;
         let view = CpuView::new(&weight);
         let numbers = &view.slice()?[..out_features * in_features];
-        // What is rounded alike is one part.
-        let parts = if sizes.is_some() { parts } else { &[out_features] };
+        // Without smoothing, all outputs share one quantized input.
+        let parts = if magnitudes.is_some() { parts } else { &[out_features] };
         let mut start = 0;
         let parts = parts.iter().map(|outputs| {
             let outputs = start..start + outputs;
             start = outputs.end;
             let numbers = &numbers[outputs.start * in_features..outputs.end * in_features];
-            Part::new(outputs, numbers.chunks_exact(in_features), in_features, sizes)
+            Part::new(outputs, numbers.chunks_exact(in_features), in_features, magnitudes)
         });
         Ok(Some(Self { in_features, out_features, parts: parts.collect() }))
     }
@@ -201,11 +206,10 @@ impl Int8Weight {
         (self.out_features, self.in_features)
     }
 
-    /// Appends `x · weightᵀ + bias` to `out`, as
-    /// [`PackedWeight::append`](super::packed::PackedWeight::append).
+    /// Appends `x · weightᵀ + bias` to `out`, as [`PackedWeight::append`](super::packed::PackedWeight::append).
     ///
     /// # Errors
-    /// When the lengths do not fit together: a bug of the caller.
+    /// When the lengths do not match: a bug of the caller.
     pub(in crate::nn) fn append(
         &self,
         out: &mut Vec<f32>,
@@ -226,28 +230,33 @@ impl Int8Weight {
             TOKENS.with_borrow_mut(|tokens| {
                 let mut written = 0;
                 for part in &self.parts {
-                    tokens.round(x, self.in_features, part.factors.as_deref(), kernel.levels());
+                    tokens.quantize(
+                        x,
+                        self.in_features,
+                        part.factors.as_deref(),
+                        kernel.quant_max(),
+                    );
                     let out_features = self.out_features;
                     written += kernel.multiply(&Product { part, tokens, bias, out_features }, out);
                 }
                 written
             })
         };
-        // SAFETY: outputs are of one part each, and what a product returns is what `append_rows` asks for.
-        #[allow(unsafe_code, reason = "as for weights in f32")]
+        // SAFETY: each output belongs to one part, and `multiply` returns the number of elements that it has written.
+        #[allow(unsafe_code, reason = "zeroing the output first takes a twentieth of the time")]
         unsafe {
             append_rows(out, x, bias, self.shape(), products)
         }
     }
 }
 
-/// Instructions for sums of products of 8-bit integers.
+/// The instruction set for dot products of 8-bit integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kernel {
-    /// Four products at once, exact.
+    /// Accumulates four products per instruction, exactly.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
-    /// Two products at once, whose sum has to fit in 16 bits: activations have 7.
+    /// Adds two products in 16 bits, so activations are limited to 7 bits.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     Plain,
@@ -270,8 +279,8 @@ impl Kernel {
         Self::Plain
     }
 
-    /// The largest rounded activation.
-    fn levels(self) -> f32 {
+    /// The largest quantized activation.
+    fn quant_max(self) -> f32 {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => 127.0,
@@ -285,7 +294,7 @@ impl Kernel {
         match self {
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code, reason = "instructions that not every processor has")]
-            // SAFETY: `of_this_processor`, and the tests, choose this after they have seen its features.
+            // SAFETY: `of_this_processor`, and the tests, select this kernel only if the processor has its features.
             Self::Avx512Vnni => unsafe { x86::multiply_avx512_vnni(product, out) },
             #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code, reason = "instructions that not every processor has")]
@@ -296,11 +305,11 @@ impl Kernel {
     }
 }
 
-/// Sums of products of rows of tokens with a panel of weights, by the instructions of one kernel.
+/// Dot products of token rows with a panel of weights, in the instructions of one kernel.
 trait Sums {
-    /// Every row of `tokens` has as many groups as `panel`; `out` is overwritten. (Returned, the sums would be moved,
-    /// which takes a tenth of the time.)
-    fn add_up<const ROWS: usize>(
+    /// Every row of `tokens` has as many groups as `panel`. Overwrites `out`; returning the sums by value would copy
+    /// them, which takes a tenth of the time.
+    fn accumulate<const ROWS: usize>(
         out: &mut [[i32; PANEL]; ROWS],
         tokens: &[&[[u8; GROUP]]; ROWS],
         panel: &[[[i8; GROUP]; PANEL]],
@@ -311,7 +320,7 @@ struct PlainSums;
 
 impl Sums for PlainSums {
     #[inline(always)]
-    fn add_up<const ROWS: usize>(
+    fn accumulate<const ROWS: usize>(
         out: &mut [[i32; PANEL]; ROWS],
         tokens: &[&[[u8; GROUP]]; ROWS],
         panel: &[[[i8; GROUP]; PANEL]],
@@ -329,11 +338,11 @@ impl Sums for PlainSums {
     }
 }
 
-/// A product at work.
+/// The operands of a product.
 struct Product<'a> {
     part: &'a Part,
     tokens: &'a Tokens,
-    /// Of all parts, as `out_features` are.
+    /// The bias of all parts, as `out_features` counts the outputs of all parts.
     bias: Option<&'a [f32]>,
     out_features: usize,
 }
@@ -342,20 +351,20 @@ impl Product<'_> {
     #[inline(always)]
     fn multiply<S: Sums>(&self, out: &mut [MaybeUninit<f32>]) -> usize {
         let Self { part, tokens, bias, .. } = self;
-        let rows = tokens.steps.len();
+        let rows = tokens.scales.len();
         let panels = part.values.chunks_exact(part.groups);
         let sums = part.sums.as_chunks::<PANEL>().0;
-        let steps = part.steps.as_chunks::<PANEL>().0;
+        let scales = part.scales.as_chunks::<PANEL>().0;
         let columns = part.outputs.clone().step_by(PANEL);
         let mut written = 0;
-        for (((panel, sums), steps), column) in panels.zip(sums).zip(steps).zip(columns) {
+        for (((panel, sums), scales), column) in panels.zip(sums).zip(scales).zip(columns) {
             let columns = column..part.outputs.end.min(column + PANEL);
             let mut own_bias = [0.0; PANEL];
             if let Some(bias) = bias {
                 own_bias[..columns.len()].copy_from_slice(&bias[columns.clone()]);
             }
             let width = columns.len();
-            let panel = Panel { values: panel, sums, steps, bias: &own_bias, columns };
+            let panel = Panel { values: panel, sums, scales, bias: &own_bias, columns };
             let mut row = 0;
             while row < rows {
                 row += if row + TILE_ROWS <= rows {
@@ -371,7 +380,7 @@ impl Product<'_> {
         written
     }
 
-    /// `ROWS` rows from `row` on, times a panel: writes to its columns of them.
+    /// Multiplies `ROWS` rows, from `row` on, by a panel, and writes the panel's columns of the output.
     #[inline(always)]
     fn tile<S: Sums, const ROWS: usize>(
         &self,
@@ -383,44 +392,44 @@ impl Product<'_> {
         let groups = panel.values.len();
         let values = array::from_fn(|i| &tokens.values[(row + i) * groups..][..groups]);
         let mut sums = [[0; PANEL]; ROWS];
-        S::add_up::<ROWS>(&mut sums, &values, panel.values);
+        S::accumulate::<ROWS>(&mut sums, &values, panel.values);
         for (row, sums) in (row..).zip(&sums) {
-            let (zero, step) = (i32::from(tokens.zeros[row]), tokens.steps[row]);
+            let (zero_point, scale) = (i32::from(tokens.zero_points[row]), tokens.scales[row]);
             let out = &mut out[row * out_features..][panel.columns.clone()];
             if let Some(out) = out.first_chunk_mut::<PANEL>() {
-                panel.scale(out, sums, zero, step);
+                panel.dequantize(out, sums, zero_point, scale);
             } else {
                 let mut scaled = [MaybeUninit::uninit(); PANEL];
-                panel.scale(&mut scaled, sums, zero, step);
+                panel.dequantize(&mut scaled, sums, zero_point, scale);
                 out.copy_from_slice(&scaled[..out.len()]);
             }
         }
     }
 }
 
-/// A panel of a weight at work.
+/// The operands of one panel.
 struct Panel<'a> {
     values: &'a [[[i8; GROUP]; PANEL]],
     sums: &'a [i32; PANEL],
-    steps: &'a [f32; PANEL],
+    scales: &'a [f32; PANEL],
     bias: &'a [f32; PANEL],
-    /// Which outputs it has; the last panel of a part may have fewer than others.
+    /// The panel's outputs. The last panel of a part may be partial.
     columns: Range<usize>,
 }
 
 impl Panel<'_> {
-    /// Writes what the sums of a token with this zero and step stand for.
+    /// Dequantizes the sums of a token with this zero point and scale.
     #[inline(always)]
-    fn scale(
+    fn dequantize(
         &self,
         out: &mut [MaybeUninit<f32>; PANEL],
         sums: &[i32; PANEL],
-        zero: i32,
-        step: f32,
+        zero_point: i32,
+        scale: f32,
     ) {
         for i in 0..PANEL {
-            let sum = sums[i] - zero * self.sums[i];
-            out[i].write(sum as f32 * (step * self.steps[i]) + self.bias[i]);
+            let sum = sums[i] - zero_point * self.sums[i];
+            out[i].write(sum as f32 * (scale * self.scales[i]) + self.bias[i]);
         }
     }
 }
@@ -458,18 +467,18 @@ mod x86 {
         product.multiply::<Avx2>(out)
     }
 
-    /// Only for [`multiply_avx512_vnni`].
+    /// Called only from [`multiply_avx512_vnni`].
     struct Avx512Vnni;
 
     impl Sums for Avx512Vnni {
         #[inline(always)]
-        fn add_up<const ROWS: usize>(
+        fn accumulate<const ROWS: usize>(
             out: &mut [[i32; PANEL]; ROWS],
             tokens: &[&[[u8; GROUP]]; ROWS],
             panel: &[[[i8; GROUP]; PANEL]],
         ) {
-            // SAFETY: `multiply_avx512_vnni`, the only caller, has the features. `weights` is PANEL * GROUP =
-            // 128 bytes and a row of `out` PANEL * 4 = 128: two vectors of 64 each, at any alignment.
+            // SAFETY: the only caller, `multiply_avx512_vnni`, requires the features. `weights` is PANEL * GROUP = 128
+            // bytes and a row of `out` PANEL * 4 = 128: two vectors of 64 each, at any alignment.
             unsafe {
                 let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
                 for (place, weights) in panel.iter().enumerate() {
@@ -491,17 +500,17 @@ mod x86 {
         }
     }
 
-    /// Only for [`multiply_avx2`].
+    /// Called only from [`multiply_avx2`].
     struct Avx2;
 
     impl Sums for Avx2 {
         #[inline(always)]
-        fn add_up<const ROWS: usize>(
+        fn accumulate<const ROWS: usize>(
             out: &mut [[i32; PANEL]; ROWS],
             tokens: &[&[[u8; GROUP]]; ROWS],
             panel: &[[[i8; GROUP]; PANEL]],
         ) {
-            // SAFETY: `multiply_avx2`, the only caller, has the feature. `weights` is PANEL * GROUP = 128 bytes
+            // SAFETY: the only caller, `multiply_avx2`, requires the feature. `weights` is PANEL * GROUP = 128 bytes
             // and a row of `out` PANEL * 4 = 128: four vectors of 32 each, at any alignment.
             unsafe {
                 let ones = _mm256_set1_epi16(1);
@@ -536,49 +545,50 @@ mod tests {
     use super::*;
 
     fn int8(weight: &[f32], out_features: usize, in_features: usize) -> Int8Weight {
-        int8_of_sizes(weight, out_features, in_features, None)
+        int8_smoothed(weight, out_features, in_features, None)
     }
 
-    fn int8_of_sizes(
+    fn int8_smoothed(
         weight: &[f32],
         out_features: usize,
         in_features: usize,
-        sizes: Option<&[f32]>,
+        magnitudes: Option<&[f32]>,
     ) -> Int8Weight {
         let weight = Tensor::from_slice(weight, (out_features, in_features), &Device::Cpu).unwrap();
-        Int8Weight::new(&weight, sizes, &[out_features]).unwrap().unwrap()
+        Int8Weight::new(&weight, magnitudes, &[out_features]).unwrap().unwrap()
     }
 
-    /// The product as the module doc says it, in plain loops, with so many levels of activations.
-    fn plain(weight: &[f32], x: &[f32], in_features: usize, levels: f32) -> Vec<f32> {
+    /// The product as the module documentation defines it, in plain loops.
+    fn plain(weight: &[f32], x: &[f32], in_features: usize, quant_max: f32) -> Vec<f32> {
         let mut out = Vec::new();
         for x in x.chunks_exact(in_features) {
             let low = x.iter().fold(0f32, |a, &b| a.min(b));
             let high = x.iter().fold(0f32, |a, &b| a.max(b));
-            let inverse = if high > low { levels / (high - low) } else { 0.0 };
+            let inverse = if high > low { quant_max / (high - low) } else { 0.0 };
             let to_integer = 8_388_608.0;
-            let step = if high > low { (high - low) / levels } else { 1.0 };
-            let zero = (-low * inverse).round_ties_even();
+            let scale = if high > low { (high - low) / quant_max } else { 1.0 };
+            let zero_point = (-low * inverse).round_ties_even();
             for weight in weight.chunks_exact(in_features) {
                 let max = weight.iter().fold(0f32, |a, &b| a.max(b.abs()));
-                let own_step = if max > 0.0 { max / 127.0 } else { 1.0 };
+                let own_scale = if max > 0.0 { max / 127.0 } else { 1.0 };
                 let sum: i32 = x
                     .iter()
                     .zip(weight)
                     .map(|(x, weight)| {
-                        // Added to 2²³, what is left of the sum is an integer.
-                        let x = x * inverse + (zero + to_integer);
-                        let x = x.clamp(to_integer, levels + to_integer) - to_integer - zero;
-                        x as i32 * (weight / own_step).round() as i32
+                        // Adding 2²³ rounds the sum to an integer.
+                        let x = x * inverse + (zero_point + to_integer);
+                        let x =
+                            x.clamp(to_integer, quant_max + to_integer) - to_integer - zero_point;
+                        x as i32 * (weight / own_scale).round() as i32
                     })
                     .sum();
-                out.push(sum as f32 * (step * own_step));
+                out.push(sum as f32 * (scale * own_scale));
             }
         }
         out
     }
 
-    /// Those of this processor: the best, and those for lesser ones.
+    /// The kernels that this processor can run.
     fn kernels() -> Vec<Kernel> {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") {
@@ -598,7 +608,7 @@ mod tests {
             layer.append_with(kernel, &mut out, &x, None).unwrap();
             let (first, out) = out.split_first().unwrap();
             assert_eq!(*first, 7.0);
-            assert_eq!(out, plain(&weight, &x, in_features, kernel.levels()), "{kernel:?}");
+            assert_eq!(out, plain(&weight, &x, in_features, kernel.quant_max()), "{kernel:?}");
             let bias = numbers(out_features, 6);
             for (row, out) in out.chunks_exact(out_features).enumerate() {
                 let x = &x[row * in_features..][..in_features];
@@ -607,10 +617,10 @@ mod tests {
                 for ((alone, out), bias) in alone.iter().zip(out).zip(&bias) {
                     assert_eq!(*alone, out + bias);
                 }
-                // Half a step of each factor, times the other factor.
+                // The rounding error of each operand, times the largest value of the other.
                 let highest = x.iter().fold(0f32, |a, &b| a.max(b.abs()));
-                let steps = 0.5 / 127.0 + 1.01 / kernel.levels();
-                let bound = in_features as f32 * highest * steps;
+                let rounding = 0.5 / 127.0 + 1.01 / kernel.quant_max();
+                let bound = in_features as f32 * highest * rounding;
                 for (weight, out) in weight.chunks_exact(in_features).zip(out) {
                     let exact: f32 = x.iter().zip(weight).map(|(a, b)| a * b).sum();
                     assert!((exact - out).abs() <= bound, "{kernel:?}: {exact} {out} {bound}");
@@ -647,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_exact_and_what_is_not_finite_shows() {
+    fn zeros_are_exact_and_nonfinite_inputs_give_nan() {
         let layer = int8(&[0.0, 0.0, 1.0, -1.0], 2, 2);
         let mut out = Vec::new();
         let x = [0.0, 0.0, f32::NAN, 1.0, 1.0, f32::INFINITY, 1e-42, 0.0, 0.0, -2.0];
@@ -663,14 +673,15 @@ mod tests {
     }
 
     #[test]
-    fn inputs_of_known_sizes_lose_fewer_digits() {
+    fn smoothing_reduces_the_quantization_error() {
         let (rows, in_features, out_features) = (40, 96, 64);
         // Every seventh input is fifty times as large as the others.
-        let sizes: Vec<f32> =
+        let magnitudes: Vec<f32> =
             (0..in_features).map(|i| if i % 7 == 0 { 50.0 } else { 1.0 }).collect();
         let weight = numbers(out_features * in_features, 7);
         let x = numbers(rows * in_features, 8);
-        let x: Vec<f32> = x.iter().zip(sizes.iter().cycle()).map(|(x, size)| x * size).collect();
+        let x: Vec<f32> =
+            x.iter().zip(magnitudes.iter().cycle()).map(|(x, magnitude)| x * magnitude).collect();
         let off = |layer: &Int8Weight| {
             let mut out = Vec::new();
             layer.append(&mut out, &x, None).unwrap();
@@ -684,35 +695,36 @@ mod tests {
             squares.sqrt()
         };
         let plain = off(&int8(&weight, out_features, in_features));
-        let even = off(&int8_of_sizes(&weight, out_features, in_features, Some(&sizes)));
-        assert!(even < 0.7 * plain, "{even} {plain}");
+        let smoothed = off(&int8_smoothed(&weight, out_features, in_features, Some(&magnitudes)));
+        assert!(smoothed < 0.7 * plain, "{smoothed} {plain}");
     }
 
     #[test]
-    fn sizes_that_say_nothing_change_nothing() {
+    fn unusable_magnitudes_disable_smoothing() {
         let weight = [0.0, 1.0, f32::INFINITY, 0.5, 0.0, -1.0, 1.0, 0.5];
-        let sizes = [3.0, 0.0, 1.0, f32::NAN];
-        let (plain, even) = (int8(&weight, 2, 4), int8_of_sizes(&weight, 2, 4, Some(&sizes)));
-        assert_eq!(even.parts[0].factors, Some(vec![1.0; 4]));
+        let magnitudes = [3.0, 0.0, 1.0, f32::NAN];
+        let (plain, smoothed) =
+            (int8(&weight, 2, 4), int8_smoothed(&weight, 2, 4, Some(&magnitudes)));
+        assert_eq!(smoothed.parts[0].factors, Some(vec![1.0; 4]));
         let (mut out, mut expected) = (Vec::new(), Vec::new());
         plain.append(&mut expected, &[1.0, 2.0, 3.0, 4.0], None).unwrap();
-        even.append(&mut out, &[1.0, 2.0, 3.0, 4.0], None).unwrap();
+        smoothed.append(&mut out, &[1.0, 2.0, 3.0, 4.0], None).unwrap();
         assert_eq!(out[1], expected[1]);
         assert!(out[0].is_nan() && expected[0].is_nan());
         let weight = Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
-        assert!(Int8Weight::new(&weight, Some(&sizes[..3]), &[2]).is_err());
-        assert!(Int8Weight::new(&weight, Some(&sizes), &[1, 2]).is_err());
+        assert!(Int8Weight::new(&weight, Some(&magnitudes[..3]), &[2]).is_err());
+        assert!(Int8Weight::new(&weight, Some(&magnitudes), &[1, 2]).is_err());
     }
 
     #[test]
-    fn parts_are_what_they_would_be_alone() {
+    fn parts_equal_separate_layers() {
         let (rows, in_features, parts) = (11, 70, [33, 64, 7]);
         let out_features = parts.iter().sum();
         let weight = numbers(out_features * in_features, 9);
-        let sizes: Vec<f32> = (0..in_features).map(|i| 1.0 + (i % 5) as f32).collect();
+        let magnitudes: Vec<f32> = (0..in_features).map(|i| 1.0 + (i % 5) as f32).collect();
         let (x, bias) = (numbers(rows * in_features, 10), numbers(out_features, 11));
         let tensor = Tensor::from_slice(&weight, (out_features, in_features), &Device::Cpu);
-        let all = Int8Weight::new(&tensor.unwrap(), Some(&sizes), &parts).unwrap().unwrap();
+        let all = Int8Weight::new(&tensor.unwrap(), Some(&magnitudes), &parts).unwrap().unwrap();
         for kernel in kernels() {
             let mut out = Vec::new();
             all.append_with(kernel, &mut out, &x, Some(&bias)).unwrap();
@@ -720,7 +732,7 @@ mod tests {
             for outputs in parts {
                 let columns = start..start + outputs;
                 let weight = &weight[start * in_features..columns.end * in_features];
-                let part = int8_of_sizes(weight, outputs, in_features, Some(&sizes));
+                let part = int8_smoothed(weight, outputs, in_features, Some(&magnitudes));
                 let mut expected = Vec::new();
                 part.append_with(kernel, &mut expected, &x, Some(&bias[columns.clone()])).unwrap();
                 for (out, expected) in out.chunks(out_features).zip(expected.chunks(outputs)) {
@@ -732,14 +744,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_whole_is_refused() {
+    fn wrong_lengths_are_refused() {
         let layer = int8(&[1.0; 6], 2, 3);
         assert!(layer.append(&mut Vec::new(), &[1.0; 4], None).is_err());
         assert!(layer.append(&mut Vec::new(), &[1.0; 3], Some(&[1.0])).is_err());
     }
 
     #[test]
-    fn weights_without_numbers_are_left_alone() {
+    fn empty_weights_are_not_packed() {
         let weight = Tensor::zeros((0, 4), DType::F32, &Device::Cpu).unwrap();
         assert!(Int8Weight::new(&weight, None, &[0]).unwrap().is_none());
     }

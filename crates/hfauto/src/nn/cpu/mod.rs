@@ -1,27 +1,28 @@
-//! Kernels on slices of host memory, each on the calling thread.
+//! Kernels over slices of host memory. Each runs on the calling thread.
 //!
-//! The unit of parallelism on a CPU is a worker with its own batch: batches are independent, nothing waits, and caches
-//! stay warm. With fewer batches than workers, expensive layers hand ranges of tokens, or heads, to the threads of
-//! idle workers ([`shared`]). Which thread computes a token changes none of its bits. `pulp` selects the instructions
-//! at run time. Not here: what the numbers mean; see the layers in `crate::nn`. The entries are [`PackedWeight`] and
+//! The unit of parallelism on a CPU is a worker with its own batch. Batches are independent, so workers never wait for
+//! each other, and their caches stay warm. With fewer batches than workers, expensive layers split ranges of tokens, or
+//! heads, over the threads of idle workers ([`shared`]). The split does not change a single bit of the result. `pulp`
+//! selects the instruction set at run time. Not here: the layers (`crate::nn`). The entries are [`PackedWeight`] and
 //! [`Int8Weight`] for products with weights, [`Attention`], and the functions of `rows` and `functions`.
 //!
 //! # Products
-//! `crate::auto` packs the linear layers when it loads a model: panels of 32 outputs, in the order in which the kernel
-//! reads them, as f32 (`packed`) or 8-bit integers (`int8`). Each row is summed in the same order, whatever the number
-//! of rows. Results go to uninitialised memory; every product counts what it has written. Layers work in blocks of 128
-//! tokens, so that an activation, and the second product of a feed-forward layer, find their input in the cache.
+//! `crate::auto` packs the linear layers at load into panels of 32 outputs, in the order in which the kernel reads
+//! them, as f32 (`packed`) or 8-bit integers (`int8`). Each row is summed in the same order, whatever the number of
+//! rows. Results go to uninitialized memory; every product counts the elements that it has written. Layers work in
+//! blocks of 128 tokens, so that the activation function, and the second product of a feed-forward layer, find their
+//! input in the cache.
 //!
-//! Two crates were considered. `gemm` packs at every call: it is as fast for many tokens and several times slower for
-//! a few, as in generation. `rten-gemm` comes near, but turns on features of `smallvec` for which all of DataFusion
-//! would be rebuilt, and must be restricted to 7 bits where processors lack VNNI.
+//! Two crates were considered. `gemm` packs its operands in every call: it is as fast for many tokens, but several
+//! times slower for a few, as in generation. `rten-gemm` comes close, but it turns on features of `smallvec` that would
+//! rebuild all of DataFusion, and it needs 7-bit values on processors without VNNI.
 //!
 //! # Attention
-//! Attention (`attention`) packs the keys and values of one row of the table into the same panels, and takes a few
-//! queries at a time through product, softmax and product: scores never leave the nearest cache. Softmax is computed
-//! in powers of two. With 8-bit weights, these products are in bf16 where the processor has instructions for it
-//! (`bf16`): the same code, with pairs of bf16 in the bits of each f32. Scores, softmax and sums stay f32. Attention
-//! has no weights that would tell, so `ModelInputs` carries the dtype of the model.
+//! Attention (`attention`) packs the keys and values of one sequence into the same panels. It takes a few queries at a
+//! time through product, softmax and product, so scores never leave the L1 cache. Softmax is computed with powers of
+//! two. With 8-bit weights, these products are in bf16 where the processor supports it (`bf16`): the same code, with
+//! pairs of bf16 in the bits of each f32. Scores, softmax and sums stay f32. Attention has no weights, so `ModelInputs`
+//! carries the model's dtype.
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -44,7 +45,7 @@ pub(in crate::nn) use functions::{
 pub(in crate::nn) use int8::Int8Weight;
 pub(in crate::nn) use packed::PackedWeight;
 pub(in crate::nn) use rows::{
-    layer_norm, max_and_sum_exp, multiply, rms_norm, round_to_u8, sum_rows,
+    layer_norm, max_and_sum_exp, multiply, quantize_to_u8, rms_norm, sum_rows,
 };
 pub use threads::SpareThreads;
 pub(in crate::nn) use threads::shared;
@@ -54,7 +55,7 @@ pub(in crate::nn) fn applies(tensor: &Tensor) -> bool {
     matches!(tensor.device(), Device::Cpu) && tensor.dtype() == DType::F32
 }
 
-/// Read access to the numbers of an f32 tensor in host memory.
+/// Read access to the elements of an f32 tensor in host memory.
 pub(in crate::nn) struct CpuView<'a> {
     storage: StorageRef<'a>,
     layout: &'a Layout,
@@ -71,7 +72,7 @@ impl<'a> CpuView<'a> {
         match &*self.storage {
             Storage::Cpu(storage) => {
                 let numbers = storage.as_slice::<f32>()?;
-                // A view without elements may start past the end.
+                // The start offset of an empty view may be past the end of the storage.
                 Ok(numbers.get(self.layout.start_offset()..).unwrap_or_default())
             }
             _ => bail!("expected a tensor in host memory"),
@@ -104,10 +105,10 @@ impl<'a> Matrix<'a> {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// The one row of this matrix, `times` times.
+    /// The single row of this matrix, repeated `times` times.
     ///
     /// # Panics
-    /// When the matrix has another number of rows: a bug of the caller.
+    /// When the matrix does not have exactly one row: a bug of the caller.
     pub(in crate::nn) fn repeated(self, times: usize) -> Self {
         assert_eq!(self.rows, 1, "bug: only one row can be repeated");
         Self { rows: times, row_stride: 0, ..self }
@@ -116,7 +117,7 @@ impl<'a> Matrix<'a> {
     /// Row `row`.
     ///
     /// # Panics
-    /// When the numbers of a row do not lie side by side, or there are fewer rows: bugs of the caller.
+    /// When the elements of a row are not contiguous, or the row does not exist: bugs of the caller.
     #[inline(always)]
     fn row(self, row: usize) -> &'a [f32] {
         assert!(self.column_stride == 1 || self.columns < 2, "bug: a strided row");
@@ -142,12 +143,12 @@ impl<'a> Matrix<'a> {
     /// Columns `columns` of this matrix.
     ///
     /// # Panics
-    /// When they are not inside the matrix: a bug of the caller.
+    /// When the columns are not inside the matrix: a bug of the caller.
     pub(in crate::nn) fn columns(self, columns: Range<usize>) -> Self {
         self.block(0..self.rows, columns)
     }
 
-    /// The transposed matrix; no number moves.
+    /// The transposed matrix, as a view.
     pub(in crate::nn) fn t(self) -> Self {
         Self {
             data: self.data,
@@ -158,7 +159,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// How many numbers of `data` the matrix reaches over.
+    /// The number of elements of `data` that the matrix spans.
     fn span(self) -> usize {
         match (self.rows, self.columns) {
             (0, _) | (_, 0) => 0,
@@ -169,7 +170,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What [`matmul`] does with the numbers that the output holds already.
+/// Whether [`matmul`] overwrites its output or adds to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::nn) enum Output {
     Overwrite,
@@ -180,7 +181,7 @@ pub(in crate::nn) enum Output {
 /// `out[i * out_stride]`.
 ///
 /// # Panics
-/// When the shapes do not fit together: a bug of the caller.
+/// When the shapes do not match: a bug of the caller.
 pub(in crate::nn) fn matmul(
     out: &mut [f32],
     out_stride: usize,
@@ -197,11 +198,11 @@ pub(in crate::nn) fn matmul(
     assert!(columns <= out_stride || rows == 1, "bug: rows of a product overlap");
     assert!((rows - 1) * out_stride + columns <= out.len(), "bug: product larger than its output");
     assert!(lhs.span() <= lhs.data.len() && rhs.span() <= rhs.data.len(), "bug: short matrix");
-    // A slice has at most isize::MAX bytes, so no stride within one is cut.
+    // A slice has at most isize::MAX bytes, so no stride within one is truncated.
     let stride = |stride: usize| stride as isize;
-    // SAFETY: the asserts above keep every element that `gemm` reads inside `lhs.data` and `rhs.data`
-    // and every element that it writes inside `out`, which as a unique borrow overlaps neither.
-    #[allow(unsafe_code, reason = "the product is a call into `gemm`, which takes pointers")]
+    // SAFETY: the assertions above keep every element that `gemm` reads inside `lhs.data` and `rhs.data`, and every
+    // element that it writes inside `out`. `out` is a unique borrow, so it overlaps neither.
+    #[allow(unsafe_code, reason = "`gemm` takes pointers")]
     unsafe {
         gemm::gemm(
             rows,

@@ -1,8 +1,8 @@
-//! Weights of linear layers in host memory, in the order in which the product reads them.
+//! Weights of linear layers in host memory, packed in the order in which the kernel reads them.
 //!
-//! A weight is packed once, at load: panels of 32 outputs, input by input. A product of a few tokens then runs as fast
-//! per token as one of a thousand. The kernel is written once against `pulp`'s vectors. Not here: 8-bit weights
-//! (`int8`), and products of two activations (`super::matmul`). The entry is [`PackedWeight`].
+//! A weight is packed once, at load, into panels of 32 outputs. A product of a few tokens is then as fast per token as
+//! a product of a thousand. The kernel is written once against `pulp`'s vectors. Not here: 8-bit weights (`int8`), and
+//! products of two activations (`super::matmul`). The entry is [`PackedWeight`].
 
 use std::array;
 use std::mem::MaybeUninit;
@@ -13,17 +13,16 @@ use pulp::{Arch, Simd, WithSimd};
 use super::tile::{F32, PANEL, tile};
 use super::{CpuView, applies};
 
-/// An f32 weight, packed.
+/// A packed f32 weight.
 pub(in crate::nn) struct PackedWeight {
     in_features: usize,
     out_features: usize,
-    /// Panel after panel, each `(in_features, PANEL)`; the outputs that the last panel lacks are zero.
+    /// Panels of `(in_features, PANEL)`, padded with zeros.
     numbers: Vec<f32>,
 }
 
 impl PackedWeight {
-    /// Packs a weight of `(out_features, in_features)`; `None` when it is not f32 in host memory or has no
-    /// numbers.
+    /// Packs a weight of `(out_features, in_features)`; `None` when it is not f32 in host memory, or is empty.
     pub(in crate::nn) fn new(weight: &Tensor) -> Result<Option<Self>> {
         let (out_features, in_features) = weight.dims2()?;
         if !applies(weight) || out_features == 0 || in_features == 0 {
@@ -49,11 +48,11 @@ impl PackedWeight {
         (self.out_features, self.in_features)
     }
 
-    /// Appends `x · weightᵀ + bias` to `out`: `x` is rows of `in_features`, the result rows of
-    /// `out_features`. A row's numbers do not depend on how many rows there are.
+    /// Appends `x · weightᵀ + bias` to `out`. `x` has rows of `in_features`, the result rows of `out_features`. A row's
+    /// result does not depend on the number of rows.
     ///
     /// # Errors
-    /// When the lengths do not fit together: a bug of the caller.
+    /// When the lengths do not match: a bug of the caller.
     pub(in crate::nn) fn append(
         &self,
         out: &mut Vec<f32>,
@@ -61,25 +60,25 @@ impl PackedWeight {
         bias: Option<&[f32]>,
     ) -> Result<()> {
         let product = |out: &mut _| Arch::new().dispatch(Product { weight: self, x, bias, out });
-        // SAFETY: what a product returns is what `append_rows` asks for.
-        #[allow(unsafe_code, reason = "to write zeros first takes a twentieth of the time")]
+        // SAFETY: the product returns the number of elements that it has written.
+        #[allow(unsafe_code, reason = "zeroing the output first takes a twentieth of the time")]
         unsafe {
             append_rows(out, x, bias, self.shape(), product)
         }
     }
 }
 
-/// Appends what a layer of `(out_features, in_features)` makes of `x`. `write` gets the places for it.
+/// Appends the output of a layer of `(out_features, in_features)` for `x`. `write` gets the uninitialized output.
 ///
 /// # Safety
-/// `write` has to write numbers to as many different places as it returns.
+/// `write` must write as many distinct elements as it returns.
 ///
 /// # Errors
-/// When the lengths do not fit together: a bug of the caller.
+/// When the lengths do not match: a bug of the caller.
 ///
 /// # Panics
-/// When not all places were written to: a bug of the caller.
-#[allow(unsafe_code, reason = "to write zeros first takes a twentieth of the time")]
+/// When `write` leaves elements unwritten: a bug of the caller.
+#[allow(unsafe_code, reason = "zeroing the output first takes a twentieth of the time")]
 pub(super) unsafe fn append_rows(
     out: &mut Vec<f32>,
     x: &[f32],
@@ -88,19 +87,19 @@ pub(super) unsafe fn append_rows(
     write: impl FnOnce(&mut [MaybeUninit<f32>]) -> usize,
 ) -> Result<()> {
     if !x.len().is_multiple_of(in_features) || bias.is_some_and(|bias| bias.len() != out_features) {
-        bail!("bug: a product of rows or a bias that are not whole");
+        bail!("bug: the input or the bias has the wrong length");
     }
     let count = x.len() / in_features * out_features;
     out.reserve(count);
     let written = write(&mut out.spare_capacity_mut()[..count]);
     assert_eq!(written, count, "bug: a product with gaps");
-    // SAFETY: there is room for `count` numbers more, and as many different places of it were written to.
+    // SAFETY: `out` has capacity for `count` more elements, and as many distinct ones were written.
     unsafe { out.set_len(out.len() + count) };
     Ok(())
 }
 
-/// `out = x · weightᵀ + bias`. Returns how many numbers it has written, each to a place of its own: that of a row of `x`
-/// and an output.
+/// `out = x · weightᵀ + bias`. Returns the number of elements written; each element, a row of `x` and an output, is
+/// written once.
 struct Product<'a> {
     weight: &'a PackedWeight,
     x: &'a [f32],
@@ -111,7 +110,7 @@ struct Product<'a> {
 impl WithSimd for Product<'_> {
     type Output = usize;
 
-    /// Tiles are as many rows as their sums leave registers for: 32 of AVX-512 and NEON, 16 of AVX2.
+    /// Tile sizes are chosen so that the accumulators fit in registers: 32 with AVX-512 and NEON, 16 with AVX2.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> usize {
         match S::F32_LANES {
@@ -124,7 +123,7 @@ impl WithSimd for Product<'_> {
 }
 
 impl Product<'_> {
-    /// `VECTORS` vectors are a panel's row.
+    /// A row of a panel has `VECTORS` vectors.
     #[inline(always)]
     fn tiles<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) -> usize {
         let (in_features, out_features) = (self.weight.in_features, self.weight.out_features);
@@ -141,7 +140,7 @@ impl Product<'_> {
                 Tile { simd, panel: S::as_simd_f32s(panel).0, bias: S::as_simd_f32s(&bias).0 };
             let mut row = 0;
             while row < rows {
-                // Each tile writes to the columns of the rows that it returns the number of.
+                // Each tile writes its columns of the rows that it counts.
                 let x = &self.x[row * in_features..];
                 let out = &mut self.out[row * out_features + column..];
                 let strides = (in_features, out_features);
@@ -158,7 +157,7 @@ impl Product<'_> {
     }
 }
 
-/// A panel at work.
+/// The operands of one panel.
 struct Tile<'a, S: Simd> {
     simd: S,
     panel: &'a [S::f32s],
@@ -166,8 +165,8 @@ struct Tile<'a, S: Simd> {
 }
 
 impl<S: Simd> Tile<'_, S> {
-    /// The product of `ROWS` rows of `x` with the panel, of which `columns` are outputs. Rows of `x` are the first
-    /// stride apart, those of `out` the second. Returns the number of rows.
+    /// Multiplies `ROWS` rows of `x` by the panel and stores its `columns` outputs. The strides are those of the rows
+    /// of `x` and of `out`. Returns the number of rows.
     #[inline(always)]
     fn store<const ROWS: usize, const VECTORS: usize>(
         &self,
@@ -208,7 +207,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Numbers of both signs that sums do not absorb.
+    /// Test values of both signs whose sums do not cancel.
     pub(in crate::nn) fn numbers(count: usize, seed: u32) -> Vec<f32> {
         let mut state = seed.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
         (0..count)
@@ -240,7 +239,7 @@ pub(super) mod tests {
                 let bound = 1e-6 * (in_features as f64 + 1.0);
                 assert!((f64::from(out) - exact).abs() <= bound, "{row}, {column}: {out} {exact}");
             }
-            // A processor without vectors comes to the same, but for the rounding.
+            // Scalar code agrees up to rounding.
             let mut plain = Vec::new();
             let bias = bias.as_deref();
             let product = |out: &mut _| {
@@ -254,7 +253,7 @@ pub(super) mod tests {
             for (plain, out) in plain.iter().zip(out) {
                 assert!((plain - out).abs() <= 2e-6 * (in_features as f32 + 1.0));
             }
-            // Alone, a row is what it is among others.
+            // A row's result does not depend on the other rows.
             let mut alone = Vec::new();
             packed.append(&mut alone, x, bias).unwrap();
             assert_eq!(alone, out);
@@ -271,7 +270,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn weights_without_numbers_are_not_packed() {
+    fn empty_weights_are_not_packed() {
         for shape in [(0, 4), (4, 0)] {
             let weight = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
             assert!(PackedWeight::new(&weight).unwrap().is_none());

@@ -1,14 +1,14 @@
-//! Operations on rows of numbers: norms, sums of powers, rounding.
+//! Operations on rows: norms, log-sum-exp terms, quantization.
 //!
-//! The order of summation depends on nothing but the length of a row. Not here: which rows, and their parameters; see
-//! the layers in `crate::nn`.
+//! The order of summation depends only on the length of a row. Not here: the layers (`crate::nn`), which provide rows
+//! and parameters.
 
 use pulp::{Arch, Simd, WithSimd};
 
 use super::functions::{self, Exp};
 
-/// The largest number and `Σ e^(x − max)`. The sum is f32 over a few numbers and f64 over the sums, so that
-/// its error does not grow with their count.
+/// The maximum and `Σ e^(x − max)`. Sums are f32 within a block and f64 over blocks, so that the error does not grow
+/// with the number of elements.
 pub(in crate::nn) fn max_and_sum_exp(values: &[f32]) -> (f32, f64) {
     const BLOCK: usize = 512;
     Arch::new().dispatch(
@@ -30,11 +30,11 @@ pub(in crate::nn) fn max_and_sum_exp(values: &[f32]) -> (f32, f64) {
     )
 }
 
-/// Layer normalisation of each row of `weight.len()` numbers of `x`, or of `x` and `residual` added; the mean is
-/// taken off before squaring, so a large mean costs no digits. While a row is worked on, it is in the cache.
+/// Layer normalization of each row of `weight.len()` elements of `x`, or of `x + residual`. The mean is subtracted
+/// before squaring, so a large mean costs no precision. A row stays in the cache while it is processed.
 ///
 /// # Panics
-/// When the lengths do not fit together: a bug of the caller.
+/// When the lengths do not match: a bug of the caller.
 pub(in crate::nn) fn layer_norm(
     x: &[f32],
     residual: Option<&[f32]>,
@@ -42,15 +42,18 @@ pub(in crate::nn) fn layer_norm(
     bias: &[f32],
     eps: f32,
 ) -> Vec<f32> {
-    assert!(residual.is_none_or(|residual| residual.len() == x.len()), "bug: another residual");
-    assert_eq!(weight.len(), bias.len(), "bug: another bias");
+    assert!(
+        residual.is_none_or(|residual| residual.len() == x.len()),
+        "bug: the residual has another length"
+    );
+    assert_eq!(weight.len(), bias.len(), "bug: the bias has another length");
     if weight.is_empty() {
         return Vec::new();
     }
     Arch::new().dispatch(LayerNorm { x, residual, weight, bias, eps })
 }
 
-/// Vectors that are added up independently, so that one addition does not wait for the other.
+/// Independent accumulators, to avoid a dependency chain.
 const SUMS: usize = 4;
 
 struct LayerNorm<'a> {
@@ -117,7 +120,7 @@ impl WithSimd for LayerNorm<'_> {
     }
 }
 
-/// Root mean square normalisation of each row of `weight.len()` numbers, in place.
+/// Root mean square normalization of each row of `weight.len()` elements, in place.
 pub(in crate::nn) fn rms_norm(values: &mut [f32], weight: &[f32], eps: f32) {
     if !weight.is_empty() {
         Arch::new().dispatch(RmsNorm { values, weight, eps });
@@ -153,7 +156,7 @@ impl WithSimd for RmsNorm<'_> {
     }
 }
 
-/// The sum of the rows of `columns` numbers each, one after the other.
+/// The sum over all rows of `columns` elements.
 pub(in crate::nn) fn sum_rows(x: &[f32], columns: usize) -> Vec<f32> {
     let mut sums = vec![0.0; columns];
     if columns > 0 {
@@ -171,7 +174,7 @@ pub(in crate::nn) fn sum_rows(x: &[f32], columns: usize) -> Vec<f32> {
     sums
 }
 
-/// `out` becomes `x · factors`, number by number.
+/// Writes the elementwise product `x · factors` to `out`.
 pub(in crate::nn) fn multiply(out: &mut [f32], x: &[f32], factors: &[f32]) {
     Arch::new().dispatch(
         #[inline(always)]
@@ -183,62 +186,62 @@ pub(in crate::nn) fn multiply(out: &mut [f32], x: &[f32], factors: &[f32]) {
     );
 }
 
-/// Rounds `x` to `values` of `0..=levels`, so that `x ≈ step · (value − zero)`, and returns the step and the zero.
-/// Zero itself is exact. The step is NaN when a number is not finite.
+/// Quantizes `x` to `values` of `0..=quant_max` with `x ≈ scale · (value − zero_point)`. Returns the scale and the zero
+/// point. Zero is represented exactly. The scale is NaN if an element is not finite.
 ///
 /// # Panics
 /// When the lengths differ: a bug of the caller.
-pub(in crate::nn) fn round_to_u8(values: &mut [u8], x: &[f32], levels: f32) -> (f32, u8) {
-    assert_eq!(values.len(), x.len(), "bug: another number of values");
-    Arch::new().dispatch(Round { values, x, levels })
+pub(in crate::nn) fn quantize_to_u8(values: &mut [u8], x: &[f32], quant_max: f32) -> (f32, u8) {
+    assert_eq!(values.len(), x.len(), "bug: the numbers of values and elements differ");
+    Arch::new().dispatch(Quantize { values, x, quant_max })
 }
 
-struct Round<'a> {
+struct Quantize<'a> {
     values: &'a mut [u8],
     x: &'a [f32],
-    levels: f32,
+    quant_max: f32,
 }
 
-impl WithSimd for Round<'_> {
+impl WithSimd for Quantize<'_> {
     type Output = (f32, u8);
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> (f32, u8) {
-        /// Numbers that are rounded side by side.
+        /// Elements that are quantized together.
         const BLOCK: usize = 64;
-        let Self { values, x, levels } = self;
+        let Self { values, x, quant_max } = self;
         let (low, high) = bounds(simd, x);
-        let inverse = levels / (high - low);
+        let inverse = quant_max / (high - low);
         if !inverse.is_finite() || inverse == 0.0 {
-            // All are zero, or too close to it to be told apart; or one is not finite, or their distance is not.
+            // All elements are zero or close to it, or one is not finite, or their range overflows.
             values.fill(0);
             return (if high - low < 1.0 { 1.0 } else { f32::NAN }, 0);
         }
-        let zero = (-low * inverse).round_ties_even();
-        // A length that the compiler knows is what it makes the best vectors of.
+        let zero_point = (-low * inverse).round_ties_even();
+        // A constant length lets the compiler vectorize the loop well.
         let (blocks, rest) = values.as_chunks_mut::<BLOCK>();
         let (x_blocks, x_rest) = x.as_chunks::<BLOCK>();
         for (values, x) in blocks.iter_mut().zip(x_blocks) {
-            round(values, x, inverse, zero, levels);
+            quantize(values, x, inverse, zero_point, quant_max);
         }
-        round(rest, x_rest, inverse, zero, levels);
-        ((high - low) / levels, zero as u8)
+        quantize(rest, x_rest, inverse, zero_point, quant_max);
+        ((high - low) / quant_max, zero_point as u8)
     }
 }
 
 #[inline(always)]
-fn round(values: &mut [u8], x: &[f32], inverse: f32, zero: f32, levels: f32) {
+fn quantize(values: &mut [u8], x: &[f32], inverse: f32, zero_point: f32, quant_max: f32) {
     /// Adding 2²³ leaves the nearest integer in the low bits of the sum.
     const ROUND: f32 = 8_388_608.0;
     for (value, x) in values.iter_mut().zip(x) {
-        let rounded = x * inverse + (zero + ROUND);
-        let rounded = if rounded < levels + ROUND { rounded } else { levels + ROUND };
+        let rounded = x * inverse + (zero_point + ROUND);
+        let rounded = if rounded < quant_max + ROUND { rounded } else { quant_max + ROUND };
         let rounded = if rounded > ROUND { rounded } else { ROUND };
         *value = rounded.to_bits() as u8;
     }
 }
 
-/// The least and the greatest number, 0 among them; both are NaN if one is not finite.
+/// The minimum and maximum of the elements and 0; both are NaN if an element is not finite.
 #[inline(always)]
 fn bounds<S: Simd>(simd: S, x: &[f32]) -> (f32, f32) {
     let (vectors, rest) = S::as_simd_f32s(x);
@@ -249,7 +252,7 @@ fn bounds<S: Simd>(simd: S, x: &[f32]) -> (f32, f32) {
         for (i, vector) in group.iter().enumerate() {
             low[i] = simd.min_f32s(*vector, low[i]);
             high[i] = simd.max_f32s(*vector, high[i]);
-            // NaN, of what is not finite.
+            // `x · 0` is NaN for elements that are not finite.
             nothing[i] = simd.mul_add_e_f32s(*vector, zero, nothing[i]);
         }
     }
@@ -261,7 +264,7 @@ fn bounds<S: Simd>(simd: S, x: &[f32]) -> (f32, f32) {
     (simd.reduce_min_f32s(low) + nothing, simd.reduce_max_f32s(high) + nothing)
 }
 
-/// Folds `f` over the vectors, in sums that do not wait for each other, and adds those up.
+/// Folds `f` over the vectors in independent accumulators, and adds those up.
 #[inline(always)]
 fn total<S: Simd>(simd: S, vectors: &[S::f32s], f: impl Fn(S::f32s, S::f32s) -> S::f32s) -> f32 {
     let mut sums = [simd.splat_f32s(0.0); SUMS];
@@ -278,7 +281,7 @@ fn total<S: Simd>(simd: S, vectors: &[S::f32s], f: impl Fn(S::f32s, S::f32s) -> 
     sum.map_or(0.0, |sum| simd.reduce_sum_f32s(sum))
 }
 
-/// Sums are taken in this many independent lanes: two AVX-512 or four AVX2 registers.
+/// The number of independent lanes of a sum: two AVX-512 or four AVX2 registers.
 const LANES: usize = 32;
 
 #[inline(always)]
@@ -350,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn layer_norm_keeps_its_digits_under_a_large_mean() {
+    fn layer_norm_is_precise_under_a_large_mean() {
         let values: Vec<f32> = (0..64).map(|i| 10_000.0 + (i % 2) as f32).collect();
         let values = layer_norm(&values, None, &[1.0; 64], &[0.0; 64], 1e-12);
         for (i, value) in values.iter().enumerate() {

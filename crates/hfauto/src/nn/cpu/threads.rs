@@ -1,17 +1,17 @@
 //! Lends the threads of idle workers to kernels.
 //!
-//! While every worker has a batch, each computes its own on its own thread. With fewer batches than workers (one long
-//! row, the end of a job), expensive kernels split their work over the threads of idle workers. The result does not
-//! depend on it. Not here: which workers there are, and what they compute (`crate::engine` of hfauto-pipe). The
-//! entries are [`SpareThreads`] for the workers and [`shared`] for the kernels.
+//! While every worker has a batch, each computes on its own thread. With fewer batches than workers (one long row, the
+//! end of a job), expensive kernels split their work over the threads of idle workers. The result does not depend on
+//! the split. Not here: the workers themselves, and what they compute (`crate::exec` of hfauto-pipe). The entries are
+//! [`SpareThreads`] for the workers and [`shared`] for the kernels.
 
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Multiplications that pay for waking a thread and waiting for it, which takes a tenth of a millisecond: in 8 bits they
-/// take as long, in f32 three times that.
+/// The minimum number of multiplications per thread. Waking a thread and waiting for it takes a tenth of a millisecond:
+/// as long as this many multiplications in 8 bits, and a third of the time in f32.
 const MIN_SHARE: usize = 1 << 24;
 
 thread_local! {
@@ -19,7 +19,7 @@ thread_local! {
     static SPARE: RefCell<Option<Arc<SpareThreads>>> = const { RefCell::new(None) };
 }
 
-/// As many threads as there are workers, for what the busy ones share out.
+/// A pool with one thread per worker, for work that busy workers split.
 pub struct SpareThreads {
     workers: usize,
     busy: AtomicUsize,
@@ -27,10 +27,10 @@ pub struct SpareThreads {
 }
 
 impl SpareThreads {
-    /// Of so many workers.
+    /// Creates a pool for this number of workers.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub fn new(workers: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(workers.saturating_sub(1).max(1))
@@ -39,9 +39,9 @@ impl SpareThreads {
         Ok(Self { workers, busy: AtomicUsize::new(0), pool })
     }
 
-    /// Runs what a worker computes on this thread; its kernels may use the threads of workers at rest.
+    /// Runs a worker's computation on this thread. Its kernels may use the threads of idle workers.
     pub fn compute<T>(self: &Arc<Self>, batch: impl FnOnce() -> T) -> T {
-        /// Also when the batch panics.
+        /// Resets the count even if the batch panics.
         struct Busy<'a>(&'a SpareThreads);
         impl Drop for Busy<'_> {
             fn drop(&mut self) {
@@ -55,15 +55,15 @@ impl SpareThreads {
         batch()
     }
 
-    /// Threads that each busy worker may use, its own among them.
+    /// The number of threads that each busy worker may use, including its own.
     fn threads(&self) -> usize {
         (self.workers / self.busy.load(Ordering::Relaxed).max(1)).max(1)
     }
 }
 
-/// Cuts `0..count` into ranges for this thread and those at rest, and runs `kernel` on each; the results are in the order
-/// of the ranges. Ranges begin at multiples of `unit`. There is only one where the `work`, in multiplications, is too little
-/// to be shared out, and outside a worker.
+/// Splits `0..count` into ranges for this thread and idle ones, and runs `kernel` on each. Results are in the order of
+/// the ranges. Ranges start at multiples of `unit`. There is one range outside of workers, and where the `work`, in
+/// multiplications, is too small to split.
 pub(in crate::nn) fn shared<T: Send>(
     count: usize,
     unit: usize,
@@ -101,7 +101,7 @@ mod tests {
 
     fn threads_of(count: usize, work: usize) -> (Vec<(usize, usize)>, HashSet<ThreadId>) {
         let shares = shared(count, 8, work, |range| {
-            // Long enough that another thread takes the next one.
+            // Long enough for another thread to take the next range.
             thread::sleep(std::time::Duration::from_millis(20));
             ((range.start, range.end), thread::current().id())
         });
@@ -109,12 +109,12 @@ mod tests {
     }
 
     #[test]
-    fn threads_at_rest_take_shares() {
+    fn idle_threads_take_ranges() {
         let spare = Arc::new(SpareThreads::new(4).unwrap());
         let (ranges, threads) = spare.compute(|| threads_of(100, usize::MAX));
         assert_eq!(ranges, [(0, 32), (32, 64), (64, 96), (96, 100)]);
         assert_eq!(threads.len(), 4);
-        // Two are busy: each has its own thread and that of one at rest.
+        // Two workers are busy: each gets its own thread and one idle thread.
         let (ranges, _) = spare.compute(|| {
             let other = || spare.compute(|| threads_of(32, usize::MAX));
             let other = thread::scope(|scope| scope.spawn(other).join().unwrap());
@@ -134,13 +134,13 @@ mod tests {
             assert_eq!(threads_of(100, 2 * MIN_SHARE).0, [(0, 56), (56, 100)]);
             assert_eq!(threads_of(0, usize::MAX), (vec![(0, 0)], here.clone()));
         });
-        // One worker has nobody to share with.
+        // A single worker has no idle threads to use.
         let alone = Arc::new(SpareThreads::new(1).unwrap());
         assert_eq!(alone.compute(|| threads_of(100, usize::MAX)), (vec![(0, 100)], here));
     }
 
     #[test]
-    fn a_panic_of_a_share_is_that_of_the_worker_and_leaves_nothing_busy() {
+    fn a_panic_in_a_range_reaches_the_worker_and_leaves_nothing_busy() {
         let spare = Arc::new(SpareThreads::new(2).unwrap());
         let panics = || shared(16, 8, usize::MAX, |range| assert_eq!(range.start, 0));
         assert!(catch_unwind(AssertUnwindSafe(|| spare.compute(panics))).is_err());

@@ -1,40 +1,40 @@
-//! The tile that products consist of: a few rows times a panel, with all accumulators in registers.
+//! The microkernel of matrix products: a few rows times a panel, with register blocking.
 //!
-//! Not here: what rows and panels are; see `packed` for weights and `attention` for keys and values. The entry is
-//! [`tile`].
+//! Not here: the rows and panels; see `packed` for weights and `attention` for keys and values. The entry is [`tile`].
 
 use std::array;
 use std::ops::Range;
 
 use pulp::Simd;
 
-/// Columns of a product that lie side by side: a multiple of every processor's vectors.
+/// Columns of a panel: a multiple of every processor's vector length.
 pub(super) const PANEL: usize = 32;
 
-/// Places that are added up by themselves before they are added to the rest, so that errors grow less with their
-/// number.
+/// The number of products that are accumulated before they are added to the total, which slows the growth of rounding
+/// errors.
 const DEPTH: usize = 512;
 
-/// What is multiplied: f32, or narrower numbers, of which a group that is multiplied and added up at once lies in the 32
-/// bits of an f32. Sums are f32.
+/// The element type of a product: f32, or a group of narrower elements in the 32 bits of an f32 that one instruction
+/// multiplies and accumulates. Sums are f32.
 pub(super) trait Operands<S: Simd>: Copy {
-    /// Numbers of a group.
+    /// Elements of a group.
     const GROUP: usize;
 
-    /// `sum`, and the products of each group of `a` with that of `b`.
+    /// Adds to `sum` the dot product of each group of `a` with that of `b`.
     fn multiply_add(self, simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s;
 
-    /// Groups of which each takes its first number from `first` and, if it has another one, that from `second`.
+    /// Builds groups from two vectors: the first element from `first` and the second, if groups have one, from
+    /// `second`.
     fn join(self, simd: S, first: S::f32s, second: S::f32s) -> S::f32s;
 
-    /// Groups of numbers side by side; what `x` lacks of the last one is zero.
+    /// Packs contiguous elements into groups. Pads the last group with zeros.
     fn group(self, simd: S, groups: &mut [f32], x: &[f32]);
 
-    /// As [`group`](Self::group), to where the numbers are.
+    /// Like [`group`](Self::group), in place.
     fn group_in_place(self, simd: S, x: &mut [f32]);
 }
 
-/// Numbers as they are.
+/// Plain f32 elements.
 #[derive(Clone, Copy)]
 pub(super) struct F32;
 
@@ -51,7 +51,7 @@ impl<S: Simd> Operands<S> for F32 {
         first
     }
 
-    /// As `copy_from_slice`, whose call costs more than so few numbers.
+    /// Like `copy_from_slice`, whose call costs more than copying so few elements.
     #[inline(always)]
     fn group(self, _: S, groups: &mut [f32], x: &[f32]) {
         let ((groups, last_groups), (x, last)) = (S::as_mut_simd_f32s(groups), S::as_simd_f32s(x));
@@ -67,8 +67,8 @@ impl<S: Simd> Operands<S> for F32 {
     fn group_in_place(self, _: S, _: &mut [f32]) {}
 }
 
-/// `sums` becomes rows of `x`, all of one length, times a panel of as many rows of `VECTORS` vectors. A row's numbers do not
-/// depend on `ROWS`. (Returned, the sums would go through `memmove`.)
+/// Overwrites `sums` with the product of rows `x`, all of one length, and a panel with as many rows of `VECTORS`
+/// vectors. A row's result does not depend on `ROWS`. Returning the sums by value would copy them with `memmove`.
 #[inline(always)]
 pub(super) fn tile<S: Simd, O: Operands<S>, const ROWS: usize, const VECTORS: usize>(
     simd: S,
@@ -91,7 +91,7 @@ pub(super) fn tile<S: Simd, O: Operands<S>, const ROWS: usize, const VECTORS: us
     }
 }
 
-/// Of these places alone.
+/// The same for at most [`DEPTH`] products.
 #[inline(always)]
 fn add_up<S: Simd, O: Operands<S>, const ROWS: usize, const VECTORS: usize>(
     simd: S,

@@ -1,15 +1,15 @@
 // Attention over ragged rows in one pass over the keys, on tensor cores (`mma.sync`). Compiled at run time for one
-// shape: DTYPE is 1 (f16) or 2 (bf16), HEAD_DIM the numbers of a head (a multiple of 8), WARPS the warps of a block, of
-// 16 queries each, KEYS the keys that are in shared memory at once (a multiple of 16). No header is included.
+// shape: DTYPE is 1 (f16) or 2 (bf16), HEAD_DIM the head dimension (a multiple of 8), WARPS the warps per block, with
+// 16 queries each, KEYS the keys per tile in shared memory (a multiple of 16). Includes no headers.
 //
-// Source of the method: Dao, "FlashAttention-2", 2023 (running maximum and sum, queries in registers).
+// Method: Dao, "FlashAttention-2", 2023 (running maximum and sum, queries in registers).
 
 typedef unsigned short u16;
 typedef unsigned int u32;
 
-// The products take 16 numbers of a head at a time; the rest is zeros.
+// The products take 16 elements of a head at a time; the padding is zeros.
 #define DEPTH ((HEAD_DIM + 15) / 16 * 16)
-// Eight numbers more a row keep the eight rows of a fragment in different banks.
+// Eight elements of padding per row put the eight rows of a fragment in different banks.
 #define STRIDE (DEPTH + 8)
 #define THREADS (WARPS * 32)
 #define MINUS_INFINITY __int_as_float(0xff800000)
@@ -56,8 +56,8 @@ __device__ __forceinline__ void load_transposed(u32 m[4], const u16 *row) {
                  : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3]) : "r"(address) : "memory");
 }
 
-// Starts the copy of KEYS rows from `first` on into shared memory; rows from `count` on, and numbers from HEAD_DIM on,
-// become zeros.
+// Starts the copy of KEYS rows, from `first` on, into shared memory. Zeroes rows from `count` on, and columns from
+// HEAD_DIM on.
 __device__ __forceinline__ void copy_tile(u16 *tile, const u16 *from, size_t stride, int first, int count) {
     const int packs = DEPTH / 8;
 #pragma unroll
@@ -72,10 +72,10 @@ __device__ __forceinline__ void copy_tile(u16 *tile, const u16 *from, size_t str
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// Block (row, head, tile of queries). `scale` holds the factor log2(e), so that powers are of two. Where `key_rows` is
-// given, row r has its keys and values in memory of its own, key_counts[r] of them; else they lie flat, where the queries
-// of the row do.
-// `bias` is (heads, bias_rows, bias_stride); the last query of a row is at the place of its last key.
+// Grid: (row, head, tile of queries). `scale` includes the factor log2(e), so that softmax uses powers of two. If
+// `key_rows` is given, row r has key_counts[r] keys and values at its own addresses; otherwise, keys and values have
+// the same offsets as the queries. `bias` is (heads, bias_rows, bias_stride); the last query of a row is at the
+// position of its last key.
 extern "C" __global__ void __launch_bounds__(THREADS) attention(
     u16 *out, const u16 *q, const u16 *k, const u16 *v,
     const u32 *starts,
@@ -112,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention(
     const int upper = first + group, lower = upper + 8; // this lane's two queries
     const int before = keys - queries;               // keys before those of the first query
 
-    // Fragments of the queries; those past the end of the row are zeros, and are not written.
+    // Fragments of the queries. Those past the end of the row are zeros, and their results are not written.
     u32 query[DEPTH / 16][4];
 #pragma unroll
     for (int d = 0; d < DEPTH / 16; d++)
@@ -130,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention(
         for (int i = 0; i < 4; i++) mixed[n][i] = 0.0f;
     float highest[2] = {MINUS_INFINITY, MINUS_INFINITY}, total[2] = {0.0f, 0.0f};
 
-    // The last query of the block sees no key further than this.
+    // The number of keys that the last query of the block sees.
     int end = keys;
     if (causal) {
         int last = block_first + WARPS * 16;
@@ -140,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention(
     if (end > 0) copy_tile(key_tile, k, k_stride, 0, keys);
     for (int start = 0; start < end; start += KEYS) {
         copy_tile(value_tile, v, v_stride, start, keys);
-        asm volatile("cp.async.wait_group 1;" ::: "memory"); // the keys are there
+        asm volatile("cp.async.wait_group 1;" ::: "memory"); // the keys have arrived
         __syncthreads();
 
         float scores[KEYS / 8][4];
@@ -152,7 +152,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention(
         for (int d = 0; d < DEPTH / 16; d++)
 #pragma unroll
             for (int n = 0; n < KEYS / 16; n++) {
-                // Sixteen keys: their numbers 0..8 and 8..16 of this part of the head, eight keys after eight.
+                // Sixteen keys: elements 0..8 and 8..16 of this part of the head, for the first and the last eight
+                // keys.
                 u32 m[4];
                 load_matrices(m, key_tile + (n * 16 + lane / 16 * 8 + lane % 8) * STRIDE
                                      + d * 16 + lane / 8 % 2 * 8);
@@ -198,8 +199,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention(
             }
         }
 
-        asm volatile("cp.async.wait_group 0;" ::: "memory"); // the values are there
-        __syncthreads(); // and nobody reads the keys any more
+        asm volatile("cp.async.wait_group 0;" ::: "memory"); // the values have arrived
+        __syncthreads(); // all warps are done with the keys
         if (start + KEYS < end) copy_tile(key_tile, k, k_stride, start + KEYS, keys);
 
 #pragma unroll
@@ -215,7 +216,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention(
                 mma(mixed[2 * n + 1], weights, m[2], m[3]);
             }
         }
-        __syncthreads(); // nobody reads the values any more
+        __syncthreads(); // all warps are done with the values
     }
 
 #pragma unroll

@@ -6,19 +6,19 @@ use super::{
 };
 use crate::nn::{AttentionOptions, Lengths};
 
-/// The largest head that the kernel takes.
+/// The largest head dimension that the kernel supports.
 const MAX_HEAD_DIM: usize = 128;
 
-/// Where the keys and values of each row are.
+/// The location of the keys and values of each row.
 pub(in crate::nn) enum KeyRows<'a> {
-    /// In one tensor each, where the rows of the queries are: `starts` is `(rows + 1)`, u32.
+    /// In one tensor each, with the same row offsets as the queries: `starts` is `(rows + 1)`, u32.
     Flat { k: &'a Tensor, v: &'a Tensor, starts: &'a Tensor },
-    /// In tensors of each row's own.
+    /// In separate tensors per row.
     Apart(&'a RowTable),
 }
 
-/// The keys and values of rows that have tensors of their own, as kernels find them: the addresses of the keys, those of
-/// the values, how many there are, and where the queries of each row begin. One tensor, so that it is one copy.
+/// The keys and values of rows in separate tensors, in the form that kernels read: the addresses of the keys, the
+/// addresses of the values, their counts, and the offset of each row's queries. One tensor, so that it takes one copy.
 #[derive(Clone, Debug)]
 pub(in crate::nn) struct RowTable {
     words: Tensor,
@@ -26,10 +26,10 @@ pub(in crate::nn) struct RowTable {
 }
 
 impl RowTable {
-    /// Of rows of `(keys, values, count)`, all on one card, and the queries that belong to them.
+    /// A table of rows of `(keys, values, count)`, all on one GPU, with the queries that belong to them.
     ///
     /// # Errors
-    /// When a row is not on the card, or its memory is used up.
+    /// When a row is not on the GPU, or the GPU is out of memory.
     pub(in crate::nn) fn new<'a>(
         rows: impl Iterator<Item = (&'a Tensor, &'a Tensor, usize)>,
         queries: &Lengths,
@@ -46,13 +46,13 @@ impl RowTable {
             push(&mut values, row_values)?;
             counts.push(count as u32);
         }
-        let Some(device) = device else { bail!("bug: a table of no rows") };
+        let Some(device) = device else { bail!("bug: a table without rows") };
         let rows = counts.len();
         let words = [keys, values, counts, queries.cumulative_u32()].concat();
         Ok(Self { words: to_device(&words, words.len(), &device)?, rows })
     }
 
-    /// The addresses of its parts.
+    /// The addresses of the table's parts.
     fn parts(&self) -> Result<TableParts> {
         let keys = CudaView::new(&self.words).pointer()?;
         let addresses = (self.rows * size_of::<u64>()) as u64;
@@ -72,18 +72,18 @@ struct TableParts {
     starts: u64,
 }
 
-/// Whether [`append`] takes keys like these.
+/// Whether [`append`] supports these keys.
 pub(in crate::nn) fn can_append(keys: &Tensor) -> bool {
     is_half(keys) && keys.dims2().is_ok_and(|(_, width)| width % 8 == 0) && is_aligned(keys)
 }
 
-/// Writes new keys and values behind those of their rows; `table` counts the new ones already.
+/// Appends new keys and values to their rows. The counts in `table` already include the new ones.
 ///
 /// # Shapes
 /// `k`, `v`: `(total_tokens, width)`, rows as in `lengths`.
 ///
 /// # Errors
-/// When a tensor is not what [`can_append`] asks for.
+/// When a tensor does not meet [`can_append`].
 pub(in crate::nn) fn append(
     k: &Tensor,
     v: &Tensor,
@@ -109,7 +109,7 @@ pub(in crate::nn) fn append(
     ];
     let grid = (lengths.rows() as u32, lengths.max().clamp(1, 64) as u32, 1);
     let device = card(k.device())?;
-    // SAFETY: every row of the table has room for its count, the last of which are those of `lengths`.
+    // SAFETY: every row of the table has room for its count, which includes the tokens of `lengths`.
     #[allow(unsafe_code, reason = "a kernel is launched")]
     unsafe {
         launch(device, elementwise(k.dtype())?, "append", (grid, 128), &args)?;
@@ -117,14 +117,13 @@ pub(in crate::nn) fn append(
     Ok(())
 }
 
-/// Whether the kernel computes this: half precision on a card from Ampere on, no probabilities, and heads that it can
-/// read sixteen bytes at a time.
+/// Whether the kernel supports this attention: half precision on a GPU from Ampere on, no probabilities, and heads that
+/// can be read sixteen bytes at a time.
 pub(in crate::nn) fn can_attend(q: &Tensor, options: &AttentionOptions<'_>) -> bool {
     let Ok((_, hidden_size)) = q.dims2() else { return false };
     let head_dim = hidden_size / options.num_heads.max(1);
     is_half(q)
-        && !options.output_attentions
-        && options.distance.is_none()
+        && !options.is_eager()
         && options.bias.is_none_or(|bias| bias.dtype() == q.dtype())
         && head_dim.is_multiple_of(8)
         && head_dim <= MAX_HEAD_DIM
@@ -132,20 +131,20 @@ pub(in crate::nn) fn can_attend(q: &Tensor, options: &AttentionOptions<'_>) -> b
         && card(q.device()).and_then(compute_capability).is_ok_and(|found| found >= AMPERE)
 }
 
-/// Whether rows begin at multiples of sixteen bytes.
+/// Whether rows start at multiples of sixteen bytes.
 fn is_aligned(tensor: &Tensor) -> bool {
     let (_, layout) = tensor.storage_and_layout();
     let rows_touch = matches!(layout.stride(), [stride, 1] if stride % 8 == 0);
     rows_touch && layout.start_offset() % 8 == 0
 }
 
-/// Attention of `queries` over the keys of their rows.
+/// Computes attention of `queries` over the keys of their rows.
 ///
 /// # Shapes
-/// `q`: `(total_queries, hidden_size)`, rows as in `queries`; returns the same.
+/// `q`: `(total_queries, hidden_size)`, rows as in `queries`; the result has the same shape.
 ///
 /// # Errors
-/// When a tensor is not what [`can_attend`] asks for, or the card's memory is used up.
+/// When a tensor does not meet [`can_attend`], or the GPU is out of memory.
 pub(in crate::nn) fn attention(
     q: &Tensor,
     queries: &Lengths,
@@ -158,7 +157,7 @@ pub(in crate::nn) fn attention(
     if tokens == 0 || hidden_size == 0 {
         return Ok(out);
     }
-    // A block of four warps reads keys once for 64 queries; short rows would leave three of them idle.
+    // A block of four warps reads keys once for 64 queries. With short rows, three of the warps would idle.
     let (warps, block_keys) = if queries.max() <= 16 { (1, 16) } else { (4, 64) };
     let Some(dtype) = dtype_number(q.dtype()).filter(|_| q.dtype() != DType::F32) else {
         bail!("bug: attention of {:?}", q.dtype());
@@ -216,8 +215,8 @@ pub(in crate::nn) fn attention(
     ];
     let tiles = queries.max().div_ceil(16 * warps) as u32;
     let grid = (queries.rows() as u32, options.num_heads as u32, tiles);
-    // SAFETY: `starts` has the rows of `queries`, the keys were checked by the caller to be those of the rows, and every
-    // read past a row is left out by the kernel.
+    // SAFETY: `starts` has the rows of `queries`, the caller has checked that the keys belong to the rows, and the
+    // kernel masks every read past a row.
     #[allow(unsafe_code, reason = "a kernel is launched")]
     unsafe {
         launch(device, source, "attention", (grid, 32 * warps as u32), &args)?;

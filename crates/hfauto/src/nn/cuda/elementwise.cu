@@ -1,5 +1,5 @@
-// Kernels over rows and elements. Compiled at run time, for one dtype at a time: DTYPE is 0 (f32), 1 (f16) or
-// 2 (bf16). No header is included: a machine that runs the program has the driver and NVRTC, not a toolkit.
+// Kernels over rows and elements, compiled at run time for one dtype: DTYPE is 0 (f32), 1 (f16) or 2 (bf16). Includes
+// no headers, because machines that run the program have the driver and NVRTC, but no CUDA toolkit.
 
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -30,14 +30,14 @@ __device__ __forceinline__ u16 store(float x) {
 }
 #endif
 
-// Sixteen bytes of numbers, moved at once.
+// Sixteen bytes, loaded and stored at once.
 #define PACK (16 / (int)sizeof(number))
 union pack {
     uint4 bits;
     number numbers[PACK];
 };
 
-// Numbers as in `Activation::forward`; NaN stays NaN.
+// Activation functions as in `Activation::forward`; NaN stays NaN.
 __device__ __forceinline__ float activated(float x, int activation) {
     switch (activation) {
     case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
@@ -51,7 +51,7 @@ __device__ __forceinline__ float activated(float x, int activation) {
     }
 }
 
-// Every number of `x`, in place. `count` of them.
+// Applies an activation in place to `count` elements.
 extern "C" __global__ void activate(number *x, size_t count, int activation) {
     size_t step = (size_t)gridDim.x * blockDim.x;
     size_t first = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -74,9 +74,9 @@ __device__ __forceinline__ float warp_sum(float x) {
     return x;
 }
 
-// Normalisation of rows of `width` numbers: of `x`, or of `x + residual`, all sums in f32. `mean` says whether the
-// mean is taken off and `bias` added (LayerNorm), or neither (RMSNorm). A warp has a row, so nothing waits.
-// Up to MAX_PACKS * 32 packs the row stays in registers.
+// Normalizes rows of `width` elements of `x`, or of `x + residual`, with sums in f32. With `mean`, subtracts the mean
+// and adds `bias` (LayerNorm); without, neither (RMSNorm). One warp per row, so no block synchronization. Rows of up to
+// MAX_PACKS * 32 packs stay in registers.
 #define MAX_PACKS 4
 
 __device__ __forceinline__ void normalize_in_registers(
@@ -158,9 +158,10 @@ extern "C" __global__ void normalize(
     }
 }
 
-// One vector a row of tokens, f32: `mode` is 0 the first token, 1 the maximum, 2 the mean, 3 the sum over the root of
-// the count, 4 the mean weighted by place, 5 the last token. A block has a row. The vector of row r begins at
-// out[r * out_stride]; the first `skipped` tokens are left out. A row without others is 0, and in mode 0 its first token.
+// Pools the tokens of each row to one f32 vector. `mode` is 0 for the first token, 1 for the maximum, 2 for the mean, 3
+// for the sum divided by the square root of the count, 4 for the mean weighted by position, 5 for the last token. One
+// block per row. The vector of row r starts at out[r * out_stride]. The first `skipped` tokens are excluded; a row
+// without others gives 0, or its first token in mode 0.
 extern "C" __global__ void pool(
     float *out, const number *x, const u32 *cumulative, int width, int out_stride, int skipped, int mode)
 {
@@ -196,7 +197,7 @@ extern "C" __global__ void pool(
     }
 }
 
-// The sum of two, number by number.
+// Elementwise sum.
 extern "C" __global__ void add(number *out, const number *a, const number *b, size_t count)
 {
     size_t step = (size_t)gridDim.x * blockDim.x;
@@ -212,14 +213,14 @@ extern "C" __global__ void add(number *out, const number *a, const number *b, si
     for (size_t i = count / PACK * PACK + first; i < count; i += step) out[i] = store(load(a[i]) + load(b[i]));
 }
 
-// The same numbers in f32.
+// Converts elements to f32.
 extern "C" __global__ void widen(float *out, const number *x, size_t count)
 {
     size_t step = (size_t)gridDim.x * blockDim.x;
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) out[i] = load(x[i]);
 }
 
-// Rows of `width` numbers scaled to length 1; none is taken to be shorter than `shortest`. A warp has a row.
+// Scales rows of `width` elements to length 1. Lengths below `shortest` count as `shortest`. One warp per row.
 extern "C" __global__ void unit_rows(number *out, const number *x, int rows, int width, float shortest)
 {
     int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
@@ -230,13 +231,13 @@ extern "C" __global__ void unit_rows(number *out, const number *x, int rows, int
     float squares = 0.0f;
     for (int i = lane; i < width; i += 32) squares += load(x[i]) * load(x[i]);
     float length = sqrtf(warp_sum(squares));
-    // Written so that NaN stays NaN.
+    // This form keeps NaN.
     length = length < shortest ? shortest : length;
     for (int i = lane; i < width; i += 32) out[i] = store(load(x[i]) / length);
 }
 
-// Rows of a table by id, or the sum of them and what is in `out` already. Whoever gives an id outside of it gets NaN, which no column takes: a wrong id must not read
-// memory that is not the table's. A warp has a row.
+// Looks up rows of a table by id, or adds them to `out`. An id outside the table gives NaN, because a wrong id must not
+// read other memory. One warp per row.
 extern "C" __global__ void lookup(
     number *out, const number *table, const u32 *ids, int count, u32 table_rows, int width, int add)
 {
@@ -259,8 +260,8 @@ extern "C" __global__ void lookup(
     }
 }
 
-// Writes new keys and values behind those of their rows, which have memory of their own: row r has counts[r] of them,
-// of which the last are new, those from starts[r] on of `k` and `v`. Blocks (row, some of its tokens).
+// Appends new keys and values to rows with their own addresses. Row r has counts[r] tokens including the new ones,
+// which are those of `k` and `v` from starts[r] on. Grid: (row, tile of its tokens).
 extern "C" __global__ void append(
     const number *k, const number *v, const unsigned long long *key_rows, const unsigned long long *value_rows,
     const u32 *counts, const u32 *starts, int k_stride, int v_stride, int width)

@@ -1,25 +1,28 @@
-//! NVIDIA GPUs: one device per card, our own kernels, products by cuBLASLt, and transfers to and from host memory.
-//! Built with the feature `cuda`. Not here: what the numbers mean; see the layers of the folder above, which ask
-//! `applies` and come here for half precision, and for f32 where that loses nothing. Candle's operations remain the
-//! reference, and compute the rest of f32.
+//! NVIDIA GPUs: one device per GPU, custom kernels, products with cuBLASLt, and transfers to and from host memory.
+//! Built with the feature `cuda`.
+//!
+//! Not here: the layers (`crate::nn`), which check `applies` and use these kernels for half precision, and for f32
+//! where that loses no precision. Candle's operations are the reference, and compute the rest of f32.
 //!
 //! # Kernels
-//! cuBLASLt computes products, with the bias fused. Attention over ragged rows, norms with the residual, activations,
-//! lookups, pooling and the append to a cache are kernels of our own (`*.cu`, embedded as text). NVRTC compiles them
-//! for the card at first use. The sources include no header, so a machine needs no toolkit to run them.
+//! cuBLASLt computes products with a fused bias. Custom kernels (`*.cu`, embedded as text) compute attention over
+//! ragged rows, norms with a residual, activations, lookups, pooling and the append to a KV cache. NVRTC compiles them
+//! for the GPU at first use. The sources include no headers, so a machine needs no CUDA toolkit to run them.
 //!
-//! # One stream per card
-//! The process has one candle device per card, so one stream: work runs in the order of submission. Weights that one
-//! thread loads are visible to the others, memory is reused in that order, and cudarc's events between streams are
-//! off. Several workers share a card: one batch is computed, one is queued behind it, one is copied out. They take
-//! turns to submit ([`take_turn`]), because cuBLAS may pass partial sums between kernels in a workspace that all
-//! threads share.
+//! # One stream per GPU
+//! The process has one candle device per GPU, and therefore one stream: work runs in the order of submission. Weights
+//! loaded by one thread are visible to the others, memory is reused in stream order, and cudarc's cross-stream events
+//! are off.
 //!
-//! Copies use page-locked memory of each thread: one copy for ids and lengths, one for results. `to_host` waits for
-//! its own batch, not for those behind it. Ids are checked on the host, because an error reported by the card would
-//! stall every thread.
+//! Several workers share a GPU, so that one batch is computed, one is queued, and one is copied out. They take turns to
+//! submit work ([`take_turn`]), because cuBLAS may pass partial sums between kernels in a workspace that all threads
+//! share.
 //!
-//! Several cards have their own weights, workers and turns; their workers take batches from one queue (`crate::engine`
+//! Copies use page-locked memory of each thread: one copy for ids and lengths, one for results. `to_host` waits for its
+//! own batch, not for later ones. Ids are checked on the host, because reporting an error from the GPU would stall
+//! every thread.
+//!
+//! Each GPU has its own weights, workers and turns. The workers of all GPUs take batches from one queue (`crate::exec`
 //! of hfauto-pipe, which also halves a batch that does not fit).
 
 mod attention;
@@ -51,15 +54,16 @@ pub(super) use transfer::{grown, to_device, to_host};
 pub(super) use turn::resume;
 pub use turn::{Turn, take_turn};
 
-/// How many cards there are; 0 without a driver.
+/// The number of GPUs; 0 without a driver.
 pub fn device_count() -> usize {
     CudaContext::device_count().map_or(0, |count| usize::try_from(count).unwrap_or(0))
 }
 
-/// Card `ordinal`, the same device for everyone who asks: tensors of all models can meet, and share a stream.
+/// The device of GPU `ordinal`. Every call returns the same device, so tensors of all models are compatible and share a
+/// stream.
 ///
 /// # Errors
-/// When there is no such card, or its driver does not answer.
+/// When there is no such GPU, or its driver does not respond.
 pub fn device(ordinal: usize) -> Result<Device> {
     static DEVICES: Mutex<Vec<(usize, Device)>> = Mutex::new(Vec::new());
     let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,7 +72,7 @@ pub fn device(ordinal: usize) -> Result<Device> {
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
     if let Device::Cuda(cuda) = &device {
-        // SAFETY: every tensor of this device is made, used and freed on its one stream, by candle and here.
+        // SAFETY: candle and this module create, use and free every tensor of this device on its one stream.
         #[allow(unsafe_code, reason = "events would only order the stream with itself")]
         unsafe {
             cuda.disable_event_tracking();
@@ -78,18 +82,18 @@ pub fn device(ordinal: usize) -> Result<Device> {
     Ok(device)
 }
 
-/// Bytes of a card's memory that are free, and all of them.
+/// The free and the total memory of a GPU, in bytes.
 ///
 /// # Errors
-/// When the device is no card, or its driver does not answer.
+/// When the device is not a GPU, or its driver does not respond.
 pub fn memory(device: &Device) -> Result<(usize, usize)> {
     card(device)?.cuda_stream().context().mem_get_info().w()
 }
 
-/// The first compute capability with bf16, and with copies that go on by themselves.
+/// The first compute capability with bf16 and asynchronous copies to shared memory.
 const AMPERE: (i32, i32) = (8, 0);
 
-/// Whether the card computes in bf16: those before Ampere do not.
+/// Whether the GPU supports bf16; GPUs before Ampere do not.
 ///
 /// # Errors
 /// As [`memory`].
@@ -97,7 +101,7 @@ pub fn has_bf16(device: &Device) -> Result<bool> {
     Ok(compute_capability(card(device)?)? >= AMPERE)
 }
 
-/// Whether kernels of this folder apply: half precision, or f32, on a card.
+/// Whether the kernels of this folder apply: f32 or half precision, on a GPU.
 pub(super) fn applies(tensor: &Tensor) -> bool {
     tensor.device().is_cuda() && dtype_number(tensor.dtype()).is_some()
 }
@@ -106,7 +110,7 @@ fn is_half(tensor: &Tensor) -> bool {
     tensor.device().is_cuda() && matches!(tensor.dtype(), DType::F16 | DType::BF16)
 }
 
-/// `DTYPE` in the kernels' sources.
+/// The value of `DTYPE` in the kernels' sources.
 fn dtype_number(dtype: DType) -> Option<usize> {
     match dtype {
         DType::F32 => Some(0),
@@ -116,7 +120,7 @@ fn dtype_number(dtype: DType) -> Option<usize> {
     }
 }
 
-/// The kernels over rows and elements of this dtype.
+/// The kernels over rows and elements for this dtype.
 fn elementwise(dtype: DType) -> Result<Source> {
     match dtype_number(dtype) {
         Some(dtype) => Ok(Source::Elementwise { dtype }),
@@ -135,13 +139,13 @@ fn compute_capability(card: &CudaDevice) -> Result<(i32, i32)> {
     card.cuda_stream().context().compute_capability().w()
 }
 
-/// What a card has been given so far: compiled kernels, and cuBLASLt with its workspace.
+/// Per-GPU state: compiled kernels, and cuBLASLt with its workspace.
 struct Card {
     modules: Mutex<HashMap<Source, Arc<CudaModule>>>,
     blas: Mutex<CudaBlasLT>,
 }
 
-/// A source of kernels with what it is compiled for.
+/// A kernel source and its compile-time parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Source {
     Elementwise { dtype: usize },
@@ -179,7 +183,7 @@ impl Source {
 }
 
 impl Card {
-    /// Of this device; made when it is first asked for.
+    /// The state of this device, created on first use.
     fn of(device: &CudaDevice) -> Result<Arc<Self>> {
         type Cards = Vec<(candle_core::cuda_backend::DeviceId, Arc<Card>)>;
         static CARDS: Mutex<Cards> = Mutex::new(Vec::new());
@@ -209,19 +213,19 @@ impl Card {
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
 enum Arg {
-    /// An address in the card's memory; 0 for none.
+    /// An address in the GPU's memory; 0 for none.
     Pointer(u64),
     Int(i32),
     Count(u64),
     Float(f32),
 }
 
-/// Hands a kernel to the card's stream.
+/// Launches a kernel on the GPU's stream.
 ///
 /// # Safety
-/// The arguments must be those of the kernel, its addresses must be of memory that is large enough for what it does
-/// there, and nothing may be freed before the launch is handed in.
-#[allow(unsafe_code, reason = "a kernel reads and writes wherever its arguments say")]
+/// The arguments must match the kernel's parameters. Its addresses must point to memory large enough for its accesses.
+/// Nothing may be freed before the launch is submitted.
+#[allow(unsafe_code, reason = "a kernel reads and writes wherever its arguments point")]
 unsafe fn launch(
     device: &CudaDevice,
     source: Source,
@@ -240,12 +244,12 @@ unsafe fn launch(
         };
     }
     let config = LaunchConfig { grid_dim: grid, block_dim: (block, 1, 1), shared_mem_bytes: 0 };
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { builder.launch(config) }.w()?;
     Ok(())
 }
 
-/// Read access to a tensor of a card.
+/// Read access to a tensor on a GPU.
 struct CudaView<'a> {
     storage: StorageRef<'a>,
     layout: &'a Layout,
@@ -260,11 +264,11 @@ impl<'a> CudaView<'a> {
     fn storage(&self) -> Result<&CudaStorage> {
         match &*self.storage {
             Storage::Cuda(storage) => Ok(storage),
-            _ => bail!("bug: expected a tensor on a card"),
+            _ => bail!("bug: expected a tensor on a GPU"),
         }
     }
 
-    /// The address of the tensor's first number.
+    /// The address of the tensor's first element.
     fn pointer(&self) -> Result<u64> {
         let storage = self.storage()?;
         let base = match &storage.slice {
@@ -278,14 +282,14 @@ impl<'a> CudaView<'a> {
         Ok(base + (self.layout.start_offset() * storage.dtype().size_in_bytes()) as u64)
     }
 
-    /// The numbers of a tensor without gaps.
+    /// The elements of a contiguous tensor.
     fn slice<T: CudaDType>(&self) -> Result<driver::CudaView<'_, T>> {
         let start = self.layout.start_offset();
         let count = self.layout.shape().elem_count();
         Ok(self.storage()?.as_cuda_slice::<T>()?.slice(start..start + count))
     }
 
-    /// Numbers from one row to the next, of a matrix whose rows have no gaps.
+    /// The row stride, in elements, of a matrix with contiguous rows.
     fn row_stride(&self) -> Result<usize> {
         match (self.layout.dims(), self.layout.stride()) {
             ([rows, _], [stride, 1]) if *rows > 0 => Ok(*stride),
@@ -299,7 +303,7 @@ fn address<T: DeviceRepr>(slice: &CudaSlice<T>) -> u64 {
     address
 }
 
-/// A tensor of numbers that nobody has written yet.
+/// An uninitialized tensor.
 fn empty(device: &CudaDevice, dtype: DType, shape: impl Into<Shape>) -> Result<Tensor> {
     let shape = shape.into();
     let count = shape.elem_count();
@@ -315,8 +319,8 @@ fn empty(device: &CudaDevice, dtype: DType, shape: impl Into<Shape>) -> Result<T
 }
 
 fn allocate<T: CudaDType + DeviceRepr>(device: &CudaDevice, count: usize) -> Result<CudaStorage> {
-    // SAFETY: whoever asks for it hands it to a kernel that writes all of it before anything reads it.
-    #[allow(unsafe_code, reason = "zeros would be written for nothing")]
+    // SAFETY: callers pass it to a kernel that writes every element before anything reads it.
+    #[allow(unsafe_code, reason = "zeroing would be wasted work")]
     let slice = unsafe { device.alloc::<T>(count) }?;
     Ok(CudaStorage::wrap_cuda_slice(slice, device.clone()))
 }

@@ -1,4 +1,4 @@
-//! Kernels over tokens: products, activations, norms, lookups, pooling.
+//! Kernels over rows and elements: products, activations, norms, lookups, pooling.
 
 use std::sync::PoisonError;
 
@@ -9,17 +9,17 @@ use super::{
 };
 use crate::nn::{Activation, Lengths, PoolingMode};
 
-/// Threads of a block, for kernels in which a warp has a row.
+/// Threads per block, for kernels with one warp per row.
 const THREADS: u32 = 256;
 const WARPS: usize = THREADS as usize / 32;
 
-/// `x · weightᵀ + bias` in half precision, summed in f32.
+/// `x · weightᵀ + bias` in half precision, accumulated in f32.
 ///
 /// # Shapes
 /// `x`: `(tokens, in_features)`; `weight`: `(out_features, in_features)`; returns `(tokens, out_features)`.
 ///
 /// # Errors
-/// When shapes or dtypes do not fit, or the card's memory is used up.
+/// When shapes or dtypes do not match, or the GPU is out of memory.
 pub(in crate::nn) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let fits = weight.dtype() == x.dtype() && bias.is_none_or(|bias| bias.dtype() == x.dtype());
     match x.dtype() {
@@ -51,7 +51,7 @@ where
     let bias_view = bias.as_ref().map(CudaView::new);
     let (x, weight) = (x_view.slice::<T>()?, weight_view.slice::<T>()?);
     let bias = bias_view.as_ref().map(CudaView::slice::<T>).transpose()?;
-    // cuBLAS counts columns first: to it, this is `weight · xᵀ`, and the bias is one a row.
+    // cuBLAS is column-major, so it computes `weight · xᵀ`, with one bias per row.
     let config = MatmulConfig {
         transa: true,
         transb: false,
@@ -70,13 +70,12 @@ where
         stride_bias: None,
         batch_size: None,
     };
-    // SAFETY: the product writes all of it; the shapes were checked against each other and are those of the
-    // slices.
+    // SAFETY: the product writes every element. The shapes match each other and the slices.
     #[allow(unsafe_code, reason = "cuBLASLt takes addresses and sizes")]
     let out = unsafe {
         let mut out = device.alloc::<T>(tokens * width)?;
         let card = Card::of(device)?;
-        // A product may be several kernels that share the workspace: no other may come between.
+        // A product may consist of several kernels that share the workspace, so no other may run in between.
         let blas = card.blas.lock().unwrap_or_else(PoisonError::into_inner);
         blas.matmul(config, &weight, &x, &mut out, bias.as_ref(), None)
             .map_err(|error| candle_core::Error::Cuda(Box::new(error)))?;
@@ -87,7 +86,7 @@ where
     Ok(Tensor::from_storage(storage, (tokens, width), BackpropOp::none(), false))
 }
 
-/// Applies `activation` to every number of a tensor that nobody else holds, in place.
+/// Applies `activation` in place to a tensor that is not shared.
 ///
 /// # Errors
 /// When the dtype has no kernel.
@@ -107,13 +106,13 @@ pub(in crate::nn) fn activate(x: Tensor, activation: Activation) -> Result<Tenso
         return Ok(x);
     }
     if !x.is_contiguous() {
-        bail!("bug: an activation in place needs numbers without gaps");
+        bail!("bug: an in-place activation needs a contiguous tensor");
     }
     let device = card(x.device())?.clone();
     let blocks = count.div_ceil(8 * THREADS as usize).min(1 << 16) as u32;
     let view = CudaView::new(&x);
     let args = [Arg::Pointer(view.pointer()?), Arg::Count(count as u64), Arg::Int(number)];
-    // SAFETY: `count` numbers of this dtype are there, and whoever calls gives up the tensor.
+    // SAFETY: the tensor has `count` elements of this dtype, and the caller gives it up.
     #[allow(unsafe_code, reason = "a kernel is launched")]
     unsafe {
         launch(&device, elementwise(x.dtype())?, "activate", ((blocks, 1, 1), THREADS), &args)?;
@@ -122,10 +121,10 @@ pub(in crate::nn) fn activate(x: Tensor, activation: Activation) -> Result<Tenso
     Ok(x)
 }
 
-/// Normalises rows of `x`, or of `x + residual`; with `bias` as LayerNorm, without as RMSNorm.
+/// Normalizes rows of `x`, or of `x + residual`: LayerNorm with `bias`, RMSNorm without.
 ///
 /// # Errors
-/// When shapes or dtypes do not fit.
+/// When shapes or dtypes do not match.
 pub(in crate::nn) fn normalize(
     x: &Tensor,
     residual: Option<&Tensor>,
@@ -162,7 +161,7 @@ pub(in crate::nn) fn normalize(
         Arg::Int(i32::from(bias.is_some())),
     ]);
     let blocks = rows.div_ceil(WARPS) as u32;
-    // SAFETY: all tensors are contiguous and of the shapes checked above.
+    // SAFETY: all tensors are contiguous and have the shapes checked above.
     #[allow(unsafe_code, reason = "a kernel is launched")]
     unsafe {
         launch(device, elementwise(x.dtype())?, "normalize", ((blocks, 1, 1), THREADS), &args)?;
@@ -171,11 +170,11 @@ pub(in crate::nn) fn normalize(
     Ok(out)
 }
 
-/// Rows of a table by id, or with `sum`, a tensor that nobody else holds, its sum with them, in place; an id outside of
+/// Looks up rows of a table by id. With `sum`, which must not be shared, adds the rows to it in place. An id outside
 /// the table gives NaN.
 ///
 /// # Errors
-/// When the dtype has no kernel or the shapes do not fit.
+/// When the dtype has no kernel or the shapes do not match.
 pub(in crate::nn) fn lookup(table: &Tensor, ids: &Tensor, sum: Option<Tensor>) -> Result<Tensor> {
     let (table_rows, width) = table.dims2()?;
     let (count, device) = (ids.dims1()?, card(table.device())?);
@@ -213,7 +212,7 @@ pub(in crate::nn) fn lookup(table: &Tensor, ids: &Tensor, sum: Option<Tensor>) -
     Ok(out)
 }
 
-/// Rows scaled to length 1; none is taken to be shorter than `shortest`.
+/// Scales rows to length 1. Lengths below `shortest` count as `shortest`.
 ///
 /// # Errors
 /// When the dtype has no kernel.
@@ -233,7 +232,7 @@ pub(in crate::nn) fn unit_rows(x: &Tensor, shortest: f64) -> Result<Tensor> {
         Arg::Float(shortest as f32),
     ];
     let blocks = rows.div_ceil(WARPS) as u32;
-    // SAFETY: both tensors are contiguous and of one shape.
+    // SAFETY: both tensors are contiguous and have the same shape.
     #[allow(unsafe_code, reason = "a kernel is launched")]
     unsafe {
         launch(device, elementwise(x.dtype())?, "unit_rows", ((blocks, 1, 1), THREADS), &args)?;
@@ -242,7 +241,7 @@ pub(in crate::nn) fn unit_rows(x: &Tensor, shortest: f64) -> Result<Tensor> {
     Ok(out)
 }
 
-/// The sum of two tensors of one shape.
+/// The sum of two tensors of the same shape.
 ///
 /// # Errors
 /// When shapes or dtypes differ.
@@ -253,7 +252,7 @@ pub(in crate::nn) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (a, b, device, count) =
         (a.contiguous()?, b.contiguous()?, card(a.device())?, a.elem_count());
     let out = empty(device, a.dtype(), a.shape().clone())?;
-    // Sixteen bytes are read at a time: a view may begin between.
+    // The kernel reads sixteen bytes at a time, but a view may start at any element.
     if count == 0 || [&a, &b].iter().any(|x| x.layout().start_offset() % 8 != 0) {
         return a + b;
     }
@@ -265,7 +264,7 @@ pub(in crate::nn) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         Arg::Count(count as u64),
     ];
     let blocks = count.div_ceil(8 * THREADS as usize).min(1 << 16) as u32;
-    // SAFETY: all tensors are contiguous and of one shape.
+    // SAFETY: all tensors are contiguous and have the same shape.
     #[allow(unsafe_code, reason = "a kernel is launched")]
     unsafe {
         launch(device, elementwise(a.dtype())?, "add", ((blocks, 1, 1), THREADS), &args)?;
@@ -274,7 +273,7 @@ pub(in crate::nn) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(out)
 }
 
-/// The same numbers in f32.
+/// Converts a tensor to f32.
 ///
 /// # Errors
 /// When the dtype has no kernel.
@@ -291,7 +290,7 @@ pub(in crate::nn) fn widen(x: &Tensor) -> Result<Tensor> {
         Arg::Count(count as u64),
     ];
     let blocks = count.div_ceil(8 * THREADS as usize).min(1 << 16) as u32;
-    // SAFETY: both tensors are contiguous and of one shape.
+    // SAFETY: both tensors are contiguous and have the same shape.
     #[allow(unsafe_code, reason = "a kernel is launched")]
     unsafe {
         launch(device, elementwise(x.dtype())?, "widen", ((blocks, 1, 1), THREADS), &args)?;
@@ -300,7 +299,7 @@ pub(in crate::nn) fn widen(x: &Tensor) -> Result<Tensor> {
     Ok(out)
 }
 
-/// One f32 vector a row of tokens, as `Pooling::forward`.
+/// One f32 vector per row of tokens, as `Pooling::forward`.
 ///
 /// # Errors
 /// When the dtype has no kernel.
@@ -339,7 +338,8 @@ pub(in crate::nn) fn pool(
             Arg::Int(number),
         ];
         let threads = (width.next_multiple_of(32) as u32).min(1024);
-        // SAFETY: `starts` has those of `rows` rows of `tokens`, and the parts of `out` lie side by side.
+        // SAFETY: `starts` has the offsets of `rows` rows of `tokens`, and the columns of `out` for each mode do not
+        // overlap.
         #[allow(unsafe_code, reason = "a kernel is launched")]
         unsafe {
             let grid = (rows as u32, 1, 1);

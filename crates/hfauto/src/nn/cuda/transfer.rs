@@ -1,5 +1,5 @@
-//! Transfers between host memory and a card, through page-locked memory. A copy from or to any other memory waits for
-//! all work that any thread has submitted before.
+//! Transfers between host memory and a GPU through page-locked memory. A copy from or to pageable memory waits for all
+//! work that any thread has submitted before.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use super::{
     Shape, Storage, Tensor, WrapErr, bail, bf16, card, f16,
 };
 
-/// Page-locked memory of a thread, kept from batch to batch: it costs more to make than to use.
+/// Page-locked memory of a thread, reused across batches, because allocating it costs more than copying.
 struct Staging {
     context: Arc<CudaContext>,
     words: PinnedHostSlice<u32>,
-    /// Comes when the card has read the words.
+    /// Recorded after the copy to the GPU: once it completes, the words may be overwritten.
     read: Option<CudaEvent>,
 }
 
 impl Staging {
-    /// The words, once nobody else uses them.
+    /// The words, once no copy uses them.
     fn words(&mut self) -> Result<&mut [u32]> {
         if let Some(read) = self.read.take() {
             read.synchronize().w()?;
@@ -32,19 +32,19 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // An error here is one of the card, which the next call meets too.
+        // The next call reports errors of the GPU too.
         let _ = self.words();
     }
 }
 
-/// Words that a thread has at least.
+/// The minimum number of words per thread.
 const MIN_WORDS: usize = 1 << 16;
 
 thread_local! {
     static STAGING: RefCell<Option<Staging>> = const { RefCell::new(None) };
 }
 
-/// Gives `f` the staging memory of this thread, of `count` words at least.
+/// Calls `f` with this thread's staging memory of at least `count` words.
 fn staged<T>(
     device: &CudaDevice,
     count: usize,
@@ -58,8 +58,8 @@ fn staged<T>(
         };
         if !staging.as_ref().is_some_and(fits) {
             let words = count.next_power_of_two().max(MIN_WORDS);
-            // SAFETY: the words are written before they are read: by `to_device`, or by the copy of `to_host`.
-            #[allow(unsafe_code, reason = "page-locked memory comes as it is")]
+            // SAFETY: the words are written before they are read: by `to_device`, or by the copy in `to_host`.
+            #[allow(unsafe_code, reason = "page-locked memory is allocated uninitialized")]
             let words = unsafe { context.alloc_pinned_with_flags(words, 0) }.w()?;
             *staging = Some(Staging { context: Arc::clone(&context), words, read: None });
         }
@@ -70,10 +70,10 @@ fn staged<T>(
     })
 }
 
-/// Numbers to a card, as one copy.
+/// Copies numbers to a GPU in one transfer.
 ///
 /// # Errors
-/// When the card's memory is used up.
+/// When the GPU is out of memory.
 pub(in crate::nn) fn to_device(
     values: &[u32],
     shape: impl Into<Shape>,
@@ -91,11 +91,11 @@ pub(in crate::nn) fn to_device(
     let slice = staged(device, values.len(), |staging| {
         let words = &mut staging.words()?[..values.len()];
         words.copy_from_slice(values);
-        // SAFETY: the copy writes all of it.
-        #[allow(unsafe_code, reason = "zeros would be written for nothing")]
+        // SAFETY: the copy writes every element.
+        #[allow(unsafe_code, reason = "zeroing would be wasted work")]
         let mut slice = unsafe { device.alloc::<u32>(values.len()) }?;
         stream.memcpy_htod(&*words, &mut slice).w()?;
-        // Nobody waits: the card may be busy with the batch of another thread.
+        // No wait here: the GPU may be busy with another thread's batch.
         staging.read = Some(stream.record_event(None).w()?);
         Ok(slice)
     })?;
@@ -103,11 +103,11 @@ pub(in crate::nn) fn to_device(
     Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
 }
 
-/// The numbers of an f32 tensor, once the card has computed them; what other threads have given it to do later is
-/// not waited for.
+/// The elements of an f32 tensor, once the GPU has computed them. Does not wait for work that other threads submitted
+/// later.
 ///
 /// # Errors
-/// When work before it has failed on the card.
+/// When earlier work has failed on the GPU.
 pub(in crate::nn) fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
     if tensor.dtype() != DType::F32 {
         bail!("bug: {:?} to host memory as f32", tensor.dtype());
@@ -122,8 +122,8 @@ pub(in crate::nn) fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
     let slice = view.slice::<f32>()?;
     staged(device, count, |staging| {
         let words = &mut staging.words()?[..count];
-        // SAFETY: any four bytes are a number, and both have the same size and alignment.
-        #[allow(unsafe_code, reason = "page-locked memory is kept for numbers of either kind")]
+        // SAFETY: any four bytes are valid for both types, which have the same size and alignment.
+        #[allow(unsafe_code, reason = "the page-locked memory holds both u32 and f32")]
         let words = unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), count) };
         stream.memcpy_dtoh(&slice, words).w()?;
         let written = stream.record_event(None).w()?;
@@ -133,11 +133,10 @@ pub(in crate::nn) fn to_host(tensor: &Tensor) -> Result<Vec<f32>> {
     })
 }
 
-/// A tensor of `capacity` rows that begins with the first `len` of `x`, as memory is copied; nobody has written the
-/// rest.
+/// A tensor of `capacity` rows. The first `len` are copied from `x`; the rest is uninitialized.
 ///
 /// # Errors
-/// When the card's memory is used up.
+/// When the GPU is out of memory.
 pub(in crate::nn) fn grown(x: &Tensor, len: usize, capacity: usize) -> Result<Tensor> {
     match x.dtype() {
         DType::F16 => copy_rows::<f16>(x, len, capacity),
@@ -153,8 +152,8 @@ fn copy_rows<T: CudaDType + DeviceRepr>(x: &Tensor, len: usize, capacity: usize)
     }
     let (x, device) = (x.contiguous()?, card(x.device())?);
     let view = CudaView::new(&x);
-    // SAFETY: what is not copied here is written before it is read, by `append`.
-    #[allow(unsafe_code, reason = "zeros would be written for nothing")]
+    // SAFETY: `append` writes the remaining rows before they are read.
+    #[allow(unsafe_code, reason = "zeroing would be wasted work")]
     let mut slice = unsafe { device.alloc::<T>(capacity * width) }?;
     if len * width > 0 {
         let from = view.slice::<T>()?.slice(..len * width);

@@ -1,22 +1,22 @@
-//! Turns: only one thread at a time submits work to a card. Each card has its own.
+//! Turns: only one thread at a time submits work to a GPU. Each GPU has its own turn.
 //!
-//! cuBLAS may split a product into kernels that pass partial sums in a workspace of the handle, which all threads
-//! share. A product in between would overwrite them. So a thread submits its batch as a whole. It gives up its turn
-//! while it waits for results, and takes it again when it has more to compute.
+//! cuBLAS may split a product into kernels that pass partial sums in the handle's workspace, which all threads share.
+//! Another product in between would overwrite them. A thread therefore submits its batch as a whole. It releases its
+//! turn while it waits for results, and reacquires it when it has more to compute.
 
 use std::cell::RefCell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, DeviceLocation};
 
-/// By the number of the card; beyond so many, some share one.
+/// Indexed by GPU number, modulo the length.
 static TURNS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
 
-/// What a thread is in.
+/// The state of a thread.
 enum State {
-    /// No turns: it is alone with the card, or says so.
+    /// Outside of turns: the thread is the only one that uses the GPU.
     Free,
-    /// Between two parts of its work for this card.
+    /// Waiting for results of this GPU, with the turn released.
     Waiting(usize),
     Held {
         card: usize,
@@ -33,15 +33,15 @@ fn hold(card: usize) {
     STATE.set(State::Held { card, _guard: guard });
 }
 
-/// The turn of this thread, until it is dropped.
+/// This thread's turn, released on drop.
 #[derive(Debug)]
 #[must_use]
 pub struct Turn {
-    /// Guards belong to their thread.
+    /// A `MutexGuard` must be dropped on its own thread.
     _not_send: std::marker::PhantomData<*const ()>,
 }
 
-/// Waits for this thread's turn at `device`, where that is a card; `None` where it is not. A thread takes one at a time.
+/// Waits for this thread's turn at `device`; `None` if it is not a GPU. A thread may hold one turn at a time.
 pub fn take_turn(device: &Device) -> Option<Turn> {
     let DeviceLocation::Cuda { gpu_id } = device.location() else { return None };
     hold(gpu_id);
@@ -54,7 +54,7 @@ impl Drop for Turn {
     }
 }
 
-/// Lets other threads in, if this one has the turn, until it [`resume`]s.
+/// Releases the turn, if this thread has it, until it [`resume`]s.
 pub(super) fn pause() {
     STATE.with_borrow_mut(|state| {
         if let State::Held { card, .. } = state {
@@ -63,7 +63,7 @@ pub(super) fn pause() {
     });
 }
 
-/// Waits for the turn again, if this thread has given it away: before whatever may be more than one kernel.
+/// Reacquires the turn if this thread has released it. Called before work that may be more than one kernel.
 pub(in crate::nn) fn resume() {
     let waiting = STATE.with_borrow(|state| match state {
         State::Waiting(card) => Some(*card),

@@ -1,8 +1,7 @@
-//! `QuestionAnsweringPipeline`: a question and a context to the span that answers.
+//! `QuestionAnsweringPipeline`: from a question and a context to the span with the answer.
 //!
-//! Spans that cannot answer have a score of 0. Where fewer others exist than `top_k`, transformers fills the list with
-//! spans in the order that numpy's partition leaves them in, which depends on the processor; here they come in the order
-//! of their tokens.
+//! Impossible spans have a score of 0. If there are fewer other spans than `top_k`, transformers adds impossible ones
+//! in the order of numpy's partition, which depends on the processor. Here they are in token order.
 //!
 //! # Source
 //! `src/transformers/pipelines/question_answering.py` at v4.57.
@@ -20,33 +19,33 @@ use crate::auto::{
 };
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 
-/// Tokens of a window, where the model does not say less.
+/// The default number of tokens per window.
 pub const MAX_SEQ_LEN: usize = 384;
-/// Tokens that windows share, where that is not more than half of them.
+/// The default number of tokens that adjacent windows share, at most half a window.
 pub const DOC_STRIDE: usize = 128;
-/// Logits of a token: to be the start, and the end.
+/// Logits per token: for the start and the end of the answer.
 pub const START_AND_END: usize = 2;
-/// Tokens of an answer, unless a call says otherwise.
+/// The default maximum number of tokens in an answer.
 const MAX_ANSWER_LEN: usize = 15;
 
-/// How a question and its context are laid out in windows.
+/// How a question and its context are split into windows.
 #[derive(Clone, Copy, Debug)]
 pub struct QuestionWindows<'a> {
-    /// The tokenizer of the model.
+    /// The model's tokenizer.
     pub tokenizer: &'a AutoTokenizer,
-    /// Tokens of a window, special tokens included; `None` for one window of any length.
+    /// The maximum number of tokens per window, including special tokens; `None` for a single window of any length.
     pub max_seq_len: Option<usize>,
-    /// Tokens that windows share.
+    /// The number of tokens that adjacent windows share.
     pub doc_stride: usize,
 }
 
 impl QuestionWindows<'_> {
-    /// Which text of a pair the context is: the one that is filled up at its end comes last.
+    /// Which text of the pair is the context: the one on the padding side comes last.
     pub fn context(tokenizer: &AutoTokenizer) -> usize {
         usize::from(tokenizer.padding_side() == Side::Right)
     }
 
-    /// The windows over the context, with the question in each of them.
+    /// The windows over the context, each with the question.
     ///
     /// # Errors
     /// `Data` for an empty text, and for a question that leaves no room for the context.
@@ -81,7 +80,7 @@ impl QuestionWindows<'_> {
     }
 }
 
-/// The answers of a context, best first, from its windows and the logits of their tokens, [`START_AND_END`] each.
+/// The answers from a context, best first, given its windows and their logits, [`START_AND_END`] per token.
 pub fn answers<'c, 'w>(
     context: &'c str,
     windows: impl IntoIterator<Item = (&'w WindowTokens, &'w [f32])>,
@@ -104,24 +103,24 @@ pub fn answers<'c, 'w>(
     answers.best(limits.top_k, handle_impossible_answer.then_some(null_score))
 }
 
-/// A part of a context that answers.
+/// A span of a context that answers the question.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct AnswerSpan {
-    /// The text; empty where there is no answer.
+    /// The text; empty for no answer.
     pub answer: String,
-    /// Its probability.
+    /// The answer's probability.
     pub score: f32,
-    /// Where it starts in the context.
+    /// The start in the context.
     ///
     /// # Units
     /// Characters, 0-based.
     pub start: usize,
-    /// Where it ends, exclusive, in characters.
+    /// The end in the context, exclusive, in characters.
     pub end: usize,
 }
 
-/// Spans of contexts that answer questions, as `pipeline("question-answering")` of transformers.
+/// Answers questions with spans of their contexts, as `pipeline("question-answering")` of transformers.
 ///
 /// # Example
 /// ```
@@ -147,18 +146,18 @@ pub struct QuestionAnsweringPipeline {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QuestionAnsweringOptions {
-    /// How many answers a question gets at most, best first.
+    /// The maximum number of answers per question, best first.
     pub top_k: usize,
-    /// Tokens of an answer.
+    /// The maximum number of tokens in an answer.
     pub max_answer_len: usize,
-    /// Tokens that the windows over a long context share; without it, 128, or half a window.
+    /// The number of tokens that adjacent windows over a long context share; by default 128, or half a window.
     pub doc_stride: Option<usize>,
-    /// Whether no answer is an answer too.
+    /// Whether "no answer" counts as an answer.
     pub handle_impossible_answer: bool,
 }
 
 impl Default for QuestionAnsweringOptions {
-    /// One answer of 15 tokens at most.
+    /// One answer of at most 15 tokens.
     fn default() -> Self {
         Self {
             top_k: 1,
@@ -170,28 +169,28 @@ impl Default for QuestionAnsweringOptions {
 }
 
 impl QuestionAnsweringOptions {
-    /// Keeps so many answers a question.
+    /// Sets the maximum number of answers per question.
     #[must_use]
     pub fn top_k(mut self, top_k: usize) -> Self {
         self.top_k = top_k;
         self
     }
 
-    /// Limits the tokens of an answer.
+    /// Sets the maximum number of tokens in an answer.
     #[must_use]
     pub fn max_answer_len(mut self, max_answer_len: usize) -> Self {
         self.max_answer_len = max_answer_len;
         self
     }
 
-    /// Lets windows share so many tokens.
+    /// Sets the number of tokens that adjacent windows share.
     #[must_use]
     pub fn doc_stride(mut self, doc_stride: usize) -> Self {
         self.doc_stride = Some(doc_stride);
         self
     }
 
-    /// Takes no answer for an answer too.
+    /// Sets whether "no answer" counts as an answer.
     #[must_use]
     pub fn handle_impossible_answer(mut self, handle_impossible_answer: bool) -> Self {
         self.handle_impossible_answer = handle_impossible_answer;
@@ -212,8 +211,8 @@ impl TextPipeline for QuestionAnsweringPipeline {
 impl QuestionAnsweringPipeline {
     text_pipeline!();
 
-    /// The best answer to each question from its context, in their order; `None` where no span answers. Long contexts
-    /// are read in windows.
+    /// The best answer to each question from its context, in input order; `None` if no span answers it. Long contexts
+    /// are split into windows.
     ///
     /// # Errors
     /// As [`predict_with`](Self::predict_with).
@@ -229,9 +228,9 @@ impl QuestionAnsweringPipeline {
     /// The answers to each question from its context, best first.
     ///
     /// # Errors
-    /// `Config` for a `doc_stride` that leaves windows no room; `Data` for an empty text, a question that leaves no room
-    /// for its context, and a token that the model has no embedding for; `Model` when the model computes what is not a
-    /// number; `Internal` when a tensor operation fails.
+    /// `Config` for a `doc_stride` that leaves windows no room; `Data` for an empty text, a question that leaves no
+    /// room for its context, and a token that the model has no embedding for; `Model` when the model computes NaN or
+    /// infinity; `Internal` when a tensor operation fails.
     pub fn predict_with<Q, C>(
         &self,
         questions: &[(Q, C)],

@@ -1,55 +1,55 @@
-//! Logits of starts and ends to the spans that answer, on plain data.
+//! From start and end logits to answer spans, on plain data.
 //!
 //! # Source
-//! `src/transformers/pipelines/question_answering.py` at v4.57: `select_starts_ends`, `decode_spans` and
-//! `postprocess`. Probabilities are f32, as numpy has them there; sums of them f64, as Python's.
+//! `src/transformers/pipelines/question_answering.py` at v4.57: `select_starts_ends`, `decode_spans` and `postprocess`.
+//! Probabilities are f32, as numpy's there; their sums are f64, as Python's.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::pipelines::scores::softmax;
 
-/// What a token that cannot be in an answer has for a logit.
+/// The logit of a token that may not be in an answer.
 const MASKED: f32 = -10000.0;
 
-/// A span of tokens, the last one included, and the probability that it answers.
+/// A span of tokens with its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
-    /// Its first token.
+    /// The first token.
     pub start: usize,
-    /// Its last token.
+    /// The last token, inclusive.
     pub end: usize,
-    /// The probability.
+    /// The probability that the span is the answer.
     pub score: f32,
 }
 
-/// Which spans are looked for.
+/// The limits on spans.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How many answers are wanted.
+    /// The number of answers.
     pub top_k: usize,
-    /// Tokens of an answer.
+    /// The maximum number of tokens in an answer.
     pub max_answer_len: usize,
 }
 
 /// The best spans of one window.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WindowSpans {
-    /// Best first; more than are wanted, for some will turn out to be the same answer.
+    /// Best first. More than requested, because some may turn out to be the same answer.
     pub spans: Vec<Span>,
     /// The probability that the window has no answer.
     pub null_score: f64,
 }
 
-/// The best spans of a window; `allowed` are the tokens that may be in one.
+/// The best spans of a window. `allowed` marks the tokens that may be in an answer.
 pub fn best_spans(start: &[f32], end: &[f32], allowed: &[bool], limits: Limits) -> WindowSpans {
     let (mut start, mut end) = (probabilities(start, allowed), probabilities(end, allowed));
     let null_score = match (start.first_mut(), end.first_mut()) {
-        // The first token says that there is no answer; it is none itself.
+        // The first token stands for "no answer" and is never an answer itself.
         (Some(start), Some(end)) => std::mem::take(start) * std::mem::take(end),
         _ => 0.0,
     };
-    // As many as transformers looks at where answers are made whole words.
+    // The same number of candidates as transformers uses when it aligns answers to words.
     let wanted = limits.top_k.saturating_mul(2).saturating_add(10);
     let mut spans = decode_spans(&start, &end, wanted, limits.max_answer_len);
     spans.retain(|span| allowed[span.start] && allowed[span.end]);
@@ -63,8 +63,8 @@ fn probabilities(logits: &[f32], allowed: &[bool]) -> Vec<f32> {
     softmax(&masked)
 }
 
-/// The `wanted` best of all pairs of tokens, those that are no span (the end first, or too long) with a
-/// score of 0. Of equal ones the first start comes first, then the first end.
+/// The `wanted` best pairs of start and end. Impossible pairs, with the end first or too many tokens, have a score of
+/// zero. Ties go to the first start, then the first end.
 fn decode_spans(start: &[f32], end: &[f32], wanted: usize, max_answer_len: usize) -> Vec<Span> {
     let tokens = start.len();
     let wanted = wanted.min(tokens * tokens);
@@ -96,29 +96,29 @@ fn decode_spans(start: &[f32], end: &[f32], wanted: usize, max_answer_len: usize
     spans
 }
 
-/// A part of the context that answers.
+/// A span of the context that answers the question.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer<'a> {
     /// The text.
     pub answer: &'a str,
     /// The probability.
     pub score: f64,
-    /// Where it starts, in characters.
+    /// The start in the context, in characters.
     pub start: usize,
-    /// Where it ends, exclusive, in characters.
+    /// The end in the context, exclusive, in characters.
     pub end: usize,
 }
 
-/// The answers of all windows of a context.
+/// The merged answers from all windows of a context.
 #[derive(Debug, Default)]
 pub struct Answers<'a> {
     answers: Vec<Answer<'a>>,
-    /// Where the answers are, by their text in lower case.
+    /// The indices of answers by their lower-case text.
     places: HashMap<String, usize>,
 }
 
 impl<'a> Answers<'a> {
-    /// Adds an answer; one that is there already but for capitals adds to its score.
+    /// Adds an answer. If an equal one exists, ignoring case, adds to its score.
     pub fn push(&mut self, text: &'a str, at: Range<usize>, score: f32) {
         let score = f64::from(score);
         let next = self.answers.len();
@@ -131,8 +131,8 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// The `top_k` best answers; of equals, those that came first. `null_score` is the score of there
-    /// being none, where that is an answer too.
+    /// The `top_k` best answers; ties go to the earlier one. `null_score` is the score of "no answer", if that counts
+    /// as an answer.
     pub fn best(mut self, top_k: usize, null_score: Option<f64>) -> Vec<Answer<'a>> {
         let none = null_score.map(|score| Answer { answer: "", score, start: 0, end: 0 });
         self.answers.extend(none);
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(of(3, 15), [(1, 3), (2, 3), (3, 3)]);
         assert_eq!(of(3, 2), [(2, 3), (3, 3), (1, 2)]);
         assert_eq!(of(1, 1), [(3, 3)]);
-        // Six spans; then what is none, in order.
+        // Six spans, then impossible ones, in order.
         assert_eq!(of(9, 15)[6..], [(0, 0), (0, 1), (0, 2)]);
         assert_eq!(of(99, 15).len(), 16);
         assert!(decode_spans(&[], &[], 12, 15).is_empty());
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_outside_of_the_context_are_no_answer() {
+    fn tokens_outside_the_context_are_never_answers() {
         // [CLS] question [SEP] context context [SEP]
         let allowed = [true, false, false, true, true, false];
         let start = [1.0, 9.0, 9.0, 2.0, 0.0, 9.0];
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_answers_are_one() {
+    fn equal_answers_are_merged() {
         let mut answers = Answers::default();
         answers.push("Anna", 2..6, 0.25);
         answers.push("Kowalska", 7..15, 0.375);

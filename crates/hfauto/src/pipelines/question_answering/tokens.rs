@@ -1,4 +1,4 @@
-//! What is kept of a window's tokens: which of them may be in an answer, and where they stand.
+//! The tokens of a window: their offsets, and which of them may be in an answer.
 
 use std::ops::Range;
 
@@ -11,23 +11,23 @@ pub struct WindowTokens(Vec<Token>);
 /// One token.
 #[derive(Clone, Copy, Debug)]
 struct Token {
-    /// Where it stands in its text, in characters.
+    /// The start in its text, in characters.
     start: u32,
     end: u32,
-    /// Its word, in its text.
+    /// The index of its word in its text.
     word: Option<u32>,
     in_context: bool,
-    /// Whether it may be in an answer.
+    /// Whether the token may be in an answer.
     allowed: bool,
 }
 
 impl WindowTokens {
-    /// Bytes a token takes.
+    /// The memory per token, in bytes.
     pub const TOKEN_BYTES: usize = size_of::<Token>();
 
-    /// Tokens of a window; `context` says which of its two texts is the context. Besides the context,
-    /// `cls_token_id` may be in an answer, wherever it stands; where the context comes first, everything
-    /// may, as transformers has it.
+    /// The tokens of a window. `context` is the index of the context in the pair. Besides the context, the
+    /// `cls_token_id` may be in an answer, at any position. If the context comes first, every token may, as in
+    /// transformers.
     pub fn new(window: &Window, context: usize, cls_token_id: Option<u32>) -> Self {
         let token = |at: usize| {
             let (start, end) = window.offset_mapping[at];
@@ -49,12 +49,12 @@ impl WindowTokens {
         self.0.iter().map(|token| token.allowed).collect()
     }
 
-    /// Where the tokens from `first` to `last` stand in the context, in characters: whole words, where the
-    /// tokens are of words of the context.
+    /// The span in the context, in characters, of the tokens from `first` to `last`, extended to whole words if the
+    /// tokens belong to words of the context.
     pub fn characters(&self, first: usize, last: usize) -> Range<usize> {
         let (first, last) = (&self.0[first], &self.0[last]);
         let words = first.word.and_then(|word| self.word(word)).zip(
-            // The word's number is looked up in the context whatever text the token is of.
+            // As in transformers, the word index refers to the context even for tokens of the question.
             last.word.and_then(|word| self.word(word)),
         );
         match words {
@@ -63,7 +63,7 @@ impl WindowTokens {
         }
     }
 
-    /// A word of the context, as far as the window shows it.
+    /// A word of the context, within the window.
     fn word(&self, word: u32) -> Option<Range<usize>> {
         let mut tokens = self.0.iter().filter(|token| token.in_context && token.word == Some(word));
         let first = tokens.next()?;
@@ -101,7 +101,7 @@ mod tests {
         let tokens = WindowTokens::new(&window(), 1, Some(2));
         assert_eq!(tokens.characters(4, 4), 0..4);
         assert_eq!(tokens.characters(4, 5), 0..8);
-        // The first token is of no word: then the tokens are taken as they are.
+        // The first token belongs to no word, so the tokens' own offsets are used.
         assert_eq!(tokens.characters(0, 3), 0..2);
         assert_eq!(tokens.characters(0, 0), 0..0);
     }

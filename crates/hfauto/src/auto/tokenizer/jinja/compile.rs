@@ -1,8 +1,8 @@
 //! Compiles templates to instructions, and routes operations of unbounded time or memory through our own functions.
 //!
-//! The engine has no hooks for its operators. Therefore the syntax tree is rebuilt with filters in their place: `a ~ b`
-//! becomes `a|__concat(b)`, a list is passed to `__own`, and plain text is emitted like a value. The filters are in
-//! [`super::operators`].
+//! The engine has no hooks for its operators. The compiler therefore rebuilds the syntax tree with filters in their
+//! place: `a ~ b` becomes `a|__concat(b)`, a list is passed to `__own`, and plain text is emitted like a value. The
+//! filters are in [`super::operators`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -78,7 +78,7 @@ fn interned(source: &str) -> &'static str {
 /// Statements that span several templates; transformers loads only one.
 const OTHER_FILES: [&str; 5] = ["block", "extends", "from", "import", "include"];
 
-/// Refuses templates that are too long or span several files.
+/// Rejects templates that are too long or span several files.
 fn count_tokens(source: &str) -> Result<(), Error> {
     let (mut all, mut in_tag, mut begins) = (0, 0, false);
     for token in tokenize(source, false, SyntaxConfig, WHITESPACE) {

@@ -1,4 +1,4 @@
-//! The library's filters, functions and methods: each first pays for its reads and writes, and its result is converted
+//! The library's filters, functions and methods. Each first pays for its reads and writes, and its result is converted
 //! to our own values.
 
 use std::borrow::Cow;
@@ -12,7 +12,7 @@ use super::budget::{ITEM, charge, charge_times};
 use crate::auto::tokenizer::python::{flat_len, own, own_item, size};
 use crate::limits;
 
-/// The library's filters that are available; `tojson`, `string` and `title` are our own, and `round` is left out.
+/// The available filters of the library. `tojson`, `string` and `title` are our own; `round` is excluded.
 const FILTERS: &[&str] = &[
     "abs",
     "attr",

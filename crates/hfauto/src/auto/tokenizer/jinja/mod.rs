@@ -1,4 +1,4 @@
-//! Jinja as transformers sets it up for chat templates.
+//! Jinja, configured as transformers does for chat templates.
 //!
 //! Templates come with models, so a rendering has a budget of instructions (the engine's fuel) and of bytes read and
 //! written ([`budget`]). Values know their size and depth ([`super::python`]). Our own versions replace the engine's
@@ -38,7 +38,7 @@ impl Template {
     /// Renders the template with `variables`.
     ///
     /// # Errors
-    /// Those of the template, and `OutOfFuel` when it exceeds the budget for such variables.
+    /// Errors of the template, and `OutOfFuel` when it exceeds the budget for these variables.
     pub(super) fn render<'a>(
         &self,
         variables: impl IntoIterator<Item = (&'a str, Value)>,
@@ -89,17 +89,17 @@ fn environment() -> Environment<'static> {
         charge_times(3, text.len())?;
         Ok(python::jinja_title(&text))
     });
-    // Halves go to the even neighbour in Python, and not here: better refused than wrong.
+    // Python rounds halves to even, the engine does not: an error is better than a wrong number.
     environment.remove_filter("round");
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment
 }
 
-/// A template as minijinja understands it like Jinja; no line is added or taken away.
+/// Rewrites a template where minijinja differs from Jinja, without changing line numbers.
 ///
-/// Line ends are those of Unix. `{% generation %}` blocks, which mark what an assistant said and are of use
-/// in training only, become blocks that minijinja knows, with a scope of their own as well.
+/// Converts line ends to Unix. `{% generation %}` blocks mark the assistant's text for training; they become blocks
+/// that minijinja supports, which have their own scope as well.
 fn prepared(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
@@ -121,12 +121,12 @@ fn prepared(source: &str) -> String {
     out
 }
 
-/// The message that the template itself gave to `raise_exception`.
+/// The message that the template passed to `raise_exception`.
 pub(super) fn raised(error: &Error) -> Option<&str> {
     error.detail()?.strip_prefix(RAISED)
 }
 
-/// Marks the errors of `raise_exception`; no message of the library begins like this.
+/// Marks the errors of `raise_exception`; no message of the library starts with it.
 const RAISED: &str = "\u{0}raised: ";
 
 fn raise_exception(message: String) -> Result<Value, Error> {
@@ -143,7 +143,7 @@ fn strftime_now(format: &str) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Prints lists, maps and numbers as Python does; the library prints texts in double quotes.
+/// Prints lists, maps and numbers as Python does; the library prints strings in double quotes.
 fn format(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
     if looks_alike(value) {
         let escapes = if state.auto_escape() == AutoEscape::None { 1 } else { 6 };
@@ -156,7 +156,7 @@ fn format(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
     }
 }
 
-/// The text of a value within a concatenation.
+/// The text of a value in a concatenation.
 fn shown(value: &Value) -> Result<String, Error> {
     if looks_alike(value) { Ok(value.to_string()) } else { python::str(value) }
 }
@@ -165,7 +165,7 @@ fn string(value: Value) -> Result<Value, Error> {
     Ok(if value.as_str().is_some() { value } else { Value::from(python::str(&value)?) })
 }
 
-/// Whether the library and Python agree on the looks of a value.
+/// Whether the library and Python format a value alike.
 fn looks_alike(value: &Value) -> bool {
     match value.kind() {
         ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => false,
@@ -174,7 +174,7 @@ fn looks_alike(value: &Value) -> bool {
     }
 }
 
-/// `json.dumps`, without HTML escapes, letters as they are.
+/// `json.dumps` without HTML or Unicode escapes.
 fn tojson(value: Value, positional: Rest<Value>, options: Kwargs) -> Result<Value, Error> {
     let wrong = |what: &str| Error::new(ErrorKind::InvalidOperation, format!("`tojson` {what}"));
     let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
@@ -190,14 +190,16 @@ fn tojson(value: Value, positional: Rest<Value>, options: Kwargs) -> Result<Valu
     options.assert_all_used()?;
     let indent = match indent.kind() {
         ValueKind::None | ValueKind::Undefined => None,
-        _ => Some(usize::try_from(indent).map_err(|_| wrong("has an `indent` that is no number"))?),
+        _ => Some(
+            usize::try_from(indent).map_err(|_| wrong("has an `indent` that is not a number"))?,
+        ),
     };
     let separators = match separators.kind() {
         ValueKind::None | ValueKind::Undefined => None,
         _ => {
             let parts: Vec<Value> = separators.try_iter()?.collect();
             let [between, colon] = parts.as_slice() else {
-                return Err(wrong("has `separators` that are not two texts"));
+                return Err(wrong("has `separators` that are not two strings"));
             };
             Some((between.to_string(), colon.to_string()))
         }

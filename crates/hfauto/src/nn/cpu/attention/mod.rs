@@ -1,10 +1,9 @@
-//! Attention of one row of the table, in host memory: no padding, and scores that never leave the cache.
+//! Attention of one sequence in host memory, without padding, with scores that stay in the L1 cache.
 //!
-//! Keys and values of all heads are packed once into panels. Then, head by head, a few queries at a time are
-//! multiplied with all keys, go through softmax, and are multiplied with all values. A single query, as of a decoder
-//! with a cache, reads keys and values in place: packing them would cost more than the product. The result of a query
-//! does not depend on the number of queries. Not here: which keys a row has (`crate::nn::attention`). The entry is
-//! [`Attention`].
+//! Keys and values of all heads are packed once into panels. Then, for each head, a few queries at a time are
+//! multiplied by all keys, go through softmax, and are multiplied by all values. A single query, as in decoding, reads
+//! keys and values in place: packing them would cost more than the product. A query's result does not depend on the
+//! number of queries. Not here: which keys a sequence has (`crate::nn::attention`). The entry is [`Attention`].
 
 mod panels;
 
@@ -21,8 +20,7 @@ use super::bf16;
 use super::functions::exp2_of_negative;
 use super::tile::{F32, Operands, PANEL, tile};
 
-/// What is added to the scores, `(num_heads, rows, stride)`: the last query of a row is at the place of its last
-/// key.
+/// A bias on the scores, `(num_heads, rows, stride)`. The last query of a sequence is at the position of its last key.
 #[derive(Clone, Copy)]
 pub(in crate::nn) struct Bias<'a> {
     pub(in crate::nn) numbers: &'a [f32],
@@ -31,43 +29,43 @@ pub(in crate::nn) struct Bias<'a> {
 }
 
 impl Bias<'_> {
-    /// Without the heads before `head`.
+    /// The bias from head `head` on.
     pub(in crate::nn) fn heads_from(self, head: usize) -> Self {
         Self { numbers: &self.numbers[head * self.rows * self.stride..], ..self }
     }
 }
 
-/// The kernel, for one row after the other.
+/// The attention kernel, for one sequence after the other.
 pub(in crate::nn) struct Attention<'a> {
     pub(in crate::nn) num_heads: usize,
-    /// More than 0.
+    /// Greater than 0.
     pub(in crate::nn) scale: f32,
     pub(in crate::nn) bias: Option<Bias<'a>>,
-    /// Whether a query sees only the keys up to its own place.
+    /// Whether a query sees only the keys up to its own position.
     pub(in crate::nn) causal: bool,
-    /// Whether the products of rows with several queries may be of bf16, where the processor has such.
+    /// Whether sequences with several queries may use bf16, if the processor supports it.
     pub(in crate::nn) bf16: bool,
-    /// Kept from row to row.
+    /// Buffers reused across sequences.
     pub(in crate::nn) scratch: Scratch,
 }
 
-/// What one row needs while it is computed, with room that the next one uses again.
+/// Buffers for one sequence, reused by the next.
 #[derive(Default)]
 pub(in crate::nn) struct Scratch {
     panels: Panels,
-    /// `(queries of a block, keys)`; `(num_heads, keys)` of a single query.
+    /// `(queries of a block, keys)`; `(num_heads, keys)` for a single query.
     scores: Vec<f32>,
 }
 
 impl Attention<'_> {
-    /// Writes `softmax(q · kᵀ · scale + bias) · v` of each head to `out`, whose rows are as wide as those of `q`.
+    /// Writes `softmax(q · kᵀ · scale + bias) · v` of each head to `out`, which has the shape of `q`.
     ///
     /// # Shapes
-    /// `q`: `(queries, num_heads * head_dim)`, `k` and `v`: `(keys, num_heads * head_dim)`; numbers of a row side by
-    /// side. `causal` or with a bias, no fewer keys than queries.
+    /// `q`: `(queries, num_heads * head_dim)`, `k` and `v`: `(keys, num_heads * head_dim)`; rows are contiguous. With
+    /// `causal` or a bias, there are at least as many keys as queries.
     ///
     /// # Panics
-    /// When the shapes do not fit together: a bug of the caller.
+    /// When the shapes do not match: a bug of the caller.
     pub(in crate::nn) fn row(
         &mut self,
         q: Matrix<'_>,
@@ -76,8 +74,12 @@ impl Attention<'_> {
         out: &mut [f32],
     ) {
         assert!(k.rows == v.rows && k.columns == q.columns && v.columns == q.columns, "bug: keys");
-        assert_eq!(out.len(), q.rows * q.columns, "bug: an output of another size");
-        assert!(self.scale > 0.0, "bug: a factor that turns the order of scores around");
+        assert_eq!(
+            out.len(),
+            q.rows * q.columns,
+            "bug: the output has another size than the queries"
+        );
+        assert!(self.scale > 0.0, "bug: a scale that is not positive");
         if q.rows > 0 && k.rows > 0 && q.columns > 0 {
             let row = Row { attention: self, q, k, v, out };
             if let Some(row) = row.in_bf16() {
@@ -87,7 +89,7 @@ impl Attention<'_> {
     }
 }
 
-/// One row at work.
+/// The operands for one sequence.
 struct Row<'a, 'b> {
     attention: &'a mut Attention<'b>,
     q: Matrix<'a>,
@@ -99,7 +101,7 @@ struct Row<'a, 'b> {
 impl WithSimd for Row<'_, '_> {
     type Output = ();
 
-    /// Blocks are as many queries as their sums leave registers for, as in [`super::packed`].
+    /// Block sizes are chosen so that the accumulators fit in registers, as in [`super::packed`].
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match S::F32_LANES {
@@ -121,7 +123,7 @@ impl bf16::WithBf16 for Row<'_, '_> {
 }
 
 impl Row<'_, '_> {
-    /// Computes the row if it is to be of bf16 and can be, or else gives it back.
+    /// Computes the sequence in bf16 if that is requested and supported; otherwise returns it.
     fn in_bf16(self) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if self.attention.bf16 && self.q.rows > 1 {
@@ -134,7 +136,7 @@ impl Row<'_, '_> {
         self.q.columns / self.attention.num_heads
     }
 
-    /// `FULL` vectors are the row of a panel, `PART` that of half a panel.
+    /// A row of a panel has `FULL` vectors, a row of half a panel `PART`.
     #[inline(always)]
     fn blocks<
         S: Simd,
@@ -164,7 +166,7 @@ impl Row<'_, '_> {
                 bias: bias.map(|bias| &bias.numbers[head * bias.rows * bias.stride..]),
                 bias_stride: bias.map_or(0, |bias| bias.stride),
                 causal: *causal,
-                // Bidirectional queries may be more than the keys; they have no bias, so no place.
+                // Bidirectional queries may outnumber the keys. They have no bias, so their position does not matter.
                 before: num_keys.saturating_sub(num_queries),
                 out: &mut *self.out,
                 columns: head * head_dim..(head + 1) * head_dim,
@@ -182,7 +184,7 @@ impl Row<'_, '_> {
         }
     }
 
-    /// The only query sees all keys; keys and values are read as they lie, one after the other.
+    /// A single query sees all keys. Keys and values are read in place, in order.
     #[inline(always)]
     fn single<S: Simd>(self, simd: S) {
         let (num_keys, head_dim) = (self.k.rows, self.head_dim());
@@ -220,36 +222,36 @@ impl Row<'_, '_> {
     }
 }
 
-/// Queries of one head at work.
+/// A block of queries of one head.
 struct Block<'a, S, O> {
     simd: S,
     operands: O,
     shape: Shape,
     head: Head<'a>,
     scores: &'a mut [f32],
-    /// On the products of queries and keys, so that 2 to them is what `e` to the scaled ones would be.
+    /// The scale of the scores times log2(e), so that softmax can use powers of two.
     factor: f32,
-    /// That of this head.
+    /// The bias of this head.
     bias: Option<&'a [f32]>,
     bias_stride: usize,
     causal: bool,
-    /// The place of the first query.
+    /// The position of the first query.
     before: usize,
     out: &'a mut [f32],
-    /// Those of this head in `out`.
+    /// The columns of this head in `out`.
     columns: Range<usize>,
     out_stride: usize,
 }
 
 impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
-    /// `QUERIES` queries from `first` on; returns their number.
+    /// Computes `QUERIES` queries from `first` on. Returns their number.
     #[inline(always)]
     fn run<const QUERIES: usize, const FULL: usize, const PART: usize>(
         &mut self,
         first: usize,
     ) -> usize {
         let (num_keys, padded_keys) = (self.shape.num_keys, self.shape.padded_keys());
-        // How many keys a query sees, and the last of them.
+        // The number of keys that each query sees.
         let seen: [usize; QUERIES] = array::from_fn(
             #[inline(always)]
             |query| if self.causal { self.before + first + query + 1 } else { num_keys },
@@ -288,7 +290,7 @@ impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
         QUERIES
     }
 
-    /// The products with the panel of keys that starts at `start`.
+    /// Multiplies queries by the panel of keys that starts at `start`.
     #[inline(always)]
     fn score<const QUERIES: usize, const VECTORS: usize>(&mut self, first: usize, start: usize) {
         let (simd, depth) = (self.simd, self.shape.depth());
@@ -302,14 +304,14 @@ impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
         for (query, sums) in sums.iter().enumerate() {
             let scores = &mut self.scores[query * self.shape.padded_keys() + start..];
             let (scores, _) = S::as_mut_simd_f32s(scores);
-            // `copy_from_slice` would be a call.
+            // `copy_from_slice` would compile to a call.
             for (score, sum) in scores[..VECTORS].iter_mut().zip(sums) {
                 *score = *sum;
             }
         }
     }
 
-    /// The products of the first `seen` powers with the panel of values that starts at feature `start`.
+    /// Multiplies the first `seen` softmax numerators by the panel of values that starts at feature `start`.
     #[inline(always)]
     fn mix<const QUERIES: usize, const VECTORS: usize>(
         &mut self,
@@ -346,7 +348,7 @@ impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
     }
 }
 
-/// Takes scores times `factor`, which makes them logarithms to base 2, and adds a row of bias.
+/// Scales scores to base-2 logarithms and adds a row of the bias.
 #[inline(always)]
 fn add_bias(scores: &mut [f32], factor: f32, bias: &[f32]) {
     for (score, bias) in scores.iter_mut().zip(bias) {
@@ -354,12 +356,11 @@ fn add_bias(scores: &mut [f32], factor: f32, bias: &[f32]) {
     }
 }
 
-/// Turns scores into 2 to `factor` times their distance from the greatest, and returns what makes their sum 1. `factor`
-/// is more than 0.
+/// Replaces scores by `2^(factor · (score − max))` and returns the reciprocal of their sum. `factor` is greater than 0.
 #[inline(always)]
 fn powers<S: Simd>(simd: S, scores: &mut [f32], factor: f32) -> f32 {
     let (vectors, rest) = S::as_mut_simd_f32s(scores);
-    // Two, so that one maximum does not wait for the other; each by its name, so that it stays in a register.
+    // Two independent maxima, to avoid a dependency chain, in separate variables, to stay in registers.
     let mut even = simd.splat_f32s(f32::NEG_INFINITY);
     let mut odd = even;
     let (pairs, last) = vectors.as_chunks::<2>();
@@ -412,7 +413,10 @@ fn add_scaled<S: Simd>(simd: S, out: &mut [f32], x: &[f32], factor: f32) {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::float_cmp, reason = "what nobody wrote to, and rows the same, bit for bit")]
+    #![expect(
+        clippy::float_cmp,
+        reason = "untouched elements, and rows that are equal bit for bit"
+    )]
 
     use proptest::prelude::*;
 
@@ -439,14 +443,14 @@ mod tests {
         false
     }
 
-    /// The definition, in f64, one query and head after the other; checks this processor's vectors and none, or its
-    /// bf16 if it has such.
+    /// Compares with the definition in f64, computed query by query and head by head. Checks this processor's vectors
+    /// and scalar code, or bf16 if supported.
     fn check(case: &Case) {
         let Case { num_queries, num_keys, num_heads, head_dim, causal, with_bias, bf16 } = *case;
         let rounds = bf16 && has_bf16() && num_queries > 1;
         let width = num_heads * head_dim;
         let scale = 1.0 / (head_dim as f32).sqrt();
-        // Columns of one product, as queries, keys and values of a model are.
+        // Columns of one product, as in a model's fused projection.
         let tokens = numbers(num_queries.max(num_keys) * 3 * width, 7);
         let tokens: Vec<f32> = tokens.iter().map(|x| x * 3.0).collect();
         let all = Matrix::new(&tokens, num_queries.max(num_keys), 3 * width);
@@ -458,7 +462,7 @@ mod tests {
         let scratch = Scratch::default();
         let mut attention = Attention { num_heads, scale, bias: None, causal, bf16, scratch };
         let mut out = vec![7.0; num_queries * width];
-        // What an earlier, longer row left behind must not matter.
+        // Leftovers of an earlier, longer sequence must not matter.
         let nans = vec![f32::NAN; (num_keys + 40) * width];
         let longer = Matrix::new(&nans, num_keys + 40, width);
         attention.row(longer, longer, longer, &mut vec![0.0; nans.len()]);
@@ -492,7 +496,7 @@ mod tests {
                     let mixed: f64 =
                         powers.iter().enumerate().map(|(key, power)| power * of(v, key, i)).sum();
                     let place = query * width + head * head_dim + i;
-                    // Values are up to 3, and powers of bf16 have 8 bits.
+                    // Values are up to 3, and softmax numerators in bf16 have 8 bits.
                     let bound = if rounds { 3.0 / 512.0 } else { 2e-5 };
                     for found in [out[place], plain[place]] {
                         let off = (f64::from(found) - mixed / sum).abs();
@@ -501,7 +505,7 @@ mod tests {
                 }
             }
         }
-        // The last queries, alone with the same keys, get the same numbers; a single one has a kernel of its own.
+        // The last queries, alone with the same keys, get identical results. A single query has its own kernel.
         if num_queries > 3 && num_queries <= num_keys {
             let mut last = vec![7.0; 2 * width];
             attention.row(q.block(num_queries - 2..num_queries, 0..q.columns), k, v, &mut last);
@@ -532,7 +536,7 @@ mod tests {
         if !has_bf16() {
             eprintln!("SKIPPED: bf16, which this processor does not have");
         }
-        // Sums over more keys than are added up at once.
+        // Sums over more keys than one accumulation block.
         for bf16 in [false, true] {
             check(&Case {
                 num_queries: 2,
@@ -564,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_number_shows_in_its_own_row_and_head() {
+    fn nan_stays_in_its_own_row_and_head() {
         let numbers: Vec<f32> = (0..24).map(|i| if i == 13 { f32::NAN } else { 1.0 }).collect();
         let q = Matrix::new(&numbers, 6, 4);
         let ones = [1.0; 24];

@@ -1,7 +1,7 @@
-//! Queries, keys and values of one row of the table, packed as the products read them.
+//! Packs the queries, keys and values of one sequence into panels.
 //!
-//! Every token is read once, from its first number to its last, because the output of a projection exceeds the nearest
-//! cache. Not here: the products. The entry is [`Panels`].
+//! Reads every token once, from its first element to its last, because the output of a projection exceeds the L1 cache.
+//! Not here: the products. The entry is [`Panels`].
 
 use std::array;
 
@@ -10,17 +10,18 @@ use pulp::Simd;
 use super::super::Matrix;
 use super::super::tile::{Operands, PANEL};
 
-/// Panels that are not full are a half: what is beyond the keys, or a head's features, is computed in vain.
+/// A partial panel is padded to half a panel. The padding beyond the keys, or beyond a head's features, is computed but
+/// unused.
 pub(super) const HALF: usize = PANEL / 2;
 
-/// The sizes of a row.
+/// The dimensions of a sequence.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub(super) num_heads: usize,
     pub(super) num_queries: usize,
     pub(super) num_keys: usize,
     pub(super) head_dim: usize,
-    /// Numbers of a [group](Operands::GROUP).
+    /// Elements of a [group](Operands::GROUP).
     group: usize,
 }
 
@@ -30,28 +31,28 @@ impl Shape {
         Self { num_heads, num_queries: q.rows, num_keys: k.rows, head_dim, group }
     }
 
-    /// Keys of the panels of a head.
+    /// The number of keys of a head, padded to panels.
     pub(super) fn padded_keys(self) -> usize {
         self.num_keys.next_multiple_of(HALF)
     }
 
-    /// Features of the panels of a head.
+    /// The number of features of a head, padded to panels.
     fn padded_dim(self) -> usize {
         self.head_dim.next_multiple_of(HALF)
     }
 
-    /// Groups of a query or a key.
+    /// Groups per query or key.
     pub(super) fn depth(self) -> usize {
         self.head_dim.div_ceil(self.group)
     }
 
-    /// Groups of a feature of all values.
+    /// Groups of values per feature.
     pub(super) fn value_groups(self) -> usize {
         self.num_keys.div_ceil(self.group)
     }
 }
 
-/// What one row needs while it is computed, with room that the next one uses again.
+/// Buffers for one sequence, reused by the next.
 #[derive(Default)]
 pub(super) struct Panels {
     /// For each head, `(queries, groups of the head's features)`.
@@ -60,11 +61,11 @@ pub(super) struct Panels {
     keys: Vec<f32>,
     /// For each head, panel after panel of features, `(groups of keys, features of the panel)` each.
     values: Vec<f32>,
-    /// Some keys of a head, `(HALF, groups of the head's features)`.
+    /// A few keys of a head, `(HALF, groups of the head's features)`.
     some_keys: Vec<f32>,
 }
 
-/// What a [`Panels`] holds of one head.
+/// The panels of one head.
 pub(super) struct Head<'a> {
     pub(super) queries: &'a [f32],
     pub(super) keys: &'a [f32],
@@ -72,7 +73,7 @@ pub(super) struct Head<'a> {
 }
 
 impl Panels {
-    /// The panels of a head of what was laid out in this shape.
+    /// The panels of head `head`, packed with this shape.
     pub(super) fn head(&self, head: usize, shape: Shape) -> Head<'_> {
         let queries = shape.num_queries * shape.depth();
         let keys = shape.padded_keys() * shape.depth();
@@ -118,7 +119,7 @@ impl Panels {
         self.keys.resize(num_heads * padded_keys * depth, 0.0);
         self.some_keys.resize(HALF * depth, 0.0);
         for first in (0..num_keys).step_by(HALF) {
-            // Beyond the last key, the last key again: nobody looks at its scores.
+            // Pads with the last key; its scores are unused.
             let rows: [&[f32]; HALF] = array::from_fn(
                 #[inline(always)]
                 |i| k.row((first + i).min(num_keys - 1)),
@@ -149,7 +150,7 @@ impl Panels {
         self.values.resize(num_heads * groups * padded_dim, 0.0);
         for group in 0..groups {
             let first = v.row(group * O::GROUP);
-            // Beyond the last value, the last value again: it is multiplied with zero.
+            // Pads with the last value, which is multiplied by zero.
             let second = v.row((group * O::GROUP + 1).min(num_keys - 1));
             for head in 0..num_heads {
                 for start in (0..head_dim).step_by(PANEL) {
@@ -165,7 +166,7 @@ impl Panels {
     }
 }
 
-/// [Joins](Operands::join) numbers of two rows, of which `panel` may have more.
+/// [Joins](Operands::join) the elements of two rows. `panel` may be longer.
 #[inline(always)]
 fn join<S: Simd, O: Operands<S>>(
     simd: S,
@@ -186,7 +187,7 @@ fn join<S: Simd, O: Operands<S>>(
     }
 }
 
-/// Columns of `rows`, of which there are [`HALF`], become rows of `out`, `stride` apart.
+/// Transposes [`HALF`] `rows` into rows of `out` with the given `stride`.
 #[inline(always)]
 fn transpose<S: Simd>(simd: S, out: &mut [f32], stride: usize, rows: &[f32]) {
     let columns = rows.len() / HALF;
@@ -200,13 +201,13 @@ fn transpose<S: Simd>(simd: S, out: &mut [f32], stride: usize, rows: &[f32]) {
     }
 }
 
-/// As [`transpose`], but only as many columns as there are rows at once, by shuffles of whole vectors, and none where
-/// vectors are not that long; returns how many.
+/// Like [`transpose`], but only for whole squares, by vector shuffles. Returns the number of transposed columns, which
+/// is 0 where vectors are shorter than [`HALF`].
 #[inline(always)]
 fn transpose_squares<S: Simd>(simd: S, out: &mut [f32], stride: usize, rows: &[f32]) -> usize {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = (&simd as &dyn std::any::Any).downcast_ref::<pulp::x86::V4>() {
-        /// Numbers of two vectors in turns: those of their low halves, and those of their high ones.
+        /// Indices that interleave two vectors: their low halves, and their high halves.
         const TURNS: [[u32; HALF]; 2] = [
             [0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23],
             [8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31],
@@ -219,7 +220,7 @@ fn transpose_squares<S: Simd>(simd: S, out: &mut [f32], stride: usize, rows: &[f
                 #[inline(always)]
                 |row| simd.partial_load_f32s(&rows[row * columns + square * HALF..][..HALF]),
             );
-            // Each turn takes a bit of the number of a place from its row to its column.
+            // Each iteration moves one bit of an element's index from its row to its column.
             for _ in 0..HALF.ilog2() {
                 let mut turned = vectors;
                 for row in 0..HALF / 2 {

@@ -1,0 +1,131 @@
+//! The flags that `run` and `schedule` share. Not here: running the job (`run`).
+
+use std::sync::Arc;
+
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+
+use crate::config::pipeline::{DeviceSpec, Dtype, Pipeline};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::Hub;
+use crate::job::{Job, JobOptions};
+use crate::sink::{Shard, Sink};
+
+/// The job options of the command line.
+#[derive(Args, Debug)]
+pub(super) struct JobArgs {
+    /// Read at most this many rows of the source.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+
+    /// Replace an existing output at `sink.path`: the files of an earlier run, or a single file.
+    #[arg(long)]
+    fresh: bool,
+
+    /// Remove rows of deleted input files from the output of an incremental pipeline.
+    #[arg(long)]
+    prune: bool,
+
+    /// Compute the I-th of N shares of the units, while other processes compute the others. The last one to finish
+    /// publishes the output.
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<Shard>,
+
+    /// The device of every model: auto, cpu, cuda or cuda:N.
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
+    device: Option<DeviceSpec>,
+
+    /// The dtype of every model: auto, f32, f16 and bf16 on a GPU, or int8 on a CPU (faster, encoders only).
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+}
+
+impl ValueEnum for Dtype {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Auto, Self::F32, Self::F16, Self::Bf16, Self::Int8]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+fn device(text: &str) -> std::result::Result<DeviceSpec, String> {
+    match (text, DeviceSpec::cuda_ordinal(text)) {
+        ("auto", _) => Ok(DeviceSpec::Auto),
+        ("cpu", _) => Ok(DeviceSpec::Cpu),
+        (_, Some(ordinal)) => Ok(DeviceSpec::Cuda(ordinal)),
+        _ => Err("expected auto, cpu, cuda or cuda:N, such as cuda:0".to_owned()),
+    }
+}
+
+/// `2/4` means the second of four shards.
+fn shard(text: &str) -> std::result::Result<Shard, String> {
+    let parts = text.split_once('/').and_then(|(index, count)| {
+        Some((index.parse::<usize>().ok()?, count.parse::<usize>().ok()?))
+    });
+    match parts {
+        Some((index, count)) if (1..=count).contains(&index) => {
+            Ok(Shard { index: index - 1, count })
+        }
+        _ => Err("expected I/N, such as 1/4 for the first of four shares".to_owned()),
+    }
+}
+
+impl JobArgs {
+    /// The equivalent command-line arguments.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut add = |name: &str, value: Option<String>| {
+            arguments.extend(value.map(|value| format!("--{name}={value}")));
+        };
+        add("limit", self.limit.map(|limit| limit.to_string()));
+        add("shard", self.shard.map(|shard| shard.to_string()));
+        add("device", self.device.map(|device| device.to_string()));
+        add("dtype", self.dtype.map(|dtype| dtype.name().to_owned()));
+        for (name, is_set) in [("--fresh", self.fresh), ("--prune", self.prune)] {
+            arguments.extend(is_set.then(|| name.to_owned()));
+        }
+        arguments
+    }
+
+    /// Checks and plans the job of a pipeline with these options.
+    pub(super) async fn prepare(&self, mut pipeline: Pipeline, hub: Hub) -> Result<Job> {
+        for model in pipeline.models_mut() {
+            model.device = self.device.unwrap_or(model.device);
+            model.dtype = self.dtype.unwrap_or(model.dtype);
+        }
+        let (limit, overwrite, prune) = (self.limit, self.fresh, self.prune);
+        let options = JobOptions { limit, overwrite, prune, shard: self.shard };
+        check_options(&options, &pipeline)?;
+        Sink::check(&pipeline.sink, overwrite || pipeline.run.is_incremental)?;
+        Job::prepare(pipeline, options, Arc::new(hub)).await
+    }
+}
+
+/// Rejects flags that conflict with each other or with the pipeline.
+///
+/// # Errors
+/// `Usage` with an alternative.
+pub(super) fn check_options(options: &JobOptions, pipeline: &Pipeline) -> Result<()> {
+    let is_incremental = pipeline.run.is_incremental;
+    let (message, hint) = if options.prune && !is_incremental {
+        (
+            "`--prune` requires `run.incremental`",
+            "`--fresh` computes the output again, without files that no longer exist",
+        )
+    } else if options.limit.is_some() && is_incremental {
+        (
+            "`--limit` conflicts with `run.incremental`: it would split units",
+            "add `--set run.incremental=null --set sink.path=…` to try a few rows",
+        )
+    } else if options.shard.is_some() && options.overwrite {
+        (
+            "`--shard` conflicts with `--fresh`: each shard would remove the units of the others",
+            "remove the output first, or choose another `sink.path`",
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Usage, message).hint(hint))
+}

@@ -1,0 +1,52 @@
+//! The error of a row, and the type of a column that keeps row errors beside values. Not here: the handling of refused
+//! rows (`row_errors`).
+
+use arrow::datatypes::{DataType, Field, Fields};
+
+use crate::error::{Error, RowErrorKind};
+
+/// Why a row was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RowError {
+    pub(crate) kind: RowErrorKind,
+    pub(crate) message: String,
+}
+
+impl From<&Error> for RowError {
+    fn from(error: &Error) -> Self {
+        let kind = error.row_kind().unwrap_or_default();
+        Self { kind, message: error.message().to_owned() }
+    }
+}
+
+/// The handling of a row that the task or the model refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowErrors {
+    /// The run fails.
+    #[default]
+    Fail,
+    /// The error message is kept beside the value: the column is a Struct<value, error>.
+    Keep,
+    /// The error message and its kind are kept beside the value: Struct<value, error, kind>.
+    KeepKind,
+}
+
+/// The fields of a column that keeps row errors.
+pub(crate) fn error_parts(value: &DataType, row_errors: RowErrors) -> Fields {
+    let mut fields =
+        vec![Field::new("value", value.clone(), true), Field::new("error", DataType::Utf8, true)];
+    if row_errors == RowErrors::KeepKind {
+        fields.push(Field::new("kind", DataType::Utf8, true));
+    }
+    fields.into()
+}
+
+/// The type of the column of a step whose task returns `field`.
+pub(crate) fn output_type(field: &Field, row_errors: RowErrors) -> DataType {
+    match row_errors {
+        RowErrors::Fail => field.data_type().clone(),
+        RowErrors::Keep | RowErrors::KeepKind => {
+            DataType::Struct(error_parts(field.data_type(), row_errors))
+        }
+    }
+}

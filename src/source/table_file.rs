@@ -1,0 +1,113 @@
+//! A file of a table: its inspection, and the part of it to read. Not here: the table of many files (`table`), the readers
+//! of formats (`reader`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::inspect::{self, Layout, Rows, Start};
+use super::invalid::InvalidText;
+use super::listing::ListedFile;
+use super::session::ROWS_PER_BATCH;
+use super::stamp::FileStamp;
+use super::units::{Part, Unit};
+use super::value_sizes::batch_rows;
+use crate::error::{Error, ErrorKind};
+use crate::guard::guarded;
+
+/// A file of a table, and its row counts.
+#[derive(Clone, Debug)]
+pub(super) struct TableFile {
+    pub(super) file: ListedFile,
+    pub(super) rows: Rows,
+    pub(super) text_bytes: BTreeMap<String, u64>,
+    pub(super) starts: Arc<[Start]>,
+    /// The texts that are not UTF-8, if they are not errors.
+    pub(super) invalid: Arc<InvalidText>,
+    /// The settings for reading the file.
+    pub(super) layout: Arc<Layout>,
+    /// The part to read; `None` means the whole file.
+    pub(super) part: Option<Part>,
+    /// The first row of the part.
+    pub(super) first_row: u64,
+    /// The number of rows in the part, if counted.
+    pub(super) part_rows: Option<u64>,
+}
+
+impl TableFile {
+    /// The number of rows per batch of a Parquet file, which bounds the memory of the requested columns.
+    ///
+    /// # Errors
+    /// A page of the file cannot be read.
+    pub(super) fn parquet_batch_rows(
+        &self,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> crate::Result<usize> {
+        let large = &self.layout.large_values;
+        if large.is_empty() {
+            return Ok(ROWS_PER_BATCH);
+        }
+        let rows = match &self.part {
+            Some(Part::Rows { rows, .. }) => rows.clone(),
+            _ => 0..u64::MAX,
+        };
+        let path = self.file.path.display();
+        let rows = guarded(ErrorKind::Data, &format!("`{path}`"), || {
+            Ok(match &self.file.remote {
+                Some(remote) => batch_rows(large, &rows, true, remote, is_wanted),
+                None => {
+                    batch_rows(large, &rows, false, &inspect::open(&self.file.path)?, is_wanted)
+                }
+            })
+        })?;
+        rows.map_err(|error| {
+            // A changed file may fail with any other error.
+            if let Err(changed) = self.check_stamp() {
+                return changed;
+            }
+            let message = format!("cannot read the pages of `{path}`");
+            Error::new(ErrorKind::Data, message)
+                .source(error)
+                .at(path)
+                .hint("the file may be damaged; write or copy it again")
+        })
+    }
+
+    /// Fails if a local file has changed since its inspection.
+    pub(super) fn check_stamp(&self) -> crate::Result<()> {
+        let ListedFile { path, stamp, remote, .. } = &self.file;
+        let found = std::fs::metadata(path).and_then(|found| FileStamp::of_file(&found));
+        if remote.is_some() || found.map_or(true, |found| found == *stamp) {
+            return Ok(());
+        }
+        let message = format!("`{}` was changed while it was read", path.display());
+        Err(Error::new(ErrorKind::Data, message)
+            .at(path.display())
+            .hint("run again once no other program writes to it"))
+    }
+
+    /// The number of rows to read, if it is known.
+    pub(super) fn known_rows(&self) -> Option<u64> {
+        if self.part.is_some() { self.part_rows } else { self.rows.exactly() }
+    }
+
+    /// Its units, as those of file `number`; a single one if it cannot be split.
+    pub(super) fn units(&self, number: usize) -> Vec<Unit> {
+        let rows = self.rows.exactly();
+        let (Some(all), false) = (rows, self.starts.is_empty()) else {
+            return vec![Unit { file: number, rows: rows.map(|rows| 0..rows), part: None }];
+        };
+        let starts =
+            [(0, 0)].into_iter().chain(self.starts.iter().map(|start| (start.row, start.byte)));
+        let ends = self.starts.iter().map(|start| (start.row, start.byte));
+        let ends = ends.chain([(all, self.file.bytes)]);
+        let units = starts.zip(ends).map(|((row, byte), (end_row, end_byte))| {
+            let part = if self.file.form.format.is_text() {
+                Part::Bytes(byte..end_byte)
+            } else {
+                Part::Rows { rows: row..end_row, of: all }
+            };
+            Unit { file: number, rows: Some(row..end_row), part: Some(part) }
+        });
+        units.collect()
+    }
+}
