@@ -58,7 +58,10 @@ impl ModelsArgs {
         line("labels", &labels.join(", "));
         line("hidden_size", &dimensions.hidden_size);
         line("layers", &dimensions.num_hidden_layers);
-        line("attention heads", &dimensions.num_attention_heads);
+        let (heads, kv_heads) = (dimensions.num_attention_heads, dimensions.num_key_value_heads);
+        let shared =
+            if kv_heads == heads { String::new() } else { format!(", {kv_heads} of keys") };
+        line("attention heads", &format!("{heads}{shared}"));
         if let Some(image) = dimensions.image {
             let processor = AutoImageProcessor::from_snapshot(&snapshot).map_err(named)?;
             line("images", &format!("{} by {} pixels", image.height, image.width));

@@ -29,10 +29,13 @@ struct HeadGolden {
 impl HeadGolden {
     /// All goldens of the classes that return token logits from one forward pass.
     fn all() -> Vec<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/heads");
-        let mut dirs: Vec<PathBuf> = std::fs::read_dir(root)
-            .unwrap()
-            .flat_map(|family| std::fs::read_dir(family.unwrap().path()).unwrap())
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let folders = FAMILIES.iter().flat_map(|family| {
+            ["heads", "modern"].map(|folder| root.join(folder).join(family.model_type))
+        });
+        let mut dirs: Vec<PathBuf> = folders
+            .filter(|folder| folder.is_dir())
+            .flat_map(|folder| std::fs::read_dir(folder).unwrap())
             .map(|dir| dir.unwrap().path())
             .collect();
         dirs.sort();

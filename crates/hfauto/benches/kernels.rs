@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
 use hfauto::nn::{
-    Activation, AttentionOptions, LayerNorm, Linear, ModelInputs, PositionIds, Precision, attention,
+    Activation, AttentionOptions, KvCache, LayerNorm, Lengths, Linear, ModelInputs, PositionIds,
+    Precision, attention, attention_over,
 };
 
 #[global_allocator]
@@ -38,6 +39,10 @@ fn main() -> Result<()> {
         for tokens in [16, 27, 128, 512] {
             attend(tokens, head_dim, peak)?;
         }
+    }
+    println!("\ndecoding, one query of 12 heads over a cache, GFLOP/s");
+    for (tokens, head_dim) in [(64, 64), (512, 64), (512, 128)] {
+        decode(tokens, head_dim)?;
     }
     println!("\npasses over 512 tokens, nanoseconds a number");
     passes()
@@ -143,6 +148,21 @@ fn attend(tokens: usize, head_dim: usize, peak: f64) -> Result<()> {
         print!("  {rate:>5.0} ({:>3.0}%)", 100.0 * rate / peak);
     }
     println!();
+    Ok(())
+}
+
+fn decode(tokens: usize, head_dim: usize) -> Result<()> {
+    let hidden_size = 12 * head_dim;
+    let keys = Tensor::randn(0f32, 1.0, (8 * tokens, hidden_size), &Device::Cpu)?;
+    let cache = KvCache::new(&keys, &keys, &Lengths::new([tokens; 8]))?;
+    let q = Tensor::randn(0f32, 1.0, (8, hidden_size), &Device::Cpu)?;
+    let options = AttentionOptions::new(12, head_dim).with_causal(true);
+    let queries = Lengths::new([1; 8]);
+    let rate = rate((8 * 4 * tokens * hidden_size) as f64, || {
+        black_box(attention_over(&q, &queries, &cache, options)?);
+        Ok(())
+    })?;
+    println!("  {:<26}  {rate:>5.1}", format!("{tokens} keys, heads of {head_dim}"));
     Ok(())
 }
 

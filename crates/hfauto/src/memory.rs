@@ -83,7 +83,7 @@ fn tokens_within(
     let (token_bytes, share, range) = match (on_cpu, generates) {
         (true, false) => return ON_CPU,
         (true, true) => {
-            let kept = |d: &Dimensions| 2 * d.num_hidden_layers * d.hidden_size * size_of::<f32>();
+            let kept = |d: &Dimensions| 2 * d.num_hidden_layers * d.kv_width() * size_of::<f32>();
             (dimensions.map_or(1, kept), 8, GENERATING_ON_CPU)
         }
         (false, _) => {
@@ -106,10 +106,13 @@ mod tests {
             hidden_size: 768,
             num_hidden_layers: 12,
             num_attention_heads: 12,
+            num_key_value_heads: 12,
+            head_dim: 64,
             vocab_size: 100,
             type_vocab_size: None,
             position_ids: PositionIds::FromZero,
             max_position_embeddings: None,
+            extrapolates: false,
             image: None,
         };
         let tokens = |on_cpu, generates, mib: Option<usize>| {

@@ -417,7 +417,9 @@ mod tests {
             text,
             "model_type `rberta` in config.json is not implemented; the nearest name is `roberta`\n\
              hint: implemented model types: \
-             bert, camembert, deit, distilbert, gpt2, mpnet, mt5, roberta, t5, vit, xlm-roberta"
+             bert, camembert, deit, distilbert, eurobert, gemma, gemma2, gemma3_text, gpt2, gte, llama, \
+             mistral, modernbert, mpnet, mt5, nomic_bert, phi3, qwen2, qwen3, roberta, smollm3, t5, vit, \
+             xlm-roberta"
         );
         let (_, text) = refused(json!({"model_type": "mamba"}), json!({}));
         assert!(text.contains("`mamba`") && !text.contains("nearest"), "{text}");

@@ -13,7 +13,11 @@ use crate::models::bert::{BertConfig, BertModel};
 use crate::models::deit::deit_config;
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
 use crate::models::gpt2::{Gpt2Config, Gpt2Model};
+use crate::models::gte::{GteConfig, GteModel};
+use crate::models::llama::{LlamaConfig, LlamaModel};
+use crate::models::modernbert::{ModernBertConfig, ModernBertModel};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
+use crate::models::nomic_bert::nomic_bert_config;
 use crate::models::roberta::{roberta_config, xlm_roberta_config};
 use crate::models::t5::{T5Config, T5EncoderModel, T5Model};
 use crate::models::vit::{ViTConfig, ViTModel};
@@ -24,6 +28,8 @@ use crate::models::{Backbone, Dimensions, Fields, HeadLayout};
 pub struct Family {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
+    /// Other names of the `model_type`, in remote code. They are prefixes of tensor names, too.
+    pub other_model_types: &'static [&'static str],
     /// The prefix of the names in `architectures`.
     pub architecture: &'static str,
     /// The prefix of tensor names in a checkpoint that was saved with a head.
@@ -63,12 +69,14 @@ pub struct FamilyHead {
     pub architecture: Option<&'static str>,
     /// Its layers.
     pub layout: HeadLayout,
+    /// The prefix of tensor names in checkpoints with this head, if it is another one.
+    pub base_model_prefix: Option<&'static str>,
     /// The backbone, if it is not the one that `AutoModel` loads (T5 with its decoder).
     pub backbone: Option<LoadBackbone>,
 }
 
 /// The implemented values of `model_type`, in alphabetical order.
-pub static FAMILIES: [Family; 11] = [
+pub static FAMILIES: [Family; 24] = [
     BERT,
     Family {
         model_type: "camembert",
@@ -106,6 +114,37 @@ pub static FAMILIES: [Family; 11] = [
         ..BERT
     },
     Family {
+        model_type: "eurobert",
+        architecture: "EuroBert",
+        tokenizer_class: Some("PreTrainedTokenizerFast"),
+        special_token_ids: &[
+            ("bos_token_id", 128_000),
+            ("eos_token_id", 128_001),
+            ("pad_token_id", 128_001),
+        ],
+        dimensions: |fields| Ok(LlamaConfig::eurobert(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::eurobert(fields)?, &vb),
+        heads: &heads::EUROBERT,
+        ..LLAMA
+    },
+    GEMMA,
+    Family {
+        model_type: "gemma2",
+        architecture: "Gemma2",
+        dimensions: |fields| Ok(LlamaConfig::gemma2(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::gemma2(fields)?, &vb),
+        heads: &heads::GEMMA2,
+        ..GEMMA
+    },
+    Family {
+        model_type: "gemma3_text",
+        architecture: "Gemma3Text",
+        dimensions: |fields| Ok(LlamaConfig::gemma3_text(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::gemma3_text(fields)?, &vb),
+        heads: &heads::GEMMA3_TEXT,
+        ..GEMMA
+    },
+    Family {
         model_type: "gpt2",
         architecture: "GPT2",
         base_model_prefix: "transformer",
@@ -125,6 +164,47 @@ pub static FAMILIES: [Family; 11] = [
         },
         heads: &heads::GPT2,
         keys_to_ignore_on_load_unexpected: &["multiple_choice_head."],
+        ..BERT
+    },
+    Family {
+        model_type: "gte",
+        other_model_types: &["new"],
+        architecture: "Gte",
+        base_model_prefix: "gte",
+        int8: false,
+        tokenizer_class: Some("XLMRobertaTokenizer"),
+        special_token_ids: &[("pad_token_id", 1)],
+        dimensions: |fields| Ok(GteConfig::new(fields)?.dimensions()),
+        auto_model: |fields, vb| gte(&GteConfig::new(fields)?, vb),
+        heads: &heads::GTE,
+        ..BERT
+    },
+    LLAMA,
+    Family {
+        model_type: "mistral",
+        architecture: "Mistral",
+        dimensions: |fields| Ok(LlamaConfig::mistral(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::mistral(fields)?, &vb),
+        heads: &heads::MISTRAL,
+        ..LLAMA
+    },
+    Family {
+        model_type: "modernbert",
+        architecture: "ModernBert",
+        base_model_prefix: "model",
+        int8: false,
+        tokenizer_class: Some("PreTrainedTokenizerFast"),
+        special_token_ids: &[
+            ("bos_token_id", 50_281),
+            ("eos_token_id", 50_282),
+            ("pad_token_id", 50_283),
+        ],
+        dimensions: |fields| Ok(ModernBertConfig::new(fields)?.dimensions()),
+        auto_model: |fields, vb| {
+            let config = ModernBertConfig::new(fields)?;
+            Ok(Box::new(ModernBertModel::load(&vb, &config).map_err(cannot_load)?))
+        },
+        heads: &heads::MODERNBERT,
         ..BERT
     },
     Family {
@@ -150,7 +230,61 @@ pub static FAMILIES: [Family; 11] = [
         heads: &heads::MT5,
         ..T5
     },
+    Family {
+        model_type: "nomic_bert",
+        architecture: "NomicBert",
+        base_model_prefix: "nomic_bert",
+        attribute_map: &[
+            ("hidden_act", "activation_function"),
+            ("hidden_size", "n_embd"),
+            ("intermediate_size", "n_inner"),
+            ("layer_norm_eps", "layer_norm_epsilon"),
+            ("max_position_embeddings", "n_positions"),
+            ("num_attention_heads", "n_head"),
+            ("num_hidden_layers", "n_layer"),
+            ("rope_theta", "rotary_emb_base"),
+        ],
+        int8: false,
+        dimensions: |fields| Ok(nomic_bert_config(fields)?.dimensions()),
+        auto_model: |fields, vb| gte(&nomic_bert_config(fields)?, vb),
+        heads: &heads::NOMIC_BERT,
+        ..BERT
+    },
+    Family {
+        model_type: "phi3",
+        architecture: "Phi3",
+        special_token_ids: &[
+            ("bos_token_id", 1),
+            ("eos_token_id", 32_000),
+            ("pad_token_id", 32_000),
+        ],
+        dimensions: |fields| Ok(LlamaConfig::phi3(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::phi3(fields)?, &vb),
+        heads: &heads::GEMMA,
+        ..LLAMA
+    },
+    QWEN2,
+    Family {
+        model_type: "qwen3",
+        architecture: "Qwen3",
+        dimensions: |fields| Ok(LlamaConfig::qwen3(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::qwen3(fields)?, &vb),
+        ..QWEN2
+    },
     ROBERTA,
+    Family {
+        model_type: "smollm3",
+        architecture: "SmolLM3",
+        tokenizer_class: Some("PreTrainedTokenizerFast"),
+        special_token_ids: &[
+            ("bos_token_id", 128_000),
+            ("eos_token_id", 128_001),
+            ("pad_token_id", 128_004),
+        ],
+        dimensions: |fields| Ok(LlamaConfig::smollm3(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::smollm3(fields)?, &vb),
+        ..LLAMA
+    },
     T5,
     VIT,
     XLM_ROBERTA,
@@ -158,6 +292,7 @@ pub static FAMILIES: [Family; 11] = [
 
 const BERT: Family = Family {
     model_type: "bert",
+    other_model_types: &[],
     architecture: "Bert",
     base_model_prefix: "bert",
     attribute_map: &[],
@@ -191,6 +326,40 @@ const XLM_ROBERTA: Family = Family {
     dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
     auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
     ..ROBERTA
+};
+
+const LLAMA: Family = Family {
+    model_type: "llama",
+    architecture: "Llama",
+    base_model_prefix: "model",
+    int8: false,
+    tokenizer_class: Some("LlamaTokenizer"),
+    special_token_ids: &[("bos_token_id", 1), ("eos_token_id", 2)],
+    dimensions: |fields| Ok(LlamaConfig::llama(fields)?.dimensions()),
+    auto_model: |fields, vb| llama(LlamaConfig::llama(fields)?, &vb),
+    heads: &heads::LLAMA,
+    ..BERT
+};
+
+const QWEN2: Family = Family {
+    model_type: "qwen2",
+    architecture: "Qwen2",
+    tokenizer_class: Some("Qwen2Tokenizer"),
+    special_token_ids: &[],
+    dimensions: |fields| Ok(LlamaConfig::qwen2(fields)?.dimensions()),
+    auto_model: |fields, vb| llama(LlamaConfig::qwen2(fields)?, &vb),
+    ..LLAMA
+};
+
+const GEMMA: Family = Family {
+    model_type: "gemma",
+    architecture: "Gemma",
+    tokenizer_class: Some("GemmaTokenizer"),
+    special_token_ids: &[("pad_token_id", 0), ("eos_token_id", 1), ("bos_token_id", 2)],
+    dimensions: |fields| Ok(LlamaConfig::gemma(fields)?.dimensions()),
+    auto_model: |fields, vb| llama(LlamaConfig::gemma(fields)?, &vb),
+    heads: &heads::GEMMA,
+    ..LLAMA
 };
 
 const T5: Family = Family {
@@ -232,7 +401,21 @@ const VIT: Family = Family {
 impl Family {
     /// The row of `model_type`.
     pub fn find(model_type: &str) -> Option<&'static Self> {
-        FAMILIES.iter().find(|family| family.model_type == model_type)
+        FAMILIES.iter().find(|family| {
+            family.model_type == model_type || family.other_model_types.contains(&model_type)
+        })
+    }
+
+    /// The default id of a special token.
+    pub(super) fn special_token_id(&self, key: &str) -> Option<u32> {
+        self.special_token_ids.iter().find(|(name, _)| *name == key).map(|(_, id)| *id)
+    }
+
+    /// The prefixes of tensor names in checkpoints with a head.
+    pub(super) fn base_model_prefixes(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let of_heads = self.heads.iter().filter_map(|head| head.base_model_prefix);
+        let others = self.other_model_types.iter().copied();
+        std::iter::once(self.base_model_prefix).chain(others).chain(of_heads)
     }
 
     /// The row with the prefix of `architecture`, for example `BertForMaskedLM`.
@@ -319,6 +502,14 @@ fn bert(config: BertConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(BertModel::load(vb, &config).map_err(cannot_load)?))
 }
 
+fn gte(config: &GteConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(GteModel::load(vb, config).map_err(cannot_load)?))
+}
+
+fn llama(config: LlamaConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(LlamaModel::load(vb, config).map_err(cannot_load)?))
+}
+
 /// The encoder, as sentence-transformers uses it. The heads use the encoder and decoder.
 fn t5_encoder(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(T5EncoderModel::load(vb, config).map_err(cannot_load)?))
@@ -359,7 +550,8 @@ mod tests {
         assert_eq!(names, sorted);
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
         for name in names {
-            let places = [golden.join(name), golden.join("heads").join(name).join("model")];
+            let of = |folder: &str| golden.join(folder).join(name).join("model");
+            let places = [golden.join(name), of("heads"), of("modern")];
             assert!(
                 places.iter().any(|dir| dir.join("golden.safetensors").is_file()),
                 "no golden for `{name}`"
@@ -373,7 +565,14 @@ mod tests {
             let empty = Map::new();
             let fields = Fields::new(&empty);
             let dimensions = (family.dimensions)(&fields).unwrap();
-            let expected = if family.model_type.ends_with("t5") { 512 } else { 768 };
+            let expected = match family.model_type {
+                "t5" | "mt5" => 512,
+                "smollm3" => 2048,
+                "gemma2" | "gemma3_text" => 2304,
+                "gemma" | "phi3" => 3072,
+                "llama" | "mistral" | "qwen2" | "qwen3" => 4096,
+                _ => 768,
+            };
             assert_eq!(dimensions.hidden_size, expected, "{}", family.model_type);
             let asked = fields.asked();
             for (alias, name) in family.attribute_map {
@@ -397,7 +596,12 @@ mod tests {
             ("T5ForConditionalGeneration", Some("t5")),
             ("MT5EncoderModel", Some("mt5")),
             ("T5GemmaForConditionalGeneration", None),
-            ("LlamaModel", None),
+            ("LlamaModel", Some("llama")),
+            ("Llama4ForCausalLM", None),
+            ("Gemma2ForCausalLM", Some("gemma2")),
+            ("ModernBertForMaskedLM", Some("modernbert")),
+            ("ModernBertDecoderForCausalLM", None),
+            ("Gemma3TextForSequenceClassification", Some("gemma3_text")),
         ] {
             let family = Family::by_architecture(architecture);
             assert_eq!(family.map(|f| f.model_type), model_type, "{architecture}");

@@ -11,7 +11,8 @@ use crate::nn::Activation;
 const POOLER: [Layer; 2] = [Layer::Dense("pooler.dense"), Layer::Activation(Activation::Tanh)];
 
 const fn row(class: AutoClass, reads: Reads, layers: &'static [Layer]) -> FamilyHead {
-    Row { class, architecture: None, layout: HeadLayout { reads, layers }, backbone: None }
+    let layout = HeadLayout { reads, layers };
+    Row { class, architecture: None, layout, backbone: None, base_model_prefix: None }
 }
 
 /// `classifier` on every token.
@@ -27,6 +28,13 @@ const CHOICE: Row = row(
     AutoClass::MultipleChoice,
     Reads::First,
     &[POOLER[0], POOLER[1], Layer::Outputs("classifier", 1)],
+);
+
+/// The pooler, then the labels.
+const POOLED_LABELS: Row = row(
+    AutoClass::SequenceClassification,
+    Reads::First,
+    &[POOLER[0], POOLER[1], Layer::Labels("classifier")],
 );
 
 const BERT_VOCABULARY: [Layer; 4] = [
@@ -46,11 +54,7 @@ const BERT_VOCABULARY: [Layer; 4] = [
 pub(super) static BERT: [Row; 7] = [
     row(AutoClass::CausalLM, Reads::Tokens, &BERT_VOCABULARY),
     row(AutoClass::MaskedLM, Reads::Tokens, &BERT_VOCABULARY),
-    row(
-        AutoClass::SequenceClassification,
-        Reads::First,
-        &[POOLER[0], POOLER[1], Layer::Labels("classifier")],
-    ),
+    POOLED_LABELS,
     ANSWER,
     TOKENS,
     CHOICE,
@@ -127,13 +131,55 @@ pub(super) static DISTILBERT: [Row; 5] = [
     ),
 ];
 
-/// Heads of GPT-2.
-pub(super) static GPT2: [Row; 4] = [
-    row(AutoClass::CausalLM, Reads::Tokens, &[Layer::Vocabulary("lm_head", &[])]),
-    row(AutoClass::SequenceClassification, Reads::LastNotPad, &[Layer::LabelsNoBias("score")]),
-    ANSWER,
-    TOKENS,
+/// `score` on the last token that is not padding.
+const SCORE: Row =
+    row(AutoClass::SequenceClassification, Reads::LastNotPad, &[Layer::LabelsNoBias("score")]);
+
+/// `score` on every token.
+const SCORES: Row = row(AutoClass::TokenClassification, Reads::Tokens, &[Layer::Labels("score")]);
+
+const LM_HEAD: Layer = Layer::Vocabulary("lm_head", &[]);
+
+/// Heads of Mistral.
+pub(super) static MISTRAL: [Row; 4] =
+    [row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD]), SCORE, ANSWER, SCORES];
+
+/// Heads of Llama, Qwen2, Qwen3 and SmolLM3: Mistral's, with an old prefix of question answering.
+pub(super) static LLAMA: [Row; 4] = [
+    row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD]),
+    SCORE,
+    Row { base_model_prefix: Some("transformer"), ..ANSWER },
+    SCORES,
 ];
+
+/// Heads of Phi-3 and Gemma.
+pub(super) static GEMMA: [Row; 3] =
+    [row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD]), SCORE, SCORES];
+
+/// Heads of Gemma 2, whose logits over the vocabulary are capped.
+pub(super) static GEMMA2: [Row; 3] = [
+    row(
+        AutoClass::CausalLM,
+        Reads::Tokens,
+        &[LM_HEAD, Layer::Softcap("final_logit_softcapping", Some(30.0))],
+    ),
+    SCORE,
+    SCORES,
+];
+
+/// Heads of Gemma 3's text model.
+pub(super) static GEMMA3_TEXT: [Row; 2] = [
+    row(
+        AutoClass::CausalLM,
+        Reads::Tokens,
+        &[LM_HEAD, Layer::Softcap("final_logit_softcapping", None)],
+    ),
+    SCORE,
+];
+
+/// Heads of GPT-2.
+pub(super) static GPT2: [Row; 4] =
+    [row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD]), SCORE, ANSWER, TOKENS];
 
 /// `classifier` on the first token, which represents the image.
 const IMAGE: Row =
@@ -179,3 +225,104 @@ pub(super) static T5: [Row; 4] = t5(T5_MODEL);
 
 /// Heads of mT5.
 pub(super) static MT5: [Row; 4] = t5(MT5_MODEL);
+
+const MODERNBERT_POOLING: Reads =
+    Reads::Configured(&["classifier_pooling"], &[("cls", Reads::First), ("mean", Reads::Mean)]);
+
+/// The layers of ModernBERT's `head`, then `last`.
+const fn modernbert(last: Layer) -> [Layer; 4] {
+    const EPSILON: Epsilon = Epsilon::Config("norm_eps", 1e-5);
+    [
+        Layer::Choice(
+            "classifier_bias",
+            false,
+            &Layer::Dense("head.dense"),
+            &Layer::DenseNoBias("head.dense"),
+        ),
+        Layer::ConfigActivation("classifier_activation"),
+        Layer::Choice(
+            "norm_bias",
+            false,
+            &Layer::LayerNorm("head.norm", EPSILON),
+            &Layer::LayerNormNoBias("head.norm", EPSILON),
+        ),
+        last,
+    ]
+}
+
+const MODERNBERT_VOCABULARY: [Layer; 4] = modernbert(Layer::Choice(
+    "decoder_bias",
+    true,
+    &Layer::Vocabulary("decoder", &["decoder.bias"]),
+    &Layer::Vocabulary("decoder", &[]),
+));
+const MODERNBERT_LABELS: [Layer; 4] = modernbert(Layer::Labels("classifier"));
+const MODERNBERT_ANSWER: [Layer; 4] = modernbert(Layer::Outputs("classifier", 2));
+const MODERNBERT_CHOICE: [Layer; 4] = modernbert(Layer::Outputs("classifier", 1));
+
+/// Heads of ModernBERT.
+pub(super) static MODERNBERT: [Row; 5] = [
+    row(AutoClass::MaskedLM, Reads::Tokens, &MODERNBERT_VOCABULARY),
+    row(AutoClass::SequenceClassification, MODERNBERT_POOLING, &MODERNBERT_LABELS),
+    row(AutoClass::QuestionAnswering, Reads::Tokens, &MODERNBERT_ANSWER),
+    row(AutoClass::TokenClassification, Reads::Tokens, &MODERNBERT_LABELS),
+    row(AutoClass::MultipleChoice, MODERNBERT_POOLING, &MODERNBERT_CHOICE),
+];
+
+/// Heads of `EuroBERT`. `clf_pooling` is the key of the first checkpoints.
+pub(super) static EUROBERT: [Row; 3] = [
+    row(
+        AutoClass::MaskedLM,
+        Reads::Tokens,
+        &[Layer::Choice(
+            "mlp_bias",
+            false,
+            &Layer::Vocabulary("lm_head", &["lm_head.bias"]),
+            &LM_HEAD,
+        )],
+    ),
+    row(
+        AutoClass::SequenceClassification,
+        Reads::Configured(
+            &["classifier_pooling", "clf_pooling"],
+            &[("late", Reads::MeanOfLogits), ("bos", Reads::First), ("mean", Reads::Mean)],
+        ),
+        &[Layer::Dense("dense"), Layer::Activation(Activation::Gelu), Layer::Labels("classifier")],
+    ),
+    TOKENS,
+];
+
+/// Heads of `NomicBERT`.
+pub(super) static NOMIC_BERT: [Row; 3] = [
+    row(
+        AutoClass::MaskedLM,
+        Reads::Tokens,
+        &[
+            Layer::Dense("cls.predictions.transform.dense"),
+            Layer::GateActivation("activation_function", "silu"),
+            Layer::LayerNorm(
+                "cls.predictions.transform.layer_norm",
+                Epsilon::Config("layer_norm_epsilon", 1e-12),
+            ),
+            BERT_VOCABULARY[3],
+        ],
+    ),
+    POOLED_LABELS,
+    TOKENS,
+];
+
+/// Heads of GTE.
+pub(super) static GTE: [Row; 3] = [
+    row(
+        AutoClass::MaskedLM,
+        Reads::Tokens,
+        &[
+            Layer::Dense("lm_head.dense"),
+            Layer::Activation(Activation::Gelu),
+            Layer::LayerNorm("lm_head.norm", Epsilon::Config("layer_norm_eps", 1e-12)),
+            Layer::Vocabulary("lm_head.decoder", &["lm_head.decoder.bias"]),
+        ],
+    ),
+    POOLED_LABELS,
+    TOKENS,
+];

@@ -92,6 +92,9 @@ impl NewHead {
     }
 }
 
+/// Suffixes of buffers in old checkpoints.
+const BUFFERS: [&str; 3] = [".position_ids", ".token_type_ids", ".rotary_emb.inv_freq"];
+
 /// The owner of a checkpoint's tensors.
 #[derive(Clone, Copy)]
 pub(super) enum Owner {
@@ -102,18 +105,19 @@ pub(super) enum Owner {
 }
 
 impl Owner {
-    /// The optional prefix of names.
-    fn prefix(self) -> &'static str {
+    /// The optional prefixes of names.
+    fn prefixes(self) -> Vec<&'static str> {
         match self {
-            Self::Family(family) => family.base_model_prefix,
-            Self::Module(prefix) => prefix,
+            Self::Family(family) => family.base_model_prefixes().collect(),
+            Self::Module(prefix) => vec![prefix],
         }
     }
 
     /// The name without the prefix.
     fn bare(self, name: &str) -> &str {
-        let rest = name.strip_prefix(self.prefix()).and_then(|rest| rest.strip_prefix('.'));
-        rest.unwrap_or(name)
+        let prefixes = self.prefixes();
+        let bare = |prefix: &&str| name.strip_prefix(*prefix)?.strip_prefix('.');
+        prefixes.iter().find_map(bare).unwrap_or(name)
     }
 
     fn is_of_head(self, name: &str) -> bool {
@@ -123,7 +127,7 @@ impl Owner {
     /// Whether a checkpoint may have the tensor without its being loaded: heads and buffers.
     fn leaves_aside(self, name: &str) -> bool {
         matches!(self, Self::Family(family) if family.leaves_aside(self.bare(name)))
-            || [".position_ids", ".token_type_ids"].iter().any(|buffer| name.ends_with(buffer))
+            || BUFFERS.iter().any(|buffer| name.ends_with(buffer))
     }
 }
 
@@ -159,9 +163,9 @@ struct Checkpoint<'a> {
     weights: &'a Weights,
     owner: Owner,
     /// `bert.`, with the dot.
+    prefixes: Vec<String>,
+    /// The one that the checkpoint's names have, or an empty string; for messages.
     prefix: String,
-    /// Whether the checkpoint's names have it; for messages.
-    prefixed: bool,
     new_head: Option<NewHead>,
     ledger: Mutex<Ledger>,
 }
@@ -183,9 +187,10 @@ enum Misfit {
 
 impl<'a> Checkpoint<'a> {
     fn new(weights: &'a Weights, owner: Owner, new_head: Option<NewHead>) -> Self {
-        let prefix = format!("{}.", owner.prefix());
-        let prefixed = weights.names().any(|name| name.starts_with(&prefix));
-        Self { weights, owner, prefix, prefixed, new_head, ledger: Mutex::default() }
+        let prefixes: Vec<_> = owner.prefixes().iter().map(|name| format!("{name}.")).collect();
+        let used = |prefix: &&String| weights.names().any(|name| name.starts_with(*prefix));
+        let prefix = prefixes.iter().find(used).cloned().unwrap_or_default();
+        Self { weights, owner, prefixes, prefix, new_head, ledger: Mutex::default() }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -201,8 +206,11 @@ impl<'a> Checkpoint<'a> {
         };
         let names = [Some(name.to_owned()), old_name];
         let candidates = names.iter().flatten();
-        let prefixed = candidates.clone().map(|name| format!("{}{name}", self.prefix));
-        prefixed.chain(candidates.cloned()).find(|name| self.weights.shape(name).is_some())
+        let prefixed = self
+            .prefixes
+            .iter()
+            .flat_map(|prefix| candidates.clone().map(move |name| format!("{prefix}{name}")));
+        prefixed.chain(candidates.clone().cloned()).find(|name| self.weights.shape(name).is_some())
     }
 
     /// Records a mismatch and returns a placeholder, so that the remaining tensors are checked too. The
@@ -219,8 +227,7 @@ impl<'a> Checkpoint<'a> {
         if ledger.misfits.len() >= MAX_MISFITS {
             candle_core::bail!("too many tensors do not fit");
         }
-        let name = if self.prefixed { format!("{}{name}", self.prefix) } else { name.to_owned() };
-        ledger.misfits.insert(name, misfit);
+        ledger.misfits.insert(format!("{}{name}", self.prefix), misfit);
         Tensor::zeros((), dtype, device)?.broadcast_as(shape)
     }
 }

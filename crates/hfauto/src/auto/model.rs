@@ -195,7 +195,7 @@ pub(super) fn text_inputs<'a>(
     let inputs = ModelInputs::new(rows, backbone.position_ids(), device)?;
     let dimensions = backbone.dimensions();
     if !device.is_cpu() && dimensions.image.is_none() {
-        inputs.check(dimensions.vocab_size, dimensions.max_position_embeddings)?;
+        inputs.check(dimensions.vocab_size, dimensions.position_limit())?;
     }
     Ok(inputs)
 }

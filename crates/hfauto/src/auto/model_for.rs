@@ -61,9 +61,9 @@ impl ModelWithHead {
         let dtype = ModelDtype::computable(dtype, device, &config, class).map_err(at)?;
         let weights = Weights::open(&snapshot.weight_files().map_err(at)?).map_err(at)?;
         let rows = row.layout.label_weight().and_then(|name| {
-            let prefixed = format!("{}.{name}", family.base_model_prefix);
-            let shape = weights.shape(&name).or_else(|| weights.shape(&prefixed))?;
-            shape.first().copied()
+            let mut prefixes = family.base_model_prefixes();
+            let prefixed = || prefixes.find_map(|p| weights.shape(&format!("{p}.{name}")));
+            weights.shape(&name).or_else(prefixed)?.first().copied()
         });
         let config = match rows {
             Some(rows) => config.with_labels_of(rows),
@@ -85,6 +85,7 @@ impl ModelWithHead {
                     num_labels,
                     word_embeddings: backbone.word_embeddings(),
                     tied_by_default: backbone.tied_by_default(),
+                    pad_token_id: family.special_token_id("pad_token_id"),
                 };
                 let head = Head::load(&row.layout, &fields, &vb, sizes)?;
                 Ok((backbone, head))

@@ -24,7 +24,7 @@ pub struct TextInput<'a> {
 
 impl TextInput<'_> {
     /// The maximum number of tokens per row: `max_length`, else `stated`, but at most the number of the model's
-    /// positions. `usize::MAX` when none of them limits it. `pair` is for rows of two texts.
+    /// positions. A `max_length` may exceed it where the model extrapolates. `usize::MAX` when none of them limits it. `pair` is for rows of two texts.
     ///
     /// # Errors
     /// `Config` when `max_length` leaves no room for special tokens, or exceeds the number of positions.
@@ -35,10 +35,12 @@ impl TextInput<'_> {
         stated: Option<usize>,
         pair: bool,
     ) -> Result<usize> {
-        let positions = config.dimensions().max_position_embeddings.unwrap_or(usize::MAX);
+        let dimensions = config.dimensions();
         let Some(max_length) = max_length else {
+            let positions = dimensions.max_position_embeddings.unwrap_or(usize::MAX);
             return Ok(stated.unwrap_or(usize::MAX).min(positions));
         };
+        let positions = dimensions.position_limit().unwrap_or(usize::MAX);
         let special = tokenizer.num_special_tokens_to_add(pair);
         if max_length <= special {
             return Err(Error::new(

@@ -122,9 +122,12 @@ impl BertConfig {
             hidden_size: self.hidden_size,
             num_hidden_layers: self.num_hidden_layers,
             num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_attention_heads,
+            head_dim: self.hidden_size / self.num_attention_heads,
             vocab_size: self.vocab_size,
             type_vocab_size: Some(self.type_vocab_size),
             position_ids: self.position_ids,
+            extrapolates: false,
             max_position_embeddings: Some(
                 self.max_position_embeddings.saturating_sub(unused_positions),
             ),

@@ -1,6 +1,8 @@
 //! The implementation of [`Decoder`] for decoder-only models: a causal backbone with a head over the vocabulary. Not
 //! here: the layers of both.
 
+use std::borrow::Cow;
+
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::{Backbone, Decoder, DecoderState, Head};
@@ -14,6 +16,12 @@ pub trait CausalBackbone: Backbone {
     /// # Errors
     /// As [`Backbone::forward`]; if the number of caches is not the number of layers, or their rows do not match.
     fn forward_cached(&self, inputs: &ModelInputs, caches: &mut [KvCache]) -> Result<Tensor>;
+
+    /// The length beyond which cached keys become invalid: a row that outgrows it is recomputed from its start. `None` for
+    /// all but Phi-3 with longrope.
+    fn reread_above(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A decoder-only model: a causal backbone with a head over the vocabulary.
@@ -30,6 +38,7 @@ impl<'a> CausalLM<'a> {
         Self { backbone, head, device }
     }
 
+    /// Reads new tokens of each row. Returns the logits after the last token of each, `(rows, vocab_size)`.
     fn run(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
         let past: Vec<usize> = (0..rows.len()).map(|row| state.len(row)).collect();
         if let Some(max) = self.max_position_embeddings()
@@ -38,12 +47,45 @@ impl<'a> CausalLM<'a> {
         {
             bail!("a row of {} tokens is longer than the {max} positions", row.len() + past);
         }
-        let rows = rows.iter().map(|row| (*row, &[][..])).zip(past);
+        let rows = self.with_reread(rows, &past, state);
+        let past = (0..rows.len()).map(|row| state.len(row));
+        let inputs = rows.iter().map(|row| (&row[..], &[][..])).zip(past);
         // In transformers, `generate` numbers the positions of every family from 0, even if the family otherwise
         // starts after the padding id (`_prepare_position_ids_for_generation`).
-        let inputs = ModelInputs::after(rows, PositionIds::FromZero, self.device)?;
+        let inputs = ModelInputs::after(inputs, PositionIds::FromZero, self.device)?;
         inputs.check(self.vocab_size(), None)?;
-        self.backbone.forward_cached(&inputs, &mut state.self_attention)
+        let states = self.backbone.forward_cached(&inputs, &mut state.self_attention)?;
+        if inputs.lengths.total_tokens() == rows.len() {
+            return self.head.project(&states);
+        }
+        let last = inputs.lengths.ranges().map(|range| range.end as u32 - 1).collect();
+        self.head.project(&select_rows(&states, last)?)
+    }
+
+    /// The tokens to read: those of `rows`, but all tokens of a row that outgrows [`CausalBackbone::reread_above`], whose
+    /// cached keys and values are dropped.
+    ///
+    /// # Source
+    /// `Phi3ForCausalLM.prepare_inputs_for_generation` at v5.24.
+    fn with_reread<'r>(
+        &self,
+        rows: &[&'r [u32]],
+        past: &[usize],
+        state: &mut DecoderState,
+    ) -> Vec<Cow<'r, [u32]>> {
+        let Some(length) = self.backbone.reread_above() else {
+            return rows.iter().map(|row| Cow::Borrowed(*row)).collect();
+        };
+        state.input_ids.resize(rows.len(), Vec::new());
+        let rows = rows.iter().zip(past).enumerate().map(|(row, (new, past))| {
+            state.input_ids[row].extend_from_slice(new);
+            if *past == 0 || *past > length || past + new.len() <= length {
+                return Cow::Borrowed(*new);
+            }
+            state.self_attention.iter_mut().for_each(|cache| cache.clear(row));
+            Cow::Owned(state.input_ids[row].clone())
+        });
+        rows.collect()
     }
 }
 
@@ -55,18 +97,9 @@ impl Decoder for CausalLM<'_> {
         let layers = self.backbone.num_hidden_layers();
         let mut state = DecoderState {
             self_attention: (0..layers).map(|_| KvCache::default()).collect(),
-            cross_attention: Vec::new(),
+            ..DecoderState::default()
         };
-        let hidden_states = self.run(prompts, &mut state)?;
-        let mut end = 0;
-        let last: Vec<u32> = prompts
-            .iter()
-            .map(|prompt| {
-                end += prompt.len() as u32;
-                end - 1
-            })
-            .collect();
-        let logits = self.head.project(&select_rows(&hidden_states, last)?)?;
+        let logits = self.run(prompts, &mut state)?;
         Ok((state, logits))
     }
 
@@ -75,8 +108,7 @@ impl Decoder for CausalLM<'_> {
             bail!("a state of {} rows got {} tokens", state.num_rows(), tokens.len());
         }
         let rows: Vec<&[u32]> = tokens.chunks(1).collect();
-        let hidden_states = self.run(&rows, state)?;
-        self.head.project(&hidden_states)
+        self.run(&rows, state)
     }
 
     fn vocab_size(&self) -> usize {

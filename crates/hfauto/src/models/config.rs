@@ -32,9 +32,14 @@ impl<'a> Fields<'a> {
     }
 
     /// The value of `key`; `null` counts as missing.
-    fn value(&self, key: &'static str) -> Option<&'a Value> {
+    pub(super) fn value(&self, key: &'static str) -> Option<&'a Value> {
         self.asked.borrow_mut().insert(key);
         self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether config.json has `key`, even if it is `null`.
+    pub fn contains(&self, key: &str) -> bool {
+        self.object.contains_key(key)
     }
 
     /// A size: a whole number of at least 1.
@@ -50,6 +55,51 @@ impl<'a> Fields<'a> {
             .ok()
             .filter(|size| *size <= most)
             .ok_or_else(|| wrong(key, &format!("a number of at most {most}"), value))
+    }
+
+    /// A size that may be absent: `null` means none, a missing key the default.
+    ///
+    /// # Errors
+    /// As [`Fields::size`].
+    pub fn optional_size(
+        &self,
+        key: &'static str,
+        default: Option<usize>,
+    ) -> Result<Option<usize>> {
+        match (self.value(key), default) {
+            (Some(_), _) => self.size(key, 1).map(Some),
+            (None, default) => Ok(default.filter(|_| !self.object.contains_key(key))),
+        }
+    }
+
+    /// A positive number that may be absent: `null` means none, a missing key the default.
+    ///
+    /// # Errors
+    /// `Model` when it is something else.
+    pub fn optional_number(&self, key: &'static str, default: Option<f64>) -> Result<Option<f64>> {
+        match (self.value(key), default) {
+            (Some(_), _) => self.epsilon(key, 1.0).map(Some),
+            (None, default) => Ok(default.filter(|_| !self.object.contains_key(key))),
+        }
+    }
+
+    /// A list; `None` when it is missing.
+    ///
+    /// # Errors
+    /// `Model` when it is something else.
+    pub fn list(&self, key: &'static str) -> Result<Option<&'a [Value]>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        value.as_array().map(|list| Some(&list[..])).ok_or_else(|| wrong(key, "a list", value))
+    }
+
+    /// A count: a whole number of at least 0.
+    ///
+    /// # Errors
+    /// `Model` when it is something else.
+    pub fn count(&self, key: &'static str, default: usize) -> Result<usize> {
+        let Some(value) = self.value(key) else { return Ok(default) };
+        let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+        count.ok_or_else(|| wrong(key, "a number of at least 0", value))
     }
 
     /// A token id.
@@ -137,6 +187,47 @@ impl<'a> Fields<'a> {
         Activation::from_name(name).map_err(|e| e.at(format!("`{key}` in config.json")))
     }
 
+    /// The activation of a gate, by its own name or by that of a gated unit (`swiglu`).
+    ///
+    /// # Errors
+    /// As [`Fields::activation`].
+    pub fn gate_activation(&self, key: &'static str, default: &str) -> Result<Activation> {
+        match self.value(key).and_then(Value::as_str) {
+            Some("swiglu") => Ok(Activation::Silu),
+            Some("geglu") => Ok(Activation::Gelu),
+            _ => self.activation(key, default),
+        }
+    }
+
+    /// Which layers have sliding-window attention: from `layer_types`, without it from `by_default`.
+    ///
+    /// # Errors
+    /// `Model` if the number of types is not that of the layers, `Unsupported` for an unknown type.
+    pub fn sliding_layers(
+        &self,
+        layers: usize,
+        by_default: impl Fn(usize) -> bool,
+    ) -> Result<Vec<bool>> {
+        let Some(types) = self.list("layer_types")? else {
+            return Ok((0..layers).map(by_default).collect());
+        };
+        if types.len() != layers {
+            let text = format!("`layer_types` in config.json has {} entries", types.len());
+            let text = format!("{text}, but there are {layers} layers");
+            return Err(Error::new(ErrorKind::Model, text));
+        }
+        let slides = |layer_type: &Value| match layer_type.as_str() {
+            Some("full_attention") => Ok(false),
+            Some("sliding_attention") => Ok(true),
+            _ => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("layer type `{layer_type}` in config.json is not implemented"),
+            )
+            .hint("implemented layer types are: full_attention, sliding_attention")),
+        };
+        types.iter().map(slides).collect()
+    }
+
     /// `attn_implementation`, which all families share.
     pub fn attn_implementation(&self) -> AttnImplementation {
         match self.object.get("attn_implementation").and_then(Value::as_str) {
@@ -151,7 +242,7 @@ impl<'a> Fields<'a> {
     /// `Unsupported` with the key and both values.
     pub fn only(&self, key: &'static str, implemented: &Value) -> Result<()> {
         match self.value(key) {
-            Some(value) if value != implemented => Err(Error::new(
+            Some(value) if !same(value, implemented) => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("`{key}: {value}` in config.json is not implemented, only `{implemented}`"),
             )),
@@ -175,6 +266,11 @@ impl<'a> Fields<'a> {
             ),
         ))
     }
+}
+
+/// Whether the values are equal; 1 and 1.0 are.
+fn same(a: &Value, b: &Value) -> bool {
+    a == b || (a.is_number() && a.as_f64() == b.as_f64())
 }
 
 fn wrong(key: &str, expected: &str, found: &Value) -> Error {

@@ -13,6 +13,8 @@ pub struct DecoderState {
     pub self_attention: Vec<KvCache>,
     /// The keys and values of the encoder's states; empty for a decoder-only model.
     pub cross_attention: Vec<KvCache>,
+    /// The tokens of each row so far, for an architecture that may have to recompute them; otherwise empty.
+    pub input_ids: Vec<Vec<u32>>,
 }
 
 impl DecoderState {
@@ -42,6 +44,7 @@ impl DecoderState {
         };
         add(&mut self.self_attention, other.self_attention);
         add(&mut self.cross_attention, other.cross_attention);
+        self.input_ids.extend(other.input_ids);
     }
 
     /// Keeps the given rows, in this order. Omits finished rows; repeats the index of a beam that
@@ -51,7 +54,11 @@ impl DecoderState {
     /// If a row does not exist, or candle cannot allocate.
     pub fn select(&mut self, rows: &[usize]) -> Result<()> {
         let mut layers = self.self_attention.iter_mut().chain(&mut self.cross_attention);
-        layers.try_for_each(|cache| cache.select(rows))
+        layers.try_for_each(|cache| cache.select(rows))?;
+        if !self.input_ids.is_empty() {
+            self.input_ids = rows.iter().map(|row| self.input_ids[*row].clone()).collect();
+        }
+        Ok(())
     }
 }
 

@@ -63,9 +63,12 @@ impl DistilBertConfig {
             hidden_size: self.dim,
             num_hidden_layers: self.n_layers,
             num_attention_heads: self.n_heads,
+            num_key_value_heads: self.n_heads,
+            head_dim: self.dim / self.n_heads,
             vocab_size: self.vocab_size,
             type_vocab_size: None,
             position_ids: PositionIds::FromZero,
+            extrapolates: false,
             max_position_embeddings: Some(self.max_position_embeddings),
             image: None,
         }

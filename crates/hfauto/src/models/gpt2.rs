@@ -78,9 +78,12 @@ impl Gpt2Config {
             hidden_size: self.n_embd,
             num_hidden_layers: self.n_layer,
             num_attention_heads: self.n_head,
+            num_key_value_heads: self.n_head,
+            head_dim: self.n_embd / self.n_head,
             vocab_size: self.vocab_size,
             type_vocab_size: None,
             position_ids: PositionIds::FromZero,
+            extrapolates: false,
             max_position_embeddings: Some(self.n_positions),
             image: None,
         }

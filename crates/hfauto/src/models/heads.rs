@@ -9,7 +9,7 @@ use candle_nn::VarBuilder;
 
 use super::{Fields, ModelOutput};
 use crate::error;
-use crate::nn::{Activation, LayerNorm, Linear, ModelInputs};
+use crate::nn::{Activation, LayerNorm, Linear, ModelInputs, Pooling, PoolingMode, Ragged, cast};
 
 /// The states that a head reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,32 @@ pub enum Reads {
     LastNotPad,
     /// That of the last `eos_token_id` (T5).
     LastEos,
+    /// The mean of those of all tokens of each row.
+    Mean,
+    /// Those of all tokens; the logits of a row are the mean of its tokens' logits (`late` of `EuroBERT`).
+    MeanOfLogits,
+    /// The setting of `config.json` under the first key that it has. The first value is the default.
+    Configured(&'static [&'static str], &'static [(&'static str, Self)]),
+}
+
+impl Reads {
+    /// Looks up a setting of `config.json`.
+    fn resolve(self, fields: &Fields<'_>) -> error::Result<Self> {
+        let Self::Configured(keys, values) = self else { return Ok(self) };
+        let Some(key) = keys.iter().find(|key| fields.contains(key)) else {
+            return Ok(values[0].1);
+        };
+        let name = fields.text(key, values[0].0)?;
+        let value = values.iter().find(|(value, _)| *value == name);
+        value.map(|(_, reads)| *reads).ok_or_else(|| {
+            let names: Vec<&str> = values.iter().map(|(value, _)| *value).collect();
+            error::Error::new(
+                error::ErrorKind::Unsupported,
+                format!("`{key}: {name}` in config.json is not implemented"),
+            )
+            .hint(format!("implemented values: {}", names.join(", ")))
+        })
+    }
 }
 
 /// One layer of a head, over `width` features: the output of the previous layer, at first the hidden state. Names are
@@ -32,12 +58,18 @@ pub enum Reads {
 pub enum Layer {
     /// `width → width`, with bias.
     Dense(&'static str),
+    /// `width → width`, without bias.
+    DenseNoBias(&'static str),
     /// An activation fixed by the architecture.
     Activation(Activation),
     /// The activation that `config.json` names under this key.
     ConfigActivation(&'static str),
+    /// The activation of a gate or of a gated unit that `config.json` names under this key, with this default.
+    GateActivation(&'static str, &'static str),
     /// Layer normalization with the given epsilon.
     LayerNorm(&'static str, Epsilon),
+    /// Layer normalization without bias.
+    LayerNormNoBias(&'static str, Epsilon),
     /// `width → num_labels`, with bias.
     Labels(&'static str),
     /// `width → num_labels`, without bias.
@@ -51,6 +83,33 @@ pub enum Layer {
     Vocabulary(&'static str, &'static [&'static str]),
     /// Divides by the square root of `hidden_size` if the word embeddings are tied (T5).
     ScaleIfTied,
+    /// The first layer if the flag under this key of `config.json`, with this default, is true; else the second.
+    Choice(&'static str, bool, &'static Self, &'static Self),
+    /// `c · tanh(x / c)` with the bound under the key, by default this one; nothing if it is null (Gemma 2).
+    Softcap(&'static str, Option<f64>),
+}
+
+impl Layer {
+    /// The paths of its tensors in a checkpoint.
+    fn names(&self) -> Vec<&'static str> {
+        match *self {
+            Self::Dense(name)
+            | Self::DenseNoBias(name)
+            | Self::LayerNorm(name, _)
+            | Self::LayerNormNoBias(name, _)
+            | Self::Labels(name)
+            | Self::LabelsNoBias(name)
+            | Self::Outputs(name, _)
+            | Self::Vocabulary(name, _) => vec![name],
+            Self::LabelsMean(names) => names.to_vec(),
+            Self::Choice(_, _, layer, _) => layer.names(),
+            Self::Activation(_)
+            | Self::ConfigActivation(_)
+            | Self::GateActivation(..)
+            | Self::ScaleIfTied
+            | Self::Softcap(..) => Vec::new(),
+        }
+    }
 }
 
 /// The epsilon of a head's layer normalization.
@@ -74,16 +133,7 @@ pub struct HeadLayout {
 impl HeadLayout {
     /// The paths of its layers in a checkpoint.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.layers.iter().flat_map(|layer| match *layer {
-            Layer::Dense(name)
-            | Layer::LayerNorm(name, _)
-            | Layer::Labels(name)
-            | Layer::LabelsNoBias(name)
-            | Layer::Outputs(name, _)
-            | Layer::Vocabulary(name, _) => vec![name],
-            Layer::LabelsMean(names) => names.to_vec(),
-            Layer::Activation(_) | Layer::ConfigActivation(_) | Layer::ScaleIfTied => Vec::new(),
-        })
+        self.layers.iter().flat_map(Layer::names)
     }
 
     /// The weight whose rows correspond to labels.
@@ -108,6 +158,8 @@ pub struct HeadSizes<'a> {
     pub word_embeddings: Option<&'a Tensor>,
     /// Whether a layer over the vocabulary shares their weight when config.json does not say.
     pub tied_by_default: bool,
+    /// `pad_token_id` where config.json has none.
+    pub pad_token_id: Option<u32>,
 }
 
 enum Loaded {
@@ -115,6 +167,7 @@ enum Loaded {
     Activation(Activation),
     LayerNorm(LayerNorm),
     Scale(f64),
+    Softcap(f64),
     Mean([Linear; 2]),
 }
 
@@ -148,8 +201,11 @@ impl Head {
         let layers = layout.layers.iter().filter_map(|layer| loader.load(*layer).transpose());
         let layers = layers.collect::<error::Result<_>>()?;
         Ok(Self {
-            reads: layout.reads,
-            pad_token_id: fields.optional_token_id("pad_token_id")?,
+            reads: layout.reads.resolve(fields)?,
+            pad_token_id: match sizes.pad_token_id {
+                Some(id) if !fields.contains("pad_token_id") => Some(id),
+                _ => fields.optional_token_id("pad_token_id")?,
+            },
             eos_token_id: fields.optional_token_id("eos_token_id")?,
             layers,
         })
@@ -165,7 +221,10 @@ impl Head {
         self.layers.iter_mut().flat_map(|layer| match layer {
             Loaded::Linear(linear) => vec![linear],
             Loaded::Mean(both) => both.iter_mut().collect(),
-            Loaded::Activation(_) | Loaded::LayerNorm(_) | Loaded::Scale(_) => Vec::new(),
+            Loaded::Activation(_)
+            | Loaded::LayerNorm(_)
+            | Loaded::Scale(_)
+            | Loaded::Softcap(_) => Vec::new(),
         })
     }
 
@@ -192,6 +251,9 @@ impl Head {
                 })?;
                 self.project(&Tensor::cat(&[first, second], 1)?)
             }
+            Reads::Mean => self.project(&mean(inputs, states)?),
+            Reads::MeanOfLogits => mean(inputs, &self.project(states)?),
+            Reads::Configured(keys, _) => bail!("bug: `{keys:?}` of a loaded head"),
             Reads::LastNotPad => {
                 let pad = self.pad_token_id;
                 self.project(&inputs.select(states, |row, len| {
@@ -229,6 +291,7 @@ impl Head {
                 Loaded::Activation(activation) => activation.forward(&x)?,
                 Loaded::LayerNorm(norm) => norm.forward(&x)?,
                 Loaded::Scale(factor) => (x * *factor)?,
+                Loaded::Softcap(cap) => (Activation::Tanh.forward(&(x / *cap)?)? * *cap)?,
                 Loaded::Mean([first, second]) => {
                     let hidden_size = x.dim(1)? / 2;
                     let half = |start| x.narrow(1, start, hidden_size)?.contiguous();
@@ -263,17 +326,21 @@ impl Loader<'_> {
         let num_labels = self.sizes.num_labels;
         Ok(Some(match layer {
             Layer::Dense(name) => self.linear(name, self.width, true)?,
+            Layer::DenseNoBias(name) => self.linear(name, self.width, false)?,
             Layer::Activation(activation) => Loaded::Activation(activation),
             Layer::ConfigActivation(key) => {
                 Loaded::Activation(self.fields.activation(key, "gelu")?)
             }
-            Layer::LayerNorm(name, epsilon) => {
-                let eps = match epsilon {
-                    Epsilon::Config(key, default) => self.fields.epsilon(key, default)?,
-                    Epsilon::Is(eps) => eps,
-                };
-                let norm = LayerNorm::load(self.vb.pp(name), self.width, eps);
-                Loaded::LayerNorm(norm.map_err(cannot_load)?)
+            Layer::GateActivation(key, default) => {
+                Loaded::Activation(self.fields.gate_activation(key, default)?)
+            }
+            Layer::LayerNorm(name, epsilon) => self.layer_norm(name, epsilon, LayerNorm::load)?,
+            Layer::LayerNormNoBias(name, epsilon) => {
+                self.layer_norm(name, epsilon, LayerNorm::load_without_bias)?
+            }
+            Layer::Choice(key, default, first, second) => {
+                let chosen = if self.fields.flag(key, default)? { first } else { second };
+                return self.load(*chosen);
             }
             Layer::Labels(name) => self.linear(name, num_labels, true)?,
             Layer::LabelsNoBias(name) => self.linear(name, num_labels, false)?,
@@ -291,7 +358,23 @@ impl Loader<'_> {
                 Loaded::Scale(1.0 / (self.sizes.hidden_size as f64).sqrt())
             }
             Layer::ScaleIfTied => return Ok(None),
+            Layer::Softcap(key, default) => {
+                return Ok(self.fields.optional_number(key, default)?.map(Loaded::Softcap));
+            }
         }))
+    }
+
+    fn layer_norm(
+        &self,
+        name: &str,
+        epsilon: Epsilon,
+        load: fn(VarBuilder<'_>, usize, f64) -> Result<LayerNorm>,
+    ) -> error::Result<Loaded> {
+        let eps = match epsilon {
+            Epsilon::Config(key, default) => self.fields.epsilon(key, default)?,
+            Epsilon::Is(eps) => eps,
+        };
+        load(self.vb.pp(name), self.width, eps).map(Loaded::LayerNorm).map_err(cannot_load)
     }
 
     fn vocabulary(&mut self, name: &str, biases: &[&str]) -> error::Result<Loaded> {
@@ -315,6 +398,12 @@ impl Loader<'_> {
     }
 }
 
+/// The mean of the tokens of each row; zeros for a row without tokens.
+fn mean(inputs: &ModelInputs, values: &Tensor) -> Result<Tensor> {
+    let tokens = Ragged { values: values.clone(), lengths: inputs.lengths.clone() };
+    cast(&Pooling::new([PoolingMode::Mean], true).forward(&tokens, 0)?, values.dtype())
+}
+
 fn cannot_load(error: candle_core::Error) -> error::Error {
     error::Error::new(error::ErrorKind::Model, "cannot load weights").source(error)
 }
@@ -324,7 +413,7 @@ mod tests {
     use std::collections::HashMap;
 
     use candle_core::{DType, Device};
-    use serde_json::Map;
+    use serde_json::{Map, json};
 
     use super::*;
 
@@ -357,10 +446,34 @@ mod tests {
             .collect();
         let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let (empty, word_embeddings) = (Map::new(), None);
-        let sizes =
-            HeadSizes { hidden_size: 8, num_labels: 2, word_embeddings, tied_by_default: true };
+        let sizes = HeadSizes {
+            hidden_size: 8,
+            num_labels: 2,
+            word_embeddings,
+            tied_by_default: true,
+            pad_token_id: None,
+        };
         let head = Head::load(&layout, &Fields::new(&empty), &vb, sizes).unwrap();
         let states = Tensor::ones((5, 8), DType::F32, &Device::Cpu).unwrap();
         assert_eq!(head.project(&states).unwrap().dims(), [5, 2]);
+    }
+
+    #[test]
+    fn the_first_key_that_is_there_chooses_the_states() {
+        const VALUES: &[(&str, Reads)] = &[("late", Reads::MeanOfLogits), ("bos", Reads::First)];
+        let reads = Reads::Configured(&["pooling", "old_pooling"], VALUES);
+        let resolve = |json: serde_json::Value| {
+            reads.resolve(&Fields::new(json.as_object().unwrap())).map_err(|e| e.to_string())
+        };
+        for (json, expected) in [
+            (json!({}), Reads::MeanOfLogits),
+            (json!({"pooling": null}), Reads::MeanOfLogits),
+            (json!({"old_pooling": "bos"}), Reads::First),
+            (json!({"pooling": "late", "old_pooling": "bos"}), Reads::MeanOfLogits),
+        ] {
+            assert_eq!(resolve(json).unwrap(), expected);
+        }
+        let error = resolve(json!({"old_pooling": "max"})).unwrap_err();
+        assert!(error.contains("`old_pooling: max`") && error.contains("late, bos"), "{error}");
     }
 }

@@ -7,15 +7,22 @@ mod config;
 mod decoder;
 mod encoder;
 mod heads;
+mod rotary_encoder;
 mod seq2seq;
 pub mod bert;
 pub mod roberta;
 pub mod distilbert;
 pub mod mpnet;
 pub mod gpt2;
+pub mod llama;
+pub mod modernbert;
+pub mod gte;
+pub mod nomic_bert;
 pub mod t5;
 pub mod vit;
 pub mod deit;
+#[cfg(test)]
+mod tests;
 
 use candle_core::{Result, Tensor};
 
@@ -36,16 +43,35 @@ pub struct Dimensions {
     pub num_hidden_layers: usize,
     /// The number of attention heads.
     pub num_attention_heads: usize,
+    /// The number of key-value heads.
+    pub num_key_value_heads: usize,
+    /// The size of a head.
+    pub head_dim: usize,
     /// The vocabulary size.
     pub vocab_size: usize,
     /// The number of segment ids; `None` if the model ignores segments.
     pub type_vocab_size: Option<usize>,
     /// The numbering of positions.
     pub position_ids: PositionIds,
-    /// The maximum length of a row: the size of the position table, less padding; `None` if unlimited.
+    /// The length of the rows that the model is made for: the size of the position table, less padding, or
+    /// `max_position_embeddings`; `None` if unlimited.
     pub max_position_embeddings: Option<usize>,
+    /// Whether rows may be longer than that (rotary embeddings).
+    pub extrapolates: bool,
     /// The images that the model reads instead of text, if it does.
     pub image: Option<ImageDimensions>,
+}
+
+impl Dimensions {
+    /// The maximum length of a row; `None` if unlimited.
+    pub fn position_limit(&self) -> Option<usize> {
+        self.max_position_embeddings.filter(|_| !self.extrapolates)
+    }
+
+    /// The size of a token's keys in a layer, and of its values.
+    pub fn kv_width(&self) -> usize {
+        self.num_key_value_heads * self.head_dim
+    }
 }
 
 /// The images that a model reads.
@@ -153,7 +179,7 @@ pub trait Backbone: Send + Sync {
 
     /// The maximum length of a row: the size of the position table, less padding; `None` if unlimited.
     fn max_position_embeddings(&self) -> Option<usize> {
-        self.dimensions().max_position_embeddings
+        self.dimensions().position_limit()
     }
 }
 

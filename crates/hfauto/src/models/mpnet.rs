@@ -91,9 +91,12 @@ impl MPNetConfig {
             hidden_size: self.hidden_size,
             num_hidden_layers: self.num_hidden_layers,
             num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_attention_heads,
+            head_dim: self.hidden_size / self.num_attention_heads,
             vocab_size: self.vocab_size,
             type_vocab_size: None,
             position_ids: PositionIds::AfterPadding { padding_idx: PADDING_IDX },
+            extrapolates: false,
             max_position_embeddings: Some(
                 self.max_position_embeddings.saturating_sub(PADDING_IDX as usize + 1),
             ),

@@ -111,7 +111,7 @@ impl Decoder for Seq2SeqLM<'_> {
         };
         let cross_attention = self.backbone.encode(&self.inputs(prompts)?)?;
         let self_attention = cross_attention.iter().map(|_| KvCache::default()).collect();
-        let mut state = DecoderState { self_attention, cross_attention };
+        let mut state = DecoderState { self_attention, cross_attention, ..DecoderState::default() };
         let inputs = self.inputs(&vec![decoder_input_ids; prompts.len()])?;
         let hidden_states = self.backbone.forward_cached(&inputs, &mut state)?;
         let last: Vec<u32> =

@@ -166,9 +166,12 @@ impl T5Config {
             hidden_size: self.d_model,
             num_hidden_layers: self.num_layers,
             num_attention_heads: self.num_heads,
+            num_key_value_heads: self.num_heads,
+            head_dim: self.d_kv,
             vocab_size: self.vocab_size,
             type_vocab_size: None,
             position_ids: PositionIds::FromZero,
+            extrapolates: false,
             max_position_embeddings: None,
         }
     }

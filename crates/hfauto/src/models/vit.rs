@@ -105,9 +105,12 @@ impl ViTConfig {
             hidden_size: self.hidden_size,
             num_hidden_layers: self.num_hidden_layers,
             num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_attention_heads,
+            head_dim: self.hidden_size / self.num_attention_heads,
             vocab_size: 0,
             type_vocab_size: None,
             position_ids: PositionIds::FromZero,
+            extrapolates: false,
             max_position_embeddings: Some(self.tokens()),
             image: Some(ImageDimensions {
                 num_channels: self.num_channels,

@@ -8,6 +8,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
+use super::attention_mask::AttentionMask;
 use super::cpu::{self, CpuView};
 #[cfg(feature = "cuda")]
 use super::cuda;
@@ -29,8 +30,10 @@ pub enum AttnImplementation {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct AttentionOptions<'a> {
-    /// The number of heads; divides the width of queries, keys and values.
+    /// The number of query heads; divides the width of the queries.
     pub num_heads: usize,
+    /// The number of key-value heads; divides `num_heads`. Consecutive query heads share one (grouped-query attention).
+    pub num_kv_heads: usize,
     /// The factor on the scores, usually `1 / √head_dim`; greater than 0.
     pub scale: f64,
     /// `(num_heads, n, n)` with `n` at least the longest row of keys: added to the scores of every row, as a
@@ -38,9 +41,10 @@ pub struct AttentionOptions<'a> {
     pub bias: Option<&'a Tensor>,
     /// Embeddings of the distance from query to key, whose products are added to the scores.
     pub distance: Option<DistanceEmbedding<'a>>,
-    /// Whether a query attends only to keys up to its own position; the last query of a row attends to all of its
-    /// keys.
-    pub causal: bool,
+    /// The keys that a query attends to.
+    pub mask: AttentionMask,
+    /// The bound `c` of the scores, greater than 0: a scaled score becomes `c · tanh(score / c)` before the bias.
+    pub softcap: Option<f64>,
     /// Whether to return the probabilities; only the eager kernels can.
     pub output_attentions: bool,
     /// The kernels to use.
@@ -55,10 +59,12 @@ impl<'a> AttentionOptions<'a> {
     pub fn new(num_heads: usize, head_dim: usize) -> Self {
         Self {
             num_heads,
+            num_kv_heads: num_heads,
             scale: 1.0 / (head_dim as f64).sqrt(),
             bias: None,
             distance: None,
-            causal: false,
+            mask: AttentionMask::Full,
+            softcap: None,
             output_attentions: false,
             attn_implementation: AttnImplementation::Sdpa,
             precision: Precision::Full,
@@ -90,10 +96,28 @@ impl<'a> AttentionOptions<'a> {
         Self { distance, ..self }
     }
 
+    /// Sets the number of key-value heads.
+    #[must_use]
+    pub fn with_num_kv_heads(self, num_kv_heads: usize) -> Self {
+        Self { num_kv_heads, ..self }
+    }
+
+    /// Sets the mask.
+    #[must_use]
+    pub fn with_mask(self, mask: AttentionMask) -> Self {
+        Self { mask, ..self }
+    }
+
     /// Sets whether a query attends only to keys up to its own position.
     #[must_use]
     pub fn with_causal(self, causal: bool) -> Self {
-        Self { causal, ..self }
+        self.with_mask(if causal { AttentionMask::Causal } else { AttentionMask::Full })
+    }
+
+    /// Sets the bound of the scores; see [`AttentionOptions::softcap`].
+    #[must_use]
+    pub fn with_softcap(self, softcap: Option<f64>) -> Self {
+        Self { softcap, ..self }
     }
 
     /// Sets whether to return the probabilities.
@@ -128,7 +152,7 @@ pub struct DistanceEmbedding<'a> {
 /// The result of attention.
 #[derive(Clone, Debug)]
 pub struct AttentionOutput {
-    /// `(total_tokens, hidden_size)`.
+    /// `(total_tokens, num_heads * head_dim)`.
     pub values: Tensor,
     /// One `(num_heads, queries, keys)` per row, if requested.
     pub attentions: Option<Vec<Tensor>>,
@@ -137,7 +161,8 @@ pub struct AttentionOutput {
 /// Self-attention within each row: `softmax(q · kᵀ · scale + bias) · v`, per head. Rows without tokens are valid.
 ///
 /// # Shapes
-/// `q`, `k`, `v`: `(total_tokens, hidden_size)`; they may be views of one fused projection.
+/// `q`: `(total_tokens, num_heads * head_dim)`; `k`, `v`: `(total_tokens, num_kv_heads * head_dim)`; they may be views of
+/// one fused projection.
 ///
 /// # Errors
 /// If the shapes do not match or candle cannot allocate.
@@ -149,7 +174,7 @@ pub fn attention(
     options: AttentionOptions<'_>,
 ) -> Result<AttentionOutput> {
     let (tokens, _) = q.dims2()?;
-    if k.dims() != q.dims() || v.dims() != q.dims() || tokens != inputs.lengths.total_tokens() {
+    if k.dim(0)? != tokens || v.dims() != k.dims() || tokens != inputs.lengths.total_tokens() {
         bail!(
             "attention over {} tokens got queries {:?}, keys {:?}, values {:?}",
             inputs.lengths.total_tokens(),
@@ -180,10 +205,10 @@ pub fn attention(
 /// of the queries attends to row `i` of the keys.
 ///
 /// # Shapes
-/// `q`: `(total_queries, hidden_size)`, rows as in `queries`.
+/// `q`: `(total_queries, num_heads * head_dim)`, rows as in `queries`.
 ///
 /// # Errors
-/// If the shapes or the numbers of rows do not match, a causal row has fewer keys than queries, or candle cannot
+/// If the shapes or the numbers of rows do not match, a masked row has fewer keys than queries, or candle cannot
 /// allocate.
 pub fn attention_over(
     q: &Tensor,
@@ -257,7 +282,15 @@ impl Keys<'_> {
         }
     }
 
-    /// The keys and values of one row, `(keys, hidden_size)` each.
+    /// The width of a key.
+    fn width(&self) -> Result<Option<usize>> {
+        match self {
+            Self::Flat { k, .. } => k.dim(1).map(Some),
+            Self::Cached(cache) => cache.width(),
+        }
+    }
+
+    /// The keys and values of one row, `(keys, num_kv_heads * head_dim)` each.
     fn row(&self, row: usize) -> Result<(Tensor, Tensor)> {
         match self {
             Self::Flat { k, v, lengths } => {
@@ -279,6 +312,20 @@ fn check(
     if options.num_heads == 0 || hidden_size % options.num_heads != 0 {
         bail!("{hidden_size} features cannot be divided into {} heads", options.num_heads);
     }
+    let (num_heads, num_kv_heads) = (options.num_heads, options.num_kv_heads);
+    if num_kv_heads == 0 || num_heads % num_kv_heads != 0 {
+        bail!("{num_heads} heads of queries cannot share {num_kv_heads} heads of keys");
+    }
+    let kv_width = hidden_size / num_heads * num_kv_heads;
+    if let Some(width) = keys.width()?.filter(|width| *width != kv_width) {
+        bail!("keys have {width} features, expected {kv_width}");
+    }
+    if options.mask == AttentionMask::CausalWindow(0) {
+        bail!("a window of attention without tokens");
+    }
+    if options.softcap.is_some_and(|cap| cap.is_nan() || cap <= 0.0) {
+        bail!("attention scores cannot be capped at {:?}", options.softcap);
+    }
     if options.scale.is_nan() || options.scale <= 0.0 {
         bail!("attention scores cannot be scaled by {}", options.scale);
     }
@@ -286,7 +333,8 @@ fn check(
     for (row, range) in queries.ranges().enumerate() {
         let len = keys.len(row);
         longest = longest.max(len);
-        if (options.causal || options.bias.is_some()) && len < range.len() {
+        let has_positions = options.mask != AttentionMask::Full || options.bias.is_some();
+        if has_positions && len < range.len() {
             bail!("row {row} has {} queries, but {len} keys", range.len());
         }
     }
@@ -319,14 +367,19 @@ fn eager_padded(
         });
     }
     let padding = inputs.padding()?;
+    let head_dim = hidden_size / num_heads;
     let heads = |x: &Tensor| -> Result<Tensor> {
+        let own_heads = x.dim(1)? / head_dim;
         x.contiguous()?
             .index_select(&padding.gather, 0)?
-            .reshape((rows, max, num_heads, hidden_size / num_heads))?
-            .transpose(1, 2)? // (rows, num_heads, max, head_dim)
-            .contiguous()
+            .reshape((rows, max, own_heads, 1, head_dim))?
+            .permute((0, 2, 3, 1, 4))? // (rows, own_heads, 1, max, head_dim)
+            .broadcast_as((rows, own_heads, num_heads / own_heads, max, head_dim))?
+            .contiguous()?
+            .reshape((rows, num_heads, max, head_dim))
     };
     let scores = (heads(q)?.matmul(&heads(k)?.t()?)? * options.scale)?.to_dtype(DType::F32)?;
+    let scores = capped(scores, options.softcap)?;
     let scores = match options.bias {
         Some(bias) => {
             let bias = bias.narrow(1, 0, max)?.narrow(2, 0, max)?.to_dtype(DType::F32)?;
@@ -335,10 +388,9 @@ fn eager_padded(
         None => scores,
     };
     let scores = scores.broadcast_add(&padding.mask)?;
-    let scores = if options.causal {
-        scores.broadcast_add(&causal_mask(max, max, device)?)?
-    } else {
-        scores
+    let scores = match options.mask.tensor(max, max, device)? {
+        Some(mask) => scores.broadcast_add(&mask)?,
+        None => scores,
     };
     let probabilities = candle_nn::ops::softmax_last_dim(&scores)?; // (rows, num_heads, max, max)
     let values = probabilities
@@ -358,16 +410,12 @@ fn eager_padded(
     Ok(AttentionOutput { values, attentions: attentions.transpose()? })
 }
 
-/// `(queries, keys)`, f32: 0 where query `i` attends to key `j`, and −∞ elsewhere. Every query attends to some key,
-/// so no row is all −∞.
-fn causal_mask(queries: usize, keys: usize, device: &Device) -> Result<Tensor> {
-    let before = keys - queries;
-    let mask: Vec<f32> = (0..queries)
-        .flat_map(|query| {
-            (0..keys).map(move |key| if key <= before + query { 0.0 } else { f32::NEG_INFINITY })
-        })
-        .collect();
-    Tensor::from_vec(mask, (queries, keys), device)
+/// Scores bounded by `softcap`, if there is one.
+fn capped(scores: Tensor, softcap: Option<f64>) -> Result<Tensor> {
+    match softcap {
+        Some(cap) => (scores / cap)?.tanh()? * cap,
+        None => Ok(scores),
+    }
 }
 
 /// Goes row by row with candle's operations: the reference if queries and keys differ in number.
@@ -379,8 +427,15 @@ fn eager_rows(
 ) -> Result<AttentionOutput> {
     let (_, hidden_size) = q.dims2()?;
     let (num_heads, dtype, device) = (options.num_heads, q.dtype(), q.device());
+    let head_dim = hidden_size / num_heads;
     let heads = |x: &Tensor| -> Result<Tensor> {
-        x.reshape((x.dim(0)?, num_heads, hidden_size / num_heads))?.transpose(0, 1)?.contiguous()
+        let (tokens, width) = x.dims2()?;
+        let own_heads = width / head_dim;
+        x.reshape((tokens, own_heads, 1, head_dim))?
+            .permute((1, 2, 0, 3))? // (own_heads, 1, tokens, head_dim)
+            .broadcast_as((own_heads, num_heads / own_heads, tokens, head_dim))?
+            .contiguous()?
+            .reshape((num_heads, tokens, head_dim))
     };
     let mut values = vec![Tensor::zeros((0, hidden_size), dtype, device)?];
     let mut attentions = Vec::new();
@@ -398,13 +453,14 @@ fn eager_rows(
         if let Some(distance) = options.distance {
             scores = (scores + distance_scores(&row_q, &row_k, distance)?)?;
         }
-        let mut scores = (scores * options.scale)?.to_dtype(DType::F32)?;
+        let scores = (scores * options.scale)?.to_dtype(DType::F32)?;
+        let mut scores = capped(scores, options.softcap)?;
         if let Some(bias) = options.bias {
             let bias = bias.narrow(1, num_keys - num_queries, num_queries)?;
             scores = scores.add(&bias.narrow(2, 0, num_keys)?.to_dtype(DType::F32)?)?;
         }
-        if options.causal && num_queries > 1 {
-            scores = scores.broadcast_add(&causal_mask(num_queries, num_keys, device)?)?;
+        if let Some(mask) = options.mask.tensor(num_queries, num_keys, device)? {
+            scores = scores.broadcast_add(&mask)?;
         }
         let probabilities = candle_nn::ops::softmax_last_dim(&scores.contiguous()?)?;
         let mixed = probabilities.to_dtype(dtype)?.matmul(&row_v)?; // (num_heads, queries, head_dim)
@@ -445,7 +501,7 @@ fn distance_scores(q: &Tensor, k: &Tensor, distance: DistanceEmbedding<'_>) -> R
     (scores + with_keys)?.contiguous()
 }
 
-/// Goes row by row over host memory; idle threads take heads.
+/// Goes row by row over host memory; idle threads take key-value heads, with the query heads that share them.
 fn per_row(
     q: &Tensor,
     queries: &Lengths,
@@ -473,13 +529,16 @@ fn per_row(
     let rows = rows.collect::<Result<Vec<_>>>()?;
     let scores: usize =
         (0..).zip(&rows).map(|(row, (range, ..))| range.len() * keys.len(row)).sum();
-    let parts = cpu::shared(options.num_heads, 1, 2 * scores * hidden_size, |heads| {
-        let columns = heads.start * head_dim..heads.end * head_dim;
+    let sharing = options.num_heads / options.num_kv_heads;
+    let parts = cpu::shared(options.num_kv_heads, 1, 2 * scores * hidden_size, |kv_heads| {
+        let kv_columns = kv_heads.start * head_dim..kv_heads.end * head_dim;
+        let columns = kv_columns.start * sharing..kv_columns.end * sharing;
         let mut kernel = cpu::Attention {
-            num_heads: heads.len(),
+            num_heads: kv_heads.len() * sharing,
             scale: options.scale as f32,
-            bias: bias.map(|bias| bias.heads_from(heads.start)),
-            causal: options.causal,
+            bias: bias.map(|bias| bias.heads_from(kv_heads.start * sharing)),
+            mask: options.mask,
+            softcap: options.softcap.map(|cap| cap as f32),
             bf16: options.precision == Precision::Int8,
             scratch: cpu::Scratch::default(),
         };
@@ -487,8 +546,8 @@ fn per_row(
         let mut values = Vec::with_capacity(tokens * columns.len());
         for (range, k, v) in &rows {
             let (k, v) = (CpuView::new(k), CpuView::new(v));
-            let (k, v) =
-                (k.matrix()?.columns(columns.clone()), v.matrix()?.columns(columns.clone()));
+            let k = k.matrix()?.columns(kv_columns.clone());
+            let v = v.matrix()?.columns(kv_columns.clone());
             values.resize(range.end * columns.len(), 0.0);
             let out = &mut values[range.start * columns.len()..];
             kernel.row(q.block(range.clone(), columns.clone()), k, v, out);
@@ -556,7 +615,7 @@ mod tests {
         for (bias, causal) in
             [(None, false), (Some(&bias), false), (None, true), (Some(&bias), true)]
         {
-            let options = AttentionOptions { causal, ..options(bias) };
+            let options = options(bias).with_causal(causal);
             let keys = Keys::Flat { k: &k, v: &v, lengths: &inputs.lengths };
             let reference = eager_padded(&q, &k, &v, &inputs, options)?;
             let by_row = eager_rows(&q, &inputs.lengths, &keys, options)?;
@@ -564,6 +623,58 @@ mod tests {
             for values in [ours.values, by_row.values] {
                 let off = worst(&values, &reference.values);
                 assert!(off < 5e-6, "kernels differ by {off:e}, causal: {causal}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn kernels_agree_where_heads_share_keys_and_windows_are_short() -> Result<()> {
+        use AttentionMask::{Causal, CausalWindow, Full, Window};
+        let inputs = inputs(&[5, 0, 1, 33, 8, 0]);
+        for (num_kv_heads, head_dim) in [(1, 24), (2, 80), (3, 256)] {
+            let (q_width, kv_width) = (6 * head_dim, num_kv_heads * head_dim);
+            let fused = Tensor::randn(0f32, 1., (47, q_width + 2 * kv_width), &Device::Cpu)?;
+            let (q, k) = (fused.narrow(1, 0, q_width)?, fused.narrow(1, q_width, kv_width)?);
+            let v = fused.narrow(1, q_width + kv_width, kv_width)?;
+            for mask in [Full, Causal, CausalWindow(3), Window(2), CausalWindow(40)] {
+                for softcap in [None, Some(2.0)] {
+                    let options = AttentionOptions::new(6, head_dim)
+                        .with_num_kv_heads(num_kv_heads)
+                        .with_mask(mask)
+                        .with_softcap(softcap);
+                    let keys = Keys::Flat { k: &k, v: &v, lengths: &inputs.lengths };
+                    let ours = attention(&q, &k, &v, &inputs, options)?.values;
+                    let padded = eager_padded(&q, &k, &v, &inputs, options)?.values;
+                    let by_row = eager_rows(&q, &inputs.lengths, &keys, options)?.values;
+                    for reference in [padded, by_row] {
+                        let off = worst(&ours, &reference);
+                        assert!(off < 5e-6, "kernels differ by {off:e}: {options:?}");
+                    }
+                    // The last queries alone, over a cache.
+                    if mask == Full {
+                        continue;
+                    }
+                    let cache = KvCache::new(&k, &v, &inputs.lengths)?;
+                    for last in [1, 2] {
+                        let ranges = inputs
+                            .lengths
+                            .ranges()
+                            .map(|range| range.end - range.len().min(last)..range.end);
+                        let ranges: Vec<_> = ranges.collect();
+                        let part = |x: &Tensor| -> Result<Tensor> {
+                            let rows: Result<Vec<_>> = ranges
+                                .iter()
+                                .map(|range| x.narrow(0, range.start, range.len()))
+                                .collect();
+                            Tensor::cat(&rows?, 0)
+                        };
+                        let queries = Lengths::new(ranges.iter().map(ExactSizeIterator::len));
+                        let cached = attention_over(&part(&q)?, &queries, &cache, options)?.values;
+                        let off = worst(&cached, &part(&ours)?);
+                        assert!(off < 5e-6, "over a cache: {off:e}: {options:?}");
+                    }
+                }
             }
         }
         Ok(())
@@ -586,7 +697,8 @@ mod tests {
             (Some(&bias), true, Precision::Full),
             (None, true, Precision::Int8),
         ] {
-            let options = AttentionOptions { num_heads: 5, causal, precision, ..options(bias) };
+            let options = AttentionOptions { num_heads: 5, precision, ..options(bias) };
+            let options = options.with_num_kv_heads(5).with_causal(causal);
             let results = || -> Result<Vec<Vec<f32>>> {
                 let outputs = [
                     attention(&q, &k, &v, &inputs, options)?,
@@ -627,7 +739,7 @@ mod tests {
         let x = Tensor::randn(0f32, 2., (17, 3 * 24), &Device::Cpu)?;
         let (q, k, v) = (x.narrow(1, 0, 24)?, x.narrow(1, 24, 24)?, x.narrow(1, 48, 24)?);
         let bias = Tensor::randn(0f32, 1., (HEADS, 9, 9), &Device::Cpu)?;
-        let options = AttentionOptions { causal: true, ..options(Some(&bias)) };
+        let options = options(Some(&bias)).with_causal(true);
         let whole = attention(&q, &k, &v, &inputs, options)?.values;
         // First all but two tokens of each row, then one more, then the last.
         let mut cache = KvCache::default();
@@ -691,7 +803,7 @@ mod tests {
         assert_eq!(attentions[0].dims(), [HEADS, 4, 2]);
         // A row without keys has nothing to mix.
         assert_eq!(ours.values.get(4)?.to_vec1::<f32>()?, [0.0; 12]);
-        let causal = AttentionOptions { causal: true, ..options(None) };
+        let causal = options(None).with_causal(true);
         assert!(attention_over(&q, &queries, &cache, causal).is_err());
         Ok(())
     }
@@ -729,12 +841,20 @@ mod tests {
         let x = Tensor::zeros((4, 12), DType::F32, &Device::Cpu)?;
         let short = Tensor::zeros((HEADS, 3, 3), DType::F32, &Device::Cpu)?;
         assert!(attention(&x, &x, &x, &inputs, options(Some(&short))).is_err());
-        let five_heads = AttentionOptions { num_heads: 5, ..options(None) };
+        let five_heads = AttentionOptions { num_heads: 5, num_kv_heads: 5, ..options(None) };
         assert!(attention(&x, &x, &x, &inputs, five_heads).is_err());
         for scale in [0.0, -0.3, f64::NAN] {
             let error = attention(&x, &x, &x, &inputs, AttentionOptions { scale, ..options(None) });
             let error = error.unwrap_err().to_string();
             assert!(error.contains("cannot be scaled by"), "{error}");
+        }
+        for wrong in [
+            options(None).with_num_kv_heads(2),
+            options(None).with_num_kv_heads(1),
+            options(None).with_mask(AttentionMask::CausalWindow(0)),
+            options(None).with_softcap(Some(0.0)),
+        ] {
+            assert!(attention(&x, &x, &x, &inputs, wrong).is_err(), "{wrong:?}");
         }
         let other = Tensor::zeros((3, 12), DType::F32, &Device::Cpu)?;
         assert!(attention(&x, &other, &x, &inputs, options(None)).is_err());

@@ -85,6 +85,8 @@ pub struct ModelInputs {
     pub lengths: Lengths,
     /// Token ids in host memory, for heads that search for one.
     ids: Arc<[u32]>,
+    /// Positions in host memory, for rotary embeddings.
+    positions: Arc<[u32]>,
     /// Created on first use, then shared by all layers.
     padding: OnceLock<Padding>,
 }
@@ -187,7 +189,7 @@ impl ModelInputs {
             }
         }
         let (total, lengths) = (input_ids.len(), Lengths::new(lengths));
-        let ids = input_ids.as_slice().into();
+        let (ids, positions) = (input_ids.as_slice().into(), position_ids.as_slice().into());
         let mut all = input_ids;
         all.append(&mut token_type_ids);
         all.append(&mut position_ids);
@@ -196,6 +198,7 @@ impl ModelInputs {
         let part = |number| all.narrow(0, number * total, total);
         Ok(Self {
             ids,
+            positions,
             input_ids: part(0)?,
             token_type_ids: part(1)?,
             position_ids: part(2)?,
@@ -279,6 +282,11 @@ impl ModelInputs {
     /// The token ids of row `row`, in host memory.
     pub fn row_ids(&self, row: usize) -> &[u32] {
         &self.ids[self.lengths.range(row)]
+    }
+
+    /// The positions of all tokens, in host memory.
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
     }
 
     /// The padding of these inputs, built once.

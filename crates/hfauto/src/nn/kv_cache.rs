@@ -2,7 +2,8 @@
 //!
 //! Rows come and go during generation, so each has its own tensors. Finished rows are dropped, waiting rows are added,
 //! and beams are reordered without touching the others. Beams with a common prefix share tensors until one of them is
-//! appended to (copy on write). Not here: attention over the cache (`attention`), and the choice of tokens
+//! appended to (copy on write). A key-value head that several query heads share is cached once. Tokens outside
+//! the window of a layer stay in its cache. Not here: attention over the cache (`attention`), and the choice of tokens
 //! (`crate::generation`).
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::inputs::Lengths;
 /// The minimum capacity of a row, in tokens. The capacity doubles when it is used up.
 const MIN_CAPACITY: usize = 16;
 
-/// Keys and values of one row: `(len, hidden_size)` each, in tensors with spare capacity.
+/// Keys and values of one row: `(len, width)` each, in tensors with spare capacity; `width` is `num_kv_heads * head_dim`.
 #[derive(Clone, Debug)]
 struct Row {
     keys: Tensor,
@@ -90,7 +91,7 @@ impl KvCache {
     /// Creates a cache for rows whose keys and values are all known, for example an encoder's for cross-attention.
     ///
     /// # Shapes
-    /// `keys`, `values`: `(total_tokens, hidden_size)`, rows as in `lengths`.
+    /// `keys`, `values`: `(total_tokens, num_kv_heads * head_dim)`, rows as in `lengths`.
     ///
     /// # Errors
     /// When candle cannot allocate.
@@ -117,6 +118,14 @@ impl KvCache {
         self.rows.get(row).map_or(0, |row| row.len)
     }
 
+    /// Features of a key; `None` while the cache has no rows.
+    ///
+    /// # Errors
+    /// When candle cannot tell.
+    pub(super) fn width(&self) -> Result<Option<usize>> {
+        self.rows.first().map(|row| row.keys.dim(1)).transpose()
+    }
+
     /// Whether the cache has no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
@@ -125,7 +134,7 @@ impl KvCache {
     /// Appends new tokens to each row. An empty cache takes over the rows.
     ///
     /// # Shapes
-    /// `keys`, `values`: `(total_tokens, hidden_size)`, rows as in `lengths`.
+    /// `keys`, `values`: `(total_tokens, num_kv_heads * head_dim)`, rows as in `lengths`.
     ///
     /// # Errors
     /// When the number of rows differs from the cache's, or candle cannot allocate.
@@ -208,7 +217,16 @@ impl KvCache {
         Ok(())
     }
 
-    /// Keys and values of row `row`, as views of `(len, hidden_size)` each.
+    /// Removes the tokens of row `row`; the empty row stays.
+    pub fn clear(&mut self, row: usize) {
+        if let Some(row) = self.rows.get_mut(row) {
+            row.len = 0;
+        }
+        #[cfg(feature = "cuda")]
+        self.table.take();
+    }
+
+    /// Keys and values of row `row`, as views of `(len, num_kv_heads * head_dim)` each.
     ///
     /// # Errors
     /// When the row does not exist.
@@ -262,6 +280,18 @@ mod tests {
         cache.select(&[0, 1]).unwrap();
         cache.append(&next, &next, &Lengths::new([1, 1])).unwrap();
         assert_eq!((cache.len(1), cache.rows[1].keys.id()), (44, second));
+
+        // A cleared row begins anew, and one that shares its tensors keeps them.
+        cache.select(&[0, 1, 1]).unwrap();
+        cache.clear(1);
+        cache
+            .append(&tokens(&[7.0, 8.0, 9.0]), &tokens(&[7.0, 8.0, 9.0]), &Lengths::new([1, 1, 1]))
+            .unwrap();
+        assert_eq!(
+            (keys(&cache, 1), keys(&cache, 2)[42..].to_vec()),
+            (vec![8.0], vec![6.0, 6.0, 9.0])
+        );
+        cache.select(&[0, 2]).unwrap();
 
         cache.extend(KvCache::new(&tokens(&[8.0]), &tokens(&[8.0]), &Lengths::new([1])).unwrap());
         assert_eq!((cache.num_rows(), cache.len(2)), (3, 1));

@@ -22,6 +22,17 @@ impl LayerNorm {
         Ok(Self { weight: vb.get(hidden_size, "weight")?, bias: vb.get(hidden_size, "bias")?, eps })
     }
 
+    /// Loads a norm without a bias.
+    ///
+    /// # Errors
+    /// When the checkpoint lacks `weight` or has another shape.
+    pub fn load_without_bias(vb: VarBuilder<'_>, hidden_size: usize, eps: f64) -> Result<Self> {
+        let weight = vb.get(hidden_size, "weight")?;
+        // See `Linear::fuse` for tensors that the checkpoint lacks.
+        let bias = if weight.is_contiguous() { weight.zeros_like()? } else { weight.clone() };
+        Ok(Self { weight, bias, eps })
+    }
+
     /// Normalizes `x`.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use super::cpu::{self, CpuView, Int8Weight, Matrix, Output, PackedWeight};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::layer_norm::LayerNorm;
+use super::mlp::Gate;
 
 /// Tokens per block of a packed layer: a block's results are still in the cache when the activation function, or the
 /// next layer, reads them.
@@ -198,7 +199,7 @@ impl Linear {
     /// As [`Linear::forward`].
     pub fn forward_activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         if self.on_cpu(x) {
-            return forward_cpu(x, self, activation, None);
+            return forward_cpu(x, self, Between::Activation(activation), None);
         }
         let Weight::Dense(weight) = &self.weight else {
             bail!("a linear layer packed for f32 on the CPU got {:?}, or another device", x.dtype())
@@ -228,9 +229,20 @@ impl Linear {
         next: &Self,
     ) -> Result<Tensor> {
         if self.on_cpu(x) && next.on_cpu(x) {
-            return forward_cpu(x, self, activation, Some(next));
+            return forward_cpu(x, self, Between::Activation(activation), Some(next));
         }
         next.forward(&self.forward_activated(x, activation)?)
+    }
+
+    /// Like [`Linear::forward_through`], with a gate; `None` where the kernels of `nn/cpu` do not apply.
+    pub(super) fn forward_through_gate(
+        &self,
+        x: &Tensor,
+        gate: Gate,
+        next: &Self,
+    ) -> Result<Option<Tensor>> {
+        let on_cpu = self.on_cpu(x) && next.on_cpu(x);
+        on_cpu.then(|| forward_cpu(x, self, Between::Gate(gate), Some(next))).transpose()
     }
 
     fn is_packed(&self) -> bool {
@@ -248,11 +260,19 @@ impl Linear {
     }
 }
 
-/// Applies `first`, `activation` and optionally `next`, block by block, on this thread and idle ones.
+/// What happens to the results of a layer.
+#[derive(Clone, Copy)]
+enum Between {
+    Activation(Activation),
+    /// Halves the number of features.
+    Gate(Gate),
+}
+
+/// Applies `first`, what is `between`, and optionally `next`, block by block, on this thread and idle ones.
 fn forward_cpu(
     x: &Tensor,
     first: &Linear,
-    activation: Activation,
+    between: Between,
     next: Option<&Linear>,
 ) -> Result<Tensor> {
     let (tokens, in_features) = x.dims2()?;
@@ -263,7 +283,11 @@ fn forward_cpu(
     let out_features = match next {
         Some(next) => {
             let (out_features, expected) = next.weight.shape()?;
-            if width != expected {
+            let features_fit = match between {
+                Between::Activation(_) => width == expected,
+                Between::Gate(_) => width == 2 * expected,
+            };
+            if !features_fit {
                 bail!("linear layer of {expected} features got {width}");
             }
             out_features
@@ -288,25 +312,35 @@ fn forward_cpu(
     };
     let outs = cpu::shared(tokens, TILE_TOKENS, work, |range| {
         let mut out = Vec::with_capacity(range.len() * out_features);
-        let mut inner = Vec::new();
+        let (mut inner, mut gated) = (Vec::new(), Vec::new());
         let numbers = &numbers[range.start * in_features..range.end * in_features];
         for block in numbers.chunks(BLOCK_TOKENS * in_features) {
-            match next {
-                None => {
-                    let before = out.len();
-                    first.weight.append(&mut out, block, first_bias)?;
+            let Some(next) = next else {
+                let before = out.len();
+                first.weight.append(&mut out, block, first_bias)?;
+                if let Between::Activation(activation) = between {
                     activation.apply(&mut out[before..]);
                 }
-                Some(next) => {
-                    inner.clear();
-                    first.weight.append(&mut inner, block, first_bias)?;
-                    match next.weight {
-                        Weight::Int8(_) => activation.apply_before_quantization(&mut inner),
-                        Weight::Dense(_) | Weight::Packed(_) => activation.apply(&mut inner),
-                    }
-                    next.weight.append(&mut out, &inner, next_bias)?;
+                continue;
+            };
+            inner.clear();
+            first.weight.append(&mut inner, block, first_bias)?;
+            let inputs = match (between, &next.weight) {
+                (Between::Gate(gate), _) => {
+                    gated.clear();
+                    gate.append(&mut gated, &mut inner, width / 2);
+                    &gated
                 }
-            }
+                (Between::Activation(activation), Weight::Int8(_)) => {
+                    activation.apply_before_quantization(&mut inner);
+                    &inner
+                }
+                (Between::Activation(activation), Weight::Dense(_) | Weight::Packed(_)) => {
+                    activation.apply(&mut inner);
+                    &inner
+                }
+            };
+            next.weight.append(&mut out, inputs, next_bias)?;
         }
         Ok(out)
     });

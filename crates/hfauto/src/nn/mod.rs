@@ -9,14 +9,17 @@ pub mod cuda;
 mod host;
 mod activation;
 mod attention;
+mod attention_mask;
 mod kv_cache;
 mod embedding;
 mod layer_norm;
 mod linear;
 mod log_softmax;
+mod mlp;
 mod pooling;
 mod relative_position;
 mod rms_norm;
+mod rotary;
 mod torch_activation;
 
 pub use activation::Activation;
@@ -24,6 +27,7 @@ pub use attention::{
     AttentionOptions, AttentionOutput, AttnImplementation, DistanceEmbedding, attention,
     attention_cached, attention_over,
 };
+pub use attention_mask::AttentionMask;
 pub use cpu::SpareThreads;
 pub use embedding::Embedding;
 pub use host::{add, cast, logits_to_host, not_finite, select_rows, to_host};
@@ -32,7 +36,9 @@ pub use kv_cache::KvCache;
 pub use layer_norm::LayerNorm;
 pub use linear::{Linear, Precision};
 pub use log_softmax::{log_softmax, log_sum_exp};
+pub use mlp::{GateHalf, GatedMlp};
 pub use pooling::{Pooling, PoolingMode, normalize};
 pub use relative_position::{RelativeAttentionBias, RelativePositionBuckets};
 pub use rms_norm::RmsNorm;
+pub use rotary::{RotaryConfig, RotaryEmbedding, RotaryLayout, Rotation};
 pub use torch_activation::TorchActivation;

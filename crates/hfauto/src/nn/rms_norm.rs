@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 
 use super::cpu::{self, CpuView};
 
-/// `x / √(mean(x²) + eps) · weight`, without subtracting a mean or adding a bias (`T5LayerNorm`).
+/// `x / √(mean(x²) + eps) · weight`, without subtracting a mean or adding a bias (`T5LayerNorm`, `LlamaRMSNorm`).
 #[derive(Clone, Debug)]
 pub struct RmsNorm {
     weight: Tensor,
@@ -21,6 +21,33 @@ impl RmsNorm {
         Ok(Self { weight: vb.get(hidden_size, "weight")?, eps })
     }
 
+    /// Like [`RmsNorm::load`], for a checkpoint that stores the weight less 1 (`GemmaRMSNorm`). The weight stays in f32, the
+    /// dtype of the product.
+    ///
+    /// # Errors
+    /// As [`RmsNorm::load`].
+    pub fn load_less_one(vb: VarBuilder<'_>, hidden_size: usize, eps: f64) -> Result<Self> {
+        let weight = vb.set_dtype(DType::F32).get(hidden_size, "weight")?;
+        // See `Linear::fuse` for tensors that the checkpoint lacks.
+        let weight = if weight.is_contiguous() { (weight + 1.0)? } else { weight };
+        Ok(Self { weight, eps })
+    }
+
+    /// Normalizes each head of `x` separately.
+    ///
+    /// # Shapes
+    /// `x`: `(tokens, heads * hidden_size)`, as what is returned, where `hidden_size` is that of the norm; it may be a view.
+    ///
+    /// # Errors
+    /// As [`RmsNorm::forward`].
+    pub fn forward_heads(&self, x: &Tensor) -> Result<Tensor> {
+        let (tokens, width) = x.dims2()?;
+        if tokens == 0 {
+            return Tensor::zeros((0, width), x.dtype(), x.device());
+        }
+        self.forward(&x.reshape(((), self.weight.dim(0)?))?)?.reshape((tokens, width))
+    }
+
     /// Normalizes `x`.
     ///
     /// # Errors
@@ -34,16 +61,19 @@ impl RmsNorm {
             return Tensor::from_vec(values, x.shape(), x.device());
         }
         #[cfg(feature = "cuda")]
-        if super::cuda::applies(x) {
+        if super::cuda::applies(x) && x.dtype() == self.weight.dtype() {
             return super::cuda::normalize(x, None, &self.weight, None, self.eps);
         }
         let dtype = x.dtype();
         // The squares are computed in f32, because half precision is too coarse.
         let x = if dtype == DType::F64 { x.clone() } else { x.to_dtype(DType::F32)? };
         let mean_square = x.sqr()?.mean_keepdim(1)?;
-        x.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?
-            .to_dtype(dtype)?
-            .broadcast_mul(&self.weight)
+        let normalized = x.broadcast_div(&(mean_square + self.eps)?.sqrt()?)?;
+        if self.weight.dtype() == dtype {
+            normalized.to_dtype(dtype)?.broadcast_mul(&self.weight)
+        } else {
+            normalized.broadcast_mul(&self.weight)?.to_dtype(dtype)
+        }
     }
 }
 
@@ -62,6 +92,25 @@ mod tests {
         let ours = layer.forward(&x)?.to_dtype(DType::F64)?;
         let off = (ours - exact)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?;
         assert!(off < 2e-6, "{off:e}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_weight_stored_less_one_is_one_more_and_heads_are_normalized_apart() -> Result<()> {
+        let weight = Tensor::new(&[0f32, 1.0], &Device::Cpu)?;
+        let tensors = std::collections::HashMap::from([("weight".to_owned(), weight)]);
+        let vb = VarBuilder::from_tensors(tensors, DType::BF16, &Device::Cpu);
+        let layer = RmsNorm::load_less_one(vb, 2, 1e-6)?;
+        let x = Tensor::new(&[[9f32, 3.0, 3.0, 0.5, -0.5, 9.0]], &Device::Cpu)?.narrow(1, 1, 4)?;
+        let y = layer.forward_heads(&x)?;
+        assert_eq!(y.dims(), [1, 4]);
+        for (ours, expected) in y.get(0)?.to_vec1::<f32>()?.into_iter().zip([1.0, 2.0, 1.0, -2.0]) {
+            assert!((ours - expected).abs() < 1e-5, "{ours}");
+        }
+        let half = layer.forward_heads(&x.to_dtype(DType::BF16)?)?;
+        assert_eq!(half.dtype(), DType::BF16);
+        assert!(layer.forward_heads(&x.narrow(1, 0, 3)?).is_err());
+        assert_eq!(layer.forward_heads(&x.narrow(0, 0, 0)?)?.dims(), [0, 4]);
         Ok(())
     }
 

@@ -72,9 +72,9 @@ fn check_beams(
     let Some(available) = memory::available_bytes().filter(|_| config.num_beams > 1) else {
         return Ok(());
     };
-    let positions = dimensions.max_position_embeddings.unwrap_or(usize::MAX);
+    let positions = dimensions.position_limit().unwrap_or(usize::MAX);
     let tokens = config.max_new_tokens.or(config.max_length).unwrap_or(1).min(positions);
-    let a_token = dimensions.num_hidden_layers.saturating_mul(dimensions.hidden_size * 8);
+    let a_token = dimensions.num_hidden_layers.saturating_mul(dimensions.kv_width() * 8);
     let needed = config.num_beams.saturating_mul(tokens).saturating_mul(a_token);
     if needed <= available {
         return Ok(());

@@ -149,7 +149,7 @@ const T5: TokenizerClass = TokenizerClass {
     ..PRE_TRAINED
 };
 
-static CLASSES: [TokenizerClass; 10] = [
+static CLASSES: [TokenizerClass; 13] = [
     BERT,
     TokenizerClass { name: "DistilBertTokenizerFast", token_type_ids: false, ..BERT },
     TokenizerClass {
@@ -208,6 +208,33 @@ static CLASSES: [TokenizerClass; 10] = [
     },
     T5,
     TokenizerClass { name: "MT5TokenizerFast", ..T5 },
+    // The template in tokenizer.json decides about `bos_token` and `eos_token`: transformers 5 ignores `add_bos_token` and
+    // `add_eos_token` next to it.
+    TokenizerClass {
+        name: "LlamaTokenizerFast",
+        default_tokens: &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
+        ..PRE_TRAINED
+    },
+    TokenizerClass {
+        name: "GemmaTokenizerFast",
+        default_tokens: &[
+            ("bos_token", "<bos>"),
+            ("eos_token", "<eos>"),
+            ("unk_token", "<unk>"),
+            ("pad_token", "<pad>"),
+            ("mask_token", "<mask>"),
+        ],
+        ..PRE_TRAINED
+    },
+    TokenizerClass {
+        name: "Qwen2TokenizerFast",
+        default_tokens: &[
+            ("eos_token", "<|endoftext|>"),
+            ("unk_token", "<|endoftext|>"),
+            ("pad_token", "<|endoftext|>"),
+        ],
+        ..PRE_TRAINED
+    },
     // Has no defaults; tokenizer.json decides everything.
     TokenizerClass { token_type_ids: true, ..PRE_TRAINED },
 ];

@@ -4,6 +4,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::*;
+use crate::auto::FAMILIES;
 
 const VOCAB: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\n##b\n";
 
@@ -248,4 +249,42 @@ fn invalid_t5_files_are_refused_by_name() {
     assert!(error.message().contains("looked for `tokenizer.json`, `spiece.model`"), "{error}");
     let error = refused(r#"{"add_prefix_space": true}"#);
     assert!(error.message().contains("looked for `spiece.model`"), "{error}");
+}
+
+#[test]
+fn tokenizers_of_decoders_give_the_ids_of_transformers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/modern");
+    let mut differences = Vec::new();
+    for family in &FAMILIES {
+        let dir = root.join(family.model_type).join("model");
+        let Ok(text) = fs::read_to_string(dir.join("tokens.json")) else { continue };
+        let golden: Value = serde_json::from_str(&text).unwrap();
+        let tokenizer = AutoTokenizer::from_pretrained(dir.to_str().unwrap()).unwrap();
+        let texts: Vec<String> = serde_json::from_value(golden["texts"].clone()).unwrap();
+        let ids: Vec<Vec<u32>> = serde_json::from_value(golden["input_ids"].clone()).unwrap();
+        assert!(texts.len() > 20 && texts.len() == ids.len());
+        for (text, expected) in texts.iter().zip(ids) {
+            let ours = tokenizer.encode(text, &EncodeOptions::default()).unwrap().input_ids;
+            if ours != expected {
+                let model_type = family.model_type;
+                differences.push(format!("{model_type} {text:?}: {ours:?}, not {expected:?}"));
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn decoders_without_tokenizer_json_are_refused_by_name() {
+    for (class, file) in [
+        ("LlamaTokenizer", "tokenizer.model"),
+        ("GemmaTokenizer", "tokenizer.model"),
+        ("Qwen2Tokenizer", "vocab.json"),
+    ] {
+        let config = format!("{{\"tokenizer_class\": \"{class}\"}}");
+        let dir = folder(&[("tokenizer_config.json", &config), (file, "")]);
+        let error = load(dir.path()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(class) && text.contains("tokenizer.json"), "{text}");
+    }
 }

@@ -177,7 +177,7 @@ impl<S: Simd> Tile<'_, S> {
     ) -> usize {
         let x: [&[f32]; ROWS] = array::from_fn(|row| &x[row * in_features..][..in_features]);
         let mut sums = [[self.simd.splat_f32s(0.0); VECTORS]; ROWS];
-        tile(self.simd, F32, &mut sums, &x, self.panel);
+        tile(self.simd, F32, &mut sums, &x, self.panel, 0);
         for (row, sums) in sums.iter().enumerate() {
             let mut numbers = [0.0; PANEL];
             let (vectors, _) = S::as_mut_simd_f32s(&mut numbers);

@@ -68,7 +68,8 @@ impl<S: Simd> Operands<S> for F32 {
 }
 
 /// Overwrites `sums` with the product of rows `x`, all of one length, and a panel with as many rows of `VECTORS`
-/// vectors. A row's result does not depend on `ROWS`. Returning the sums by value would copy them with `memmove`.
+/// vectors. A row's result does not depend on `ROWS`, nor on leading zeros that the caller leaves out, of which there are
+/// `skipped`. Returning the sums by value would copy them with `memmove`.
 #[inline(always)]
 pub(super) fn tile<S: Simd, O: Operands<S>, const ROWS: usize, const VECTORS: usize>(
     simd: S,
@@ -76,10 +77,12 @@ pub(super) fn tile<S: Simd, O: Operands<S>, const ROWS: usize, const VECTORS: us
     sums: &mut [[S::f32s; VECTORS]; ROWS],
     x: &[&[f32]; ROWS],
     panel: &[S::f32s],
+    skipped: usize,
 ) {
     let depth = x[0].len();
-    add_up(simd, operands, sums, x, panel, 0..depth.min(DEPTH));
-    for start in (DEPTH..depth).step_by(DEPTH) {
+    let first = depth.min(DEPTH - skipped % DEPTH);
+    add_up(simd, operands, sums, x, panel, 0..first);
+    for start in (first..depth).step_by(DEPTH) {
         let mut more = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
         let places = start..depth.min(start + DEPTH);
         add_up(simd, operands, &mut more, x, panel, places);

@@ -4,7 +4,7 @@ use super::{
     AMPERE, Arg, CudaView, DType, Result, Source, Tensor, bail, card, compute_capability,
     dtype_number, elementwise, empty, is_half, launch, to_device,
 };
-use crate::nn::{AttentionOptions, Lengths};
+use crate::nn::{AttentionMask, AttentionOptions, Lengths};
 
 /// The largest head dimension that the kernel supports.
 const MAX_HEAD_DIM: usize = 128;
@@ -117,13 +117,16 @@ pub(in crate::nn) fn append(
     Ok(())
 }
 
-/// Whether the kernel supports this attention: half precision on a GPU from Ampere on, no probabilities, and heads that
-/// can be read sixteen bytes at a time.
+/// Whether the kernel supports this attention: half precision on a GPU from Ampere on, no probabilities, as many heads of
+/// keys as of queries, no window and no softcap, and heads that can be read sixteen bytes at a time.
 pub(in crate::nn) fn can_attend(q: &Tensor, options: &AttentionOptions<'_>) -> bool {
     let Ok((_, hidden_size)) = q.dims2() else { return false };
     let head_dim = hidden_size / options.num_heads.max(1);
     is_half(q)
         && !options.is_eager()
+        && options.num_kv_heads == options.num_heads
+        && matches!(options.mask, AttentionMask::Full | AttentionMask::Causal)
+        && options.softcap.is_none()
         && options.bias.is_none_or(|bias| bias.dtype() == q.dtype())
         && head_dim.is_multiple_of(8)
         && head_dim <= MAX_HEAD_DIM
@@ -211,7 +214,7 @@ pub(in crate::nn) fn attention(
         Arg::Int(v_stride as i32),
         Arg::Int(hidden_size as i32),
         Arg::Float((options.scale * std::f64::consts::LOG2_E) as f32),
-        Arg::Int(i32::from(options.causal)),
+        Arg::Int(i32::from(options.mask == AttentionMask::Causal)),
     ];
     let tiles = queries.max().div_ceil(16 * warps) as u32;
     let grid = (queries.rows() as u32, options.num_heads as u32, tiles);

@@ -1,9 +1,10 @@
 //! Attention of one sequence in host memory, without padding, with scores that stay in the L1 cache.
 //!
 //! Keys and values of all heads are packed once into panels. Then, for each head, a few queries at a time are
-//! multiplied by all keys, go through softmax, and are multiplied by all values. A single query, as in decoding, reads
-//! keys and values in place: packing them would cost more than the product. A query's result does not depend on the
-//! number of queries. Not here: which keys a sequence has (`crate::nn::attention`). The entry is [`Attention`].
+//! multiplied by the keys that they attend to, go through softmax, and are multiplied by the values. A single query, as in
+//! decoding, reads keys and values in place: packing them would cost more than the product. A query's result does not
+//! depend on the number of queries. Not here: which keys a sequence has (`crate::nn::attention`). The entry is
+//! [`Attention`].
 
 mod panels;
 
@@ -17,8 +18,9 @@ use self::panels::{HALF, Head, Panels, Shape};
 use super::Matrix;
 #[cfg(target_arch = "x86_64")]
 use super::bf16;
-use super::functions::exp2_of_negative;
+use super::functions::{Function, Tanh, exp2_of_negative};
 use super::tile::{F32, Operands, PANEL, tile};
+use crate::nn::AttentionMask;
 
 /// A bias on the scores, `(num_heads, rows, stride)`. The last query of a sequence is at the position of its last key.
 #[derive(Clone, Copy)]
@@ -41,8 +43,10 @@ pub(in crate::nn) struct Attention<'a> {
     /// Greater than 0.
     pub(in crate::nn) scale: f32,
     pub(in crate::nn) bias: Option<Bias<'a>>,
-    /// Whether a query sees only the keys up to its own position.
-    pub(in crate::nn) causal: bool,
+    /// The keys that a query attends to.
+    pub(in crate::nn) mask: AttentionMask,
+    /// The bound `c` of the scores, which become `c · tanh(score / c)` before the bias.
+    pub(in crate::nn) softcap: Option<f32>,
     /// Whether sequences with several queries may use bf16, if the processor supports it.
     pub(in crate::nn) bf16: bool,
     /// Buffers reused across sequences.
@@ -61,8 +65,9 @@ impl Attention<'_> {
     /// Writes `softmax(q · kᵀ · scale + bias) · v` of each head to `out`, which has the shape of `q`.
     ///
     /// # Shapes
-    /// `q`: `(queries, num_heads * head_dim)`, `k` and `v`: `(keys, num_heads * head_dim)`; rows are contiguous. With
-    /// `causal` or a bias, there are at least as many keys as queries.
+    /// `q`: `(queries, num_heads * head_dim)`, `k` and `v`: `(keys, num_kv_heads * head_dim)`, where `num_heads` is a
+    /// multiple of `num_kv_heads`; rows are contiguous. With a bias or a mask other than full, there are at least as
+    /// many keys as queries.
     ///
     /// # Panics
     /// When the shapes do not match: a bug of the caller.
@@ -73,7 +78,12 @@ impl Attention<'_> {
         v: Matrix<'_>,
         out: &mut [f32],
     ) {
-        assert!(k.rows == v.rows && k.columns == q.columns && v.columns == q.columns, "bug: keys");
+        assert!(k.rows == v.rows && k.columns == v.columns, "bug: keys");
+        let head_dim = q.columns / self.num_heads;
+        let heads_fit = head_dim == 0
+            || k.columns.is_multiple_of(head_dim)
+                && self.num_heads.is_multiple_of(k.columns / head_dim);
+        assert!(heads_fit, "bug: heads of keys");
         assert_eq!(
             out.len(),
             q.rows * q.columns,
@@ -149,7 +159,7 @@ impl Row<'_, '_> {
         simd: S,
         operands: O,
     ) {
-        let Attention { num_heads, scratch, scale, bias, causal, .. } = self.attention;
+        let Attention { num_heads, scratch, scale, bias, mask, softcap, .. } = self.attention;
         let Scratch { panels, scores } = scratch;
         let shape = Shape::new(*num_heads, self.q, self.k, O::GROUP);
         let Shape { num_queries, num_keys, head_dim, .. } = shape;
@@ -162,10 +172,11 @@ impl Row<'_, '_> {
                 shape,
                 head: panels.head(head, shape),
                 scores: &mut *scores,
-                factor: *scale * LOG2_E,
+                scale: *scale,
+                softcap: *softcap,
                 bias: bias.map(|bias| &bias.numbers[head * bias.rows * bias.stride..]),
                 bias_stride: bias.map_or(0, |bias| bias.stride),
-                causal: *causal,
+                mask: *mask,
                 // Bidirectional queries may outnumber the keys. They have no bias, so their position does not matter.
                 before: num_keys.saturating_sub(num_queries),
                 out: &mut *self.out,
@@ -184,39 +195,44 @@ impl Row<'_, '_> {
         }
     }
 
-    /// A single query sees all keys. Keys and values are read in place, in order.
+    /// A single query has the position of the last key. Keys and values are read in place, in order.
     #[inline(always)]
     fn single<S: Simd>(self, simd: S) {
-        let (num_keys, head_dim) = (self.k.rows, self.head_dim());
-        let Attention { num_heads, scratch, scale, bias, .. } = self.attention;
-        let (query, factor) = (self.q.row(0), *scale * LOG2_E);
-        scratch.scores.resize(*num_heads * num_keys, 0.0);
-        for key in 0..num_keys {
-            let heads = query.chunks_exact(head_dim).zip(self.k.row(key).chunks_exact(head_dim));
-            for (head, (query, key_of_head)) in heads.enumerate() {
-                scratch.scores[head * num_keys + key] = dot(simd, query, key_of_head);
+        let (last, head_dim) = (self.k.rows - 1, self.head_dim());
+        let Attention { num_heads, scratch, scale, bias, mask, softcap, .. } = self.attention;
+        let seen = mask.visible(last, self.k.rows);
+        // The width of the query heads that share a key-value head.
+        let sharing = *num_heads * head_dim / self.k.columns;
+        let width = sharing * head_dim;
+        scratch.scores.resize(*num_heads * seen.len(), 0.0);
+        for (place, key) in seen.clone().enumerate() {
+            let groups = self.q.row(0).chunks_exact(width);
+            let groups = groups.zip(self.k.row(key).chunks_exact(head_dim)).enumerate();
+            for (group, (queries, key_of_head)) in groups {
+                for (head, query) in (group * sharing..).zip(queries.chunks_exact(head_dim)) {
+                    scratch.scores[head * seen.len() + place] = dot(simd, query, key_of_head);
+                }
             }
         }
-        for (head, scores) in scratch.scores.chunks_exact_mut(num_keys).enumerate() {
-            let factor = match bias {
-                Some(bias) => {
-                    let row = head * bias.rows + num_keys - 1;
-                    add_bias(scores, factor, &bias.numbers[row * bias.stride..]);
-                    1.0
-                }
-                None => factor,
-            };
+        for (head, scores) in scratch.scores.chunks_exact_mut(seen.len()).enumerate() {
+            let bias = bias.map(|bias| {
+                let row = head * bias.rows + last;
+                &bias.numbers[row * bias.stride + seen.start..]
+            });
+            let factor = adjust(simd, scores, *scale, *softcap, bias);
             let scale = powers(simd, scores, factor);
             for score in scores {
                 *score *= scale;
             }
         }
         self.out.fill(0.0);
-        for key in 0..num_keys {
-            let heads =
-                self.out.chunks_exact_mut(head_dim).zip(self.v.row(key).chunks_exact(head_dim));
-            for (head, (out, value)) in heads.enumerate() {
-                add_scaled(simd, out, value, scratch.scores[head * num_keys + key]);
+        for (place, key) in seen.clone().enumerate() {
+            let groups = self.out.chunks_exact_mut(width);
+            let groups = groups.zip(self.v.row(key).chunks_exact(head_dim)).enumerate();
+            for (group, (outs, value)) in groups {
+                for (head, out) in (group * sharing..).zip(outs.chunks_exact_mut(head_dim)) {
+                    add_scaled(simd, out, value, scratch.scores[head * seen.len() + place]);
+                }
             }
         }
     }
@@ -229,12 +245,12 @@ struct Block<'a, S, O> {
     shape: Shape,
     head: Head<'a>,
     scores: &'a mut [f32],
-    /// The scale of the scores times log2(e), so that softmax can use powers of two.
-    factor: f32,
+    scale: f32,
+    softcap: Option<f32>,
     /// The bias of this head.
     bias: Option<&'a [f32]>,
     bias_stride: usize,
-    causal: bool,
+    mask: AttentionMask,
     /// The position of the first query.
     before: usize,
     out: &'a mut [f32],
@@ -251,48 +267,51 @@ impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
         first: usize,
     ) -> usize {
         let (num_keys, padded_keys) = (self.shape.num_keys, self.shape.padded_keys());
-        // The number of keys that each query sees.
-        let seen: [usize; QUERIES] = array::from_fn(
+        // The keys that each query attends to. Neither end decreases from query to query.
+        let seen: [Range<usize>; QUERIES] = array::from_fn(
             #[inline(always)]
-            |query| if self.causal { self.before + first + query + 1 } else { num_keys },
+            |query| self.mask.visible(self.before + first + query, num_keys),
         );
-        let most = seen[QUERIES - 1];
-        for start in (0..most).step_by(PANEL) {
+        let keys = seen[0].start / PANEL * PANEL..seen[QUERIES - 1].end;
+        for start in keys.clone().step_by(PANEL) {
             if start + PANEL <= padded_keys {
-                self.score::<QUERIES, FULL>(first, start);
+                self.score::<QUERIES, FULL>(first, start, keys.start);
             } else {
-                self.score::<QUERIES, PART>(first, start);
+                self.score::<QUERIES, PART>(first, start, keys.start);
             }
         }
         let mut scales = [0.0; QUERIES];
         for (query, (scale, seen)) in scales.iter_mut().zip(seen).enumerate() {
-            let scores = &mut self.scores[query * padded_keys..][..most];
-            let (visible, hidden) = scores.split_at_mut(seen);
-            let factor = match self.bias {
-                Some(bias) => {
-                    let bias = &bias[(self.before + first + query) * self.bias_stride..];
-                    add_bias(visible, self.factor, bias);
-                    1.0
-                }
-                None => self.factor,
-            };
+            let scores = &mut self.scores[query * padded_keys..][..keys.len()];
+            let visible = &mut scores[seen.start - keys.start..seen.end - keys.start];
+            let bias = self.bias.map(
+                #[inline(always)]
+                |bias| &bias[(self.before + first + query) * self.bias_stride + seen.start..],
+            );
+            let factor = adjust(self.simd, visible, self.scale, self.softcap, bias);
             *scale = powers(self.simd, visible, factor);
-            hidden.fill(0.0);
+            scores[..seen.start - keys.start].fill(0.0);
+            scores[seen.end - keys.start..].fill(0.0);
             self.operands.group_in_place(self.simd, scores);
         }
         for start in (0..self.shape.head_dim).step_by(PANEL) {
             if self.shape.head_dim - start > HALF {
-                self.mix::<QUERIES, FULL>(first, start, most, &scales);
+                self.mix::<QUERIES, FULL>(first, start, keys.clone(), &scales);
             } else {
-                self.mix::<QUERIES, PART>(first, start, most, &scales);
+                self.mix::<QUERIES, PART>(first, start, keys.clone(), &scales);
             }
         }
         QUERIES
     }
 
-    /// Multiplies queries by the panel of keys that starts at `start`.
+    /// Multiplies queries by the panel of keys that starts at `start`. The scores begin with key `first_key`.
     #[inline(always)]
-    fn score<const QUERIES: usize, const VECTORS: usize>(&mut self, first: usize, start: usize) {
+    fn score<const QUERIES: usize, const VECTORS: usize>(
+        &mut self,
+        first: usize,
+        start: usize,
+        first_key: usize,
+    ) {
         let (simd, depth) = (self.simd, self.shape.depth());
         let q: [&[f32]; QUERIES] = array::from_fn(
             #[inline(always)]
@@ -300,9 +319,10 @@ impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
         );
         let (panel, _) = S::as_simd_f32s(&self.head.keys[start * depth..]);
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; QUERIES];
-        tile(simd, self.operands, &mut sums, &q, panel);
+        tile(simd, self.operands, &mut sums, &q, panel, 0);
         for (query, sums) in sums.iter().enumerate() {
-            let scores = &mut self.scores[query * self.shape.padded_keys() + start..];
+            let place = query * self.shape.padded_keys() + start - first_key;
+            let scores = &mut self.scores[place..];
             let (scores, _) = S::as_mut_simd_f32s(scores);
             // `copy_from_slice` would compile to a call.
             for (score, sum) in scores[..VECTORS].iter_mut().zip(sums) {
@@ -311,23 +331,26 @@ impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
         }
     }
 
-    /// Multiplies the first `seen` softmax numerators by the panel of values that starts at feature `start`.
+    /// Multiplies the softmax numerators of `keys` by the panel of values that starts at feature `start`. The first key
+    /// starts a panel.
     #[inline(always)]
     fn mix<const QUERIES: usize, const VECTORS: usize>(
         &mut self,
         first: usize,
         start: usize,
-        seen: usize,
+        keys: Range<usize>,
         scales: &[f32; QUERIES],
     ) {
         let simd = self.simd;
         let powers: [&[f32]; QUERIES] = array::from_fn(
             #[inline(always)]
-            |i| &self.scores[i * self.shape.padded_keys()..][..seen.div_ceil(O::GROUP)],
+            |i| &self.scores[i * self.shape.padded_keys()..][..keys.len().div_ceil(O::GROUP)],
         );
         let (panel, _) = S::as_simd_f32s(&self.head.values[start * self.shape.value_groups()..]);
+        let skipped = keys.start / O::GROUP;
+        let panel = &panel[skipped * VECTORS..];
         let mut sums = [[simd.splat_f32s(0.0); VECTORS]; QUERIES];
-        tile(simd, self.operands, &mut sums, &powers, panel);
+        tile(simd, self.operands, &mut sums, &powers, panel, skipped);
         let columns =
             self.columns.start + start..self.columns.end.min(self.columns.start + start + PANEL);
         for (query, (sums, scale)) in sums.iter().zip(scales).enumerate() {
@@ -348,12 +371,34 @@ impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
     }
 }
 
-/// Scales scores to base-2 logarithms and adds a row of the bias.
+/// Caps scores and adds a row of the bias, if there are any. Returns the factor that makes base-2 logarithms of the
+/// scores.
 #[inline(always)]
-fn add_bias(scores: &mut [f32], factor: f32, bias: &[f32]) {
+fn adjust<S: Simd>(
+    simd: S,
+    scores: &mut [f32],
+    scale: f32,
+    softcap: Option<f32>,
+    bias: Option<&[f32]>,
+) -> f32 {
+    let mut factor = scale * LOG2_E;
+    if let Some(cap) = softcap {
+        let (vectors, rest) = S::as_mut_simd_f32s(scores);
+        let factor_of_cap = simd.splat_f32s(scale / cap);
+        for vector in vectors {
+            *vector = Tanh::of(simd, simd.mul_f32s(*vector, factor_of_cap));
+        }
+        if !rest.is_empty() {
+            let vector = simd.mul_f32s(simd.partial_load_f32s(rest), factor_of_cap);
+            simd.partial_store_f32s(rest, Tanh::of(simd, vector));
+        }
+        factor = cap * LOG2_E;
+    }
+    let Some(bias) = bias else { return factor };
     for (score, bias) in scores.iter_mut().zip(bias) {
         *score = *score * factor + bias * LOG2_E;
     }
+    1.0
 }
 
 /// Replaces scores by `2^(factor · (score − max))` and returns the reciprocal of their sum. `factor` is greater than 0.
@@ -427,8 +472,11 @@ mod tests {
         num_queries: usize,
         num_keys: usize,
         num_heads: usize,
+        /// Query heads that share a head of keys; divides `num_heads`.
+        sharing: usize,
         head_dim: usize,
-        causal: bool,
+        mask: AttentionMask,
+        softcap: Option<f32>,
         with_bias: bool,
         bf16: bool,
     }
@@ -446,21 +494,24 @@ mod tests {
     /// Compares with the definition in f64, computed query by query and head by head. Checks this processor's vectors
     /// and scalar code, or bf16 if supported.
     fn check(case: &Case) {
-        let Case { num_queries, num_keys, num_heads, head_dim, causal, with_bias, bf16 } = *case;
+        let Case { num_queries, num_keys, num_heads, sharing, head_dim, .. } = *case;
+        let Case { mask, softcap, with_bias, bf16, .. } = *case;
         let rounds = bf16 && has_bf16() && num_queries > 1;
-        let width = num_heads * head_dim;
+        let (width, kv_width) = (num_heads * head_dim, num_heads / sharing * head_dim);
         let scale = 1.0 / (head_dim as f32).sqrt();
         // Columns of one product, as in a model's fused projection.
         let tokens = numbers(num_queries.max(num_keys) * 3 * width, 7);
         let tokens: Vec<f32> = tokens.iter().map(|x| x * 3.0).collect();
         let all = Matrix::new(&tokens, num_queries.max(num_keys), 3 * width);
-        let part = |part: usize, rows| all.block(0..rows, part * width..(part + 1) * width);
-        let (q, k, v) = (part(0, num_queries), part(1, num_keys), part(2, num_keys));
+        let part = |part: usize, rows| all.block(0..rows, part * width..part * width + kv_width);
+        let q = all.block(0..num_queries, 0..width);
+        let (k, v) = (part(1, num_keys), part(2, num_keys));
         let (rows, stride) = (num_keys + 1, num_keys + 2);
         let bias = numbers(num_heads * rows * stride, 8);
         let bias = with_bias.then_some(Bias { numbers: &bias, rows, stride });
         let scratch = Scratch::default();
-        let mut attention = Attention { num_heads, scale, bias: None, causal, bf16, scratch };
+        let mut attention =
+            Attention { num_heads, scale, bias: None, mask, softcap, bf16, scratch };
         let mut out = vec![7.0; num_queries * width];
         // Leftovers of an earlier, longer sequence must not matter.
         let nans = vec![f32::NAN; (num_keys + 40) * width];
@@ -475,18 +526,21 @@ mod tests {
         }
         let before = num_keys.saturating_sub(num_queries);
         for query in 0..num_queries {
-            let seen = if causal { before + query + 1 } else { num_keys };
+            let seen = mask.visible(before + query, num_keys);
             for head in 0..num_heads {
                 let of = |matrix: Matrix<'_>, row: usize, i: usize| {
-                    let number = matrix.row(row)[head * head_dim + i];
+                    let own = if matrix.columns == width { head } else { head / sharing };
+                    let number = matrix.row(row)[own * head_dim + i];
                     if rounds { half::bf16::from_f32(number).to_f64() } else { number.into() }
                 };
-                let scores = (0..seen).map(|key| {
+                let scores = seen.clone().map(|key| {
                     let dot: f64 = (0..head_dim).map(|i| of(q, query, i) * of(k, key, i)).sum();
                     let bias = bias.as_ref().map_or(0.0, |bias| {
                         bias.numbers[(head * rows + before + query) * stride + key]
                     });
-                    dot * f64::from(scale) + f64::from(bias)
+                    let score = dot * f64::from(scale);
+                    let cap = softcap.map(f64::from);
+                    cap.map_or(score, |cap| cap * (score / cap).tanh()) + f64::from(bias)
                 });
                 let scores: Vec<f64> = scores.collect();
                 let highest = scores.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
@@ -494,7 +548,7 @@ mod tests {
                 let sum: f64 = powers.iter().sum();
                 for i in 0..head_dim {
                     let mixed: f64 =
-                        powers.iter().enumerate().map(|(key, power)| power * of(v, key, i)).sum();
+                        seen.clone().zip(&powers).map(|(key, power)| power * of(v, key, i)).sum();
                     let place = query * width + head * head_dim + i;
                     // Values are up to 3, and softmax numerators in bf16 have 8 bits.
                     let bound = if rounds { 3.0 / 512.0 } else { 2e-5 };
@@ -519,14 +573,17 @@ mod tests {
             [(16, 16, 12, 32), (129, 129, 2, 64), (1, 70, 2, 64), (1, 1, 1, 1), (5, 3, 2, 80)]
         {
             let causal = num_queries <= num_keys;
-            for (causal, with_bias) in [(false, false), (causal, false), (causal, causal)] {
+            let mask = if causal { AttentionMask::Causal } else { AttentionMask::Full };
+            for (mask, with_bias) in [(AttentionMask::Full, false), (mask, false), (mask, causal)] {
                 for bf16 in [false, true] {
                     check(&Case {
                         num_queries,
                         num_keys,
                         num_heads,
+                        sharing: 1,
                         head_dim,
-                        causal,
+                        mask,
+                        softcap: None,
                         with_bias,
                         bf16,
                     });
@@ -542,10 +599,52 @@ mod tests {
                 num_queries: 2,
                 num_keys: 1100,
                 num_heads: 1,
+                sharing: 1,
                 head_dim: 8,
-                causal: true,
+                mask: AttentionMask::Causal,
+                softcap: None,
                 with_bias: false,
                 bf16,
+            });
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_definition_at_the_sizes_of_decoders() {
+        use AttentionMask::{Causal, CausalWindow, Full, Window};
+        for (num_queries, num_keys, num_heads, sharing, head_dim) in
+            [(70, 70, 4, 2, 24), (40, 65, 3, 3, 80), (1, 90, 4, 4, 256), (33, 33, 2, 1, 256)]
+        {
+            for mask in [Full, Causal, CausalWindow(1), CausalWindow(37), Window(5)] {
+                for (softcap, with_bias) in [(None, false), (Some(2.0), false), (Some(9.0), true)] {
+                    for bf16 in [false, true] {
+                        check(&Case {
+                            num_queries,
+                            num_keys,
+                            num_heads,
+                            sharing,
+                            head_dim,
+                            mask,
+                            softcap,
+                            with_bias,
+                            bf16,
+                        });
+                    }
+                }
+            }
+        }
+        // A window that begins in another accumulation block than its queries.
+        for mask in [CausalWindow(700), Window(600)] {
+            check(&Case {
+                num_queries: 1300,
+                num_keys: 1300,
+                num_heads: 1,
+                sharing: 1,
+                head_dim: 8,
+                mask,
+                softcap: None,
+                with_bias: false,
+                bf16: false,
             });
         }
     }
@@ -556,7 +655,8 @@ mod tests {
             num_heads: 1,
             scale: 1.0,
             bias: None,
-            causal: false,
+            mask: AttentionMask::Full,
+            softcap: None,
             bf16: false,
             scratch: Scratch::default(),
         };
@@ -577,7 +677,8 @@ mod tests {
             num_heads: 2,
             scale: 1.0,
             bias: None,
-            causal: false,
+            mask: AttentionMask::Full,
+            softcap: None,
             bf16: false,
             scratch: Scratch::default(),
         };
@@ -598,14 +699,32 @@ mod tests {
         fn agrees_with_the_definition_at_any_size(
             num_queries in 1usize..40,
             more_keys in 0usize..50,
-            num_heads in 1usize..4,
+            num_kv_heads in 1usize..4,
+            sharing in 1usize..4,
             head_dim in 1usize..100,
-            causal: bool,
+            mask in prop_oneof![
+                Just(AttentionMask::Full),
+                Just(AttentionMask::Causal),
+                (1usize..60).prop_map(AttentionMask::CausalWindow),
+                (0usize..60).prop_map(AttentionMask::Window),
+            ],
+            capped: bool,
             with_bias: bool,
             bf16: bool,
         ) {
-            let num_keys = num_queries + more_keys;
-            check(&Case { num_queries, num_keys, num_heads, head_dim, causal, with_bias, bf16 });
+            let (num_keys, num_heads) = (num_queries + more_keys, num_kv_heads * sharing);
+            let softcap = capped.then_some(3.0);
+            check(&Case {
+                num_queries,
+                num_keys,
+                num_heads,
+                sharing,
+                head_dim,
+                mask,
+                softcap,
+                with_bias,
+                bf16,
+            });
         }
     }
 }

@@ -18,6 +18,7 @@ pub(super) const HALF: usize = PANEL / 2;
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     pub(super) num_heads: usize,
+    pub(super) num_kv_heads: usize,
     pub(super) num_queries: usize,
     pub(super) num_keys: usize,
     pub(super) head_dim: usize,
@@ -28,7 +29,8 @@ pub(super) struct Shape {
 impl Shape {
     pub(super) fn new(num_heads: usize, q: Matrix<'_>, k: Matrix<'_>, group: usize) -> Self {
         let head_dim = q.columns / num_heads;
-        Self { num_heads, num_queries: q.rows, num_keys: k.rows, head_dim, group }
+        let num_kv_heads = k.columns / head_dim;
+        Self { num_heads, num_kv_heads, num_queries: q.rows, num_keys: k.rows, head_dim, group }
     }
 
     /// The number of keys of a head, padded to panels.
@@ -57,9 +59,9 @@ impl Shape {
 pub(super) struct Panels {
     /// For each head, `(queries, groups of the head's features)`.
     queries: Vec<f32>,
-    /// For each head, panel after panel of keys, `(groups of the head's features, keys of the panel)` each.
+    /// For each key-value head, panel after panel of keys, `(groups of the head's features, keys of the panel)` each.
     keys: Vec<f32>,
-    /// For each head, panel after panel of features, `(groups of keys, features of the panel)` each.
+    /// For each key-value head, panel after panel of features, `(groups of keys, features of the panel)` each.
     values: Vec<f32>,
     /// A few keys of a head, `(HALF, groups of the head's features)`.
     some_keys: Vec<f32>,
@@ -73,15 +75,16 @@ pub(super) struct Head<'a> {
 }
 
 impl Panels {
-    /// The panels of head `head`, packed with this shape.
+    /// The panels of query head `head`, packed with this shape. Consecutive query heads share a key-value head.
     pub(super) fn head(&self, head: usize, shape: Shape) -> Head<'_> {
         let queries = shape.num_queries * shape.depth();
         let keys = shape.padded_keys() * shape.depth();
         let values = shape.padded_dim() * shape.value_groups();
+        let kv_head = head / (shape.num_heads / shape.num_kv_heads);
         Head {
             queries: &self.queries[head * queries..][..queries],
-            keys: &self.keys[head * keys..][..keys],
-            values: &self.values[head * values..][..values],
+            keys: &self.keys[kv_head * keys..][..keys],
+            values: &self.values[kv_head * values..][..values],
         }
     }
 
@@ -114,9 +117,9 @@ impl Panels {
         shape: Shape,
         k: Matrix<'_>,
     ) {
-        let Shape { num_heads, num_keys, head_dim, .. } = shape;
+        let Shape { num_kv_heads, num_keys, head_dim, .. } = shape;
         let (depth, padded_keys) = (shape.depth(), shape.padded_keys());
-        self.keys.resize(num_heads * padded_keys * depth, 0.0);
+        self.keys.resize(num_kv_heads * padded_keys * depth, 0.0);
         self.some_keys.resize(HALF * depth, 0.0);
         for first in (0..num_keys).step_by(HALF) {
             // Pads with the last key; its scores are unused.
@@ -126,7 +129,7 @@ impl Panels {
             );
             let start = first / PANEL * PANEL;
             let width = PANEL.min(padded_keys - start);
-            for head in 0..num_heads {
+            for head in 0..num_kv_heads {
                 for (row, groups) in rows.iter().zip(self.some_keys.chunks_exact_mut(depth)) {
                     operands.group(simd, groups, &row[head * head_dim..][..head_dim]);
                 }
@@ -145,14 +148,14 @@ impl Panels {
         shape: Shape,
         v: Matrix<'_>,
     ) {
-        let Shape { num_heads, num_keys, head_dim, .. } = shape;
+        let Shape { num_kv_heads, num_keys, head_dim, .. } = shape;
         let (groups, padded_dim) = (shape.value_groups(), shape.padded_dim());
-        self.values.resize(num_heads * groups * padded_dim, 0.0);
+        self.values.resize(num_kv_heads * groups * padded_dim, 0.0);
         for group in 0..groups {
             let first = v.row(group * O::GROUP);
             // Pads with the last value, which is multiplied by zero.
             let second = v.row((group * O::GROUP + 1).min(num_keys - 1));
-            for head in 0..num_heads {
+            for head in 0..num_kv_heads {
                 for start in (0..head_dim).step_by(PANEL) {
                     let features =
                         head * head_dim + start..head * head_dim + head_dim.min(start + PANEL);

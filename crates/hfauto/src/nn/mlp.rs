@@ -1,0 +1,130 @@
+//! The gated feed-forward network `down(act(gate(x)) · up(x))` (SwiGLU, GeGLU). Not here: the network without a gate
+//! ([`Linear::forward_through`]). The entry is [`GatedMlp`].
+
+use candle_core::{Result, Tensor, bail};
+
+use super::activation::Activation;
+use super::linear::Linear;
+
+/// Which half of the fused product is the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateHalf {
+    /// The first (`gate_proj` before `up_proj`).
+    First,
+    /// The second.
+    Second,
+}
+
+/// The activation of the gate, and the half that it applies to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gate {
+    pub(super) half: GateHalf,
+    pub(super) activation: Activation,
+}
+
+impl Gate {
+    /// Appends `act(gate) · up` of rows of `2 * width` to `out`, which then has rows of `width`. The gates are
+    /// overwritten.
+    pub(super) fn append(self, out: &mut Vec<f32>, rows: &mut [f32], width: usize) {
+        for row in rows.chunks_exact_mut(2 * width) {
+            let (first, second) = row.split_at_mut(width);
+            let (gate, up) = match self.half {
+                GateHalf::First => (first, second),
+                GateHalf::Second => (second, first),
+            };
+            self.activation.apply(gate);
+            out.extend(gate.iter().zip(up).map(|(gate, up)| *gate * *up));
+        }
+    }
+}
+
+/// A gated feed-forward network, with gate and up-projection as one product.
+#[derive(Clone, Debug)]
+pub struct GatedMlp {
+    gate_up: Linear,
+    down: Linear,
+    gate: Gate,
+}
+
+impl GatedMlp {
+    /// A network from its two linear layers: gate and up-projection together, `(2 * intermediate_size, hidden_size)`, and
+    /// the down-projection. [`Linear::fuse`] joins a gate and an up-projection that are stored separately.
+    pub fn new(gate_up: Linear, half: GateHalf, activation: Activation, down: Linear) -> Self {
+        Self { gate_up, down, gate: Gate { half, activation } }
+    }
+
+    /// Both linear layers.
+    pub fn linear_layers(&mut self) -> [&mut Linear; 2] {
+        [&mut self.gate_up, &mut self.down]
+    }
+
+    /// Applies the network.
+    ///
+    /// # Shapes
+    /// `x`: `(tokens, hidden_size)`, as what is returned.
+    ///
+    /// # Errors
+    /// If the shapes do not match or candle cannot allocate.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if let Some(output) = self.gate_up.forward_through_gate(x, self.gate, &self.down)? {
+            return Ok(output);
+        }
+        let inner = self.gate_up.forward(x)?;
+        let width = inner.dim(1)? / 2;
+        if inner.dim(1)? != 2 * width {
+            bail!("a gated product of {} features", inner.dim(1)?);
+        }
+        let (gate, up) = match self.gate.half {
+            GateHalf::First => (0, width),
+            GateHalf::Second => (width, 0),
+        };
+        let gate = inner.narrow(1, gate, width)?.contiguous()?;
+        let inner = (self.gate.activation.forward(&gate)? * inner.narrow(1, up, width)?)?;
+        self.down.forward(&inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::nn::Precision;
+
+    #[test]
+    fn fused_network_agrees_with_its_parts() -> Result<()> {
+        let device = Device::Cpu;
+        let random = |rows, columns| Tensor::randn(0f32, 0.5, (rows, columns), &device);
+        for (activation, half) in [
+            (Activation::Silu, GateHalf::First),
+            (Activation::Gelu, GateHalf::Second),
+            (Activation::GeluTanh, GateHalf::First),
+        ] {
+            let (gate, up, down) = (random(26, 12)?, random(26, 12)?, random(12, 26)?);
+            let bias = Tensor::randn(0f32, 0.5, 26, &device)?;
+            // More tokens than a block has.
+            let x = Tensor::randn(0f32, 1., (300, 12), &device)?;
+            let double = |x: &Tensor| x.to_dtype(DType::F64);
+            let product =
+                |w: &Tensor| double(&x)?.matmul(&double(w)?.t()?)?.broadcast_add(&double(&bias)?);
+            let inner = (activation.forward(&product(&gate)?)? * product(&up)?)?;
+            let exact = inner.matmul(&double(&down)?.t()?)?;
+            let layer = |weight: &Tensor| Linear::new(weight.clone(), Some(bias.clone()));
+            let fused = match half {
+                GateHalf::First => Linear::fuse(&[layer(&gate), layer(&up)])?,
+                GateHalf::Second => Linear::fuse(&[layer(&up), layer(&gate)])?,
+            };
+            let mut mlp = GatedMlp::new(fused, half, activation, Linear::new(down, None));
+            for packed in [false, true] {
+                if packed {
+                    mlp.linear_layers().into_iter().try_for_each(|l| l.pack(Precision::Full))?;
+                }
+                let off = (double(&mlp.forward(&x)?)? - &exact)?.abs()?.flatten_all()?.max(0)?;
+                let off = off.to_scalar::<f64>()?;
+                assert!(off < 1e-4, "{activation:?}, packed: {packed}: {off:e}");
+                assert_eq!(mlp.forward(&x.narrow(0, 0, 0)?)?.dims(), [0, 12]);
+            }
+        }
+        Ok(())
+    }
+}
