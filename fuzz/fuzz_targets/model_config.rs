@@ -35,7 +35,11 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(config) = AutoConfig::from_snapshot(&snapshot, &none) {
         let _ = (config.id2label(), config.num_labels(), config.dimensions());
         let file = snapshot.json("generation_config.json").ok().flatten();
-        let defaults = model_defaults(file.as_ref().and_then(|f| f.as_object()), config.json());
+        let defaults = model_defaults(
+            file.as_ref().and_then(|f| f.as_object()),
+            config.json(),
+            config.family().special_token_ids,
+        );
         if let Ok(generation) = GenerationConfig::new(&defaults, &none) {
             let _ = generation.check_lengths(config.dimensions().max_position_embeddings, &none);
         }
