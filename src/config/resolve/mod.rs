@@ -127,8 +127,6 @@ impl Resolver<'_> {
         let top = Cursor::root(root);
         let RawStep::Task(raw) = raw else { return None };
         let here = top.key(raw.task.id);
-        raw.options.check(raw, here, resolver.report);
-        raw.generation.check(here, resolver.report);
         Some(resolver.task_step(raw, here, models))
     }
 

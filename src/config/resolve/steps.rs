@@ -54,10 +54,9 @@ impl Resolver<'_> {
                 }
                 RawStep::Task(raw) => {
                     let here = at.item(index).key(raw.task.id);
-                    raw.options.check(raw, here, self.report);
-                    raw.generation.check(here, self.report);
+                    let step = self.task_step(raw, here, models);
                     self.inputs_and_output(raw, here, &mut columns);
-                    (here, StepKind::Task(self.task_step(raw, here, models)))
+                    (here, StepKind::Task(step))
                 }
             };
             steps.push(Step { kind, location: self.report.location(here.key) });
@@ -65,6 +64,7 @@ impl Resolver<'_> {
         steps
     }
 
+    /// The step as used, with its options checked.
     pub(super) fn task_step(
         &mut self,
         raw: &RawTaskStep,
@@ -72,6 +72,8 @@ impl Resolver<'_> {
         models: &BTreeMap<String, ModelSpec>,
     ) -> TaskStep {
         let RawTaskStep { task, keys, generation, options } = raw;
+        options.check(raw, at, self.report);
+        generation.check(at, self.report);
         if let Some(name) = &keys.auto_class {
             self.auto_class(name, task, at.key("auto_class"));
         }

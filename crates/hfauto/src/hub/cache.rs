@@ -83,7 +83,7 @@ impl RepoCache {
         is_commit(commit).then(|| commit.to_owned())
     }
 
-    /// What the cache knows about `file` at `commit`.
+    /// Whether the cache has `file` at `commit`.
     pub(super) fn has(&self, commit: &str, file: &str) -> Has {
         if self.snapshot_dir(commit).join(file).is_file() {
             Has::Yes

@@ -92,7 +92,7 @@ impl GteConfig {
         })
     }
 
-    /// What the configuration says about inputs and outputs.
+    /// The dimensions of inputs and outputs.
     pub fn dimensions(&self) -> Dimensions {
         let encoder = &self.encoder;
         Dimensions {

@@ -238,7 +238,7 @@ impl LlamaModel {
 impl Backbone for LlamaModel {
     fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
         if want.pooler_output {
-            bail!("`pooler_output` is wanted, but the decoder has no pooler");
+            bail!("`pooler_output` was requested, but the decoder has no pooler");
         }
         self.run(inputs, None, want)
     }

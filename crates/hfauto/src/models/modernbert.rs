@@ -84,7 +84,7 @@ impl ModernBertConfig {
         })
     }
 
-    /// What the configuration says about inputs and outputs.
+    /// The dimensions of inputs and outputs.
     pub fn dimensions(&self) -> Dimensions {
         Dimensions {
             hidden_size: self.encoder.hidden_size,

@@ -260,7 +260,7 @@ impl Linear {
     }
 }
 
-/// What happens to the results of a layer.
+/// The operation on the output of a layer.
 #[derive(Clone, Copy)]
 enum Between {
     Activation(Activation),

@@ -255,7 +255,7 @@ impl SpecialTokens {
     /// The text of an attribute's token.
     ///
     /// # Errors
-    /// `Model` if there is none.
+    /// `Model` if the tokenizer has no such token.
     pub(super) fn require(&self, attribute: &str) -> Result<&str> {
         self.get(attribute).ok_or_else(|| {
             Error::new(ErrorKind::Model, format!("the tokenizer has no `{attribute}`"))

@@ -68,8 +68,8 @@ impl<S: Simd> Operands<S> for F32 {
 }
 
 /// Overwrites `sums` with the product of rows `x`, all of one length, and a panel with as many rows of `VECTORS`
-/// vectors. A row's result does not depend on `ROWS`, nor on leading zeros that the caller leaves out, of which there are
-/// `skipped`. Returning the sums by value would copy them with `memmove`.
+/// vectors. A row's result does not depend on `ROWS`, or on the `skipped` leading zeros that the
+/// caller omits. Returning the sums by value would copy them with `memmove`.
 #[inline(always)]
 pub(super) fn tile<S: Simd, O: Operands<S>, const ROWS: usize, const VECTORS: usize>(
     simd: S,
