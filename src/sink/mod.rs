@@ -42,6 +42,7 @@ mod units;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, SchemaRef};
@@ -58,7 +59,7 @@ pub use self::records::RowErrorCounts;
 pub use self::state::OutputState;
 pub(crate) use self::state::{is_remote, keep_report, kept_report};
 pub use self::storage::Shard;
-use self::storage::{Hold, Lock};
+use self::storage::{Hold, Lock, Storage};
 use self::target::Target;
 pub use self::units::{
     Committed, Done, Finished, UnitKey, UnitMode, UnitOutput, UnitStatus, Vanished,
@@ -138,8 +139,8 @@ pub struct Sink {
 enum Staging {
     File {
         temporary: PathBuf,
+        storage: Arc<dyn Storage>,
         lock: Box<dyn Lock>,
-        created: Vec<PathBuf>,
         overwrite: bool,
     },
     /// A single object: its local file is uploaded at the end.
@@ -577,17 +578,9 @@ impl Staging {
     fn file(target: &Target, name: &str, overwrite: bool) -> Result<Self> {
         let path = &target.path;
         let temporary = path.with_file_name(format!(".{name}.hfauto-tmp"));
-        let mut created = Vec::new();
-        if let Some(folder) = path.parent() {
-            storage::make_folders(folder, &mut created).map_err(|e| write_error(path, e))?;
-        }
-        match target.storage.lock_of(name) {
-            Ok(lock) => Ok(Self::File { temporary, lock, created, overwrite }),
-            Err(error) => {
-                storage::remove_created(&created);
-                Err(error)
-            }
-        }
+        let storage = Arc::clone(&target.storage);
+        let lock = storage.lock_of(name)?;
+        Ok(Self::File { temporary, storage, lock, overwrite })
     }
 
     /// Renames the file to its final name.
@@ -622,10 +615,10 @@ impl Staging {
 
     fn discard(&self) {
         match self {
-            Self::File { temporary, lock, created, .. } => {
+            Self::File { temporary, storage, lock, .. } => {
                 let _ = fs::remove_file(temporary);
                 lock.release();
-                storage::remove_created(created);
+                storage.prune();
             }
             Self::Object { temporary, lock, .. } => {
                 let _ = fs::remove_file(temporary);
@@ -645,7 +638,7 @@ impl Staging {
 fn place(folder: &Path, relative: &str) -> std::io::Result<PathBuf> {
     let path = folder.join(relative);
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+        storage::create_folders(parent)?;
     }
     Ok(path)
 }

@@ -139,25 +139,31 @@ impl Storage for LocalStorage {
 
     fn files(&self, folder: &str) -> Result<BTreeMap<String, u64>> {
         fn walk(folder: &Path, prefix: &str, found: &mut BTreeMap<String, u64>) -> io::Result<()> {
-            for entry in fs::read_dir(folder)? {
+            // Another run may remove files and folders meanwhile.
+            let entries = match fs::read_dir(folder) {
+                Err(error) if is_removed(&error) => return Ok(()),
+                entries => entries?,
+            };
+            for entry in entries {
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
                 if name.starts_with(['.', '_']) {
                     continue;
                 }
-                if entry.file_type()?.is_dir() {
-                    walk(&entry.path(), &format!("{prefix}{name}/"), found)?;
-                } else {
-                    found.insert(format!("{prefix}{name}"), entry.metadata()?.len());
+                match entry.metadata() {
+                    Err(error) if is_removed(&error) => {}
+                    Err(error) => return Err(error),
+                    Ok(metadata) if metadata.is_dir() => {
+                        walk(&entry.path(), &format!("{prefix}{name}/"), found)?;
+                    }
+                    Ok(metadata) => drop(found.insert(format!("{prefix}{name}"), metadata.len())),
                 }
             }
             Ok(())
         }
         let folder = self.folder_inside(folder)?;
         let mut found = BTreeMap::new();
-        if folder.exists() {
-            walk(&folder, "", &mut found).map_err(|error| write_error(&folder, error))?;
-        }
+        walk(&folder, "", &mut found).map_err(|error| write_error(&folder, error))?;
         Ok(found)
     }
 
@@ -250,7 +256,7 @@ impl Storage for LocalStorage {
     fn spool(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.inside(name)?;
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+            create_folders(folder)?;
         }
         Ok(path)
     }
@@ -312,15 +318,15 @@ impl Storage for LocalStorage {
     fn lock(&self, hold: Hold) -> Result<Box<dyn Lock>> {
         let path = self.path(LOCK);
         let mut created = Vec::new();
-        let tmp = self.folder_inside(&format!("{META}/tmp"))?;
-        make_folders(&tmp, &mut created).map_err(|error| write_error(&self.root, error))?;
+        self.folder_inside(&format!("{META}/tmp"))?;
+        let mut take = |path: &Path, shared| lock_file(path, &self.root, shared, &mut created);
         let lock = match hold {
-            Hold::Alone => lock_file(&path, &self.root, false)
+            Hold::Alone => take(&path, false)
                 .map(|file| LocalLock { path: path.clone(), files: Mutex::new(vec![file]) }),
             Hold::Shard(shard) => {
                 let own = self.path(&shard.lock_name());
-                lock_file(&path, &self.root, true).and_then(|shared| {
-                    let file = lock_file(&own, &self.root, false)?;
+                take(&path, true).and_then(|shared| {
+                    let file = take(&own, false)?;
                     Ok(LocalLock { path: own, files: Mutex::new(vec![file, shared]) })
                 })
             }
@@ -343,7 +349,10 @@ impl Storage for LocalStorage {
 
     fn lock_of(&self, file: &str) -> Result<Box<dyn Lock>> {
         let path = self.to_change(&lock_name(file))?;
-        let lock = lock_file(&path, &self.path(file), false)?;
+        let mut created = Vec::new();
+        let lock = lock_file(&path, &self.path(file), false, &mut created)
+            .inspect_err(|_| remove_created(&created))?;
+        self.created.lock().unwrap_or_else(PoisonError::into_inner).extend(created);
         Ok(Box::new(LocalLock { path, files: Mutex::new(vec![lock]) }))
     }
 
@@ -409,11 +418,19 @@ fn holder_of(path: &Path) -> Option<Holder> {
 /// The prefix of a [`Holder`]'s JSON.
 const LOCK_BEGINS: &[u8] = b"{\"pid\":";
 
-/// Takes a lock file, or fails if another run holds it. The file then names this process as its holder.
-fn lock_file(path: &Path, output: &Path, shared: bool) -> Result<File> {
+/// Takes a lock file, or fails if another run holds it. The file then names this process as its holder. Adds the folders
+/// that did not exist to `created`.
+fn lock_file(path: &Path, output: &Path, shared: bool, created: &mut Vec<PathBuf>) -> Result<File> {
     let failed = |error| write_error(output, error);
+    let mut tries = 0..FOLDER_TRIES;
     loop {
-        let file = own_file::open_lock(path, LOCK_BEGINS).map_err(failed)?;
+        if let Some(folder) = path.parent() {
+            make_folders(folder, created).map_err(failed)?;
+        }
+        let file = match own_file::open_lock(path, LOCK_BEGINS) {
+            Err(error) if is_removed(&error) && tries.next().is_some() => continue,
+            opened => opened.map_err(failed)?,
+        };
         let taken = if shared { file.try_lock_shared() } else { file.try_lock() };
         match taken {
             Ok(()) => {}
@@ -433,20 +450,85 @@ fn lock_file(path: &Path, output: &Path, shared: bool) -> Result<File> {
 }
 
 /// Creates a folder and its parents, and adds the new ones to `created`.
-pub(in crate::sink) fn make_folders(folder: &Path, created: &mut Vec<PathBuf>) -> io::Result<()> {
+fn make_folders(folder: &Path, created: &mut Vec<PathBuf>) -> io::Result<()> {
     let missing: Vec<_> = folder
         .ancestors()
         .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
         .map(Path::to_owned)
         .collect();
-    fs::create_dir_all(folder)?;
+    create_folders(folder)?;
     created.extend(missing);
     Ok(())
 }
 
+/// How often a folder is created again that another run, which ends, removes as empty.
+const FOLDER_TRIES: usize = 1000;
+
+fn is_removed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// Creates a folder and its parents.
+pub(in crate::sink) fn create_folders(folder: &Path) -> io::Result<()> {
+    let mut tries = 0..FOLDER_TRIES;
+    loop {
+        match fs::create_dir_all(folder) {
+            Err(error) if is_removed(&error) && tries.next().is_some() => {}
+            created => return created,
+        }
+    }
+}
+
 /// Removes folders that [`make_folders`] created and that are empty, innermost first.
-pub(in crate::sink) fn remove_created(created: &[PathBuf]) {
+fn remove_created(created: &[PathBuf]) {
     for folder in created {
         let _ = fs::remove_dir(folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Shard;
+    use super::*;
+
+    const ROUNDS: usize = 400;
+
+    /// Each run removes its empty folders when it ends, between the steps of the others.
+    #[test]
+    fn runs_that_start_and_end_together_find_their_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("deep/out");
+        let run = |number: usize| {
+            let mut held = 0;
+            for round in 0..ROUNDS {
+                let storage = LocalStorage::new(&root);
+                let lock = match number {
+                    0 => storage.lock(Hold::Alone),
+                    1 => storage.lock_of("file.parquet"),
+                    _ => storage.lock(Hold::Shard(Shard { index: number, count: 9 })),
+                };
+                match lock {
+                    Ok(lock) => {
+                        held += 1;
+                        let name = format!("_hfauto/tmp/run-{number}-{round}");
+                        storage.write(&format!("{name}/started.json"), b"{}").unwrap();
+                        storage.files("").unwrap();
+                        storage.remove_folder(&name).unwrap();
+                        lock.release();
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Resources, "{error:?}"),
+                }
+                storage.prune();
+            }
+            held
+        };
+        let run = &run;
+        let held: Vec<usize> = std::thread::scope(|scope| {
+            let runs: Vec<_> = (0..5).map(|number| scope.spawn(move || run(number))).collect();
+            runs.into_iter().map(|run| run.join().unwrap()).collect()
+        });
+        // The lock of the file has no other taker; who gets that of the output depends on the scheduler.
+        assert_eq!(held[1], ROUNDS, "{held:?}");
+        assert!(held.iter().sum::<usize>() > ROUNDS, "{held:?}");
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::local::{LocalStorage, make_folders, remove_created};
+pub(super) use self::local::{LocalStorage, create_folders};
 use self::object::ObjectStorage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{self, Place};
@@ -102,7 +102,7 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
     /// `Resources` if another run holds it.
     fn lock(&self, hold: Hold) -> Result<Box<dyn Lock>>;
 
-    /// Takes the lock of a single file, for a run that writes no other.
+    /// Takes the lock of a single file, for a run that writes no other; creates the file's folder.
     ///
     /// # Errors
     /// `Resources` if another run holds it.
