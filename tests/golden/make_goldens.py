@@ -31,6 +31,7 @@ import cases_heads  # noqa: F401
 import cases_images  # noqa: F401
 import cases_models  # noqa: F401
 import cases_modern  # noqa: F401
+import cases_modern_tokenizers  # noqa: F401
 import cases_pictures  # noqa: F401
 import cases_rotary  # noqa: F401
 import cases_rows  # noqa: F401

@@ -40,6 +40,9 @@ pub struct Family {
     pub int8: bool,
     /// The default tokenizer class, if no file names one; `None` for a family that reads images.
     pub tokenizer_class: Option<&'static str>,
+    /// Whether that class is used even if a file names another one, as transformers 5 does for families whose
+    /// checkpoints often name a wrong one.
+    pub tokenizer_class_is_fixed: bool,
     /// The default image processor class, if no file names one.
     pub image_processor_type: Option<&'static str>,
     /// The default special tokens of generation, if neither generation_config.json nor config.json has them.
@@ -116,7 +119,6 @@ pub static FAMILIES: [Family; 24] = [
     Family {
         model_type: "eurobert",
         architecture: "EuroBert",
-        tokenizer_class: Some("PreTrainedTokenizerFast"),
         special_token_ids: &[
             ("bos_token_id", 128_000),
             ("eos_token_id", 128_001),
@@ -183,6 +185,7 @@ pub static FAMILIES: [Family; 24] = [
     Family {
         model_type: "mistral",
         architecture: "Mistral",
+        tokenizer_class_is_fixed: true,
         dimensions: |fields| Ok(LlamaConfig::mistral(fields)?.dimensions()),
         auto_model: |fields, vb| llama(LlamaConfig::mistral(fields)?, &vb),
         heads: &heads::MISTRAL,
@@ -194,6 +197,7 @@ pub static FAMILIES: [Family; 24] = [
         base_model_prefix: "model",
         int8: false,
         tokenizer_class: Some("PreTrainedTokenizerFast"),
+        tokenizer_class_is_fixed: true,
         special_token_ids: &[
             ("bos_token_id", 50_281),
             ("eos_token_id", 50_282),
@@ -253,6 +257,7 @@ pub static FAMILIES: [Family; 24] = [
     Family {
         model_type: "phi3",
         architecture: "Phi3",
+        tokenizer_class_is_fixed: true,
         special_token_ids: &[
             ("bos_token_id", 1),
             ("eos_token_id", 32_000),
@@ -267,6 +272,7 @@ pub static FAMILIES: [Family; 24] = [
     Family {
         model_type: "qwen3",
         architecture: "Qwen3",
+        tokenizer_class_is_fixed: false,
         dimensions: |fields| Ok(LlamaConfig::qwen3(fields)?.dimensions()),
         auto_model: |fields, vb| llama(LlamaConfig::qwen3(fields)?, &vb),
         ..QWEN2
@@ -275,7 +281,6 @@ pub static FAMILIES: [Family; 24] = [
     Family {
         model_type: "smollm3",
         architecture: "SmolLM3",
-        tokenizer_class: Some("PreTrainedTokenizerFast"),
         special_token_ids: &[
             ("bos_token_id", 128_000),
             ("eos_token_id", 128_001),
@@ -298,6 +303,7 @@ const BERT: Family = Family {
     attribute_map: &[],
     int8: true,
     tokenizer_class: Some("BertTokenizer"),
+    tokenizer_class_is_fixed: false,
     image_processor_type: None,
     special_token_ids: &[("pad_token_id", 0)],
     auto_model_for_t5: false,
@@ -333,7 +339,7 @@ const LLAMA: Family = Family {
     architecture: "Llama",
     base_model_prefix: "model",
     int8: false,
-    tokenizer_class: Some("LlamaTokenizer"),
+    tokenizer_class: Some("PreTrainedTokenizerFast"),
     special_token_ids: &[("bos_token_id", 1), ("eos_token_id", 2)],
     dimensions: |fields| Ok(LlamaConfig::llama(fields)?.dimensions()),
     auto_model: |fields, vb| llama(LlamaConfig::llama(fields)?, &vb),
@@ -345,6 +351,7 @@ const QWEN2: Family = Family {
     model_type: "qwen2",
     architecture: "Qwen2",
     tokenizer_class: Some("Qwen2Tokenizer"),
+    tokenizer_class_is_fixed: true,
     special_token_ids: &[],
     dimensions: |fields| Ok(LlamaConfig::qwen2(fields)?.dimensions()),
     auto_model: |fields, vb| llama(LlamaConfig::qwen2(fields)?, &vb),

@@ -14,7 +14,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::files::TokenizerFiles;
-use super::{AutoTokenizer, jinja, python};
+use super::{AutoTokenizer, jinja};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::guard::guarded;
 
@@ -202,13 +202,13 @@ impl ChatTemplate {
 
     fn render_as_is(&self, messages: &[Value], options: &ChatOptions) -> Result<String> {
         let mut variables = BTreeMap::from([
-            ("tools", python::value(&Value::Null)),
-            ("documents", python::value(&Value::Null)),
+            ("tools", jinja::value(&Value::Null)),
+            ("documents", jinja::value(&Value::Null)),
         ]);
         for (name, value) in self.special_tokens.iter().chain(&options.extra) {
-            variables.insert(name, python::value(value));
+            variables.insert(name, jinja::value(value));
         }
-        variables.insert("messages", python::value(&Value::from(messages)));
+        variables.insert("messages", jinja::value(&Value::from(messages)));
         variables.insert("add_generation_prompt", options.add_generation_prompt.into());
         guarded(ErrorKind::Data, "the conversation", || {
             self.template.render(variables).map_err(|e| failed(e, &self.place, ErrorKind::Data))

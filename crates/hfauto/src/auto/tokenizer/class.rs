@@ -1,13 +1,16 @@
 //! The tokenizer classes of transformers, one row each: their names, their special tokens, and how a vocabulary
 //! becomes a tokenizer.
 //!
-//! The class of a checkpoint is decided first: by `tokenizer_class` of tokenizer_config.json, then of config.json,
-//! then by the row of the `model_type`.
+//! The class of a checkpoint is decided first: by the row of a `model_type` that fixes it, then by `tokenizer_class` of
+//! tokenizer_config.json, then of config.json, then by the row of the `model_type`.
 
 use serde_json::{Map, Value};
+use tokenizers::Tokenizer;
 
-use super::convert::{self, FromVocabulary, PostProcessor};
-use super::special::RawAddedToken;
+use super::bpe::{self, SetSteps};
+use super::convert::{self, FromVocabulary, PostProcessor, Vocabulary};
+use super::overrides::{Overrides, TokenizerOptions};
+use super::special::{AdditionalTokens, DefaultTokens, RawAddedToken, SpecialTokens};
 use crate::auto::families::{FAMILIES, Family};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Snapshot;
@@ -17,13 +20,8 @@ use crate::hub::Snapshot;
 pub(super) struct TokenizerClass {
     /// The name of the fast class.
     pub(super) name: &'static str,
-    /// The default special tokens by attribute, which the files may replace.
-    pub(super) default_tokens: &'static [(&'static str, &'static str)],
-    /// The default `additional_special_tokens`.
-    pub(super) additional_special_tokens: AdditionalTokens,
-    /// The flags for an attribute's special token that the files give as plain text. `converted` tells whether the
-    /// tokenizer was converted from a slow class. `None` keeps the plain text.
-    pub(super) token_flags: fn(attribute: &str, converted: bool) -> Option<RawAddedToken>,
+    /// The special tokens, which the files may replace.
+    pub(super) default_tokens: DefaultTokens,
     /// Whether `model_input_names` has `token_type_ids` by default.
     pub(super) token_type_ids: bool,
     /// Whether `decode` of a converted tokenizer cleans up spaces before punctuation by default: the slow class
@@ -34,29 +32,12 @@ pub(super) struct TokenizerClass {
     pub(super) prefix_space_from_slow: bool,
     /// The parts of a loaded tokenizer that tokenizer_config.json overrides.
     pub(super) overrides: Overrides,
+    /// Sets the steps of a loaded tokenizer.json that the class does not read from it.
+    pub(super) set_steps: Option<SetSteps>,
     /// Builds the tokenizer from vocabulary files.
     pub(super) from_vocabulary: FromVocabulary,
     /// Adds special tokens around texts.
     pub(super) post_processor: PostProcessor,
-}
-
-/// Special tokens without an attribute of their own.
-#[derive(Debug)]
-pub(super) enum AdditionalTokens {
-    Fixed(&'static [&'static str]),
-    /// `<extra_id_…>`; `extra_ids` in tokenizer_config.json gives their number.
-    ExtraIds,
-}
-
-/// The part of a loaded tokenizer that is reset to the options.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Overrides {
-    None,
-    BertNormalizer {
-        /// Whether `tokenize_chinese_chars` is also reset.
-        tokenize_chinese_chars: bool,
-    },
-    PostProcessor,
 }
 
 const BERT_TOKENS: [(&str, &str); 5] = [
@@ -94,20 +75,19 @@ const PLAIN: RawAddedToken = RawAddedToken {
 /// The defaults of most classes.
 const PRE_TRAINED: TokenizerClass = TokenizerClass {
     name: "PreTrainedTokenizerFast",
-    default_tokens: &[],
-    additional_special_tokens: AdditionalTokens::Fixed(&[]),
-    token_flags: |_, _| None,
+    default_tokens: DefaultTokens::NONE,
     token_type_ids: false,
     clean_up_when_converted: false,
     prefix_space_from_slow: false,
     overrides: Overrides::None,
-    from_vocabulary: convert::none,
-    post_processor: PostProcessor::Template { single: "$A", pair: "$A $B" },
+    set_steps: None,
+    from_vocabulary: bpe::tokenizers_backend,
+    post_processor: PostProcessor::Code(convert::bos_and_eos),
 };
 
 const BERT: TokenizerClass = TokenizerClass {
     name: "BertTokenizerFast",
-    default_tokens: &BERT_TOKENS,
+    default_tokens: DefaultTokens { named: &BERT_TOKENS, ..DefaultTokens::NONE },
     token_type_ids: true,
     clean_up_when_converted: true,
     overrides: Overrides::BertNormalizer { tokenize_chinese_chars: true },
@@ -121,10 +101,13 @@ const BERT: TokenizerClass = TokenizerClass {
 
 const XLM_ROBERTA: TokenizerClass = TokenizerClass {
     name: "XLMRobertaTokenizerFast",
-    default_tokens: &ROBERTA_TOKENS,
-    token_flags: |attribute, converted| {
-        let flags = RawAddedToken { lstrip: true, special: converted, ..PLAIN };
-        (attribute == "mask_token").then_some(flags)
+    default_tokens: DefaultTokens {
+        named: &ROBERTA_TOKENS,
+        token_flags: |attribute, converted| {
+            let flags = RawAddedToken { lstrip: true, special: converted, ..PLAIN };
+            (attribute == "mask_token").then_some(flags)
+        },
+        ..DefaultTokens::NONE
     },
     from_vocabulary: convert::xlm_roberta,
     // Fixed, whatever tokens the files name, as in T5.
@@ -137,11 +120,13 @@ const XLM_ROBERTA: TokenizerClass = TokenizerClass {
 
 const T5: TokenizerClass = TokenizerClass {
     name: "T5TokenizerFast",
-    default_tokens: &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")],
-    additional_special_tokens: AdditionalTokens::ExtraIds,
-    token_flags: |attribute, converted| {
-        let known = matches!(attribute, "eos_token" | "unk_token" | "pad_token");
-        (converted && known).then_some(RawAddedToken { special: true, ..PLAIN })
+    default_tokens: DefaultTokens {
+        named: &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")],
+        additional_special_tokens: AdditionalTokens::ExtraIds,
+        token_flags: |attribute, converted| {
+            let known = matches!(attribute, "eos_token" | "unk_token" | "pad_token");
+            (converted && known).then_some(RawAddedToken { special: true, ..PLAIN })
+        },
     },
     prefix_space_from_slow: true,
     from_vocabulary: convert::t5,
@@ -154,9 +139,16 @@ static CLASSES: [TokenizerClass; 13] = [
     TokenizerClass { name: "DistilBertTokenizerFast", token_type_ids: false, ..BERT },
     TokenizerClass {
         name: "MPNetTokenizerFast",
-        default_tokens: &roberta_tokens("[UNK]"),
-        token_flags: |attribute, converted| {
-            Some(RawAddedToken { lstrip: attribute == "mask_token", special: converted, ..PLAIN })
+        default_tokens: DefaultTokens {
+            named: &roberta_tokens("[UNK]"),
+            token_flags: |attribute, converted| {
+                Some(RawAddedToken {
+                    lstrip: attribute == "mask_token",
+                    special: converted,
+                    ..PLAIN
+                })
+            },
+            ..DefaultTokens::NONE
         },
         token_type_ids: false,
         overrides: Overrides::BertNormalizer { tokenize_chinese_chars: false },
@@ -168,10 +160,15 @@ static CLASSES: [TokenizerClass; 13] = [
     },
     TokenizerClass {
         name: "RobertaTokenizerFast",
-        default_tokens: &ROBERTA_TOKENS,
-        token_flags: |attribute, converted| match attribute {
-            "mask_token" => Some(RawAddedToken { lstrip: true, normalized: Some(false), ..PLAIN }),
-            _ => converted.then_some(PLAIN),
+        default_tokens: DefaultTokens {
+            named: &ROBERTA_TOKENS,
+            token_flags: |attribute, converted| match attribute {
+                "mask_token" => {
+                    Some(RawAddedToken { lstrip: true, normalized: Some(false), ..PLAIN })
+                }
+                _ => converted.then_some(PLAIN),
+            },
+            ..DefaultTokens::NONE
         },
         overrides: Overrides::PostProcessor,
         from_vocabulary: convert::byte_level_bpe,
@@ -181,27 +178,35 @@ static CLASSES: [TokenizerClass; 13] = [
     XLM_ROBERTA,
     TokenizerClass {
         name: "CamembertTokenizerFast",
-        additional_special_tokens: AdditionalTokens::Fixed(&[
-            "<s>NOTUSED",
-            "</s>NOTUSED",
-            "<unk>NOTUSED",
-        ]),
-        // Both the slow and the fast class mark the mask token as special.
-        token_flags: |attribute, _| (XLM_ROBERTA.token_flags)(attribute, true),
+        default_tokens: DefaultTokens {
+            additional_special_tokens: AdditionalTokens::Fixed(&[
+                "<s>NOTUSED",
+                "</s>NOTUSED",
+                "<unk>NOTUSED",
+            ]),
+            // Both the slow and the fast class mark the mask token as special.
+            token_flags: |attribute, _| (XLM_ROBERTA.default_tokens.token_flags)(attribute, true),
+            ..DefaultTokens::NONE
+        },
         from_vocabulary: convert::camembert,
         ..XLM_ROBERTA
     },
     TokenizerClass {
         name: "GPT2TokenizerFast",
-        default_tokens: &[
-            ("bos_token", "<|endoftext|>"),
-            ("eos_token", "<|endoftext|>"),
-            ("unk_token", "<|endoftext|>"),
-        ],
-        token_flags: |attribute, converted| {
-            let known = ["bos_token", "eos_token", "unk_token", "pad_token"].contains(&attribute);
-            (converted && known).then_some(PLAIN)
+        default_tokens: DefaultTokens {
+            named: &[
+                ("bos_token", "<|endoftext|>"),
+                ("eos_token", "<|endoftext|>"),
+                ("unk_token", "<|endoftext|>"),
+            ],
+            token_flags: |attribute, converted| {
+                let known =
+                    ["bos_token", "eos_token", "unk_token", "pad_token"].contains(&attribute);
+                (converted && known).then_some(PLAIN)
+            },
+            ..DefaultTokens::NONE
         },
+        set_steps: Some(bpe::gpt2_steps),
         from_vocabulary: convert::byte_level_bpe,
         post_processor: PostProcessor::Code(convert::gpt2_processing),
         ..PRE_TRAINED
@@ -211,39 +216,57 @@ static CLASSES: [TokenizerClass; 13] = [
     // The template in tokenizer.json decides about `bos_token` and `eos_token`: transformers 5 ignores `add_bos_token` and
     // `add_eos_token` next to it.
     TokenizerClass {
-        name: "LlamaTokenizerFast",
-        default_tokens: &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
+        name: LLAMA,
+        default_tokens: DefaultTokens {
+            named: &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
+            ..DefaultTokens::NONE
+        },
+        set_steps: Some(bpe::llama_steps),
+        from_vocabulary: bpe::from_pieces,
         ..PRE_TRAINED
     },
     TokenizerClass {
         name: "GemmaTokenizerFast",
-        default_tokens: &[
-            ("bos_token", "<bos>"),
-            ("eos_token", "<eos>"),
-            ("unk_token", "<unk>"),
-            ("pad_token", "<pad>"),
-            ("mask_token", "<mask>"),
-        ],
+        default_tokens: DefaultTokens {
+            named: &[
+                ("bos_token", "<bos>"),
+                ("eos_token", "<eos>"),
+                ("unk_token", "<unk>"),
+                ("pad_token", "<pad>"),
+                ("mask_token", "<mask>"),
+            ],
+            ..DefaultTokens::NONE
+        },
+        set_steps: Some(bpe::gemma_steps),
+        from_vocabulary: bpe::from_pieces,
         ..PRE_TRAINED
     },
     TokenizerClass {
         name: "Qwen2TokenizerFast",
-        default_tokens: &[
-            ("eos_token", "<|endoftext|>"),
-            ("unk_token", "<|endoftext|>"),
-            ("pad_token", "<|endoftext|>"),
-        ],
+        default_tokens: DefaultTokens {
+            named: &[
+                ("eos_token", "<|endoftext|>"),
+                ("unk_token", "<|endoftext|>"),
+                ("pad_token", "<|endoftext|>"),
+            ],
+            ..DefaultTokens::NONE
+        },
+        set_steps: Some(bpe::qwen2_steps),
+        from_vocabulary: convert::byte_level_bpe,
         ..PRE_TRAINED
     },
     // Has no defaults; tokenizer.json decides everything.
     TokenizerClass { token_type_ids: true, ..PRE_TRAINED },
 ];
 
+const LLAMA: &str = "LlamaTokenizerFast";
+
 /// The class name that transformers 5 writes for a tokenizer that is completely in its tokenizer.json.
 const TOKENIZERS_BACKEND: &str = "TokenizersBackend";
 
 impl TokenizerClass {
-    /// The class of a snapshot by its configuration files; `model_type` is used if they do not give one.
+    /// The class of a snapshot by its configuration files; `model_type` is used if they do not give one. `saved` is the
+    /// content of tokenizer.json.
     ///
     /// # Errors
     /// `Unsupported` for a class or model type that is not in the table; `Model` if no file names one.
@@ -251,15 +274,30 @@ impl TokenizerClass {
         snapshot: &Snapshot,
         tokenizer_config: &Map<String, Value>,
         model_type: Option<&str>,
+        saved: Option<&[u8]>,
     ) -> Result<&'static Self> {
-        if let Some(name) = tokenizer_config.get("tokenizer_class").and_then(Value::as_str) {
-            return Self::named(name).map_err(|e| e.at("tokenizer_config.json: `tokenizer_class`"));
-        }
         let config = snapshot.json("config.json")?.unwrap_or_default();
-        if let Some(name) = config.get("tokenizer_class").and_then(Value::as_str) {
-            return Self::named(name).map_err(|e| e.at("config.json: `tokenizer_class`"));
-        }
         let stated = config.get("model_type").and_then(Value::as_str);
+        let family = stated.or(model_type).and_then(Family::find);
+        if let Some(family) = family.filter(|family| family.tokenizer_class_is_fixed)
+            && let Some(name) = family.tokenizer_class
+        {
+            return Self::named(name);
+        }
+        let named = [
+            ("tokenizer_config.json", tokenizer_config.get("tokenizer_class")),
+            ("config.json", config.get("tokenizer_class")),
+        ];
+        for (file, name) in named {
+            let Some(name) = name.and_then(Value::as_str) else { continue };
+            let class =
+                Self::named(name).map_err(|e| e.at(format!("{file}: `tokenizer_class`")))?;
+            // `LlamaTokenizer` has no byte-level alphabet: transformers 5 then uses the file as it is.
+            if class.name == LLAMA && has_byte_level(saved) {
+                return Self::named(TOKENIZERS_BACKEND);
+            }
+            return Ok(class);
+        }
         let Some(model_type) = stated.or(model_type) else {
             return Err(Error::new(
                 ErrorKind::Model,
@@ -301,11 +339,41 @@ impl TokenizerClass {
         self.name.strip_suffix("Fast").unwrap_or(self.name)
     }
 
-    /// The default special token of this class for an attribute.
-    pub(super) fn default_token(&self, attribute: &str) -> Option<&'static str> {
-        let token = self.default_tokens.iter().find(|(known, _)| *known == attribute);
-        token.map(|(_, text)| *text)
+    /// Builds the tokenizer of this class from its vocabulary files, with special tokens.
+    ///
+    /// # Errors
+    /// `Hub` if the files are missing, `Model` if they are damaged, `Unsupported` for a sentencepiece model type
+    /// that is not implemented.
+    pub(super) fn tokenizer_from_vocabulary(
+        &self,
+        mut vocabulary: Vocabulary<'_, '_>,
+    ) -> Result<Tokenizer> {
+        let mut tokenizer = (self.from_vocabulary)(&mut vocabulary)?;
+        let Vocabulary { options, special, .. } = vocabulary;
+        self.set_steps(&mut tokenizer, options, special)?;
+        special.add_to(&mut tokenizer)?;
+        self.post_processor.set(&mut tokenizer, options, special)?;
+        Ok(tokenizer)
     }
+
+    /// Sets the steps that the class does not read from tokenizer.json.
+    ///
+    /// # Errors
+    /// `Unsupported` if the model is not one that the class expects.
+    pub(super) fn set_steps(
+        &self,
+        tokenizer: &mut Tokenizer,
+        options: TokenizerOptions,
+        special: &SpecialTokens,
+    ) -> Result<()> {
+        self.set_steps.map_or(Ok(()), |set| set(tokenizer, options, special))
+    }
+}
+
+/// Whether the text of a tokenizer.json names a byte-level step.
+fn has_byte_level(saved: Option<&[u8]>) -> bool {
+    const NAME: &[u8] = b"\"ByteLevel\"";
+    saved.is_some_and(|saved| saved.windows(NAME.len()).any(|window| window == NAME))
 }
 
 #[cfg(test)]

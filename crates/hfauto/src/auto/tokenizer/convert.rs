@@ -20,10 +20,9 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
 
 use super::checked;
-use super::class::TokenizerClass;
 use super::files::TokenizerFiles;
 use super::overrides::{TokenizerOptions, extra_ids};
-use super::sentencepiece::{ModelProto, ModelType, PieceKind};
+use super::sentencepiece::{ModelProto, ModelType, Piece, PieceKind};
 use super::special::{self, SpecialTokens};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -41,9 +40,10 @@ const FAIRSEQ_UNK_ID: usize = 3;
 pub(super) struct Vocabulary<'a, 'b> {
     pub(super) files: &'a mut TokenizerFiles<'b>,
     pub(super) config: &'a Map<String, Value>,
-    pub(super) class: &'static TokenizerClass,
+    /// The name of the tokenizer class, for messages.
+    pub(super) class: &'static str,
     pub(super) options: TokenizerOptions,
-    pub(super) special: &'a SpecialTokens,
+    pub(super) special: &'a mut SpecialTokens,
 }
 
 /// Builds the tokenizer of a class from its vocabulary files, without special tokens.
@@ -60,32 +60,24 @@ pub(super) enum PostProcessor {
     Code(fn(&mut Tokenizer, TokenizerOptions, &SpecialTokens) -> Result<()>),
 }
 
-/// Builds the tokenizer of a class from its vocabulary files, with special tokens.
-///
-/// # Errors
-/// `Hub` if the files are missing, `Model` if they are damaged, `Unsupported` for a sentencepiece model type
-/// that is not implemented.
-pub(super) fn from_vocabulary(mut vocabulary: Vocabulary<'_, '_>) -> Result<Tokenizer> {
-    let mut tokenizer = (vocabulary.class.from_vocabulary)(&mut vocabulary)?;
-    let Vocabulary { class, options, special, .. } = vocabulary;
-    special.add_to(&mut tokenizer)?;
-    match class.post_processor {
-        PostProcessor::Template { single, pair } => {
-            template(&mut tokenizer, special, single, pair)?;
+impl PostProcessor {
+    /// Sets the special tokens around texts.
+    pub(super) fn set(
+        &self,
+        tokenizer: &mut Tokenizer,
+        options: TokenizerOptions,
+        special: &SpecialTokens,
+    ) -> Result<()> {
+        match self {
+            Self::Template { single, pair } => template(tokenizer, special, single, pair),
+            Self::Code(set) => set(tokenizer, options, special),
         }
-        PostProcessor::Code(set) => set(&mut tokenizer, options, special)?,
     }
-    Ok(tokenizer)
-}
-
-/// For a class without a vocabulary of its own.
-pub(super) fn none(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
-    Err(vocabulary.missing("`tokenizer.json`"))
 }
 
 impl Vocabulary<'_, '_> {
     fn missing(&self, wanted: &str) -> Error {
-        self.files.missing(self.class.name, wanted)
+        self.files.missing(self.class, wanted)
     }
 }
 
@@ -129,7 +121,7 @@ pub(super) fn t5(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
     let (file, proto) = read_model_proto(vocabulary, besides, &[T5_FILE])?;
     let extra_ids = (0..extra_ids).rev().map(|i| (format!("<extra_id_{i}>"), 0.0));
     let vocab = pieces(&proto).chain(extra_ids).collect();
-    sentence_piece(file, &proto, vocab, proto.unk_id, options.prepend_scheme)
+    sentence_piece(file, &proto, vocab, proto.unk_id, options.prepend_scheme(true))
 }
 
 fn pieces(proto: &ModelProto) -> impl Iterator<Item = (String, f64)> + '_ {
@@ -221,8 +213,32 @@ fn read_merges(text: &str, vocab: &bpe::Vocab) -> Result<Vec<(String, String)>> 
     Ok(merges)
 }
 
-/// The first existing file of `names`, with its name; `besides` lists alternative files for the error message.
+/// The unigram model in the first existing file of `names`, with the file's name; `besides` lists alternative files for
+/// the error message.
 fn read_model_proto(
+    vocabulary: &mut Vocabulary<'_, '_>,
+    besides: &str,
+    names: &[&'static str],
+) -> Result<(&'static str, ModelProto)> {
+    let (file, proto) = read_any_model_proto(vocabulary, besides, names)?;
+    if proto.model_type != ModelType::Unigram {
+        return Err(unsupported_type(&proto, "only UNIGRAM").at(file));
+    }
+    Ok((file, proto))
+}
+
+/// The error for a sentencepiece model whose type is not among those that `expected` names.
+pub(super) fn unsupported_type(proto: &ModelProto, expected: &str) -> Error {
+    let name = proto.model_type.name();
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("sentencepiece model type {name} is not implemented, {expected}"),
+    )
+    .hint("save a tokenizer.json with transformers: `AutoTokenizer.from_pretrained(…).save_pretrained(…)`")
+}
+
+/// Like [`read_model_proto`], for every type of model.
+pub(super) fn read_any_model_proto(
     vocabulary: &mut Vocabulary<'_, '_>,
     besides: &str,
     names: &[&'static str],
@@ -240,17 +256,6 @@ fn read_model_proto(
         return Err(vocabulary.missing(&wanted));
     };
     let proto = ModelProto::parse(&bytes).map_err(|e| e.at(file))?;
-    if proto.model_type != ModelType::Unigram {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "sentencepiece model type {} is not implemented, only UNIGRAM",
-                proto.model_type.name()
-            ),
-        )
-        .at(file)
-        .hint("save a tokenizer.json with transformers: `AutoTokenizer.from_pretrained(…).save_pretrained(…)`"));
-    }
     Ok((file, proto))
 }
 
@@ -263,17 +268,9 @@ fn sentence_piece(
 ) -> Result<Tokenizer> {
     let model = Unigram::from(vocab, Some(unk_id), false);
     let mut tokenizer = Tokenizer::new(model.map_err(broken(file))?);
-    let own = proto.pieces.iter().filter(|piece| piece.kind != PieceKind::Ordinary).map(|piece| {
-        AddedToken::from(piece.piece.as_str(), piece.kind == PieceKind::Control).normalized(false)
-    });
-    special::add_tokens(&mut tokenizer, own)?;
+    add_pieces(&mut tokenizer, &proto.pieces)?;
 
-    let mut normalizers: Vec<NormalizerWrapper> = Vec::new();
-    if !proto.precompiled_charsmap.is_empty() {
-        checked::check_precompiled(&proto.precompiled_charsmap)?;
-        let precompiled = Precompiled::from(&proto.precompiled_charsmap);
-        normalizers.push(precompiled.map_err(|e| broken(file)(e.into()))?.into());
-    }
+    let mut normalizers: Vec<NormalizerWrapper> = precompiled(file, proto)?.into_iter().collect();
     normalizers.push(Strip::new(false, true).into());
     let spaces = Replace::new(ReplacePattern::Regex(" {2,}".into()), "▁");
     normalizers.push(spaces.map_err(broken(file))?.into());
@@ -281,6 +278,25 @@ fn sentence_piece(
     let metaspace = Metaspace::new('▁', prepend_scheme, true);
     tokenizer.with_pre_tokenizer(Some(metaspace.clone())).with_decoder(Some(metaspace));
     Ok(tokenizer)
+}
+
+/// Adds control and user-defined pieces as tokens that are found in the text before it is normalized.
+pub(super) fn add_pieces(tokenizer: &mut Tokenizer, pieces: &[Piece]) -> Result<()> {
+    let is_own = |piece: &&Piece| matches!(piece.kind, PieceKind::Control | PieceKind::UserDefined);
+    let own = pieces.iter().filter(is_own).map(|piece| {
+        AddedToken::from(piece.piece.as_str(), piece.kind == PieceKind::Control).normalized(false)
+    });
+    special::add_tokens(tokenizer, own)
+}
+
+/// The normalization rules of a model, if it has some.
+pub(super) fn precompiled(file: &str, proto: &ModelProto) -> Result<Option<NormalizerWrapper>> {
+    if proto.precompiled_charsmap.is_empty() {
+        return Ok(None);
+    }
+    checked::check_precompiled(&proto.precompiled_charsmap)?;
+    let precompiled = Precompiled::from(&proto.precompiled_charsmap);
+    Ok(Some(precompiled.map_err(|e| broken(file)(e.into()))?.into()))
 }
 
 pub(super) fn roberta_processing(
@@ -314,6 +330,26 @@ pub(super) fn gpt2_processing(
         return Ok(());
     }
     template(tokenizer, special, "bos_token:0 $A:0", "bos_token:0 $A:0 $B:1")
+}
+
+/// `TokenizersBackend.update_post_processor` of transformers 5.24: `add_bos_token` and `add_eos_token`, both off by default.
+pub(super) fn bos_and_eos(
+    tokenizer: &mut Tokenizer,
+    options: TokenizerOptions,
+    special: &SpecialTokens,
+) -> Result<()> {
+    let bos = options.add_bos_token && special.get("bos_token").is_some();
+    let eos = options.add_eos_token && special.get("eos_token").is_some();
+    let (single, pair) = match (bos, eos) {
+        (false, false) => ("$A:0", "$A:0 $B:1"),
+        (true, false) => ("bos_token:0 $A:0", "bos_token:0 $A:0 bos_token:1 $B:1"),
+        (false, true) => ("$A:0 eos_token:0", "$A:0 eos_token:0 $B:1 eos_token:1"),
+        (true, true) => (
+            "bos_token:0 $A:0 eos_token:0",
+            "bos_token:0 $A:0 eos_token:0 bos_token:1 $B:1 eos_token:1",
+        ),
+    };
+    template(tokenizer, special, single, pair)
 }
 
 fn template(
@@ -362,6 +398,6 @@ pub(super) fn set_normalizer(
     Ok(())
 }
 
-fn broken(file: &str) -> impl Fn(tokenizers::Error) -> Error {
+pub(super) fn broken(file: &str) -> impl Fn(tokenizers::Error) -> Error {
     move |e| Error::new(ErrorKind::Model, format!("cannot use `{file}`")).source(e)
 }

@@ -1,4 +1,5 @@
-//! `AutoTokenizer`: from texts to token ids, exactly as the fast tokenizers of transformers 4.57.
+//! `AutoTokenizer`: from texts to token ids, exactly as transformers: the classes of decoders as in 5.24, the older ones as
+//! the fast tokenizers of 4.57.
 //!
 //! It reads a tokenizer.json, or builds the same tokenizer from a checkpoint's vocabulary files (`vocab.txt`,
 //! `vocab.json` with `merges.txt`, a sentencepiece model). The settings in the other files override it. Not here:
@@ -6,6 +7,7 @@
 //! [`AutoTokenizer::encode_windows`].
 
 mod bounded;
+mod bpe;
 mod chat;
 mod checked;
 mod class;
@@ -16,7 +18,6 @@ mod files;
 mod jinja;
 mod overrides;
 mod prefix;
-mod python;
 mod sentencepiece;
 mod special;
 #[cfg(test)]
@@ -190,14 +191,20 @@ impl AutoTokenizer {
             files.note("overrides", Value::from(overrides.clone()).to_string().as_bytes());
             config.extend(overrides.clone());
         }
-        let class = TokenizerClass::detect(snapshot, &config, model_type)?;
+        let saved = files.read("tokenizer.json")?;
+        let class = TokenizerClass::detect(snapshot, &config, model_type, saved.as_deref())?;
         files.note("class", class.name.as_bytes());
-        let options = TokenizerOptions::read(&config, class);
+        let options = TokenizerOptions::read(&config, class.prefix_space_from_slow);
 
-        let saved = files.read("tokenizer.json")?.map(checked::tokenizer_from).transpose()?;
+        let saved = saved.map(checked::tokenizer_from).transpose()?;
         let converted = saved.is_none() || options.from_slow;
-        let mut special =
-            SpecialTokens::read(&mut files, &config, class, saved.as_ref(), converted)?;
+        let mut special = SpecialTokens::read(
+            &mut files,
+            &config,
+            &class.default_tokens,
+            saved.as_ref(),
+            converted,
+        )?;
         let (mut truncation_side, mut padding_side) = (Side::Right, Side::Right);
         let mut tokenizer = if let Some(mut tokenizer) = saved.filter(|_| !converted) {
             // Exports contain the settings of one call. Here, callers set truncation, and there is no padding.
@@ -217,18 +224,21 @@ impl AutoTokenizer {
             tokenizer.with_padding(None).with_truncation(None).map_err(|e| {
                 Error::new(ErrorKind::Internal, "cannot drop the truncation").source(e)
             })?;
+            class
+                .set_steps(&mut tokenizer, options, &special)
+                .map_err(|e| e.at(format!("tokenizer.json of `{}`", class.name)))?;
             special.add_to(&mut tokenizer)?;
             tokenizer
         } else {
-            convert::from_vocabulary(Vocabulary {
+            class.tokenizer_from_vocabulary(Vocabulary {
                 files: &mut files,
                 config: &config,
-                class,
+                class: class.name,
                 options,
-                special: &special,
+                special: &mut special,
             })?
         };
-        options.apply(class, &mut tokenizer)?;
+        options.apply(class.overrides, &mut tokenizer)?;
         checked::check_model(&tokenizer)?;
 
         if let Some(side) = configured_side(&config, "truncation_side")? {

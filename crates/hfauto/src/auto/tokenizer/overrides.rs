@@ -7,7 +7,6 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer};
 
-use super::class::{Overrides, TokenizerClass};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The default number of T5's sentinel tokens.
@@ -33,6 +32,17 @@ pub(super) fn extra_ids(config: &Map<String, Value>) -> Result<usize> {
     })
 }
 
+/// The part of a loaded tokenizer that is reset to the options.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Overrides {
+    None,
+    BertNormalizer {
+        /// Whether `tokenize_chinese_chars` is also reset.
+        tokenize_chinese_chars: bool,
+    },
+    PostProcessor,
+}
+
 /// The options of tokenizer_config.json that affect tokens, with transformers' defaults.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokenizerOptions {
@@ -42,8 +52,10 @@ pub(super) struct TokenizerOptions {
     pub(super) tokenize_chinese_chars: bool,
     pub(super) add_prefix_space: bool,
     pub(super) add_bos_token: bool,
-    /// T5: where a tokenizer built from a sentencepiece model adds a space.
-    pub(super) prepend_scheme: PrependScheme,
+    pub(super) add_eos_token: bool,
+    /// Whether the space before a text is also added after special tokens.
+    pub(super) legacy: Option<bool>,
+    given_prefix_space: Option<bool>,
     /// T5: whether to use the sentencepiece model instead of tokenizer.json.
     pub(super) from_slow: bool,
     trim_offsets: bool,
@@ -51,7 +63,8 @@ pub(super) struct TokenizerOptions {
 }
 
 impl TokenizerOptions {
-    pub(super) fn read(config: &Map<String, Value>, class: &TokenizerClass) -> Self {
+    /// Reads the options. `prefix_space_from_slow` tells whether an explicit `add_prefix_space` rules out tokenizer.json.
+    pub(super) fn read(config: &Map<String, Value>, prefix_space_from_slow: bool) -> Self {
         let flag = |name| config.get(name).and_then(Value::as_bool);
         let given_prefix_space = flag("add_prefix_space");
         Self {
@@ -61,19 +74,26 @@ impl TokenizerOptions {
             tokenize_chinese_chars: flag("tokenize_chinese_chars").unwrap_or(true),
             add_prefix_space: given_prefix_space.unwrap_or(false),
             add_bos_token: flag("add_bos_token").unwrap_or(false),
-            prepend_scheme: match (given_prefix_space, flag("legacy")) {
-                (Some(false), _) => PrependScheme::Never,
-                (_, Some(false)) => PrependScheme::First,
-                _ => PrependScheme::Always,
-            },
-            from_slow: class.prefix_space_from_slow && given_prefix_space.is_some(),
+            add_eos_token: flag("add_eos_token").unwrap_or(false),
+            legacy: flag("legacy"),
+            given_prefix_space,
+            from_slow: prefix_space_from_slow && given_prefix_space.is_some(),
             trim_offsets: flag("trim_offsets").unwrap_or(true),
             split_special_tokens: flag("split_special_tokens").unwrap_or(false),
         }
     }
 
+    /// Where a tokenizer with the pieces of a sentencepiece model adds a space; `legacy` is the class's default.
+    pub(super) fn prepend_scheme(self, legacy: bool) -> PrependScheme {
+        match (self.given_prefix_space, self.legacy.unwrap_or(legacy)) {
+            (Some(false), _) => PrependScheme::Never,
+            (_, false) => PrependScheme::First,
+            (_, true) => PrependScheme::Always,
+        }
+    }
+
     /// Applies the options to `tokenizer`.
-    pub(super) fn apply(self, class: &TokenizerClass, tokenizer: &mut Tokenizer) -> Result<()> {
+    pub(super) fn apply(self, overrides: Overrides, tokenizer: &mut Tokenizer) -> Result<()> {
         tokenizer.set_encode_special_tokens(self.split_special_tokens);
         if let Some(PreTokenizerWrapper::ByteLevel(bytes)) = tokenizer.get_pre_tokenizer()
             && bytes.add_prefix_space != self.add_prefix_space
@@ -81,7 +101,7 @@ impl TokenizerOptions {
             let bytes = ByteLevel::new(self.add_prefix_space, true, bytes.use_regex);
             tokenizer.with_pre_tokenizer(Some(bytes));
         }
-        match class.overrides {
+        match overrides {
             Overrides::None => {}
             Overrides::BertNormalizer { tokenize_chinese_chars } => {
                 self.apply_normalizer(tokenize_chinese_chars, tokenizer)?;

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A sentencepiece model file (`sentencepiece.bpe.model`, `spiece.model`).
-#[derive(Debug, Default)]
+/// A sentencepiece model file (`sentencepiece.bpe.model`, `spiece.model`, `tokenizer.model`).
+#[derive(Debug)]
 pub(super) struct ModelProto {
     /// The vocabulary; a piece's index is its id.
     pub(super) pieces: Vec<Piece>,
@@ -16,8 +16,41 @@ pub(super) struct ModelProto {
     pub(super) model_type: ModelType,
     /// The index of the piece for unknown words.
     pub(super) unk_id: usize,
+    /// The texts of the special pieces.
+    pub(super) unk_piece: String,
+    /// `None` if the model has no such piece.
+    pub(super) bos_piece: Option<String>,
+    /// `None` if the model has no such piece.
+    pub(super) eos_piece: Option<String>,
+    /// Whether unknown characters become pieces of their UTF-8 bytes.
+    pub(super) byte_fallback: bool,
     /// The compiled normalization rules; empty if there are none.
     pub(super) precompiled_charsmap: Vec<u8>,
+    /// Whether a space is put before a text.
+    pub(super) add_dummy_prefix: bool,
+    /// Whether leading, trailing and repeated spaces are removed.
+    pub(super) remove_extra_whitespaces: bool,
+    /// Whether spaces are replaced with `▁`.
+    pub(super) escape_whitespaces: bool,
+}
+
+/// The defaults of the format.
+impl Default for ModelProto {
+    fn default() -> Self {
+        Self {
+            pieces: Vec::new(),
+            model_type: ModelType::default(),
+            unk_id: 0,
+            unk_piece: "<unk>".into(),
+            bos_piece: Some("<s>".into()),
+            eos_piece: Some("</s>".into()),
+            byte_fallback: false,
+            precompiled_charsmap: Vec::new(),
+            add_dummy_prefix: true,
+            remove_extra_whitespaces: true,
+            escape_whitespaces: true,
+        }
+    }
 }
 
 /// One entry of the vocabulary.
@@ -38,9 +71,11 @@ pub(super) enum PieceKind {
     Control,
     /// `USER_DEFINED`: always one token.
     UserDefined,
-    /// The other types, which need no special treatment.
+    /// `UNKNOWN`, `UNUSED`, `BYTE`: never merged from other pieces.
+    Other,
+    /// `NORMAL`.
     #[default]
-    Ordinary,
+    Normal,
 }
 
 /// `TrainerSpec.ModelType`.
@@ -94,6 +129,7 @@ impl ModelProto {
 
     fn trainer_spec(&mut self, bytes: &[u8]) -> Result<()> {
         let mut fields = Fields::new(bytes);
+        let (mut has_bos, mut has_eos) = (true, true);
         while let Some((number, value)) = fields.next()? {
             match (number, value) {
                 (3, Value::Number(kind)) => {
@@ -109,17 +145,29 @@ impl ModelProto {
                     self.unk_id =
                         usize::try_from(id).map_err(|_| damaged(&format!("its unk_id is {id}")))?;
                 }
+                (35, Value::Number(flag)) => self.byte_fallback = flag != 0,
+                (41, Value::Number(id)) => has_bos = is_id(id),
+                (42, Value::Number(id)) => has_eos = is_id(id),
+                (45, Value::Bytes(text)) => self.unk_piece = text_of(text)?,
+                (46, Value::Bytes(text)) => self.bos_piece = Some(text_of(text)?),
+                (47, Value::Bytes(text)) => self.eos_piece = Some(text_of(text)?),
                 _ => {}
             }
         }
+        self.bos_piece.take_if(|_| !has_bos);
+        self.eos_piece.take_if(|_| !has_eos);
         Ok(())
     }
 
     fn normalizer_spec(&mut self, bytes: &[u8]) -> Result<()> {
         let mut fields = Fields::new(bytes);
         while let Some((number, value)) = fields.next()? {
-            if let (2, Value::Bytes(charsmap)) = (number, value) {
-                self.precompiled_charsmap = charsmap.to_vec();
+            match (number, value) {
+                (2, Value::Bytes(charsmap)) => self.precompiled_charsmap = charsmap.to_vec(),
+                (3, Value::Number(flag)) => self.add_dummy_prefix = flag != 0,
+                (4, Value::Number(flag)) => self.remove_extra_whitespaces = flag != 0,
+                (5, Value::Number(flag)) => self.escape_whitespaces = flag != 0,
+                _ => {}
             }
         }
         Ok(())
@@ -132,16 +180,14 @@ impl Piece {
         let mut fields = Fields::new(bytes);
         while let Some((number, value)) = fields.next()? {
             match (number, value) {
-                (1, Value::Bytes(text)) => {
-                    piece.piece = String::from_utf8(text.to_vec())
-                        .map_err(|e| damaged("a piece is not UTF-8").source(e))?;
-                }
+                (1, Value::Bytes(text)) => piece.piece = text_of(text)?,
                 (2, Value::Fixed32(bits)) => piece.score = f32::from_bits(bits),
                 (3, Value::Number(kind)) => {
                     piece.kind = match kind {
                         3 => PieceKind::Control,
                         4 => PieceKind::UserDefined,
-                        _ => PieceKind::Ordinary,
+                        1 => PieceKind::Normal,
+                        _ => PieceKind::Other,
                     };
                 }
                 _ => {}
@@ -149,6 +195,15 @@ impl Piece {
         }
         Ok(piece)
     }
+}
+
+/// Whether the number, a signed one of 32 bits, is not negative.
+fn is_id(number: u64) -> bool {
+    i32::try_from(number).is_ok()
+}
+
+fn text_of(bytes: &[u8]) -> Result<String> {
+    String::from_utf8(bytes.to_vec()).map_err(|e| damaged("a piece is not UTF-8").source(e))
 }
 
 fn damaged(what: &str) -> Error {
@@ -302,7 +357,7 @@ mod tests {
             pieces,
             [
                 ("<s>", 0.0, PieceKind::Control),
-                ("▁de", -3.5, PieceKind::Ordinary),
+                ("▁de", -3.5, PieceKind::Normal),
                 ("<ud>", 0.0, PieceKind::UserDefined),
             ]
         );

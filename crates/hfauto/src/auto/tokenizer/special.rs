@@ -11,7 +11,6 @@ use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::bounded;
-use super::class::{AdditionalTokens, TokenizerClass};
 use super::files::TokenizerFiles;
 use super::overrides::extra_ids;
 use crate::error::{Error, ErrorKind, Result};
@@ -103,6 +102,39 @@ impl Token {
     }
 }
 
+/// The special tokens that a class has where the files give none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DefaultTokens {
+    /// By attribute.
+    pub(super) named: &'static [(&'static str, &'static str)],
+    /// `additional_special_tokens`.
+    pub(super) additional_special_tokens: AdditionalTokens,
+    /// The flags for an attribute's special token that the files give as plain text. `converted` tells whether the
+    /// tokenizer was converted from a slow class. `None` keeps the plain text.
+    pub(super) token_flags: fn(attribute: &str, converted: bool) -> Option<RawAddedToken>,
+}
+
+impl DefaultTokens {
+    pub(super) const NONE: Self = Self {
+        named: &[],
+        additional_special_tokens: AdditionalTokens::Fixed(&[]),
+        token_flags: |_, _| None,
+    };
+
+    fn token(&self, attribute: &str) -> Option<&'static str> {
+        let token = self.named.iter().find(|(known, _)| *known == attribute);
+        token.map(|(_, text)| *text)
+    }
+}
+
+/// Special tokens without an attribute of their own.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum AdditionalTokens {
+    Fixed(&'static [&'static str]),
+    /// `<extra_id_…>`; `extra_ids` in tokenizer_config.json gives their number.
+    ExtraIds,
+}
+
 /// The special tokens by attribute, and the tokens added to the vocabulary.
 #[derive(Debug)]
 pub(super) struct SpecialTokens {
@@ -124,7 +156,7 @@ impl SpecialTokens {
     pub(super) fn read(
         files: &mut TokenizerFiles<'_>,
         config: &Map<String, Value>,
-        class: &TokenizerClass,
+        defaults: &DefaultTokens,
         saved: Option<&Tokenizer>,
         converted: bool,
     ) -> Result<Self> {
@@ -198,7 +230,7 @@ impl SpecialTokens {
             }
         }
 
-        let additional = match (&class.additional_special_tokens, additional) {
+        let additional = match (&defaults.additional_special_tokens, additional) {
             (AdditionalTokens::ExtraIds, given) => {
                 with_extra_ids(given.unwrap_or_default(), extra_ids(config)?)?
             }
@@ -214,10 +246,10 @@ impl SpecialTokens {
         for attribute in ATTRIBUTES {
             let token = match named.remove(attribute) {
                 Some(token) => token,
-                None => class.default_token(attribute).map(|text| Token::Text(text.to_string())),
+                None => defaults.token(attribute).map(|text| Token::Text(text.to_string())),
             };
             if let Some(token) = token {
-                let token = with_class_flags(class, attribute, token, converted);
+                let token = with_class_flags(defaults, attribute, token, converted);
                 special.named.insert(attribute, token);
             }
         }
@@ -250,6 +282,21 @@ impl SpecialTokens {
     /// Sets the default token of an attribute, unless the files or the class set one.
     pub(super) fn set_default(&mut self, attribute: &'static str, text: &str) {
         self.named.entry(attribute).or_insert_with(|| Token::Text(text.to_string()));
+    }
+
+    /// The texts of `added_tokens_decoder`, by id.
+    pub(super) fn added(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.added.iter().map(|(id, token)| (*id as usize, token.content.as_str()))
+    }
+
+    /// Has the tokens of `added_tokens_decoder` found in the text before it is normalized.
+    pub(super) fn match_added_before_normalization(&mut self) {
+        self.added.values_mut().for_each(|token| token.normalized = Some(false));
+    }
+
+    /// Replaces `additional_special_tokens`.
+    pub(super) fn set_additional<'t>(&mut self, texts: impl IntoIterator<Item = &'t str>) {
+        self.additional = texts.into_iter().map(|text| Token::Text(text.to_owned())).collect();
     }
 
     /// The text of an attribute's token.
@@ -362,12 +409,12 @@ fn with_extra_ids(mut given: Vec<Token>, extra_ids: usize) -> Result<Vec<Token>>
 
 /// The token of an attribute. If the files give plain text, it gets the flags of its class.
 fn with_class_flags(
-    class: &TokenizerClass,
+    defaults: &DefaultTokens,
     attribute: &str,
     token: Token,
     converted: bool,
 ) -> Token {
-    let token = match (token, (class.token_flags)(attribute, converted)) {
+    let token = match (token, (defaults.token_flags)(attribute, converted)) {
         (Token::Text(content), Some(flags)) => Token::Added(RawAddedToken { content, ..flags }),
         (token, _) => token,
     };

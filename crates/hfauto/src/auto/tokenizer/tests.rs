@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -120,7 +121,8 @@ fn missing_files_are_named_with_those_that_are_there() {
     let class = r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#;
     let files = [("tokenizer_config.json", class), ("vocab.txt", VOCAB)];
     let error = load(folder(&files).path()).unwrap_err();
-    assert!(error.message().contains("looked for `tokenizer.json`, found `vocab.txt`"), "{error}");
+    let expected = "looked for `tokenizer.json`, `tokenizer.model`, found `vocab.txt`";
+    assert!(error.message().contains(expected), "{error}");
 }
 
 #[test]
@@ -274,17 +276,96 @@ fn tokenizers_of_decoders_give_the_ids_of_transformers() {
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
+#[derive(serde::Deserialize)]
+struct Variant {
+    name: String,
+    /// The content of each file: text, or the name of a file beside the golden.
+    files: BTreeMap<String, Value>,
+    input_ids: Vec<Vec<u32>>,
+    pairs: Vec<Vec<u32>>,
+    decoded: Vec<String>,
+    len: usize,
+    special_ids: BTreeMap<String, Option<u32>>,
+}
+
 #[test]
-fn decoders_without_tokenizer_json_are_refused_by_name() {
-    for (class, file) in [
-        ("LlamaTokenizer", "tokenizer.model"),
-        ("GemmaTokenizer", "tokenizer.model"),
-        ("Qwen2Tokenizer", "vocab.json"),
-    ] {
+fn tokenizer_classes_of_decoders_agree_with_transformers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/modern-tokenizers");
+    let golden = fs::read_to_string(root.join("golden.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let texts: Vec<String> = serde_json::from_value(golden["texts"].clone()).unwrap();
+    let pairs: Vec<(String, String)> = serde_json::from_value(golden["pairs"].clone()).unwrap();
+    let variants: Vec<Variant> = serde_json::from_value(golden["variants"].clone()).unwrap();
+    assert!(variants.len() > 30);
+    let mut differences = Vec::new();
+    for variant in variants {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content) in &variant.files {
+            let path = dir.path().join(name);
+            match content {
+                Value::String(file) => drop(fs::copy(root.join(file), path).unwrap()),
+                json => fs::write(path, json.to_string()).unwrap(),
+            }
+        }
+        let name = &variant.name;
+        let tokenizer = match load(dir.path()) {
+            Ok(tokenizer) => tokenizer,
+            Err(error) => {
+                differences.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        let mut compare = |what: &str, ours: String, expected: String| {
+            if ours != expected {
+                differences.push(format!("{name} {what}: {ours}, not {expected}"));
+            }
+        };
+        compare("len", tokenizer.total_vocab_size().to_string(), variant.len.to_string());
+        for (attribute, id) in variant.special_ids {
+            let ours = tokenizer.special_token_id(&format!("{attribute}_token"));
+            compare(&attribute, format!("{ours:?}"), format!("{id:?}"));
+        }
+        let options = EncodeOptions::default();
+        for ((text, ids), decoded) in texts.iter().zip(variant.input_ids).zip(variant.decoded) {
+            let ours = tokenizer.encode(text, &options).unwrap().input_ids;
+            compare(text, format!("{ours:?}"), format!("{ids:?}"));
+            compare(text, tokenizer.decode(&ids, true).unwrap(), decoded);
+        }
+        for ((first, second), ids) in pairs.iter().zip(variant.pairs) {
+            let ours = tokenizer.encode_pair(first, second, &options).unwrap().input_ids;
+            compare(first, format!("{ours:?}"), format!("{ids:?}"));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn damaged_sentencepiece_models_are_refused_by_name() {
+    for class in ["LlamaTokenizer", "GemmaTokenizer", "TokenizersBackend"] {
         let config = format!("{{\"tokenizer_class\": \"{class}\"}}");
-        let dir = folder(&[("tokenizer_config.json", &config), (file, "")]);
-        let error = load(dir.path()).unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains(class) && text.contains("tokenizer.json"), "{text}");
+        for (file, expected) in [
+            ("tokenizer.model", "no pieces"),
+            ("other", "looked for `tokenizer.json`, `tokenizer.model`"),
+        ] {
+            let dir = folder(&[("tokenizer_config.json", &config), (file, "")]);
+            let error = load(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{class}: {error}");
+        }
+    }
+    // A sentencepiece model of type WORD with one piece.
+    let model = [&[10, 3, 10, 1, b'a'][..], &[18, 2, 24, 3]].concat();
+    let dir = folder(&[("tokenizer_config.json", r#"{"tokenizer_class": "LlamaTokenizer"}"#)]);
+    fs::write(dir.path().join("tokenizer.model"), model).unwrap();
+    let error = load(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("type WORD is not implemented, only BPE and UNIGRAM"), "{error}");
+    // A unigram model where the class expects byte pair encoding.
+    let unigram = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}}"#;
+    for class in ["LlamaTokenizer", "GemmaTokenizer", "Qwen2Tokenizer", "GPT2Tokenizer"] {
+        let config = format!("{{\"tokenizer_class\": \"{class}\"}}");
+        let dir = folder(&[("tokenizer_config.json", &config), ("tokenizer.json", unigram)]);
+        let error = load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("the model is not BPE"), "{class}: {error}");
     }
 }

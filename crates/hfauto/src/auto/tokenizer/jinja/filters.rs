@@ -9,7 +9,7 @@ use minijinja::{Environment, Error, ErrorKind, State, filters, functions};
 use minijinja_contrib::pycompat;
 
 use super::budget::{ITEM, charge, charge_times};
-use crate::auto::tokenizer::python::{flat_len, own, own_item, size};
+use super::python::{flat_len, own, own_item, size};
 use crate::limits;
 
 /// The available filters of the library. `tojson`, `string` and `title` are our own; `round` is excluded.

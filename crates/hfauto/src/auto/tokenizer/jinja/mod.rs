@@ -11,14 +11,15 @@ mod budget;
 mod compile;
 mod filters;
 mod operators;
+mod python;
 
 use minijinja::machinery::{Vm, make_string_output};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
 
-pub(super) use self::budget::{ITEM, charge};
-use self::budget::{charge_times, with_budget};
-use super::python::{self, Dumps};
+use self::budget::{charge, charge_times, with_budget};
+use self::python::Dumps;
+pub(super) use self::python::value;
 use crate::limits;
 
 /// A compiled template, which can be rendered many times.

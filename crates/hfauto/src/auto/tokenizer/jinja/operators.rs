@@ -6,7 +6,7 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Expression};
 
 use super::budget::{self, charge};
-use crate::auto::tokenizer::python::{self, own, own_item, size};
+use super::python::{self, own, own_item, size};
 
 pub(super) const CONCAT: &str = "__concat";
 pub(super) const ADD: &str = "__add";

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use minijinja::value::{Enumerator, Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
-use super::jinja::{ITEM, charge};
+use super::budget::{ITEM, charge};
 use crate::limits;
 
 /// A template value that is formatted as in Python.
-pub(super) fn value(json: &serde_json::Value) -> Value {
+pub(in super::super) fn value(json: &serde_json::Value) -> Value {
     match json {
         serde_json::Value::Array(list) => {
             Value::from_object(List::new(list.iter().map(value).collect(), ObjectRepr::Seq))
