@@ -1,0 +1,306 @@
+"""Embedders and decoders of today beside sentence-transformers, OpenVINO, CTranslate2 and transformers: checkpoints of
+real shapes with random weights, alternating rounds, each peer as its own program. See run.sh."""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench import run, spread
+
+END = "<|endoftext|>"
+EMBEDDERS = {
+    "qwen3-embedding-0.6b": ("Qwen3Model", "Qwen3Config", dict(vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28,
+                                           num_attention_heads=16, num_key_value_heads=8, head_dim=128), "lasttoken"),
+    "embeddinggemma-300m": ("Gemma3TextModel", "Gemma3TextConfig", dict(vocab_size=262144, hidden_size=768, intermediate_size=1152, num_hidden_layers=24, num_attention_heads=3,
+                                               num_key_value_heads=1, head_dim=256, sliding_window=512, use_bidirectional_attention=True), "mean"),
+    "modernbert-base": ("ModernBertModel", "ModernBertConfig", {}, "mean"),
+    "nomic-embed-text": ("NomicBertModel", "NomicBertConfig", {}, "mean"),
+}
+DECODERS = {
+    "gpt2-124m": ("GPT2LMHeadModel", "GPT2Config", {}),
+    "smollm2-135m": ("LlamaForCausalLM", "LlamaConfig", dict(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+                                                       num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, max_position_embeddings=2048)),
+    "qwen2.5-0.5b": ("Qwen2ForCausalLM", "Qwen2Config", dict(vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
+                                                       num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True)),
+}
+NEW_TOKENS = 64
+
+
+# ------------------------------------------------------------------------------ inputs
+def tokenizer(folder, size, padding_side="right"):
+    """Byte-level, one token per character: the number of tokens of a row is known."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {word: i for i, word in enumerate([*letters, *(f"Ġ{i}" for i in range(size - len(letters) - 1)), END])}
+    made = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=made, bos_token=END, eos_token=END, unk_token=END, pad_token=END, padding_side=padding_side,
+                            model_max_length=512, model_input_names=["input_ids", "attention_mask"]).save_pretrained(folder)
+
+
+def embedder(name, cache):
+    folder = cache / name
+    if not (folder / "modules.json").is_file():
+        import torch
+        import transformers
+
+        architecture, config, settings, pooling = EMBEDDERS[name]
+        torch.manual_seed(0)
+        model = getattr(transformers, architecture)(getattr(transformers, config)(**settings))
+        model.save_pretrained(folder)
+        tokenizer(folder, model.config.vocab_size, "left" if pooling == "lasttoken" else "right")
+        kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        for place, _ in kinds[1:]:
+            (folder / place).mkdir(exist_ok=True)
+        mode = {"mean": "pooling_mode_mean_tokens", "lasttoken": "pooling_mode_lasttoken"}[pooling]
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": model.config.hidden_size, mode: True}))
+        modules = [{"idx": i, "name": str(i), "path": place, "type": f"sentence_transformers.models.{kind}"} for i, (place, kind) in enumerate(kinds)]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 512}))
+    return folder
+
+
+def decoder(name, cache):
+    folder = cache / name
+    if not (folder / "tokenizer.json").is_file():
+        import torch
+        import transformers
+
+        architecture, config, settings = DECODERS[name]
+        torch.manual_seed(0)
+        model = getattr(transformers, architecture)(getattr(transformers, config)(**settings))
+        model.save_pretrained(folder)
+        tokenizer(folder, model.config.vocab_size, "left")
+    return folder
+
+
+def texts(rows, length, spread_of=0.5):
+    """Rows of random letters, `length` tokens on average."""
+    rng = random.Random(0)
+    lengths = (max(1, round(length * rng.uniform(1 - spread_of, 1 + spread_of))) for _ in range(rows))
+    return ["".join(rng.choice("abcdefghijklmnop") for _ in range(length)) for length in lengths]
+
+
+# ------------------------------------------------------------------------------ peers, each in its own process
+def sentence_transformers(args, rows):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(args.model), device="cpu")
+    return lambda rows: model.encode(rows, batch_size=args.batch_size, show_progress_bar=False)
+
+
+def openvino(args, rows):
+    """The whole encoder as a graph, rows by length, for throughput."""
+    import openvino as ov
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(args.model, padding_side="right")
+    graph = Path(args.model) / "openvino.xml"
+    if not graph.is_file():
+        model = AutoModel.from_pretrained(args.model, attn_implementation="eager").eval()
+
+        class States(torch.nn.Module):
+            def forward(self, input_ids, attention_mask):
+                return model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+        example = {"input_ids": torch.ones((2, 8), dtype=torch.int64), "attention_mask": torch.ones((2, 8), dtype=torch.int64)}
+        ov.save_model(ov.convert_model(States(), example_input=example), graph, compress_to_fp16=False)
+    compiled = ov.Core().compile_model(graph, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": args.dtype})
+    last = "lasttoken" in (Path(args.model) / "1_Pooling" / "config.json").read_text()
+
+    def encode(rows):
+        order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+        embeddings = [None] * len(rows)
+        queue = ov.AsyncInferQueue(compiled)
+
+        def keep(request, batch):
+            places, mask = batch
+            states = request.get_output_tensor().data
+            if last:
+                pooled = states[np.arange(len(places)), mask.sum(1) - 1]
+            else:
+                weights = mask[..., None].astype(np.float32)
+                pooled = (states * weights).sum(1) / weights.sum(1)
+            for place, row in zip(places, pooled / np.linalg.norm(pooled, axis=1, keepdims=True)):
+                embeddings[place] = row
+
+        queue.set_callback(keep)
+        start = 0
+        while start < len(order):
+            count = max(1, min(args.batch_size, 2048 // len(rows[order[start]])))
+            batch = order[start : start + count]
+            start += count
+            inputs = tokens([rows[row] for row in batch], return_tensors="np", padding=True)
+            mask = inputs["attention_mask"]
+            queue.start_async({"input_ids": inputs["input_ids"].astype(np.int64), "attention_mask": mask.astype(np.int64)}, (batch, mask))
+        queue.wait_all()
+        return np.array(embeddings)
+
+    return encode
+
+
+def ctranslate2(args, rows):
+    """Greedy, a request per core."""
+    import ctranslate2 as ct2
+    from transformers import AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(args.model)
+    folder = Path(args.model) / "ctranslate2"
+    if not folder.is_dir():
+        ct2.converters.TransformersConverter(str(args.model)).convert(str(folder))
+    cores = len(os.sched_getaffinity(0))
+    compute = {"f32": "float32", "int8": "int8"}[args.dtype]
+    generator = ct2.Generator(str(folder), device="cpu", compute_type=compute, inter_threads=cores, intra_threads=1)
+
+    def generate(rows):
+        prompts = [tokens.convert_ids_to_tokens(tokens(row)["input_ids"]) for row in rows]
+        made = generator.generate_batch(prompts, max_batch_size=args.batch_size, beam_size=1, sampling_topk=1, max_length=args.new_tokens,
+                                        min_length=args.new_tokens, include_prompt_in_result=False)
+        return np.array([tokens.decode(row.sequences_ids[0], skip_special_tokens=True) for row in made])
+
+    return generate
+
+
+def transformers(args, rows):
+    from peer import transformers as generate
+
+    return generate(args, rows)
+
+
+PEERS = {function.__name__: function for function in (sentence_transformers, openvino, ctranslate2, transformers)}
+
+
+def as_peer(args):
+    rows = pq.read_table(args.rows)["text"].to_pylist()
+    compute = PEERS[args.peer](args, rows)
+    compute(rows[:: max(1, len(rows) // 4)])
+    start = time.perf_counter()
+    made = compute(rows)
+    seconds = time.perf_counter() - start
+    np.save(args.out, made)
+    print(json.dumps({"seconds": seconds}))
+
+
+# ------------------------------------------------------------------------------ rounds
+def peer(name, work, dtype="f32", batch_size=32):
+    out = work["dir"] / f"{name}-{dtype}.npy"
+    command = [sys.executable, __file__, "--peer", name, "--model", str(work["model"]), "--rows", str(work["rows"]), "--out", str(out),
+               "--dtype", dtype, "--batch-size", str(batch_size), "--new-tokens", str(NEW_TOKENS)]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(result.stdout.splitlines()[-1])["seconds"], np.load(out)
+
+
+def rounds(args, runs):
+    """The seconds of each run in each round, the order rotating, and the last results."""
+    seconds, results = {name: [] for name in runs}, {}
+    for number in range(args.rounds):
+        names = [*runs]
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            taken, results[name] = runs[name]()
+            seconds[name].append(taken)
+    return seconds, results
+
+
+def work_of(folder, model, rows):
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"text": rows}), folder / "rows.parquet")
+    return {"dir": folder, "model": model, "rows": folder / "rows.parquet"}
+
+
+def embed(name, label, rows, args):
+    work = work_of(args.cache / "work" / name / label, embedder(name, args.cache), rows)
+    step = {"feature-extraction": {"model": "m", "input": "text", "output": "e"}}
+
+    def ours(dtype):
+        seconds, column, _ = run(f"ours-{dtype}", work, args.program, dtype, step)
+        return seconds, np.asarray(column.flatten(), np.float32).reshape(len(column), -1)
+
+    runs = {"hfauto-pipe f32": lambda: ours("f32"), "sentence-transformers": lambda: peer("sentence_transformers", work), "OpenVINO f32": lambda: peer("openvino", work)}
+    if args.bf16:
+        runs |= {"hfauto-pipe bf16": lambda: ours("bf16"), "OpenVINO bf16": lambda: peer("openvino", work, "bf16")}
+    seconds, results = rounds(args, runs)
+    tokens = sum(map(len, rows))
+    print(f"\n## {name}, {label}: {len(rows)} rows of {tokens / len(rows):.0f} tokens on average\n\n| | tokens/s | least cosine to sentence-transformers |\n|---|---|---|")
+    for kind, times in seconds.items():
+        print(f"| {kind} | {tokens / statistics.median(times):.0f} | {(results[kind] * results['sentence-transformers']).sum(1).min():.5f} |")
+    print()
+    for own in (kind for kind in runs if kind.startswith("hfauto")):
+        others = ["sentence-transformers", own.replace("hfauto-pipe", "OpenVINO")]
+        for other in others:
+            print(f"- {own} over {other}: {spread([theirs / mine for mine, theirs in zip(seconds[own], seconds[other])])}")
+    sys.stdout.flush()
+
+
+def generate(name, args):
+    rows = texts(64, 48, 0)
+    work = work_of(args.cache / "work" / name, decoder(name, args.cache), rows)
+    limits = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+    step = {"text-generation": {"model": "m", "input": "text", "output": "e", "return_full_text": False, **limits}}
+
+    def ours(dtype):
+        seconds, column, _ = run(f"ours-{dtype}", work, args.program, dtype, step)
+        return seconds, np.array([row["text"] for row in column.to_pylist()])
+
+    runs = {f"{kind} {dtype}": call for dtype in args.dtypes for kind, call in (
+        ("hfauto-pipe", lambda dtype=dtype: ours(dtype)), ("CTranslate2", lambda dtype=dtype: peer("ctranslate2", work, dtype)))}
+    if "f32" in args.dtypes:
+        runs["transformers f32"] = lambda: peer("transformers", work)
+    seconds, results = rounds(args, runs)
+    print(f"\n## {name}, decoding: {len(rows)} prompts of 48 tokens, {NEW_TOKENS} new ones, greedy\n\n| | tokens/s | the same text as transformers |\n|---|---|---|")
+    for kind, times in seconds.items():
+        same = f"{np.mean(results[kind] == results['transformers f32']):.0%}" if "transformers f32" in results else ""
+        print(f"| {kind} | {len(rows) * NEW_TOKENS / statistics.median(times):.0f} | {same} |")
+    print()
+    for dtype in args.dtypes:
+        for other in [f"CTranslate2 {dtype}", *(["transformers f32"] if dtype == "f32" else [])]:
+            print(f"- hfauto-pipe {dtype} over {other}: {spread([theirs / mine for mine, theirs in zip(seconds[f'hfauto-pipe {dtype}'], seconds[other])])}")
+    sys.stdout.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--program")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", help=f"of {', '.join([*EMBEDDERS, *DECODERS])}")
+    parser.add_argument("--bf16", action="store_true", help="also in bf16, where the processor has instructions for it")
+    parser.add_argument("--dtypes", nargs="*", default=["f32", "int8"], help="of decoding")
+    # As a peer.
+    parser.add_argument("--peer", choices=list(PEERS))
+    parser.add_argument("--model")
+    parser.add_argument("--rows")
+    parser.add_argument("--out")
+    parser.add_argument("--dtype", default="f32")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
+    args = parser.parse_args()
+    if args.peer:
+        return as_peer(args)
+    args.cache = args.cache / "modern"
+    print(f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores")
+    for name in EMBEDDERS:
+        if not args.only or name in args.only:
+            share = 1 if name.startswith(("modernbert", "nomic")) else 4
+            for label, count, length in [("short", 400, 16), ("256 tokens", 32, 256)]:
+                embed(name, label, texts(count // share, length), args)
+    for name in DECODERS:
+        if not args.only or name in args.only:
+            generate(name, args)
+
+
+if __name__ == "__main__":
+    main()
