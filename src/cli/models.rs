@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
+use candle_core::DType;
 use clap::Args;
+use hfauto::sentence_transformers::{PairOptions, PairScorer};
 
 use crate::auto::{
-    AutoClass, AutoImageProcessor, AutoTokenizer, FAMILIES, SentenceTransformerConfig,
-    auto_devices, auto_dtype,
+    AutoClass, AutoImageProcessor, AutoTokenizer, Encoder, FAMILIES, ModelDtype,
+    SentenceTransformerConfig, auto_devices, auto_dtype,
 };
 use crate::error::Result;
 use crate::hub::{Need, Weights};
@@ -73,7 +75,11 @@ impl ModelsArgs {
             let positions = dimensions.max_position_embeddings;
             line("positions", &positions.map_or("unlimited".to_owned(), |n| n.to_string()));
             line("modules", &module_names(&described));
-            line("embedding", &format!("{} dimensions", described.embedding_dimension()));
+            if described.encoder == Some(Encoder::CrossEncoder) {
+                line("pair score", &pair_score(&described, &tokenizer));
+            } else {
+                line("embedding", &format!("{} dimensions", described.embedding_dimension()));
+            }
         }
         let local = super::hub(true).snapshot(model, revision, Need::Weights, &|_| ());
         let local = local.and_then(|snapshot| {
@@ -116,6 +122,29 @@ impl ModelsArgs {
         }
         Ok(text)
     }
+}
+
+/// How a cross-encoder scores a pair, or why it cannot.
+fn pair_score(directory: &SentenceTransformerConfig, tokenizer: &AutoTokenizer) -> String {
+    let dtype = ModelDtype::Float(DType::F32);
+    let scorer = match PairScorer::resolve(directory, tokenizer, dtype, &PairOptions::default()) {
+        Ok(scorer) => scorer,
+        Err(error) => return error.message().to_owned(),
+    };
+    let token = |id: u32| {
+        let token = tokenizer.id_to_token(id).unwrap_or_default();
+        format!("`{token}` ({id})")
+    };
+    let score = match scorer.logit_score() {
+        None => "classification head".to_owned(),
+        Some(score) => {
+            let relevant = token(score.true_token_id);
+            let minus = score.false_token_id.map(|id| format!(" minus that of {}", token(id)));
+            format!("logit of {relevant}{}", minus.unwrap_or_default())
+        }
+    };
+    let input = if scorer.has_chat_template() { "chat template" } else { "two texts" };
+    format!("{score}, {}, {input}", scorer.activation().name())
 }
 
 /// The table of model types and Auto classes.

@@ -19,6 +19,8 @@ pub(super) struct Classifier {
     pub(super) model: Arc<ResolvedModel>,
     class: AutoClass,
     allow_new_head: bool,
+    /// The rows of a head over the vocabulary that are loaded; `None`: all.
+    vocabulary_rows: Option<Vec<u32>>,
 }
 
 impl Classifier {
@@ -42,9 +44,23 @@ impl Classifier {
         Self::new(step, class, models.resolve_image(&step.model)?)
     }
 
+    /// The same for a resolved model and, of a head over the vocabulary, only `vocabulary_rows`.
+    ///
+    /// # Errors
+    /// `Unsupported` with the classes that the family has.
+    pub(super) fn with_rows(
+        step: &TaskStep,
+        class: AutoClass,
+        model: Arc<ResolvedModel>,
+        vocabulary_rows: Option<Vec<u32>>,
+    ) -> Result<Self> {
+        Ok(Self { vocabulary_rows, ..Self::new(step, class, model)? })
+    }
+
     fn new(step: &TaskStep, class: AutoClass, model: Arc<ResolvedModel>) -> Result<Self> {
         model.require(class)?;
-        Ok(Self { model, class, allow_new_head: step.allow_new_head })
+        let allow_new_head = step.allow_new_head;
+        Ok(Self { model, class, allow_new_head, vocabulary_rows: None })
     }
 
     /// Rejects an encoder, whose tokens attend to later tokens. Some architectures can be either;
@@ -70,9 +86,16 @@ impl Classifier {
     /// # Errors
     /// As [`ResolvedModel::load_with_head`].
     pub(super) fn load(&self, device: &Device) -> Result<LoadedClassifier> {
-        let model = self.model.load_with_head(self.class, self.allow_new_head, device)?;
+        let (class, allow_new_head) = (self.class, self.allow_new_head);
+        let rows = self.vocabulary_rows.as_deref();
+        let model = self.model.load_with_head(class, allow_new_head, rows, device)?;
         let token_type_ids = self.model.gives_token_type_ids();
         Ok(LoadedClassifier { model, token_type_ids })
+    }
+
+    /// The size of the weights that [`load`](Self::load) loads; `None` as for [`ResolvedModel::weight_size`].
+    pub(super) fn weight_size(&self) -> Option<WeightSize> {
+        self.model.weight_size_of(self.class, self.vocabulary_rows.as_deref())
     }
 
     /// The summary for plans, reports and lineage.

@@ -40,6 +40,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
 use candle_core::Device;
 
+use crate::auto::Encoding;
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::Dimensions;
 
@@ -175,6 +176,13 @@ pub type Note = Box<dyn Any + Send + Sync>;
 impl From<Sequence> for EncodedRow {
     fn from(sequence: Sequence) -> Self {
         Self { sequences: vec![sequence], truncated: false, note: None }
+    }
+}
+
+impl From<Encoding> for EncodedRow {
+    fn from(encoding: Encoding) -> Self {
+        let sequence = Sequence::new(encoding.input_ids, encoding.token_type_ids);
+        Self { truncated: encoding.truncated, ..sequence.into() }
     }
 }
 

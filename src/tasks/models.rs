@@ -84,9 +84,12 @@ pub struct ResolvedModel {
     dtype: ModelDtype,
     /// Loaded models, by their device.
     models: Loaded<DeviceLocation, AutoModel>,
-    /// Loaded models with a head, by device, Auto class and `allow_new_head`.
-    with_head: Loaded<(DeviceLocation, AutoClass, bool), ModelWithHead>,
+    /// Loaded models with a head.
+    with_head: Loaded<HeadKey, ModelWithHead>,
 }
+
+/// The device, the Auto class, `allow_new_head`, and the rows of a head over the vocabulary, unless all.
+type HeadKey = (DeviceLocation, AutoClass, bool, Option<Vec<u32>>);
 
 /// The models loaded so far, by key.
 type Loaded<K, M> = Mutex<Vec<(K, Arc<M>)>>;
@@ -252,11 +255,36 @@ impl ResolvedModel {
     /// The size of the weights, from the headers of their files; `None` if the files are not on this machine or
     /// cannot be read.
     pub fn weight_size(&self) -> Option<WeightSize> {
+        self.weight_size_without(&[], 0)
+    }
+
+    /// As [`ResolvedModel::weight_size`] with, of the head of `class` over the vocabulary, only `vocabulary_rows`.
+    pub(super) fn weight_size_of(
+        &self,
+        class: AutoClass,
+        vocabulary_rows: Option<&[u32]>,
+    ) -> Option<WeightSize> {
+        let Some(rows) = vocabulary_rows else { return self.weight_size() };
+        let config = self.config();
+        let head = config.family().head(class, &config.architectures()).ok()?;
+        self.weight_size_without(&head.layout.vocabulary_tensors(), rows.len())
+    }
+
+    /// The size of the weights if only `rows` rows of the tensors `cut` are loaded.
+    fn weight_size_without(&self, cut: &[String], rows: usize) -> Option<WeightSize> {
         let offline = Hub::new(self.hub.settings().clone().with_offline(true));
         let local = self.with_weights(&offline).ok()?;
         let weights = Weights::open(&local.transformer.weight_files().ok()?).ok()?;
-        let shapes = weights.names().filter_map(|name| weights.shape(name));
-        let parameters = shapes.map(|shape| shape.iter().product::<usize>()).sum();
+        let family = self.config().family();
+        let is_cut = |found: &str| cut.iter().any(|name| family.is_tensor(found, name));
+        let parameters = weights.names().filter_map(|name| {
+            let shape = weights.shape(name)?;
+            Some(match shape {
+                [all, row @ ..] if is_cut(name) => rows.min(*all) * row.iter().product::<usize>(),
+                shape => shape.iter().product(),
+            })
+        });
+        let parameters = parameters.sum();
         Some(WeightSize { parameters, bytes: parameters * self.dtype().tensors().size_in_bytes() })
     }
 
@@ -276,8 +304,8 @@ impl ResolvedModel {
     }
 
     /// Rejects a model whose weights do not fit in memory, before reading them.
-    fn check_memory(&self, device: &Device) -> Result<()> {
-        memory::check(self.weight_size(), memory::free_bytes(device))
+    fn check_memory(&self, weights: Option<WeightSize>, device: &Device) -> Result<()> {
+        memory::check(weights, memory::free_bytes(device))
             .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
     }
 
@@ -289,7 +317,7 @@ impl ResolvedModel {
         once(&self.models, device.location(), || {
             let SentenceTransformerConfig { transformer, config, .. } =
                 self.with_weights(&self.hub)?;
-            self.check_memory(device)?;
+            self.check_memory(self.weight_size(), device)?;
             Ok(AutoModel::load_snapshot(&transformer, config, Some(self.dtype), device)?)
         })
     }
@@ -308,7 +336,8 @@ impl ResolvedModel {
         Ok(())
     }
 
-    /// The model with the head of an Auto class, loaded to one of its devices.
+    /// The model with the head of an Auto class, loaded to one of its devices; with `vocabulary_rows`, only these rows
+    /// of a head over the vocabulary.
     ///
     /// # Errors
     /// As [`ResolvedModel::load`]; `Model` if the checkpoint has no such head and `allow_new_head` is false.
@@ -316,17 +345,25 @@ impl ResolvedModel {
         &self,
         class: AutoClass,
         allow_new_head: bool,
+        vocabulary_rows: Option<&[u32]>,
         device: &Device,
     ) -> Result<Arc<ModelWithHead>> {
-        once(&self.with_head, (device.location(), class, allow_new_head), || {
+        let rows = vocabulary_rows.map(<[u32]>::to_vec);
+        once(&self.with_head, (device.location(), class, allow_new_head, rows), || {
             let SentenceTransformerConfig { transformer, config, .. } =
                 self.with_weights(&self.hub)?;
-            self.check_memory(device)?;
+            self.check_memory(self.weight_size_of(class, vocabulary_rows), device)?;
             let new_head = allow_new_head.then_some(NewHead { seed: 0 });
             let dtype = Some(self.dtype);
-            let model =
-                ModelWithHead::load_snapshot(class, &transformer, config, dtype, device, new_head)?;
-            Ok(model)
+            Ok(ModelWithHead::load_rows(
+                class,
+                &transformer,
+                config,
+                dtype,
+                device,
+                new_head,
+                vocabulary_rows,
+            )?)
         })
     }
 

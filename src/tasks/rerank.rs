@@ -8,9 +8,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Float32Array};
 use arrow::datatypes::{DataType, Field};
 use candle_core::Device;
-use hfauto::sentence_transformers::PairScores;
+use hfauto::sentence_transformers::{PairOptions, PairScorer};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::classifier::{Classifier, LoadedClassifier};
 use super::definition::{
@@ -20,7 +21,7 @@ use super::models::Models;
 use super::text_input::{TextInput, check_prompt};
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::AutoClass;
-use crate::document::{Cursor, Diagnostics};
+use crate::document::{Cursor, Diagnostic, Diagnostics};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nn::TorchActivation;
 
@@ -31,10 +32,22 @@ pub struct Rerank {
     pub input: QueryDocument,
     /// The function that turns the logit into a score. Default: as in the model's configuration.
     pub activation: Option<Activation>,
-    /// Text prepended to every query. Default: the model's default prompt.
+    /// Text prepended to every query; the system message of a model with a chat template. Default: the model's
+    /// default prompt.
     pub prompt: Option<String>,
     /// The name of a prompt in the model's `config_sentence_transformers.json`.
     pub prompt_name: Option<String>,
+    /// The instruction of a model with a chat template: its system message. Default: the model's default prompt.
+    pub instruction: Option<String>,
+    /// A Jinja template over messages with the roles `query` and `document`, and `system` for the instruction; or the
+    /// name of one of the model's templates. Default: the model's chat template, if it has one.
+    pub chat_template: Option<String>,
+    /// For a causal language model: the token whose logit is the score, a token of the vocabulary or a text of one
+    /// token. Default: the model's LogitScore, else `yes`.
+    pub true_token: Option<String>,
+    /// The token whose logit is subtracted from that of `true_token`. Default: the model's LogitScore, else `no`; nothing
+    /// is subtracted if only `true_token` is set.
+    pub false_token: Option<String>,
 }
 
 /// A query and a document.
@@ -83,10 +96,66 @@ impl TaskOptions for Rerank {
 
     fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
         check_prompt(self.prompt.as_ref(), self.prompt_name.as_ref(), at, report);
+        let prompts = [("prompt", &self.prompt), ("prompt_name", &self.prompt_name)];
+        for (key, _) in prompts.iter().filter(|(_, prompt)| prompt.is_some()) {
+            if self.instruction.is_some() {
+                let message = format!("`instruction` and `{key}` exclude each other");
+                report.push(
+                    Diagnostic::new(at.key("instruction").key, message)
+                        .related(at.key(key).key, "the other")
+                        .hint("keep one of them"),
+                );
+            }
+        }
+        if self.false_token.is_some() && self.true_token.is_none() {
+            let message = "`false_token` needs `true_token`";
+            report.push(
+                Diagnostic::new(at.key("false_token").key, message)
+                    .hint("set both, or `true_token` alone to score by its logit"),
+            );
+        }
     }
 
     fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
         Ok(Arc::new(RerankTask::resolve(step, self, models)?))
+    }
+}
+
+impl Rerank {
+    /// The options as the library takes them.
+    fn pair_options(&self) -> PairOptions<'_> {
+        PairOptions {
+            activation: self.activation.map(|activation| match activation {
+                Activation::Sigmoid => TorchActivation::SIGMOID,
+                Activation::Identity => TorchActivation::IDENTITY,
+            }),
+            prompt: self.prompt.as_deref(),
+            prompt_name: self.prompt_name.as_deref(),
+            instruction: self.instruction.as_deref(),
+            chat_template: self.chat_template.as_deref(),
+            true_token: self.true_token.as_deref(),
+            false_token: self.false_token.as_deref(),
+        }
+    }
+
+    /// The options in plans, reports and lineage.
+    fn shown(&self, scorer: &PairScorer, max_length: usize) -> Value {
+        let mut shown = json!({
+            "max_length": max_length,
+            "activation": scorer.activation().name().to_lowercase(),
+            "prompt": scorer.prompt(),
+        });
+        if let Some(score) = scorer.logit_score() {
+            shown["true_token_id"] = score.true_token_id.into();
+            shown["false_token_id"] = score.false_token_id.into();
+        }
+        if scorer.has_chat_template() {
+            shown["chat_template"] = match &self.chat_template {
+                Some(template) => template.as_str().into(),
+                None => true.into(),
+            };
+        }
+        shown
     }
 }
 
@@ -96,20 +165,30 @@ struct RerankTask {
     classifier: Classifier,
     input: TextInput,
     base: TaskBase,
-    scores: PairScores,
+    scorer: Arc<PairScorer>,
 }
 
 impl RerankTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Unsupported` if the model has no classification head, more than one
-    /// label or an activation that is not implemented.
+    /// As [`Models::resolve`]; `Unsupported` if the model has no head that scores pairs, more than one
+    /// label or an activation that is not implemented; as [`PairScorer::resolve`].
     fn resolve(step: &TaskStep, options: &Rerank, models: &Models) -> Result<Self> {
-        let classifier = Classifier::resolve(step, AutoClass::SequenceClassification, models)?;
-        let model = Arc::clone(&classifier.model);
+        let model = models.resolve(&step.model)?;
+        let scorer = PairScorer::resolve(
+            model.sentence_transformer(),
+            model.tokenizer(),
+            model.dtype(),
+            &options.pair_options(),
+        )?;
+        if step.auto_class.is_some() && scorer.auto_class() != AutoClass::SequenceClassification {
+            let class = scorer.auto_class();
+            let message = format!("model `{}` is loaded as `{class}`", step.model_name);
+            return Err(Error::new(ErrorKind::Config, message).hint("leave `auto_class` out"));
+        }
         let labels = model.config().num_labels();
-        if labels != 1 {
+        if scorer.logit_score().is_none() && labels != 1 {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("model `{}` has {labels} labels; `rerank` needs one", step.model_name),
@@ -118,32 +197,17 @@ impl RerankTask {
                 "use `text-classification` with `{text, text_pair}` for a model with several labels",
             ));
         }
-        let activation = options.activation.map(|activation| match activation {
-            Activation::Sigmoid => TorchActivation::SIGMOID,
-            Activation::Identity => TorchActivation::IDENTITY,
-        });
-        let scores = PairScores::resolve(
-            model.sentence_transformer(),
-            model.dtype(),
-            activation,
-            options.prompt.as_deref(),
-            options.prompt_name.as_deref(),
-        )?;
-        let input = TextInput::new(
+        let max_length = scorer.max_tokens(model.config(), model.tokenizer(), step.max_length)?;
+        let input = TextInput::of(
             Arc::clone(&model),
             [options.input.query.as_str(), options.input.document.as_str()],
-            step.max_length,
+            max_length,
             step.truncation.unwrap_or(true),
-        )?;
-        let summary = classifier.summary(
-            step.task.id,
-            step,
-            serde_json::json!({
-                "max_length": input.max_length,
-                "activation": scores.activation.name().to_lowercase(),
-                "prompt": scores.prompt,
-            }),
         );
+        let rows = scorer.vocabulary_rows();
+        let classifier = Classifier::with_rows(step, scorer.auto_class(), model, rows)?;
+        let shown = options.shown(&scorer, max_length);
+        let summary = classifier.summary(step.task.id, step, shown);
         let field = Arc::new(Field::new(&step.output, DataType::Float32, true));
         let base = TaskBase {
             columns: input.columns.clone(),
@@ -151,7 +215,7 @@ impl RerankTask {
             model: Arc::clone(&classifier.model),
             summary,
         };
-        Ok(Self { classifier, input, base, scores })
+        Ok(Self { classifier, input, base, scorer: Arc::new(scorer) })
     }
 }
 
@@ -162,8 +226,7 @@ impl Task for RerankTask {
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
         self.input.encode_rows(columns, first_row, |texts| {
-            // Only the query gets the prompt.
-            self.input.encode(&[&self.scores.first(texts[0]), texts[1]])
+            Ok(self.scorer.encode(&self.input.rows(), texts[0], texts[1])?.into())
         })
     }
 
@@ -171,10 +234,14 @@ impl Task for RerankTask {
         size_of::<f32>()
     }
 
+    fn weights(&self) -> Option<WeightSize> {
+        self.classifier.weight_size()
+    }
+
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(RerankModel {
             model: self.classifier.load(device)?,
-            scores: self.scores.clone(),
+            scorer: Arc::clone(&self.scorer),
         }))
     }
 }
@@ -182,12 +249,12 @@ impl Task for RerankTask {
 /// The task with its weights.
 struct RerankModel {
     model: LoadedClassifier,
-    scores: PairScores,
+    scorer: Arc<PairScorer>,
 }
 
 impl TaskModel for RerankModel {
     fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
-        let scores = self.scores.forward(&self.model.model, self.model.rows(sequences))?;
+        let (scores, _) = self.scorer.forward(&self.model.model, self.model.rows(sequences))?;
         Ok(Arc::new(Float32Array::from(scores)))
     }
 

@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef};
 use rayon::prelude::*;
 
 use super::models::ResolvedModel;
-use super::{EncodedRow, Sequence, text_column};
+use super::{EncodedRow, text_column};
 use crate::auto::{EncodeOptions, Encoding};
 use crate::document::{Cursor, Diagnostic, Diagnostics};
 use crate::error::Result;
@@ -52,6 +52,17 @@ impl TextInput {
         Ok(Self { model, columns, max_length, truncation })
     }
 
+    /// For texts of at most `max_length` tokens.
+    pub(super) fn of<'a>(
+        model: Arc<ResolvedModel>,
+        columns: impl IntoIterator<Item = &'a str>,
+        max_length: usize,
+        truncation: bool,
+    ) -> Self {
+        let columns = columns.into_iter().map(str::to_owned).collect();
+        Self { model, columns, max_length, truncation }
+    }
+
     /// Checks that windows of `max_length` tokens with an overlap of `stride` tokens advance; `option` is
     /// the name of the stride.
     ///
@@ -62,7 +73,7 @@ impl TextInput {
     }
 
     /// The library's input for the model.
-    fn rows(&self) -> hfauto::auto::TextInput<'_> {
+    pub(super) fn rows(&self) -> hfauto::auto::TextInput<'_> {
         self.model.text_input(self.max_length, self.truncation)
     }
 
@@ -79,19 +90,12 @@ impl TextInput {
 
     /// Encodes one text or one pair.
     pub(super) fn encode(&self, texts: &[&str]) -> Result<EncodedRow> {
-        let encoding = self.encoding(texts)?;
-        let truncated = encoding.truncated;
-        let sequence = Sequence::new(encoding.input_ids, encoding.token_type_ids);
-        Ok(EncodedRow { truncated, ..sequence.into() })
+        Ok(self.encoding(texts)?.into())
     }
 
-    /// As [`TextInput::encode`], but an empty second text counts as absent, as in transformers'
-    /// `tokenizer(text, text_pair="")`.
+    /// As [`TextInput::encode`], but an empty second text counts as absent.
     pub(super) fn encode_optional_pair(&self, texts: &[&str]) -> Result<EncodedRow> {
-        match texts {
-            [text, ""] => self.encode(&[text]),
-            texts => self.encode(texts),
-        }
+        Ok(self.rows().encode_optional_pair(texts)?.into())
     }
 
     /// The tokens of one text or one pair.

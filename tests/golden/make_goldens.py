@@ -33,6 +33,7 @@ import cases_models  # noqa: F401
 import cases_modern  # noqa: F401
 import cases_modern_tokenizers  # noqa: F401
 import cases_pictures  # noqa: F401
+import cases_rerank  # noqa: F401
 import cases_rotary  # noqa: F401
 import cases_rows  # noqa: F401
 import cases_sentence  # noqa: F401

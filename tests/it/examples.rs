@@ -8,7 +8,8 @@ use hfauto_pipe::hub::Weights;
 use hfauto_pipe::nn::PoolingMode;
 use hfauto_pipe::pipelines::{
     AggregationStrategy, AnswerSpan, EntitySpan, FillMaskOptions, FillMaskPipeline, MaskFill,
-    QuestionAnsweringOptions, QuestionAnsweringPipeline, TokenClassificationOptions,
+    QuestionAnsweringOptions, QuestionAnsweringPipeline, TextClassificationPipeline,
+    TokenClassificationOptions,
 };
 use hfauto_pipe::sentence_transformers::{
     CrossEncoder, EmbedOptions, PredictOptions, SentenceTransformer,
@@ -143,11 +144,34 @@ fn cross_encoder() {
     let compared = Tolerance::Close.check(&tensor(scores), &tensor(expected));
     assert_eq!(compared, Ok(()));
 
-    let error = CrossEncoder::from_pretrained(&model("bert-sentiment")).unwrap_err();
-    assert!(error.message().contains("labels"), "{error}");
+    let several = CrossEncoder::from_pretrained(&model("bert-sentiment")).unwrap();
+    let error = several.predict(&pairs).unwrap_err();
+    assert!(error.message().contains("3 labels"), "{error}");
     let model = CrossEncoder::builder(model("bert-rerank")).max_length(16).load().unwrap();
     let options = PredictOptions::default().prompt_name("qeury");
     assert!(model.predict_with(&pairs, &options).unwrap_err().message().contains("`qeury`"));
+}
+
+#[test]
+fn pairs_are_classified_as_by_the_pipeline() {
+    let file = repository().join("tests/golden/tasks/text-classification/bert-pairs.json");
+    let json: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let classifier = TextClassificationPipeline::from_pretrained(&model("bert-sentiment")).unwrap();
+    let rows = json["rows"].as_array().unwrap().iter().zip(json["expected"].as_array().unwrap());
+    let (mut pairs, mut expected) = (Vec::new(), Vec::new());
+    for (row, label) in rows {
+        if let (Some(text), Some(pair)) = (row["text"].as_str(), row["text_pair"].as_str()) {
+            pairs.push((text, pair));
+            expected.push(label);
+        }
+    }
+    assert!(pairs.iter().any(|(_, pair)| pair.is_empty()), "a pair without a second text");
+    let labels = classifier.predict_pairs(&pairs).unwrap();
+    for (label, expected) in labels.iter().zip(expected) {
+        assert_eq!(expected["label"], label.label);
+        let apart = expected["score"].as_f64().unwrap() - f64::from(label.score);
+        assert!(apart.abs() < 1e-5, "{label:?} instead of {expected}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@
 mod chat;
 mod cli;
 mod config;
+mod cross_encoder;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod docs;

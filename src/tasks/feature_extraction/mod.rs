@@ -401,7 +401,8 @@ pub fn module_names(modules: &SentenceTransformerConfig) -> String {
         Module::Normalize => "Normalize".to_owned(),
         Module::NormalizeTokens => "Normalize(tokens)".to_owned(),
     });
-    names.collect::<Vec<_>>().join(", ")
+    let score = modules.logit_score.map(|_| "LogitScore".to_owned());
+    names.chain(score).collect::<Vec<_>>().join(", ")
 }
 
 impl Task for FeatureExtractionTask {

@@ -462,6 +462,15 @@ impl Family {
         })
     }
 
+    /// Whether `found`, the name of a tensor in a checkpoint, is `name`, with or without the prefix of the base model.
+    pub fn is_tensor(&self, found: &str, name: &str) -> bool {
+        let prefix = found.strip_suffix(name);
+        prefix.is_some_and(|prefix| {
+            let mut prefixes = self.base_model_prefixes();
+            prefix.is_empty() || prefixes.any(|known| prefix.strip_suffix('.') == Some(known))
+        })
+    }
+
     /// The names of the family's Auto classes, for messages.
     pub(super) fn class_names(&self) -> String {
         self.classes().map(AutoClass::name).collect::<Vec<_>>().join(", ")

@@ -102,9 +102,21 @@ impl Described {
     /// # Errors
     /// As [`ModelWithHead::load_snapshot`].
     pub(crate) fn load_with_head(&self, class: AutoClass) -> Result<ModelWithHead> {
+        self.load_rows(class, None)
+    }
+
+    /// As [`Described::load_with_head`], with only these rows of a head over the vocabulary, if they are given.
+    ///
+    /// # Errors
+    /// As [`ModelWithHead::load_rows`].
+    pub(crate) fn load_rows(
+        &self,
+        class: AutoClass,
+        vocabulary_rows: Option<&[u32]>,
+    ) -> Result<ModelWithHead> {
         let SentenceTransformerConfig { transformer, config, .. } = &self.config;
-        let (dtype, device) = (self.dtype, &self.device);
-        ModelWithHead::load_snapshot(class, transformer, config.clone(), dtype, device, None)
+        let (config, dtype, device) = (config.clone(), self.dtype, &self.device);
+        ModelWithHead::load_rows(class, transformer, config, dtype, device, None, vocabulary_rows)
     }
 
     /// Loads the weights of `modules`: those of the directory, possibly modified.

@@ -92,6 +92,14 @@ impl NewHead {
     }
 }
 
+/// The rows that are loaded of a head's tensors over the vocabulary; the others stay in the file.
+#[derive(Clone, Debug)]
+pub(super) struct VocabularyRows<'a> {
+    /// The names of these tensors.
+    pub(super) tensors: Vec<String>,
+    pub(super) rows: &'a [u32],
+}
+
 /// Suffixes of buffers in old checkpoints.
 const BUFFERS: [&str; 3] = [".position_ids", ".token_type_ids", ".rotary_emb.inv_freq"];
 
@@ -134,7 +142,8 @@ impl Owner {
 /// Builds an architecture from `weights`.
 ///
 /// Names in the checkpoint may have the prefix of `owner` (`bert`) or not. `gamma` and `beta` are
-/// accepted for a norm's `weight` and `bias`. With `new_head`, missing tensors of heads are initialized.
+/// accepted for a norm's `weight` and `bias`. With `new_head`, missing tensors of heads are initialized. With
+/// `vocabulary_rows`, `build` gets only these rows of the tensors in it; it asks for them by their whole shape.
 ///
 /// # Errors
 /// `Model` with every tensor that is missing or has another shape; the error of `build`.
@@ -144,9 +153,10 @@ pub(super) fn load<T>(
     dtype: DType,
     device: &Device,
     new_head: Option<NewHead>,
+    vocabulary_rows: Option<VocabularyRows<'_>>,
     build: impl FnOnce(VarBuilder<'_>) -> Result<T>,
 ) -> Result<(T, LoadReport)> {
-    let checkpoint = Checkpoint::new(weights, owner, new_head);
+    let checkpoint = Checkpoint::new(weights, owner, new_head, vocabulary_rows);
     let backend = Box::new(Backend(&checkpoint));
     let built = build(VarBuilder::from_backend(backend, dtype, device.clone()));
     let ledger = checkpoint.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -167,6 +177,7 @@ struct Checkpoint<'a> {
     /// The one that the checkpoint's names have, or an empty string; for messages.
     prefix: String,
     new_head: Option<NewHead>,
+    vocabulary_rows: Option<VocabularyRows<'a>>,
     ledger: Mutex<Ledger>,
 }
 
@@ -186,11 +197,23 @@ enum Misfit {
 }
 
 impl<'a> Checkpoint<'a> {
-    fn new(weights: &'a Weights, owner: Owner, new_head: Option<NewHead>) -> Self {
+    fn new(
+        weights: &'a Weights,
+        owner: Owner,
+        new_head: Option<NewHead>,
+        vocabulary_rows: Option<VocabularyRows<'a>>,
+    ) -> Self {
         let prefixes: Vec<_> = owner.prefixes().iter().map(|name| format!("{name}.")).collect();
         let used = |prefix: &&String| weights.names().any(|name| name.starts_with(*prefix));
         let prefix = prefixes.iter().find(used).cloned().unwrap_or_default();
-        Self { weights, owner, prefixes, prefix, new_head, ledger: Mutex::default() }
+        let ledger = Mutex::default();
+        Self { weights, owner, prefixes, prefix, new_head, vocabulary_rows, ledger }
+    }
+
+    /// The rows to load of `name`, unless all.
+    fn rows_of(&self, name: &str) -> Option<&'a [u32]> {
+        let chosen = self.vocabulary_rows.as_ref()?;
+        chosen.tensors.iter().any(|tensor| tensor == name).then_some(chosen.rows)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -249,7 +272,10 @@ impl SimpleBackend for Backend<'_> {
         let Some(found_name) = checkpoint.find(name) else {
             return match checkpoint.new_head {
                 Some(new_head) if checkpoint.owner.is_of_head(name) => {
-                    let tensor = new_head.tensor(name, &shape, dtype, device)?;
+                    let mut tensor = new_head.tensor(name, &shape, dtype, device)?;
+                    if let Some(rows) = checkpoint.rows_of(name) {
+                        tensor = tensor.index_select(&Tensor::new(rows, device)?, 0)?;
+                    }
                     let count = tensor.elem_count() as u64;
                     checkpoint.ledger().new.insert(name.to_owned(), count);
                     Ok(tensor)
@@ -265,10 +291,12 @@ impl SimpleBackend for Backend<'_> {
         if !stored.is_some_and(|dtype| dtype.is_float()) {
             return misfit(Misfit::NotFloat { expected, found: stored });
         }
-        let tensor = checkpoint
-            .weights
-            .tensor(&found_name, dtype, device)
-            .map_err(candle_core::Error::wrap)?;
+        let weights = checkpoint.weights;
+        let tensor = match checkpoint.rows_of(name) {
+            Some(rows) => weights.rows(&found_name, rows, dtype, device),
+            None => weights.tensor(&found_name, dtype, device),
+        };
+        let tensor = tensor.map_err(candle_core::Error::wrap)?;
         checkpoint.ledger().used.insert(found_name, tensor.elem_count() as u64);
         Ok(tensor)
     }
@@ -379,7 +407,7 @@ mod tests {
 
     fn run(tensors: &[(&str, &[usize], DType)]) -> Result<(Linear, LoadReport)> {
         let (_dir, weights) = weights(tensors);
-        load(&weights, family("bert"), DType::F32, &Device::Cpu, None, build)
+        load(&weights, family("bert"), DType::F32, &Device::Cpu, None, None, build)
     }
 
     #[test]
@@ -405,7 +433,7 @@ mod tests {
     #[test]
     fn absurd_shapes_cost_nothing_and_long_lists_are_cut() {
         let (_dir, weights) = weights(&[("other", &[1], DType::F32)]);
-        let error = load(&weights, family("bert"), DType::F32, &Device::Cpu, None, |vb| {
+        let error = load(&weights, family("bert"), DType::F32, &Device::Cpu, None, None, |vb| {
             let huge = (u32::MAX as usize, u32::MAX as usize);
             for i in 0..25 {
                 vb.get(huge, &format!("layer.{i}.weight")).map_err(cannot_load)?;
@@ -465,8 +493,15 @@ mod tests {
                 ],
             ),
         ] {
-            let loaded =
-                load(&weights, family(model_type), DType::F32, &Device::Cpu, None, |_| Ok(()));
+            let loaded = load(
+                &weights,
+                family(model_type),
+                DType::F32,
+                &Device::Cpu,
+                None,
+                None,
+                |_| Ok(()),
+            );
             let unused = loaded.unwrap().1.unused;
             let expected: Vec<&str> =
                 names.into_iter().filter(|name| !aside.contains(name)).collect();
@@ -487,10 +522,15 @@ mod tests {
             ("gpt2", "multiple_choice_head.summary.weight", false),
         ] {
             let new_head = Some(NewHead { seed: 1 });
-            let loaded =
-                load(&weights, family(model_type), DType::F32, &Device::Cpu, new_head, |vb| {
-                    vb.get((2, 2), name).map_err(cannot_load)
-                });
+            let loaded = load(
+                &weights,
+                family(model_type),
+                DType::F32,
+                &Device::Cpu,
+                new_head,
+                None,
+                |vb| vb.get((2, 2), name).map_err(cannot_load),
+            );
             let new = loaded.map(|(_, report)| report.new);
             assert_eq!(new.is_ok_and(|new| new == [name]), is_made, "{model_type}: {name}");
         }

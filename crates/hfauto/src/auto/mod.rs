@@ -66,8 +66,8 @@ pub use model_for::{
     ModelWithHead, logit_rows,
 };
 pub use sentence_transformers::{
-    Dense, Encoder, Head, Module, Norm, SentenceTransformerConfig, SpladeActivation, SpladePooling,
-    SpladeStrategy,
+    Dense, Encoder, Head, LogitScore, MessageFormat, Module, Norm, PairMessages, PairScore,
+    SentenceTransformerConfig, SpladeActivation, SpladePooling, SpladeStrategy,
 };
 pub use text_input::TextInput;
 pub use tokenizer::{

@@ -74,11 +74,16 @@ impl AutoModel {
         let weights = Weights::open(&files).map_err(at)?;
         let family = config.family();
         let fields = crate::models::Fields::new(config.json());
-        let (mut backbone, mut report) =
-            loader::load(&weights, Owner::Family(family), dtype.tensors(), device, None, |vb| {
-                (family.auto_model)(&fields, vb)
-            })
-            .map_err(at)?;
+        let (mut backbone, mut report) = loader::load(
+            &weights,
+            Owner::Family(family),
+            dtype.tensors(),
+            device,
+            None,
+            None,
+            |vb| (family.auto_model)(&fields, vb),
+        )
+        .map_err(at)?;
         let in_int8 = dtype.pack(&mut *backbone, None).map_err(cannot_load).map_err(at)?;
         report.computes_in(dtype, in_int8);
         drop(fields);

@@ -8,15 +8,15 @@ use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
 use super::dtype::ModelDtype;
-use super::families::cannot_load;
+use super::families::{FamilyHead, cannot_load};
 use super::load_options::{LoadOptions, load_options};
-use super::loader::{self, LoadReport, NewHead, Owner};
+use super::loader::{self, LoadReport, NewHead, Owner, VocabularyRows};
 use super::model::{check_kind, image_inputs, text_inputs};
 use super::tokenizer::AutoTokenizer;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result, forward_failed};
 use crate::hub::{Snapshot, Weights};
-use crate::models::{Backbone, Decoder, Fields, Head, HeadSizes, ModelOutput, Want};
+use crate::models::{Backbone, Decoder, Fields, Head, HeadSizes, ModelOutput, Reads, Want};
 use crate::nn::{ModelInputs, logits_to_host};
 
 /// A backbone with a head, of any Auto class.
@@ -55,6 +55,24 @@ impl ModelWithHead {
         device: &Device,
         new_head: Option<NewHead>,
     ) -> Result<Self> {
+        Self::load_rows(class, snapshot, config, dtype, device, new_head, None)
+    }
+
+    /// As [`ModelWithHead::load_snapshot`]. With `vocabulary_rows`, the head has only these tokens of the vocabulary, and
+    /// `forward` returns their logits after the last token of each row; the other rows of the head are not loaded.
+    ///
+    /// # Errors
+    /// As [`ModelWithHead::load_snapshot`]; `Model` for a token outside the vocabulary; `Unsupported` if the head of
+    /// `class` is not over the vocabulary.
+    pub fn load_rows(
+        class: AutoClass,
+        snapshot: &Snapshot,
+        config: AutoConfig,
+        dtype: Option<ModelDtype>,
+        device: &Device,
+        new_head: Option<NewHead>,
+        vocabulary_rows: Option<&[u32]>,
+    ) -> Result<Self> {
         let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
         let family = config.family();
         let row = family.head(class, &config.architectures()).map_err(at)?;
@@ -69,6 +87,8 @@ impl ModelWithHead {
             Some(rows) => config.with_labels_of(rows),
             None => config,
         };
+        let chosen = vocabulary_rows.map(|chosen| chosen_rows(&config, row, chosen));
+        let chosen = chosen.transpose().map_err(at)?;
         let load_backbone = row.backbone.unwrap_or(family.auto_model);
         let fields = Fields::new(config.json());
         let num_labels = config.num_labels();
@@ -78,6 +98,7 @@ impl ModelWithHead {
             dtype.tensors(),
             device,
             new_head,
+            chosen,
             |vb| {
                 let backbone = load_backbone(&fields, vb.clone())?;
                 let sizes = HeadSizes {
@@ -86,6 +107,7 @@ impl ModelWithHead {
                     word_embeddings: backbone.word_embeddings(),
                     tied_by_default: backbone.tied_by_default(),
                     pad_token_id: family.special_token_id("pad_token_id"),
+                    vocabulary_rows,
                 };
                 let head = Head::load(&row.layout, &fields, &vb, sizes)?;
                 Ok((backbone, head))
@@ -153,8 +175,14 @@ impl ModelWithHead {
     /// The decoder for generation.
     ///
     /// # Errors
-    /// `Unsupported` for an architecture without one, such as an encoder.
+    /// `Unsupported` for an architecture without one, such as an encoder, and for a head with only some rows of the
+    /// vocabulary.
     pub fn decoder(&self) -> Result<Box<dyn Decoder + '_>> {
+        if self.head.reads() == Reads::Last {
+            let message = format!("model `{}` has only some rows of its head", self.name);
+            return Err(Error::new(ErrorKind::Unsupported, message)
+                .hint("load it without `vocabulary_rows` to generate text"));
+        }
         self.backbone.decoder(&self.head).ok_or_else(|| {
             Error::new(
                 ErrorKind::Unsupported,
@@ -229,6 +257,25 @@ impl ModelWithHead {
         let output = self.forward(&inputs, &Want::default()).map_err(forward_failed)?;
         logit_rows(&output.logits)
     }
+}
+
+/// The tensors of a head over the vocabulary that are loaded by `rows`, for the checked tokens `rows`.
+fn chosen_rows<'a>(
+    config: &AutoConfig,
+    head: &FamilyHead,
+    rows: &'a [u32],
+) -> Result<VocabularyRows<'a>> {
+    let tensors = head.layout.vocabulary_tensors();
+    if tensors.is_empty() {
+        let message = format!("the head of {} is not over the vocabulary", head.class);
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    let vocab_size = config.dimensions().vocab_size;
+    if let Some(row) = rows.iter().find(|row| **row as usize >= vocab_size) {
+        let message = format!("token {row} is outside the model's vocabulary of {vocab_size}");
+        return Err(Error::new(ErrorKind::Model, message));
+    }
+    Ok(VocabularyRows { tensors, rows })
 }
 
 /// The logits `(rows, n)` in host memory, and `n`.

@@ -9,6 +9,7 @@
 //! `sentence_transformers/base/model.py` and the models beside it at v6.2.
 
 mod keys;
+mod messages;
 mod modules;
 mod transformer;
 
@@ -22,12 +23,15 @@ use crate::hub::Snapshot;
 use crate::limits;
 use crate::nn::{Pooling, PoolingMode, TorchActivation};
 use keys::File;
-pub use modules::{Dense, Head, Module, Norm, SpladeActivation, SpladePooling, SpladeStrategy};
+pub use messages::{MessageFormat, PairMessages};
+pub use modules::{
+    Dense, Head, LogitScore, Module, Norm, SpladeActivation, SpladePooling, SpladeStrategy,
+};
 use transformer::TransformerSettings;
 
 /// The module types that are implemented, by the last part of their dotted path.
 const MODULE_TYPES: &str = "Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout; MLMTransformer and \
-                            SpladePooling for `sparse-encoding`";
+                            SpladePooling for `sparse-encoding`; LogitScore for `rerank`";
 
 /// The file that describes the whole model.
 const MODEL_FILE: &str = "config_sentence_transformers.json";
@@ -55,6 +59,15 @@ impl Encoder {
     }
 }
 
+/// What makes the score of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PairScore {
+    /// The labels of a classification head.
+    Labels,
+    /// The next-token logits of a causal language model; `None`: of the tokens `yes` and `no`.
+    Logits(Option<LogitScore>),
+}
+
 /// The description of a sentence-transformers directory, without its weights.
 ///
 /// A directory without `modules.json` is a transformer with mean pooling; as in sentence-transformers, its other files
@@ -71,6 +84,10 @@ pub struct SentenceTransformerConfig {
     pub modules: Vec<Module>,
     /// How a sparse encoder's logits become weights; `None` for other directories.
     pub splade_pooling: Option<SpladePooling>,
+    /// The score of a cross-encoder over a causal language model.
+    pub logit_score: Option<LogitScore>,
+    /// How a cross-encoder passes a pair to the transformer.
+    pub pair_messages: PairMessages,
     /// Prompts by name, in the order of the file.
     pub prompts: Vec<(String, String)>,
     /// The prompt that is used when none is named.
@@ -127,7 +144,7 @@ impl SentenceTransformerConfig {
             },
         };
 
-        let modules = ListedModules::read(snapshot, &listed)?;
+        let mut modules = ListedModules::read(snapshot, &listed)?;
         let encoder = match text("model_type")?.as_deref() {
             // The first releases of sparse encoders do not write this key.
             None if modules.splade_pooling.is_some() => Encoder::SparseEncoder,
@@ -143,14 +160,29 @@ impl SentenceTransformerConfig {
         let transformer = modules.transformer;
         refuse_adapter(&transformer)?;
         let settings = TransformerSettings::read(&transformer)?;
-        settings.check_task(encoder, modules.masked)?;
+        let logit_score = modules.logit_score.take();
+        if logit_score.is_some() && encoder != Encoder::CrossEncoder {
+            let class = encoder.name();
+            let message = format!("modules.json has a LogitScore, which a {class} cannot have");
+            return Err(Error::new(ErrorKind::Model, message)
+                .hint(format!("a reranker has `model_type: CrossEncoder` in {MODEL_FILE}")));
+        }
+        settings.check_task(encoder, modules.masked, logit_score.is_some())?;
         let config = configured(&transformer, &settings.config_kwargs, overrides)?;
+        let logit_score = logit_score
+            .map(|path| modules::logit_score(snapshot, &path, config.dimensions().vocab_size))
+            .transpose()?;
         let description = Self {
             transformer,
             config,
             encoder: Some(encoder),
             modules: modules.modules,
             splade_pooling: modules.splade_pooling,
+            logit_score,
+            pair_messages: match encoder {
+                Encoder::CrossEncoder => settings.pair_messages(),
+                _ => PairMessages::default(),
+            },
             prompts: named_prompts(&saved)?,
             default_prompt_name: text("default_prompt_name")?,
             similarity_fn_name: text("similarity_fn_name")?,
@@ -181,6 +213,8 @@ impl SentenceTransformerConfig {
             encoder: None,
             modules: vec![Module::Pooling(Pooling::new([mode], true))],
             splade_pooling: None,
+            logit_score: None,
+            pair_messages: PairMessages::default(),
             prompts: Vec::new(),
             default_prompt_name: None,
             similarity_fn_name: None,
@@ -230,28 +264,24 @@ impl SentenceTransformerConfig {
         Err(Error::new(ErrorKind::Model, message).hint("set `pooling`"))
     }
 
-    /// Checks that `CrossEncoder(…)` can score with the directory: a transformer with its own head.
+    /// What `CrossEncoder(…)` scores a pair with.
     ///
     /// # Errors
-    /// `Unsupported` for further modules, and for language models that score by the logit of a word.
-    pub fn require_cross_encoder(&self) -> Result<()> {
-        let refused = |message: String| Err(Error::new(ErrorKind::Unsupported, message));
-        if self.encoder == Some(Encoder::CrossEncoder) {
-            if !self.modules.is_empty() || self.splade_pooling.is_some() {
-                return refused(format!(
-                    "model `{}` is a cross-encoder with modules after the transformer, which are not implemented for \
-                     `rerank`",
-                    self.transformer.name()
-                ));
-            }
-        } else if is_causal_lm(&self.config) {
-            return refused(format!(
-                "model `{}` is a language model ({}): a reranker by the logits of a word is not implemented",
-                self.transformer.name(),
-                self.config.architectures().join(", ")
-            ));
+    /// `Unsupported` for a cross-encoder with modules other than LogitScore after the transformer.
+    pub fn pair_score(&self) -> Result<PairScore> {
+        if self.encoder != Some(Encoder::CrossEncoder) {
+            let causal = is_causal_lm(&self.config);
+            return Ok(if causal { PairScore::Logits(None) } else { PairScore::Labels });
         }
-        Ok(())
+        if !self.modules.is_empty() || self.splade_pooling.is_some() {
+            let message = format!(
+                "model `{}` is a cross-encoder with modules after the transformer, which are not implemented for `rerank`",
+                self.transformer.name()
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message)
+                .hint("a cross-encoder is a Transformer alone, or with LogitScore"));
+        }
+        Ok(self.logit_score.map_or(PairScore::Labels, |score| PairScore::Logits(Some(score))))
     }
 
     /// The activation of a cross-encoder, where a file names one.
@@ -420,6 +450,8 @@ struct ListedModules {
     masked: bool,
     modules: Vec<Module>,
     splade_pooling: Option<SpladePooling>,
+    /// The folder of LogitScore.
+    logit_score: Option<String>,
 }
 
 impl ListedModules {
@@ -438,6 +470,7 @@ impl ListedModules {
             masked: false,
             modules: Vec::new(),
             splade_pooling: None,
+            logit_score: None,
         };
         for (index, entry) in list.iter().enumerate() {
             let text = |key| entry.get(key).and_then(Value::as_str);
@@ -474,6 +507,14 @@ impl ListedModules {
                 (1.., "Dropout") => modules::dropout(snapshot, path)?,
                 (1, "SpladePooling") if list.len() == 2 => {
                     found.splade_pooling = Some(modules::splade(snapshot, path)?);
+                }
+                (1, "LogitScore") if list.len() == 2 => {
+                    found.logit_score = Some(path.to_owned());
+                }
+                (_, "LogitScore") => {
+                    let message = format!("module {index} of modules.json is a LogitScore");
+                    return Err(Error::new(ErrorKind::Unsupported, message)
+                        .hint("a LogitScore is the second and last module, after a Transformer"));
                 }
                 _ => {
                     let message =

@@ -35,13 +35,26 @@ impl TextInput<'_> {
         stated: Option<usize>,
         pair: bool,
     ) -> Result<usize> {
+        let special = tokenizer.num_special_tokens_to_add(pair);
+        Self::max_tokens_with(config, special, max_length, stated)
+    }
+
+    /// As [`TextInput::max_tokens`], for rows with `special` special tokens.
+    ///
+    /// # Errors
+    /// As [`TextInput::max_tokens`].
+    pub fn max_tokens_with(
+        config: &AutoConfig,
+        special: usize,
+        max_length: Option<usize>,
+        stated: Option<usize>,
+    ) -> Result<usize> {
         let dimensions = config.dimensions();
         let Some(max_length) = max_length else {
             let positions = dimensions.max_position_embeddings.unwrap_or(usize::MAX);
             return Ok(stated.unwrap_or(usize::MAX).min(positions));
         };
         let positions = dimensions.position_limit().unwrap_or(usize::MAX);
-        let special = tokenizer.num_special_tokens_to_add(pair);
         if max_length <= special {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -80,6 +93,32 @@ impl TextInput<'_> {
             [text, pair] => self.tokenizer.encode_pair(text, pair, &options)?,
             _ => return Err(Error::new(ErrorKind::Internal, "a row is one text or two")),
         };
+        self.checked(encoding)
+    }
+
+    /// As [`TextInput::encode`], but an empty second text counts as absent, as in transformers'
+    /// `tokenizer(text, text_pair="")`.
+    ///
+    /// # Errors
+    /// As [`TextInput::encode`].
+    pub fn encode_optional_pair(&self, texts: &[&str]) -> Result<Encoding> {
+        match texts {
+            [text, ""] => self.encode(&[text]),
+            texts => self.encode(texts),
+        }
+    }
+
+    /// The tokens of a text that has its special tokens already, as a chat template renders it.
+    ///
+    /// # Errors
+    /// As [`TextInput::encode`].
+    pub fn encode_rendered(&self, text: &str) -> Result<Encoding> {
+        let options = EncodeOptions { add_special_tokens: false, ..self.options() };
+        self.checked(self.tokenizer.encode(text, &options)?)
+    }
+
+    /// Rejects a row that is too long or has no token.
+    fn checked(&self, encoding: Encoding) -> Result<Encoding> {
         self.fits(encoding.input_ids.len())?;
         if encoding.input_ids.is_empty() {
             return Err(Error::of_row(RowErrorKind::Empty, "a text without a token"));

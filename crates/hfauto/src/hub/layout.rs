@@ -142,6 +142,23 @@ impl Stored {
         Ok(Self { element, shape, bytes, strides: (!is_contiguous).then_some(strides) })
     }
 
+    /// The part of the tensor with this index in the first dimension, which is then 1. The index is below its length.
+    pub(super) fn row(&self, index: usize) -> Self {
+        let size = self.element.bits() / 8;
+        let mut shape = self.shape.clone();
+        shape[0] = 1;
+        let stride = match &self.strides {
+            None => shape.iter().product(),
+            Some(strides) => strides[0],
+        };
+        let start = self.bytes.start + index * stride * size;
+        let end = match &self.strides {
+            None => start + stride * size,
+            Some(_) => self.bytes.end,
+        };
+        Self { element: self.element, shape, bytes: start..end, strides: self.strides.clone() }
+    }
+
     /// Reads the tensor from `file` onto `device`, converted to `dtype`.
     pub(super) fn read(
         &self,
@@ -234,6 +251,23 @@ mod tests {
         check(&[1, 3], &[99, 1], 7, &[9, 10, 11]);
         check(&[2, 0], &[1, 1], 3, &[]);
         check(&[], &[], 9, &[11]);
+    }
+
+    #[test]
+    fn reads_rows() {
+        let file = file(&(0..12i16).flat_map(i16::to_le_bytes).collect::<Vec<_>>());
+        let check = |stored: &Stored, index, expected: &[i64]| {
+            let row = stored.row(index).read(&file, DType::I64, &Device::Cpu).unwrap();
+            assert_eq!(row.dims()[0], 1);
+            assert_eq!(row.flatten_all().unwrap().to_vec1::<i64>().unwrap(), expected);
+        };
+        let rows = view(&[3, 3], &[3, 1], 4..24, 0).unwrap();
+        check(&rows, 0, &[2, 3, 4]);
+        check(&rows, 2, &[8, 9, 10]);
+        let transposed = view(&[3, 2], &[1, 3], 4..24, 1).unwrap();
+        check(&transposed, 0, &[3, 6]);
+        check(&transposed, 2, &[5, 8]);
+        check(&view(&[4], &[2], 4..24, 0).unwrap(), 3, &[8]);
     }
 
     #[test]

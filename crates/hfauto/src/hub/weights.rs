@@ -149,6 +149,34 @@ impl Weights {
     /// # Errors
     /// `Model` when the tensor is missing, or candle does not support its type.
     pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        self.read(name, |file, stored| stored.read(file, dtype, device))
+    }
+
+    /// Reads only these rows of a tensor, in this order, without reading the others.
+    ///
+    /// # Shapes
+    /// The tensor's, with the number of `rows` as the first dimension.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor); `Model` for a row that the tensor lacks.
+    pub fn rows(&self, name: &str, rows: &[u32], dtype: DType, device: &Device) -> Result<Tensor> {
+        self.read(name, |file, stored| {
+            let read = |row: &u32| match stored.shape.first() {
+                Some(rows) if (*row as usize) < *rows => {
+                    stored.row(*row as usize).read(file, dtype, device)
+                }
+                _ => candle_core::bail!("it has no row {row}: its shape is {:?}", stored.shape),
+            };
+            let rows = rows.iter().map(read).collect::<candle_core::Result<Vec<_>>>()?;
+            Tensor::cat(&rows, 0)
+        })
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        read: impl FnOnce(&WeightFile, &Stored) -> candle_core::Result<Tensor>,
+    ) -> Result<Tensor> {
         let Some((file, stored)) = self.tensors.get(name) else {
             return Err(Error::new(
                 ErrorKind::Model,
@@ -156,7 +184,7 @@ impl Weights {
             ));
         };
         let file = &self.files[*file];
-        stored.read(file, dtype, device).map_err(|e| {
+        read(file, stored).map_err(|e| {
             Error::new(ErrorKind::Model, format!("cannot read tensor `{name}`"))
                 .source(e)
                 .at(format!("`{}`", file.path.display()))

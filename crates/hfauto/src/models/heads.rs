@@ -20,6 +20,8 @@ pub enum Reads {
     First,
     /// Those of the first two tokens of each row, concatenated: the layers get `(rows, 2 * hidden_size)` (DeiT).
     FirstTwo,
+    /// That of the last token of each row.
+    Last,
     /// That of the last token other than `pad_token_id` (GPT-2).
     LastNotPad,
     /// That of the last `eos_token_id` (T5).
@@ -136,6 +138,21 @@ impl HeadLayout {
         self.layers.iter().flat_map(Layer::names)
     }
 
+    /// The tensors with a row for each token of the vocabulary.
+    pub fn vocabulary_tensors(&self) -> Vec<String> {
+        fn of(layer: &Layer) -> Vec<String> {
+            match *layer {
+                Layer::Vocabulary(name, biases) => {
+                    let biases = biases.iter().map(|&name| name.to_owned());
+                    std::iter::once(format!("{name}.weight")).chain(biases).collect()
+                }
+                Layer::Choice(_, _, first, second) => [of(first), of(second)].concat(),
+                _ => Vec::new(),
+            }
+        }
+        self.layers.iter().flat_map(of).collect()
+    }
+
     /// The weight whose rows correspond to labels.
     pub fn label_weight(&self) -> Option<String> {
         self.layers.iter().find_map(|layer| match layer {
@@ -160,6 +177,10 @@ pub struct HeadSizes<'a> {
     pub tied_by_default: bool,
     /// `pad_token_id` where config.json has none.
     pub pad_token_id: Option<u32>,
+    /// The tokens whose logits a head over the vocabulary computes, each below `vocab_size`, for the last token of each
+    /// row; `None`: all, for every token. With `Some`, the `VarBuilder` has only these rows of
+    /// [`HeadLayout::vocabulary_tensors`].
+    pub vocabulary_rows: Option<&'a [u32]>,
 }
 
 enum Loaded {
@@ -201,7 +222,10 @@ impl Head {
         let layers = layout.layers.iter().filter_map(|layer| loader.load(*layer).transpose());
         let layers = layers.collect::<error::Result<_>>()?;
         Ok(Self {
-            reads: layout.reads.resolve(fields)?,
+            reads: match sizes.vocabulary_rows {
+                Some(_) => Reads::Last,
+                None => layout.reads.resolve(fields)?,
+            },
             pad_token_id: match sizes.pad_token_id {
                 Some(id) if !fields.contains("pad_token_id") => Some(id),
                 _ => fields.optional_token_id("pad_token_id")?,
@@ -253,6 +277,7 @@ impl Head {
             }
             Reads::Mean => self.project(&mean(inputs, states)?),
             Reads::MeanOfLogits => mean(inputs, &self.project(states)?),
+            Reads::Last => self.project(&inputs.select(states, |_, len| Ok(len - 1))?),
             Reads::Configured(keys, _) => bail!("bug: `{keys:?}` of a loaded head"),
             Reads::LastNotPad => {
                 let pad = self.pad_token_id;
@@ -385,13 +410,16 @@ impl Loader<'_> {
             ));
         };
         let (vb, vocab_size) = (self.vb, embeddings.dim(0).map_err(cannot_load)?);
-        let weight = if self.tied {
-            embeddings.clone()
-        } else {
+        let weight = if !self.tied {
             let shape = (vocab_size, self.width);
             vb.get(shape, &format!("{name}.weight")).map_err(cannot_load)?
+        } else if let Some(rows) = self.sizes.vocabulary_rows {
+            let rows = Tensor::new(rows, embeddings.device());
+            rows.and_then(|rows| embeddings.index_select(&rows, 0)).map_err(cannot_load)?
+        } else {
+            embeddings.clone()
         };
-        self.width = vocab_size;
+        self.width = self.sizes.vocabulary_rows.map_or(vocab_size, <[u32]>::len);
         let bias = biases.iter().find(|name| vb.contains_tensor(name)).or(biases.first());
         let bias = bias.map(|name| vb.get(vocab_size, name)).transpose().map_err(cannot_load)?;
         Ok(Loaded::Linear(Linear::new(weight, bias)))
@@ -452,6 +480,7 @@ mod tests {
             word_embeddings,
             tied_by_default: true,
             pad_token_id: None,
+            vocabulary_rows: None,
         };
         let head = Head::load(&layout, &Fields::new(&empty), &vb, sizes).unwrap();
         let states = Tensor::ones((5, 8), DType::F32, &Device::Cpu).unwrap();

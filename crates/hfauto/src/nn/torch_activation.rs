@@ -85,6 +85,8 @@ impl TorchActivation {
     /// `torch.nn.Sigmoid`.
     pub const SIGMOID: Self =
         Self { name: "Sigmoid", function: Function::Shared(Activation::Sigmoid) };
+    /// `torch.nn.Softmax`, over a row.
+    pub const SOFTMAX: Self = Self { name: "Softmax", function: Function::Softmax };
     /// `torch.nn.Tanh`.
     pub const TANH: Self = Self { name: "Tanh", function: Function::Shared(Activation::Tanh) };
 

@@ -1,96 +1,21 @@
 //! `CrossEncoder`: from pairs of texts to scores.
 
-use std::borrow::Cow;
-
 use candle_core::DType;
 use rayon::prelude::*;
 
+use super::pair_scorer::{PairOptions, PairScorer};
 use super::workers;
 use crate::auto::{
-    AutoClass, AutoTokenizer, Encoder, LoadOptions, ModelDtype, ModelWithHead,
-    SentenceTransformerConfig, TextInput, load_options,
+    AutoTokenizer, LoadOptions, ModelDtype, ModelWithHead, SentenceTransformerConfig, TextInput,
+    load_options,
 };
 use crate::batch::in_batches;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::batch_tokens;
 use crate::nn::TorchActivation;
 
-/// How a directory scores pairs: its prompt and its activation.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PairScores {
-    /// The prompt before the first text of each pair.
-    pub prompt: String,
-    /// The activation applied to the logits.
-    pub activation: TorchActivation,
-}
-
-impl PairScores {
-    /// Resolves the options for `directory`, whose model computes in `dtype`. Defaults to the directory's own
-    /// activation, or else a sigmoid, and to its own prompts if it was saved as a cross-encoder.
-    ///
-    /// # Errors
-    /// `Unsupported` for a directory that is not a cross-encoder, or has a setting that is not implemented; `Config`
-    /// for an unknown prompt name.
-    pub fn resolve(
-        directory: &SentenceTransformerConfig,
-        dtype: ModelDtype,
-        activation: Option<TorchActivation>,
-        prompt: Option<&str>,
-        prompt_name: Option<&str>,
-    ) -> Result<Self> {
-        directory.require_cross_encoder()?;
-        let activation = match activation {
-            Some(activation) => activation,
-            None => directory
-                .activation()
-                .map_err(|e| e.hint("set `activation` to sigmoid or identity"))?
-                .unwrap_or(TorchActivation::SIGMOID),
-        };
-        let in_full = dtype == ModelDtype::Float(DType::F32);
-        if !directory.keep_in_fp32_modules.is_empty() && !in_full {
-            let names = directory.keep_in_fp32_modules.join(", ");
-            let message = format!("`keep_in_fp32_modules: [{names}]` is not implemented");
-            return Err(Error::new(ErrorKind::Unsupported, message).hint("set `dtype: f32`"));
-        }
-        // A directory that was not saved as a cross-encoder has prompts for single texts.
-        let prompt = match (directory.encoder, prompt, prompt_name) {
-            (_, Some(prompt), _) => prompt.to_owned(),
-            (Some(Encoder::CrossEncoder), None, name) => directory.prompt_text(None, name)?,
-            (_, None, None) => String::new(),
-            (_, None, Some(name)) => {
-                let message = format!("the model has no prompt `{name}` for pairs");
-                return Err(
-                    Error::new(ErrorKind::Config, message).hint("set the text itself as `prompt`")
-                );
-            }
-        };
-        Ok(Self { prompt, activation })
-    }
-
-    /// The first text of a pair, with the prompt.
-    pub fn first<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        match self.prompt.as_str() {
-            "" => Cow::Borrowed(text),
-            prompt => Cow::Owned(format!("{prompt}{text}")),
-        }
-    }
-
-    /// The scores of rows of `(input_ids, token_type_ids)`, in one forward pass.
-    ///
-    /// # Errors
-    /// As [`ModelWithHead::logits`].
-    pub fn forward<'a>(
-        &self,
-        model: &ModelWithHead,
-        rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
-    ) -> Result<Vec<f32>> {
-        let (mut scores, labels) = model.logits(rows)?;
-        self.activation.apply(&mut scores, labels);
-        Ok(scores)
-    }
-}
-
-/// A loaded cross-encoder with one label, as `CrossEncoder` of sentence-transformers.
+/// A loaded cross-encoder, as `CrossEncoder` of sentence-transformers: a classification head over a pair, or a causal
+/// language model that scores by the logits of one or two tokens.
 ///
 /// All methods take `&self` and may be called from several threads; they block.
 ///
@@ -117,6 +42,8 @@ pub struct CrossEncoder {
     model: ModelWithHead,
     dtype: ModelDtype,
     max_length: usize,
+    num_labels: usize,
+    input: InputOptions,
 }
 
 /// Options of [`CrossEncoder::builder`].
@@ -124,42 +51,80 @@ pub struct CrossEncoder {
 pub struct CrossEncoderBuilder {
     options: LoadOptions,
     max_length: Option<usize>,
+    input: InputOptions,
+}
+
+/// The options of a builder that replace settings of the directory.
+#[derive(Clone, Debug, Default)]
+struct InputOptions {
+    chat_template: Option<String>,
+    true_token: Option<String>,
+    false_token: Option<String>,
+}
+
+impl InputOptions {
+    fn pair_options(&self) -> PairOptions<'_> {
+        PairOptions {
+            chat_template: self.chat_template.as_deref(),
+            true_token: self.true_token.as_deref(),
+            false_token: self.false_token.as_deref(),
+            ..PairOptions::default()
+        }
+    }
 }
 
 impl CrossEncoderBuilder {
     load_options!();
 
-    /// Sets the maximum number of tokens per pair, including special tokens. Truncation shortens the longer text. The
-    /// default comes from the files.
+    /// Sets the maximum number of tokens per pair, including special tokens. Truncation shortens the longer text; with a
+    /// chat template, it cuts the document and keeps what the template adds after it. The default comes from the files.
     #[must_use]
     pub fn max_length(mut self, max_length: usize) -> Self {
         self.max_length = Some(max_length);
         self
     }
 
+    /// Sets a chat template over messages with the roles `query` and `document`, and `system` for a prompt; or the name
+    /// of one of the tokenizer's templates.
+    #[must_use]
+    pub fn chat_template(mut self, chat_template: impl Into<String>) -> Self {
+        self.input.chat_template = Some(chat_template.into());
+        self
+    }
+
+    /// Sets the token whose logit is the score of a causal language model: a token of the vocabulary, or a text of one
+    /// token. By default, the token is that of the directory's LogitScore, or else `yes`.
+    #[must_use]
+    pub fn true_token(mut self, true_token: impl Into<String>) -> Self {
+        self.input.true_token = Some(true_token.into());
+        self
+    }
+
+    /// Sets the token whose logit is subtracted from that of [`true_token`](Self::true_token).
+    #[must_use]
+    pub fn false_token(mut self, false_token: impl Into<String>) -> Self {
+        self.input.false_token = Some(false_token.into());
+        self
+    }
+
     /// Loads the model.
     ///
     /// # Errors
-    /// `Hub` when the files are unavailable; `Unsupported` for a model with several labels or one that is not a
-    /// cross-encoder; `Config` for a `max_length` that does not fit the model; `Model` when the checkpoint has no head,
-    /// or its files are unusable.
+    /// `Hub` when the files are unavailable; `Unsupported` for a model that is not a cross-encoder; `Config` for an
+    /// option that does not fit the model; `Model` when the checkpoint has no head, or its files are unusable.
     pub fn load(self) -> Result<CrossEncoder> {
         let described = self.options.describe()?;
         let dtype = described.dtype.unwrap_or(ModelDtype::Float(DType::F32));
         let directory = described.config.clone();
-        let labels = directory.config.num_labels();
-        if labels != 1 {
-            let name = directory.transformer.name();
-            let message = format!("model `{name}` has {labels} labels; a cross-encoder needs one");
-            return Err(Error::new(ErrorKind::Unsupported, message)
-                .hint("use a text-classification pipeline for a model with several labels"));
-        }
-        PairScores::resolve(&directory, dtype, None, None, None)?;
-        let stated = described.tokenizer.model_max_length();
-        let (config, tokenizer) = (&directory.config, &described.tokenizer);
-        let max_length = TextInput::max_tokens(config, tokenizer, self.max_length, stated, true)?;
-        let model = described.load_with_head(AutoClass::SequenceClassification)?;
-        Ok(CrossEncoder { directory, tokenizer: described.tokenizer, model, dtype, max_length })
+        let tokenizer = &described.tokenizer;
+        let input = self.input;
+        let scorer = PairScorer::resolve(&directory, tokenizer, dtype, &input.pair_options())?;
+        let max_length = scorer.max_tokens(&directory.config, tokenizer, self.max_length)?;
+        let rows = scorer.vocabulary_rows();
+        let model = described.load_rows(scorer.auto_class(), rows.as_deref())?;
+        let num_labels = if rows.is_some() { 1 } else { model.config().num_labels() };
+        let tokenizer = described.tokenizer;
+        Ok(CrossEncoder { directory, tokenizer, model, dtype, max_length, num_labels, input })
     }
 }
 
@@ -167,9 +132,13 @@ impl CrossEncoderBuilder {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct PredictOptions {
-    /// The activation applied to the logits; by default the model's own, or else a sigmoid.
+    /// The activation applied to the logits; by default the model's own, or else a sigmoid for one label and the
+    /// identity for several.
     pub activation_fn: Option<TorchActivation>,
-    /// The prompt before the first text of each pair; takes precedence over `prompt_name`.
+    /// Whether a softmax turns the scores of several labels into probabilities, after the activation.
+    pub apply_softmax: bool,
+    /// The prompt before the first text of each pair, or the system message of a chat template; takes precedence over
+    /// `prompt_name`.
     pub prompt: Option<String>,
     /// The name of one of the model's prompts; by default the model's default prompt.
     pub prompt_name: Option<String>,
@@ -185,7 +154,14 @@ impl PredictOptions {
         self
     }
 
-    /// Sets the prompt before the first text of each pair.
+    /// Sets whether a softmax turns the scores of several labels into probabilities.
+    #[must_use]
+    pub fn apply_softmax(mut self, apply_softmax: bool) -> Self {
+        self.apply_softmax = apply_softmax;
+        self
+    }
+
+    /// Sets the prompt before the first text of each pair, or the system message of a chat template.
     #[must_use]
     pub fn prompt(mut self, prompt: impl Into<String>) -> Self {
         self.prompt = Some(prompt.into());
@@ -218,10 +194,11 @@ impl CrossEncoder {
 
     /// Starts a builder with options.
     pub fn builder(id: impl Into<String>) -> CrossEncoderBuilder {
-        CrossEncoderBuilder { options: LoadOptions::new(id), max_length: None }
+        let options = LoadOptions::new(id);
+        CrossEncoderBuilder { options, max_length: None, input: InputOptions::default() }
     }
 
-    /// One score per pair, in input order.
+    /// One score per pair, in input order, for a model with one label.
     ///
     /// # Errors
     /// As [`predict_with`](Self::predict_with).
@@ -239,20 +216,50 @@ impl CrossEncoder {
     /// The activation's output: probabilities for a sigmoid.
     ///
     /// # Errors
-    /// `Config` for an unknown prompt name; `Unsupported` for a setting that is not implemented; `Data` for a pair
-    /// without a token, or with one that the model has no embedding for; `Model` when the model computes NaN or
-    /// infinity; `Internal` when a tensor operation fails.
+    /// As [`predict_labels`](Self::predict_labels); `Unsupported` for a model with several labels.
     pub fn predict_with<A, B>(&self, pairs: &[(A, B)], options: &PredictOptions) -> Result<Vec<f32>>
     where
         A: AsRef<str> + Sync,
         B: AsRef<str> + Sync,
     {
-        let scores = PairScores::resolve(
+        if self.num_labels != 1 {
+            let (name, labels) = (self.model.name(), self.num_labels);
+            let message = format!("model `{name}` has {labels} labels: a pair has no single score");
+            return Err(Error::new(ErrorKind::Unsupported, message)
+                .hint("call `predict_labels`, which returns a score for each label"));
+        }
+        Ok(self.predict_labels(pairs, options)?.into_iter().flatten().collect())
+    }
+
+    /// The scores of each pair, one for each label, in input order.
+    ///
+    /// # Units
+    /// The activation's output; probabilities for a sigmoid, and with
+    /// [`apply_softmax`](PredictOptions::apply_softmax).
+    ///
+    /// # Errors
+    /// `Config` for an unknown prompt name; `Unsupported` for a setting that is not implemented; `Data` for a pair
+    /// without a token, or with one that the model has no embedding for, or that the chat template rejects; `Model`
+    /// when the model computes NaN or infinity; `Internal` when a tensor operation fails.
+    pub fn predict_labels<A, B>(
+        &self,
+        pairs: &[(A, B)],
+        options: &PredictOptions,
+    ) -> Result<Vec<Vec<f32>>>
+    where
+        A: AsRef<str> + Sync,
+        B: AsRef<str> + Sync,
+    {
+        let scorer = PairScorer::resolve(
             &self.directory,
+            &self.tokenizer,
             self.dtype,
-            options.activation_fn,
-            options.prompt.as_deref(),
-            options.prompt_name.as_deref(),
+            &PairOptions {
+                activation: options.activation_fn,
+                prompt: options.prompt.as_deref(),
+                prompt_name: options.prompt_name.as_deref(),
+                ..self.input.pair_options()
+            },
         )?;
         let input = TextInput {
             name: self.model.name(),
@@ -262,8 +269,12 @@ impl CrossEncoder {
             truncation: true,
         };
         let encode = |(number, (first, second)): (usize, &(A, B))| {
-            let row = input.row(&[&scores.first(first.as_ref()), second.as_ref()]);
-            row.map_err(|e| e.at(format!("pair {number}")))
+            let encoding = scorer.encode(&input, first.as_ref(), second.as_ref());
+            let checked = encoding.and_then(|encoding| {
+                input.check_tokens(&encoding.input_ids, &encoding.token_type_ids)?;
+                Ok(encoding)
+            });
+            checked.map_err(|e| e.at(format!("pair {number}")))
         };
         let encodings: Vec<Result<_>> = pairs.par_iter().enumerate().map(encode).collect();
         let encodings = encodings.into_iter().collect::<Result<Vec<_>>>()?;
@@ -275,8 +286,18 @@ impl CrossEncoder {
             batch_tokens(Some(dimensions), std::slice::from_ref(device), false)
         });
         in_batches(&lengths, budget, workers(device), |rows| {
-            scores.forward(&self.model, rows.iter().map(|&row| input.inputs(&encodings[row])))
+            let inputs = rows.iter().map(|&row| input.inputs(&encodings[row]));
+            let (mut scores, labels) = scorer.forward(&self.model, inputs)?;
+            if options.apply_softmax && labels > 1 {
+                TorchActivation::SOFTMAX.apply(&mut scores, labels);
+            }
+            Ok(scores.chunks_exact(labels.max(1)).map(<[f32]>::to_vec).collect())
         })
+    }
+
+    /// The number of scores per pair.
+    pub fn num_labels(&self) -> usize {
+        self.num_labels
     }
 
     /// The tokenizer.

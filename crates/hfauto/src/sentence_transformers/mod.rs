@@ -12,10 +12,12 @@
 
 mod cross_encoder;
 mod embedding;
+mod pair_scorer;
 mod sentence_transformer;
 
-pub use cross_encoder::{CrossEncoder, CrossEncoderBuilder, PairScores, PredictOptions};
+pub use cross_encoder::{CrossEncoder, CrossEncoderBuilder, PredictOptions};
 pub use embedding::{Embedding, prompt_tokens};
+pub use pair_scorer::{PairOptions, PairScorer};
 pub use sentence_transformer::{EmbedOptions, SentenceTransformer, SentenceTransformerBuilder};
 
 use candle_core::Device;

@@ -29,12 +29,15 @@ pub(super) enum File {
     Processing,
     /// `processing_kwargs.text` and `processing_kwargs.common` of it.
     ProcessingText,
+    /// `processing_kwargs.chat_template` of it. Its other keys are variables of the chat template.
+    ChatTemplate,
     Pooling,
     Dense,
     Normalize,
     LayerNorm,
     Dropout,
     SpladePooling,
+    LogitScore,
 }
 
 /// How a key is handled.
@@ -174,8 +177,8 @@ pub(super) const KEYS: &[Key] = &[
     row(File::ConfigKwargs, "use_auth_token", Harmless, "true"),
     row(File::ConfigKwargs, "use_cache", Harmless, "true"),
     row(File::Processing, "audio", Harmless, "{}"),
-    // Texts are not rendered as messages: `modality_config` with `message` is refused.
-    row(File::Processing, "chat_template", Harmless, "{}"),
+    // Only cross-encoders render texts as messages.
+    row(File::Processing, "chat_template", Counts, r#"{"add_generation_prompt": true}"#),
     row(File::Processing, "common", Counts, r#"{"max_length": 9}"#),
     row(File::Processing, "image", Harmless, "{}"),
     row(File::Processing, "text", Counts, r#"{"max_length": 9}"#),
@@ -189,6 +192,24 @@ pub(super) const KEYS: &[Key] = &[
     row(File::ProcessingText, "return_tensors", Harmless, r#""pt""#),
     row(
         File::ProcessingText,
+        "truncation",
+        Refused(&["true", r#""longest_first""#]),
+        r#""only_second""#,
+    ),
+    row(File::ChatTemplate, "add_generation_prompt", Counts, "true"),
+    row(File::ChatTemplate, "chat_template", Counts, r#""name""#),
+    row(File::ChatTemplate, "continue_final_message", Refused(&["false"]), "true"),
+    // Arguments that sentence-transformers sets itself.
+    row(File::ChatTemplate, "conversation", Refused(&[]), "[]"),
+    row(File::ChatTemplate, "max_length", Counts, "9"),
+    row(File::ChatTemplate, "messages", Refused(&[]), "[]"),
+    row(File::ChatTemplate, "padding", Harmless, r#""max_length""#),
+    row(File::ChatTemplate, "restore_suffix", Counts, "false"),
+    row(File::ChatTemplate, "return_dict", Refused(&[]), "true"),
+    row(File::ChatTemplate, "return_tensors", Harmless, r#""pt""#),
+    row(File::ChatTemplate, "tokenize", Refused(&[]), "true"),
+    row(
+        File::ChatTemplate,
         "truncation",
         Refused(&["true", r#""longest_first""#]),
         r#""only_second""#,
@@ -221,6 +242,9 @@ pub(super) const KEYS: &[Key] = &[
     row(File::SpladePooling, "embedding_dimension", Harmless, "8"),
     row(File::SpladePooling, "pooling_strategy", Counts, r#""sum""#),
     row(File::SpladePooling, "word_embedding_dimension", Harmless, "8"),
+    row(File::LogitScore, "false_token_id", Counts, "2"),
+    row(File::LogitScore, "module_input_name", Counts, r#""scores""#),
+    row(File::LogitScore, "true_token_id", Counts, "3"),
 ];
 
 /// Checks that every key of `json`, found at `place`, is in the table and not refused.
@@ -237,8 +261,8 @@ pub(super) fn check(file: File, json: &Map<String, Value>, place: &str) -> Resul
                 let written = value.to_string();
                 !value.is_null() && !off.contains(&written.as_str())
             }
-            // Other keys are settings of the family, which its configuration checks.
-            None => file != File::ConfigKwargs,
+            // Other keys are settings of the family, which its configuration checks, or variables of the template.
+            None => !matches!(file, File::ConfigKwargs | File::ChatTemplate),
         };
         if refused {
             return Err(not_implemented(key, value, place).hint(match effect {

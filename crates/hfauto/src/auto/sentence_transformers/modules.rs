@@ -33,6 +33,8 @@ const LAYER_NORM_EPS: f64 = 1e-5;
 /// The modules' names for the token embeddings and the sentence embedding.
 const TOKENS: &str = "token_embeddings";
 const SENTENCE: &str = "sentence_embedding";
+/// The name for the logits of a causal language model.
+const CAUSAL_LOGITS: &str = "causal_logits";
 
 /// A module after the transformer.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +77,31 @@ pub struct Norm {
     pub path: String,
     /// The width of its input and output.
     pub dimension: usize,
+}
+
+/// The score of a pair by a causal language model: the logit of a token after the last token, or its difference to the
+/// logit of another token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogitScore {
+    /// The token of a relevant document.
+    pub true_token_id: u32,
+    /// The token of an irrelevant document.
+    pub false_token_id: Option<u32>,
+}
+
+impl LogitScore {
+    /// The tokens, in the order of the logits that [`score`](Self::score) takes.
+    pub fn token_ids(self) -> Vec<u32> {
+        std::iter::once(self.true_token_id).chain(self.false_token_id).collect()
+    }
+
+    /// The score for the logits of [`token_ids`](Self::token_ids).
+    pub fn score(logits: &[f32]) -> f32 {
+        match logits {
+            [relevant, irrelevant] => relevant - irrelevant,
+            _ => logits.first().copied().unwrap_or_default(),
+        }
+    }
 }
 
 /// How a sparse encoder turns logits into weights.
@@ -189,6 +216,18 @@ impl ModuleFile {
         })
     }
 
+    /// A token id below `vocab_size`, if there is one.
+    fn token_id(&self, key: &str, vocab_size: usize) -> Result<Option<u32>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        match id.filter(|id| (*id as usize) < vocab_size) {
+            Some(id) => Ok(Some(id)),
+            None => Err(self.wrong(key, value).hint(format!(
+                "a token id of this model is at least 0 and less than its `vocab_size`, {vocab_size}"
+            ))),
+        }
+    }
+
     /// Whether the module works on token embeddings rather than on the sentence embedding.
     fn on_tokens(&self) -> Result<bool> {
         let input = self.text("module_input_name")?.unwrap_or(SENTENCE);
@@ -287,6 +326,23 @@ pub(super) fn splade(snapshot: &Snapshot, path: &str) -> Result<SpladePooling> {
     Ok(SpladePooling { strategy, activation })
 }
 
+/// Reads LogitScore's file, for a model with a vocabulary of `vocab_size` tokens.
+pub(super) fn logit_score(
+    snapshot: &Snapshot,
+    path: &str,
+    vocab_size: usize,
+) -> Result<LogitScore> {
+    let file = ModuleFile::read(snapshot, path, File::LogitScore, true)?;
+    if let Some(input) = file.text("module_input_name")?.filter(|name| *name != CAUSAL_LOGITS) {
+        return Err(file.not_implemented("module_input_name", &input.into()));
+    }
+    let Some(true_token_id) = file.token_id("true_token_id", vocab_size)? else {
+        let message = format!("`{}` has no `true_token_id`", file.name);
+        return Err(Error::new(ErrorKind::Model, message));
+    };
+    Ok(LogitScore { true_token_id, false_token_id: file.token_id("false_token_id", vocab_size)? })
+}
+
 /// The width of the modules' output for input of width `hidden_size`.
 ///
 /// # Errors
@@ -361,7 +417,7 @@ impl Dense {
         let weights = weights(snapshot, &self.path).map_err(at)?;
         let (input, output) = (self.in_features, self.out_features);
         let (mut layers, _) =
-            loader::load(&weights, Owner::Module("linear"), DType::F32, device, None, |vb| {
+            loader::load(&weights, Owner::Module("linear"), DType::F32, device, None, None, |vb| {
                 let linear = Linear::load(vb.clone(), input, output, self.bias);
                 let residual = (self.use_residual && input != output)
                     .then(|| Linear::load(vb.pp("residual"), input, output, false));
@@ -388,7 +444,7 @@ impl Norm {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
         let weights = weights(snapshot, &self.path).map_err(at)?;
         let (norm, _) =
-            loader::load(&weights, Owner::Module("norm"), DType::F32, device, None, |vb| {
+            loader::load(&weights, Owner::Module("norm"), DType::F32, device, None, None, |vb| {
                 LayerNorm::load(vb, self.dimension, LAYER_NORM_EPS).map_err(families::cannot_load)
             })
             .map_err(at)?;

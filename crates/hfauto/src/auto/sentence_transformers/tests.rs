@@ -175,11 +175,18 @@ fn prompts_lengths_and_the_transformer_s_own_folder() {
     assert_eq!(error.remedy(), Some("its prompts are: query, passage"));
 }
 
-/// A bi-encoder with every module and one key of a file set; a sparse encoder for the keys of SpladePooling.
+/// A bi-encoder with every module and one key of a file set; a sparse encoder for the keys of SpladePooling, a
+/// cross-encoder for those of LogitScore and of chat templates.
 fn with_key(file: File, key: Option<(&str, Value)>) -> Result<SentenceTransformerConfig> {
     let sparse = file == File::SpladePooling;
+    let cross = matches!(file, File::LogitScore | File::ChatTemplate | File::Processing);
     let types: &[&str] = if sparse {
         &["sentence_transformers.models.Transformer", "sentence_transformers.models.SpladePooling"]
+    } else if cross {
+        &[
+            "sentence_transformers.base.modules.transformer.Transformer",
+            "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
+        ]
     } else {
         &[
             "sentence_transformers.models.Transformer",
@@ -192,13 +199,21 @@ fn with_key(file: File, key: Option<(&str, Value)>) -> Result<SentenceTransforme
     };
     let mut listed = modules(types);
     let mut model = json!({"prompts": {"a": "A", "b": "B"}, "default_prompt_name": "a"});
-    let mut transformer =
-        json!({"transformer_task": if sparse { "fill-mask" } else { "feature-extraction" }});
+    if cross {
+        model["model_type"] = json!("CrossEncoder");
+    }
+    let task = match (sparse, cross) {
+        (true, _) => "fill-mask",
+        (_, true) => "text-generation",
+        _ => "feature-extraction",
+    };
+    let mut transformer = json!({"transformer_task": task});
     let mut config = json!({"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2});
     let mut pooling = json!({"pooling_mode_max_tokens": true});
     let mut dense = json!({"in_features": 8, "out_features": 8});
     let (mut normalize, mut dropout, mut splade) = (json!({}), json!({}), json!({}));
     let mut layer_norm = json!({"dimension": 8});
+    let mut logit_score = json!({"true_token_id": 7, "false_token_id": null});
     if let Some((key, value)) = key {
         let place = match file {
             File::Modules => &mut listed[2],
@@ -210,12 +225,14 @@ fn with_key(file: File, key: Option<(&str, Value)>) -> Result<SentenceTransforme
             File::ConfigKwargs => &mut transformer["config_kwargs"],
             File::Processing => &mut transformer["processing_kwargs"],
             File::ProcessingText => &mut transformer["processing_kwargs"]["text"],
+            File::ChatTemplate => &mut transformer["processing_kwargs"]["chat_template"],
             File::Pooling => &mut pooling,
             File::Dense => &mut dense,
             File::Normalize => &mut normalize,
             File::LayerNorm => &mut layer_norm,
             File::Dropout => &mut dropout,
             File::SpladePooling => &mut splade,
+            File::LogitScore => &mut logit_score,
         };
         place[key] = value;
     }
@@ -226,6 +243,7 @@ fn with_key(file: File, key: Option<(&str, Value)>) -> Result<SentenceTransforme
         ("sentence_bert_config.json", transformer),
         ("1_Pooling/config.json", pooling),
         ("1_SpladePooling/config.json", splade),
+        ("1_LogitScore/config.json", logit_score),
         ("2_Dense/config.json", dense),
         ("3_LayerNorm/config.json", layer_norm),
         ("4_Dropout/config.json", dropout),
@@ -268,7 +286,8 @@ fn every_key_of_the_table_does_what_its_row_says() {
                 assert!(error.message().contains(&format!("`{key}: ")), "{error}");
                 for off in off.iter().chain(&["null"]) {
                     let value = serde_json::from_str(off).unwrap();
-                    let with = with_key(*file, Some((*key, value))).unwrap();
+                    let mut with = with_key(*file, Some((*key, value))).unwrap();
+                    with.pair_messages.variables.shift_remove(*key);
                     assert_eq!(shown(&with), shown(&without), "{what}: {off}");
                 }
             }
@@ -280,8 +299,9 @@ fn every_key_of_the_table_does_what_its_row_says() {
 fn unknown_keys_are_refused_by_name_in_every_file() {
     let files: std::collections::BTreeSet<String> =
         KEYS.iter().map(|row| format!("{:?}", row.file)).collect();
-    assert_eq!(files.len(), 15, "{files:?}");
-    let mut seen = Vec::new();
+    assert_eq!(files.len(), 17, "{files:?}");
+    // Its other keys are variables of the template.
+    let mut seen = vec![File::ChatTemplate];
     for Key { file, .. } in KEYS {
         if seen.contains(file) {
             continue;
@@ -365,18 +385,24 @@ fn a_cross_encoder_is_one_transformer_and_embeds_without_its_prompts() {
         ("config_sentence_transformers.json", saved.clone()),
     ]);
     let description = read(dir.path()).unwrap();
-    description.require_cross_encoder().unwrap();
+    assert_eq!(description.pair_score().unwrap(), PairScore::Labels);
+    assert_eq!(description.pair_messages.used, Some(false));
     assert_eq!(description.activation().unwrap(), Some(TorchActivation::IDENTITY));
     assert_eq!(description.prompt(None).unwrap(), Some("query: "));
     let embedder = description.bi_encoder().unwrap();
     assert_eq!(embedder.embedding_dimension(), 8);
     assert_eq!(embedder.prompt(None).unwrap(), None);
-    // Not cross-encoders of a single transformer.
+    // Messages of an unknown form, and logits over the vocabulary without a LogitScore.
     let mut messages = task.clone();
     messages["modality_config"]["message"] = json!({"method": "forward"});
+    let mut form = task.clone();
+    form["modality_config"]["message"] =
+        json!({"method": "forward", "method_output_name": "logits", "format": "nested"});
     let mut words = task;
     words["transformer_task"] = json!("text-generation");
-    for (file, text) in [(messages, "modality_config"), (words, "transformer_task")] {
+    for (file, text) in
+        [(messages, "modality_config"), (form, "modality_config"), (words, "transformer_task")]
+    {
         let dir = directory(&[
             ("modules.json", modules(&types)),
             ("sentence_bert_config.json", file),
@@ -385,5 +411,121 @@ fn a_cross_encoder_is_one_transformer_and_embeds_without_its_prompts() {
         let error = read(dir.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.message().contains(text), "{error}");
+    }
+}
+
+/// A cross-encoder of these modules over a model with 30 tokens, with a LogitScore at `1_LogitScore` if it has a file.
+fn reranker(kinds: &[&str], logit_score: Option<Value>) -> tempfile::TempDir {
+    let types = kinds.iter().map(|kind| format!("sentence_transformers.{kind}"));
+    let types: Vec<String> = types.collect();
+    let types: Vec<&str> = types.iter().map(String::as_str).collect();
+    let config =
+        json!({"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 30});
+    let mut files = vec![
+        ("config.json", config),
+        ("modules.json", modules(&types)),
+        ("sentence_bert_config.json", json!({"transformer_task": "text-generation"})),
+        ("config_sentence_transformers.json", json!({"model_type": "CrossEncoder"})),
+        ("1_Dense/config.json", json!({"in_features": 8, "out_features": 8})),
+    ];
+    files.extend(logit_score.map(|file| ("1_LogitScore/config.json", file)));
+    directory(&files)
+}
+
+#[test]
+fn a_reranker_scores_by_the_logits_of_its_tokens() {
+    for (file, false_token_id) in [
+        (json!({"true_token_id": 29, "false_token_id": 0}), Some(0)),
+        (json!({"true_token_id": 29, "false_token_id": null}), None),
+        (json!({"true_token_id": 29, "module_input_name": "causal_logits"}), None),
+    ] {
+        let dir = reranker(&["Transformer", "LogitScore"], Some(file));
+        let score = read(dir.path()).unwrap().pair_score().unwrap();
+        let expected = LogitScore { true_token_id: 29, false_token_id };
+        assert_eq!(score, PairScore::Logits(Some(expected)));
+    }
+    assert!((LogitScore::score(&[3.0, 5.0]) + 2.0).abs() < f32::EPSILON);
+    assert!((LogitScore::score(&[3.0]) - 3.0).abs() < f32::EPSILON);
+}
+
+#[test]
+fn hostile_rerankers_are_refused_by_name() {
+    let two = &["Transformer", "LogitScore"][..];
+    for (kinds, file, kind, text) in [
+        (two, None, ErrorKind::Model, "no `1_LogitScore/config.json`"),
+        (two, Some(json!({})), ErrorKind::Model, "no `true_token_id`"),
+        (two, Some(json!({"true_token_id": null})), ErrorKind::Model, "no `true_token_id`"),
+        (two, Some(json!({"true_token_id": 30})), ErrorKind::Model, "`true_token_id` in `1_Log"),
+        (two, Some(json!({"true_token_id": -1})), ErrorKind::Model, "config.json` is `-1`"),
+        (two, Some(json!({"true_token_id": "yes"})), ErrorKind::Model, "is `\"yes\"`"),
+        (two, Some(json!({"true_token_id": 1.5})), ErrorKind::Model, "is `1.5`"),
+        (
+            two,
+            Some(json!({"true_token_id": 1, "false_token_id": 4_294_967_297_u64})),
+            ErrorKind::Model,
+            "`false_token_id` in `1_LogitScore/config.json` is `4294967297`",
+        ),
+        (
+            two,
+            Some(json!({"true_token_id": 1, "module_input_name": "scores"})),
+            ErrorKind::Unsupported,
+            "`module_input_name: \"scores\"`",
+        ),
+        (
+            &["Transformer", "Dense", "LogitScore"],
+            None,
+            ErrorKind::Unsupported,
+            "module 2 of modules.json is a LogitScore",
+        ),
+        (
+            &["Transformer", "LogitScore", "Dense"],
+            Some(json!({"true_token_id": 1})),
+            ErrorKind::Unsupported,
+            "module 1 of modules.json is a LogitScore",
+        ),
+        (&["Transformer"], None, ErrorKind::Unsupported, "`transformer_task: \"text-generation\"`"),
+    ] {
+        let dir = reranker(kinds, file.clone());
+        let error = read(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), kind, "{kinds:?} {file:?}: {error}");
+        assert!(error.to_string().contains(text), "{kinds:?} {file:?}: {error}");
+    }
+    // A bi-encoder has no pair to score.
+    let dir = reranker(two, Some(json!({"true_token_id": 1})));
+    fs::write(dir.path().join("config_sentence_transformers.json"), "{}").unwrap();
+    let error = read(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("a SentenceTransformer cannot have"), "{error}");
+}
+
+#[test]
+fn the_form_of_messages_follows_the_settings_or_the_template() {
+    let message = |format: Value| {
+        let forward = json!({"method": "forward", "method_output_name": "logits"});
+        let mut message = forward.clone();
+        message["format"] = format;
+        let dir = reranker(&["Transformer", "LogitScore"], Some(json!({"true_token_id": 1})));
+        let settings = json!({"transformer_task": "text-generation",
+            "module_output_name": "causal_logits",
+            "modality_config": {"text": forward, "message": message},
+            "processing_kwargs": {"chat_template": {
+                "add_generation_prompt": true, "restore_suffix": false, "max_length": 9, "think": 1}}});
+        fs::write(dir.path().join("sentence_bert_config.json"), settings.to_string()).unwrap();
+        read(dir.path()).unwrap().pair_messages
+    };
+    let flat = message(json!("flat"));
+    assert_eq!(flat.format, Some(MessageFormat::Flat));
+    assert_eq!((flat.used, flat.max_length), (Some(true), Some(9)));
+    assert!(flat.add_generation_prompt && !flat.restore_suffix);
+    assert_eq!(Value::Object(flat.variables), json!({"think": 1}));
+    assert_eq!(message(json!("structured")).format, Some(MessageFormat::Structured));
+    assert_eq!(message(json!("auto")).format, None);
+    for (template, expected) in [
+        (Some("{{ messages[0].content }}"), MessageFormat::Flat),
+        (Some("{{ messages[0].content[0].text }}"), MessageFormat::Structured),
+        (Some("{% if part['type'] == 'text' %}"), MessageFormat::Structured),
+        (Some(""), MessageFormat::Structured),
+        (None, MessageFormat::Structured),
+    ] {
+        assert_eq!(MessageFormat::of_template(template), expected, "{template:?}");
     }
 }

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::keys::{self, File};
+use super::messages::{MessageFormat, PairMessages};
 use super::{Encoder, object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Snapshot;
@@ -35,6 +36,8 @@ pub(super) struct TransformerSettings {
     pub(super) do_lower_case: bool,
     /// `transformer_task`, if set.
     pub(super) task: Option<String>,
+    /// `processing_kwargs.chat_template`.
+    chat_template: PairMessages,
     /// `modality_config` and `module_output_name`, if set.
     modality: Option<Value>,
     output_name: Option<Value>,
@@ -113,6 +116,16 @@ impl TransformerSettings {
                 Some(value) => return Err(wrong(key, value)),
             }
         }
+        let chat_template = match processing.get("chat_template") {
+            None | Some(Value::Null) => PairMessages::default(),
+            Some(Value::Object(kwargs)) => {
+                let place = format!("`processing_kwargs.chat_template` of {place}");
+                keys::check(File::ChatTemplate, kwargs, &place)?;
+                let max_length = length(kwargs, "max_length")?;
+                PairMessages { max_length, ..PairMessages::read(kwargs, &place)? }
+            }
+            Some(value) => return Err(wrong("chat_template", value)),
+        };
         let do_lower_case = match json.get("do_lower_case") {
             None | Some(Value::Null) => false,
             Some(Value::Bool(flag)) => *flag,
@@ -130,48 +143,85 @@ impl TransformerSettings {
             processor_kwargs,
             do_lower_case,
             task,
+            chat_template,
             modality,
             output_name,
             place,
         })
     }
 
-    /// Checks that the module suits this kind of encoder; `masked` means an MLMTransformer.
+    /// Checks that the module suits this kind of encoder; `masked` means an MLMTransformer, `logit_score` a LogitScore
+    /// after it.
     ///
     /// # Errors
     /// `Unsupported` for another task, or another way of passing texts to the model.
-    pub(super) fn check_task(&self, encoder: Encoder, masked: bool) -> Result<()> {
-        let (expected, output) = match encoder {
-            Encoder::SentenceTransformer => ("feature-extraction", "last_hidden_state"),
-            Encoder::CrossEncoder => ("sequence-classification", "logits"),
-            Encoder::SparseEncoder => ("fill-mask", "logits"),
+    pub(super) fn check_task(
+        &self,
+        encoder: Encoder,
+        masked: bool,
+        logit_score: bool,
+    ) -> Result<()> {
+        let (expected, output, feature) = match encoder {
+            Encoder::SentenceTransformer => {
+                ("feature-extraction", "last_hidden_state", "token_embeddings")
+            }
+            Encoder::CrossEncoder if logit_score => ("text-generation", "logits", "causal_logits"),
+            Encoder::CrossEncoder => ("sequence-classification", "logits", "scores"),
+            Encoder::SparseEncoder => ("fill-mask", "logits", "token_embeddings"),
         };
         let default = if masked { "fill-mask" } else { "feature-extraction" };
         let task = self.task.as_deref().unwrap_or(default);
         if task != expected {
             let value = Value::from(task);
+            let with = match encoder {
+                Encoder::CrossEncoder if logit_score => " before a LogitScore module",
+                Encoder::CrossEncoder => ", or `text-generation` before a LogitScore module",
+                _ => "",
+            };
             return Err(keys::not_implemented("transformer_task", &value, &self.place)
-                .hint(format!("a {} has `{expected}`", encoder.name())));
+                .hint(format!("a {} has `{expected}`{with}", encoder.name())));
         }
-        let feature = if encoder == Encoder::CrossEncoder { "scores" } else { "token_embeddings" };
         if let Some(name) = self.output_name.as_ref().filter(|name| *name != feature) {
             return Err(keys::not_implemented("module_output_name", name, &self.place)
                 .hint(format!("a {} has `{feature}`", encoder.name())));
         }
         let Some(modality) = &self.modality else { return Ok(()) };
-        let text = modality.get("text");
         let outputs = [json!(output), json!([output])];
-        let is_plain = text.is_some_and(|text| {
-            text.get("method").is_some_and(|method| method == "forward")
-                && text.get("method_output_name").is_some_and(|name| outputs.contains(name))
-        });
-        // A modality `message` would turn every text into a message.
-        if is_plain && modality.get("message").is_none() {
+        let is_plain = |inputs: &Value| {
+            inputs.get("method").is_some_and(|method| method == "forward")
+                && inputs.get("method_output_name").is_some_and(|name| outputs.contains(name))
+        };
+        // A modality `message` turns every text into a message.
+        let allowed = match (modality.get("text"), modality.get("message")) {
+            (text, Some(message)) => {
+                encoder == Encoder::CrossEncoder
+                    && text.is_none_or(is_plain)
+                    && is_plain(message)
+                    && MessageFormat::of(message.get("format")).is_some()
+            }
+            (text, None) => text.is_some_and(is_plain),
+        };
+        if allowed {
             return Ok(());
         }
+        let message = if encoder == Encoder::CrossEncoder { "the same for" } else { "without" };
         Err(keys::not_implemented("modality_config", modality, &self.place).hint(format!(
-            "implemented is `{{\"text\": {{\"method\": \"forward\", \"method_output_name\": \"{output}\"}}}}`, without \
+            "implemented is `{{\"text\": {{\"method\": \"forward\", \"method_output_name\": \"{output}\"}}}}`, {message} \
              `message`"
         )))
+    }
+
+    /// How a cross-encoder passes a pair to the model.
+    pub(super) fn pair_messages(&self) -> PairMessages {
+        let messages = self.chat_template.clone();
+        match self.modality.as_ref().map(|modality| modality.get("message")) {
+            None => messages,
+            Some(None) => PairMessages { used: Some(false), ..messages },
+            Some(Some(message)) => PairMessages {
+                used: Some(true),
+                format: MessageFormat::of(message.get("format")).flatten(),
+                ..messages
+            },
+        }
     }
 }

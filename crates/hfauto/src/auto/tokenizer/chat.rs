@@ -229,6 +229,20 @@ impl AutoTokenizer {
         !self.chat_templates.named.is_empty()
     }
 
+    /// The source of the only chat template of the files; `None` without one, and for named templates.
+    pub fn only_chat_template(&self) -> Option<&str> {
+        match self.chat_templates.named.as_slice() {
+            [(name, source)] if name.is_empty() => Some(source),
+            _ => None,
+        }
+    }
+
+    /// Whether the files have a chat template of this name.
+    pub fn has_chat_template_named(&self, wanted: &str) -> bool {
+        let named = &self.chat_templates.named;
+        named.iter().any(|(name, _)| !name.is_empty() && name == wanted)
+    }
+
     /// The chat template of the files, or `wanted`: the name of a template, or a Jinja template. With `tools`, a
     /// template named `tool_use` is preferred.
     ///
@@ -236,10 +250,7 @@ impl AutoTokenizer {
     /// `Config` when the files have no template, or several without a default; `Model` (`Config` for `wanted`) when it
     /// does not compile.
     pub fn chat_template(&self, wanted: Option<&str>, tools: bool) -> Result<ChatTemplate> {
-        let given = wanted.filter(|wanted| {
-            let named = &self.chat_templates.named;
-            !named.iter().any(|(name, _)| !name.is_empty() && name == wanted)
-        });
+        let given = wanted.filter(|wanted| !self.has_chat_template_named(wanted));
         let (place, source, kind) = match given {
             Some(source) => ("the option `chat_template`".to_string(), source, ErrorKind::Config),
             None => self.chat_templates.choose(wanted, tools)?,
