@@ -35,7 +35,7 @@ pub(super) struct JobArgs {
     #[arg(long, value_name = "DEVICE", value_parser = device)]
     device: Option<DeviceSpec>,
 
-    /// The dtype of every model: auto, f32, f16 and bf16 on a GPU, or int8 on a CPU (faster, encoders only).
+    /// The dtype of every model: auto, f32, bf16 (on a CPU, half the memory), f16 on a GPU, or int8 on a CPU (faster).
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::models::{Models, ResolvedModel};
 use super::{ModelSummary, Sequence, TaskStep, WeightSize};
-use crate::auto::{AutoClass, ModelWithHead};
+use crate::auto::{AutoClass, HeadRequest, ModelWithHead};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{ModelOutput, Want};
 use crate::nn::ModelInputs;
@@ -95,7 +95,8 @@ impl Classifier {
 
     /// The size of the weights that [`load`](Self::load) loads; `None` as for [`ResolvedModel::weight_size`].
     pub(super) fn weight_size(&self) -> Option<WeightSize> {
-        self.model.weight_size_of(self.class, self.vocabulary_rows.as_deref())
+        let vocabulary_rows = self.vocabulary_rows.as_deref();
+        self.model.weight_size(HeadRequest { vocabulary_rows, ..HeadRequest::of(self.class) })
     }
 
     /// The summary for plans, reports and lineage.

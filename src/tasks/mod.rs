@@ -40,7 +40,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
 use candle_core::Device;
 
-use crate::auto::Encoding;
+use crate::auto::{Encoding, HeadRequest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::Dimensions;
 
@@ -340,7 +340,9 @@ pub trait Task: std::fmt::Debug + Send + Sync {
 
     /// The size of the weights, without reading them; `None` if they are not on this machine.
     fn weights(&self) -> Option<WeightSize> {
-        self.base().model.weight_size()
+        let base = self.base();
+        let task = TASKS.iter().find(|task| task.id == base.summary.task)?;
+        base.model.weight_size(HeadRequest::of(task.auto_class))
     }
 
     /// The model's sizes by its configuration; `None` for a task without a model.

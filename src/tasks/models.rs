@@ -7,12 +7,12 @@ use candle_core::{DType, Device, DeviceLocation};
 
 use super::{DeviceSpec, Dtype, EncodedRow, ModelSpec, WeightSize, memory};
 use crate::auto::{
-    AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, ModelDtype,
-    ModelWithHead, NewHead, SentenceTransformerConfig, TextInput, auto_devices, auto_dtype,
-    cuda_device,
+    AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, HeadRequest,
+    ModelDtype, ModelWithHead, NewHead, SentenceTransformerConfig, TextInput, auto_devices,
+    auto_dtype, cuda_device,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::{Hub, Need, Snapshot, Weights};
+use crate::hub::{Hub, Need, Snapshot};
 use crate::models::ImageDimensions;
 
 /// Resolves models; steps with the same model share it.
@@ -135,7 +135,7 @@ impl ResolvedModel {
         };
         let config = &sentence_transformer.config;
         for device in &devices {
-            ModelDtype::computable(Some(dtype), device, config, AutoClass::Model).map_err(at)?;
+            ModelDtype::computable(Some(dtype), device, config).map_err(at)?;
         }
         let processor = Processor::new(&sentence_transformer)
             .map_err(|error| error.at(format!("model `{}`", spec.repo)))?;
@@ -252,40 +252,22 @@ impl ResolvedModel {
         Ok(SentenceTransformerConfig::from_snapshot(&snapshot, &self.spec.config)?)
     }
 
-    /// The size of the weights, from the headers of their files; `None` if the files are not on this machine or
-    /// cannot be read.
-    pub fn weight_size(&self) -> Option<WeightSize> {
-        self.weight_size_without(&[], 0)
-    }
-
-    /// As [`ResolvedModel::weight_size`] with, of the head of `class` over the vocabulary, only `vocabulary_rows`.
-    pub(super) fn weight_size_of(
-        &self,
-        class: AutoClass,
-        vocabulary_rows: Option<&[u32]>,
-    ) -> Option<WeightSize> {
-        let Some(rows) = vocabulary_rows else { return self.weight_size() };
-        let config = self.config();
-        let head = config.family().head(class, &config.architectures()).ok()?;
-        self.weight_size_without(&head.layout.vocabulary_tensors(), rows.len())
-    }
-
-    /// The size of the weights if only `rows` rows of the tensors `cut` are loaded.
-    fn weight_size_without(&self, cut: &[String], rows: usize) -> Option<WeightSize> {
+    /// The size that the weights of a head and its backbone have once they are loaded, or of the backbone alone for
+    /// [`AutoClass::Model`], from the headers of their files: those that are used, each in the form that the dtype gives
+    /// it, a tied head once. `None` if the files are not on this machine or cannot be read.
+    pub fn weight_size(&self, head: HeadRequest<'_>) -> Option<WeightSize> {
         let offline = Hub::new(self.hub.settings().clone().with_offline(true));
         let local = self.with_weights(&offline).ok()?;
-        let weights = Weights::open(&local.transformer.weight_files().ok()?).ok()?;
-        let family = self.config().family();
-        let is_cut = |found: &str| cut.iter().any(|name| family.is_tensor(found, name));
-        let parameters = weights.names().filter_map(|name| {
-            let shape = weights.shape(name)?;
-            Some(match shape {
-                [all, row @ ..] if is_cut(name) => rows.min(*all) * row.iter().product::<usize>(),
-                shape => shape.iter().product(),
-            })
-        });
-        let parameters = parameters.sum();
-        Some(WeightSize { parameters, bytes: parameters * self.dtype().tensors().size_in_bytes() })
+        let (snapshot, config) = (&local.transformer, local.config);
+        let (dtype, device) = (Some(self.dtype), &self.devices[0]);
+        let report = if head.class == AutoClass::Model {
+            AutoModel::weight_report(snapshot, &config, dtype, device)
+        } else {
+            ModelWithHead::weight_report(head, snapshot, config, dtype, device)
+        };
+        let report = report.ok()?;
+        let (parameters, bytes) = (report.parameters.try_into(), report.bytes.try_into());
+        Some(WeightSize { parameters: parameters.ok()?, bytes: bytes.ok()? })
     }
 
     /// The identity of the model: the commit on the hub, or the sizes and modification times of the files of a local
@@ -304,8 +286,8 @@ impl ResolvedModel {
     }
 
     /// Rejects a model whose weights do not fit in memory, before reading them.
-    fn check_memory(&self, weights: Option<WeightSize>, device: &Device) -> Result<()> {
-        memory::check(weights, memory::free_bytes(device))
+    fn check_memory(&self, head: HeadRequest<'_>, device: &Device) -> Result<()> {
+        memory::check(self.weight_size(head), memory::free_bytes(device))
             .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))
     }
 
@@ -317,7 +299,7 @@ impl ResolvedModel {
         once(&self.models, device.location(), || {
             let SentenceTransformerConfig { transformer, config, .. } =
                 self.with_weights(&self.hub)?;
-            self.check_memory(self.weight_size(), device)?;
+            self.check_memory(HeadRequest::of(AutoClass::Model), device)?;
             Ok(AutoModel::load_snapshot(&transformer, config, Some(self.dtype), device)?)
         })
     }
@@ -328,11 +310,7 @@ impl ResolvedModel {
     /// `Unsupported` with the valid classes.
     pub fn require(&self, class: AutoClass) -> Result<()> {
         let has_class = self.config().family().head(class, &self.config().architectures());
-        let device = &self.devices[0];
-        let computes = ModelDtype::computable(Some(self.dtype), device, self.config(), class);
-        has_class
-            .and(computes.map(|_| ()))
-            .map_err(|e| e.at(format!("model `{}`", self.spec.repo)))?;
+        has_class.map_err(|e| e.at(format!("model `{}`", self.spec.repo)))?;
         Ok(())
     }
 
@@ -352,18 +330,10 @@ impl ResolvedModel {
         once(&self.with_head, (device.location(), class, allow_new_head, rows), || {
             let SentenceTransformerConfig { transformer, config, .. } =
                 self.with_weights(&self.hub)?;
-            self.check_memory(self.weight_size_of(class, vocabulary_rows), device)?;
             let new_head = allow_new_head.then_some(NewHead { seed: 0 });
-            let dtype = Some(self.dtype);
-            Ok(ModelWithHead::load_rows(
-                class,
-                &transformer,
-                config,
-                dtype,
-                device,
-                new_head,
-                vocabulary_rows,
-            )?)
+            let head = HeadRequest { class, new_head, vocabulary_rows };
+            self.check_memory(head, device)?;
+            Ok(ModelWithHead::load_head(head, &transformer, config, Some(self.dtype), device)?)
         })
     }
 

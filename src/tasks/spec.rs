@@ -48,9 +48,9 @@ pub enum Dtype {
     F32,
     /// 16-bit floating point, on a GPU.
     F16,
-    /// bfloat16, on a GPU.
+    /// bfloat16; on a CPU, weights are stored in bf16 and the computation is in f32.
     Bf16,
-    /// Dynamic int8 quantization of an encoder's linear layers, on a CPU: faster, close to f32.
+    /// Dynamic int8 quantization of the linear layers, on a CPU: faster, a quarter of the memory, close to f32.
     Int8,
 }
 

@@ -22,11 +22,6 @@ def gamma_beta(folder):
         k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v for k, v in weights.items()})
 
 
-def other_tied_head(key, source):
-    """Stores a tied head with values that differ from the embeddings'."""
-    return lambda folder: edit_weights(folder, lambda weights: {**weights, key: weights[source].flip(0)})
-
-
 def fifty_labels(folder):
     """Like checkpoints of 2020: `num_labels` is 50, with two label names."""
     rewrite(folder, "config.json", lambda config: {
@@ -46,9 +41,6 @@ text_cell("bert/for-masked-lm-gamma-beta", (16, 1, 2, 28), 186, edit=gamma_beta,
           notes="LayerNorm.gamma and LayerNorm.beta, as in the checkpoints of 2018")
 text_cell("bert/for-masked-lm-untied", (16, 1, 2, 24), 187, tie_word_embeddings=False,
           notes="tie_word_embeddings is false: cls.predictions.decoder.weight counts")
-text_cell("bert/for-masked-lm-tied-head-differs", (16, 1, 4, 20), 188,
-          edit=other_tied_head("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
-          notes="a stored cls.predictions.decoder.weight differs from the word embeddings it is tied to: the embeddings count")
 text_cell("bert/for-masked-lm-relative-key", (16, 2, 2, 32), 189, position_embedding_type="relative_key",
           notes="position_embedding_type relative_key: a query meets the embedding of the distance to each key")
 text_cell("bert/for-sequence-classification", (24, 2, 4, 40), 200, labels=EMOTIONS, type_vocab_size=3)

@@ -58,10 +58,22 @@ modern_cell("llama/for-causal-lm", decoder(16, 3, 4, 1, 36), mlp_bias=True, atte
             rope_parameters=rope(rope_theta=1000.0), notes="one head of keys, biases, lm_head of its own")
 modern_cell("llama/for-causal-lm-tied", decoder(24, 2, 4, 2, 32), tie_word_embeddings=True,
             config_json=written_by_4(rope_theta=500.0, rope_scaling=None, head_dim=None), notes="tied; no head_dim in config.json")
+WORDS = "model.embed_tokens.weight"
+TIED = dict(tie_word_embeddings=True, rope_parameters=rope(rope_theta=500.0))
+modern_cell("llama/for-causal-lm-two-tables", decoder(16, 2, 2, 1, 28), **TIED,
+            edit=lambda weights: {**weights, "lm_head.weight": 0.8 * weights[WORDS].flip(1)},
+            notes="tie_word_embeddings is true, but lm_head has numbers of its own: they are not tied")
+modern_cell("llama/for-causal-lm-only-head", decoder(16, 2, 2, 1, 28), **TIED,
+            edit=lambda weights: {"lm_head.weight" if key == WORDS else key: value for key, value in weights.items()},
+            notes="tied; stored under the name of the head alone")
+modern_cell("llama/for-causal-lm-bf16", decoder(24, 2, 4, 2, 32), **TIED,
+            edit=lambda weights: {key: value.bfloat16() for key, value in weights.items()}, notes="tied; stored in bf16, computed in f32")
 modern_cell("llama/for-causal-lm-dynamic", decoder(16, 2, 2, 1, 28, max_position_embeddings=12),
             rope_parameters=rope("dynamic", rope_theta=100.0, factor=3.0),
             notes="prompts and continuations go beyond max_position_embeddings: each new token turns by the length so far, keys in the "
                   "cache stay as they are")
+modern_cell("llama/model-bf16", decoder(24, 2, 4, 2, 40, head_dim=8), rope_parameters=rope(rope_theta=500.0), attention_bias=True,
+            edit=lambda weights: {key: value.bfloat16() for key, value in weights.items()}, notes="stored in bf16, computed in f32")
 modern_cell("llama/for-sequence-classification", decoder(20, 2, 2, 1, 30), labels=EMOTIONS, notes="no pad_token_id: the last token counts")
 modern_cell("llama/for-sequence-classification-pad", decoder(16, 2, 4, 2, 30), labels=NLI, kind="pairs", pad_token_id=280,
             notes="pad_token_id is that of <|begin_of_text|>: the last token that is another one counts")
@@ -213,6 +225,9 @@ modern_cell("modernbert/model-defaults", encoder(16, 4, 2, 24), config_json=writ
             notes="layers 0 and 3 are full, theta 160,000 and 10,000, local_attention 128: the defaults")
 modern_cell("modernbert/for-masked-lm", encoder(20, 2, 2, 28), local_attention=8, layer_types=[FULL, SLIDING], classifier_bias=True,
             notes="tied, decoder.bias of its own")
+modern_cell("modernbert/for-masked-lm-two-tables", encoder(16, 1, 2, 24), local_attention=8, layer_types=[FULL],
+            edit=lambda weights: {**weights, "decoder.weight": 0.8 * weights["model.embeddings.tok_embeddings.weight"].flip(1)},
+            notes="tie_word_embeddings is true, the default, but the decoder has numbers of its own: they are not tied")
 modern_cell("modernbert/for-masked-lm-untied", encoder(16, 2, 4, 24), local_attention=4, layer_types=[SLIDING, FULL], decoder_bias=False,
             tie_word_embeddings=False, classifier_activation="relu")
 modern_cell("modernbert/for-sequence-classification", encoder(16, 2, 4, 28), local_attention=6, layer_types=[FULL, SLIDING], labels=EMOTIONS,

@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoConfig
 
 import tiny_tokenizers_modern as tiny
-from heads import FEW_TOKENS, TEXT_HEADS, check, choose, collect, compact, inputs, load, rows, spread_head, tensors
+from heads import FEW_TOKENS, TEXT_HEADS, check, choose, collect, compact, edit_weights, inputs, load, rows, spread_head, tensors
 from texts import NASTY
 from tools import CASES, MAX_LENGTH, rewrite, save, skip, versions, write_golden, write_tensors
 from tools_tasks import nudge, short
@@ -166,11 +166,11 @@ def token_ids(tokenizer, model_type):
     return ids
 
 
-def modern_cell(path, shape, *, notes="", labels=None, kind=None, config_json=None, saved_as=None, after=None, embeddings=0.3, spread=1,
+def modern_cell(path, shape, *, notes="", labels=None, kind=None, config_json=None, edit=None, saved_as=None, after=None, embeddings=0.3, spread=1,
                 attention="eager", **changes):
     """Registers a cell. `path` is model_type/head[-variant]; `shape` and `changes` go into the configuration.
 
-    `config_json(config)` rewrites config.json before it is read for the golden, `after(folder)` the directory once the
+    `config_json(config)` rewrites config.json and `edit(weights)` the weights before they are read for the golden, `after(folder)` the directory once the
     golden is made; `saved_as`: the Auto class whose checkpoint this is, where that is another one. Tokenizer files and, for
     decoders, generate.json go into the cells without a variant (`generate.json` into every for-causal-lm).
     """
@@ -194,6 +194,8 @@ def modern_cell(path, shape, *, notes="", labels=None, kind=None, config_json=No
             compact(folder)
             if config_json:
                 rewrite(folder, "config.json", config_json)
+            if edit:
+                edit_weights(folder, edit)
             try:
                 golden(folder, model_type, auto_class, kind or default_kind, notes, tokenizer, attention)
                 if auto_class == "AutoModelForCausalLM":

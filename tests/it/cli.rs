@@ -164,8 +164,8 @@ fn a_device_or_dtype_that_is_not_there_exits_69_before_anything_runs() {
         .run(&["run", "embed.yaml", "--device", "cuda:99"])
         .fails(69, &["`cuda:99`", "use `cpu` or `auto`"]);
     fixture
-        .run(&["run", "embed.yaml", "--device", "cpu", "--dtype", "bf16"])
-        .fails(69, &["dtype `bf16` is not implemented on a CPU", "f32"]);
+        .run(&["run", "embed.yaml", "--device", "cpu", "--dtype", "f16"])
+        .fails(69, &["dtype `f16` is not implemented on a CPU", "f32"]);
     fixture.run(&["run", "embed.yaml", "--device", "gpu"]).fails(64, &["cuda:0"]);
     assert!(fixture.files("out").is_empty());
     fixture.run(&["run", "embed.yaml", "--device", "cpu", "--limit", "3"]).succeeds();

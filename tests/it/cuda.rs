@@ -4,11 +4,10 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::VarBuilder;
 use hfauto_pipe::nn::cuda::{device, device_count};
 use hfauto_pipe::nn::{
     Activation, AttentionOptions, Embedding, KvCache, LayerNorm, Lengths, Linear, ModelInputs,
-    Pooling, PoolingMode, PositionIds, Ragged, RmsNorm, attention, attention_cached,
+    Pooling, PoolingMode, PositionIds, Ragged, RmsNorm, VarBuilder, attention, attention_cached,
     attention_over, to_host,
 };
 

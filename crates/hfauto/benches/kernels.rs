@@ -109,11 +109,11 @@ fn linear(tokens: usize, inputs: usize, outputs: usize, peak: f64) -> Result<()>
     let x = Tensor::randn(0f32, 1.0, (tokens, inputs), &device)?;
     let bias = Tensor::randn(0f32, 1.0, outputs, &device)?;
     let layer = Linear::new(Tensor::randn(0f32, 1.0, (outputs, inputs), &device)?, Some(bias));
-    let (mut packed, mut int8) = (layer.clone(), layer.clone());
-    packed.pack(Precision::Full)?;
-    int8.pack(Precision::Int8)?;
+    let pack = |precision| layer.clone().packed(precision, None, &[outputs]);
+    let (packed, bf16, int8) =
+        (pack(Precision::Full)?, pack(Precision::Bf16)?, pack(Precision::Int8)?);
     print!("  {:<18}", format!("{tokens}x{inputs}x{outputs}"));
-    for (layer, peak) in [(&layer, peak), (&packed, peak), (&int8, 4.0 * peak)] {
+    for (layer, peak) in [(&layer, peak), (&packed, peak), (&bf16, peak), (&int8, 4.0 * peak)] {
         let rate = rate(2.0 * (tokens * inputs * outputs) as f64, || {
             black_box(layer.forward(&x)?);
             Ok(())
@@ -180,7 +180,7 @@ fn passes() -> Result<()> {
     let mut tensors: std::collections::HashMap<String, Tensor> =
         tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
     tensors.insert("bias".to_owned(), Tensor::zeros(1536, candle_core::DType::F32, &Device::Cpu)?);
-    let vb = candle_nn::VarBuilder::from_tensors(tensors, candle_core::DType::F32, &Device::Cpu);
+    let vb = hfauto::nn::VarBuilder::from_tensors(tensors, candle_core::DType::F32, &Device::Cpu);
     let norm = LayerNorm::load(vb, 1536, 1e-12)?;
     let rate = rate(count, || {
         black_box(norm.forward_residual(&x, &x)?);

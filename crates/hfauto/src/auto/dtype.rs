@@ -5,19 +5,19 @@ use candle_core::{DType, Device};
 
 use super::config::AutoConfig;
 use super::families::FAMILIES;
-use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
-use crate::models::{Backbone, Head};
 use crate::nn::Precision;
 
 /// The dtype of a model's computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelDtype {
-    /// Floating point.
+    /// Floating point. On a CPU, `BF16` is the form of the weights: they are rounded to bf16 and widened in each product,
+    /// which is computed in f32, as everything else.
     Float(DType),
-    /// Dynamic int8 quantization of an encoder's linear layers: static weight scales per output feature, dynamic
-    /// activation scales per token. Attention is computed in bf16 if the processor supports it; everything else,
-    /// heads and poolers included, in f32.
+    /// Dynamic int8 quantization of the linear layers, on a CPU: static weight scales per output feature, dynamic
+    /// activation scales per token. The head over the vocabulary of a model that generates is quantized, too; word
+    /// embeddings that it shares are dequantized by row. Attention of encoders without rotary embeddings is computed in
+    /// bf16 if the processor supports it; everything else, other heads and poolers included, in f32.
     Int8,
 }
 
@@ -36,41 +36,38 @@ impl ModelDtype {
         }
     }
 
-    /// The dtype of loaded tensors.
-    pub fn tensors(self) -> DType {
+    /// The dtype of tensors on `device`: of hidden states, and of weights other than those of linear layers.
+    pub fn tensors(self, device: &Device) -> DType {
         match self {
+            Self::Float(DType::BF16) if device.is_cpu() => DType::F32,
             Self::Float(dtype) => dtype,
             Self::Int8 => DType::F32,
         }
     }
 
-    /// The precision of the layers.
-    pub(super) fn precision(self) -> Precision {
+    /// The precision of the layers on `device`.
+    pub(super) fn precision(self, device: &Device) -> Precision {
         match self {
+            Self::Float(DType::BF16) if device.is_cpu() => Precision::Bf16,
             Self::Float(_) => Precision::Full,
             Self::Int8 => Precision::Int8,
         }
     }
 
-    /// The dtype of the computation on `device`; by default f32. A CPU supports f32 and int8: candle has no bf16
-    /// matrix products there, and f16 is slower and less accurate.
+    /// The dtype of the computation on `device`; by default f32. A CPU supports f32, bf16 and int8, but not f16: few
+    /// processors multiply it, and checkpoints in f16 are widened to f32 without loss.
     ///
     /// # Errors
-    /// `Unsupported` if the device, the family or the Auto class does not support it.
-    pub fn computable(
-        wish: Option<Self>,
-        device: &Device,
-        config: &AutoConfig,
-        class: AutoClass,
-    ) -> Result<Self> {
+    /// `Unsupported` if the device or the family does not support it.
+    pub fn computable(wish: Option<Self>, device: &Device, config: &AutoConfig) -> Result<Self> {
         let dtype = wish.unwrap_or(Self::Float(DType::F32));
         let is_known = match dtype {
             Self::Int8 => {
-                config.require_int8(class)?;
+                config.require_int8()?;
                 device.is_cpu()
             }
-            Self::Float(DType::F32) => true,
-            Self::Float(float) => !device.is_cpu() && matches!(float, DType::F16 | DType::BF16),
+            Self::Float(DType::F32 | DType::BF16) => true,
+            Self::Float(float) => !device.is_cpu() && float == DType::F16,
         };
         if is_known {
             return Ok(dtype);
@@ -80,58 +77,34 @@ impl ModelDtype {
             ErrorKind::Unsupported,
             format!("dtype `{}` is not implemented on {place}", dtype.as_str()),
         );
-        Err(error.hint("use `f32`; narrower weights are widened when they are loaded"))
-    }
-
-    /// Packs every linear layer of a loaded model for the device, and returns how many parameters are then in
-    /// int8.
-    ///
-    /// # Errors
-    /// If a weight cannot be read.
-    pub(super) fn pack(
-        self,
-        backbone: &mut dyn Backbone,
-        head: Option<&mut Head>,
-    ) -> candle_core::Result<u64> {
-        let precision = self.precision();
-        let mut in_int8 = 0;
-        for layer in backbone.linear_layers() {
-            layer.pack(precision)?;
-            in_int8 += layer.int8_parameters() as u64;
-        }
-        let in_full = head.into_iter().flat_map(Head::linear_layers);
-        for layer in in_full.chain(backbone.pooler_layer()) {
-            layer.pack(Precision::Full)?;
-        }
-        Ok(in_int8)
+        let hint = if device.is_cpu() {
+            "use `f32`, which widens narrower weights when they are loaded, `bf16` or `int8`"
+        } else {
+            "use `bf16`, `f16` or `f32`"
+        };
+        Err(error.hint(hint))
     }
 }
 
 impl AutoConfig {
-    /// Checks, without weights, that `class` of this model supports int8.
+    /// Checks, without weights, that the model supports int8.
     ///
     /// # Errors
-    /// `Unsupported` for a family that does not support it, or a model that generates.
-    pub fn require_int8(&self, class: AutoClass) -> Result<()> {
+    /// `Unsupported` for a family that does not support it.
+    pub fn require_int8(&self) -> Result<()> {
         let family = self.family();
-        let generates = matches!(class, AutoClass::CausalLM | AutoClass::Seq2SeqLM);
-        if family.int8 && !generates {
+        if family.int8 {
             return Ok(());
         }
-        let what = if family.int8 {
-            format!("`{class}`")
-        } else {
-            format!("model_type `{}`", family.model_type)
-        };
-        let with: Vec<&str> =
-            FAMILIES.iter().filter(|family| family.int8).map(|family| family.model_type).collect();
+        let without: Vec<&str> =
+            FAMILIES.iter().filter(|family| !family.int8).map(|family| family.model_type).collect();
         Err(Error::new(
             ErrorKind::Unsupported,
-            format!("dtype `int8` is not implemented for {what}"),
+            format!("dtype `int8` is not implemented for model_type `{}`", family.model_type),
         )
         .hint(format!(
-            "use `f32`; `int8` is for encoders that do not generate text: {}",
-            with.join(", ")
+            "use `f32` or `bf16`; every model_type supports `int8`, except {}",
+            without.join(" and ")
         )))
     }
 }

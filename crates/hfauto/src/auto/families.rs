@@ -4,8 +4,6 @@
 //! `crate::models`, add a row here, and add a golden of the same name in `tests/golden`. A test in this file
 //! fails while the golden is missing.
 
-use candle_nn::VarBuilder;
-
 use super::heads;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +20,7 @@ use crate::models::roberta::{roberta_config, xlm_roberta_config};
 use crate::models::t5::{T5Config, T5EncoderModel, T5Model};
 use crate::models::vit::{ViTConfig, ViTModel};
 use crate::models::{Backbone, Dimensions, Fields, HeadLayout};
+use crate::nn::VarBuilder;
 
 /// A `model_type` and its implementation of each Auto class.
 #[derive(Debug)]
@@ -36,8 +35,10 @@ pub struct Family {
     pub base_model_prefix: &'static str,
     /// Common setting names that the family spells differently (`attribute_map` of transformers).
     pub attribute_map: &'static [(&'static str, &'static str)],
-    /// Whether dtype `int8` is allowed: only for encoders whose accuracy in int8 was measured.
+    /// Whether dtype `int8` is allowed.
     pub int8: bool,
+    /// Whether a head over the vocabulary shares the word embeddings, by config.json and the family's default.
+    pub tie_word_embeddings: fn(&Fields<'_>) -> Result<bool>,
     /// The default tokenizer class, if no file names one; `None` for a family that reads images.
     pub tokenizer_class: Option<&'static str>,
     /// Whether that class is used even if a file names another one, as transformers 5 does for families whose
@@ -156,7 +157,6 @@ pub static FAMILIES: [Family; 24] = [
             ("num_attention_heads", "n_head"),
             ("num_hidden_layers", "n_layer"),
         ],
-        int8: false,
         tokenizer_class: Some("GPT2Tokenizer"),
         special_token_ids: &[("bos_token_id", 50256), ("eos_token_id", 50256)],
         dimensions: |fields| Ok(Gpt2Config::new(fields)?.dimensions()),
@@ -173,7 +173,6 @@ pub static FAMILIES: [Family; 24] = [
         other_model_types: &["new"],
         architecture: "Gte",
         base_model_prefix: "gte",
-        int8: false,
         tokenizer_class: Some("XLMRobertaTokenizer"),
         special_token_ids: &[("pad_token_id", 1)],
         dimensions: |fields| Ok(GteConfig::new(fields)?.dimensions()),
@@ -195,7 +194,6 @@ pub static FAMILIES: [Family; 24] = [
         model_type: "modernbert",
         architecture: "ModernBert",
         base_model_prefix: "model",
-        int8: false,
         tokenizer_class: Some("PreTrainedTokenizerFast"),
         tokenizer_class_is_fixed: true,
         special_token_ids: &[
@@ -248,7 +246,6 @@ pub static FAMILIES: [Family; 24] = [
             ("num_hidden_layers", "n_layer"),
             ("rope_theta", "rotary_emb_base"),
         ],
-        int8: false,
         dimensions: |fields| Ok(nomic_bert_config(fields)?.dimensions()),
         auto_model: |fields, vb| gte(&nomic_bert_config(fields)?, vb),
         heads: &heads::NOMIC_BERT,
@@ -281,6 +278,7 @@ pub static FAMILIES: [Family; 24] = [
     Family {
         model_type: "smollm3",
         architecture: "SmolLM3",
+        tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", true),
         special_token_ids: &[
             ("bos_token_id", 128_000),
             ("eos_token_id", 128_001),
@@ -302,6 +300,7 @@ const BERT: Family = Family {
     base_model_prefix: "bert",
     attribute_map: &[],
     int8: true,
+    tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", true),
     tokenizer_class: Some("BertTokenizer"),
     tokenizer_class_is_fixed: false,
     image_processor_type: None,
@@ -338,7 +337,7 @@ const LLAMA: Family = Family {
     model_type: "llama",
     architecture: "Llama",
     base_model_prefix: "model",
-    int8: false,
+    tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", false),
     tokenizer_class: Some("PreTrainedTokenizerFast"),
     special_token_ids: &[("bos_token_id", 1), ("eos_token_id", 2)],
     dimensions: |fields| Ok(LlamaConfig::llama(fields)?.dimensions()),
@@ -361,6 +360,7 @@ const QWEN2: Family = Family {
 const GEMMA: Family = Family {
     model_type: "gemma",
     architecture: "Gemma",
+    tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", true),
     tokenizer_class: Some("GemmaTokenizer"),
     special_token_ids: &[("pad_token_id", 0), ("eos_token_id", 1), ("bos_token_id", 2)],
     dimensions: |fields| Ok(LlamaConfig::gemma(fields)?.dimensions()),
@@ -379,7 +379,8 @@ const T5: Family = Family {
         ("num_attention_heads", "num_heads"),
         ("num_hidden_layers", "num_layers"),
     ],
-    int8: false,
+    // Whatever config.json says (transformers 5); see `Layer::ScaleUnlessUntied`.
+    tie_word_embeddings: |_| Ok(true),
     tokenizer_class: Some("T5Tokenizer"),
     special_token_ids: &[("pad_token_id", 0), ("eos_token_id", 1)],
     auto_model_for_t5: true,
@@ -459,15 +460,6 @@ impl Family {
                 self.class_names(),
                 with_class.join(", ")
             ))
-        })
-    }
-
-    /// Whether `found`, the name of a tensor in a checkpoint, is `name`, with or without the prefix of the base model.
-    pub fn is_tensor(&self, found: &str, name: &str) -> bool {
-        let prefix = found.strip_suffix(name);
-        prefix.is_some_and(|prefix| {
-            let mut prefixes = self.base_model_prefixes();
-            prefix.is_empty() || prefixes.any(|known| prefix.strip_suffix('.') == Some(known))
         })
     }
 

@@ -201,8 +201,7 @@ pub(super) static DEIT: [Row; 2] = [
     },
 ];
 /// Heads of T5 and mT5: on the decoder, except token classification, which reads the encoder.
-const fn t5(model: LoadBackbone) -> [Row; 4] {
-    const VOCABULARY: [Layer; 2] = [Layer::ScaleIfTied, Layer::Vocabulary("lm_head", &[])];
+const fn t5(model: LoadBackbone, vocabulary: &'static [Layer]) -> [Row; 4] {
     const CLASSIFICATION_HEAD: [Layer; 3] = [
         Layer::Dense("classification_head.dense"),
         Layer::Activation(Activation::Tanh),
@@ -210,7 +209,7 @@ const fn t5(model: LoadBackbone) -> [Row; 4] {
     ];
     let backbone = Some(model);
     [
-        Row { backbone, ..row(AutoClass::Seq2SeqLM, Reads::Tokens, &VOCABULARY) },
+        Row { backbone, ..row(AutoClass::Seq2SeqLM, Reads::Tokens, vocabulary) },
         Row {
             backbone,
             ..row(AutoClass::SequenceClassification, Reads::LastEos, &CLASSIFICATION_HEAD)
@@ -221,10 +220,10 @@ const fn t5(model: LoadBackbone) -> [Row; 4] {
 }
 
 /// Heads of T5.
-pub(super) static T5: [Row; 4] = t5(T5_MODEL);
+pub(super) static T5: [Row; 4] = t5(T5_MODEL, &[Layer::ScaleUnlessUntied, LM_HEAD]);
 
 /// Heads of mT5.
-pub(super) static MT5: [Row; 4] = t5(MT5_MODEL);
+pub(super) static MT5: [Row; 4] = t5(MT5_MODEL, &[LM_HEAD]);
 
 const MODERNBERT_POOLING: Reads =
     Reads::Configured(&["classifier_pooling"], &[("cls", Reads::First), ("mean", Reads::Mean)]);

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::config::AutoConfig;
 use super::dtype::ModelDtype;
 use super::model::AutoModel;
-use super::model_for::ModelWithHead;
+use super::model_for::{HeadRequest, ModelWithHead};
 use super::sentence_transformers::{Head, SentenceTransformerConfig};
 use super::snapshot;
 use super::tokenizer::AutoTokenizer;
@@ -108,15 +108,15 @@ impl Described {
     /// As [`Described::load_with_head`], with only these rows of a head over the vocabulary, if they are given.
     ///
     /// # Errors
-    /// As [`ModelWithHead::load_rows`].
+    /// As [`ModelWithHead::load_head`].
     pub(crate) fn load_rows(
         &self,
         class: AutoClass,
         vocabulary_rows: Option<&[u32]>,
     ) -> Result<ModelWithHead> {
         let SentenceTransformerConfig { transformer, config, .. } = &self.config;
-        let (config, dtype, device) = (config.clone(), self.dtype, &self.device);
-        ModelWithHead::load_rows(class, transformer, config, dtype, device, None, vocabulary_rows)
+        let head = HeadRequest { class, new_head: None, vocabulary_rows };
+        ModelWithHead::load_head(head, transformer, config.clone(), self.dtype, &self.device)
     }
 
     /// Loads the weights of `modules`: those of the directory, possibly modified.

@@ -2,16 +2,16 @@
 //! reports what was loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor};
-use candle_nn::VarBuilder;
-use candle_nn::var_builder::SimpleBackend;
 
 use super::dtype::ModelDtype;
 use super::families::Family;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Weights;
+use crate::nn::{Rows, TensorRows, TensorSource, VarBuilder};
 
 /// The maximum number of mismatches that an error lists.
 const LISTED: usize = 20;
@@ -24,7 +24,7 @@ const MAX_MISFITS: usize = 10_000;
 pub struct LoadReport {
     /// The number of parameters that the architecture uses.
     pub parameters: u64,
-    /// Their size in memory.
+    /// Their size in memory, each in the form that it has there.
     pub bytes: u64,
     /// The dtype of the computation.
     pub dtype: ModelDtype,
@@ -33,15 +33,6 @@ pub struct LoadReport {
     pub unused: Vec<String>,
     /// Sorted names of tensors of a new head: the checkpoint lacks them, and they have random weights.
     pub new: Vec<String>,
-}
-
-impl LoadReport {
-    /// Records the dtype of the computation, and how many of the parameters loaded as f32 are now in
-    /// int8.
-    pub(super) fn computes_in(&mut self, dtype: ModelDtype, in_int8: u64) {
-        self.dtype = dtype;
-        self.bytes -= in_int8 * (DType::F32.size_in_bytes() as u64 - 1);
-    }
 }
 
 /// The start of the error message for a checkpoint that only lacks the head.
@@ -92,14 +83,6 @@ impl NewHead {
     }
 }
 
-/// The rows that are loaded of a head's tensors over the vocabulary; the others stay in the file.
-#[derive(Clone, Debug)]
-pub(super) struct VocabularyRows<'a> {
-    /// The names of these tensors.
-    pub(super) tensors: Vec<String>,
-    pub(super) rows: &'a [u32],
-}
-
 /// Suffixes of buffers in old checkpoints.
 const BUFFERS: [&str; 3] = [".position_ids", ".token_type_ids", ".rotary_emb.inv_freq"];
 
@@ -139,45 +122,57 @@ impl Owner {
     }
 }
 
-/// Builds an architecture from `weights`.
-///
-/// Names in the checkpoint may have the prefix of `owner` (`bert`) or not. `gamma` and `beta` are
-/// accepted for a norm's `weight` and `bias`. With `new_head`, missing tensors of heads are initialized. With
-/// `vocabulary_rows`, `build` gets only these rows of the tensors in it; it asks for them by their whole shape.
-///
-/// # Errors
-/// `Model` with every tensor that is missing or has another shape; the error of `build`.
-pub(super) fn load<T>(
-    weights: &Weights,
-    owner: Owner,
-    dtype: DType,
-    device: &Device,
-    new_head: Option<NewHead>,
-    vocabulary_rows: Option<VocabularyRows<'_>>,
-    build: impl FnOnce(VarBuilder<'_>) -> Result<T>,
-) -> Result<(T, LoadReport)> {
-    let checkpoint = Checkpoint::new(weights, owner, new_head, vocabulary_rows);
-    let backend = Box::new(Backend(&checkpoint));
-    let built = build(VarBuilder::from_backend(backend, dtype, device.clone()));
-    let ledger = checkpoint.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if !ledger.misfits.is_empty() {
-        return Err(ledger.error(owner));
+/// What is loaded, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Load<'a> {
+    pub(super) weights: &'a Weights,
+    pub(super) owner: Owner,
+    pub(super) dtype: ModelDtype,
+    pub(super) device: &'a Device,
+    /// With it, missing tensors of heads are initialized.
+    pub(super) new_head: Option<NewHead>,
+    /// Only checks shapes and counts sizes: tensors take no memory, and the model cannot compute.
+    pub(super) only_sizes: bool,
+}
+
+impl Load<'_> {
+    /// Builds an architecture from the weights. Linear layers are built in their final form, by blocks of rows: no other
+    /// copy of them is in memory.
+    ///
+    /// Names in the checkpoint may have the prefix of the owner (`bert`) or not. `gamma` and `beta` are accepted for a
+    /// norm's `weight` and `bias`.
+    ///
+    /// # Errors
+    /// `Model` with every tensor that is missing or has another shape; the error of `build`.
+    pub(super) fn run<T>(
+        self,
+        build: impl FnOnce(VarBuilder<'_>) -> Result<T>,
+    ) -> Result<(T, LoadReport)> {
+        let Self { weights, owner, dtype, device, .. } = self;
+        let checkpoint = Checkpoint::new(self);
+        let precision = dtype.precision(device);
+        let vb = VarBuilder::new(Backend(&checkpoint), dtype.tensors(device), device, precision);
+        let built = build(vb);
+        let ledger = checkpoint.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if !ledger.misfits.is_empty() {
+            return Err(ledger.error(owner));
+        }
+        let model = built?;
+        let report = ledger.report(weights, owner, dtype);
+        Ok((model, report))
     }
-    let model = built?;
-    let report = ledger.report(weights, owner, dtype);
-    Ok((model, report))
 }
 
 /// A checkpoint's tensors under the architecture's names.
 struct Checkpoint<'a> {
     weights: &'a Weights,
     owner: Owner,
+    only_sizes: bool,
     /// `bert.`, with the dot.
     prefixes: Vec<String>,
     /// The one that the checkpoint's names have, or an empty string; for messages.
     prefix: String,
     new_head: Option<NewHead>,
-    vocabulary_rows: Option<VocabularyRows<'a>>,
     ledger: Mutex<Ledger>,
 }
 
@@ -188,6 +183,8 @@ struct Ledger {
     /// The number of elements of a new head's tensors, by name.
     new: BTreeMap<String, u64>,
     misfits: BTreeMap<String, Misfit>,
+    /// The size of everything loaded.
+    bytes: u64,
 }
 
 enum Misfit {
@@ -197,23 +194,13 @@ enum Misfit {
 }
 
 impl<'a> Checkpoint<'a> {
-    fn new(
-        weights: &'a Weights,
-        owner: Owner,
-        new_head: Option<NewHead>,
-        vocabulary_rows: Option<VocabularyRows<'a>>,
-    ) -> Self {
+    fn new(load: Load<'a>) -> Self {
+        let Load { weights, owner, new_head, only_sizes, .. } = load;
         let prefixes: Vec<_> = owner.prefixes().iter().map(|name| format!("{name}.")).collect();
         let used = |prefix: &&String| weights.names().any(|name| name.starts_with(*prefix));
         let prefix = prefixes.iter().find(used).cloned().unwrap_or_default();
         let ledger = Mutex::default();
-        Self { weights, owner, prefixes, prefix, new_head, vocabulary_rows, ledger }
-    }
-
-    /// The rows to load of `name`, unless all.
-    fn rows_of(&self, name: &str) -> Option<&'a [u32]> {
-        let chosen = self.vocabulary_rows.as_ref()?;
-        chosen.tensors.iter().any(|tensor| tensor == name).then_some(chosen.rows)
+        Self { weights, owner, only_sizes, prefixes, prefix, new_head, ledger }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -236,77 +223,139 @@ impl<'a> Checkpoint<'a> {
         prefixed.chain(candidates.clone().cloned()).find(|name| self.weights.shape(name).is_some())
     }
 
-    /// Records a mismatch and returns a placeholder, so that the remaining tensors are checked too. The
-    /// placeholder takes no memory, whatever shape the configuration claims.
-    fn misfit(
-        &self,
-        name: &str,
-        misfit: Misfit,
-        shape: &Shape,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
+    /// Records a mismatch. Loading goes on with a placeholder, so that the remaining tensors are checked too.
+    fn misfit(&self, name: &str, misfit: Misfit) -> candle_core::Result<()> {
         let mut ledger = self.ledger();
         if ledger.misfits.len() >= MAX_MISFITS {
             candle_core::bail!("too many tensors do not fit");
         }
         ledger.misfits.insert(format!("{}{name}", self.prefix), misfit);
-        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+        Ok(())
     }
+
+    /// The tensor `name`, which is to have `shape`; `None` if it does not fit, which is recorded.
+    fn locate(&self, shape: &Shape, name: &str) -> candle_core::Result<Option<Located>> {
+        let expected = shape.dims().to_vec();
+        let misfit = |misfit| self.misfit(name, misfit).map(|()| None);
+        let Some(found_name) = self.find(name) else {
+            return match self.new_head {
+                Some(new_head) if self.owner.is_of_head(name) => Ok(Some(Located::New(new_head))),
+                _ => misfit(Misfit::Missing { expected }),
+            };
+        };
+        let found = self.weights.shape(&found_name).unwrap_or_default();
+        if found != expected {
+            return misfit(Misfit::Shape { expected, found: found.to_vec() });
+        }
+        let stored = self.weights.dtype(&found_name);
+        if !stored.is_some_and(|dtype| dtype.is_float()) {
+            return misfit(Misfit::NotFloat { expected, found: stored });
+        }
+        Ok(Some(Located::Stored(found_name)))
+    }
+
+    /// Records that the architecture uses this number of elements of a tensor.
+    fn record(&self, elements: usize, name: &str, located: &Located) {
+        let (mut ledger, count) = (self.ledger(), elements as u64);
+        match located {
+            Located::Stored(found_name) => ledger.used.insert(found_name.clone(), count),
+            Located::New(_) => ledger.new.insert(name.to_owned(), count),
+        };
+    }
+}
+
+/// Where a tensor comes from.
+enum Located {
+    /// The checkpoint, under this name.
+    Stored(String),
+    New(NewHead),
 }
 
 struct Backend<'a>(&'a Checkpoint<'a>);
 
-impl SimpleBackend for Backend<'_> {
+impl TensorSource for Backend<'_> {
     fn get(
         &self,
-        shape: Shape,
+        shape: &Shape,
         name: &str,
-        _: candle_nn::Init,
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
         let Self(checkpoint) = self;
-        let expected = shape.dims().to_vec();
-        let misfit = |misfit| checkpoint.misfit(name, misfit, &shape, dtype, device);
-        let Some(found_name) = checkpoint.find(name) else {
-            return match checkpoint.new_head {
-                Some(new_head) if checkpoint.owner.is_of_head(name) => {
-                    let mut tensor = new_head.tensor(name, &shape, dtype, device)?;
-                    if let Some(rows) = checkpoint.rows_of(name) {
-                        tensor = tensor.index_select(&Tensor::new(rows, device)?, 0)?;
-                    }
-                    let count = tensor.elem_count() as u64;
-                    checkpoint.ledger().new.insert(name.to_owned(), count);
-                    Ok(tensor)
-                }
-                _ => misfit(Misfit::Missing { expected }),
-            };
-        };
-        let found = checkpoint.weights.shape(&found_name).unwrap_or_default();
-        if found != expected {
-            return misfit(Misfit::Shape { expected, found: found.to_vec() });
+        let located = checkpoint.locate(shape, name)?;
+        if let Some(located) = &located {
+            checkpoint.record(shape.elem_count(), name, located);
         }
-        let stored = checkpoint.weights.dtype(&found_name);
-        if !stored.is_some_and(|dtype| dtype.is_float()) {
-            return misfit(Misfit::NotFloat { expected, found: stored });
+        match located {
+            Some(_) if checkpoint.only_sizes => {}
+            Some(Located::Stored(name)) => {
+                let tensor = checkpoint.weights.tensor(&name, dtype, device);
+                return tensor.map_err(candle_core::Error::wrap);
+            }
+            Some(Located::New(head)) => return head.tensor(name, shape, dtype, device),
+            None => {}
         }
-        let weights = checkpoint.weights;
-        let tensor = match checkpoint.rows_of(name) {
-            Some(rows) => weights.rows(&found_name, rows, dtype, device),
-            None => weights.tensor(&found_name, dtype, device),
-        };
-        let tensor = tensor.map_err(candle_core::Error::wrap)?;
-        checkpoint.ledger().used.insert(found_name, tensor.elem_count() as u64);
-        Ok(tensor)
+        // It takes no memory, whatever shape the configuration claims.
+        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
     }
 
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        candle_core::bail!("bug: tensor `{name}` is asked for without a shape")
-    }
-
-    fn contains_tensor(&self, name: &str) -> bool {
+    fn contains(&self, name: &str) -> bool {
         self.0.find(name).is_some()
+    }
+
+    fn rows(&self, shape: &Shape, name: &str) -> candle_core::Result<Option<Box<dyn Rows + '_>>> {
+        let Self(checkpoint) = self;
+        let weights = checkpoint.weights;
+        Ok(match checkpoint.locate(shape, name)? {
+            Some(Located::Stored(name)) => match weights.rows(&name) {
+                Some(shape) => Some(Box::new(StoredRows { weights, name, shape })),
+                // A strided view, of which no checkpoint has a large one.
+                None if checkpoint.only_sizes => None,
+                None => {
+                    let tensor = weights.tensor(&name, DType::F32, &Device::Cpu);
+                    let tensor = tensor.map_err(candle_core::Error::wrap)?;
+                    Some(Box::new(TensorRows::new(&tensor)?))
+                }
+            },
+            Some(Located::New(_)) if checkpoint.only_sizes => None,
+            Some(Located::New(head)) => {
+                let tensor = head.tensor(name, shape, DType::F32, &Device::Cpu)?;
+                Some(Box::new(TensorRows::new(&tensor)?))
+            }
+            None => None,
+        })
+    }
+
+    fn mark_used(&self, shape: &Shape, name: &str, elements: usize) {
+        if let Ok(Some(located)) = self.0.locate(shape, name) {
+            self.0.record(elements, name, &located);
+        }
+    }
+
+    fn count_bytes(&self, bytes: u64) {
+        let mut ledger = self.0.ledger();
+        ledger.bytes = ledger.bytes.saturating_add(bytes);
+    }
+
+    fn only_sizes(&self) -> bool {
+        self.0.only_sizes
+    }
+}
+
+/// The rows of a tensor in a file.
+struct StoredRows<'a> {
+    weights: &'a Weights,
+    name: String,
+    shape: (usize, usize),
+}
+
+impl Rows for StoredRows<'_> {
+    fn shape(&self) -> (usize, usize) {
+        self.shape
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut Vec<f32>) -> candle_core::Result<()> {
+        self.weights.read_rows(&self.name, rows, out).map_err(candle_core::Error::wrap)
     }
 }
 
@@ -346,7 +395,7 @@ impl Ledger {
         error
     }
 
-    fn report(self, weights: &Weights, owner: Owner, dtype: DType) -> LoadReport {
+    fn report(self, weights: &Weights, owner: Owner, dtype: ModelDtype) -> LoadReport {
         let parameters = self.used.values().chain(self.new.values()).sum::<u64>();
         let used: BTreeSet<&str> = self.used.keys().map(String::as_str).collect();
         let (aside, unused): (Vec<&str>, Vec<&str>) = weights
@@ -361,8 +410,8 @@ impl Ledger {
         }
         LoadReport {
             parameters,
-            bytes: parameters * dtype.size_in_bytes() as u64,
-            dtype: dtype.into(),
+            bytes: self.bytes,
+            dtype,
             unused: unused.into_iter().map(str::to_owned).collect(),
             new: self.new.into_keys().collect(),
         }
@@ -396,18 +445,25 @@ mod tests {
     }
 
     fn build(vb: VarBuilder<'_>) -> Result<Linear> {
-        let linear = |name, out| Linear::load(vb.pp(name), 3, out, true);
         LayerNorm::load(vb.pp("LayerNorm"), 3, 1e-5).map_err(cannot_load)?;
-        let fused = Linear::fuse(&[
-            linear("q", 3).map_err(cannot_load)?,
-            linear("k", 3).map_err(cannot_load)?,
-        ]);
-        fused.map_err(cannot_load)
+        let parts = ["q", "k"].map(|name| (vb.pp(name), 3));
+        Linear::load_fused(&parts, 3, true, None).map_err(cannot_load)
+    }
+
+    fn f32(weights: &Weights, owner: Owner) -> Load<'_> {
+        Load {
+            weights,
+            owner,
+            dtype: DType::F32.into(),
+            device: &Device::Cpu,
+            new_head: None,
+            only_sizes: false,
+        }
     }
 
     fn run(tensors: &[(&str, &[usize], DType)]) -> Result<(Linear, LoadReport)> {
         let (_dir, weights) = weights(tensors);
-        load(&weights, family("bert"), DType::F32, &Device::Cpu, None, None, build)
+        f32(&weights, family("bert")).run(build)
     }
 
     #[test]
@@ -433,14 +489,15 @@ mod tests {
     #[test]
     fn absurd_shapes_cost_nothing_and_long_lists_are_cut() {
         let (_dir, weights) = weights(&[("other", &[1], DType::F32)]);
-        let error = load(&weights, family("bert"), DType::F32, &Device::Cpu, None, None, |vb| {
-            let huge = (u32::MAX as usize, u32::MAX as usize);
-            for i in 0..25 {
-                vb.get(huge, &format!("layer.{i}.weight")).map_err(cannot_load)?;
-            }
-            Ok(())
-        })
-        .unwrap_err();
+        let error = f32(&weights, family("bert"))
+            .run(|vb| {
+                let huge = (u32::MAX as usize, u32::MAX as usize);
+                for i in 0..25 {
+                    vb.get(huge, &format!("layer.{i}.weight")).map_err(cannot_load)?;
+                }
+                Ok(())
+            })
+            .unwrap_err();
         let text = error.to_string();
         assert!(text.contains("and 5 more") && text.contains("another architecture"), "{text}");
     }
@@ -493,15 +550,7 @@ mod tests {
                 ],
             ),
         ] {
-            let loaded = load(
-                &weights,
-                family(model_type),
-                DType::F32,
-                &Device::Cpu,
-                None,
-                None,
-                |_| Ok(()),
-            );
+            let loaded = f32(&weights, family(model_type)).run(|_| Ok(()));
             let unused = loaded.unwrap().1.unused;
             let expected: Vec<&str> =
                 names.into_iter().filter(|name| !aside.contains(name)).collect();
@@ -522,15 +571,8 @@ mod tests {
             ("gpt2", "multiple_choice_head.summary.weight", false),
         ] {
             let new_head = Some(NewHead { seed: 1 });
-            let loaded = load(
-                &weights,
-                family(model_type),
-                DType::F32,
-                &Device::Cpu,
-                new_head,
-                None,
-                |vb| vb.get((2, 2), name).map_err(cannot_load),
-            );
+            let load = Load { new_head, ..f32(&weights, family(model_type)) };
+            let loaded = load.run(|vb| vb.get((2, 2), name).map_err(cannot_load));
             let new = loaded.map(|(_, report)| report.new);
             assert_eq!(new.is_ok_and(|new| new == [name]), is_made, "{model_type}: {name}");
         }

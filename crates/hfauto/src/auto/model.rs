@@ -4,13 +4,11 @@ use candle_core::{Device, Tensor};
 
 use super::config::AutoConfig;
 use super::dtype::ModelDtype;
-use super::families::cannot_load;
 use super::load_options::{LoadOptions, load_options};
-use super::loader::{self, LoadReport, Owner};
-use crate::auto_class::AutoClass;
+use super::loader::{Load, LoadReport, Owner};
 use crate::error::{Error, Result};
 use crate::hub::{Snapshot, Weights};
-use crate::models::{Backbone, ModelOutput, Want};
+use crate::models::{Backbone, Fields, ModelOutput, Want};
 use crate::nn::ModelInputs;
 
 /// A loaded model without a head, as `AutoModel` of transformers.
@@ -68,30 +66,12 @@ impl AutoModel {
         dtype: Option<ModelDtype>,
         device: &Device,
     ) -> Result<Self> {
-        let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
-        let dtype = ModelDtype::computable(dtype, device, &config, AutoClass::Model).map_err(at)?;
-        let files = snapshot.weight_files().map_err(at)?;
-        let weights = Weights::open(&files).map_err(at)?;
-        let family = config.family();
-        let fields = crate::models::Fields::new(config.json());
-        let (mut backbone, mut report) = loader::load(
-            &weights,
-            Owner::Family(family),
-            dtype.tensors(),
-            device,
-            None,
-            None,
-            |vb| (family.auto_model)(&fields, vb),
-        )
-        .map_err(at)?;
-        let in_int8 = dtype.pack(&mut *backbone, None).map_err(cannot_load).map_err(at)?;
-        report.computes_in(dtype, in_int8);
-        drop(fields);
+        let (backbone, report) = Self::read(snapshot, &config, dtype, device, false)?;
         tracing::debug!(
             model = snapshot.name(),
             model_type = config.model_type(),
             parameters = report.parameters,
-            dtype = dtype.as_str(),
+            dtype = report.dtype.as_str(),
             "loaded weights"
         );
         Ok(Self {
@@ -102,6 +82,35 @@ impl AutoModel {
             device: device.clone(),
             report,
         })
+    }
+
+    /// What [`AutoModel::load_snapshot`] would report, from the headers of the files alone.
+    ///
+    /// # Errors
+    /// As [`AutoModel::load_snapshot`].
+    pub fn weight_report(
+        snapshot: &Snapshot,
+        config: &AutoConfig,
+        dtype: Option<ModelDtype>,
+        device: &Device,
+    ) -> Result<LoadReport> {
+        Ok(Self::read(snapshot, config, dtype, device, true)?.1)
+    }
+
+    fn read(
+        snapshot: &Snapshot,
+        config: &AutoConfig,
+        dtype: Option<ModelDtype>,
+        device: &Device,
+        only_sizes: bool,
+    ) -> Result<(Box<dyn Backbone>, LoadReport)> {
+        let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
+        let dtype = ModelDtype::computable(dtype, device, config).map_err(at)?;
+        let weights = Weights::open(&snapshot.weight_files().map_err(at)?).map_err(at)?;
+        let (family, fields) = (config.family(), Fields::new(config.json()));
+        let owner = Owner::Family(family);
+        let load = Load { weights: &weights, owner, dtype, device, new_head: None, only_sizes };
+        load.run(|vb| (family.auto_model)(&fields, vb)).map_err(at)
     }
 
     /// The hub id or directory of the model.

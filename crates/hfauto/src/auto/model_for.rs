@@ -8,16 +8,16 @@ use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
 use super::dtype::ModelDtype;
-use super::families::{FamilyHead, cannot_load};
+use super::families::{Family, FamilyHead};
 use super::load_options::{LoadOptions, load_options};
-use super::loader::{self, LoadReport, NewHead, Owner, VocabularyRows};
+use super::loader::{self, Load, LoadReport, NewHead, Owner};
 use super::model::{check_kind, image_inputs, text_inputs};
 use super::tokenizer::AutoTokenizer;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result, forward_failed};
 use crate::hub::{Snapshot, Weights};
 use crate::models::{Backbone, Decoder, Fields, Head, HeadSizes, ModelOutput, Reads, Want};
-use crate::nn::{ModelInputs, logits_to_host};
+use crate::nn::{ModelInputs, VarBuilder, logits_to_host};
 
 /// A backbone with a head, of any Auto class.
 pub struct ModelWithHead {
@@ -29,6 +29,25 @@ pub struct ModelWithHead {
     head: Head,
     device: Device,
     report: LoadReport,
+}
+
+/// A head to load.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadRequest<'a> {
+    /// Its Auto class.
+    pub class: AutoClass,
+    /// Used if the checkpoint has no such head.
+    pub new_head: Option<NewHead>,
+    /// Of a head over the vocabulary, only these tokens: `forward` then returns their logits after the last token of each
+    /// row. The other rows of the head are not loaded, save for those of word embeddings that it shares.
+    pub vocabulary_rows: Option<&'a [u32]>,
+}
+
+impl HeadRequest<'_> {
+    /// The whole head of `class`; random weights (seed 0) where the checkpoint has none.
+    pub fn of(class: AutoClass) -> Self {
+        Self { class, new_head: Some(NewHead { seed: 0 }), vocabulary_rows: None }
+    }
 }
 
 /// The outputs of a model with a head.
@@ -55,73 +74,25 @@ impl ModelWithHead {
         device: &Device,
         new_head: Option<NewHead>,
     ) -> Result<Self> {
-        Self::load_rows(class, snapshot, config, dtype, device, new_head, None)
+        let head = HeadRequest { class, new_head, vocabulary_rows: None };
+        Self::load_head(head, snapshot, config, dtype, device)
     }
 
-    /// As [`ModelWithHead::load_snapshot`]. With `vocabulary_rows`, the head has only these tokens of the vocabulary, and
-    /// `forward` returns their logits after the last token of each row; the other rows of the head are not loaded.
+    /// As [`ModelWithHead::load_snapshot`], for the head of a request.
     ///
     /// # Errors
-    /// As [`ModelWithHead::load_snapshot`]; `Model` for a token outside the vocabulary; `Unsupported` if the head of
-    /// `class` is not over the vocabulary.
-    pub fn load_rows(
-        class: AutoClass,
+    /// As [`ModelWithHead::load_snapshot`]; `Model` for a token outside the vocabulary; `Unsupported` if the head is not
+    /// over the vocabulary, but its rows are given.
+    pub fn load_head(
+        head: HeadRequest<'_>,
         snapshot: &Snapshot,
         config: AutoConfig,
         dtype: Option<ModelDtype>,
         device: &Device,
-        new_head: Option<NewHead>,
-        vocabulary_rows: Option<&[u32]>,
     ) -> Result<Self> {
-        let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
-        let family = config.family();
-        let row = family.head(class, &config.architectures()).map_err(at)?;
-        let dtype = ModelDtype::computable(dtype, device, &config, class).map_err(at)?;
-        let weights = Weights::open(&snapshot.weight_files().map_err(at)?).map_err(at)?;
-        let rows = row.layout.label_weight().and_then(|name| {
-            let mut prefixes = family.base_model_prefixes();
-            let prefixed = || prefixes.find_map(|p| weights.shape(&format!("{p}.{name}")));
-            weights.shape(&name).or_else(prefixed)?.first().copied()
-        });
-        let config = match rows {
-            Some(rows) => config.with_labels_of(rows),
-            None => config,
-        };
-        let chosen = vocabulary_rows.map(|chosen| chosen_rows(&config, row, chosen));
-        let chosen = chosen.transpose().map_err(at)?;
-        let load_backbone = row.backbone.unwrap_or(family.auto_model);
-        let fields = Fields::new(config.json());
-        let num_labels = config.num_labels();
-        let ((mut backbone, mut head), mut report) = loader::load(
-            &weights,
-            Owner::Family(family),
-            dtype.tensors(),
-            device,
-            new_head,
-            chosen,
-            |vb| {
-                let backbone = load_backbone(&fields, vb.clone())?;
-                let sizes = HeadSizes {
-                    hidden_size: backbone.hidden_size(),
-                    num_labels,
-                    word_embeddings: backbone.word_embeddings(),
-                    tied_by_default: backbone.tied_by_default(),
-                    pad_token_id: family.special_token_id("pad_token_id"),
-                    vocabulary_rows,
-                };
-                let head = Head::load(&row.layout, &fields, &vb, sizes)?;
-                Ok((backbone, head))
-            },
-        )
-        .map_err(|e| match rows {
-            Some(rows) if rows != num_labels => at(e.hint(format!(
-                "the head has {rows} labels: set `num_labels: {rows}` in the model's `config`"
-            ))),
-            _ => at(missing_head(e, class)),
-        })?;
-        let packed = dtype.pack(&mut *backbone, Some(&mut head));
-        report.computes_in(dtype, packed.map_err(cannot_load).map_err(at)?);
-        drop(fields);
+        let class = head.class;
+        let (config, (backbone, head), report) =
+            Self::read(head, snapshot, config, dtype, device, false)?;
         if !report.new.is_empty() {
             tracing::warn!(
                 tensors = ?report.new,
@@ -140,6 +111,60 @@ impl ModelWithHead {
             device: device.clone(),
             report,
         })
+    }
+
+    /// What [`ModelWithHead::load_head`] would report, from the headers of the files alone.
+    ///
+    /// # Errors
+    /// As [`ModelWithHead::load_head`].
+    pub fn weight_report(
+        head: HeadRequest<'_>,
+        snapshot: &Snapshot,
+        config: AutoConfig,
+        dtype: Option<ModelDtype>,
+        device: &Device,
+    ) -> Result<LoadReport> {
+        Ok(Self::read(head, snapshot, config, dtype, device, true)?.2)
+    }
+
+    fn read(
+        head: HeadRequest<'_>,
+        snapshot: &Snapshot,
+        config: AutoConfig,
+        dtype: Option<ModelDtype>,
+        device: &Device,
+        only_sizes: bool,
+    ) -> Result<(AutoConfig, BackboneAndHead, LoadReport)> {
+        let HeadRequest { class, new_head, vocabulary_rows } = head;
+        let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
+        let family = config.family();
+        let row = family.head(class, &config.architectures()).map_err(at)?;
+        let dtype = ModelDtype::computable(dtype, device, &config).map_err(at)?;
+        let weights = Weights::open(&snapshot.weight_files().map_err(at)?).map_err(at)?;
+        let rows = row.layout.label_weight().and_then(|name| {
+            let mut prefixes = family.base_model_prefixes();
+            let prefixed = || prefixes.find_map(|p| weights.shape(&format!("{p}.{name}")));
+            weights.shape(&name).or_else(prefixed)?.first().copied()
+        });
+        let config = match rows {
+            Some(rows) => config.with_labels_of(rows),
+            None => config,
+        };
+        if let Some(rows) = vocabulary_rows {
+            check_vocabulary_rows(&config, row, rows).map_err(at)?;
+        }
+        let fields = Fields::new(config.json());
+        let (num_labels, owner) = (config.num_labels(), Owner::Family(family));
+        let load = Load { weights: &weights, owner, dtype, device, new_head, only_sizes };
+        let built = load.run(|vb| build(&head, row, &fields, family, num_labels, &vb));
+        let (model, report) = built.map_err(|e| match rows {
+            Some(rows) if rows != num_labels => at(e.hint(format!(
+                "the head has {rows} labels: set `num_labels: {rows}` in the model's `config`"
+            ))),
+            _ => at(missing_head(e, class)),
+        })?;
+        drop(fields);
+        Ok((config, model, report))
     }
 
     /// The hub id or directory of the model.
@@ -240,6 +265,56 @@ impl ModelWithHead {
     }
 }
 
+/// The tokens must be in the vocabulary, and the head over it.
+fn check_vocabulary_rows(config: &AutoConfig, head: &FamilyHead, rows: &[u32]) -> Result<()> {
+    if head.layout.vocabulary().is_none() {
+        let message = format!("the head of {} is not over the vocabulary", head.class);
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    let vocab_size = config.dimensions().vocab_size;
+    match rows.iter().find(|row| **row as usize >= vocab_size) {
+        Some(row) => {
+            let message = format!("token {row} is outside the model's vocabulary of {vocab_size}");
+            Err(Error::new(ErrorKind::Model, message))
+        }
+        None => Ok(()),
+    }
+}
+
+type BackboneAndHead = (Box<dyn Backbone>, Head);
+
+/// Builds the backbone, and the head of `class`.
+fn build(
+    request: &HeadRequest<'_>,
+    row: &FamilyHead,
+    fields: &Fields<'_>,
+    family: &Family,
+    num_labels: usize,
+    vb: &VarBuilder<'_>,
+) -> Result<BackboneAndHead> {
+    // The accuracy of encoders' heads over the vocabulary in int8 is not measured.
+    let generates = matches!(request.class, AutoClass::CausalLM | AutoClass::Seq2SeqLM);
+    let vocabulary_precision =
+        if generates { vb.precision() } else { vb.unquantized().precision() };
+    let backbone_vb = match row.layout.vocabulary() {
+        Some(name) if (family.tie_word_embeddings)(fields)? => {
+            vb.with_tied_head(&format!("{name}.weight"), vocabulary_precision)
+        }
+        _ => vb.clone(),
+    };
+    let backbone = row.backbone.unwrap_or(family.auto_model)(fields, backbone_vb)?;
+    let sizes = HeadSizes {
+        hidden_size: backbone.hidden_size(),
+        num_labels,
+        word_embeddings: backbone.word_embeddings(),
+        vocabulary_precision,
+        pad_token_id: family.special_token_id("pad_token_id"),
+        vocabulary_rows: request.vocabulary_rows,
+    };
+    let head = Head::load(&row.layout, fields, vb, sizes)?;
+    Ok((backbone, head))
+}
+
 impl ModelWithHead {
     /// Runs the model over rows of `(input_ids, token_type_ids)`. Returns all logits in host memory and the number
     /// of logits per row.
@@ -257,25 +332,6 @@ impl ModelWithHead {
         let output = self.forward(&inputs, &Want::default()).map_err(forward_failed)?;
         logit_rows(&output.logits)
     }
-}
-
-/// The tensors of a head over the vocabulary that are loaded by `rows`, for the checked tokens `rows`.
-fn chosen_rows<'a>(
-    config: &AutoConfig,
-    head: &FamilyHead,
-    rows: &'a [u32],
-) -> Result<VocabularyRows<'a>> {
-    let tensors = head.layout.vocabulary_tensors();
-    if tensors.is_empty() {
-        let message = format!("the head of {} is not over the vocabulary", head.class);
-        return Err(Error::new(ErrorKind::Unsupported, message));
-    }
-    let vocab_size = config.dimensions().vocab_size;
-    if let Some(row) = rows.iter().find(|row| **row as usize >= vocab_size) {
-        let message = format!("token {row} is outside the model's vocabulary of {vocab_size}");
-        return Err(Error::new(ErrorKind::Model, message));
-    }
-    Ok(VocabularyRows { tensors, rows })
 }
 
 /// The logits `(rows, n)` in host memory, and `n`.

@@ -142,21 +142,36 @@ impl Stored {
         Ok(Self { element, shape, bytes, strides: (!is_contiguous).then_some(strides) })
     }
 
-    /// The part of the tensor with this index in the first dimension, which is then 1. The index is below its length.
-    pub(super) fn row(&self, index: usize) -> Self {
-        let size = self.element.bits() / 8;
-        let mut shape = self.shape.clone();
-        shape[0] = 1;
-        let stride = match &self.strides {
-            None => shape.iter().product(),
-            Some(strides) => strides[0],
+    /// The number of rows and the elements of each, if the rows follow each other in the file: a tensor of at least one
+    /// dimension that is not a strided view.
+    pub(super) fn rows(&self) -> Option<(usize, usize)> {
+        let (rows, rest) = self.shape.split_first()?;
+        self.strides.is_none().then(|| (*rows, rest.iter().product()))
+    }
+
+    /// Appends a range of [`Stored::rows`], as f32, to `out`.
+    pub(super) fn read_rows(
+        &self,
+        file: &WeightFile,
+        rows: Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> candle_core::Result<()> {
+        let Some((count, columns)) = self.rows().filter(|(count, _)| rows.end <= *count) else {
+            candle_core::bail!("bug: rows {rows:?} of {:?}", self.shape);
         };
-        let start = self.bytes.start + index * stride * size;
-        let end = match &self.strides {
-            None => start + stride * size,
-            Some(_) => self.bytes.end,
-        };
-        Self { element: self.element, shape, bytes: start..end, strides: self.strides.clone() }
+        let size = self.bytes.len() / count.max(1);
+        let bytes = self.bytes.start + rows.start * size..self.bytes.start + rows.end * size;
+        let part =
+            Self { element: self.element, shape: vec![rows.len(), columns], bytes, strides: None };
+        if self.element == Element::F32 {
+            let start = out.len();
+            out.resize(start + rows.len() * columns, 0.0);
+            let bytes = pulp::bytemuck::cast_slice_mut(&mut out[start..]);
+            return file.read_into(bytes, part.bytes.start).map_err(unread);
+        }
+        let tensor = part.read(file, DType::F32, &Device::Cpu)?.flatten_all()?;
+        out.extend(tensor.to_vec1::<f32>()?);
+        Ok(())
     }
 
     /// Reads the tensor from `file` onto `device`, converted to `dtype`.
@@ -166,7 +181,6 @@ impl Stored {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let unread = |e: std::io::Error| candle_core::Error::Msg(Fault::unread(&e).what);
         // Reads f32 weights, the common case, directly into their final buffer.
         if let (Element::F32, None) = (self.element, &self.strides) {
             let mut values = vec![0_f32; self.bytes.len() / 4];
@@ -192,6 +206,11 @@ impl Stored {
         };
         tensor.to_dtype(dtype)
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn unread(error: std::io::Error) -> candle_core::Error {
+    candle_core::Error::Msg(Fault::unread(&error).what)
 }
 
 /// The elements of a view, in order. `bytes` contains all of them.
@@ -251,23 +270,6 @@ mod tests {
         check(&[1, 3], &[99, 1], 7, &[9, 10, 11]);
         check(&[2, 0], &[1, 1], 3, &[]);
         check(&[], &[], 9, &[11]);
-    }
-
-    #[test]
-    fn reads_rows() {
-        let file = file(&(0..12i16).flat_map(i16::to_le_bytes).collect::<Vec<_>>());
-        let check = |stored: &Stored, index, expected: &[i64]| {
-            let row = stored.row(index).read(&file, DType::I64, &Device::Cpu).unwrap();
-            assert_eq!(row.dims()[0], 1);
-            assert_eq!(row.flatten_all().unwrap().to_vec1::<i64>().unwrap(), expected);
-        };
-        let rows = view(&[3, 3], &[3, 1], 4..24, 0).unwrap();
-        check(&rows, 0, &[2, 3, 4]);
-        check(&rows, 2, &[8, 9, 10]);
-        let transposed = view(&[3, 2], &[1, 3], 4..24, 1).unwrap();
-        check(&transposed, 0, &[3, 6]);
-        check(&transposed, 2, &[5, 8]);
-        check(&view(&[4], &[2], 4..24, 0).unwrap(), 3, &[8]);
     }
 
     #[test]

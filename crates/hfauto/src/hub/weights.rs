@@ -4,6 +4,7 @@
 //! index.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -144,6 +145,25 @@ impl Weights {
         self.tensors.get(name).and_then(|(_, stored)| stored.element.dtype())
     }
 
+    /// The number of rows of a tensor (its first dimension) and the elements of each, if they can be read one by one with
+    /// [`Weights::read_rows`].
+    pub(crate) fn rows(&self, name: &str) -> Option<(usize, usize)> {
+        self.tensors.get(name).and_then(|(_, stored)| stored.rows())
+    }
+
+    /// Appends a range of rows, as f32, to `out`.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub(crate) fn read_rows(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        self.read(name, |file, stored| stored.read_rows(file, rows, out))
+    }
+
     /// Reads a tensor and converts it to `dtype` on `device`.
     ///
     /// # Errors
@@ -152,31 +172,11 @@ impl Weights {
         self.read(name, |file, stored| stored.read(file, dtype, device))
     }
 
-    /// Reads only these rows of a tensor, in this order, without reading the others.
-    ///
-    /// # Shapes
-    /// The tensor's, with the number of `rows` as the first dimension.
-    ///
-    /// # Errors
-    /// As [`tensor`](Self::tensor); `Model` for a row that the tensor lacks.
-    pub fn rows(&self, name: &str, rows: &[u32], dtype: DType, device: &Device) -> Result<Tensor> {
-        self.read(name, |file, stored| {
-            let read = |row: &u32| match stored.shape.first() {
-                Some(rows) if (*row as usize) < *rows => {
-                    stored.row(*row as usize).read(file, dtype, device)
-                }
-                _ => candle_core::bail!("it has no row {row}: its shape is {:?}", stored.shape),
-            };
-            let rows = rows.iter().map(read).collect::<candle_core::Result<Vec<_>>>()?;
-            Tensor::cat(&rows, 0)
-        })
-    }
-
-    fn read(
+    fn read<T>(
         &self,
         name: &str,
-        read: impl FnOnce(&WeightFile, &Stored) -> candle_core::Result<Tensor>,
-    ) -> Result<Tensor> {
+        read: impl FnOnce(&WeightFile, &Stored) -> candle_core::Result<T>,
+    ) -> Result<T> {
         let Some((file, stored)) = self.tensors.get(name) else {
             return Err(Error::new(
                 ErrorKind::Model,

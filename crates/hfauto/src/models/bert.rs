@@ -5,7 +5,6 @@
 //! `src/transformers/models/bert/modeling_bert.py` at v4.57.
 
 use candle_core::{Result, Tensor, bail};
-use candle_nn::VarBuilder;
 use serde_json::json;
 
 use super::causal_lm::{CausalBackbone, CausalLM};
@@ -13,7 +12,8 @@ use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Relat
 use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttnImplementation, Embedding, KvCache, LayerNorm, Linear, ModelInputs, PositionIds,
+    Activation, AttnImplementation, Embedding, KvCache, LayerNorm, Linear, ModelInputs,
+    PositionIds, VarBuilder,
 };
 
 /// The configuration of BERT and of the families that share its encoder.
@@ -148,7 +148,12 @@ impl BertEmbeddings {
     fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
         let table = |name, rows| Embedding::load(vb.pp(name), rows, config.hidden_size);
         Ok(Self {
-            word_embeddings: table("word_embeddings", config.vocab_size)?,
+            word_embeddings: Embedding::load_words(
+                &vb.pp("word_embeddings"),
+                config.vocab_size,
+                config.hidden_size,
+                None,
+            )?,
             position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
             token_type_embeddings: table("token_type_embeddings", config.type_vocab_size)?,
             layer_norm: LayerNorm::load(
@@ -214,17 +219,12 @@ pub(super) struct Pooler {
 
 impl Pooler {
     /// Loads `pooler.dense` if the checkpoint has it; transformers would initialize it with random weights.
-    pub(super) fn load(vb: VarBuilder<'_>, hidden_size: usize) -> Result<Option<Self>> {
-        let vb = vb.pp("pooler.dense");
+    pub(super) fn load(vb: &VarBuilder<'_>, hidden_size: usize) -> Result<Option<Self>> {
+        let vb = vb.pp("pooler.dense").unquantized();
         if !vb.contains_tensor("weight") {
             return Ok(None);
         }
         Ok(Some(Self { dense: Linear::load(vb, hidden_size, hidden_size, true)? }))
-    }
-
-    /// Its linear layer.
-    pub(super) fn linear_layer(&mut self) -> &mut Linear {
-        &mut self.dense
     }
 
     fn forward(&self, hidden_states: &Tensor, inputs: &ModelInputs) -> Result<Tensor> {
@@ -284,7 +284,7 @@ impl BertModel {
         Ok(Self {
             embeddings,
             encoder_layer,
-            pooler: Pooler::load(vb, config.hidden_size)?,
+            pooler: Pooler::load(&vb, config.hidden_size)?,
             dimensions: config.dimensions(),
             is_decoder: config.is_decoder,
         })
@@ -304,16 +304,8 @@ impl Backbone for BertModel {
         &self.dimensions
     }
 
-    fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        self.encoder_layer.linear_layers().collect()
-    }
-
-    fn pooler_layer(&mut self) -> Option<&mut Linear> {
-        self.pooler.as_mut().map(Pooler::linear_layer)
-    }
-
-    fn word_embeddings(&self) -> Option<&Tensor> {
-        Some(self.embeddings.word_embeddings.weight())
+    fn word_embeddings(&self) -> Option<&Embedding> {
+        Some(&self.embeddings.word_embeddings)
     }
 
     fn has_pooler(&self) -> bool {
@@ -321,7 +313,7 @@ impl Backbone for BertModel {
     }
 
     fn decoder<'a>(&'a self, head: &'a Head) -> Option<Box<dyn Decoder + 'a>> {
-        let device = self.embeddings.word_embeddings.weight().device();
+        let device = self.embeddings.word_embeddings.device();
         let decoder = CausalLM::new(self, head, device);
         self.is_decoder.then(|| Box::new(decoder) as Box<dyn Decoder>)
     }

@@ -4,13 +4,12 @@
 //! `src/transformers/models/distilbert/modeling_distilbert.py` at v4.57.
 
 use candle_core::{Result, Tensor, bail};
-use candle_nn::VarBuilder;
 
 use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers};
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttnImplementation, Embedding, LayerNorm, Linear, ModelInputs, PositionIds,
+    Activation, AttnImplementation, Embedding, LayerNorm, ModelInputs, PositionIds, VarBuilder,
 };
 
 /// The epsilon of layer normalization; the configuration has no key for it.
@@ -85,7 +84,12 @@ impl Embeddings {
     fn load(vb: VarBuilder<'_>, config: &DistilBertConfig) -> Result<Self> {
         let table = |name, rows| Embedding::load(vb.pp(name), rows, config.dim);
         Ok(Self {
-            word_embeddings: table("word_embeddings", config.vocab_size)?,
+            word_embeddings: Embedding::load_words(
+                &vb.pp("word_embeddings"),
+                config.vocab_size,
+                config.dim,
+                None,
+            )?,
             position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
             layer_norm: LayerNorm::load(vb.pp("LayerNorm"), config.dim, LAYER_NORM_EPS)?,
         })
@@ -164,12 +168,8 @@ impl Backbone for DistilBertModel {
         &self.dimensions
     }
 
-    fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        self.transformer_layer.linear_layers().collect()
-    }
-
-    fn word_embeddings(&self) -> Option<&Tensor> {
-        Some(self.embeddings.word_embeddings.weight())
+    fn word_embeddings(&self) -> Option<&Embedding> {
+        Some(&self.embeddings.word_embeddings)
     }
 
     fn has_pooler(&self) -> bool {

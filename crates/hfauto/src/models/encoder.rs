@@ -3,12 +3,11 @@
 //! Not here: embeddings, poolers, relative position biases.
 
 use candle_core::{Result, Tensor, bail};
-use candle_nn::VarBuilder;
 
 use super::Recorder;
 use crate::nn::{
-    Activation, AttentionOptions, AttnImplementation, DistanceEmbedding, Embedding, KvCache,
-    LayerNorm, Linear, ModelInputs, add, attention_cached,
+    Activation, AttentionOptions, AttnImplementation, DistanceEmbedding, InputNorm, KvCache,
+    LayerNorm, Linear, ModelInputs, VarBuilder, add, attention_cached,
 };
 
 /// The paths of a layer's tensors in a checkpoint.
@@ -68,8 +67,8 @@ struct EncoderLayer {
     output_norm: LayerNorm,
     norm_first: bool,
     attention: AttentionOptions<'static>,
-    /// Together with whether it is also multiplied with the keys.
-    distance_embedding: Option<(Embedding, bool)>,
+    /// The table, `(2 * positions - 1, head_dim)`, and whether it is also multiplied with the keys.
+    distance_embedding: Option<(Tensor, bool)>,
 }
 
 impl EncoderLayer {
@@ -82,24 +81,25 @@ impl EncoderLayer {
         let (names, hidden) = (config.names, config.hidden_size);
         let linear = |name, from, to, bias| Linear::load(vb.pp(name), from, to, bias);
         let norm = |name| LayerNorm::load(vb.pp(name), hidden, config.layer_norm_eps);
-        let qkv = names.qkv.map(|name| linear(name, hidden, hidden, config.qkv_bias));
-        let mut qkv = Linear::fuse(&qkv.into_iter().collect::<Result<Vec<_>>>()?)?;
         let attention_norm = norm(names.attention_norm)?;
-        let mut intermediate = linear(names.intermediate, hidden, config.intermediate_size, true)?;
         let output_norm = norm(names.output_norm)?;
-        if config.norm_first {
-            qkv = qkv.after(&attention_norm);
-            intermediate = intermediate.after(&output_norm);
+        let (before_qkv, before_intermediate) = if config.norm_first {
+            (Some(&attention_norm), &output_norm)
         } else {
-            qkv = before.into_iter().fold(qkv, Linear::after);
-            intermediate = intermediate.after(&attention_norm);
-        }
+            (before, &attention_norm)
+        };
+        let qkv = names.qkv.map(|name| (vb.pp(name), hidden));
+        let before_qkv = before_qkv.map(|norm| norm as &dyn InputNorm);
+        let qkv = Linear::load_fused(&qkv, hidden, config.qkv_bias, before_qkv)?;
+        let intermediate = [(vb.pp(names.intermediate), config.intermediate_size)];
+        let intermediate =
+            Linear::load_fused(&intermediate, hidden, true, Some(before_intermediate))?;
         let head_dim = hidden / config.num_attention_heads;
         let attention = AttentionOptions::new(config.num_attention_heads, head_dim)
             .with_causal(config.causal)
             .with_attn_implementation(config.attn_implementation);
         let distance_embedding = config.relative_keys.map(|keys| -> Result<_> {
-            let table = Embedding::load(vb.pp(keys.name), 2 * keys.positions - 1, head_dim)?;
+            let table = vb.pp(keys.name).get((2 * keys.positions - 1, head_dim), "weight")?;
             Ok((table, keys.with_keys))
         });
         Ok(Self {
@@ -114,10 +114,6 @@ impl EncoderLayer {
             attention,
             distance_embedding: distance_embedding.transpose()?,
         })
-    }
-
-    fn linear_layers(&mut self) -> [&mut Linear; 4] {
-        [&mut self.qkv, &mut self.attention_output, &mut self.intermediate, &mut self.output]
     }
 
     fn forward(
@@ -146,10 +142,8 @@ impl EncoderLayer {
     /// The options that depend only on the layer.
     fn options(&self) -> AttentionOptions<'_> {
         let distance = self.distance_embedding.as_ref();
-        let distance = distance.map(|(table, with_keys)| DistanceEmbedding {
-            table: table.weight(),
-            with_keys: *with_keys,
-        });
+        let distance =
+            distance.map(|(table, with_keys)| DistanceEmbedding { table, with_keys: *with_keys });
         self.attention.with_distance(distance).with_precision(self.qkv.precision())
     }
 
@@ -195,11 +189,6 @@ impl EncoderLayers {
             layers.push(EncoderLayer::load(&vb.pp(i), config, before)?);
         }
         Ok(Self(layers))
-    }
-
-    /// All linear layers.
-    pub(super) fn linear_layers(&mut self) -> impl Iterator<Item = &mut Linear> {
-        self.0.iter_mut().flat_map(EncoderLayer::linear_layers)
     }
 
     /// Runs the layers over `hidden_states`, and passes the input and the output of each layer to `recorder`.
@@ -250,6 +239,8 @@ pub(super) fn one_a_layer(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use candle_core::{DType, Device};
 
     use super::*;
@@ -278,10 +269,27 @@ mod tests {
             relative_keys: None,
             attn_implementation: AttnImplementation::Eager,
         };
-        let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
-        for precision in [Precision::Full, Precision::Int8] {
-            let mut layers = EncoderLayers::load(&vb, 1, &config, None)?;
-            layers.linear_layers().try_for_each(|layer| layer.pack(precision))?;
+        let weights = ["q", "k", "v", "o", "intermediate", "output"].map(|name| {
+            let (rows, columns) = match name {
+                "intermediate" => (4, 8),
+                "output" => (8, 4),
+                _ => (8, 8),
+            };
+            let weight = Tensor::zeros((rows, columns), DType::F32, &Device::Cpu);
+            let bias = Tensor::zeros(rows, DType::F32, &Device::Cpu);
+            [(format!("0.{name}.weight"), weight), (format!("0.{name}.bias"), bias)]
+        });
+        let norms = ["norm", "output_norm"].map(|name| {
+            ["weight", "bias"].map(|part| {
+                (format!("0.{name}.{part}"), Tensor::zeros(8, DType::F32, &Device::Cpu))
+            })
+        });
+        let tensors = weights.into_iter().chain(norms).flatten();
+        let tensors: HashMap<String, Tensor> =
+            tensors.map(|(name, tensor)| Ok((name, tensor?))).collect::<Result<_>>()?;
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        for precision in [Precision::Full, Precision::Int8, Precision::Bf16] {
+            let layers = EncoderLayers::load(&vb.set_precision(precision), 1, &config, None)?;
             let options = layers.0[0].options();
             assert_eq!(options.precision, precision);
             assert_eq!(options.attn_implementation, AttnImplementation::Eager);

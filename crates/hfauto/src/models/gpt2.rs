@@ -4,7 +4,6 @@
 //! `src/transformers/models/gpt2/modeling_gpt2.py` at v4.57, attention as its eager implementation.
 
 use candle_core::{Result, Tensor, bail};
-use candle_nn::VarBuilder;
 use serde_json::json;
 
 use super::causal_lm::{CausalBackbone, CausalLM};
@@ -12,8 +11,8 @@ use super::encoder::one_a_layer;
 use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttentionOptions, AttnImplementation, Embedding, KvCache, LayerNorm, Linear,
-    ModelInputs, PositionIds, add, attention_cached,
+    Activation, AttentionOptions, AttnImplementation, Embedding, InputNorm, KvCache, LayerNorm,
+    Linear, ModelInputs, PositionIds, VarBuilder, add, attention_cached,
 };
 
 /// The configuration of GPT-2.
@@ -105,7 +104,10 @@ impl Gpt2Block {
     fn load(vb: VarBuilder<'_>, config: &Gpt2Config, layer_idx: usize) -> Result<Self> {
         let (n_embd, n_inner) = (config.n_embd, config.n_inner);
         let norm = |name| LayerNorm::load(vb.pp(name), n_embd, config.layer_norm_epsilon);
-        let conv1d = |name, inputs, outputs| Linear::load_conv1d(vb.pp(name), inputs, outputs);
+        let conv1d = |name, inputs, outputs: &[usize], norm: Option<&LayerNorm>| {
+            let norm = norm.map(|norm| norm as &dyn InputNorm);
+            Linear::load_conv1d(vb.pp(name), inputs, outputs, norm)
+        };
         let mut scale = 1.0;
         if config.scale_attn_weights {
             scale /= ((n_embd / config.n_head) as f64).sqrt();
@@ -113,14 +115,15 @@ impl Gpt2Block {
         if config.scale_attn_by_inverse_layer_idx {
             scale /= (layer_idx + 1) as f64;
         }
+        let (ln_1, ln_2) = (norm("ln_1")?, norm("ln_2")?);
         Ok(Self {
-            ln_1: norm("ln_1")?,
-            attn_c_attn: conv1d("attn.c_attn", n_embd, 3 * n_embd)?,
-            attn_c_proj: conv1d("attn.c_proj", n_embd, n_embd)?,
-            ln_2: norm("ln_2")?,
-            mlp_c_fc: conv1d("mlp.c_fc", n_embd, n_inner)?,
+            attn_c_attn: conv1d("attn.c_attn", n_embd, &[n_embd; 3], Some(&ln_1))?,
+            attn_c_proj: conv1d("attn.c_proj", n_embd, &[n_embd], None)?,
+            mlp_c_fc: conv1d("mlp.c_fc", n_embd, &[n_inner], Some(&ln_2))?,
             mlp_act: config.activation_function,
-            mlp_c_proj: conv1d("mlp.c_proj", n_inner, n_embd)?,
+            mlp_c_proj: conv1d("mlp.c_proj", n_inner, &[n_embd], None)?,
+            ln_1,
+            ln_2,
             attention: AttentionOptions::new(config.n_head, n_embd / config.n_head)
                 .with_scale(scale)
                 .with_causal(true)
@@ -169,13 +172,15 @@ impl Gpt2Model {
     /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: VarBuilder<'_>, config: &Gpt2Config) -> Result<Self> {
         let blocks = vb.pp("h");
+        let ln_f = LayerNorm::load(vb.pp("ln_f"), config.n_embd, config.layer_norm_epsilon)?;
+        let (vocab_size, n_embd) = (config.vocab_size, config.n_embd);
         Ok(Self {
-            wte: Embedding::load(vb.pp("wte"), config.vocab_size, config.n_embd)?,
+            wte: Embedding::load_words(&vb.pp("wte"), vocab_size, n_embd, Some(&ln_f))?,
             wpe: Embedding::load(vb.pp("wpe"), config.n_positions, config.n_embd)?,
             h: (0..config.n_layer)
                 .map(|i| Gpt2Block::load(blocks.pp(i), config, i))
                 .collect::<Result<_>>()?,
-            ln_f: LayerNorm::load(vb.pp("ln_f"), config.n_embd, config.layer_norm_epsilon)?,
+            ln_f,
             dimensions: config.dimensions(),
         })
     }
@@ -216,20 +221,8 @@ impl Backbone for Gpt2Model {
         &self.dimensions
     }
 
-    fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        let layers = self.h.iter_mut().flat_map(|block| {
-            [
-                &mut block.attn_c_attn,
-                &mut block.attn_c_proj,
-                &mut block.mlp_c_fc,
-                &mut block.mlp_c_proj,
-            ]
-        });
-        layers.collect()
-    }
-
-    fn word_embeddings(&self) -> Option<&Tensor> {
-        Some(self.wte.weight())
+    fn word_embeddings(&self) -> Option<&Embedding> {
+        Some(&self.wte)
     }
 
     fn has_pooler(&self) -> bool {
@@ -237,7 +230,7 @@ impl Backbone for Gpt2Model {
     }
 
     fn decoder<'a>(&'a self, head: &'a Head) -> Option<Box<dyn Decoder + 'a>> {
-        Some(Box::new(CausalLM::new(self, head, self.wte.weight().device())))
+        Some(Box::new(CausalLM::new(self, head, self.wte.device())))
     }
 }
 

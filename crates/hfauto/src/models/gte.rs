@@ -5,7 +5,6 @@
 //! `conversion_mapping.py` changes.
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 use serde_json::json;
 
 use super::bert::Pooler;
@@ -13,8 +12,8 @@ use super::rotary_encoder::{NormPlace, RotaryEncoder, RotaryEncoderConfig, Rotar
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    AttentionMask, Embedding, GateHalf, LayerNorm, Linear, ModelInputs, PositionIds, RotaryConfig,
-    RotaryLayout,
+    AttentionMask, Embedding, GateHalf, LayerNorm, ModelInputs, PositionIds, RotaryConfig,
+    RotaryLayout, VarBuilder,
 };
 
 /// The settings of GTE and of the families that share its layers.
@@ -136,7 +135,12 @@ impl GteEmbeddings {
         let token_types = (config.type_vocab_size > 0)
             .then(|| table("embeddings.token_type_embeddings", config.type_vocab_size));
         Ok(Self {
-            word_embeddings: table("embeddings.word_embeddings", config.vocab_size)?,
+            word_embeddings: Embedding::load_words(
+                &vb.pp("embeddings.word_embeddings"),
+                config.vocab_size,
+                config.encoder.hidden_size,
+                None,
+            )?,
             token_type_embeddings: token_types.transpose()?,
             layer_norm: config.encoder.load_norm(vb.pp(config.names.embeddings_norm))?,
         })
@@ -166,10 +170,12 @@ impl GteModel {
     /// # Errors
     /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
     pub fn load(vb: VarBuilder<'_>, config: &GteConfig) -> Result<Self> {
+        let embeddings = GteEmbeddings::load(&vb, config)?;
+        let (layers, norm) = (vb.pp(config.names.layers), &embeddings.layer_norm);
         Ok(Self {
-            embeddings: GteEmbeddings::load(&vb, config)?,
-            layers: RotaryEncoder::load(&vb.pp(config.names.layers), &config.encoder)?,
-            pooler: Pooler::load(vb, config.encoder.hidden_size)?,
+            layers: RotaryEncoder::load(&layers, &config.encoder, norm)?,
+            embeddings,
+            pooler: Pooler::load(&vb, config.encoder.hidden_size)?,
             dimensions: config.dimensions(),
         })
     }
@@ -189,16 +195,8 @@ impl Backbone for GteModel {
         &self.dimensions
     }
 
-    fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        self.layers.linear_layers().collect()
-    }
-
-    fn pooler_layer(&mut self) -> Option<&mut Linear> {
-        self.pooler.as_mut().map(Pooler::linear_layer)
-    }
-
-    fn word_embeddings(&self) -> Option<&Tensor> {
-        Some(self.embeddings.word_embeddings.weight())
+    fn word_embeddings(&self) -> Option<&Embedding> {
+        Some(&self.embeddings.word_embeddings)
     }
 
     fn has_pooler(&self) -> bool {

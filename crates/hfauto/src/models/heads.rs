@@ -5,11 +5,13 @@
 //! hfauto-pipe). The entry is [`Head`].
 
 use candle_core::{Result, Tensor, bail};
-use candle_nn::VarBuilder;
 
 use super::{Fields, ModelOutput};
 use crate::error;
-use crate::nn::{Activation, LayerNorm, Linear, ModelInputs, Pooling, PoolingMode, Ragged, cast};
+use crate::nn::{
+    Activation, Embedding, LayerNorm, Linear, ModelInputs, Pooling, PoolingMode, Precision, Ragged,
+    VarBuilder, cast,
+};
 
 /// The states that a head reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,11 +82,12 @@ pub enum Layer {
     LabelsMean([&'static str; 2]),
     /// `width → n`, with bias.
     Outputs(&'static str, usize),
-    /// `width → vocab_size`. Shares the weight of the word embeddings unless `tie_word_embeddings` is false. The
-    /// bias, if names are given, is the first one found.
+    /// `width → vocab_size`. Shares the weight of the word embeddings if the backbone tied them
+    /// ([`VarBuilder::with_tied_head`]). The bias, if names are given, is the first one found.
     Vocabulary(&'static str, &'static [&'static str]),
-    /// Divides by the square root of `hidden_size` if the word embeddings are tied (T5).
-    ScaleIfTied,
+    /// Divides by the square root of `hidden_size` unless config.json has `tie_word_embeddings: false` (T5). The setting
+    /// ties nothing.
+    ScaleUnlessUntied,
     /// The first layer if the flag under this key of `config.json`, with this default, is true; else the second.
     Choice(&'static str, bool, &'static Self, &'static Self),
     /// `c · tanh(x / c)` with the bound under the key, by default this one; nothing if it is null (Gemma 2).
@@ -108,7 +111,7 @@ impl Layer {
             Self::Activation(_)
             | Self::ConfigActivation(_)
             | Self::GateActivation(..)
-            | Self::ScaleIfTied
+            | Self::ScaleUnlessUntied
             | Self::Softcap(..) => Vec::new(),
         }
     }
@@ -138,19 +141,16 @@ impl HeadLayout {
         self.layers.iter().flat_map(Layer::names)
     }
 
-    /// The tensors with a row for each token of the vocabulary.
-    pub fn vocabulary_tensors(&self) -> Vec<String> {
-        fn of(layer: &Layer) -> Vec<String> {
-            match *layer {
-                Layer::Vocabulary(name, biases) => {
-                    let biases = biases.iter().map(|&name| name.to_owned());
-                    std::iter::once(format!("{name}.weight")).chain(biases).collect()
-                }
-                Layer::Choice(_, _, first, second) => [of(first), of(second)].concat(),
-                _ => Vec::new(),
+    /// The path of the layer over the vocabulary, if there is one.
+    pub fn vocabulary(&self) -> Option<&'static str> {
+        fn path(layer: &Layer) -> Option<&'static str> {
+            match layer {
+                Layer::Vocabulary(name, _) => Some(name),
+                Layer::Choice(_, _, layer, _) => path(layer),
+                _ => None,
             }
         }
-        self.layers.iter().flat_map(of).collect()
+        self.layers.iter().find_map(path)
     }
 
     /// The weight whose rows correspond to labels.
@@ -171,15 +171,14 @@ pub struct HeadSizes<'a> {
     pub hidden_size: usize,
     /// The number of labels.
     pub num_labels: usize,
-    /// The backbone's word embeddings, `(vocab_size, hidden_size)`, if it reads tokens.
-    pub word_embeddings: Option<&'a Tensor>,
-    /// Whether a layer over the vocabulary shares their weight when config.json does not say.
-    pub tied_by_default: bool,
+    /// The backbone's word embeddings, if it reads tokens.
+    pub word_embeddings: Option<&'a Embedding>,
+    /// The precision of a layer over the vocabulary. The other layers are not quantized.
+    pub vocabulary_precision: Precision,
     /// `pad_token_id` where config.json has none.
     pub pad_token_id: Option<u32>,
     /// The tokens whose logits a head over the vocabulary computes, each below `vocab_size`, for the last token of each
-    /// row; `None`: all, for every token. With `Some`, the `VarBuilder` has only these rows of
-    /// [`HeadLayout::vocabulary_tensors`].
+    /// row; `None`: all, for every token.
     pub vocabulary_rows: Option<&'a [u32]>,
 }
 
@@ -216,7 +215,6 @@ impl Head {
             fields,
             vb,
             sizes,
-            tied: fields.flag("tie_word_embeddings", sizes.tied_by_default)?,
             width: sizes.hidden_size * if layout.reads == Reads::FirstTwo { 2 } else { 1 },
         };
         let layers = layout.layers.iter().filter_map(|layer| loader.load(*layer).transpose());
@@ -238,18 +236,6 @@ impl Head {
     /// The states that it reads.
     pub fn reads(&self) -> Reads {
         self.reads
-    }
-
-    /// All linear layers.
-    pub fn linear_layers(&mut self) -> impl Iterator<Item = &mut Linear> {
-        self.layers.iter_mut().flat_map(|layer| match layer {
-            Loaded::Linear(linear) => vec![linear],
-            Loaded::Mean(both) => both.iter_mut().collect(),
-            Loaded::Activation(_)
-            | Loaded::LayerNorm(_)
-            | Loaded::Scale(_)
-            | Loaded::Softcap(_) => Vec::new(),
-        })
     }
 
     /// The logits of a forward pass.
@@ -334,15 +320,13 @@ struct Loader<'a> {
     fields: &'a Fields<'a>,
     vb: &'a VarBuilder<'a>,
     sizes: HeadSizes<'a>,
-    /// Whether a layer over the vocabulary shares the weight of the word embeddings.
-    tied: bool,
     /// The output size of the previous layer.
     width: usize,
 }
 
 impl Loader<'_> {
     fn linear(&mut self, name: &str, outputs: usize, bias: bool) -> error::Result<Loaded> {
-        let linear = Linear::load(self.vb.pp(name), self.width, outputs, bias);
+        let linear = Linear::load(self.vb.pp(name).unquantized(), self.width, outputs, bias);
         self.width = outputs;
         linear.map(Loaded::Linear).map_err(cannot_load)
     }
@@ -372,17 +356,18 @@ impl Loader<'_> {
             Layer::LabelsMean(names) => {
                 let half = self.width / 2;
                 let [first, second] = names
-                    .map(|name| Linear::load(self.vb.pp(name), half, num_labels, true))
+                    .map(|name| self.vb.pp(name).unquantized())
+                    .map(|vb| Linear::load(vb, half, num_labels, true))
                     .map(|linear| linear.map_err(cannot_load));
                 self.width = num_labels;
                 Loaded::Mean([first?, second?])
             }
             Layer::Outputs(name, outputs) => self.linear(name, outputs, true)?,
             Layer::Vocabulary(name, biases) => self.vocabulary(name, biases)?,
-            Layer::ScaleIfTied if self.tied => {
+            Layer::ScaleUnlessUntied if self.fields.flag("tie_word_embeddings", true)? => {
                 Loaded::Scale(1.0 / (self.sizes.hidden_size as f64).sqrt())
             }
-            Layer::ScaleIfTied => return Ok(None),
+            Layer::ScaleUnlessUntied => return Ok(None),
             Layer::Softcap(key, default) => {
                 return Ok(self.fields.optional_number(key, default)?.map(Loaded::Softcap));
             }
@@ -409,19 +394,35 @@ impl Loader<'_> {
                 "the head needs a vocabulary, but the backbone has none",
             ));
         };
-        let (vb, vocab_size) = (self.vb, embeddings.dim(0).map_err(cannot_load)?);
-        let weight = if !self.tied {
-            let shape = (vocab_size, self.width);
-            vb.get(shape, &format!("{name}.weight")).map_err(cannot_load)?
-        } else if let Some(rows) = self.sizes.vocabulary_rows {
-            let rows = Tensor::new(rows, embeddings.device());
-            rows.and_then(|rows| embeddings.index_select(&rows, 0)).map_err(cannot_load)?
-        } else {
-            embeddings.clone()
-        };
-        self.width = self.sizes.vocabulary_rows.map_or(vocab_size, <[u32]>::len);
+        let (vb, vocab_size) = (self.vb, embeddings.shape().map_err(cannot_load)?.0);
         let bias = biases.iter().find(|name| vb.contains_tensor(name)).or(biases.first());
         let bias = bias.map(|name| vb.get(vocab_size, name)).transpose().map_err(cannot_load)?;
+        if let Some(rows) = self.sizes.vocabulary_rows {
+            return self.vocabulary_rows(name, embeddings, bias, rows).map_err(cannot_load);
+        }
+        let vb = vb.pp(name).set_precision(self.sizes.vocabulary_precision);
+        let load = || Linear::load(vb, self.width, vocab_size, false);
+        let linear = embeddings.tied_head().map_or_else(load, Ok).map_err(cannot_load)?;
+        self.width = vocab_size;
+        Ok(Loaded::Linear(linear.with_bias(bias)))
+    }
+
+    /// Of the layer over the vocabulary, only these rows.
+    fn vocabulary_rows(
+        &mut self,
+        name: &str,
+        embeddings: &Embedding,
+        bias: Option<Tensor>,
+        rows: &[u32],
+    ) -> Result<Loaded> {
+        let (vocab_size, ids) = (embeddings.shape()?.0, Tensor::new(rows, embeddings.device())?);
+        let weight = if embeddings.tied_head().is_some() {
+            embeddings.forward(&ids)?
+        } else {
+            self.vb.pp(name).select_rows((vocab_size, self.width), "weight", rows)?
+        };
+        let bias = bias.map(|bias| bias.index_select(&ids, 0)).transpose()?;
+        self.width = rows.len();
         Ok(Loaded::Linear(Linear::new(weight, bias)))
     }
 }
@@ -478,7 +479,7 @@ mod tests {
             hidden_size: 8,
             num_labels: 2,
             word_embeddings,
-            tied_by_default: true,
+            vocabulary_precision: Precision::Full,
             pad_token_id: None,
             vocabulary_rows: None,
         };

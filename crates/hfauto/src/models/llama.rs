@@ -9,7 +9,6 @@
 mod config;
 
 use candle_core::{Result, Tensor, bail};
-use candle_nn::VarBuilder;
 
 pub use self::config::{LlamaConfig, LlamaLayerConfig};
 use super::causal_lm::{CausalBackbone, CausalLM};
@@ -17,7 +16,7 @@ use super::encoder::one_a_layer;
 use super::{Backbone, Decoder, Dimensions, Head, ModelOutput, Recorder, Want};
 use crate::nn::{
     AttentionOptions, Embedding, GateHalf, GatedMlp, KvCache, Linear, ModelInputs, RmsNorm,
-    RotaryEmbedding, Rotation, add, attention_cached,
+    RotaryEmbedding, Rotation, VarBuilder, add, attention_cached,
 };
 
 fn load_norm(vb: VarBuilder<'_>, size: usize, config: &LlamaConfig) -> Result<RmsNorm> {
@@ -32,14 +31,13 @@ fn load_fused(
     parts: &[(&str, usize)],
     bias: bool,
     fused: Option<&str>,
+    norm: &RmsNorm,
 ) -> Result<Linear> {
-    if let Some(name) = fused {
-        let outputs = parts.iter().map(|(_, outputs)| outputs).sum();
-        return Linear::load(vb.pp(name), hidden_size, outputs, bias);
-    }
-    let parts =
-        parts.iter().map(|(name, outputs)| Linear::load(vb.pp(*name), hidden_size, *outputs, bias));
-    Linear::fuse(&parts.collect::<Result<Vec<_>>>()?)
+    let parts: Vec<_> = match fused {
+        Some(name) => vec![(vb.pp(name), parts.iter().map(|(_, outputs)| outputs).sum())],
+        None => parts.iter().map(|(name, outputs)| (vb.pp(name), *outputs)).collect(),
+    };
+    Linear::load_fused(&parts, hidden_size, bias, Some(norm))
 }
 
 struct LlamaAttention {
@@ -56,7 +54,13 @@ struct LlamaAttention {
 }
 
 impl LlamaAttention {
-    fn load(vb: &VarBuilder<'_>, config: &LlamaConfig, layer: LlamaLayerConfig) -> Result<Self> {
+    /// `before` is the norm that produces the input.
+    fn load(
+        vb: &VarBuilder<'_>,
+        config: &LlamaConfig,
+        layer: LlamaLayerConfig,
+        before: &RmsNorm,
+    ) -> Result<Self> {
         let (hidden_size, head_dim) = (config.hidden_size, config.head_dim);
         let q_width = config.num_attention_heads * head_dim;
         let kv_width = config.num_key_value_heads * head_dim;
@@ -67,7 +71,7 @@ impl LlamaAttention {
             Ok([norm("q_norm")?, norm("k_norm")?])
         });
         Ok(Self {
-            qkv_proj: load_fused(vb, hidden_size, &parts, config.qkv_bias, fused)?,
+            qkv_proj: load_fused(vb, hidden_size, &parts, config.qkv_bias, fused, before)?,
             o_proj: Linear::load(vb.pp("o_proj"), q_width, hidden_size, config.o_bias)?,
             norms: norms.transpose()?,
             q_width,
@@ -122,18 +126,26 @@ impl LlamaDecoderLayer {
         let norm = |name| load_norm(vb.pp(name), hidden_size, config);
         let parts = [("gate_proj", intermediate_size), ("up_proj", intermediate_size)];
         let fused = config.fused_projections.then_some("gate_up_proj");
-        let mlp = vb.pp("mlp");
-        let gate_up = load_fused(&mlp, hidden_size, &parts, config.mlp_bias, fused)?;
-        let down =
-            Linear::load(mlp.pp("down_proj"), intermediate_size, hidden_size, config.mlp_bias)?;
+        let input_layernorm = norm("input_layernorm")?;
+        let post_attention_layernorm = norm("post_attention_layernorm")?;
         let feedforward_layernorms = config.feedforward_layernorms.then(|| -> Result<_> {
             Ok([norm("pre_feedforward_layernorm")?, norm("post_feedforward_layernorm")?])
         });
+        let feedforward_layernorms = feedforward_layernorms.transpose()?;
+        let before = match &feedforward_layernorms {
+            Some([before, _]) => before,
+            None => &post_attention_layernorm,
+        };
+        let mlp = vb.pp("mlp");
+        let gate_up = load_fused(&mlp, hidden_size, &parts, config.mlp_bias, fused, before)?;
+        let down =
+            Linear::load(mlp.pp("down_proj"), intermediate_size, hidden_size, config.mlp_bias)?;
+        let self_attn = vb.pp("self_attn");
         Ok(Self {
-            input_layernorm: norm("input_layernorm")?,
-            self_attn: LlamaAttention::load(&vb.pp("self_attn"), config, layer)?,
-            post_attention_layernorm: norm("post_attention_layernorm")?,
-            feedforward_layernorms: feedforward_layernorms.transpose()?,
+            self_attn: LlamaAttention::load(&self_attn, config, layer, &input_layernorm)?,
+            input_layernorm,
+            post_attention_layernorm,
+            feedforward_layernorms,
             mlp: GatedMlp::new(gate_up, GateHalf::First, config.hidden_act, down),
         })
     }
@@ -190,10 +202,17 @@ impl LlamaModel {
             .iter()
             .enumerate()
             .map(|(i, layer)| LlamaDecoderLayer::load(&vb.pp("layers").pp(i), &config, *layer));
+        let norm = load_norm(vb.pp("norm"), hidden_size, &config)?;
+        let embed_tokens = vb.pp("embed_tokens");
         Ok(Self {
-            embed_tokens: Embedding::load(vb.pp("embed_tokens"), vocab_size, hidden_size)?,
+            embed_tokens: Embedding::load_words(
+                &embed_tokens,
+                vocab_size,
+                hidden_size,
+                Some(&norm),
+            )?,
             layers: layers.collect::<Result<_>>()?,
-            norm: load_norm(vb.pp("norm"), hidden_size, &config)?,
+            norm,
             rotary: config.rotary.iter().cloned().map(RotaryEmbedding::new).collect(),
             dimensions: config.dimensions(),
             config,
@@ -247,20 +266,8 @@ impl Backbone for LlamaModel {
         &self.dimensions
     }
 
-    fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        let layers = self.layers.iter_mut().flat_map(|layer| {
-            let [gate_up, down] = layer.mlp.linear_layers();
-            [&mut layer.self_attn.qkv_proj, &mut layer.self_attn.o_proj, gate_up, down]
-        });
-        layers.collect()
-    }
-
-    fn word_embeddings(&self) -> Option<&Tensor> {
-        Some(self.embed_tokens.weight())
-    }
-
-    fn tied_by_default(&self) -> bool {
-        self.config.tied_by_default
+    fn word_embeddings(&self) -> Option<&Embedding> {
+        Some(&self.embed_tokens)
     }
 
     fn has_pooler(&self) -> bool {
@@ -268,7 +275,7 @@ impl Backbone for LlamaModel {
     }
 
     fn decoder<'a>(&'a self, head: &'a Head) -> Option<Box<dyn Decoder + 'a>> {
-        Some(Box::new(CausalLM::new(self, head, self.embed_tokens.weight().device())))
+        Some(Box::new(CausalLM::new(self, head, self.embed_tokens.device())))
     }
 }
 

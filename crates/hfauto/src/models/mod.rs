@@ -32,7 +32,7 @@ pub use decoder::{Decoder, DecoderState};
 pub use heads::{Epsilon, Head, HeadLayout, HeadSizes, Layer, Reads};
 pub use seq2seq::{Seq2SeqBackbone, Seq2SeqLM, Seq2SeqModelOutput};
 
-use crate::nn::{Linear, ModelInputs, PositionIds, Ragged};
+use crate::nn::{Embedding, ModelInputs, PositionIds, Ragged};
 
 /// The dimensions of a configuration's inputs and outputs, known without weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,24 +126,10 @@ pub trait Backbone: Send + Sync {
     /// Whether the checkpoint has a pooler.
     fn has_pooler(&self) -> bool;
 
-    /// All linear layers except the pooler's; the loader packs them for the device.
-    fn linear_layers(&mut self) -> Vec<&mut Linear>;
-
-    /// The pooler's linear layer.
-    fn pooler_layer(&mut self) -> Option<&mut Linear> {
-        None
-    }
-
     /// The word embeddings, `(vocab_size, hidden_size)`, for tied heads; `None` if the model reads no
     /// tokens.
-    fn word_embeddings(&self) -> Option<&Tensor> {
+    fn word_embeddings(&self) -> Option<&Embedding> {
         None
-    }
-
-    /// Whether a head over the vocabulary shares the weight of the word embeddings when config.json does
-    /// not say.
-    fn tied_by_default(&self) -> bool {
-        true
     }
 
     /// The encoder and decoder of an encoder-decoder architecture.

@@ -4,15 +4,14 @@
 //! `src/transformers/models/modernbert/modeling_modernbert.py` at v5.24.
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::bert::Pooler;
 use super::rotary_encoder::{NormPlace, RotaryEncoder, RotaryEncoderConfig, RotaryLayerNames};
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    AttentionMask, Embedding, GateHalf, LayerNorm, Linear, ModelInputs, PositionIds, RotaryConfig,
-    RotaryLayout,
+    AttentionMask, Embedding, GateHalf, LayerNorm, ModelInputs, PositionIds, RotaryConfig,
+    RotaryLayout, VarBuilder,
 };
 
 /// The settings of ModernBERT.
@@ -111,7 +110,12 @@ impl ModernBertEmbeddings {
     fn load(vb: &VarBuilder<'_>, config: &ModernBertConfig) -> Result<Self> {
         let (vocab_size, hidden_size) = (config.vocab_size, config.encoder.hidden_size);
         Ok(Self {
-            tok_embeddings: Embedding::load(vb.pp("tok_embeddings"), vocab_size, hidden_size)?,
+            tok_embeddings: Embedding::load_words(
+                &vb.pp("tok_embeddings"),
+                vocab_size,
+                hidden_size,
+                None,
+            )?,
             norm: config.encoder.load_norm(vb.pp("norm"))?,
         })
     }
@@ -135,9 +139,10 @@ impl ModernBertModel {
     /// # Errors
     /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
     pub fn load(vb: &VarBuilder<'_>, config: &ModernBertConfig) -> Result<Self> {
+        let embeddings = ModernBertEmbeddings::load(&vb.pp("embeddings"), config)?;
         Ok(Self {
-            embeddings: ModernBertEmbeddings::load(&vb.pp("embeddings"), config)?,
-            layers: RotaryEncoder::load(&vb.pp("layers"), &config.encoder)?,
+            layers: RotaryEncoder::load(&vb.pp("layers"), &config.encoder, &embeddings.norm)?,
+            embeddings,
             final_norm: config.encoder.load_norm(vb.pp("final_norm"))?,
             dimensions: config.dimensions(),
         })
@@ -160,12 +165,8 @@ impl Backbone for ModernBertModel {
         &self.dimensions
     }
 
-    fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        self.layers.linear_layers().collect()
-    }
-
-    fn word_embeddings(&self) -> Option<&Tensor> {
-        Some(self.embeddings.tok_embeddings.weight())
+    fn word_embeddings(&self) -> Option<&Embedding> {
+        Some(&self.embeddings.tok_embeddings)
     }
 
     fn has_pooler(&self) -> bool {

@@ -4,15 +4,14 @@
 //! `src/transformers/models/mpnet/modeling_mpnet.py` at v4.57.
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::bert::Pooler;
 use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers};
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttnImplementation, Embedding, LayerNorm, Linear, ModelInputs, PositionIds,
-    RelativeAttentionBias, RelativePositionBuckets,
+    Activation, AttnImplementation, Embedding, LayerNorm, ModelInputs, PositionIds,
+    RelativeAttentionBias, RelativePositionBuckets, VarBuilder,
 };
 
 /// Fixed in the source, regardless of `pad_token_id`.
@@ -115,7 +114,12 @@ impl MPNetEmbeddings {
     fn load(vb: VarBuilder<'_>, config: &MPNetConfig) -> Result<Self> {
         let table = |name, rows| Embedding::load(vb.pp(name), rows, config.hidden_size);
         Ok(Self {
-            word_embeddings: table("word_embeddings", config.vocab_size)?,
+            word_embeddings: Embedding::load_words(
+                &vb.pp("word_embeddings"),
+                config.vocab_size,
+                config.hidden_size,
+                None,
+            )?,
             position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
             layer_norm: LayerNorm::load(
                 vb.pp("LayerNorm"),
@@ -191,7 +195,7 @@ impl MPNetModel {
                 config.num_attention_heads,
                 BUCKETS,
             )?,
-            pooler: Pooler::load(vb, config.hidden_size)?,
+            pooler: Pooler::load(&vb, config.hidden_size)?,
             dimensions: config.dimensions(),
         })
     }
@@ -212,16 +216,8 @@ impl Backbone for MPNetModel {
         &self.dimensions
     }
 
-    fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        self.encoder_layer.linear_layers().collect()
-    }
-
-    fn pooler_layer(&mut self) -> Option<&mut Linear> {
-        self.pooler.as_mut().map(Pooler::linear_layer)
-    }
-
-    fn word_embeddings(&self) -> Option<&Tensor> {
-        Some(self.embeddings.word_embeddings.weight())
+    fn word_embeddings(&self) -> Option<&Embedding> {
+        Some(&self.embeddings.word_embeddings)
     }
 
     fn has_pooler(&self) -> bool {

@@ -3,12 +3,12 @@
 //! how its checkpoint names the tensors. Not here: embeddings, poolers, the norm after the last layer.
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::Recorder;
 use crate::nn::{
-    Activation, AttentionMask, AttentionOptions, AttnImplementation, GateHalf, GatedMlp, LayerNorm,
-    Linear, ModelInputs, RotaryConfig, RotaryEmbedding, Rotation, add, attention,
+    Activation, AttentionMask, AttentionOptions, AttnImplementation, GateHalf, GatedMlp, InputNorm,
+    LayerNorm, Linear, ModelInputs, RotaryConfig, RotaryEmbedding, Rotation, VarBuilder, add,
+    attention,
 };
 
 /// Paths of the tensors of a layer in a checkpoint.
@@ -87,15 +87,18 @@ struct RotaryEncoderLayer {
 }
 
 impl RotaryEncoderLayer {
-    fn load(vb: &VarBuilder<'_>, config: &RotaryEncoderConfig, layer: usize) -> Result<Self> {
+    /// `before` is the norm that produces the layer's input: of the embeddings, or of the previous layer.
+    fn load(
+        vb: &VarBuilder<'_>,
+        config: &RotaryEncoderConfig,
+        layer: usize,
+        before: Option<&LayerNorm>,
+    ) -> Result<Self> {
         let (names, hidden_size) = (config.names, config.hidden_size);
         let (mask, rotary) = config.layers[layer];
         let linear = |name, from, to, bias| Linear::load(vb.pp(name), from, to, bias);
         let width = config.num_attention_heads * config.head_dim;
         let part = 2 * config.intermediate_size / names.gate_up.len();
-        let parts = names.gate_up.iter();
-        let parts = parts.map(|name| linear(*name, hidden_size, part, config.gate_up_bias));
-        let gate_up = Linear::fuse(&parts.collect::<Result<Vec<_>>>()?)?;
         let down = linear(names.down, config.intermediate_size, hidden_size, config.down_bias)?;
         let norm = |name| config.load_norm(vb.pp(name));
         let mlp_norm = norm(names.mlp_norm)?;
@@ -108,9 +111,18 @@ impl RotaryEncoderLayer {
                 Norms::After { attention: norm(names.attention_norm)?, mlp: mlp_norm }
             }
         };
+        let (before_qkv, before_mlp) = match &norms {
+            Norms::Before { attention, mlp } => (attention.as_ref().or(before), mlp),
+            Norms::After { attention, .. } => (before, attention),
+        };
+        let parts: Vec<_> = names.gate_up.iter().map(|name| (vb.pp(name), part)).collect();
+        let gate_up =
+            Linear::load_fused(&parts, hidden_size, config.gate_up_bias, Some(before_mlp))?;
         let bias = config.attention_bias;
+        let before_qkv = before_qkv.map(|norm| norm as &dyn InputNorm);
+        let qkv = [(vb.pp(names.qkv), 3 * width)];
         Ok(Self {
-            qkv: linear(names.qkv, hidden_size, 3 * width, bias)?,
+            qkv: Linear::load_fused(&qkv, hidden_size, bias, before_qkv)?,
             attention_output: linear(names.attention_output, width, hidden_size, bias)?,
             mlp: GatedMlp::new(gate_up, config.gate, config.hidden_act, down),
             norms,
@@ -164,9 +176,12 @@ impl RotaryEncoderLayer {
         Ok((self.attention_output.forward(&context.values)?, context.attentions))
     }
 
-    fn linear_layers(&mut self) -> [&mut Linear; 4] {
-        let [gate_up, down] = self.mlp.linear_layers();
-        [&mut self.qkv, &mut self.attention_output, gate_up, down]
+    /// The norm that produces the layer's output, if one does.
+    fn output_norm(&self) -> Option<&LayerNorm> {
+        match &self.norms {
+            Norms::Before { .. } => None,
+            Norms::After { mlp, .. } => Some(mlp),
+        }
     }
 }
 
@@ -177,22 +192,27 @@ pub(super) struct RotaryEncoder {
 }
 
 impl RotaryEncoder {
-    /// Loads the layers.
+    /// Loads the layers; `embeddings_norm` is the norm that produces their input.
     ///
     /// # Errors
     /// When the checkpoint does not have a tensor in the shape that the configuration asks for.
-    pub(super) fn load(vb: &VarBuilder<'_>, config: &RotaryEncoderConfig) -> Result<Self> {
-        let layers = 0..config.layers.len();
-        let layers = layers.map(|layer| RotaryEncoderLayer::load(&vb.pp(layer), config, layer));
+    pub(super) fn load(
+        vb: &VarBuilder<'_>,
+        config: &RotaryEncoderConfig,
+        embeddings_norm: &LayerNorm,
+    ) -> Result<Self> {
+        let mut layers: Vec<RotaryEncoderLayer> = Vec::new();
+        for layer in 0..config.layers.len() {
+            let before = match layers.last() {
+                None => Some(embeddings_norm),
+                Some(last) => last.output_norm(),
+            };
+            layers.push(RotaryEncoderLayer::load(&vb.pp(layer), config, layer, before)?);
+        }
         Ok(Self {
-            layers: layers.collect::<Result<_>>()?,
+            layers,
             rotary: config.rotary.iter().cloned().map(RotaryEmbedding::new).collect(),
         })
-    }
-
-    /// Every linear layer.
-    pub(super) fn linear_layers(&mut self) -> impl Iterator<Item = &mut Linear> {
-        self.layers.iter_mut().flat_map(RotaryEncoderLayer::linear_layers)
     }
 
     /// Runs the layers over `hidden_states`. `recorder` gets the input of each layer. The caller records the result, after

@@ -8,7 +8,6 @@
 //! `src/transformers/models/t5/modeling_t5.py` and `…/mt5/modeling_mt5.py` at v4.57.
 
 use candle_core::{DType, Result, Tensor, bail};
-use candle_nn::VarBuilder;
 use serde_json::Value;
 
 use super::{
@@ -17,9 +16,9 @@ use super::{
 };
 use crate::error::{self, Error, ErrorKind};
 use crate::nn::{
-    Activation, AttentionOptions, AttnImplementation, Embedding, KvCache, Lengths, Linear,
-    ModelInputs, PositionIds, Ragged, RelativeAttentionBias, RelativePositionBuckets, RmsNorm, add,
-    attention_cached, attention_over, cast,
+    Activation, AttentionOptions, AttnImplementation, Embedding, InputNorm, KvCache, Lengths,
+    Linear, ModelInputs, PositionIds, Ragged, RelativeAttentionBias, RelativePositionBuckets,
+    RmsNorm, VarBuilder, add, attention_cached, attention_over, cast,
 };
 
 /// The configuration of T5.
@@ -49,8 +48,6 @@ pub struct T5Config {
     pub is_gated_act: bool,
     /// The epsilon of the norms.
     pub layer_norm_epsilon: f64,
-    /// Whether a head over the vocabulary shares the weight of the word embeddings.
-    pub tie_word_embeddings: bool,
     /// The first token of the decoder.
     pub decoder_start_token_id: Option<u32>,
     /// The kernels that compute attention.
@@ -64,7 +61,6 @@ struct Defaults {
     num_layers: usize,
     num_heads: usize,
     feed_forward_proj: &'static str,
-    tie_word_embeddings: bool,
     decoder_start_token_id: Option<u32>,
 }
 
@@ -81,7 +77,6 @@ impl T5Config {
             num_layers: 6,
             num_heads: 8,
             feed_forward_proj: "relu",
-            tie_word_embeddings: true,
             decoder_start_token_id: None,
         };
         Self::new(fields, &defaults)
@@ -98,7 +93,6 @@ impl T5Config {
             num_layers: 8,
             num_heads: 6,
             feed_forward_proj: "gated-gelu",
-            tie_word_embeddings: false,
             decoder_start_token_id: Some(0),
         };
         Self::new(fields, &defaults)
@@ -138,8 +132,6 @@ impl T5Config {
             dense_act_fn: fields.activation("dense_act_fn", dense_act_fn)?,
             is_gated_act: fields.flag("is_gated_act", is_gated_act)?,
             layer_norm_epsilon: fields.epsilon("layer_norm_epsilon", 1e-6)?,
-            tie_word_embeddings: fields
-                .flag("tie_word_embeddings", defaults.tie_word_embeddings)?,
             decoder_start_token_id: fields
                 .optional_token_id("decoder_start_token_id")?
                 .or(defaults.decoder_start_token_id),
@@ -210,13 +202,12 @@ impl SelfAttention {
     fn load(vb: VarBuilder<'_>, config: &T5Config) -> Result<Self> {
         let attention = vb.pp("SelfAttention");
         let inner_dim = config.num_heads * config.d_kv;
-        let qkv = ["q", "k", "v"]
-            .map(|name| Linear::load(attention.pp(name), config.d_model, inner_dim, false));
-        let qkv = qkv.into_iter().collect::<Result<Vec<_>>>()?;
+        let qkv = ["q", "k", "v"].map(|name| (attention.pp(name), inner_dim));
+        let layer_norm = load_norm(vb.pp("layer_norm"), config)?;
         Ok(Self {
-            qkv: Linear::fuse(&qkv)?,
+            qkv: Linear::load_fused(&qkv, config.d_model, false, Some(&layer_norm))?,
             o: Linear::load(attention.pp("o"), inner_dim, config.d_model, false)?,
-            layer_norm: load_norm(vb.pp("layer_norm"), config)?,
+            layer_norm,
             dtype: vb.dtype(),
         })
     }
@@ -255,15 +246,18 @@ struct CrossAttention {
 }
 
 impl CrossAttention {
-    fn load(vb: VarBuilder<'_>, config: &T5Config) -> Result<Self> {
+    /// `encoder_norm` is the norm that produces the encoder's states.
+    fn load(vb: VarBuilder<'_>, config: &T5Config, encoder_norm: &RmsNorm) -> Result<Self> {
         let attention = vb.pp("EncDecAttention");
         let inner_dim = config.num_heads * config.d_kv;
-        let linear = |name| Linear::load(attention.pp(name), config.d_model, inner_dim, false);
+        let layer_norm = load_norm(vb.pp("layer_norm"), config)?;
+        let part = |name| (attention.pp(name), inner_dim);
+        let (d_model, kv) = (config.d_model, [part("k"), part("v")]);
         Ok(Self {
-            q: linear("q")?,
-            kv: Linear::fuse(&[linear("k")?, linear("v")?])?,
-            o: Linear::load(attention.pp("o"), inner_dim, config.d_model, false)?,
-            layer_norm: load_norm(vb.pp("layer_norm"), config)?,
+            q: Linear::load_fused(&[part("q")], d_model, false, Some(&layer_norm))?,
+            kv: Linear::load_fused(&kv, d_model, false, Some(encoder_norm))?,
+            o: Linear::load(attention.pp("o"), inner_dim, d_model, false)?,
+            layer_norm,
             dtype: vb.dtype(),
         })
     }
@@ -305,7 +299,11 @@ struct FeedForward {
 impl FeedForward {
     fn load(vb: VarBuilder<'_>, config: &T5Config) -> Result<Self> {
         let dense = vb.pp("DenseReluDense");
-        let wi = |name| Linear::load(dense.pp(name), config.d_model, config.d_ff, false);
+        let layer_norm = load_norm(vb.pp("layer_norm"), config)?;
+        let wi = |name| {
+            let part = [(dense.pp(name), config.d_ff)];
+            Linear::load_fused(&part, config.d_model, false, Some(&layer_norm))
+        };
         let (wi, wi_1) =
             if config.is_gated_act { (wi("wi_0")?, Some(wi("wi_1")?)) } else { (wi("wi")?, None) };
         Ok(Self {
@@ -319,7 +317,7 @@ impl FeedForward {
             )?,
             dtype: vb.dtype(),
             act: config.dense_act_fn,
-            layer_norm: load_norm(vb.pp("layer_norm"), config)?,
+            layer_norm,
         })
     }
 
@@ -347,28 +345,17 @@ struct T5Block {
 }
 
 impl T5Block {
-    fn load(vb: VarBuilder<'_>, config: &T5Config, is_decoder: bool) -> Result<Self> {
+    /// `encoder_norm` is the norm that produces the encoder's states, for a decoder.
+    fn load(vb: VarBuilder<'_>, config: &T5Config, encoder_norm: Option<&RmsNorm>) -> Result<Self> {
         let layer = vb.pp("layer");
+        let cross = encoder_norm.map(|norm| CrossAttention::load(layer.pp(1), config, norm));
+        let cross_attention = cross.transpose()?;
+        let last = if cross_attention.is_some() { 2 } else { 1 };
         Ok(Self {
             self_attention: SelfAttention::load(layer.pp(0), config)?,
-            cross_attention: is_decoder
-                .then(|| CrossAttention::load(layer.pp(1), config))
-                .transpose()?,
-            feed_forward: FeedForward::load(layer.pp(if is_decoder { 2 } else { 1 }), config)?,
+            cross_attention,
+            feed_forward: FeedForward::load(layer.pp(last), config)?,
         })
-    }
-}
-
-impl T5Block {
-    fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        let attention = &mut self.self_attention;
-        let mut layers = vec![&mut attention.qkv, &mut attention.o];
-        if let Some(cross) = &mut self.cross_attention {
-            layers.extend([&mut cross.q, &mut cross.kv, &mut cross.o]);
-        }
-        layers.extend([&mut self.feed_forward.wi, &mut self.feed_forward.wo]);
-        layers.extend(&mut self.feed_forward.wi_1);
-        layers
     }
 }
 
@@ -397,8 +384,9 @@ struct T5Stack {
 }
 
 impl T5Stack {
-    fn load(vb: VarBuilder<'_>, config: &T5Config, is_decoder: bool) -> Result<Self> {
-        let blocks = vb.pp("block");
+    /// `encoder_norm` is the norm that produces the encoder's states, for a decoder.
+    fn load(vb: VarBuilder<'_>, config: &T5Config, encoder_norm: Option<&RmsNorm>) -> Result<Self> {
+        let (blocks, is_decoder) = (vb.pp("block"), encoder_norm.is_some());
         let Some(buckets) = config.buckets(!is_decoder) else {
             bail!("invalid number of relative position buckets")
         };
@@ -414,7 +402,7 @@ impl T5Stack {
                 buckets,
             )?,
             block: (0..layers)
-                .map(|i| T5Block::load(blocks.pp(i), config, is_decoder))
+                .map(|i| T5Block::load(blocks.pp(i), config, encoder_norm))
                 .collect::<Result<_>>()?,
             final_layer_norm: load_norm(vb.pp("final_layer_norm"), config)?,
             dtype: vb.dtype(),
@@ -474,10 +462,15 @@ impl T5Stack {
 }
 
 /// The word embeddings that both stacks share; a checkpoint may have them under several names.
-fn load_shared(vb: &VarBuilder<'_>, config: &T5Config) -> Result<Embedding> {
+fn load_shared(
+    vb: &VarBuilder<'_>,
+    config: &T5Config,
+    norm: Option<&dyn InputNorm>,
+) -> Result<Embedding> {
     let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
     let there = names.into_iter().find(|name| vb.contains_tensor(&format!("{name}.weight")));
-    Embedding::load(vb.pp(there.unwrap_or(names[0])), config.vocab_size, config.d_model)
+    let vb = vb.pp(there.unwrap_or(names[0]));
+    Embedding::load_words(&vb, config.vocab_size, config.d_model, norm)
 }
 
 /// T5's encoder alone: `T5EncoderModel`, `MT5EncoderModel`.
@@ -494,8 +487,8 @@ impl T5EncoderModel {
     /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: &VarBuilder<'_>, config: &T5Config) -> Result<Self> {
         Ok(Self {
-            shared: load_shared(vb, config)?,
-            encoder: T5Stack::load(vb.pp("encoder"), config, false)?,
+            shared: load_shared(vb, config, None)?,
+            encoder: T5Stack::load(vb.pp("encoder"), config, None)?,
             dimensions: config.dimensions(),
         })
     }
@@ -512,12 +505,8 @@ impl Backbone for T5EncoderModel {
         &self.dimensions
     }
 
-    fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        self.encoder.block.iter_mut().flat_map(T5Block::linear_layers).collect()
-    }
-
-    fn word_embeddings(&self) -> Option<&Tensor> {
-        Some(self.shared.weight())
+    fn word_embeddings(&self) -> Option<&Embedding> {
+        Some(&self.shared)
     }
 
     fn has_pooler(&self) -> bool {
@@ -534,7 +523,6 @@ pub struct T5Model {
     encoder: T5Stack,
     decoder: T5Stack,
     dimensions: Dimensions,
-    tie_word_embeddings: bool,
     decoder_start_token_id: Option<u32>,
 }
 
@@ -544,15 +532,17 @@ impl T5Model {
     /// # Errors
     /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: &VarBuilder<'_>, config: &T5Config) -> Result<Self> {
+        let encoder = T5Stack::load(vb.pp("encoder"), config, None)?;
+        let norm = &encoder.final_layer_norm;
+        let decoder = T5Stack::load(vb.pp("decoder"), config, Some(norm))?;
         Ok(Self {
-            shared: load_shared(vb, config)?,
-            encoder: T5Stack::load(vb.pp("encoder"), config, false)?,
-            decoder: T5Stack::load(vb.pp("decoder"), config, true)?,
+            shared: load_shared(vb, config, Some(&decoder.final_layer_norm))?,
+            encoder,
+            decoder,
             dimensions: Dimensions {
                 num_hidden_layers: config.num_decoder_layers,
                 ..config.dimensions()
             },
-            tie_word_embeddings: config.tie_word_embeddings,
             decoder_start_token_id: config.decoder_start_token_id,
         })
     }
@@ -627,17 +617,8 @@ impl Backbone for T5Model {
         &self.dimensions
     }
 
-    fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        let blocks = self.encoder.block.iter_mut().chain(&mut self.decoder.block);
-        blocks.flat_map(T5Block::linear_layers).collect()
-    }
-
-    fn word_embeddings(&self) -> Option<&Tensor> {
-        Some(self.shared.weight())
-    }
-
-    fn tied_by_default(&self) -> bool {
-        self.tie_word_embeddings
+    fn word_embeddings(&self) -> Option<&Embedding> {
+        Some(&self.shared)
     }
 
     fn has_pooler(&self) -> bool {
@@ -649,7 +630,7 @@ impl Backbone for T5Model {
     }
 
     fn decoder<'a>(&'a self, head: &'a Head) -> Option<Box<dyn Decoder + 'a>> {
-        Some(Box::new(Seq2SeqLM::new(self, head, self.shared.weight().device())))
+        Some(Box::new(Seq2SeqLM::new(self, head, self.shared.device())))
     }
 }
 
@@ -703,7 +684,6 @@ mod tests {
         let (t5, mt5) = (T5Config::t5(&fields).unwrap(), T5Config::mt5(&fields).unwrap());
         assert_eq!((t5.num_layers, t5.num_decoder_layers, t5.num_heads), (6, 6, 8));
         assert_eq!((mt5.num_layers, mt5.num_heads, mt5.d_ff), (8, 6, 1024));
-        assert!(t5.tie_word_embeddings && !mt5.tie_word_embeddings);
         assert_eq!((t5.decoder_start_token_id, mt5.decoder_start_token_id), (None, Some(0)));
         assert_eq!((mt5.dense_act_fn, mt5.is_gated_act), (Activation::GeluTanh, true));
         assert_eq!(config(&json!({"num_layers": 2})).unwrap().num_decoder_layers, 2);

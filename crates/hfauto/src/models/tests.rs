@@ -1,11 +1,13 @@
 //! The families of `tests/golden/modern` against transformers, cell by cell.
 
+mod dtypes;
+
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
 
-use crate::auto::{AutoClass, AutoConfig, AutoModel, FAMILIES, ModelWithHead};
+use crate::auto::{AutoClass, AutoConfig, AutoModel, FAMILIES, ModelDtype, ModelWithHead};
 use crate::generation::{Generated, GenerationConfig, generate};
 use crate::hub::{Snapshot, Weights};
 use crate::models::{Head, ModelOutput, Reads, Want};
@@ -38,7 +40,7 @@ impl Golden {
             .map(|entry| entry.unwrap().path())
             .collect();
         dirs.sort();
-        assert!(dirs.len() >= 101, "{} goldens", dirs.len());
+        assert!(dirs.len() >= 106, "{} goldens", dirs.len());
         dirs.into_iter().map(Self::read).collect()
     }
 
@@ -60,18 +62,25 @@ impl Golden {
     }
 
     fn load(&self) -> Model {
+        let model = self.load_as(DType::F32.into());
+        if let Model::Base(model) = &model {
+            assert_eq!(model.report().unused, [""; 0], "{}", self.name);
+        }
+        model
+    }
+
+    fn load_as(&self, dtype: ModelDtype) -> Model {
         let class = self.json["auto_class"].as_str().unwrap();
         let snapshot = Snapshot::local(&self.dir).unwrap();
         let config = AutoConfig::from_snapshot(&snapshot, &Map::new()).unwrap();
         let device = &Device::Cpu;
         match AutoClass::find(class).unwrap() {
             AutoClass::Model => {
-                let model = AutoModel::load_snapshot(&snapshot, config, None, device).unwrap();
-                assert_eq!(model.report().unused, [""; 0], "{}", self.name);
-                Model::Base(model)
+                let model = AutoModel::load_snapshot(&snapshot, config, Some(dtype), device);
+                Model::Base(model.unwrap_or_else(|error| panic!("{}: {error}", self.name)))
             }
             class => Model::Head(
-                ModelWithHead::load_snapshot(class, &snapshot, config, None, device, None)
+                ModelWithHead::load_snapshot(class, &snapshot, config, Some(dtype), device, None)
                     .unwrap_or_else(|error| panic!("{}: {error}", self.name)),
             ),
         }

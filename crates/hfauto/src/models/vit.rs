@@ -4,12 +4,13 @@
 //! `src/transformers/models/vit/modeling_vit.py` at v4.57.
 
 use candle_core::{Result, Tensor, bail};
-use candle_nn::VarBuilder;
 
 use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers};
 use super::{Backbone, Dimensions, Fields, ImageDimensions, ModelOutput, Recorder, Want};
 use crate::error;
-use crate::nn::{Activation, AttnImplementation, LayerNorm, Linear, ModelInputs, PositionIds};
+use crate::nn::{
+    Activation, AttnImplementation, LayerNorm, Linear, ModelInputs, PositionIds, VarBuilder,
+};
 
 /// The configuration of ViT and DeiT.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,11 +141,7 @@ impl ViTEmbeddings {
             special_tokens.push(vb.get((1, 1, hidden), "distillation_token")?);
         }
         let projection = vb.pp("patch_embeddings.projection");
-        let (height, width) = config.patch_size;
-        let weight = projection.get((hidden, config.num_channels, height, width), "weight")?;
-        // While the loader collects missing tensors, it replaces each by a scalar broadcast to the expected
-        // shape. Reshaping that would allocate whatever the config claims.
-        let weight = if weight.is_contiguous() { weight.flatten_from(1)? } else { weight };
+        let kernel = (config.num_channels, config.patch_size.0, config.patch_size.1);
         let special_tokens = match &special_tokens[..] {
             tokens if tokens.iter().all(Tensor::is_contiguous) => {
                 Tensor::cat(tokens, 1)?.squeeze(0)?
@@ -154,7 +151,7 @@ impl ViTEmbeddings {
         Ok(Self {
             special_tokens,
             position_embeddings: vb.get((1, config.tokens(), hidden), "position_embeddings")?,
-            patch_embeddings_projection: Linear::new(weight, Some(projection.get(hidden, "bias")?)),
+            patch_embeddings_projection: Linear::load_convolution(projection, hidden, kernel)?,
             config: config.clone(),
         })
     }
@@ -305,15 +302,6 @@ impl Backbone for ViTModel {
 
     fn dimensions(&self) -> &Dimensions {
         &self.dimensions
-    }
-
-    fn linear_layers(&mut self) -> Vec<&mut Linear> {
-        let projection = &mut self.embeddings.patch_embeddings_projection;
-        self.encoder_layer.linear_layers().chain([projection]).collect()
-    }
-
-    fn pooler_layer(&mut self) -> Option<&mut Linear> {
-        self.pooler.as_mut().map(|pooler| &mut pooler.dense)
     }
 
     fn has_pooler(&self) -> bool {

@@ -14,7 +14,7 @@ use super::cpu::{self, CpuView};
 use super::cuda;
 use super::inputs::{Lengths, ModelInputs};
 use super::kv_cache::KvCache;
-use super::linear::Precision;
+use super::precision::Precision;
 
 /// The attention kernels, by their `attn_implementation` names of transformers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! Layer normalization over the last axis of `(tokens, hidden_size)`.
 
 use candle_core::{DType, Result, Tensor, bail};
-use candle_nn::VarBuilder;
 
 use super::cpu::{self, CpuView};
+use super::precision::InputNorm;
+use super::var_builder::VarBuilder;
 
 /// `(x − mean) / √(variance + eps) · weight + bias`, as `torch.nn.LayerNorm`.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ impl LayerNorm {
     /// When the checkpoint lacks `weight` or has another shape.
     pub fn load_without_bias(vb: VarBuilder<'_>, hidden_size: usize, eps: f64) -> Result<Self> {
         let weight = vb.get(hidden_size, "weight")?;
-        // See `Linear::fuse` for tensors that the checkpoint lacks.
+        // See `TensorSource::get` for tensors that the checkpoint lacks.
         let bias = if weight.is_contiguous() { weight.zeros_like()? } else { weight.clone() };
         Ok(Self { weight, bias, eps })
     }
@@ -47,12 +48,6 @@ impl LayerNorm {
     /// As [`LayerNorm::forward`].
     pub fn forward_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.normalize(x, Some(residual))
-    }
-
-    /// The expected magnitude of each output feature: its root mean square for normally distributed inputs.
-    pub(super) fn output_magnitudes(&self) -> Result<Vec<f32>> {
-        let squares = (self.weight.sqr()? + self.bias.sqr()?)?;
-        squares.sqrt()?.to_dtype(DType::F32)?.to_vec1()
     }
 
     fn normalize(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
@@ -102,6 +97,13 @@ impl LayerNorm {
             .to_dtype(dtype)?
             .broadcast_mul(&self.weight)?
             .broadcast_add(&self.bias)
+    }
+}
+
+impl InputNorm for LayerNorm {
+    fn output_magnitudes(&self) -> Result<Vec<f32>> {
+        let squares = (self.weight.sqr()? + self.bias.sqr()?)?;
+        squares.sqrt()?.to_dtype(DType::F32)?.to_vec1()
     }
 }
 

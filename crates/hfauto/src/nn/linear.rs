@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor, bail};
-use candle_nn::VarBuilder;
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::activation::Activation;
-use super::cpu::{self, CpuView, Int8Weight, Matrix, Output, PackedWeight};
+use super::cpu::{self, CpuView, Int8Weight, MAX_INT8_FEATURES, Matrix, Output, PackedWeight};
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::layer_norm::LayerNorm;
+use super::matrix_rows::{Rows, TensorRows, Transposed};
 use super::mlp::Gate;
+use super::precision::{InputNorm, Precision};
+use super::var_builder::VarBuilder;
 
 /// Tokens per block of a packed layer: a block's results are still in the cache when the activation function, or the
 /// next layer, reads them.
@@ -24,26 +25,14 @@ const TILE_TOKENS: usize = 8;
 pub struct Linear {
     weight: Weight,
     bias: Option<Tensor>,
-    /// The norm that produces the input, until the weight is packed.
-    input_norm: Option<LayerNorm>,
-    /// The number of outputs of each fused layer.
-    parts: Vec<usize>,
 }
 
-/// How layers compute on a CPU, which determines the form of their weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// In the dtype of the weight.
-    Full,
-    /// In 8-bit integers: weights are quantized at load, per output, and inputs in each forward pass, per token.
-    /// Attention, which has no weights, uses bf16 where the processor supports it.
-    Int8,
-}
-
+/// The weight of a linear layer, or a table of vectors.
 #[derive(Clone)]
-enum Weight {
+pub(super) enum Weight {
     /// As in the checkpoint, `(out_features, in_features)`.
     Dense(Tensor),
+    /// In f32 or bf16.
     Packed(Arc<PackedWeight>),
     Int8(Arc<Int8Weight>),
 }
@@ -58,14 +47,127 @@ impl std::fmt::Debug for Weight {
     }
 }
 
+/// The matrices of a layer in a checkpoint, and the form that it gets.
+struct Plan<'a> {
+    matrices: Vec<Box<dyn Rows + 'a>>,
+    /// The number of outputs of each fused layer.
+    parts: &'a [usize],
+    in_features: usize,
+    precision: Precision,
+}
+
+impl Plan<'_> {
+    fn build(&self, norm: Option<&dyn InputNorm>) -> Result<Weight> {
+        let (matrices, out_features) = (&self.matrices[..], self.parts.iter().sum());
+        let shape = (out_features, self.in_features);
+        Ok(match self.precision {
+            Precision::Full => Weight::Packed(Arc::new(PackedWeight::f32(shape, matrices)?)),
+            Precision::Bf16 => Weight::Packed(Arc::new(PackedWeight::bf16(shape, matrices)?)),
+            Precision::Int8 => {
+                let magnitudes = norm.map(InputNorm::output_magnitudes).transpose()?;
+                let (magnitudes, parts) = (magnitudes.as_deref(), self.parts);
+                let weight = Int8Weight::new(self.in_features, parts, matrices, magnitudes)?;
+                Weight::Int8(Arc::new(weight))
+            }
+        })
+    }
+}
+
+/// The precision of a layer with weights of this dtype, which the kernels of `nn/cpu` compute; `None` where candle
+/// computes.
+fn packed_precision(
+    precision: Precision,
+    dtype: DType,
+    device: &Device,
+    (out_features, in_features): (usize, usize),
+) -> Option<Precision> {
+    if !device.is_cpu() || dtype != DType::F32 || out_features == 0 || in_features == 0 {
+        return None;
+    }
+    match precision {
+        Precision::Int8 if in_features > MAX_INT8_FEATURES => Some(Precision::Full),
+        precision => Some(precision),
+    }
+}
+
 impl Weight {
+    /// Loads the matrix `name` in the form of the builder's precision.
+    ///
+    /// # Errors
+    /// When the checkpoint lacks it or has another shape.
+    pub(super) fn load(
+        vb: &VarBuilder<'_>,
+        (out_features, in_features): (usize, usize),
+        name: &str,
+        norm: Option<&dyn InputNorm>,
+    ) -> Result<Self> {
+        Self::load_parts(&[(vb.clone(), out_features)], in_features, name, norm)
+    }
+
+    /// Loads the matrices `name` of layers with the same input as one.
+    fn load_parts(
+        parts: &[(VarBuilder<'_>, usize)],
+        in_features: usize,
+        name: &str,
+        norm: Option<&dyn InputNorm>,
+    ) -> Result<Self> {
+        let Some((vb, _)) = parts.first() else { bail!("bug: a layer without a weight") };
+        let sizes: Vec<usize> = parts.iter().map(|(_, outputs)| *outputs).collect();
+        let out_features = sizes.iter().fold(0usize, |sum, outputs| sum.saturating_add(*outputs));
+        let shape = (out_features, in_features);
+        let Some(precision) = packed_precision(vb.precision(), vb.dtype(), vb.device(), shape)
+        else {
+            return Self::load_dense(parts, in_features, name);
+        };
+        let matrices = parts.iter().map(|(vb, outputs)| {
+            count(vb, precision, *outputs, in_features);
+            vb.rows((*outputs, in_features), name)
+        });
+        let matrices: Vec<_> = matrices.collect::<Result<_>>()?;
+        let matrices: Option<Vec<_>> = matrices.into_iter().collect();
+        match matrices {
+            Some(matrices) if !vb.only_sizes() => {
+                Plan { matrices, parts: &sizes, in_features, precision }.build(norm)
+            }
+            _ => absent(vb, shape),
+        }
+    }
+
+    fn load_dense(
+        parts: &[(VarBuilder<'_>, usize)],
+        in_features: usize,
+        name: &str,
+    ) -> Result<Self> {
+        let weights = parts.iter().map(|(vb, outputs)| vb.get((*outputs, in_features), name));
+        let weights = weights.collect::<Result<Vec<_>>>()?;
+        // Concatenating broadcast scalars (see `TensorSource::get`) would allocate whatever size the config claims.
+        if let Some(missing) = weights.iter().find(|weight| !weight.is_contiguous()) {
+            return Ok(Self::Dense(missing.clone()));
+        }
+        Ok(Self::Dense(if weights.len() == 1 {
+            weights[0].clone()
+        } else {
+            Tensor::cat(&weights, 0)?
+        }))
+    }
+
     /// `(out_features, in_features)`.
-    fn shape(&self) -> Result<(usize, usize)> {
+    pub(super) fn shape(&self) -> Result<(usize, usize)> {
         match self {
             Self::Dense(weight) => weight.dims2(),
             Self::Packed(weight) => Ok(weight.shape()),
             Self::Int8(weight) => Ok(weight.shape()),
         }
+    }
+
+    /// Appends the vector of one output to `out`; `None` for a dense weight.
+    pub(super) fn append_row(&self, row: usize, out: &mut Vec<f32>) -> Option<()> {
+        match self {
+            Self::Dense(_) => return None,
+            Self::Packed(weight) => weight.append_row(row, out),
+            Self::Int8(weight) => weight.append_row(row, out),
+        }
+        Some(())
     }
 
     /// Appends rows of results to `out`.
@@ -78,14 +180,36 @@ impl Weight {
     }
 }
 
+/// Counts the memory of a weight in the form of `precision`.
+fn count(vb: &VarBuilder<'_>, precision: Precision, out_features: usize, in_features: usize) {
+    let size = match precision {
+        Precision::Full => 4,
+        Precision::Bf16 => 2,
+        Precision::Int8 => 1,
+    };
+    vb.count(&[out_features, in_features], size);
+    if precision == Precision::Int8 {
+        // A scale and a sum for each output.
+        vb.count(&[out_features], 8);
+    }
+}
+
+/// A weight that takes no memory: the checkpoint lacks it, or only its size counts.
+fn absent(vb: &VarBuilder<'_>, shape: (usize, usize)) -> Result<Weight> {
+    Ok(Weight::Dense(Tensor::zeros((), vb.dtype(), vb.device())?.broadcast_as(shape)?))
+}
+
 impl Linear {
-    /// A layer from a weight `(out_features, in_features)` and a bias `(out_features)`.
+    /// A layer from a weight `(out_features, in_features)` and a bias `(out_features)`, as they are.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        let parts = vec![weight.dim(0).unwrap_or(0)];
-        Self { weight: Weight::Dense(weight), bias, input_norm: None, parts }
+        Self::with_weight(Weight::Dense(weight), bias)
     }
 
-    /// Loads `weight` and, if `bias` is true, `bias`.
+    pub(super) fn with_weight(weight: Weight, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// Loads `weight` and, if `bias` is true, `bias`, in the form that the precision of `vb` needs.
     ///
     /// # Errors
     /// When the checkpoint lacks them or has other shapes.
@@ -95,90 +219,136 @@ impl Linear {
         out_features: usize,
         bias: bool,
     ) -> Result<Self> {
-        let weight = vb.get((out_features, in_features), "weight")?;
-        let bias = if bias { Some(vb.get(out_features, "bias")?) } else { None };
-        Ok(Self::new(weight, bias))
+        Self::load_fused(&[(vb, out_features)], in_features, bias, None)
     }
 
-    /// Like [`Linear::load`], for a `Conv1D` of transformers: its weight, `(in_features, out_features)`, is transposed
-    /// once at load.
+    /// Like [`Linear::load`], for layers with the same input, each given by its path and its number of outputs: one
+    /// product, whose outputs are concatenated. `norm` produces the input; its weights then calibrate the quantization to
+    /// 8 bits, for which each layer gets its own smoothing factors.
     ///
     /// # Errors
-    /// When the checkpoint lacks them or has other shapes.
+    /// As [`Linear::load`].
+    pub fn load_fused(
+        parts: &[(VarBuilder<'_>, usize)],
+        in_features: usize,
+        bias: bool,
+        norm: Option<&dyn InputNorm>,
+    ) -> Result<Self> {
+        let weight = Weight::load_parts(parts, in_features, "weight", norm)?;
+        if !bias {
+            return Ok(Self::with_weight(weight, None));
+        }
+        let biases = parts.iter().map(|(vb, outputs)| vb.get(*outputs, "bias"));
+        let biases = biases.collect::<Result<Vec<_>>>()?;
+        let bias = match biases.iter().find(|bias| !bias.is_contiguous()) {
+            Some(missing) => missing.clone(),
+            None => Tensor::cat(&biases, 0)?,
+        };
+        Ok(Self::with_weight(weight, Some(bias)))
+    }
+
+    /// Like [`Linear::load_fused`], for a `Conv1D` of transformers with a bias: the weight, `(in_features, out_features)`,
+    /// is transposed once at load. `parts` are the numbers of outputs of the layers that it fuses.
+    ///
+    /// # Errors
+    /// As [`Linear::load`].
     pub fn load_conv1d(
         vb: VarBuilder<'_>,
         in_features: usize,
-        out_features: usize,
+        parts: &[usize],
+        norm: Option<&dyn InputNorm>,
     ) -> Result<Self> {
-        let weight = vb.get((in_features, out_features), "weight")?;
-        // See `Linear::fuse` for tensors that the checkpoint lacks.
-        let weight = if weight.is_contiguous() { weight.t()?.contiguous()? } else { weight.t()? };
-        Ok(Self::new(weight, Some(vb.get(out_features, "bias")?)))
-    }
-
-    /// Fuses layers with the same input into one product; their outputs are concatenated.
-    ///
-    /// # Errors
-    /// When the weights or biases cannot be concatenated, or a layer is packed already.
-    pub fn fuse(layers: &[Self]) -> Result<Self> {
-        let weights = layers.iter().map(|layer| match &layer.weight {
-            Weight::Dense(weight) => Ok(weight),
-            Weight::Packed(_) | Weight::Int8(_) => bail!("bug: a packed layer cannot be fused"),
-        });
-        let weights: Vec<&Tensor> = weights.collect::<Result<_>>()?;
-        // While the loader collects missing tensors, a missing one is a scalar broadcast to its shape. Concatenating
-        // those would allocate whatever size the config claims.
-        if let Some(missing) = weights.iter().position(|weight| !weight.is_contiguous()) {
-            return Ok(layers[missing].clone());
-        }
-        let parts = weights.iter().map(|weight| weight.dim(0)).collect::<Result<_>>()?;
-        let weight = Tensor::cat(&weights, 0)?;
-        let biases: Option<Vec<&Tensor>> = layers.iter().map(|layer| layer.bias.as_ref()).collect();
-        let bias = biases.map(|biases| Tensor::cat(&biases, 0)).transpose()?;
-        Ok(Self { parts, ..Self::new(weight, bias) })
-    }
-
-    /// Declares that the input is the output of `norm`, whose weights then calibrate the quantization to 8 bits. Each
-    /// fused layer gets its own smoothing factors.
-    #[must_use]
-    pub fn after(mut self, norm: &LayerNorm) -> Self {
-        self.input_norm = Some(norm.clone());
-        self
-    }
-
-    /// Packs the weight for the CPU's kernels and drops the tensor. A layer that is not f32 in host memory stays
-    /// unchanged.
-    ///
-    /// # Errors
-    /// When candle cannot read the weight.
-    pub fn pack(&mut self, precision: Precision) -> Result<()> {
-        let Weight::Dense(weight) = &self.weight else { return Ok(()) };
-        let norm = self.input_norm.take();
-        let packed = match precision {
-            Precision::Full => PackedWeight::new(weight)?.map(|w| Weight::Packed(Arc::new(w))),
-            Precision::Int8 => {
-                let magnitudes = norm.map(|norm| norm.output_magnitudes()).transpose()?;
-                Int8Weight::new(weight, magnitudes.as_deref(), &self.parts)?
-                    .map(|w| Weight::Int8(Arc::new(w)))
-            }
+        let out_features = parts.iter().fold(0usize, |sum, outputs| sum.saturating_add(*outputs));
+        let (shape, stored) = ((out_features, in_features), (in_features, out_features));
+        let bias = Some(vb.get(out_features, "bias")?);
+        let Some(precision) = packed_precision(vb.precision(), vb.dtype(), vb.device(), shape)
+        else {
+            let weight = vb.get(stored, "weight")?;
+            // See `TensorSource::get` for tensors that the checkpoint lacks.
+            let is_there = weight.is_contiguous();
+            let weight = if is_there { weight.t()?.contiguous()? } else { weight.t()? };
+            return Ok(Self::new(weight, bias));
         };
-        self.weight = packed.unwrap_or_else(|| self.weight.clone());
-        Ok(())
+        count(&vb, precision, out_features, in_features);
+        let weight = match vb.rows(stored, "weight")? {
+            Some(rows) if !vb.only_sizes() => {
+                let matrices: Vec<Box<dyn Rows>> = vec![Box::new(Transposed::new(&*rows)?)];
+                Plan { matrices, parts, in_features, precision }.build(norm)?
+            }
+            _ => absent(&vb, shape)?,
+        };
+        Ok(Self::with_weight(weight, bias))
+    }
+
+    /// Like [`Linear::load`] with a bias, for a convolution whose stride is its kernel: `kernel` are the dimensions of the
+    /// weight after the first.
+    ///
+    /// # Errors
+    /// As [`Linear::load`].
+    pub fn load_convolution(
+        vb: VarBuilder<'_>,
+        out_features: usize,
+        kernel: (usize, usize, usize),
+    ) -> Result<Self> {
+        let bias = Some(vb.get(out_features, "bias")?);
+        let shape = (out_features, kernel.0, kernel.1, kernel.2);
+        let in_features = kernel.0.saturating_mul(kernel.1).saturating_mul(kernel.2);
+        let flat = (out_features, in_features);
+        let Some(precision) = packed_precision(vb.precision(), vb.dtype(), vb.device(), flat)
+        else {
+            let weight = vb.get(shape, "weight")?;
+            let weight = if weight.is_contiguous() { weight.flatten_from(1)? } else { weight };
+            return Ok(Self::new(weight, bias));
+        };
+        count(&vb, precision, out_features, in_features);
+        let weight = match vb.rows(shape, "weight")? {
+            Some(rows) if !vb.only_sizes() => {
+                let plan =
+                    Plan { matrices: vec![rows], parts: &[out_features], in_features, precision };
+                plan.build(None)?
+            }
+            _ => absent(&vb, flat)?,
+        };
+        Ok(Self::with_weight(weight, bias))
+    }
+
+    /// The same layer with another bias.
+    #[must_use]
+    pub fn with_bias(self, bias: Option<Tensor>) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// The same layer in the form of `precision`, if its weight is f32 in host memory; otherwise unchanged. `norm` and
+    /// `parts` are as in [`Linear::load_fused`].
+    ///
+    /// # Errors
+    /// When candle cannot read the weight, or the parts do not add up to its outputs.
+    pub fn packed(
+        self,
+        precision: Precision,
+        norm: Option<&dyn InputNorm>,
+        parts: &[usize],
+    ) -> Result<Self> {
+        let Weight::Dense(weight) = &self.weight else { return Ok(self) };
+        let shape = weight.dims2()?;
+        if parts.iter().sum::<usize>() != shape.0 {
+            bail!("bug: the parts do not add up to the number of outputs");
+        }
+        let (dtype, device) = (weight.dtype(), weight.device());
+        let Some(precision) = packed_precision(precision, dtype, device, shape) else {
+            return Ok(self);
+        };
+        let matrices: Vec<Box<dyn Rows>> = vec![Box::new(TensorRows::new(weight)?)];
+        let weight = Plan { matrices, parts, in_features: shape.1, precision }.build(norm)?;
+        Ok(Self { weight, ..self })
     }
 
     /// The precision that the layer computes in.
     pub fn precision(&self) -> Precision {
         match self.weight {
             Weight::Int8(_) => Precision::Int8,
+            Weight::Packed(ref weight) if weight.is_bf16() => Precision::Bf16,
             Weight::Dense(_) | Weight::Packed(_) => Precision::Full,
-        }
-    }
-
-    /// The number of weight parameters in 8-bit integers.
-    pub fn int8_parameters(&self) -> usize {
-        match &self.weight {
-            Weight::Int8(weight) => weight.shape().0 * weight.shape().1,
-            Weight::Dense(_) | Weight::Packed(_) => 0,
         }
     }
 
@@ -375,55 +545,130 @@ fn append_dense(
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::Shape;
 
     use super::*;
 
+    fn random(shape: impl Into<Shape>) -> Result<Tensor> {
+        Tensor::randn(0f32, 1., shape, &Device::Cpu)
+    }
+
+    /// The layer with an f32 weight as it is, and in each form that a CPU computes with.
+    fn kinds(layer: &Linear) -> Result<[Linear; 4]> {
+        let (outputs, _) = layer.weight.shape()?;
+        let packed = |precision| layer.clone().packed(precision, None, &[outputs]);
+        let [full, bf16, int8] = [Precision::Full, Precision::Bf16, Precision::Int8].map(packed);
+        Ok([layer.clone(), full?, bf16?, int8?])
+    }
+
+    fn assert_close(ours: &Tensor, exact: &Tensor, most: f64) -> Result<()> {
+        let off = (ours.to_dtype(DType::F64)? - exact)?.abs()?.flatten_all()?.max(0)?;
+        let off = off.to_scalar::<f64>()?;
+        assert!(off < most, "{off:e}");
+        Ok(())
+    }
+
     #[test]
-    fn agrees_with_candle_and_fuses() -> Result<()> {
-        let device = Device::Cpu;
-        let x = Tensor::randn(0f32, 1., (5, 12), &device)?;
-        let layers = [4, 6]
-            .map(|out| {
-                Ok(Linear::new(
-                    Tensor::randn(0f32, 1., (out, 12), &device)?,
-                    Some(Tensor::randn(0f32, 1., out, &device)?),
-                ))
-            })
-            .into_iter()
-            .collect::<Result<Vec<_>>>()?;
-        let separate = Tensor::cat(&[layers[0].forward(&x)?, layers[1].forward(&x)?], 1)?;
-        let fused = Linear::fuse(&layers)?;
+    fn agrees_with_candle() -> Result<()> {
+        let (x, weight, bias) = (random((5, 12))?, random((10, 12))?, random(10)?);
         // f64 uses candle's product.
-        let double = Linear::new(
-            dense(&fused).to_dtype(DType::F64)?,
-            fused.bias.as_ref().map(|b| b.to_dtype(DType::F64)).transpose()?,
-        );
-        let exact = double.forward(&x.to_dtype(DType::F64)?)?;
-        let mut packed = fused.clone();
-        packed.pack(Precision::Full)?;
-        let ys = [separate, fused.forward(&x)?, packed.forward(&x)?];
+        let [weight64, bias64] = [&weight, &bias].map(|tensor| tensor.to_dtype(DType::F64));
+        let exact = Linear::new(weight64?, Some(bias64?)).forward(&x.to_dtype(DType::F64)?)?;
+        let layer = Linear::new(weight, Some(bias));
+        let packed = layer.clone().packed(Precision::Full, None, &[10])?;
         let strided = x.t()?.contiguous()?.t()?;
-        for y in ys.into_iter().chain([fused.forward(&strided)?, packed.forward(&strided)?]) {
-            let off = (y.to_dtype(DType::F64)? - &exact)?.abs()?.flatten_all()?.max(0)?;
-            assert!(off.to_scalar::<f64>()? < 1e-5);
+        for layer in [layer, packed] {
+            assert_close(&layer.forward(&x)?, &exact, 1e-5)?;
+            assert_close(&layer.forward(&strided)?, &exact, 1e-5)?;
         }
         Ok(())
     }
 
-    fn dense(layer: &Linear) -> &Tensor {
-        match &layer.weight {
-            Weight::Dense(weight) => weight,
-            packed => panic!("{packed:?}"),
-        }
+    fn loaded(tensors: &[(&str, Tensor)], precision: Precision) -> VarBuilder<'static> {
+        let tensors = tensors.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone()));
+        VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu)
+            .set_precision(precision)
     }
 
-    /// The layer as loaded, packed, and in 8 bits.
-    fn kinds(layer: &Linear) -> Result<[Linear; 3]> {
-        let (mut packed, mut int8) = (layer.clone(), layer.clone());
-        packed.pack(Precision::Full)?;
-        int8.pack(Precision::Int8)?;
-        Ok([layer.clone(), packed, int8])
+    fn numbers(y: &Tensor) -> Result<Vec<f32>> {
+        y.flatten_all()?.to_vec1()
+    }
+
+    #[test]
+    fn loading_builds_the_form_of_the_precision_and_fuses() -> Result<()> {
+        let tensors = [
+            ("q.weight", random((40, 12))?),
+            ("q.bias", random(40)?),
+            ("k.weight", random((6, 12))?),
+            ("k.bias", random(6)?),
+        ];
+        let x = random((5, 12))?;
+        let both = |name: usize| Tensor::cat(&[&tensors[name].1, &tensors[name + 2].1], 0);
+        for precision in [Precision::Full, Precision::Bf16, Precision::Int8] {
+            let vb = loaded(&tensors, precision);
+            let parts = [(vb.pp("q"), 40), (vb.pp("k"), 6)];
+            let layer = Linear::load_fused(&parts, 12, true, None)?;
+            assert_eq!(layer.precision(), precision);
+            let bias = Some(both(1)?);
+            // Where weights are in bf16, biases are rounded, too.
+            let bias = match precision {
+                Precision::Bf16 => bias.map(|b| b.to_dtype(DType::BF16)?.to_dtype(DType::F32)),
+                _ => bias.map(Ok),
+            };
+            let expected = Linear::new(both(0)?, bias.transpose()?);
+            let expected = expected.packed(precision, None, &[46])?.forward(&x)?;
+            assert_eq!(numbers(&layer.forward(&x)?)?, numbers(&expected)?);
+            // `Conv1D` is the transposed weight; a convolution a flattened one.
+            let weight = tensors[0].1.clone();
+            let bias = tensors[1].1.clone();
+            let conv1d = [("weight", weight.t()?.contiguous()?), ("bias", bias.clone())];
+            let conv1d = Linear::load_conv1d(loaded(&conv1d, precision), 12, &[30, 10], None)?;
+            let kernel = [("weight", weight.reshape((40, 3, 2, 2))?), ("bias", bias)];
+            let kernel = Linear::load_convolution(loaded(&kernel, precision), 40, (3, 2, 2))?;
+            let one = Linear::load(vb.pp("q"), 12, 40, true)?;
+            let expected = numbers(&one.forward(&x)?)?;
+            assert_eq!(numbers(&conv1d.forward(&x)?)?, expected);
+            assert_eq!(numbers(&kernel.forward(&x)?)?, expected);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_tied_head_and_its_table_are_one_weight() -> Result<()> {
+        let (head, words) = (random((40, 12))?, random((40, 12))?);
+        let ids = Tensor::new(&[39u32, 0, 7], &Device::Cpu)?;
+        let load = |tensors: &[(&str, &Tensor)], precision| {
+            let tensors: Vec<_> =
+                tensors.iter().map(|(name, tensor)| (*name, (*tensor).clone())).collect();
+            let vb = loaded(&tensors, precision).with_tied_head("head.weight", precision);
+            crate::nn::Embedding::load_words(&vb.pp("words"), 40, 12, None)
+        };
+        let rows = |weight: &Tensor| numbers(&weight.index_select(&ids, 0)?);
+        let full = Precision::Full;
+        let tied = load(&[("words.weight", &words)], full)?;
+        assert!(tied.tied_head().is_some());
+        assert_eq!(numbers(&tied.forward(&ids)?)?, rows(&words)?);
+        let only_head = load(&[("head.weight", &head)], full)?;
+        assert!(only_head.tied_head().is_some());
+        assert_eq!(numbers(&only_head.forward(&ids)?)?, rows(&head)?);
+        let same = load(&[("words.weight", &words), ("head.weight", &words)], full)?;
+        assert!(same.tied_head().is_some());
+        let differ = load(&[("words.weight", &words), ("head.weight", &head)], full)?;
+        assert!(differ.tied_head().is_none());
+        assert_eq!(numbers(&differ.forward(&ids)?)?, rows(&words)?);
+        // Half a step of 127 steps of the largest weight, or of 8 bits of a weight.
+        for (precision, most) in [(Precision::Int8, 0.5 / 127.0), (Precision::Bf16, 0.5 / 128.0)] {
+            let tied = load(&[("words.weight", &words)], precision)?;
+            let found = numbers(&tied.forward(&ids)?)?;
+            for (found, exact) in found.chunks_exact(12).zip(rows(&words)?.chunks_exact(12)) {
+                let largest = exact.iter().fold(0f32, |most, x| most.max(x.abs()));
+                for (found, exact) in found.iter().zip(exact) {
+                    assert!((found - exact).abs() <= 1.01 * most * largest, "{precision:?}");
+                }
+            }
+            assert_eq!(tied.tied_head().map(|head| head.precision()), Some(precision));
+        }
+        Ok(())
     }
 
     #[test]
@@ -494,10 +739,9 @@ mod tests {
     }
 
     #[test]
-    fn a_packed_layer_neither_fuses_nor_computes_in_another_dtype() -> Result<()> {
+    fn a_packed_layer_computes_in_no_other_dtype() -> Result<()> {
         let layer = Linear::new(Tensor::ones((3, 2), DType::F32, &Device::Cpu)?, None);
         for packed in &kinds(&layer)?[1..] {
-            assert!(Linear::fuse(&[packed.clone(), layer.clone()]).is_err());
             assert!(packed.forward(&Tensor::zeros((1, 2), DType::F64, &Device::Cpu)?).is_err());
             assert!(packed.forward(&Tensor::zeros((1, 3), DType::F32, &Device::Cpu)?).is_err());
             assert!(
@@ -510,12 +754,18 @@ mod tests {
                     .is_err()
             );
         }
-        let mut double = Linear::new(Tensor::ones((3, 2), DType::F64, &Device::Cpu)?, None);
-        double.pack(Precision::Int8)?;
-        assert_eq!(
-            double.forward(&Tensor::ones((1, 2), DType::F64, &Device::Cpu)?)?.dims(),
-            [1, 3]
-        );
+        assert!(layer.clone().packed(Precision::Full, None, &[2]).is_err());
+        // What the kernels do not apply to stays as it is.
+        for (shape, dtype) in [((3, 2), DType::F64), ((0, 2), DType::F32), ((3, 0), DType::F32)] {
+            let layer = Linear::new(Tensor::ones(shape, dtype, &Device::Cpu)?, None);
+            for precision in [Precision::Full, Precision::Bf16, Precision::Int8] {
+                let layer = layer.clone().packed(precision, None, &[shape.0])?;
+                assert!(matches!(layer.weight, Weight::Dense(_)));
+            }
+        }
+        let wide = Tensor::ones((1, MAX_INT8_FEATURES + 1), DType::F32, &Device::Cpu)?;
+        let wide = Linear::new(wide, None).packed(Precision::Int8, None, &[1])?;
+        assert_eq!(wide.precision(), Precision::Full);
         Ok(())
     }
 

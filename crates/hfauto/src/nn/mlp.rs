@@ -48,14 +48,9 @@ pub struct GatedMlp {
 
 impl GatedMlp {
     /// A network from its two linear layers: gate and up-projection together, `(2 * intermediate_size, hidden_size)`, and
-    /// the down-projection. [`Linear::fuse`] joins a gate and an up-projection that are stored separately.
+    /// the down-projection. [`Linear::load_fused`] joins a gate and an up-projection that are stored separately.
     pub fn new(gate_up: Linear, half: GateHalf, activation: Activation, down: Linear) -> Self {
         Self { gate_up, down, gate: Gate { half, activation } }
-    }
-
-    /// Both linear layers.
-    pub fn linear_layers(&mut self) -> [&mut Linear; 2] {
-        [&mut self.gate_up, &mut self.down]
     }
 
     /// Applies the network.
@@ -109,16 +104,21 @@ mod tests {
                 |w: &Tensor| double(&x)?.matmul(&double(w)?.t()?)?.broadcast_add(&double(&bias)?);
             let inner = (activation.forward(&product(&gate)?)? * product(&up)?)?;
             let exact = inner.matmul(&double(&down)?.t()?)?;
-            let layer = |weight: &Tensor| Linear::new(weight.clone(), Some(bias.clone()));
-            let fused = match half {
-                GateHalf::First => Linear::fuse(&[layer(&gate), layer(&up)])?,
-                GateHalf::Second => Linear::fuse(&[layer(&up), layer(&gate)])?,
+            let weights = match half {
+                GateHalf::First => [&gate, &up],
+                GateHalf::Second => [&up, &gate],
             };
-            let mut mlp = GatedMlp::new(fused, half, activation, Linear::new(down, None));
+            let weight = Tensor::cat(&weights, 0)?;
+            let fused = Linear::new(weight, Some(Tensor::cat(&[&bias, &bias], 0)?));
+            let down = Linear::new(down, None);
             for packed in [false, true] {
-                if packed {
-                    mlp.linear_layers().into_iter().try_for_each(|l| l.pack(Precision::Full))?;
-                }
+                let pack = |layer: &Linear, outputs| {
+                    if packed {
+                        return layer.clone().packed(Precision::Full, None, &[outputs]);
+                    }
+                    Ok(layer.clone())
+                };
+                let mlp = GatedMlp::new(pack(&fused, 52)?, half, activation, pack(&down, 12)?);
                 let off = (double(&mlp.forward(&x)?)? - &exact)?.abs()?.flatten_all()?.max(0)?;
                 let off = off.to_scalar::<f64>()?;
                 assert!(off < 1e-4, "{activation:?}, packed: {packed}: {off:e}");

@@ -6,9 +6,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Result, Tensor, bail};
-use candle_nn::VarBuilder;
 
 use super::embedding::Embedding;
+use super::var_builder::VarBuilder;
 use crate::limits;
 
 /// Maps distances to buckets: small distances have one bucket each, larger ones share buckets on a logarithmic scale.
@@ -122,7 +122,7 @@ impl RelativeAttentionBias {
                 "OUT_OF_MEMORY: relative positions of a row of {seq_len} tokens, more than {most}"
             );
         }
-        let device = self.relative_attention_bias.weight().device();
+        let device = self.relative_attention_bias.device();
         // Relative positions from 1 − n to n − 1. Row `i` of the bias starts with position −i.
         let distances: Vec<u32> =
             (1 - n as i64..n as i64).map(|distance| self.buckets.bucket(distance)).collect();

@@ -1,9 +1,10 @@
 //! Root mean square normalization over the last axis of `(tokens, hidden_size)`.
 
 use candle_core::{DType, Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::cpu::{self, CpuView};
+use super::precision::InputNorm;
+use super::var_builder::VarBuilder;
 
 /// `x / √(mean(x²) + eps) · weight`, without subtracting a mean or adding a bias (`T5LayerNorm`, `LlamaRMSNorm`).
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ impl RmsNorm {
     /// As [`RmsNorm::load`].
     pub fn load_less_one(vb: VarBuilder<'_>, hidden_size: usize, eps: f64) -> Result<Self> {
         let weight = vb.set_dtype(DType::F32).get(hidden_size, "weight")?;
-        // See `Linear::fuse` for tensors that the checkpoint lacks.
+        // See `TensorSource::get` for tensors that the checkpoint lacks.
         let weight = if weight.is_contiguous() { (weight + 1.0)? } else { weight };
         Ok(Self { weight, eps })
     }
@@ -74,6 +75,12 @@ impl RmsNorm {
         } else {
             normalized.broadcast_mul(&self.weight)?.to_dtype(dtype)
         }
+    }
+}
+
+impl InputNorm for RmsNorm {
+    fn output_magnitudes(&self) -> Result<Vec<f32>> {
+        self.weight.abs()?.to_dtype(DType::F32)?.to_vec1()
     }
 }
 

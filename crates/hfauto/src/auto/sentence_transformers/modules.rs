@@ -9,13 +9,11 @@ use serde_json::{Map, Value};
 use super::keys::{self, File};
 use super::object;
 use crate::auto::families;
-use crate::auto::loader::{self, Owner};
+use crate::auto::loader::{Load, Owner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Snapshot, Weights};
 use crate::limits;
-use crate::nn::{
-    LayerNorm, Linear, Pooling, PoolingMode, Precision, Ragged, TorchActivation, normalize,
-};
+use crate::nn::{LayerNorm, Linear, Pooling, PoolingMode, Ragged, TorchActivation, normalize};
 
 /// Keys of Pooling files before 5.4, in the order of concatenation.
 const LEGACY_POOLING_KEYS: [(&str, PoolingMode); 6] = [
@@ -411,13 +409,19 @@ fn weights(snapshot: &Snapshot, path: &str) -> Result<Weights> {
     Weights::open(&snapshot.weight_files_in(path)?)
 }
 
+/// Modules compute in f32.
+fn load<'a>(weights: &'a Weights, owner: Owner, device: &'a Device) -> Load<'a> {
+    let dtype = DType::F32.into();
+    Load { weights, owner, dtype, device, new_head: None, only_sizes: false }
+}
+
 impl Dense {
     fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<LoadedModule> {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
         let weights = weights(snapshot, &self.path).map_err(at)?;
         let (input, output) = (self.in_features, self.out_features);
-        let (mut layers, _) =
-            loader::load(&weights, Owner::Module("linear"), DType::F32, device, None, None, |vb| {
+        let (layers, _) = load(&weights, Owner::Module("linear"), device)
+            .run(|vb| {
                 let linear = Linear::load(vb.clone(), input, output, self.bias);
                 let residual = (self.use_residual && input != output)
                     .then(|| Linear::load(vb.pp("residual"), input, output, false));
@@ -425,9 +429,6 @@ impl Dense {
                 layers.map_err(families::cannot_load)
             })
             .map_err(at)?;
-        for layer in std::iter::once(&mut layers.0).chain(&mut layers.1) {
-            layer.pack(Precision::Full).map_err(families::cannot_load).map_err(at)?;
-        }
         let (linear, projection) = layers;
         let residual = match projection {
             _ if !self.use_residual => Residual::None,
@@ -443,8 +444,8 @@ impl Norm {
     fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<LoadedModule> {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
         let weights = weights(snapshot, &self.path).map_err(at)?;
-        let (norm, _) =
-            loader::load(&weights, Owner::Module("norm"), DType::F32, device, None, None, |vb| {
+        let (norm, _) = load(&weights, Owner::Module("norm"), device)
+            .run(|vb| {
                 LayerNorm::load(vb, self.dimension, LAYER_NORM_EPS).map_err(families::cannot_load)
             })
             .map_err(at)?;

@@ -59,8 +59,6 @@ pub struct LlamaConfig {
     pub rereads: bool,
     /// The layers.
     pub layers: Vec<LlamaLayerConfig>,
-    /// The default of `tie_word_embeddings`.
-    pub tied_by_default: bool,
     /// The attention kernels.
     pub attn_implementation: AttnImplementation,
 }
@@ -90,7 +88,6 @@ struct Defaults {
     max_position_embeddings: usize,
     rms_norm_eps: f64,
     rotary: RotaryLayout,
-    tied: bool,
 }
 
 const LLAMA: Defaults = Defaults {
@@ -106,7 +103,6 @@ const LLAMA: Defaults = Defaults {
     max_position_embeddings: 2048,
     rms_norm_eps: 1e-6,
     rotary: RotaryLayout::Flat { rope_theta: 10_000.0 },
-    tied: false,
 };
 
 const QWEN: Defaults = Defaults {
@@ -128,7 +124,6 @@ const GEMMA2: Defaults = Defaults {
     activation_key: "hidden_activation",
     activation: "gelu_pytorch_tanh",
     max_position_embeddings: 8192,
-    tied: true,
     ..LLAMA
 };
 
@@ -217,7 +212,6 @@ impl LlamaConfig {
             num_key_value_heads: Some(4),
             max_position_embeddings: 32_768,
             rotary: RotaryLayout::Flat { rope_theta: 2_000_000.0 },
-            tied: true,
             ..LLAMA
         };
         let mut config = Self::with_biases(fields, &defaults)?;
@@ -384,7 +378,6 @@ impl LlamaConfig {
             rotary: vec![rotary],
             rereads: false,
             layers: vec![LlamaLayerConfig { mask, rotary: Some(0) }; layers],
-            tied_by_default: defaults.tied,
             attn_implementation: fields.attn_implementation(),
         })
     }

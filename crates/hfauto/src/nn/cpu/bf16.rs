@@ -11,7 +11,7 @@ use std::mem::transmute;
 use pulp::x86::V4;
 use pulp::{Simd, f32x16};
 
-use super::tile::Operands;
+use super::tile::{Multiply, Operands};
 
 /// A computation that can use [`Bf16`].
 pub(super) trait WithBf16 {
@@ -56,8 +56,13 @@ impl Bf16 {
     }
 }
 
-impl Operands<V4> for Bf16 {
-    const GROUP: usize = 2;
+impl Multiply<V4> for Bf16 {
+    const COLUMNS: usize = 1;
+
+    #[inline(always)]
+    fn weights(self, _: V4, row: &[f32x16], place: usize) -> f32x16 {
+        row[place]
+    }
 
     #[inline(always)]
     fn multiply_add(self, _: V4, a: f32x16, b: f32x16, sum: f32x16) -> f32x16 {
@@ -67,6 +72,10 @@ impl Operands<V4> for Bf16 {
             pulp::cast(_mm512_dpbf16_ps(pulp::cast(sum), a, b))
         }
     }
+}
+
+impl Operands<V4> for Bf16 {
+    const GROUP: usize = 2;
 
     #[inline(always)]
     fn join(self, simd: V4, first: f32x16, second: f32x16) -> f32x16 {

@@ -3,7 +3,7 @@
 //! Weights are quantized at load, with one scale per output. Activations are quantized in each forward pass, with a
 //! scale and a zero point per token, so a token's result depends on no other token. Sums are exact 32-bit integers.
 //!
-//! Where calibration data is available (`Linear::after`), activations are smoothed as in SmoothQuant: activations are
+//! Where calibration data is available (`Linear::load_fused`), activations are smoothed as in SmoothQuant: activations are
 //! divided by smoothing factors, and weights are multiplied by them, so that a few large features do not use up the
 //! range of the others. The LayerNorm's weights serve as calibration. The fused layer of queries, keys and values
 //! quantizes its input three times, because factors that suit values do not suit queries: with common factors, the
@@ -16,13 +16,13 @@ use std::array;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::slice::ChunksExact;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, bail};
 
+use super::super::matrix_rows::{Rows, blocks};
 use super::packed::append_rows;
 use super::tile::PANEL;
-use super::{CpuView, applies, multiply, quantize_to_u8};
+use super::{multiply, quantize_to_u8};
 
 /// The largest quantized weight. −128 is unused, so that the range is symmetric.
 const MAX_WEIGHT: f32 = 127.0;
@@ -42,7 +42,7 @@ const SMOOTHING: f32 = 0.7;
 const TILE_ROWS: usize = 8;
 
 /// With more inputs, sums of products of up to 255 · 127 might overflow 32 bits.
-const MAX_IN_FEATURES: usize = 65_536;
+pub(in crate::nn) const MAX_INT8_FEATURES: usize = 65_536;
 
 thread_local! {
     /// The quantized tokens of a product; the buffers are reused by the next one.
@@ -85,14 +85,8 @@ impl Tokens {
     }
 }
 
-/// The smoothing factor of each input, from the magnitudes of the activations and of the weights.
-fn smoothing_factors<'a>(rows: impl Iterator<Item = &'a [f32]>, magnitudes: &[f32]) -> Vec<f32> {
-    let mut largest = vec![0f32; magnitudes.len()];
-    for row in rows {
-        for (largest, weight) in largest.iter_mut().zip(row) {
-            *largest = largest.max(weight.abs());
-        }
-    }
+/// The smoothing factor of each input, from the magnitudes of the activations and the largest weights.
+fn smoothing_factors(largest: &[f32], magnitudes: &[f32]) -> Vec<f32> {
     let smoothing = magnitudes
         .iter()
         .zip(largest)
@@ -124,81 +118,115 @@ struct Part {
 }
 
 impl Part {
-    /// `rows` are the rows of the weight for these outputs, `in_features` each.
-    fn new(
-        outputs: Range<usize>,
-        rows: ChunksExact<'_, f32>,
-        in_features: usize,
-        magnitudes: Option<&[f32]>,
-    ) -> Self {
-        let smoothing = magnitudes.map(|magnitudes| smoothing_factors(rows.clone(), magnitudes));
+    /// A part without weights.
+    fn new(outputs: Range<usize>, in_features: usize, smoothing: Option<&[f32]>) -> Self {
         let groups = in_features.div_ceil(GROUP);
         let panels = outputs.len().div_ceil(PANEL);
-        let mut values = vec![[[0; GROUP]; PANEL]; panels * groups];
-        let mut scales = vec![0.0; panels * PANEL];
-        let mut sums = vec![0; panels * PANEL];
-        let mut smoothed = Vec::with_capacity(in_features);
-        for (output, row) in rows.enumerate() {
-            smoothed.clear();
-            match &smoothing {
-                Some(smoothing) => smoothed.extend(row.iter().zip(smoothing).map(|(x, by)| x * by)),
-                None => smoothed.extend_from_slice(row),
-            }
-            let row = &smoothed;
-            let max = row.iter().fold(0f32, |max, value| max.max(value.abs()));
-            let scale = if max > 0.0 { max / MAX_WEIGHT } else { 1.0 };
-            let panel = &mut values[output / PANEL * groups..][..groups];
-            for (place, value) in row.iter().enumerate() {
-                // Within ±127. NaN becomes 0 here; the scale is NaN instead.
-                let value = (value / scale).round() as i8;
-                panel[place / GROUP][output % PANEL][place % GROUP] = value;
-                sums[output] += i32::from(value);
-            }
-            scales[output] =
-                if row.iter().all(|value| value.is_finite()) { scale } else { f32::NAN };
-        }
         let factors = smoothing.map(|smoothing| smoothing.iter().map(|by| 1.0 / by).collect());
-        Self { outputs, groups, values, scales, sums, factors }
+        Self {
+            outputs,
+            groups,
+            values: vec![[[0; GROUP]; PANEL]; panels * groups],
+            scales: vec![0.0; panels * PANEL],
+            sums: vec![0; panels * PANEL],
+            factors,
+        }
+    }
+
+    /// Quantizes the smoothed weights of one output of the part.
+    fn set(&mut self, output: usize, row: &[f32]) {
+        let max = row.iter().fold(0f32, |max, value| max.max(value.abs()));
+        let scale = if max > 0.0 { max / MAX_WEIGHT } else { 1.0 };
+        let panel = &mut self.values[output / PANEL * self.groups..][..self.groups];
+        for (place, value) in row.iter().enumerate() {
+            // Within ±127. NaN becomes 0 here; the scale is NaN instead.
+            let value = (value / scale).round() as i8;
+            panel[place / GROUP][output % PANEL][place % GROUP] = value;
+            self.sums[output] += i32::from(value);
+        }
+        self.scales[output] =
+            if row.iter().all(|value| value.is_finite()) { scale } else { f32::NAN };
     }
 }
 
 impl Int8Weight {
-    /// Quantizes and packs a weight of `(out_features, in_features)`. `None` when it is not f32 in host memory, is
-    /// empty, or has so many inputs that sums might overflow. `magnitudes` are those of the inputs. With them, each of
-    /// the `parts`, given by its number of outputs, gets its own smoothing factors.
+    /// Quantizes and packs the rows of `matrices`, which have at most [`MAX_INT8_FEATURES`] columns. `parts` are the numbers
+    /// of outputs of the fused layers. `magnitudes` are those of the inputs; with them, each part gets its own smoothing
+    /// factors, and the rows are read twice.
     ///
     /// # Errors
-    /// When the number of magnitudes is not `in_features`, or the parts do not add up to `out_features`: bugs of the
-    /// caller.
+    /// When rows cannot be read; when the number of magnitudes is not `in_features`, or the parts do not add up to the
+    /// number of rows: bugs of the caller.
     pub(in crate::nn) fn new(
-        weight: &Tensor,
-        magnitudes: Option<&[f32]>,
+        in_features: usize,
         parts: &[usize],
-    ) -> Result<Option<Self>> {
-        let (out_features, in_features) = weight.dims2()?;
-        let is_summable = (1..=MAX_IN_FEATURES).contains(&in_features);
-        if !applies(weight) || out_features == 0 || !is_summable {
-            return Ok(None);
-        }
+        matrices: &[Box<dyn Rows + '_>],
+        magnitudes: Option<&[f32]>,
+    ) -> Result<Self> {
+        let out_features = parts.iter().sum();
         if magnitudes.is_some_and(|magnitudes| magnitudes.len() != in_features) {
             bail!("bug: the number of magnitudes differs from the number of inputs");
         }
-        if parts.iter().sum::<usize>() != out_features {
+        if matrices.iter().map(|matrix| matrix.shape().0).sum::<usize>() != out_features {
             bail!("bug: the parts do not add up to the number of outputs");
         }
-        let weight = weight.contiguous()?;
-        let view = CpuView::new(&weight);
-        let numbers = &view.slice()?[..out_features * in_features];
         // Without smoothing, all outputs share one quantized input.
         let parts = if magnitudes.is_some() { parts } else { &[out_features] };
-        let mut start = 0;
-        let parts = parts.iter().map(|outputs| {
-            let outputs = start..start + outputs;
-            start = outputs.end;
-            let numbers = &numbers[outputs.start * in_features..outputs.end * in_features];
-            Part::new(outputs, numbers.chunks_exact(in_features), in_features, magnitudes)
-        });
-        Ok(Some(Self { in_features, out_features, parts: parts.collect() }))
+        let ends: Vec<usize> = parts
+            .iter()
+            .scan(0, |end, part| {
+                *end += part;
+                Some(*end)
+            })
+            .collect();
+        let part_of = |output: usize| ends.partition_point(|end| *end <= output);
+        let mut smoothing: Vec<Option<Vec<f32>>> = vec![None; parts.len()];
+        if let Some(magnitudes) = magnitudes {
+            let mut largest = vec![vec![0f32; in_features]; parts.len()];
+            blocks(matrices, |first, rows| {
+                for (output, row) in (first..).zip(rows.chunks_exact(in_features)) {
+                    for (largest, weight) in largest[part_of(output)].iter_mut().zip(row) {
+                        *largest = largest.max(weight.abs());
+                    }
+                }
+            })?;
+            let factors = largest.iter().map(|largest| smoothing_factors(largest, magnitudes));
+            smoothing = factors.map(Some).collect();
+        }
+        let ranges = parts.iter().zip(&ends).map(|(outputs, end)| end - outputs..*end);
+        let built =
+            ranges.zip(&smoothing).map(|(range, by)| Part::new(range, in_features, by.as_deref()));
+        let mut built: Vec<Part> = built.collect();
+        let mut smoothed = Vec::with_capacity(in_features);
+        blocks(matrices, |first, rows| {
+            for (output, row) in (first..).zip(rows.chunks_exact(in_features)) {
+                smoothed.clear();
+                match &smoothing[part_of(output)] {
+                    Some(smoothing) => {
+                        smoothed.extend(row.iter().zip(smoothing).map(|(x, by)| x * by));
+                    }
+                    None => smoothed.extend_from_slice(row),
+                }
+                let part = &mut built[part_of(output)];
+                part.set(output - part.outputs.start, &smoothed);
+            }
+        })?;
+        Ok(Self { in_features, out_features, parts: built })
+    }
+
+    /// Appends the weights of one output, dequantized, to `out`.
+    pub(in crate::nn) fn append_row(&self, output: usize, out: &mut Vec<f32>) {
+        let Some(part) = self.parts.iter().find(|part| part.outputs.contains(&output)) else {
+            return;
+        };
+        let (output, start) = (output - part.outputs.start, out.len());
+        let (scale, column) = (part.scales[output], output % PANEL);
+        let panel = &part.values[output / PANEL * part.groups..][..part.groups];
+        let values = panel.iter().flat_map(|group| group[column]);
+        out.extend(values.take(self.in_features).map(|value| f32::from(value) * scale));
+        for (number, by) in out[start..].iter_mut().zip(part.factors.iter().flatten()) {
+            *number *= by;
+        }
     }
 
     /// `(out_features, in_features)`.
@@ -367,12 +395,11 @@ impl Product<'_> {
             let panel = Panel { values: panel, sums, scales, bias: &own_bias, columns };
             let mut row = 0;
             while row < rows {
-                row += if row + TILE_ROWS <= rows {
-                    self.tile::<S, TILE_ROWS>(row, &panel, out);
-                    TILE_ROWS
-                } else {
-                    self.tile::<S, 1>(row, &panel, out);
-                    1
+                row += match rows - row {
+                    TILE_ROWS.. => self.tile::<S, TILE_ROWS>(row, &panel, out),
+                    4.. => self.tile::<S, 4>(row, &panel, out),
+                    2.. => self.tile::<S, 2>(row, &panel, out),
+                    _ => self.tile::<S, 1>(row, &panel, out),
                 };
             }
             written += row * width;
@@ -380,14 +407,14 @@ impl Product<'_> {
         written
     }
 
-    /// Multiplies `ROWS` rows, from `row` on, by a panel, and writes the panel's columns of the output.
+    /// Multiplies `ROWS` rows, from `row` on, by a panel, and writes the panel's columns of the output. Returns `ROWS`.
     #[inline(always)]
     fn tile<S: Sums, const ROWS: usize>(
         &self,
         row: usize,
         panel: &Panel<'_>,
         out: &mut [MaybeUninit<f32>],
-    ) {
+    ) -> usize {
         let Self { tokens, out_features, .. } = self;
         let groups = panel.values.len();
         let values = array::from_fn(|i| &tokens.values[(row + i) * groups..][..groups]);
@@ -404,6 +431,7 @@ impl Product<'_> {
                 out.copy_from_slice(&scaled[..out.len()]);
             }
         }
+        ROWS
     }
 }
 
@@ -538,9 +566,10 @@ mod x86 {
 #[cfg(test)]
 #[expect(clippy::float_cmp, reason = "sums are integers, and rows the same, bit for bit")]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::{Device, Tensor};
     use proptest::prelude::*;
 
+    use super::super::super::matrix_rows::TensorRows;
     use super::super::packed::tests::numbers;
     use super::*;
 
@@ -554,8 +583,19 @@ mod tests {
         in_features: usize,
         magnitudes: Option<&[f32]>,
     ) -> Int8Weight {
-        let weight = Tensor::from_slice(weight, (out_features, in_features), &Device::Cpu).unwrap();
-        Int8Weight::new(&weight, magnitudes, &[out_features]).unwrap().unwrap()
+        quantized(weight, in_features, &[out_features], magnitudes).unwrap()
+    }
+
+    fn quantized(
+        weight: &[f32],
+        in_features: usize,
+        parts: &[usize],
+        magnitudes: Option<&[f32]>,
+    ) -> Result<Int8Weight> {
+        let shape = (weight.len() / in_features, in_features);
+        let weight = Tensor::from_slice(weight, shape, &Device::Cpu)?;
+        let matrices: Vec<Box<dyn Rows>> = vec![Box::new(TensorRows::new(&weight)?)];
+        Int8Weight::new(in_features, parts, &matrices, magnitudes)
     }
 
     /// The product as the module documentation defines it, in plain loops.
@@ -641,7 +681,7 @@ mod tests {
     #[test]
     fn the_largest_products_do_not_overflow() {
         // Every product is 127 · 255, or 127 · 127 where pairs are added in 16 bits.
-        let (rows, in_features) = (9, MAX_IN_FEATURES);
+        let (rows, in_features) = (9, MAX_INT8_FEATURES);
         let weight: Vec<f32> = [1.0, -1.0].iter().flat_map(|&w| vec![w; in_features]).collect();
         let layer = int8(&weight, 2, in_features);
         for kernel in kernels() {
@@ -652,8 +692,6 @@ mod tests {
                 assert_eq!(row[1], -row[0]);
             }
         }
-        let wider = Tensor::ones((1, MAX_IN_FEATURES + 1), DType::F32, &Device::Cpu).unwrap();
-        assert!(Int8Weight::new(&wider, None, &[1]).unwrap().is_none());
     }
 
     #[test]
@@ -711,20 +749,27 @@ mod tests {
         smoothed.append(&mut out, &[1.0, 2.0, 3.0, 4.0], None).unwrap();
         assert_eq!(out[1], expected[1]);
         assert!(out[0].is_nan() && expected[0].is_nan());
-        let weight = Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
-        assert!(Int8Weight::new(&weight, Some(&magnitudes[..3]), &[2]).is_err());
-        assert!(Int8Weight::new(&weight, Some(&magnitudes), &[1, 2]).is_err());
+        assert!(quantized(&[0.0; 8], 4, &[2], Some(&magnitudes[..3])).is_err());
+        assert!(quantized(&[0.0; 8], 4, &[1, 2], Some(&magnitudes)).is_err());
     }
 
     #[test]
     fn parts_equal_separate_layers() {
         let (rows, in_features, parts) = (11, 70, [33, 64, 7]);
-        let out_features = parts.iter().sum();
+        let out_features: usize = parts.iter().sum();
         let weight = numbers(out_features * in_features, 9);
         let magnitudes: Vec<f32> = (0..in_features).map(|i| 1.0 + (i % 5) as f32).collect();
         let (x, bias) = (numbers(rows * in_features, 10), numbers(out_features, 11));
-        let tensor = Tensor::from_slice(&weight, (out_features, in_features), &Device::Cpu);
-        let all = Int8Weight::new(&tensor.unwrap(), Some(&magnitudes), &parts).unwrap().unwrap();
+        let all = quantized(&weight, in_features, &parts, Some(&magnitudes)).unwrap();
+        for (output, row) in weight.chunks_exact(in_features).enumerate() {
+            let mut found = Vec::new();
+            all.append_row(output, &mut found);
+            assert_eq!(found.len(), in_features);
+            // Half a step, after smoothing by factors of at most 5 and at least a fifth.
+            for (found, weight) in found.iter().zip(row) {
+                assert!((found - weight).abs() <= 5.0 / 127.0, "{output}: {found} {weight}");
+            }
+        }
         for kernel in kernels() {
             let mut out = Vec::new();
             all.append_with(kernel, &mut out, &x, Some(&bias)).unwrap();
@@ -748,12 +793,6 @@ mod tests {
         let layer = int8(&[1.0; 6], 2, 3);
         assert!(layer.append(&mut Vec::new(), &[1.0; 4], None).is_err());
         assert!(layer.append(&mut Vec::new(), &[1.0; 3], Some(&[1.0])).is_err());
-    }
-
-    #[test]
-    fn empty_weights_are_not_packed() {
-        let weight = Tensor::zeros((0, 4), DType::F32, &Device::Cpu).unwrap();
-        assert!(Int8Weight::new(&weight, None, &[0]).unwrap().is_none());
     }
 
     proptest! {

@@ -7,8 +7,8 @@
 //! [`Int8Weight`] for products with weights, [`Attention`], and the functions of `rows` and `functions`.
 //!
 //! # Products
-//! `crate::auto` packs the linear layers at load into panels of 32 outputs, in the order in which the kernel reads
-//! them, as f32 (`packed`) or 8-bit integers (`int8`). Each row is summed in the same order, whatever the number of
+//! Linear layers are packed at load into panels of 32 outputs, in the order in which the kernel reads them, as f32 or
+//! bf16 (`packed`) or 8-bit integers (`int8`). Each row is summed in the same order, whatever the number of
 //! rows. Results go to uninitialized memory; every product counts the elements that it has written. Layers work in
 //! blocks of 128 tokens, so that the activation function, and the second product of a feed-forward layer, find their
 //! input in the cache.
@@ -42,7 +42,7 @@ pub(in crate::nn) use attention::{Attention, Bias, Scratch};
 pub(in crate::nn) use functions::{
     CoarseGelu, Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu, Tanh, map,
 };
-pub(in crate::nn) use int8::Int8Weight;
+pub(in crate::nn) use int8::{Int8Weight, MAX_INT8_FEATURES};
 pub(in crate::nn) use packed::PackedWeight;
 pub(in crate::nn) use rows::{
     layer_norm, max_and_sum_exp, multiply, quantize_to_u8, rms_norm, sum_rows,

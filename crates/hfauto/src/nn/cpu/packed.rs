@@ -1,46 +1,118 @@
 //! Weights of linear layers in host memory, packed in the order in which the kernel reads them.
 //!
-//! A weight is packed once, at load, into panels of 32 outputs. A product of a few tokens is then as fast per token as
-//! a product of a thousand. The kernel is written once against `pulp`'s vectors. Not here: 8-bit weights (`int8`), and
-//! products of two activations (`super::matmul`). The entry is [`PackedWeight`].
+//! A weight is packed once, at load, into panels of 32 outputs, as f32 or as bf16. A product of a few tokens is then as
+//! fast per token as a product of a thousand. With bf16, the kernel widens the weights in registers, which is exact; it
+//! computes what the f32 kernel computes with the rounded weights, bit for bit. The kernel is written once against
+//! `pulp`'s vectors. Not here: 8-bit weights (`int8`), and products of two activations (`super::matmul`). The entry is
+//! [`PackedWeight`].
 
 use std::array;
 use std::mem::MaybeUninit;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, bail};
+use pulp::bytemuck::cast_slice;
 use pulp::{Arch, Simd, WithSimd};
 
-use super::tile::{F32, PANEL, tile};
-use super::{CpuView, applies};
+use super::super::matrix_rows::{Rows, blocks};
+use super::tile::{F32, Multiply, PANEL, Widened, tile};
 
-/// A packed f32 weight.
+/// A packed weight.
 pub(in crate::nn) struct PackedWeight {
     in_features: usize,
     out_features: usize,
-    /// Panels of `(in_features, PANEL)`, padded with zeros.
-    numbers: Vec<f32>,
+    panels: Panels,
+}
+
+/// Panels of `(in_features, PANEL)`, padded with zeros.
+enum Panels {
+    F32(Vec<f32>),
+    /// Two bf16 in 32 bits, as [`Widened`] reads them.
+    Bf16(Vec<u32>),
+}
+
+/// The bf16 nearest to `x`, ties to even.
+fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        // A NaN stays one, whatever its lower bits.
+        return (bits >> 16) as u16 | 0x40;
+    }
+    // Infinity where the rounded number is too large.
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+/// The place of `column` in a row of a bf16 panel, and whether it is in the upper half.
+fn bf16_place(column: usize) -> (usize, bool) {
+    (column % (PANEL / 2), column >= PANEL / 2)
 }
 
 impl PackedWeight {
-    /// Packs a weight of `(out_features, in_features)`; `None` when it is not f32 in host memory, or is empty.
-    pub(in crate::nn) fn new(weight: &Tensor) -> Result<Option<Self>> {
-        let (out_features, in_features) = weight.dims2()?;
-        if !applies(weight) || out_features == 0 || in_features == 0 {
-            return Ok(None);
-        }
-        let weight = weight.contiguous()?;
-        let view = CpuView::new(&weight);
-        let rows = &view.slice()?[..out_features * in_features];
+    /// Packs the rows of `matrices`, `(out_features, in_features)` together, neither of them 0.
+    ///
+    /// # Errors
+    /// When rows cannot be read.
+    pub(in crate::nn) fn f32(
+        (out_features, in_features): (usize, usize),
+        matrices: &[Box<dyn Rows + '_>],
+    ) -> Result<Self> {
         let mut numbers = vec![0.0; out_features.next_multiple_of(PANEL) * in_features];
-        let panels = numbers.chunks_exact_mut(PANEL * in_features);
-        for (panel, rows) in panels.zip(rows.chunks(PANEL * in_features)) {
-            for (column, row) in rows.chunks_exact(in_features).enumerate() {
+        blocks(matrices, |first, rows| {
+            for (output, row) in (first..).zip(rows.chunks_exact(in_features)) {
+                let (panel, column) = (output / PANEL * PANEL * in_features, output % PANEL);
+                let panel = &mut numbers[panel..][..PANEL * in_features];
                 for (numbers, number) in panel.chunks_exact_mut(PANEL).zip(row) {
                     numbers[column] = *number;
                 }
             }
+        })?;
+        Ok(Self { in_features, out_features, panels: Panels::F32(numbers) })
+    }
+
+    /// As [`PackedWeight::f32`], rounded to bf16.
+    ///
+    /// # Errors
+    /// When rows cannot be read.
+    pub(in crate::nn) fn bf16(
+        (out_features, in_features): (usize, usize),
+        matrices: &[Box<dyn Rows + '_>],
+    ) -> Result<Self> {
+        const WORDS: usize = PANEL / 2;
+        let mut words = vec![0; out_features.next_multiple_of(PANEL) / 2 * in_features];
+        blocks(matrices, |first, rows| {
+            for (output, row) in (first..).zip(rows.chunks_exact(in_features)) {
+                let panel = &mut words[output / PANEL * WORDS * in_features..];
+                let (place, is_high) = bf16_place(output % PANEL);
+                let shift = if is_high { 16 } else { 0 };
+                for (words, number) in panel.chunks_exact_mut(WORDS).zip(row) {
+                    words[place] |= u32::from(to_bf16(*number)) << shift;
+                }
+            }
+        })?;
+        Ok(Self { in_features, out_features, panels: Panels::Bf16(words) })
+    }
+
+    /// Whether the weight is stored in bf16.
+    pub(in crate::nn) fn is_bf16(&self) -> bool {
+        matches!(self.panels, Panels::Bf16(_))
+    }
+
+    /// Appends the weights of one output to `out`.
+    pub(in crate::nn) fn append_row(&self, output: usize, out: &mut Vec<f32>) {
+        let (panel, column) = (output / PANEL, output % PANEL);
+        match &self.panels {
+            Panels::F32(numbers) => {
+                let panel = numbers[panel * PANEL * self.in_features..].chunks_exact(PANEL);
+                out.extend(panel.take(self.in_features).map(|numbers| numbers[column]));
+            }
+            Panels::Bf16(words) => {
+                let panel = words[panel * PANEL / 2 * self.in_features..].chunks_exact(PANEL / 2);
+                let (place, is_high) = bf16_place(column);
+                out.extend(panel.take(self.in_features).map(|words| {
+                    let word = words[place];
+                    f32::from_bits(if is_high { word & 0xffff_0000 } else { word << 16 })
+                }));
+            }
         }
-        Ok(Some(Self { in_features, out_features, numbers }))
     }
 
     /// `(out_features, in_features)`.
@@ -113,31 +185,45 @@ impl WithSimd for Product<'_> {
     /// Tile sizes are chosen so that the accumulators fit in registers: 32 with AVX-512 and NEON, 16 with AVX2.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> usize {
-        match S::F32_LANES {
-            16 => self.tiles::<S, 8, 2>(simd),
-            8 => self.tiles::<S, 3, 4>(simd),
-            4 => self.tiles::<S, 3, 8>(simd),
-            _ => self.tiles::<S, 1, PANEL>(simd),
+        match &self.weight.panels {
+            Panels::F32(numbers) => self.panels(simd, F32, numbers),
+            Panels::Bf16(words) => self.panels(simd, Widened, cast_slice(words)),
         }
     }
 }
 
 impl Product<'_> {
-    /// A row of a panel has `VECTORS` vectors.
     #[inline(always)]
-    fn tiles<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) -> usize {
+    fn panels<S: Simd, O: Multiply<S>>(self, simd: S, operands: O, panels: &[f32]) -> usize {
+        match S::F32_LANES {
+            16 => self.tiles::<S, O, 8, 2>(simd, operands, panels),
+            8 => self.tiles::<S, O, 3, 4>(simd, operands, panels),
+            4 => self.tiles::<S, O, 3, 8>(simd, operands, panels),
+            _ => self.tiles::<S, O, 1, PANEL>(simd, operands, panels),
+        }
+    }
+
+    /// `VECTORS` vectors hold the columns of a panel.
+    #[inline(always)]
+    fn tiles<S: Simd, O: Multiply<S>, const ROWS: usize, const VECTORS: usize>(
+        self,
+        simd: S,
+        operands: O,
+        panels: &[f32],
+    ) -> usize {
         let (in_features, out_features) = (self.weight.in_features, self.weight.out_features);
         let rows = self.x.len() / in_features;
         let mut written = 0;
-        for (number, panel) in self.weight.numbers.chunks_exact(in_features * PANEL).enumerate() {
+        let panels = panels.chunks_exact(in_features * PANEL / O::COLUMNS);
+        for (number, panel) in panels.enumerate() {
             let column = number * PANEL;
             let columns = PANEL.min(out_features - column);
             let mut bias = [0.0; PANEL];
             if let Some(all) = self.bias {
                 bias[..columns].copy_from_slice(&all[column..column + columns]);
             }
-            let tile =
-                Tile { simd, panel: S::as_simd_f32s(panel).0, bias: S::as_simd_f32s(&bias).0 };
+            let (panel, bias) = (S::as_simd_f32s(panel).0, S::as_simd_f32s(&bias).0);
+            let tile = Tile { simd, operands, panel, bias };
             let mut row = 0;
             while row < rows {
                 // Each tile writes its columns of the rows that it counts.
@@ -158,13 +244,14 @@ impl Product<'_> {
 }
 
 /// The operands of one panel.
-struct Tile<'a, S: Simd> {
+struct Tile<'a, S: Simd, O> {
     simd: S,
+    operands: O,
     panel: &'a [S::f32s],
     bias: &'a [S::f32s],
 }
 
-impl<S: Simd> Tile<'_, S> {
+impl<S: Simd, O: Multiply<S>> Tile<'_, S, O> {
     /// Multiplies `ROWS` rows of `x` by the panel and stores its `columns` outputs. The strides are those of the rows
     /// of `x` and of `out`. Returns the number of rows.
     #[inline(always)]
@@ -177,7 +264,7 @@ impl<S: Simd> Tile<'_, S> {
     ) -> usize {
         let x: [&[f32]; ROWS] = array::from_fn(|row| &x[row * in_features..][..in_features]);
         let mut sums = [[self.simd.splat_f32s(0.0); VECTORS]; ROWS];
-        tile(self.simd, F32, &mut sums, &x, self.panel, 0);
+        tile(self.simd, self.operands, &mut sums, &x, self.panel, 0);
         for (row, sums) in sums.iter().enumerate() {
             let mut numbers = [0.0; PANEL];
             let (vectors, _) = S::as_mut_simd_f32s(&mut numbers);
@@ -202,9 +289,10 @@ impl<S: Simd> Tile<'_, S> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use candle_core::Device;
+    use candle_core::{Device, Tensor};
     use proptest::prelude::*;
 
+    use super::super::super::matrix_rows::TensorRows;
     use super::*;
 
     /// Test values of both signs whose sums do not cancel.
@@ -222,9 +310,8 @@ pub(super) mod tests {
         let weight = numbers(out_features * in_features, 1);
         let x = numbers(rows * in_features, 2);
         let bias = with_bias.then(|| numbers(out_features, 3));
-        let tensor =
-            Tensor::from_slice(&weight, (out_features, in_features), &Device::Cpu).unwrap();
-        let packed = PackedWeight::new(&tensor).unwrap().unwrap();
+        let shape = (out_features, in_features);
+        let packed = PackedWeight::f32(shape, &matrices(&weight, shape)).unwrap();
         assert_eq!(packed.shape(), (out_features, in_features));
         let mut out = vec![7.0];
         packed.append(&mut out, &x, bias.as_deref()).unwrap();
@@ -269,14 +356,48 @@ pub(super) mod tests {
         }
     }
 
+    fn matrices(weight: &[f32], shape: (usize, usize)) -> Vec<Box<dyn Rows>> {
+        let tensor = Tensor::from_slice(weight, shape, &Device::Cpu).unwrap();
+        vec![Box::new(TensorRows::new(&tensor).unwrap())]
+    }
+
     #[test]
-    fn empty_weights_are_not_packed() {
-        for shape in [(0, 4), (4, 0)] {
-            let weight = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
-            assert!(PackedWeight::new(&weight).unwrap().is_none());
+    fn bf16_weights_give_the_bits_of_the_rounded_weights() {
+        for (rows, shape) in [(1, (1, 1)), (5, (70, 33)), (13, (97, 600)), (3, (31, 1100))] {
+            let weight = numbers(shape.0 * shape.1, 4);
+            let rounded = weight.iter().map(|x| f32::from_bits(u32::from(to_bf16(*x)) << 16));
+            let rounded: Vec<f32> = rounded.collect();
+            let bf16 = PackedWeight::bf16(shape, &matrices(&weight, shape)).unwrap();
+            let f32 = PackedWeight::f32(shape, &matrices(&rounded, shape)).unwrap();
+            assert!(bf16.is_bf16() && !f32.is_bf16());
+            let (x, bias) = (numbers(rows * shape.1, 5), numbers(shape.0, 6));
+            let (mut ours, mut expected) = (Vec::new(), Vec::new());
+            bf16.append(&mut ours, &x, Some(&bias)).unwrap();
+            f32.append(&mut expected, &x, Some(&bias)).unwrap();
+            assert_eq!(ours, expected, "{shape:?}");
+            for (output, row) in rounded.chunks_exact(shape.1).enumerate() {
+                for weight in [&bf16, &f32] {
+                    ours.clear();
+                    weight.append_row(output, &mut ours);
+                    assert_eq!(ours, row, "{output} of {shape:?}");
+                }
+            }
         }
-        let double = Tensor::zeros((2, 2), candle_core::DType::F64, &Device::Cpu).unwrap();
-        assert!(PackedWeight::new(&double).unwrap().is_none());
+    }
+
+    #[test]
+    fn rounding_to_bf16_is_that_of_candle() {
+        let mut some = numbers(4000, 7);
+        let bits = [0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0x7f7f_ffff, 0x0000_8000, 0x8000_0000];
+        some.extend(bits.map(f32::from_bits));
+        some.extend([f32::INFINITY, f32::NEG_INFINITY, f32::MIN]);
+        let tensor = Tensor::from_slice(&some, some.len(), &Device::Cpu).unwrap();
+        let candle = tensor.to_dtype(candle_core::DType::BF16).unwrap();
+        let candle = candle.to_dtype(candle_core::DType::F32).unwrap().to_vec1::<f32>().unwrap();
+        for (x, expected) in some.iter().zip(candle) {
+            assert_eq!((u32::from(to_bf16(*x)) << 16), expected.to_bits(), "{x}");
+        }
+        assert!(f32::from_bits(u32::from(to_bf16(f32::from_bits(0x7f80_0001))) << 16).is_nan());
     }
 
     proptest! {

@@ -14,14 +14,23 @@ pub(super) const PANEL: usize = 32;
 /// errors.
 const DEPTH: usize = 512;
 
+/// How one row of a panel is stored and multiplied. Sums are f32.
+pub(super) trait Multiply<S: Simd>: Copy {
+    /// Columns in the 32 bits of an f32.
+    const COLUMNS: usize;
+
+    /// The vector at `place` of a row of a panel.
+    fn weights(self, simd: S, row: &[S::f32s], place: usize) -> S::f32s;
+
+    /// Adds to `sum` the products of `a` and `b`, or the dot product of each group of `a` with that of `b`.
+    fn multiply_add(self, simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s;
+}
+
 /// The element type of a product: f32, or a group of narrower elements in the 32 bits of an f32 that one instruction
-/// multiplies and accumulates. Sums are f32.
-pub(super) trait Operands<S: Simd>: Copy {
+/// multiplies and accumulates.
+pub(super) trait Operands<S: Simd>: Multiply<S> {
     /// Elements of a group.
     const GROUP: usize;
-
-    /// Adds to `sum` the dot product of each group of `a` with that of `b`.
-    fn multiply_add(self, simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s;
 
     /// Builds groups from two vectors: the first element from `first` and the second, if groups have one, from
     /// `second`.
@@ -38,13 +47,51 @@ pub(super) trait Operands<S: Simd>: Copy {
 #[derive(Clone, Copy)]
 pub(super) struct F32;
 
-impl<S: Simd> Operands<S> for F32 {
-    const GROUP: usize = 1;
+impl<S: Simd> Multiply<S> for F32 {
+    const COLUMNS: usize = 1;
+
+    #[inline(always)]
+    fn weights(self, _: S, row: &[S::f32s], place: usize) -> S::f32s {
+        row[place]
+    }
 
     #[inline(always)]
     fn multiply_add(self, simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s {
         simd.mul_add_e_f32s(a, b, sum)
     }
+}
+
+/// Rows of f32 times panels in bf16, which are widened in registers: the products and sums of [`F32`]. The 32 bits at
+/// place `i` of a row hold column `i` in their low half and column `i + PANEL / 2` in their high half, whatever the vector
+/// length.
+#[derive(Clone, Copy)]
+pub(super) struct Widened;
+
+impl<S: Simd> Multiply<S> for Widened {
+    const COLUMNS: usize = 2;
+
+    #[inline(always)]
+    fn weights(self, simd: S, row: &[S::f32s], place: usize) -> S::f32s {
+        // A bf16 is the upper half of an f32.
+        let half = row.len();
+        let bits = if place < half {
+            let bits = simd.transmute_u32s_f32s(row[place]);
+            simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(16))
+        } else {
+            let bits = simd.transmute_u32s_f32s(row[place - half]);
+            simd.and_u32s(bits, simd.splat_u32s(0xffff_0000))
+        };
+        simd.transmute_f32s_u32s(bits)
+    }
+
+    #[inline(always)]
+    fn multiply_add(self, simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s {
+        simd.mul_add_e_f32s(a, b, sum)
+    }
+}
+
+impl<S: Simd> Operands<S> for F32 {
+    const GROUP: usize = 1;
 
     #[inline(always)]
     fn join(self, _: S, first: S::f32s, _: S::f32s) -> S::f32s {
@@ -71,7 +118,7 @@ impl<S: Simd> Operands<S> for F32 {
 /// vectors. A row's result does not depend on `ROWS`, or on the `skipped` leading zeros that the
 /// caller omits. Returning the sums by value would copy them with `memmove`.
 #[inline(always)]
-pub(super) fn tile<S: Simd, O: Operands<S>, const ROWS: usize, const VECTORS: usize>(
+pub(super) fn tile<S: Simd, O: Multiply<S>, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     operands: O,
     sums: &mut [[S::f32s; VECTORS]; ROWS],
@@ -96,7 +143,7 @@ pub(super) fn tile<S: Simd, O: Operands<S>, const ROWS: usize, const VECTORS: us
 
 /// The same for at most [`DEPTH`] products.
 #[inline(always)]
-fn add_up<S: Simd, O: Operands<S>, const ROWS: usize, const VECTORS: usize>(
+fn add_up<S: Simd, O: Multiply<S>, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     operands: O,
     out: &mut [[S::f32s; VECTORS]; ROWS],
@@ -108,13 +155,14 @@ fn add_up<S: Simd, O: Operands<S>, const ROWS: usize, const VECTORS: usize>(
         #[inline(always)]
         |row| &x[row][places.clone()],
     );
-    let weights = panel[places.start * VECTORS..places.end * VECTORS].chunks_exact(VECTORS);
+    let stored = VECTORS / O::COLUMNS;
+    let weights = panel[places.start * stored..places.end * stored].chunks_exact(stored);
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    for (place, weights) in weights.enumerate() {
+    for (place, row) in weights.enumerate() {
         for (sums, x) in sums.iter_mut().zip(&parts) {
             let x = simd.splat_f32s(x[place]);
-            for (sum, weight) in sums.iter_mut().zip(weights) {
-                *sum = operands.multiply_add(simd, x, *weight, *sum);
+            for (vector, sum) in sums.iter_mut().enumerate() {
+                *sum = operands.multiply_add(simd, x, operands.weights(simd, row, vector), *sum);
             }
         }
     }

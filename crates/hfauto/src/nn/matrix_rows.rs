@@ -1,0 +1,128 @@
+//! Matrices that are read by ranges of rows, so that a layer is built in its final form without a dense copy. Not here:
+//! reading from files (`crate::hub`). The entry is [`Rows`].
+
+use std::ops::Range;
+
+use candle_core::{DType, Result, Tensor, bail};
+
+/// A matrix that is read by ranges of rows, as f32.
+pub trait Rows {
+    /// `(rows, columns)`.
+    fn shape(&self) -> (usize, usize);
+
+    /// Appends `rows` to `out`.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn read(&self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()>;
+}
+
+/// Elements per block of rows that a layer is built from: 256 KiB of f32, which stay in the cache.
+const BLOCK: usize = 1 << 16;
+
+/// Calls `take` with the number of the first row and the numbers of each block of rows: those of the first matrix, then
+/// those of the next. All have the same number of columns.
+///
+/// # Errors
+/// If rows cannot be read.
+pub(super) fn blocks(
+    matrices: &[Box<dyn Rows + '_>],
+    mut take: impl FnMut(usize, &[f32]),
+) -> Result<()> {
+    let (mut start, mut numbers) = (0, Vec::new());
+    for matrix in matrices {
+        let (rows, columns) = matrix.shape();
+        let step = (BLOCK / columns.max(1)).max(1);
+        for first in (0..rows).step_by(step) {
+            let range = first..rows.min(first + step);
+            numbers.clear();
+            matrix.read(range.clone(), &mut numbers)?;
+            if numbers.len() != range.len() * columns {
+                bail!("bug: {} numbers for {} rows of {columns}", numbers.len(), range.len());
+            }
+            take(start + first, &numbers);
+        }
+        start += rows;
+    }
+    Ok(())
+}
+
+/// Whether two matrices have the same numbers; with `only_start`, whether they begin with the same ones.
+pub(super) fn are_same(a: &dyn Rows, b: &dyn Rows, only_start: bool) -> Result<bool> {
+    let (rows, columns) = a.shape();
+    if b.shape() != (rows, columns) {
+        return Ok(false);
+    }
+    let step = (BLOCK / columns.max(1)).max(1);
+    let (mut ours, mut others) = (Vec::new(), Vec::new());
+    for first in (0..rows).step_by(step).take(if only_start { 1 } else { usize::MAX }) {
+        ours.clear();
+        others.clear();
+        let range = first..rows.min(first + step);
+        a.read(range.clone(), &mut ours)?;
+        b.read(range, &mut others)?;
+        if ours != others {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The rows of a tensor in memory.
+pub struct TensorRows(Tensor);
+
+impl TensorRows {
+    /// The rows of `tensor`; further dimensions are flattened.
+    ///
+    /// # Errors
+    /// If the tensor is not in host memory.
+    pub fn new(tensor: &Tensor) -> Result<Self> {
+        Ok(Self(tensor.flatten_from(1)?.to_dtype(DType::F32)?.contiguous()?))
+    }
+}
+
+impl Rows for TensorRows {
+    fn shape(&self) -> (usize, usize) {
+        self.0.dims2().unwrap_or_default()
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
+        let rows = self.0.narrow(0, rows.start, rows.len())?.flatten_all()?;
+        out.extend(rows.to_vec1::<f32>()?);
+        Ok(())
+    }
+}
+
+/// The columns of a matrix as rows (`Conv1D`). Holds the matrix in f32.
+pub(super) struct Transposed {
+    numbers: Vec<f32>,
+    rows: usize,
+    columns: usize,
+}
+
+impl Transposed {
+    pub(super) fn new(matrix: &dyn Rows) -> Result<Self> {
+        let (columns, rows) = matrix.shape();
+        let mut numbers = Vec::with_capacity(rows * columns);
+        matrix.read(0..columns, &mut numbers)?;
+        Ok(Self { numbers, rows, columns })
+    }
+}
+
+impl Rows for Transposed {
+    fn shape(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
+        let start = out.len();
+        out.resize(start + rows.len() * self.columns, 0.0);
+        let out = &mut out[start..];
+        for (place, numbers) in self.numbers.chunks_exact(self.rows).enumerate() {
+            for (row, number) in numbers[rows.clone()].iter().enumerate() {
+                out[row * self.columns + place] = *number;
+            }
+        }
+        Ok(())
+    }
+}
