@@ -14,6 +14,7 @@
 
 use hfauto_pipe::auto::AutoModelForCausalLM;
 use hfauto_pipe::generation::GenerationConfig;
+use hfauto_pipe::pipelines::GenerateChatOptions;
 use serde_json::{Value, json};
 
 /// A tiny, untrained GPT-2 in this repository. A hub id works as well.
@@ -31,7 +32,7 @@ pub(crate) fn run(
 ) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let model = AutoModelForCausalLM::builder(name).require_head().load()?;
     let config = GenerationConfig { max_new_tokens: Some(12), ..model.generation_config()? };
-    let answers = model.generate_chat(conversations, &config)?;
+    let answers = model.generate_chat(conversations, &GenerateChatOptions::default(), &config)?;
     for answer in &answers {
         println!("{}", answer.text);
     }

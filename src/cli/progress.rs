@@ -103,7 +103,7 @@ impl Snapshot {
 /// The estimated time left, by tokens: long rows come first, so an estimate by rows would be too high. Repeated rows cost
 /// nothing, so this is an upper bound.
 fn remaining(total_rows: u64, steps: &[StepCounts], seconds: f64) -> Option<Duration> {
-    let done: u64 = steps.iter().map(|step| step.computed_tokens).sum();
+    let done: u64 = steps.iter().map(|step| step.computed_tokens + step.cached_tokens).sum();
     let expected: f64 = steps
         .iter()
         .map(|step| {

@@ -19,6 +19,17 @@ const EXAMPLES: usize = 3;
 /// The length to which messages are truncated, because they may quote a row.
 const EXAMPLE_CHARS: usize = 200;
 
+/// The size of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchSize {
+    pub(crate) rows: u64,
+    pub(crate) tokens: u64,
+    /// With each row padded to the longest.
+    pub(crate) padded_tokens: u64,
+    /// Prompt tokens that were reused from prefixes of other rows, since the model was asked last.
+    pub(crate) cached_tokens: u64,
+}
+
 /// Counters of one model step. Atomics with relaxed ordering suffice, because each is an independent sum.
 #[derive(Debug, Default)]
 pub struct StepMetrics {
@@ -28,8 +39,10 @@ pub struct StepMetrics {
     truncated_rows: AtomicU64,
     tokenized_rows: AtomicU64,
     tokens: AtomicU64,
-    computed_tokens: AtomicU64,
+    /// Tokens of all batches, cached ones included.
+    batch_tokens: AtomicU64,
     padded_tokens: AtomicU64,
+    cached_tokens: AtomicU64,
     batches: AtomicU64,
     failed_rows: AtomicU64,
     input_nanos: AtomicU64,
@@ -68,18 +81,13 @@ impl StepMetrics {
     }
 
     /// Adds one forward pass.
-    pub(crate) fn computed(
-        &self,
-        rows: u64,
-        tokens: u64,
-        padded: u64,
-        elapsed: Duration,
-        queued: Duration,
-    ) {
+    pub(crate) fn computed(&self, size: BatchSize, elapsed: Duration, queued: Duration) {
+        let BatchSize { rows, tokens, padded_tokens, cached_tokens } = size;
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.computed_rows.fetch_add(rows, Ordering::Relaxed);
-        self.computed_tokens.fetch_add(tokens, Ordering::Relaxed);
-        self.padded_tokens.fetch_add(padded, Ordering::Relaxed);
+        self.batch_tokens.fetch_add(tokens, Ordering::Relaxed);
+        self.padded_tokens.fetch_add(padded_tokens, Ordering::Relaxed);
+        self.cached_tokens.fetch_add(cached_tokens, Ordering::Relaxed);
         self.model_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
         self.queue_nanos.fetch_add(nanos(queued), Ordering::Relaxed);
     }
@@ -144,6 +152,9 @@ impl StepMetrics {
     /// The current counters.
     pub fn counts(&self) -> StepCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let cached_tokens = read(&self.cached_tokens);
+        // Subtracted here, because a batch may count the cached tokens of one that runs at the same time.
+        let computed = |counter: &AtomicU64| read(counter).saturating_sub(cached_tokens);
         StepCounts {
             rows: read(&self.rows),
             null_rows: read(&self.null_rows),
@@ -151,8 +162,9 @@ impl StepMetrics {
             truncated_rows: read(&self.truncated_rows),
             tokenized_rows: read(&self.tokenized_rows),
             tokens: read(&self.tokens),
-            computed_tokens: read(&self.computed_tokens),
-            padded_tokens: read(&self.padded_tokens),
+            computed_tokens: computed(&self.batch_tokens),
+            padded_tokens: computed(&self.padded_tokens),
+            cached_tokens,
             batches: read(&self.batches),
             failed_rows: read(&self.failed_rows),
             input_seconds: read(&self.input_nanos) as f64 / 1e9,
@@ -174,6 +186,7 @@ pub(crate) fn describe(counts: StepCounts, metrics: &mut MetricsSet) {
         ("failed_rows", counts.failed_rows),
         ("tokens", counts.tokens),
         ("computed_tokens", counts.computed_tokens),
+        ("cached_tokens", counts.cached_tokens),
         ("batches", counts.batches),
     ] {
         let count = Count::new();

@@ -18,7 +18,7 @@ use arrow::datatypes::DataType;
 use candle_core::{Device, DeviceLocation};
 use tokio::sync::watch;
 
-use super::metrics::StepMetrics;
+use super::metrics::{BatchSize, StepMetrics};
 use super::row_error::{RowError, RowErrors};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::nn::SpareThreads;
@@ -193,9 +193,13 @@ fn compute(Queued { job, since, reply }: Queued, device: usize, spare: Option<&A
     };
     let tokens: usize = batch.iter().map(|sequence| sequence.tokens()).sum();
     let longest = batch.iter().map(|sequence| sequence.tokens()).max().unwrap_or(0);
-    let padded = longest * batch.len();
-    let (rows, tokens, padded) = (batch.len() as u64, tokens as u64, padded as u64);
-    job.metrics.computed(rows, tokens, padded, start.elapsed(), start - since);
+    let size = BatchSize {
+        rows: batch.len() as u64,
+        tokens: tokens as u64,
+        padded_tokens: (longest * batch.len()) as u64,
+        cached_tokens: job.models[device].take_cached_tokens(),
+    };
+    job.metrics.computed(size, start.elapsed(), start - since);
     let _ = reply.send(Some(result.map(Arc::new).map_err(Arc::new)));
 }
 

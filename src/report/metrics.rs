@@ -207,7 +207,7 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
     if steps.is_empty() {
         return;
     }
-    let counters: [(&str, &str, Counter); 9] = [
+    let counters: [(&str, &str, Counter); 10] = [
         ("rows", "Rows that the step has emitted.", |step| step.counts.rows),
         ("null_rows", "Rows that were null.", |step| step.counts.null_rows),
         ("computed_rows", "Rows that went through the model.", |step| step.counts.computed_rows),
@@ -218,6 +218,9 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
             step.counts.computed_tokens
         }),
         ("padded_tokens", "Computed tokens, including padding.", |step| step.counts.padded_tokens),
+        ("cached_tokens", "Prompt tokens that were reused from prefixes of other rows.", |step| {
+            step.counts.cached_tokens
+        }),
         ("batches", "Forward passes.", |step| step.counts.batches),
     ];
     for (name, help, value) in counters {

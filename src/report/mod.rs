@@ -326,6 +326,8 @@ pub struct StepCounts {
     pub computed_tokens: u64,
     /// Computed tokens, with each batch padded to its longest row.
     pub padded_tokens: u64,
+    /// Prompt tokens that were not computed, because the row shares them with the beginning of other rows' prompts.
+    pub cached_tokens: u64,
     /// Forward passes.
     pub batches: u64,
     /// Failed rows, if their errors are kept.

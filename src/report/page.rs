@@ -96,6 +96,10 @@ fn cards(run: &RunReport, status: Status) -> Vec<(&'static str, String, String)>
         let batches = counted(sum(|step| step.counts.batches), "batch");
         cards.push(("Padding", percent(padding), format!("in {batches}")));
     }
+    let cached = sum(|step| step.counts.cached_tokens);
+    if cached > 0 {
+        cards.push(("Tokens reused", count(cached), "from prefixes of other rows".to_owned()));
+    }
     if let Some(errors) = run.row_errors {
         let share = errors.failed as f64 / errors.rows.max(1) as f64;
         let of = format!("{} of {}", percent(share), counted(errors.rows, "row"));

@@ -137,6 +137,10 @@ impl StepReport {
             count(self.tokens_per_second as u64),
             self.padding_share * 100.0
         )?;
+        if counts.cached_tokens > 0 {
+            let saved = count(counts.cached_tokens);
+            writeln!(f, "    prefix   {saved} tokens reused from prefixes of other rows")?;
+        }
         let waits = counts.input_seconds
             + counts.tokenize_seconds
             + counts.results_seconds

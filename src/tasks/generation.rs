@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Builder, StringBuilder, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
-use hfauto::pipelines::{TextGenerator, TextOf, generation_settings, task_specific_params};
+use hfauto::pipelines::{Prompt, TextGenerator, TextOf, generation_settings, task_specific_params};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -17,7 +17,7 @@ use super::{Sequence, WeightSize};
 use crate::auto::ModelWithHead;
 use crate::document::{Cursor, Diagnostic, Diagnostics, StringOrList, TokenIds};
 use crate::error::Result;
-use crate::generation::{EarlyStopping, GenerationConfig};
+use crate::generation::{EarlyStopping, GenerationConfig, PrefixCache};
 
 /// The options common to the tasks that generate, named as in transformers.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -54,7 +54,7 @@ pub struct GenerationOptions {
     pub early_stopping: Option<EarlyStopping>,
     /// The end-of-sequence tokens: an id or a list of ids. Default: as in the model's `generation_config.json`.
     pub eos_token_id: Option<TokenIds>,
-    /// Stop sequences: strings that end the generation.
+    /// Stop strings: texts that end the generation.
     #[serde(rename(serialize = "stop_strings"))]
     pub stop: Option<StringOrList>,
     /// The seed for sampling. The random numbers of a row depend on it and on the row's prompt.
@@ -113,7 +113,7 @@ impl GenerationOptions {
         for (index, text) in stop.iter().enumerate() {
             if text.is_empty() {
                 let here = at.key("stop").item(index);
-                report.push(Diagnostic::new(here.value, "a stop sequence is empty"));
+                report.push(Diagnostic::new(here.value, "a stop string is empty"));
             }
         }
     }
@@ -198,10 +198,13 @@ pub(super) struct Generator {
     pub(super) resolved: Arc<ResolvedModel>,
     pub(super) config: GenerationConfig,
     pub(super) text_of: TextOf,
+    pub(super) include_reasoning: bool,
+    pub(super) prefixes: PrefixCache,
 }
 
 impl Generator {
-    /// Generates a text for each prompt and returns the structs of the column.
+    /// Generates a text for each prompt and returns the structs of the column. `start` of a sequence is above 0 if its
+    /// prompt ends inside the model's reasoning.
     ///
     /// # Errors
     /// As [`TextGenerator::generate`].
@@ -210,12 +213,17 @@ impl Generator {
         sequences: &[&Sequence],
         max_batch_tokens: usize,
     ) -> Result<ArrayRef> {
-        let prompts: Vec<&[u32]> = sequences.iter().map(|s| s.input_ids.as_slice()).collect();
+        let prompts: Vec<Prompt<'_>> = sequences
+            .iter()
+            .map(|s| Prompt { input_ids: &s.input_ids, in_reasoning: s.start > 0 })
+            .collect();
         let generator = TextGenerator {
             model: &self.model,
             tokenizer: self.resolved.tokenizer(),
             config: &self.config,
             text_of: self.text_of,
+            include_reasoning: self.include_reasoning,
+            prefixes: &self.prefixes,
         };
         let results = generator.generate(&prompts, max_batch_tokens)?;
 

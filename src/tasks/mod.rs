@@ -375,6 +375,11 @@ pub trait TaskModel: Send + Sync {
         Ok(batches)
     }
 
+    /// The prompt tokens that were reused from prefixes of other rows instead of computed, since the last call.
+    fn take_cached_tokens(&self) -> u64 {
+        0
+    }
+
     /// The size of the loaded weights.
     fn weights(&self) -> WeightSize;
 }

@@ -26,7 +26,7 @@ use super::{Batching, EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSiz
 use crate::auto::{AutoClass, EncodeOptions};
 use crate::document::{Cursor, Diagnostic, Diagnostics};
 use crate::error::{Error, ErrorKind, Result};
-use crate::generation::GenerationConfig;
+use crate::generation::{GenerationConfig, PrefixCache};
 
 /// The own options of `text2text-generation`, `summarization` and `translation`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -243,6 +243,8 @@ impl Task for Text2TextGenerationTask {
             resolved: Arc::clone(&self.classifier.model),
             config: self.config.clone(),
             text_of: TextOf::Generated,
+            include_reasoning: true,
+            prefixes: PrefixCache::default(),
         })))
     }
 }

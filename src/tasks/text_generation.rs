@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, StructA
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use candle_core::Device;
-use hfauto::pipelines::{PromptRoom, TextOf};
+use hfauto::pipelines::{PromptRoom, TextOf, ends_in_reasoning};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -30,7 +30,7 @@ use super::{
 use crate::auto::{AutoClass, ChatOptions, ChatTemplate, EncodeOptions};
 use crate::document::{ColumnOr, Cursor, Diagnostic, Diagnostics};
 use crate::error::{Error, ErrorKind, Result};
-use crate::generation::GenerationConfig;
+use crate::generation::{GenerationConfig, PrefixCache};
 
 /// The own options of `text-generation`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -41,6 +41,11 @@ pub struct TextGeneration {
     pub return_full_text: Option<bool>,
     /// A chat template that replaces the model's.
     pub chat_template: Option<String>,
+    /// Further variables of the chat template, for example `{enable_thinking: false}`.
+    pub chat_template_kwargs: Option<Map<String, Value>>,
+    /// Whether the text includes the model's reasoning, from `<think>` to `</think>`. With `false`, the text is the answer,
+    /// which is empty if the text ends inside the reasoning. Default: true.
+    pub include_reasoning: Option<bool>,
 }
 
 /// A conversation.
@@ -78,14 +83,25 @@ impl TaskOptions for TextGeneration {
     }
 
     fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
-        if self.chat_template.is_some() && matches!(self.input, ColumnOr::Column(_)) {
-            report.push(
-                Diagnostic::new(
-                    at.key("chat_template").key,
-                    "`chat_template` applies to conversations, but `input` is a text column",
-                )
-                .hint("write `input: {messages: COLUMN}`"),
-            );
+        let for_chats = [
+            ("chat_template", self.chat_template.is_some()),
+            ("chat_template_kwargs", self.chat_template_kwargs.is_some()),
+        ];
+        for (key, _) in for_chats.into_iter().filter(|(_, given)| *given) {
+            if matches!(self.input, ColumnOr::Column(_)) {
+                let message =
+                    format!("`{key}` applies to conversations, but `input` is a text column");
+                report.push(
+                    Diagnostic::new(at.key(key).key, message)
+                        .hint("write `input: {messages: COLUMN}`"),
+                );
+            }
+        }
+        for name in self.chat_template_kwargs.iter().flat_map(Map::keys) {
+            if ChatOptions::OWN_VARIABLES.contains(&name.as_str()) {
+                let message = format!("the step sets the variable `{name}` of the chat template");
+                report.push(Diagnostic::new(at.key("chat_template_kwargs").key(name).key, message));
+            }
         }
     }
 
@@ -103,6 +119,7 @@ struct TextGenerationTask {
     config: GenerationConfig,
     room: PromptRoom,
     return_full_text: bool,
+    include_reasoning: bool,
 }
 
 /// The form of a prompt.
@@ -112,7 +129,10 @@ enum Prompt {
     Text {
         prefix: String,
     },
-    Chat(ChatTemplate),
+    Chat {
+        template: ChatTemplate,
+        kwargs: Map<String, Value>,
+    },
 }
 
 impl TextGenerationTask {
@@ -135,14 +155,16 @@ impl TextGenerationTask {
             ColumnOr::Column(column) => (column, Prompt::Text { prefix }),
             ColumnOr::Columns(Messages { messages: column }) => {
                 let wanted = options.chat_template.as_deref();
-                let template = model.tokenizer().chat_template(wanted, false)?;
+                let kwargs = options.chat_template_kwargs.clone().unwrap_or_default();
+                let tools = kwargs.get("tools").is_some_and(|tools| !tools.is_null());
+                let template = model.tokenizer().chat_template(wanted, tools)?;
                 if return_full_text {
                     return Err(Error::new(
                         ErrorKind::Config,
                         "`return_full_text` applies to text prompts, but `input` is a conversation",
                     ));
                 }
-                (column, Prompt::Chat(template))
+                (column, Prompt::Chat { template, kwargs })
             }
         };
         let stated = model.tokenizer().model_max_length();
@@ -162,6 +184,7 @@ impl TextGenerationTask {
             )
             .hint("set a smaller `max_new_tokens`"));
         }
+        let include_reasoning = options.include_reasoning.unwrap_or(true);
         let summary = summary(
             step.task.id,
             step,
@@ -171,6 +194,8 @@ impl TextGenerationTask {
                 "truncation": room.truncation,
                 "return_full_text": return_full_text,
                 "chat_template": options.chat_template,
+                "chat_template_kwargs": options.chat_template_kwargs,
+                "include_reasoning": include_reasoning,
                 "generation": shown(&config),
             }),
         );
@@ -181,20 +206,25 @@ impl TextGenerationTask {
             model: Arc::clone(&classifier.model),
             summary,
         };
-        Ok(Self { classifier, base, prompt, config, room, return_full_text })
+        Ok(Self { classifier, base, prompt, config, room, return_full_text, include_reasoning })
     }
 
-    /// The tokens of a prompt, truncated to leave room for new tokens.
-    fn tokens(&self, text: &str, add_special_tokens: bool) -> Result<EncodedRow> {
-        let options = EncodeOptions { add_special_tokens, ..EncodeOptions::default() };
+    /// The tokens of a prompt, truncated to leave room for new tokens. `chat` has the messages of a conversation.
+    fn tokens(&self, text: &str, chat: Option<(&[Value], &ChatOptions)>) -> Result<EncodedRow> {
+        let options =
+            EncodeOptions { add_special_tokens: chat.is_none(), ..EncodeOptions::default() };
         let ids = self.classifier.model.tokenizer().encode(text, &options)?.input_ids;
         let (ids, truncated) = self.room.fit(ids, &self.config)?;
-        Ok(EncodedRow { truncated, ..Sequence::new(ids, Vec::new()).into() })
+        let in_reasoning = !self.include_reasoning && ends_in_reasoning(text, chat);
+        let start = usize::from(in_reasoning);
+        let sequence = Sequence { start, ..Sequence::new(ids, Vec::new()) };
+        Ok(EncodedRow { truncated, ..sequence.into() })
     }
 
     fn encode_chat(
         &self,
         template: &ChatTemplate,
+        kwargs: &Map<String, Value>,
         column: &ArrayRef,
         first_row: u64,
     ) -> Result<Vec<Option<EncodedRow>>> {
@@ -203,12 +233,13 @@ impl TextGenerationTask {
             .enumerate()
             .map(|(row, messages)| {
                 let Some(messages) = messages else { return Ok(None) };
-                let options = ChatOptions::for_answer(&messages);
+                let options =
+                    ChatOptions { extra: kwargs.clone(), ..ChatOptions::for_answer(&messages) };
                 template
                     .render(&messages, &options)
                     .map_err(Error::from)
                     .and_then(|text| {
-                        let row = self.tokens(&text, false)?;
+                        let row = self.tokens(&text, Some((&messages, &options)))?;
                         self.classifier.model.check_tokens(&row)?;
                         Ok(Some(row))
                     })
@@ -264,7 +295,7 @@ impl Task for TextGenerationTask {
         let column = &self.base.columns[0];
         match (&self.prompt, types) {
             (Prompt::Text { .. }, [found]) if !is_text(found) => Err(not_text(column, found)),
-            (Prompt::Chat(_), [found]) if !is_conversation(found) => Err(Error::new(
+            (Prompt::Chat { .. }, [found]) if !is_conversation(found) => Err(Error::new(
                 ErrorKind::Config,
                 format!(
                     "column `{column}` is {found}, expected conversations: lists of {{role, content}}"
@@ -276,14 +307,16 @@ impl Task for TextGenerationTask {
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
         match &self.prompt {
-            Prompt::Chat(template) => self.encode_chat(template, &columns[0], first_row),
+            Prompt::Chat { template, kwargs } => {
+                self.encode_chat(template, kwargs, &columns[0], first_row)
+            }
             Prompt::Text { prefix } => {
                 let model = &*self.classifier.model;
                 encode_rows(Some(model), &self.base.columns, columns, first_row, |texts| {
                     if prefix.is_empty() {
-                        self.tokens(texts[0], true)
+                        self.tokens(texts[0], None)
                     } else {
-                        self.tokens(&format!("{prefix}{}", texts[0]), true)
+                        self.tokens(&format!("{prefix}{}", texts[0]), None)
                     }
                 })
             }
@@ -342,6 +375,8 @@ impl Task for TextGenerationTask {
             resolved: Arc::clone(&self.classifier.model),
             config: self.config.clone(),
             text_of: TextOf::Continuation,
+            include_reasoning: self.include_reasoning,
+            prefixes: PrefixCache::default(),
         })))
     }
 }
@@ -352,6 +387,10 @@ struct TextGenerationModel(Generator);
 impl TaskModel for TextGenerationModel {
     fn forward(&self, sequences: &[&Sequence], max_batch_tokens: usize) -> Result<ArrayRef> {
         self.0.forward(sequences, max_batch_tokens)
+    }
+
+    fn take_cached_tokens(&self) -> u64 {
+        self.0.prefixes.take_saved_tokens()
     }
 
     fn weights(&self) -> WeightSize {

@@ -33,6 +33,7 @@ import cases_models  # noqa: F401
 import cases_modern  # noqa: F401
 import cases_modern_tokenizers  # noqa: F401
 import cases_pictures  # noqa: F401
+import cases_prefixes  # noqa: F401
 import cases_rerank  # noqa: F401
 import cases_rotary  # noqa: F401
 import cases_rows  # noqa: F401
@@ -41,6 +42,7 @@ import cases_tasks  # noqa: F401
 import cases_tasks_chat  # noqa: F401
 import cases_tasks_generation  # noqa: F401
 import cases_tasks_images  # noqa: F401
+import cases_tasks_thinking  # noqa: F401
 import cases_tokenizers  # noqa: F401
 import cases_windows  # noqa: F401
 from tools import CASES, make

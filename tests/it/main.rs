@@ -32,6 +32,7 @@ mod object_store;
 mod parity;
 mod pictures;
 mod pipelines;
+mod prefixes;
 mod process;
 mod recipes;
 mod prometheus;

@@ -296,7 +296,7 @@ fn options_of_tasks_that_contradict_each_other_are_told() {
     check(&generate("do_sample: false, top_p: 0.5"), "`top_p` applies to sampling");
     check(&generate("min_new_tokens: 9, max_new_tokens: 8"), "`min_new_tokens: 9` is more than");
     check(&generate("temperature: 0"), "`temperature`");
-    check(&generate("stop: ['']"), "a stop sequence is empty");
+    check(&generate("stop: ['']"), "a stop string is empty");
     check(&generate("chat_template: x"), "`chat_template` applies to conversations");
     check(
         &generate("auto_class: AutoModelForMaskedLM"),

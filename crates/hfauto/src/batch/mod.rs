@@ -85,7 +85,7 @@ pub fn shares(lengths: &[usize], workers: usize) -> Vec<Vec<usize>> {
 /// `forward` gets the row numbers of a batch and returns one result per row.
 ///
 /// # Errors
-/// The first error of `forward`, in batch order; `Internal` when it returns too few results.
+/// The first error of `forward`, in batch order; `Internal` when it returns another number of results.
 ///
 /// # Example
 /// ```
@@ -113,11 +113,17 @@ pub fn in_batches<R: Send>(
     };
     let mut results: Vec<Option<R>> = lengths.iter().map(|_| None).collect();
     for (batch, computed) in batches.iter().zip(computed) {
-        for (&row, result) in batch.iter().zip(computed?) {
+        let computed = computed?;
+        if computed.len() != batch.len() {
+            let message =
+                format!("a batch of {} rows returned {} results", batch.len(), computed.len());
+            return Err(Error::new(ErrorKind::Internal, message));
+        }
+        for (&row, result) in batch.iter().zip(computed) {
             results[row] = Some(result);
         }
     }
-    let missing = || Error::new(ErrorKind::Internal, "a batch returned too few results");
+    let missing = || Error::new(ErrorKind::Internal, "a row is in no batch");
     results.into_iter().map(|result| result.ok_or_else(missing)).collect()
 }
 
@@ -174,6 +180,8 @@ mod tests {
         }
         let too_few = in_batches(&lengths, 10, 1, |rows| Ok(rows[1..].to_vec()));
         assert_eq!(too_few.unwrap_err().kind(), ErrorKind::Internal);
+        let too_many = in_batches(&lengths, 10, 1, |rows| Ok([rows, rows].concat()));
+        assert_eq!(too_many.unwrap_err().kind(), ErrorKind::Internal);
     }
 
     #[test]

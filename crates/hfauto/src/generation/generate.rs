@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use super::beams::BeamSearch;
 use super::config::GenerationConfig;
 use super::logits::{Processors, argmax, warp};
+use super::prefixes::{PrefixCache, shared_prefixes};
 use super::sampling::RowGenerator;
 use super::stop::StopStrings;
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
@@ -50,13 +51,31 @@ pub struct Generated {
 ///
 /// # Errors
 /// `Config` when the model has no token to start an empty prompt or an encoder-decoder's sequence with; `Data` for a
-/// prompt that leaves no room; `Model` for NaN logits; `Internal` when a tensor operation fails.
+/// prompt that leaves no room, or a row that may sample no token; `Model` for NaN logits; `Internal` when a tensor operation
+/// fails.
 pub fn generate(
     decoder: &dyn Decoder,
     prompts: &[&[u32]],
     config: &GenerationConfig,
     max_batch_tokens: usize,
     stop: Option<&StopStrings<'_>>,
+) -> Result<Vec<Generated>> {
+    let prefixes = PrefixCache::default();
+    generate_with_prefixes(decoder, prompts, config, max_batch_tokens, stop, &prefixes)
+}
+
+/// As [`generate`], with the prefixes that earlier calls have computed for this decoder. Their tokens count towards
+/// `max_batch_tokens`.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_with_prefixes(
+    decoder: &dyn Decoder,
+    prompts: &[&[u32]],
+    config: &GenerationConfig,
+    max_batch_tokens: usize,
+    stop: Option<&StopStrings<'_>>,
+    prefixes: &PrefixCache,
 ) -> Result<Vec<Generated>> {
     for id in config.forced_bos_token_id.iter().chain(&config.forced_eos_token_id) {
         check_token(decoder, "forced_bos_token_id or forced_eos_token_id", *id)?;
@@ -66,6 +85,7 @@ pub fn generate(
         config,
         stop,
         max_batch_tokens,
+        prefixes,
         decoder_start: decoder_start(decoder, config)?,
         state: DecoderState::default(),
         slots: Vec::new(),
@@ -73,10 +93,8 @@ pub fn generate(
         texts: HashMap::new(),
         results: prompts.iter().map(|_| None).collect(),
     };
-    let mut waiting = VecDeque::with_capacity(prompts.len());
-    for (place, prompt) in prompts.iter().enumerate() {
-        waiting.push_back(batch.row(place, prompt)?);
-    }
+    let rows = prompts.iter().enumerate().map(|(place, prompt)| batch.row(place, prompt));
+    let mut waiting = batch.queue(rows.collect::<Result<_>>()?);
     loop {
         batch.admit(&mut waiting)?;
         if !batch.slots.is_empty() {
@@ -123,6 +141,8 @@ struct Row {
     place: usize,
     /// The tokens to prefill: the decoder's prompt, or the encoder's input.
     prompt: Vec<u32>,
+    /// The number of first tokens of the prompt that it shares with other rows.
+    prefix: usize,
     /// The maximum number of its tokens in the caches.
     tokens: usize,
     search: Search,
@@ -157,6 +177,7 @@ struct Batch<'a> {
     config: &'a GenerationConfig,
     stop: Option<&'a StopStrings<'a>>,
     max_batch_tokens: usize,
+    prefixes: &'a PrefixCache,
     decoder_start: Vec<u32>,
     state: DecoderState,
     slots: Vec<Slot>,
@@ -199,12 +220,65 @@ impl Batch<'_> {
             let generator = config.do_sample.then(|| RowGenerator::new(config.seed, prompt));
             Search::Single(Single { prompt: ids.len(), ids, max_length, generator })
         };
-        Ok(Row { place, prompt: input, tokens: own * config.num_beams, search })
+        Ok(Row { place, prompt: input, prefix: 0, tokens: own * config.num_beams, search })
+    }
+
+    /// Finds the prefixes that rows share. Rows with the same prefix wait one after the other, otherwise in the given order.
+    fn queue(&self, mut rows: Vec<Row>) -> VecDeque<Row> {
+        let sharing: Vec<usize> =
+            (0..rows.len()).filter(|&i| self.may_share(&rows[i].prompt)).collect();
+        let prompts: Vec<&[u32]> = sharing.iter().map(|&i| &rows[i].prompt[..]).collect();
+        let lengths = shared_prefixes(&prompts, self.prefixes.min_tokens());
+        // The first row of each prefix.
+        let mut first = HashMap::new();
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        for (&i, length) in sharing.iter().zip(&lengths).filter(|(_, length)| **length > 0) {
+            order[i] = *first.entry(&rows[i].prompt[..*length]).or_insert(i);
+        }
+        for (i, length) in sharing.into_iter().zip(lengths) {
+            rows[i].prefix = length;
+        }
+        let mut rows: Vec<(usize, Row)> = order.into_iter().zip(rows).collect();
+        rows.sort_by_key(|(first, _)| *first);
+        rows.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// Whether the keys and values of the first tokens of `prompt` are those of another prompt with the same first tokens.
+    fn may_share(&self, prompt: &[u32]) -> bool {
+        self.decoder.shares_prefixes_up_to().is_none_or(|length| prompt.len() <= length)
+    }
+
+    /// The state after the prefix that `row` shares, and its length. Computes what is not known of it.
+    fn prefix(&self, row: &Row) -> Result<Option<(usize, DecoderState)>> {
+        if !self.may_share(&row.prompt) {
+            return Ok(None);
+        }
+        let mut found = self.prefixes.find(&row.prompt).map_err(failed)?;
+        let known = found.as_ref().map_or(0, |(length, _)| *length);
+        let max_tokens = self.max_batch_tokens / 2;
+        let missing = row.prefix.saturating_sub(known);
+        if missing >= self.prefixes.min_tokens() && row.prefix <= max_tokens {
+            let ids = &row.prompt[..row.prefix];
+            let state = match found {
+                Some((_, mut state)) => {
+                    self.decoder.extend(&[&ids[known..]], &mut state).map_err(failed)?;
+                    state
+                }
+                None => self.decoder.prefill(&[ids], &[]).map_err(failed)?.0,
+            };
+            let own = state.prefix(row.prefix, 1).map_err(failed)?;
+            self.prefixes.insert(ids, state, max_tokens);
+            self.prefixes.count(0, missing);
+            found = Some((row.prefix, own));
+        }
+        self.prefixes.count(found.as_ref().map_or(0, |(length, _)| *length), 0);
+        Ok(found)
     }
 
     /// Prefills waiting rows that fit into the token budget.
     fn admit(&mut self, waiting: &mut VecDeque<Row>) -> Result<()> {
-        let mut tokens: usize = self.slots.iter().map(|slot| slot.tokens).sum();
+        let decoding: usize = self.slots.iter().map(|slot| slot.tokens).sum();
+        let mut tokens = decoding.saturating_add(self.prefixes.tokens());
         let mut admitted = Vec::new();
         while let Some(row) = waiting.front() {
             let first = self.slots.is_empty() && admitted.is_empty();
@@ -217,14 +291,38 @@ impl Batch<'_> {
         if admitted.is_empty() {
             return Ok(());
         }
-        let prompts: Vec<&[u32]> = admitted.iter().map(|row| &row.prompt[..]).collect();
-        let (state, logits) =
-            self.decoder.prefill(&prompts, &self.decoder_start).map_err(failed)?;
-        let slots = admitted
+        let (mut alone, mut sharing) = (Vec::new(), Vec::new());
+        let (mut suffixes, mut shared) = (Vec::new(), DecoderState::default());
+        for row in admitted {
+            if let Some((length, state)) = self.prefix(&row)? {
+                suffixes.push(row.prompt[length..].to_vec());
+                shared.extend(state);
+                sharing.push(row);
+            } else {
+                alone.push(row);
+            }
+        }
+        if !alone.is_empty() {
+            let prompts: Vec<&[u32]> = alone.iter().map(|row| &row.prompt[..]).collect();
+            let (state, logits) =
+                self.decoder.prefill(&prompts, &self.decoder_start).map_err(failed)?;
+            self.enter(alone, &logits, state)?;
+        }
+        if !sharing.is_empty() {
+            let suffixes: Vec<&[u32]> = suffixes.iter().map(Vec::as_slice).collect();
+            let logits = self.decoder.extend(&suffixes, &mut shared).map_err(failed)?;
+            self.enter(sharing, &logits, shared)?;
+        }
+        Ok(())
+    }
+
+    /// Begins decoding rows whose prompts are read.
+    fn enter(&mut self, rows: Vec<Row>, logits: &Tensor, state: DecoderState) -> Result<()> {
+        let slots = rows
             .into_iter()
             .map(|Row { place, tokens, search, .. }| Slot { place, rows: 1, tokens, search })
             .collect();
-        let (slots, tokens, state) = self.advance(slots, &logits, state)?;
+        let (slots, tokens, state) = self.advance(slots, logits, state)?;
         self.slots.extend(slots);
         self.tokens.extend(tokens);
         self.state.extend(state);
@@ -257,7 +355,7 @@ impl Batch<'_> {
             let scores = &mut logits[rows.start * vocab_size..rows.end * vocab_size];
             let (stop, texts) = (self.stop, &mut self.texts);
             let mut stops = |ids: &[u32]| stop.is_some_and(|stop| stop.end(ids, texts));
-            match slot.search.step(scores, vocab_size, self.config, &mut stops) {
+            match slot.search.step(scores, vocab_size, self.config, &mut stops)? {
                 None => {
                     let result = slot.search.finish(self.config, &mut stops);
                     self.results[slot.place] = Some(result);
@@ -282,31 +380,39 @@ impl Batch<'_> {
 
 impl Search {
     /// Advances by one token. Returns `None` when the row has ended.
+    ///
+    /// # Errors
+    /// `Data` when no token may be sampled, for which transformers raises an error too.
     fn step(
         &mut self,
         scores: &mut [f32],
         vocab_size: usize,
         config: &GenerationConfig,
         stops: &mut dyn FnMut(&[u32]) -> bool,
-    ) -> Option<Vec<(usize, u32)>> {
+    ) -> Result<Option<Vec<(usize, u32)>>> {
         match self {
             Self::Beams(beams) => {
                 let given = scores.len() / vocab_size;
-                let next = beams.step(scores, vocab_size, config, stops)?;
+                let next = beams.step(scores, vocab_size, config, stops);
                 // After the prefill, one decoder row stands for all beams.
-                Some(next.into_iter().map(|(beam, id)| (beam.min(given - 1), id)).collect())
+                let decoder_rows = |next: Vec<(usize, u32)>| {
+                    next.into_iter().map(|(beam, id)| (beam.min(given - 1), id)).collect()
+                };
+                Ok(next.map(decoder_rows))
             }
             Self::Single(row) => {
                 Processors::new(config, row.prompt, row.max_length).process(&row.ids, scores);
                 let id = match &mut row.generator {
-                    Some(generator) => generator.draw(&warp(config, scores)),
+                    Some(generator) => {
+                        generator.draw(&warp(config, scores)).ok_or_else(no_candidate)?
+                    }
                     None => argmax(scores),
                 };
                 row.ids.push(id);
                 let ends = row.ids.len() >= row.max_length
                     || config.eos_token_id.contains(&id)
                     || stops(&row.ids);
-                (!ends).then(|| vec![(0, id)])
+                Ok((!ends).then(|| vec![(0, id)]))
             }
         }
     }
@@ -327,6 +433,12 @@ impl Search {
             sequences_score,
         }
     }
+}
+
+/// The error for a row that may sample no token.
+fn no_candidate() -> Error {
+    Error::of_row(RowErrorKind::Data, "the generation settings forbid every token as the next one")
+        .hint("generate fewer tokens, or relax `no_repeat_ngram_size` and the settings that suppress tokens")
 }
 
 fn failed(error: candle_core::Error) -> Error {

@@ -120,7 +120,7 @@ fn bad_words(words: &[u32], eos_token_id: &[u32], ids: &[u32], scores: &mut [f32
 pub(super) type Candidate = (u32, f32);
 
 /// The tokens that may be sampled, by token id, with their scores: applies temperature, `top_k`, `top_p` and `min_p` in
-/// this order.
+/// this order. None if every token is forbidden.
 pub(super) fn warp(config: &GenerationConfig, scores: &[f32]) -> Vec<Candidate> {
     #[expect(clippy::float_cmp, reason = "exactly 1 changes nothing")]
     let temperature = config.temperature.filter(|t| *t != 1.0);
@@ -136,10 +136,6 @@ pub(super) fn warp(config: &GenerationConfig, scores: &[f32]) -> Vec<Candidate> 
         .filter(|(_, score)| **score >= least && **score > f32::NEG_INFINITY)
         .map(|(id, score)| (id as u32, scaled(*score)))
         .collect();
-    if candidates.is_empty() {
-        // Every token is forbidden. transformers raises an error here; here, token 0 is taken.
-        return vec![(0, 0.0)];
-    }
     if let Some(top_p) = config.top_p.filter(|p| *p < 1.0) {
         keep_top_p(top_p, &mut candidates);
     }
@@ -312,7 +308,10 @@ mod tests {
         assert_eq!(ids(&GenerationConfig { min_p: Some(1.0), ..off.clone() }, &scores), [1, 4]);
         let hot = GenerationConfig { temperature: Some(2.0), ..off.clone() };
         assert_eq!(warp(&hot, &scores)[1], (1, 1.5));
-        assert_eq!(ids(&off, &[NO; 3]), [0]);
+        let nothing: [u32; 0] = [];
+        assert_eq!(ids(&off, &[NO; 3]), nothing);
+        let narrow = GenerationConfig { top_p: Some(0.5), min_p: Some(0.5), ..off.clone() };
+        assert_eq!(ids(&narrow, &[NO; 3]), nothing);
     }
 
     #[test]

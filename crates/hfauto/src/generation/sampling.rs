@@ -26,19 +26,19 @@ impl RowGenerator {
         (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Samples one of the candidates with the probabilities of a softmax over their scores.
-    pub(super) fn draw(&mut self, candidates: &[Candidate]) -> u32 {
+    /// Samples one of the candidates with the probabilities of a softmax over their scores; `None` if there are none.
+    pub(super) fn draw(&mut self, candidates: &[Candidate]) -> Option<u32> {
         let (exps, sum) = exponentials(candidates);
         let point = self.uniform() * sum;
         let mut cumulative = 0.0;
         for (exp, (id, _)) in exps.iter().zip(candidates) {
             cumulative += exp;
             if point < cumulative {
-                return *id;
+                return Some(*id);
             }
         }
         // Rounding may put the point at the sum itself.
-        candidates.last().map_or(0, |(id, _)| *id)
+        candidates.last().map(|(id, _)| *id)
     }
 }
 
@@ -50,7 +50,8 @@ mod tests {
     fn tokens_are_drawn_as_often_as_they_are_likely() {
         let candidates: Vec<Candidate> = vec![(3, 0.0), (7, 3f32.ln()), (9, f32::NEG_INFINITY)];
         let mut generator = RowGenerator::new(5, &[1, 2, 3]);
-        let draws: Vec<u32> = (0..4000).map(|_| generator.draw(&candidates)).collect();
+        let draws: Vec<u32> = (0..4000).filter_map(|_| generator.draw(&candidates)).collect();
+        assert_eq!((draws.len(), generator.draw(&[])), (4000, None));
         let threes = draws.iter().filter(|id| **id == 3).count();
         assert!((900..1100).contains(&threes), "{threes} of 4000 instead of a quarter");
         assert!(!draws.contains(&9));
@@ -61,7 +62,7 @@ mod tests {
         let candidates: Vec<Candidate> = (0..50).map(|id| (id, 0.0)).collect();
         let draws = |seed, prompt: &[u32]| -> Vec<u32> {
             let mut generator = RowGenerator::new(seed, prompt);
-            (0..20).map(|_| generator.draw(&candidates)).collect()
+            (0..20).filter_map(|_| generator.draw(&candidates)).collect()
         };
         assert_eq!(draws(1, &[4, 5]), draws(1, &[4, 5]));
         assert_ne!(draws(1, &[4, 5]), draws(2, &[4, 5]));

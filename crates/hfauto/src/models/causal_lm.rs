@@ -5,8 +5,9 @@ use std::borrow::Cow;
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use super::decoder::{check_rows, last_logits};
 use super::{Backbone, Decoder, DecoderState, Head};
-use crate::nn::{KvCache, ModelInputs, PositionIds, select_rows};
+use crate::nn::{KvCache, ModelInputs, PositionIds};
 
 /// A backbone with causal attention, which can therefore continue from caches.
 pub trait CausalBackbone: Backbone {
@@ -20,6 +21,11 @@ pub trait CausalBackbone: Backbone {
     /// The length beyond which cached keys become invalid: a row that outgrows it is recomputed from its start. `None` for
     /// all but Phi-3 with longrope.
     fn reread_above(&self) -> Option<usize> {
+        None
+    }
+
+    /// See [`Decoder::shares_prefixes_up_to`]. `None` unless keys depend on later tokens, or on the length of the row.
+    fn shares_prefixes_up_to(&self) -> Option<usize> {
         None
     }
 }
@@ -55,11 +61,7 @@ impl<'a> CausalLM<'a> {
         let inputs = ModelInputs::after(inputs, PositionIds::FromZero, self.device)?;
         inputs.check(self.vocab_size(), None)?;
         let states = self.backbone.forward_cached(&inputs, &mut state.self_attention)?;
-        if inputs.lengths.total_tokens() == rows.len() {
-            return self.head.project(&states);
-        }
-        let last = inputs.lengths.ranges().map(|range| range.end as u32 - 1).collect();
-        self.head.project(&select_rows(&states, last)?)
+        last_logits(self.head, &states, &inputs.lengths)
     }
 
     /// The tokens to read: those of `rows`, but all tokens of a row that outgrows [`CausalBackbone::reread_above`], whose
@@ -103,12 +105,9 @@ impl Decoder for CausalLM<'_> {
         Ok((state, logits))
     }
 
-    fn decode(&self, tokens: &[u32], state: &mut DecoderState) -> Result<Tensor> {
-        if tokens.len() != state.num_rows() {
-            bail!("a state of {} rows got {} tokens", state.num_rows(), tokens.len());
-        }
-        let rows: Vec<&[u32]> = tokens.chunks(1).collect();
-        self.run(&rows, state)
+    fn extend(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
+        check_rows(rows, state)?;
+        self.run(rows, state)
     }
 
     fn vocab_size(&self) -> usize {
@@ -125,5 +124,9 @@ impl Decoder for CausalLM<'_> {
 
     fn is_encoder_decoder(&self) -> bool {
         false
+    }
+
+    fn shares_prefixes_up_to(&self) -> Option<usize> {
+        self.backbone.shares_prefixes_up_to()
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Not here: choosing the next token, ending rows, and replacing finished rows (`crate::generation`).
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
-use crate::nn::KvCache;
+use super::Head;
+use crate::nn::{KvCache, Lengths, select_rows};
 
 /// The state of the generated rows: one cache per layer, with rows in the same order in all of them.
 #[derive(Debug, Default)]
@@ -47,6 +48,28 @@ impl DecoderState {
         self.input_ids.extend(other.input_ids);
     }
 
+    /// Whether [`DecoderState::prefix`] can take the first `len` tokens of row 0. Layers with a window may have dropped keys.
+    pub fn has_prefix(&self, len: usize) -> bool {
+        self.self_attention.iter().all(|cache| cache.has_prefix(len))
+    }
+
+    /// The state of `rows` rows that each begin with the first `len` tokens of row 0. They share its tensors until they are
+    /// extended.
+    ///
+    /// # Errors
+    /// If the state does not have that prefix, see [`DecoderState::has_prefix`].
+    pub fn prefix(&self, len: usize, rows: usize) -> Result<Self> {
+        let each = |caches: &[KvCache]| -> Result<Vec<KvCache>> {
+            caches.iter().map(|cache| cache.prefix(len, rows)).collect()
+        };
+        let input_ids = self.input_ids.first().map(|ids| vec![ids[..len].to_vec(); rows]);
+        Ok(Self {
+            self_attention: each(&self.self_attention)?,
+            cross_attention: Vec::new(),
+            input_ids: input_ids.unwrap_or_default(),
+        })
+    }
+
     /// Keeps the given rows, in this order. Omits finished rows; repeats the index of a beam that
     /// branches.
     ///
@@ -79,11 +102,21 @@ pub trait Decoder: Send + Sync {
         decoder_input_ids: &[u32],
     ) -> Result<(DecoderState, Tensor)>;
 
+    /// Reads further tokens of each decoder row, at least one, and returns the logits after the last of each:
+    /// `(rows, vocab_size)`.
+    ///
+    /// # Errors
+    /// As [`Decoder::prefill`]; if there is another number of rows.
+    fn extend(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor>;
+
     /// Reads one more token per row and returns the logits after it, `(rows, vocab_size)`.
     ///
     /// # Errors
-    /// As [`Decoder::prefill`].
-    fn decode(&self, tokens: &[u32], state: &mut DecoderState) -> Result<Tensor>;
+    /// As [`Decoder::extend`].
+    fn decode(&self, tokens: &[u32], state: &mut DecoderState) -> Result<Tensor> {
+        let rows: Vec<&[u32]> = tokens.chunks(1).collect();
+        self.extend(&rows, state)
+    }
 
     /// The vocabulary size.
     fn vocab_size(&self) -> usize;
@@ -93,4 +126,28 @@ pub trait Decoder: Send + Sync {
 
     /// Whether an encoder reads the prompts, so that decoder rows hold only generated tokens.
     fn is_encoder_decoder(&self) -> bool;
+
+    /// The length up to which the keys and values of a prompt's tokens depend on the tokens before them only, so that
+    /// prompts with the same first tokens can share them: `None` for any length, 0 for none.
+    fn shares_prefixes_up_to(&self) -> Option<usize>;
+}
+
+/// Checks that there are tokens for each row of `state`.
+pub(super) fn check_rows(rows: &[&[u32]], state: &DecoderState) -> Result<()> {
+    if rows.len() != state.num_rows() {
+        bail!("a state of {} rows got tokens of {}", state.num_rows(), rows.len());
+    }
+    if let Some(row) = rows.iter().position(|tokens| tokens.is_empty()) {
+        bail!("row {row} got no tokens");
+    }
+    Ok(())
+}
+
+/// The logits after the last token of each row, `(rows, vocab_size)`, from the hidden states of all tokens.
+pub(super) fn last_logits(head: &Head, states: &Tensor, lengths: &Lengths) -> Result<Tensor> {
+    if lengths.total_tokens() == lengths.rows() {
+        return head.project(states);
+    }
+    let last = lengths.ranges().map(|range| range.end as u32 - 1).collect();
+    head.project(&select_rows(states, last)?)
 }

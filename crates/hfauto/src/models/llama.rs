@@ -16,7 +16,7 @@ use super::encoder::one_a_layer;
 use super::{Backbone, Decoder, Dimensions, Head, ModelOutput, Recorder, Want};
 use crate::nn::{
     AttentionOptions, Embedding, GateHalf, GatedMlp, KvCache, Linear, ModelInputs, RmsNorm,
-    RotaryEmbedding, Rotation, VarBuilder, add, attention_cached,
+    RotaryConfig, RotaryEmbedding, Rotation, VarBuilder, add, attention_cached,
 };
 
 fn load_norm(vb: VarBuilder<'_>, size: usize, config: &LlamaConfig) -> Result<RmsNorm> {
@@ -283,6 +283,14 @@ impl CausalBackbone for LlamaModel {
     fn forward_cached(&self, inputs: &ModelInputs, caches: &mut [KvCache]) -> Result<Tensor> {
         let output = self.run(inputs, Some(caches), &Want::default())?;
         Ok(output.last_hidden_state.values)
+    }
+
+    fn shares_prefixes_up_to(&self) -> Option<usize> {
+        let is_causal = |layer: &LlamaLayerConfig| layer.mask.is_causal();
+        if !self.config.layers.iter().all(is_causal) {
+            return Some(0);
+        }
+        self.config.rotary.iter().filter_map(RotaryConfig::changes_above).min()
     }
 
     fn reread_above(&self) -> Option<usize> {

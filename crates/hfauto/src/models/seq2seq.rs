@@ -3,8 +3,9 @@
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use super::decoder::{check_rows, last_logits};
 use super::{Backbone, Decoder, DecoderState, Head, Want};
-use crate::nn::{KvCache, ModelInputs, Ragged, select_rows};
+use crate::nn::{KvCache, ModelInputs, Ragged};
 
 /// The outputs of an encoder-decoder model, named as in transformers.
 #[derive(Clone, Debug)]
@@ -95,6 +96,13 @@ impl<'a> Seq2SeqLM<'a> {
         inputs.check(self.vocab_size(), None)?;
         Ok(inputs)
     }
+
+    /// Reads new tokens of each decoder row. Returns the logits after the last token of each, `(rows, vocab_size)`.
+    fn read(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
+        let inputs = self.inputs(rows)?;
+        let hidden_states = self.backbone.forward_cached(&inputs, state)?;
+        last_logits(self.head, &hidden_states, &inputs.lengths)
+    }
 }
 
 impl Decoder for Seq2SeqLM<'_> {
@@ -106,27 +114,19 @@ impl Decoder for Seq2SeqLM<'_> {
         if let Some(row) = prompts.iter().position(|prompt| prompt.is_empty()) {
             bail!("prompt {row} is empty");
         }
-        let Some(last) = decoder_input_ids.len().checked_sub(1) else {
-            bail!("the decoder has no start token")
-        };
+        if decoder_input_ids.is_empty() {
+            bail!("the decoder has no start token");
+        }
         let cross_attention = self.backbone.encode(&self.inputs(prompts)?)?;
         let self_attention = cross_attention.iter().map(|_| KvCache::default()).collect();
         let mut state = DecoderState { self_attention, cross_attention, ..DecoderState::default() };
-        let inputs = self.inputs(&vec![decoder_input_ids; prompts.len()])?;
-        let hidden_states = self.backbone.forward_cached(&inputs, &mut state)?;
-        let last: Vec<u32> =
-            inputs.lengths.ranges().map(|range| (range.start + last) as u32).collect();
-        let logits = self.head.project(&select_rows(&hidden_states, last)?)?;
+        let logits = self.read(&vec![decoder_input_ids; prompts.len()], &mut state)?;
         Ok((state, logits))
     }
 
-    fn decode(&self, tokens: &[u32], state: &mut DecoderState) -> Result<Tensor> {
-        if tokens.len() != state.num_rows() {
-            bail!("a state of {} rows got {} tokens", state.num_rows(), tokens.len());
-        }
-        let rows: Vec<&[u32]> = tokens.chunks(1).collect();
-        let hidden_states = self.backbone.forward_cached(&self.inputs(&rows)?, state)?;
-        self.head.project(&hidden_states)
+    fn extend(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
+        check_rows(rows, state)?;
+        self.read(rows, state)
     }
 
     fn vocab_size(&self) -> usize {
@@ -139,5 +139,10 @@ impl Decoder for Seq2SeqLM<'_> {
 
     fn is_encoder_decoder(&self) -> bool {
         true
+    }
+
+    /// An encoder's states depend on all tokens of the prompt.
+    fn shares_prefixes_up_to(&self) -> Option<usize> {
+        Some(0)
     }
 }

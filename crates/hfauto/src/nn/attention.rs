@@ -241,7 +241,7 @@ pub fn attention_over(
 }
 
 /// Attention of new tokens over their own row: the new tokens and, with a cache, all cached ones. Appends the keys
-/// and values to the cache; adds them as new rows if it is empty.
+/// and values to the cache, which may drop those outside the window; adds them as new rows if it is empty.
 ///
 /// # Shapes
 /// As [`attention`].
@@ -258,7 +258,7 @@ pub fn attention_cached(
 ) -> Result<AttentionOutput> {
     let Some(cache) = cache else { return attention(q, k, v, inputs, options) };
     let first = cache.is_empty();
-    cache.append(k, v, &inputs.lengths)?;
+    cache.append(k, v, &inputs.lengths, options.mask.causal_window())?;
     if first {
         attention(q, k, v, inputs, options)
     } else {
@@ -278,7 +278,7 @@ impl Keys<'_> {
     fn len(&self, row: usize) -> usize {
         match self {
             Self::Flat { lengths, .. } => lengths.range(row).len(),
-            Self::Cached(cache) => cache.len(row),
+            Self::Cached(cache) => cache.cached(row),
         }
     }
 
@@ -755,7 +755,7 @@ mod tests {
                 Tensor::cat(&rows?, 0)
             };
             let queries_lengths = Lengths::new(queries.iter().map(ExactSizeIterator::len));
-            cache.append(&part(&k)?, &part(&v)?, &queries_lengths)?;
+            cache.append(&part(&k)?, &part(&v)?, &queries_lengths, None)?;
             let expected = part(&whole)?;
             for output_attentions in [false, true] {
                 let options = AttentionOptions { output_attentions, ..options };

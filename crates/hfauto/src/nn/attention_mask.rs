@@ -18,6 +18,19 @@ pub enum AttentionMask {
 }
 
 impl AttentionMask {
+    /// Whether a query attends to no later key.
+    pub fn is_causal(self) -> bool {
+        matches!(self, Self::Causal | Self::CausalWindow(_))
+    }
+
+    /// The window of causal attention, if it has one.
+    pub(super) fn causal_window(self) -> Option<usize> {
+        match self {
+            Self::CausalWindow(window) => Some(window),
+            _ => None,
+        }
+    }
+
     /// The keys that the query at `position` attends to, among `num_keys`.
     pub(super) fn visible(self, position: usize, num_keys: usize) -> Range<usize> {
         let until = (position + 1).min(num_keys);

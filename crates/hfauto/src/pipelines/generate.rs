@@ -4,17 +4,36 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::generation::{
-    GeneratedText, PromptRoom, TextGenerator, TextOf, check_settings, generation_settings,
+    GeneratedText, Prompt, PromptRoom, TextGenerator, TextOf, check_settings, generation_settings,
 };
+use super::reasoning::ends_in_reasoning;
 use crate::auto::{
     AutoModelFor, AutoModelForCausalLM, AutoModelForSeq2SeqLM, ChatOptions, EncodeOptions,
     HeadClass, TextInput,
 };
 use crate::batch::shares;
 use crate::error::{Error, ErrorKind, Result};
-use crate::generation::GenerationConfig;
+use crate::generation::{GenerationConfig, PrefixCache};
 use crate::memory::batch_tokens;
 use crate::sentence_transformers::workers;
+
+/// Options of [`AutoModelForCausalLM::generate_chat`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateChatOptions {
+    /// The name of one of the tokenizer's chat templates, or a Jinja template. Default: the tokenizer's.
+    pub chat_template: Option<String>,
+    /// Additional variables of the template, for example `enable_thinking`.
+    pub chat_template_kwargs: Map<String, Value>,
+    /// Whether the text includes the model's reasoning, from `<think>` to `</think>`. Without it, the text is the answer:
+    /// empty when the text ends inside the reasoning. Default: true.
+    pub include_reasoning: bool,
+}
+
+impl Default for GenerateChatOptions {
+    fn default() -> Self {
+        Self { chat_template: None, chat_template_kwargs: Map::new(), include_reasoning: true }
+    }
+}
 
 impl<C: HeadClass> AutoModelFor<C> {
     /// The settings of the checkpoint's `generation_config.json`, or else those in its `config.json`, with
@@ -40,23 +59,31 @@ impl<C: HeadClass> AutoModelFor<C> {
     /// Generates for tokenized prompts, on all threads of the current rayon pool, or on the GPU.
     fn generate_for(
         &self,
-        prompts: &[Vec<u32>],
+        prompts: &[Prompt<'_>],
         config: &GenerationConfig,
         text_of: TextOf,
+        include_reasoning: bool,
     ) -> Result<Vec<GeneratedText>> {
         // Marks these settings as the caller's, for error messages.
         let given = json!({"max_new_tokens": 0, "max_length": 0, "num_beams": 0});
         check_settings(config, self.config(), given.as_object().unwrap_or(&Map::new()))?;
-        let generator =
-            TextGenerator { model: self, tokenizer: self.tokenizer()?, config, text_of };
+        let prefixes = PrefixCache::default();
+        let generator = TextGenerator {
+            model: self,
+            tokenizer: self.tokenizer()?,
+            config,
+            text_of,
+            include_reasoning,
+            prefixes: &prefixes,
+        };
         let (dimensions, device) = (self.config().dimensions(), self.device());
         let budget = batch_tokens(Some(dimensions), std::slice::from_ref(device), true);
-        let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+        let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.input_ids.len()).collect();
         let shares = shares(&lengths, workers(device));
         let generated: Vec<Result<Vec<GeneratedText>>> = shares
             .par_iter()
             .map(|share| {
-                let prompts: Vec<&[u32]> = share.iter().map(|&row| &prompts[row][..]).collect();
+                let prompts: Vec<Prompt<'_>> = share.iter().map(|&row| prompts[row]).collect();
                 generator.generate(&prompts, budget)
             })
             .collect();
@@ -104,7 +131,10 @@ impl AutoModelForCausalLM {
         prompts: &[T],
         config: &GenerationConfig,
     ) -> Result<Vec<GeneratedText>> {
-        self.continue_texts(prompts, config, true)
+        let prompts = self.encode_prompts(prompts, config, true)?;
+        let prompt = |ids| Prompt { input_ids: ids, in_reasoning: false };
+        let prompts: Vec<_> = prompts.iter().map(Vec::as_slice).map(prompt).collect();
+        self.generate_for(&prompts, config, TextOf::Continuation, true)
     }
 
     /// Replies to each of `conversations`, lists of messages `{"role": …, "content": …}` that the tokenizer's chat
@@ -113,27 +143,60 @@ impl AutoModelForCausalLM {
     /// # Errors
     /// As [`generate`](Self::generate); `Config` when the tokenizer has no chat template; `Data` for a conversation
     /// that the template rejects.
+    ///
+    /// # Example
+    /// ```
+    /// use hfauto::auto::AutoModelForCausalLM;
+    /// use hfauto::generation::GenerationConfig;
+    /// use hfauto::pipelines::GenerateChatOptions;
+    /// use serde_json::json;
+    ///
+    /// # fn main() -> hfauto::Result<()> {
+    /// // Or a hub id, as "Qwen/Qwen3-0.6B".
+    /// let id = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tasks/gpt2");
+    /// let model = AutoModelForCausalLM::from_pretrained(id)?;
+    /// let config = GenerationConfig { max_new_tokens: Some(4), ..model.generation_config()? };
+    /// let mut options = GenerateChatOptions::default();
+    /// options.chat_template_kwargs.insert("enable_thinking".to_owned(), false.into());
+    /// let conversation = vec![json!({"role": "user", "content": "The film is slow"})];
+    /// let replies = model.generate_chat(&[conversation], &options, &config)?;
+    /// assert!(replies[0].token_ids.len() <= 4);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn generate_chat<T: AsRef<[Value]>>(
         &self,
         conversations: &[T],
+        options: &GenerateChatOptions,
         config: &GenerationConfig,
     ) -> Result<Vec<GeneratedText>> {
-        let template = self.tokenizer()?.chat_template(None, false)?;
+        let kwargs = &options.chat_template_kwargs;
+        let tools = kwargs.get("tools").is_some_and(|tools| !tools.is_null());
+        let template = self.tokenizer()?.chat_template(options.chat_template.as_deref(), tools)?;
         let texts = conversations.iter().enumerate().map(|(number, messages)| {
             let messages = messages.as_ref();
-            let options = ChatOptions::for_answer(messages);
-            let text = template.render(messages, &options);
-            text.map_err(|e| e.at(format!("conversation {number}")))
+            let chat = ChatOptions { extra: kwargs.clone(), ..ChatOptions::for_answer(messages) };
+            let text = template.render(messages, &chat);
+            let text = text.map_err(|e| e.at(format!("conversation {number}")))?;
+            let in_reasoning = ends_in_reasoning(&text, Some((messages, &chat)));
+            Ok((text, in_reasoning))
         });
-        self.continue_texts(&texts.collect::<Result<Vec<_>>>()?, config, false)
+        let (texts, in_reasoning): (Vec<_>, Vec<_>) =
+            texts.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let prompts = self.encode_prompts(&texts, config, false)?;
+        let prompt = |(ids, in_reasoning)| Prompt { input_ids: ids, in_reasoning };
+        let prompts: Vec<_> =
+            prompts.iter().map(Vec::as_slice).zip(in_reasoning).map(prompt).collect();
+        self.generate_for(&prompts, config, TextOf::Continuation, options.include_reasoning)
     }
 
-    fn continue_texts<T: AsRef<str> + Sync>(
+    /// The tokens of prompts, which leave room to generate.
+    fn encode_prompts<T: AsRef<str> + Sync>(
         &self,
         texts: &[T],
         config: &GenerationConfig,
         add_special_tokens: bool,
-    ) -> Result<Vec<GeneratedText>> {
+    ) -> Result<Vec<Vec<u32>>> {
         let tokenizer = self.tokenizer()?;
         let stated = tokenizer.model_max_length();
         let total = TextInput::max_tokens(self.config(), tokenizer, None, stated, false)?;
@@ -150,8 +213,7 @@ impl AutoModelForCausalLM {
             ids.map_err(|e| e.at(format!("prompt {number}")))
         };
         let prompts: Vec<Result<_>> = texts.par_iter().enumerate().map(encode).collect();
-        let prompts = prompts.into_iter().collect::<Result<Vec<_>>>()?;
-        self.generate_for(&prompts, config, TextOf::Continuation)
+        prompts.into_iter().collect()
     }
 }
 
@@ -197,7 +259,9 @@ impl AutoModelForSeq2SeqLM {
             ids.map_err(|e| e.at(format!("text {number}")))
         };
         let texts: Vec<Result<_>> = texts.par_iter().enumerate().map(encode).collect();
-        let texts = texts.into_iter().collect::<Result<Vec<_>>>()?;
-        self.generate_for(&texts, config, TextOf::Generated)
+        let texts = texts.into_iter().collect::<Result<Vec<Vec<u32>>>>()?;
+        let prompt = |ids| Prompt { input_ids: ids, in_reasoning: false };
+        let prompts: Vec<_> = texts.iter().map(Vec::as_slice).map(prompt).collect();
+        self.generate_for(&prompts, config, TextOf::Generated, true)
     }
 }

@@ -4,11 +4,12 @@
 
 use serde_json::{Map, Value};
 
+use super::reasoning::Answer;
 use crate::auto::{AutoConfig, AutoTokenizer, DecodeOptions, EncodeOptions, ModelWithHead};
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::generation::{
-    FinishReason, Generated, GenerationConfig, StopStrings, generate, model_defaults,
-    pipeline_defaults,
+    FinishReason, Generated, GenerationConfig, PrefixCache, StopStrings, generate_with_prefixes,
+    model_defaults, pipeline_defaults,
 };
 use crate::hub::Snapshot;
 use crate::memory;
@@ -156,11 +157,20 @@ pub enum TextOf {
     Generated,
 }
 
+/// A tokenized prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prompt<'a> {
+    /// Its token ids.
+    pub input_ids: &'a [u32],
+    /// Whether it ends inside the model's reasoning, see [`ends_in_reasoning`](super::ends_in_reasoning).
+    pub in_reasoning: bool,
+}
+
 /// The generated text for a prompt.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct GeneratedText {
-    /// The generated text, without the prompt and special tokens.
+    /// The generated text, without the prompt and special tokens, and without the reasoning unless that is included.
     pub text: String,
     /// The tokens after the prompt, including the end token.
     pub token_ids: Vec<u32>,
@@ -183,6 +193,11 @@ pub struct TextGenerator<'a> {
     pub config: &'a GenerationConfig,
     /// How tokens are decoded to text.
     pub text_of: TextOf,
+    /// Whether the text includes the model's reasoning, from `<think>` to `</think>`. Without it, the text is the answer:
+    /// empty when the text ends inside the reasoning.
+    pub include_reasoning: bool,
+    /// The prefixes of prompts that the model has computed.
+    pub prefixes: &'a PrefixCache,
 }
 
 impl TextGenerator<'_> {
@@ -192,7 +207,7 @@ impl TextGenerator<'_> {
     /// As [`generate`]; `Unsupported` for a model that cannot generate.
     pub fn generate(
         &self,
-        prompts: &[&[u32]],
+        prompts: &[Prompt<'_>],
         max_batch_tokens: usize,
     ) -> Result<Vec<GeneratedText>> {
         let options = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
@@ -201,17 +216,41 @@ impl TextGenerator<'_> {
         let stop = StopStrings::new(&self.config.stop_strings, &token_text);
         let stop = (!self.config.stop_strings.is_empty()).then_some(&stop);
         let decoder = self.model.decoder()?;
-        let results = generate(&*decoder, prompts, self.config, max_batch_tokens, stop)?;
+        let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.input_ids).collect();
+        let (config, prefixes) = (self.config, self.prefixes);
+        let results =
+            generate_with_prefixes(&*decoder, &ids, config, max_batch_tokens, stop, prefixes)?;
         let texts = prompts.iter().zip(results).map(|(prompt, result)| {
-            let text = self.text(prompt, &result)?;
+            let text = self.text(*prompt, &result.token_ids)?;
             let Generated { token_ids, finish_reason, sequences_score } = result;
-            let prompt_tokens = prompt.len();
+            let prompt_tokens = prompt.input_ids.len();
             Ok(GeneratedText { text, token_ids, finish_reason, sequences_score, prompt_tokens })
         });
         texts.collect()
     }
 
-    fn text(&self, prompt: &[u32], result: &Generated) -> Result<String> {
+    /// The text of generated `ids`.
+    fn text(&self, prompt: Prompt<'_>, ids: &[u32]) -> Result<String> {
+        let Prompt { input_ids, in_reasoning } = prompt;
+        if self.include_reasoning {
+            return self.decode(input_ids, ids);
+        }
+        Ok(match Answer::find(self.tokenizer, ids, in_reasoning)? {
+            Answer::Whole => self.decode(input_ids, ids)?,
+            Answer::From(place) => {
+                let (reasoning, answer) = ids.split_at(place);
+                let text = self.decode(&[input_ids, reasoning].concat(), answer)?;
+                text.trim_start().to_owned()
+            }
+            Answer::AfterTag => {
+                Answer::after_tag(&self.decode(input_ids, ids)?).trim_start().to_owned()
+            }
+            Answer::Missing => String::new(),
+        })
+    }
+
+    /// Decodes `ids`, which follow `prompt`.
+    fn decode(&self, prompt: &[u32], ids: &[u32]) -> Result<String> {
         let decode = |ids: &[u32], tidy| {
             let options = DecodeOptions {
                 skip_special_tokens: true,
@@ -223,7 +262,7 @@ impl TextGenerator<'_> {
             TextOf::Generated => {
                 // The decoder's start token is part of the text, unless it is a special token.
                 let start = self.config.decoder_start_token_id.or(self.config.bos_token_id);
-                let ids: Vec<u32> = start.into_iter().chain(result.token_ids.clone()).collect();
+                let ids: Vec<u32> = start.into_iter().chain(ids.iter().copied()).collect();
                 decode(&ids, false)
             }
             TextOf::Continuation => {
@@ -232,7 +271,7 @@ impl TextGenerator<'_> {
                     _ => prompt.to_vec(),
                 };
                 let prompt_chars = decode(prompt, true)?.chars().count();
-                let whole = decode(&[start, result.token_ids.clone()].concat(), true)?;
+                let whole = decode(&[&start, ids].concat(), true)?;
                 Ok(whole.chars().skip(prompt_chars).collect())
             }
         }

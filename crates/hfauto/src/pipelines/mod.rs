@@ -14,6 +14,7 @@ mod generate;
 mod generation;
 mod loaded;
 mod question_answering;
+mod reasoning;
 mod scores;
 mod text_classification;
 mod token_classification;
@@ -21,8 +22,10 @@ mod token_classification;
 pub use aggregate::{Aggregation, AggregationStrategy, Entity, ToText, TokenScores, merge_windows};
 pub use characters::Characters;
 pub use fill_mask::{FillMaskOptions, FillMaskPipeline, MaskChoice, MaskFill, target_ids};
+pub use generate::GenerateChatOptions;
 pub use generation::{
-    GeneratedText, PromptRoom, TextGenerator, TextOf, generation_settings, task_specific_params,
+    GeneratedText, Prompt, PromptRoom, TextGenerator, TextOf, generation_settings,
+    task_specific_params,
 };
 pub use loaded::{PipelineBuilder, TextModel, TextPipeline};
 pub use question_answering::{
@@ -30,6 +33,7 @@ pub use question_answering::{
     QuestionAnsweringPipeline, QuestionWindows, START_AND_END, Span, WindowSpans, WindowTokens,
     answers, best_spans,
 };
+pub use reasoning::ends_in_reasoning;
 pub use scores::{LabelScore, ScoreFunction, best, softmax};
 pub use text_classification::{TextClassificationOptions, TextClassificationPipeline};
 pub use token_classification::{

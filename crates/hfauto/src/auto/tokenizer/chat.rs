@@ -37,6 +37,9 @@ pub struct ChatOptions {
 }
 
 impl ChatOptions {
+    /// The variables that come from the conversation and from these options, and cannot be set by `extra`.
+    pub const OWN_VARIABLES: [&str; 2] = ["messages", "add_generation_prompt"];
+
     /// Options for the assistant's next words: the start of a message or, if the last message is the assistant's, its
     /// continuation.
     pub fn for_answer(messages: &[Value]) -> Self {
@@ -162,7 +165,7 @@ impl ChatTemplate {
                 "`continue_final_message` and `add_generation_prompt` exclude each other",
             ));
         }
-        let own = ["messages", "add_generation_prompt"];
+        let own = ChatOptions::OWN_VARIABLES;
         if let Some(name) = own.iter().find(|name| options.extra.contains_key(**name)) {
             return Err(Error::new(
                 ErrorKind::Config,
