@@ -8,6 +8,7 @@
 //! are in flight, to keep the workers busy between them. A unit's id is a hash of the plan, the models (commit, or
 //! files of a local directory), the options, the path, size and time of its file, and its rows.
 
+mod memory;
 mod progress;
 mod report;
 mod run;
@@ -41,6 +42,7 @@ use crate::sink::{self, Shard, Sink};
 use crate::source::{self, InvalidUtf8, MarkedRows, Source};
 use crate::sql::{self, ModelCatalog};
 use crate::tasks::{self, EncodedRow, Models, Task};
+pub use memory::PeakMemory;
 use progress::Input;
 pub use progress::{Progress, Stage};
 use units::why_whole;

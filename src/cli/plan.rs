@@ -8,9 +8,8 @@ use clap::Args;
 use super::PipelineArgs;
 use super::job::check_options;
 use crate::error::Result;
-use crate::job::{Job, JobOptions, TokenSample, bytes, count, counted};
+use crate::job::{Job, JobOptions, PeakMemory, TokenSample, bytes, count, counted};
 use crate::sink::{UnitKey, UnitStatus};
-use crate::tasks::memory;
 
 /// The rows of the sample whose tokens are counted.
 const SAMPLE_ROWS: usize = 1000;
@@ -138,15 +137,6 @@ fn write_plan(
             )?,
             None => writeln!(text, "  weights   not cached: `run` or `fetch` downloads them")?,
         }
-        if let Some(dimensions) = step.task().dimensions() {
-            let one = memory::activation_bytes(dimensions, step.max_batch_tokens());
-            let all = (one * step.num_workers()) as u64;
-            writeln!(
-                text,
-                "  memory    about {} of activations at peak, for all workers",
-                bytes(all)
-            )?;
-        }
         writeln!(text, "  options   {}", summary.options)?;
         writeln!(
             text,
@@ -171,6 +161,21 @@ fn write_plan(
         }
     }
 
+    if let Some(peak) = PeakMemory::of(job.steps(), samples, job.progress().total_rows()) {
+        let PeakMemory { program, weights, activations, caches } = peak;
+        write!(
+            text,
+            "memory    about {} at peak: program and rows {}, weights {}, activations {}",
+            bytes(peak.total()),
+            bytes(program),
+            bytes(weights),
+            bytes(activations)
+        )?;
+        if caches > 0 {
+            write!(text, ", keys and values {}", bytes(caches))?;
+        }
+        writeln!(text)?;
+    }
     writeln!(text, "columns")?;
     let made: Vec<_> = job.steps().iter().map(|step| step.task().field().name().clone()).collect();
     for field in job.schema().fields() {

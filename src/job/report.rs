@@ -81,6 +81,11 @@ fn of_model(model: &ModelSummary) -> ModelReport {
     }
 }
 
+/// The current resident size of this process in bytes.
+pub(super) fn resident_bytes() -> Option<u64> {
+    memory().0
+}
+
 /// The current resident size of this process (`VmRSS`) and its peak (`VmHWM`), if the system reports them.
 fn memory() -> (Option<u64>, Option<u64>) {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return (None, None) };

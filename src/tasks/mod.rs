@@ -317,6 +317,11 @@ pub trait Task: std::fmt::Debug + Send + Sync {
         Batching::TokenBudget
     }
 
+    /// The largest number of tokens whose keys and values a row of `prompt` tokens keeps while it is generated.
+    fn cached_tokens(&self, prompt: usize) -> usize {
+        prompt
+    }
+
     /// The column of a batch of rows, from the results of their sequences. `columns` are those of the batch,
     /// as in [`Task::encode`].
     ///

@@ -237,6 +237,10 @@ impl Task for Text2TextGenerationTask {
         Batching::Share
     }
 
+    fn cached_tokens(&self, prompt: usize) -> usize {
+        self.config.num_beams * (prompt + self.config.max_total_tokens(1, None))
+    }
+
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(Text2TextGenerationModel(Generator {
             model: self.classifier.load(device)?.model,

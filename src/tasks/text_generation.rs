@@ -335,6 +335,11 @@ impl Task for TextGenerationTask {
         Batching::Share
     }
 
+    fn cached_tokens(&self, prompt: usize) -> usize {
+        let positions = self.base.model.config().dimensions().max_position_embeddings;
+        self.config.num_beams * self.config.max_total_tokens(prompt, positions)
+    }
+
     fn finish(&self, columns: &[ArrayRef], results: &Results<'_>) -> Result<ArrayRef> {
         // The original prompt, even if it was truncated for the model.
         let prompts = text_column(&columns[0])?;

@@ -28,6 +28,7 @@ mod int8;
 mod invalid_text;
 mod invariance;
 mod many_units;
+mod memory;
 mod object_store;
 mod parity;
 mod pictures;

@@ -367,7 +367,7 @@ fn missing_decoder_settings_are_named() {
     assert!(text(error).contains("no start token"));
     let (mut state, _) = decoder.prefill(&[&[5, 1]], &[0]).unwrap();
     let error = decoder.decode(&[5, 6], &mut state).unwrap_err();
-    assert!(text(error).contains("a state of 1 rows got 2 tokens"));
+    assert!(text(error).contains("a state of 1 rows got tokens of 2"));
     state.cross_attention.clear();
     let error = decoder.decode(&[5], &mut state).unwrap_err();
     assert!(text(error).contains("1 layers got 1 and 0 caches"));

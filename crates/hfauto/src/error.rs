@@ -187,6 +187,11 @@ impl Error {
     }
 }
 
+/// The error for weights that candle could not load.
+pub(crate) fn cannot_load(error: candle_core::Error) -> Error {
+    Error::new(ErrorKind::Model, "cannot load weights").source(error)
+}
+
 /// The error of a tensor operation in a forward pass.
 pub(crate) fn forward_failed(error: candle_core::Error) -> Error {
     Error::new(ErrorKind::Internal, "a forward pass failed").source(error)

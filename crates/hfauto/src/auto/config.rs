@@ -393,6 +393,78 @@ fn apply(
     Ok(())
 }
 
+/// The labels of a head.
+impl AutoConfig {
+    /// The labels by id: `id2label` of transformers. Ids may have gaps or start above 0; [`AutoConfig::label`]
+    /// returns the label of a head output.
+    pub fn id2label(&self) -> &BTreeMap<i64, String> {
+        &self.id2label
+    }
+
+    /// The label of head output `id`.
+    ///
+    /// # Errors
+    /// `Model` when `id2label` has no such id; transformers raises `KeyError`.
+    pub fn label(&self, id: usize) -> Result<&str> {
+        self.id2label.get(&(id as i64)).map(String::as_str).ok_or_else(|| {
+            let ids: Vec<String> = self.id2label.keys().take(20).map(i64::to_string).collect();
+            let message = format!("`id2label` in config.json has no label for {id}");
+            Error::new(ErrorKind::Model, message).hint(format!(
+                "its ids are {}; number them from 0 to {}, one per output of the head",
+                ids.join(", "),
+                self.num_labels().saturating_sub(1)
+            ))
+        })
+    }
+
+    /// The labels of all head outputs, in order.
+    ///
+    /// # Errors
+    /// As [`AutoConfig::label`].
+    pub fn labels(&self) -> Result<Vec<String>> {
+        (0..self.num_labels()).map(|id| self.label(id).map(str::to_owned)).collect()
+    }
+
+    /// The number of labels, which is the number of head outputs.
+    pub fn num_labels(&self) -> usize {
+        self.id2label.len()
+    }
+
+    /// The head outputs by label, in file order: `label2id`, or else the inverse of [`AutoConfig::id2label`].
+    ///
+    /// # Errors
+    /// `Model` for a label without a number.
+    pub fn label2id(&self) -> Result<Vec<(String, i64)>> {
+        let Some(Value::Object(labels)) = self.json().get("label2id") else {
+            return Ok(self.id2label.iter().map(|(id, label)| (label.clone(), *id)).collect());
+        };
+        labels
+            .iter()
+            .map(|(label, value)| match value.as_i64() {
+                Some(id) => Ok((label.clone(), id)),
+                None => Err(Error::new(
+                    ErrorKind::Model,
+                    format!("`label2id` in config.json has `{value}` for `{label}`, not a number"),
+                )),
+            })
+            .collect()
+    }
+
+    /// The configuration for a head with `rows` outputs. Old checkpoints have a `num_labels` that conflicts with the
+    /// length of `id2label`: if the head has `num_labels` outputs, unnamed labels get a default name. The loader
+    /// rejects any other number.
+    #[must_use]
+    pub(super) fn with_labels_of(mut self, rows: usize) -> Self {
+        let stated = self.json().get("num_labels").and_then(Value::as_u64);
+        if self.num_labels() < rows && stated == Some(rows as u64) {
+            for id in 0..rows as i64 {
+                self.id2label.entry(id).or_insert_with(|| format!("LABEL_{id}"));
+            }
+        }
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -4,9 +4,9 @@
 //! `crate::models`, add a row here, and add a golden of the same name in `tests/golden`. A test in this file
 //! fails while the golden is missing.
 
-use super::heads;
+use super::heads::{self, FamilyHead, LoadBackbone};
 use crate::auto_class::AutoClass;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, cannot_load};
 use crate::models::bert::{BertConfig, BertModel};
 use crate::models::deit::deit_config;
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
@@ -17,9 +17,9 @@ use crate::models::modernbert::{ModernBertConfig, ModernBertModel};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
 use crate::models::nomic_bert::nomic_bert_config;
 use crate::models::roberta::{roberta_config, xlm_roberta_config};
-use crate::models::t5::{T5Config, T5EncoderModel, T5Model};
+use crate::models::t5::{T5Config, T5EncoderModel};
 use crate::models::vit::{ViTConfig, ViTModel};
-use crate::models::{Backbone, Dimensions, Fields, HeadLayout};
+use crate::models::{Backbone, Dimensions, Fields};
 use crate::nn::VarBuilder;
 
 /// A `model_type` and its implementation of each Auto class.
@@ -59,24 +59,6 @@ pub struct Family {
     /// Prefixes of tensor names in checkpoints that no architecture here loads, or that only another
     /// architecture of the family loads. Tensors of `heads` are recognized by their layers.
     pub keys_to_ignore_on_load_unexpected: &'static [&'static str],
-}
-
-/// Loads an architecture without a head.
-pub type LoadBackbone = fn(&Fields<'_>, VarBuilder<'_>) -> Result<Box<dyn Backbone>>;
-
-/// A head of a family.
-#[derive(Clone, Copy, Debug)]
-pub struct FamilyHead {
-    /// The Auto class that loads it.
-    pub class: AutoClass,
-    /// The name in `architectures` that selects this row, if the class has several.
-    pub architecture: Option<&'static str>,
-    /// Its layers.
-    pub layout: HeadLayout,
-    /// The prefix of tensor names in checkpoints with this head, if it is another one.
-    pub base_model_prefix: Option<&'static str>,
-    /// The backbone, if it is not the one that `AutoModel` loads (T5 with its decoder).
-    pub backbone: Option<LoadBackbone>,
 }
 
 /// The implemented values of `model_type`, in alphabetical order.
@@ -523,22 +505,8 @@ fn t5_encoder(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone
     Ok(Box::new(T5EncoderModel::load(vb, config).map_err(cannot_load)?))
 }
 
-fn t5_model(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
-    Ok(Box::new(T5Model::load(vb, config).map_err(cannot_load)?))
-}
-
-/// T5's encoder and decoder, the backbone of its heads.
-pub(super) const T5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::t5(fields)?, &vb);
-
-/// mT5's encoder and decoder, the backbone of its heads.
-pub(super) const MT5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::mt5(fields)?, &vb);
-
 fn vit(config: &ViTConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(ViTModel::load(vb, config).map_err(cannot_load)?))
-}
-
-pub(super) fn cannot_load(error: candle_core::Error) -> Error {
-    Error::new(ErrorKind::Model, "cannot load weights").source(error)
 }
 
 #[cfg(test)]

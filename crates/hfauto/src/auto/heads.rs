@@ -3,12 +3,42 @@
 //! # Source
 //! The `…For…` classes of `modeling_*.py` in `src/transformers/models` at v4.57.
 
-use super::families::{FamilyHead, FamilyHead as Row, LoadBackbone, MT5_MODEL, T5_MODEL};
+use self::FamilyHead as Row;
 use crate::auto_class::AutoClass;
-use crate::models::{Epsilon, HeadLayout, Layer, Reads};
-use crate::nn::Activation;
+use crate::error::{Result, cannot_load};
+use crate::models::t5::{T5Config, T5Model};
+use crate::models::{Backbone, Epsilon, Fields, HeadLayout, Layer, Reads};
+use crate::nn::{Activation, VarBuilder};
 
 const POOLER: [Layer; 2] = [Layer::Dense("pooler.dense"), Layer::Activation(Activation::Tanh)];
+
+/// Loads an architecture without a head.
+pub type LoadBackbone = fn(&Fields<'_>, VarBuilder<'_>) -> Result<Box<dyn Backbone>>;
+
+/// A head of a family.
+#[derive(Clone, Copy, Debug)]
+pub struct FamilyHead {
+    /// The Auto class that loads it.
+    pub class: AutoClass,
+    /// The name in `architectures` that selects this row, if the class has several.
+    pub architecture: Option<&'static str>,
+    /// Its layers.
+    pub layout: HeadLayout,
+    /// The prefix of tensor names in checkpoints with this head, if it is another one.
+    pub base_model_prefix: Option<&'static str>,
+    /// The backbone, if it is not the one that `AutoModel` loads (T5 with its decoder).
+    pub backbone: Option<LoadBackbone>,
+}
+
+fn t5_model(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(T5Model::load(vb, config).map_err(cannot_load)?))
+}
+
+/// T5's encoder and decoder, the backbone of its heads.
+const T5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::t5(fields)?, &vb);
+
+/// mT5's encoder and decoder, the backbone of its heads.
+const MT5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::mt5(fields)?, &vb);
 
 const fn row(class: AutoClass, reads: Reads, layers: &'static [Layer]) -> FamilyHead {
     let layout = HeadLayout { reads, layers };

@@ -5,19 +5,14 @@ use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
 use super::dtype::ModelDtype;
-use super::model::AutoModel;
-use super::model_for::{HeadRequest, ModelWithHead};
-use super::sentence_transformers::{Head, SentenceTransformerConfig};
 use super::snapshot;
-use super::tokenizer::AutoTokenizer;
-use crate::auto_class::AutoClass;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::hub::{Need, Snapshot};
 
 /// The source of a model, and how it computes.
 #[derive(Clone, Debug)]
 pub(crate) struct LoadOptions {
-    id: String,
+    pub(super) id: String,
     pub(super) revision: Option<String>,
     pub(super) dtype: Option<ModelDtype>,
     pub(super) device: Device,
@@ -57,74 +52,6 @@ impl LoadOptions {
         let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
         let config = AutoConfig::from_snapshot(&snapshot, &self.config)?;
         Ok((snapshot, config))
-    }
-
-    /// As [`LoadOptions::read`], for a model that may be a sentence-transformers directory.
-    ///
-    /// # Errors
-    /// As [`SentenceTransformerConfig::from_snapshot`]; `Hub` if the files cannot be obtained; `Unsupported` for a
-    /// model that reads images.
-    pub(crate) fn describe(&self) -> Result<Described> {
-        let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
-        let config = SentenceTransformerConfig::from_snapshot(&snapshot, &self.config)?;
-        if config.config.dimensions().image.is_some() {
-            let message = format!("model `{}` reads images, not text", snapshot.name());
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-        let tokenizer = config.tokenizer()?;
-        let (dtype, device) = (self.dtype, self.device.clone());
-        Ok(Described { snapshot, config, tokenizer, dtype, device })
-    }
-}
-
-/// A model that reads text, without its weights.
-#[derive(Debug)]
-pub(crate) struct Described {
-    snapshot: Snapshot,
-    pub(crate) config: SentenceTransformerConfig,
-    pub(crate) tokenizer: AutoTokenizer,
-    pub(crate) dtype: Option<ModelDtype>,
-    device: Device,
-}
-
-impl Described {
-    /// Loads the transformer.
-    ///
-    /// # Errors
-    /// As [`AutoModel::load_snapshot`].
-    pub(crate) fn load(&self) -> Result<AutoModel> {
-        let SentenceTransformerConfig { transformer, config, .. } = &self.config;
-        AutoModel::load_snapshot(transformer, config.clone(), self.dtype, &self.device)
-    }
-
-    /// Loads the transformer with the head of an Auto class. The checkpoint must have the head.
-    ///
-    /// # Errors
-    /// As [`ModelWithHead::load_snapshot`].
-    pub(crate) fn load_with_head(&self, class: AutoClass) -> Result<ModelWithHead> {
-        self.load_rows(class, None)
-    }
-
-    /// As [`Described::load_with_head`], with only these rows of a head over the vocabulary, if they are given.
-    ///
-    /// # Errors
-    /// As [`ModelWithHead::load_head`].
-    pub(crate) fn load_rows(
-        &self,
-        class: AutoClass,
-        vocabulary_rows: Option<&[u32]>,
-    ) -> Result<ModelWithHead> {
-        let SentenceTransformerConfig { transformer, config, .. } = &self.config;
-        let head = HeadRequest { class, new_head: None, vocabulary_rows };
-        ModelWithHead::load_head(head, transformer, config.clone(), self.dtype, &self.device)
-    }
-
-    /// Loads the weights of `modules`: those of the directory, possibly modified.
-    ///
-    /// # Errors
-    /// As [`SentenceTransformerConfig::load`].
-    pub(crate) fn load_modules(&self, modules: &SentenceTransformerConfig) -> Result<Head> {
-        modules.load(&self.snapshot, &self.device)
     }
 }
 

@@ -423,7 +423,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::auto::families::cannot_load;
+    use crate::error::cannot_load;
     use crate::nn::{LayerNorm, Linear};
 
     fn weights(tensors: &[(&str, &[usize], DType)]) -> (tempfile::TempDir, Weights) {

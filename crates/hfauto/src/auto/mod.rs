@@ -33,6 +33,7 @@
 //! ```
 
 mod config;
+mod described;
 mod device;
 mod dtype;
 mod families;
@@ -52,7 +53,8 @@ pub use crate::auto_class::AutoClass;
 pub use config::{AutoConfig, AutoConfigBuilder};
 pub use device::{auto_devices, auto_dtype, cuda_device};
 pub use dtype::ModelDtype;
-pub use families::{FAMILIES, Family, FamilyHead, LoadBackbone};
+pub use families::{FAMILIES, Family};
+pub use heads::{FamilyHead, LoadBackbone};
 #[cfg(feature = "image")]
 pub use image_processor::{AutoImageProcessor, AutoImageProcessorBuilder};
 pub(crate) use load_options::{LoadOptions, load_options};

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
 use super::dtype::ModelDtype;
-use super::families::{Family, FamilyHead};
+use super::families::Family;
+use super::heads::FamilyHead;
 use super::load_options::{LoadOptions, load_options};
 use super::loader::{self, Load, LoadReport, NewHead, Owner};
 use super::model::{check_kind, image_inputs, text_inputs};

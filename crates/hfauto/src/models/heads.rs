@@ -7,7 +7,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::{Fields, ModelOutput};
-use crate::error;
+use crate::error::{self, cannot_load};
 use crate::nn::{
     Activation, Embedding, LayerNorm, Linear, ModelInputs, Pooling, PoolingMode, Precision, Ragged,
     VarBuilder, cast,
@@ -431,10 +431,6 @@ impl Loader<'_> {
 fn mean(inputs: &ModelInputs, values: &Tensor) -> Result<Tensor> {
     let tokens = Ragged { values: values.clone(), lengths: inputs.lengths.clone() };
     cast(&Pooling::new([PoolingMode::Mean], true).forward(&tokens, 0)?, values.dtype())
-}
-
-fn cannot_load(error: candle_core::Error) -> error::Error {
-    error::Error::new(error::ErrorKind::Model, "cannot load weights").source(error)
 }
 
 #[cfg(test)]

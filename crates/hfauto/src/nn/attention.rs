@@ -586,6 +586,7 @@ mod tests {
 
     use super::*;
     use crate::nn::PositionIds;
+    use crate::nn::random::randn;
 
     const HEADS: usize = 3;
 
@@ -606,11 +607,11 @@ mod tests {
     #[test]
     fn kernels_agree_with_and_without_bias() -> Result<()> {
         let inputs = inputs(&[5, 0, 1, 33, 8, 0]);
-        let fused = Tensor::randn(0f32, 2., (47, 3 * 24), &Device::Cpu)?;
+        let fused = randn(0f32, 2., (47, 3 * 24), &Device::Cpu)?;
         let part = |i: usize| fused.narrow(1, i * 24, 24);
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
         // A view into a larger table, as the models pass it.
-        let bias = Tensor::randn(0f32, 1., (HEADS, 40, 40), &Device::Cpu)?;
+        let bias = randn(0f32, 1., (HEADS, 40, 40), &Device::Cpu)?;
         let bias = bias.narrow(1, 0, 36)?.narrow(2, 0, 35)?;
         for (bias, causal) in
             [(None, false), (Some(&bias), false), (None, true), (Some(&bias), true)]
@@ -634,7 +635,7 @@ mod tests {
         let inputs = inputs(&[5, 0, 1, 33, 8, 0]);
         for (num_kv_heads, head_dim) in [(1, 24), (2, 80), (3, 256)] {
             let (q_width, kv_width) = (6 * head_dim, num_kv_heads * head_dim);
-            let fused = Tensor::randn(0f32, 1., (47, q_width + 2 * kv_width), &Device::Cpu)?;
+            let fused = randn(0f32, 1., (47, q_width + 2 * kv_width), &Device::Cpu)?;
             let (q, k) = (fused.narrow(1, 0, q_width)?, fused.narrow(1, q_width, kv_width)?);
             let v = fused.narrow(1, q_width + kv_width, kv_width)?;
             for mask in [Full, Causal, CausalWindow(3), Window(2), CausalWindow(40)] {
@@ -686,10 +687,10 @@ mod tests {
         let ids = vec![0u32; 700];
         let rows = lengths.iter().map(|&n| (&ids[..n], &ids[..n]));
         let inputs = ModelInputs::new(rows, PositionIds::FromZero, &Device::Cpu)?;
-        let x = Tensor::randn(0f32, 1., (791, 3 * 5 * 16), &Device::Cpu)?;
+        let x = randn(0f32, 1., (791, 3 * 5 * 16), &Device::Cpu)?;
         let part = |i: usize| x.narrow(1, i * 80, 80);
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-        let bias = Tensor::randn(0f32, 1., (5, 700, 700), &Device::Cpu)?;
+        let bias = randn(0f32, 1., (5, 700, 700), &Device::Cpu)?;
         let cache = KvCache::new(&k, &v, &inputs.lengths)?;
         for (bias, causal, precision) in [
             (None, false, Precision::Full),
@@ -717,7 +718,7 @@ mod tests {
     #[test]
     fn what_a_model_of_8_bits_attends_in_is_bf16_where_the_processor_has_it() -> Result<()> {
         let inputs = inputs(&[9, 30]);
-        let x = Tensor::randn(0f32, 1., (39, 24), &Device::Cpu)?;
+        let x = randn(0f32, 1., (39, 24), &Device::Cpu)?;
         let values = |precision| {
             let options = options(None).with_precision(precision);
             Ok::<_, candle_core::Error>(attention(&x, &x, &x, &inputs, options)?.values)
@@ -736,9 +737,9 @@ mod tests {
     fn token_by_token_over_a_cache_is_the_whole_row_at_once() -> Result<()> {
         let lengths = [5, 3, 9];
         let inputs = inputs(&lengths);
-        let x = Tensor::randn(0f32, 2., (17, 3 * 24), &Device::Cpu)?;
+        let x = randn(0f32, 2., (17, 3 * 24), &Device::Cpu)?;
         let (q, k, v) = (x.narrow(1, 0, 24)?, x.narrow(1, 24, 24)?, x.narrow(1, 48, 24)?);
-        let bias = Tensor::randn(0f32, 1., (HEADS, 9, 9), &Device::Cpu)?;
+        let bias = randn(0f32, 1., (HEADS, 9, 9), &Device::Cpu)?;
         let options = options(Some(&bias)).with_causal(true);
         let whole = attention(&q, &k, &v, &inputs, options)?.values;
         // First all but two tokens of each row, then one more, then the last.
@@ -771,7 +772,7 @@ mod tests {
     #[test]
     fn eager_is_eager_over_a_cache_too() -> Result<()> {
         let inputs = inputs(&[9, 30]);
-        let x = Tensor::randn(0f32, 2., (39, 3 * 24), &Device::Cpu)?;
+        let x = randn(0f32, 2., (39, 3 * 24), &Device::Cpu)?;
         let (q, k, v) = (x.narrow(1, 0, 24)?, x.narrow(1, 24, 24)?, x.narrow(1, 48, 24)?);
         let cache = KvCache::new(&k, &v, &inputs.lengths)?;
         let plain = options(None).with_causal(true);
@@ -792,8 +793,8 @@ mod tests {
     #[test]
     fn queries_may_outnumber_the_keys_of_an_encoder() -> Result<()> {
         let queries = Lengths::new([4, 0, 1]);
-        let q = Tensor::randn(0f32, 1., (5, 12), &Device::Cpu)?;
-        let k = Tensor::randn(0f32, 1., (5, 12), &Device::Cpu)?;
+        let q = randn(0f32, 1., (5, 12), &Device::Cpu)?;
+        let k = randn(0f32, 1., (5, 12), &Device::Cpu)?;
         let cache = KvCache::new(&k, &k, &Lengths::new([2, 3, 0]))?;
         let ours = attention_over(&q, &queries, &cache, options(None))?;
         let with = AttentionOptions { output_attentions: true, ..options(None) };
@@ -811,7 +812,7 @@ mod tests {
     #[test]
     fn attentions_are_one_square_a_row_and_sum_to_one() -> Result<()> {
         let inputs = inputs(&[3, 0, 7]);
-        let x = Tensor::randn(0f32, 1., (10, 12), &Device::Cpu)?;
+        let x = randn(0f32, 1., (10, 12), &Device::Cpu)?;
         let options = AttentionOptions { output_attentions: true, ..options(None) };
         let output = attention(&x, &x, &x, &inputs, options)?;
         let attentions = output.attentions.unwrap();

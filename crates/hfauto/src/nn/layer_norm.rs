@@ -112,15 +112,16 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::nn::random::randn;
 
     #[test]
     fn host_kernel_agrees_with_the_device_formula() -> Result<()> {
         let device = Device::Cpu;
-        let x = Tensor::randn(3f32, 2., (7, 50), &device)?;
-        let residual = Tensor::randn(0f32, 1., (7, 50), &device)?;
+        let x = randn(3f32, 2., (7, 50), &device)?;
+        let residual = randn(0f32, 1., (7, 50), &device)?;
         let layer = LayerNorm {
-            weight: Tensor::randn(1f32, 0.1, 50, &device)?,
-            bias: Tensor::randn(0f32, 0.1, 50, &device)?,
+            weight: randn(1f32, 0.1, 50, &device)?,
+            bias: randn(0f32, 0.1, 50, &device)?,
             eps: 1e-12,
         };
         let double = LayerNorm {

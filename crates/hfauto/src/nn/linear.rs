@@ -548,9 +548,10 @@ mod tests {
     use candle_core::Shape;
 
     use super::*;
+    use crate::nn::random::randn;
 
     fn random(shape: impl Into<Shape>) -> Result<Tensor> {
-        Tensor::randn(0f32, 1., shape, &Device::Cpu)
+        randn(0f32, 1., shape, &Device::Cpu)
     }
 
     /// The layer with an f32 weight as it is, and in each form that a CPU computes with.
@@ -675,11 +676,10 @@ mod tests {
     fn a_row_does_not_depend_on_the_number_of_rows() -> Result<()> {
         let device = Device::Cpu;
         for (inputs, outputs) in [(96, 300), (700, 129)] {
-            let x = Tensor::randn(0f32, 1., (300, inputs), &device)?;
-            let bias = Tensor::randn(0f32, 1., outputs, &device)?;
-            let layer =
-                Linear::new(Tensor::randn(0f32, 1., (outputs, inputs), &device)?, Some(bias));
-            let next = Linear::new(Tensor::randn(0f32, 1., (9, outputs), &device)?, None);
+            let x = randn(0f32, 1., (300, inputs), &device)?;
+            let bias = randn(0f32, 1., outputs, &device)?;
+            let layer = Linear::new(randn(0f32, 1., (outputs, inputs), &device)?, Some(bias));
+            let next = Linear::new(randn(0f32, 1., (9, outputs), &device)?, None);
             for (layer, next) in kinds(&layer)?.into_iter().zip(kinds(&next)?) {
                 let through = |x: &Tensor| -> Result<Vec<f32>> {
                     layer.forward_through(x, Activation::Gelu, &next)?.flatten_all()?.to_vec1()
@@ -704,10 +704,10 @@ mod tests {
     #[test]
     fn idle_threads_change_no_bit() -> Result<()> {
         let device = Device::Cpu;
-        let x = Tensor::randn(0f32, 1., (150, 600), &device)?;
-        let bias = Tensor::randn(0f32, 1., 800, &device)?;
-        let layer = Linear::new(Tensor::randn(0f32, 1., (800, 600), &device)?, Some(bias));
-        let next = Linear::new(Tensor::randn(0f32, 1., (70, 800), &device)?, None);
+        let x = randn(0f32, 1., (150, 600), &device)?;
+        let bias = randn(0f32, 1., 800, &device)?;
+        let layer = Linear::new(randn(0f32, 1., (800, 600), &device)?, Some(bias));
+        let next = Linear::new(randn(0f32, 1., (70, 800), &device)?, None);
         for (layer, next) in kinds(&layer)?.into_iter().zip(kinds(&next)?) {
             let results = || -> Result<Vec<Vec<f32>>> {
                 let ys = [layer.forward(&x)?, layer.forward_through(&x, Activation::Gelu, &next)?];
@@ -723,12 +723,10 @@ mod tests {
     #[test]
     fn forward_through_equals_two_layers_in_sequence() -> Result<()> {
         let device = Device::Cpu;
-        let x = Tensor::randn(0f32, 1., (200, 24), &device)?;
-        let first = Linear::new(
-            Tensor::randn(0f32, 1., (50, 24), &device)?,
-            Some(Tensor::randn(0f32, 1., 50, &device)?),
-        );
-        let next = Linear::new(Tensor::randn(0f32, 1., (7, 50), &device)?, None);
+        let x = randn(0f32, 1., (200, 24), &device)?;
+        let first =
+            Linear::new(randn(0f32, 1., (50, 24), &device)?, Some(randn(0f32, 1., 50, &device)?));
+        let next = Linear::new(randn(0f32, 1., (7, 50), &device)?, None);
         for (first, next) in kinds(&first)?.into_iter().zip(kinds(&next)?) {
             let one = first.forward_through(&x, Activation::Silu, &next)?;
             let other = next.forward(&first.forward_activated(&x, Activation::Silu)?)?;

@@ -85,20 +85,21 @@ mod tests {
 
     use super::*;
     use crate::nn::Precision;
+    use crate::nn::random::randn;
 
     #[test]
     fn fused_network_agrees_with_its_parts() -> Result<()> {
         let device = Device::Cpu;
-        let random = |rows, columns| Tensor::randn(0f32, 0.5, (rows, columns), &device);
+        let random = |rows, columns| randn(0f32, 0.5, (rows, columns), &device);
         for (activation, half) in [
             (Activation::Silu, GateHalf::First),
             (Activation::Gelu, GateHalf::Second),
             (Activation::GeluTanh, GateHalf::First),
         ] {
             let (gate, up, down) = (random(26, 12)?, random(26, 12)?, random(12, 26)?);
-            let bias = Tensor::randn(0f32, 0.5, 26, &device)?;
+            let bias = randn(0f32, 0.5, 26, &device)?;
             // More tokens than a block has.
-            let x = Tensor::randn(0f32, 1., (300, 12), &device)?;
+            let x = randn(0f32, 1., (300, 12), &device)?;
             let double = |x: &Tensor| x.to_dtype(DType::F64);
             let product =
                 |w: &Tensor| double(&x)?.matmul(&double(w)?.t()?)?.broadcast_add(&double(&bias)?);

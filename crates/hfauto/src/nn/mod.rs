@@ -19,6 +19,8 @@ mod matrix_rows;
 mod mlp;
 mod pooling;
 mod precision;
+#[cfg(test)]
+mod random;
 mod relative_position;
 mod rms_norm;
 mod rotary;

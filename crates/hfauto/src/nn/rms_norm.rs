@@ -89,11 +89,12 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::nn::random::randn;
 
     #[test]
     fn host_kernel_agrees_with_the_device_formula() -> Result<()> {
-        let x = Tensor::randn(3f32, 2., (7, 50), &Device::Cpu)?;
-        let layer = RmsNorm { weight: Tensor::randn(1f32, 0.1, 50, &Device::Cpu)?, eps: 1e-6 };
+        let x = randn(3f32, 2., (7, 50), &Device::Cpu)?;
+        let layer = RmsNorm { weight: randn(1f32, 0.1, 50, &Device::Cpu)?, eps: 1e-6 };
         let double = RmsNorm { weight: layer.weight.to_dtype(DType::F64)?, eps: 1e-6 };
         let exact = double.forward(&x.to_dtype(DType::F64)?)?;
         let ours = layer.forward(&x)?.to_dtype(DType::F64)?;

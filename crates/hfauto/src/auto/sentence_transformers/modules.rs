@@ -8,9 +8,8 @@ use serde_json::{Map, Value};
 
 use super::keys::{self, File};
 use super::object;
-use crate::auto::families;
 use crate::auto::loader::{Load, Owner};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, cannot_load};
 use crate::hub::{Snapshot, Weights};
 use crate::limits;
 use crate::nn::{LayerNorm, Linear, Pooling, PoolingMode, Ragged, TorchActivation, normalize};
@@ -426,7 +425,7 @@ impl Dense {
                 let residual = (self.use_residual && input != output)
                     .then(|| Linear::load(vb.pp("residual"), input, output, false));
                 let layers = linear.and_then(|linear| Ok((linear, residual.transpose()?)));
-                layers.map_err(families::cannot_load)
+                layers.map_err(cannot_load)
             })
             .map_err(at)?;
         let (linear, projection) = layers;
@@ -445,9 +444,7 @@ impl Norm {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
         let weights = weights(snapshot, &self.path).map_err(at)?;
         let (norm, _) = load(&weights, Owner::Module("norm"), device)
-            .run(|vb| {
-                LayerNorm::load(vb, self.dimension, LAYER_NORM_EPS).map_err(families::cannot_load)
-            })
+            .run(|vb| LayerNorm::load(vb, self.dimension, LAYER_NORM_EPS).map_err(cannot_load))
             .map_err(at)?;
         Ok(LoadedModule::LayerNorm(norm))
     }

@@ -186,7 +186,7 @@ static CLASSES: [TokenizerClass; 13] = [
             ]),
             // Both the slow and the fast class mark the mask token as special.
             token_flags: |attribute, _| (XLM_ROBERTA.default_tokens.token_flags)(attribute, true),
-            ..DefaultTokens::NONE
+            ..XLM_ROBERTA.default_tokens
         },
         from_vocabulary: convert::camembert,
         ..XLM_ROBERTA

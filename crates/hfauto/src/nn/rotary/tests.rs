@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::super::inputs::Lengths;
 use super::{FIRST_POSITIONS, RotaryConfig, RotaryEmbedding, RotaryLayout, Table};
 use crate::error;
+use crate::nn::random::randn;
 
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
@@ -145,7 +146,7 @@ fn views_and_other_dtypes_turn_alike_and_parts_beyond_stay() -> Result<()> {
     let embedding = RotaryEmbedding::new(read(&config, RotaryLayout::Phi3, 8).unwrap());
     let lengths = Lengths::new([3, 0, 2]);
     let rotation = embedding.rotation(&[0, 1, 2, 7, 8], &lengths, &Device::Cpu)?;
-    let fused = Tensor::randn(0f32, 1., (5, 40), &Device::Cpu)?;
+    let fused = randn(0f32, 1., (5, 40), &Device::Cpu)?;
     let view = fused.narrow(1, 8, 16)?;
     let turned = rotation.apply(&view)?;
     assert_eq!(numbers(&turned), numbers(&rotation.apply(&view.contiguous()?)?));
