@@ -122,7 +122,7 @@ impl Owner {
     }
 }
 
-/// What is loaded, and how.
+/// A checkpoint to load, and the form that its weights get.
 #[derive(Clone, Copy)]
 pub(super) struct Load<'a> {
     pub(super) weights: &'a Weights,
@@ -309,7 +309,7 @@ impl TensorSource for Backend<'_> {
         Ok(match checkpoint.locate(shape, name)? {
             Some(Located::Stored(name)) => match weights.rows(&name) {
                 Some(shape) => Some(Box::new(StoredRows { weights, name, shape })),
-                // A strided view, of which no checkpoint has a large one.
+                // Only small tensors are stored as strided views: this one is read whole.
                 None if checkpoint.only_sizes => None,
                 None => {
                     let tensor = weights.tensor(&name, DType::F32, &Device::Cpu);

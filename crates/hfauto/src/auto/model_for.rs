@@ -39,8 +39,8 @@ pub struct HeadRequest<'a> {
     pub class: AutoClass,
     /// Used if the checkpoint has no such head.
     pub new_head: Option<NewHead>,
-    /// Of a head over the vocabulary, only these tokens: `forward` then returns their logits after the last token of each
-    /// row. The other rows of the head are not loaded, save for those of word embeddings that it shares.
+    /// Restricts a head over the vocabulary to these tokens: `forward` returns their logits after the last token of each
+    /// row. The other rows of the head are not loaded, unless it shares the word embeddings.
     pub vocabulary_rows: Option<&'a [u32]>,
 }
 

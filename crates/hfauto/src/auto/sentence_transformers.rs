@@ -59,7 +59,7 @@ impl Encoder {
     }
 }
 
-/// What makes the score of a pair.
+/// The outputs that a pair is scored by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PairScore {
     /// The labels of a classification head.

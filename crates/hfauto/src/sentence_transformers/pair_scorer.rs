@@ -115,7 +115,7 @@ impl PairScorer {
         }
     }
 
-    /// The tokens whose logits make the score, for [`HeadRequest`](crate::auto::HeadRequest); `None` for a classification head.
+    /// The tokens whose logits are needed, for [`HeadRequest`](crate::auto::HeadRequest); `None` for a classification head.
     pub fn vocabulary_rows(&self) -> Option<Vec<u32>> {
         self.logit_score.map(LogitScore::token_ids)
     }

@@ -123,7 +123,7 @@ fn set_model(tokenizer: &mut Tokenizer, alphabet: Alphabet, unk_token: Option<&s
     Ok(())
 }
 
-/// What texts consist of before the first merge.
+/// The units of a text before the first merge.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Alphabet {
     /// Bytes: there are no unknown ones.
