@@ -232,6 +232,18 @@ pub(in crate::nn) fn matmul(
 mod tests {
     use super::*;
 
+    /// Without its feature of `pulp`, an instruction set is not used, and nothing but the speed tells.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn kernels_use_avx2_and_avx512_where_the_processor_has_them() {
+        let arch = pulp::Arch::new();
+        if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") {
+            assert!(matches!(arch, pulp::Arch::V4(_)), "{arch:?}");
+        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            assert!(matches!(arch, pulp::Arch::V3(_)), "{arch:?}");
+        }
+    }
+
     #[test]
     fn matmul_takes_blocks_transposes_and_adds() {
         let a: Vec<f32> = (0..12).map(|i| i as f32).collect();
