@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Result, Tensor};
 use hfauto_pipe::nn::cuda::{device, device_count};
 use hfauto_pipe::nn::{
-    Activation, AttentionOptions, Embedding, KvCache, LayerNorm, Lengths, Linear, ModelInputs,
-    Pooling, PoolingMode, PositionIds, Ragged, RmsNorm, VarBuilder, attention, attention_cached,
-    attention_over, to_host,
+    Activation, Alibi, AlibiForm, AttentionOptions, Embedding, KvCache, LayerNorm, Lengths, Linear,
+    ModelInputs, Pooling, PoolingMode, PositionIds, Ragged, RmsNorm, VarBuilder, attention,
+    attention_cached, attention_over, to_host,
 };
 
 use super::support::skip;
@@ -222,16 +222,28 @@ fn attention_over_ragged_rows() -> Result<()> {
                 let longest = lengths.iter().copied().max().unwrap_or(0);
                 let (bias, bias_cpu) =
                     pair(&random(&[num_heads, longest + 1, longest + 3], 1.)?, dtype, &card)?;
-                for (causal, with_bias) in [(false, false), (true, false), (false, true)] {
+                let by_key = AlibiForm::Bf16Key { scale: 0.25 };
+                for (causal, with_bias, form) in [
+                    (false, false, None),
+                    (true, false, None),
+                    (false, true, None),
+                    (true, false, Some(AlibiForm::Distance)),
+                    (false, true, Some(AlibiForm::Distance)),
+                    (true, false, Some(by_key)),
+                ] {
                     let run = |qkv: &Tensor, device: &Device, bias| -> Result<Tensor> {
+                        let alibi = form.map(|form| Alibi::new(num_heads, form, device));
+                        let alibi = alibi.transpose()?;
                         let options = options(num_heads, head_dim, causal).with_bias(bias);
+                        let options = options.with_alibi(alibi.as_ref());
                         let inputs = inputs(lengths, device)?;
                         let (q, k, v) = (part(qkv, 0)?, part(qkv, 1)?, part(qkv, 2)?);
                         Ok(attention(&q, &k, &v, &inputs, options)?.values)
                     };
                     let ours = run(&qkv, &card, with_bias.then_some(&bias))?;
                     let expected = run(&qkv_cpu, &Device::Cpu, with_bias.then_some(&bias_cpu))?;
-                    let what = format!("heads of {head_dim}, rows {lengths:?}, causal {causal}");
+                    let what =
+                        format!("heads of {head_dim}, rows {lengths:?}, causal {causal}, {form:?}");
                     assert_close(&ours, &expected, dtype, &what)?;
                 }
             }
@@ -264,13 +276,14 @@ fn rows_with_keys_of_their_own() -> Result<()> {
     let (num_heads, head_dim) = (4, 32);
     let width = num_heads * head_dim;
     let (queries, keys) = (Lengths::new([1, 3, 1]), Lengths::new([70, 9, 1]));
-    let options = options(num_heads, head_dim, true);
     for dtype in HALVES {
         let (q, q_cpu) = pair(&random(&[5, width], 1.)?, dtype, &card)?;
         let (k, k_cpu) = pair(&random(&[80, width], 1.)?, dtype, &card)?;
         let (v, v_cpu) = pair(&random(&[80, width], 1.)?, dtype, &card)?;
         let run = |q: &Tensor, k: &Tensor, v: &Tensor| -> Result<Tensor> {
             let cache = KvCache::new(k, v, &keys)?;
+            let alibi = Alibi::new(num_heads, AlibiForm::Distance, q.device())?;
+            let options = options(num_heads, head_dim, true).with_alibi(Some(&alibi));
             Ok(attention_over(q, &queries, &cache, options)?.values)
         };
         assert_close(&run(&q, &k, &v)?, &run(&q_cpu, &k_cpu, &v_cpu)?, dtype, "a cache")?;

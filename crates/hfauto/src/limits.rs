@@ -3,6 +3,7 @@
 //!
 //! Every limit is above what occurs in practice: it stops only damaged or hostile input.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Pixels of an image: the size at which Pillow raises an error, twice `Image.MAX_IMAGE_PIXELS`.
@@ -132,6 +133,15 @@ pub(crate) const MODEL_IMAGE_PIXELS: usize = 1 << 24;
 /// Tokens of a row for models with relative position tables (T5, MPNet), whose memory grows with the square: 4 GiB for
 /// T5 with 8 heads. No key.
 pub(crate) const RELATIVE_POSITIONS: usize = 1 << 13;
+/// Numbers in rotary settings: beyond everything in use on both sides, and far from where f32 ends. No key.
+pub(crate) const ROTARY_NUMBERS: RangeInclusive<f64> = 1e-9..=1e30;
+/// Numbers of a table of rotary angles: 64 MiB, which is 131,072 positions of 64 frequencies. Later positions are computed
+/// for each batch. No key.
+pub(crate) const ROTARY_TABLE_NUMBERS: usize = 1 << 24;
+/// Features of a head with rotary embeddings; models in use have up to 512. No key.
+pub(crate) const ROTARY_HEAD_DIM: usize = 1 << 14;
+/// Inputs of a layer in int8: sums of more products of up to 255 · 127 might overflow 32 bits. No key.
+pub(crate) const INT8_INPUTS: usize = 1 << 16;
 /// `num_beams`. No key.
 pub(crate) const GENERATION_BEAMS: usize = 512;
 /// `max_new_tokens`, `max_length` and the like. No key.

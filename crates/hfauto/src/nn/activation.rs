@@ -86,7 +86,7 @@ impl Activation {
         #[cfg(feature = "cuda")]
         if super::cuda::applies(x) {
             // The kernel works in place, but `x` may be shared.
-            return super::cuda::activate(x.copy()?.contiguous()?, self);
+            return self.forward_in_place(x.copy()?.contiguous()?);
         }
         match self {
             Self::Identity => Ok(x.clone()),
@@ -98,6 +98,26 @@ impl Activation {
             Self::Silu => x.silu(),
             Self::Tanh => x.tanh(),
         }
+    }
+
+    /// Applies the function in place to a tensor on a GPU that is not shared.
+    ///
+    /// # Errors
+    /// When the dtype has no kernel.
+    #[cfg(feature = "cuda")]
+    pub(super) fn forward_in_place(self, x: Tensor) -> Result<Tensor> {
+        // The number of the function in `cuda/elementwise.cu`.
+        let number = match self {
+            Self::Identity => return Ok(x),
+            Self::Gelu => 1,
+            Self::GeluTanh => 2,
+            Self::QuickGelu => 3,
+            Self::Relu => 4,
+            Self::Sigmoid => 5,
+            Self::Silu => 6,
+            Self::Tanh => 7,
+        };
+        super::cuda::activate(x, number)
     }
 
     /// Applies the function in place.

@@ -6,148 +6,20 @@
 //! [`attention`] for self-attention within a row, [`attention_over`] for other keys (a cache, or an encoder's
 //! states), and [`attention_cached`] for new tokens of a decoder.
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Result, Tensor, bail};
 
+use super::alibi::AlibiForm;
 use super::attention_mask::AttentionMask;
-use super::cpu::{self, CpuView};
+use super::attention_options::{AttentionOptions, DistanceEmbedding};
+use super::cpu::{self, CpuView, Matrix};
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::inputs::{Lengths, ModelInputs};
+use super::inputs::ModelInputs;
 use super::kv_cache::KvCache;
+use super::lengths::Lengths;
 use super::precision::Precision;
-
-/// The attention kernels, by their `attn_implementation` names of transformers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AttnImplementation {
-    /// The fastest kernel for the device and the options.
-    #[default]
-    Sdpa,
-    /// Plain matrix products with softmax in f32: the reference.
-    Eager,
-}
-
-/// The options of attention. A layer creates them once; a forward pass adds its own, such as the bias.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct AttentionOptions<'a> {
-    /// The number of query heads; divides the width of the queries.
-    pub num_heads: usize,
-    /// The number of key-value heads; divides `num_heads`. Consecutive query heads share one (grouped-query attention).
-    pub num_kv_heads: usize,
-    /// The factor on the scores, usually `1 / √head_dim`; greater than 0.
-    pub scale: f64,
-    /// `(num_heads, n, n)` with `n` at least the longest row of keys: added to the scores of every row, as a
-    /// relative position bias. The last query of a row has the position of its last key.
-    pub bias: Option<&'a Tensor>,
-    /// Embeddings of the distance from query to key, whose products are added to the scores.
-    pub distance: Option<DistanceEmbedding<'a>>,
-    /// The keys that a query attends to.
-    pub mask: AttentionMask,
-    /// The bound `c` of the scores, greater than 0: a scaled score becomes `c · tanh(score / c)` before the bias.
-    pub softcap: Option<f64>,
-    /// Whether to return the probabilities; only the eager kernels can.
-    pub output_attentions: bool,
-    /// The kernels to use.
-    pub attn_implementation: AttnImplementation,
-    /// The precision of the surrounding layers: with int8, a CPU multiplies in bf16 if it can.
-    pub precision: Precision,
-}
-
-impl<'a> AttentionOptions<'a> {
-    /// Options for `num_heads` heads of size `head_dim`: every query attends to every key, and scores are divided
-    /// by `√head_dim`.
-    pub fn new(num_heads: usize, head_dim: usize) -> Self {
-        Self {
-            num_heads,
-            num_kv_heads: num_heads,
-            scale: 1.0 / (head_dim as f64).sqrt(),
-            bias: None,
-            distance: None,
-            mask: AttentionMask::Full,
-            softcap: None,
-            output_attentions: false,
-            attn_implementation: AttnImplementation::Sdpa,
-            precision: Precision::Full,
-        }
-    }
-
-    /// Whether an eager kernel is required, regardless of the device.
-    pub(super) fn is_eager(&self) -> bool {
-        self.attn_implementation == AttnImplementation::Eager
-            || self.output_attentions
-            || self.distance.is_some()
-    }
-
-    /// Sets the factor on the scores.
-    #[must_use]
-    pub fn with_scale(self, scale: f64) -> Self {
-        Self { scale, ..self }
-    }
-
-    /// Sets the bias on the scores; see [`AttentionOptions::bias`].
-    #[must_use]
-    pub fn with_bias(self, bias: Option<&'a Tensor>) -> Self {
-        Self { bias, ..self }
-    }
-
-    /// Sets the distance embeddings; see [`AttentionOptions::distance`].
-    #[must_use]
-    pub fn with_distance(self, distance: Option<DistanceEmbedding<'a>>) -> Self {
-        Self { distance, ..self }
-    }
-
-    /// Sets the number of key-value heads.
-    #[must_use]
-    pub fn with_num_kv_heads(self, num_kv_heads: usize) -> Self {
-        Self { num_kv_heads, ..self }
-    }
-
-    /// Sets the mask.
-    #[must_use]
-    pub fn with_mask(self, mask: AttentionMask) -> Self {
-        Self { mask, ..self }
-    }
-
-    /// Sets whether a query attends only to keys up to its own position.
-    #[must_use]
-    pub fn with_causal(self, causal: bool) -> Self {
-        self.with_mask(if causal { AttentionMask::Causal } else { AttentionMask::Full })
-    }
-
-    /// Sets the bound of the scores; see [`AttentionOptions::softcap`].
-    #[must_use]
-    pub fn with_softcap(self, softcap: Option<f64>) -> Self {
-        Self { softcap, ..self }
-    }
-
-    /// Sets whether to return the probabilities.
-    #[must_use]
-    pub fn with_output_attentions(self, output_attentions: bool) -> Self {
-        Self { output_attentions, ..self }
-    }
-
-    /// Sets the kernels.
-    #[must_use]
-    pub fn with_attn_implementation(self, attn_implementation: AttnImplementation) -> Self {
-        Self { attn_implementation, ..self }
-    }
-
-    /// Sets the precision of the surrounding layers.
-    #[must_use]
-    pub fn with_precision(self, precision: Precision) -> Self {
-        Self { precision, ..self }
-    }
-}
-
-/// Relative positions as in BERT's `relative_key` and `relative_key_query`: an embedding per distance, multiplied
-/// with the queries, and optionally with the keys. Only the eager kernel supports them.
-#[derive(Clone, Copy, Debug)]
-pub struct DistanceEmbedding<'a> {
-    /// `(2 * n − 1, head_dim)`: row `d + n − 1` is for distance `d`, the query's position minus the key's.
-    pub table: &'a Tensor,
-    /// Whether keys are also multiplied (`relative_key_query`).
-    pub with_keys: bool,
-}
 
 /// The result of attention.
 #[derive(Clone, Debug)]
@@ -158,7 +30,7 @@ pub struct AttentionOutput {
     pub attentions: Option<Vec<Tensor>>,
 }
 
-/// Self-attention within each row: `softmax(q · kᵀ · scale + bias) · v`, per head. Rows without tokens are valid.
+/// Self-attention within each row: `softmax(q · kᵀ · scale + biases) · v`, per head. Rows without tokens are valid.
 ///
 /// # Shapes
 /// `q`: `(total_tokens, num_heads * head_dim)`; `k`, `v`: `(total_tokens, num_kv_heads * head_dim)`; they may be views of
@@ -333,7 +205,9 @@ fn check(
     for (row, range) in queries.ranges().enumerate() {
         let len = keys.len(row);
         longest = longest.max(len);
-        let has_positions = options.mask != AttentionMask::Full || options.bias.is_some();
+        let has_positions = options.mask != AttentionMask::Full
+            || options.bias.is_some()
+            || options.alibi.is_some();
         if has_positions && len < range.len() {
             bail!("row {row} has {} queries, but {len} keys", range.len());
         }
@@ -342,6 +216,15 @@ fn check(
         let (heads, rows, columns) = bias.dims3()?;
         if heads != options.num_heads || rows < longest || columns < longest {
             bail!("attention bias {:?} does not cover rows of {longest} tokens", bias.dims());
+        }
+    }
+    if let Some(alibi) = options.alibi {
+        if alibi.slopes().len() != num_heads {
+            bail!("ALiBi of {} heads for {num_heads} heads", alibi.slopes().len());
+        }
+        // A cache drops keys that leave a window, and then the first key is at another position than 0.
+        if alibi.form() != AlibiForm::Distance && options.mask.causal_window().is_some() {
+            bail!("ALiBi by the key's position needs all keys, not those of a window");
         }
     }
     Ok(())
@@ -385,6 +268,10 @@ fn eager_padded(
             let bias = bias.narrow(1, 0, max)?.narrow(2, 0, max)?.to_dtype(DType::F32)?;
             scores.broadcast_add(&bias)?
         }
+        None => scores,
+    };
+    let scores = match options.alibi {
+        Some(alibi) => scores.broadcast_add(&alibi.table(max, max)?)?,
         None => scores,
     };
     let scores = scores.broadcast_add(&padding.mask)?;
@@ -459,6 +346,9 @@ fn eager_rows(
             let bias = bias.narrow(1, num_keys - num_queries, num_queries)?;
             scores = scores.add(&bias.narrow(2, 0, num_keys)?.to_dtype(DType::F32)?)?;
         }
+        if let Some(alibi) = options.alibi {
+            scores = scores.add(&alibi.table(num_queries, num_keys)?)?;
+        }
         if let Some(mask) = options.mask.tensor(num_queries, num_keys, device)? {
             scores = scores.broadcast_add(&mask)?;
         }
@@ -501,7 +391,8 @@ fn distance_scores(q: &Tensor, k: &Tensor, distance: DistanceEmbedding<'_>) -> R
     (scores + with_keys)?.contiguous()
 }
 
-/// Goes row by row over host memory; idle threads take key-value heads, with the query heads that share them.
+/// Goes row by row over host memory. Idle threads take a share of the pairs of a key-value head, with the query heads that
+/// share it, and a query.
 fn per_row(
     q: &Tensor,
     queries: &Lengths,
@@ -509,7 +400,6 @@ fn per_row(
     options: AttentionOptions<'_>,
 ) -> Result<AttentionOutput> {
     let (tokens, hidden_size) = q.dims2()?;
-    let head_dim = hidden_size / options.num_heads;
     let bias = options.bias.map(Tensor::contiguous).transpose()?;
     let bias_view = bias.as_ref().map(CpuView::new);
     let bias = match (&bias, &bias_view) {
@@ -521,58 +411,165 @@ fn per_row(
     };
     let q = contiguous_rows(q)?;
     let q_view = CpuView::new(&q);
-    let q = q_view.matrix()?;
     let rows = queries.ranges().enumerate().map(|(row, range)| {
         let (k, v) = keys.row(row)?;
         Ok((range, contiguous_rows(&k)?, contiguous_rows(&v)?))
     });
     let rows = rows.collect::<Result<Vec<_>>>()?;
-    let scores: usize =
-        (0..).zip(&rows).map(|(row, (range, ..))| range.len() * keys.len(row)).sum();
-    let sharing = options.num_heads / options.num_kv_heads;
-    let parts = cpu::shared(options.num_kv_heads, 1, 2 * scores * hidden_size, |kv_heads| {
+    let attention = PerRow { q: q_view.matrix()?, rows: &rows, bias, options };
+    let work = Work::new(queries, keys, &options);
+    let multiplications = 2 * work.scores() * hidden_size;
+    let parts = cpu::shared(options.num_kv_heads * work.scores(), 1, multiplications, |share| {
+        let blocks = work.blocks(share).into_iter();
+        blocks.map(|block| Ok((attention.block(&block)?, block))).collect::<Result<Vec<_>>>()
+    });
+    let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
+    let values = attention.join(parts.into_iter().flatten().collect());
+    let values = Tensor::from_vec(values, (tokens, hidden_size), &Device::Cpu)?;
+    Ok(AttentionOutput { values, attentions: None })
+}
+
+/// Consecutive key-value heads, and consecutive queries of the batch.
+#[derive(Clone, Debug, PartialEq)]
+struct Block {
+    kv_heads: Range<usize>,
+    queries: Range<usize>,
+}
+
+/// The number of scores that each query takes, to share out queries evenly: the later ones of a causal row see more keys.
+struct Work {
+    /// The scores of one key-value head before each query, and of all queries.
+    before: Vec<usize>,
+}
+
+impl Work {
+    fn new(queries: &Lengths, keys: &Keys<'_>, options: &AttentionOptions<'_>) -> Self {
+        let mut before = Vec::with_capacity(queries.total_tokens() + 1);
+        before.push(0);
+        let mut total = 0;
+        for (row, range) in queries.ranges().enumerate() {
+            let num_keys = keys.len(row);
+            let first = num_keys.saturating_sub(range.len());
+            for position in first..first + range.len() {
+                // At least 1, so that each query belongs to one share.
+                total += options.mask.visible(position, num_keys).len().max(1);
+                before.push(total);
+            }
+        }
+        Self { before }
+    }
+
+    fn queries(&self) -> usize {
+        self.before.len() - 1
+    }
+
+    /// The scores of all queries with one key-value head.
+    fn scores(&self) -> usize {
+        self.before[self.queries()]
+    }
+
+    /// The key-value head and the first query that begin in the scores of all heads from number `score` on.
+    fn at(&self, score: usize) -> (usize, usize) {
+        let (kv_head, score) = (score / self.scores(), score % self.scores());
+        (kv_head, self.before.partition_point(|before| *before < score))
+    }
+
+    /// The blocks that begin in this share of the scores of all heads.
+    fn blocks(&self, share: Range<usize>) -> Vec<Block> {
+        if share.is_empty() {
+            return Vec::new();
+        }
+        let all = 0..self.queries();
+        let ((first, from), (last, until)) = (self.at(share.start), self.at(share.end));
+        let block = |kv_heads, queries| Block { kv_heads, queries };
+        let blocks = if first == last {
+            vec![block(first..first + 1, from..until)]
+        } else if from == 0 {
+            vec![block(first..last, all), block(last..last + 1, 0..until)]
+        } else {
+            let rest = [block(first + 1..last, all.clone()), block(last..last + 1, 0..until)];
+            [vec![block(first..first + 1, from..all.end)], rest.into()].concat()
+        };
+        blocks.into_iter().filter(|b| !b.kv_heads.is_empty() && !b.queries.is_empty()).collect()
+    }
+}
+
+/// Attention over rows in host memory.
+struct PerRow<'a> {
+    q: Matrix<'a>,
+    /// The queries of each row, and its keys and values.
+    rows: &'a [(Range<usize>, Tensor, Tensor)],
+    bias: Option<cpu::Bias<'a>>,
+    options: AttentionOptions<'a>,
+}
+
+impl PerRow<'_> {
+    /// The columns of the query heads that share these key-value heads.
+    fn columns(&self, kv_heads: &Range<usize>) -> Range<usize> {
+        let width = self.q.shape().1 / self.options.num_kv_heads;
+        kv_heads.start * width..kv_heads.end * width
+    }
+
+    /// The values of a block, `(queries, columns)`.
+    fn block(&self, Block { kv_heads, queries }: &Block) -> Result<Vec<f32>> {
+        let options = &self.options;
+        let (columns, head_dim) = (self.columns(kv_heads), self.q.shape().1 / options.num_heads);
         let kv_columns = kv_heads.start * head_dim..kv_heads.end * head_dim;
-        let columns = kv_columns.start * sharing..kv_columns.end * sharing;
+        let sharing = options.num_heads / options.num_kv_heads;
+        let first_head = kv_heads.start * sharing;
+        let alibi = options
+            .alibi
+            .map(|alibi| cpu::Slopes { slopes: &alibi.slopes()[first_head..], form: alibi.form() });
         let mut kernel = cpu::Attention {
             num_heads: kv_heads.len() * sharing,
             scale: options.scale as f32,
-            bias: bias.map(|bias| bias.heads_from(kv_heads.start * sharing)),
+            bias: self.bias.map(|bias| bias.heads_from(first_head)),
+            alibi,
             mask: options.mask,
             softcap: options.softcap.map(|cap| cap as f32),
             bf16: options.precision == Precision::Int8,
             scratch: cpu::Scratch::default(),
         };
         // Grows row by row, so that the zeros are still in cache when they are overwritten.
-        let mut values = Vec::with_capacity(tokens * columns.len());
-        for (range, k, v) in &rows {
+        let mut values = Vec::with_capacity(queries.len() * columns.len());
+        let first_row = self.rows.partition_point(|(range, ..)| range.end <= queries.start);
+        for (range, k, v) in &self.rows[first_row..] {
+            if range.start >= queries.end {
+                break;
+            }
+            let own = range.start.max(queries.start)..range.end.min(queries.end);
             let (k, v) = (CpuView::new(k), CpuView::new(v));
             let k = k.matrix()?.columns(kv_columns.clone());
             let v = v.matrix()?.columns(kv_columns.clone());
-            values.resize(range.end * columns.len(), 0.0);
-            let out = &mut values[range.start * columns.len()..];
-            kernel.row(q.block(range.clone(), columns.clone()), k, v, out);
+            let start = values.len();
+            values.resize(start + own.len() * columns.len(), 0.0);
+            let q = self.q.block(range.clone(), columns.clone());
+            kernel.row(
+                q,
+                own.start - range.start..own.end - range.start,
+                k,
+                v,
+                &mut values[start..],
+            );
         }
         Ok(values)
-    });
-    let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
-    let values =
-        Tensor::from_vec(concat_columns(parts, tokens), (tokens, hidden_size), &Device::Cpu)?;
-    Ok(AttentionOutput { values, attentions: None })
-}
+    }
 
-/// Concatenates column blocks of rows into complete rows.
-fn concat_columns(mut parts: Vec<Vec<f32>>, rows: usize) -> Vec<f32> {
-    if parts.len() == 1 {
-        return parts.remove(0);
-    }
-    let mut all = Vec::with_capacity(parts.iter().map(Vec::len).sum());
-    for row in 0..rows {
-        for part in &parts {
-            let columns = part.len() / rows;
-            all.extend_from_slice(&part[row * columns..][..columns]);
+    /// The rows of all queries from the values of the blocks.
+    fn join(&self, mut parts: Vec<(Vec<f32>, Block)>) -> Vec<f32> {
+        let (rows, width) = self.q.shape();
+        if parts.len() == 1 {
+            return parts.remove(0).0;
         }
+        let mut all = vec![0.0; rows * width];
+        for (values, Block { kv_heads, queries }) in parts {
+            let columns = self.columns(&kv_heads);
+            for (query, values) in queries.zip(values.chunks_exact(columns.len().max(1))) {
+                all[query * width..][columns.clone()].copy_from_slice(values);
+            }
+        }
+        all
     }
-    all
 }
 
 /// Makes the elements of each row contiguous.
@@ -585,8 +582,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::nn::PositionIds;
     use crate::nn::random::randn;
+    use crate::nn::{Alibi, AttnImplementation, PositionIds};
 
     const HEADS: usize = 3;
 
@@ -638,12 +635,24 @@ mod tests {
             let fused = randn(0f32, 1., (47, q_width + 2 * kv_width), &Device::Cpu)?;
             let (q, k) = (fused.narrow(1, 0, q_width)?, fused.narrow(1, q_width, kv_width)?);
             let v = fused.narrow(1, q_width + kv_width, kv_width)?;
+            let alibi = |form| Alibi::new(6, form, &Device::Cpu);
+            let (by_distance, by_key) =
+                (alibi(AlibiForm::Distance)?, alibi(AlibiForm::Bf16Key { scale: 0.2 })?);
             for mask in [Full, Causal, CausalWindow(3), Window(2), CausalWindow(40)] {
-                for softcap in [None, Some(2.0)] {
+                for (softcap, alibi) in [
+                    (None, None),
+                    (Some(2.0), None),
+                    (None, Some(&by_distance)),
+                    (Some(2.0), Some(&by_key)),
+                ] {
+                    let alibi = alibi.filter(|alibi| {
+                        mask.causal_window().is_none() || alibi.form() == AlibiForm::Distance
+                    });
                     let options = AttentionOptions::new(6, head_dim)
                         .with_num_kv_heads(num_kv_heads)
                         .with_mask(mask)
-                        .with_softcap(softcap);
+                        .with_softcap(softcap)
+                        .with_alibi(alibi);
                     let keys = Keys::Flat { k: &k, v: &v, lengths: &inputs.lengths };
                     let ours = attention(&q, &k, &v, &inputs, options)?.values;
                     let padded = eager_padded(&q, &k, &v, &inputs, options)?.values;
@@ -683,36 +692,89 @@ mod tests {
 
     #[test]
     fn threads_at_rest_change_no_bit() -> Result<()> {
+        use AttentionMask::{Causal, CausalWindow, Full, Window};
         let lengths = [700, 0, 1, 90];
         let ids = vec![0u32; 700];
         let rows = lengths.iter().map(|&n| (&ids[..n], &ids[..n]));
         let inputs = ModelInputs::new(rows, PositionIds::FromZero, &Device::Cpu)?;
         let x = randn(0f32, 1., (791, 3 * 5 * 16), &Device::Cpu)?;
         let part = |i: usize| x.narrow(1, i * 80, 80);
-        let (q, k, v) = (part(0)?, part(1)?, part(2)?);
         let bias = randn(0f32, 1., (5, 700, 700), &Device::Cpu)?;
-        let cache = KvCache::new(&k, &v, &inputs.lengths)?;
-        for (bias, causal, precision) in [
-            (None, false, Precision::Full),
-            (Some(&bias), false, Precision::Full),
-            (Some(&bias), true, Precision::Full),
-            (None, true, Precision::Int8),
-        ] {
-            let options = AttentionOptions { num_heads: 5, precision, ..options(bias) };
-            let options = options.with_num_kv_heads(5).with_causal(causal);
-            let results = || -> Result<Vec<Vec<f32>>> {
-                let outputs = [
-                    attention(&q, &k, &v, &inputs, options)?,
-                    attention_over(&q, &inputs.lengths, &cache, options)?,
-                ];
-                outputs.iter().map(|output| output.values.flatten_all()?.to_vec1()).collect()
-            };
-            let alone = results()?;
-            // Two heads each for two threads, one for the third.
-            let spare = Arc::new(cpu::SpareThreads::new(3).map_err(candle_core::Error::wrap)?);
-            assert_eq!(spare.compute(results)?, alone, "causal: {causal}");
+        let alibi = Alibi::new(5, AlibiForm::Distance, &Device::Cpu)?;
+        for num_kv_heads in [5, 1] {
+            let width = num_kv_heads * 16;
+            let (q, k, v) =
+                (part(0)?, part(1)?.narrow(1, 0, width)?, part(2)?.narrow(1, 0, width)?);
+            let cache = KvCache::new(&k, &v, &inputs.lengths)?;
+            for (bias, alibi, mask, precision) in [
+                (None, None, Full, Precision::Full),
+                (Some(&bias), None, Full, Precision::Full),
+                (Some(&bias), None, Causal, Precision::Full),
+                (None, Some(&alibi), Causal, Precision::Full),
+                (None, Some(&alibi), Full, Precision::Int8),
+                (None, None, Causal, Precision::Int8),
+                (None, None, Window(333), Precision::Full),
+                (None, None, CausalWindow(600), Precision::Full),
+            ] {
+                let options = AttentionOptions { num_heads: 5, precision, ..options(bias) };
+                let options =
+                    options.with_num_kv_heads(num_kv_heads).with_mask(mask).with_alibi(alibi);
+                let results = || -> Result<Vec<Vec<f32>>> {
+                    let outputs = [
+                        attention(&q, &k, &v, &inputs, options)?,
+                        attention_over(&q, &inputs.lengths, &cache, options)?,
+                    ];
+                    outputs.iter().map(|output| output.values.flatten_all()?.to_vec1()).collect()
+                };
+                let alone = results()?;
+                for threads in [2, 3] {
+                    let spare =
+                        cpu::SpareThreads::new(threads).map_err(candle_core::Error::wrap)?;
+                    assert_eq!(Arc::new(spare).compute(results)?, alone, "{threads}: {options:?}");
+                }
+            }
         }
         Ok(())
+    }
+
+    #[test]
+    fn shares_have_each_head_and_query_once_and_similar_numbers_of_scores() {
+        let queries = Lengths::new([40, 0, 1, 7]);
+        let cache = KvCache::default();
+        let none = Tensor::zeros((48, 0), DType::F32, &Device::Cpu).unwrap();
+        let flat = Keys::Flat { k: &none, v: &none, lengths: &queries };
+        for keys in [flat, Keys::Cached(&cache)] {
+            for (num_kv_heads, causal) in [(1, true), (1, false), (3, true), (2, false)] {
+                let is_causal = causal && matches!(keys, Keys::Flat { .. });
+                let options = options(None).with_causal(is_causal);
+                let work = Work::new(&queries, &keys, &options);
+                let all = num_kv_heads * work.scores();
+                for shares in 1..6 {
+                    let share = all.div_ceil(shares);
+                    let mut times = vec![0; num_kv_heads * 48];
+                    for start in (0..all).step_by(share) {
+                        let mut scores = 0;
+                        for Block { kv_heads, queries } in
+                            work.blocks(start..all.min(start + share))
+                        {
+                            for kv_head in kv_heads {
+                                for query in queries.clone() {
+                                    times[kv_head * 48 + query] += 1;
+                                    scores += work.before[query + 1] - work.before[query];
+                                }
+                            }
+                        }
+                        // Off by one query at either end.
+                        assert!(scores.abs_diff(share.min(all - start)) <= 40, "{scores} {share}");
+                    }
+                    assert_eq!(times, vec![1; num_kv_heads * 48]);
+                }
+            }
+        }
+        assert_eq!(
+            Work::new(&Lengths::new([0]), &Keys::Cached(&cache), &options(None)).blocks(0..0),
+            []
+        );
     }
 
     #[test]
@@ -740,7 +802,8 @@ mod tests {
         let x = randn(0f32, 2., (17, 3 * 24), &Device::Cpu)?;
         let (q, k, v) = (x.narrow(1, 0, 24)?, x.narrow(1, 24, 24)?, x.narrow(1, 48, 24)?);
         let bias = randn(0f32, 1., (HEADS, 9, 9), &Device::Cpu)?;
-        let options = options(Some(&bias)).with_causal(true);
+        let alibi = Alibi::new(HEADS, AlibiForm::Distance, &Device::Cpu)?;
+        let options = options(Some(&bias)).with_alibi(Some(&alibi)).with_causal(true);
         let whole = attention(&q, &k, &v, &inputs, options)?.values;
         // First all but two tokens of each row, then one more, then the last.
         let mut cache = KvCache::default();
@@ -854,6 +917,10 @@ mod tests {
             options(None).with_num_kv_heads(1),
             options(None).with_mask(AttentionMask::CausalWindow(0)),
             options(None).with_softcap(Some(0.0)),
+            options(None).with_alibi(Some(&Alibi::new(2, AlibiForm::Distance, &Device::Cpu)?)),
+            options(None)
+                .with_alibi(Some(&Alibi::new(3, AlibiForm::Bf16Key { scale: 1.0 }, &Device::Cpu)?))
+                .with_mask(AttentionMask::CausalWindow(2)),
         ] {
             assert!(attention(&x, &x, &x, &inputs, wrong).is_err(), "{wrong:?}");
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::inputs::Lengths;
+use super::lengths::Lengths;
 
 /// The minimum capacity of a row, in tokens. The capacity doubles when it is used up.
 const MIN_CAPACITY: usize = 16;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::activation::Activation;
-use super::cpu::{self, CpuView, Int8Weight, MAX_INT8_FEATURES, Matrix, Output, PackedWeight};
+use super::cpu::{self, CpuView, Int8Weight, Matrix, Output, PackedWeight};
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::gate::Gate;
 use super::matrix_rows::{Rows, TensorRows, Transposed};
-use super::mlp::Gate;
 use super::precision::{InputNorm, Precision};
 use super::var_builder::VarBuilder;
+use crate::limits;
 
 /// Tokens per block of a packed layer: a block's results are still in the cache when the activation function, or the
 /// next layer, reads them.
@@ -84,10 +85,16 @@ fn packed_precision(
     if !device.is_cpu() || dtype != DType::F32 || out_features == 0 || in_features == 0 {
         return None;
     }
-    match precision {
-        Precision::Int8 if in_features > MAX_INT8_FEATURES => Some(Precision::Full),
-        precision => Some(precision),
+    Some(precision)
+}
+
+/// Refuses int8 for more inputs than its sums hold. `layer` names the weight.
+fn check_inputs(precision: Precision, in_features: usize, layer: &str) -> Result<()> {
+    let most = limits::INT8_INPUTS;
+    if precision == Precision::Int8 && in_features > most {
+        bail!("{layer} has {in_features} inputs, more than the {most} of int8: use f32 or bf16");
     }
+    Ok(())
 }
 
 impl Weight {
@@ -120,6 +127,7 @@ impl Weight {
             return Self::load_dense(parts, in_features, name);
         };
         let matrices = parts.iter().map(|(vb, outputs)| {
+            check_inputs(precision, in_features, &format!("`{}`", vb.full(&name)))?;
             count(vb, precision, *outputs, in_features);
             vb.rows((*outputs, in_features), name)
         });
@@ -269,6 +277,7 @@ impl Linear {
             let weight = if is_there { weight.t()?.contiguous()? } else { weight.t()? };
             return Ok(Self::new(weight, bias));
         };
+        check_inputs(precision, in_features, &format!("`{}`", vb.full(&"weight")))?;
         count(&vb, precision, out_features, in_features);
         let weight = match vb.rows(stored, "weight")? {
             Some(rows) if !vb.only_sizes() => {
@@ -300,6 +309,7 @@ impl Linear {
             let weight = if weight.is_contiguous() { weight.flatten_from(1)? } else { weight };
             return Ok(Self::new(weight, bias));
         };
+        check_inputs(precision, in_features, &format!("`{}`", vb.full(&"weight")))?;
         count(&vb, precision, out_features, in_features);
         let weight = match vb.rows(shape, "weight")? {
             Some(rows) if !vb.only_sizes() => {
@@ -338,6 +348,7 @@ impl Linear {
         let Some(precision) = packed_precision(precision, dtype, device, shape) else {
             return Ok(self);
         };
+        check_inputs(precision, shape.1, "the layer")?;
         let matrices: Vec<Box<dyn Rows>> = vec![Box::new(TensorRows::new(weight)?)];
         let weight = Plan { matrices, parts, in_features: shape.1, precision }.build(norm)?;
         Ok(Self { weight, ..self })
@@ -378,7 +389,7 @@ impl Linear {
         cuda::resume();
         #[cfg(feature = "cuda")]
         if cuda::applies(x) && x.dtype() != DType::F32 {
-            return cuda::activate(cuda::linear(x, weight, self.bias.as_ref())?, activation);
+            return activation.forward_in_place(cuda::linear(x, weight, self.bias.as_ref())?);
         }
         let y = x.matmul(&weight.t()?)?;
         let y = match &self.bias {
@@ -761,9 +772,34 @@ mod tests {
                 assert!(matches!(layer.weight, Weight::Dense(_)));
             }
         }
-        let wide = Tensor::ones((1, MAX_INT8_FEATURES + 1), DType::F32, &Device::Cpu)?;
-        let wide = Linear::new(wide, None).packed(Precision::Int8, None, &[1])?;
-        assert_eq!(wide.precision(), Precision::Full);
+        Ok(())
+    }
+
+    #[test]
+    fn int8_of_too_many_inputs_is_refused_by_name() -> Result<()> {
+        let most = limits::INT8_INPUTS;
+        for (inputs, fits) in [(most, true), (most + 1, false)] {
+            let weight = Tensor::ones((1, inputs), DType::F32, &Device::Cpu)?;
+            let packed = Linear::new(weight.clone(), None).packed(Precision::Int8, None, &[1]);
+            assert_eq!(packed.is_ok(), fits);
+            for (weight, conv1d) in [(weight.clone(), false), (weight.t()?.contiguous()?, true)] {
+                let bias = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
+                let tensors = [("mlp.wo.weight", weight), ("mlp.wo.bias", bias)];
+                let load = |precision| {
+                    let vb = loaded(&tensors, precision).pp("mlp.wo");
+                    if conv1d {
+                        return Linear::load_conv1d(vb, inputs, &[1], None);
+                    }
+                    Linear::load(vb, inputs, 1, true)
+                };
+                assert!(load(Precision::Full).is_ok() && load(Precision::Bf16).is_ok());
+                let found = load(Precision::Int8).map_err(|error| error.to_string());
+                assert_eq!(found.is_ok(), fits);
+                if let Err(text) = found {
+                    assert!(text.contains("`mlp.wo.weight` has 65537 inputs"), "{text}");
+                }
+            }
+        }
         Ok(())
     }
 

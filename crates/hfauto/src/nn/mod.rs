@@ -8,10 +8,14 @@ mod cpu;
 pub mod cuda;
 mod host;
 mod activation;
+mod alibi;
 mod attention;
 mod attention_mask;
+mod attention_options;
 mod kv_cache;
+mod lengths;
 mod embedding;
+mod gate;
 mod layer_norm;
 mod linear;
 mod log_softmax;
@@ -28,21 +32,22 @@ mod torch_activation;
 mod var_builder;
 
 pub use activation::Activation;
-pub use attention::{
-    AttentionOptions, AttentionOutput, AttnImplementation, DistanceEmbedding, attention,
-    attention_cached, attention_over,
-};
+pub use alibi::{Alibi, AlibiForm};
+pub use attention::{AttentionOutput, attention, attention_cached, attention_over};
 pub use attention_mask::AttentionMask;
+pub use attention_options::{AttentionOptions, AttnImplementation, DistanceEmbedding};
 pub use cpu::SpareThreads;
 pub use embedding::Embedding;
+pub use gate::GateHalf;
 pub use host::{add, cast, logits_to_host, not_finite, select_rows, to_host};
-pub use inputs::{Lengths, ModelInputs, Padding, PositionIds, Ragged};
+pub use inputs::{ModelInputs, Padding, PositionIds, Ragged};
 pub use kv_cache::KvCache;
 pub use layer_norm::LayerNorm;
+pub use lengths::Lengths;
 pub use linear::Linear;
 pub use log_softmax::{log_softmax, log_sum_exp};
 pub use matrix_rows::{Rows, TensorRows};
-pub use mlp::{GateHalf, GatedMlp};
+pub use mlp::GatedMlp;
 pub use pooling::{Pooling, PoolingMode, normalize};
 pub use precision::{InputNorm, Precision};
 pub use relative_position::{RelativeAttentionBias, RelativePositionBuckets};

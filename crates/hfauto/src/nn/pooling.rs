@@ -54,6 +54,19 @@ impl PoolingMode {
         }
     }
 
+    /// The number of the mode in `cuda/elementwise.cu`.
+    #[cfg(feature = "cuda")]
+    fn number(self) -> i32 {
+        match self {
+            Self::Cls => 0,
+            Self::Max => 1,
+            Self::Mean => 2,
+            Self::MeanSqrtLenTokens => 3,
+            Self::WeightedMean => 4,
+            Self::LastToken => 5,
+        }
+    }
+
     /// Looks up a mode by name.
     ///
     /// # Errors
@@ -118,7 +131,8 @@ impl Pooling {
         let skipped = if self.include_prompt { 0 } else { prompt_tokens };
         #[cfg(feature = "cuda")]
         if super::cuda::applies(&tokens.values) {
-            return super::cuda::pool(&tokens.values, &tokens.lengths, &self.modes, skipped);
+            let modes: Vec<i32> = self.modes.iter().map(|mode| mode.number()).collect();
+            return super::cuda::pool(&tokens.values, &tokens.lengths, &modes, skipped);
         }
         // Half precision is too coarse for sums over many tokens.
         let values = match tokens.values.dtype() {

@@ -17,11 +17,9 @@ use pulp::Arch;
 pub use config::{RotaryConfig, RotaryLayout};
 
 use super::cpu::{self, CpuView};
-use super::inputs::Lengths;
+use super::lengths::Lengths;
+use crate::limits;
 
-/// Numbers of a table of angles: 64 MiB, which is 131,072 positions of 64 frequencies. Later positions are computed for
-/// each batch.
-const TABLE_NUMBERS: usize = 1 << 24;
 /// Positions that a table begins with.
 const FIRST_POSITIONS: usize = 128;
 
@@ -53,7 +51,7 @@ impl Table {
     /// The rows of the positions before `end`; `None` where they would be too many.
     fn covering(&self, end: usize) -> Option<Arc<Vec<f32>>> {
         let width = 2 * self.inv_freq.len();
-        let most = TABLE_NUMBERS / width;
+        let most = limits::ROTARY_TABLE_NUMBERS / width;
         if end > most {
             return None;
         }

@@ -95,7 +95,8 @@ impl<'a> VarBuilder<'a> {
         Self { path: self.full(&name), ..self.clone() }
     }
 
-    fn full(&self, name: &impl Display) -> String {
+    /// The path of the tensor `name` from the root.
+    pub(super) fn full(&self, name: &impl Display) -> String {
         if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
     }
 
@@ -193,12 +194,7 @@ impl<'a> VarBuilder<'a> {
         let own = TiedTable { vb: vb.clone(), name: name.to_owned() };
         match (self.contains_tensor(name), self.source.contains(&head.weight)) {
             (true, true) => {
-                let own_rows = self.source.rows(&shape.into(), &self.full(&name))?;
-                let head_rows = self.source.rows(&shape.into(), &head.weight)?;
-                let (Some(own_rows), Some(head_rows)) = (own_rows, head_rows) else {
-                    return Ok(Some(own));
-                };
-                let is_same = are_same(&*own_rows, &*head_rows, self.only_sizes())?;
+                let is_same = self.same_rows(shape, &self.full(&name), &head.weight)?;
                 if !is_same {
                     tracing::debug!(
                         head = head.weight,
@@ -212,6 +208,29 @@ impl<'a> VarBuilder<'a> {
                 Ok(Some(TiedTable { vb: root, name: head.weight.clone() }))
             }
             _ => Ok(Some(own)),
+        }
+    }
+
+    /// Without the tied head of [`VarBuilder::with_tied_head`]: for word embeddings that no head shares.
+    #[must_use]
+    pub fn without_tied_head(&self) -> Self {
+        Self { head: None, ..self.clone() }
+    }
+
+    /// Whether the matrices `one` and `other` have the same numbers; also if one of them cannot be read.
+    ///
+    /// # Errors
+    /// As [`TensorSource::get`].
+    pub fn have_same_rows(&self, shape: (usize, usize), one: &str, other: &str) -> Result<bool> {
+        self.same_rows(shape, &self.full(&one), &self.full(&other))
+    }
+
+    /// The same for paths from the root.
+    fn same_rows(&self, shape: (usize, usize), one: &str, other: &str) -> Result<bool> {
+        let rows = |path| self.source.rows(&shape.into(), path);
+        match (rows(one)?, rows(other)?) {
+            (Some(one), Some(other)) => are_same(&*one, &*other, self.only_sizes()),
+            _ => Ok(true),
         }
     }
 

@@ -139,7 +139,7 @@ fn int8_is_close_to_f32_and_a_row_does_not_depend_on_its_neighbours() {
         let (int8, f32) = (states(&model), states(&load(&dir, class, F32)));
         let off = error(&int8, &f32);
         println!("{off:.4} {}", dir.display());
-        // A few features of random weights, and 7 bits per activation without VNNI.
+        // A few features of random weights.
         assert!(off > 0.0 && off < 0.3, "{off}: {}", dir.display());
         errors.push(off);
         let all = model.run(&ROWS, &Want::default()).0.last_hidden_state;

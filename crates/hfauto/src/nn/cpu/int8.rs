@@ -3,6 +3,10 @@
 //! Weights are quantized at load, with one scale per output. Activations are quantized in each forward pass, with a
 //! scale and a zero point per token, so a token's result depends on no other token. Sums are exact 32-bit integers.
 //!
+//! Activations get as many bits as the kernel multiplies without loss of speed: 8 with VNNI and in plain loops, up to 16,
+//! and no zero point, with AVX2. A few features of a normalized state are often a hundred times as large as the others,
+//! whatever the norm's weights: in 8 bits, they leave few steps for the others, and a small decoder soon writes other text.
+//!
 //! Where calibration data is available (`Linear::load_fused`), activations are smoothed as in SmoothQuant: activations are
 //! divided by smoothing factors, and weights are multiplied by them, so that a few large features do not use up the
 //! range of the others. The LayerNorm's weights serve as calibration. The fused layer of queries, keys and values
@@ -22,7 +26,7 @@ use candle_core::{Result, bail};
 use super::super::matrix_rows::{Rows, blocks};
 use super::packed::append_rows;
 use super::tile::PANEL;
-use super::{multiply, quantize_to_u8};
+use super::{multiply, quantize_to_i16, quantize_to_u8};
 
 /// The largest quantized weight. −128 is unused, so that the range is symmetric.
 const MAX_WEIGHT: f32 = 127.0;
@@ -41,9 +45,6 @@ const SMOOTHING: f32 = 0.7;
 /// Rows per tile.
 const TILE_ROWS: usize = 8;
 
-/// With more inputs, sums of products of up to 255 · 127 might overflow 32 bits.
-pub(in crate::nn) const MAX_INT8_FEATURES: usize = 65_536;
-
 thread_local! {
     /// The quantized tokens of a product; the buffers are reused by the next one.
     static TOKENS: RefCell<Tokens> = RefCell::default();
@@ -54,6 +55,8 @@ thread_local! {
 struct Tokens {
     /// Rows of whole groups. The padding is multiplied by weights of zero.
     values: Vec<[u8; GROUP]>,
+    /// The same in 16 bits, for kernels that multiply those.
+    wide: Vec<[i16; GROUP]>,
     scales: Vec<f32>,
     zero_points: Vec<u8>,
     /// One token after smoothing.
@@ -61,14 +64,17 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// Quantizes rows of `columns` elements, multiplied by `factors`, to `0..=quant_max`. A row with NaN or infinite
-    /// elements gets a NaN scale, so its results are NaN.
-    fn quantize(&mut self, x: &[f32], columns: usize, factors: Option<&[f32]>, quant_max: f32) {
+    /// Quantizes rows of `columns` elements, multiplied by `factors`: to 8 bits, or to `wide` numbers of up to this size. A row
+    /// with NaN or infinite elements gets a NaN scale, so its results are NaN.
+    fn quantize(&mut self, x: &[f32], columns: usize, factors: Option<&[f32]>, wide: Option<f32>) {
         let (rows, groups) = (x.len() / columns, columns.div_ceil(GROUP));
-        self.values.resize(rows * groups, [0; GROUP]);
+        match wide {
+            Some(_) => self.wide.resize(rows * groups, [0; GROUP]),
+            None => self.values.resize(rows * groups, [0; GROUP]),
+        }
         self.scales.clear();
         self.zero_points.clear();
-        for (row, values) in x.chunks_exact(columns).zip(self.values.chunks_exact_mut(groups)) {
+        for (row, start) in x.chunks_exact(columns).zip((0..).step_by(groups)) {
             let row = match factors {
                 Some(factors) => {
                     self.smoothed.resize(columns, 0.0);
@@ -77,8 +83,13 @@ impl Tokens {
                 }
                 None => row,
             };
-            let values = &mut values.as_flattened_mut()[..columns];
-            let (scale, zero_point) = quantize_to_u8(values, row, quant_max);
+            let places = start..start + groups;
+            let (scale, zero_point) = if let Some(most) = wide {
+                let values = &mut self.wide[places].as_flattened_mut()[..columns];
+                (quantize_to_i16(values, row, most), 0)
+            } else {
+                quantize_to_u8(&mut self.values[places].as_flattened_mut()[..columns], row)
+            };
             self.scales.push(scale);
             self.zero_points.push(zero_point);
         }
@@ -113,6 +124,8 @@ struct Part {
     scales: Vec<f32>,
     /// The sum of each output's weights, which corrects its products for a token's zero point.
     sums: Vec<i32>,
+    /// The largest sum of the magnitudes of an output's weights: times the largest input, it fits in 32 bits.
+    largest_sum: i32,
     /// The reciprocal smoothing factors, by which inputs are multiplied before quantization.
     factors: Option<Vec<f32>>,
 }
@@ -129,6 +142,7 @@ impl Part {
             values: vec![[[0; GROUP]; PANEL]; panels * groups],
             scales: vec![0.0; panels * PANEL],
             sums: vec![0; panels * PANEL],
+            largest_sum: 1,
             factors,
         }
     }
@@ -138,19 +152,22 @@ impl Part {
         let max = row.iter().fold(0f32, |max, value| max.max(value.abs()));
         let scale = if max > 0.0 { max / MAX_WEIGHT } else { 1.0 };
         let panel = &mut self.values[output / PANEL * self.groups..][..self.groups];
+        let mut magnitudes = 0;
         for (place, value) in row.iter().enumerate() {
             // Within ±127. NaN becomes 0 here; the scale is NaN instead.
             let value = (value / scale).round() as i8;
             panel[place / GROUP][output % PANEL][place % GROUP] = value;
             self.sums[output] += i32::from(value);
+            magnitudes += i32::from(value).abs();
         }
+        self.largest_sum = self.largest_sum.max(magnitudes);
         self.scales[output] =
             if row.iter().all(|value| value.is_finite()) { scale } else { f32::NAN };
     }
 }
 
 impl Int8Weight {
-    /// Quantizes and packs the rows of `matrices`, which have at most [`MAX_INT8_FEATURES`] columns. `parts` are the numbers
+    /// Quantizes and packs the rows of `matrices`, which have at most [`limits::INT8_INPUTS`](crate::limits::INT8_INPUTS) columns. `parts` are the numbers
     /// of outputs of the fused layers. `magnitudes` are those of the inputs; with them, each part gets its own smoothing
     /// factors, and the rows are read twice.
     ///
@@ -258,12 +275,8 @@ impl Int8Weight {
             TOKENS.with_borrow_mut(|tokens| {
                 let mut written = 0;
                 for part in &self.parts {
-                    tokens.quantize(
-                        x,
-                        self.in_features,
-                        part.factors.as_deref(),
-                        kernel.quant_max(),
-                    );
+                    let factors = part.factors.as_deref();
+                    tokens.quantize(x, self.in_features, factors, kernel.wide_inputs(part));
                     let out_features = self.out_features;
                     written += kernel.multiply(&Product { part, tokens, bias, out_features }, out);
                 }
@@ -284,7 +297,8 @@ enum Kernel {
     /// Accumulates four products per instruction, exactly.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
-    /// Adds two products in 16 bits, so activations are limited to 7 bits.
+    /// Multiplies in 16 bits and adds two products in 32. AVX2 has products in 8 bits, too, but they add two in 16, which
+    /// overflow beyond activations of 7 bits.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     Plain,
@@ -307,14 +321,13 @@ impl Kernel {
         Self::Plain
     }
 
-    /// The largest quantized activation.
-    fn quant_max(self) -> f32 {
+    /// The largest quantized activation, if the kernel multiplies in 16 bits.
+    fn wide_inputs(self, part: &Part) -> Option<f32> {
+        let most = (i32::MAX / part.largest_sum).min(i16::MAX.into()) as f32;
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => 127.0,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => 255.0,
-            Self::Plain => 255.0,
+            Self::Avx2 => Some(most),
+            _ => None,
         }
     }
 
@@ -335,11 +348,17 @@ impl Kernel {
 
 /// Dot products of token rows with a panel of weights, in the instructions of one kernel.
 trait Sums {
+    /// A quantized input.
+    type Input;
+
+    /// The groups of all tokens, row after row.
+    fn groups(tokens: &Tokens) -> &[[Self::Input; GROUP]];
+
     /// Every row of `tokens` has as many groups as `panel`. Overwrites `out`; returning the sums by value would copy
     /// them, which takes a tenth of the time.
     fn accumulate<const ROWS: usize>(
         out: &mut [[i32; PANEL]; ROWS],
-        tokens: &[&[[u8; GROUP]]; ROWS],
+        tokens: &[&[[Self::Input; GROUP]]; ROWS],
         panel: &[[[i8; GROUP]; PANEL]],
     );
 }
@@ -347,6 +366,13 @@ trait Sums {
 struct PlainSums;
 
 impl Sums for PlainSums {
+    type Input = u8;
+
+    #[inline(always)]
+    fn groups(tokens: &Tokens) -> &[[u8; GROUP]] {
+        &tokens.values
+    }
+
     #[inline(always)]
     fn accumulate<const ROWS: usize>(
         out: &mut [[i32; PANEL]; ROWS],
@@ -417,7 +443,7 @@ impl Product<'_> {
     ) -> usize {
         let Self { tokens, out_features, .. } = self;
         let groups = panel.values.len();
-        let values = array::from_fn(|i| &tokens.values[(row + i) * groups..][..groups]);
+        let values = array::from_fn(|i| &S::groups(tokens)[(row + i) * groups..][..groups]);
         let mut sums = [[0; PANEL]; ROWS];
         S::accumulate::<ROWS>(&mut sums, &values, panel.values);
         for (row, sums) in (row..).zip(&sums) {
@@ -466,14 +492,14 @@ impl Panel<'_> {
 #[allow(unsafe_code, reason = "vectors are loaded and stored through pointers")]
 mod x86 {
     use std::arch::x86_64::{
-        _mm256_add_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
-        _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_storeu_si256,
-        _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_si512,
-        _mm512_storeu_si512,
+        _mm_loadu_si128, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_hadd_epi32,
+        _mm256_madd_epi16, _mm256_permute4x64_epi64, _mm256_set1_epi64x, _mm256_setzero_si256,
+        _mm256_storeu_si256, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32,
+        _mm512_setzero_si512, _mm512_storeu_si512,
     };
     use std::mem::MaybeUninit;
 
-    use super::{GROUP, PANEL, Product, Sums};
+    use super::{GROUP, PANEL, Product, Sums, Tokens};
 
     /// # Safety
     /// The processor has AVX-512 F, BW and VNNI.
@@ -499,6 +525,13 @@ mod x86 {
     struct Avx512Vnni;
 
     impl Sums for Avx512Vnni {
+        type Input = u8;
+
+        #[inline(always)]
+        fn groups(tokens: &Tokens) -> &[[u8; GROUP]] {
+            &tokens.values
+        }
+
         #[inline(always)]
         fn accumulate<const ROWS: usize>(
             out: &mut [[i32; PANEL]; ROWS],
@@ -532,30 +565,80 @@ mod x86 {
     struct Avx2;
 
     impl Sums for Avx2 {
+        type Input = i16;
+
+        #[inline(always)]
+        fn groups(tokens: &Tokens) -> &[[i16; GROUP]] {
+            &tokens.wide
+        }
+
         #[inline(always)]
         fn accumulate<const ROWS: usize>(
             out: &mut [[i32; PANEL]; ROWS],
-            tokens: &[&[[u8; GROUP]]; ROWS],
+            tokens: &[&[[i16; GROUP]]; ROWS],
             panel: &[[[i8; GROUP]; PANEL]],
         ) {
-            // SAFETY: the only caller, `multiply_avx2`, requires the feature. `weights` is PANEL * GROUP = 128 bytes
-            // and a row of `out` PANEL * 4 = 128: four vectors of 32 each, at any alignment.
+            let ((fours, rest), (token_fours, token_rest)) =
+                (out.as_chunks_mut::<4>(), tokens.as_chunks::<4>());
+            let ((twos, ones), (token_twos, token_ones)) =
+                (rest.as_chunks_mut::<2>(), token_rest.as_chunks::<2>());
+            // SAFETY: the only caller, `multiply_avx2`, requires the feature. At most eight vectors are sums, two to eight
+            // weights.
             unsafe {
-                let ones = _mm256_set1_epi16(1);
-                for (out, tokens) in out.iter_mut().zip(tokens) {
-                    let mut sums = [_mm256_setzero_si256(); 4];
-                    for (token, weights) in tokens.iter().zip(panel) {
-                        let token = _mm256_set1_epi32(i32::from_ne_bytes(*token));
-                        let weights = weights.as_ptr().cast::<u8>();
-                        for (vector, sum) in sums.iter_mut().enumerate() {
-                            let weights = _mm256_loadu_si256(weights.add(32 * vector).cast());
-                            // Pairs: 2 · 127 · 127 fits in 16 bits.
-                            let pairs = _mm256_maddubs_epi16(token, weights);
-                            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones));
+                for (out, tokens) in fours.iter_mut().zip(token_fours) {
+                    accumulate_avx2::<4, 2>(out, tokens, panel);
+                }
+                for (out, tokens) in twos.iter_mut().zip(token_twos) {
+                    accumulate_avx2::<2, 4>(out, tokens, panel);
+                }
+                for (out, tokens) in ones.as_chunks_mut::<1>().0.iter_mut().zip(token_ones) {
+                    accumulate_avx2::<1, 8>(out, &[*tokens], panel);
+                }
+            }
+        }
+    }
+
+    /// Takes `4 * VECTORS` outputs at a time. A vector of sums has two lanes for each of four outputs.
+    ///
+    /// # Safety
+    /// The processor has AVX2.
+    #[inline(always)]
+    unsafe fn accumulate_avx2<const ROWS: usize, const VECTORS: usize>(
+        out: &mut [[i32; PANEL]; ROWS],
+        tokens: &[&[[i16; GROUP]]; ROWS],
+        panel: &[[[i8; GROUP]; PANEL]],
+    ) {
+        const { assert!(VECTORS.is_multiple_of(2) && PANEL.is_multiple_of(4 * VECTORS)) };
+        for tokens in tokens {
+            assert_eq!(tokens.len(), panel.len(), "bug: a token of another length");
+        }
+        for first in (0..PANEL).step_by(4 * VECTORS) {
+            // SAFETY: `place` is below the length of the panel and of each token, which is checked above. A group of a token
+            // is 8 bytes; four outputs are 16 bytes of weights and of sums. All are read and written at any alignment.
+            unsafe {
+                let mut sums = [[_mm256_setzero_si256(); VECTORS]; ROWS];
+                let mut weights = [_mm256_setzero_si256(); VECTORS];
+                for (place, row) in panel.iter().enumerate() {
+                    let row = row.as_ptr().add(first);
+                    for (vector, weights) in weights.iter_mut().enumerate() {
+                        let four = _mm_loadu_si128(row.add(4 * vector).cast());
+                        *weights = _mm256_cvtepi8_epi16(four);
+                    }
+                    for (sums, tokens) in sums.iter_mut().zip(tokens) {
+                        let token: *const i64 = tokens.as_ptr().add(place).cast();
+                        let token = _mm256_set1_epi64x(token.read_unaligned());
+                        for (sum, weights) in sums.iter_mut().zip(&weights) {
+                            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(token, *weights));
                         }
                     }
-                    for (vector, sum) in sums.into_iter().enumerate() {
-                        _mm256_storeu_si256(out.as_mut_ptr().add(8 * vector).cast(), sum);
+                }
+                for (out, sums) in out.iter_mut().zip(&sums) {
+                    let out = out.as_mut_ptr().add(first);
+                    for (pair, [low, high]) in sums.as_chunks::<2>().0.iter().enumerate() {
+                        // Outputs 0, 1, 4, 5, 2, 3, 6, 7 before the permutation.
+                        let both = _mm256_hadd_epi32(*low, *high);
+                        let both = _mm256_permute4x64_epi64::<0b11_01_10_00>(both);
+                        _mm256_storeu_si256(out.add(8 * pair).cast(), both);
                     }
                 }
             }
@@ -599,15 +682,15 @@ mod tests {
     }
 
     /// The product as the module documentation defines it, in plain loops.
-    fn plain(weight: &[f32], x: &[f32], in_features: usize, quant_max: f32) -> Vec<f32> {
+    fn plain(weight: &[f32], x: &[f32], in_features: usize, wide: Option<f32>) -> Vec<f32> {
         let mut out = Vec::new();
         for x in x.chunks_exact(in_features) {
             let low = x.iter().fold(0f32, |a, &b| a.min(b));
             let high = x.iter().fold(0f32, |a, &b| a.max(b));
-            let inverse = if high > low { quant_max / (high - low) } else { 0.0 };
-            let to_integer = 8_388_608.0;
-            let scale = if high > low { (high - low) / quant_max } else { 1.0 };
-            let zero_point = (-low * inverse).round_ties_even();
+            let (most, range) = wide.map_or((255.0, high - low), |most| (most, high.max(-low)));
+            let inverse = if range > 0.0 { most / range } else { 0.0 };
+            let scale = if range > 0.0 { range / most } else { 1.0 };
+            let zero_point = if wide.is_some() { 0.0 } else { (-low * inverse).round_ties_even() };
             for weight in weight.chunks_exact(in_features) {
                 let max = weight.iter().fold(0f32, |a, &b| a.max(b.abs()));
                 let own_scale = if max > 0.0 { max / 127.0 } else { 1.0 };
@@ -615,10 +698,14 @@ mod tests {
                     .iter()
                     .zip(weight)
                     .map(|(x, weight)| {
-                        // Adding 2²³ rounds the sum to an integer.
-                        let x = x * inverse + (zero_point + to_integer);
-                        let x =
-                            x.clamp(to_integer, quant_max + to_integer) - to_integer - zero_point;
+                        let x = if wide.is_some() {
+                            (x * inverse).round_ties_even()
+                        } else {
+                            // Adding 2²³ rounds the sum to an integer.
+                            let to_integer = 8_388_608.0;
+                            let x = x * inverse + (zero_point + to_integer);
+                            x.clamp(to_integer, most + to_integer) - to_integer - zero_point
+                        };
                         x as i32 * (weight / own_scale).round() as i32
                     })
                     .sum();
@@ -648,7 +735,11 @@ mod tests {
             layer.append_with(kernel, &mut out, &x, None).unwrap();
             let (first, out) = out.split_first().unwrap();
             assert_eq!(*first, 7.0);
-            assert_eq!(out, plain(&weight, &x, in_features, kernel.quant_max()), "{kernel:?}");
+            assert_eq!(
+                out,
+                plain(&weight, &x, in_features, kernel.wide_inputs(&layer.parts[0])),
+                "{kernel:?}"
+            );
             let bias = numbers(out_features, 6);
             for (row, out) in out.chunks_exact(out_features).enumerate() {
                 let x = &x[row * in_features..][..in_features];
@@ -659,7 +750,8 @@ mod tests {
                 }
                 // The rounding error of each operand, times the largest value of the other.
                 let highest = x.iter().fold(0f32, |a, &b| a.max(b.abs()));
-                let rounding = 0.5 / 127.0 + 1.01 / kernel.quant_max();
+                let steps = kernel.wide_inputs(&layer.parts[0]).unwrap_or(255.0);
+                let rounding = 0.5 / 127.0 + 1.01 / steps;
                 let bound = in_features as f32 * highest * rounding;
                 for (weight, out) in weight.chunks_exact(in_features).zip(out) {
                     let exact: f32 = x.iter().zip(weight).map(|(a, b)| a * b).sum();
@@ -680,8 +772,8 @@ mod tests {
 
     #[test]
     fn the_largest_products_do_not_overflow() {
-        // Every product is 127 · 255, or 127 · 127 where pairs are added in 16 bits.
-        let (rows, in_features) = (9, MAX_INT8_FEATURES);
+        // Every product is 127 · 255, or 127 times what the sums of wide inputs hold.
+        let (rows, in_features) = (9, crate::limits::INT8_INPUTS);
         let weight: Vec<f32> = [1.0, -1.0].iter().flat_map(|&w| vec![w; in_features]).collect();
         let layer = int8(&weight, 2, in_features);
         for kernel in kernels() {

@@ -38,14 +38,14 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Layout, Result, Storage, StorageRef, Tensor, bail};
 
-pub(in crate::nn) use attention::{Attention, Bias, Scratch};
+pub(in crate::nn) use attention::{Attention, Bias, Scratch, Slopes};
 pub(in crate::nn) use functions::{
     CoarseGelu, Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu, Tanh, map,
 };
-pub(in crate::nn) use int8::{Int8Weight, MAX_INT8_FEATURES};
+pub(in crate::nn) use int8::Int8Weight;
 pub(in crate::nn) use packed::PackedWeight;
 pub(in crate::nn) use rows::{
-    layer_norm, max_and_sum_exp, multiply, quantize_to_u8, rms_norm, sum_rows,
+    layer_norm, max_and_sum_exp, multiply, quantize_to_i16, quantize_to_u8, rms_norm, sum_rows,
 };
 pub use threads::SpareThreads;
 pub(in crate::nn) use threads::shared;
@@ -103,6 +103,11 @@ impl<'a> Matrix<'a> {
     /// A contiguous matrix.
     pub(in crate::nn) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The numbers of rows and columns.
+    pub(in crate::nn) fn shape(self) -> (usize, usize) {
+        (self.rows, self.columns)
     }
 
     /// The single row of this matrix, repeated `times` times.

@@ -186,20 +186,61 @@ pub(in crate::nn) fn multiply(out: &mut [f32], x: &[f32], factors: &[f32]) {
     );
 }
 
-/// Quantizes `x` to `values` of `0..=quant_max` with `x ≈ scale · (value − zero_point)`. Returns the scale and the zero
+/// The largest quantized number.
+const QUANT_MAX: f32 = 255.0;
+
+/// Quantizes `x` to `values` of `0..=255` with `x ≈ scale · (value − zero_point)`. Returns the scale and the zero
 /// point. Zero is represented exactly. The scale is NaN if an element is not finite.
 ///
 /// # Panics
 /// When the lengths differ: a bug of the caller.
-pub(in crate::nn) fn quantize_to_u8(values: &mut [u8], x: &[f32], quant_max: f32) -> (f32, u8) {
+pub(in crate::nn) fn quantize_to_u8(values: &mut [u8], x: &[f32]) -> (f32, u8) {
     assert_eq!(values.len(), x.len(), "bug: the numbers of values and elements differ");
-    Arch::new().dispatch(Quantize { values, x, quant_max })
+    Arch::new().dispatch(Quantize { values, x })
+}
+
+/// Quantizes `x` to `values` of `−most..=most` with `x ≈ scale · value`. Returns the scale, NaN if an element is not
+/// finite. `most` is a whole number of at most 32,767.
+///
+/// # Panics
+/// When the lengths differ: a bug of the caller.
+pub(in crate::nn) fn quantize_to_i16(values: &mut [i16], x: &[f32], most: f32) -> f32 {
+    assert_eq!(values.len(), x.len(), "bug: the numbers of values and elements differ");
+    Arch::new().dispatch(QuantizeWide { values, x, most })
+}
+
+struct QuantizeWide<'a> {
+    values: &'a mut [i16],
+    x: &'a [f32],
+    most: f32,
+}
+
+impl WithSimd for QuantizeWide<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f32 {
+        /// Adding 1.5 · 2²³ leaves the nearest integer, of either sign, in the low bits of the sum.
+        const ROUND: f32 = 12_582_912.0;
+        let Self { values, x, most } = self;
+        let (low, high) = bounds(simd, x);
+        let largest = high.max(-low);
+        let inverse = most / largest;
+        if !inverse.is_finite() || inverse == 0.0 {
+            // As in `Quantize`.
+            values.fill(0);
+            return if largest < 1.0 { 1.0 } else { f32::NAN };
+        }
+        for (value, x) in values.iter_mut().zip(x) {
+            *value = (x * inverse + ROUND).to_bits() as i16;
+        }
+        largest / most
+    }
 }
 
 struct Quantize<'a> {
     values: &'a mut [u8],
     x: &'a [f32],
-    quant_max: f32,
 }
 
 impl WithSimd for Quantize<'_> {
@@ -209,9 +250,9 @@ impl WithSimd for Quantize<'_> {
     fn with_simd<S: Simd>(self, simd: S) -> (f32, u8) {
         /// Elements that are quantized together.
         const BLOCK: usize = 64;
-        let Self { values, x, quant_max } = self;
+        let Self { values, x } = self;
         let (low, high) = bounds(simd, x);
-        let inverse = quant_max / (high - low);
+        let inverse = QUANT_MAX / (high - low);
         if !inverse.is_finite() || inverse == 0.0 {
             // All elements are zero or close to it, or one is not finite, or their range overflows.
             values.fill(0);
@@ -222,20 +263,20 @@ impl WithSimd for Quantize<'_> {
         let (blocks, rest) = values.as_chunks_mut::<BLOCK>();
         let (x_blocks, x_rest) = x.as_chunks::<BLOCK>();
         for (values, x) in blocks.iter_mut().zip(x_blocks) {
-            quantize(values, x, inverse, zero_point, quant_max);
+            quantize(values, x, inverse, zero_point);
         }
-        quantize(rest, x_rest, inverse, zero_point, quant_max);
-        ((high - low) / quant_max, zero_point as u8)
+        quantize(rest, x_rest, inverse, zero_point);
+        ((high - low) / QUANT_MAX, zero_point as u8)
     }
 }
 
 #[inline(always)]
-fn quantize(values: &mut [u8], x: &[f32], inverse: f32, zero_point: f32, quant_max: f32) {
+fn quantize(values: &mut [u8], x: &[f32], inverse: f32, zero_point: f32) {
     /// Adding 2²³ leaves the nearest integer in the low bits of the sum.
     const ROUND: f32 = 8_388_608.0;
     for (value, x) in values.iter_mut().zip(x) {
         let rounded = x * inverse + (zero_point + ROUND);
-        let rounded = if rounded < quant_max + ROUND { rounded } else { quant_max + ROUND };
+        let rounded = if rounded < QUANT_MAX + ROUND { rounded } else { QUANT_MAX + ROUND };
         let rounded = if rounded > ROUND { rounded } else { ROUND };
         *value = rounded.to_bits() as u8;
     }

@@ -32,6 +32,12 @@ __device__ __forceinline__ float widen(u16 x) {
 #endif
 }
 
+// Rounds a finite number to bf16, half to even.
+__device__ __forceinline__ float to_bf16(float x) {
+    u32 bits = __float_as_uint(x);
+    return __uint_as_float((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
+}
+
 __device__ __forceinline__ u32 pack2(float low, float high) {
     u32 both;
     asm(PACK2 " %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
@@ -75,12 +81,13 @@ __device__ __forceinline__ void copy_tile(u16 *tile, const u16 *from, size_t str
 // Grid: (row, head, tile of queries). `scale` includes the factor log2(e), so that softmax uses powers of two. If
 // `key_rows` is given, row r has key_counts[r] keys and values at its own addresses; otherwise, keys and values have
 // the same offsets as the queries. `bias` is (heads, bias_rows, bias_stride); the last query of a row is at the
-// position of its last key.
+// position of its last key. `slopes` are those of ALiBi, one per head: with a `key_scale` of 0, the bias is -slope times
+// the distance; otherwise slope times the key's position, in bf16, times `key_scale`.
 extern "C" __global__ void __launch_bounds__(THREADS) attention(
     u16 *out, const u16 *q, const u16 *k, const u16 *v,
     const u32 *starts,
     const unsigned long long *key_rows, const unsigned long long *value_rows, const u32 *key_counts,
-    const u16 *bias, int bias_rows, int bias_stride,
+    const u16 *bias, int bias_rows, int bias_stride, const float *slopes, float key_scale,
     int q_stride, int k_stride, int v_stride, int out_stride, float scale, int causal)
 {
     __shared__ __align__(16) u16 key_tile[KEYS * STRIDE];
@@ -111,6 +118,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention(
     const int first = block_first + warp * 16;       // this warp's first query
     const int upper = first + group, lower = upper + 8; // this lane's two queries
     const int before = keys - queries;               // keys before those of the first query
+    const float slope = slopes ? slopes[head] : 0.0f;
 
     // Fragments of the queries. Those past the end of the row are zeros, and their results are not written.
     u32 query[DEPTH / 16][4];
@@ -172,6 +180,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention(
                 if (bias && seen && at < queries)
                     score += 1.4426950408889634f
                         * widen(bias[((size_t)head * bias_rows + before + at) * bias_stride + key]);
+                if (slopes) {
+                    float linear = key_scale == 0.0f
+                        ? -slope * fabsf((float)(before + at - key))
+                        : to_bf16(to_bf16(slope) * to_bf16((float)key)) * key_scale;
+                    score += 1.4426950408889634f * linear;
+                }
                 scores[n][i] = seen ? score : MINUS_INFINITY;
                 found[i / 2] = fmaxf(found[i / 2], scores[n][i]);
             }

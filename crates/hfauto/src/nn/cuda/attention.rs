@@ -4,7 +4,7 @@ use super::{
     AMPERE, Arg, CudaView, DType, Result, Source, Tensor, bail, card, compute_capability,
     dtype_number, elementwise, empty, is_half, launch, to_device,
 };
-use crate::nn::{AttentionMask, AttentionOptions, Lengths};
+use crate::nn::{Alibi, AlibiForm, AttentionMask, AttentionOptions, Lengths};
 
 /// The largest head dimension that the kernel supports.
 const MAX_HEAD_DIM: usize = 128;
@@ -173,6 +173,11 @@ pub(in crate::nn) fn attention(
         Some(bias) => (bias.dim(1)?, bias.dim(2)?),
         None => (0, 0),
     };
+    let slopes = options.alibi.map(|alibi| CudaView::new(alibi.tensor()));
+    let key_scale = match options.alibi.map(Alibi::form) {
+        Some(AlibiForm::Bf16Key { scale }) => scale,
+        Some(AlibiForm::Distance) | None => 0.0,
+    };
     let flat = match keys {
         KeyRows::Flat { k, v, starts } => {
             if !is_aligned(k) || !is_aligned(v) || k.dtype() != q.dtype() || v.dtype() != q.dtype()
@@ -209,6 +214,8 @@ pub(in crate::nn) fn attention(
         Arg::Pointer(bias_view.as_ref().map_or(Ok(0), CudaView::pointer)?),
         Arg::Int(bias_rows as i32),
         Arg::Int(bias_stride as i32),
+        Arg::Pointer(slopes.as_ref().map_or(Ok(0), CudaView::pointer)?),
+        Arg::Float(key_scale),
         Arg::Int(q_view.row_stride()? as i32),
         Arg::Int(k_stride as i32),
         Arg::Int(v_stride as i32),

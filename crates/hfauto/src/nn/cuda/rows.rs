@@ -7,7 +7,7 @@ use super::{
     MatmulConfig, Result, Storage, Tensor, bail, bf16, card, elementwise, empty, f16, launch,
     to_device,
 };
-use crate::nn::{Activation, Lengths, PoolingMode};
+use crate::nn::Lengths;
 
 /// Threads per block, for kernels with one warp per row.
 const THREADS: u32 = 256;
@@ -86,21 +86,11 @@ where
     Ok(Tensor::from_storage(storage, (tokens, width), BackpropOp::none(), false))
 }
 
-/// Applies `activation` in place to a tensor that is not shared.
+/// Applies the activation with this number in `elementwise.cu` in place to a tensor that is not shared.
 ///
 /// # Errors
 /// When the dtype has no kernel.
-pub(in crate::nn) fn activate(x: Tensor, activation: Activation) -> Result<Tensor> {
-    let number = match activation {
-        Activation::Identity => return Ok(x),
-        Activation::Gelu => 1,
-        Activation::GeluTanh => 2,
-        Activation::QuickGelu => 3,
-        Activation::Relu => 4,
-        Activation::Sigmoid => 5,
-        Activation::Silu => 6,
-        Activation::Tanh => 7,
-    };
+pub(in crate::nn) fn activate(x: Tensor, number: i32) -> Result<Tensor> {
     let count = x.elem_count();
     if count == 0 {
         return Ok(x);
@@ -299,14 +289,14 @@ pub(in crate::nn) fn widen(x: &Tensor) -> Result<Tensor> {
     Ok(out)
 }
 
-/// One f32 vector per row of tokens, as `Pooling::forward`.
+/// One f32 vector per row of tokens, as `Pooling::forward`. `modes` are the numbers of the modes in `elementwise.cu`.
 ///
 /// # Errors
 /// When the dtype has no kernel.
 pub(in crate::nn) fn pool(
     tokens: &Tensor,
     lengths: &Lengths,
-    modes: &[PoolingMode],
+    modes: &[i32],
     skipped: usize,
 ) -> Result<Tensor> {
     let ((_, width), rows) = (tokens.dims2()?, lengths.rows());
@@ -320,14 +310,6 @@ pub(in crate::nn) fn pool(
     let (out_view, tokens_view, starts) =
         (CudaView::new(&out), CudaView::new(&tokens), CudaView::new(&starts));
     for (part, mode) in modes.iter().enumerate() {
-        let (number, skipped) = match mode {
-            PoolingMode::Cls => (0, skipped),
-            PoolingMode::Max => (1, skipped),
-            PoolingMode::Mean => (2, skipped),
-            PoolingMode::MeanSqrtLenTokens => (3, skipped),
-            PoolingMode::WeightedMean => (4, skipped),
-            PoolingMode::LastToken => (5, skipped),
-        };
         let args = [
             Arg::Pointer(out_view.pointer()? + (part * width * size_of::<f32>()) as u64),
             Arg::Pointer(tokens_view.pointer()?),
@@ -335,7 +317,7 @@ pub(in crate::nn) fn pool(
             Arg::Int(width as i32),
             Arg::Int((modes.len() * width) as i32),
             Arg::Int(skipped as i32),
-            Arg::Int(number),
+            Arg::Int(*mode),
         ];
         let threads = (width.next_multiple_of(32) as u32).min(1024);
         // SAFETY: `starts` has the offsets of `rows` rows of `tokens`, and the columns of `out` for each mode do not

@@ -4,16 +4,11 @@
 //! frequency counts. Not here: angles and rotation (`super`).
 
 use std::f64::consts::PI;
-use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
-
-/// Numbers in the settings: beyond everything in use on both sides, and far from where f32 ends.
-const NUMBERS: RangeInclusive<f64> = 1e-9..=1e30;
-/// Features of a head; models in use have up to 512.
-const MAX_HEAD_DIM: usize = 1 << 14;
+use crate::limits;
 
 /// How a family spells its rotary settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +18,8 @@ pub enum RotaryLayout {
         /// `rope_theta` where config.json has none.
         rope_theta: f64,
     },
+    /// The same for GTE, whose code on the hub has another type, `ntk`.
+    Gte,
     /// The same for Phi-3, where `partial_rotary_factor` counts for every type, `original_max_position_embeddings` stands
     /// at top level, and `su` and `yarn` are old names of `longrope`.
     Phi3,
@@ -48,6 +45,7 @@ enum Scaling {
     Yarn { factor: f64, low: f64, high: f64 },
     LongRope { short_factor: Vec<f32>, long_factor: Vec<f32> },
     Llama3 { factor: f32, low_freq_factor: f64, high_freq_factor: f64 },
+    Ntk { factor: f64 },
 }
 
 /// The rotary settings of one layer type.
@@ -79,10 +77,9 @@ impl RotaryConfig {
         head_dim: usize,
         max_position_embeddings: usize,
     ) -> Result<Self> {
-        if head_dim == 0 || head_dim > MAX_HEAD_DIM {
-            return Err(model(format!(
-                "`head_dim` is {head_dim}, not a number from 1 to {MAX_HEAD_DIM}"
-            )));
+        let most = limits::ROTARY_HEAD_DIM;
+        if head_dim == 0 || head_dim > most {
+            return Err(model(format!("`head_dim` is {head_dim}, not a number from 1 to {most}")));
         }
         if max_position_embeddings == 0 {
             return Err(model("`max_position_embeddings` is 0".to_owned()));
@@ -91,6 +88,7 @@ impl RotaryConfig {
         let own = Settings::own(&value, layout)?;
         let (theta_key, rope_theta) = match layout {
             RotaryLayout::Flat { rope_theta } => ("rope_theta", rope_theta),
+            RotaryLayout::Gte => ("rope_theta", 160_000.0),
             RotaryLayout::Phi3 => ("rope_theta", 10_000.0),
             RotaryLayout::Nested { theta_key, rope_theta, .. } => (theta_key, rope_theta),
         };
@@ -111,7 +109,7 @@ impl RotaryConfig {
             ));
         }
         let original = match layout {
-            RotaryLayout::Flat { .. } => top
+            RotaryLayout::Flat { .. } | RotaryLayout::Gte => top
                 .size("original_max_position_embeddings")?
                 .or(own.size("original_max_position_embeddings")?),
             RotaryLayout::Phi3 => top.size("original_max_position_embeddings")?.or(Some(4096)),
@@ -133,7 +131,7 @@ impl RotaryConfig {
                 config.rotary_dim
             )));
         }
-        config.scale(rope_type, &own, matches!(layout, RotaryLayout::Nested { .. }))?;
+        config.scale(rope_type, &own, layout)?;
         let changed = config.changes_above().unwrap_or(0).saturating_add(1);
         let mut frequencies = [0, changed].into_iter().flat_map(|seq_len| config.inv_freq(seq_len));
         if !(config.attention_factor.is_finite() && frequencies.all(f32::is_finite)) {
@@ -145,7 +143,7 @@ impl RotaryConfig {
         Ok(config)
     }
 
-    fn scale(&mut self, rope_type: &str, own: &Settings<'_>, nested: bool) -> Result<()> {
+    fn scale(&mut self, rope_type: &str, own: &Settings<'_>, layout: RotaryLayout) -> Result<()> {
         self.scaling = match rope_type {
             "default" => Scaling::Default,
             "linear" => Scaling::Linear { factor: own.needed("factor")? as f32 },
@@ -156,7 +154,7 @@ impl RotaryConfig {
                 )));
             }
             "dynamic" => Scaling::Dynamic { factor: own.needed("factor")? },
-            "yarn" => self.yarn(own, nested)?,
+            "yarn" => self.yarn(own, matches!(layout, RotaryLayout::Nested { .. }))?,
             "longrope" => {
                 let factor = own.number("factor")?.unwrap_or(self.length_ratio());
                 let original = self.original_max_position_embeddings as f64;
@@ -182,12 +180,13 @@ impl RotaryConfig {
                 let factor = own.needed("factor")? as f32;
                 Scaling::Llama3 { factor, low_freq_factor, high_freq_factor }
             }
+            "ntk" if layout == RotaryLayout::Gte => own.ntk()?,
             unknown => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
                     format!("rope type `{unknown}` of `{}` is not implemented", own.path),
                 )
-                .hint("implemented are default, dynamic, linear, llama3, longrope, yarn"));
+                .hint("implemented are default, dynamic, linear, llama3, longrope, yarn; for GTE, ntk"));
             }
         };
         Ok(())
@@ -257,7 +256,8 @@ impl RotaryConfig {
     /// The inverse frequencies of a row of `seq_len` tokens, slowest last.
     ///
     /// # Source
-    /// `ROPE_INIT_FUNCTIONS` of `modeling_rope_utils.py` at v5.24.
+    /// `ROPE_INIT_FUNCTIONS` of `modeling_rope_utils.py` at v5.24; for `ntk`, `NTKScalingRotaryEmbedding` of `modeling.py` of
+    /// Alibaba-NLP/new-impl on the hub.
     pub(super) fn inv_freq(&self, seq_len: usize) -> Vec<f32> {
         let powers = |base: f64| {
             let dim = self.rotary_dim as f32;
@@ -272,6 +272,10 @@ impl RotaryConfig {
             Scaling::Linear { factor } => plain.map(|frequency| frequency / factor).collect(),
             Scaling::Dynamic { factor } => {
                 powers(self.dynamic_theta(*factor, seq_len)).map(|power| 1.0 / power).collect()
+            }
+            Scaling::Ntk { factor } => {
+                let divisor = factor.powf(2.0 / self.rotary_dim as f64) as f32;
+                powers(self.rope_theta * factor).map(|power| 1.0 / power / divisor).collect()
             }
             Scaling::Yarn { factor, low, high } => {
                 let high = if (high - low).abs() > 0.0 { *high } else { high + 0.001 };
@@ -386,7 +390,7 @@ impl<'a> Settings<'a> {
 
     fn number(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let number = value.as_f64().filter(|number| NUMBERS.contains(number));
+        let number = value.as_f64().filter(|number| limits::ROTARY_NUMBERS.contains(number));
         number.map(Some).ok_or_else(|| self.wrong(key, "a number from 1e-9 to 1e30"))
     }
 
@@ -407,6 +411,18 @@ impl<'a> Settings<'a> {
         size.map(|size| Some(size as usize)).ok_or_else(|| self.wrong(key, "a number of tokens"))
     }
 
+    /// The fixed scaling of GTE; a factor of up to 1 has no effect there.
+    fn ntk(&self) -> Result<Scaling> {
+        if self.get("mixed_b").is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("`{}.mixed_b` of rope type `ntk` is not implemented", self.path),
+            ));
+        }
+        let factor = self.needed("factor")?;
+        Ok(if factor > 1.0 { Scaling::Ntk { factor } } else { Scaling::Default })
+    }
+
     fn flag(&self, key: &str) -> Result<Option<bool>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         value.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false"))
@@ -416,7 +432,10 @@ impl<'a> Settings<'a> {
     fn factors(&self, key: &str, count: usize) -> Result<Vec<f32>> {
         let list = self.get(key).and_then(Value::as_array).filter(|list| list.len() == count);
         let factor = |value: &Value| {
-            value.as_f64().filter(|factor| NUMBERS.contains(factor)).map(|factor| factor as f32)
+            value
+                .as_f64()
+                .filter(|factor| limits::ROTARY_NUMBERS.contains(factor))
+                .map(|factor| factor as f32)
         };
         let factors = list.and_then(|list| list.iter().map(factor).collect());
         factors.ok_or_else(|| self.wrong(key, &format!("a list of {count} positive numbers")))

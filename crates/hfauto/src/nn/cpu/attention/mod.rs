@@ -20,7 +20,7 @@ use super::Matrix;
 use super::bf16;
 use super::functions::{Function, Tanh, exp2_of_negative};
 use super::tile::{F32, Operands, PANEL, tile};
-use crate::nn::AttentionMask;
+use crate::nn::{AlibiForm, AttentionMask};
 
 /// A bias on the scores, `(num_heads, rows, stride)`. The last query of a sequence is at the position of its last key.
 #[derive(Clone, Copy)]
@@ -37,12 +37,45 @@ impl Bias<'_> {
     }
 }
 
+/// Linear biases on the scores, computed from positions.
+#[derive(Clone, Copy)]
+pub(in crate::nn) struct Slopes<'a> {
+    /// One number per head.
+    pub(in crate::nn) slopes: &'a [f32],
+    pub(in crate::nn) form: AlibiForm,
+}
+
+impl<'a> Slopes<'a> {
+    /// The biases from head `head` on.
+    pub(in crate::nn) fn heads_from(self, head: usize) -> Self {
+        Self { slopes: &self.slopes[head..], ..self }
+    }
+
+    /// The bias of one head on the scores of the query at `position` with the keys from `first_key` on.
+    #[inline(always)]
+    fn of_query(self, head: usize, position: usize, first_key: usize) -> Slope {
+        // No sequence is longer than an i32, which vectors convert to f32.
+        let (query, first_key) = (position as i32, first_key as i32);
+        Slope { slope: self.slopes[head], form: self.form, query, first_key }
+    }
+}
+
+/// The linear bias of one head and query.
+#[derive(Clone, Copy)]
+struct Slope {
+    slope: f32,
+    form: AlibiForm,
+    query: i32,
+    first_key: i32,
+}
+
 /// The attention kernel, for one sequence after the other.
 pub(in crate::nn) struct Attention<'a> {
     pub(in crate::nn) num_heads: usize,
     /// Greater than 0.
     pub(in crate::nn) scale: f32,
     pub(in crate::nn) bias: Option<Bias<'a>>,
+    pub(in crate::nn) alibi: Option<Slopes<'a>>,
     /// The keys that a query attends to.
     pub(in crate::nn) mask: AttentionMask,
     /// The bound `c` of the scores, which become `c · tanh(score / c)` before the bias.
@@ -62,18 +95,20 @@ pub(in crate::nn) struct Scratch {
 }
 
 impl Attention<'_> {
-    /// Writes `softmax(q · kᵀ · scale + bias) · v` of each head to `out`, which has the shape of `q`.
+    /// Writes `softmax(q · kᵀ · scale + biases) · v` of each head to `out`, for the given `queries` of the sequence. Their
+    /// results do not depend on which others are computed.
     ///
     /// # Shapes
-    /// `q`: `(queries, num_heads * head_dim)`, `k` and `v`: `(keys, num_kv_heads * head_dim)`, where `num_heads` is a
-    /// multiple of `num_kv_heads`; rows are contiguous. With a bias or a mask other than full, there are at least as
-    /// many keys as queries.
+    /// `q`: all queries, `(rows, num_heads * head_dim)`; `out`: `(queries, num_heads * head_dim)`; `k` and `v`:
+    /// `(keys, num_kv_heads * head_dim)`, where `num_heads` is a multiple of `num_kv_heads`. Rows are contiguous. With biases
+    /// or a mask other than full, there are at least as many keys as rows of `q`.
     ///
     /// # Panics
     /// When the shapes do not match: a bug of the caller.
     pub(in crate::nn) fn row(
         &mut self,
         q: Matrix<'_>,
+        queries: Range<usize>,
         k: Matrix<'_>,
         v: Matrix<'_>,
         out: &mut [f32],
@@ -86,12 +121,12 @@ impl Attention<'_> {
         assert!(heads_fit, "bug: heads of keys");
         assert_eq!(
             out.len(),
-            q.rows * q.columns,
+            queries.len() * q.columns,
             "bug: the output has another size than the queries"
         );
         assert!(self.scale > 0.0, "bug: a scale that is not positive");
-        if q.rows > 0 && k.rows > 0 && q.columns > 0 {
-            let row = Row { attention: self, q, k, v, out };
+        if !queries.is_empty() && k.rows > 0 && q.columns > 0 {
+            let row = Row { attention: self, q, queries, k, v, out };
             if let Some(row) = row.in_bf16() {
                 Arch::new().dispatch(row);
             }
@@ -102,7 +137,10 @@ impl Attention<'_> {
 /// The operands for one sequence.
 struct Row<'a, 'b> {
     attention: &'a mut Attention<'b>,
+    /// All queries of the sequence, whose number chooses the kernel.
     q: Matrix<'a>,
+    /// Those to compute.
+    queries: Range<usize>,
     k: Matrix<'a>,
     v: Matrix<'a>,
     out: &'a mut [f32],
@@ -159,11 +197,13 @@ impl Row<'_, '_> {
         simd: S,
         operands: O,
     ) {
-        let Attention { num_heads, scratch, scale, bias, mask, softcap, .. } = self.attention;
+        let Attention { num_heads, scratch, scale, bias, alibi, mask, softcap, .. } =
+            self.attention;
         let Scratch { panels, scores } = scratch;
-        let shape = Shape::new(*num_heads, self.q, self.k, O::GROUP);
+        let q = self.q.block(self.queries.clone(), 0..self.q.columns);
+        let shape = Shape::new(*num_heads, q, self.k, O::GROUP);
         let Shape { num_queries, num_keys, head_dim, .. } = shape;
-        panels.lay_out(simd, operands, shape, (self.q, self.k, self.v));
+        panels.lay_out(simd, operands, shape, (q, self.k, self.v));
         scores.resize(QUERIES * shape.padded_keys(), 0.0);
         for head in 0..*num_heads {
             let mut block = Block {
@@ -176,9 +216,10 @@ impl Row<'_, '_> {
                 softcap: *softcap,
                 bias: bias.map(|bias| &bias.numbers[head * bias.rows * bias.stride..]),
                 bias_stride: bias.map_or(0, |bias| bias.stride),
+                alibi: alibi.map(|alibi| alibi.heads_from(head)),
                 mask: *mask,
                 // Bidirectional queries may outnumber the keys. They have no bias, so their position does not matter.
-                before: num_keys.saturating_sub(num_queries),
+                before: num_keys.saturating_sub(self.q.rows) + self.queries.start,
                 out: &mut *self.out,
                 columns: head * head_dim..(head + 1) * head_dim,
                 out_stride: self.q.columns,
@@ -199,7 +240,8 @@ impl Row<'_, '_> {
     #[inline(always)]
     fn single<S: Simd>(self, simd: S) {
         let (last, head_dim) = (self.k.rows - 1, self.head_dim());
-        let Attention { num_heads, scratch, scale, bias, mask, softcap, .. } = self.attention;
+        let Attention { num_heads, scratch, scale, bias, alibi, mask, softcap, .. } =
+            self.attention;
         let seen = mask.visible(last, self.k.rows);
         // The width of the query heads that share a key-value head.
         let sharing = *num_heads * head_dim / self.k.columns;
@@ -219,7 +261,8 @@ impl Row<'_, '_> {
                 let row = head * bias.rows + last;
                 &bias.numbers[row * bias.stride + seen.start..]
             });
-            let factor = adjust(simd, scores, *scale, *softcap, bias);
+            let slope = alibi.map(|alibi| alibi.of_query(head, last, seen.start));
+            let factor = adjust(simd, scores, *scale, *softcap, bias, slope);
             let scale = powers(simd, scores, factor);
             for score in scores {
                 *score *= scale;
@@ -250,6 +293,8 @@ struct Block<'a, S, O> {
     /// The bias of this head.
     bias: Option<&'a [f32]>,
     bias_stride: usize,
+    /// The linear biases from this head on.
+    alibi: Option<Slopes<'a>>,
     mask: AttentionMask,
     /// The position of the first query.
     before: usize,
@@ -288,7 +333,11 @@ impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
                 #[inline(always)]
                 |bias| &bias[(self.before + first + query) * self.bias_stride + seen.start..],
             );
-            let factor = adjust(self.simd, visible, self.scale, self.softcap, bias);
+            let slope = self.alibi.map(
+                #[inline(always)]
+                |alibi| alibi.of_query(0, self.before + first + query, seen.start),
+            );
+            let factor = adjust(self.simd, visible, self.scale, self.softcap, bias, slope);
             *scale = powers(self.simd, visible, factor);
             scores[..seen.start - keys.start].fill(0.0);
             scores[seen.end - keys.start..].fill(0.0);
@@ -371,7 +420,7 @@ impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
     }
 }
 
-/// Caps scores and adds a row of the bias, if there are any. Returns the factor that makes base-2 logarithms of the
+/// Caps scores and adds a row of the bias and the linear bias, if there are any. Returns the factor that makes base-2 logarithms of the
 /// scores.
 #[inline(always)]
 fn adjust<S: Simd>(
@@ -380,6 +429,7 @@ fn adjust<S: Simd>(
     scale: f32,
     softcap: Option<f32>,
     bias: Option<&[f32]>,
+    slope: Option<Slope>,
 ) -> f32 {
     let mut factor = scale * LOG2_E;
     if let Some(cap) = softcap {
@@ -394,11 +444,19 @@ fn adjust<S: Simd>(
         }
         factor = cap * LOG2_E;
     }
-    let Some(bias) = bias else { return factor };
-    for (score, bias) in scores.iter_mut().zip(bias) {
-        *score = *score * factor + bias * LOG2_E;
+    if let Some(bias) = bias {
+        for (score, bias) in scores.iter_mut().zip(bias) {
+            *score = *score * factor + bias * LOG2_E;
+        }
+        factor = 1.0;
     }
-    1.0
+    if let Some(Slope { slope, form, query, first_key }) = slope {
+        for (score, key) in scores.iter_mut().zip(first_key..) {
+            *score = *score * factor + form.bias(slope, query, key) * LOG2_E;
+        }
+        factor = 1.0;
+    }
+    factor
 }
 
 /// Replaces scores by `2^(factor · (score − max))` and returns the reciprocal of their sum. `factor` is greater than 0.
@@ -478,6 +536,7 @@ mod tests {
         mask: AttentionMask,
         softcap: Option<f32>,
         with_bias: bool,
+        alibi: Option<AlibiForm>,
         bf16: bool,
     }
 
@@ -495,7 +554,7 @@ mod tests {
     /// and scalar code, or bf16 if supported.
     fn check(case: &Case) {
         let Case { num_queries, num_keys, num_heads, sharing, head_dim, .. } = *case;
-        let Case { mask, softcap, with_bias, bf16, .. } = *case;
+        let Case { mask, softcap, with_bias, alibi, bf16, .. } = *case;
         let rounds = bf16 && has_bf16() && num_queries > 1;
         let (width, kv_width) = (num_heads * head_dim, num_heads / sharing * head_dim);
         let scale = 1.0 / (head_dim as f32).sqrt();
@@ -509,19 +568,22 @@ mod tests {
         let (rows, stride) = (num_keys + 1, num_keys + 2);
         let bias = numbers(num_heads * rows * stride, 8);
         let bias = with_bias.then_some(Bias { numbers: &bias, rows, stride });
+        let slopes: Vec<f32> = (1..=num_heads).map(|head| 0.5 / head as f32).collect();
+        let alibi = alibi.map(|form| Slopes { slopes: &slopes, form });
         let scratch = Scratch::default();
         let mut attention =
-            Attention { num_heads, scale, bias: None, mask, softcap, bf16, scratch };
+            Attention { num_heads, scale, bias: None, alibi: None, mask, softcap, bf16, scratch };
         let mut out = vec![7.0; num_queries * width];
         // Leftovers of an earlier, longer sequence must not matter.
         let nans = vec![f32::NAN; (num_keys + 40) * width];
         let longer = Matrix::new(&nans, num_keys + 40, width);
-        attention.row(longer, longer, longer, &mut vec![0.0; nans.len()]);
-        attention.bias = bias;
-        attention.row(q, k, v, &mut out);
+        attention.row(longer, 0..longer.rows, longer, longer, &mut vec![0.0; nans.len()]);
+        (attention.bias, attention.alibi) = (bias, alibi);
+        attention.row(q, 0..num_queries, k, v, &mut out);
         let mut plain = out.clone();
         if !rounds {
-            let row = Row { attention: &mut attention, q, k, v, out: &mut plain };
+            let (attention, queries) = (&mut attention, 0..num_queries);
+            let row = Row { attention, q, queries, k, v, out: &mut plain };
             row.with_simd(pulp::Scalar::new());
         }
         let before = num_keys.saturating_sub(num_queries);
@@ -538,9 +600,12 @@ mod tests {
                     let bias = bias.as_ref().map_or(0.0, |bias| {
                         bias.numbers[(head * rows + before + query) * stride + key]
                     });
+                    let linear = alibi.map_or(0.0, |alibi| {
+                        alibi.form.bias(slopes[head], (before + query) as i32, key as i32)
+                    });
                     let score = dot * f64::from(scale);
                     let cap = softcap.map(f64::from);
-                    cap.map_or(score, |cap| cap * (score / cap).tanh()) + f64::from(bias)
+                    cap.map_or(score, |cap| cap * (score / cap).tanh()) + f64::from(bias + linear)
                 });
                 let scores: Vec<f64> = scores.collect();
                 let highest = scores.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
@@ -559,10 +624,19 @@ mod tests {
                 }
             }
         }
-        // The last queries, alone with the same keys, get identical results. A single query has its own kernel.
+        // Some of the queries get identical results, and so do the last ones as queries of their own: a single one has its
+        // own kernel.
+        for queries in
+            [0..1, num_queries / 3..num_queries.div_ceil(2), num_queries - 1..num_queries]
+        {
+            let mut some = vec![7.0; queries.len() * width];
+            attention.row(q, queries.clone(), k, v, &mut some);
+            assert_eq!(some, out[queries.start * width..queries.end * width]);
+        }
         if num_queries > 3 && num_queries <= num_keys {
             let mut last = vec![7.0; 2 * width];
-            attention.row(q.block(num_queries - 2..num_queries, 0..q.columns), k, v, &mut last);
+            let q = q.block(num_queries - 2..num_queries, 0..q.columns);
+            attention.row(q, 0..2, k, v, &mut last);
             assert_eq!(last, out[(num_queries - 2) * width..]);
         }
     }
@@ -585,6 +659,7 @@ mod tests {
                         mask,
                         softcap: None,
                         with_bias,
+                        alibi: None,
                         bf16,
                     });
                 }
@@ -604,6 +679,7 @@ mod tests {
                 mask: AttentionMask::Causal,
                 softcap: None,
                 with_bias: false,
+                alibi: None,
                 bf16,
             });
         }
@@ -616,7 +692,13 @@ mod tests {
             [(70, 70, 4, 2, 24), (40, 65, 3, 3, 80), (1, 90, 4, 4, 256), (33, 33, 2, 1, 256)]
         {
             for mask in [Full, Causal, CausalWindow(1), CausalWindow(37), Window(5)] {
-                for (softcap, with_bias) in [(None, false), (Some(2.0), false), (Some(9.0), true)] {
+                for (softcap, with_bias, alibi) in [
+                    (None, false, None),
+                    (Some(2.0), false, Some(AlibiForm::Bf16Key { scale: 0.3 })),
+                    (Some(9.0), true, None),
+                    (None, true, Some(AlibiForm::Distance)),
+                    (None, false, Some(AlibiForm::Distance)),
+                ] {
                     for bf16 in [false, true] {
                         check(&Case {
                             num_queries,
@@ -627,6 +709,7 @@ mod tests {
                             mask,
                             softcap,
                             with_bias,
+                            alibi,
                             bf16,
                         });
                     }
@@ -644,6 +727,7 @@ mod tests {
                 mask,
                 softcap: None,
                 with_bias: false,
+                alibi: Some(AlibiForm::Distance),
                 bf16: false,
             });
         }
@@ -655,15 +739,16 @@ mod tests {
             num_heads: 1,
             scale: 1.0,
             bias: None,
+            alibi: None,
             mask: AttentionMask::Full,
             softcap: None,
             bf16: false,
             scratch: Scratch::default(),
         };
         let (none, one) = (Matrix::new(&[], 0, 2), Matrix::new(&[1.0, 2.0], 1, 2));
-        attention.row(none, one, one, &mut []);
+        attention.row(none, 0..0, one, one, &mut []);
         let mut out = [3.0, 4.0];
-        attention.row(one, none, none, &mut out);
+        attention.row(one, 0..1, none, none, &mut out);
         assert_eq!(out, [3.0, 4.0]);
     }
 
@@ -677,6 +762,7 @@ mod tests {
             num_heads: 2,
             scale: 1.0,
             bias: None,
+            alibi: None,
             mask: AttentionMask::Full,
             softcap: None,
             bf16: false,
@@ -685,7 +771,7 @@ mod tests {
         let mut out = [0.0; 24];
         for bf16 in [false, true] {
             attention.bf16 = bf16;
-            attention.row(q, k, k, &mut out);
+            attention.row(q, 0..6, k, k, &mut out);
             for (place, value) in out.into_iter().enumerate() {
                 assert_eq!(value.is_nan(), place == 12 || place == 13, "{place}: {value}");
                 assert!(value.is_nan() || (value - 1.0).abs() < 1e-6);
@@ -710,6 +796,11 @@ mod tests {
             ],
             capped: bool,
             with_bias: bool,
+            alibi in prop_oneof![
+                Just(None),
+                Just(Some(AlibiForm::Distance)),
+                Just(Some(AlibiForm::Bf16Key { scale: 0.3 })),
+            ],
             bf16: bool,
         ) {
             let (num_keys, num_heads) = (num_queries + more_keys, num_kv_heads * sharing);
@@ -723,6 +814,7 @@ mod tests {
                 mask,
                 softcap,
                 with_bias,
+                alibi,
                 bf16,
             });
         }
