@@ -260,7 +260,7 @@ def nomic_of_the_hub(folder):
     rewrite(folder, "config.json", change)
 
 
-def gte_of_the_hub(architecture):
+def gte_of_the_hub(architecture, **old):
     """As Alibaba-NLP/gte-multilingual-base: model_type `new`, tensors with `new.` where there is a head."""
     def after(folder):
         def change(config):
@@ -269,7 +269,7 @@ def gte_of_the_hub(architecture):
                     "unpad_inputs": False, "use_memory_efficient_attention": False, "logn_attention_scale": False,
                     "logn_attention_clip1": False, "position_embedding_type": "rope", "rope_scaling": None,
                     "auto_map": {"AutoConfig": "Alibaba-NLP/new-impl--configuration.NewConfig",
-                                 "AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"}}
+                                 "AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel"}, **old}
         rewrite(folder, "config.json", change)
         edit_weights(folder, lambda weights: {key.replace("gte.", "new.", 1) if key.startswith("gte.") else key: value
                                               for key, value in weights.items()})
@@ -288,6 +288,9 @@ modern_cell("gte/model", encoder(24, 2, 4, 32), rope_parameters=rope(rope_theta=
 modern_cell("gte/model-no-segments", encoder(16, 2, 2, 28, type_vocab_size=0), layer_norm_eps=1e-5,
             config_json=written_by_4(rope_theta=1000.0), notes="type_vocab_size 0: no table of segments")
 modern_cell("gte/model-new", encoder(20, 2, 2, 28), rope_parameters=rope(rope_theta=1000.0), after=gte_of_the_hub("NewModel"), notes=REMOTE)
+modern_cell("gte/model-new-ntk", encoder(16, 2, 2, 28), rope_parameters=rope("linear", rope_theta=2000.0, factor=2 ** (2 / 8)),
+            after=gte_of_the_hub("NewModel", rope_theta=1000.0, rope_scaling={"type": "ntk", "factor": 2.0}),
+            notes=f"{REMOTE}; its rope type ntk of factor f is linear of factor f ** (2 / head_dim) with f times the theta")
 modern_cell("gte/for-masked-lm", encoder(20, 2, 2, 28), notes="tied; theta 160,000, the default")
 modern_cell("gte/for-sequence-classification", encoder(16, 2, 4, 28), num_labels=1, kind="pairs",
             notes="a pooler in front of the classifier; one label, as rerankers have it")

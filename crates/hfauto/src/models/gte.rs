@@ -63,8 +63,7 @@ impl GteConfig {
         let head_dim = head_dim(fields, hidden_size, heads)?;
         let layers = fields.size("num_hidden_layers", 12)?;
         let most = fields.size("max_position_embeddings", 8192)?;
-        let layout = RotaryLayout::Flat { rope_theta: 160_000.0 };
-        let rotary = RotaryConfig::new(|key| fields.value(key), layout, head_dim, most)?;
+        let rotary = RotaryConfig::new(|key| fields.value(key), RotaryLayout::Gte, head_dim, most)?;
         Ok(Self {
             vocab_size: fields.size("vocab_size", 250_048)?,
             max_position_embeddings: most,

@@ -345,8 +345,19 @@ fn settings_that_do_not_go_together_are_refused() {
         (json!({"model_type": "new", "pack_qkv": false}), "`pack_qkv: false`"),
         (json!({"model_type": "gte", "layer_norm_type": "rms_norm"}), "`layer_norm_type"),
         (
-            json!({"model_type": "gte", "rope_scaling": {"type": "ntk", "factor": 2.0}}),
+            json!({"model_type": "llama", "rope_scaling": {"type": "ntk", "factor": 2.0}}),
             "rope type `ntk` of `rope_scaling`",
+        ),
+        (
+            json!({"model_type": "nomic_bert", "rope_scaling": {"type": "ntk", "factor": 2.0}}),
+            "rope type `ntk` of `rope_scaling`",
+        ),
+        (
+            json!({
+                "model_type": "new",
+                "rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.6}
+            }),
+            "`rope_scaling.mixed_b`",
         ),
     ] {
         let found = refused(config);

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Result, Tensor};
 use serde_json::{Value, json};
 
-use super::super::inputs::Lengths;
+use super::super::lengths::Lengths;
 use super::{FIRST_POSITIONS, RotaryConfig, RotaryEmbedding, RotaryLayout, Table};
 use crate::error;
 use crate::nn::random::randn;
@@ -30,7 +30,7 @@ fn layout(model_type: &str, layer_type: Option<&str>) -> RotaryLayout {
         ("modernbert", _) => nested(SLIDING, "local_rope_theta", 1e4, true),
         ("smollm3", _) => RotaryLayout::Flat { rope_theta: 2e6 },
         ("nomic_bert", _) => RotaryLayout::Flat { rope_theta: 1e3 },
-        ("gte", _) => RotaryLayout::Flat { rope_theta: 160_000.0 },
+        ("gte", _) => RotaryLayout::Gte,
         _ => RotaryLayout::Flat { rope_theta: 1e4 },
     }
 }
