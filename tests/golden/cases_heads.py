@@ -158,6 +158,22 @@ def all_names(folder):
                                                         for stack in ("encoder", "decoder")}})
 
 
+def own_names(*stacks):
+    """Word embeddings of these stacks that differ from the shared ones, as a checkpoint that was trained apart has them."""
+    def change(weights):
+        [shared] = [key for key in weights if key.endswith("shared.weight")]
+        return {**weights, **{shared.replace("shared", f"{stack}.embed_tokens"): weights[shared].roll(1 + i, 0)
+                              for i, stack in enumerate(stacks)}}
+    return lambda folder: edit_weights(folder, change)
+
+
+def own_names_only(folder):
+    """The same without shared ones."""
+    own_names("encoder", "decoder")(folder)
+    edit_weights(folder, lambda weights: {k: v for k, v in weights.items() if k != "shared.weight"})
+
+
+OWN = "word embeddings under several names that differ are not tied"
 V1_1 = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
 SPIECE_ONLY = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
 text_cell("t5/model", (16, 2, 2, 32, 8), 200, extra_rows=6, relative_attention_num_buckets=8, relative_attention_max_distance=12)
@@ -168,6 +184,10 @@ text_cell("t5/for-seq2seq-lm", (16, 1, 2, 28, 6), 195, edit=all_names, relative_
 text_cell("t5/for-seq2seq-lm-gated-gelu", (16, 1, 4, 20, 4), 185, extra_rows=2, **V1_1, notes="as T5 v1.1 and FLAN-T5: lm_head of its own")
 text_cell("t5/for-seq2seq-lm-spiece", (16, 1, 2, 24, 8), 180, extra_rows=90 + 4, without=SPIECE_ONLY,
           notes="spiece.model only, hence 100 extra_ids; 4 more rows of embeddings than tokens")
+text_cell("t5/for-seq2seq-lm-own-embeddings", (16, 1, 2, 24, 6), 180, edit=own_names("encoder", "decoder"), notes=f"{OWN}; the head is the shared ones")
+text_cell("t5/model-own-embeddings", (16, 1, 2, 24, 6), 182, edit=own_names_only, notes=f"{OWN}; without shared ones, the encoder's are shared")
+text_cell("t5/for-token-classification-own-embeddings", (16, 1, 2, 24, 6), 181, labels=TAGS, edit=own_names("encoder"),
+          notes=OWN)
 text_cell("t5/for-sequence-classification", (16, 1, 2, 32, 8), 190, labels=EMOTIONS,
           notes="the decoder reads the input shifted right; the place of the last </s> in the input counts")
 text_cell("t5/for-question-answering", (16, 1, 4, 30, 4), 192, notes="the decoder reads the input shifted right")

@@ -461,21 +461,48 @@ impl T5Stack {
     }
 }
 
-/// The word embeddings that both stacks share; a checkpoint may have them under several names.
+/// The path of the word embeddings that stacks and head share: the first name that the checkpoint has.
+fn shared_path(vb: &VarBuilder<'_>) -> &'static str {
+    let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
+    let there = names.into_iter().find(|name| vb.contains_tensor(&format!("{name}.weight")));
+    there.unwrap_or(names[0])
+}
+
+/// The word embeddings that stacks and head share.
 fn load_shared(
     vb: &VarBuilder<'_>,
     config: &T5Config,
     norm: Option<&dyn InputNorm>,
 ) -> Result<Embedding> {
-    let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
-    let there = names.into_iter().find(|name| vb.contains_tensor(&format!("{name}.weight")));
-    let vb = vb.pp(there.unwrap_or(names[0]));
-    Embedding::load_words(&vb, config.vocab_size, config.d_model, norm)
+    Embedding::load_words(&vb.pp(shared_path(vb)), config.vocab_size, config.d_model, norm)
+}
+
+/// The word embeddings of a stack: its own if the checkpoint has some that differ from the shared ones.
+///
+/// # Source
+/// `PreTrainedModel.tie_weights` of transformers at v5.24.
+fn load_embed_tokens(
+    vb: &VarBuilder<'_>,
+    config: &T5Config,
+    stack: &str,
+    shared: &Embedding,
+) -> Result<Embedding> {
+    let (path, own) = (shared_path(vb), format!("{stack}.embed_tokens"));
+    let shape = (config.vocab_size, config.d_model);
+    let names = [path, &own].map(|path| format!("{path}.weight"));
+    if path == own
+        || !vb.contains_tensor(&names[1])
+        || vb.have_same_rows(shape, &names[0], &names[1])?
+    {
+        return Ok(shared.clone());
+    }
+    tracing::debug!(own, "the checkpoint has word embeddings that differ from the shared ones");
+    Embedding::load_words(&vb.pp(own).without_tied_head(), shape.0, shape.1, None)
 }
 
 /// T5's encoder alone: `T5EncoderModel`, `MT5EncoderModel`.
 pub struct T5EncoderModel {
-    shared: Embedding,
+    embed_tokens: Embedding,
     encoder: T5Stack,
     dimensions: Dimensions,
 }
@@ -486,8 +513,9 @@ impl T5EncoderModel {
     /// # Errors
     /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: &VarBuilder<'_>, config: &T5Config) -> Result<Self> {
+        let shared = load_shared(vb, config, None)?;
         Ok(Self {
-            shared: load_shared(vb, config, None)?,
+            embed_tokens: load_embed_tokens(vb, config, "encoder", &shared)?,
             encoder: T5Stack::load(vb.pp("encoder"), config, None)?,
             dimensions: config.dimensions(),
         })
@@ -497,7 +525,7 @@ impl T5EncoderModel {
 impl Backbone for T5EncoderModel {
     fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
         refuse_pooler(want)?;
-        let embedded = self.shared.forward(&inputs.input_ids)?;
+        let embedded = self.embed_tokens.forward(&inputs.input_ids)?;
         Ok(self.encoder.forward(embedded, inputs, Caches::default(), want)?.model)
     }
 
@@ -506,7 +534,7 @@ impl Backbone for T5EncoderModel {
     }
 
     fn word_embeddings(&self) -> Option<&Embedding> {
-        Some(&self.shared)
+        Some(&self.embed_tokens)
     }
 
     fn has_pooler(&self) -> bool {
@@ -520,6 +548,8 @@ impl Backbone for T5EncoderModel {
 /// number of decoder layers.
 pub struct T5Model {
     shared: Embedding,
+    encoder_embed_tokens: Embedding,
+    decoder_embed_tokens: Embedding,
     encoder: T5Stack,
     decoder: T5Stack,
     dimensions: Dimensions,
@@ -535,8 +565,11 @@ impl T5Model {
         let encoder = T5Stack::load(vb.pp("encoder"), config, None)?;
         let norm = &encoder.final_layer_norm;
         let decoder = T5Stack::load(vb.pp("decoder"), config, Some(norm))?;
+        let shared = load_shared(vb, config, Some(&decoder.final_layer_norm))?;
         Ok(Self {
-            shared: load_shared(vb, config, Some(&decoder.final_layer_norm))?,
+            encoder_embed_tokens: load_embed_tokens(vb, config, "encoder", &shared)?,
+            decoder_embed_tokens: load_embed_tokens(vb, config, "decoder", &shared)?,
+            shared,
             encoder,
             decoder,
             dimensions: Dimensions {
@@ -548,7 +581,7 @@ impl T5Model {
     }
 
     fn encoder_states(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
-        let embedded = self.shared.forward(&inputs.input_ids)?;
+        let embedded = self.encoder_embed_tokens.forward(&inputs.input_ids)?;
         Ok(self.encoder.forward(embedded, inputs, Caches::default(), want)?.model)
     }
 }
@@ -563,7 +596,7 @@ impl Seq2SeqBackbone for T5Model {
         refuse_pooler(want)?;
         let encoder = self.encoder_states(inputs, want)?;
         let keys = self.decoder.cross_keys(&encoder.last_hidden_state)?;
-        let embedded = self.shared.forward(&decoder_inputs.input_ids)?;
+        let embedded = self.decoder_embed_tokens.forward(&decoder_inputs.input_ids)?;
         let caches = Caches { self_attention: None, cross_attention: &keys };
         let decoder = self.decoder.forward(embedded, decoder_inputs, caches, want)?;
         Ok(Seq2SeqModelOutput {
@@ -588,7 +621,7 @@ impl Seq2SeqBackbone for T5Model {
         if caches != (layers, layers) {
             bail!("{layers} layers got {} and {} caches", caches.0, caches.1);
         }
-        let embedded = self.shared.forward(&inputs.input_ids)?;
+        let embedded = self.decoder_embed_tokens.forward(&inputs.input_ids)?;
         let caches = Caches {
             self_attention: Some(&mut state.self_attention),
             cross_attention: &state.cross_attention,
