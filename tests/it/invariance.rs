@@ -4,12 +4,20 @@
 //! The last digits may differ, because a product over more rows sums in another order: `Tolerance::Reordered`, 5·10⁻⁶
 //! for hidden states of order 1. The same batch twice gives identical bits.
 
-use candle_core::Tensor;
-use hfauto_pipe::auto::{AutoModel, FAMILIES};
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use hfauto_pipe::auto::{AutoClass, AutoConfig, AutoModel, FAMILIES, ModelWithHead};
+use hfauto_pipe::generation::{Generated, GenerationConfig, generate};
+use hfauto_pipe::hub::Snapshot;
 use hfauto_pipe::models::Want;
 use hfauto_pipe::nn::{AttnImplementation, Ragged};
+use serde_json::{Map, json};
 
 use crate::parity::{Golden, Tolerance};
+
+/// Tokens of a long row: more than the tiny checkpoints are made for, and than their windows.
+const LONG: usize = 150;
 
 /// The golden's rows, including an empty one.
 fn rows(golden: &Golden) -> Vec<(&[u32], &[u32])> {
@@ -20,6 +28,9 @@ fn rows(golden: &Golden) -> Vec<(&[u32], &[u32])> {
 
 fn for_each_family(check: impl Fn(&Golden)) {
     let goldens = FAMILIES.iter().filter_map(|family| Golden::of_family(family.model_type));
+    let goldens: Vec<Golden> = goldens.collect();
+    // All but those that read images.
+    assert!(goldens.len() + 2 >= FAMILIES.len(), "{} goldens", goldens.len());
     for golden in goldens {
         check(&golden);
     }
@@ -66,6 +77,94 @@ fn order_does_not_matter() {
             same(&what, Tolerance::Reordered, &ours, &expected);
         }
     });
+}
+
+#[test]
+fn long_and_short_neighbours_do_not_matter() {
+    for_each_family(|golden| {
+        let longest = golden.input_ids.iter().max_by_key(|ids| ids.len()).unwrap();
+        let limit = golden.model().backbone().max_position_embeddings().unwrap_or(LONG);
+        let long: Vec<u32> = longest.iter().copied().cycle().take(LONG.min(limit)).collect();
+        let zeros = vec![0; long.len()];
+        let (long, short) = ((&long[..], &zeros[..]), (&long[..1], &zeros[..1]));
+        let want = Want::default();
+        let mut rows = rows(golden);
+        rows.extend([long, short]);
+        for (i, row) in rows.iter().enumerate() {
+            let alone = run(golden, &[*row], &want).values;
+            for (place, batch) in
+                [(1, &[long, *row, short][..]), (0, &[*row, long]), (1, &[short, *row])]
+            {
+                let what = format!("{golden}, row {i} at {place} of {}", batch.len());
+                let among = run(golden, batch, &want).row(place).unwrap();
+                same(&what, Tolerance::Reordered, &among, &alone);
+            }
+        }
+    });
+}
+
+/// A causal language model of each family, and its variants: several windows, rope types, tied heads.
+fn causal_lms() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folders = FAMILIES.iter().flat_map(|family| {
+        ["heads", "modern"].map(|folder| root.join(folder).join(family.model_type))
+    });
+    let mut dirs: Vec<PathBuf> = folders
+        .filter(|folder| folder.is_dir())
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|dir| dir.file_name().unwrap().to_string_lossy().starts_with("for-causal-lm"))
+        .collect();
+    dirs.sort();
+    assert!(dirs.len() > 25, "{} causal language models", dirs.len());
+    dirs
+}
+
+/// In host memory: on a GPU, the last bits of a row depend on its batch, and a tie in the logits may turn.
+#[test]
+fn generation_does_not_depend_on_neighbours() {
+    const NEW_TOKENS: usize = 8;
+    for dir in causal_lms() {
+        let snapshot = Snapshot::local(&dir).unwrap();
+        let config = AutoConfig::from_snapshot(&snapshot, &Map::new()).unwrap();
+        let (class, dtype) = (AutoClass::CausalLM, Some(DType::F32.into()));
+        let model =
+            ModelWithHead::load_snapshot(class, &snapshot, config, dtype, &Device::Cpu, None);
+        let model = model.unwrap();
+        let Ok(decoder) = model.decoder() else {
+            // The heads of encoders score every token, but do not generate.
+            continue;
+        };
+        let vocab_size = model.backbone().dimensions().vocab_size;
+        let limit = model.backbone().max_position_embeddings().unwrap_or(LONG) - NEW_TOKENS;
+        let prompts = [LONG / 2, 1, 9, 2].map(|len| -> Vec<u32> {
+            (0..len.min(limit)).map(|i| (5 + (7 * i + 3 * len) % (vocab_size - 5)) as u32).collect()
+        });
+        let prompts = prompts.each_ref().map(Vec::as_slice);
+        for num_beams in [1, 3] {
+            let options = json!({"max_new_tokens": NEW_TOKENS, "num_beams": num_beams});
+            let options = options.as_object().unwrap();
+            let config = GenerationConfig::new(&Map::new(), options).unwrap();
+            let run = |prompts: &[&[u32]], budget| -> Vec<Generated> {
+                generate(&*decoder, prompts, &config, budget, None).unwrap()
+            };
+            let alone: Vec<_> = prompts.iter().flat_map(|prompt| run(&[prompt], 1)).collect();
+            let mut backwards = prompts;
+            backwards.reverse();
+            let mut reordered = run(&backwards, 10_000);
+            reordered.reverse();
+            for found in [run(&prompts, 10_000), run(&prompts, 60), reordered] {
+                for (row, (found, alone)) in found.iter().zip(&alone).enumerate() {
+                    let what = format!("{}, {num_beams} beams, row {row}", dir.display());
+                    assert_eq!(found.token_ids, alone.token_ids, "{what}");
+                    let score = |row: &Generated| {
+                        Tensor::new(&[row.sequences_score.unwrap_or(0.0)], &Device::Cpu).unwrap()
+                    };
+                    same(&what, Tolerance::Reordered, &score(found), &score(alone));
+                }
+            }
+        }
+    }
 }
 
 #[test]

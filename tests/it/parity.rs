@@ -112,7 +112,8 @@ pub(crate) struct Golden {
 
 impl fmt::Display for Golden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.dir.file_name().unwrap().to_string_lossy())
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        write!(f, "{}", self.dir.strip_prefix(root).unwrap_or(&self.dir).display())
     }
 }
 
@@ -153,11 +154,11 @@ impl Golden {
         Self::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name))
     }
 
-    /// The golden of a family's base architecture; `None` for architectures without token inputs, and for those of
-    /// `modern/`, whose tests are beside the architecture.
+    /// The golden of a family's base architecture; `None` for architectures without token inputs.
     pub(crate) fn of_family(model_type: &str) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-        let dirs = [root.join(model_type), root.join("heads").join(model_type).join("model")];
+        let folders = ["heads", "modern"].map(|folder| root.join(folder).join(model_type));
+        let dirs = [root.join(model_type), folders[0].join("model"), folders[1].join("model")];
         let dir = dirs.iter().find(|dir| dir.join("golden.json").is_file())?;
         let text = std::fs::read_to_string(dir.join("golden.json")).unwrap();
         let json: Value = serde_json::from_str(&text).unwrap();
