@@ -49,7 +49,7 @@ use units::why_whole;
 pub(crate) use write::write_stream;
 
 pub use crate::report::{OutputFile, RunReport, StepReport, UnitCounts};
-pub(crate) use crate::report::{bytes, count, counted};
+pub(crate) use crate::report::{bytes, count, counted, duration};
 
 /// The options of one run of a pipeline.
 #[derive(Clone, Debug, Default)]

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::tasks::{TASKS, TaskDefinition};
@@ -17,7 +17,7 @@ use crate::tasks::{TASKS, TaskDefinition};
 #[derive(Args, Debug)]
 pub(super) struct InitArgs {
     /// The task.
-    #[arg(value_parser = PossibleValuesParser::new(task_ids()), default_value = TASKS[0].id)]
+    #[arg(value_parser = PossibleValuesParser::new(task_names()), default_value = TASKS[0].id)]
     task: String,
 
     /// The file to write; default stdout. An existing file is never replaced.
@@ -25,20 +25,21 @@ pub(super) struct InitArgs {
     output: Option<PathBuf>,
 }
 
-fn task_ids() -> impl Iterator<Item = &'static str> {
-    TASKS.iter().map(|task| task.id)
+/// The ids of the tasks, which their aliases stand for.
+fn task_names() -> impl Iterator<Item = PossibleValue> {
+    TASKS.iter().map(|task| PossibleValue::new(task.id).aliases(task.aliases))
 }
 
 /// The template of a task.
 fn template(task: &str) -> String {
-    TaskDefinition::find(task).map(|task| for_users(task.template)).unwrap_or_default()
+    TaskDefinition::find(task).map(for_users).unwrap_or_default()
 }
 
 /// A pipeline of this repository with a hub model and the user's data, without tests.
-fn for_users(pipeline: &str) -> String {
+fn for_users(task: &TaskDefinition) -> String {
     let mut text = String::new();
     let mut section = "";
-    for line in pipeline.lines() {
+    for line in task.template.lines() {
         if let Some((key, _)) = line.split_once(':')
             && !line.starts_with([' ', '#'])
         {
@@ -48,9 +49,8 @@ fn for_users(pipeline: &str) -> String {
             continue;
         }
         let line = match (section, line.trim_start().split_once(':')) {
-            ("models", Some(("repo", rest))) => {
-                let id = rest.split_once("# e.g. ").map_or(rest.trim(), |(_, id)| id);
-                format!("    repo: {}", if id.starts_with('.') { "org/name" } else { id })
+            ("models", Some(("repo", _))) => {
+                format!("    repo: {}", task.hub_model().unwrap_or("org/name"))
             }
             ("source", Some(("path", _))) => "  path: data/*.parquet".to_owned(),
             ("sink", Some(("path", rest))) => {
@@ -97,7 +97,7 @@ mod tests {
     fn every_template_is_a_pipeline_of_its_task_with_a_model_of_the_hub() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("p.yaml");
-        for task in task_ids() {
+        for task in TASKS.iter().map(|task| task.id) {
             let text = template(task);
             assert!(!text.contains("tests") && !text.contains("../"), "{text}");
             assert!(text.contains(&format!("- {task}:")), "{text}");

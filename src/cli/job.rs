@@ -1,4 +1,4 @@
-//! The flags that `run` and `schedule` share. Not here: running the job (`run`).
+//! The flags that the commands over jobs share. Not here: running the job (`run`).
 
 use std::sync::Arc;
 
@@ -31,6 +31,13 @@ pub(super) struct JobArgs {
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
 
+    #[command(flatten)]
+    pub(super) models: ModelArgs,
+}
+
+/// The options of every model.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ModelArgs {
     /// The device of every model: auto, cpu, cuda or cuda:N.
     #[arg(long, value_name = "DEVICE", value_parser = device)]
     device: Option<DeviceSpec>,
@@ -72,6 +79,16 @@ fn shard(text: &str) -> std::result::Result<Shard, String> {
     }
 }
 
+impl ModelArgs {
+    /// Overrides the models' own settings.
+    pub(super) fn set(&self, pipeline: &mut Pipeline) {
+        for model in pipeline.models_mut() {
+            model.device = self.device.unwrap_or(model.device);
+            model.dtype = self.dtype.unwrap_or(model.dtype);
+        }
+    }
+}
+
 impl JobArgs {
     /// The equivalent command-line arguments.
     pub(super) fn arguments(&self) -> Vec<String> {
@@ -81,8 +98,8 @@ impl JobArgs {
         };
         add("limit", self.limit.map(|limit| limit.to_string()));
         add("shard", self.shard.map(|shard| shard.to_string()));
-        add("device", self.device.map(|device| device.to_string()));
-        add("dtype", self.dtype.map(|dtype| dtype.name().to_owned()));
+        add("device", self.models.device.map(|device| device.to_string()));
+        add("dtype", self.models.dtype.map(|dtype| dtype.name().to_owned()));
         for (name, is_set) in [("--fresh", self.fresh), ("--prune", self.prune)] {
             arguments.extend(is_set.then(|| name.to_owned()));
         }
@@ -91,10 +108,7 @@ impl JobArgs {
 
     /// Checks and plans the job of a pipeline with these options.
     pub(super) async fn prepare(&self, mut pipeline: Pipeline, hub: Hub) -> Result<Job> {
-        for model in pipeline.models_mut() {
-            model.device = self.device.unwrap_or(model.device);
-            model.dtype = self.dtype.unwrap_or(model.dtype);
-        }
+        self.models.set(&mut pipeline);
         let (limit, overwrite, prune) = (self.limit, self.fresh, self.prune);
         let options = JobOptions { limit, overwrite, prune, shard: self.shard };
         check_options(&options, &pipeline)?;

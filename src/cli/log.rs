@@ -2,7 +2,6 @@
 //! the events.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -55,9 +54,18 @@ pub(super) fn start(format: LogFormat, level: Option<&str>) -> Result<()> {
         // Fields of an event are top-level keys; those of its run and unit are in `spans`.
         subscriber.json().flatten_event(true).with_current_span(false).try_init()
     } else {
-        subscriber.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
+        subscriber.with_ansi(terminal::has_colours()).with_target(false).try_init()
     };
     Ok(())
+}
+
+/// Says something that is neither a result nor an error.
+pub(super) fn note(text: &str) {
+    if is_json() {
+        line("INFO", text, json!({}));
+    } else {
+        terminal::say(format_args!("note: {text}"));
+    }
 }
 
 /// Guesses the format from arguments that cannot be parsed.

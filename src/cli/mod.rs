@@ -2,6 +2,7 @@
 //! stderr. Not here: the work itself, which the library does.
 
 mod completions;
+mod default_model;
 mod fetch;
 mod init;
 mod job;
@@ -9,6 +10,7 @@ mod log;
 mod models;
 mod observe;
 mod plan;
+mod preview;
 mod progress;
 mod report;
 mod run;
@@ -19,6 +21,8 @@ mod sql;
 mod status;
 mod status_folder;
 mod supervise;
+mod table;
+mod task;
 mod terminal;
 mod test;
 mod validate;
@@ -85,6 +89,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Show what a run would do: columns, models, memory, tokens of a sample.
     Plan(plan::PlanArgs),
+    /// Show the result of the first rows, and estimate the whole run; writes nothing.
+    Preview(preview::PreviewArgs),
     /// Show the progress of a pipeline's output, also during a run in another process; for a folder, the last and next
     /// runs.
     Status(status::StatusArgs),
@@ -102,6 +108,9 @@ enum Command {
     Init(init::InitArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
+    /// A task over files, without a pipeline file.
+    #[command(flatten)]
+    Task(task::TaskRun),
 }
 
 /// A pipeline file and its overrides.
@@ -180,6 +189,7 @@ fn run(args: &[OsString]) -> u8 {
         Command::Report(args) => args.run(),
         Command::Validate(args) => args.run(),
         Command::Plan(args) => args.run(),
+        Command::Preview(args) => args.run(),
         Command::Status(args) => args.run(),
         Command::Test(args) => args.run(),
         Command::Sql(args) => args.run(),
@@ -188,6 +198,7 @@ fn run(args: &[OsString]) -> u8 {
         Command::Schema => schema::run(),
         Command::Init(args) => args.run(),
         Command::Completions(args) => args.run(),
+        Command::Task(run) => run.run(),
     };
     match result {
         Ok(()) => exit_code::DONE,

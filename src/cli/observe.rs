@@ -88,8 +88,13 @@ impl Observer {
 
     /// Sets the pipeline, once it is read.
     pub(super) fn is_of(&mut self, pipeline: &Pipeline) {
-        self.told.lock().0.pipeline = secret::hide(&pipeline.name).into_owned();
         let sink = &pipeline.sink;
+        {
+            let report = &mut self.told.lock().0;
+            report.pipeline = secret::hide(&pipeline.name).into_owned();
+            report.file = Some(pipeline.file.clone());
+            report.sink = Some(sink.path.clone());
+        }
         self.kept = (!Sink::is_file(sink)).then(|| sink.clone());
     }
 

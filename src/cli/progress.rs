@@ -13,7 +13,7 @@ use serde_json::json;
 use super::log;
 use crate::exec::StepCounts;
 use crate::hub::HubProgress;
-use crate::job::{Progress, Stage};
+use crate::job::{Progress, Stage, count};
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -32,6 +32,9 @@ pub(super) enum ProgressMode {
 
 /// The time between plain lines, which a person may read.
 const RARELY: Duration = Duration::from_secs(10);
+
+/// Below this many columns there is no room for a bar beside the numbers.
+const NARROW: usize = 60;
 
 /// A thread that shows the counters of a job until it is finished.
 pub(super) struct Reporter {
@@ -149,15 +152,22 @@ fn show(
 
 fn bar(total: Option<u64>) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(10));
-    let template = if total.is_some() {
-        "{bar:20} {human_pos}/{human_len} rows  {wide_msg}"
-    } else {
-        "{spinner} {human_pos} rows  {wide_msg}"
+    let is_narrow = console_width() < NARROW;
+    let template = match total {
+        Some(_) if is_narrow => "{human_pos}/{human_len} rows {wide_msg}",
+        Some(_) => "{bar:20} {human_pos}/{human_len} rows  {wide_msg}",
+        None => "{spinner} {human_pos} rows  {wide_msg}",
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar
+}
+
+/// The columns of the terminal at stderr.
+fn console_width() -> usize {
+    let size = terminal_size::terminal_size_of(std::io::stderr());
+    size.map_or(80, |(width, _)| usize::from(width.0))
 }
 
 fn rates(now: &Snapshot) -> String {
@@ -166,16 +176,14 @@ fn rates(now: &Snapshot) -> String {
         Stage::Running => "",
         Stage::Committing => "  closing files",
     };
-    let mut text = format!("{:.0} rows/s", now.rows_per_second);
-    if now.tokens_per_second > 0.0 {
-        text += &format!(
-            "  {:.0} tokens/s  padding {:.0}%",
-            now.tokens_per_second,
-            now.padding_share * 100.0
-        );
-    }
+    // A narrow terminal cuts the end.
+    let mut text = String::new();
     if let Some(eta) = now.eta.filter(|_| now.stage == Stage::Running) {
-        text += &format!("  ETA {}", clock(eta));
+        text += &format!("ETA {}  ", clock(eta));
+    }
+    text += &format!("{} rows/s", count(now.rows_per_second.round() as u64));
+    if now.tokens_per_second > 0.0 {
+        text += &format!("  {} tokens/s", count(now.tokens_per_second.round() as u64));
     }
     text + what
 }

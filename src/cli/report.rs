@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::table::cells;
 use super::{PipelineArgs, key_value};
+use crate::config::pipeline::SourceSpec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::own_file;
-use crate::report::{Report, page};
+use crate::report::{FirstRows, Report, page_with_rows};
 use crate::sink::{self, Sink};
+use crate::source;
 
 #[derive(Args, Debug)]
 pub(super) struct ReportArgs {
@@ -25,12 +28,34 @@ pub(super) struct ReportArgs {
     set: Vec<(String, String)>,
 }
 
+/// The rows of the output that the page shows.
+const FIRST_ROWS: usize = 5;
+
+/// The first rows of the first file that the run wrote; `None` if it is no longer there, or not on this machine.
+fn first_rows(report: &Report) -> Option<FirstRows> {
+    let file = report.run.as_ref()?.output.first()?;
+    if !file.path.is_file() {
+        return None;
+    }
+    let read = super::block_on(async {
+        let session = source::session(None)?;
+        let spec = SourceSpec::of_path(file.path.display().to_string(), "the output");
+        let rows = source::open(&session, &spec).await?.dataframe;
+        let columns = rows.schema().fields().iter().map(|field| field.name().clone()).collect();
+        let rows = async { rows.limit(0, Some(FIRST_ROWS))?.collect().await };
+        let rows = rows.await.map_err(|e| source::query_error(e, &[]))?;
+        Ok(FirstRows { columns, rows: cells(&rows)? })
+    });
+    read.ok()
+}
+
 impl ReportArgs {
     pub(super) fn run(self) -> Result<()> {
         let (file, text) = self.read()?;
         let text = String::from_utf8_lossy(&text);
         let report = Report::from_json(&text).map_err(|e| e.at(file.display()))?;
-        let page = page(&report.if_alive())?;
+        let report = report.if_alive();
+        let page = page_with_rows(&report, first_rows(&report).as_ref())?;
         if self.output == Path::new("-") {
             return super::print(page);
         }

@@ -1,16 +1,17 @@
 //! `hfauto-pipe run`: rows from source to sink, with progress, a report and an exit code.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::PipelineArgs;
-use super::job::JobArgs;
+use super::job::{JobArgs, ModelArgs};
 use super::observe::Observer;
 use super::progress::{ProgressMode, Reporter};
 use super::schedule::ScheduledRun;
 use super::signals::Stop;
+use crate::config::pipeline::Pipeline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
 use crate::job::{Job, RunReport};
@@ -21,7 +22,7 @@ pub(super) struct RunArgs {
     pipeline: PipelineArgs,
 
     #[command(flatten)]
-    job: JobArgs,
+    options: RunOptions,
 
     /// Run the pipelines of a folder whose `schedule` is due, one after another: PIPELINE is the folder. Continues after a
     /// failure; the exit code is that of the first failure. For cron, systemd timers and Kubernetes CronJobs.
@@ -31,6 +32,17 @@ pub(super) struct RunArgs {
     /// The state folder of `--due`. Default: `.hfauto/schedule` in the folder.
     #[arg(long, value_name = "DIR", requires = "due")]
     state: Option<PathBuf>,
+
+    /// The run is a child process of a schedule, which sends signals through stdin and reports the result.
+    #[arg(long, hide = true)]
+    supervised: bool,
+}
+
+/// The flags of every command that runs a pipeline.
+#[derive(Args, Debug)]
+pub(super) struct RunOptions {
+    #[command(flatten)]
+    job: JobArgs,
 
     /// Check everything and load the models, but compute and write nothing.
     #[arg(long)]
@@ -44,26 +56,22 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 
-    /// Write Prometheus metrics of the run to this file (*.prom), for a textfile collector. With `--due`, this is a folder
-    /// with one file per pipeline: `reviews.yaml.prom`.
+    /// Write Prometheus metrics of the run to this file (*.prom), for a textfile collector. With `run --due`, this is a
+    /// folder with one file per pipeline: `reviews.yaml.prom`.
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     metrics_file: Option<PathBuf>,
-
-    /// The run is a child process of a schedule, which sends signals through stdin and reports the result.
-    #[arg(long, hide = true)]
-    supervised: bool,
 }
 
 impl RunArgs {
     pub(super) fn run(self) -> Result<()> {
-        let RunArgs { pipeline, job, state, progress, .. } = &self;
+        let RunArgs { pipeline, options, state, .. } = &self;
         if self.due {
             let run = ScheduledRun {
                 set: &pipeline.set,
                 offline: pipeline.offline,
-                job,
-                progress: *progress,
-                metrics: self.metrics_file.as_deref(),
+                job: &options.job,
+                progress: options.progress,
+                metrics: options.metrics_file.as_deref(),
             };
             return run.run_due(&pipeline.pipeline, state.as_deref());
         }
@@ -76,10 +84,27 @@ impl RunArgs {
             super::log::say_no_errors();
             super::signals::supervised();
         }
+        options.run(&pipeline.pipeline, pipeline.offline, || pipeline.load())
+    }
+}
+
+impl RunOptions {
+    /// The options of every model.
+    pub(super) fn models(&self) -> &ModelArgs {
+        &self.job.models
+    }
+
+    /// Runs the pipeline that `load` returns, as `file` says it, and prints its report.
+    pub(super) fn run(
+        &self,
+        file: &Path,
+        offline: bool,
+        load: impl Fn() -> Result<Pipeline>,
+    ) -> Result<()> {
         let (report, metrics) = (self.report.clone(), self.metrics_file.clone());
-        let mut observer = Observer::start(&pipeline.pipeline, report, metrics)?;
+        let mut observer = Observer::start(file, report, metrics)?;
         // The report then contains a panic like any other error.
-        let run = || super::block_on(self.start(&mut observer));
+        let run = || super::block_on(self.start(&mut observer, offline, load));
         let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             let message = format!("the run panicked: {}", guard::message(&*panic));
             Err(Error::new(ErrorKind::Internal, message)
@@ -101,10 +126,15 @@ impl RunArgs {
         Ok(())
     }
 
-    async fn start(&self, observer: &mut Observer) -> Result<Option<RunReport>> {
-        let pipeline = self.pipeline.load()?;
+    async fn start(
+        &self,
+        observer: &mut Observer,
+        offline: bool,
+        load: impl Fn() -> Result<Pipeline>,
+    ) -> Result<Option<RunReport>> {
+        let pipeline = load()?;
         observer.is_of(&pipeline);
-        let job = self.job.prepare(pipeline, super::hub(self.pipeline.offline)).await?;
+        let job = self.job.prepare(pipeline, super::hub(offline)).await?;
         observer.runs(&job);
         if self.dry_run {
             tokio::task::block_in_place(|| job.load_models())?;

@@ -55,10 +55,22 @@ pub(super) fn say(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "{}", printable(&secret::hide(&text)));
 }
 
+/// Whether stderr shows colours: on a terminal, unless `NO_COLOR`, `CLICOLOR=0` or `TERM=dumb` says otherwise.
+/// `CLICOLOR_FORCE` asks for them anywhere.
+pub(super) fn has_colours() -> bool {
+    let value = |name: &str| std::env::var(name).unwrap_or_default();
+    if !value("NO_COLOR").is_empty() {
+        return false;
+    }
+    let is_forced = !matches!(value("CLICOLOR_FORCE").as_str(), "" | "0");
+    let is_off = value("CLICOLOR") == "0" || value("TERM") == "dumb";
+    is_forced || !is_off && io::stderr().is_terminal()
+}
+
 /// Like [`say`], with colours on a terminal: `styled` is `plain` with colours. A text with control characters of its
 /// own stays plain, as the two could not be told apart.
 pub(super) fn say_styled(plain: &str, styled: impl FnOnce() -> String) {
-    if !io::stderr().is_terminal() || matches!(printable(plain), Cow::Owned(_)) {
+    if !has_colours() || matches!(printable(plain), Cow::Owned(_)) {
         return say(plain);
     }
     let _ = writeln!(io::stderr().lock(), "{}", secret::hide(&styled()));
@@ -134,7 +146,7 @@ impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let shown = secret::hide(&text);
-        let form = match (self.is_json, io::stderr().is_terminal()) {
+        let form = match (self.is_json, has_colours()) {
             (true, _) => Form::Json,
             (false, true) => Form::Coloured,
             (false, false) => Form::Text,

@@ -32,6 +32,7 @@ use pipeline::Pipeline;
 use raw::RawPipeline;
 
 use crate::limits::PIPELINE_BYTES;
+use crate::tasks::TaskDefinition;
 
 /// The version of the file format that this program reads.
 const VERSION: u64 = 1;
@@ -143,6 +144,7 @@ fn read(
 ) -> Option<(Node, Option<RawPipeline>)> {
     let mut root = node::parse(text, 0, 0, report)?;
     overrides::apply(&mut root, &options.set, report);
+    name_tasks(&mut root);
     interpolate::interpolate(&mut root, &*options.variables, report);
     if let Some(problem) = whole_file(&root) {
         report.push(problem);
@@ -161,6 +163,24 @@ fn read(
         );
     }
     Some((root, raw.ok()))
+}
+
+/// Replaces the aliases of tasks by their ids.
+fn name_tasks(root: &mut Node) {
+    let Data::Map(entries) = &mut root.data else { return };
+    let steps = entries.iter_mut().filter(|entry| entry.name == "steps");
+    for steps in steps {
+        let Data::List(steps) = &mut steps.value.data else { continue };
+        for step in steps {
+            // A step with several keys is reported as it is written.
+            if let Data::Map(keys) = &mut step.data
+                && let [key] = keys.as_mut_slice()
+                && let Some(task) = TaskDefinition::find(&key.name)
+            {
+                task.id.clone_into(&mut key.name);
+            }
+        }
+    }
 }
 
 /// A problem of the whole file that makes all others irrelevant.

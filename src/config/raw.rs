@@ -168,6 +168,11 @@ impl JsonSchema for RawStep {
         steps.extend(
             tasks::TASKS.iter().map(|task| step(task.id, task.summary, task.schema(generator))),
         );
+        for task in tasks::TASKS {
+            let description = format!("As `{}`.", task.id);
+            let aliases = task.aliases.iter();
+            steps.extend(aliases.map(|alias| step(alias, &description, task.schema(generator))));
+        }
         json_schema!({
             "description": "A step: one key, a task id of Hugging Face or `sql`.",
             "oneOf": steps,

@@ -53,6 +53,8 @@ pub struct StepMetrics {
     output_nanos: AtomicU64,
     /// A histogram of rows by token count: one bucket per bound in [`TOKEN_BOUNDS`], and one beyond.
     token_lengths: [AtomicU64; TOKEN_BOUNDS.len() + 1],
+    /// The tokens of the longest row.
+    longest: AtomicU64,
     errors: Mutex<BTreeMap<RowErrorKind, RowErrorReport>>,
 }
 
@@ -65,15 +67,17 @@ impl StepMetrics {
         truncated: u64,
         elapsed: Duration,
     ) {
-        let mut tokens = 0;
+        let (mut tokens, mut longest) = (0, 0);
         let mut counts = [0; TOKEN_BOUNDS.len() + 1];
         for length in lengths {
             tokens += length as u64;
+            longest = longest.max(length as u64);
             counts[TOKEN_BOUNDS.partition_point(|bound| *bound < length as u64)] += 1;
         }
         for (sum, count) in self.token_lengths.iter().zip(counts).filter(|(_, count)| *count > 0) {
             sum.fetch_add(count, Ordering::Relaxed);
         }
+        self.longest.fetch_max(longest, Ordering::Relaxed);
         self.tokenized_rows.fetch_add(rows, Ordering::Relaxed);
         self.tokens.fetch_add(tokens, Ordering::Relaxed);
         self.truncated_rows.fetch_add(truncated, Ordering::Relaxed);
@@ -146,6 +150,7 @@ impl StepMetrics {
             bounds: TOKEN_BOUNDS.to_vec(),
             counts: counts.collect(),
             sum: self.tokens.load(Ordering::Relaxed),
+            max: self.longest.load(Ordering::Relaxed),
         }
     }
 
@@ -224,6 +229,7 @@ mod tests {
         let lengths = metrics.token_lengths();
         assert_eq!((&lengths.counts[..3], lengths.counts.last()), (&[2, 2, 0][..], Some(&1)));
         assert_eq!((lengths.counts.iter().sum::<u64>(), lengths.sum), (5, 20_018));
+        assert_eq!(lengths.max, 20_000);
         assert!(lengths.bounds.is_sorted());
     }
 

@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::secret;
 
 pub use metrics::{Kept, prometheus};
-pub use page::page;
-pub(crate) use text::{bytes, count, counted};
+pub use page::{FirstRows, page, page_with_rows};
+pub(crate) use text::{bytes, count, counted, duration};
 
 /// The version of the report format. New fields may be added, and existing ones keep their meaning. A change of meaning
 /// is a new version.
@@ -65,6 +65,14 @@ pub struct Report {
     pub exit_code: Option<u8>,
     /// Name of the pipeline.
     pub pipeline: String,
+    /// The pipeline file.
+    pub file: Option<PathBuf>,
+    /// Where rows go: the folder or file of the sink.
+    pub sink: Option<PathBuf>,
+    /// The command line of the process.
+    pub command: Option<String>,
+    /// The machine of the process.
+    pub machine: Option<String>,
     /// When the run started, RFC 3339, UTC.
     pub started_at: String,
     /// The process and its host while the run is in progress: `4711 on host`.
@@ -304,6 +312,8 @@ pub struct Histogram {
     pub counts: Vec<u64>,
     /// The sum of the values.
     pub sum: u64,
+    /// The largest value.
+    pub max: u64,
 }
 
 /// A snapshot of a step's counters.
@@ -408,6 +418,35 @@ fn machine() -> String {
     if host.trim().is_empty() { "this machine".to_owned() } else { host.trim().to_owned() }
 }
 
+/// The command line, with quotes where a shell needs them.
+fn command() -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./=:,@%+".contains(c);
+    let words = std::env::args().map(|word| {
+        if !word.is_empty() && word.chars().all(plain) {
+            word
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The host, its processor and its memory, as far as the system tells.
+fn described_machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut parts = vec![machine(), counted(cores as u64, "core")];
+    let value = |file: &str, key: &str| {
+        let text = std::fs::read_to_string(file).ok()?;
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        line.split_once(':').map(|(_, value)| value.trim().to_owned())
+    };
+    parts.extend(value("/proc/cpuinfo", "model name"));
+    let memory = value("/proc/meminfo", "MemTotal")
+        .and_then(|text| text.trim_end_matches("kB").trim().parse::<u64>().ok());
+    parts.extend(memory.map(|kib| format!("{} of memory", bytes(kib * 1024))));
+    parts.join(", ")
+}
+
 /// Whether a process of this host has ended. Processes of other hosts, and of systems without this information, count
 /// as alive.
 fn has_gone(process: &str) -> bool {
@@ -426,6 +465,8 @@ impl Report {
             version: VERSION,
             status: Status::Running,
             pipeline: pipeline.into(),
+            command: Some(command()),
+            machine: Some(described_machine()),
             started_at: started_at.into(),
             process: Some(this_process()),
             ..Self::default()

@@ -15,11 +15,28 @@ const MAX_ENTRIES: usize = 100;
 /// The maximum number of points of a line: more exceed the resolution of a screen.
 const MAX_POINTS: usize = 80;
 
+/// The first rows of an output, as text.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct FirstRows {
+    /// The names of the columns.
+    pub columns: Vec<String>,
+    /// A cell per column and row.
+    pub rows: Vec<Vec<String>>,
+}
+
 /// Renders the page of a report.
 ///
 /// # Errors
 /// `Internal` if the template does not match the report.
 pub fn page(report: &Report) -> Result<String> {
+    page_with_rows(report, None)
+}
+
+/// As [`page`], with the first rows of the output.
+///
+/// # Errors
+/// As [`page`].
+pub fn page_with_rows(report: &Report, first_rows: Option<&FirstRows>) -> Result<String> {
     let mut environment = Environment::empty();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.set_formatter(write_escaped);
@@ -37,6 +54,8 @@ pub fn page(report: &Report) -> Result<String> {
     let values = context! {
         report,
         run,
+        first_rows,
+        output_bytes => run.map(|run| run.output.iter().map(|file| file.bytes).sum::<u64>()),
         outcome => outcome(report),
         css => markup(include_str!("page.css")),
         max_entries => MAX_ENTRIES,
@@ -89,12 +108,10 @@ fn cards(run: &RunReport, status: Status) -> Vec<(&'static str, String, String)>
     ));
     let sum = |of: fn(&StepReport) -> u64| run.steps.iter().map(of).sum::<u64>();
     let computed = sum(|step| step.counts.computed_tokens);
-    let padded = sum(|step| step.counts.padded_tokens);
     if !run.steps.is_empty() {
         cards.push(("Tokens computed", count(computed), rate(computed)));
-        let padding = if padded == 0 { 0.0 } else { 1.0 - computed as f64 / padded as f64 };
-        let batches = counted(sum(|step| step.counts.batches), "batch");
-        cards.push(("Padding", percent(padding), format!("in {batches}")));
+        let rows = counted(sum(|step| step.counts.computed_rows), "row");
+        cards.push(("Batches", count(sum(|step| step.counts.batches)), format!("of {rows}")));
     }
     let cached = sum(|step| step.counts.cached_tokens);
     if cached > 0 {
@@ -191,61 +208,85 @@ fn step((number, report): (usize, &StepReport)) -> Value {
     context! {
         report,
         tokens_per_second => report.tokens_per_second.max(0.0) as u64,
-        padding => padding(report),
         lengths => lengths(number, &report.token_lengths),
         options => serde_json::to_string(&report.model.options).unwrap_or_default(),
     }
 }
 
-fn padding(StepReport { counts, .. }: &StepReport) -> Option<Value> {
-    let padding = counts.padded_tokens.saturating_sub(counts.computed_tokens);
-    let computed = format!("{} computed", counted(counts.computed_tokens, "token"));
-    let share = percent(counts.padding_share());
-    let padded = format!("{} more ({share}) if batches were padded", count(padding));
-    let parts = [("a", computed, counts.computed_tokens as f64), ("w", padded, padding as f64)];
-    (counts.padded_tokens > 0).then(|| markup(shares(&parts)))
-}
-
-/// The histogram of token lengths, without empty bins at its ends.
+/// The histogram of token lengths: bars as wide as their range, so that areas are numbers of rows.
 fn lengths(number: usize, lengths: &Histogram) -> Option<Value> {
-    let bins = bins(lengths);
-    let first = bins.iter().position(|bin| bin.2 > 0)?;
-    let last = bins.iter().rposition(|bin| bin.2 > 0)?;
-    let bins = &bins[first.saturating_sub(1)..bins.len().min(last + 2)];
-    let rows: u64 = bins.iter().map(|bin| bin.2).sum();
-    let mean = lengths.sum as f64 / rows.max(1) as f64;
+    let bins: Vec<Bin> = bins(lengths).into_iter().filter(|bin| bin.rows > 0).collect();
+    let rows: u64 = bins.iter().map(|bin| bin.rows).sum();
+    if rows == 0 {
+        return None;
+    }
+    let mean = lengths.sum as f64 / rows as f64;
+    let longest =
+        if lengths.max > 0 { format!(", {} at most", count(lengths.max)) } else { String::new() };
     let plot = Plot {
         id: &format!("lengths-{number}"),
         title: "Rows by their number of tokens",
-        description: &format!("{} of {mean:.1} tokens on average", counted(rows, "row")),
+        description: &format!("{} of {mean:.1} tokens on average{longest}", counted(rows, "row")),
         color: "violet",
-        axis: "tokens, up to",
+        axis: "tokens of a row",
     };
-    let bars: Vec<(String, u64)> = bins.iter().map(|bin| (bin.1.clone(), bin.2)).collect();
-    let of = |label: &str| bins.iter().find(|bin| bin.1 == label).map_or("", |bin| bin.0.as_str());
-    let tip = |label: &str, rows| format!("{} tokens: {}", of(label), counted(rows, "row"));
-    let figures = bins.iter().map(|(range, _, number)| {
-        [range.clone(), count(*number), percent(*number as f64 / rows.max(1) as f64)]
-    });
+    let spans: Vec<Span> = bins.iter().map(Bin::density).collect();
+    let tip =
+        |bar: usize| format!("{} tokens: {}", bins[bar].range(), counted(bins[bar].rows, "row"));
+    let marks = [("mean", mean), ("max", lengths.max as f64)];
+    let marks: Vec<_> = marks.into_iter().filter(|(_, at)| *at > 0.0).collect();
+    let figures = bins
+        .iter()
+        .map(|bin| [bin.range(), count(bin.rows), percent(bin.rows as f64 / rows as f64)]);
     Some(context! {
-        plot => markup(plot.bars(&bars, tip)),
+        plot => markup(plot.bars(&spans, &marks, "rows per token", tip)),
         rows => figures.collect::<Vec<_>>(),
     })
 }
 
-/// The range, upper bound and row count of every bin.
-fn bins(lengths: &Histogram) -> Vec<(String, String, u64)> {
-    let mut below = None;
-    let mut bins = Vec::new();
-    for (index, number) in lengths.counts.iter().enumerate().take(MAX_ENTRIES) {
-        let from = below.map_or(0, |bound: u64| bound.saturating_add(1));
-        match lengths.bounds.get(index) {
-            Some(bound) => {
-                bins.push((format!("{from} to {bound}"), bound.to_string(), *number));
-                below = Some(*bound);
-            }
-            None => bins.push((format!("{from} or more"), "more".to_owned(), *number)),
+/// Rows whose number of tokens lies in a range.
+struct Bin {
+    from: u64,
+    /// The greatest number, inclusive.
+    to: u64,
+    /// Whether `to` is not known.
+    is_open: bool,
+    rows: u64,
+}
+
+impl Bin {
+    fn range(&self) -> String {
+        match (self.is_open, self.from == self.to) {
+            (true, _) => format!("{} or more", count(self.from)),
+            (false, true) => count(self.from),
+            (false, false) => format!("{} to {}", count(self.from), count(self.to)),
         }
+    }
+
+    /// The rows for each number of tokens.
+    fn density(&self) -> Span {
+        let (from, to) = (self.from as f64, self.to as f64 + 1.0);
+        Span { from, to, value: self.rows as f64 / (to - from).max(1.0) }
+    }
+}
+
+/// The bins of a histogram, up to the longest row.
+fn bins(lengths: &Histogram) -> Vec<Bin> {
+    let mut from = 0u64;
+    let mut bins = Vec::new();
+    for (index, rows) in lengths.counts.iter().enumerate().take(MAX_ENTRIES) {
+        let bound = lengths.bounds.get(index).copied();
+        let longest = if lengths.max >= from && lengths.max > 0 { Some(lengths.max) } else { None };
+        // Reports of earlier versions do not know the longest row.
+        let to = match (bound, longest) {
+            (Some(bound), Some(longest)) => bound.min(longest),
+            (Some(bound), None) => bound,
+            (None, Some(longest)) => longest,
+            (None, None) => from.saturating_mul(2),
+        };
+        let is_open = bound.is_none() && longest.is_none();
+        bins.push(Bin { from, to: to.max(from), is_open, rows: *rows });
+        from = bound.map_or(u64::MAX, |bound| bound.saturating_add(1)).max(from);
     }
     bins
 }
@@ -280,10 +321,12 @@ fn unit_shares(units: &UnitCounts) -> Value {
 fn time_shares(run: &RunReport) -> Value {
     let part =
         |class, name: &str, seconds: f64| (class, format!("{name} {}", duration(seconds)), seconds);
+    let known = run.load_seconds + run.run_seconds + run.commit_seconds;
     markup(shares(&[
         part("d", "load models", run.load_seconds),
         part("a", "run", run.run_seconds),
         part("b", "commit", run.commit_seconds),
+        part("c", "prepare and end", (run.wall_seconds - known).max(0.0)),
     ]))
 }
 

@@ -78,34 +78,60 @@ impl Plot<'_> {
         self.frame(spans.len(), &ticks, top, &shapes, &x_axis)
     }
 
-    /// One bar per label; its tooltip has the label and the value.
-    pub(super) fn bars(&self, bars: &[(String, u64)], tip: impl Fn(&str, u64) -> String) -> String {
-        let most = bars.iter().map(|(_, value)| *value).max().unwrap_or(0);
-        let (top, ticks) = ticks(most as f64);
-        let width = WIDTH / bars.len().max(1) as f64;
-        // Wide labels would overlap on a small screen.
-        let every = bars.len().div_ceil(8).max(1);
+    /// One bar per span, from zero to the largest span, with lines at the named positions. `y_axis` names the heights, and
+    /// `tip` returns the tooltip of a bar by its index.
+    pub(super) fn bars(
+        &self,
+        bars: &[Span],
+        marks: &[(&str, f64)],
+        y_axis: &str,
+        tip: impl Fn(usize) -> String,
+    ) -> String {
+        let end = bars.iter().map(|bar| bar.to).fold(1.0, f64::max);
+        let (top, ticks) = ticks(bars.iter().map(|bar| bar.value).fold(0.0, f64::max));
+        let x = |at: f64| (at / end * WIDTH).clamp(0.0, WIDTH);
         let (mut shapes, mut labels) = (String::new(), String::new());
-        for (number, (label, value)) in bars.iter().enumerate() {
-            let height = *value as f64 / top * HEIGHT;
-            // Keeps a bar for a single row visible.
-            let height = if *value > 0 { height.max(1.5) } else { 0.0 };
-            let left = number as f64 * width;
-            let title = escape(&tip(label, *value));
+        for (number, bar) in bars.iter().enumerate() {
+            // Keeps a bar of a single row visible.
+            let height = (bar.value / top * HEIGHT).clamp(1.5, HEIGHT);
+            let (left, right) = (x(bar.from), x(bar.to));
             let _ = write!(
                 shapes,
-                "<g><rect class=\"bar\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"/>\
-                 <rect class=\"tip\" x=\"{left:.1}\" y=\"0\" width=\"{width:.1}\" height=\"{HEIGHT}\">\
-                 <title>{title}</title></rect></g>",
-                left + width * 0.08,
+                "<g><rect class=\"bar\" x=\"{left:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"/>\
+                 <rect class=\"tip\" x=\"{left:.1}\" y=\"0\" width=\"{:.1}\" height=\"{HEIGHT}\">\
+                 <title>{}</title></rect></g>",
                 HEIGHT - height,
-                width * 0.84,
+                (right - left - 1.0).max(1.0),
+                (right - left).max(1.0),
+                escape(&tip(number))
             );
-            let label = if number % every == 0 { escape(label) } else { String::new() };
-            let _ = write!(labels, "<span>{label}</span>");
         }
-        let x_axis = format!("<div class=\"x bins\" aria-hidden=\"true\">{labels}</div>");
-        self.frame(bars.len(), &ticks, top, &shapes, &x_axis)
+        for (name, at) in marks {
+            let (x, share) = (x(*at), x(*at) / WIDTH * 100.0);
+            let _ = write!(
+                shapes,
+                "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"0\" y2=\"{HEIGHT}\"/>"
+            );
+            let class = if share > 90.0 { " last" } else { "" };
+            let _ = write!(
+                labels,
+                "<span class=\"named{class}\" style=\"left:{share:.2}%\">{name} {}</span>",
+                short((at * 10.0).round() / 10.0)
+            );
+        }
+        for number in number_ticks(end) {
+            let share = number / end * 100.0;
+            let class = if share > 95.0 { " class=\"last\"" } else { "" };
+            let _ =
+                write!(labels, "<span{class} style=\"left:{share:.2}%\">{}</span>", short(number));
+        }
+        let x_axis = format!("<div class=\"x times\" aria-hidden=\"true\">{labels}</div>");
+        let frame = self.frame(bars.len(), &ticks, top, &shapes, &x_axis);
+        frame.replacen(
+            "<div class=\"y\"",
+            &format!("<div class=\"unit\">{y_axis}</div><div class=\"y\""),
+            1,
+        )
     }
 
     fn frame(&self, points: usize, ticks: &[f64], top: f64, shapes: &str, x_axis: &str) -> String {
@@ -163,6 +189,12 @@ fn ticks(most: f64) -> (f64, Vec<f64>) {
     let step = step.into_iter().find(|step| *step >= rough).unwrap_or(power * 10.0);
     let steps = (most / step).ceil().max(1.0) as usize;
     (step * steps as f64, (0..=steps).map(|number| step * number as f64).collect())
+}
+
+/// Round numbers from zero up to `end`, at most six.
+fn number_ticks(end: f64) -> Vec<f64> {
+    let (_, ticks) = ticks(end);
+    ticks.into_iter().filter(|tick| *tick <= end).collect()
 }
 
 /// Round times up to `end` seconds, at most six.
@@ -249,6 +281,14 @@ mod tests {
         let html = plot.line(&[span(0.0, 5.0), span(1.0, 7.0)], |_| "<b>".into());
         assert!(html.contains("data-points=\"2\"") && html.contains("M0.0 "), "{html}");
         assert!(html.contains("&lt;b&gt;") && !html.contains("<b>") && !html.contains("NaN"));
+        let bars =
+            plot.bars(&[span(0.0, 5.0), span(4.0, 1.0)], &[("max", 4.0)], "y", |_| "<b>".into());
+        assert!(
+            bars.contains("max 4") && bars.contains("x=\"800.0\"") && !bars.contains("<b>"),
+            "{bars}"
+        );
+        let none = plot.bars(&[], &[], "y", |_| String::new());
+        assert!(!none.contains("NaN") && !none.contains("inf"), "{none}");
         let empty = plot.line(&[], |_| String::new());
         assert!(!empty.contains("NaN") && !empty.contains("inf"), "{empty}");
     }

@@ -131,11 +131,10 @@ impl StepReport {
         )?;
         writeln!(
             f,
-            "    tokens   {} computed in {}, {} tokens/s, padding {:.1}%",
+            "    tokens   {} computed in {}, {} tokens/s",
             count(counts.computed_tokens),
             counted(counts.batches, "batch"),
-            count(self.tokens_per_second as u64),
-            self.padding_share * 100.0
+            count(self.tokens_per_second as u64)
         )?;
         if counts.cached_tokens > 0 {
             let saved = count(counts.cached_tokens);
@@ -203,7 +202,7 @@ pub(crate) fn bytes(number: u64) -> String {
 }
 
 /// A duration with a suitable unit: `340 ms`, `12.3 s`, `4:05 min`, `3:04:05 h`.
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     if !(0.0..1e15).contains(&seconds) {
         return "–".to_owned();
     }

@@ -2,8 +2,9 @@
 //! is reported. The number of rows read must match the rows counted before the run. Not here: reading, which
 //! DataFusion does underneath.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::Statistics;
@@ -93,6 +94,8 @@ fn external(error: Error) -> DataFusionError {
 pub(super) struct ScanExec {
     input: Arc<dyn ExecutionPlan>,
     known: Arc<Known>,
+    /// The rows of the partitions that were read to their end.
+    read: Arc<Mutex<BTreeMap<usize, u64>>>,
 }
 
 impl ScanExec {
@@ -102,11 +105,12 @@ impl ScanExec {
         files: Vec<TableFile>,
         rows: Option<u64>,
     ) -> Self {
-        Self { input, known: Arc::new(Known { files: files.into(), rows }) }
+        let known = Arc::new(Known { files: files.into(), rows });
+        Self { input, known, read: Arc::default() }
     }
 
     fn over(&self, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-        Arc::new(Self { input, known: Arc::clone(&self.known) })
+        Arc::new(Self { input, known: Arc::clone(&self.known), read: Arc::default() })
     }
 
     /// Whether the scan reads every row of the files: no predicate filters any, and no limit ends the scan.
@@ -189,7 +193,22 @@ impl ExecutionPlan for ScanExec {
         } else {
             Arc::new(Known { rows: None, files: Arc::clone(&self.known.files) })
         };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, checked(rows, known))))
+        let partitions = self.properties().partitioning.partition_count();
+        let read = Partition { index: partition, of: partitions, read: Arc::clone(&self.read) };
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, checked(rows, known, read))))
+    }
+
+    /// Splits the files at their row groups. Parts of files stay as they are: their rows are selected by number.
+    fn repartitioned(
+        &self,
+        target_partitions: usize,
+        config: &ConfigOptions,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        if self.known.files.iter().any(|file| file.part.is_some()) {
+            return Ok(None);
+        }
+        let input = self.input.repartitioned(target_partitions, config)?;
+        Ok(input.map(|input| self.over(input)))
     }
 
     fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
@@ -254,21 +273,40 @@ impl ExecutionPlan for ScanExec {
     }
 }
 
+/// A partition of a scan. The scan knows the sum of the rows of all its partitions only.
+struct Partition {
+    index: usize,
+    of: usize,
+    read: Arc<Mutex<BTreeMap<usize, u64>>>,
+}
+
+impl Partition {
+    /// Records the rows of this partition. Returns those of all partitions once each of them was read. A partition that is
+    /// read again has the same rows.
+    fn ended(&self, rows: u64) -> Option<u64> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.insert(self.index, rows);
+        (read.len() == self.of).then(|| read.values().sum())
+    }
+}
+
 /// The state of a stream of rows.
 struct Reading<S> {
     /// `None` after its end.
     rows: Option<S>,
     read: u64,
     known: Arc<Known>,
+    partition: Partition,
 }
 
 /// The rows of a scan, or the reason why they do not match its files.
 fn checked(
     rows: SendableRecordBatchStream,
     known: Arc<Known>,
+    partition: Partition,
 ) -> impl Stream<Item = Result<RecordBatch>> + Send {
     let rows = guarded_stream(ErrorKind::Data, known.name(), rows.map_err(Failed::Other));
-    let reading = Reading { rows: Some(rows), read: 0, known };
+    let reading = Reading { rows: Some(rows), read: 0, known, partition };
     stream::unfold(reading, |mut reading| async move {
         match reading.rows.as_mut()?.next().await {
             Some(Ok(batch)) => {
@@ -289,10 +327,11 @@ fn checked(
             }
             None => {
                 reading.rows = None;
-                let (known, read) = (Arc::clone(&reading.known), reading.read);
+                let known = Arc::clone(&reading.known);
+                let read = reading.partition.ended(reading.read);
                 let check = move |known: &Known| {
                     known.check_stamps()?;
-                    known.check_rows(read)
+                    read.map_or(Ok(()), |read| known.check_rows(read))
                 };
                 known.off_thread(check).await.err().map(|error| (Err(error), reading))
             }

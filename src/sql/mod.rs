@@ -33,14 +33,15 @@
 
 mod calls;
 mod catalog;
-mod cosine;
 mod functions;
 mod lift;
 mod marker;
 mod optimize;
+mod order;
 mod planner;
 mod statement;
 mod tables;
+mod vectors;
 
 use std::sync::Arc;
 
@@ -51,6 +52,7 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{ScalarUDF, ScalarUDFImpl};
 
 pub use catalog::ModelCatalog;
+pub use order::target_partitions;
 pub use planner::ModelQueryPlanner;
 pub use statement::{ModelStatement, model_statement};
 pub use tables::with_file_tables;
@@ -86,7 +88,10 @@ use crate::tasks::TASKS;
 /// ```
 pub fn register(context: &SessionContext, models: Arc<ModelCatalog>) -> Result<()> {
     let session = context.state();
-    let mut functions = vec![ScalarUDF::new_from_impl(cosine::CosineSimilarity::default())];
+    let mut functions = vec![
+        ScalarUDF::new_from_impl(vectors::CosineSimilarity::default()),
+        ScalarUDF::new_from_impl(vectors::MaxSim::default()),
+    ];
     for task in TASKS {
         for row_errors in [RowErrors::Fail, RowErrors::Keep] {
             let mut ours = ModelFunction::try_new(task, row_errors, Arc::clone(&models))?;

@@ -25,6 +25,8 @@ use crate::error::Result;
 pub struct TaskDefinition {
     /// The Hugging Face id, also the key of a step.
     pub id: &'static str,
+    /// Other names of the task, as `pipeline()` of transformers accepts them.
+    pub aliases: &'static [&'static str],
     /// A description in one sentence.
     pub summary: &'static str,
     /// The Auto class that loads its model.
@@ -39,7 +41,8 @@ pub struct TaskDefinition {
     pub function: SqlFunction,
     /// The type of its column with default options, for listings. The actual type depends on the model.
     pub usual_type: fn() -> DataType,
-    /// The pipeline that `init` starts from; it has a step of the task.
+    /// The pipeline that `init` starts from; it has a step of the task. A comment names a model of the hub:
+    /// `# e.g. org/name`.
     pub template: &'static str,
 }
 
@@ -251,9 +254,17 @@ impl TaskStep {
 }
 
 impl TaskDefinition {
-    /// The task with this id.
-    pub fn find(id: &str) -> Option<&'static Self> {
-        TASKS.iter().copied().find(|task| task.id == id)
+    /// The task with this id or alias.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        TASKS.iter().copied().find(|task| task.id == name || task.aliases.contains(&name))
+    }
+
+    /// The model of the hub that the template names, if it names one.
+    pub fn hub_model(&self) -> Option<&'static str> {
+        let mut lines = self.template.lines();
+        let repo = lines.find_map(|line| line.trim_start().strip_prefix("repo:"))?;
+        let id = repo.split_once("# e.g. ").map_or(repo, |(_, id)| id).trim();
+        (!id.starts_with('.')).then_some(id)
     }
 
     /// The schema of a step: `model` and `input`, the other common keys, the generation options and the task's own

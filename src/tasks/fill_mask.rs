@@ -41,6 +41,7 @@ pub struct FillMask {
 
 pub(super) static FILL_MASK: TaskDefinition = TaskDefinition {
     id: "fill-mask",
+    aliases: &[],
     summary: "Predicts the most likely tokens for a mask.",
     auto_class: AutoClass::MaskedLM,
     outputs: &[],

@@ -45,6 +45,7 @@ pub struct ImageClassification {
 
 pub(super) static IMAGE_CLASSIFICATION: TaskDefinition = TaskDefinition {
     id: "image-classification",
+    aliases: &[],
     summary: "Classifies images.",
     auto_class: AutoClass::ImageClassification,
     outputs: &[ModelOutputName::Logits],

@@ -52,6 +52,7 @@ pub struct ContextContinuation {
 
 pub(super) static LOGLIKELIHOOD: TaskDefinition = TaskDefinition {
     id: "loglikelihood",
+    aliases: &[],
     summary: "Computes the log-likelihood of a text.",
     auto_class: AutoClass::CausalLM,
     outputs: &[],

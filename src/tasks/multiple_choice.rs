@@ -52,6 +52,7 @@ pub struct PromptChoices {
 
 pub(super) static MULTIPLE_CHOICE: TaskDefinition = TaskDefinition {
     id: "multiple-choice",
+    aliases: &[],
     summary: "Picks one of several choices.",
     auto_class: AutoClass::MultipleChoice,
     outputs: &[ModelOutputName::Logits],

@@ -34,6 +34,7 @@ pub struct NextSentencePrediction {
 
 pub(super) static NEXT_SENTENCE_PREDICTION: TaskDefinition = TaskDefinition {
     id: "next-sentence-prediction",
+    aliases: &[],
     summary: "Predicts whether one text follows another.",
     auto_class: AutoClass::NextSentencePrediction,
     outputs: &[ModelOutputName::Logits],

@@ -68,6 +68,7 @@ pub struct QuestionContext {
 
 pub(super) static QUESTION_ANSWERING: TaskDefinition = TaskDefinition {
     id: "question-answering",
+    aliases: &[],
     summary: "Extracts the answer to a question from a context.",
     auto_class: AutoClass::QuestionAnswering,
     outputs: &[],

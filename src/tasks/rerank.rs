@@ -72,6 +72,7 @@ pub enum Activation {
 
 pub(super) static RERANK: TaskDefinition = TaskDefinition {
     id: "rerank",
+    aliases: &[],
     summary: "Scores a document against a query.",
     auto_class: AutoClass::SequenceClassification,
     outputs: &[],

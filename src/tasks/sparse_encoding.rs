@@ -51,6 +51,7 @@ pub struct SparseEncoding {
 
 pub(super) static SPARSE_ENCODING: TaskDefinition = TaskDefinition {
     id: "sparse-encoding",
+    aliases: &[],
     summary: "Computes a sparse vector over the vocabulary (SPLADE).",
     auto_class: AutoClass::MaskedLM,
     outputs: &[],

@@ -86,6 +86,7 @@ pub(super) static TRANSLATION: TaskDefinition = TaskDefinition {
 /// The definition that the three tasks share.
 const TEXT_TO_TEXT: TaskDefinition = TaskDefinition {
     id: "",
+    aliases: &[],
     summary: "",
     auto_class: AutoClass::Seq2SeqLM,
     outputs: &[],

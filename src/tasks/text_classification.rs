@@ -54,6 +54,7 @@ impl TextPair {
 
 pub(super) static TEXT_CLASSIFICATION: TaskDefinition = TaskDefinition {
     id: "text-classification",
+    aliases: &["sentiment-analysis"],
     summary: "Classifies a text.",
     auto_class: AutoClass::SequenceClassification,
     outputs: &[ModelOutputName::Logits],

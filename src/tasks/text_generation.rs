@@ -58,6 +58,7 @@ pub struct Messages {
 
 pub(super) static TEXT_GENERATION: TaskDefinition = TaskDefinition {
     id: "text-generation",
+    aliases: &[],
     summary: "Continues a prompt.",
     auto_class: AutoClass::CausalLM,
     outputs: &[],

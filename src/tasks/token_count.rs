@@ -29,6 +29,7 @@ pub struct TokenCount {
 
 pub(super) static TOKEN_COUNT: TaskDefinition = TaskDefinition {
     id: "token-count",
+    aliases: &[],
     summary: "Counts the tokens of a text.",
     auto_class: AutoClass::Model,
     outputs: &[],

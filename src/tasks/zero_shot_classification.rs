@@ -41,6 +41,7 @@ pub struct ZeroShotClassification {
 
 pub(super) static ZERO_SHOT_CLASSIFICATION: TaskDefinition = TaskDefinition {
     id: "zero-shot-classification",
+    aliases: &[],
     summary: "Classifies a text by the pipeline's candidate labels.",
     auto_class: AutoClass::SequenceClassification,
     outputs: &[],

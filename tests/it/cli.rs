@@ -529,6 +529,15 @@ fn sql_reads_files_and_writes_rows() {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let copied = std::fs::read_to_string(fixture.path("copy.csv")).unwrap();
     assert_eq!(copied, "id\n2\n3\n");
+    let ran = sql(&["--format", "csv", "FROM 'copy.csv' LIMIT 1"]);
+    assert_eq!(ran.stdout, "id\n2\n", "{}", ran.stderr);
+    let copy = "COPY (SELECT id FROM 'rows.csv' WHERE id > 2) TO 'copy.csv'";
+    sql(&[copy]).fails(73, &["copy.csv"]);
+    sql(&[&format!("{copy} OPTIONS (overwrite false)")]).fails(73, &["copy.csv"]);
+    assert_eq!(sql(&[&format!("{copy} OPTIONS (overwrite true)")]).code, 0);
+    assert_eq!(std::fs::read_to_string(fixture.path("copy.csv")).unwrap(), "id\n3\n");
+    sql(&[&format!("{copy} OPTIONS (overwrite maybe)")]).fails(78, &["true or false"]);
+    sql(&[&format!("{copy} OPTIONS (header true)")]).fails(78, &["no option `header`"]);
 
     sql(&["SELECT embed('a', 'no/model')"]).fails(69, &["`no/model`", "the call of `embed`"]);
     sql(&["SELECT 1;\n  SELEC 2"]).fails(78, &["Line: 2, Column: 3"]);

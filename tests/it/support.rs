@@ -84,6 +84,7 @@ impl Fixture {
             .args(args)
             .current_dir(self.dir.path())
             .env("HF_HOME", self.path("hf-home"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .env("HF_HUB_OFFLINE", "1")
             .env_remove("HF_TOKEN")
             .env_remove("HF_HUB_CACHE")
@@ -110,6 +111,47 @@ impl Fixture {
         Ran::from(output, self.dir.path())
     }
 
+    /// What a terminal of `columns` columns shows while the program runs with these arguments, without colours. Each text
+    /// of `typed` is typed, and Enter, when there is a prompt. `None` without the program `script`, which makes the
+    /// terminal.
+    pub(crate) fn terminal(&self, args: &[&str], columns: usize, typed: &[&str]) -> Option<String> {
+        if Command::new("script").arg("--version").output().is_err() {
+            skip("`script` (util-linux), which makes a terminal, is not on the PATH");
+            return None;
+        }
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+        let program = quoted(env!("CARGO_BIN_EXE_hfauto-pipe"));
+        let args: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
+        let line = format!("stty cols {columns} rows 40; {program} {}", args.join(" "));
+        let mut command = Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).current_dir(self.dir.path());
+        for (name, value) in self.command(&[]).get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.env("TERM", "xterm-256color").env("XDG_STATE_HOME", self.path("state"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut keyboard = child.stdin.take().unwrap();
+        let mut screen = child.stdout.take().unwrap();
+        let mut typed = typed.iter();
+        let (mut shown, mut chunk) = (Vec::new(), [0; 4096]);
+        // Ends with the program, which closes the terminal.
+        while let Ok(read @ 1..) = std::io::Read::read(&mut screen, &mut chunk) {
+            shown.extend_from_slice(&chunk[..read]);
+            if without_escapes(&shown).ends_with("> ")
+                && let Some(text) = typed.next()
+            {
+                std::io::Write::write_all(&mut keyboard, format!("{text}\r").as_bytes()).unwrap();
+            }
+        }
+        child.wait().unwrap();
+        assert_eq!(typed.next(), None, "{}", without_escapes(&shown));
+        Some(without_escapes(&shown))
+    }
+
     /// The files below a folder, relative and sorted; empty when it does not exist. Omits the output's last report,
     /// which contains times.
     pub(crate) fn files(&self, folder: &str) -> Vec<String> {
@@ -125,6 +167,26 @@ impl Fixture {
     pub(crate) fn parquet(&self, name: &str) -> RecordBatch {
         read_parquet(&self.path(name))
     }
+}
+
+/// The text without escape sequences and carriage returns.
+fn without_escapes(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let mut plain = String::new();
+    let mut rest = text.chars();
+    while let Some(character) = rest.next() {
+        match character {
+            // CSI: parameters, then a letter.
+            '\u{1b}' if rest.clone().next() == Some('[') => {
+                rest.next();
+                rest.find(|c| ('@'..='~').contains(c));
+            }
+            '\u{1b}' => drop(rest.next()),
+            '\r' => {}
+            character => plain.push(character),
+        }
+    }
+    plain
 }
 
 /// The key that enables failpoints of the program.

@@ -5,27 +5,26 @@ use std::future::Future;
 use std::io::IsTerminal;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, StructArray};
-use arrow::compute::cast;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::csv::WriterBuilder as CsvWriterBuilder;
-use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::json::writer::{JsonArray, LineDelimited, WriterBuilder as JsonWriterBuilder};
 use arrow::util::display::FormatOptions;
 use arrow::util::pretty::pretty_format_batches_with_options;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 
+use super::super::table::{table, terminal_width};
 use super::super::terminal::{print_rows as out, printable};
 use super::OutputFormat;
 use crate::error::{Error, ErrorKind, Result};
+use crate::job::{count, counted};
 use crate::{secret, sink, source};
 
 /// The most rows of a table on a terminal. The query stops there.
 const MAX_TABLE_ROWS: usize = 1000;
-
-/// The most components of a vector that a terminal shows in full.
-const MAX_VECTOR: usize = 6;
 
 /// Prints the rows of a query as a stream; `cancel` stops the query and its models.
 pub(super) async fn stream(
@@ -86,9 +85,44 @@ fn with_texts(batch: &RecordBatch, shown: fn(&str) -> Cow<'_, str>) -> Result<Re
         .map_err(|e| Error::new(ErrorKind::Internal, "showing texts").source(e))
 }
 
+/// Prints the first rows as a table that fits the terminal, then how many there are.
+fn fitted(
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+    rows: usize,
+    elapsed: Duration,
+) -> Result<()> {
+    let mut left = MAX_TABLE_ROWS;
+    let mut first = Vec::new();
+    for batch in batches {
+        first.push(batch.slice(0, batch.num_rows().min(left)));
+        left -= first.last().map_or(0, RecordBatch::num_rows);
+    }
+    let table = table(schema, &first, terminal_width())?;
+    let count = if rows > MAX_TABLE_ROWS {
+        format!(
+            "the first {} rows; `-o FILE` writes all, `--format csv` prints all",
+            count(MAX_TABLE_ROWS as u64)
+        )
+    } else {
+        counted(rows as u64, "row")
+    };
+    let seconds = elapsed.as_secs_f64();
+    out(format!("{table}{count}, {seconds:.3} s\n").as_bytes()).map(drop)
+}
+
 enum Printer {
-    Table { schema: SchemaRef, batches: Vec<RecordBatch>, rows: usize, on_terminal: bool },
-    Csv { header: bool, schema: SchemaRef },
+    Table {
+        schema: SchemaRef,
+        batches: Vec<RecordBatch>,
+        rows: usize,
+        on_terminal: bool,
+        begun: Instant,
+    },
+    Csv {
+        header: bool,
+        schema: SchemaRef,
+    },
     Json(arrow::json::writer::Writer<Vec<u8>, JsonArray>),
     Jsonl,
 }
@@ -101,6 +135,7 @@ impl Printer {
                 batches: Vec::new(),
                 rows: 0,
                 on_terminal: std::io::stdout().is_terminal(),
+                begun: Instant::now(),
             },
             OutputFormat::Csv => Self::Csv { header: true, schema },
             OutputFormat::Json => {
@@ -152,47 +187,30 @@ impl Printer {
             Error::new(ErrorKind::Config, "the rows cannot be converted to this format").source(e)
         };
         match self {
-            Self::Table { schema, batches, rows, on_terminal } => {
+            Self::Table { schema, batches, rows, on_terminal, begun } => {
                 let mut shown = batches;
-                let more = on_terminal && rows > MAX_TABLE_ROWS;
-                if more {
-                    let mut left = MAX_TABLE_ROWS;
-                    shown = shown
-                        .into_iter()
-                        .map(|batch| {
-                            let taken = batch.slice(0, batch.num_rows().min(left));
-                            left -= taken.num_rows();
-                            taken
-                        })
-                        .collect();
-                }
-                if on_terminal {
-                    shown = shown.iter().map(shortened).collect::<Result<_>>()?;
+                // A plan is text of many lines.
+                if on_terminal && schema.fields().first().is_none_or(|f| f.name() != "plan_type") {
+                    return fitted(&schema, &shown, rows, begun.elapsed());
                 }
                 if shown.is_empty() {
                     shown.push(RecordBatch::new_empty(schema));
                 }
                 let options = FormatOptions::new().with_null("NULL");
-                let table = |batches: &[RecordBatch]| {
+                let whole = |batches: &[RecordBatch]| {
                     let table = pretty_format_batches_with_options(batches, &options);
                     table.map(|table| format!("{table}\n")).map_err(broken)
                 };
-                let mut text = table(&shown)?;
+                let mut text = whole(&shown)?;
                 if matches!(printable(&text), Cow::Owned(_)) {
                     // Escapes the text before the layout, which keeps the lines aligned.
                     shown = shown
                         .iter()
                         .map(|batch| with_texts(batch, printable))
                         .collect::<Result<_>>()?;
-                    text = table(&shown)?;
+                    text = whole(&shown)?;
                 }
-                out(printable(&text).as_bytes())?;
-                if more {
-                    super::super::terminal::say(format_args!(
-                        "only the first {MAX_TABLE_ROWS} rows; use `-o FILE` or `--format csv` for all"
-                    ));
-                }
-                Ok(())
+                out(printable(&text).as_bytes()).map(drop)
             }
             Self::Csv { header: true, schema } => {
                 let batch = sink::nested_as_text(&RecordBatch::new_empty(schema))?;
@@ -213,72 +231,4 @@ impl Printer {
             Self::Csv { .. } | Self::Jsonl => Ok(()),
         }
     }
-}
-
-/// The batch with long vectors replaced by texts of their first and last components.
-fn shortened(batch: &RecordBatch) -> Result<RecordBatch> {
-    let fields = batch.schema_ref().fields().iter().zip(batch.columns());
-    let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = fields
-        .map(|(field, column)| {
-            let column = short_column(column);
-            (field.as_ref().clone().with_data_type(column.data_type().clone()), column)
-        })
-        .unzip();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
-        .map_err(|e| Error::new(ErrorKind::Internal, "shortening vectors").source(e))
-}
-
-fn short_column(column: &ArrayRef) -> ArrayRef {
-    match column.data_type() {
-        DataType::FixedSizeList(item, length)
-            if *length as usize > MAX_VECTOR && item.data_type().is_numeric() =>
-        {
-            let lists = column.as_fixed_size_list();
-            let texts = (0..lists.len())
-                .map(|row| lists.is_valid(row).then(|| short_vector(&lists.value(row))));
-            Arc::new(texts.collect::<StringArray>())
-        }
-        DataType::List(item) if item.data_type().is_floating() => {
-            let lists = column.as_list::<i32>();
-            let texts = (0..lists.len())
-                .map(|row| lists.is_valid(row).then(|| short_vector(&lists.value(row))));
-            Arc::new(texts.collect::<StringArray>())
-        }
-        DataType::Struct(fields) => {
-            let parts = column.as_struct();
-            let columns: Vec<ArrayRef> = parts.columns().iter().map(short_column).collect();
-            let fields: Vec<Field> = fields
-                .iter()
-                .zip(&columns)
-                .map(|(field, column)| {
-                    field.as_ref().clone().with_data_type(column.data_type().clone())
-                })
-                .collect();
-            let same = StructArray::try_new(fields.into(), columns, parts.nulls().cloned());
-            same.map_or_else(|_| Arc::clone(column), |parts| Arc::new(parts))
-        }
-        _ => Arc::clone(column),
-    }
-}
-
-/// `[0.12, -0.3, 0.05, …, 0.4] (384)`.
-fn short_vector(values: &ArrayRef) -> String {
-    let numbers = cast(values, &DataType::Float64);
-    let numbers: &Float64Array = match &numbers {
-        Ok(numbers) => numbers.as_primitive::<Float64Type>(),
-        Err(_) => return String::new(),
-    };
-    let number = |index: usize| {
-        if numbers.is_null(index) {
-            "NULL".to_owned()
-        } else {
-            format!("{:.4}", numbers.value(index))
-        }
-    };
-    let length = numbers.len();
-    if length <= MAX_VECTOR {
-        return format!("[{}]", (0..length).map(number).collect::<Vec<_>>().join(", "));
-    }
-    let first = (0..3).map(number).collect::<Vec<_>>().join(", ");
-    format!("[{first}, …, {}] ({length})", number(length - 1))
 }

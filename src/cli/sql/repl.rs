@@ -9,7 +9,7 @@ use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
-use rustyline::validate::{ValidationContext, ValidationResult, Validator};
+use rustyline::validate::Validator;
 use rustyline::{Context, Editor, Helper};
 
 use super::session::Session;
@@ -18,12 +18,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tasks::TASKS;
 
 const HELP: &str = "\
-Statements end with `;`.
+Statements end with `;` and may have several lines; Ctrl-C clears them.
   \\h [FUNCTION]  lists the model functions, or describes one function
   \\d [TABLE]     lists the tables, or the columns of a table or quoted path
   \\m             lists the models; CREATE MODEL name FROM 'hub id or directory' adds one
-  \\?             shows this help
-  \\q             ends the session (Ctrl-D)
+  \\?             shows this help, as `help` does
+  \\q             ends the session, as `quit`, `exit` and Ctrl-D do
 ";
 
 /// The tables of the session.
@@ -84,27 +84,39 @@ pub(super) async fn run(session: Session) -> Result<()> {
         "hfauto-pipe {}; \\? for help, \\q to end\n",
         env!("CARGO_PKG_VERSION")
     ))?;
+    // The lines of a statement that has no end yet.
+    let mut pending = String::new();
     loop {
-        editor.set_helper(Some(Prompt { words: words(&session) }));
-        let line = tokio::task::block_in_place(|| editor.readline("hfauto> "));
-        let text = match line {
-            Ok(text) => text,
-            Err(ReadlineError::Interrupted) => continue,
+        editor.set_helper(Some(Prompt { words: words(&session).await }));
+        let prompt = if pending.is_empty() { "hfauto> " } else { "     -> " };
+        let line = tokio::task::block_in_place(|| editor.readline(prompt));
+        match line {
+            Ok(line) if pending.is_empty() => pending = line,
+            Ok(line) => pending = format!("{pending}\n{line}"),
+            Err(ReadlineError::Interrupted) => {
+                pending.clear();
+                continue;
+            }
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(failed(error)),
-        };
-        if text.trim().is_empty() {
+        }
+        if pending.trim().is_empty() {
+            pending.clear();
             continue;
         }
+        let command = Command::of(&pending);
+        if command.is_none() && !split::is_complete(&pending) {
+            continue;
+        }
+        let text = std::mem::take(&mut pending);
         let _ = editor.add_history_entry(&text);
         if let Some(file) = &history {
             let _ = editor.append_history(file);
         }
-        let result = match text.trim().strip_prefix('\\') {
-            Some(command) => match command.trim_end_matches(';').trim() {
-                "q" | "quit" => break,
-                command => self::command(&session, command).await,
-            },
+        let result = match command {
+            Some(Command::Quit) => break,
+            Some(Command::Help) => super::super::print(HELP),
+            Some(Command::Slash(command)) => self::command(&session, &command).await,
             None => match split::statements(&text) {
                 Ok(statements) => run_each(&session, &statements).await,
                 Err(error) => Err(error),
@@ -115,6 +127,29 @@ pub(super) async fn run(session: Session) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A command of the prompt, which is not SQL.
+#[derive(Debug, PartialEq)]
+enum Command {
+    Quit,
+    Help,
+    /// A command that starts with a backslash, without it.
+    Slash(String),
+}
+
+impl Command {
+    /// The command that `text` is; `None` for SQL. Words need no backslash and no semicolon.
+    fn of(text: &str) -> Option<Self> {
+        let text = text.trim().trim_end_matches(';').trim();
+        let command = text.strip_prefix('\\').map(str::trim);
+        match (command, text.to_lowercase().as_str()) {
+            (Some("q" | "quit"), _) | (None, "quit" | "exit") => Some(Self::Quit),
+            (Some("?"), _) | (None, "help") => Some(Self::Help),
+            (Some(command), _) => Some(Self::Slash(command.to_owned())),
+            (None, _) => None,
+        }
+    }
 }
 
 async fn run_each(session: &Session, statements: &[String]) -> Result<()> {
@@ -128,7 +163,6 @@ async fn command(session: &Session, command: &str) -> Result<()> {
     let (name, argument) = command.split_once(' ').unwrap_or((command, ""));
     let argument = argument.trim();
     match (name, argument) {
-        ("?", _) => super::super::print(HELP),
         ("h", "") => {
             let mut text = String::new();
             for function in TASKS.iter().map(|task| &task.function) {
@@ -136,6 +170,7 @@ async fn command(session: &Session, command: &str) -> Result<()> {
                     &format!("{}\n    {}\n", function.syntax(function.name), function.description);
             }
             text += "cosine_similarity(a, b)\n    The cosine of the angle between two vectors.\n";
+            text += "max_sim(query, document)\n    The score of two lists of vectors.\n";
             text += "Each model function has a variant that keeps row errors: try_embed gives Struct<value, error>.\n";
             super::super::print(text)
         }
@@ -173,8 +208,8 @@ fn help(session: &Session, name: &str) -> Result<()> {
     super::super::print(text)
 }
 
-/// The possible completions.
-fn words(session: &Session) -> Vec<String> {
+/// The possible completions: keywords, functions, models, tables and their columns.
+async fn words(session: &Session) -> Vec<String> {
     let state = session.context.state();
     let mut words: Vec<String> = KEYWORDS.iter().map(|word| (*word).to_owned()).collect();
     words.extend(state.scalar_functions().keys().map(|name| format!("{name}(")));
@@ -183,8 +218,13 @@ fn words(session: &Session) -> Vec<String> {
     for catalog in state.catalog_list().catalog_names() {
         let Some(catalog) = state.catalog_list().catalog(&catalog) else { continue };
         for schema in catalog.schema_names().iter().filter(|name| *name != "information_schema") {
-            words
-                .extend(catalog.schema(schema).into_iter().flat_map(|schema| schema.table_names()));
+            let Some(schema) = catalog.schema(schema) else { continue };
+            for name in schema.table_names() {
+                if let Ok(Some(table)) = schema.table(&name).await {
+                    words.extend(table.schema().fields().iter().map(|field| field.name().clone()));
+                }
+                words.push(name);
+            }
         }
     }
     words.sort();
@@ -236,13 +276,7 @@ impl Completer for Prompt {
     }
 }
 
-impl Validator for Prompt {
-    fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        let text = context.input();
-        let complete = text.trim_start().starts_with('\\') || split::is_complete(text);
-        Ok(if complete { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
-    }
-}
+impl Validator for Prompt {}
 
 impl Hinter for Prompt {
     type Hint = String;
@@ -255,3 +289,25 @@ impl Highlighter for Prompt {
 }
 
 impl Helper for Prompt {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_backslashes_are_commands() {
+        let slash = |text: &str| Some(Command::Slash(text.to_owned()));
+        for (text, expected) in [
+            ("quit", Some(Command::Quit)),
+            ("EXIT;", Some(Command::Quit)),
+            (" \\q ", Some(Command::Quit)),
+            ("help ;", Some(Command::Help)),
+            ("\\?", Some(Command::Help)),
+            ("\\h embed", slash("h embed")),
+            ("SELECT 1", None),
+            ("help me", None),
+        ] {
+            assert_eq!(Command::of(text), expected, "{text}");
+        }
+    }
+}

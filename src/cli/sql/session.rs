@@ -13,7 +13,10 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::dml::CopyTo;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
-use datafusion::sql::parser::Statement;
+use datafusion::sql::parser::{CopyToSource, Statement};
+use datafusion::sql::sqlparser::ast::{
+    Query, SelectFlavor, SelectItem, SetExpr, Statement as SqlStatement, WildcardAdditionalOptions,
+};
 
 use super::{OutputFormat, SqlArgs, output, split};
 use crate::config::pipeline::{FileFormat, SinkSpec, SourceSpec};
@@ -25,7 +28,9 @@ use crate::job::{lineage, model_steps, write_stream};
 use crate::secret;
 use crate::sink::{Sink, SinkOptions};
 use crate::source;
-use crate::sql::{ModelCatalog, ModelStatement, model_statement, register, with_file_tables};
+use crate::sql::{
+    ModelCatalog, ModelStatement, model_statement, register, target_partitions, with_file_tables,
+};
 use crate::store;
 
 /// A session.
@@ -122,6 +127,7 @@ impl Session {
         }
         let failed = |e| source::query_error(e, &[]);
         let frame = self.context.execute_logical_plan(plan).await.map_err(failed)?;
+        let frame = in_partitions(frame);
         let cancel = super::super::signals::Stop::listen();
         if let Some((path, fresh)) = output {
             let spec = sink_spec(path.clone(), None)?;
@@ -151,6 +157,19 @@ impl Session {
         let state = self.context.state();
         let mut statement =
             state.sql_to_statement(sql, &state.config().options().sql_parser.dialect)?;
+        match &mut statement {
+            Statement::Statement(statement) => {
+                if let SqlStatement::Query(query) = statement.as_mut() {
+                    select_all(query);
+                }
+            }
+            Statement::CopyTo(copy) => {
+                if let CopyToSource::Query(query) = &mut copy.source {
+                    select_all(query);
+                }
+            }
+            _ => {}
+        }
         // DataFusion checks only the last extension, and does not know all of ours.
         if let Statement::CopyTo(copy) = &mut statement
             && copy.stored_as.is_none()
@@ -163,10 +182,7 @@ impl Session {
 
     /// Runs `COPY … TO`, which publishes its output atomically, like a pipeline's sink.
     async fn copy(&self, copy: CopyTo, sql: &str) -> Result<()> {
-        if let Some((name, _)) = copy.options.iter().next() {
-            return Err(Error::new(ErrorKind::Config, format!("COPY has no option `{name}` here"))
-                .hint("the format follows from the extension, or from STORED AS"));
-        }
+        let overwrite = overwrite(copy.options.iter())?;
         let name = copy.file_type.get_ext();
         let format = FileFormat::of_stored_as(&name).ok_or_else(|| {
             let message = format!("COPY writes parquet, csv, json or arrow, not `{name}`");
@@ -174,8 +190,9 @@ impl Session {
         })?;
         let mut spec = sink_spec(PathBuf::from(&copy.output_url), Some(format))?;
         spec.partition_by.clone_from(&copy.partition_by);
-        let frame = DataFrame::new(self.context.state(), copy.input.as_ref().clone());
-        let rows = self.write(frame, sql, &spec, false).await?;
+        let frame =
+            in_partitions(DataFrame::new(self.context.state(), copy.input.as_ref().clone()));
+        let rows = self.write(frame, sql, &spec, overwrite).await?;
         let schema = Arc::new(Schema::new(vec![Field::new("count", DataType::UInt64, false)]));
         let count = Arc::new(UInt64Array::from(vec![rows]));
         let batch = RecordBatch::try_new(Arc::clone(&schema), vec![count])
@@ -193,7 +210,8 @@ impl Session {
     ) -> Result<u64> {
         Sink::check(spec, overwrite)?;
         let failed = |e| source::query_error(e, &[]);
-        let optimized = frame.into_optimized_plan().map_err(failed)?;
+        let (state, plan) = frame.into_parts();
+        let optimized = state.optimize(&plan).map_err(failed)?;
         let to = source::Output {
             what: "--output",
             path: &spec.path,
@@ -202,7 +220,6 @@ impl Session {
             partitions: spec.partition_by.len(),
         };
         source::check_plan(&optimized, to)?;
-        let state = self.context.state();
         let planner = Arc::clone(state.query_planner());
         let plan = planner.create_physical_plan(&optimized, &state).await.map_err(failed)?;
         let vectors = plan.schema();
@@ -217,7 +234,7 @@ impl Session {
             overwrite,
         };
         let sink = Sink::create(spec, plan.schema(), options)?;
-        let stream = execute_stream(plan, self.context.task_ctx()).map_err(failed)?;
+        let stream = execute_stream(plan, state.task_ctx()).map_err(failed)?;
         let cancel = super::super::signals::Stop::listen();
         let sink = write_stream(stream, sink, &[], |_, _| {}, pin!(cancel.asked())).await?;
         let written = tokio::task::block_in_place(|| sink.finish())?;
@@ -249,6 +266,51 @@ impl Session {
         .map_err(|e| Error::new(ErrorKind::Internal, "the table of models").source(e))?;
         Ok((schema, batch))
     }
+}
+
+/// `FROM t` without SELECT selects every column. DataFusion would select none.
+fn select_all(query: &mut Query) {
+    if let SetExpr::Select(select) = query.body.as_mut()
+        && select.flavor == SelectFlavor::FromFirstNoSelect
+    {
+        select.flavor = SelectFlavor::Standard;
+        select.projection = vec![SelectItem::Wildcard(WildcardAdditionalOptions::default())];
+    }
+}
+
+/// The one option of COPY: whether it replaces an existing output.
+fn overwrite<'o>(options: impl Iterator<Item = (&'o String, &'o String)>) -> Result<bool> {
+    let mut overwrite = false;
+    for (name, value) in options {
+        // DataFusion takes options that it does not know for those of the format.
+        let name = name.trim_start_matches("format.");
+        let refused =
+            |message: String, hint| Err(Error::new(ErrorKind::Config, message).hint(hint));
+        overwrite = match (name, value.to_lowercase().as_str()) {
+            ("overwrite", "true") => true,
+            ("overwrite", "false") => false,
+            ("overwrite", _) => {
+                let message = format!("COPY: `overwrite` is true or false, not `{value}`");
+                return refused(message, "write OPTIONS (overwrite true)");
+            }
+            _ => {
+                let message = format!("COPY has no option `{name}` here");
+                return refused(
+                    message,
+                    "the format follows from the extension, or from STORED AS; OPTIONS (overwrite true) replaces an output",
+                );
+            }
+        };
+    }
+    Ok(overwrite)
+}
+
+/// The query with as many partitions as its order of rows allows.
+fn in_partitions(frame: DataFrame) -> DataFrame {
+    let (mut state, plan) = frame.into_parts();
+    let partitions = target_partitions(&plan);
+    state.config_mut().options_mut().execution.target_partitions = partitions;
+    DataFrame::new(state, plan)
 }
 
 /// A sink at a path, with the format of its extension or the given one.

@@ -127,6 +127,7 @@ impl Precision {
 
 pub(super) static FEATURE_EXTRACTION: TaskDefinition = TaskDefinition {
     id: "feature-extraction",
+    aliases: &[],
     summary: "Computes embeddings or hidden states of a text.",
     auto_class: AutoClass::Model,
     outputs: &[

@@ -46,6 +46,7 @@ pub struct TokenClassification {
 
 pub(super) static TOKEN_CLASSIFICATION: TaskDefinition = TaskDefinition {
     id: "token-classification",
+    aliases: &["ner"],
     summary: "Labels the tokens or spans of a text.",
     auto_class: AutoClass::TokenClassification,
     outputs: &[ModelOutputName::Logits],

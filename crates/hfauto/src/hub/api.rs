@@ -13,16 +13,38 @@ use super::transfer::{Failure, MAX_PAUSE, Transfer, header};
 use crate::error::{Error, ErrorKind};
 use crate::limits;
 
+/// The most retries without a connection: a machine without a network learns it in seconds.
+const UNCONNECTED_RETRIES: u32 = 1;
+
+/// How long the hub may take to respond if the cache has a copy.
+const CACHED_TIMEOUT: Duration = Duration::from_secs(4);
+
 impl Transfer {
-    /// Requests the commit and the files of `revision`. The flag beside an error is true for network failures.
-    pub(super) async fn info(&self, revision: &str) -> Result<ModelInfo, (Error, bool)> {
+    /// Requests the commit and the files of `revision`. With `is_cached`, a copy makes do: one short attempt. The flag
+    /// beside an error is true for network failures.
+    pub(super) async fn info(
+        &self,
+        revision: &str,
+        is_cached: bool,
+    ) -> Result<ModelInfo, (Error, bool)> {
         let mut retries = 0;
         loop {
-            match self.info_once(revision).await {
+            let attempt = self.info_once(revision);
+            let answer = if is_cached {
+                timeout(CACHED_TIMEOUT, attempt).await.unwrap_or_else(|_| {
+                    let error = unreachable_host(&shown(&self.settings));
+                    Err(Failure::Network { error, received: 0, pause: None, connected: false })
+                })
+            } else {
+                attempt.await
+            };
+            match answer {
                 Ok(info) => return Ok(info),
                 Err(Failure::Fatal(error) | Failure::Stale(error)) => return Err((error, false)),
-                Err(Failure::Network { error, pause, .. }) => {
-                    if retries == self.settings.retries {
+                Err(Failure::Network { error, pause, connected, .. }) => {
+                    let most = self.settings.retries;
+                    let most = if connected { most } else { most.min(UNCONNECTED_RETRIES) };
+                    if is_cached || retries >= most {
                         return Err((error, true));
                     }
                     let backoff = self.settings.retry_delay.saturating_mul(1 << retries.min(6));
@@ -46,12 +68,12 @@ impl Transfer {
             self.send(&self.client, Method::GET, &url, None).await.map_err(|failure| {
                 match failure {
                     // The message names the configured endpoint, because this request goes to the hub itself.
-                    Failure::Network { error, received, pause } => {
+                    Failure::Network { error, received, pause, connected } => {
                         let mut named = unreachable_host(&shown(&self.settings));
                         if let Some(source) = std::error::Error::source(&error) {
                             named = named.source(source.to_string());
                         }
-                        Failure::Network { error: named, received, pause }
+                        Failure::Network { error: named, received, pause, connected }
                     }
                     other => other,
                 }
@@ -84,7 +106,7 @@ impl Transfer {
         let error = refusal.error(&self.settings, &self.repo, revision, None);
         if refusal.is_transient() {
             let pause = pause.and_then(|text| text.parse().ok()).map(Duration::from_secs);
-            return Failure::Network { error, received: 0, pause };
+            return Failure::Network { error, received: 0, pause, connected: true };
         }
         Failure::Fatal(error)
     }
@@ -107,7 +129,12 @@ impl Transfer {
                     Err(e) => {
                         let error = unreachable_host(&shown(&self.settings));
                         let error = error.source(e.without_url());
-                        return Err(Failure::Network { error, received: 0, pause: None });
+                        return Err(Failure::Network {
+                            error,
+                            received: 0,
+                            pause: None,
+                            connected: true,
+                        });
                     }
                 }
             }

@@ -81,10 +81,11 @@ impl Hub {
     /// Resolves the revision on the hub.
     async fn resolve(&self, request: &Request, transfer: &Transfer) -> Result<Resolved> {
         let (repo, revision) = (request.repo.as_str(), request.revision.as_str());
-        let info = match transfer.info(revision).await {
+        let is_cached = request.cached("").is_ok();
+        let info = match transfer.info(revision, is_cached).await {
             Ok(info) => info,
             Err((error, is_network)) => {
-                if is_network && request.cached("").is_ok() {
+                if is_network && is_cached {
                     tracing::warn!(model = repo, revision, %error, "using the cached copy");
                     return Ok(Resolved::Cached);
                 }

@@ -59,7 +59,13 @@ pub(super) enum Failure {
     /// The partial download belongs to another file. It is removed.
     Stale(Error),
     /// A network failure: retry, after at least the delay that the server requests.
-    Network { error: Error, received: u64, pause: Option<Duration> },
+    Network {
+        error: Error,
+        received: u64,
+        pause: Option<Duration>,
+        /// False without a connection to the host: no network, no such name, a closed port.
+        connected: bool,
+    },
 }
 
 impl From<Error> for Failure {
@@ -120,7 +126,7 @@ impl Transfer {
                 Err(Failure::Fatal(error)) => return Err(error),
                 Err(Failure::Stale(error)) if was_stale => return Err(error),
                 Err(Failure::Stale(_)) => was_stale = true,
-                Err(Failure::Network { error, received, pause }) => {
+                Err(Failure::Network { error, received, pause, .. }) => {
                     if received >= RENEWING_BYTES {
                         retries = 0;
                     }
@@ -326,7 +332,7 @@ impl Transfer {
                     if let Err(e) = end {
                         error = error.source(e.without_url());
                     }
-                    return Err(Failure::Network { error, received, pause: None });
+                    return Err(Failure::Network { error, received, pause: None, connected: true });
                 }
             }
         }
@@ -357,12 +363,12 @@ impl Transfer {
             } else {
                 unreachable_host(host)
             };
-            let fatal = e.is_builder() || e.is_redirect();
+            let (fatal, connected) = (e.is_builder() || e.is_redirect(), !e.is_connect());
             let error = error.source(e.without_url());
             if fatal {
                 Failure::Fatal(error)
             } else {
-                Failure::Network { error, received: 0, pause: None }
+                Failure::Network { error, received: 0, pause: None, connected }
             }
         })
     }
@@ -378,7 +384,7 @@ impl Transfer {
         if refusal.is_transient() {
             let pause = header(headers, RETRY_AFTER.as_str()).and_then(|text| text.parse().ok());
             let pause = pause.map(Duration::from_secs);
-            return Failure::Network { error, received: 0, pause };
+            return Failure::Network { error, received: 0, pause, connected: true };
         }
         Failure::Fatal(error)
     }
