@@ -1,7 +1,7 @@
 //! Places where the kill tests end the process: `HFAUTO_FAILPOINT=unit.renamed:3` kills it with SIGKILL when
 //! it comes to `unit.renamed` for the third time; with `:hold` at the end it stays there instead, with `:panic` it
-//! panics; with `:spin` it keeps a thread of the runtime busy for ever. Without the variable, a failpoint costs a
-//! single load of a static.
+//! panics; with `:spin` it keeps a thread of the runtime busy for ever. `unit.begun@003.csv` is a place of the units
+//! whose input contains `003.csv`. Without the variable, a failpoint costs a single load of a static.
 //!
 //! A variable that is set by accident has no effect: `HFAUTO_FAILPOINT_KEY` must hold the [`key`] of this very program,
 //! which nobody computes by accident.
@@ -15,6 +15,7 @@ use std::time::{Duration, UNIX_EPOCH};
 /// Every place, in the order in which a job comes to them.
 pub const FAILPOINTS: &[&str] = &[
     "lock.taken",
+    "unit.begun",
     "unit.written",
     "unit.renamed",
     "unit.synced",
@@ -49,6 +50,11 @@ pub fn key(program: &Path) -> Option<String> {
 
 /// Kills the process if this is the place, for the time, that the environment names.
 pub(crate) fn failpoint(name: &str) {
+    failpoint_at(name, "");
+}
+
+/// Like [`failpoint`], at a place that concerns `what`.
+pub(crate) fn failpoint_at(name: &str, what: &str) {
     static CHOSEN: OnceLock<Option<Chosen>> = OnceLock::new();
     static HITS: AtomicU64 = AtomicU64::new(0);
     let chosen = CHOSEN.get_or_init(|| {
@@ -64,7 +70,11 @@ pub(crate) fn failpoint(name: &str) {
     });
     let Some(chosen) = chosen else { return };
     debug_assert!(FAILPOINTS.contains(&name) || SCHEDULE_FAILPOINTS.contains(&name));
-    if chosen.name == name && HITS.fetch_add(1, Ordering::Relaxed) + 1 == chosen.count {
+    let is_here = match chosen.name.split_once('@') {
+        Some((place, part)) => place == name && what.contains(part),
+        None => chosen.name == name,
+    };
+    if is_here && HITS.fetch_add(1, Ordering::Relaxed) + 1 == chosen.count {
         match chosen.then.as_deref() {
             Some("hold") => return std::thread::sleep(Duration::from_secs(10)),
             Some("panic") => panic!("the failpoint `{name}`"),

@@ -8,12 +8,18 @@
 //! are in flight, to keep the workers busy between them. A unit's id is a hash of the plan, the models (commit, or
 //! files of a local directory), the options, the path, size and time of its file, and its rows.
 
+mod cancel;
+mod compute;
+mod coordinator;
+mod join;
 mod memory;
 mod progress;
 mod report;
 mod run;
 mod samples;
+mod spec;
 mod units;
+mod worker;
 mod write;
 
 use std::collections::BTreeSet;
@@ -27,6 +33,7 @@ use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::{SQLOptions, SessionContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, ident};
 use datafusion::physical_plan::{ExecutionPlan, displayable};
+use tokio::sync::RwLock;
 use tracing::Instrument;
 
 use crate::config::pipeline::{FileFormat, OnErrorRows, Pipeline, Step, StepKind};
@@ -42,10 +49,14 @@ use crate::sink::{self, Shard, Sink};
 use crate::source::{self, InvalidUtf8, MarkedRows, Source};
 use crate::sql::{self, ModelCatalog};
 use crate::tasks::{self, EncodedRow, Models, Task};
+pub use cancel::Cancel;
+pub use coordinator::Coordinator;
 pub use memory::PeakMemory;
 use progress::Input;
 pub use progress::{Progress, Stage};
+pub use spec::{JobSpec, UnitSpec, build};
 use units::why_whole;
+pub use worker::{UnitRecord, Worker, WorkerOptions};
 pub(crate) use write::write_stream;
 
 pub use crate::report::{OutputFile, RunReport, StepReport, UnitCounts};
@@ -56,12 +67,14 @@ pub(crate) use crate::report::{bytes, count, counted, duration};
 pub struct JobOptions {
     /// Read at most this many rows of the source. The job is then one unit.
     pub limit: Option<usize>,
-    /// Replace the output of an earlier run; not valid for a shard.
+    /// Replace the output of an earlier run; not valid beside other processes.
     pub overwrite: bool,
     /// Remove the rows of inputs that no longer exist, in an incremental pipeline.
     pub prune: bool,
     /// Compute only this share of the units; other processes compute the others.
     pub shard: Option<Shard>,
+    /// Claim units one by one; any number of other processes may do the same.
+    pub join: bool,
 }
 
 /// A prepared pipeline: all files, columns, models and types are known; no weights are loaded.
@@ -76,6 +89,8 @@ pub struct Job {
     progress: Arc<Progress>,
     /// The reason why the job is one unit.
     whole: Option<String>,
+    /// Held while a unit is computed: exclusively by one that may have killed its process.
+    running: RwLock<()>,
 }
 
 impl Job {
@@ -99,9 +114,35 @@ impl Job {
         for output in outputs(&pipeline) {
             source::check_plan(source.dataframe.logical_plan(), output)?;
         }
+        let models = Arc::new(Models::new(hub));
+        let mut job = Self::plan(context, pipeline, options, models, source).await?;
+        let Self { pipeline, options, plan, source, .. } = &job;
+        let whole =
+            whole(pipeline, options, plan, source).map_err(|e| plan_error(e, "the steps"))?;
+        check_units(pipeline, options, whole.as_deref())?;
+        job.whole = whole;
+        Ok(job)
+    }
+
+    /// Plans a job whose source another process has listed and inspected. It has no units of its own.
+    async fn prepare_shipped(pipeline: Pipeline, spec: &JobSpec, hub: Arc<Hub>) -> Result<Self> {
+        let context = source::session(None)?;
+        let source = source::open_shipped(&context, &pipeline.source, spec.source()).await?;
+        let models = Arc::new(Models::pinned(hub, spec.models().to_vec()));
+        Self::plan(context, pipeline, JobOptions::default(), models, source).await
+    }
+
+    /// Plans the steps over a source.
+    async fn plan(
+        context: SessionContext,
+        pipeline: Pipeline,
+        options: JobOptions,
+        models: Arc<Models>,
+        source: Source,
+    ) -> Result<Self> {
+        let keeps_errors = pipeline.on_error.rows != OnErrorRows::Fail;
         let settings = BatchSettings::from(pipeline.run);
         let workers = Arc::new(WorkerPool::new(settings.workers));
-        let models = Arc::new(Models::new(hub));
         let catalog =
             ModelCatalog::with_models(Arc::clone(&models), pipeline.dir.clone(), settings)
                 .with_images(pipeline.images.clone())
@@ -145,9 +186,6 @@ impl Job {
             optimized.map_err(|e| source::name_cast(e, &plan))
         })
         .await?;
-        let whole =
-            whole(&pipeline, &options, &plan, &source).map_err(|e| plan_error(e, "the steps"))?;
-        check_units(&pipeline, &options, whole.as_deref())?;
         check_types(&pipeline, &plan)?;
         let input = Input {
             files: source.files.len(),
@@ -157,7 +195,22 @@ impl Job {
         };
         let progress =
             Arc::new(Progress::new(&pipeline.name, input, model_steps(&plan), source_metrics));
-        Ok(Self { pipeline, options, context, plan, written, source, progress, whole })
+        Ok(Self {
+            pipeline,
+            options,
+            context,
+            plan,
+            written,
+            source,
+            progress,
+            whole: None,
+            running: RwLock::new(()),
+        })
+    }
+
+    /// A hash of everything that all units depend on.
+    fn plan_hash(&self) -> blake3::Hash {
+        units::plan_hash(&self.pipeline, &self.written, self.steps())
     }
 
     /// The reason why the job is one unit, computed and published as a whole; `None` if it has several, each durable
@@ -423,7 +476,7 @@ fn whole(
     if let Some(reason) = why_whole(plan, source)? {
         return Ok(Some(reason));
     }
-    let needs_units = pipeline.run.is_incremental || options.shard.is_some();
+    let needs_units = pipeline.run.is_incremental || options.shard.is_some() || options.join;
     let is_small = source.units().len() < 2 && !needs_units;
     Ok(is_small.then(|| "the input is one unit".to_owned()))
 }
@@ -435,6 +488,8 @@ fn check_units(pipeline: &Pipeline, options: &JobOptions, whole: Option<&str>) -
         ("`run.incremental`", "remove `incremental`: every run then computes all rows")
     } else if options.shard.is_some() {
         ("`--shard`", "run it without `--shard`")
+    } else if options.join {
+        ("`--join`", "run it without `--join`")
     } else {
         return Ok(());
     };

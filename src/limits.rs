@@ -20,6 +20,10 @@ pub(crate) const STACK_BYTES: usize = 64 << 20;
 /// The stack size of a run's other threads, in bytes: they evaluate expressions but plan nothing.
 pub(crate) const THREAD_STACK_BYTES: usize = 16 << 20;
 
+/// The longest description of a job or unit, in bytes once it is decompressed: it contains a pipeline file, the columns
+/// of its source, and the invalid texts of one unit.
+pub(crate) const JOB_SPEC_BYTES: u64 = 64 << 20;
+
 /// The longest pipeline file, in bytes.
 pub(crate) const PIPELINE_BYTES: u64 = 16 << 20;
 

@@ -31,6 +31,11 @@ pub(super) struct JobArgs {
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
 
+    /// Compute units together with other processes that run the same command, on any machines. Each claims units in the
+    /// output; processes may start and end at any time. The last one publishes the output.
+    #[arg(long, conflicts_with = "shard")]
+    join: bool,
+
     #[command(flatten)]
     pub(super) models: ModelArgs,
 }
@@ -58,12 +63,8 @@ impl ValueEnum for Dtype {
 }
 
 fn device(text: &str) -> std::result::Result<DeviceSpec, String> {
-    match (text, DeviceSpec::cuda_ordinal(text)) {
-        ("auto", _) => Ok(DeviceSpec::Auto),
-        ("cpu", _) => Ok(DeviceSpec::Cpu),
-        (_, Some(ordinal)) => Ok(DeviceSpec::Cuda(ordinal)),
-        _ => Err("expected auto, cpu, cuda or cuda:N, such as cuda:0".to_owned()),
-    }
+    DeviceSpec::of_name(text)
+        .ok_or_else(|| "expected auto, cpu, cuda or cuda:N, such as cuda:0".to_owned())
 }
 
 /// `2/4` means the second of four shards.
@@ -100,7 +101,8 @@ impl JobArgs {
         add("shard", self.shard.map(|shard| shard.to_string()));
         add("device", self.models.device.map(|device| device.to_string()));
         add("dtype", self.models.dtype.map(|dtype| dtype.name().to_owned()));
-        for (name, is_set) in [("--fresh", self.fresh), ("--prune", self.prune)] {
+        let flags = [("--fresh", self.fresh), ("--prune", self.prune), ("--join", self.join)];
+        for (name, is_set) in flags {
             arguments.extend(is_set.then(|| name.to_owned()));
         }
         arguments
@@ -110,10 +112,10 @@ impl JobArgs {
     pub(super) async fn prepare(&self, mut pipeline: Pipeline, hub: Hub) -> Result<Job> {
         self.models.set(&mut pipeline);
         let (limit, overwrite, prune) = (self.limit, self.fresh, self.prune);
-        let options = JobOptions { limit, overwrite, prune, shard: self.shard };
+        let options = JobOptions { limit, overwrite, prune, shard: self.shard, join: self.join };
         check_options(&options, &pipeline)?;
         Sink::check(&pipeline.sink, overwrite || pipeline.run.is_incremental)?;
-        Job::prepare(pipeline, options, Arc::new(hub)).await
+        Box::pin(Job::prepare(pipeline, options, Arc::new(hub))).await
     }
 }
 
@@ -136,6 +138,11 @@ pub(super) fn check_options(options: &JobOptions, pipeline: &Pipeline) -> Result
     } else if options.shard.is_some() && options.overwrite {
         (
             "`--shard` conflicts with `--fresh`: each shard would remove the units of the others",
+            "remove the output first, or choose another `sink.path`",
+        )
+    } else if options.join && options.overwrite {
+        (
+            "`--join` conflicts with `--fresh`: each process would remove the units of the others",
             "remove the output first, or choose another `sink.path`",
         )
     } else {

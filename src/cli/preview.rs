@@ -96,9 +96,9 @@ impl Sample {
         // A few rows are no sample of the rows that fail.
         pipeline.on_error.max_fraction = 1.0;
         let options = JobOptions { limit: Some(rows), ..JobOptions::default() };
-        let job = Job::prepare(pipeline, options, Arc::clone(hub)).await?;
+        let job = Box::pin(Job::prepare(pipeline, options, Arc::clone(hub))).await?;
         let stop = super::signals::Stop::listen();
-        let report = job.run(stop.asked()).await?;
+        let report = Box::pin(job.run(stop.asked())).await?;
         let unreadable = |e: ArrowError| {
             Error::new(ErrorKind::Internal, "cannot read the rows of a preview").source(e)
         };

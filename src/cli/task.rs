@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind as ClapErrorKind;
@@ -27,10 +27,7 @@ const PREVIEW_ROWS: usize = 5;
 /// The command of a task.
 struct TaskCommand {
     task: &'static TaskDefinition,
-    /// The verb: the task's function in SQL, with hyphens.
-    verb: String,
-    /// The id of the task and its aliases.
-    aliases: Vec<&'static str>,
+    verb: &'static str,
     /// Whether `input` may be a single column.
     takes_column: bool,
     /// The keys of `input` that name several columns.
@@ -69,41 +66,69 @@ enum Kind {
     Yaml,
 }
 
-/// The commands of all tasks, in their order.
-static COMMANDS: LazyLock<Vec<TaskCommand>> = LazyLock::new(|| {
-    let schema = config::schema();
-    TASKS.iter().map(|task| TaskCommand::of(task, &schema)).collect()
+/// The verb of a task, and its command once it is used: to make the flags takes time and memory.
+struct Verb {
+    task: &'static TaskDefinition,
+    /// The task's function in SQL, with hyphens.
+    name: String,
+    command: OnceLock<TaskCommand>,
+}
+
+/// The verbs of all tasks, in their order.
+static VERBS: LazyLock<Vec<Verb>> = LazyLock::new(|| {
+    let verb = |task: &'static TaskDefinition| Verb {
+        task,
+        name: task.function.name.replace('_', "-"),
+        command: OnceLock::new(),
+    };
+    TASKS.iter().copied().map(verb).collect()
 });
 
+impl Verb {
+    fn find(name: &str) -> Option<&'static Self> {
+        VERBS.iter().find(|verb| verb.name == name)
+    }
+
+    fn command(&'static self) -> &'static TaskCommand {
+        self.command.get_or_init(|| TaskCommand::of(self.task, &self.name, &config::schema()))
+    }
+
+    /// The command line of the task; its flags are added when it is used.
+    fn clap(&'static self) -> Command {
+        let names = std::iter::once(self.task.id).chain(self.task.aliases.iter().copied());
+        Command::new(self.name.as_str())
+            .about(self.task.summary)
+            .visible_aliases(names.filter(|name| *name != self.name))
+            .defer(|command| match Self::find(command.get_name()) {
+                Some(verb) => verb.command().add_flags(command),
+                None => command,
+            })
+    }
+}
+
 impl TaskCommand {
-    fn of(task: &'static TaskDefinition, schema: &Value) -> Self {
+    fn of(task: &'static TaskDefinition, verb: &'static str, schema: &Value) -> Self {
         let steps = schema["$defs"]["RawStep"]["oneOf"].as_array();
         let step = steps.into_iter().flatten().find_map(|step| step["properties"].get(task.id));
         let step = step.unwrap_or(&Value::Null);
         let inputs = alternatives(&step["properties"]["input"], schema);
         let parts = inputs.iter().find(|input| input["type"] == "object");
-        let verb = task.function.name.replace('_', "-");
-        let names = std::iter::once(task.id).chain(task.aliases.iter().copied());
         Self {
             task,
-            aliases: names.filter(|name| *name != verb).collect(),
+            verb,
             takes_column: inputs.iter().any(|input| input["type"] == "string"),
             inputs: parts.map(|parts| flags(parts, &[], schema)).unwrap_or_default(),
             options: flags(step, &["model", "input", "output"], schema),
             output: template_step(task).unwrap_or_else(|| "result".to_owned()),
             model: task.hub_model(),
-            verb,
         }
     }
 
-    /// The command with its flags.
-    fn command(&'static self) -> Command {
+    /// Adds the flags of the task to its command.
+    fn add_flags(&'static self, command: Command) -> Command {
         // The summary comes last: `augment_args` sets the description of the flags.
-        let mut command = TaskArgs::augment_args(Command::new(self.verb.as_str()))
-            .about(self.task.summary)
-            .long_about(None)
-            .visible_aliases(self.aliases.iter().copied())
-            .after_help(
+        let mut command =
+            TaskArgs::augment_args(command).about(self.task.summary).long_about(None).after_help(
                 "Without `--output`, it shows the first rows and what the whole run would take.",
             );
         if self.takes_column {
@@ -315,7 +340,7 @@ impl FromArgMatches for TaskRun {
     fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
         let unknown = || clap::Error::new(ClapErrorKind::InvalidSubcommand);
         let (verb, matches) = matches.subcommand().ok_or_else(unknown)?;
-        let command = COMMANDS.iter().find(|command| command.verb == verb).ok_or_else(unknown)?;
+        let command = Verb::find(verb).ok_or_else(unknown)?.command();
         let column = if command.takes_column { matches.get_one::<String>("column") } else { None };
         let input = match column {
             Some(column) => quoted(column),
@@ -336,7 +361,7 @@ impl FromArgMatches for TaskRun {
 
 impl Subcommand for TaskRun {
     fn augment_subcommands(command: Command) -> Command {
-        command.subcommands(COMMANDS.iter().map(TaskCommand::command))
+        command.subcommands(VERBS.iter().map(Verb::clap))
     }
 
     fn augment_subcommands_for_update(command: Command) -> Command {
@@ -344,7 +369,7 @@ impl Subcommand for TaskRun {
     }
 
     fn has_subcommand(name: &str) -> bool {
-        COMMANDS.iter().any(|command| command.verb == name)
+        Verb::find(name).is_some()
     }
 }
 
@@ -356,7 +381,7 @@ fn mapping<'a>(entries: impl Iterator<Item = (&'a str, String)>) -> String {
 
 impl TaskRun {
     pub(super) fn run(self) -> Result<()> {
-        let verb = &self.command.verb;
+        let verb = self.command.verb;
         let written = self.args.write_pipeline.as_deref().filter(|file| *file != Path::new("-"));
         let file = written.map_or_else(|| PathBuf::from(format!("{verb}.yaml")), Path::to_owned);
         let text = self.pipeline(&file)?;
@@ -423,7 +448,7 @@ impl TaskRun {
         if let Some(model) = &self.args.model {
             return Ok(model.clone());
         }
-        let verb = &self.command.verb;
+        let verb = self.command.verb;
         let example = self.command.model.unwrap_or("org/name");
         if self.command.task.function.name == default_model::FUNCTION {
             super::log::note(&format!(
@@ -464,8 +489,8 @@ mod tests {
 
     #[test]
     fn every_task_has_a_command_whose_pipeline_loads() {
-        for command in COMMANDS.iter() {
-            let mut arguments = vec![command.verb.as_str(), "rows.parquet", "-m", "org/name"];
+        for command in VERBS.iter().map(Verb::command) {
+            let mut arguments = vec![command.verb, "rows.parquet", "-m", "org/name"];
             if command.takes_column {
                 arguments.extend(["--column", "text"]);
             }

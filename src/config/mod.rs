@@ -17,18 +17,19 @@ pub mod pipeline;
 pub mod raw;
 mod resolve;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use serde::Deserialize;
 
 use crate::document::{Data, Node, check, nearest, node};
 pub use crate::document::{Diagnostic, Diagnostics};
 pub use call::{Call, call, model};
-use pipeline::Pipeline;
+use pipeline::{Pipeline, Written};
 use raw::RawPipeline;
 
 use crate::limits::PIPELINE_BYTES;
@@ -104,15 +105,40 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Pipeline, Diagnostics>
 /// All problems of the file at once.
 pub fn parse(text: &str, path: &Path, options: &LoadOptions) -> Result<Pipeline, Diagnostics> {
     let mut report = Diagnostics::new(path.display().to_string(), text);
-    let read = read(text, options, &mut report);
+    let used = Arc::new(Mutex::new(BTreeMap::new()));
+    let options = LoadOptions { variables: recording(options, &used), set: options.set.clone() };
+    let read = read(text, &options, &mut report);
     match read {
         Some((root, Some(raw))) => {
             let variables = &*options.variables;
-            let pipeline = resolve::resolve(&raw, &root, path, variables, &mut report);
+            let mut pipeline = resolve::resolve(&raw, &root, path, variables, &mut report);
+            let variables = used.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            pipeline.written = Written { text: text.to_owned(), set: options.set, variables };
             if report.is_empty() { Ok(pipeline) } else { Err(report) }
         }
         _ => Err(report),
     }
+}
+
+/// The pipeline that another process loaded from the file at `path`. Uses no variables but the recorded ones.
+///
+/// # Errors
+/// All problems of the file at once, such as keys that this version does not have.
+pub fn reload(written: &Written, path: &Path) -> Result<Pipeline, Diagnostics> {
+    let known = written.variables.clone();
+    let variables: Variables = Arc::new(move |name| known.get(name).cloned());
+    parse(&written.text, path, &LoadOptions { set: written.set.clone(), variables })
+}
+
+/// The variables of `options`, with those that are looked up added to `used`.
+fn recording(options: &LoadOptions, used: &Arc<Mutex<BTreeMap<String, String>>>) -> Variables {
+    let (variables, used) = (Arc::clone(&options.variables), Arc::clone(used));
+    Arc::new(move |name| {
+        let value = variables(name)?;
+        let mut used = used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.insert(name.to_owned(), value.clone());
+        Some(value)
+    })
 }
 
 /// Parses a pipeline as written. Checks it against the JSON Schema only.

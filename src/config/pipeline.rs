@@ -2,11 +2,12 @@
 //! pipeline as written (`raw`), and its execution (`crate::job`).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use super::format::{Compression, FileFormat};
 use crate::limits::{MAX_LINE_SIZE_BYTES, MAX_TEXT_COLUMNS};
@@ -39,6 +40,26 @@ pub struct Pipeline {
     pub schedule: Option<ScheduleSpec>,
     /// Tests of the pipeline.
     pub tests: Vec<TestSpec>,
+    /// The file as written.
+    pub written: Written,
+}
+
+/// A pipeline as written: enough to load the same pipeline in another process.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The text of the file.
+    pub text: String,
+    /// The overrides, as in [`LoadOptions::set`](super::LoadOptions::set).
+    pub set: Vec<(String, String)>,
+    /// The values of the variables that it uses; they may be secrets.
+    pub variables: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&String> = self.variables.keys().collect();
+        f.debug_struct("Written").field("variables", &names).finish_non_exhaustive()
+    }
 }
 
 /// When a pipeline is due.
@@ -228,6 +249,15 @@ pub enum TextEncoding {
 }
 
 impl TextEncoding {
+    /// A label of the encoding, for [`TextEncoding::of_label`].
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Utf8 => "utf-8",
+            Self::Latin1 => "latin1",
+            Self::Other(encoding) => encoding.name(),
+        }
+    }
+
     /// The encoding for a label, ignoring case: Python's `latin1`, or a WHATWG label.
     pub fn of_label(label: &str) -> Option<Self> {
         // The WHATWG reads `latin1` as windows-1252; iconv and Python read it as ISO 8859-1.

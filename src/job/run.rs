@@ -5,26 +5,25 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrow::datatypes::DataType;
-use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
 use tracing::Instrument;
 
+use super::compute::{Outcome, report_deadly};
 use super::progress::{Clock, Stage};
-use super::units::{UnitJob, counting, plan_hash, plan_of_unit, unit_jobs};
+use super::units::{UnitJob, counting, unit_jobs};
 use super::write::write_stream;
 use super::{Job, count, counted, lineage};
 use crate::config::pipeline::OnErrorRows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{FailedRows, Letters};
 use crate::own_file;
-use crate::report::{OutputFile, RowErrorTotals, RunReport, UnitTime};
+use crate::report::{OutputFile, RowErrorTotals, RunReport};
 use crate::sink::{
-    self, Committed, Finished, RowErrorCounts, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput,
+    self, Finished, RowErrorCounts, Sharing, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput,
     UnitStatus, Written,
 };
 use crate::source;
@@ -93,7 +92,7 @@ impl Job {
     /// The name for the dead letters of a job that is one unit. It differs for another input.
     fn whole_unit(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(plan_hash(&self.pipeline, &self.written, self.steps()).as_bytes());
+        hasher.update(self.plan_hash().as_bytes());
         for file in &self.source.files {
             hasher.update(format!("{}\n{}\n", file.path.display(), file.stamp).as_bytes());
         }
@@ -101,14 +100,14 @@ impl Job {
     }
 
     /// Records the counts for the report, unless a row error ends the run.
-    fn count_errors(&self, RowErrorCounts { rows, failed }: RowErrorCounts) {
+    pub(super) fn count_errors(&self, RowErrorCounts { rows, failed }: RowErrorCounts) {
         if self.pipeline.on_error.rows != OnErrorRows::Fail {
             self.progress.set_row_errors(RowErrorTotals { rows, failed });
         }
     }
 
     /// Fails if the share of failed rows exceeds `on_error.max_fraction`.
-    fn check_budget(&self, errors: RowErrorCounts) -> Result<()> {
+    pub(super) fn check_budget(&self, errors: RowErrorCounts) -> Result<()> {
         let on_error = &self.pipeline.on_error;
         let share = errors.failed as f64 / errors.rows.max(1) as f64;
         if on_error.rows == OnErrorRows::Fail || share <= on_error.max_fraction {
@@ -125,7 +124,7 @@ impl Job {
         ))
     }
 
-    fn write_letters(&self, stem: &str, failed: &FailedRows) -> Result<()> {
+    pub(super) fn write_letters(&self, stem: &str, failed: &FailedRows) -> Result<()> {
         let (folder, pipeline) = (self.letters_folder()?, &self.pipeline.name);
         failed.take_letters().iter().try_for_each(|Letters { step, batches }| {
             sink::write_letters(folder, pipeline, stem, step, batches)
@@ -133,7 +132,7 @@ impl Job {
     }
 
     /// Publishes the dead letters of `units`, or none without `rows: skip`.
-    fn publish_letters(&self, units: &BTreeSet<String>) -> Result<()> {
+    pub(super) fn publish_letters(&self, units: &BTreeSet<String>) -> Result<()> {
         let folder = self.letters_folder()?;
         let own = self.options.overwrite && folder.starts_with(&self.pipeline.sink.path);
         let none = BTreeSet::new();
@@ -156,7 +155,7 @@ impl Job {
         Ok(folder)
     }
 
-    fn sink_options(&self) -> SinkOptions {
+    pub(super) fn sink_options(&self) -> SinkOptions {
         SinkOptions {
             lineage: self.lineage(),
             model_columns: self.output_columns(),
@@ -172,21 +171,24 @@ impl Job {
         if self.whole.is_some() {
             return Ok(Vec::new());
         }
-        let hash = plan_hash(&self.pipeline, &self.written, self.steps());
-        let jobs = unit_jobs(&self.source, hash);
+        let jobs = unit_jobs(&self.source, self.plan_hash());
         let keys: Vec<UnitKey> = jobs.into_iter().map(|job| job.key).collect();
         let status = UnitOutput::status(&self.pipeline.sink, &keys)?;
         Ok(keys.into_iter().zip(status).collect())
     }
 
     async fn run_units(&self, cancel: impl Future<Output = ErrorKind>) -> Result<()> {
-        let jobs = unit_jobs(&self.source, plan_hash(&self.pipeline, &self.written, self.steps()));
+        let jobs = unit_jobs(&self.source, self.plan_hash());
         let keys: Vec<UnitKey> = jobs.iter().map(|job| job.key.clone()).collect();
+        if self.options.join {
+            return self.run_joined(&jobs, &keys, cancel).await;
+        }
         let shard = self.options.shard;
         let is_own = |job: &&UnitJob| shard.is_none_or(|shard| shard.has(job.key.sequence));
         let own: Vec<&UnitJob> = jobs.iter().filter(is_own).collect();
         let total = own.len();
-        let mut output = self.open_output(&keys).await?;
+        let sharing = shard.map_or(Sharing::Alone, Sharing::Shard);
+        let mut output = self.open_output(&keys, sharing).await?;
         self.progress.with_units(|units| {
             (units.total, units.shard) = (total, shard.map(|shard| shard.to_string()));
         });
@@ -198,14 +200,18 @@ impl Job {
             tokio::task::block_in_place(|| self.load_models())?;
         }
         self.progress.enter(Stage::Running);
-        let mut computed = Vec::new();
-        let ran = self.compute_units(open, &output, cancel, |unit| {
-            errors.add(unit.errors());
-            self.count_errors(errors);
-            computed.push(unit);
+        let (mut computed, mut deadly) = (Vec::new(), Vec::new());
+        let ran = self.compute_units(open, &output, cancel, |unit, outcome| match outcome {
+            Outcome::Done(committed) => {
+                errors.add(committed.errors());
+                self.count_errors(errors);
+                computed.push(committed);
+            }
+            Outcome::Deadly => deadly.push(unit),
         });
         let ran = ran.await;
         computed.into_iter().for_each(|unit| output.add(unit));
+        let ran = ran.and_then(|()| report_deadly(&deadly, &output));
         ran.map_err(|error| self.with_remedy(error, &output))?;
         self.progress.enter(Stage::Committing);
         let files = tokio::task::block_in_place(|| self.publish_units(output, &keys))?;
@@ -214,21 +220,25 @@ impl Job {
     }
 
     /// Locks the output and loads what earlier runs have completed.
-    async fn open_output(&self, units: &[UnitKey]) -> Result<UnitOutput> {
+    pub(super) async fn open_output(
+        &self,
+        units: &[UnitKey],
+        sharing: Sharing,
+    ) -> Result<UnitOutput> {
         let mode = if self.pipeline.run.is_incremental {
             UnitMode::Incremental { prune: self.options.prune }
         } else {
             UnitMode::Resume
         };
-        let (spec, shard) = (&self.pipeline.sink, self.options.shard);
+        let spec = &self.pipeline.sink;
         let schema = self.physical_plan().await?.schema();
         tokio::task::block_in_place(|| {
-            UnitOutput::open(spec, schema, self.sink_options(), mode, shard, units)
+            UnitOutput::open(spec, schema, self.sink_options(), mode, sharing, units)
         })
     }
 
     /// Counts the units of an output that this job has already published.
-    fn skip_published(&self, rows: u64, total: usize, units: &[UnitKey]) -> Result<()> {
+    pub(super) fn skip_published(&self, rows: u64, total: usize, units: &[UnitKey]) -> Result<()> {
         self.skip_units(total, rows);
         tracing::info!(units = total, rows, "nothing to do: the output is published");
         // The previous run may have been killed between its last two steps.
@@ -237,7 +247,7 @@ impl Job {
     }
 
     /// The units that no run has computed, and the total of failed rows in the others.
-    fn open_units<'j>(
+    pub(super) fn open_units<'j>(
         &self,
         mut units: Vec<&'j UnitJob>,
         output: &UnitOutput,
@@ -259,7 +269,7 @@ impl Job {
         (units, errors)
     }
 
-    fn skip_units(&self, number: usize, rows: u64) {
+    pub(super) fn skip_units(&self, number: usize, rows: u64) {
         self.progress.with_units(|units| (units.skipped, units.skipped_rows) = (number, rows));
         self.progress.skips(rows);
     }
@@ -268,22 +278,21 @@ impl Job {
     /// each unit, in order.
     ///
     /// # Errors
-    /// The first error of a unit, or the kind from `cancel`. Units passed to `done` are durable.
-    async fn compute_units(
+    /// The first error of a unit, or the kind from `cancel`. Units passed to `done` are durable, or are not tried again.
+    async fn compute_units<'j>(
         &self,
-        units: Vec<&UnitJob>,
+        units: Vec<&'j UnitJob>,
         output: &UnitOutput,
         cancel: impl Future<Output = ErrorKind>,
-        mut done: impl FnMut(Committed),
+        mut done: impl FnMut(&'j UnitJob, Outcome),
     ) -> Result<()> {
         // One task context: later units reuse cached results of earlier ones.
         let context = self.context.task_ctx();
         let mut cancel = std::pin::pin!(cancel);
         let running = futures::stream::iter(units)
-            .map(|job| {
-                let unit =
-                    tracing::error_span!("unit", unit = job.key.short(), input = job.place());
-                self.run_unit(job, output, Arc::clone(&context)).instrument(unit)
+            .map(|unit| {
+                let run = self.run_unit(unit, output, Arc::clone(&context));
+                async move { Ok::<_, Error>((unit, run.await?)) }
             })
             .buffered(UNITS_IN_FLIGHT);
         let mut running = std::pin::pin!(running);
@@ -293,14 +302,17 @@ impl Job {
                 kind = cancel.as_mut() => return Err(Error::new(kind, "stopped by a signal")),
             };
             match unit {
-                Some(unit) => done(unit?),
+                Some(ran) => {
+                    let (unit, outcome) = ran?;
+                    done(unit, outcome);
+                }
                 None => return Ok(()),
             }
         }
     }
 
     /// Adds to an error how many units are done and which command continues.
-    fn with_remedy(&self, error: Error, output: &UnitOutput) -> Error {
+    pub(super) fn with_remedy(&self, error: Error, output: &UnitOutput) -> Error {
         let (done, total) =
             self.progress.with_units(|units| (units.computed + units.skipped, units.total));
         let command = match (self.options.overwrite, output.can_go_on()) {
@@ -319,9 +331,29 @@ impl Job {
         error.at(format!("{done} of {total} done and kept")).hint(hint)
     }
 
+    /// Publishes the output, whose units are all done.
+    ///
+    /// # Errors
+    /// `Resources` if units are missing after all, because their files are gone.
+    pub(super) fn publish_all(&self, output: UnitOutput, units: &[UnitKey]) -> Result<()> {
+        let files = self.publish_units(output, units)?;
+        let missing = self.progress.with_units(|units| std::mem::take(&mut units.left_to_shards));
+        if missing > 0 {
+            let message = format!("{} of the job are missing", counted(missing as u64, "unit"));
+            return Err(Error::new(ErrorKind::Resources, message)
+                .hint("run the same command again: it computes only these"));
+        }
+        self.progress.set_output(files);
+        Ok(())
+    }
+
     /// Publishes the output and returns its files; none while other shards have units to compute.
     fn publish_units(&self, output: UnitOutput, units: &[UnitKey]) -> Result<Vec<OutputFile>> {
-        match output.finish(units, &|errors| self.check_budget(errors))? {
+        let check = |errors| {
+            self.count_errors(errors);
+            self.check_budget(errors)
+        };
+        match output.finish(units, &check)? {
             Finished::Published { written, vanished, units: kept } => {
                 self.publish_letters(&kept)?;
                 self.progress.with_units(|units| {
@@ -329,6 +361,8 @@ impl Job {
                 });
                 Ok(output_files(written))
             }
+            // The processes that published it also publish its dead letters.
+            Finished::Complete => Ok(Vec::new()),
             Finished::Left { missing } => {
                 self.progress.with_units(|units| units.left_to_shards = missing);
                 Ok(Vec::new())
@@ -336,46 +370,7 @@ impl Job {
         }
     }
 
-    async fn run_unit(
-        &self,
-        job: &UnitJob,
-        output: &UnitOutput,
-        context: Arc<TaskContext>,
-    ) -> Result<Committed> {
-        let failed = Arc::new(FailedRows::default());
-        let (start, rows) = (Instant::now(), Arc::new(AtomicU64::new(0)));
-        let on_rows = {
-            let (rows, on_rows) = (Arc::clone(&rows), self.on_rows());
-            move |written, elapsed| {
-                rows.fetch_add(written, Ordering::Relaxed);
-                on_rows(written, elapsed);
-            }
-        };
-        let computed = async {
-            let plan = plan_of_unit(&self.plan, &self.source, &job.unit)
-                .and_then(|plan| counting(plan, &failed))
-                .map_err(|e| self.explain_error(e))?;
-            let plan = self.physical(&plan).await?;
-            let sink = output.sink(&job.key)?;
-            let stream = execute_stream(plan, context).map_err(|e| self.explain_error(e))?;
-            let never = std::pin::pin!(std::future::pending());
-            write_stream(stream, sink, &self.source.files, on_rows, never).await
-        };
-        let sink = computed.await.map_err(|error| error.at(job.place()))?;
-        tokio::task::block_in_place(|| job.check_unchanged())?;
-        let errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
-        tokio::task::block_in_place(|| {
-            self.write_letters(&job.key.stem(), &failed)?;
-            let committed = output.commit(&job.key, sink, errors)?;
-            let (rows, seconds) = (rows.load(Ordering::Relaxed), start.elapsed().as_secs_f64());
-            tracing::info!(rows, failed = errors.failed, seconds, "unit done");
-            let unit = job.place();
-            self.progress.with_units(|units| units.add(UnitTime { unit, rows, seconds }));
-            Ok(committed)
-        })
-    }
-
-    fn on_rows(&self) -> impl Fn(u64, Duration) + Send + 'static {
+    pub(super) fn on_rows(&self) -> impl Fn(u64, Duration) + Send + 'static {
         let progress = Arc::clone(&self.progress);
         move |rows, elapsed| progress.wrote(rows, elapsed)
     }

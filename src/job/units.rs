@@ -16,7 +16,7 @@ use crate::exec::ModelStep;
 use crate::exec::{FailedRows, RowErrorsNode};
 use crate::secret;
 use crate::sink::UnitKey;
-use crate::source::{InputFile, Source, Unit};
+use crate::source::{InputFile, Source, SourceUnit, Unit};
 
 /// The reason why a plan must be one unit. `None` if every output row depends on a single row of the source.
 pub(super) fn why_whole(plan: &LogicalPlan, source: &Source) -> DataFusionResult<Option<String>> {
@@ -76,7 +76,7 @@ pub(super) fn why_whole(plan: &LogicalPlan, source: &Source) -> DataFusionResult
 pub(super) fn plan_of_unit(
     plan: &LogicalPlan,
     source: &Source,
-    unit: &Unit,
+    unit: &SourceUnit,
 ) -> DataFusionResult<LogicalPlan> {
     let plan = plan.clone().transform_up(|node| match node {
         LogicalPlan::TableScan(mut scan) => {
@@ -147,7 +147,7 @@ pub(super) fn plan_hash(
 pub(super) struct UnitJob {
     pub(super) unit: Unit,
     pub(super) key: UnitKey,
-    file: InputFile,
+    pub(super) file: InputFile,
 }
 
 /// The persistent name of an input. If it hides a variable's value, a hash distinguishes inputs that differ only in
@@ -164,8 +164,21 @@ fn recorded(input: String) -> String {
 /// The units of a source with their keys.
 pub(super) fn unit_jobs(source: &Source, plan_hash: blake3::Hash) -> Vec<UnitJob> {
     let units = source.units().into_iter().enumerate();
-    let jobs = units.map(|(sequence, unit)| {
+    let job = |(sequence, unit): (usize, Unit)| {
         let file = source.files[unit.file].clone();
+        UnitJob::new(unit, file, sequence, plan_hash)
+    };
+    units.map(job).collect()
+}
+
+impl UnitJob {
+    /// The unit at position `sequence` of the job with this plan.
+    pub(super) fn new(
+        unit: Unit,
+        file: InputFile,
+        sequence: usize,
+        plan_hash: blake3::Hash,
+    ) -> Self {
         let input = file.path.display().to_string();
         let mut hasher = blake3::Hasher::new();
         hasher.update(plan_hash.as_bytes());
@@ -173,12 +186,9 @@ pub(super) fn unit_jobs(source: &Source, plan_hash: blake3::Hash) -> Vec<UnitJob
         let id = hasher.finalize().to_hex()[..32].to_owned();
         let (stamp, plan) = (file.stamp.to_string(), plan_hash.to_hex()[..32].to_owned());
         let input = recorded(input);
-        UnitJob { unit, key: UnitKey { id, sequence, input, file: stamp, plan }, file }
-    });
-    jobs.collect()
-}
+        Self { unit, key: UnitKey { id, sequence, input, file: stamp, plan }, file }
+    }
 
-impl UnitJob {
     /// # Errors
     /// `Data` if the file has changed since its inspection.
     pub(super) fn check_unchanged(&self) -> Result<()> {

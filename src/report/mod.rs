@@ -192,8 +192,11 @@ pub struct UnitCounts {
     pub left_to_shards: usize,
     /// Units computed by this run.
     pub computed: usize,
-    /// Units done earlier.
+    /// Units done earlier, or by other processes.
     pub skipped: usize,
+    /// Units among them that other joined processes computed during this run.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub by_others: usize,
     /// Rows of the units done earlier.
     pub skipped_rows: u64,
     /// Inputs of the output that no longer exist.
@@ -202,6 +205,11 @@ pub struct UnitCounts {
     pub pruned: bool,
     /// The slowest units, at most [`SLOWEST`], the slowest first.
     pub slowest: Vec<UnitTime>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// The number of units that a report lists with their times.

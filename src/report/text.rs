@@ -8,6 +8,13 @@ impl RunReport {
     /// The units left to other shards.
     fn left_to_shards(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(units) = &self.units else { return Ok(()) };
+        if units.by_others > 0 {
+            let others = counted(units.by_others as u64, "unit");
+            writeln!(
+                f,
+                "  joined   {others} computed by other processes; the output is published"
+            )?;
+        }
         match (&units.shard, units.left_to_shards) {
             (Some(shard), 0) => {
                 writeln!(f, "  shard    {shard}, the last one: the output is published")
@@ -37,9 +44,10 @@ impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nothing = self.units.as_ref().filter(|units| units.computed == 0);
         if let Some(units) = nothing {
+            let before = if units.by_others > 0 { "by other processes" } else { "before" };
             writeln!(
                 f,
-                "{}: nothing to compute: {} done before ({})",
+                "{}: nothing to compute: {} done {before} ({})",
                 self.pipeline,
                 match units.total {
                     1 => "the 1 unit was".to_owned(),
@@ -72,7 +80,7 @@ impl fmt::Display for RunReport {
                 f,
                 "  units    {} computed, {} done before ({})",
                 count(units.computed as u64),
-                count(units.skipped as u64),
+                count(units.skipped.saturating_sub(units.by_others) as u64),
                 counted(units.skipped_rows, "row")
             )?;
             self.left_to_shards(f)?;

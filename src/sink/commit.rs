@@ -4,7 +4,7 @@
 //! out/_hfauto/lock                  held by the one run that writes; the system releases it if the run dies
 //! out/_hfauto/tmp/run-x/data/…      parts in progress, each fsynced once it is complete
 //! out/_hfauto/tmp/run-x/plan.json   the decision to commit, once all parts are complete
-//! out/_hfauto/staged/…              parts of finished units (module `units`), instead of data/
+//! out/_hfauto/staged/9f8e…/…        parts of finished units (module `units`), by their hash, instead of data/
 //! out/_hfauto/units/….json          their manifests
 //! out/part-00000.parquet            renamed from data/
 //! out/_hfauto/MANIFEST.json         files, rows, bytes, hashes, schema, lineage
@@ -15,16 +15,18 @@
 //! the next run finishes the renames. `_SUCCESS` is removed before the first rename: a consumer that waits for it never
 //! reads a half-replaced output. Not here: the contents of the files, and the rename itself (`storage`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::WrittenPart;
 use super::manifest::{self, Manifest, Plan, PlanSummary, PlannedUnits, Summary};
-use super::storage::{Hold, Lock, Storage};
+use super::storage::{Guard, Hold, Lock, Storage};
 use crate::error::Result;
 use crate::failpoint::failpoint;
 
@@ -35,6 +37,10 @@ const SUCCESS: &str = "_SUCCESS";
 pub(super) const STAGED: &str = "_hfauto/staged";
 /// Manifests of finished units.
 pub(super) const UNITS: &str = "_hfauto/units";
+/// Attempts at units that have not ended (module `attempts`).
+pub(super) const ATTEMPTS: &str = "_hfauto/attempts";
+/// The units that joined processes compute (module `claims`).
+pub(super) const CLAIMS: &str = "_hfauto/claims";
 const PLAN: &str = "plan.json";
 
 /// A run in progress on an output.
@@ -44,6 +50,8 @@ pub(super) struct Run {
     /// Its folder.
     dir: String,
     lock: Box<dyn Lock>,
+    /// When the lock was last found to be held.
+    checked: Mutex<Instant>,
 }
 
 impl Run {
@@ -51,15 +59,17 @@ impl Run {
     /// their files.
     pub(super) fn start(storage: &Arc<dyn Storage>, hold: Hold) -> Result<Self> {
         static RUNS: AtomicU64 = AtomicU64::new(0);
+        let is_alone = hold == Hold::Alone;
         let lock = storage.lock(hold)?;
         failpoint("lock.taken");
         let number = RUNS.fetch_add(1, Ordering::Relaxed);
         let now = chrono::Utc::now().format("%Y%m%dT%H%M%S%f");
-        let dir = format!("{TMP}/run-{now}-{}-{number}", std::process::id());
-        let run = Self { storage: Arc::clone(storage), dir, lock };
-        if hold == Hold::Alone
-            && let Err(error) = recover(storage.as_ref())
-        {
+        // Runs on several machines share the folder.
+        let token = lock.token().get(..8).unwrap_or_default();
+        let dir = format!("{TMP}/run-{now}-{}-{number}-{token}", std::process::id());
+        let checked = Mutex::new(Instant::now());
+        let run = Self { storage: Arc::clone(storage), dir, lock, checked };
+        if is_alone && let Err(error) = recover(storage.as_ref()) {
             run.clean();
             return Err(error);
         }
@@ -80,14 +90,42 @@ impl Run {
         manifest::put(self.storage.as_ref(), &format!("{}/{name}", self.dir), content)
     }
 
-    /// The path of a unit's parts before they are staged.
+    /// The path of a unit's parts before they are staged; another one for each attempt.
     pub(super) fn unit(&self, id: &str) -> io::Result<PathBuf> {
-        self.storage.spool(&format!("{}/units/{id}", self.dir))
+        static ATTEMPT: AtomicU64 = AtomicU64::new(0);
+        let attempt = ATTEMPT.fetch_add(1, Ordering::Relaxed);
+        self.storage.spool(&format!("{}/units/{id}-{attempt}", self.dir))
     }
 
-    /// Fails if another run may hold the output by now.
-    pub(super) fn check_lock(&self) -> Result<()> {
-        self.lock.check()
+    /// Fails if another run may hold the output by now, or may take it before the guard is dropped.
+    pub(super) fn check_lock(&self) -> Result<Guard> {
+        let asked = Instant::now();
+        let guard = self.lock.check()?;
+        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+        Ok(guard)
+    }
+
+    /// Like [`Run::check_lock`], unless the lock was held less than `age` ago: saves work, but does not fence.
+    pub(super) fn check_lock_since(&self, age: Duration) -> Result<()> {
+        let checked = *self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if checked.elapsed() < age { Ok(()) } else { self.check_lock().map(drop) }
+    }
+
+    /// Identifies this run to its guests.
+    pub(super) fn token(&self) -> &str {
+        self.lock.token()
+    }
+
+    /// The name of its lock.
+    pub(super) fn lock_name(&self) -> &str {
+        self.lock.name()
+    }
+
+    /// Removes the folders of units that are done, so that a guest leaves nothing behind.
+    pub(super) fn tidy(&self) {
+        for folder in [&format!("{}/units", self.dir), &self.dir, TMP] {
+            self.storage.remove_if_empty(folder);
+        }
     }
 
     /// Publishes the staged parts. `manifest` has all files of the output, and `replaced` its earlier files. With `keep`, the
@@ -120,7 +158,7 @@ impl Run {
 
     /// Writes the plan and carries it out. A failure after `plan.json` keeps what the next run needs to finish the commit.
     fn decide(&self, plan: Plan) -> Result<Manifest> {
-        self.check_lock()?;
+        let _guard = self.check_lock()?;
         plan.put(self.storage.as_ref(), &format!("{}/{PLAN}", self.dir))?;
         failpoint("publish.planned");
         apply(self.storage.as_ref(), &self.dir, &plan)?;
@@ -206,16 +244,43 @@ pub(super) fn run_dirs(storage: &dyn Storage) -> Result<Vec<String>> {
         .collect())
 }
 
+/// The name of a part below [`STAGED`]. Attempts that write the same name therefore write the same bytes.
+pub(super) fn staged_name(part: &WrittenPart) -> String {
+    match part.blake3.get(..16).filter(|hash| hash.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+        Some(hash) => format!("{hash}/{}", part.name),
+        None => part.name.clone(),
+    }
+}
+
+/// The place of a part in a listing of [`STAGED`].
+pub(super) fn find_staged(staged: &BTreeMap<String, u64>, part: &WrittenPart) -> Option<String> {
+    // Earlier versions staged parts under their own names.
+    let mut names = [staged_name(part), part.name.clone()].into_iter();
+    names.find(|name| staged.get(name) == Some(&part.bytes))
+}
+
+/// The moves from [`STAGED`] that have not been made.
+fn staged_moves(storage: &dyn Storage, parts: &[WrittenPart]) -> Result<Vec<(String, String)>> {
+    let staged = storage.files(STAGED)?;
+    let moves =
+        parts.iter().filter_map(|part| Some((find_staged(&staged, part)?, part.name.clone())));
+    Ok(moves.collect())
+}
+
 /// Carries out the plan of a run. Every step is idempotent.
 fn apply(storage: &dyn Storage, dir: &str, plan: &Plan) -> Result<()> {
     let Plan { replaced, units, manifest } = plan;
-    let data = if units.is_some() { STAGED.to_owned() } else { format!("{dir}/data") };
+    let (data, moves) = if units.is_some() {
+        (STAGED.to_owned(), staged_moves(storage, &manifest.files)?)
+    } else {
+        let names = manifest.files.iter().map(|file| &file.name);
+        (format!("{dir}/data"), names.map(|name| (name.clone(), name.clone())).collect())
+    };
     storage.remove_all(&[SUCCESS.to_owned(), MANIFEST.to_owned()])?;
     failpoint("publish.unmarked");
-    let files: Vec<String> = manifest.files.iter().map(|file| file.name.clone()).collect();
-    storage.publish(&data, &files)?;
+    storage.publish(&data, &moves)?;
     failpoint("publish.renamed");
-    let files: BTreeSet<&str> = files.iter().map(String::as_str).collect();
+    let files: BTreeSet<&str> = manifest.files.iter().map(|file| file.name.as_str()).collect();
     let gone = replaced.iter().filter(|file| !files.contains(file.as_str())).cloned();
     storage.remove_all(&gone.collect::<Vec<_>>())?;
     failpoint("publish.removed");
@@ -230,7 +295,9 @@ fn apply(storage: &dyn Storage, dir: &str, plan: &Plan) -> Result<()> {
     if !units.as_ref().is_some_and(|units| units.keep) {
         storage.remove_folder(UNITS)?;
     }
-    storage.remove_folder(STAGED)?;
+    for folder in [ATTEMPTS, CLAIMS, STAGED] {
+        storage.remove_folder(folder)?;
+    }
     storage.remove_folder(dir)
 }
 
@@ -352,7 +419,7 @@ mod tests {
         let first = Run::start(&storage, shard(0)).unwrap();
         let second = Run::start(&storage, shard(1)).unwrap();
         for hold in [shard(0), Hold::Alone] {
-            let error = Run::start(&storage, hold).unwrap_err();
+            let error = Run::start(&storage, hold.clone()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Resources, "{hold:?}");
         }
         first.discard();

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -17,10 +18,14 @@ use arrow::datatypes::SchemaRef;
 use super::storage::storage_of;
 use super::{Sink, SinkOptions};
 use crate::config::pipeline::{FileFormat, SinkSpec};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The folder for units whose output is not published yet; readers skip hidden folders.
 const PENDING: &str = ".pending";
+
+/// How long an attempt at a unit waits while another one writes the same file.
+const LOCK_TRIES: u32 = 100;
+const LOCK_WAIT: Duration = Duration::from_millis(100);
 
 /// Writes the failed rows of a step, for the unit of `pipeline` with the file stem `stem`.
 ///
@@ -37,7 +42,17 @@ pub(crate) fn write_letters(
     let name = format!("{}-{stem}-{}.parquet", plain(pipeline), plain(step));
     let spec = spec(folder.join(PENDING).join(name));
     let options = SinkOptions { overwrite: true, ..SinkOptions::default() };
-    let mut sink = Sink::create_held(&spec, first.schema(), options)?;
+    let create = || Sink::create_held(&spec, first.schema(), options.clone());
+    let mut tries = 0..LOCK_TRIES;
+    let mut sink = loop {
+        match create() {
+            // Another attempt at the unit writes the same rows.
+            Err(error) if error.kind() == ErrorKind::Resources && tries.next().is_some() => {
+                std::thread::sleep(LOCK_WAIT);
+            }
+            created => break created?,
+        }
+    };
     for batch in batches {
         sink.write(batch)?;
     }
@@ -101,6 +116,7 @@ pub(crate) fn publish_letters(
     let (_, gone) = split(letters("")?, units);
     storage.remove_all(&gone)?;
     let (kept, gone) = split(letters(PENDING)?, units);
+    let kept: Vec<_> = kept.into_iter().map(|name| (name.clone(), name)).collect();
     storage.publish(PENDING, &kept)?;
     let gone: Vec<String> = gone.iter().map(|name| format!("{PENDING}/{name}")).collect();
     storage.remove_all(&gone)?;

@@ -225,11 +225,24 @@ pub(super) fn put(
     name: &str,
     content: &impl serde::Serialize,
 ) -> Result<()> {
+    storage.write(name, &text(content)?)
+}
+
+/// Like [`put`], unless the file exists. Returns whether this call wrote it.
+pub(super) fn create(
+    storage: &dyn Storage,
+    name: &str,
+    content: &impl serde::Serialize,
+) -> Result<bool> {
+    storage.create(name, &text(content)?)
+}
+
+fn text(content: &impl serde::Serialize) -> Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(content).map_err(|error| {
         Error::new(ErrorKind::Internal, "cannot write the manifest").source(error)
     })?;
     text.push(b'\n');
-    storage.write(name, &text)
+    Ok(text)
 }
 
 #[cfg(test)]

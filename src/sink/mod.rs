@@ -26,6 +26,8 @@
 //!
 //! The kill tests (`crate::failpoint`) kill the process at every step of this protocol.
 
+mod attempts;
+mod claims;
 mod commit;
 mod dead_letter;
 mod disk;
@@ -37,6 +39,7 @@ mod state;
 mod storage;
 mod target;
 mod types;
+mod unit;
 mod units;
 
 use std::collections::BTreeMap;
@@ -48,6 +51,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, SchemaRef};
 use serde_json::{Map, Value, json};
 
+pub use self::attempts::MAX_ATTEMPTS;
+pub(crate) use self::claims::Claim;
 use self::commit::Run;
 pub(crate) use self::dead_letter::{check_letters, publish_letters, write_letters};
 use self::disk::{Disk, Gauge, LocalDisk, OutFile, sync_folder, write_error};
@@ -61,9 +66,8 @@ pub(crate) use self::state::{is_remote, keep_report, kept_report};
 pub use self::storage::Shard;
 use self::storage::{Hold, Lock, Storage};
 use self::target::Target;
-pub use self::units::{
-    Committed, Done, Finished, UnitKey, UnitMode, UnitOutput, UnitStatus, Vanished,
-};
+pub use self::unit::{Committed, Done, Finished, Sharing, UnitKey, UnitMode, UnitStatus, Vanished};
+pub use self::units::UnitOutput;
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::WrittenPart;
-use super::commit::{STAGED, UNITS};
+use super::commit::{STAGED, UNITS, find_staged, staged_name};
 use super::manifest::stays_inside;
 use super::storage::Storage;
 use crate::error::{Error, ErrorKind, Result};
@@ -110,13 +110,15 @@ pub(super) fn records(storage: &dyn Storage, alone: bool) -> Result<Records> {
     let mut damaged = Vec::new();
     for_each_record(storage, &mut |name, record| {
         let is_there = |part: &WrittenPart| {
-            [&staged, &published].iter().any(|files| files.get(&part.name) == Some(&part.bytes))
+            find_staged(&staged, part).is_some() || published.get(&part.name) == Some(&part.bytes)
         };
         match record {
             Some(record) if record.files.iter().all(is_there) => {
                 // A file belongs to one unit: staged files that remain at the end are orphans.
                 for part in &record.files {
-                    staged.remove(&part.name);
+                    if let Some(name) = find_staged(&staged, part) {
+                        staged.remove(&name);
+                    }
                 }
                 records.insert(record);
             }
@@ -136,6 +138,26 @@ pub(super) fn records(storage: &dyn Storage, alone: bool) -> Result<Records> {
     let orphans: Vec<String> = staged.keys().map(|name| format!("{STAGED}/{name}")).collect();
     storage.remove_all(&orphans)?;
     Ok(records)
+}
+
+/// The manifest of a unit, if it is complete and its files exist.
+pub(super) fn record(storage: &dyn Storage, unit: &str) -> Result<Option<Record>> {
+    let Some(record) = manifest_of(storage, unit)? else { return Ok(None) };
+    for part in &record.files {
+        let staged = format!("{STAGED}/{}", staged_name(part));
+        if storage.is_file(&staged)?.is_none() && storage.is_file(&part.name)?.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(record))
+}
+
+/// The manifest of a unit, if it is complete.
+pub(super) fn manifest_of(storage: &dyn Storage, unit: &str) -> Result<Option<Record>> {
+    let file = format!("{unit}.json");
+    let name = format!("{UNITS}/{file}");
+    let Some(text) = storage.read(&name)? else { return Ok(None) };
+    parse(&storage.shown(&name), &file, &text)
 }
 
 /// Visits the manifests of units in any order, by name; `None` stands for one that is truncated or does not match its

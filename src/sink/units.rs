@@ -4,28 +4,37 @@
 //!
 //! ```text
 //! out/_hfauto/tmp/run-x/units/<unit>/…   parts while they are written
-//! out/_hfauto/staged/part-00007-….parquet  renamed from there once fsynced
+//! out/_hfauto/staged/9f8e…/part-….parquet  renamed from there once fsynced
 //! out/_hfauto/units/<unit>.json          then its manifest: the unit is done
 //! ```
 //!
-//! The manifest alone says that a unit is done. The next run removes whatever no manifest names. Publishing is that of
-//! the module `commit`. Not here: what a unit is (`crate::source`, `crate::job`).
+//! The manifest alone says that a unit is done. It is created only if there is none: of several attempts at a unit, one
+//! commits. Parts are staged below their hash, so that two attempts never write different bytes to one name. The next run
+//! removes whatever no manifest names. Publishing is that of the module `commit`. Not here: what a unit is
+//! (`crate::source`, `crate::job`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 
-use super::commit::{self, Run, STAGED, UNITS};
+use super::attempts::{self, Attempts};
+use super::claims::{self, Claim};
+use super::commit::{self, Run, STAGED, UNITS, staged_name};
 use super::disk::{LocalDisk, write_error};
 use super::manifest::{self, Manifest};
-use super::records::{Kept, Record, Records, RowErrorCounts, VERSION, for_each_record, records};
+use super::records::{
+    Kept, Record, Records, RowErrorCounts, VERSION, for_each_record, manifest_of, record, records,
+};
 use super::state::{STARTED, Started};
-use super::storage::{Hold, Shard, Storage};
+use super::storage::{Hold, Storage, lease_time};
 use super::target::Target;
+use super::unit::{
+    Committed, Done, Finished, Sharing, UnitKey, UnitMode, UnitStatus, Vanished, job_of, short,
+};
 use super::{Sink, SinkOptions, Staging, Written, WrittenFile, WrittenPart};
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,84 +44,13 @@ use crate::failpoint::failpoint;
 const LOCK_TRIES: u32 = 12;
 const LOCK_WAIT: Duration = Duration::from_millis(250);
 
-/// A unit, as identified in its manifest and file names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnitKey {
-    /// A hash of everything that its rows depend on, in hex.
-    pub id: String,
-    /// Its index among the units of the job; part files sort by it.
-    pub sequence: usize,
-    /// The input file.
-    pub input: String,
-    /// The size and modification time of the file.
-    pub file: String,
-    /// A hash of everything that all units depend on: models, options, SQL.
-    pub plan: String,
-}
-
-/// The planned action for a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnitStatus {
-    /// Nothing: the unit is done.
-    Done,
-    /// Compute it for the first time.
-    New,
-    /// Compute it again, because the file has changed.
-    FileChanged,
-    /// Compute it again, because a model, an option or the SQL has changed.
-    PlanChanged,
-}
-
-impl UnitKey {
-    /// The stem of the unit's file names: sorts by its index, and is unique for its id.
-    pub fn stem(&self) -> String {
-        format!("{:05}-{}", self.sequence, self.short())
-    }
-
-    /// The prefix of the id that file names contain.
-    pub fn short(&self) -> &str {
-        short(&self.id)
-    }
-}
-
-/// A unit that an earlier run completed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Done {
-    /// Its output rows.
-    pub rows: u64,
-    /// Its failed rows.
-    pub errors: RowErrorCounts,
-}
-
-/// The treatment of an existing output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnitMode {
-    /// Continues an interrupted run of the same job, and finds nothing to do after a completed one. Refuses the
-    /// output of another job, unless it may be overwritten.
-    Resume,
-    /// Computes new and changed units, and keeps the others.
-    Incremental {
-        /// Whether to remove the rows of inputs that no longer exist.
-        prune: bool,
-    },
-}
-
-/// Inputs of an output that no longer exist.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Vanished {
-    /// Their paths.
-    pub inputs: Vec<String>,
-    /// Whether their rows were removed.
-    pub removed: bool,
-}
-
 /// An output that is being written.
 pub struct UnitOutput {
     spec: SinkSpec,
     schema: SchemaRef,
     options: SinkOptions,
     mode: UnitMode,
-    shard: Option<Shard>,
+    sharing: Sharing,
     target: Target,
     storage: Arc<dyn Storage>,
     run: Run,
@@ -127,43 +65,25 @@ pub struct UnitOutput {
     is_finished: bool,
 }
 
-/// The result of a run that has computed all its units.
-pub enum Finished {
-    /// The output is published.
-    Published {
-        /// Its files.
-        written: Written,
-        /// Its inputs that no longer exist.
-        vanished: Vanished,
-        /// The id prefixes of its units.
-        units: BTreeSet<String>,
-    },
-    /// Other shards still have units to compute; the last shard publishes.
-    Left {
-        /// The number of missing units.
-        missing: usize,
-    },
-}
-
 impl UnitOutput {
-    /// Locks the output and loads what earlier runs have completed. With a `shard`, other processes may work on the
-    /// same job at the same time.
+    /// Locks the output and loads what earlier runs have completed. `sharing` says which other processes may work on
+    /// the same job at the same time.
     ///
     /// # Errors
     /// - `Sink`: the output exists and may not be replaced, or cannot be written or read.
     /// - `Config`: as [`Sink::check`].
     /// - `Resources`: another run is writing it.
-    /// - `Usage`: overwriting was requested for a shard.
+    /// - `Usage`: overwriting was requested beside other processes.
     pub fn open(
         spec: &SinkSpec,
         schema: SchemaRef,
         options: SinkOptions,
         mode: UnitMode,
-        shard: Option<Shard>,
+        sharing: Sharing,
         units: &[UnitKey],
     ) -> Result<Self> {
         let open = || {
-            if shard.is_some() && options.overwrite {
+            if matches!(sharing, Sharing::Shard(_) | Sharing::Joined) && options.overwrite {
                 let message = "a shard cannot overwrite: it would remove the units of others";
                 return Err(Error::new(ErrorKind::Usage, message));
             }
@@ -171,16 +91,19 @@ impl UnitOutput {
             let storage = Arc::clone(&target.storage);
             let may_replace = options.overwrite || matches!(mode, UnitMode::Incremental { .. });
             target.replaced(may_replace || commit::is_of_units(storage.as_ref())?)?;
-            let run = match shard {
-                Some(shard) => start_shard(&storage, shard)?,
-                None => Run::start(&storage, Hold::Alone)?,
+            let run = match sharing {
+                Sharing::Shard(shard) => start_shared(&storage, &Hold::Shard(shard))?,
+                Sharing::Joined => start_shared(&storage, &Hold::Joined)?,
+                Sharing::Alone | Sharing::Guests | Sharing::Guest => {
+                    Run::start(&storage, Hold::Alone)?
+                }
             };
             let mut output = Self {
                 spec: spec.clone(),
                 schema,
                 options,
                 mode,
-                shard,
+                sharing,
                 target,
                 storage,
                 run,
@@ -194,6 +117,61 @@ impl UnitOutput {
             Ok(output)
         };
         open().map_err(|error: Error| error.at(&spec.location))
+    }
+
+    /// Joins the run that holds the output under the token `owner`, to commit units for it. Everything else is the
+    /// owner's part.
+    ///
+    /// # Errors
+    /// `Resources` if no run holds the output under this token; otherwise as [`UnitOutput::open`].
+    pub fn guest(
+        spec: &SinkSpec,
+        schema: SchemaRef,
+        options: SinkOptions,
+        owner: &str,
+    ) -> Result<Self> {
+        let open = || {
+            let target = Target::of(spec)?;
+            let storage = Arc::clone(&target.storage);
+            let run = Run::start(&storage, Hold::Guest(owner.to_owned()))?;
+            run.check_lock()?;
+            Ok(Self {
+                spec: spec.clone(),
+                schema,
+                options,
+                mode: UnitMode::Resume,
+                sharing: Sharing::Guest,
+                target,
+                storage,
+                run,
+                records: Records::default(),
+                published: Vec::new(),
+                job: String::new(),
+                complete: None,
+                is_finished: false,
+            })
+        };
+        open().map_err(|error: Error| error.at(&spec.location))
+    }
+
+    /// The token under which this run holds the output, for [`UnitOutput::guest`].
+    pub fn token(&self) -> &str {
+        self.run.token()
+    }
+
+    /// Fails if another run may have taken the output over. Looks at the lock only if the last look is older than half of
+    /// [`UnitOutput::check_interval`].
+    ///
+    /// # Errors
+    /// `Resources`.
+    pub fn check_held(&self) -> Result<()> {
+        let checked = self.run.check_lock_since(Self::check_interval() / 2);
+        checked.map_err(|error| error.at(&self.spec.location))
+    }
+
+    /// How often a run checks that it still holds the output.
+    pub fn check_interval() -> Duration {
+        lease_time() / 4
     }
 
     /// Loads what earlier runs have completed, under the lock, and records what this run will do.
@@ -210,12 +188,18 @@ impl UnitOutput {
             storage.remove_folder(UNITS)?;
             storage.remove_folder(STAGED)?;
         }
-        self.records = records(storage, self.shard.is_none())?;
+        let is_alone = matches!(self.sharing, Sharing::Alone | Sharing::Guests);
+        if self.options.overwrite {
+            storage.remove_folder(commit::ATTEMPTS)?;
+        } else if is_alone {
+            attempts::forget_reported(storage)?;
+        }
+        self.records = records(storage, is_alone)?;
         if self.mode == (UnitMode::Incremental { prune: false }) {
             refuse_foreign(&self.records, units)?;
         }
         let started = self.started(units);
-        if self.shard.is_some() {
+        if !is_alone {
             refuse_other_jobs(storage, &started)?;
         }
         self.run.say(STARTED, &started)?;
@@ -229,7 +213,10 @@ impl UnitOutput {
     }
 
     fn started(&self, units: &[UnitKey]) -> Started {
-        let is_own = |unit: &&UnitKey| self.shard.is_none_or(|shard| shard.has(unit.sequence));
+        let is_own = |unit: &&UnitKey| match self.sharing {
+            Sharing::Shard(shard) => shard.has(unit.sequence),
+            _ => true,
+        };
         let own = units.iter().filter(is_own);
         let done = own.clone().filter(|unit| self.records.has(&unit.id)).count();
         Started {
@@ -303,6 +290,81 @@ impl UnitOutput {
         Some(Done { rows: record.rows, errors: record.errors })
     }
 
+    /// The attempts at a unit that have not ended.
+    ///
+    /// # Errors
+    /// `Sink` if the output cannot be read.
+    pub(crate) fn attempts(&self, unit: &UnitKey) -> Result<Attempts> {
+        Attempts::at(&self.storage, &unit.id)
+    }
+
+    /// Records that this run ends with an error because of a unit: the next run tries it again.
+    ///
+    /// # Errors
+    /// `Sink` if the output cannot be written.
+    pub(crate) fn report_attempts(&self, unit: &UnitKey) -> Result<()> {
+        attempts::report(self.storage.as_ref(), &unit.id)
+    }
+
+    /// Claims a unit for this joined process; `None` if the claim with this number exists.
+    ///
+    /// # Errors
+    /// `Sink` if the output cannot be written.
+    pub(crate) fn claim(&self, unit: &UnitKey, number: u32) -> Result<Option<Claim>> {
+        claims::claim(&self.storage, &unit.id, number, self.run.lock_name())
+    }
+
+    /// The index of `units` at which this process starts to claim; another one for each process.
+    pub(crate) fn starts_at(&self, units: usize) -> usize {
+        let hash = blake3::hash(self.run.token().as_bytes());
+        let [a, b, c, d, ..] = *hash.as_bytes();
+        u32::from_le_bytes([a, b, c, d]) as usize % units.max(1)
+    }
+
+    /// The numbers of the claims on each unit, in ascending order: a listing.
+    ///
+    /// # Errors
+    /// `Sink` if the output cannot be read.
+    pub(crate) fn claims(&self) -> Result<BTreeMap<String, Vec<u32>>> {
+        claims::numbers(self.storage.as_ref())
+    }
+
+    /// Whether the process that made a claim is alive. A process that stopped renewing its lock is not.
+    ///
+    /// # Errors
+    /// `Sink` if the output cannot be read.
+    pub(crate) fn is_claimed(&self, unit: &UnitKey, number: u32) -> Result<bool> {
+        match claims::lock_of(self.storage.as_ref(), &unit.id, number)? {
+            Some(lock) if !lock.is_empty() => self.storage.is_live(&lock),
+            _ => Ok(false),
+        }
+    }
+
+    /// The rows of a unit, if any process has committed it. Reads its manifest only.
+    ///
+    /// # Errors
+    /// `Sink` if the output cannot be read.
+    pub fn committed_rows(&self, unit: &UnitKey) -> Result<Option<u64>> {
+        Ok(manifest_of(self.storage.as_ref(), &unit.id)?.map(|record| record.rows))
+    }
+
+    /// A unit that any process has committed.
+    ///
+    /// # Errors
+    /// `Sink` if the output cannot be read.
+    pub fn committed(&self, unit: &UnitKey) -> Result<Option<Committed>> {
+        Ok(record(self.storage.as_ref(), &unit.id)?.map(Committed))
+    }
+
+    /// The ids of the units that any process has committed: a listing.
+    ///
+    /// # Errors
+    /// `Sink` if the output cannot be read.
+    pub fn committed_ids(&self) -> Result<BTreeSet<String>> {
+        let names = self.storage.files(UNITS)?.into_keys();
+        Ok(names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect())
+    }
+
     /// A sink for the rows of a unit; [`UnitOutput::commit`] makes them durable.
     ///
     /// # Errors
@@ -329,10 +391,11 @@ impl UnitOutput {
         Sink::unstaged(target, &self.spec, schema, self.options.clone(), Box::new(LocalDisk))
     }
 
-    /// Makes the rows of a unit durable: no later run computes them again. Pass the result to [`UnitOutput::add`].
+    /// Makes the rows of a unit durable: no later run computes them again. If another attempt was faster, its rows
+    /// stay. Pass the result to [`UnitOutput::add`].
     ///
     /// # Errors
-    /// `Sink` if the disk is full or fails.
+    /// `Sink` if the disk is full or fails, `Resources` if another run may hold the output.
     pub fn commit(&self, unit: &UnitKey, sink: Sink, errors: RowErrorCounts) -> Result<Committed> {
         self.stage(unit, sink, errors).map_err(|error| error.at(&self.spec.location))
     }
@@ -343,10 +406,18 @@ impl UnitOutput {
         let Some(Staging::Unit { dir }) = &sink.staging else {
             return Err(Error::new(ErrorKind::Internal, "the sink of a unit is closed"));
         };
+        // Parts that come after the output is published would stay there.
+        if self.sharing != Sharing::Alone {
+            self.run.check_lock_since(Self::check_interval())?;
+        }
         let parts = sink.closed.iter();
-        let parts = parts.map(|part| (dir.join(&part.name), format!("{STAGED}/{}", part.name)));
+        let parts =
+            parts.map(|part| (dir.join(&part.name), format!("{STAGED}/{}", staged_name(part))));
         self.storage.keep(&parts.collect::<Vec<_>>())?;
         let _ = fs::remove_dir_all(dir);
+        if self.sharing == Sharing::Guest {
+            self.run.tidy();
+        }
         failpoint("unit.synced");
         let record = Record {
             version: VERSION,
@@ -359,11 +430,30 @@ impl UnitOutput {
             files: std::mem::take(&mut sink.closed),
         };
         failpoint("unit.manifest");
-        self.run.check_lock()?;
-        let name = format!("{UNITS}/{}.json", record.unit);
-        manifest::put(self.storage.as_ref(), &name, &record)?;
+        let guard = self.run.check_lock()?;
+        let committed = self.put_record(record)?;
+        drop(guard);
         failpoint("unit.committed");
-        Ok(Committed(record))
+        Ok(Committed(committed))
+    }
+
+    /// Creates the manifest of a unit. Returns that of a faster attempt, if there is one, and removes the parts of this
+    /// one.
+    fn put_record(&self, own: Record) -> Result<Record> {
+        let storage = self.storage.as_ref();
+        let name = format!("{UNITS}/{}.json", own.unit);
+        if manifest::create(storage, &name, &own)? {
+            return Ok(own);
+        }
+        let Some(first) = record(storage, &own.unit)? else {
+            // Damaged, or without its parts.
+            manifest::put(storage, &name, &own)?;
+            return Ok(own);
+        };
+        let kept: BTreeSet<String> = first.files.iter().map(staged_name).collect();
+        let parts = own.files.iter().map(staged_name).filter(|part| !kept.contains(part));
+        storage.remove_all(&parts.map(|part| format!("{STAGED}/{part}")).collect::<Vec<_>>())?;
+        Ok(first)
     }
 
     /// Counts a committed unit.
@@ -383,10 +473,10 @@ impl UnitOutput {
     ) -> Result<Finished> {
         self.is_finished = true;
         let mut finish = || {
-            if self.shard.is_some()
-                && let Some(missing) = self.take_over(units)?
+            if self.sharing != Sharing::Alone
+                && let Some(finished) = self.take_over(units)?
             {
-                return Ok(Finished::Left { missing });
+                return Ok(finished);
             }
             let mut errors = RowErrorCounts::default();
             units
@@ -403,9 +493,9 @@ impl UnitOutput {
         finished.map_err(|error| error.at(&self.spec.location))
     }
 
-    /// Takes the exclusive lock once no other shard is active, and counts the units of all shards. Returns the number
-    /// of missing units if this run cannot publish the output.
-    fn take_over(&mut self, units: &[UnitKey]) -> Result<Option<usize>> {
+    /// Takes the exclusive lock once no other process is active, and counts the units of all. Returns the state of the
+    /// output if this run cannot publish it. A joined process waits for the others, a shard only briefly.
+    fn take_over(&mut self, units: &[UnitKey]) -> Result<Option<Finished>> {
         // Released before the exclusive lock is requested, so that of shards that end together the last one gets it.
         self.run.discard();
         let missing =
@@ -417,26 +507,40 @@ impl UnitOutput {
                 Err(error) if error.kind() == ErrorKind::Resources => {}
                 Err(error) => return Err(error),
             }
-            if tries.next().is_none() {
-                return Ok(Some(missing(&records(self.storage.as_ref(), false)?)));
+            if self.is_complete()? {
+                return Ok(Some(Finished::Complete));
+            }
+            if tries.next().is_none() && self.sharing != Sharing::Joined {
+                let missing = missing(&records(self.storage.as_ref(), false)?);
+                return Ok(Some(Finished::Left { missing }));
             }
             std::thread::sleep(LOCK_WAIT);
         };
-        self.read_again().inspect_err(|_| self.run.discard())?;
-        let missing = missing(&self.records);
-        if missing > 0 {
+        let left = if self.is_complete()? {
+            Ok(Some(Finished::Complete))
+        } else {
+            self.read_again().map(|()| {
+                let missing = missing(&self.records);
+                (missing > 0).then_some(Finished::Left { missing })
+            })
+        };
+        if !matches!(left, Ok(None)) {
             self.run.discard();
-            return Ok(Some(missing));
         }
-        Ok(None)
+        left
+    }
+
+    /// Whether this job has published the output, and keeps no manifests of units to compare with.
+    fn is_complete(&self) -> Result<bool> {
+        let published = commit::summary(self.storage.as_ref())?;
+        let is_ours = published.and_then(|published| published.job).as_ref() == Some(&self.job);
+        Ok(is_ours && self.mode == UnitMode::Resume)
     }
 
     /// Reloads what all shards have completed, under the lock.
     fn read_again(&mut self) -> Result<()> {
         let is_incremental = matches!(self.mode, UnitMode::Incremental { .. });
-        let published = commit::summary(self.storage.as_ref())?;
-        let is_ours = published.and_then(|published| published.job).as_ref() == Some(&self.job);
-        self.published = self.target.replaced(is_incremental || is_ours)?;
+        self.published = self.target.replaced(is_incremental)?;
         self.records = records(self.storage.as_ref(), true)?;
         Ok(())
     }
@@ -495,16 +599,6 @@ impl UnitOutput {
     }
 }
 
-/// A durable unit.
-pub struct Committed(Record);
-
-impl Committed {
-    /// Its failed rows.
-    pub fn errors(&self) -> RowErrorCounts {
-        self.0.errors
-    }
-}
-
 impl Drop for UnitOutput {
     fn drop(&mut self) {
         if !self.is_finished {
@@ -514,40 +608,34 @@ impl Drop for UnitOutput {
     }
 }
 
-/// Locks the output together with other shards. The first one cleans up after crashed runs.
-fn start_shard(storage: &Arc<dyn Storage>, shard: Shard) -> Result<Run> {
+/// Locks the output together with other processes. The first one cleans up after crashed runs.
+fn start_shared(storage: &Arc<dyn Storage>, hold: &Hold) -> Result<Run> {
     match Run::start(storage, Hold::Alone) {
         Ok(run) => {
-            let cleaned = records(storage.as_ref(), true);
+            let cleaned = records(storage.as_ref(), true)
+                .and_then(|_| attempts::forget_reported(storage.as_ref()))
+                .and_then(|()| storage.remove_folder(commit::CLAIMS));
             run.discard();
             cleaned?;
         }
         Err(error) if error.kind() == ErrorKind::Resources => {}
         Err(error) => return Err(error),
     }
-    let mut tries = 0..LOCK_TRIES;
+    let begun = Instant::now();
+    // The first joined process may have many manifests to read.
+    let patience = match hold {
+        Hold::Joined => (LOCK_WAIT * LOCK_TRIES).max(lease_time() / 2),
+        _ => LOCK_WAIT * LOCK_TRIES,
+    };
     loop {
-        match Run::start(storage, Hold::Shard(shard)) {
-            // Another shard may be cleaning up.
-            Err(error) if error.kind() == ErrorKind::Resources && tries.next().is_some() => {
+        match Run::start(storage, hold.clone()) {
+            // Another process may be cleaning up.
+            Err(error) if error.kind() == ErrorKind::Resources && begun.elapsed() < patience => {
                 std::thread::sleep(LOCK_WAIT);
             }
             started => return started,
         }
     }
-}
-
-fn short(id: &str) -> &str {
-    id.get(..8).unwrap_or(id)
-}
-
-/// The identity of a job: a hash of its units.
-fn job_of(units: &[UnitKey]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    units.iter().for_each(|unit| {
-        hasher.update(unit.id.as_bytes());
-    });
-    hasher.finalize().to_hex()[..32].to_owned()
 }
 
 /// Refuses to keep rows of missing inputs beside rows that were computed differently: they would be inconsistent, and

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use serde::{Deserialize, Serialize};
 
 use super::columns::Kind;
 use super::csv::CsvColumns;
@@ -145,7 +146,7 @@ pub(super) struct Start {
 }
 
 /// The row count of a file, as far as known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Rows {
     Exactly(u64),
     /// At least this many; the inspection stopped here.

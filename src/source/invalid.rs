@@ -3,6 +3,7 @@
 //! the rows (`crate::job`).
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use datafusion::arrow::array::{StringArray, StringBuilder};
 use datafusion::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
@@ -10,6 +11,8 @@ use datafusion::parquet::data_type::{ByteArray, ByteArrayType};
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use datafusion::parquet::schema::types::ColumnDescriptor;
+
+use serde::{Deserialize, Serialize};
 
 use super::listing::ListedFile;
 use super::session::ROWS_PER_BATCH;
@@ -19,7 +22,7 @@ use crate::error::{Error, ErrorKind};
 const MAX_VALUES: usize = 1 << 20;
 
 /// The values of a file that are not UTF-8, in row order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct InvalidText {
     /// The columns with invalid values.
     pub(super) columns: Vec<InvalidColumn>,
@@ -27,7 +30,7 @@ pub(super) struct InvalidText {
 }
 
 /// A column with values that are not UTF-8.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct InvalidColumn {
     pub(super) name: String,
     /// Whether the values are unpaired surrogate escapes: they represent no text, so the rows fail for every reader.
@@ -35,7 +38,7 @@ pub(super) struct InvalidColumn {
 }
 
 /// A value that is not UTF-8.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Value {
     /// The row, counted from 0.
     row: u64,
@@ -82,6 +85,12 @@ impl InvalidText {
     /// Whether a column has invalid bytes.
     pub(super) fn has_bytes(&self, column: &str) -> bool {
         self.place(column, false).is_some()
+    }
+
+    /// The values in `rows`.
+    pub(super) fn within(&self, rows: &Range<u64>) -> Self {
+        let values = self.values.iter().filter(|value| rows.contains(&value.row));
+        Self { columns: self.columns.clone(), values: values.copied().collect() }
     }
 
     /// The error messages for the values that `marker` describes, in `rows` rows from `first`; null for valid
@@ -256,7 +265,7 @@ impl RawTexts {
 }
 
 /// Columns whose texts may be invalid, each with a column of error messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marker {
     /// The column.
     pub(super) column: String,

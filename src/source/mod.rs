@@ -52,6 +52,7 @@ mod remote;
 mod scan;
 mod schema;
 mod session;
+mod shipped;
 mod stamp;
 mod sum;
 mod table;
@@ -83,7 +84,9 @@ pub use self::stamp::FileStamp;
 pub use self::units::Unit;
 
 use self::inspect::{Inspected, Inspection, Rows};
+use self::listing::ListedFile;
 use self::remote::RemoteFile;
+pub(crate) use self::shipped::{ShippedTable, ShippedUnit};
 use self::table::FilesTable;
 use self::table_file::TableFile;
 use crate::config::pipeline::SourceSpec;
@@ -142,13 +145,35 @@ impl Source {
         self.table.units()
     }
 
+    /// The rows of a unit.
+    pub fn unit(&self, unit: &Unit) -> SourceUnit {
+        SourceUnit { file: self.table.file_of_unit(unit) }
+    }
+
+    /// The rows of a unit that another process described.
+    ///
+    /// # Errors
+    /// `Internal` if the description is wrong, `NoInput` or `Data` if its file cannot be opened.
+    pub(crate) fn shipped_unit(&self, unit: &ShippedUnit) -> Result<SourceUnit> {
+        Ok(SourceUnit { file: unit.open(self.table.spec())? })
+    }
+
+    /// The description of the source for other processes.
+    ///
+    /// # Errors
+    /// `Internal` if the columns cannot be described.
+    pub(crate) fn ship(&self) -> Result<ShippedTable> {
+        let marked = self.marked.as_ref();
+        ShippedTable::of(&self.table, marked.map_or(&[], |marked| marked.table.markers()))
+    }
+
     /// The table of one unit that replaces `table`, with the same columns; `None` if `table` is not a table of this source.
     pub fn unit_table(
         &self,
         table: &Arc<dyn TableProvider>,
-        unit: &Unit,
+        unit: &SourceUnit,
     ) -> Option<Arc<dyn TableProvider>> {
-        Some(Arc::new(self.table_like(table)?.of_unit(unit)))
+        Some(Arc::new(self.table_like(table)?.of_unit(unit.file.clone())))
     }
 
     /// Whether this source reads `table`.
@@ -163,6 +188,31 @@ impl Source {
             .into_iter()
             .find(|own| std::ptr::addr_eq(Arc::as_ptr(own), Arc::as_ptr(table)))
             .map(Arc::as_ref)
+    }
+}
+
+/// The rows of one unit of a source.
+#[derive(Clone, Debug)]
+pub struct SourceUnit {
+    file: TableFile,
+}
+
+impl SourceUnit {
+    /// Its file.
+    pub fn file(&self) -> InputFile {
+        InputFile::of(&self.file.file, self.file.rows)
+    }
+
+    /// The unit, as the only one of its file.
+    pub(crate) fn unit(&self) -> Unit {
+        let first = self.file.first_row;
+        let rows = self.file.part_rows.map(|rows| first..first.saturating_add(rows));
+        Unit { file: 0, rows, part: self.file.part.clone() }
+    }
+
+    /// The description of the unit for other processes.
+    pub(crate) fn ship(&self) -> ShippedUnit {
+        ShippedUnit::of(&self.file)
     }
 }
 
@@ -181,6 +231,16 @@ pub struct InputFile {
 }
 
 impl InputFile {
+    fn of(file: &ListedFile, rows: Rows) -> Self {
+        Self {
+            path: file.path.clone(),
+            bytes: file.bytes,
+            rows: rows.exactly(),
+            stamp: file.stamp.clone(),
+            remote: file.remote.clone(),
+        }
+    }
+
     /// Whether it is an object in a store.
     pub(crate) fn is_remote(&self) -> bool {
         self.remote.is_some()
@@ -256,13 +316,7 @@ pub(crate) async fn open_with(
     let input_files: Vec<_> = files
         .iter()
         .zip(&inspected)
-        .map(|(file, inspected)| InputFile {
-            path: file.path.clone(),
-            bytes: file.bytes,
-            rows: inspected.rows.exactly(),
-            stamp: file.stamp.clone(),
-            remote: file.remote.clone(),
-        })
+        .map(|(file, inspected)| InputFile::of(file, inspected.rows))
         .collect();
 
     let files = files.into_iter().zip(inspected).map(|(file, inspected)| {
@@ -272,16 +326,45 @@ pub(crate) async fn open_with(
         let starts = starts.into();
         TableFile { file, rows, text_bytes, starts, invalid, layout, part, first_row, part_rows }
     });
-    let table = Arc::new(FilesTable::new(files.collect(), format, spec, &merged));
+    let table = FilesTable::new(files.collect(), format, spec, &merged);
+    let marked = table.with_markers();
+    let notes = merged.notes;
+    of_tables(ctx, spec, (table, marked), input_files).await.map(|source| Source {
+        rows,
+        notes,
+        ..source
+    })
+}
+
+/// Opens a source that another process has listed and inspected. It has no files of its own.
+///
+/// # Errors
+/// As [`open`], for `where` and `select`.
+pub(crate) async fn open_shipped(
+    ctx: &SessionContext,
+    spec: &SourceSpec,
+    shipped: &ShippedTable,
+) -> Result<Source> {
+    of_tables(ctx, spec, shipped.open(spec)?, Vec::new()).await
+}
+
+/// The source of a table, and of the table with markers, if there is one.
+async fn of_tables(
+    ctx: &SessionContext,
+    spec: &SourceSpec,
+    (table, marked): (FilesTable, Option<FilesTable>),
+    files: Vec<InputFile>,
+) -> Result<Source> {
+    let table = Arc::new(table);
     let rows_of = |table: &Arc<FilesTable>| {
-        let (table, files) = (Arc::clone(table), &input_files);
+        let (table, files) = (Arc::clone(table), &files);
         async move {
             let rows = query(ctx, table, spec, files).await;
             rows.map_err(|error| error.at(&spec.location))
         }
     };
     let dataframe = rows_of(&table).await?;
-    let marked = match table.with_markers().map(Arc::new) {
+    let marked = match marked.map(Arc::new) {
         Some(table) => {
             let dataframe = rows_of(&table).await?;
             let has = |name: &str| dataframe.schema().has_column_with_unqualified_name(name);
@@ -295,7 +378,7 @@ pub(crate) async fn open_with(
         }
         None => None,
     };
-    Ok(Source { dataframe, files: input_files, rows, notes: merged.notes, marked, table })
+    Ok(Source { dataframe, files, rows: None, notes: Vec::new(), marked, table })
 }
 
 /// Applies `where`, `limit` and `select`, in SQL's order.

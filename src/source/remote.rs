@@ -38,6 +38,30 @@ impl RemoteFile {
         (Self { place, bytes: meta.size, etag: meta.e_tag }, stamp)
     }
 
+    /// The object `url`, which another process found in the store of `path`. The credentials of `path` apply.
+    ///
+    /// # Errors
+    /// As [`Place::open`]; `Config` if the URL is of another store.
+    pub(super) fn reopened(
+        path: &str,
+        url: &str,
+        bytes: u64,
+        etag: Option<String>,
+    ) -> Result<Self> {
+        let place = Place::open(path)?;
+        let Some(key) = url.strip_prefix(place.url.as_str()) else {
+            let message = format!("`{url}` is not in the store of `{path}`");
+            return Err(Error::new(ErrorKind::Config, message));
+        };
+        let path = object_store::path::Path::parse(key)
+            .unwrap_or_else(|_| object_store::path::Path::from(key));
+        Ok(Self { place: Place { path, ..place }, bytes, etag })
+    }
+
+    pub(super) fn etag(&self) -> Option<&str> {
+        self.etag.as_deref()
+    }
+
     pub(super) fn url(&self) -> String {
         self.place.url_of(&self.place.path)
     }

@@ -6,9 +6,10 @@ use std::io;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use object_store::ObjectMeta;
+use serde::{Deserialize, Serialize};
 
 /// The size and modification time of a file, or the entity tag of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStamp {
     bytes: u64,
     mark: String,

@@ -56,6 +56,8 @@ pub(super) struct FilesTable {
     is_plain: bool,
     table_schema: TableSchema,
     partition_fields: Vec<FieldRef>,
+    /// The columns of files, before partitions replace some.
+    columns: SchemaRef,
     /// Hidden columns that mark texts that are not UTF-8.
     markers: Vec<Marker>,
     /// The columns of files, their hive partitions, then the markers.
@@ -76,8 +78,7 @@ impl FilesTable {
         spec: &SourceSpec,
         merged: &Merged,
     ) -> Self {
-        let (csv, is_plain) = (spec.csv.clone(), merged.is_plain);
-        let file_schema = &merged.schema;
+        let (is_plain, file_schema) = (merged.is_plain, &merged.schema);
         let mut partition_fields: Vec<FieldRef> = Vec::new();
         if let Some(first) = files.first() {
             for (index, (key, _)) in first.file.partitions.iter().enumerate() {
@@ -93,6 +94,18 @@ impl FilesTable {
                 partition_fields.push(Arc::new(Field::new(key, data_type, is_nullable)));
             }
         }
+        Self::with_partitions(files, format, spec, file_schema, is_plain, partition_fields)
+    }
+
+    /// A table of `files` with known columns: `file_schema`, and `partition_fields` for the hive partitions.
+    pub(super) fn with_partitions(
+        files: Vec<TableFile>,
+        format: FileFormat,
+        spec: &SourceSpec,
+        file_schema: &SchemaRef,
+        is_plain: bool,
+        partition_fields: Vec<FieldRef>,
+    ) -> Self {
         let (read, columns) = beside_partitions(file_schema, &partition_fields, format);
         let table_schema = TableSchema::builder(Arc::new(read))
             .with_table_partition_cols(partition_fields.clone())
@@ -102,7 +115,7 @@ impl FilesTable {
             columns.iter().map(|column| Arc::clone(&all.fields()[*column])).collect();
         let schema = Arc::new(Schema::new(fields));
         let markers = Vec::new();
-        let (spec, positions) = (Arc::new(spec.clone()), columns);
+        let (csv, spec, positions) = (spec.csv.clone(), Arc::new(spec.clone()), columns);
         Self {
             files,
             format,
@@ -110,6 +123,7 @@ impl FilesTable {
             is_plain,
             table_schema,
             partition_fields,
+            columns: Arc::clone(file_schema),
             markers,
             schema,
             spec,
@@ -120,7 +134,8 @@ impl FilesTable {
     /// The same table with an additional column of messages for each column with texts that are not UTF-8; `None` if there
     /// are no such texts.
     pub(super) fn with_markers(&self) -> Option<Self> {
-        let mut fields = self.schema.fields().to_vec();
+        let mut names: Vec<String> =
+            self.schema.fields().iter().map(|field| field.name().clone()).collect();
         let mut markers: Vec<Marker> = Vec::new();
         for InvalidColumn { name, is_half } in
             self.files.iter().flat_map(|file| &file.invalid.columns)
@@ -131,14 +146,32 @@ impl FilesTable {
                 continue;
             }
             let mut marker = format!("__invalid_utf8_{}", markers.len());
-            while fields.iter().any(|field| *field.name() == marker) {
+            while names.contains(&marker) {
                 marker.push('_');
             }
-            fields.push(Arc::new(Field::new(&marker, DataType::Utf8, true)));
+            names.push(marker.clone());
             markers.push(Marker { column: name.clone(), marker, is_half: *is_half });
         }
-        let schema = Arc::new(Schema::new(fields));
-        (!markers.is_empty()).then(|| Self { markers, schema, ..self.of_files(self.files.clone()) })
+        (!markers.is_empty()).then(|| self.marked(markers))
+    }
+
+    /// The same table with these columns of messages.
+    pub(super) fn marked(&self, markers: Vec<Marker>) -> Self {
+        let messages =
+            markers.iter().map(|marker| Field::new(&marker.marker, DataType::Utf8, true));
+        let fields = self.schema.fields().iter().cloned().chain(messages.map(Arc::new));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>()));
+        Self { markers, schema, ..self.of_files(self.files.clone()) }
+    }
+
+    /// The columns of its files, before hive partitions replace some; as [`FilesTable::with_partitions`] takes them.
+    pub(super) fn file_columns(&self) -> (&SchemaRef, bool, &[FieldRef]) {
+        (&self.columns, self.is_plain, &self.partition_fields)
+    }
+
+    /// The format of its files.
+    pub(super) fn format(&self) -> FileFormat {
+        self.format
     }
 
     /// The source spec.
@@ -164,6 +197,7 @@ impl FilesTable {
             is_plain: self.is_plain,
             table_schema: self.table_schema.clone(),
             partition_fields: self.partition_fields.clone(),
+            columns: Arc::clone(&self.columns),
             markers: self.markers.clone(),
             schema: Arc::clone(&self.schema),
             spec: Arc::clone(&self.spec),
@@ -176,13 +210,18 @@ impl FilesTable {
         self.files.iter().enumerate().flat_map(|(index, file)| file.units(index)).collect()
     }
 
-    /// The table of the rows of one unit.
-    pub(super) fn of_unit(&self, unit: &Unit) -> Self {
+    /// The rows of one unit.
+    pub(super) fn file_of_unit(&self, unit: &Unit) -> TableFile {
         let mut file = self.files[unit.file].clone();
         file.part.clone_from(&unit.part);
         file.first_row = unit.rows.as_ref().map_or(0, |rows| rows.start);
         file.part_rows = unit.rows.as_ref().map(|rows| rows.end - rows.start);
-        self.of_files(vec![file])
+        file
+    }
+
+    /// The same table over the rows of one unit.
+    pub(super) fn of_unit(&self, unit: TableFile) -> Self {
+        self.of_files(vec![unit])
     }
 
     /// A scan by our own readers.

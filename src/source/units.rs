@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 /// The approximate number of rows of a unit. A run that dies loses its units in progress: 80 seconds of work each, for a
 /// model that computes 200 rows per second.
 pub(super) const UNIT_ROWS: u64 = 16_384;
@@ -19,7 +21,7 @@ pub struct Unit {
 }
 
 /// The part of a file that a unit covers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Part {
     /// A range of rows, in a file of `of` rows.
     Rows {

@@ -27,6 +27,7 @@ mod text_input;
 mod token_classification;
 mod token_count;
 mod token_logits;
+mod weights;
 mod zero_shot_classification;
 
 use std::any::Any;
@@ -55,7 +56,7 @@ pub use fill_mask::FillMask;
 pub use generation::GenerationOptions;
 pub use image_classification::ImageClassification;
 pub use loglikelihood::{ContextContinuation, Loglikelihood};
-pub use models::{Models, ResolvedModel};
+pub use models::{ModelPin, Models, ResolvedModel};
 pub use multiple_choice::{MultipleChoice, PromptChoices};
 pub use next_sentence_prediction::NextSentencePrediction;
 pub use question_answering::{QuestionAnswering, QuestionContext};

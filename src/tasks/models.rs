@@ -3,8 +3,11 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use candle_core::{DType, Device, DeviceLocation};
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use super::weights::{Weights, once, weights_of};
 use super::{DeviceSpec, Dtype, EncodedRow, ModelSpec, WeightSize, memory};
 use crate::auto::{
     AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, HeadRequest,
@@ -18,13 +21,20 @@ use crate::models::ImageDimensions;
 /// Resolves models; steps with the same model share it.
 pub struct Models {
     hub: Arc<Hub>,
+    /// The commits of hub models, where another process has resolved them.
+    pins: Vec<ModelPin>,
     resolved: Mutex<Vec<Arc<ResolvedModel>>>,
 }
 
 impl Models {
     /// Resolves models with this hub.
     pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub, resolved: Mutex::default() }
+        Self::pinned(hub, Vec::new())
+    }
+
+    /// Resolves models with this hub, and revisions of hub models to the commits of `pins`.
+    pub fn pinned(hub: Arc<Hub>, pins: Vec<ModelPin>) -> Self {
+        Self { hub, pins, resolved: Mutex::default() }
     }
 
     /// Finds the config and the tokenizer of a model that reads text. Downloads them if they are not cached.
@@ -60,7 +70,9 @@ impl Models {
         if let Some(model) = resolved.iter().find(|model| model.spec == *spec) {
             return Ok(Arc::clone(model));
         }
-        let model = Arc::new(ResolvedModel::new(spec, &self.hub)?);
+        let pin = self.pins.iter().find(|pin| pin.is_of(spec));
+        let revision = pin.map(|pin| pin.commit.as_str()).or(spec.revision.as_deref());
+        let model = Arc::new(ResolvedModel::new(spec, revision, &self.hub)?);
         resolved.push(Arc::clone(&model));
         Ok(model)
     }
@@ -69,6 +81,20 @@ impl Models {
 impl fmt::Debug for Models {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Models").finish_non_exhaustive()
+    }
+}
+
+/// The commit that a revision of a hub model was resolved to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelPin {
+    repo: String,
+    revision: Option<String>,
+    commit: String,
+}
+
+impl ModelPin {
+    fn is_of(&self, spec: &ModelSpec) -> bool {
+        self.repo == spec.repo && self.revision == spec.revision
     }
 }
 
@@ -82,17 +108,9 @@ pub struct ResolvedModel {
     /// At least one; each holds a copy of the weights.
     devices: Vec<Device>,
     dtype: ModelDtype,
-    /// Loaded models, by their device.
-    models: Loaded<DeviceLocation, AutoModel>,
-    /// Loaded models with a head.
-    with_head: Loaded<HeadKey, ModelWithHead>,
+    /// Shared by all jobs of the process.
+    weights: Arc<Weights>,
 }
-
-/// The device, the Auto class, `allow_new_head`, and the rows of a head over the vocabulary, unless all.
-type HeadKey = (DeviceLocation, AutoClass, bool, Option<Vec<u32>>);
-
-/// The models loaded so far, by key.
-type Loaded<K, M> = Mutex<Vec<(K, Arc<M>)>>;
 
 /// The preprocessor of the model's inputs.
 enum Processor {
@@ -110,10 +128,9 @@ impl Processor {
 }
 
 impl ResolvedModel {
-    fn new(spec: &ModelSpec, hub: &Arc<Hub>) -> Result<Self> {
-        let snapshot = hub
-            .snapshot(&spec.repo, spec.revision.as_deref(), Need::Tokenizer, &|_| ())
-            .map_err(|e| {
+    fn new(spec: &ModelSpec, revision: Option<&str>, hub: &Arc<Hub>) -> Result<Self> {
+        let snapshot =
+            hub.snapshot(&spec.repo, revision, Need::Tokenizer, &|_| ()).map_err(|e| {
                 let repo = &spec.repo;
                 e.at(format!("model `{repo}`, a hub id: there is no directory of this name"))
             })?;
@@ -139,6 +156,8 @@ impl ResolvedModel {
         }
         let processor = Processor::new(&sentence_transformer)
             .map_err(|error| error.at(format!("model `{}`", spec.repo)))?;
+        let identity = identity_of(&snapshot);
+        let weights = weights_of(format!("{identity}\n{dtype:?}\n{}", json!(spec.config)));
         Ok(Self {
             spec: spec.clone(),
             hub: Arc::clone(hub),
@@ -147,9 +166,15 @@ impl ResolvedModel {
             sentence_transformer,
             devices,
             dtype,
-            models: Mutex::default(),
-            with_head: Mutex::default(),
+            weights,
         })
+    }
+
+    /// The commit of a hub model; `None` for a local directory.
+    pub fn pin(&self) -> Option<ModelPin> {
+        let commit = self.snapshot.commit()?.to_owned();
+        let ModelSpec { repo, revision, .. } = self.spec.clone();
+        Some(ModelPin { repo, revision, commit })
     }
 
     /// The files that are known so far.
@@ -273,16 +298,7 @@ impl ResolvedModel {
     /// The identity of the model: the commit on the hub, or the sizes and modification times of the files of a local
     /// directory.
     pub fn identity(&self) -> String {
-        if let Some(commit) = self.snapshot.commit() {
-            return format!("{}@{commit}", self.snapshot.name());
-        }
-        let mut identity = self.snapshot.name().to_owned();
-        for file in self.snapshot.files().unwrap_or_default() {
-            let found = std::fs::metadata(self.snapshot.dir().join(&file));
-            let stamp = found.and_then(|found| Ok((found.len(), found.modified()?)));
-            identity += &format!("\n{file} {stamp:?}");
-        }
-        identity
+        identity_of(&self.snapshot)
     }
 
     /// Rejects a model whose weights do not fit in memory, before reading them.
@@ -296,7 +312,7 @@ impl ResolvedModel {
     /// # Errors
     /// `Hub` if weights cannot be obtained, `Model` if they do not match the config.
     pub fn load(&self, device: &Device) -> Result<Arc<AutoModel>> {
-        once(&self.models, device.location(), || {
+        once(&self.weights.models, device.location(), || {
             let SentenceTransformerConfig { transformer, config, .. } =
                 self.with_weights(&self.hub)?;
             self.check_memory(HeadRequest::of(AutoClass::Model), device)?;
@@ -327,7 +343,8 @@ impl ResolvedModel {
         device: &Device,
     ) -> Result<Arc<ModelWithHead>> {
         let rows = vocabulary_rows.map(<[u32]>::to_vec);
-        once(&self.with_head, (device.location(), class, allow_new_head, rows), || {
+        let key = (device.location(), class, allow_new_head, rows);
+        once(&self.weights.with_head, key, || {
             let SentenceTransformerConfig { transformer, config, .. } =
                 self.with_weights(&self.hub)?;
             let new_head = allow_new_head.then_some(NewHead { seed: 0 });
@@ -349,21 +366,17 @@ impl ResolvedModel {
     }
 }
 
-/// Returns the value loaded under `key`, or loads it now. Other threads that use `loaded` wait.
-fn once<K: PartialEq, M>(
-    loaded: &Loaded<K, M>,
-    key: K,
-    load: impl FnOnce() -> Result<M>,
-) -> Result<Arc<M>> {
-    let mut loaded = loaded.lock().map_err(|_| {
-        Error::new(ErrorKind::Internal, "loading a model panicked in another thread")
-    })?;
-    if let Some((_, model)) = loaded.iter().find(|(known, _)| *known == key) {
-        return Ok(Arc::clone(model));
+fn identity_of(snapshot: &Snapshot) -> String {
+    if let Some(commit) = snapshot.commit() {
+        return format!("{}@{commit}", snapshot.name());
     }
-    let model = Arc::new(load()?);
-    loaded.push((key, Arc::clone(&model)));
-    Ok(model)
+    let mut identity = snapshot.name().to_owned();
+    for file in snapshot.files().unwrap_or_default() {
+        let found = std::fs::metadata(snapshot.dir().join(&file));
+        let stamp = found.and_then(|found| Ok((found.len(), found.modified()?)));
+        identity += &format!("\n{file} {stamp:?}");
+    }
+    identity
 }
 
 impl fmt::Debug for ResolvedModel {

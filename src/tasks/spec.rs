@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::image::RgbImage;
 use crate::limits;
@@ -38,7 +38,7 @@ impl ModelSpec {
 }
 
 /// The dtype of the computation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// f32 on a CPU, bf16 on a GPU (f16 on a GPU without bf16).
@@ -90,6 +90,15 @@ impl fmt::Display for DeviceSpec {
 }
 
 impl DeviceSpec {
+    /// The device that pipeline files and flags name so; `None` if there is no such name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            _ => Self::cuda_ordinal(name).map(Self::Cuda),
+        }
+    }
+
     /// The ordinal of the GPU that `cuda` (the first one) or `cuda:N` names; `None` for any other text.
     pub fn cuda_ordinal(text: &str) -> Option<usize> {
         match text.strip_prefix("cuda")?.strip_prefix(':') {

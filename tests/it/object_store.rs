@@ -388,6 +388,76 @@ fn shards_share_an_output() {
     assert_eq!(own, ["_SUCCESS", "_hfauto/MANIFEST.json"]);
 }
 
+/// The processes of a join, with a lease of two seconds.
+fn join(store: &Store, failpoint: Option<&str>) -> Child {
+    let mut command = store.command(&["run", "--join", "embed.yaml", "--progress", "none"]);
+    command.env("HFAUTO_LOCK_SECONDS", "2").envs(failpoint.map(|name| ("HFAUTO_FAILPOINT", name)));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn joined_processes_write_the_objects_of_a_run() {
+    let Some(store) = Store::start() else { return };
+    store.embed(8, "run: {workers: 1}");
+    store.run(&["run", "embed.yaml"]).succeeds();
+    let expected = store.objects("out");
+    store.clear("out");
+    // One is killed in a unit; another one freezes for longer than its lease.
+    let mut killed = join(&store, Some("unit.renamed:2"));
+    let frozen = join(&store, Some("unit.written:2:hold"));
+    let start = Instant::now();
+    while store.objects("out/_hfauto/units").is_empty() {
+        assert!(start.elapsed() < Duration::from_mins(1), "no unit");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(killed.wait().unwrap().signal(), Some(9));
+    std::thread::sleep(Duration::from_secs(1));
+    let signal = |name: &str| {
+        let kill = Command::new("kill").args(["-s", name, &frozen.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+    };
+    signal("STOP");
+    let joined = [join(&store, None), join(&store, None)];
+    for child in joined {
+        store.fixture.ran(child.wait_with_output().unwrap()).succeeds();
+    }
+    assert!(store.objects("out") == expected, "{:?}", store.objects("out").keys());
+    signal("CONT");
+    store.fixture.ran(frozen.wait_with_output().unwrap()).fails(75, &["was lost"]);
+    assert!(store.objects("out") == expected, "{:?}", store.objects("out").keys());
+    let again = store.fixture.ran(join(&store, None).wait_with_output().unwrap());
+    assert!(again.succeeds().stdout.contains("nothing to compute"), "{}", again.stdout);
+}
+
+/// A shard whose clock is behind keeps its lock while it renews it; a dead one loses it.
+#[test]
+fn an_expired_lock_of_a_shard_is_watched() {
+    let Some(store) = Store::start() else { return };
+    store.embed(2, "");
+    let name = "out/_hfauto/shard-1-of-2.lock";
+    let hour_ago = chrono::Utc::now() - chrono::Duration::hours(1);
+    let lock = |renewed: chrono::DateTime<chrono::Utc>| {
+        let holder = json!({"pid": 7, "host": "elsewhere", "machine": null, "since": "2026-01-01T00:00:00Z"});
+        let lease = json!({"holder": holder, "renewed": renewed, "seconds": 2.0});
+        store.put(name, lease.to_string());
+    };
+    lock(hour_ago);
+    let mut run = store.command(&["run", "embed.yaml"]);
+    let mut run = run.env("HFAUTO_LOCK_SECONDS", "2").stderr(Stdio::piped()).spawn().unwrap();
+    let mut ticks = 0;
+    while run.try_wait().unwrap().is_none() {
+        ticks += 1;
+        lock(hour_ago + chrono::Duration::seconds(ticks));
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    let ran = store.fixture.ran(run.wait_with_output().unwrap());
+    ran.fails(75, &["another run is writing", "process 7 on `elsewhere`"]);
+    assert!(store.objects("out").contains_key("_hfauto/shard-1-of-2.lock"));
+    let run = store.ran(store.command(&["run", "embed.yaml"]).env("HFAUTO_LOCK_SECONDS", "2"));
+    run.succeeds();
+    assert!(!store.objects("out").contains_key("_hfauto/shard-1-of-2.lock"));
+}
+
 #[test]
 fn objects_are_listed_like_files() {
     let Some(store) = Store::start() else { return };

@@ -443,7 +443,7 @@ async fn a_file_that_changes_during_the_read_is_reported() {
         datafusion::catalog::default_table_source::source_as_provider(&scan.source).unwrap();
     fs::File::options().write(true).open(&file).unwrap().set_len(1_000_000).unwrap();
     for unit in &units[1..] {
-        let table = source.unit_table(&table, unit).unwrap();
+        let table = source.unit_table(&table, &source.unit(unit)).unwrap();
         let rows = context.read_table(table).unwrap().collect();
         let rows = tokio::time::timeout(Duration::from_secs(20), rows).await.unwrap();
         let error = source::stream_error(rows.unwrap_err(), &source.files);

@@ -156,6 +156,35 @@ fn a_run_that_is_killed_at_any_time_is_gone_on_with() {
 }
 
 #[test]
+fn a_unit_that_kills_its_process_is_tried_three_times() {
+    let fixture = fixture(FILES, "");
+    let expected = undisturbed(&fixture);
+    fs::remove_dir_all(fixture.path("out")).unwrap();
+    let deadly = || {
+        let mut run = fixture.command(&["run", "embed.yaml", "--progress", "none"]);
+        run.env("HFAUTO_FAILPOINT", "unit.begun@003.csv").output().unwrap()
+    };
+    for round in 0..2 {
+        for attempt in 1..=3 {
+            assert_eq!(deadly().status.signal(), Some(9), "round {round}, attempt {attempt}");
+        }
+        let ran = fixture.ran(deadly());
+        ran.fails(
+            65,
+            &["3 attempts at rows 1 to 20 of", "in/003.csv", "11 of 12 units done and kept"],
+        );
+        assert_eq!(fixture.files("out/_hfauto/units").len(), FILES - 1);
+    }
+    // A run after the error tries the unit again.
+    let report = report(&fixture, &[]);
+    assert_eq!(
+        (&report["units"]["computed"], &report["units"]["skipped"]),
+        (&1.into(), &11.into())
+    );
+    assert_same(&output(&fixture, "out"), &expected);
+}
+
+#[test]
 fn a_signal_keeps_the_units_that_are_done() {
     let fixture = fixture(FILES, "");
     let expected = undisturbed(&fixture);

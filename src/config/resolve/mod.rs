@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use crate::document::{Cursor, Diagnostic, Diagnostics, Node};
 
-use super::pipeline::{ImagesSpec, ModelSpec, Pipeline, RunSpec, TaskStep};
+use super::pipeline::{ImagesSpec, ModelSpec, Pipeline, RunSpec, TaskStep, Written};
 use super::raw::{RawModel, RawPipeline, RawRun, RawStep, Workers};
 
 /// Resolves `raw`, which was read from `root`. The result has placeholders for values with problems: it is valid only if
@@ -81,6 +81,7 @@ pub(crate) fn resolve(
         run,
         schedule,
         tests,
+        written: Written::default(),
     }
 }
 

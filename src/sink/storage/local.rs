@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 
-use super::{Hold, Holder, LOCK, Lock, META, Storage, held, lock_name};
+use super::joined::{self, JoinedLock};
+use super::lock_file::{FOLDER_TRIES, create_folders, holder_of, is_removed, lock_file};
+use super::{
+    Guard, Hold, LOCK, Lease, Lock, META, Storage, held, is_new_lease, is_shared_lock, lease_time,
+    lock_name, lost, nonce,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::own_file;
@@ -53,14 +57,68 @@ impl LocalStorage {
         self.inside(name).map_err(|error| write_error(&self.path(name), error))
     }
 
-    /// Removes the locks of dead shards; the caller holds the output alone.
-    fn remove_locks_of_shards(&self) {
-        let Ok(entries) = fs::read_dir(self.path(META)) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with("shard-") && name.ends_with(".lock") {
-                let _ = fs::remove_file(entry.path());
+    /// The paths of the locks that processes hold beside each other.
+    fn shared_locks(&self) -> Vec<PathBuf> {
+        self.own_files(is_shared_lock)
+    }
+
+    /// The paths of files of [`META`] by their names.
+    fn own_files(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.path(META)) else { return Vec::new() };
+        let entries = entries.flatten();
+        let wanted = entries.filter(|entry| is_wanted(&entry.file_name().to_string_lossy()));
+        wanted.map(|entry| entry.path()).collect()
+    }
+
+    /// The leases of joined processes.
+    fn leases(&self) -> Vec<(PathBuf, Lease)> {
+        let mut leases = Vec::new();
+        for path in self.shared_locks() {
+            leases.extend(joined::lease_of(&path).map(|lease| (path, lease)));
+        }
+        leases
+    }
+
+    /// Takes the exclusive lock file, once the leases of all joined processes have ended. A lease that has expired, of a
+    /// process that may be alive, is watched for another half lease. The lock file is free meanwhile, because renewals
+    /// need it.
+    fn lock_alone(&self, created: &mut Vec<PathBuf>) -> Result<File> {
+        let path = self.path(LOCK);
+        let mut watched: Option<Vec<(PathBuf, Lease)>> = None;
+        loop {
+            let file = lock_file(&path, &self.root, false, created)?;
+            let leases = self.leases();
+            let is_same = |(path, lease): &&(PathBuf, Lease)| {
+                let before = watched.iter().flatten().find(|(other, _)| other == path);
+                before.is_some_and(|(_, before)| before.renewed == lease.renewed)
+            };
+            let live = leases.iter().find(|found| {
+                !found.1.is_free() || watched.is_some() && !found.1.is_dead() && !is_same(found)
+            });
+            if let Some((_, lease)) = live {
+                let error = held(&self.root, lease.holder.as_ref());
+                let _ = fs::remove_file(&path);
+                return Err(error);
+            }
+            if watched.is_some() || leases.iter().all(|(_, lease)| lease.is_dead()) {
+                // A process that was killed while it renewed its lease leaves a temporary file, too.
+                for path in self.own_files(|name| is_shared_lock(name) || is_new_lease(name)) {
+                    let _ = fs::remove_file(path);
+                }
+                return Ok(file);
+            }
+            watched = Some(leases);
+            drop(file);
+            std::thread::sleep(lease_time() / 2);
+        }
+    }
+
+    /// Removes the folders of a file that are empty, innermost first.
+    fn remove_empty_parents(&self, name: &str) {
+        for folder in Path::new(name).ancestors().skip(1) {
+            // Fails as intended if the folder is not empty.
+            if folder.as_os_str().is_empty() || fs::remove_dir(self.root.join(folder)).is_err() {
+                break;
             }
         }
     }
@@ -234,6 +292,49 @@ impl Storage for LocalStorage {
         self.write_with(name, &mut |out| out.write_all(content))
     }
 
+    fn create(&self, name: &str, content: &[u8]) -> Result<bool> {
+        let path = self.path(name);
+        let aside = path.with_extension(format!("{}.part", &nonce()[..16]));
+        let create = || {
+            self.spool(name)?;
+            let mut file = own_file::create(&aside)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            // Fails if the name exists, on network file systems, too.
+            match fs::hard_link(&aside, &path) {
+                Err(error) if is_without_links(&error) => create_new(&path, content),
+                linked => linked,
+            }
+        };
+        let created = create();
+        let _ = fs::remove_file(&aside);
+        match created {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(write_error(&self.root, error)),
+            Ok(()) => path.parent().map_or(Ok(()), sync_folder).map(|()| true),
+        }
+    }
+
+    fn mark(&self, name: &str) -> Result<()> {
+        let mut tries = 0..FOLDER_TRIES;
+        loop {
+            let path = self.spool(name).map_err(|error| write_error(&self.path(name), error))?;
+            match own_file::create(&path) {
+                // Another process has removed the empty folder.
+                Err(error) if is_removed(&error) && tries.next().is_some() => {}
+                created => return created.map(drop).map_err(|error| write_error(&path, error)),
+            }
+        }
+    }
+
+    fn unmark(&self, names: &[String]) {
+        for name in names {
+            let Ok(path) = self.inside(name) else { continue };
+            let _ = fs::remove_file(path);
+            self.remove_empty_parents(name);
+        }
+    }
+
     fn write_with(
         &self,
         name: &str,
@@ -272,9 +373,9 @@ impl Storage for LocalStorage {
         self.sync_folders_of(parts.iter().map(|(_, name)| name.as_str()))
     }
 
-    fn publish(&self, from: &str, names: &[String]) -> Result<()> {
-        for name in names {
-            let from = self.to_change(&format!("{from}/{name}"))?;
+    fn publish(&self, from: &str, moves: &[(String, String)]) -> Result<()> {
+        for (source, name) in moves {
+            let from = self.to_change(&format!("{from}/{source}"))?;
             // A missing file was moved by an earlier attempt.
             let Ok(found) = fs::symlink_metadata(&from) else { continue };
             if !found.is_file() {
@@ -283,19 +384,13 @@ impl Storage for LocalStorage {
             let to = self.spool(name).map_err(|error| write_error(&self.path(name), error))?;
             fs::rename(&from, &to).map_err(|error| write_error(&to, error))?;
         }
-        self.sync_folders_of(names.iter().map(String::as_str))
+        self.sync_folders_of(moves.iter().map(|(_, name)| name.as_str()))
     }
 
     fn remove_all(&self, names: &[String]) -> Result<()> {
         for name in names {
             remove_file(&self.to_change(name)?)?;
-            for folder in Path::new(name).ancestors().skip(1) {
-                // Fails as intended if the folder is not empty.
-                if folder.as_os_str().is_empty() || fs::remove_dir(self.root.join(folder)).is_err()
-                {
-                    break;
-                }
-            }
+            self.remove_empty_parents(name);
         }
         self.sync_folders_of(names.iter().map(String::as_str))
     }
@@ -319,26 +414,29 @@ impl Storage for LocalStorage {
         let path = self.path(LOCK);
         let mut created = Vec::new();
         self.folder_inside(&format!("{META}/tmp"))?;
-        let mut take = |path: &Path, shared| lock_file(path, &self.root, shared, &mut created);
-        let lock = match hold {
-            Hold::Alone => take(&path, false)
-                .map(|file| LocalLock { path: path.clone(), files: Mutex::new(vec![file]) }),
+        let lock: Result<Box<dyn Lock>> = match hold {
+            Hold::Alone => {
+                self.lock_alone(&mut created).map(|file| LocalLock::boxed(LOCK, path, vec![file]))
+            }
             Hold::Shard(shard) => {
-                let own = self.path(&shard.lock_name());
-                take(&path, true).and_then(|shared| {
-                    let file = take(&own, false)?;
-                    Ok(LocalLock { path: own, files: Mutex::new(vec![file, shared]) })
+                let name = shard.lock_name();
+                let own = self.path(&name);
+                lock_file(&path, &self.root, true, &mut created).and_then(|shared| {
+                    let file = lock_file(&own, &self.root, false, &mut created)?;
+                    Ok(LocalLock::boxed(&name, own, vec![file, shared]))
                 })
+            }
+            Hold::Joined => JoinedLock::take(&self.root, &mut created)
+                .map(|lock| Box::new(lock) as Box<dyn Lock>),
+            Hold::Guest(token) => {
+                Ok(Box::new(GuestLock { path, output: self.root.clone(), token }))
             }
         };
         match lock {
             Ok(lock) => {
-                if hold == Hold::Alone {
-                    self.remove_locks_of_shards();
-                }
                 let mut all = self.created.lock().unwrap_or_else(PoisonError::into_inner);
                 all.extend(created);
-                Ok(Box::new(lock))
+                Ok(lock)
             }
             Err(error) => {
                 remove_created(&created);
@@ -353,15 +451,20 @@ impl Storage for LocalStorage {
         let lock = lock_file(&path, &self.path(file), false, &mut created)
             .inspect_err(|_| remove_created(&created))?;
         self.created.lock().unwrap_or_else(PoisonError::into_inner).extend(created);
-        Ok(Box::new(LocalLock { path, files: Mutex::new(vec![lock]) }))
+        Ok(LocalLock::boxed(&lock_name(file), path, vec![lock]))
     }
 
     fn is_held(&self) -> Result<bool> {
         let opened = self.inside(LOCK).and_then(|path| own_file::open_existing_lock(&path));
-        let Ok(file) = opened else {
-            return Ok(false);
-        };
-        Ok(matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+        let is_locked = |file: File| matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        if opened.is_ok_and(is_locked) {
+            return Ok(true);
+        }
+        Ok(self.leases().iter().any(|(_, lease)| !lease.is_free()))
+    }
+
+    fn is_live(&self, name: &str) -> Result<bool> {
+        Ok(joined::lease_of(&self.path(name)).is_some_and(|lease| !lease.is_free()))
     }
 
     fn prune(&self) {
@@ -389,16 +492,46 @@ fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
+/// Whether an error means that the file system has no hard links.
+fn is_without_links(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    [libc::EPERM, libc::ENOTSUP, libc::ENOSYS, libc::EMLINK].iter().any(|no| code == Some(*no))
+}
+
+/// Creates a file in place. A crash leaves it incomplete: readers take it for damaged.
+fn create_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
 /// A lock that the system releases when the process dies: it is never stale.
 #[derive(Debug)]
 struct LocalLock {
+    name: String,
     path: PathBuf,
+    token: String,
     files: Mutex<Vec<File>>,
 }
 
+impl LocalLock {
+    fn boxed(name: &str, path: PathBuf, files: Vec<File>) -> Box<dyn Lock> {
+        let token = holder_of(&path).map(|holder| holder.token).unwrap_or_default();
+        Box::new(Self { name: name.to_owned(), path, token, files: Mutex::new(files) })
+    }
+}
+
 impl Lock for LocalLock {
-    fn check(&self) -> Result<()> {
-        Ok(())
+    fn check(&self) -> Result<Guard> {
+        Ok(Guard::default())
+    }
+
+    fn token(&self) -> &str {
+        &self.token
+    }
+
+    fn name(&self) -> &str {
+        &self.name
     }
 
     fn release(&self) {
@@ -411,72 +544,36 @@ impl Lock for LocalLock {
     }
 }
 
-fn holder_of(path: &Path) -> Option<Holder> {
-    serde_json::from_slice(&own_file::read(path).ok()?).ok()
+/// The lock of the run that this process works for.
+#[derive(Debug)]
+struct GuestLock {
+    path: PathBuf,
+    output: PathBuf,
+    token: String,
 }
 
-/// The prefix of a [`Holder`]'s JSON.
-const LOCK_BEGINS: &[u8] = b"{\"pid\":";
-
-/// Takes a lock file, or fails if another run holds it. The file then names this process as its holder. Adds the folders
-/// that did not exist to `created`.
-fn lock_file(path: &Path, output: &Path, shared: bool, created: &mut Vec<PathBuf>) -> Result<File> {
-    let failed = |error| write_error(output, error);
-    let mut tries = 0..FOLDER_TRIES;
-    loop {
-        if let Some(folder) = path.parent() {
-            make_folders(folder, created).map_err(failed)?;
+impl Lock for GuestLock {
+    fn check(&self) -> Result<Guard> {
+        let file = own_file::open_existing_lock(&self.path);
+        // The system releases the lock of a dead process.
+        let is_held =
+            file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+        let token = holder_of(&self.path).map(|holder| holder.token);
+        if is_held && token.as_ref() == Some(&self.token) {
+            return Ok(Guard::default());
         }
-        let file = match own_file::open_lock(path, LOCK_BEGINS) {
-            Err(error) if is_removed(&error) && tries.next().is_some() => continue,
-            opened => opened.map_err(failed)?,
-        };
-        let taken = if shared { file.try_lock_shared() } else { file.try_lock() };
-        match taken {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(held(output, holder_of(path).as_ref())),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
-        // The previous run may have removed the file between our open and our lock.
-        let ours = file.metadata().map_err(failed)?.ino();
-        if !fs::symlink_metadata(path).is_ok_and(|current| current.ino() == ours) {
-            continue;
-        }
-        let holder = serde_json::to_vec(&Holder::of_this_process()).unwrap_or_default();
-        // Only for messages: a full disk fails at the first part.
-        let _ = own_file::rewrite(&file, &holder);
-        return Ok(file);
+        Err(lost(&self.output))
     }
-}
 
-/// Creates a folder and its parents, and adds the new ones to `created`.
-fn make_folders(folder: &Path, created: &mut Vec<PathBuf>) -> io::Result<()> {
-    let missing: Vec<_> = folder
-        .ancestors()
-        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
-        .map(Path::to_owned)
-        .collect();
-    create_folders(folder)?;
-    created.extend(missing);
-    Ok(())
-}
-
-/// How often a folder is created again that another run, which ends, removes as empty.
-const FOLDER_TRIES: usize = 1000;
-
-fn is_removed(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
-}
-
-/// Creates a folder and its parents.
-pub(in crate::sink) fn create_folders(folder: &Path) -> io::Result<()> {
-    let mut tries = 0..FOLDER_TRIES;
-    loop {
-        match fs::create_dir_all(folder) {
-            Err(error) if is_removed(&error) && tries.next().is_some() => {}
-            created => return created,
-        }
+    fn token(&self) -> &str {
+        &self.token
     }
+
+    fn name(&self) -> &str {
+        LOCK
+    }
+
+    fn release(&self) {}
 }
 
 /// Removes folders that [`make_folders`] created and that are empty, innermost first.

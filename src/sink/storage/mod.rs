@@ -5,22 +5,30 @@
 //! |--------------------|-----------------------------------|------------------------------------------------|
 //! | a part in progress | a file in `_hfauto/tmp`           | a file in the local temporary folder           |
 //! | a small file       | temporary file, fsync, rename     | one put                                        |
+//! | a new small file   | temporary file, fsync, hard link  | a conditional put                              |
 //! | a move             | rename, fsync of the folders      | copy, then delete: idempotent                  |
 //! | one run at a time  | `flock`, which dies with its process | a lease: a conditional put, renewed by the run |
 
+mod joined;
 mod local;
+mod lock_file;
 mod object;
+mod object_lock;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::local::{LocalStorage, create_folders};
+pub(super) use self::local::LocalStorage;
+pub(super) use self::lock_file::create_folders;
 use self::object::ObjectStorage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{self, Place};
@@ -71,6 +79,16 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
     /// Writes a small file atomically and durably.
     fn write(&self, name: &str, content: &[u8]) -> Result<()>;
 
+    /// Like [`Storage::write`], unless the file exists. Of several processes that create one file, one writes it.
+    /// Returns whether this call wrote it.
+    fn create(&self, name: &str, content: &[u8]) -> Result<bool>;
+
+    /// Creates an empty file, which a crash of the machine may lose.
+    fn mark(&self, name: &str) -> Result<()>;
+
+    /// Removes files of [`Storage::mark`], and folders that become empty. A file that cannot be removed stays.
+    fn unmark(&self, names: &[String]);
+
     /// Like [`Storage::write`], with streamed content.
     fn write_with(
         &self,
@@ -84,8 +102,9 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
     /// Moves complete local files to their names, durably.
     fn keep(&self, parts: &[(PathBuf, String)]) -> Result<()>;
 
-    /// Moves files from a folder into the output, durably. Skips missing files: an earlier attempt moved them.
-    fn publish(&self, from: &str, names: &[String]) -> Result<()>;
+    /// Moves files from a folder into the output, durably: names in the folder, and in the output. Skips missing files:
+    /// an earlier attempt moved them.
+    fn publish(&self, from: &str, moves: &[(String, String)]) -> Result<()>;
 
     /// Removes files that exist, and folders that become empty, durably.
     fn remove_all(&self, names: &[String]) -> Result<()>;
@@ -111,17 +130,24 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
     /// Whether a run holds the output.
     fn is_held(&self) -> Result<bool>;
 
+    /// Whether a process holds the lock `name`, which [`Lock::name`] returned to it.
+    fn is_live(&self, name: &str) -> Result<bool>;
+
     /// Removes empty folders that this run created.
     fn prune(&self);
 }
 
 /// The mode of a lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
     /// Exclusive.
     Alone,
     /// Shared with the other shards of the job, but not with another run of the same shard.
     Shard(Shard),
+    /// Shared with shards and joined processes, and renewed: a process that stops running loses it.
+    Joined,
+    /// None: the process works for the run that holds the output under this token.
+    Guest(String),
 }
 
 /// One of the processes that share a job: it computes every `count`-th unit.
@@ -152,6 +178,27 @@ impl fmt::Display for Shard {
 
 const LOCK: &str = "_hfauto/lock";
 
+/// Whether a file of [`META`] is a lock that several processes hold beside each other.
+fn is_shared_lock(name: &str) -> bool {
+    (name.starts_with("shard-") || name.starts_with("join-")) && name.ends_with(".lock")
+}
+
+/// Whether a file of [`META`] is a lease that is being written.
+fn is_new_lease(name: &str) -> bool {
+    name.starts_with("join-") && name.ends_with(".tmp")
+}
+
+/// A new name for the lock of a joined process.
+fn joined_lock() -> String {
+    format!("{META}/join-{}.lock", &nonce()[..16])
+}
+
+/// A random text of 32 hex digits.
+pub(super) fn nonce() -> String {
+    let random = || RandomState::new().hash_one((std::process::id(), Utc::now()));
+    format!("{:016x}{:016x}", random(), random())
+}
+
 /// The name of a single file's lock: hidden, beside the file.
 fn lock_name(file: &str) -> String {
     match file.rsplit_once('/') {
@@ -162,15 +209,26 @@ fn lock_name(file: &str) -> String {
 
 /// A held lock. Dropping it releases it.
 pub(super) trait Lock: fmt::Debug + Send + Sync {
-    /// Fails if the lock was lost: another run may have taken it.
+    /// Fails if the lock was lost: another run may have taken it. In a folder, no other run takes it over while the
+    /// guard lives.
     ///
     /// # Errors
     /// `Resources`.
-    fn check(&self) -> Result<()>;
+    fn check(&self) -> Result<Guard>;
+
+    /// The fencing token: identifies this holding of the lock to [`Hold::Guest`].
+    fn token(&self) -> &str;
+
+    /// The name of its file or object.
+    fn name(&self) -> &str;
 
     /// Releases the lock, and removes its file or object.
     fn release(&self);
 }
+
+/// Keeps other runs from taking the output over.
+#[derive(Debug, Default)]
+pub(super) struct Guard(#[expect(dead_code, reason = "it is held, not read")] Option<File>);
 
 /// The holder of a lock, as recorded in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +239,9 @@ pub(super) struct Holder {
     machine: Option<String>,
     /// The time when it was taken, RFC 3339, UTC.
     pub(super) since: String,
+    /// Identifies this holding of the lock; empty in locks of earlier versions.
+    #[serde(default)]
+    pub(super) token: String,
 }
 
 impl Holder {
@@ -189,7 +250,8 @@ impl Holder {
             .or_else(|_| std::env::var("HOSTNAME"))
             .unwrap_or_default();
         let since = Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-        Self { pid: std::process::id(), host: host.trim().to_owned(), machine: machine(), since }
+        let (pid, host) = (std::process::id(), host.trim().to_owned());
+        Self { pid, host, machine: machine(), since, token: nonce() }
     }
 
     /// Whether the process is known to be dead.
@@ -204,6 +266,57 @@ fn machine() -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let processes = std::fs::read_link("/proc/self/ns/pid").ok()?;
     Some(format!("{} {}", boot.trim(), processes.display()))
+}
+
+/// The content of a lock that must be renewed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Lease {
+    holder: Option<Holder>,
+    /// The time of the last renewal, by the holder's clock.
+    renewed: Option<DateTime<Utc>>,
+    seconds: f64,
+}
+
+impl Lease {
+    fn new() -> Self {
+        Self {
+            holder: Some(Holder::of_this_process()),
+            renewed: Some(Utc::now()),
+            seconds: lease_time().as_secs_f64(),
+        }
+    }
+
+    fn token(&self) -> &str {
+        self.holder.as_ref().map_or("", |holder| &holder.token)
+    }
+
+    /// Whether the holder is known to be dead.
+    fn is_dead(&self) -> bool {
+        self.holder.as_ref().is_some_and(Holder::is_dead)
+    }
+
+    /// Whether the lease has expired, or its holder is dead.
+    fn is_free(&self) -> bool {
+        let age = |renewed: DateTime<Utc>| (Utc::now() - renewed).as_seconds_f64();
+        self.is_dead() || self.renewed.is_none_or(|renewed| age(renewed) > self.seconds)
+    }
+}
+
+/// The time after which a lock that is not renewed has expired.
+pub(super) fn lease_time() -> Duration {
+    static TIME: OnceLock<Duration> = OnceLock::new();
+    *TIME.get_or_init(|| {
+        let seconds = std::env::var("HFAUTO_LOCK_SECONDS").ok().and_then(|text| text.parse().ok());
+        Duration::from_secs(seconds.unwrap_or(60_u64).max(1))
+    })
+}
+
+/// The error for a lock that another run may have taken over.
+fn lost(output: &Path) -> Error {
+    let message = format!("the lock of `{}` was lost", output.display());
+    Error::new(ErrorKind::Resources, message).hint(
+        "another run may have taken it over, or the store was unreachable for too long: run again",
+    )
 }
 
 /// The error for an output that is held by another run.

@@ -11,10 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -25,10 +22,13 @@ use object_store::{
     GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion,
     WriteMultipart,
 };
-use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::{Hold, Holder, LOCK, Lock, META, Shard, Storage, held, lock_name};
+use super::object_lock::{GuestLock, ObjectLock, lease_now, put_lease, was_taken};
+use super::{
+    Hold, Holder, LOCK, Lease, Lock, META, Storage, held, is_shared_lock, joined_lock, lease_time,
+    lock_name,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::sink::disk::write_error;
@@ -109,21 +109,8 @@ impl ObjectStorage {
 
     /// The current content and version of the lock `name`.
     fn lock_now(&self, name: &str) -> Result<Option<(Lease, UpdateVersion)>> {
-        let (store, path) = (self.store(), self.path(name));
-        let read = wait(async move {
-            let got = store.get(&path).await?;
-            let version =
-                UpdateVersion { e_tag: got.meta.e_tag.clone(), version: got.meta.version.clone() };
-            Ok((got.bytes().await?, version))
-        });
-        match read? {
-            // Unreadable content becomes an expired lease.
-            Ok((content, version)) => {
-                Ok(Some((serde_json::from_slice(&content).unwrap_or_default(), version)))
-            }
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("read", name, error)),
-        }
+        wait(lease_now(self.store(), self.path(name)))?
+            .map_err(|error| self.failed("read", name, error))
     }
 
     fn put_lock(&self, name: &str, lease: &Lease, mode: PutMode) -> Result<Option<UpdateVersion>> {
@@ -145,7 +132,7 @@ impl ObjectStorage {
             if !found.is_free() {
                 return Err(held(&output, found.holder.as_ref()));
             }
-            if !found.holder.as_ref().is_some_and(Holder::is_dead) {
+            if !found.is_dead() {
                 tracing::warn!(
                     lock = %self.url(name),
                     holder = ?found.holder,
@@ -160,33 +147,56 @@ impl ObjectStorage {
             version = self.put_lock(name, &lease, PutMode::Update(seen))?;
         }
         let Some(version) = version else { return Err(held(&output, None)) };
-        ObjectLock::start(self, name, output, lease, version)
+        ObjectLock::start((self.store(), self.path(name)), name, output, lease, version)
     }
 
-    /// The holders of the shard locks.
-    fn live_shards(&self) -> Result<Vec<Option<Holder>>> {
+    /// The names and leases of the locks that processes hold beside each other.
+    fn shared_locks(&self) -> Result<Vec<(String, Lease, UpdateVersion)>> {
         let (store, path) = (self.store(), self.path(META));
         let listed = wait(async move { store.list_with_delimiter(Some(&path)).await })?
             .map_err(|error| self.failed("list", META, error))?;
-        let mut live = Vec::new();
+        let mut locks = Vec::new();
         for meta in listed.objects {
-            let Some(name) = meta.location.filename() else { continue };
-            if !name.starts_with("shard-") || !name.ends_with(".lock") {
-                continue;
+            let name = meta.location.filename().filter(|name| is_shared_lock(name));
+            let Some(name) = name.map(|name| format!("{META}/{name}")) else { continue };
+            if let Some((lease, version)) = self.lock_now(&name)? {
+                locks.push((name, lease, version));
             }
-            let name = format!("{META}/{name}");
-            match self.lock_now(&name)? {
-                Some((lease, _)) if !lease.is_free() => live.push(lease.holder),
-                Some(_) => self.delete(META, vec![meta.location])?,
-                None => {}
+        }
+        Ok(locks)
+    }
+
+    /// The holders of the shared locks. Removes the locks of dead holders, and those that expired and stay unchanged for
+    /// another half lease; the caller holds the exclusive lock.
+    fn live_sharers(&self) -> Result<Vec<Option<Holder>>> {
+        let locks = self.shared_locks()?;
+        let (free, live): (Vec<_>, Vec<_>) =
+            locks.into_iter().partition(|(_, lease, _)| lease.is_free());
+        let mut live: Vec<_> = live.into_iter().map(|(_, lease, _)| lease.holder).collect();
+        if !live.is_empty() {
+            return Ok(live);
+        }
+        if free.iter().any(|(_, lease, _)| !lease.is_dead()) {
+            tracing::warn!(
+                output = %self.url(""),
+                "expired locks: they are taken over unless their holders renew them"
+            );
+            std::thread::sleep(lease_time() / 2);
+        }
+        for (name, lease, seen) in free {
+            // The conditional put fails if the holder has renewed its lock, and makes the holder's next renewal fail.
+            if self.put_lock(&name, &Lease::new(), PutMode::Update(seen))?.is_some() {
+                self.delete(META, vec![self.path(&name)])?;
+            } else if self.lock_now(&name)?.is_some() {
+                live.push(lease.holder);
             }
         }
         Ok(live)
     }
 
-    fn take_shard(&self, shard: Shard) -> Result<ObjectLock> {
-        let lock = self.take(&shard.lock_name(), self.shown(""))?;
-        // Taking the exclusive lock checks for shard locks afterwards, so at least one of two concurrent runs sees the other.
+    fn take_shared(&self, name: &str) -> Result<ObjectLock> {
+        let lock = self.take(name, self.shown(""))?;
+        // Taking the exclusive lock checks for shared locks afterwards, so at least one of two concurrent runs sees the other.
         if let Some((lease, _)) = self.lock_now(LOCK)?
             && !lease.is_free()
         {
@@ -196,9 +206,13 @@ impl ObjectStorage {
         Ok(lock)
     }
 
+    fn guest(&self, token: String) -> GuestLock {
+        GuestLock::new(self.store(), self.path(LOCK), self.shown(""), token)
+    }
+
     fn take_alone(&self) -> Result<ObjectLock> {
         let lock = self.take(LOCK, self.shown(""))?;
-        if let Some(holder) = self.live_shards()?.into_iter().next() {
+        if let Some(holder) = self.live_sharers()?.into_iter().next() {
             lock.release();
             return Err(held(&self.shown(""), holder.as_ref()));
         }
@@ -324,6 +338,29 @@ impl Storage for ObjectStorage {
             .map_err(|error| self.failed("write", name, error))
     }
 
+    fn create(&self, name: &str, content: &[u8]) -> Result<bool> {
+        let (store, path) = (self.store(), self.path(name));
+        let payload = PutPayload::from(content.to_vec());
+        let put =
+            wait(async move { store.put_opts(&path, payload, PutMode::Create.into()).await })?;
+        match put {
+            Ok(_) => Ok(true),
+            // A put that is retried after a lost answer finds its own object.
+            Err(error) if was_taken(&error) => Ok(self.read(name)?.as_deref() == Some(content)),
+            Err(error) => Err(self.failed("write", name, error)),
+        }
+    }
+
+    fn mark(&self, name: &str) -> Result<()> {
+        self.write(name, b"")
+    }
+
+    fn unmark(&self, names: &[String]) {
+        if let Err(error) = self.remove_all(names) {
+            tracing::warn!(%error, "a mark stays");
+        }
+    }
+
     fn write_with(
         &self,
         name: &str,
@@ -370,12 +407,12 @@ impl Storage for ObjectStorage {
         Ok(())
     }
 
-    fn publish(&self, from: &str, names: &[String]) -> Result<()> {
+    fn publish(&self, from: &str, moves: &[(String, String)]) -> Result<()> {
         // One listing shows which objects still have to be moved.
         let there = self.list(from)?.into_iter().map(|meta| meta.location);
         let there: BTreeSet<StorePath> = there.collect();
-        let moves =
-            names.iter().map(|name| (self.path(&format!("{from}/{name}")), self.path(name)));
+        let moves = moves.iter();
+        let moves = moves.map(|(name, to)| (self.path(&format!("{from}/{name}")), self.path(to)));
         let moves: Vec<_> = moves.filter(|(from, _)| there.contains(from)).collect();
         let sources = moves.iter().map(|(from, _)| from.clone()).collect();
         let store = self.store();
@@ -405,11 +442,12 @@ impl Storage for ObjectStorage {
     fn remove_if_empty(&self, _folder: &str) {}
 
     fn lock(&self, hold: Hold) -> Result<Box<dyn Lock>> {
-        let lock = match hold {
-            Hold::Alone => self.take_alone()?,
-            Hold::Shard(shard) => self.take_shard(shard)?,
-        };
-        Ok(Box::new(lock))
+        Ok(match hold {
+            Hold::Alone => Box::new(self.take_alone()?),
+            Hold::Shard(shard) => Box::new(self.take_shared(&shard.lock_name())?),
+            Hold::Joined => Box::new(self.take_shared(&joined_lock())?),
+            Hold::Guest(token) => Box::new(self.guest(token)),
+        })
     }
 
     fn lock_of(&self, file: &str) -> Result<Box<dyn Lock>> {
@@ -420,7 +458,11 @@ impl Storage for ObjectStorage {
         if self.lock_now(LOCK)?.is_some_and(|(lease, _)| !lease.is_free()) {
             return Ok(true);
         }
-        Ok(!self.live_shards()?.is_empty())
+        Ok(self.shared_locks()?.iter().any(|(_, lease, _)| !lease.is_free()))
+    }
+
+    fn is_live(&self, name: &str) -> Result<bool> {
+        Ok(self.lock_now(name)?.is_some_and(|(lease, _)| !lease.is_free()))
     }
 
     fn prune(&self) {}
@@ -483,196 +525,4 @@ async fn upload(store: Arc<dyn ObjectStore>, from: PathBuf, to: StorePath) -> St
         writer.finish().await?;
     }
     tokio::fs::remove_file(&from).await.map_err(local)
-}
-
-/// The content of a lock.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Lease {
-    holder: Option<Holder>,
-    /// The time of the last renewal, by the holder's clock.
-    renewed: Option<DateTime<Utc>>,
-    seconds: f64,
-}
-
-impl Lease {
-    fn new() -> Self {
-        Self {
-            holder: Some(Holder::of_this_process()),
-            renewed: None,
-            seconds: lease_time().as_secs_f64(),
-        }
-    }
-
-    /// Whether the lease has expired, or its holder is dead.
-    fn is_free(&self) -> bool {
-        let age = |renewed: DateTime<Utc>| (Utc::now() - renewed).as_seconds_f64();
-        self.holder.as_ref().is_some_and(Holder::is_dead)
-            || self.renewed.is_none_or(|renewed| age(renewed) > self.seconds)
-    }
-}
-
-fn lease_time() -> Duration {
-    static TIME: OnceLock<Duration> = OnceLock::new();
-    *TIME.get_or_init(|| {
-        let seconds = std::env::var("HFAUTO_LOCK_SECONDS").ok().and_then(|text| text.parse().ok());
-        Duration::from_secs(seconds.unwrap_or(60_u64).max(1))
-    })
-}
-
-/// Whether a conditional put lost against another one.
-fn was_taken(error: &object_store::Error) -> bool {
-    matches!(
-        error,
-        object_store::Error::AlreadyExists { .. }
-            | object_store::Error::Precondition { .. }
-            | object_store::Error::NotModified { .. }
-            | object_store::Error::NotFound { .. }
-    )
-}
-
-async fn put_lease(
-    store: Arc<dyn ObjectStore>,
-    path: StorePath,
-    mut lease: Lease,
-    mode: PutMode,
-) -> StoreResult<UpdateVersion> {
-    lease.renewed = Some(Utc::now());
-    let content = serde_json::to_vec(&lease)
-        .map_err(|error| object_store::Error::Generic { store: "lock", source: Box::new(error) })?;
-    let put = store.put_opts(&path, content.into(), mode.into()).await?;
-    Ok(put.into())
-}
-
-/// A lock that a background thread renews.
-#[derive(Debug)]
-struct ObjectLock {
-    shared: Arc<Renewal>,
-    output: PathBuf,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    is_free: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Renewal {
-    store: Arc<dyn ObjectStore>,
-    path: StorePath,
-    lease: Lease,
-    lost: AtomicBool,
-    state: Mutex<Renewed>,
-    wake: Condvar,
-}
-
-#[derive(Debug)]
-struct Renewed {
-    version: UpdateVersion,
-    at: Instant,
-    ends: bool,
-}
-
-impl Renewal {
-    /// Renews the lock; returns `false` if it is lost.
-    fn renew(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.ends || self.lost.load(Ordering::SeqCst) {
-            return !self.lost.load(Ordering::SeqCst);
-        }
-        let asked = Instant::now();
-        let mode = PutMode::Update(state.version.clone());
-        let put =
-            wait(put_lease(Arc::clone(&self.store), self.path.clone(), self.lease.clone(), mode));
-        match put {
-            Ok(Ok(version)) => (state.version, state.at) = (version, asked),
-            Ok(Err(error)) if was_taken(&error) => self.lost.store(true, Ordering::SeqCst),
-            // The network may recover within the lease.
-            _ if state.at.elapsed() < lease_time() => {}
-            _ => self.lost.store(true, Ordering::SeqCst),
-        }
-        !self.lost.load(Ordering::SeqCst)
-    }
-
-    fn keep_renewing(&self) {
-        loop {
-            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let waited = self.wake.wait_timeout(state, lease_time() / 4);
-            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            if state.ends {
-                return;
-            }
-            drop(state);
-            if !self.renew() {
-                return;
-            }
-        }
-    }
-}
-
-impl ObjectLock {
-    fn start(
-        storage: &ObjectStorage,
-        name: &str,
-        output: PathBuf,
-        lease: Lease,
-        version: UpdateVersion,
-    ) -> Result<Self> {
-        let state = Mutex::new(Renewed { version, at: Instant::now(), ends: false });
-        let shared = Arc::new(Renewal {
-            store: storage.store(),
-            path: storage.path(name),
-            lease,
-            lost: AtomicBool::new(false),
-            state,
-            wake: Condvar::new(),
-        });
-        let renewal = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("lock".to_owned())
-            .spawn(move || renewal.keep_renewing())
-            .map_err(|error| {
-                Error::new(ErrorKind::Resources, "cannot start the thread of a lock").source(error)
-            })?;
-        Ok(Self {
-            shared,
-            output,
-            thread: Mutex::new(Some(thread)),
-            is_free: AtomicBool::new(false),
-        })
-    }
-
-    fn stop(&self) {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).ends = true;
-        self.shared.wake.notify_all();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            // The panic hook has reported a panic of the thread.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Lock for ObjectLock {
-    fn check(&self) -> Result<()> {
-        if self.shared.renew() {
-            return Ok(());
-        }
-        let message = format!("the lock of `{}` was lost", self.output.display());
-        Err(Error::new(ErrorKind::Resources, message)
-            .hint("another run may have taken it over, or the store was unreachable for too long: run again"))
-    }
-
-    fn release(&self) {
-        self.stop();
-        // Only once: afterwards another run may own it.
-        if self.is_free.swap(true, Ordering::SeqCst) || self.shared.lost.load(Ordering::SeqCst) {
-            return;
-        }
-        let (store, path) = (Arc::clone(&self.shared.store), self.shared.path.clone());
-        // A lock that is not deleted expires with its lease.
-        let _ = wait(async move { store.delete(&path).await });
-    }
-}
-
-impl Drop for ObjectLock {
-    fn drop(&mut self) {
-        self.release();
-    }
 }

@@ -45,7 +45,7 @@ pub(in crate::nn) struct Slopes<'a> {
     pub(in crate::nn) form: AlibiForm,
 }
 
-impl<'a> Slopes<'a> {
+impl Slopes<'_> {
     /// The biases from head `head` on.
     pub(in crate::nn) fn heads_from(self, head: usize) -> Self {
         Self { slopes: &self.slopes[head..], ..self }
@@ -589,7 +589,7 @@ mod tests {
         let before = num_keys.saturating_sub(num_queries);
         for query in 0..num_queries {
             let seen = mask.visible(before + query, num_keys);
-            for head in 0..num_heads {
+            for (head, &slope) in slopes.iter().enumerate().take(num_heads) {
                 let of = |matrix: Matrix<'_>, row: usize, i: usize| {
                     let own = if matrix.columns == width { head } else { head / sharing };
                     let number = matrix.row(row)[own * head_dim + i];
@@ -601,7 +601,7 @@ mod tests {
                         bias.numbers[(head * rows + before + query) * stride + key]
                     });
                     let linear = alibi.map_or(0.0, |alibi| {
-                        alibi.form.bias(slopes[head], (before + query) as i32, key as i32)
+                        alibi.form.bias(slope, (before + query) as i32, key as i32)
                     });
                     let score = dot * f64::from(scale);
                     let cap = softcap.map(f64::from);
