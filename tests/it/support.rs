@@ -84,7 +84,7 @@ impl Fixture {
             .args(args)
             .current_dir(self.dir.path())
             .env("HF_HOME", self.path("hf-home"))
-            .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
             .env("HF_HUB_OFFLINE", "1")
             .env_remove("HF_TOKEN")
             .env_remove("HF_HUB_CACHE")
