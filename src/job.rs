@@ -75,6 +75,8 @@ pub struct JobOptions {
     pub shard: Option<Shard>,
     /// Claim units one by one; any number of other processes may do the same.
     pub join: bool,
+    /// Have the units computed by other processes, through a [`Coordinator`].
+    pub cluster: bool,
 }
 
 /// A prepared pipeline: all files, columns, models and types are known; no weights are loaded.
@@ -476,7 +478,8 @@ fn whole(
     if let Some(reason) = why_whole(plan, source)? {
         return Ok(Some(reason));
     }
-    let needs_units = pipeline.run.is_incremental || options.shard.is_some() || options.join;
+    let needs_units =
+        pipeline.run.is_incremental || options.shard.is_some() || options.join || options.cluster;
     let is_small = source.units().len() < 2 && !needs_units;
     Ok(is_small.then(|| "the input is one unit".to_owned()))
 }
@@ -490,6 +493,8 @@ fn check_units(pipeline: &Pipeline, options: &JobOptions, whole: Option<&str>) -
         ("`--shard`", "run it without `--shard`")
     } else if options.join {
         ("`--join`", "run it without `--join`")
+    } else if options.cluster {
+        ("`--cluster`", "run it without `--cluster`")
     } else {
         return Ok(());
     };

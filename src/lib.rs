@@ -20,6 +20,7 @@
 //! job      units, runs, progress                         80 of 80 units
 //! sink     files, published all or none                  part-00000.parquet, _SUCCESS
 //! schedule when a pipeline is due                        0 3 * * *
+//! cluster  units on other machines                    df://host:50050
 //! cli      what the user types and sees
 //! ```
 //!
@@ -48,6 +49,8 @@ pub mod sql;
 pub mod job;
 pub mod sink;
 pub mod schedule;
+#[cfg(feature = "cluster")]
+mod cluster;
 pub mod cli;
 
 pub use error::{Error, ErrorKind, Result, RowErrorKind};

@@ -30,6 +30,14 @@ pub(crate) const PIPELINE_BYTES: u64 = 16 << 20;
 /// Values in a pipeline file; every use of an alias (`*name`) counts the values that it expands to.
 pub(crate) const PIPELINE_VALUES: usize = 100_000;
 
+/// The largest message between the processes of a cluster, in bytes: the description of some tens of thousands of units.
+#[cfg(feature = "cluster")]
+pub(crate) const CLUSTER_MESSAGE_BYTES: usize = 64 << 20;
+
+/// The largest token or certificate file, in bytes: chains of certificates take a few kilobytes.
+#[cfg(feature = "cluster")]
+pub(crate) const CLUSTER_SECRET_BYTES: u64 = 64 << 10;
+
 /// Problems of a pipeline file that are reported in full; the rest are only counted.
 pub(crate) const PIPELINE_PROBLEMS: usize = 100;
 

@@ -108,11 +108,17 @@ impl JobArgs {
         arguments
     }
 
-    /// Checks and plans the job of a pipeline with these options.
-    pub(super) async fn prepare(&self, mut pipeline: Pipeline, hub: Hub) -> Result<Job> {
+    /// Checks and plans the job of a pipeline with these options; `cluster` has its units computed by other processes.
+    pub(super) async fn prepare(
+        &self,
+        mut pipeline: Pipeline,
+        hub: Hub,
+        cluster: bool,
+    ) -> Result<Job> {
         self.models.set(&mut pipeline);
         let (limit, overwrite, prune) = (self.limit, self.fresh, self.prune);
-        let options = JobOptions { limit, overwrite, prune, shard: self.shard, join: self.join };
+        let (shard, join) = (self.shard, self.join);
+        let options = JobOptions { limit, overwrite, prune, shard, join, cluster };
         check_options(&options, &pipeline)?;
         Sink::check(&pipeline.sink, overwrite || pipeline.run.is_incremental)?;
         Box::pin(Job::prepare(pipeline, options, Arc::new(hub))).await

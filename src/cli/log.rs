@@ -14,11 +14,13 @@ use crate::config::Diagnostics;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::ErrorReport;
 
-/// The default filter. It drops the events of hf-hub, which logs each retry as an error: the final error says enough.
-const TEXT_FILTER: &str = "warn,hf_hub=off";
+/// The default filter. It drops the events of hf-hub, which logs each retry as an error, and those of Ballista, which
+/// logs a cancelled job or a lost executor several times: the final error and our own events say enough.
+const TEXT_FILTER: &str = "warn,hf_hub=off,ballista_scheduler=off,ballista_core=off";
 
 /// The default filter for JSON: log collectors also want to see progress.
-const JSON_FILTER: &str = "warn,hfauto_pipe=info,hf_hub=off";
+const JSON_FILTER: &str =
+    "warn,hfauto_pipe=info,hf_hub=off,ballista_scheduler=off,ballista_core=off";
 
 /// The format of logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,6 +1,8 @@
 //! The command line, with one file per verb; nothing else prints. Results go to stdout; progress, logs and errors go to
 //! stderr. Not here: the work itself, which the library does.
 
+#[cfg(feature = "cluster")]
+mod cluster;
 mod completions;
 mod default_model;
 mod fetch;
@@ -44,9 +46,6 @@ use crate::{guard, secret};
 
 use self::log::LogFormat;
 use self::terminal::print;
-
-/// Verbs that are reserved for later versions.
-const LATER: &[&str] = &["scheduler", "executor"];
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -106,6 +105,9 @@ enum Command {
     Schema,
     /// Write a commented pipeline file for a task.
     Init(init::InitArgs),
+    /// Services that compute pipelines on more than one machine, for `run --cluster`.
+    #[cfg(feature = "cluster")]
+    Cluster(cluster::ClusterArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
     /// A task over files, without a pipeline file.
@@ -197,6 +199,8 @@ fn run(args: &[OsString]) -> u8 {
         Command::Fetch(args) => args.run(),
         Command::Schema => schema::run(),
         Command::Init(args) => args.run(),
+        #[cfg(feature = "cluster")]
+        Command::Cluster(args) => args.run(),
         Command::Completions(args) => args.run(),
         Command::Task(run) => run.run(),
     };
@@ -208,16 +212,6 @@ fn run(args: &[OsString]) -> u8 {
 
 /// Prints help and version as results; any other clap error is a usage error.
 fn usage(error: &clap::Error) -> u8 {
-    if let Some(verb) = unavailable_verb(error) {
-        let names: Vec<_> = <Cli as clap::CommandFactory>::command()
-            .get_subcommands()
-            .map(|command| format!("`{}`", command.get_name()))
-            .collect();
-        return fail(
-            &Error::new(ErrorKind::Usage, format!("`{verb}` is not available in this version"))
-                .hint(format!("available: {}", names.join(", "))),
-        );
-    }
     let is_help =
         matches!(error.kind(), ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion);
     if log::is_json() && !is_help {
@@ -236,14 +230,6 @@ fn usage(error: &clap::Error) -> u8 {
         text.ansi().to_string().trim_end().to_owned()
     });
     exit_code::USAGE
-}
-
-fn unavailable_verb(error: &clap::Error) -> Option<&'static str> {
-    use clap::error::{ContextKind, ContextValue};
-    let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand) else {
-        return None;
-    };
-    LATER.iter().find(|later| *later == verb).copied()
 }
 
 /// Shows an error and returns its exit code.

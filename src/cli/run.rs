@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::PipelineArgs;
+#[cfg(feature = "cluster")]
+use super::cluster::OnCluster;
 use super::job::{JobArgs, ModelArgs};
 use super::observe::Observer;
 use super::progress::{ProgressMode, Reporter};
 use super::schedule::ScheduledRun;
 use super::signals::Stop;
+#[cfg(feature = "cluster")]
+use crate::cluster::run_on_cluster;
 use crate::config::pipeline::Pipeline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard;
@@ -27,6 +31,7 @@ pub(super) struct RunArgs {
     /// Run the pipelines of a folder whose `schedule` is due, one after another: PIPELINE is the folder. Continues after a
     /// failure; the exit code is that of the first failure. For cron, systemd timers and Kubernetes CronJobs.
     #[arg(long, conflicts_with_all = ["dry_run", "report"])]
+    #[cfg_attr(feature = "cluster", arg(conflicts_with = "cluster"))]
     due: bool,
 
     /// The state folder of `--due`. Default: `.hfauto/schedule` in the folder.
@@ -43,6 +48,10 @@ pub(super) struct RunArgs {
 pub(super) struct RunOptions {
     #[command(flatten)]
     job: JobArgs,
+
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    on: OnCluster,
 
     /// Check everything and load the models, but compute and write nothing.
     #[arg(long)]
@@ -132,9 +141,13 @@ impl RunOptions {
         offline: bool,
         load: impl Fn() -> Result<Pipeline>,
     ) -> Result<Option<RunReport>> {
+        #[cfg(feature = "cluster")]
+        let cluster = self.on.cluster()?;
+        #[cfg(not(feature = "cluster"))]
+        let cluster: Option<()> = None;
         let pipeline = load()?;
         observer.is_of(&pipeline);
-        let job = self.job.prepare(pipeline, super::hub(offline)).await?;
+        let job = self.job.prepare(pipeline, super::hub(offline), cluster.is_some()).await?;
         observer.runs(&job);
         if self.dry_run {
             tokio::task::block_in_place(|| job.load_models())?;
@@ -146,6 +159,13 @@ impl RunOptions {
         }
         // Before this point there is nothing to shut down: a signal ends the process.
         let stop = Stop::listen();
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = cluster {
+            let reporter = Reporter::start(self.progress, job.progress());
+            let result = run_on_cluster(job, &cluster, stop.asked()).await;
+            reporter.finish(result.is_ok());
+            return result.map(Some);
+        }
         run_job(&job, self.progress, stop.asked()).await.map(Some)
     }
 }

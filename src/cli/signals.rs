@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, Once, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,9 @@ static ASKED: LazyLock<watch::Sender<Option<(ErrorKind, Instant)>>> =
     LazyLock::new(|| watch::channel(None).0);
 
 static SUPERVISED: AtomicBool = AtomicBool::new(false);
+
+/// The time in seconds that a service has beyond [`STOP_GRACE`].
+static LONGER_GRACE: AtomicU64 = AtomicU64::new(0);
 
 type AtExit = Box<dyn FnOnce(ErrorKind) + Send>;
 
@@ -69,6 +72,12 @@ pub(super) fn supervised() {
 /// Sets the work to do when the process exits before its run has shut down.
 pub(super) fn at_exit(work: impl FnOnce(ErrorKind) + Send + 'static) {
     *AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(work));
+}
+
+/// Gives a service more time to shut down than [`STOP_GRACE`]; a second signal still ends it at once.
+#[cfg(feature = "cluster")]
+pub(super) fn allow(time: Duration) {
+    LONGER_GRACE.store(time.as_secs(), Ordering::SeqCst);
 }
 
 /// Marks the run as shut down.
@@ -127,7 +136,10 @@ fn hear(ready: &mpsc::Sender<()>) {
             let since = *changed.borrow_and_update();
             let deadline = async {
                 match since {
-                    Some((_, at)) => tokio::time::sleep_until((at + STOP_GRACE).into()).await,
+                    Some((_, at)) => {
+                        let longer = Duration::from_secs(LONGER_GRACE.load(Ordering::SeqCst));
+                        tokio::time::sleep_until((at + STOP_GRACE + longer).into()).await;
+                    }
                     None => std::future::pending().await,
                 }
             };

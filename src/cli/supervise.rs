@@ -13,7 +13,7 @@ use super::log;
 use super::signals::{INTERRUPT, TERMINATE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::RunReport;
-use crate::report::{ErrorReport, Report};
+use crate::report::Report;
 
 /// Runs `hfauto-pipe run` with these arguments, and returns its report. Forwards `stop`.
 ///
@@ -62,20 +62,8 @@ pub(super) async fn run(
     let told = std::fs::read_to_string(&report).ok().and_then(|text| Report::from_json(&text).ok());
     match told.filter(|report| report.exit_code.is_some()) {
         Some(Report { error: None, run, .. }) if status.success() => Ok(run.unwrap_or_default()),
-        Some(Report { error: Some(error), .. }) => Err(error_of(error)),
+        Some(Report { error: Some(error), .. }) => Err(error.into_error()),
         _ => Err(died(status)),
-    }
-}
-
-/// The error in a report.
-fn error_of(told: ErrorReport) -> Error {
-    let kind = ErrorKind::of_name(&told.kind).unwrap_or(ErrorKind::Internal);
-    // The first line is the message with its causes.
-    let message = told.text.lines().next().map_or(told.message, str::to_owned);
-    let error = told.at.iter().fold(Error::new(kind, message), Error::at);
-    match told.hint {
-        Some(hint) => error.hint(hint),
-        None => error,
     }
 }
 
@@ -126,12 +114,5 @@ mod tests {
         check(9, ErrorKind::Resources, "the run was killed by SIGKILL (9)");
         check(3 << 8, ErrorKind::Internal, "the run ended with 3 and left no report");
         check(143 << 8, ErrorKind::Terminated, "the run ended with 143 and left no report");
-    }
-
-    #[test]
-    fn an_error_comes_back_as_it_was() {
-        let error = Error::new(ErrorKind::Sink, "cannot write").at("a").at("b").hint("c");
-        let back = error_of(ErrorReport::from(&error));
-        assert_eq!((back.kind(), back.to_string()), (ErrorKind::Sink, error.to_string()));
     }
 }

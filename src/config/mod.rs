@@ -31,6 +31,8 @@ pub use crate::document::{Diagnostic, Diagnostics};
 pub use call::{Call, call, model};
 use pipeline::{Pipeline, Written};
 use raw::RawPipeline;
+#[cfg(feature = "cluster")]
+pub(crate) use resolve::duration;
 
 use crate::limits::PIPELINE_BYTES;
 use crate::tasks::TaskDefinition;

@@ -57,6 +57,17 @@ impl Coordinator {
         Ok(Self { job, spec, output, units, done: Mutex::new(done), clock })
     }
 
+    /// The name of the pipeline.
+    pub fn name(&self) -> &str {
+        &self.job.pipeline.name
+    }
+
+    /// Adds to an error how many units are done and which command continues.
+    #[must_use]
+    pub fn with_remedy(&self, error: Error) -> Error {
+        self.job.with_remedy(error, &self.output)
+    }
+
     /// The description of the job.
     pub fn spec(&self) -> &JobSpec {
         &self.spec

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Job;
 use super::units::UnitJob;
-use crate::config::pipeline::{DeviceSpec, Dtype, Pipeline, Written};
+use crate::config::pipeline::{DeviceSpec, Dtype, OnErrorRows, Pipeline, Written};
 use crate::config::reload;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::JOB_SPEC_BYTES;
@@ -51,7 +51,8 @@ pub struct JobSpec {
     models: Vec<ModelPin>,
     source: ShippedTable,
     sink: String,
-    dead_letter: String,
+    /// The folder of dead letters, if the job writes any.
+    dead_letter: Option<String>,
     plan_hash: String,
     /// The token under which the output is held.
     owner: String,
@@ -92,7 +93,7 @@ impl JobSpec {
             models,
             source: job.source.ship()?,
             sink: path_text(&job.pipeline.sink.path),
-            dead_letter: path_text(&job.pipeline.on_error.dead_letter),
+            dead_letter: dead_letter(&job.pipeline),
             plan_hash: job.plan_hash().to_hex().to_string(),
             owner: owner.to_owned(),
             pipeline: job.pipeline.written.clone(),
@@ -130,9 +131,9 @@ impl JobSpec {
         &self.sink
     }
 
-    /// The path or URL of the folder of dead letters, which a worker writes, too.
-    pub fn dead_letter_url(&self) -> &str {
-        &self.dead_letter
+    /// The path or URL of the folder of dead letters, if a worker writes any.
+    pub fn dead_letter_url(&self) -> Option<&str> {
+        self.dead_letter.as_deref()
     }
 
     pub(super) fn owner(&self) -> &str {
@@ -157,7 +158,7 @@ impl JobSpec {
     /// `Config` if this build reads the pipeline differently.
     pub(super) fn pipeline(&self) -> Result<Pipeline> {
         let mut pipeline = reload(&self.pipeline, &self.file)?;
-        let paths = (path_text(&pipeline.sink.path), path_text(&pipeline.on_error.dead_letter));
+        let paths = (path_text(&pipeline.sink.path), dead_letter(&pipeline));
         if paths != (self.sink.clone(), self.dead_letter.clone()) {
             let message = format!("the job does not write to `{}` alone", self.sink);
             return Err(Error::new(ErrorKind::Config, message));
@@ -174,6 +175,11 @@ impl JobSpec {
         }
         Ok(pipeline)
     }
+}
+
+fn dead_letter(pipeline: &Pipeline) -> Option<String> {
+    let on_error = &pipeline.on_error;
+    (on_error.rows == OnErrorRows::Skip).then(|| path_text(&on_error.dead_letter))
 }
 
 fn path_text(path: &Path) -> String {

@@ -135,10 +135,23 @@ impl Worker {
     /// # Errors
     /// As [`Worker::run`].
     pub async fn run_async(&self, unit: &UnitSpec, cancel: &Cancel) -> Result<UnitRecord> {
+        self.attempt(unit, cancel).await?
+    }
+
+    /// Like [`Worker::run_async`], with a result of its own for a unit that was not tried, because earlier attempts have
+    /// ended with their processes.
+    ///
+    /// # Errors
+    /// As [`Worker::run`].
+    pub(crate) async fn attempt(
+        &self,
+        unit: &UnitSpec,
+        cancel: &Cancel,
+    ) -> Result<Result<UnitRecord>> {
         let start = Instant::now();
         let (job, rows) = tokio::task::block_in_place(|| unit.open(&self.job))?;
         if let Some(done) = tokio::task::block_in_place(|| self.output.committed(&job.key))? {
-            return Ok(UnitRecord::new(unit, &done, start, true));
+            return Ok(Ok(UnitRecord::new(unit, &done, start, true)));
         }
         tokio::task::block_in_place(|| self.output.check_held())?;
         let run = self.job.run_rows(&job, rows, &self.output, Arc::clone(&self.context));
@@ -148,8 +161,8 @@ impl Worker {
             kind = cancel.cancelled() => return Err(Error::new(kind, "stopped before the unit was done")),
         };
         match outcome {
-            Outcome::Done(done) => Ok(UnitRecord::new(unit, &done, start, false)),
-            Outcome::Deadly => Err(deadly(&job, 1)),
+            Outcome::Done(done) => Ok(Ok(UnitRecord::new(unit, &done, start, false))),
+            Outcome::Deadly => Ok(Err(deadly(&job, 1))),
         }
     }
 

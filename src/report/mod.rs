@@ -415,6 +415,20 @@ impl From<&Error> for ErrorReport {
     }
 }
 
+impl ErrorReport {
+    /// The error that was reported, with its causes as text.
+    pub(crate) fn into_error(self) -> Error {
+        let kind = ErrorKind::of_name(&self.kind).unwrap_or(ErrorKind::Internal);
+        // The first line is the message with its causes.
+        let message = self.text.lines().next().map_or(self.message, str::to_owned);
+        let error = self.at.iter().fold(Error::new(kind, message), Error::at);
+        match self.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
 /// This process, as named in reports.
 fn this_process() -> String {
     format!("{} on {}", std::process::id(), machine())

@@ -19,6 +19,13 @@ fn a_report_reads_what_it_writes() {
 }
 
 #[test]
+fn an_error_comes_back_as_it_was() {
+    let error = Error::new(ErrorKind::Sink, "cannot write").at("a").at("b").hint("c");
+    let back = ErrorReport::from(&error).into_error();
+    assert_eq!((back.kind(), back.to_string()), (ErrorKind::Sink, error.to_string()));
+}
+
+#[test]
 fn the_slowest_units_are_named() {
     let mut units = UnitCounts::default();
     for number in 0..100u32 {

@@ -151,7 +151,7 @@ fn usage_errors_exit_64() {
     fixture.run(&["rum", "a.yaml"]).fails(64, &["run"]);
     fixture
         .run(&["scheduler", "a"])
-        .fails(64, &["`scheduler` is not available in this version", "run"]);
+        .fails(64, &["unrecognized subcommand 'scheduler'", "schedule"]);
     fixture.run(&["run", "a.yaml", "--set", "limit"]).fails(64, &["KEY=VALUE"]);
     assert_eq!(fixture.run(&["--help"]).succeeds().stderr, "");
 }

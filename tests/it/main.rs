@@ -10,6 +10,8 @@
 
 mod chat;
 mod cli;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod config;
 mod cross_encoder;
 #[cfg(feature = "cuda")]

@@ -19,6 +19,8 @@ use crate::document::{Cursor, Diagnostic, Diagnostics, Node};
 
 use super::pipeline::{ImagesSpec, ModelSpec, Pipeline, RunSpec, TaskStep, Written};
 use super::raw::{RawModel, RawPipeline, RawRun, RawStep, Workers};
+#[cfg(feature = "cluster")]
+pub(crate) use schedule::duration;
 
 /// Resolves `raw`, which was read from `root`. The result has placeholders for values with problems: it is valid only if
 /// the report stays empty.

@@ -194,8 +194,8 @@ fn parse(text: &str) -> Result<Cron, Problem> {
     }
 }
 
-/// `60s`, `5m`, `1h`, `1h30m`.
-fn duration(text: &str) -> Option<Duration> {
+/// The time that a text such as `60s`, `5m`, `1h` or `1h30m` states; `None` for any other text.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut seconds = 0_u64;
     let mut largest = u64::MAX;
