@@ -10,6 +10,18 @@ check:
 test *args:
     cargo test --release {{args}}
 
+# Build the Python wheel, and test it in a bare virtual environment.
+wheel:
+    tools/test-wheel.sh
+
+# Write the type stubs of the Python package again.
+stubs:
+    tools/test-wheel.sh --stubs
+
+# Build a release: the program with completions and man pages, and the wheel; slow.
+dist *args:
+    tools/dist.sh {{args}}
+
 # Kill a job of fifty units at two hundred moments, and resume each run.
 kill:
     HFAUTO_KILLS=200 cargo test --release --test it -- units::a_run_that_is_killed
@@ -37,6 +49,11 @@ bench-kernels:
 # Pipeline tax: compare a whole run with the bare model loop over the same batches.
 bench:
     cargo bench --bench pipeline_tax
+
+# `run --cluster` and `--join` beside `run`: overhead, scaling, a slow executor, memory, requests (benches/cluster.py)
+bench-cluster *args:
+    cargo build --release
+    python3 benches/cluster.py "${CARGO_TARGET_DIR:-target}/release/hfauto-pipe" {{args}}
 
 # Fuzz one target or all, ten minutes each: just fuzz weights 60
 fuzz target="all" seconds="600":

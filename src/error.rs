@@ -87,24 +87,25 @@ impl ErrorKind {
         }
     }
 
+    /// All kinds.
+    pub const ALL: [Self; 12] = [
+        Self::Usage,
+        Self::Config,
+        Self::NoInput,
+        Self::Data,
+        Self::Hub,
+        Self::Unsupported,
+        Self::Model,
+        Self::Resources,
+        Self::Sink,
+        Self::Interrupted,
+        Self::Terminated,
+        Self::Internal,
+    ];
+
     /// The kind with a [`Self::name`].
     pub(crate) fn of_name(name: &str) -> Option<Self> {
-        [
-            Self::Usage,
-            Self::Config,
-            Self::NoInput,
-            Self::Data,
-            Self::Hub,
-            Self::Unsupported,
-            Self::Model,
-            Self::Resources,
-            Self::Sink,
-            Self::Interrupted,
-            Self::Terminated,
-            Self::Internal,
-        ]
-        .into_iter()
-        .find(|kind| kind.name() == name)
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     /// The kind's name in reports and JSON, snake_case.

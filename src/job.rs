@@ -14,6 +14,7 @@ mod coordinator;
 mod join;
 mod memory;
 mod progress;
+mod query;
 mod report;
 mod run;
 mod samples;
@@ -54,6 +55,7 @@ pub use coordinator::Coordinator;
 pub use memory::PeakMemory;
 use progress::Input;
 pub use progress::{Progress, Stage};
+pub use query::Query;
 pub use spec::{JobSpec, UnitSpec, build};
 use units::why_whole;
 pub use worker::{UnitRecord, Worker, WorkerOptions};
@@ -77,6 +79,40 @@ pub struct JobOptions {
     pub join: bool,
     /// Have the units computed by other processes, through a [`Coordinator`].
     pub cluster: bool,
+}
+
+impl JobOptions {
+    /// Rejects options that conflict with each other or with the pipeline.
+    ///
+    /// # Errors
+    /// `Usage` with an alternative.
+    pub fn check(&self, pipeline: &Pipeline) -> Result<()> {
+        let is_incremental = pipeline.run.is_incremental;
+        let (message, hint) = if self.prune && !is_incremental {
+            (
+                "`--prune` requires `run.incremental`",
+                "`--fresh` computes the output again, without files that no longer exist",
+            )
+        } else if self.limit.is_some() && is_incremental {
+            (
+                "`--limit` conflicts with `run.incremental`: it would split units",
+                "add `--set run.incremental=null --set sink.path=…` to try a few rows",
+            )
+        } else if self.shard.is_some() && self.overwrite {
+            (
+                "`--shard` conflicts with `--fresh`: each shard would remove the units of the others",
+                "remove the output first, or choose another `sink.path`",
+            )
+        } else if self.join && self.overwrite {
+            (
+                "`--join` conflicts with `--fresh`: each process would remove the units of the others",
+                "remove the output first, or choose another `sink.path`",
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Usage, message).hint(hint))
+    }
 }
 
 /// A prepared pipeline: all files, columns, models and types are known; no weights are loaded.
@@ -335,8 +371,8 @@ impl Steps<'_> {
                 StepKind::Task(config) => {
                     let task = tokio::task::block_in_place(|| tasks::resolve(config, &self.models))
                         .map_err(|e| e.at(&place))?;
-                    check_columns(&*task, &dataframe).map_err(|e| e.at(&place))?;
                     let output = task.field().name().clone();
+                    check_columns(&*task, &dataframe, &output).map_err(|e| e.at(&place))?;
                     let on_error = &self.pipeline.on_error;
                     let row_errors = match on_error.rows {
                         OnErrorRows::Fail => RowErrors::Fail,
@@ -534,11 +570,11 @@ async fn sql_step(
     context.register_table("input", input.into_view())?;
     let select_only =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    context.sql_with_options(query, select_only).await
+    sql::query(context, query, select_only).await
 }
 
 /// Checks the types of the columns that a step reads, and the name of the one that it adds.
-fn check_columns(task: &dyn Task, dataframe: &DataFrame) -> Result<()> {
+fn check_columns(task: &dyn Task, dataframe: &DataFrame, output: &str) -> Result<()> {
     let schema = dataframe.schema();
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let mut types = Vec::new();
@@ -550,8 +586,7 @@ fn check_columns(task: &dyn Task, dataframe: &DataFrame) -> Result<()> {
             .ok_or_else(|| source::missing_column("the rows have no column", input, &names))?;
         types.push(field.data_type());
     }
-    let output = task.field().name();
-    if names.contains(&output.as_str()) {
+    if names.contains(&output) {
         return Err(Error::new(ErrorKind::Config, format!("column `{output}` already exists"))
             .hint("choose another `output`"));
     }

@@ -37,6 +37,7 @@ pub mod error;
 mod guard;
 mod limits;
 mod own_file;
+pub mod runtime;
 
 mod document;
 pub mod tasks;

@@ -1,11 +1,24 @@
-//! The embedding model that is part of the program, for `hfauto-pipe embed` without `--model`. Not here: what it is
-//! (`examples/models/mini-embedder/README.md`).
+//! The models that tasks use if none is named, and the embedding model that is part of the program. Not here: what it
+//! is (`examples/models/mini-embedder/README.md`).
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::tasks::TaskDefinition;
+
+/// The model that a task uses if none is named: the folder of the program's own, or the one of the hub that the task's
+/// template names. `None` if there is neither.
+///
+/// # Errors
+/// `Sink` if the program's model cannot be written to the user's cache.
+pub fn default_model(task: &TaskDefinition) -> Result<Option<String>> {
+    if task.function.name == FUNCTION {
+        return folder().map(|folder| Some(folder.display().to_string()));
+    }
+    Ok(task.hub_model().map(str::to_owned))
+}
 
 /// The SQL function of the task that it is for.
 pub(super) const FUNCTION: &str = "embed";
@@ -37,7 +50,7 @@ static FILES: &[(&str, &[u8])] = files![
 ///
 /// # Errors
 /// `Sink` if there is no cache, or if it cannot be written.
-pub(super) fn folder() -> Result<PathBuf> {
+fn folder() -> Result<PathBuf> {
     let set =
         |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));

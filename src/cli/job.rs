@@ -6,7 +6,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::config::pipeline::{DeviceSpec, Dtype, Pipeline};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::hub::Hub;
 use crate::job::{Job, JobOptions};
 use crate::sink::{Shard, Sink};
@@ -119,40 +119,8 @@ impl JobArgs {
         let (limit, overwrite, prune) = (self.limit, self.fresh, self.prune);
         let (shard, join) = (self.shard, self.join);
         let options = JobOptions { limit, overwrite, prune, shard, join, cluster };
-        check_options(&options, &pipeline)?;
+        options.check(&pipeline)?;
         Sink::check(&pipeline.sink, overwrite || pipeline.run.is_incremental)?;
         Box::pin(Job::prepare(pipeline, options, Arc::new(hub))).await
     }
-}
-
-/// Rejects flags that conflict with each other or with the pipeline.
-///
-/// # Errors
-/// `Usage` with an alternative.
-pub(super) fn check_options(options: &JobOptions, pipeline: &Pipeline) -> Result<()> {
-    let is_incremental = pipeline.run.is_incremental;
-    let (message, hint) = if options.prune && !is_incremental {
-        (
-            "`--prune` requires `run.incremental`",
-            "`--fresh` computes the output again, without files that no longer exist",
-        )
-    } else if options.limit.is_some() && is_incremental {
-        (
-            "`--limit` conflicts with `run.incremental`: it would split units",
-            "add `--set run.incremental=null --set sink.path=…` to try a few rows",
-        )
-    } else if options.shard.is_some() && options.overwrite {
-        (
-            "`--shard` conflicts with `--fresh`: each shard would remove the units of the others",
-            "remove the output first, or choose another `sink.path`",
-        )
-    } else if options.join && options.overwrite {
-        (
-            "`--join` conflicts with `--fresh`: each process would remove the units of the others",
-            "remove the output first, or choose another `sink.path`",
-        )
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(ErrorKind::Usage, message).hint(hint))
 }

@@ -29,19 +29,57 @@ pub(super) enum LogFormat {
     Json,
 }
 
+/// How much the program says on stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Verbosity {
+    /// Errors.
+    Quiet,
+    /// Also progress, notes and warnings.
+    Normal,
+    /// Also what happens.
+    Verbose,
+    /// Also how.
+    Debug,
+}
+
+impl Verbosity {
+    /// The default filter; `None` for the one that the environment or the format names.
+    fn filter(self) -> Option<&'static str> {
+        match self {
+            Self::Quiet => Some("error,hf_hub=off,ballista_scheduler=off,ballista_core=off"),
+            Self::Normal => None,
+            Self::Verbose => Some(JSON_FILTER),
+            Self::Debug => {
+                Some("info,hfauto_pipe=debug,hfauto=debug,ballista_scheduler=off,ballista_core=off")
+            }
+        }
+    }
+
+    fn argument(self) -> Option<&'static str> {
+        match self {
+            Self::Quiet => Some("--quiet"),
+            Self::Normal => None,
+            Self::Verbose => Some("-v"),
+            Self::Debug => Some("-vv"),
+        }
+    }
+}
+
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 static LEVEL: OnceLock<String> = OnceLock::new();
+static VERBOSITY: OnceLock<Verbosity> = OnceLock::new();
 
 /// Starts logging.
 ///
 /// # Errors
 /// `Usage` if `level` is not a filter.
-pub(super) fn start(format: LogFormat, level: Option<&str>) -> Result<()> {
+pub(super) fn start(format: LogFormat, level: Option<&str>, verbosity: Verbosity) -> Result<()> {
     let _ = FORMAT.set(format);
+    let _ = VERBOSITY.set(verbosity);
     if let Some(level) = level {
         let _ = LEVEL.set(level.to_owned());
     }
-    let filter = match level {
+    let filter = match level.or(verbosity.filter()) {
         Some(level) => EnvFilter::try_new(level).map_err(|e| {
             Error::new(ErrorKind::Usage, format!("`--log-level {level}` is not a level")).source(e)
         })?,
@@ -63,6 +101,9 @@ pub(super) fn start(format: LogFormat, level: Option<&str>) -> Result<()> {
 
 /// Says something that is neither a result nor an error.
 pub(super) fn note(text: &str) {
+    if verbosity() == Verbosity::Quiet {
+        return;
+    }
     if is_json() {
         line("INFO", text, json!({}));
     } else {
@@ -86,6 +127,7 @@ pub(super) fn arguments() -> Vec<String> {
     if let Some(level) = LEVEL.get() {
         arguments.extend(["--log-level".to_owned(), level.clone()]);
     }
+    arguments.extend(verbosity().argument().map(str::to_owned));
     arguments
 }
 
@@ -99,6 +141,11 @@ pub(super) fn say_no_errors() {
 /// Whether this process prints errors.
 pub(super) fn says_errors() -> bool {
     !SAYS_NO_ERRORS.load(Ordering::SeqCst)
+}
+
+/// How much the program says.
+pub(super) fn verbosity() -> Verbosity {
+    VERBOSITY.get().copied().unwrap_or(Verbosity::Normal)
 }
 
 /// Whether stderr is JSON.

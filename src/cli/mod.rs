@@ -9,6 +9,7 @@ mod fetch;
 mod init;
 mod job;
 mod log;
+mod man;
 mod models;
 mod observe;
 mod plan;
@@ -31,7 +32,6 @@ mod validate;
 
 use std::any::Any;
 use std::ffi::OsString;
-use std::future::Future;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind as ClapErrorKind;
@@ -41,10 +41,13 @@ use crate::config::pipeline::Pipeline;
 use crate::config::{self, Diagnostics, LoadOptions};
 use crate::error::{Error, ErrorKind, Result, exit_code};
 use crate::hub::{Hub, HubSettings};
-use crate::limits::{STACK_BYTES, THREAD_STACK_BYTES};
+use crate::runtime::{self, block_on};
 use crate::{guard, secret};
 
-use self::log::LogFormat;
+pub use self::default_model::default_model;
+pub use self::supervise::set_program;
+
+use self::log::{LogFormat, Verbosity};
 use self::terminal::print;
 
 const EXIT_CODES: &str = "\
@@ -74,6 +77,25 @@ struct Cli {
     /// The format of logs, progress and errors on stderr: text, or one JSON object per line.
     #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
     log_format: LogFormat,
+
+    /// Print errors only: no progress, notes and warnings, and no report of a run.
+    #[arg(long, short, global = true, conflicts_with_all = ["verbose", "log_level"])]
+    quiet: bool,
+
+    /// Say more: what happens, and with `-vv` how.
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, conflicts_with = "log_level")]
+    verbose: u8,
+}
+
+impl Cli {
+    fn verbosity(&self) -> Verbosity {
+        match self.verbose {
+            _ if self.quiet => Verbosity::Quiet,
+            0 => Verbosity::Normal,
+            1 => Verbosity::Verbose,
+            _ => Verbosity::Debug,
+        }
+    }
 }
 
 #[derive(Subcommand, Debug)]
@@ -86,7 +108,7 @@ enum Command {
     Report(report::ReportArgs),
     /// Check pipeline files, without network and weights.
     Validate(validate::ValidateArgs),
-    /// Show what a run would do: columns, models, memory, tokens of a sample.
+    /// Show what a run would do: columns, models, memory, tokens of a sample; with `-v` also DataFusion's physical plan.
     Plan(plan::PlanArgs),
     /// Show the result of the first rows, and estimate the whole run; writes nothing.
     Preview(preview::PreviewArgs),
@@ -110,6 +132,9 @@ enum Command {
     Cluster(cluster::ClusterArgs),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
+    /// Write the man pages to a folder, for packages.
+    #[command(hide = true)]
+    Man(man::ManArgs),
     /// A task over files, without a pipeline file.
     #[command(flatten)]
     Task(task::TaskRun),
@@ -157,9 +182,7 @@ fn hub(offline: bool) -> Hub {
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
     secret::remember_environment();
-    // Deep SQL expressions need a large stack, but the system fixes the main thread's stack size.
-    let thread = std::thread::Builder::new().name("main".to_owned()).stack_size(STACK_BYTES);
-    match thread.spawn(move || run(&args)) {
+    match runtime::spawn("main", move || run(&args)) {
         Ok(thread) => thread.join().unwrap_or_else(|panic| fail(&panicked(&*panic))),
         Err(e) => fail(&Error::new(ErrorKind::Resources, "cannot start a thread").source(e)),
     }
@@ -180,7 +203,7 @@ fn run(args: &[OsString]) -> u8 {
             return usage(&error);
         }
     };
-    if let Err(error) = log::start(cli.log_format, cli.log_level.as_deref()) {
+    if let Err(error) = log::start(cli.log_format, cli.log_level.as_deref(), cli.verbosity()) {
         return fail(&error);
     }
     log::panics();
@@ -202,6 +225,7 @@ fn run(args: &[OsString]) -> u8 {
         #[cfg(feature = "cluster")]
         Command::Cluster(args) => args.run(),
         Command::Completions(args) => args.run(),
+        Command::Man(args) => args.run(),
         Command::Task(run) => run.run(),
     };
     match result {
@@ -238,6 +262,13 @@ fn fail(error: &Error) -> u8 {
     error.kind().exit_code()
 }
 
+/// The text of an error as the program shows it after `error: `, without secrets and control characters. The problems of
+/// a pipeline file come with snippets.
+pub fn error_text(error: &Error) -> String {
+    let text = Diagnostics::of(error).map_or_else(|| error.to_string(), ToString::to_string);
+    terminal::printable(&secret::hide(&text)).into_owned()
+}
+
 /// Shows an error on stderr; the problems of a pipeline file come with snippets.
 fn show(error: &Error) {
     if !log::says_errors() {
@@ -253,17 +284,4 @@ fn show(error: &Error) {
     terminal::say_styled(&format!("error: {error}"), || {
         format!("{}error:{} {error}", style.render(), style.render_reset())
     });
-}
-
-/// Runs a verb's asynchronous work on a new runtime.
-fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_stack_size(THREAD_STACK_BYTES)
-        .enable_all()
-        .build()
-        .map_err(|e| Error::new(ErrorKind::Resources, "cannot start threads").source(e))?;
-    let result = runtime.block_on(work);
-    // A running blocking task (such as tokenizing a batch) must not delay the exit.
-    runtime.shutdown_background();
-    result
 }

@@ -147,22 +147,28 @@ fn pair_score(directory: &SentenceTransformerConfig, tokenizer: &AutoTokenizer) 
     format!("{score}, {}, {input}", scorer.activation().name())
 }
 
-/// The table of model types and Auto classes.
+/// The width of the list of architectures: that of a small terminal.
+const WIDTH: usize = 80;
+
+/// The model types with their Auto classes.
 fn registry() -> String {
     let short = |class: AutoClass| class.name().trim_start_matches("AutoModelFor");
     let width = FAMILIES.iter().map(|family| family.model_type.len()).max().unwrap_or(0) + 2;
-    let mut text = format!("{:<width$}", "model_type");
-    for class in AutoClass::ALL {
-        let _ = write!(text, "{}  ", short(class));
-    }
-    text.truncate(text.trim_end().len());
+    let mut text = "model_type: Auto classes, without `AutoModelFor`\n\n".to_owned();
     for family in &FAMILIES {
-        let _ = write!(text, "\n{:<width$}", family.model_type);
-        for class in AutoClass::ALL {
-            let mark = if family.has(class) { "x" } else { "" };
-            let _ = write!(text, "{mark:<0$}  ", short(class).len());
+        let mut line = format!("{:<width$}", family.model_type);
+        let mut classes = AutoClass::ALL.into_iter().filter(|class| family.has(*class)).peekable();
+        while let Some(class) = classes.next() {
+            let comma = if classes.peek().is_some() { "," } else { "" };
+            let word = format!("{}{comma}", short(class));
+            if line.len() + word.len() > WIDTH && line.len() > width {
+                let _ = writeln!(text, "{}", line.trim_end());
+                line = " ".repeat(width);
+            }
+            line += &word;
+            line.push(' ');
         }
-        text.truncate(text.trim_end().len());
+        let _ = writeln!(text, "{}", line.trim_end());
     }
-    text + "\n\nColumns are Auto classes: MaskedLM is AutoModelForMaskedLM.\n"
+    text
 }

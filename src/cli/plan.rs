@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::PipelineArgs;
-use super::job::check_options;
+use super::log::{self, Verbosity};
 use crate::error::Result;
 use crate::job::{Job, JobOptions, PeakMemory, TokenSample, bytes, count, counted};
 use crate::sink::{UnitKey, UnitStatus};
@@ -24,12 +24,8 @@ pub(super) struct PlanArgs {
     limit: Option<usize>,
 
     /// Show only the units: which ones are computed or skipped, and why.
-    #[arg(long, conflicts_with = "verbose")]
-    explain: bool,
-
-    /// Show DataFusion's physical plan too.
     #[arg(long)]
-    verbose: bool,
+    explain: bool,
 }
 
 impl PlanArgs {
@@ -38,13 +34,13 @@ impl PlanArgs {
             let pipeline = self.pipeline.load()?;
             let hub = super::hub(self.pipeline.offline);
             let options = JobOptions { limit: self.limit, ..JobOptions::default() };
-            check_options(&options, &pipeline)?;
+            options.check(&pipeline)?;
             let job = Job::prepare(pipeline, options, Arc::new(hub)).await?;
             if self.explain {
                 return explain(&job);
             }
             let mut text = describe(&job).await?;
-            if self.verbose {
+            if log::verbosity() >= Verbosity::Verbose {
                 let _ = write!(text, "physical plan\n{}", indent(&job.explain().await?));
             }
             Ok(text)

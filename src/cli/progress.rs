@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::log;
+use super::log::{self, Verbosity};
 use crate::exec::StepCounts;
 use crate::hub::HubProgress;
 use crate::job::{Progress, Stage, count};
@@ -46,6 +46,9 @@ impl Reporter {
     pub(super) fn start(mode: ProgressMode, progress: Arc<Progress>) -> Self {
         let (stop, stopped) = mpsc::channel();
         let (mode, interval) = match mode {
+            ProgressMode::Auto if log::verbosity() == Verbosity::Quiet => {
+                (ProgressMode::None, RARELY)
+            }
             ProgressMode::Auto if log::is_json() => (ProgressMode::Json, RARELY),
             ProgressMode::Auto if std::io::stderr().is_terminal() => {
                 (ProgressMode::Bar, Duration::from_millis(100))

@@ -9,6 +9,7 @@ use super::PipelineArgs;
 #[cfg(feature = "cluster")]
 use super::cluster::OnCluster;
 use super::job::{JobArgs, ModelArgs};
+use super::log::{self, Verbosity};
 use super::observe::Observer;
 use super::progress::{ProgressMode, Reporter};
 use super::schedule::ScheduledRun;
@@ -90,7 +91,7 @@ impl RunArgs {
                 .hint("name a pipeline file; `run --due FOLDER` runs the pipelines of a folder that are due"));
         }
         if self.supervised {
-            super::log::say_no_errors();
+            log::say_no_errors();
             super::signals::supervised();
         }
         options.run(&pipeline.pipeline, pipeline.offline, || pipeline.load())
@@ -129,10 +130,10 @@ impl RunOptions {
                 return Err(error);
             }
         };
-        if let Some(report) = report {
-            super::print(report)?;
+        match report {
+            Some(report) if log::verbosity() > Verbosity::Quiet => super::print(report),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     async fn start(

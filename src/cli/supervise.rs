@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 
 use datafusion::common::runtime::SpawnedTask;
 
@@ -14,6 +15,27 @@ use super::signals::{INTERRUPT, TERMINATE};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::RunReport;
 use crate::report::Report;
+
+/// The command that starts this program; unset if it is the current executable.
+static PROGRAM: OnceLock<Vec<OsString>> = OnceLock::new();
+
+/// Sets the command that starts this program: the executable, then its first arguments. For a process whose executable is
+/// another program, such as an interpreter. The first call counts.
+pub fn set_program(command: Vec<OsString>) {
+    let _ = PROGRAM.set(command);
+}
+
+/// The command that starts this program.
+fn program() -> std::io::Result<Command> {
+    match PROGRAM.get().map(Vec::as_slice) {
+        Some([executable, arguments @ ..]) => {
+            let mut command = Command::new(executable);
+            command.args(arguments);
+            Ok(command)
+        }
+        _ => Ok(Command::new(std::env::current_exe()?)),
+    }
+}
 
 /// Runs `hfauto-pipe run` with these arguments, and returns its report. Forwards `stop`.
 ///
@@ -29,7 +51,8 @@ pub(super) async fn run(
     };
     let folder = tempfile::Builder::new().prefix("hfauto-run-").tempdir().map_err(cannot)?;
     let report = folder.path().join("report.json");
-    let mut child = Command::new(std::env::current_exe().map_err(cannot)?)
+    let mut child = program()
+        .map_err(cannot)?
         .arg("run")
         .args(log::arguments())
         .arg("--supervised")

@@ -450,17 +450,15 @@ impl TaskRun {
         }
         let verb = self.command.verb;
         let example = self.command.model.unwrap_or("org/name");
-        if self.command.task.function.name == default_model::FUNCTION {
-            super::log::note(&format!(
-                "no `--model`: `{verb}` uses the small English model that comes with the program; `--model {example}` is a better one of the hub"
-            ));
-            return Ok(default_model::folder()?.display().to_string());
-        }
-        if let Some(model) = self.command.model {
-            super::log::note(&format!(
-                "no `--model`: `{verb}` uses `{model}`; name another with `--model`"
-            ));
-            return Ok(model.to_owned());
+        if let Some(model) = default_model(self.command.task)? {
+            super::log::note(&if self.command.task.function.name == default_model::FUNCTION {
+                format!(
+                    "no `--model`: `{verb}` uses the small English model that comes with the program; `--model {example}` is a better one of the hub"
+                )
+            } else {
+                format!("no `--model`: `{verb}` uses `{model}`; name another with `--model`")
+            });
+            return Ok(model);
         }
         let message = format!("`{verb}` needs `--model`");
         Err(Error::new(ErrorKind::Usage, message)

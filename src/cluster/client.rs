@@ -184,7 +184,7 @@ impl Cluster {
             next: now,
         };
         loop {
-            let open = blocking(&job, |job| job.open_units()).await?;
+            let open = blocking(&job, OpenJob::open_units).await?;
             if open.is_empty() {
                 return Ok(());
             }
@@ -197,7 +197,7 @@ impl Cluster {
             patience.look(&job).await?;
             let (error, is_last) = match ended {
                 Ended::Done => {
-                    blocking(&job, |job| job.check()).await?;
+                    blocking(&job, OpenJob::check).await?;
                     continue;
                 }
                 Ended::Lost(error) => (error, patience.progress.elapsed() > self.wait),
@@ -342,7 +342,7 @@ impl Patience {
     /// Looks at the manifests.
     async fn look(&mut self, job: &Arc<dyn OpenJob>) -> Result<()> {
         let begun = Instant::now();
-        let done = blocking(job, |job| job.done()).await?;
+        let done = blocking(job, OpenJob::done).await?;
         // Listing very many units takes a while: it may take a twentieth of the time.
         self.next = Instant::now() + begun.elapsed() * 20;
         if done > self.done {
@@ -357,16 +357,11 @@ impl Patience {
 
 /// What follows from the end of a failed job.
 fn ended(text: &str) -> Result<Ended> {
-    match failure::decode(text) {
-        Some(error) => match error.kind() {
-            kind if may_pass(kind) => Ok(Ended::Failed(error)),
-            _ => Err(error),
-        },
-        None => {
-            let message = format!("the cluster ended the job: {text}");
-            Ok(Ended::Lost(Error::new(ErrorKind::Resources, message)))
-        }
-    }
+    let Some(error) = failure::decode(text) else {
+        let message = format!("the cluster ended the job: {text}");
+        return Ok(Ended::Lost(Error::new(ErrorKind::Resources, message)));
+    };
+    if may_pass(error.kind()) { Ok(Ended::Failed(error)) } else { Err(error) }
 }
 
 /// The units of each task of a submission: all of them, or as many as fit in a message. The rest is submitted next.

@@ -5,7 +5,7 @@
 //! shuts down, ends the units of a cancelled job, and computes on threads of the program's priority.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::AssertUnwindSafe;
@@ -100,7 +100,7 @@ pub(crate) struct Executor {
     /// Results that the scheduler does not have yet.
     reports: Vec<TaskStatus>,
     /// The jobs of running tasks.
-    jobs: HashMap<String, RunningJob>,
+    jobs: BTreeMap<String, RunningJob>,
     jobs_seen: Instant,
     /// Whether the last poll failed: the first failure of several is logged.
     is_silent: bool,
@@ -144,7 +144,7 @@ impl Executor {
             counters: Arc::default(),
             running: JoinSet::new(),
             reports: Vec::new(),
-            jobs: HashMap::new(),
+            jobs: BTreeMap::new(),
             jobs_seen: Instant::now(),
             is_silent: false,
             may_have_lost_tasks: false,

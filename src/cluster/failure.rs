@@ -81,8 +81,7 @@ mod tests {
 
     #[test]
     fn long_errors_are_cut() {
-        let error =
-            (0..1000).fold(Error::new(ErrorKind::Data, "ü".repeat(100_000)), |e, i| e.at(i));
+        let error = (0..1000).fold(Error::new(ErrorKind::Data, "ü".repeat(100_000)), Error::at);
         let text = encode(&error);
         assert!(text.len() < 40_000, "{}", text.len());
         assert_eq!(decode(&text).unwrap().kind(), ErrorKind::Data);

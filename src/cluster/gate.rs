@@ -83,14 +83,14 @@ impl Gate {
             let request = Request::new(GetJobStatusParams { job_id: job.id.clone() });
             let status = SchedulerGrpc::get_job_status(&self.server, request).await;
             let status = status.ok().and_then(|status| status.into_inner().status);
-            job.state = match status.and_then(|status| status.status) {
+            let state = match status.and_then(|status| status.status) {
                 Some(job_status::Status::Queued(_)) => "queued",
                 Some(job_status::Status::Running(_)) => "running",
                 Some(job_status::Status::Failed(_)) => "failed",
                 Some(job_status::Status::Successful(_)) => "done",
                 None => "forgotten",
-            }
-            .to_owned();
+            };
+            state.clone_into(&mut job.state);
         }
         ClusterStatus {
             address: self.address.clone(),
@@ -106,9 +106,8 @@ impl Gate {
 
     fn polled(&self, executor: &ExecutorRegistration, free: u32) {
         let resources = executor.specification.iter().flat_map(|spec| &spec.resources);
-        let slots = resources.filter_map(|resource| match resource.resource {
-            Some(executor_resource::Resource::Vcores(vcores)) => Some(vcores as usize),
-            None => None,
+        let slots = resources.filter_map(|resource| {
+            resource.resource.map(|executor_resource::Resource::Vcores(vcores)| vcores as usize)
         });
         let state = ExecutorState {
             id: executor.id.clone(),

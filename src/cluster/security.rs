@@ -458,9 +458,8 @@ mod tests {
             })
         };
         assert_eq!(read(b" abc123\n").unwrap().token.as_deref(), Some("abc123"));
-        for content in
-            [&b""[..], b"\n", b"two words", b"a\nb", "schlüssel".as_bytes(), &[b'x'; 70_000]]
-        {
+        let long = vec![b'x'; 70_000];
+        for content in [&b""[..], b"\n", b"two words", b"a\nb", "schlüssel".as_bytes(), &long] {
             assert_eq!(read(content).err().map(|error| error.kind()), Some(ErrorKind::Usage));
         }
         let mut check =

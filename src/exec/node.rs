@@ -45,6 +45,15 @@ impl ModelNode {
     /// # Errors
     /// `Plan` when a column is missing, or the output column already exists.
     pub fn try_new(input: LogicalPlan, step: Arc<ModelStep>) -> Result<Self> {
+        let output = step.task().field().name().clone();
+        Self::over_columns(input, step, &output)
+    }
+
+    /// As [`ModelNode::try_new`], with another name for the new column.
+    ///
+    /// # Errors
+    /// As [`ModelNode::try_new`].
+    pub fn over_columns(input: LogicalPlan, step: Arc<ModelStep>, output: &str) -> Result<Self> {
         let inputs = step
             .task()
             .inputs()
@@ -54,8 +63,7 @@ impl ModelNode {
                 Ok(Expr::Column(Column::from(field)))
             })
             .collect::<Result<_>>()?;
-        let output = step.task().field().name().clone();
-        Self::with_inputs(input, step, inputs, &output)
+        Self::with_inputs(input, step, inputs, output)
     }
 
     /// Puts `step` on top of `input`. `inputs` are the task's inputs, in its order, over the columns of `input`. The

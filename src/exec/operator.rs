@@ -133,13 +133,19 @@ impl ModelExec {
 }
 
 impl DisplayAs for ModelExec {
-    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = self.step.line(&self.inputs, self.output().name());
-        write!(f, "ModelExec: {line}, estimated_tokens=")?;
-        match self.estimated_tokens() {
-            Some(tokens) => write!(f, "{tokens}"),
-            None => write!(f, "unknown"),
+    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tokens = self.estimated_tokens().map(|tokens| tokens.to_string());
+        let tokens = tokens.as_deref().unwrap_or("unknown");
+        if format == DisplayFormatType::TreeRender {
+            let summary = self.step.task().summary();
+            let inputs: Vec<String> = self.inputs.iter().map(ToString::to_string).collect();
+            writeln!(f, "task={}", summary.task)?;
+            writeln!(f, "input={}", inputs.join(", "))?;
+            writeln!(f, "model={}", summary.name)?;
+            return writeln!(f, "estimated_tokens={tokens}");
         }
+        let line = self.step.line(&self.inputs, self.output().name());
+        write!(f, "ModelExec: {line}, estimated_tokens={tokens}")
     }
 }
 

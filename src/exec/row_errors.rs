@@ -411,8 +411,11 @@ impl RowErrorsExec {
 }
 
 impl DisplayAs for RowErrorsExec {
-    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RowErrorsExec: {}", self.rule.step)
+    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match format {
+            DisplayFormatType::TreeRender => writeln!(f, "step={}", self.rule.step),
+            _ => write!(f, "RowErrorsExec: {}", self.rule.step),
+        }
     }
 }
 

@@ -122,7 +122,10 @@ impl Joined<'_> {
             done = self.done_elsewhere(&job.key) => done.map(|()| None)?,
         };
         // The claim ends after the unit is committed: whoever claims it next finds the manifest.
-        tokio::task::block_in_place(|| drop(claim));
+        tokio::task::block_in_place(|| match outcome {
+            Some(Outcome::Deadly) => drop(claim),
+            Some(Outcome::Done(_)) | None => claim.done(),
+        });
         let mut state = self.state();
         state.running.remove(&unit);
         match outcome {

@@ -47,7 +47,7 @@ impl Attempts {
     pub(crate) fn begin(self) -> Result<Attempt> {
         let mark = format!("{}/{}", self.folder, &nonce()[..16]);
         self.storage.mark(&mark)?;
-        Ok(Attempt { storage: self.storage, mark, earlier: self.marks })
+        Ok(Attempt { storage: self.storage, mark: Some(mark), earlier: self.marks })
     }
 }
 
@@ -55,20 +55,25 @@ impl Attempts {
 #[derive(Debug)]
 pub(crate) struct Attempt {
     storage: Arc<dyn Storage>,
-    mark: String,
+    /// This attempt's; none once the unit is done.
+    mark: Option<String>,
     earlier: Vec<String>,
 }
 
 impl Attempt {
     /// Ends the attempt, whose unit is done: the earlier ones count no longer.
-    pub(crate) fn done(self) {
-        self.storage.unmark(&self.earlier);
+    pub(crate) fn done(mut self) {
+        let mut marks = std::mem::take(&mut self.earlier);
+        marks.extend(self.mark.take());
+        self.storage.unmark_done(&marks);
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.storage.unmark(std::slice::from_ref(&self.mark));
+        if let Some(mark) = &self.mark {
+            self.storage.unmark(std::slice::from_ref(mark));
+        }
     }
 }
 

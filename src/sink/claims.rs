@@ -27,12 +27,23 @@ struct Content {
 #[derive(Debug)]
 pub(crate) struct Claim {
     storage: Arc<dyn Storage>,
+    /// Empty once the unit is done.
     name: String,
+}
+
+impl Claim {
+    /// Ends the claim, whose unit is done.
+    pub(crate) fn done(mut self) {
+        let name = std::mem::take(&mut self.name);
+        self.storage.unmark_done(&[name]);
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.storage.unmark(std::slice::from_ref(&self.name));
+        if !self.name.is_empty() {
+            self.storage.unmark(std::slice::from_ref(&self.name));
+        }
     }
 }
 

@@ -88,8 +88,12 @@ impl FilesExec {
 }
 
 impl DisplayAs for FilesExec {
-    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt_as(&self, kind: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let format = self.reading.files.first().map_or("", |file| file.file.form.format.name());
+        if kind == DisplayFormatType::TreeRender {
+            writeln!(f, "format={format}")?;
+            return writeln!(f, "files={}", self.reading.files.len());
+        }
         let names = self.reading.schema.fields().iter().map(|field| field.name().as_str());
         let names = names.collect::<Vec<_>>().join(", ");
         write!(f, "FilesExec: {format}, files={}, columns=[{names}]", self.reading.files.len())?;

@@ -45,6 +45,15 @@ impl ModelCatalog {
         Self::with_models(Arc::new(Models::new(hub)), dir, BatchSettings::default())
     }
 
+    /// A catalog without aliases that shares the models and workers of this one: a second call of a model does not load
+    /// it again.
+    #[must_use]
+    pub fn sharing(&self) -> Self {
+        let (models, workers) = (Arc::clone(&self.models), Arc::clone(&self.workers));
+        let shared = Self::with_models(models, self.dir.clone(), self.settings);
+        shared.with_images(self.images.clone()).with_workers(workers)
+    }
+
     /// A catalog that shares models with others.
     pub(crate) fn with_models(models: Arc<Models>, dir: PathBuf, settings: BatchSettings) -> Self {
         Self {
@@ -100,16 +109,16 @@ impl ModelCatalog {
         &self.dir
     }
 
-    pub(super) fn settings(&self) -> BatchSettings {
+    pub(crate) fn settings(&self) -> BatchSettings {
         self.settings
     }
 
-    pub(super) fn workers(&self) -> &Arc<WorkerPool> {
+    pub(crate) fn workers(&self) -> &Arc<WorkerPool> {
         &self.workers
     }
 
     /// The task of a call, resolved once.
-    pub(super) fn task(
+    pub(crate) fn task(
         &self,
         definition: &'static TaskDefinition,
         name: &str,

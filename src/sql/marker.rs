@@ -90,7 +90,10 @@ impl ModelFunction {
             )
             .with_argument(
                 "options",
-                format!("A JSON object of the options of the task `{}`.", task.id),
+                format!(
+                    "The options of the task `{}`, each by its name (`option => value`), or as one JSON object.",
+                    task.id
+                ),
             )
             .build();
         Ok(Self { task, row_errors, catalog, other: None, name, signature, documentation })

@@ -36,9 +36,11 @@ mod catalog;
 mod functions;
 mod lift;
 mod marker;
+mod named;
 mod optimize;
 mod order;
 mod planner;
+mod session;
 mod statement;
 mod tables;
 mod vectors;
@@ -52,8 +54,10 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{ScalarUDF, ScalarUDFImpl};
 
 pub use catalog::ModelCatalog;
-pub use order::target_partitions;
+pub use named::{name_options, query};
+pub use order::in_partitions;
 pub use planner::ModelQueryPlanner;
+pub use session::session;
 pub use statement::{ModelStatement, model_statement};
 pub use tables::with_file_tables;
 

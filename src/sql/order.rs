@@ -1,7 +1,8 @@
 //! Whether the result of a query shows in which order its tables are read. If not, the query may use every core.
-//! Entry: [`target_partitions`].
+//! Entry: [`in_partitions`].
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::dataframe::DataFrame;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 /// Aggregates whose result does not depend on the order of rows, up to the rounding of sums.
@@ -29,8 +30,16 @@ const UNORDERED_AGGREGATES: &[&str] = &[
     "var_sample",
 ];
 
+/// The query with as many partitions as its order of rows allows.
+pub fn in_partitions(frame: DataFrame) -> DataFrame {
+    let (mut state, plan) = frame.into_parts();
+    let partitions = target_partitions(&plan);
+    state.config_mut().options_mut().execution.target_partitions = partitions;
+    DataFrame::new(state, plan)
+}
+
 /// The number of partitions in which to run `plan`: one where the order of rows can be seen, otherwise one per core.
-pub fn target_partitions(plan: &LogicalPlan) -> usize {
+fn target_partitions(plan: &LogicalPlan) -> usize {
     if is_order_seen(plan) || has_ordered_parts(plan) {
         return 1;
     }

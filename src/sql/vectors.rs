@@ -14,6 +14,7 @@ use datafusion::logical_expr::{
 };
 
 use super::functions::SECTION;
+use crate::sentence_transformers::{cos_sim, dot_score};
 
 /// `cosine_similarity`.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -89,7 +90,7 @@ impl ScalarUDFImpl for CosineSimilarity {
             values.push(match (a.row(row), b.row(row)) {
                 (Some(a), Some(b)) => {
                     same_length("cosine_similarity", a, b)?;
-                    Some(cosine(a, b))
+                    Some(cos_sim(a, b))
                 }
                 _ => None,
             });
@@ -187,7 +188,7 @@ fn max_sim(query: &[&[f32]], document: &[&[f32]]) -> Result<Option<f32>> {
         let mut largest = f64::NEG_INFINITY;
         for document in document {
             same_length("max_sim", query, document)?;
-            largest = largest.max(inner_product(query, document));
+            largest = largest.max(dot_score(query, document));
         }
         sum += largest;
     }
@@ -314,53 +315,9 @@ impl MultiVectors {
     }
 }
 
-/// The products that are added side by side, so that the sum uses vector registers. Their number fixes the order of
-/// additions, and so the result.
-const LANES: usize = 8;
-
-/// Adds `f` of each pair of elements.
-fn sum(a: &[f32], b: &[f32], f: impl Fn(f64, f64) -> f64) -> f64 {
-    let mut sums = [0f64; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest = a_chunks.remainder().iter().zip(b_chunks.remainder());
-    let rest: f64 = rest.map(|(&a, &b)| f(f64::from(a), f64::from(b))).sum();
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += f(f64::from(a[lane]), f64::from(b[lane]));
-        }
-    }
-    sums.iter().sum::<f64>() + rest
-}
-
-fn inner_product(a: &[f32], b: &[f32]) -> f64 {
-    sum(a, b, |a, b| a * b)
-}
-
-/// As in sentence-transformers: scales both vectors to length 1 (dividing by at least 1e-12), then multiplies them.
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let length = |v: &[f32]| inner_product(v, v).sqrt().max(1e-12);
-    (inner_product(a, b) / (length(a) * length(b))) as f32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cosines() {
-        assert!((cosine(&[1.0, 0.0], &[1.0, 1.0]) - 0.5f32.sqrt()).abs() < 1e-7);
-        assert!((cosine(&[1.0, 2.0], &[-1.0, -2.0]) + 1.0).abs() < 1e-7);
-        assert!(cosine(&[0.0, 0.0], &[1.0, 1.0]).abs() < f32::EPSILON);
-    }
-
-    #[test]
-    fn sums_take_every_element() {
-        for length in [0, 1, 7, 8, 9, 31] {
-            let a: Vec<f32> = (0..length).map(|i| i as f32 + 1.0).collect();
-            let expected: f64 = (1..=length).map(|i| f64::from(i * i)).sum();
-            assert!((inner_product(&a, &a) - expected).abs() < 1e-9, "{length}");
-        }
-    }
 
     #[test]
     fn the_largest_products_are_added() {

@@ -67,12 +67,14 @@ impl Models {
         let mut resolved = self.resolved.lock().map_err(|_| {
             Error::new(ErrorKind::Internal, "resolving a model panicked in another thread")
         })?;
-        if let Some(model) = resolved.iter().find(|model| model.spec == *spec) {
+        if let Some(model) = resolved.iter().find(|model| model.spec == *spec && model.is_current())
+        {
             return Ok(Arc::clone(model));
         }
         let pin = self.pins.iter().find(|pin| pin.is_of(spec));
         let revision = pin.map(|pin| pin.commit.as_str()).or(spec.revision.as_deref());
         let model = Arc::new(ResolvedModel::new(spec, revision, &self.hub)?);
+        resolved.retain(|model| model.spec != *spec);
         resolved.push(Arc::clone(&model));
         Ok(model)
     }
@@ -103,6 +105,8 @@ pub struct ResolvedModel {
     spec: ModelSpec,
     hub: Arc<Hub>,
     snapshot: Snapshot,
+    /// The state of its files when they were read.
+    identity: String,
     processor: Processor,
     sentence_transformer: SentenceTransformerConfig,
     /// At least one; each holds a copy of the weights.
@@ -162,6 +166,7 @@ impl ResolvedModel {
             spec: spec.clone(),
             hub: Arc::clone(hub),
             snapshot,
+            identity,
             processor,
             sentence_transformer,
             devices,
@@ -175,6 +180,11 @@ impl ResolvedModel {
         let commit = self.snapshot.commit()?.to_owned();
         let ModelSpec { repo, revision, .. } = self.spec.clone();
         Some(ModelPin { repo, revision, commit })
+    }
+
+    /// Whether its files are as they were read: training may save to the same local directory again.
+    fn is_current(&self) -> bool {
+        self.identity == identity_of(&self.snapshot)
     }
 
     /// The files that are known so far.

@@ -2,6 +2,7 @@
 //! Not here: resolving and loading a model (`models`).
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use candle_core::DeviceLocation;
 
@@ -51,7 +52,9 @@ pub(super) fn once<K: PartialEq, M>(
     if let Some((_, model)) = loaded.iter().find(|(known, _)| *known == key) {
         return Ok(Arc::clone(model));
     }
+    let start = Instant::now();
     let model = Arc::new(load()?);
+    tracing::info!(seconds = start.elapsed().as_secs_f64(), "model loaded");
     loaded.push((key, Arc::clone(&model)));
     Ok(model)
 }

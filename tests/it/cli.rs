@@ -430,10 +430,29 @@ fn schema_completions_init_and_models_print_results() {
     {
         assert!(models.succeeds().stdout.contains(name), "no `{name}` in:\n{}", models.stdout);
     }
+    let classes = "MaskedLM, SequenceClassification";
+    assert!(models.stdout.contains(classes), "{}", models.stdout);
+    assert!(models.stdout.lines().all(|line| line.len() <= 80), "{}", models.stdout);
     let model = fixture.run(&["models", mini_embedder().to_str().unwrap()]);
     for text in ["bert", "model.safetensors", "160", "mean"] {
         assert!(model.succeeds().stdout.contains(text), "no `{text}` in:\n{}", model.stdout);
     }
+}
+
+#[test]
+fn quiet_leaves_errors_and_verbose_says_more() {
+    let fixture = Fixture::new();
+    fixture.embed_yaml(sample_rows().to_str().unwrap());
+    let limited = ["run", "embed.yaml", "--limit", "40"];
+    let quiet = fixture.run(&[&limited[..], &["-q"]].concat());
+    assert_eq!((quiet.succeeds().stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+    let again = fixture.run(&["-q", "run", "no.yaml"]);
+    again.fails(78, &["no.yaml"]);
+    let verbose = fixture.run(&[&limited[..], &["--fresh", "--progress", "none", "-v"]].concat());
+    assert!(verbose.succeeds().stderr.contains("run done"), "{}", verbose.stderr);
+    let plan = fixture.run(&["plan", "embed.yaml", "--limit", "40", "-v"]);
+    assert!(plan.succeeds().stdout.contains("ModelExec"), "{}", plan.stdout);
+    fixture.run(&["plan", "embed.yaml", "-q", "-v"]).fails(64, &["cannot be used with"]);
 }
 
 #[test]

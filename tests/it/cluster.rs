@@ -367,7 +367,7 @@ fn what_is_not_allowed_is_refused_before_anything_is_written() {
         .fails(64, &["refused the call: the scheduler requires a token", "--token-file"]);
     services.run(&["--token-file", "wrong"]).fails(64, &["the token is wrong"]);
     let refused = services.run(&["--token-file", "token"]);
-    refused.fails(78, &["this executor may not write to `[DIR]/out`", "[DIR]/elsewhere"]);
+    refused.fails(78, &["this executor may not write to `[DIR]/out/`", "[DIR]/elsewhere"]);
     let names = fixture.files("out");
     assert!(
         !names.iter().any(|name| name.contains("part-") || name.contains("units/")),

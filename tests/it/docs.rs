@@ -127,6 +127,8 @@ fn check_blocks(page: &str) {
             }
             // README.md is a doctest.
             "rust,no_run" => assert_eq!(page, "README.md"),
+            // The tests of the wheel run them (crates/python/tests).
+            "python" => assert!(["README.md", "docs/python.md"].contains(&page), "{page}:{line}"),
             "sh,no_run" | "yaml,fragment" | "text" | "toml" => {}
             other => panic!("{page}:{line}: unknown info string `{other}`; see CONTRIBUTING.md"),
         }
@@ -159,7 +161,8 @@ fn every_page_is_listed_and_begins_with_an_example() {
         assert!(title.starts_with("# "), "{page} has no title");
         assert!(rest.trim_start().starts_with("```"), "{page} begins with no example");
         let first = &split(&page, &text).1[0];
-        let runs = ["sh", "yaml", "sql", "rust"].contains(&first.info.as_str());
+        // Those of Python run in crates/python/tests/test_docs.py.
+        let runs = ["sh", "yaml", "sql", "rust", "python"].contains(&first.info.as_str());
         assert!(runs, "{page} begins with `{}`, which does not run", first.info);
     }
 }

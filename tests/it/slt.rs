@@ -16,7 +16,7 @@ use std::path::Path;
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{SQLOptions, SessionContext};
 use hfauto_pipe::source::session_config;
 use hfauto_pipe::sql::{ModelCatalog, model_statement, with_file_tables};
 
@@ -116,7 +116,7 @@ async fn run(
         models.execute(&statement).map_err(|error| error.to_string())?;
         return Ok(Vec::new());
     }
-    let frame = context.sql(sql).await.map_err(failed)?;
+    let frame = hfauto_pipe::sql::query(context, sql, SQLOptions::new()).await.map_err(failed)?;
     let schema = std::sync::Arc::clone(frame.schema().inner());
     let mut batches = frame.collect().await.map_err(failed)?;
     batches.push(RecordBatch::new_empty(schema));

@@ -46,8 +46,10 @@ fn a_query_shows_a_table_as_wide_as_the_terminal() {
     let Some(shown) = fixture.terminal(&["sql", "EXPLAIN SELECT 1 AS one"], 60, &[]) else {
         return;
     };
-    assert!(shown.contains("logical_plan"), "{shown}");
+    assert!(shown.contains("physical_plan") && shown.contains("┌───"), "{shown}");
     assert!(shown.contains("PlaceholderRowExec"), "{shown}");
+    let indented = fixture.terminal(&["sql", "EXPLAIN FORMAT INDENT SELECT 1 AS one"], 60, &[]);
+    assert!(indented.is_some_and(|shown| shown.contains("logical_plan")));
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn folders_use_only_what_is_before_them() {
             ],
         ),
         ("exec", &["config", "source", "batch", "tasks", "report", "nn"]),
-        ("sql", &["config", "source", "tasks", "exec", "hub"]),
+        ("sql", &["config", "source", "tasks", "exec", "hub", "sentence_transformers"]),
         ("job", &["config", "source", "tasks", "exec", "sql", "sink", "report", "hub"]),
         ("schedule", &["config", "job"]),
         ("cluster", &["job", "report", "hub"]),

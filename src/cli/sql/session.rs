@@ -7,12 +7,12 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::Result as DataFusionResult;
+use datafusion::common::format::ExplainFormat;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::dml::CopyTo;
 use datafusion::physical_plan::execute_stream;
-use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::{CopyToSource, Statement};
 use datafusion::sql::sqlparser::ast::{
     Query, SelectFlavor, SelectItem, SetExpr, Statement as SqlStatement, WildcardAdditionalOptions,
@@ -29,7 +29,7 @@ use crate::secret;
 use crate::sink::{Sink, SinkOptions};
 use crate::source;
 use crate::sql::{
-    ModelCatalog, ModelStatement, model_statement, register, target_partitions, with_file_tables,
+    ModelCatalog, ModelStatement, in_partitions, model_statement, name_options, session,
 };
 use crate::store;
 
@@ -67,11 +67,8 @@ impl Session {
             })?;
         }
         let catalog = Arc::new(catalog);
-        let state = source::session_state(None)?;
-        let config = source::session_config();
-        let state = state.with_config(SessionConfig::with_information_schema(config, true)).build();
-        let context = with_file_tables(SessionContext::new_with_state(state), dir.clone())?;
-        register(&context, Arc::clone(&catalog)).map_err(|e| source::stream_error(e, &[]))?;
+        let context = session(Arc::clone(&catalog))?;
+        context.state_ref().write().config_mut().options_mut().explain.format = ExplainFormat::Tree;
         let output = args.output.clone().map(|path| (path, args.fresh));
         let session = Self { context, catalog, format: args.format, output };
         for (name, path) in &args.tables {
@@ -154,9 +151,9 @@ impl Session {
     }
 
     async fn plan(&self, sql: &str) -> DataFusionResult<LogicalPlan> {
-        let state = self.context.state();
+        let (state, sql) = (self.context.state(), name_options(sql)?);
         let mut statement =
-            state.sql_to_statement(sql, &state.config().options().sql_parser.dialect)?;
+            state.sql_to_statement(&sql, &state.config().options().sql_parser.dialect)?;
         match &mut statement {
             Statement::Statement(statement) => {
                 if let SqlStatement::Query(query) = statement.as_mut() {
@@ -303,14 +300,6 @@ fn overwrite<'o>(options: impl Iterator<Item = (&'o String, &'o String)>) -> Res
         };
     }
     Ok(overwrite)
-}
-
-/// The query with as many partitions as its order of rows allows.
-fn in_partitions(frame: DataFrame) -> DataFrame {
-    let (mut state, plan) = frame.into_parts();
-    let partitions = target_partitions(&plan);
-    state.config_mut().options_mut().execution.target_partitions = partitions;
-    DataFrame::new(state, plan)
 }
 
 /// A sink at a path, with the format of its extension or the given one.

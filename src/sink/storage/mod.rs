@@ -89,6 +89,11 @@ pub(super) trait Storage: fmt::Debug + Send + Sync {
     /// Removes files of [`Storage::mark`], and folders that become empty. A file that cannot be removed stays.
     fn unmark(&self, names: &[String]);
 
+    /// Like [`Storage::unmark`], for marks that mean nothing any more and that publishing removes in any case.
+    fn unmark_done(&self, names: &[String]) {
+        self.unmark(names);
+    }
+
     /// Like [`Storage::write`], with streamed content.
     fn write_with(
         &self,

@@ -13,8 +13,7 @@ const DEFAULT_RETRIES: u32 = 5;
 const DEFAULT_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// A token that `Debug` does not print.
-#[derive(Clone)]
-#[cfg_attr(not(feature = "hub"), expect(dead_code, reason = "read by downloads"))]
+#[derive(Clone, PartialEq)]
 pub(super) struct Token(String);
 
 impl Token {
@@ -44,7 +43,7 @@ impl fmt::Debug for Token {
 /// | `HF_HUB_DOWNLOAD_TIMEOUT` | connection timeout: seconds without a response |
 ///
 /// Switches are on for `1`, `ON`, `YES` or `TRUE`, in any case. `Debug` never prints the token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HubSettings {
     pub(super) cache_dir: PathBuf,
     /// False without a home folder and without a variable for the cache.

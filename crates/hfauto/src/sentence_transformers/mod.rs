@@ -14,11 +14,13 @@ mod cross_encoder;
 mod embedding;
 mod pair_scorer;
 mod sentence_transformer;
+mod similarity;
 
 pub use cross_encoder::{CrossEncoder, CrossEncoderBuilder, PredictOptions};
 pub use embedding::{Embedding, prompt_tokens};
 pub use pair_scorer::{PairOptions, PairScorer};
 pub use sentence_transformer::{EmbedOptions, SentenceTransformer, SentenceTransformerBuilder};
+pub use similarity::{cos_sim, dot_score};
 
 use candle_core::Device;
 
