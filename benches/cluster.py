@@ -27,15 +27,16 @@ WORDS = "the of sea boat bread market harbour a in while captain waited morning 
 class Bench:
     """A folder with inputs and a pipeline, and the processes over it."""
 
-    def __init__(self, program, source, steps=None, more=""):
+    def __init__(self, program, source):
         self.program = str(pathlib.Path(program).resolve())
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="hfauto-bench-"))
         self.environment = dict(os.environ, HF_HUB_OFFLINE="1", NO_COLOR="1")
         self.services = []
-        steps = steps or "feature-extraction: {model: mini, input: text, output: embedding}"
         (self.folder / "job.yaml").write_text(
             f"version: 1\nmodels:\n  mini: {{repo: {REPOSITORY}/examples/models/mini-embedder}}\n"
-            f"source: {{path: {source}}}\nsteps:\n  - {steps}\nsink: {{path: out/}}\n{more}"
+            f"source: {{path: {source}}}\n"
+            "steps:\n  - feature-extraction: {model: mini, input: text, output: embedding}\n"
+            "sink: {path: out/}\n"
         )
 
     def __enter__(self):
@@ -77,14 +78,14 @@ class Bench:
     def executor(self, address, *args, cores=None):
         return self.service(["cluster", "executor", address, "--log-format", "json", *args], cores)[0]
 
-    def run(self, *args, cores=None, pipeline="job.yaml", environment=None):
+    def run(self, *args):
         """The report of a run into an empty output, the seconds that it took, and its greatest memory in bytes."""
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         report = self.folder / "report.json"
         begun = time.monotonic()
         process = subprocess.Popen(
-            self.command(["run", pipeline, "--progress", "none", "--report", str(report), *args], cores),
-            cwd=self.folder, env=environment or self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            self.command(["run", "job.yaml", "--progress", "none", "--report", str(report), *args]),
+            cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
         text = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
@@ -230,7 +231,7 @@ def units(program, _):
             bench.command(["run", "job.yaml", "--progress", "none", "--cluster", address]), cwd=bench.folder,
             env=bench.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
-        begun = time.monotonic()
+        begun, memory = time.monotonic(), 0
         while client.poll() is None and time.monotonic() - begun < seconds:
             time.sleep(1)
             memory = peak(client) if client.poll() is None else memory

@@ -355,7 +355,7 @@ impl Patience {
     }
 }
 
-/// What follows from the end of a failed job.
+/// Decides from the error of a failed job whether to submit the rest again.
 fn ended(text: &str) -> Result<Ended> {
     let Some(error) = failure::decode(text) else {
         let message = format!("the cluster ended the job: {text}");

@@ -44,7 +44,7 @@ const JOB_INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) struct ExecutorOptions {
     /// The scheduler.
     pub(crate) address: Address,
-    /// What to show to the scheduler.
+    /// The credentials for calls to the scheduler.
     pub(crate) credentials: Credentials,
     /// Tasks at a time.
     pub(crate) slots: usize,

@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_millis(700);
 /// The rows that are done, and all rows if their number is known.
 type Rows = (u64, Option<u64>);
 
-/// What the work shares with the thread that waits for it.
+/// The state that a call's own thread shares with the thread that waits for it.
 #[derive(Clone)]
 pub(crate) struct Call {
     rows: Arc<OnceLock<Box<dyn Fn() -> Rows + Send + Sync>>>,
