@@ -64,12 +64,16 @@ pub fn name_options(sql: &str) -> Result<Cow<'_, str>> {
     if edits.is_empty() {
         return Ok(sql.into());
     }
-    // From the end, so that the places of the other edits stay.
-    edits.sort_by_key(|(range, _)| std::cmp::Reverse((range.start.line, range.start.column)));
-    let mut text = sql.to_owned();
+    edits.sort_by_key(|(range, _)| (range.start.line, range.start.column));
+    let (mut text, mut copied) = (String::with_capacity(sql.len()), 0);
+    let mut places = Places::of(sql);
     for (range, new) in edits {
-        text.replace_range(offset(sql, range.start)..offset(sql, range.end), &new);
+        let (start, end) = (places.byte(range.start), places.byte(range.end));
+        text += &sql[copied..start];
+        text += &new;
+        copied = end;
     }
+    text += &sql[copied..];
     Ok(text.into())
 }
 
@@ -176,20 +180,31 @@ fn literal(expr: &Expr) -> Option<Value> {
     }
 }
 
-/// The byte at a location, whose lines and columns count characters from 1.
-fn offset(text: &str, location: Location) -> usize {
-    let (mut line, mut column) = (1, 1);
-    for (offset, character) in text.char_indices() {
-        if (line, column) == (location.line, location.column) {
-            return offset;
-        }
-        if character == '\n' {
-            (line, column) = (line + 1, 1);
-        } else {
-            column += 1;
-        }
+/// Finds the bytes of locations in ascending order, in one pass over the text.
+struct Places<'a> {
+    text: &'a str,
+    byte: usize,
+    /// The location of the byte: lines and columns count characters from 1.
+    at: (u64, u64),
+}
+
+impl<'a> Places<'a> {
+    fn of(text: &'a str) -> Self {
+        Self { text, byte: 0, at: (1, 1) }
     }
-    text.len()
+
+    /// The byte at a location that is not before the last one.
+    fn byte(&mut self, location: Location) -> usize {
+        for character in self.text[self.byte..].chars() {
+            if self.at >= (location.line, location.column) {
+                break;
+            }
+            self.byte += character.len_utf8();
+            let (line, column) = self.at;
+            self.at = if character == '\n' { (line + 1, 1) } else { (line, column + 1) };
+        }
+        self.byte
+    }
 }
 
 #[cfg(test)]
@@ -227,6 +242,16 @@ mod tests {
         ] {
             assert_eq!(name_options(sql).unwrap(), sql);
         }
+    }
+
+    /// A text of very many options takes seconds, not minutes.
+    #[test]
+    fn many_calls_are_rewritten_in_one_pass() {
+        let call = "embed(t, 'ä', normalize => true, max_length => 7)";
+        let sql = format!("SELECT {}", vec![call; 20_000].join(",\n"));
+        let expected = r#"embed(t, 'ä', options => '{"normalize":true,"max_length":7}')"#;
+        let expected = format!("SELECT {}", vec![expected; 20_000].join(",\n"));
+        assert!(name_options(&sql).unwrap() == expected);
     }
 
     #[test]
