@@ -1,5 +1,5 @@
-"""Embedders and decoders of today beside sentence-transformers, OpenVINO, CTranslate2 and transformers: checkpoints of
-real shapes with random weights, alternating rounds, each peer as its own program. See run.sh."""
+"""Embedders, decoders and translators of today beside sentence-transformers, OpenVINO, CTranslate2 and transformers:
+checkpoints of real shapes with random weights, alternating rounds, each peer as its own program. See run.sh."""
 
 import argparse
 import json
@@ -26,6 +26,9 @@ EMBEDDERS = {
                                                num_key_value_heads=1, head_dim=256, sliding_window=512, use_bidirectional_attention=True), "mean"),
     "modernbert-base": ("ModernBertModel", "ModernBertConfig", {}, "mean"),
     "nomic-embed-text": ("NomicBertModel", "NomicBertConfig", {}, "mean"),
+    "deberta-v3-base": ("DebertaV2Model", "DebertaV2Config", dict(vocab_size=128100, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+                                            num_attention_heads=12, relative_attention=True, position_buckets=256, norm_rel_ebd="layer_norm", share_att_key=True,
+                                            pos_att_type=["p2c", "c2p"], position_biased_input=False, type_vocab_size=0, layer_norm_eps=1e-7), "mean"),
 }
 DECODERS = {
     "gpt2-124m": ("GPT2LMHeadModel", "GPT2Config", {}),
@@ -34,20 +37,33 @@ DECODERS = {
     "qwen2.5-0.5b": ("Qwen2ForCausalLM", "Qwen2Config", dict(vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
                                                        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True)),
 }
+# No end is forced: every row has the same number of tokens. `normalize_before` is what CTranslate2 asks for.
+TRANSLATORS = {
+    "opus-mt": ("MarianMTModel", "MarianConfig", dict(vocab_size=58101, d_model=512, encoder_layers=6, decoder_layers=6, encoder_attention_heads=8, decoder_attention_heads=8,
+                                        encoder_ffn_dim=2048, decoder_ffn_dim=2048, activation_function="swish", max_position_embeddings=512, scale_embedding=True), 200),
+    "nllb-600m, a third of the layers": ("M2M100ForConditionalGeneration", "M2M100Config", dict(
+        vocab_size=256206, d_model=1024, encoder_layers=4, decoder_layers=4, encoder_ffn_dim=4096, decoder_ffn_dim=4096, activation_function="relu", scale_embedding=True), 64),
+    "bart-large-cnn": ("BartForConditionalGeneration", "BartConfig", dict(vocab_size=50265, normalize_before=False), 64),
+}
 NEW_TOKENS = 64
+TRANSLATED_TOKENS = 32
 
 
 # ------------------------------------------------------------------------------ inputs
-def tokenizer(folder, size, padding_side="right"):
-    """Byte-level, one token per character: the number of tokens of a row is known."""
+def tokenizer(folder, size, padding_side="right", pad_id=None):
+    """Byte-level, one token per character: the number of tokens of a row is known. Pads with the end, or with a token of this id."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {word: i for i, word in enumerate([*letters, *(f"Ġ{i}" for i in range(size - len(letters) - 1)), END])}
+    pad, extra = (END, 1) if pad_id is None else ("<pad>", 2)
+    words = [*letters, *(f"Ġ{i}" for i in range(size - len(letters) - extra)), END]
+    if pad != END:
+        words.insert(pad_id, pad)
+    vocab = {word: i for i, word in enumerate(words)}
     made = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=made, bos_token=END, eos_token=END, unk_token=END, pad_token=END, padding_side=padding_side,
+    PreTrainedTokenizerFast(tokenizer_object=made, bos_token=END, eos_token=END, unk_token=END, pad_token=pad, padding_side=padding_side,
                             model_max_length=512, model_input_names=["input_ids", "attention_mask"]).save_pretrained(folder)
 
 
@@ -84,6 +100,26 @@ def decoder(name, cache):
         model = getattr(transformers, architecture)(getattr(transformers, config)(**settings))
         model.save_pretrained(folder)
         tokenizer(folder, model.config.vocab_size, "left")
+    return folder
+
+
+def translator(name, cache):
+    folder = cache / name.split(",")[0]
+    if not (folder / "tokenizer.json").is_file():
+        import torch
+        import transformers
+
+        architecture, config, settings, _ = TRANSLATORS[name]
+        # Marian starts with the pad, its last token; the others have it among the first, for positions.
+        end, pad = (58099, 58100) if name == "opus-mt" else (settings["vocab_size"] - 1, 1)
+        ids = dict(eos_token_id=end, bos_token_id=end, pad_token_id=pad, decoder_start_token_id=pad if name == "opus-mt" else end, forced_eos_token_id=None)
+        torch.manual_seed(0)
+        model = getattr(transformers, architecture)(getattr(transformers, config)(**settings, **ids, init_std=settings.get("d_model", 1024) ** -0.5))
+        decoder = model.get_decoder()
+        # With either sign in the last norm, a tied head does not repeat the token it reads.
+        torch.nn.init.normal_(getattr(decoder, "layer_norm", decoder.layers[-1].final_layer_norm).weight)
+        model.save_pretrained(folder)
+        tokenizer(folder, model.config.vocab_size, pad_id=pad)
     return folder
 
 
@@ -175,13 +211,55 @@ def ctranslate2(args, rows):
     return generate
 
 
+def ctranslate2_translator(args, rows):
+    """A request per core."""
+    import ctranslate2 as ct2
+    from transformers import AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(args.model)
+    folder = Path(args.model) / "ctranslate2"
+    if not folder.is_dir():
+        ct2.converters.TransformersConverter(str(args.model)).convert(str(folder))
+    compute = {"f32": "float32", "int8": "int8"}[args.dtype]
+    translate = ct2.Translator(str(folder), device="cpu", compute_type=compute, inter_threads=len(os.sched_getaffinity(0)), intra_threads=1).translate_batch
+
+    def generate(rows):
+        sources = [tokens.convert_ids_to_tokens(tokens(row)["input_ids"]) for row in rows]
+        made = translate(sources, max_batch_size=args.batch_size, beam_size=args.beams, max_decoding_length=args.new_tokens, min_decoding_length=args.new_tokens)
+        return np.array([tokens.decode(tokens.convert_tokens_to_ids(row.hypotheses[0]), skip_special_tokens=True) for row in made])
+
+    return generate
+
+
 def transformers(args, rows):
     from peer import transformers as generate
 
     return generate(args, rows)
 
 
-PEERS = {function.__name__: function for function in (sentence_transformers, openvino, ctranslate2, transformers)}
+def transformers_translator(args, rows):
+    """`generate` over batches of rows of similar length."""
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokens, model = AutoTokenizer.from_pretrained(args.model), AutoModelForSeq2SeqLM.from_pretrained(args.model)
+    limits = {"max_new_tokens": args.new_tokens, "min_new_tokens": args.new_tokens, "do_sample": False, "num_beams": args.beams}
+
+    def generate(rows):
+        order, made = sorted(range(len(rows)), key=lambda row: -len(rows[row])), {}
+        for start in range(0, len(order), args.batch_size):
+            batch = order[start : start + args.batch_size]
+            inputs = tokens([rows[row] for row in batch], return_tensors="pt", padding=True)
+            with torch.inference_mode():
+                ids = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], **limits)
+            made |= zip(batch, tokens.batch_decode(ids, skip_special_tokens=True))
+        return np.array([made[row] for row in range(len(rows))])
+
+    return generate
+
+
+PEERS = {function.__name__: function for function in
+         (sentence_transformers, openvino, ctranslate2, ctranslate2_translator, transformers, transformers_translator)}
 
 
 def as_peer(args):
@@ -196,10 +274,10 @@ def as_peer(args):
 
 
 # ------------------------------------------------------------------------------ rounds
-def peer(name, work, dtype="f32", batch_size=32):
+def peer(name, work, dtype="f32", batch_size=32, new_tokens=NEW_TOKENS, beams=1):
     out = work["dir"] / f"{name}-{dtype}.npy"
     command = [sys.executable, __file__, "--peer", name, "--model", str(work["model"]), "--rows", str(work["rows"]), "--out", str(out),
-               "--dtype", dtype, "--batch-size", str(batch_size), "--new-tokens", str(NEW_TOKENS)]
+               "--dtype", dtype, "--batch-size", str(batch_size), "--new-tokens", str(new_tokens), "--beams", str(beams)]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(result.stdout.splitlines()[-1])["seconds"], np.load(out)
 
@@ -259,11 +337,37 @@ def generate(name, args):
         ("hfauto-pipe", lambda dtype=dtype: ours(dtype)), ("CTranslate2", lambda dtype=dtype: peer("ctranslate2", work, dtype)))}
     if "f32" in args.dtypes:
         runs["transformers f32"] = lambda: peer("transformers", work)
+    generated(f"{name}, decoding: {len(rows)} prompts of 48 tokens, {NEW_TOKENS} new ones, greedy", len(rows) * NEW_TOKENS, runs, args)
+
+
+def translate(name, beams, args):
+    rows = texts(TRANSLATORS[name][3], 32)
+    work = work_of(args.cache / "work" / name.split(",")[0] / f"{beams}", translator(name, args.cache), rows)
+    limits = {"max_new_tokens": TRANSLATED_TOKENS, "min_new_tokens": TRANSLATED_TOKENS, "do_sample": False, "num_beams": beams}
+    step = {"text2text-generation": {"model": "m", "input": "text", "output": "e", **limits}}
+
+    def ours(dtype):
+        seconds, column, _ = run(f"ours-{dtype}", work, args.program, dtype, step)
+        return seconds, np.array([row["text"] for row in column.to_pylist()])
+
+    def theirs(which, dtype):
+        return peer(which, work, dtype, new_tokens=TRANSLATED_TOKENS, beams=beams)
+
+    runs = {f"{kind} {dtype}": call for dtype in args.dtypes for kind, call in (
+        ("hfauto-pipe", lambda dtype=dtype: ours(dtype)), ("CTranslate2", lambda dtype=dtype: theirs("ctranslate2_translator", dtype)))}
+    if "f32" in args.dtypes:
+        runs["transformers f32"] = lambda: theirs("transformers_translator", "f32")
+    lengths = f"{min(map(len, rows))} to {max(map(len, rows))}"
+    generated(f"{name}: {len(rows)} rows of {lengths} tokens, {TRANSLATED_TOKENS} new ones, {beams} beam{'s' * (beams > 1)}", len(rows) * TRANSLATED_TOKENS, runs, args)
+
+
+def generated(title, tokens, runs, args):
+    """Runs the rounds, and prints them as a table of tokens per second, and as ratios."""
     seconds, results = rounds(args, runs)
-    print(f"\n## {name}, decoding: {len(rows)} prompts of 48 tokens, {NEW_TOKENS} new ones, greedy\n\n| | tokens/s | the same text as transformers |\n|---|---|---|")
+    print(f"\n## {title}\n\n| | tokens/s | the same text as transformers |\n|---|---|---|")
     for kind, times in seconds.items():
         same = f"{np.mean(results[kind] == results['transformers f32']):.0%}" if "transformers f32" in results else ""
-        print(f"| {kind} | {len(rows) * NEW_TOKENS / statistics.median(times):.0f} | {same} |")
+        print(f"| {kind} | {tokens / statistics.median(times):.0f} | {same} |")
     print()
     for dtype in args.dtypes:
         for other in [f"CTranslate2 {dtype}", *(["transformers f32"] if dtype == "f32" else [])]:
@@ -276,7 +380,7 @@ def main():
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--program")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help=f"of {', '.join([*EMBEDDERS, *DECODERS])}")
+    parser.add_argument("--only", nargs="*", help=f"of {', '.join([*EMBEDDERS, *DECODERS, *TRANSLATORS])}")
     parser.add_argument("--bf16", action="store_true", help="also in bf16, where the processor has instructions for it")
     parser.add_argument("--dtypes", nargs="*", default=["f32", "int8"], help="of decoding")
     # As a peer.
@@ -287,6 +391,7 @@ def main():
     parser.add_argument("--dtype", default="f32")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
+    parser.add_argument("--beams", type=int, default=1)
     args = parser.parse_args()
     if args.peer:
         return as_peer(args)
@@ -300,6 +405,10 @@ def main():
     for name in DECODERS:
         if not args.only or name in args.only:
             generate(name, args)
+    for name in TRANSLATORS:
+        if not args.only or name in args.only:
+            for beams in (1, 4):
+                translate(name, beams, args)
 
 
 if __name__ == "__main__":

@@ -228,7 +228,9 @@ impl Gather {
         let encoded = || rows.iter().flatten().flatten();
         let lengths = encoded().map(EncodedRow::tokens);
         let truncated = encoded().filter(|row| row.truncated).count() as u64;
-        self.step.metrics().tokenized(rows.len() as u64, lengths, truncated, start.elapsed());
+        let split = encoded().filter(|row| row.split).count() as u64;
+        let elapsed = start.elapsed();
+        self.step.metrics().tokenized(rows.len() as u64, lengths, truncated, split, elapsed);
         Ok(rows)
     }
 

@@ -37,6 +37,7 @@ pub struct StepMetrics {
     null_rows: AtomicU64,
     computed_rows: AtomicU64,
     truncated_rows: AtomicU64,
+    split_rows: AtomicU64,
     tokenized_rows: AtomicU64,
     tokens: AtomicU64,
     /// Tokens of all batches, cached ones included.
@@ -65,6 +66,7 @@ impl StepMetrics {
         rows: u64,
         lengths: impl Iterator<Item = usize>,
         truncated: u64,
+        split: u64,
         elapsed: Duration,
     ) {
         let (mut tokens, mut longest) = (0, 0);
@@ -81,6 +83,7 @@ impl StepMetrics {
         self.tokenized_rows.fetch_add(rows, Ordering::Relaxed);
         self.tokens.fetch_add(tokens, Ordering::Relaxed);
         self.truncated_rows.fetch_add(truncated, Ordering::Relaxed);
+        self.split_rows.fetch_add(split, Ordering::Relaxed);
         self.tokenize_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
     }
 
@@ -165,6 +168,7 @@ impl StepMetrics {
             null_rows: read(&self.null_rows),
             computed_rows: read(&self.computed_rows),
             truncated_rows: read(&self.truncated_rows),
+            split_rows: read(&self.split_rows),
             tokenized_rows: read(&self.tokenized_rows),
             tokens: read(&self.tokens),
             computed_tokens: computed(&self.batch_tokens),
@@ -188,6 +192,7 @@ pub(crate) fn describe(counts: StepCounts, metrics: &mut MetricsSet) {
     for (name, value) in [
         ("computed_rows", counts.computed_rows),
         ("truncated_rows", counts.truncated_rows),
+        ("split_rows", counts.split_rows),
         ("failed_rows", counts.failed_rows),
         ("tokens", counts.tokens),
         ("computed_tokens", counts.computed_tokens),
@@ -225,7 +230,7 @@ mod tests {
     #[test]
     fn rows_are_counted_by_their_tokens() {
         let metrics = StepMetrics::default();
-        metrics.tokenized(6, [1, 4, 5, 8, 20_000].into_iter(), 0, Duration::ZERO);
+        metrics.tokenized(6, [1, 4, 5, 8, 20_000].into_iter(), 0, 0, Duration::ZERO);
         let lengths = metrics.token_lengths();
         assert_eq!((&lengths.counts[..3], lengths.counts.last()), (&[2, 2, 0][..], Some(&1)));
         assert_eq!((lengths.counts.iter().sum::<u64>(), lengths.sum), (5, 20_018));

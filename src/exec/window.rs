@@ -288,8 +288,8 @@ mod tests {
                 let sequences = sequences.iter().map(|ids| Sequence::new(ids.to_vec(), Vec::new()));
                 Ok(Some(EncodedRow {
                     sequences: sequences.collect(),
-                    truncated: false,
                     note: Some(Box::new(rows.len() as i32)),
+                    ..EncodedRow::default()
                 }))
             };
             rows.iter().map(|sequences| row(sequences)).collect::<Vec<_>>()

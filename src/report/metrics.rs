@@ -207,11 +207,12 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
     if steps.is_empty() {
         return;
     }
-    let counters: [(&str, &str, Counter); 10] = [
+    let counters: [(&str, &str, Counter); 11] = [
         ("rows", "Rows that the step has emitted.", |step| step.counts.rows),
         ("null_rows", "Rows that were null.", |step| step.counts.null_rows),
         ("computed_rows", "Rows that went through the model.", |step| step.counts.computed_rows),
         ("truncated_rows", "Rows that were truncated.", |step| step.counts.truncated_rows),
+        ("split_rows", "Rows that were split into parts.", |step| step.counts.split_rows),
         ("failed_rows", "Rows that failed and were kept.", |step| step.counts.failed_rows),
         ("tokens", "Tokens of all rows.", |step| step.counts.tokens),
         ("computed_tokens", "Tokens that went through the model.", |step| {

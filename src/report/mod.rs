@@ -336,6 +336,8 @@ pub struct StepCounts {
     pub computed_rows: u64,
     /// Rows that were truncated to the model's maximum length.
     pub truncated_rows: u64,
+    /// Rows whose text was longer than the model reads and was split into parts.
+    pub split_rows: u64,
     /// Tokenized rows; more than `rows` while some are in progress.
     pub tokenized_rows: u64,
     /// Tokens of all rows.

@@ -137,6 +137,10 @@ impl StepReport {
             count(counts.truncated_rows),
             count(self.rows_per_second as u64),
         )?;
+        if counts.split_rows > 0 {
+            let split = counted(counts.split_rows, "row");
+            writeln!(f, "    split    {split} longer than the model reads, into parts")?;
+        }
         writeln!(
             f,
             "    tokens   {} computed in {}, {} tokens/s",

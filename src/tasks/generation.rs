@@ -2,12 +2,19 @@
 //! (`crate::generation`), the settings that the library's own calls share ([`hfauto::pipelines`]), prompts
 //! (`text_generation`, `text2text_generation`).
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Builder, StringBuilder, StructArray};
+use arrow::array::{
+    ArrayRef, AsArray, Int32Array, Int32Builder, StringArray, StringBuilder, StructArray,
+};
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
-use hfauto::pipelines::{Prompt, TextGenerator, TextOf, generation_settings, task_specific_params};
+use hfauto::pipelines::{
+    GeneratedText, Prompt, TextGenerator, TextOf, generation_settings, task_specific_params,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -16,8 +23,8 @@ use super::models::ResolvedModel;
 use super::{Sequence, WeightSize};
 use crate::auto::ModelWithHead;
 use crate::document::{Cursor, Diagnostic, Diagnostics, StringOrList, TokenIds};
-use crate::error::Result;
-use crate::generation::{EarlyStopping, GenerationConfig, PrefixCache};
+use crate::error::{Error, ErrorKind, Result};
+use crate::generation::{EarlyStopping, FinishReason, GenerationConfig, PrefixCache};
 
 /// The options common to the tasks that generate, named as in transformers.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -149,7 +156,15 @@ pub(super) fn settings(
     let none = Map::new();
     let pipeline = pipeline.as_object().unwrap_or(&none);
     let given = given(options);
-    Ok(generation_settings(snapshot, model.config(), pipeline, task_params, &given)?)
+    let config = generation_settings(snapshot, model.config(), pipeline, task_params, &given)?;
+    if config.num_return_sequences > 1 {
+        let sequences = config.num_return_sequences;
+        let message =
+            format!("`num_return_sequences: {sequences}`, but the column has one text per row");
+        return Err(Error::new(ErrorKind::Unsupported, message)
+            .hint("the setting is in the model's generation_config.json: set it to 1 in a copy"));
+    }
+    Ok(config)
 }
 
 /// The options that the step sets, named as in transformers.
@@ -182,6 +197,10 @@ pub(super) fn shown(config: &GenerationConfig) -> Value {
         "early_stopping": format!("{:?}", config.early_stopping),
         "repetition_penalty": config.repetition_penalty,
         "no_repeat_ngram_size": config.no_repeat_ngram_size,
+        "encoder_no_repeat_ngram_size": config.encoder_no_repeat_ngram_size,
+        "encoder_repetition_penalty": config.encoder_repetition_penalty,
+        "exponential_decay_length_penalty": config.exponential_decay_length_penalty,
+        "renormalize_logits": config.renormalize_logits,
         "eos_token_id": config.eos_token_id,
         "forced_bos_token_id": config.forced_bos_token_id,
         "forced_eos_token_id": config.forced_eos_token_id,
@@ -217,37 +236,167 @@ impl Generator {
             .iter()
             .map(|s| Prompt { input_ids: &s.input_ids, in_reasoning: s.start > 0 })
             .collect();
+        column(&self.generate(&prompts, &self.config, max_batch_tokens)?)
+    }
+
+    /// As [`Generator::forward`], where `start` of a sequence above 0 is one more than the token that its text begins with:
+    /// the sequences with one such token are computed together.
+    ///
+    /// # Errors
+    /// As [`Generator::forward`].
+    pub(super) fn forward_by_language(
+        &self,
+        sequences: &[&Sequence],
+        max_batch_tokens: usize,
+    ) -> Result<ArrayRef> {
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (place, sequence) in sequences.iter().enumerate() {
+            groups.entry(sequence.start).or_default().push(place);
+        }
+        let mut results: Vec<Option<GeneratedText>> = sequences.iter().map(|_| None).collect();
+        for (start, places) in groups {
+            let mut config = self.config.clone();
+            if let Some(id) = start.checked_sub(1) {
+                config.forced_bos_token_id = u32::try_from(id).ok();
+            }
+            let prompts: Vec<Prompt<'_>> = places
+                .iter()
+                .map(|place| Prompt {
+                    input_ids: &sequences[*place].input_ids,
+                    in_reasoning: false,
+                })
+                .collect();
+            let texts = self.generate(&prompts, &config, max_batch_tokens)?;
+            for (place, text) in places.into_iter().zip(texts) {
+                results[place] = Some(text);
+            }
+        }
+        let missing = || Error::new(ErrorKind::Internal, "a sequence was not generated");
+        let results = results.into_iter().map(|text| text.ok_or_else(missing));
+        column(&results.collect::<Result<Vec<_>>>()?)
+    }
+
+    fn generate(
+        &self,
+        prompts: &[Prompt<'_>],
+        config: &GenerationConfig,
+        max_batch_tokens: usize,
+    ) -> Result<Vec<GeneratedText>> {
         let generator = TextGenerator {
             model: &self.model,
             tokenizer: self.resolved.tokenizer(),
-            config: &self.config,
+            config,
             text_of: self.text_of,
             include_reasoning: self.include_reasoning,
             prefixes: &self.prefixes,
         };
-        let results = generator.generate(&prompts, max_batch_tokens)?;
-
-        let (mut texts, mut reasons) = (StringBuilder::new(), StringBuilder::new());
-        let (mut prompt_tokens, mut tokens) = (Int32Builder::new(), Int32Builder::new());
-        for result in &results {
-            texts.append_value(&result.text);
-            reasons.append_value(result.finish_reason.name());
-            prompt_tokens.append_value(result.prompt_tokens as i32);
-            tokens.append_value(result.token_ids.len() as i32);
-        }
-        let arrays: Vec<ArrayRef> = vec![
-            Arc::new(texts.finish()),
-            Arc::new(reasons.finish()),
-            Arc::new(prompt_tokens.finish()),
-            Arc::new(tokens.finish()),
-        ];
-        Ok(Arc::new(StructArray::new(fields(), arrays, None)))
+        Ok(generator.generate(prompts, max_batch_tokens)?)
     }
 
     /// The size of the loaded weights.
     pub(super) fn weights(&self) -> WeightSize {
         let report = self.model.report();
         WeightSize { parameters: report.parameters as usize, bytes: report.bytes as usize }
+    }
+}
+
+/// The structs of the column.
+fn column(results: &[GeneratedText]) -> Result<ArrayRef> {
+    let mut rows = GeneratedRows::default();
+    for result in results {
+        let tokens = [result.prompt_tokens as i32, result.token_ids.len() as i32];
+        rows.push(&result.text, result.finish_reason.name(), tokens);
+    }
+    Ok(rows.finish())
+}
+
+/// Builds the structs of the column.
+#[derive(Default)]
+struct GeneratedRows {
+    texts: StringBuilder,
+    reasons: StringBuilder,
+    prompt_tokens: Int32Builder,
+    generated_tokens: Int32Builder,
+    valid: Vec<bool>,
+}
+
+impl GeneratedRows {
+    fn push(&mut self, text: &str, reason: &str, [prompt_tokens, generated_tokens]: [i32; 2]) {
+        self.texts.append_value(text);
+        self.reasons.append_value(reason);
+        self.prompt_tokens.append_value(prompt_tokens);
+        self.generated_tokens.append_value(generated_tokens);
+        self.valid.push(true);
+    }
+
+    fn push_null(&mut self) {
+        self.push("", "", [0, 0]);
+        if let Some(last) = self.valid.last_mut() {
+            *last = false;
+        }
+    }
+
+    fn finish(mut self) -> ArrayRef {
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(self.texts.finish()),
+            Arc::new(self.reasons.finish()),
+            Arc::new(self.prompt_tokens.finish()),
+            Arc::new(self.generated_tokens.finish()),
+        ];
+        let nulls = self.valid.contains(&false).then(|| NullBuffer::from(self.valid));
+        Arc::new(StructArray::new(fields(), arrays, nulls))
+    }
+}
+
+/// Joins the generated texts of rows that consist of several sequences.
+pub(super) struct JoinedTexts<'a> {
+    texts: &'a StringArray,
+    reasons: &'a StringArray,
+    counts: [&'a Int32Array; 2],
+    rows: GeneratedRows,
+}
+
+impl<'a> JoinedTexts<'a> {
+    /// `values` are the structs of all sequences.
+    ///
+    /// # Errors
+    /// `Internal` for another type.
+    pub(super) fn new(values: &'a ArrayRef) -> Result<Self> {
+        let wrong = || Error::new(ErrorKind::Internal, "generated texts of another type");
+        let values = values.as_struct_opt().filter(|values| *values.fields() == fields());
+        let columns = values.ok_or_else(wrong)?.columns();
+        Ok(Self {
+            texts: columns[0].as_string(),
+            reasons: columns[1].as_string(),
+            counts: [columns[2].as_primitive(), columns[3].as_primitive()],
+            rows: GeneratedRows::default(),
+        })
+    }
+
+    /// Adds a row of these sequences; `None` for a null. `ends_line` tells after which of them a line ends; spaces join the
+    /// others.
+    pub(super) fn push(&mut self, sequences: Option<Range<usize>>, ends_line: &[bool]) {
+        let Some(sequences) = sequences else { return self.rows.push_null() };
+        let mut text = String::new();
+        for (part, sequence) in sequences.clone().enumerate() {
+            if let Some(before) = part.checked_sub(1) {
+                text.push(if ends_line.get(before) == Some(&true) { '\n' } else { ' ' });
+            }
+            text.push_str(self.texts.value(sequence));
+        }
+        // A row ends by its length if one of its parts does.
+        let length = FinishReason::Length.name();
+        let cut = sequences.clone().any(|sequence| self.reasons.value(sequence) == length);
+        let reason = if cut { length } else { FinishReason::Stop.name() };
+        let counts = self.counts.map(|counts| {
+            sequences.clone().fold(0i32, |sum, i| sum.saturating_add(counts.value(i)))
+        });
+        self.rows.push(&text, reason, counts);
+    }
+
+    /// The column.
+    pub(super) fn finish(self) -> ArrayRef {
+        self.rows.finish()
     }
 }
 

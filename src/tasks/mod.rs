@@ -65,7 +65,7 @@ pub use sparse_encoding::SparseEncoding;
 pub use spec::{DeviceSpec, Dtype, ImagesSpec, ModelSpec};
 pub use text_classification::{TextClassification, TextPair};
 pub use text_generation::{Messages, TextGeneration};
-pub use text2text_generation::Text2TextGeneration;
+pub use text2text_generation::{OnLong, Text2TextGeneration};
 pub use token_classification::TokenClassification;
 pub use token_count::TokenCount;
 pub use zero_shot_classification::ZeroShotClassification;
@@ -167,6 +167,8 @@ pub struct EncodedRow {
     pub sequences: Vec<Sequence>,
     /// Whether the row was truncated to the model's maximum.
     pub truncated: bool,
+    /// Whether the row's text was split into several sequences, because it is longer than the model reads.
+    pub split: bool,
     /// Further data for [`Task::finish`], such as the offsets of tokens.
     pub note: Option<Note>,
 }
@@ -176,7 +178,7 @@ pub type Note = Box<dyn Any + Send + Sync>;
 
 impl From<Sequence> for EncodedRow {
     fn from(sequence: Sequence) -> Self {
-        Self { sequences: vec![sequence], truncated: false, note: None }
+        Self { sequences: vec![sequence], ..Self::default() }
     }
 }
 

@@ -7,6 +7,7 @@ class and the inputs of a folder's name) and writes its golden.json and golden.s
 import json
 import os
 import re
+import sys
 
 import torch
 import transformers
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
 import tiny_tokenizers as tiny
-from tools import CASES, MAX_LENGTH, randomise, remove, save, versions, write_golden, write_tensors
+import tiny_tokenizers_seq2seq as tiny_seq2seq
+from tools import CASES, MAX_LENGTH, randomise, remove, save, skip, versions, write_golden, write_tensors
 
 FEW_TOKENS = 6       # attentions are kept for rows of at most this many tokens
 LM_MAX_LENGTH = 10   # logits over the vocabulary are large, so these rows are short
@@ -32,6 +34,8 @@ TEXT_HEADS = {       # folder: Auto class, inputs
 # The last matrix of a head, scaled up to spread its logits.
 LAST_WEIGHT = re.compile(r"(^|\.)(classifier|cls_classifier|distillation_classifier|out_proj|qa_outputs|score|seq_relationship)\.weight$")
 
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+                   "sentencepiece.bpe.model", "spiece.model", "source.spm", "target.spm", "target_vocab.json"}
 SPREAD = {"for-multiple-choice": 12, "for-next-sentence-prediction": 12, "for-sequence-classification": 6}
 
 
@@ -57,6 +61,14 @@ def t5_like(shape, **changes):
                 **{"decoder_start_token_id": 0, **changes})
 
 
+def bart_like(shape, **changes):
+    """The decoder has one layer more than the encoder, and a feed-forward network of its own size."""
+    hidden, layers, heads, intermediate = shape
+    return dict(d_model=hidden, encoder_layers=layers, encoder_attention_heads=heads,
+                encoder_ffn_dim=intermediate,
+                **{"decoder_layers": layers + 1, "decoder_attention_heads": heads, "decoder_ffn_dim": intermediate - 6, **POSITIONS, **changes})
+
+
 LATIN = {"en", "de", "fr"}
 POSITIONS, POSITIONS_FROM_2 = {"max_position_embeddings": MAX_LENGTH}, {"max_position_embeddings": MAX_LENGTH + 2}
 ROBERTA = {**POSITIONS_FROM_2, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
@@ -71,13 +83,24 @@ FAMILIES = {  # model_type: tokenizer of (max_length, size), configuration of (s
     "gpt2": (tiny.gpt2, gpt2_like, {"n_positions": MAX_LENGTH}),
     "t5": (tiny.t5, t5_like, {}),
     "mt5": (lambda n, size: tiny.t5(n, size, extra_ids=0), t5_like, {}),
+    "umt5": (lambda n, size: tiny.t5(n, size, extra_ids=0), t5_like, {}),
+    "bart": (tiny_seq2seq.bart, bart_like, {}),
+    "mbart": (tiny_seq2seq.mbart, bart_like, {"scale_embedding": True}),
+    "pegasus": (tiny_seq2seq.pegasus, bart_like, {"scale_embedding": True, "activation_function": "relu"}),
+    "marian": (tiny_seq2seq.marian, bart_like, {"scale_embedding": True, "activation_function": "swish"}),
+    "m2m_100": (tiny_seq2seq.m2m_100, bart_like, {}),
 }
+T5_LIKE = ("t5", "mt5", "umt5")
+LIBRARY_5 = ("umt5", "bart", "mbart", "pegasus", "marian", "m2m_100")     # model types whose cells are made with transformers 5
+SEQ2SEQ = ("t5", "mt5", *LIBRARY_5)
 
 
 # ---------------------------------------------------------------------------------- texts
 LONG = "The little inn by the harbour was quiet, bright and very clean, and the bread was still warm. " * 2
-SPECIAL = {"bert": ("[MASK]", "[SEP]"), "distilbert": ("[MASK]", "[SEP]"), "gpt2": ("<|endoftext|>", "<|endoftext|>"),
-           "t5": ("<extra_id_0>", "</s>"), "mt5": ("<extra_id_0>", "</s>")}
+SPECIAL = {**{name: ("[MASK]", "[SEP]") for name in ("bert", "distilbert", "electra", "albert", "deberta", "deberta-v2")},
+           "gpt2": ("<|endoftext|>", "<|endoftext|>"),
+           **{model_type: ("<extra_id_0>", "</s>") for model_type in T5_LIKE},
+           "marian": (">>fra<<", "</s>"), "m2m_100": ("__fr__", "</s>"), "pegasus": ("<mask_2>", "</s>")}
 TARGETS = ["", "Bread", 'La «chambre»\nétait 🙂', "The film is slow at first, and then you cannot look away. Look!", None]
 
 
@@ -127,9 +150,10 @@ def first(y, *names):
     out = {}
     for name in names:
         value = getattr(y, name, None)
-        if isinstance(value, tuple):
-            out[name] = torch.stack([v[0] for v in value])
-        elif value is not None:
+        if isinstance(value, tuple) and value:
+            if len({v.shape for v in value}) == 1:      # the last hidden state may have another size (OPT)
+                out[name] = torch.stack([v[0] for v in value])
+        elif isinstance(value, torch.Tensor):
             out[name] = value[0]
     return out
 
@@ -154,7 +178,8 @@ def collect(out, model, call, i, few, shown, suffix=""):
     if shown:
         kept |= first(y, "hidden_states", "encoder_hidden_states", "decoder_hidden_states", "encoder_last_hidden_state")
         if "last_hidden_state" not in kept:
-            kept["last_hidden_state"] = y.decoder_hidden_states[-1][0] if base is None else base[0][0]
+            states = y.get("decoder_hidden_states") or y.get("hidden_states")
+            kept["last_hidden_state"] = states[-1][0] if base is None else base[0][0]
     if few:
         kept |= first(y, "attentions", "encoder_attentions", "decoder_attentions", "cross_attentions")
     if suffix:
@@ -163,10 +188,10 @@ def collect(out, model, call, i, few, shown, suffix=""):
     return y
 
 
-def load(folder, auto_class, **options):
+def load(folder, auto_class, attention="eager", **options):
     """The model from `from_pretrained`, with every weight from the files."""
     model, info = getattr(transformers, auto_class).from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **options)
+        folder, dtype=torch.float32, attn_implementation=attention, output_loading_info=True, **options)
     assert not info["missing_keys"] and not info["mismatched_keys"], (folder, info)
     return model.eval()
 
@@ -219,7 +244,11 @@ def text_golden(folder, model_type, auto_class, kind, notes, load_options=None, 
 def decoder_input(model, tokenizer, encoded, target, max_length):
     """The target's tokens shifted right, or the input's if there is no target."""
     labels = encoded["input_ids"] if target is None else tokenizer(target, truncation=True, max_length=max_length)["input_ids"]
-    return model._shift_right(torch.tensor([labels]))
+    if hasattr(model, "_shift_right"):
+        return model._shift_right(torch.tensor([labels]))
+    shift, config = sys.modules[type(model).__module__].shift_tokens_right, model.config
+    start = () if config.model_type == "mbart" else (config.decoder_start_token_id,)
+    return shift(torch.tensor([labels]), config.pad_token_id, *start)
 
 
 def choose(out, model, tokenizer, choices, i, shown):
@@ -275,11 +304,11 @@ def compact(folder):
 
 
 def text_cell(path, shape, vocab=200, *, notes="", labels=None, extra_rows=0, without=(), dtype=None, prepare=None, edit=None,
-              kind=None, spread=None, save_options=None, load_options=None, refused=False, **changes):
+              kind=None, spread=None, save_options=None, load_options=None, refused=False, after=None, **changes):
     """Registers a cell. `path` is model_type/head[-variant]; `changes` go into the configuration.
 
     `vocab` is the tokenizer's size; `extra_rows` adds embedding rows beyond its tokens; `without`: files
-    removed; `prepare(tokenizer, config)` and `edit(folder)` change the saved files.
+    removed; `prepare(tokenizer, config)` and `edit(folder)` change the saved files; `after(folder)` adds to the golden.
     """
     model_type, folder_name = path.split("/")
     head = max((h for h in TEXT_HEADS if folder_name == h or folder_name.startswith(h + "-")), key=len)
@@ -287,12 +316,18 @@ def text_cell(path, shape, vocab=200, *, notes="", labels=None, extra_rows=0, wi
     name = f"heads/{path}"
 
     def build(folder):
+        if (model_type in LIBRARY_5) != (int(transformers.__version__.split(".")[0]) >= 5):
+            skip(f"{name} is made with transformers {'5.24' if model_type in LIBRARY_5 else '4.57'}")
         make_tokenizer, configure, common = FAMILIES[model_type]
         tokenizer = make_tokenizer(MAX_LENGTH, vocab)
         options = {**common, **changes}
         if labels is not None:
             options |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
         config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer) + extra_rows, **configure(shape, **options))
+        if model_type in LIBRARY_5 and model_type not in T5_LIKE:
+            config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+            if model_type == "marian":
+                config.decoder_start_token_id, config.forced_eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
         if model_type == "gpt2":
             config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
         if prepare:
@@ -304,7 +339,11 @@ def text_cell(path, shape, vocab=200, *, notes="", labels=None, extra_rows=0, wi
         remove(folder, *without)
         if edit:
             edit(folder)
-        row_kind = kind or ("seq2seq" if model_type in ("t5", "mt5") and head == "model" else default_kind)
+        row_kind = kind or ("seq2seq" if model_type in SEQ2SEQ and head == "model" else default_kind)
         text_golden(folder, model_type, auto_class, row_kind, notes, load_options=load_options, refused=refused)
+        if after:
+            after(folder)
+        if model_type in LIBRARY_5 and folder_name != "model":      # one tokenizer is enough
+            remove(folder, *(set(os.listdir(folder)) & TOKENIZER_FILES))
 
     CASES[name] = build

@@ -31,6 +31,8 @@ import cases_heads  # noqa: F401
 import cases_images  # noqa: F401
 import cases_models  # noqa: F401
 import cases_modern  # noqa: F401
+import cases_modern_decoders  # noqa: F401
+import cases_modern_encoders  # noqa: F401
 import cases_modern_tokenizers  # noqa: F401
 import cases_pictures  # noqa: F401
 import cases_prefixes  # noqa: F401
@@ -38,10 +40,13 @@ import cases_rerank  # noqa: F401
 import cases_rotary  # noqa: F401
 import cases_rows  # noqa: F401
 import cases_sentence  # noqa: F401
+import cases_seq2seq  # noqa: F401
+import cases_seq2seq_tokenizers  # noqa: F401
 import cases_tasks  # noqa: F401
 import cases_tasks_chat  # noqa: F401
 import cases_tasks_generation  # noqa: F401
 import cases_tasks_images  # noqa: F401
+import cases_tasks_seq2seq  # noqa: F401
 import cases_tasks_thinking  # noqa: F401
 import cases_tokenizers  # noqa: F401
 import cases_windows  # noqa: F401

@@ -21,7 +21,8 @@ from tools_tasks import nudge, short
 LIBRARY = "5.24.0"
 MASKED_LM_MAX_LENGTH = 16       # logits over the vocabulary are large
 ADDS_ONE = {"gemma", "gemma2", "gemma3_text"}       # RMSNorm multiplies with 1 + weight
-QUERIES_AND_KEYS = re.compile(r"[qk]_proj|qkv")
+QUERIES_AND_KEYS = re.compile(r"[qk]_proj|qkv|query|key|in_proj")
+LAST_NORM = re.compile(r"^(model|transformer|gpt_neox)\.(decoder\.)?(norm|ln_f|final_layernorm|final_layer_norm)\.weight$")
 OUTPUTS = re.compile(r"(o_proj|down_proj|Wo)\.weight$")
 NEW_TOKENS = 12
 ATTEMPTS = 12       # random weights that are tried until the outputs spread and their digits hold
@@ -41,7 +42,7 @@ def randomise(model, name, adds_one, embeddings):
             noise = torch.randn(p.shape, generator=rng)
             if key.endswith("bias"):
                 p.copy_(0.2 * noise)
-            elif key == "model.norm.weight" and lively:
+            elif LAST_NORM.search(key) and lively:
                 p.copy_(noise + (centre - 1))
             elif p.ndim == 1:
                 p.copy_(centre + 0.2 * noise)
@@ -49,15 +50,15 @@ def randomise(model, name, adds_one, embeddings):
                 p.copy_(embeddings * noise)
             else:
                 gain = 1.5 if QUERIES_AND_KEYS.search(key) else 0.6 if OUTPUTS.search(key) else 1.1
-                p.copy_(gain * p.shape[1] ** -0.5 * noise)
+                inputs = p.shape[1] * p.shape[2] if key.endswith("conv.weight") else p.shape[-1]      # experts are stacked
+                p.copy_(gain * inputs ** -0.5 * noise)
     return model.eval()
 
 
 # ------------------------------------------------------------------------------ goldens
 def golden(folder, model_type, auto_class, kind, notes, tokenizer, attention):
     value = {"auto_class": auto_class, "architectures": AutoConfig.from_pretrained(folder).architectures}
-    model = load(folder, auto_class)
-    model.set_attn_implementation(attention)
+    model = load(folder, auto_class, attention)
     max_length = MASKED_LM_MAX_LENGTH if auto_class == "AutoModelForMaskedLM" else MAX_LENGTH
     given, out, ids, types = inputs(kind, model_type, tokenizer), {}, [], []
 
@@ -89,8 +90,10 @@ def golden(folder, model_type, auto_class, kind, notes, tokenizer, attention):
 
 def exact(folder, auto_class, encoded, out, attention):
     """The same in f64, as far as the library does not convert to f32 itself: no number hangs on the order of a sum."""
-    model = load(folder, auto_class).double()
-    model.set_attn_implementation(attention)
+    model = load(folder, auto_class, attention)
+    if getattr(model.config, "num_experts_per_tok", None):
+        model.set_experts_implementation("eager")      # the others do not compute in f64
+    model = model.double()
     for i, row in enumerate(encoded):
         if isinstance(row, list) or not row["input_ids"]:
             continue
@@ -104,9 +107,9 @@ def exact(folder, auto_class, encoded, out, attention):
 
 
 # ----------------------------------------------------------------------------- generation
-def generated(folder, prompt, options, change):
+def generated(folder, prompt, options, change, attention="eager"):
     """What `generate` gives for one prompt, by a model of its own: see `golden`."""
-    model = change(load(folder, "AutoModelForCausalLM"))
+    model = change(load(folder, "AutoModelForCausalLM", attention))
     settings = {"max_new_tokens": NEW_TOKENS, "do_sample": False, **options}
     model.generation_config.eos_token_id = settings.pop("eos_token_id")
     ids = torch.tensor([prompt])
@@ -123,7 +126,7 @@ def prompts(vocab_size, seed):
     return [torch.randint(5, vocab_size, (length,), generator=rng).tolist() for length in (1, 4, 9, 15)]
 
 
-def generate(folder):
+def generate(folder, attention):
     """generate.json: greedy and with beams, each prompt alone; prompts are taken that are not next to a tie."""
     vocab_size = AutoConfig.from_pretrained(folder).vocab_size
     cases, seed = [], 0
@@ -131,8 +134,8 @@ def generate(folder):
     def steady(options):
         nonlocal seed
         for seed in range(seed, seed + 40):
-            found = [generated(folder, prompt, options, lambda model: model) for prompt in prompts(vocab_size, seed)]
-            other = [generated(folder, row["prompt"], options, nudge) for row in found]
+            found = [generated(folder, prompt, options, lambda model: model, attention) for prompt in prompts(vocab_size, seed)]
+            other = [generated(folder, row["prompt"], options, nudge, attention) for row in found]
             if [row["tokens"] for row in found] == [row["tokens"] for row in other]:
                 cases.append({**options, "rows": found})
                 return found
@@ -152,7 +155,11 @@ def generate(folder):
 # ---------------------------------------------------------------------------------- cells
 TOKENIZERS = {"llama": tiny.llama3, "mistral": tiny.llama2, "qwen2": tiny.qwen2, "qwen3": tiny.qwen2, "smollm3": tiny.smollm3,
               "phi3": tiny.llama2, "gemma": tiny.gemma, "gemma2": tiny.gemma, "gemma3_text": tiny.gemma, "modernbert": tiny.modernbert,
-              "nomic_bert": tiny.bert, "gte": tiny.xlm_roberta, "eurobert": tiny.eurobert}
+              "nomic_bert": tiny.bert, "gte": tiny.xlm_roberta, "eurobert": tiny.eurobert,
+              "deberta": tiny.deberta, "deberta-v2": tiny.deberta_v2, "electra": tiny.bert, "albert": tiny.albert,
+              "xlm-roberta-xl": tiny.xlm_roberta, "phi": tiny.gpt2, "gptj": tiny.gpt2, "gpt_neo": tiny.gpt2, "starcoder2": tiny.gpt2,
+              "gpt_neox": tiny.gpt_neox, "opt": tiny.opt, "olmo2": tiny.smollm3, "granite": tiny.smollm3, "stablelm": tiny.smollm3,
+              "falcon": tiny.smollm3, "bloom": tiny.smollm3, "mixtral": tiny.llama2, "qwen3_moe": tiny.qwen2}
 
 
 def token_ids(tokenizer, model_type):
@@ -199,7 +206,7 @@ def modern_cell(path, shape, *, notes="", labels=None, kind=None, config_json=No
             try:
                 golden(folder, model_type, auto_class, kind or default_kind, notes, tokenizer, attention)
                 if auto_class == "AutoModelForCausalLM":
-                    generate(folder)
+                    generate(folder, attention)
                 break
             except AssertionError:
                 if attempt + 1 == ATTEMPTS:

@@ -80,7 +80,7 @@ def gpt2(max_length=None, size=300):
     return byte_level(GPT2TokenizerFast, [], "<|endoftext|>", size, max_length)
 
 
-def byte_level(cls, first, last, size, max_length):
+def byte_level(cls, first, last, size, max_length, from_folder=False):
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tok.train_from_iterator(corpus(), trainers.BpeTrainer(
@@ -92,6 +92,8 @@ def byte_level(cls, first, last, size, max_length):
         words[last] = len(words)
         with open(vocab, "w", encoding="utf-8") as f:
             json.dump(words, f, ensure_ascii=False)
+        if from_folder:
+            return cls.from_pretrained(folder, **limit(max_length))
         return cls(vocab_file=vocab, merges_file=merges, **limit(max_length))
 
 

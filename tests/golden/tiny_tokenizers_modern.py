@@ -5,8 +5,8 @@ import tempfile
 import sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
-from transformers import (BertTokenizer, GemmaTokenizer, LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer,
-                          XLMRobertaTokenizer)
+from transformers import (AlbertTokenizer, BertTokenizer, DebertaTokenizer, DebertaV2Tokenizer, GemmaTokenizer, GPT2Tokenizer, GPTNeoXTokenizer,
+                          LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, XLMRobertaTokenizer)
 
 import tiny_tokenizers as tiny
 from texts import corpus
@@ -100,10 +100,49 @@ def bert(max_length):
     return BertTokenizer(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True, **tiny.limit(max_length))
 
 
-def xlm_roberta(max_length):
-    """Unigram; the pieces of sentencepiece with special tokens in the order of fairseq."""
+def pieces():
+    """The pieces of a small unigram model with their scores, without its special ones."""
     with tempfile.TemporaryDirectory() as folder:
         model = sentencepiece.SentencePieceProcessor(model_file=tiny.sentencepiece_model(folder, "identity", 190, LANGUAGES))
-    pieces = [(model.id_to_piece(i), model.get_score(i)) for i in range(3, len(model))]
-    vocab = [*((word, 0.0) for word in ("<s>", "<pad>", "</s>", "<unk>")), *pieces, ("<mask>", 0.0)]
+    return [(model.id_to_piece(i), model.get_score(i)) for i in range(3, len(model))]
+
+
+def xlm_roberta(max_length):
+    """Unigram; the pieces of sentencepiece with special tokens in the order of fairseq."""
+    vocab = [*((word, 0.0) for word in ("<s>", "<pad>", "</s>", "<unk>")), *pieces(), ("<mask>", 0.0)]
     return XLMRobertaTokenizer(vocab=vocab, **tiny.limit(max_length))
+
+
+def deberta_v2(max_length):
+    """Unigram, as DeBERTa v3: [MASK] comes last."""
+    vocab = [*((word, 0.0) for word in ("[PAD]", "[CLS]", "[SEP]", "[UNK]")), *pieces(), ("[MASK]", 0.0)]
+    return DebertaV2Tokenizer(vocab=vocab, unk_id=3, **tiny.limit(max_length))
+
+
+def albert(max_length):
+    """Unigram without case and accents."""
+    vocab = [*((word, 0.0) for word in ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")), *pieces()]
+    return AlbertTokenizer(vocab=vocab, **tiny.limit(max_length))
+
+
+def deberta(max_length):
+    """As DeBERTa v1: GPT-2's vocabulary with BERT's special tokens."""
+    vocab, merges, limit = byte_level(max_length, first=["[CLS]", "[PAD]", "[SEP]", "[UNK]"], last=["[MASK]"])
+    return DebertaTokenizer(vocab=vocab, merges=merges, **limit)
+
+
+def gpt2(max_length):
+    vocab, merges, limit = byte_level(max_length, last=["<|endoftext|>"])
+    return GPT2Tokenizer(vocab=vocab, merges=merges, **limit)
+
+
+def gpt_neox(max_length):
+    vocab, merges, limit = byte_level(max_length, first=["<|endoftext|>", "<|padding|>"])
+    return GPTNeoXTokenizer(vocab=vocab, merges=merges, **limit)
+
+
+def opt(max_length):
+    """As OPT: </s> in front of a text, and behind it where the model generates."""
+    vocab, merges, limit = byte_level(max_length, first=["<s>", "<pad>", "</s>", "<unk>"])
+    return GPT2Tokenizer(vocab=vocab, merges=merges, bos_token="</s>", eos_token="</s>", unk_token="</s>", pad_token="<pad>", add_bos_token=True,
+                         **limit)

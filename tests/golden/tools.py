@@ -20,7 +20,7 @@ MAX_LENGTH = 24      # tokens, special ones included
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
 # RoBERTa and MPNet count positions from pad_token_id + 1 = 2, so 26 positions fit 24 tokens.
 POSITIONS_FROM_2 = MAX_LENGTH + 2
-NORM_WEIGHT = re.compile(r"(LayerNorm|layer_norm|layernorm|layernorm_before|layernorm_after|ln_1|ln_2|ln_f)\.weight$")
+NORM_WEIGHT = re.compile(r"(LayerNorm|layer_norm|layernorm_embedding|layernorm|layernorm_before|layernorm_after|ln_1|ln_2|ln_f)\.weight$")
 
 CASES = {}
 

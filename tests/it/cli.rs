@@ -330,8 +330,8 @@ fn unavailable_models_exit_69() {
     fixture.copy_model();
     let config = std::fs::read_to_string(fixture.path("model/config.json")).unwrap();
     fixture.file("embed.yaml", pipeline("./model"));
-    fixture.file("model/config.json", config.replace("\"bert\"", "\"brrt\""));
-    fixture.run(&["run", "embed.yaml"]).fails(69, &["`brrt`", "`bert`", "distilbert"]);
+    fixture.file("model/config.json", config.replace("\"bert\"", "\"berd\""));
+    fixture.run(&["run", "embed.yaml"]).fails(69, &["`berd`", "`bert`", "distilbert"]);
 
     // A third layer and wider feed-forward layers than in the weights: the error names every tensor.
     let config = config

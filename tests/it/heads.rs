@@ -174,7 +174,10 @@ fn heads_agree_with_transformers() {
                 } else {
                     text.to_string()
                 };
-                check(format!("hidden_states.{suffix}"), &Tensor::stack(&states, 0).unwrap());
+                // The last state of some models has another size; their goldens have only that one.
+                if states.iter().all(|state| state.dims() == states[0].dims()) {
+                    check(format!("hidden_states.{suffix}"), &Tensor::stack(&states, 0).unwrap());
+                }
                 let last = output.model.last_hidden_state.row(first).unwrap();
                 check(format!("last_hidden_state.{suffix}"), &last);
                 if attentions {
@@ -236,7 +239,7 @@ fn a_class_that_the_family_lacks_is_refused_with_those_that_it_has() {
     let text = error.to_string();
     assert!(text.contains("model_type `distilbert` has no `AutoModelForCausalLM`"), "{text}");
     assert!(text.contains("AutoModelForMaskedLM, AutoModelForSequenceClassification"), "{text}");
-    assert!(text.contains("`AutoModelForCausalLM` works with bert"), "{text}");
+    assert!(text.contains("`AutoModelForCausalLM` works with bart, bert"), "{text}");
 }
 
 #[test]

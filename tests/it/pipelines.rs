@@ -17,14 +17,18 @@ fn every_pipeline_validates_and_passes_its_tests() {
         }
     }
     files.sort();
-    assert_eq!(files.len(), 17, "a pipeline for each task: {files:?}");
+    assert_eq!(
+        files.len(),
+        19,
+        "a pipeline for each task, and two for more of its options: {files:?}"
+    );
     let mut validate = vec!["validate", "--offline"];
     validate.extend(files.iter().map(String::as_str));
     fixture.run(&validate).succeeds();
 
     let ran = fixture.run(&["test", "--offline", folder]);
     ran.succeeds();
-    assert!(ran.stdout.ends_with("17 passed, 0 failed\n"), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("19 passed, 0 failed\n"), "{}", ran.stdout);
 }
 
 #[test]

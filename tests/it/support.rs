@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
@@ -136,20 +138,35 @@ impl Fixture {
         let mut child = command.spawn().unwrap();
         let mut keyboard = child.stdin.take().unwrap();
         let mut screen = child.stdout.take().unwrap();
+        let (ended, end) = mpsc::channel::<()>();
+        let pid = child.id().to_string();
+        let watch = std::thread::spawn(move || {
+            let late = end.recv_timeout(Duration::from_mins(2)) == Err(RecvTimeoutError::Timeout);
+            late && Command::new("kill").arg(pid).status().is_ok()
+        });
         let mut typed = typed.iter();
         let (mut shown, mut chunk) = (Vec::new(), [0; 4096]);
+        // Where the answer to the last line begins.
+        let mut answer = 0;
         // Ends with the program, which closes the terminal.
         while let Ok(read @ 1..) = std::io::Read::read(&mut screen, &mut chunk) {
             shown.extend_from_slice(&chunk[..read]);
-            if without_escapes(&shown).ends_with("> ")
-                && let Some(text) = typed.next()
-            {
+            let plain = without_escapes(&shown);
+            // A line that is not yet entered is drawn again and again, with its prompt.
+            let is_asked = plain
+                .get(answer..)
+                .is_some_and(|new| new.ends_with("> ") && (answer == 0 || new.contains('\n')));
+            if is_asked && let Some(text) = typed.next() {
+                answer = plain.len();
                 std::io::Write::write_all(&mut keyboard, format!("{text}\r").as_bytes()).unwrap();
             }
         }
         child.wait().unwrap();
-        assert_eq!(typed.next(), None, "{}", without_escapes(&shown));
-        Some(without_escapes(&shown))
+        drop(ended);
+        let shown = without_escapes(&shown);
+        assert!(!watch.join().unwrap(), "the program does not end:\n{shown}");
+        assert_eq!(typed.next(), None, "{shown}");
+        Some(shown)
     }
 
     /// The files below a folder, relative and sorted; empty when it does not exist. Omits the output's last report,

@@ -1,4 +1,4 @@
-//! T5 and mT5 against transformers: encoder and decoder in one pass, then token by token. Heads on single texts are in
+//! T5, mT5 and UMT5 against transformers: encoder and decoder in one pass, then token by token. Heads on single texts are in
 //! `heads.rs`.
 
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ fn heads_dir() -> PathBuf {
 impl Seq2SeqGolden {
     fn all() -> Vec<Self> {
         let mut goldens = Vec::new();
-        for family in ["mt5", "t5"] {
+        for family in ["mt5", "t5", "umt5"] {
             for dir in std::fs::read_dir(heads_dir().join(family)).unwrap() {
                 goldens.extend(Self::read(&dir.unwrap().path(), family));
             }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::families::{FAMILIES, Family};
+use super::families::FAMILIES;
+use super::family::Family;
 use super::{labels, nearest, snapshot};
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
@@ -489,9 +490,11 @@ mod tests {
             text,
             "model_type `rberta` in config.json is not implemented; the nearest name is `roberta`\n\
              hint: implemented model types: \
-             bert, camembert, deit, distilbert, eurobert, gemma, gemma2, gemma3_text, gpt2, gte, llama, \
-             mistral, modernbert, mpnet, mt5, nomic_bert, phi3, qwen2, qwen3, roberta, smollm3, t5, vit, \
-             xlm-roberta"
+             albert, bart, bert, bloom, camembert, deberta, deberta-v2, deit, distilbert, electra, \
+             eurobert, falcon, gemma, gemma2, gemma3_text, gpt2, gpt_neo, gpt_neox, gptj, granite, gte, \
+             llama, m2m_100, marian, mbart, mistral, mixtral, modernbert, mpnet, mt5, nomic_bert, olmo2, \
+             opt, pegasus, phi, phi3, qwen2, qwen3, qwen3_moe, roberta, smollm3, stablelm, starcoder2, \
+             t5, umt5, vit, xlm-roberta, xlm-roberta-xl"
         );
         let (_, text) = refused(json!({"model_type": "mamba"}), json!({}));
         assert!(text.contains("`mamba`") && !text.contains("nearest"), "{text}");

@@ -4,72 +4,76 @@
 //! `crate::models`, add a row here, and add a golden of the same name in `tests/golden`. A test in this file
 //! fails while the golden is missing.
 
-use super::heads::{self, FamilyHead, LoadBackbone};
+use super::base_families::{
+    BART, BERT, DEBERTA_V2, GEMMA, LLAMA, QWEN2, ROBERTA, T5, VIT, XLM_ROBERTA, bert, deberta, gte,
+    llama, t5_encoder, vit,
+};
+use super::family::Family;
+use super::heads::{self, FamilyHead};
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result, cannot_load};
-use crate::models::bert::{BertConfig, BertModel};
+use crate::models::albert::{AlbertConfig, AlbertModel};
+use crate::models::bart::BartConfig;
+use crate::models::deberta::DebertaConfig;
 use crate::models::deit::deit_config;
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
+use crate::models::electra::electra_config;
 use crate::models::gpt2::{Gpt2Config, Gpt2Model};
-use crate::models::gte::{GteConfig, GteModel};
-use crate::models::llama::{LlamaConfig, LlamaModel};
+use crate::models::gte::GteConfig;
+use crate::models::llama::LlamaConfig;
 use crate::models::modernbert::{ModernBertConfig, ModernBertModel};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
 use crate::models::nomic_bert::nomic_bert_config;
-use crate::models::roberta::{roberta_config, xlm_roberta_config};
-use crate::models::t5::{T5Config, T5EncoderModel};
-use crate::models::vit::{ViTConfig, ViTModel};
-use crate::models::{Backbone, Dimensions, Fields};
-use crate::nn::VarBuilder;
-
-/// A `model_type` and its implementation of each Auto class.
-#[derive(Debug)]
-pub struct Family {
-    /// `model_type` in `config.json`.
-    pub model_type: &'static str,
-    /// Other names of the `model_type`, in remote code. They are prefixes of tensor names, too.
-    pub other_model_types: &'static [&'static str],
-    /// The prefix of the names in `architectures`.
-    pub architecture: &'static str,
-    /// The prefix of tensor names in a checkpoint that was saved with a head.
-    pub base_model_prefix: &'static str,
-    /// Common setting names that the family spells differently (`attribute_map` of transformers).
-    pub attribute_map: &'static [(&'static str, &'static str)],
-    /// Whether dtype `int8` is allowed.
-    pub int8: bool,
-    /// Whether a head over the vocabulary shares the word embeddings, by config.json and the family's default.
-    pub tie_word_embeddings: fn(&Fields<'_>) -> Result<bool>,
-    /// The default tokenizer class, if no file names one; `None` for a family that reads images.
-    pub tokenizer_class: Option<&'static str>,
-    /// Whether that class is used even if a file names another one, as transformers 5 does for families whose
-    /// checkpoints often name a wrong one.
-    pub tokenizer_class_is_fixed: bool,
-    /// The default image processor class, if no file names one.
-    pub image_processor_type: Option<&'static str>,
-    /// The default special tokens of generation, if neither generation_config.json nor config.json has them.
-    pub special_token_ids: &'static [(&'static str, u32)],
-    /// Whether `AutoModelForT5` accepts the family.
-    pub auto_model_for_t5: bool,
-    /// Reads the configuration without weights.
-    pub dimensions: fn(&Fields<'_>) -> Result<Dimensions>,
-    /// Column `AutoModel`: loads the architecture without a head.
-    pub auto_model: LoadBackbone,
-    /// The other columns that the family has.
-    pub heads: &'static [FamilyHead],
-    /// Prefixes of tensor names in checkpoints that no architecture here loads, or that only another
-    /// architecture of the family loads. Tensors of `heads` are recognized by their layers.
-    pub keys_to_ignore_on_load_unexpected: &'static [&'static str],
-}
+use crate::models::t5::T5Config;
+use crate::models::xlm_roberta_xl::xlm_roberta_xl_config;
 
 /// The implemented values of `model_type`, in alphabetical order.
-pub static FAMILIES: [Family; 24] = [
+pub static FAMILIES: [Family; 48] = [
+    Family {
+        model_type: "albert",
+        architecture: "Albert",
+        base_model_prefix: "albert",
+        tokenizer_class: Some("AlbertTokenizer"),
+        special_token_ids: &[("pad_token_id", 0), ("bos_token_id", 2), ("eos_token_id", 3)],
+        dimensions: |fields| Ok(AlbertConfig::new(fields)?.dimensions()),
+        auto_model: |fields, vb| {
+            let config = AlbertConfig::new(fields)?;
+            Ok(Box::new(AlbertModel::load(&vb, config).map_err(cannot_load)?))
+        },
+        heads: &heads::ALBERT,
+        keys_to_ignore_on_load_unexpected: &["sop_classifier."],
+        ..BERT
+    },
+    BART,
     BERT,
+    Family {
+        model_type: "bloom",
+        architecture: "Bloom",
+        base_model_prefix: "transformer",
+        attribute_map: &[("num_attention_heads", "n_head"), ("num_hidden_layers", "n_layer")],
+        tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", true),
+        special_token_ids: &[("bos_token_id", 1), ("eos_token_id", 2)],
+        dimensions: |fields| Ok(LlamaConfig::bloom(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::bloom(fields)?, &vb),
+        heads: &heads::GPT2,
+        ..LLAMA
+    },
     Family {
         model_type: "camembert",
         architecture: "Camembert",
         tokenizer_class: Some("CamembertTokenizer"),
         ..XLM_ROBERTA
     },
+    Family {
+        model_type: "deberta",
+        architecture: "Deberta",
+        tokenizer_class: Some("DebertaTokenizer"),
+        dimensions: |fields| Ok(DebertaConfig::deberta(fields)?.dimensions()),
+        auto_model: |fields, vb| deberta(&DebertaConfig::deberta(fields)?, &vb),
+        heads: &heads::DEBERTA,
+        ..DEBERTA_V2
+    },
+    DEBERTA_V2,
     Family {
         model_type: "deit",
         architecture: "DeiT",
@@ -100,6 +104,17 @@ pub static FAMILIES: [Family; 24] = [
         ..BERT
     },
     Family {
+        model_type: "electra",
+        architecture: "Electra",
+        base_model_prefix: "electra",
+        tokenizer_class: Some("ElectraTokenizer"),
+        dimensions: |fields| Ok(electra_config(fields)?.dimensions()),
+        auto_model: |fields, vb| bert(electra_config(fields)?, &vb),
+        heads: &heads::ELECTRA,
+        keys_to_ignore_on_load_unexpected: &["discriminator_predictions."],
+        ..BERT
+    },
+    Family {
         model_type: "eurobert",
         architecture: "EuroBert",
         special_token_ids: &[
@@ -110,6 +125,17 @@ pub static FAMILIES: [Family; 24] = [
         dimensions: |fields| Ok(LlamaConfig::eurobert(fields)?.dimensions()),
         auto_model: |fields, vb| llama(LlamaConfig::eurobert(fields)?, &vb),
         heads: &heads::EUROBERT,
+        ..LLAMA
+    },
+    Family {
+        model_type: "falcon",
+        architecture: "Falcon",
+        base_model_prefix: "transformer",
+        tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", true),
+        special_token_ids: &[("bos_token_id", 11), ("eos_token_id", 11)],
+        dimensions: |fields| Ok(LlamaConfig::falcon(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::falcon(fields)?, &vb),
+        heads: &heads::GPT2,
         ..LLAMA
     },
     GEMMA,
@@ -151,6 +177,55 @@ pub static FAMILIES: [Family; 24] = [
         ..BERT
     },
     Family {
+        model_type: "gpt_neo",
+        architecture: "GPTNeo",
+        base_model_prefix: "transformer",
+        attribute_map: &[("num_attention_heads", "num_heads"), ("num_hidden_layers", "num_layers")],
+        tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", true),
+        tokenizer_class: Some("GPT2Tokenizer"),
+        special_token_ids: &[("bos_token_id", 50256), ("eos_token_id", 50256)],
+        dimensions: |fields| Ok(LlamaConfig::gpt_neo(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::gpt_neo(fields)?, &vb),
+        heads: &heads::GPT2,
+        ..LLAMA
+    },
+    Family {
+        model_type: "gpt_neox",
+        architecture: "GPTNeoX",
+        base_model_prefix: "gpt_neox",
+        special_token_ids: &[("bos_token_id", 0), ("eos_token_id", 2)],
+        tokenizer_class: Some("GPTNeoXTokenizer"),
+        dimensions: |fields| Ok(LlamaConfig::gpt_neox(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::gpt_neox(fields)?, &vb),
+        heads: &heads::GPT_NEOX,
+        ..LLAMA
+    },
+    Family {
+        model_type: "gptj",
+        architecture: "GPTJ",
+        base_model_prefix: "transformer",
+        attribute_map: &[
+            ("hidden_size", "n_embd"),
+            ("max_position_embeddings", "n_positions"),
+            ("num_attention_heads", "n_head"),
+            ("num_hidden_layers", "n_layer"),
+        ],
+        tokenizer_class: Some("GPT2Tokenizer"),
+        special_token_ids: &[("bos_token_id", 50256), ("eos_token_id", 50256)],
+        dimensions: |fields| Ok(LlamaConfig::gptj(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::gptj(fields)?, &vb),
+        heads: &heads::GPTJ,
+        ..LLAMA
+    },
+    Family {
+        model_type: "granite",
+        architecture: "Granite",
+        dimensions: |fields| Ok(LlamaConfig::granite(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::granite(fields)?, &vb),
+        heads: &heads::GRANITE,
+        ..LLAMA
+    },
+    Family {
         model_type: "gte",
         other_model_types: &["new"],
         architecture: "Gte",
@@ -164,11 +239,65 @@ pub static FAMILIES: [Family; 24] = [
     },
     LLAMA,
     Family {
+        model_type: "m2m_100",
+        architecture: "M2M100",
+        tokenizer_class: Some("M2M100Tokenizer"),
+        special_token_ids: &[
+            ("bos_token_id", 0),
+            ("pad_token_id", 1),
+            ("eos_token_id", 2),
+            ("decoder_start_token_id", 2),
+        ],
+        dimensions: |fields| Ok(BartConfig::m2m_100(fields)?.dimensions()),
+        auto_model: |fields, vb| heads::bart_model(&BartConfig::m2m_100(fields)?, &vb),
+        heads: &heads::M2M_100,
+        ..BART
+    },
+    Family {
+        model_type: "marian",
+        architecture: "Marian",
+        tokenizer_class: Some("MarianTokenizer"),
+        special_token_ids: &[
+            ("pad_token_id", 58100),
+            ("eos_token_id", 0),
+            ("decoder_start_token_id", 58100),
+            ("forced_eos_token_id", 0),
+        ],
+        dimensions: |fields| Ok(BartConfig::marian(fields)?.dimensions()),
+        auto_model: |fields, vb| heads::bart_model(&BartConfig::marian(fields)?, &vb),
+        heads: &heads::MARIAN,
+        ..BART
+    },
+    Family {
+        model_type: "mbart",
+        architecture: "MBart",
+        tokenizer_class: Some("MBartTokenizer"),
+        special_token_ids: &[
+            ("bos_token_id", 0),
+            ("pad_token_id", 1),
+            ("eos_token_id", 2),
+            ("forced_eos_token_id", 2),
+        ],
+        dimensions: |fields| Ok(BartConfig::mbart(fields)?.dimensions()),
+        auto_model: |fields, vb| heads::bart_model(&BartConfig::mbart(fields)?, &vb),
+        heads: &heads::MBART,
+        ..BART
+    },
+    Family {
         model_type: "mistral",
         architecture: "Mistral",
         tokenizer_class_is_fixed: true,
         dimensions: |fields| Ok(LlamaConfig::mistral(fields)?.dimensions()),
         auto_model: |fields, vb| llama(LlamaConfig::mistral(fields)?, &vb),
+        heads: &heads::MISTRAL,
+        ..LLAMA
+    },
+    Family {
+        model_type: "mixtral",
+        architecture: "Mixtral",
+        attribute_map: &[("num_experts", "num_local_experts")],
+        dimensions: |fields| Ok(LlamaConfig::mixtral(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::mixtral(fields)?, &vb),
         heads: &heads::MISTRAL,
         ..LLAMA
     },
@@ -234,6 +363,50 @@ pub static FAMILIES: [Family; 24] = [
         ..BERT
     },
     Family {
+        model_type: "olmo2",
+        architecture: "Olmo2",
+        special_token_ids: &[("pad_token_id", 1), ("eos_token_id", 50279)],
+        dimensions: |fields| Ok(LlamaConfig::olmo2(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::olmo2(fields)?, &vb),
+        heads: &heads::OLMO2,
+        ..LLAMA
+    },
+    Family {
+        model_type: "opt",
+        architecture: "OPT",
+        tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", true),
+        tokenizer_class: Some("GPT2Tokenizer"),
+        special_token_ids: &[("pad_token_id", 1), ("bos_token_id", 2), ("eos_token_id", 2)],
+        dimensions: |fields| Ok(LlamaConfig::opt(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::opt(fields)?, &vb),
+        heads: &heads::OPT,
+        ..LLAMA
+    },
+    Family {
+        model_type: "pegasus",
+        architecture: "Pegasus",
+        tokenizer_class: Some("PegasusTokenizer"),
+        special_token_ids: &[
+            ("pad_token_id", 0),
+            ("eos_token_id", 1),
+            ("decoder_start_token_id", 0),
+            ("forced_eos_token_id", 1),
+        ],
+        dimensions: |fields| Ok(BartConfig::pegasus(fields)?.dimensions()),
+        auto_model: |fields, vb| heads::bart_model(&BartConfig::pegasus(fields)?, &vb),
+        heads: &heads::PEGASUS,
+        ..BART
+    },
+    Family {
+        model_type: "phi",
+        architecture: "Phi",
+        tokenizer_class: Some("GPT2Tokenizer"),
+        dimensions: |fields| Ok(LlamaConfig::phi(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::phi(fields)?, &vb),
+        heads: &heads::PHI,
+        ..LLAMA
+    },
+    Family {
         model_type: "phi3",
         architecture: "Phi3",
         tokenizer_class_is_fixed: true,
@@ -256,6 +429,15 @@ pub static FAMILIES: [Family; 24] = [
         auto_model: |fields, vb| llama(LlamaConfig::qwen3(fields)?, &vb),
         ..QWEN2
     },
+    Family {
+        model_type: "qwen3_moe",
+        architecture: "Qwen3Moe",
+        attribute_map: &[("num_experts", "num_local_experts")],
+        dimensions: |fields| Ok(LlamaConfig::qwen3_moe(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::qwen3_moe(fields)?, &vb),
+        heads: &heads::LLAMA,
+        ..QWEN2
+    },
     ROBERTA,
     Family {
         model_type: "smollm3",
@@ -270,123 +452,52 @@ pub static FAMILIES: [Family; 24] = [
         auto_model: |fields, vb| llama(LlamaConfig::smollm3(fields)?, &vb),
         ..LLAMA
     },
+    Family {
+        model_type: "stablelm",
+        architecture: "StableLm",
+        special_token_ids: &[("bos_token_id", 0), ("eos_token_id", 0)],
+        dimensions: |fields| Ok(LlamaConfig::stablelm(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::stablelm(fields)?, &vb),
+        heads: &heads::GEMMA,
+        ..LLAMA
+    },
+    Family {
+        model_type: "starcoder2",
+        architecture: "Starcoder2",
+        tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", true),
+        special_token_ids: &[("bos_token_id", 50256), ("eos_token_id", 50256)],
+        tokenizer_class: Some("GPT2Tokenizer"),
+        dimensions: |fields| Ok(LlamaConfig::starcoder2(fields)?.dimensions()),
+        auto_model: |fields, vb| llama(LlamaConfig::starcoder2(fields)?, &vb),
+        heads: &heads::GEMMA,
+        ..LLAMA
+    },
     T5,
+    Family {
+        model_type: "umt5",
+        architecture: "UMT5",
+        special_token_ids: &[
+            ("pad_token_id", 0),
+            ("eos_token_id", 1),
+            ("decoder_start_token_id", 0),
+        ],
+        auto_model_for_t5: false,
+        dimensions: |fields| Ok(T5Config::umt5(fields)?.dimensions()),
+        auto_model: |fields, vb| t5_encoder(&T5Config::umt5(fields)?, &vb),
+        heads: &heads::UMT5,
+        ..T5
+    },
     VIT,
     XLM_ROBERTA,
+    Family {
+        model_type: "xlm-roberta-xl",
+        architecture: "XLMRobertaXL",
+        dimensions: |fields| Ok(xlm_roberta_xl_config(fields)?.dimensions()),
+        auto_model: |fields, vb| bert(xlm_roberta_xl_config(fields)?, &vb),
+        heads: &heads::XLM_ROBERTA_XL,
+        ..XLM_ROBERTA
+    },
 ];
-
-const BERT: Family = Family {
-    model_type: "bert",
-    other_model_types: &[],
-    architecture: "Bert",
-    base_model_prefix: "bert",
-    attribute_map: &[],
-    int8: true,
-    tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", true),
-    tokenizer_class: Some("BertTokenizer"),
-    tokenizer_class_is_fixed: false,
-    image_processor_type: None,
-    special_token_ids: &[("pad_token_id", 0)],
-    auto_model_for_t5: false,
-    dimensions: |fields| Ok(BertConfig::new(fields)?.dimensions()),
-    auto_model: |fields, vb| bert(BertConfig::new(fields)?, vb),
-    heads: &heads::BERT,
-    keys_to_ignore_on_load_unexpected: &[],
-};
-
-const ROBERTA: Family = Family {
-    model_type: "roberta",
-    architecture: "Roberta",
-    base_model_prefix: "roberta",
-    tokenizer_class: Some("RobertaTokenizer"),
-    special_token_ids: &[("bos_token_id", 0), ("pad_token_id", 1), ("eos_token_id", 2)],
-    dimensions: |fields| Ok(roberta_config(fields)?.dimensions()),
-    auto_model: |fields, vb| bert(roberta_config(fields)?, vb),
-    heads: &heads::ROBERTA,
-    ..BERT
-};
-
-const XLM_ROBERTA: Family = Family {
-    model_type: "xlm-roberta",
-    architecture: "XLMRoberta",
-    tokenizer_class: Some("XLMRobertaTokenizer"),
-    dimensions: |fields| Ok(xlm_roberta_config(fields)?.dimensions()),
-    auto_model: |fields, vb| bert(xlm_roberta_config(fields)?, vb),
-    ..ROBERTA
-};
-
-const LLAMA: Family = Family {
-    model_type: "llama",
-    architecture: "Llama",
-    base_model_prefix: "model",
-    tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", false),
-    tokenizer_class: Some("PreTrainedTokenizerFast"),
-    special_token_ids: &[("bos_token_id", 1), ("eos_token_id", 2)],
-    dimensions: |fields| Ok(LlamaConfig::llama(fields)?.dimensions()),
-    auto_model: |fields, vb| llama(LlamaConfig::llama(fields)?, &vb),
-    heads: &heads::LLAMA,
-    ..BERT
-};
-
-const QWEN2: Family = Family {
-    model_type: "qwen2",
-    architecture: "Qwen2",
-    tokenizer_class: Some("Qwen2Tokenizer"),
-    tokenizer_class_is_fixed: true,
-    special_token_ids: &[],
-    dimensions: |fields| Ok(LlamaConfig::qwen2(fields)?.dimensions()),
-    auto_model: |fields, vb| llama(LlamaConfig::qwen2(fields)?, &vb),
-    ..LLAMA
-};
-
-const GEMMA: Family = Family {
-    model_type: "gemma",
-    architecture: "Gemma",
-    tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", true),
-    tokenizer_class: Some("GemmaTokenizer"),
-    special_token_ids: &[("pad_token_id", 0), ("eos_token_id", 1), ("bos_token_id", 2)],
-    dimensions: |fields| Ok(LlamaConfig::gemma(fields)?.dimensions()),
-    auto_model: |fields, vb| llama(LlamaConfig::gemma(fields)?, &vb),
-    heads: &heads::GEMMA,
-    ..LLAMA
-};
-
-const T5: Family = Family {
-    model_type: "t5",
-    architecture: "T5",
-    base_model_prefix: "transformer",
-    attribute_map: &[
-        ("head_dim", "d_kv"),
-        ("hidden_size", "d_model"),
-        ("num_attention_heads", "num_heads"),
-        ("num_hidden_layers", "num_layers"),
-    ],
-    // Whatever config.json says (transformers 5); see `Layer::ScaleUnlessUntied`.
-    tie_word_embeddings: |_| Ok(true),
-    tokenizer_class: Some("T5Tokenizer"),
-    special_token_ids: &[("pad_token_id", 0), ("eos_token_id", 1)],
-    auto_model_for_t5: true,
-    dimensions: |fields| Ok(T5Config::t5(fields)?.dimensions()),
-    auto_model: |fields, vb| t5_encoder(&T5Config::t5(fields)?, &vb),
-    heads: &heads::T5,
-    // The decoder, and copies of the embeddings under other names.
-    keys_to_ignore_on_load_unexpected: &["decoder.", "encoder.embed_tokens.", "shared."],
-    ..BERT
-};
-
-const VIT: Family = Family {
-    model_type: "vit",
-    architecture: "ViT",
-    base_model_prefix: "vit",
-    int8: false,
-    tokenizer_class: None,
-    image_processor_type: Some("ViTImageProcessor"),
-    special_token_ids: &[],
-    dimensions: |fields| Ok(ViTConfig::new(fields)?.dimensions()),
-    auto_model: |fields, vb| vit(&ViTConfig::new(fields)?, vb),
-    heads: &heads::VIT,
-    ..BERT
-};
 
 impl Family {
     /// The row of `model_type`.
@@ -396,23 +507,13 @@ impl Family {
         })
     }
 
-    /// The default id of a special token.
-    pub(super) fn special_token_id(&self, key: &str) -> Option<u32> {
-        self.special_token_ids.iter().find(|(name, _)| *name == key).map(|(_, id)| *id)
-    }
-
-    /// The prefixes of tensor names in checkpoints with a head.
-    pub(super) fn base_model_prefixes(&self) -> impl Iterator<Item = &'static str> + '_ {
-        let of_heads = self.heads.iter().filter_map(|head| head.base_model_prefix);
-        let others = self.other_model_types.iter().copied();
-        std::iter::once(self.base_model_prefix).chain(others).chain(of_heads)
-    }
-
     /// The row with the prefix of `architecture`, for example `BertForMaskedLM`.
     pub(super) fn by_architecture(architecture: &str) -> Option<&'static Self> {
         FAMILIES.iter().find(|family| {
             architecture.strip_prefix(family.architecture).is_some_and(|class| {
-                ["Model", "For", "LM", "EncoderModel"].iter().any(|kind| class.starts_with(kind))
+                ["Model", "For", "LM", "EncoderModel", "MTModel"]
+                    .iter()
+                    .any(|kind| class.starts_with(kind))
             })
         })
     }
@@ -445,68 +546,11 @@ impl Family {
         })
     }
 
-    /// The names of the family's Auto classes, for messages.
-    pub(super) fn class_names(&self) -> String {
-        self.classes().map(AutoClass::name).collect::<Vec<_>>().join(", ")
-    }
-
-    /// Whether the family has `class`.
-    pub fn has(&self, class: AutoClass) -> bool {
-        self.classes().any(|own| own == class)
-    }
-
-    /// The Auto classes that the family has.
-    pub fn classes(&self) -> impl Iterator<Item = AutoClass> + '_ {
-        let heads = self.heads.iter().filter(|head| head.architecture.is_none());
-        std::iter::once(AutoClass::Model).chain(heads.map(|head| head.class))
-    }
-
-    /// Whether the tensor `name` belongs to a head of the family: it has the first path component of a head's
-    /// layer.
-    pub(super) fn is_of_head(&self, name: &str) -> bool {
-        let module = first_part(name);
-        self.heads
-            .iter()
-            .flat_map(|head| head.layout.names())
-            .any(|layer| first_part(layer) == module)
-    }
-
-    /// Whether the tensor `name` may be in a checkpoint without being loaded.
-    pub(super) fn leaves_aside(&self, name: &str) -> bool {
-        let unexpected = self.keys_to_ignore_on_load_unexpected;
-        self.is_of_head(name) || unexpected.iter().any(|start| name.starts_with(start))
-    }
-
     /// All model types, for messages.
     pub(super) fn model_types() -> String {
         let names: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
         names.join(", ")
     }
-}
-
-fn first_part(path: &str) -> &str {
-    path.split_once('.').map_or(path, |(first, _)| first)
-}
-
-fn bert(config: BertConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
-    Ok(Box::new(BertModel::load(vb, &config).map_err(cannot_load)?))
-}
-
-fn gte(config: &GteConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
-    Ok(Box::new(GteModel::load(vb, config).map_err(cannot_load)?))
-}
-
-fn llama(config: LlamaConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
-    Ok(Box::new(LlamaModel::load(vb, config).map_err(cannot_load)?))
-}
-
-/// The encoder, as sentence-transformers uses it. The heads use the encoder and decoder.
-fn t5_encoder(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
-    Ok(Box::new(T5EncoderModel::load(vb, config).map_err(cannot_load)?))
-}
-
-fn vit(config: &ViTConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
-    Ok(Box::new(ViTModel::load(vb, config).map_err(cannot_load)?))
 }
 
 #[cfg(test)]
@@ -516,6 +560,7 @@ mod tests {
     use serde_json::Map;
 
     use super::*;
+    use crate::models::Fields;
 
     #[test]
     fn model_types_are_unique_sorted_and_have_a_golden() {
@@ -542,11 +587,19 @@ mod tests {
             let fields = Fields::new(&empty);
             let dimensions = (family.dimensions)(&fields).unwrap();
             let expected = match family.model_type {
-                "t5" | "mt5" => 512,
-                "smollm3" => 2048,
+                "bloom" => 64,
+                "electra" => 256,
+                "t5" | "mt5" | "umt5" => 512,
+                "bart" | "mbart" | "pegasus" | "marian" | "m2m_100" => 1024,
+                "deberta-v2" => 1536,
+                "gpt_neo" | "phi" | "qwen3_moe" | "smollm3" => 2048,
                 "gemma2" | "gemma3_text" => 2304,
-                "gemma" | "phi3" => 3072,
-                "llama" | "mistral" | "qwen2" | "qwen3" => 4096,
+                "stablelm" | "xlm-roberta-xl" => 2560,
+                "gemma" | "phi3" | "starcoder2" => 3072,
+                "falcon" => 4544,
+                "gpt_neox" => 6144,
+                "albert" | "llama" | "mistral" | "qwen2" | "qwen3" => 4096,
+                "gptj" | "granite" | "mixtral" | "olmo2" => 4096,
                 _ => 768,
             };
             assert_eq!(dimensions.hidden_size, expected, "{}", family.model_type);
@@ -578,6 +631,12 @@ mod tests {
             ("ModernBertForMaskedLM", Some("modernbert")),
             ("ModernBertDecoderForCausalLM", None),
             ("Gemma3TextForSequenceClassification", Some("gemma3_text")),
+            ("BartForConditionalGeneration", Some("bart")),
+            ("MBartModel", Some("mbart")),
+            ("MarianMTModel", Some("marian")),
+            ("M2M100ForConditionalGeneration", Some("m2m_100")),
+            ("PegasusXModel", None),
+            ("UMT5EncoderModel", Some("umt5")),
         ] {
             let family = Family::by_architecture(architecture);
             assert_eq!(family.map(|f| f.model_type), model_type, "{architecture}");

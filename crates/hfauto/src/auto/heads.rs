@@ -6,6 +6,7 @@
 use self::FamilyHead as Row;
 use crate::auto_class::AutoClass;
 use crate::error::{Result, cannot_load};
+use crate::models::bart::{BartConfig, BartDecoder, BartModel};
 use crate::models::t5::{T5Config, T5Model};
 use crate::models::{Backbone, Epsilon, Fields, HeadLayout, Layer, Reads};
 use crate::nn::{Activation, VarBuilder};
@@ -40,6 +41,19 @@ const T5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::t5(fields)?, &vb
 /// mT5's encoder and decoder, the backbone of its heads.
 const MT5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::mt5(fields)?, &vb);
 
+/// UMT5's encoder and decoder, the backbone of its heads.
+const UMT5_MODEL: LoadBackbone = |fields, vb| t5_model(&T5Config::umt5(fields)?, &vb);
+
+/// The encoder and the decoder of BART and its relatives.
+pub(super) fn bart_model(config: &BartConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(BartModel::load(vb, config).map_err(cannot_load)?))
+}
+
+/// Their decoder alone.
+fn bart_decoder(config: &BartConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(BartDecoder::load(vb, config).map_err(cannot_load)?))
+}
+
 const fn row(class: AutoClass, reads: Reads, layers: &'static [Layer]) -> FamilyHead {
     let layout = HeadLayout { reads, layers };
     Row { class, architecture: None, layout, backbone: None, base_model_prefix: None }
@@ -69,7 +83,7 @@ const POOLED_LABELS: Row = row(
 
 const BERT_VOCABULARY: [Layer; 4] = [
     Layer::Dense("cls.predictions.transform.dense"),
-    Layer::ConfigActivation("hidden_act"),
+    Layer::ConfigActivation("hidden_act", "gelu"),
     Layer::LayerNorm(
         "cls.predictions.transform.LayerNorm",
         Epsilon::Config("layer_norm_eps", 1e-12),
@@ -95,12 +109,17 @@ pub(super) static BERT: [Row; 7] = [
     ),
 ];
 
-const ROBERTA_VOCABULARY: [Layer; 4] = [
-    Layer::Dense("lm_head.dense"),
-    Layer::Activation(Activation::Gelu),
-    Layer::LayerNorm("lm_head.layer_norm", Epsilon::Config("layer_norm_eps", 1e-12)),
-    Layer::Vocabulary("lm_head.decoder", &["lm_head.bias", "lm_head.decoder.bias"]),
-];
+const ROBERTA_VOCABULARY: [Layer; 4] = roberta_vocabulary(1e-12);
+
+/// RoBERTa's head over the vocabulary with this default of `layer_norm_eps`.
+const fn roberta_vocabulary(eps: f64) -> [Layer; 4] {
+    [
+        Layer::Dense("lm_head.dense"),
+        Layer::Activation(Activation::Gelu),
+        Layer::LayerNorm("lm_head.layer_norm", Epsilon::Config("layer_norm_eps", eps)),
+        Layer::Vocabulary("lm_head.decoder", &["lm_head.bias", "lm_head.decoder.bias"]),
+    ]
+}
 
 /// RoBERTa's classifier: a dense layer and tanh on the first token, without the pooler.
 const ROBERTA_CLASSIFIER: Row = row(
@@ -114,13 +133,138 @@ const ROBERTA_CLASSIFIER: Row = row(
 );
 
 /// Heads of RoBERTa, XLM-RoBERTa and CamemBERT.
-pub(super) static ROBERTA: [Row; 6] = [
-    row(AutoClass::CausalLM, Reads::Tokens, &ROBERTA_VOCABULARY),
-    row(AutoClass::MaskedLM, Reads::Tokens, &ROBERTA_VOCABULARY),
-    ROBERTA_CLASSIFIER,
+pub(super) static ROBERTA: [Row; 6] = roberta(&ROBERTA_VOCABULARY);
+
+const fn roberta(vocabulary: &'static [Layer]) -> [Row; 6] {
+    [
+        row(AutoClass::CausalLM, Reads::Tokens, vocabulary),
+        row(AutoClass::MaskedLM, Reads::Tokens, vocabulary),
+        ROBERTA_CLASSIFIER,
+        ANSWER,
+        TOKENS,
+        CHOICE,
+    ]
+}
+
+const XLM_ROBERTA_XL_VOCABULARY: [Layer; 4] = roberta_vocabulary(1e-5);
+
+/// Heads of XLM-RoBERTa-XL.
+pub(super) static XLM_ROBERTA_XL: [Row; 6] = roberta(&XLM_ROBERTA_XL_VOCABULARY);
+
+const ELECTRA_VOCABULARY: [Layer; 4] = [
+    Layer::DenseToEmbeddings("generator_predictions.dense"),
+    Layer::Activation(Activation::Gelu),
+    Layer::LayerNorm("generator_predictions.LayerNorm", Epsilon::Config("layer_norm_eps", 1e-12)),
+    Layer::Vocabulary("generator_lm_head", &["generator_lm_head.bias"]),
+];
+
+/// Heads of ELECTRA.
+pub(super) static ELECTRA: [Row; 6] = [
+    row(AutoClass::CausalLM, Reads::Tokens, &ELECTRA_VOCABULARY),
+    row(AutoClass::MaskedLM, Reads::Tokens, &ELECTRA_VOCABULARY),
+    row(
+        AutoClass::SequenceClassification,
+        Reads::First,
+        &[
+            Layer::Dense("classifier.dense"),
+            Layer::Activation(Activation::Gelu),
+            Layer::Labels("classifier.out_proj"),
+        ],
+    ),
     ANSWER,
     TOKENS,
-    CHOICE,
+    row(
+        AutoClass::MultipleChoice,
+        Reads::First,
+        &[
+            Layer::Dense("sequence_summary.summary"),
+            Layer::ConfigActivation("summary_activation", "gelu"),
+            Layer::Outputs("classifier", 1),
+        ],
+    ),
+];
+
+/// The pooler of ALBERT, then `last`.
+const fn albert(last: Layer) -> [Layer; 3] {
+    [Layer::Dense("pooler"), Layer::Activation(Activation::Tanh), last]
+}
+
+const ALBERT_LABELS: [Layer; 3] = albert(Layer::Labels("classifier"));
+const ALBERT_CHOICE: [Layer; 3] = albert(Layer::Outputs("classifier", 1));
+
+/// Heads of ALBERT.
+pub(super) static ALBERT: [Row; 5] = [
+    row(
+        AutoClass::MaskedLM,
+        Reads::Tokens,
+        &[
+            Layer::DenseToEmbeddings("predictions.dense"),
+            Layer::ConfigActivation("hidden_act", "gelu_new"),
+            Layer::LayerNorm("predictions.LayerNorm", Epsilon::Config("layer_norm_eps", 1e-12)),
+            Layer::Vocabulary(
+                "predictions.decoder",
+                &["predictions.bias", "predictions.decoder.bias"],
+            ),
+        ],
+    ),
+    row(AutoClass::SequenceClassification, Reads::First, &ALBERT_LABELS),
+    ANSWER,
+    TOKENS,
+    row(AutoClass::MultipleChoice, Reads::First, &ALBERT_CHOICE),
+];
+
+/// The head over the vocabulary of `DeBERTa`: with `legacy`, BERT's, else that of Microsoft's checkpoints.
+const DEBERTA_VOCABULARY: [Layer; 4] = {
+    const EPSILON: Epsilon = Epsilon::Config("layer_norm_eps", 1e-7);
+    [
+        Layer::Choice(
+            "legacy",
+            true,
+            &Layer::DenseToEmbeddings("cls.predictions.transform.dense"),
+            &Layer::DenseToEmbeddings("lm_predictions.lm_head.dense"),
+        ),
+        Layer::ConfigActivation("hidden_act", "gelu"),
+        Layer::Choice(
+            "legacy",
+            true,
+            &Layer::LayerNorm("cls.predictions.transform.LayerNorm", EPSILON),
+            &Layer::LayerNorm("lm_predictions.lm_head.LayerNorm", EPSILON),
+        ),
+        Layer::Choice(
+            "legacy",
+            true,
+            &Layer::Vocabulary(
+                "cls.predictions.decoder",
+                &["cls.predictions.bias", "cls.predictions.decoder.bias"],
+            ),
+            &Layer::Vocabulary("lm_predictions.lm_head.decoder", &["lm_predictions.lm_head.bias"]),
+        ),
+    ]
+};
+
+/// The pooler of `DeBERTa`, then `last`.
+const fn deberta(last: Layer) -> [Layer; 3] {
+    [Layer::Dense("pooler.dense"), Layer::ConfigActivation("pooler_hidden_act", "gelu"), last]
+}
+
+const DEBERTA_LABELS: [Layer; 3] = deberta(Layer::Labels("classifier"));
+const DEBERTA_CHOICE: [Layer; 3] = deberta(Layer::Outputs("classifier", 1));
+
+/// Heads of `DeBERTa` v1.
+pub(super) static DEBERTA: [Row; 4] = [
+    row(AutoClass::MaskedLM, Reads::Tokens, &DEBERTA_VOCABULARY),
+    row(AutoClass::SequenceClassification, Reads::First, &DEBERTA_LABELS),
+    ANSWER,
+    TOKENS,
+];
+
+/// Heads of `DeBERTa` v2 and v3.
+pub(super) static DEBERTA_V2: [Row; 5] = [
+    row(AutoClass::MaskedLM, Reads::Tokens, &DEBERTA_VOCABULARY),
+    row(AutoClass::SequenceClassification, Reads::First, &DEBERTA_LABELS),
+    ANSWER,
+    TOKENS,
+    row(AutoClass::MultipleChoice, Reads::First, &DEBERTA_CHOICE),
 ];
 
 /// Heads of MPNet: those of RoBERTa, without causal LM.
@@ -142,7 +286,7 @@ pub(super) static DISTILBERT: [Row; 5] = [
         Reads::Tokens,
         &[
             Layer::Dense("vocab_transform"),
-            Layer::ConfigActivation("activation"),
+            Layer::ConfigActivation("activation", "gelu"),
             Layer::LayerNorm("vocab_layer_norm", Epsilon::Is(1e-12)),
             Layer::Vocabulary("vocab_projector", &["vocab_projector.bias"]),
         ],
@@ -170,7 +314,7 @@ const SCORES: Row = row(AutoClass::TokenClassification, Reads::Tokens, &[Layer::
 
 const LM_HEAD: Layer = Layer::Vocabulary("lm_head", &[]);
 
-/// Heads of Mistral.
+/// Heads of Mistral and Mixtral.
 pub(super) static MISTRAL: [Row; 4] =
     [row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD]), SCORE, ANSWER, SCORES];
 
@@ -182,7 +326,7 @@ pub(super) static LLAMA: [Row; 4] = [
     SCORES,
 ];
 
-/// Heads of Phi-3 and Gemma.
+/// Heads of Phi-3, Gemma, StableLM and StarCoder 2.
 pub(super) static GEMMA: [Row; 3] =
     [row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD]), SCORE, SCORES];
 
@@ -207,7 +351,36 @@ pub(super) static GEMMA3_TEXT: [Row; 2] = [
     SCORE,
 ];
 
-/// Heads of GPT-2.
+/// Heads of OLMo 2.
+pub(super) static OLMO2: [Row; 2] = [row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD]), SCORE];
+
+/// The head of Granite, whose logits are divided.
+pub(super) static GRANITE: [Row; 1] =
+    [row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD, Layer::Divide("logits_scaling", 1.0)])];
+
+const LM_HEAD_WITH_BIAS: Layer = Layer::Vocabulary("lm_head", &["lm_head.bias"]);
+
+/// Heads of Phi.
+pub(super) static PHI: [Row; 3] =
+    [row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD_WITH_BIAS]), SCORE, SCORES];
+
+/// Heads of GPT-J.
+pub(super) static GPTJ: [Row; 3] =
+    [row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD_WITH_BIAS]), SCORE, ANSWER];
+
+/// Heads of GPT-NeoX.
+pub(super) static GPT_NEOX: [Row; 4] = [
+    row(AutoClass::CausalLM, Reads::Tokens, &[Layer::Vocabulary("embed_out", &[])]),
+    SCORE,
+    ANSWER,
+    TOKENS,
+];
+
+/// Heads of OPT.
+pub(super) static OPT: [Row; 3] =
+    [row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD]), SCORE, ANSWER];
+
+/// Heads of GPT-2, GPT-Neo, Bloom and Falcon.
 pub(super) static GPT2: [Row; 4] =
     [row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD]), SCORE, ANSWER, TOKENS];
 
@@ -230,13 +403,15 @@ pub(super) static DEIT: [Row; 2] = [
         )
     },
 ];
-/// Heads of T5 and mT5: on the decoder, except token classification, which reads the encoder.
+
+const CLASSIFICATION_HEAD: [Layer; 3] = [
+    Layer::Dense("classification_head.dense"),
+    Layer::Activation(Activation::Tanh),
+    Layer::Labels("classification_head.out_proj"),
+];
+
+/// Heads of T5, mT5 and UMT5: on the decoder, except token classification, which reads the encoder.
 const fn t5(model: LoadBackbone, vocabulary: &'static [Layer]) -> [Row; 4] {
-    const CLASSIFICATION_HEAD: [Layer; 3] = [
-        Layer::Dense("classification_head.dense"),
-        Layer::Activation(Activation::Tanh),
-        Layer::Labels("classification_head.out_proj"),
-    ];
     let backbone = Some(model);
     [
         Row { backbone, ..row(AutoClass::Seq2SeqLM, Reads::Tokens, vocabulary) },
@@ -255,6 +430,49 @@ pub(super) static T5: [Row; 4] = t5(T5_MODEL, &[Layer::ScaleUnlessUntied, LM_HEA
 /// Heads of mT5.
 pub(super) static MT5: [Row; 4] = t5(MT5_MODEL, &[LM_HEAD]);
 
+/// Heads of UMT5.
+pub(super) static UMT5: [Row; 4] = t5(UMT5_MODEL, &[Layer::ScaleUnlessUntied, LM_HEAD]);
+
+const FINAL_LOGITS_BIAS: [Layer; 1] = [Layer::BiasedVocabulary("lm_head", "final_logits_bias")];
+
+/// A language model on the decoder alone.
+const fn decoder_lm(decoder: LoadBackbone) -> Row {
+    Row { backbone: Some(decoder), ..row(AutoClass::CausalLM, Reads::Tokens, &[LM_HEAD]) }
+}
+
+/// Heads of BART and mBART.
+const fn bart(decoder: LoadBackbone) -> [Row; 5] {
+    [
+        row(AutoClass::Seq2SeqLM, Reads::Tokens, &FINAL_LOGITS_BIAS),
+        decoder_lm(decoder),
+        row(AutoClass::MaskedLM, Reads::Tokens, &FINAL_LOGITS_BIAS),
+        row(AutoClass::SequenceClassification, Reads::LastEos, &CLASSIFICATION_HEAD),
+        ANSWER,
+    ]
+}
+
+/// Heads of BART.
+pub(super) static BART: [Row; 5] = bart(|fields, vb| bart_decoder(&BartConfig::bart(fields)?, &vb));
+
+/// Heads of mBART.
+pub(super) static MBART: [Row; 5] =
+    bart(|fields, vb| bart_decoder(&BartConfig::mbart(fields)?, &vb));
+
+/// Heads of PEGASUS.
+pub(super) static PEGASUS: [Row; 2] = [
+    row(AutoClass::Seq2SeqLM, Reads::Tokens, &FINAL_LOGITS_BIAS),
+    decoder_lm(|fields, vb| bart_decoder(&BartConfig::pegasus(fields)?, &vb)),
+];
+
+/// Heads of Marian.
+pub(super) static MARIAN: [Row; 2] = [
+    row(AutoClass::Seq2SeqLM, Reads::Tokens, &FINAL_LOGITS_BIAS),
+    decoder_lm(|fields, vb| bart_decoder(&BartConfig::marian(fields)?, &vb)),
+];
+
+/// Heads of M2M-100.
+pub(super) static M2M_100: [Row; 1] = [row(AutoClass::Seq2SeqLM, Reads::Tokens, &[LM_HEAD])];
+
 const MODERNBERT_POOLING: Reads =
     Reads::Configured(&["classifier_pooling"], &[("cls", Reads::First), ("mean", Reads::Mean)]);
 
@@ -268,7 +486,7 @@ const fn modernbert(last: Layer) -> [Layer; 4] {
             &Layer::Dense("head.dense"),
             &Layer::DenseNoBias("head.dense"),
         ),
-        Layer::ConfigActivation("classifier_activation"),
+        Layer::ConfigActivation("classifier_activation", "gelu"),
         Layer::Choice(
             "norm_bias",
             false,

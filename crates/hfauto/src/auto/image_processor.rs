@@ -13,7 +13,7 @@
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
 
-use super::families::Family;
+use super::family::Family;
 use super::snapshot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Need, Snapshot};

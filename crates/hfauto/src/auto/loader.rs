@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor};
 
 use super::dtype::ModelDtype;
-use super::families::Family;
+use super::family::Family;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Weights;
 use crate::nn::{Rows, TensorRows, TensorSource, VarBuilder};

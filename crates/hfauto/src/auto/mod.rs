@@ -32,11 +32,13 @@
 //! # }
 //! ```
 
+mod base_families;
 mod config;
 mod described;
 mod device;
 mod dtype;
 mod families;
+mod family;
 mod heads;
 #[cfg(feature = "image")]
 mod image_processor;
@@ -53,7 +55,8 @@ pub use crate::auto_class::AutoClass;
 pub use config::{AutoConfig, AutoConfigBuilder};
 pub use device::{auto_devices, auto_dtype, cuda_device};
 pub use dtype::ModelDtype;
-pub use families::{FAMILIES, Family};
+pub use families::FAMILIES;
+pub use family::Family;
 pub use heads::{FamilyHead, LoadBackbone};
 #[cfg(feature = "image")]
 pub use image_processor::{AutoImageProcessor, AutoImageProcessorBuilder};
@@ -74,7 +77,7 @@ pub use sentence_transformers::{
 pub use text_input::TextInput;
 pub use tokenizer::{
     AutoTokenizer, AutoTokenizerBuilder, ChatOptions, ChatTemplate, DecodeOptions, EncodeOptions,
-    Encoding, Side, TruncationStrategy, Window, WindowOptions,
+    Encoding, Side, TranslationTokens, TruncationStrategy, Window, WindowOptions,
 };
 
 use crate::error::Result;

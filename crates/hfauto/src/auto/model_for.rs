@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::config::AutoConfig;
 use super::dtype::ModelDtype;
-use super::families::Family;
+use super::family::Family;
 use super::heads::FamilyHead;
 use super::load_options::{LoadOptions, load_options};
 use super::loader::{self, Load, LoadReport, NewHead, Owner};
@@ -310,6 +310,7 @@ fn build(
         word_embeddings: backbone.word_embeddings(),
         vocabulary_precision,
         pad_token_id: family.special_token_id("pad_token_id"),
+        eos_token_id: family.special_token_id("eos_token_id"),
         vocabulary_rows: request.vocabulary_rows,
     };
     let head = Head::load(&row.layout, fields, vb, sizes)?;

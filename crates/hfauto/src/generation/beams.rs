@@ -1,8 +1,7 @@
 //! Beam search for one row.
 //!
 //! # Source
-//! `_beam_search` and its helpers in `src/transformers/generation/utils.py` at v4.57, for a batch of one and one
-//! returned sequence. Scores are f32 and are added in the same order, including the −10⁹ for excluded beams.
+//! `_beam_search` and its helpers in `src/transformers/generation/utils.py` at v4.57, for a batch of one. Scores are f32 and are added in the same order, including the −10⁹ for excluded beams.
 
 use super::config::{EarlyStopping, GenerationConfig};
 use super::logits::Processors;
@@ -34,6 +33,8 @@ struct Continuation {
 /// The beams of one row.
 #[derive(Debug)]
 pub(super) struct BeamSearch {
+    /// The encoder's input, or the prompt of a decoder without an encoder.
+    input: Vec<u32>,
     /// Tokens of the decoder's prompt.
     prompt: usize,
     max_length: usize,
@@ -46,15 +47,21 @@ pub(super) struct BeamSearch {
 pub(super) type Next = Vec<(usize, u32)>;
 
 impl BeamSearch {
-    /// Starts a search from the decoder's `prompt`, with sequences of at most `max_length` tokens.
-    pub(super) fn new(num_beams: usize, prompt: Vec<u32>, max_length: usize) -> Self {
+    /// Starts a search from the decoder's `prompt`, with sequences of at most `max_length` tokens. `input` is as in
+    /// [`Processors::new`].
+    pub(super) fn new(
+        num_beams: usize,
+        input: Vec<u32>,
+        prompt: Vec<u32>,
+        max_length: usize,
+    ) -> Self {
         let beam = |ids: Vec<u32>, score| Beam { ids, score, finished: false };
         // All beams start identical. Only the first one has a usable score, so that they diverge.
         let running = (0..num_beams)
             .map(|i| beam(prompt.clone(), if i == 0 { 0.0 } else { UNWANTED }))
             .collect();
         let finished = vec![beam(prompt.clone(), UNWANTED); num_beams];
-        Self { prompt: prompt.len(), max_length, running, finished }
+        Self { input, prompt: prompt.len(), max_length, running, finished }
     }
 
     /// Advances all beams by one token. `logits` has one row per running beam or, in the first step, one for all beams;
@@ -68,11 +75,12 @@ impl BeamSearch {
         stops: &mut dyn FnMut(&[u32]) -> bool,
     ) -> Option<Next> {
         let num_beams = self.running.len();
-        let processors = Processors::new(config, self.prompt, self.max_length);
+        let processors = Processors::new(config, &self.input, self.prompt, self.max_length);
         let given = logits.len() / vocab_size;
         for (row, beam) in logits.chunks_exact_mut(vocab_size).zip(&self.running) {
             log_softmax(row);
             processors.process(&beam.ids, row);
+            processors.renormalize(row);
         }
         // Enough candidates to continue `num_beams` beams, even if every end token is among the best.
         let keep = num_beams * (1 + config.eos_token_id.len()).max(2);
@@ -151,10 +159,14 @@ impl BeamSearch {
         self.finished.iter().any(|beam| possible > if beam.finished { worst } else { UNWANTED })
     }
 
-    /// The best sequence: its tokens, the length of its prompt, and its score.
-    pub(super) fn best(mut self) -> (Vec<u32>, usize, f32) {
-        let best = self.finished.swap_remove(0);
-        (best.ids, self.prompt, best.score)
+    /// The number of tokens in the decoder's prompt.
+    pub(super) fn prompt_tokens(&self) -> usize {
+        self.prompt
+    }
+
+    /// The `count` best sequences, best first: the tokens, those of the prompt included, and the score.
+    pub(super) fn best(self, count: usize) -> impl Iterator<Item = (Vec<u32>, f32)> {
+        self.finished.into_iter().take(count).map(|beam| (beam.ids, beam.score))
     }
 }
 
@@ -198,7 +210,7 @@ mod tests {
         let config =
             GenerationConfig { num_beams: 2, eos_token_id: vec![0], ..GenerationConfig::default() };
         let ln = |p: f32| p.ln();
-        let mut search = BeamSearch::new(2, vec![3], 4);
+        let mut search = BeamSearch::new(2, vec![3], vec![3], 4);
         let mut stops = |_: &[u32]| false;
         let mut first = [ln(0.01), ln(0.5), ln(0.45), ln(0.04)];
         let next = search.step(&mut first, 4, &config, &mut stops).unwrap();
@@ -209,8 +221,11 @@ mod tests {
         assert!(next.is_some(), "a second finished beam may come");
         let mut third = [ln(0.25); 8];
         assert_eq!(search.step(&mut third, 4, &config, &mut stops), None, "max_length");
-        let (ids, prompt, score) = search.best();
-        assert_eq!(ids[prompt..], [2, 0]);
+        let best: Vec<(Vec<u32>, f32)> = search.best(2).collect();
+        assert_eq!(best.len(), 2);
+        assert!(best[0].1 >= best[1].1, "{best:?}");
+        let (ids, score) = &best[0];
+        assert_eq!(ids, &[3, 2, 0]);
         assert!((score - f32::midpoint(ln(0.45), ln(0.97))).abs() < 1e-6, "{score}");
     }
 }

@@ -16,22 +16,17 @@ const DEFAULT_MAX_LENGTH: usize = 20;
 /// Settings without effect on the text are not listed: memory usage (`low_memory`, `cache_implementation`), speculative
 /// decoding (`prompt_lookup_num_tokens`, `assistant_early_exit`), additional outputs (`output_scores`), and replacement
 /// of NaN and infinite logits (`remove_invalid_values`; here these are an error).
-const NOT_IMPLEMENTED: [(&str, &[f64]); 21] = [
+const NOT_IMPLEMENTED: [(&str, &[f64]); 16] = [
     ("constraints", &[]),
     ("diversity_penalty", &[0.0]),
     ("dola_layers", &[]),
-    ("encoder_no_repeat_ngram_size", &[0.0]),
-    ("encoder_repetition_penalty", &[1.0]),
     ("epsilon_cutoff", &[0.0, 1.0]),
     ("eta_cutoff", &[0.0, 1.0]),
-    ("exponential_decay_length_penalty", &[]),
     ("force_words_ids", &[]),
     ("guidance_scale", &[1.0]),
     ("max_time", &[]),
     ("num_beam_groups", &[1.0]),
-    ("num_return_sequences", &[1.0]),
     ("penalty_alpha", &[0.0]),
-    ("renormalize_logits", &[]),
     ("sequence_bias", &[]),
     ("token_healing", &[]),
     ("top_h", &[]),
@@ -42,14 +37,17 @@ const NOT_IMPLEMENTED: [(&str, &[f64]); 21] = [
 
 /// The settings read from a model's `config.json` when it has no `generation_config.json`, in addition to
 /// [`NOT_IMPLEMENTED`].
-const IMPLEMENTED: [&str; 27] = [
+const IMPLEMENTED: [&str; 32] = [
     "bad_words_ids",
     "begin_suppress_tokens",
     "bos_token_id",
     "decoder_start_token_id",
     "do_sample",
     "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
     "eos_token_id",
+    "exponential_decay_length_penalty",
     "forced_bos_token_id",
     "forced_eos_token_id",
     "length_penalty",
@@ -60,7 +58,9 @@ const IMPLEMENTED: [&str; 27] = [
     "min_p",
     "no_repeat_ngram_size",
     "num_beams",
+    "num_return_sequences",
     "pad_token_id",
+    "renormalize_logits",
     "repetition_penalty",
     "seed",
     "stop_strings",
@@ -155,8 +155,18 @@ pub struct GenerationConfig {
     pub repetition_penalty: f32,
     /// Each n-gram of this size occurs at most once; 0 for no limit.
     pub no_repeat_ngram_size: usize,
+    /// As `no_repeat_ngram_size`, for the n-grams of the encoder's input, or of a decoder's prompt.
+    pub encoder_no_repeat_ngram_size: usize,
+    /// Multiplies positive scores of tokens in the encoder's input, or in a decoder's prompt, and divides negative ones.
+    pub encoder_repetition_penalty: f64,
+    /// After this number of generated tokens, the scores of end tokens grow by this factor with each token.
+    pub exponential_decay_length_penalty: Option<(usize, f64)>,
+    /// Normalizes the scores of a step again after all other settings have changed them; matters only between beams.
+    pub renormalize_logits: bool,
     /// The number of beams; 1 for no beam search.
     pub num_beams: usize,
+    /// The number of sequences for each prompt: the best beams, or independent samples.
+    pub num_return_sequences: usize,
     /// The exponent of the sequence length that divides a beam's score.
     pub length_penalty: f64,
     /// When a beam search ends.
@@ -237,7 +247,12 @@ impl Default for GenerationConfig {
             min_p: None,
             repetition_penalty: 1.0,
             no_repeat_ngram_size: 0,
+            encoder_no_repeat_ngram_size: 0,
+            encoder_repetition_penalty: 1.0,
+            exponential_decay_length_penalty: None,
+            renormalize_logits: false,
             num_beams: 1,
+            num_return_sequences: 1,
             length_penalty: 1.0,
             early_stopping: EarlyStopping::Heuristic,
             eos_token_id: Vec::new(),
@@ -271,8 +286,6 @@ impl GenerationConfig {
                 "epsilon_cutoff" | "eta_cutoff" | "top_h" | "typical_p" => !do_sample,
                 // Contrastive search uses neither beams nor sampling.
                 "penalty_alpha" => do_sample || num_beams > 1,
-                // Renormalization shifts all scores of a step equally, which matters only between beams.
-                "renormalize_logits" => num_beams == 1,
                 _ => false,
             };
             if !is_unused {
@@ -312,7 +325,21 @@ impl GenerationConfig {
                 "a number above 0",
             )? as f32,
             no_repeat_ngram_size: settings.count("no_repeat_ngram_size", 0)?.unwrap_or(0),
+            encoder_no_repeat_ngram_size: settings
+                .count("encoder_no_repeat_ngram_size", 0)?
+                .unwrap_or(0),
+            encoder_repetition_penalty: number_or(
+                "encoder_repetition_penalty",
+                1.0,
+                |n| n > 0.0,
+                "a number above 0",
+            )?,
+            exponential_decay_length_penalty: settings.decay()?,
+            renormalize_logits: settings.flag("renormalize_logits")?.unwrap_or(false),
             num_beams,
+            num_return_sequences: settings
+                .at_most("num_return_sequences", 1, limits::GENERATION_BEAMS)?
+                .unwrap_or(1),
             length_penalty: number_or("length_penalty", 1.0, |_| true, "a number")?,
             early_stopping: match settings.get("early_stopping") {
                 None | Some(Value::Null) => EarlyStopping::Heuristic,
@@ -334,33 +361,43 @@ impl GenerationConfig {
             },
             seed: settings.parsed("seed", "a whole number of at least 0")?,
         };
-        if config.do_sample && config.temperature == Some(0.0) {
+        config.check(&settings)?;
+        Ok(config)
+    }
+
+    /// Rejects settings that conflict, and lists that are too long.
+    fn check(&self, settings: &Settings<'_>) -> Result<()> {
+        if self.do_sample && self.temperature == Some(0.0) {
             return Err(settings
                 .wrong("temperature", "a number above 0")
                 .hint("for greedy decoding, set `do_sample: false`"));
         }
-        if config.do_sample && config.num_beams > 1 {
+        if self.do_sample && self.num_beams > 1 {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
                     "`do_sample: true` with `num_beams: {}` is not implemented",
-                    config.num_beams
+                    self.num_beams
                 ),
             )
             .hint("set `do_sample: false` for beam search, or `num_beams: 1` for sampling"));
         }
+        if !self.do_sample && self.num_return_sequences > self.num_beams {
+            let expected = format!("at most `num_beams: {}` without sampling", self.num_beams);
+            return Err(settings.wrong("num_return_sequences", &expected));
+        }
         for (key, found) in [
-            ("eos_token_id", config.eos_token_id.len()),
-            ("forced_eos_token_id", config.forced_eos_token_id.len()),
-            ("stop_strings", config.stop_strings.len()),
-            ("bad_words_ids", config.bad_words_ids.iter().map(Vec::len).sum::<usize>() / 16),
+            ("eos_token_id", self.eos_token_id.len()),
+            ("forced_eos_token_id", self.forced_eos_token_id.len()),
+            ("stop_strings", self.stop_strings.len()),
+            ("bad_words_ids", self.bad_words_ids.iter().map(Vec::len).sum::<usize>() / 16),
         ] {
             settings.is_short(key, found)?;
         }
-        if config.stop_strings.iter().any(String::is_empty) {
+        if self.stop_strings.iter().any(String::is_empty) {
             return Err(settings.wrong("stop_strings", "texts that are not empty"));
         }
-        Ok(config)
+        Ok(())
     }
 
     /// The maximum number of tokens for a decoder's prompt of `prompt` tokens, including the prompt. The model's
@@ -512,6 +549,19 @@ impl<'a> Settings<'a> {
             .ok_or_else(|| self.wrong(key, expected))
     }
 
+    /// `exponential_decay_length_penalty`: a number of tokens and a factor.
+    fn decay(&self) -> Result<Option<(usize, f64)>> {
+        const KEY: &str = "exponential_decay_length_penalty";
+        let Some(value) = self.value(KEY) else { return Ok(None) };
+        let pair = match value.as_array().map(Vec::as_slice) {
+            Some([start, factor]) => start.as_u64().zip(factor.as_f64()),
+            _ => None,
+        };
+        let pair = pair.and_then(|(start, factor)| Some((usize::try_from(start).ok()?, factor)));
+        let pair = pair.filter(|(_, factor)| *factor > 0.0);
+        pair.map(Some).ok_or_else(|| self.wrong(KEY, "a number of tokens and a factor above 0"))
+    }
+
     fn flag(&self, key: &str) -> Result<Option<bool>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         value.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false"))
@@ -624,8 +674,7 @@ mod tests {
         assert!(config(json!({"typical_p": 1.0}), sampling.clone()).is_ok());
         for (model, options) in [
             (json!({"typical_p": 0.9, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1}), json!({})),
-            (json!({"penalty_alpha": 0.6, "top_k": 4}), sampling.clone()),
-            (json!({"renormalize_logits": true}), sampling),
+            (json!({"penalty_alpha": 0.6, "top_k": 4}), sampling),
             (json!({"low_memory": true, "remove_invalid_values": true}), json!({"num_beams": 2})),
             (json!({"prompt_lookup_num_tokens": 3, "assistant_early_exit": 2}), json!({})),
             (json!({"cache_implementation": "static", "output_scores": true}), json!({})),
@@ -634,7 +683,7 @@ mod tests {
         }
         for (model, options) in [
             (json!({"penalty_alpha": 0.6}), json!({})),
-            (json!({"renormalize_logits": true}), json!({"num_beams": 2})),
+            (json!({"sequence_bias": [[[1], 2.0]]}), json!({"num_beams": 2})),
             (json!({"max_time": 3.0}), json!({})),
         ] {
             assert_eq!(refused(model.clone(), options).0, ErrorKind::Unsupported, "{model}");
@@ -652,6 +701,18 @@ mod tests {
         let (_, text) = refused(json!({}), json!({"num_beams": 0}));
         assert_eq!(text, "`num_beams` is `0`, not a whole number of at least 1");
         assert!(config(json!({}), json!({"stop_strings": [""]})).is_err());
+        let (kind, text) = refused(json!({"num_beams": 2}), json!({"num_return_sequences": 3}));
+        assert_eq!(kind, ErrorKind::Config);
+        assert_eq!(
+            text,
+            "`num_return_sequences` is `3`, not at most `num_beams: 2` without sampling"
+        );
+        for value in [json!(3), json!([3]), json!([-1, 1.5]), json!([3, 0])] {
+            let (kind, text) =
+                refused(json!({"exponential_decay_length_penalty": value}), json!({}));
+            assert_eq!(kind, ErrorKind::Model);
+            assert!(text.contains("a number of tokens and a factor"), "{text}");
+        }
     }
 
     #[test]

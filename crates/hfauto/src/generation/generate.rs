@@ -42,6 +42,8 @@ pub struct Generated {
     pub finish_reason: FinishReason,
     /// For beam search: the sum of log-probabilities, divided by the length to the power of `length_penalty`.
     pub sequences_score: Option<f32>,
+    /// The other sequences that `num_return_sequences` asks for, best first; their own lists are empty.
+    pub others: Vec<Self>,
 }
 
 /// Generates a continuation of each prompt; results are in the order of `prompts`.
@@ -91,9 +93,15 @@ pub fn generate_with_prefixes(
         slots: Vec::new(),
         tokens: Vec::new(),
         texts: HashMap::new(),
-        results: prompts.iter().map(|_| None).collect(),
+        results: Vec::new(),
     };
-    let rows = prompts.iter().enumerate().map(|(place, prompt)| batch.row(place, prompt));
+    // Samples are rows of their own.
+    let copies = if config.do_sample { config.num_return_sequences } else { 1 };
+    batch.results = (0..prompts.len() * copies).map(|_| None).collect();
+    let rows = prompts.iter().enumerate().flat_map(|(place, prompt)| {
+        let batch = &batch;
+        (0..copies).map(move |copy| batch.row(place * copies + copy, copy as u64, prompt))
+    });
     let mut waiting = batch.queue(rows.collect::<Result<_>>()?);
     loop {
         batch.admit(&mut waiting)?;
@@ -104,7 +112,14 @@ pub fn generate_with_prefixes(
         }
     }
     let missing = || Error::new(ErrorKind::Internal, "a row was not generated");
-    batch.results.into_iter().map(|result| result.ok_or_else(missing)).collect()
+    let results = batch.results.into_iter().map(|result| result.ok_or_else(missing));
+    let mut results = results.collect::<Result<Vec<_>>>()?.into_iter();
+    let mut all = Vec::with_capacity(prompts.len());
+    while let Some(first) = results.next() {
+        let others = results.by_ref().take(copies - 1).chain(first.others);
+        all.push(Generated { others: others.collect(), ..first });
+    }
+    Ok(all)
 }
 
 /// The initial decoder tokens of an encoder-decoder model.
@@ -165,6 +180,8 @@ enum Search {
 
 /// Greedy decoding or sampling of one sequence.
 struct Single {
+    /// The encoder's input; empty for a decoder without an encoder, whose prompt begins `ids`.
+    encoder_input: Vec<u32>,
     /// The decoder's tokens, including the prompt.
     ids: Vec<u32>,
     prompt: usize,
@@ -189,7 +206,8 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn row(&self, place: usize, prompt: &[u32]) -> Result<Row> {
+    /// `copy` numbers the samples of a prompt.
+    fn row(&self, place: usize, copy: u64, prompt: &[u32]) -> Result<Row> {
         let config = self.config;
         let encoder_decoder = self.decoder.is_encoder_decoder();
         let input = match (prompt, config.bos_token_id) {
@@ -215,10 +233,13 @@ impl Batch<'_> {
         }
         let own = if encoder_decoder { input.len() + max_length } else { max_length };
         let search = if config.num_beams > 1 {
-            Search::Beams(BeamSearch::new(config.num_beams, ids, max_length))
+            Search::Beams(BeamSearch::new(config.num_beams, input.clone(), ids, max_length))
         } else {
-            let generator = config.do_sample.then(|| RowGenerator::new(config.seed, prompt));
-            Search::Single(Single { prompt: ids.len(), ids, max_length, generator })
+            let seed = config.seed.wrapping_add(copy);
+            let generator = config.do_sample.then(|| RowGenerator::new(seed, prompt));
+            let encoder_input = if encoder_decoder { input.clone() } else { Vec::new() };
+            let prompt = ids.len();
+            Search::Single(Single { encoder_input, prompt, ids, max_length, generator })
         };
         Ok(Row { place, prompt: input, prefix: 0, tokens: own * config.num_beams, search })
     }
@@ -401,7 +422,13 @@ impl Search {
                 Ok(next.map(decoder_rows))
             }
             Self::Single(row) => {
-                Processors::new(config, row.prompt, row.max_length).process(&row.ids, scores);
+                let input = if row.encoder_input.is_empty() {
+                    &row.ids[..row.prompt]
+                } else {
+                    &row.encoder_input
+                };
+                let processors = Processors::new(config, input, row.prompt, row.max_length);
+                processors.process(&row.ids, scores);
                 let id = match &mut row.generator {
                     Some(generator) => {
                         generator.draw(&warp(config, scores)).ok_or_else(no_candidate)?
@@ -418,19 +445,23 @@ impl Search {
     }
 
     fn finish(self, config: &GenerationConfig, stops: &mut dyn FnMut(&[u32]) -> bool) -> Generated {
-        let (ids, prompt, sequences_score) = match self {
-            Self::Single(row) => (row.ids, row.prompt, None),
-            Self::Beams(beams) => {
-                let (ids, prompt, score) = beams.best();
-                (ids, prompt, Some(score))
-            }
+        let mut generated = |mut ids: Vec<u32>, prompt: usize, sequences_score| {
+            let ends = |last| config.eos_token_id.contains(last);
+            let stopped = ids.last().is_some_and(ends) || stops(&ids);
+            let finish_reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
+            let token_ids = ids.split_off(prompt);
+            Generated { token_ids, finish_reason, sequences_score, others: Vec::new() }
         };
-        let stopped =
-            ids.last().is_some_and(|last| config.eos_token_id.contains(last)) || stops(&ids);
-        Generated {
-            finish_reason: if stopped { FinishReason::Stop } else { FinishReason::Length },
-            token_ids: ids[prompt..].to_vec(),
-            sequences_score,
+        match self {
+            Self::Single(row) => generated(row.ids, row.prompt, None),
+            Self::Beams(beams) => {
+                let prompt = beams.prompt_tokens();
+                let best = beams.best(config.num_return_sequences);
+                let mut all: VecDeque<Generated> =
+                    best.map(|(ids, score)| generated(ids, prompt, Some(score))).collect();
+                let first = all.pop_front().unwrap_or_else(|| generated(Vec::new(), 0, None));
+                Generated { others: all.into(), ..first }
+            }
         }
     }
 }

@@ -4,12 +4,17 @@
 //! # Source
 //! `logits_process.py`, and `_get_logits_processor` in `utils.py`, of `src/transformers/generation` at v4.57.
 
+use std::collections::BTreeSet;
+
 use super::config::GenerationConfig;
+use crate::nn::log_softmax;
 
 /// The logits processors of one row. [`warp`] has the warpers, which only sampling uses.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Processors<'a> {
     config: &'a GenerationConfig,
+    /// The encoder's input, or the prompt of a decoder without an encoder.
+    input: &'a [u32],
     /// The number of tokens in the decoder's prompt.
     prompt: usize,
     min_length: usize,
@@ -17,20 +22,34 @@ pub(super) struct Processors<'a> {
 }
 
 impl<'a> Processors<'a> {
-    /// Creates the processors of a row with a prompt of `prompt` tokens, which ends at `max_length`.
-    pub(super) fn new(config: &'a GenerationConfig, prompt: usize, max_length: usize) -> Self {
-        Self { config, prompt, min_length: config.min_total_tokens(prompt), max_length }
+    /// Creates the processors of a row with a prompt of `prompt` tokens, which ends at `max_length`. `input` is the encoder's
+    /// input, or the prompt of a decoder without an encoder.
+    pub(super) fn new(
+        config: &'a GenerationConfig,
+        input: &'a [u32],
+        prompt: usize,
+        max_length: usize,
+    ) -> Self {
+        Self { config, input, prompt, min_length: config.min_total_tokens(prompt), max_length }
     }
 
     /// Changes `scores`, one per token of the vocabulary. `ids` are the decoder's tokens, including the prompt.
     pub(super) fn process(&self, ids: &[u32], scores: &mut [f32]) {
         let config = self.config;
         #[expect(clippy::float_cmp, reason = "exactly 1 is no penalty")]
+        if config.encoder_repetition_penalty != 1.0 {
+            let penalty = (1.0 / config.encoder_repetition_penalty) as f32;
+            repetition_penalty(penalty, self.input, scores);
+        }
+        #[expect(clippy::float_cmp, reason = "exactly 1 is no penalty")]
         if config.repetition_penalty != 1.0 {
             repetition_penalty(config.repetition_penalty, ids, scores);
         }
         if config.no_repeat_ngram_size > 0 {
-            no_repeat_ngram(config.no_repeat_ngram_size, ids, scores);
+            no_repeat_ngram(config.no_repeat_ngram_size, ids, ids, scores);
+        }
+        if config.encoder_no_repeat_ngram_size > 0 {
+            no_repeat_ngram(config.encoder_no_repeat_ngram_size, self.input, ids, scores);
         }
         for words in &config.bad_words_ids {
             bad_words(words, &config.eos_token_id, ids, scores);
@@ -46,6 +65,12 @@ impl<'a> Processors<'a> {
         if !config.forced_eos_token_id.is_empty() && ids.len() + 1 == self.max_length {
             force(&config.forced_eos_token_id, scores);
         }
+        if let Some((start, factor)) = config.exponential_decay_length_penalty
+            && ids.len() > start.saturating_add(self.prompt)
+        {
+            let tokens = (ids.len() - start - self.prompt) as f64;
+            favour(&config.eos_token_id, (factor.powf(tokens) - 1.0) as f32, scores);
+        }
         forbid(&config.suppress_tokens, scores);
         let begin = if self.prompt > 1 || config.forced_bos_token_id.is_none() {
             self.prompt
@@ -54,6 +79,23 @@ impl<'a> Processors<'a> {
         };
         if ids.len() == begin {
             forbid(&config.begin_suppress_tokens, scores);
+        }
+    }
+
+    /// Normalizes processed scores again if the settings request it: the logarithms of probabilities that add up to 1.
+    pub(super) fn renormalize(&self, scores: &mut [f32]) {
+        // Without any allowed token there is nothing to normalize.
+        if self.config.renormalize_logits && scores.iter().any(|score| score.is_finite()) {
+            log_softmax(scores);
+        }
+    }
+}
+
+/// Raises the scores of `ids` by `share` of their absolute values.
+fn favour(ids: &[u32], share: f32, scores: &mut [f32]) {
+    for &id in ids.iter().collect::<BTreeSet<_>>() {
+        if let Some(score) = scores.get_mut(id as usize).filter(|score| score.is_finite()) {
+            *score += score.abs() * share;
         }
     }
 }
@@ -86,13 +128,13 @@ fn repetition_penalty(penalty: f32, ids: &[u32], scores: &mut [f32]) {
     }
 }
 
-/// Forbids every token that would repeat an n-gram of `size` tokens.
-fn no_repeat_ngram(size: usize, ids: &[u32], scores: &mut [f32]) {
+/// Forbids every token that would repeat, after `ids`, an n-gram of `size` tokens of `text`.
+fn no_repeat_ngram(size: usize, text: &[u32], ids: &[u32], scores: &mut [f32]) {
     if ids.len() + 1 < size {
         return;
     }
     let begun = &ids[ids.len() + 1 - size..];
-    for group in ids.windows(size) {
+    for group in text.windows(size) {
         let (start, last) = group.split_at(size - 1);
         if start == begun {
             forbid(last, scores);
@@ -228,7 +270,9 @@ mod tests {
 
     fn processed(config: &GenerationConfig, prompt: usize, ids: &[u32]) -> Vec<f32> {
         let mut scores = vec![1.0, -2.0, 3.0, -4.0, 5.0];
-        Processors::new(config, prompt, 8).process(ids, &mut scores);
+        let processors = Processors::new(config, &ids[..prompt], prompt, 8);
+        processors.process(ids, &mut scores);
+        processors.renormalize(&mut scores);
         scores
     }
 
@@ -283,6 +327,35 @@ mod tests {
     }
 
     #[test]
+    fn what_a_prompt_or_the_length_asks_for_changes_the_scores() {
+        let default = GenerationConfig::default();
+        // Of the prompt: positive scores are multiplied, negative ones divided.
+        let config = GenerationConfig { encoder_repetition_penalty: 2.0, ..default.clone() };
+        assert_eq!(processed(&config, 2, &[2, 3, 4]), [1.0, -2.0, 6.0, -2.0, 5.0]);
+        let config = GenerationConfig { encoder_no_repeat_ngram_size: 2, ..default.clone() };
+        assert_eq!(processed(&config, 3, &[1, 4, 2, 1]), [1.0, -2.0, 3.0, -4.0, NO]);
+        let config = GenerationConfig {
+            exponential_decay_length_penalty: Some((1, 2.0)),
+            eos_token_id: vec![3, 3, 2],
+            ..default.clone()
+        };
+        assert_eq!(processed(&config, 1, &[0; 2]), [1.0, -2.0, 3.0, -4.0, 5.0]);
+        assert_eq!(processed(&config, 1, &[0; 4]), [1.0, -2.0, 12.0, 8.0, 5.0]);
+        let config = GenerationConfig { min_length: 9, ..config };
+        assert_eq!(processed(&config, 1, &[0; 4]), [1.0, -2.0, NO, NO, 5.0]);
+        let config = GenerationConfig {
+            renormalize_logits: true,
+            suppress_tokens: vec![0, 1, 3],
+            ..default
+        };
+        let scores = processed(&config, 1, &[0]);
+        let sum: f32 = scores.iter().map(|score| score.exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-6 && scores[0] == NO, "{scores:?}");
+        let all = GenerationConfig { suppress_tokens: (0..5).collect(), ..config };
+        assert_eq!(processed(&all, 1, &[0]), [NO; 5]);
+    }
+
+    #[test]
     fn the_kth_largest_is_that_of_the_sorted_scores() {
         let scores: Vec<f32> = (0..257).map(|i| ((i * 97) % 101) as f32).collect();
         let mut sorted = scores.clone();
@@ -334,7 +407,7 @@ mod tests {
             let config = GenerationConfig::new(&model, options).unwrap();
             let mut scores: Vec<f32> = serde_json::from_value(case["logits"].clone()).unwrap();
             let ids: Vec<u32> = serde_json::from_value(case["input_ids"].clone()).unwrap();
-            Processors::new(&config, ids.len(), 1000).process(&ids, &mut scores);
+            Processors::new(&config, &ids, ids.len(), 1000).process(&ids, &mut scores);
             let candidates = warp(&config, &scores);
             let (exps, sum) = exponentials(&candidates);
             let mut ours = vec![None; scores.len()];

@@ -8,7 +8,8 @@ use candle_core::{Result, Tensor, bail};
 use serde_json::json;
 
 use super::causal_lm::{CausalBackbone, CausalLM};
-use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, RelativeKeys};
+use super::embeddings::{TextEmbeddings, TextEmbeddingsConfig};
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Qkv, RelativeKeys};
 use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
@@ -21,6 +22,8 @@ use crate::nn::{
 pub struct BertConfig {
     /// The vocabulary size.
     pub vocab_size: usize,
+    /// The size of an embedding. If it is not that of a hidden state, a layer projects embeddings.
+    pub embedding_size: usize,
     /// The size of a hidden state.
     pub hidden_size: usize,
     /// The number of layers.
@@ -43,6 +46,8 @@ pub struct BertConfig {
     pub position_embedding_type: PositionEmbeddingType,
     /// Whether attention is causal, as in a language model.
     pub is_decoder: bool,
+    /// Whether norms precede the sublayers and end the encoder, instead of following the embeddings and the sublayers.
+    pub norm_first: bool,
     /// The kernels that compute attention.
     pub attn_implementation: AttnImplementation,
 }
@@ -73,6 +78,34 @@ impl PositionEmbeddingType {
     }
 }
 
+/// The defaults of a family.
+pub(super) struct BertDefaults {
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
+    pub(super) num_hidden_layers: usize,
+    pub(super) num_attention_heads: usize,
+    pub(super) intermediate_size: usize,
+    pub(super) max_position_embeddings: usize,
+    pub(super) type_vocab_size: usize,
+    pub(super) layer_norm_eps: f64,
+    pub(super) position_ids: PositionIds,
+}
+
+impl BertDefaults {
+    /// Those of BERT.
+    pub(super) const BERT: Self = Self {
+        vocab_size: 30_522,
+        hidden_size: 768,
+        num_hidden_layers: 12,
+        num_attention_heads: 12,
+        intermediate_size: 3072,
+        max_position_embeddings: 512,
+        type_vocab_size: 2,
+        layer_norm_eps: 1e-12,
+        position_ids: PositionIds::FromZero,
+    };
+}
+
 impl BertConfig {
     /// Reads a `config.json` of BERT.
     ///
@@ -80,29 +113,33 @@ impl BertConfig {
     /// `Model` for a wrong type or an invalid value, `Unsupported` for a setting that is not
     /// implemented.
     pub fn new(fields: &Fields<'_>) -> error::Result<Self> {
-        Self::with_defaults(fields, 30522, PositionIds::FromZero)
+        Self::with_defaults(fields, &BertDefaults::BERT)
     }
 
-    /// As [`BertConfig::new`], with the parameters that differ between the families that share the encoder.
+    /// As [`BertConfig::new`], with the defaults of a family that shares the encoder.
     pub(super) fn with_defaults(
         fields: &Fields<'_>,
-        vocab_size: usize,
-        position_ids: PositionIds,
+        defaults: &BertDefaults,
     ) -> error::Result<Self> {
         fields.only("add_cross_attention", &json!(false))?;
+        let hidden_size = fields.size("hidden_size", defaults.hidden_size)?;
+        let heads = fields.size("num_attention_heads", defaults.num_attention_heads)?;
+        let positions = fields.size("max_position_embeddings", defaults.max_position_embeddings)?;
         let config = Self {
-            vocab_size: fields.size("vocab_size", vocab_size)?,
-            hidden_size: fields.size("hidden_size", 768)?,
-            num_hidden_layers: fields.size("num_hidden_layers", 12)?,
-            num_attention_heads: fields.size("num_attention_heads", 12)?,
-            intermediate_size: fields.size("intermediate_size", 3072)?,
+            vocab_size: fields.size("vocab_size", defaults.vocab_size)?,
+            embedding_size: hidden_size,
+            hidden_size,
+            num_hidden_layers: fields.size("num_hidden_layers", defaults.num_hidden_layers)?,
+            num_attention_heads: heads,
+            intermediate_size: fields.size("intermediate_size", defaults.intermediate_size)?,
             hidden_act: fields.activation("hidden_act", "gelu")?,
-            max_position_embeddings: fields.size("max_position_embeddings", 512)?,
-            type_vocab_size: fields.size("type_vocab_size", 2)?,
-            layer_norm_eps: fields.epsilon("layer_norm_eps", 1e-12)?,
-            position_ids,
+            max_position_embeddings: positions,
+            type_vocab_size: fields.size("type_vocab_size", defaults.type_vocab_size)?,
+            layer_norm_eps: fields.epsilon("layer_norm_eps", defaults.layer_norm_eps)?,
+            position_ids: defaults.position_ids,
             position_embedding_type: PositionEmbeddingType::read(fields)?,
             is_decoder: fields.flag("is_decoder", false)?,
+            norm_first: false,
             attn_implementation: fields.attn_implementation(),
         };
         fields.divides(
@@ -136,48 +173,8 @@ impl BertConfig {
     }
 }
 
-struct BertEmbeddings {
-    word_embeddings: Embedding,
-    position_embeddings: Embedding,
-    token_type_embeddings: Embedding,
-    layer_norm: LayerNorm,
-    absolute: bool,
-}
-
-impl BertEmbeddings {
-    fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
-        let table = |name, rows| Embedding::load(vb.pp(name), rows, config.hidden_size);
-        Ok(Self {
-            word_embeddings: Embedding::load_words(
-                &vb.pp("word_embeddings"),
-                config.vocab_size,
-                config.hidden_size,
-                None,
-            )?,
-            position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
-            token_type_embeddings: table("token_type_embeddings", config.type_vocab_size)?,
-            layer_norm: LayerNorm::load(
-                vb.pp("LayerNorm"),
-                config.hidden_size,
-                config.layer_norm_eps,
-            )?,
-            absolute: config.position_embedding_type == PositionEmbeddingType::Absolute,
-        })
-    }
-
-    fn forward(&self, inputs: &ModelInputs) -> Result<Tensor> {
-        let words = self.word_embeddings.forward(&inputs.input_ids)?;
-        let sum = self.token_type_embeddings.add_to(words, &inputs.token_type_ids)?;
-        if !self.absolute {
-            return self.layer_norm.forward(&sum);
-        }
-        let positions = self.position_embeddings.forward(&inputs.position_ids)?;
-        self.layer_norm.forward_residual(&sum, &positions)
-    }
-}
-
 const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
-    qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
+    qkv: Qkv::Apart(["attention.self.query", "attention.self.key", "attention.self.value"]),
     attention_output: "attention.output.dense",
     attention_norm: "attention.output.LayerNorm",
     intermediate: "intermediate.dense",
@@ -185,7 +182,25 @@ const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
     output_norm: "output.LayerNorm",
 };
 
+const LAYER_NAMES_OF_NORM_FIRST: EncoderLayerNames = EncoderLayerNames {
+    attention_norm: "attention.self_attn_layer_norm",
+    output_norm: "LayerNorm",
+    ..LAYER_NAMES
+};
+
 impl BertConfig {
+    fn embeddings(&self) -> TextEmbeddingsConfig {
+        TextEmbeddingsConfig {
+            vocab_size: self.vocab_size,
+            embedding_size: self.embedding_size,
+            positions: Some(self.max_position_embeddings),
+            adds_positions: self.position_embedding_type == PositionEmbeddingType::Absolute,
+            type_vocab_size: Some(self.type_vocab_size),
+            projection: None,
+            layer_norm_eps: (!self.norm_first).then_some(self.layer_norm_eps),
+        }
+    }
+
     fn layer(&self) -> EncoderLayerConfig {
         let relative_keys = |with_keys| RelativeKeys {
             name: "attention.self.distance_embedding",
@@ -193,20 +208,21 @@ impl BertConfig {
             with_keys,
         };
         EncoderLayerConfig {
-            names: &LAYER_NAMES,
+            names: if self.norm_first { &LAYER_NAMES_OF_NORM_FIRST } else { &LAYER_NAMES },
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
             num_attention_heads: self.num_attention_heads,
             hidden_act: self.hidden_act,
             layer_norm_eps: self.layer_norm_eps,
             qkv_bias: true,
-            norm_first: false,
+            norm_first: self.norm_first,
             causal: self.is_decoder,
             relative_keys: match self.position_embedding_type {
                 PositionEmbeddingType::Absolute => None,
                 PositionEmbeddingType::RelativeKey => Some(relative_keys(false)),
                 PositionEmbeddingType::RelativeKeyQuery => Some(relative_keys(true)),
             },
+            disentangled: None,
             attn_implementation: self.attn_implementation,
         }
     }
@@ -218,9 +234,9 @@ pub(super) struct Pooler {
 }
 
 impl Pooler {
-    /// Loads `pooler.dense` if the checkpoint has it; transformers would initialize it with random weights.
-    pub(super) fn load(vb: &VarBuilder<'_>, hidden_size: usize) -> Result<Option<Self>> {
-        let vb = vb.pp("pooler.dense").unquantized();
+    /// Loads the layer if the checkpoint has it; transformers would initialize it with random weights.
+    pub(super) fn load(vb: VarBuilder<'_>, hidden_size: usize) -> Result<Option<Self>> {
+        let vb = vb.unquantized();
         if !vb.contains_tensor("weight") {
             return Ok(None);
         }
@@ -259,10 +275,13 @@ impl Pooler {
     }
 }
 
-/// BERT without a head: `BertModel`, and with other defaults `RobertaModel` and its relatives.
+/// BERT without a head: `BertModel`, and with other settings `RobertaModel`, `ElectraModel` and their relatives.
 pub struct BertModel {
-    embeddings: BertEmbeddings,
+    embeddings: TextEmbeddings,
+    embeddings_project: Option<Linear>,
     encoder_layer: EncoderLayers,
+    /// The norm after the last layer.
+    encoder_layer_norm: Option<LayerNorm>,
     pooler: Option<Pooler>,
     dimensions: Dimensions,
     is_decoder: bool,
@@ -273,29 +292,54 @@ impl BertModel {
     ///
     /// # Errors
     /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
-    pub fn load(vb: VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
-        let embeddings = BertEmbeddings::load(vb.pp("embeddings"), config)?;
+    pub fn load(vb: &VarBuilder<'_>, config: &BertConfig) -> Result<Self> {
+        let (size, hidden) = (config.embedding_size, config.hidden_size);
+        let embeddings = TextEmbeddings::load(&vb.pp("embeddings"), &config.embeddings())?;
+        let projection = (size != hidden)
+            .then(|| Linear::load(vb.pp("embeddings_project").unquantized(), size, hidden, true));
+        let norm = config
+            .norm_first
+            .then(|| LayerNorm::load(vb.pp("encoder.LayerNorm"), hidden, config.layer_norm_eps));
+        let before = embeddings.layer_norm.as_ref().filter(|_| projection.is_none());
         let encoder_layer = EncoderLayers::load(
             &vb.pp("encoder.layer"),
             config.num_hidden_layers,
             &config.layer(),
-            Some(&embeddings.layer_norm),
+            before,
         )?;
         Ok(Self {
             embeddings,
+            embeddings_project: projection.transpose()?,
             encoder_layer,
-            pooler: Pooler::load(&vb, config.hidden_size)?,
+            encoder_layer_norm: norm.transpose()?,
+            pooler: Pooler::load(vb.pp("pooler.dense"), hidden)?,
             dimensions: config.dimensions(),
             is_decoder: config.is_decoder,
         })
+    }
+
+    fn encode(
+        &self,
+        caches: Option<&mut [KvCache]>,
+        recorder: &mut Recorder<'_>,
+    ) -> Result<Tensor> {
+        let mut states = self.embeddings.forward(recorder.inputs)?;
+        if let Some(projection) = &self.embeddings_project {
+            states = projection.forward(&states)?;
+        }
+        let states = self.encoder_layer.forward(states, caches, None, recorder)?;
+        let Some(norm) = &self.encoder_layer_norm else { return Ok(states) };
+        let states = norm.forward(&states)?;
+        // As in transformers, the last hidden state is the normalized one.
+        recorder.replace_hidden_state(&states);
+        Ok(states)
     }
 }
 
 impl Backbone for BertModel {
     fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
         let mut recorder = Recorder::new(inputs, want);
-        let embedded = self.embeddings.forward(inputs)?;
-        let hidden_states = self.encoder_layer.forward(embedded, None, None, &mut recorder)?;
+        let hidden_states = self.encode(None, &mut recorder)?;
         let pooled = Pooler::output(self.pooler.as_ref(), &hidden_states, inputs, want)?;
         Ok(recorder.finish(hidden_states, pooled))
     }
@@ -321,8 +365,6 @@ impl Backbone for BertModel {
 
 impl CausalBackbone for BertModel {
     fn forward_cached(&self, inputs: &ModelInputs, caches: &mut [KvCache]) -> Result<Tensor> {
-        let embedded = self.embeddings.forward(inputs)?;
-        let mut recorder = Recorder::new(inputs, &Want::default());
-        self.encoder_layer.forward(embedded, Some(caches), None, &mut recorder)
+        self.encode(Some(caches), &mut Recorder::new(inputs, &Want::default()))
     }
 }

@@ -5,7 +5,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers};
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Qkv};
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
@@ -103,7 +103,7 @@ impl Embeddings {
 }
 
 const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
-    qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+    qkv: Qkv::Apart(["attention.q_lin", "attention.k_lin", "attention.v_lin"]),
     attention_output: "attention.out_lin",
     attention_norm: "sa_layer_norm",
     intermediate: "ffn.lin1",
@@ -124,6 +124,7 @@ impl DistilBertConfig {
             norm_first: false,
             causal: false,
             relative_keys: None,
+            disentangled: None,
             attn_implementation: self.attn_implementation,
         }
     }

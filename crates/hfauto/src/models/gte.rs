@@ -174,7 +174,7 @@ impl GteModel {
         Ok(Self {
             layers: RotaryEncoder::load(&layers, &config.encoder, norm)?,
             embeddings,
-            pooler: Pooler::load(&vb, config.encoder.hidden_size)?,
+            pooler: Pooler::load(vb.pp("pooler.dense"), config.encoder.hidden_size)?,
             dimensions: config.dimensions(),
         })
     }

@@ -62,12 +62,14 @@ impl Reads {
 pub enum Layer {
     /// `width → width`, with bias.
     Dense(&'static str),
+    /// `width → embedding_size` of the word embeddings, with bias.
+    DenseToEmbeddings(&'static str),
     /// `width → width`, without bias.
     DenseNoBias(&'static str),
     /// An activation fixed by the architecture.
     Activation(Activation),
-    /// The activation that `config.json` names under this key.
-    ConfigActivation(&'static str),
+    /// The activation that `config.json` names under this key, with this default.
+    ConfigActivation(&'static str, &'static str),
     /// The activation of a gate or of a gated unit that `config.json` names under this key, with this default.
     GateActivation(&'static str, &'static str),
     /// Layer normalization with the given epsilon.
@@ -85,9 +87,14 @@ pub enum Layer {
     /// `width → vocab_size`. Shares the weight of the word embeddings if the backbone tied them
     /// ([`VarBuilder::with_tied_head`]). The bias, if names are given, is the first one found.
     Vocabulary(&'static str, &'static [&'static str]),
-    /// Divides by the square root of `hidden_size` unless config.json has `tie_word_embeddings: false` (T5). The setting
-    /// ties nothing.
+    /// As [`Layer::Vocabulary`], with a bias of shape `(1, vocab_size)` under the second name; zeros if the checkpoint has
+    /// none (BART's `final_logits_bias`).
+    BiasedVocabulary(&'static str, &'static str),
+    /// Divides by the square root of `hidden_size` unless config.json has `scale_decoder_outputs: false`, or without that
+    /// setting, `tie_word_embeddings: false` (T5). The setting ties nothing.
     ScaleUnlessUntied,
+    /// Divides by the number under the key, by default this one (Granite).
+    Divide(&'static str, f64),
     /// The first layer if the flag under this key of `config.json`, with this default, is true; else the second.
     Choice(&'static str, bool, &'static Self, &'static Self),
     /// `c · tanh(x / c)` with the bound under the key, by default this one; nothing if it is null (Gemma 2).
@@ -99,6 +106,7 @@ impl Layer {
     fn names(&self) -> Vec<&'static str> {
         match *self {
             Self::Dense(name)
+            | Self::DenseToEmbeddings(name)
             | Self::DenseNoBias(name)
             | Self::LayerNorm(name, _)
             | Self::LayerNormNoBias(name, _)
@@ -107,11 +115,13 @@ impl Layer {
             | Self::Outputs(name, _)
             | Self::Vocabulary(name, _) => vec![name],
             Self::LabelsMean(names) => names.to_vec(),
-            Self::Choice(_, _, layer, _) => layer.names(),
+            Self::BiasedVocabulary(name, bias) => vec![name, bias],
+            Self::Choice(_, _, first, second) => [first.names(), second.names()].concat(),
             Self::Activation(_)
-            | Self::ConfigActivation(_)
+            | Self::ConfigActivation(..)
             | Self::GateActivation(..)
             | Self::ScaleUnlessUntied
+            | Self::Divide(..)
             | Self::Softcap(..) => Vec::new(),
         }
     }
@@ -145,7 +155,7 @@ impl HeadLayout {
     pub fn vocabulary(&self) -> Option<&'static str> {
         fn path(layer: &Layer) -> Option<&'static str> {
             match layer {
-                Layer::Vocabulary(name, _) => Some(name),
+                Layer::Vocabulary(name, _) | Layer::BiasedVocabulary(name, _) => Some(name),
                 Layer::Choice(_, _, layer, _) => path(layer),
                 _ => None,
             }
@@ -177,6 +187,8 @@ pub struct HeadSizes<'a> {
     pub vocabulary_precision: Precision,
     /// `pad_token_id` where config.json has none.
     pub pad_token_id: Option<u32>,
+    /// `eos_token_id` where config.json has none.
+    pub eos_token_id: Option<u32>,
     /// The tokens whose logits a head over the vocabulary computes, each below `vocab_size`, for the last token of each
     /// row; `None`: all, for every token.
     pub vocabulary_rows: Option<&'a [u32]>,
@@ -187,6 +199,7 @@ enum Loaded {
     Activation(Activation),
     LayerNorm(LayerNorm),
     Scale(f64),
+    Divide(f64),
     Softcap(f64),
     Mean([Linear; 2]),
 }
@@ -219,16 +232,17 @@ impl Head {
         };
         let layers = layout.layers.iter().filter_map(|layer| loader.load(*layer).transpose());
         let layers = layers.collect::<error::Result<_>>()?;
+        let token = |key, default: Option<u32>| match default {
+            Some(id) if !fields.contains(key) => Ok(Some(id)),
+            _ => fields.optional_token_id(key),
+        };
         Ok(Self {
             reads: match sizes.vocabulary_rows {
                 Some(_) => Reads::Last,
                 None => layout.reads.resolve(fields)?,
             },
-            pad_token_id: match sizes.pad_token_id {
-                Some(id) if !fields.contains("pad_token_id") => Some(id),
-                _ => fields.optional_token_id("pad_token_id")?,
-            },
-            eos_token_id: fields.optional_token_id("eos_token_id")?,
+            pad_token_id: token("pad_token_id", sizes.pad_token_id)?,
+            eos_token_id: token("eos_token_id", sizes.eos_token_id)?,
             layers,
         })
     }
@@ -302,6 +316,7 @@ impl Head {
                 Loaded::Activation(activation) => activation.forward(&x)?,
                 Loaded::LayerNorm(norm) => norm.forward(&x)?,
                 Loaded::Scale(factor) => (x * *factor)?,
+                Loaded::Divide(divisor) => (x / *divisor)?,
                 Loaded::Softcap(cap) => (Activation::Tanh.forward(&(x / *cap)?)? * *cap)?,
                 Loaded::Mean([first, second]) => {
                     let hidden_size = x.dim(1)? / 2;
@@ -324,7 +339,7 @@ struct Loader<'a> {
     width: usize,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
     fn linear(&mut self, name: &str, outputs: usize, bias: bool) -> error::Result<Loaded> {
         let linear = Linear::load(self.vb.pp(name).unquantized(), self.width, outputs, bias);
         self.width = outputs;
@@ -335,10 +350,14 @@ impl Loader<'_> {
         let num_labels = self.sizes.num_labels;
         Ok(Some(match layer {
             Layer::Dense(name) => self.linear(name, self.width, true)?,
+            Layer::DenseToEmbeddings(name) => {
+                let size = self.embeddings()?.shape().map_err(cannot_load)?.1;
+                self.linear(name, size, true)?
+            }
             Layer::DenseNoBias(name) => self.linear(name, self.width, false)?,
             Layer::Activation(activation) => Loaded::Activation(activation),
-            Layer::ConfigActivation(key) => {
-                Loaded::Activation(self.fields.activation(key, "gelu")?)
+            Layer::ConfigActivation(key, default) => {
+                Loaded::Activation(self.fields.activation(key, default)?)
             }
             Layer::GateActivation(key, default) => {
                 Loaded::Activation(self.fields.gate_activation(key, default)?)
@@ -363,11 +382,23 @@ impl Loader<'_> {
                 Loaded::Mean([first?, second?])
             }
             Layer::Outputs(name, outputs) => self.linear(name, outputs, true)?,
-            Layer::Vocabulary(name, biases) => self.vocabulary(name, biases)?,
-            Layer::ScaleUnlessUntied if self.fields.flag("tie_word_embeddings", true)? => {
+            Layer::Vocabulary(name, biases) => {
+                let bias = biases.iter().find(|name| self.vb.contains_tensor(name));
+                self.vocabulary(name, bias.or(biases.first()).map(|name| (*name, false)))?
+            }
+            Layer::BiasedVocabulary(name, bias) => {
+                let bias = self.vb.contains_tensor(bias).then_some((bias, true));
+                self.vocabulary(name, bias)?
+            }
+            Layer::ScaleUnlessUntied => {
+                // transformers 5 writes the first setting, and always `true` for the second.
+                let tied = self.fields.flag("tie_word_embeddings", true)?;
+                if !self.fields.flag("scale_decoder_outputs", tied)? {
+                    return Ok(None);
+                }
                 Loaded::Scale(1.0 / (self.sizes.hidden_size as f64).sqrt())
             }
-            Layer::ScaleUnlessUntied => return Ok(None),
+            Layer::Divide(key, default) => Loaded::Divide(self.fields.epsilon(key, default)?),
             Layer::Softcap(key, default) => {
                 return Ok(self.fields.optional_number(key, default)?.map(Loaded::Softcap));
             }
@@ -387,16 +418,24 @@ impl Loader<'_> {
         load(self.vb.pp(name), self.width, eps).map(Loaded::LayerNorm).map_err(cannot_load)
     }
 
-    fn vocabulary(&mut self, name: &str, biases: &[&str]) -> error::Result<Loaded> {
-        let Some(embeddings) = self.sizes.word_embeddings else {
-            return Err(error::Error::new(
+    fn embeddings(&self) -> error::Result<&'a Embedding> {
+        self.sizes.word_embeddings.ok_or_else(|| {
+            error::Error::new(
                 error::ErrorKind::Internal,
                 "the head needs a vocabulary, but the backbone has none",
-            ));
-        };
+            )
+        })
+    }
+
+    /// `bias` is its name, and whether it has a leading dimension of 1.
+    fn vocabulary(&mut self, name: &str, bias: Option<(&str, bool)>) -> error::Result<Loaded> {
+        let embeddings = self.embeddings()?;
         let (vb, vocab_size) = (self.vb, embeddings.shape().map_err(cannot_load)?.0);
-        let bias = biases.iter().find(|name| vb.contains_tensor(name)).or(biases.first());
-        let bias = bias.map(|name| vb.get(vocab_size, name)).transpose().map_err(cannot_load)?;
+        let bias = bias.map(|(name, is_row)| match is_row {
+            true => vb.get((1, vocab_size), name)?.squeeze(0),
+            false => vb.get(vocab_size, name),
+        });
+        let bias = bias.transpose().map_err(cannot_load)?;
         if let Some(rows) = self.sizes.vocabulary_rows {
             return self.vocabulary_rows(name, embeddings, bias, rows).map_err(cannot_load);
         }
@@ -477,6 +516,7 @@ mod tests {
             word_embeddings,
             vocabulary_precision: Precision::Full,
             pad_token_id: None,
+            eos_token_id: None,
             vocabulary_rows: None,
         };
         let head = Head::load(&layout, &Fields::new(&empty), &vb, sizes).unwrap();

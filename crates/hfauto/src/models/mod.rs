@@ -5,12 +5,18 @@
 mod causal_lm;
 mod config;
 mod decoder;
+mod embeddings;
 mod encoder;
 mod heads;
 mod rotary_encoder;
 mod seq2seq;
+pub mod bart;
 pub mod bert;
 pub mod roberta;
+pub mod xlm_roberta_xl;
+pub mod electra;
+pub mod albert;
+pub mod deberta;
 pub mod distilbert;
 pub mod mpnet;
 pub mod gpt2;
@@ -30,7 +36,9 @@ pub use causal_lm::{CausalBackbone, CausalLM};
 pub use config::Fields;
 pub use decoder::{Decoder, DecoderState};
 pub use heads::{Epsilon, Head, HeadLayout, HeadSizes, Layer, Reads};
-pub use seq2seq::{Seq2SeqBackbone, Seq2SeqLM, Seq2SeqModelOutput};
+pub use seq2seq::{
+    DecoderCaches, DecoderOutput, Seq2SeqBackbone, Seq2SeqLM, Seq2SeqModelOutput, ShiftedStart,
+};
 
 use crate::nn::{Embedding, ModelInputs, PositionIds, Ragged};
 
@@ -174,6 +182,7 @@ struct Recorder<'a> {
     inputs: &'a ModelInputs,
     hidden_states: Option<Vec<Ragged>>,
     attentions: Option<Vec<Vec<Tensor>>>,
+    cross_attentions: Option<Vec<Vec<Tensor>>>,
 }
 
 impl<'a> Recorder<'a> {
@@ -182,6 +191,7 @@ impl<'a> Recorder<'a> {
             inputs,
             hidden_states: want.hidden_states.then(Vec::new),
             attentions: want.attentions.then(Vec::new),
+            cross_attentions: want.attentions.then(Vec::new),
         }
     }
 
@@ -192,10 +202,30 @@ impl<'a> Recorder<'a> {
         }
     }
 
+    /// Replaces the last one.
+    fn replace_hidden_state(&mut self, values: &Tensor) {
+        if let Some(states) = &mut self.hidden_states {
+            states.pop();
+        }
+        self.hidden_state(values);
+    }
+
     fn attentions(&mut self, layer: Option<Vec<Tensor>>) {
         if let (Some(all), Some(layer)) = (&mut self.attentions, layer) {
             all.push(layer);
         }
+    }
+
+    fn cross_attentions(&mut self, layer: Option<Vec<Tensor>>) {
+        if let (Some(all), Some(layer)) = (&mut self.cross_attentions, layer) {
+            all.push(layer);
+        }
+    }
+
+    /// The output of a decoder after an encoder.
+    fn finish_decoder(mut self, values: Tensor) -> DecoderOutput {
+        let cross_attentions = self.cross_attentions.take();
+        DecoderOutput { model: self.finish(values, None), cross_attentions }
     }
 
     fn finish(self, values: Tensor, pooler_output: Option<Tensor>) -> ModelOutput {

@@ -6,7 +6,7 @@
 use candle_core::{Result, Tensor};
 
 use super::bert::Pooler;
-use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers};
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Qkv};
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
@@ -137,7 +137,7 @@ impl MPNetEmbeddings {
 }
 
 const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
-    qkv: ["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+    qkv: Qkv::Apart(["attention.attn.q", "attention.attn.k", "attention.attn.v"]),
     attention_output: "attention.attn.o",
     attention_norm: "attention.LayerNorm",
     intermediate: "intermediate.dense",
@@ -158,6 +158,7 @@ impl MPNetConfig {
             norm_first: false,
             causal: false,
             relative_keys: None,
+            disentangled: None,
             attn_implementation: self.attn_implementation,
         }
     }
@@ -195,7 +196,7 @@ impl MPNetModel {
                 config.num_attention_heads,
                 BUCKETS,
             )?,
-            pooler: Pooler::load(&vb, config.hidden_size)?,
+            pooler: Pooler::load(vb.pp("pooler.dense"), config.hidden_size)?,
             dimensions: config.dimensions(),
         })
     }

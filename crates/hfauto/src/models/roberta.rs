@@ -6,7 +6,7 @@
 //! `src/transformers/models/roberta/modeling_roberta.py`, `xlm_roberta`, `camembert` at v4.57.
 
 use super::Fields;
-use super::bert::BertConfig;
+use super::bert::{BertConfig, BertDefaults};
 use crate::error::Result;
 use crate::nn::PositionIds;
 
@@ -28,5 +28,7 @@ pub fn xlm_roberta_config(fields: &Fields<'_>) -> Result<BertConfig> {
 
 fn config(fields: &Fields<'_>, vocab_size: usize) -> Result<BertConfig> {
     let padding_idx = fields.token_id("pad_token_id", 1)?;
-    BertConfig::with_defaults(fields, vocab_size, PositionIds::AfterPadding { padding_idx })
+    let position_ids = PositionIds::AfterPadding { padding_idx };
+    let defaults = BertDefaults { vocab_size, position_ids, ..BertDefaults::BERT };
+    BertConfig::with_defaults(fields, &defaults)
 }

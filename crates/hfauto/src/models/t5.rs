@@ -1,24 +1,26 @@
-//! T5 and mT5: pre-norm stacks without biases; the layers of a stack share one relative position bias.
+//! T5, mT5 and UMT5: pre-norm stacks without biases; the layers of a stack share one relative position bias, or in UMT5,
+//! each has its own.
 //!
 //! There are two architectures: [`T5EncoderModel`], for sentence-transformers and token classification, and
 //! [`T5Model`], the encoder with the decoder. Attention does not scale, and the total width of the heads,
 //! `num_heads * d_kv`, may differ from `d_model`.
 //!
 //! # Source
-//! `src/transformers/models/t5/modeling_t5.py` and `…/mt5/modeling_mt5.py` at v4.57.
+//! `src/transformers/models/t5/modeling_t5.py` and `…/mt5/modeling_mt5.py` at v4.57, `…/umt5/modeling_umt5.py` at v5.24.
 
 use candle_core::{DType, Result, Tensor, bail};
 use serde_json::Value;
 
+use super::seq2seq::SharedEmbeddings;
 use super::{
-    Backbone, Decoder, DecoderState, Dimensions, Fields, Head, ModelOutput, Recorder,
-    Seq2SeqBackbone, Seq2SeqLM, Seq2SeqModelOutput, Want,
+    Backbone, Decoder, DecoderCaches, DecoderOutput, Dimensions, Fields, Head, ModelOutput,
+    Recorder, Seq2SeqBackbone, Seq2SeqLM, Want,
 };
 use crate::error::{self, Error, ErrorKind};
 use crate::nn::{
-    Activation, AttentionOptions, AttnImplementation, Embedding, InputNorm, KvCache, Lengths,
-    Linear, ModelInputs, PositionIds, Ragged, RelativeAttentionBias, RelativePositionBuckets,
-    RmsNorm, VarBuilder, add, attention_cached, attention_over, cast,
+    Activation, AttentionOptions, AttnImplementation, Embedding, KvCache, Lengths, Linear,
+    ModelInputs, PositionIds, Ragged, RelativeAttentionBias, RelativePositionBuckets, RmsNorm,
+    VarBuilder, add, attention_cached, attention_over, cast,
 };
 
 /// The configuration of T5.
@@ -50,6 +52,8 @@ pub struct T5Config {
     pub layer_norm_epsilon: f64,
     /// The first token of the decoder.
     pub decoder_start_token_id: Option<u32>,
+    /// Whether every layer has a relative position bias of its own (UMT5), or only the first of a stack, for all.
+    pub bias_per_layer: bool,
     /// The kernels that compute attention.
     pub attn_implementation: AttnImplementation,
 }
@@ -62,7 +66,18 @@ struct Defaults {
     num_heads: usize,
     feed_forward_proj: &'static str,
     decoder_start_token_id: Option<u32>,
+    bias_per_layer: bool,
 }
+
+const MT5: Defaults = Defaults {
+    vocab_size: 250_112,
+    d_ff: 1024,
+    num_layers: 8,
+    num_heads: 6,
+    feed_forward_proj: "gated-gelu",
+    decoder_start_token_id: Some(0),
+    bias_per_layer: false,
+};
 
 impl T5Config {
     /// Reads a `config.json` of T5.
@@ -78,6 +93,7 @@ impl T5Config {
             num_heads: 8,
             feed_forward_proj: "relu",
             decoder_start_token_id: None,
+            bias_per_layer: false,
         };
         Self::new(fields, &defaults)
     }
@@ -87,15 +103,15 @@ impl T5Config {
     /// # Errors
     /// As [`T5Config::t5`].
     pub fn mt5(fields: &Fields<'_>) -> error::Result<Self> {
-        let defaults = Defaults {
-            vocab_size: 250_112,
-            d_ff: 1024,
-            num_layers: 8,
-            num_heads: 6,
-            feed_forward_proj: "gated-gelu",
-            decoder_start_token_id: Some(0),
-        };
-        Self::new(fields, &defaults)
+        Self::new(fields, &MT5)
+    }
+
+    /// Reads a `config.json` of UMT5.
+    ///
+    /// # Errors
+    /// As [`T5Config::t5`].
+    pub fn umt5(fields: &Fields<'_>) -> error::Result<Self> {
+        Self::new(fields, &Defaults { bias_per_layer: true, ..MT5 })
     }
 
     fn new(fields: &Fields<'_>, defaults: &Defaults) -> error::Result<Self> {
@@ -135,6 +151,7 @@ impl T5Config {
             decoder_start_token_id: fields
                 .optional_token_id("decoder_start_token_id")?
                 .or(defaults.decoder_start_token_id),
+            bias_per_layer: defaults.bias_per_layer,
             attn_implementation: fields.attn_implementation(),
         };
         if config.buckets(true).is_none() || config.buckets(false).is_none() {
@@ -359,24 +376,11 @@ impl T5Block {
     }
 }
 
-/// The caches of a decoder; empty for an encoder.
-#[derive(Default)]
-struct Caches<'a> {
-    /// The caches of the tokens so far, one per layer.
-    self_attention: Option<&'a mut [KvCache]>,
-    /// The caches of the encoder's states, one per layer.
-    cross_attention: &'a [KvCache],
-}
-
-struct StackOutput {
-    model: ModelOutput,
-    cross_attentions: Option<Vec<Vec<Tensor>>>,
-}
-
 /// The layers of the encoder or of the decoder.
 struct T5Stack {
     block: Vec<T5Block>,
-    relative_attention_bias: RelativeAttentionBias,
+    /// For each layer, or one for all.
+    relative_attention_bias: Vec<RelativeAttentionBias>,
     final_layer_norm: RmsNorm,
     dtype: DType,
     self_attention: AttentionOptions<'static>,
@@ -394,13 +398,17 @@ impl T5Stack {
         let attention = AttentionOptions::new(config.num_heads, config.d_kv)
             .with_scale(1.0)
             .with_attn_implementation(config.attn_implementation);
-        Ok(Self {
-            relative_attention_bias: RelativeAttentionBias::load(
-                blocks.pp("0.layer.0.SelfAttention.relative_attention_bias"),
+        let bias = |layer: usize| {
+            RelativeAttentionBias::load(
+                blocks.pp(layer).pp("layer.0.SelfAttention.relative_attention_bias"),
                 config.relative_attention_num_buckets,
                 config.num_heads,
                 buckets,
-            )?,
+            )
+        };
+        let biases = if config.bias_per_layer { layers } else { 1 };
+        Ok(Self {
+            relative_attention_bias: (0..biases).map(bias).collect::<Result<_>>()?,
             block: (0..layers)
                 .map(|i| T5Block::load(blocks.pp(i), config, encoder_norm))
                 .collect::<Result<_>>()?,
@@ -421,22 +429,24 @@ impl T5Stack {
         &self,
         embedded: Tensor,
         inputs: &ModelInputs,
-        mut caches: Caches<'_>,
+        mut caches: DecoderCaches<'_>,
         want: &Want,
-    ) -> Result<StackOutput> {
+    ) -> Result<DecoderOutput> {
         let past = caches.self_attention.as_deref().and_then(|caches| caches.first());
         let keys = inputs.lengths.ranges().enumerate();
         let longest = keys.map(|(row, new)| past.map_or(0, |p| p.len(row)) + new.len()).max();
-        let bias = self.relative_attention_bias.covering(longest.unwrap_or(0))?;
-        let options =
-            self.self_attention.with_bias(Some(&bias)).with_output_attentions(want.attentions);
+        let biases = self.relative_attention_bias.iter();
+        let biases = biases.map(|bias| bias.covering(longest.unwrap_or(0)));
+        let biases = biases.collect::<Result<Vec<_>>>()?;
         let cross_options = self.cross_attention.with_output_attentions(want.attentions);
         let mut recorder = Recorder::new(inputs, want);
-        let mut cross_attentions = want.attentions.then(Vec::new);
         let mut hidden_states = cast(&embedded, wide(self.dtype))?;
         for (i, block) in self.block.iter().enumerate() {
             recorder.hidden_state(&hidden_states);
             let cache = caches.self_attention.as_deref_mut().and_then(|caches| caches.get_mut(i));
+            let bias = biases.get(i).or(biases.first());
+            let options =
+                self.self_attention.with_bias(bias).with_output_attentions(want.attentions);
             let (attended, attentions) =
                 block.self_attention.forward(&hidden_states, inputs, cache, options)?;
             hidden_states = attended;
@@ -447,57 +457,15 @@ impl T5Stack {
                 let (attended, attentions) =
                     layer.forward(&hidden_states, &inputs.lengths, keys, cross_options)?;
                 hidden_states = attended;
-                if let (Some(all), Some(layer)) = (&mut cross_attentions, attentions) {
-                    all.push(layer);
-                }
+                recorder.cross_attentions(attentions);
             }
             hidden_states = block.feed_forward.forward(&hidden_states)?;
         }
         // The last hidden state is the normalized one, as in transformers.
         let normed = self.final_layer_norm.forward(&hidden_states)?;
         recorder.hidden_state(&normed);
-        let hidden_states = cast(&normed, self.dtype)?;
-        Ok(StackOutput { model: recorder.finish(hidden_states, None), cross_attentions })
+        Ok(recorder.finish_decoder(cast(&normed, self.dtype)?))
     }
-}
-
-/// The path of the word embeddings that stacks and head share: the first name that the checkpoint has.
-fn shared_path(vb: &VarBuilder<'_>) -> &'static str {
-    let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
-    let there = names.into_iter().find(|name| vb.contains_tensor(&format!("{name}.weight")));
-    there.unwrap_or(names[0])
-}
-
-/// The word embeddings that stacks and head share.
-fn load_shared(
-    vb: &VarBuilder<'_>,
-    config: &T5Config,
-    norm: Option<&dyn InputNorm>,
-) -> Result<Embedding> {
-    Embedding::load_words(&vb.pp(shared_path(vb)), config.vocab_size, config.d_model, norm)
-}
-
-/// The word embeddings of a stack: its own if the checkpoint has some that differ from the shared ones.
-///
-/// # Source
-/// `PreTrainedModel.tie_weights` of transformers at v5.24.
-fn load_embed_tokens(
-    vb: &VarBuilder<'_>,
-    config: &T5Config,
-    stack: &str,
-    shared: &Embedding,
-) -> Result<Embedding> {
-    let (path, own) = (shared_path(vb), format!("{stack}.embed_tokens"));
-    let shape = (config.vocab_size, config.d_model);
-    let names = [path, &own].map(|path| format!("{path}.weight"));
-    if path == own
-        || !vb.contains_tensor(&names[1])
-        || vb.have_same_rows(shape, &names[0], &names[1])?
-    {
-        return Ok(shared.clone());
-    }
-    tracing::debug!(own, "the checkpoint has word embeddings that differ from the shared ones");
-    Embedding::load_words(&vb.pp(own).without_tied_head(), shape.0, shape.1, None)
 }
 
 /// T5's encoder alone: `T5EncoderModel`, `MT5EncoderModel`.
@@ -513,9 +481,9 @@ impl T5EncoderModel {
     /// # Errors
     /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: &VarBuilder<'_>, config: &T5Config) -> Result<Self> {
-        let shared = load_shared(vb, config, None)?;
+        let shape = (config.vocab_size, config.d_model);
         Ok(Self {
-            embed_tokens: load_embed_tokens(vb, config, "encoder", &shared)?,
+            embed_tokens: SharedEmbeddings::load_for(vb, shape, "encoder")?,
             encoder: T5Stack::load(vb.pp("encoder"), config, None)?,
             dimensions: config.dimensions(),
         })
@@ -526,7 +494,7 @@ impl Backbone for T5EncoderModel {
     fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
         refuse_pooler(want)?;
         let embedded = self.embed_tokens.forward(&inputs.input_ids)?;
-        Ok(self.encoder.forward(embedded, inputs, Caches::default(), want)?.model)
+        Ok(self.encoder.forward(embedded, inputs, DecoderCaches::default(), want)?.model)
     }
 
     fn dimensions(&self) -> &Dimensions {
@@ -547,9 +515,7 @@ impl Backbone for T5EncoderModel {
 /// As a [`Backbone`], it returns the decoder's states over the inputs shifted right, and its dimensions give the
 /// number of decoder layers.
 pub struct T5Model {
-    shared: Embedding,
-    encoder_embed_tokens: Embedding,
-    decoder_embed_tokens: Embedding,
+    embeddings: SharedEmbeddings,
     encoder: T5Stack,
     decoder: T5Stack,
     dimensions: Dimensions,
@@ -565,11 +531,9 @@ impl T5Model {
         let encoder = T5Stack::load(vb.pp("encoder"), config, None)?;
         let norm = &encoder.final_layer_norm;
         let decoder = T5Stack::load(vb.pp("decoder"), config, Some(norm))?;
-        let shared = load_shared(vb, config, Some(&decoder.final_layer_norm))?;
+        let shape = (config.vocab_size, config.d_model);
         Ok(Self {
-            encoder_embed_tokens: load_embed_tokens(vb, config, "encoder", &shared)?,
-            decoder_embed_tokens: load_embed_tokens(vb, config, "decoder", &shared)?,
-            shared,
+            embeddings: SharedEmbeddings::load(vb, shape, Some(&decoder.final_layer_norm))?,
             encoder,
             decoder,
             dimensions: Dimensions {
@@ -579,55 +543,27 @@ impl T5Model {
             decoder_start_token_id: config.decoder_start_token_id,
         })
     }
-
-    fn encoder_states(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
-        let embedded = self.encoder_embed_tokens.forward(&inputs.input_ids)?;
-        Ok(self.encoder.forward(embedded, inputs, Caches::default(), want)?.model)
-    }
 }
 
 impl Seq2SeqBackbone for T5Model {
-    fn forward_seq2seq(
+    fn forward_encoder(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
+        refuse_pooler(want)?;
+        let embedded = self.embeddings.encoder.forward(&inputs.input_ids)?;
+        Ok(self.encoder.forward(embedded, inputs, DecoderCaches::default(), want)?.model)
+    }
+
+    fn cross_attention_caches(&self, encoder_states: &Ragged) -> Result<Vec<KvCache>> {
+        self.decoder.cross_keys(encoder_states)
+    }
+
+    fn forward_decoder(
         &self,
         inputs: &ModelInputs,
-        decoder_inputs: &ModelInputs,
+        caches: DecoderCaches<'_>,
         want: &Want,
-    ) -> Result<Seq2SeqModelOutput> {
-        refuse_pooler(want)?;
-        let encoder = self.encoder_states(inputs, want)?;
-        let keys = self.decoder.cross_keys(&encoder.last_hidden_state)?;
-        let embedded = self.decoder_embed_tokens.forward(&decoder_inputs.input_ids)?;
-        let caches = Caches { self_attention: None, cross_attention: &keys };
-        let decoder = self.decoder.forward(embedded, decoder_inputs, caches, want)?;
-        Ok(Seq2SeqModelOutput {
-            last_hidden_state: decoder.model.last_hidden_state,
-            decoder_hidden_states: decoder.model.hidden_states,
-            decoder_attentions: decoder.model.attentions,
-            cross_attentions: decoder.cross_attentions,
-            encoder_last_hidden_state: encoder.last_hidden_state,
-            encoder_hidden_states: encoder.hidden_states,
-            encoder_attentions: encoder.attentions,
-        })
-    }
-
-    fn encode(&self, inputs: &ModelInputs) -> Result<Vec<KvCache>> {
-        let states = self.encoder_states(inputs, &Want::default())?.last_hidden_state;
-        self.decoder.cross_keys(&states)
-    }
-
-    fn forward_cached(&self, inputs: &ModelInputs, state: &mut DecoderState) -> Result<Tensor> {
-        let layers = self.decoder.block.len();
-        let caches = (state.self_attention.len(), state.cross_attention.len());
-        if caches != (layers, layers) {
-            bail!("{layers} layers got {} and {} caches", caches.0, caches.1);
-        }
-        let embedded = self.decoder_embed_tokens.forward(&inputs.input_ids)?;
-        let caches = Caches {
-            self_attention: Some(&mut state.self_attention),
-            cross_attention: &state.cross_attention,
-        };
-        let output = self.decoder.forward(embedded, inputs, caches, &Want::default())?;
-        Ok(output.model.last_hidden_state.values)
+    ) -> Result<DecoderOutput> {
+        let embedded = self.embeddings.decoder.forward(&inputs.input_ids)?;
+        self.decoder.forward(embedded, inputs, caches, want)
     }
 
     fn decoder_start_token_id(&self) -> Option<u32> {
@@ -637,13 +573,7 @@ impl Seq2SeqBackbone for T5Model {
 
 impl Backbone for T5Model {
     fn forward(&self, inputs: &ModelInputs, want: &Want) -> Result<ModelOutput> {
-        let output = self.forward_seq2seq(inputs, &self.shift_right(inputs)?, want)?;
-        Ok(ModelOutput {
-            last_hidden_state: output.last_hidden_state,
-            pooler_output: None,
-            hidden_states: output.decoder_hidden_states,
-            attentions: output.decoder_attentions,
-        })
+        self.forward_shifted(inputs, want)
     }
 
     fn dimensions(&self) -> &Dimensions {
@@ -651,7 +581,7 @@ impl Backbone for T5Model {
     }
 
     fn word_embeddings(&self) -> Option<&Embedding> {
-        Some(&self.shared)
+        Some(&self.embeddings.shared)
     }
 
     fn has_pooler(&self) -> bool {
@@ -663,7 +593,7 @@ impl Backbone for T5Model {
     }
 
     fn decoder<'a>(&'a self, head: &'a Head) -> Option<Box<dyn Decoder + 'a>> {
-        Some(Box::new(Seq2SeqLM::new(self, head, self.shared.device())))
+        Some(Box::new(Seq2SeqLM::new(self, head, self.embeddings.shared.device())))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers};
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Qkv};
 use super::{Backbone, Dimensions, Fields, ImageDimensions, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
@@ -141,7 +141,7 @@ impl ViTEmbeddings {
             special_tokens.push(vb.get((1, 1, hidden), "distillation_token")?);
         }
         let projection = vb.pp("patch_embeddings.projection");
-        let kernel = (config.num_channels, config.patch_size.0, config.patch_size.1);
+        let kernel = [config.num_channels, config.patch_size.0, config.patch_size.1];
         let special_tokens = match &special_tokens[..] {
             tokens if tokens.iter().all(Tensor::is_contiguous) => {
                 Tensor::cat(tokens, 1)?.squeeze(0)?
@@ -151,7 +151,7 @@ impl ViTEmbeddings {
         Ok(Self {
             special_tokens,
             position_embeddings: vb.get((1, config.tokens(), hidden), "position_embeddings")?,
-            patch_embeddings_projection: Linear::load_convolution(projection, hidden, kernel)?,
+            patch_embeddings_projection: Linear::load_convolution(projection, hidden, &kernel)?,
             config: config.clone(),
         })
     }
@@ -196,7 +196,11 @@ impl ViTEmbeddings {
 }
 
 const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
-    qkv: ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
+    qkv: Qkv::Apart([
+        "attention.attention.query",
+        "attention.attention.key",
+        "attention.attention.value",
+    ]),
     attention_output: "attention.output.dense",
     attention_norm: "layernorm_before",
     intermediate: "intermediate.dense",
@@ -217,6 +221,7 @@ impl ViTConfig {
             norm_first: true,
             causal: false,
             relative_keys: None,
+            disentangled: None,
             attn_implementation: self.attn_implementation,
         }
     }

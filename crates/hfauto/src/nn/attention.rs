@@ -16,6 +16,7 @@ use super::attention_options::{AttentionOptions, DistanceEmbedding};
 use super::cpu::{self, CpuView, Matrix};
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::disentangled::PackedPositions;
 use super::inputs::ModelInputs;
 use super::kv_cache::KvCache;
 use super::lengths::Lengths;
@@ -64,9 +65,10 @@ pub fn attention(
         let values = cuda::attention(q, lengths, &keys, &options)?;
         return Ok(AttentionOutput { values, attentions: None });
     }
-    if options.distance.is_some() {
+    let fused = !options.is_eager() && [q, k, v].into_iter().all(cpu::applies);
+    if options.distance.is_some() || (options.disentangled.is_some() && !fused) {
         eager_rows(q, lengths, &keys, options)
-    } else if [q, k, v].into_iter().all(cpu::applies) && !options.is_eager() {
+    } else if fused {
         per_row(q, lengths, &keys, options)
     } else {
         eager_padded(q, k, v, inputs, options)
@@ -207,6 +209,7 @@ fn check(
         longest = longest.max(len);
         let has_positions = options.mask != AttentionMask::Full
             || options.bias.is_some()
+            || options.disentangled.is_some()
             || options.alibi.is_some();
         if has_positions && len < range.len() {
             bail!("row {row} has {} queries, but {len} keys", range.len());
@@ -217,6 +220,9 @@ fn check(
         if heads != options.num_heads || rows < longest || columns < longest {
             bail!("attention bias {:?} does not cover rows of {longest} tokens", bias.dims());
         }
+    }
+    if options.disentangled.is_some() && num_kv_heads != num_heads {
+        bail!("relative positions of {num_heads} heads of queries and {num_kv_heads} of keys");
     }
     if let Some(alibi) = options.alibi {
         if alibi.slopes().len() != num_heads {
@@ -340,6 +346,9 @@ fn eager_rows(
         if let Some(distance) = options.distance {
             scores = (scores + distance_scores(&row_q, &row_k, distance)?)?;
         }
+        if let Some(disentangled) = options.disentangled {
+            scores = (scores + disentangled.scores(&row_q, &row_k)?)?;
+        }
         let scores = (scores * options.scale)?.to_dtype(DType::F32)?;
         let mut scores = capped(scores, options.softcap)?;
         if let Some(bias) = options.bias {
@@ -416,7 +425,13 @@ fn per_row(
         Ok((range, contiguous_rows(&k)?, contiguous_rows(&v)?))
     });
     let rows = rows.collect::<Result<Vec<_>>>()?;
-    let attention = PerRow { q: q_view.matrix()?, rows: &rows, bias, options };
+    let longest = (0..rows.len()).map(|row| keys.len(row)).max().unwrap_or(0);
+    let positions = options.disentangled.map(|disentangled| disentangled.packed(longest));
+    let positions = positions.transpose()?.flatten();
+    if positions.is_none() && options.disentangled.is_some() {
+        bail!("bug: relative positions in the form of another device");
+    }
+    let attention = PerRow { q: q_view.matrix()?, rows: &rows, bias, positions, options };
     let work = Work::new(queries, keys, &options);
     let multiplications = 2 * work.scores() * hidden_size;
     let parts = cpu::shared(options.num_kv_heads * work.scores(), 1, multiplications, |share| {
@@ -500,6 +515,7 @@ struct PerRow<'a> {
     /// The queries of each row, and its keys and values.
     rows: &'a [(Range<usize>, Tensor, Tensor)],
     bias: Option<cpu::Bias<'a>>,
+    positions: Option<PackedPositions<'a>>,
     options: AttentionOptions<'a>,
 }
 
@@ -525,6 +541,7 @@ impl PerRow<'_> {
             scale: options.scale as f32,
             bias: self.bias.map(|bias| bias.heads_from(first_head)),
             alibi,
+            positions: self.positions.as_ref().map(|positions| positions.heads_from(first_head)),
             mask: options.mask,
             softcap: options.softcap.map(|cap| cap as f32),
             bf16: options.precision == Precision::Int8,

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use super::alibi::Alibi;
 use super::attention_mask::AttentionMask;
+use super::disentangled::Disentangled;
 use super::precision::Precision;
 
 /// The attention kernels, by their `attn_implementation` names of transformers.
@@ -33,6 +34,9 @@ pub struct AttentionOptions<'a> {
     pub alibi: Option<&'a Alibi>,
     /// Embeddings of the distance from query to key, whose products are added to the scores.
     pub distance: Option<DistanceEmbedding<'a>>,
+    /// Vectors of relative positions, whose products with queries and keys are added to the scores before scaling. There are as
+    /// many queries as keys.
+    pub disentangled: Option<&'a Disentangled>,
     /// The keys that a query attends to.
     pub mask: AttentionMask,
     /// The bound `c` of the scores, greater than 0: a scaled score becomes `c · tanh(score / c)` before the bias.
@@ -56,6 +60,7 @@ impl<'a> AttentionOptions<'a> {
             bias: None,
             alibi: None,
             distance: None,
+            disentangled: None,
             mask: AttentionMask::Full,
             softcap: None,
             output_attentions: false,
@@ -93,6 +98,12 @@ impl<'a> AttentionOptions<'a> {
     #[must_use]
     pub fn with_distance(self, distance: Option<DistanceEmbedding<'a>>) -> Self {
         Self { distance, ..self }
+    }
+
+    /// Sets the vectors of relative positions; see [`AttentionOptions::disentangled`].
+    #[must_use]
+    pub fn with_disentangled(self, disentangled: Option<&'a Disentangled>) -> Self {
+        Self { disentangled, ..self }
     }
 
     /// Sets the number of key-value heads.

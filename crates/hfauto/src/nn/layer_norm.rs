@@ -1,6 +1,6 @@
 //! Layer normalization over the last axis of `(tokens, hidden_size)`.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::cpu::{self, CpuView};
 use super::precision::InputNorm;
@@ -32,6 +32,36 @@ impl LayerNorm {
         // See `TensorSource::get` for tensors that the checkpoint lacks.
         let bias = if weight.is_contiguous() { weight.zeros_like()? } else { weight.clone() };
         Ok(Self { weight, bias, eps })
+    }
+
+    /// A norm without a weight and a bias of its own.
+    ///
+    /// # Errors
+    /// When the device cannot hold its tensors.
+    pub fn plain(hidden_size: usize, eps: f64, dtype: DType, device: &Device) -> Result<Self> {
+        let (weight, bias) =
+            (Tensor::ones(hidden_size, dtype, device)?, Tensor::zeros(hidden_size, dtype, device)?);
+        Ok(Self { weight, bias, eps })
+    }
+
+    /// Normalizes each head of `x` separately.
+    ///
+    /// # Shapes
+    /// `x`: `(tokens, heads * hidden_size)`, as what is returned, where `hidden_size` is that of the norm; it may be a view.
+    ///
+    /// # Errors
+    /// As [`LayerNorm::forward`].
+    pub fn forward_heads(&self, x: &Tensor) -> Result<Tensor> {
+        let (tokens, width) = x.dims2()?;
+        if tokens == 0 {
+            return Tensor::zeros((0, width), x.dtype(), x.device());
+        }
+        self.forward(&x.reshape(((), self.weight.dim(0)?))?)?.reshape((tokens, width))
+    }
+
+    /// Whether the checkpoint has the norm, and not only its size counts; see `TensorSource::get`.
+    pub fn is_loaded(&self) -> bool {
+        self.weight.is_contiguous() && self.bias.is_contiguous()
     }
 
     /// Normalizes `x`.

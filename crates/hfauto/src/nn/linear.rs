@@ -1,5 +1,6 @@
 //! Linear layers over `(tokens, features)`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -9,7 +10,7 @@ use super::cpu::{self, CpuView, Int8Weight, Matrix, Output, PackedWeight};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::gate::Gate;
-use super::matrix_rows::{Rows, TensorRows, Transposed};
+use super::matrix_rows::{Reordered, Rows, TensorRows, Transposed};
 use super::precision::{InputNorm, Precision};
 use super::var_builder::VarBuilder;
 use crate::limits;
@@ -207,6 +208,48 @@ fn absent(vb: &VarBuilder<'_>, shape: (usize, usize)) -> Result<Weight> {
     Ok(Weight::Dense(Tensor::zeros((), vb.dtype(), vb.device())?.broadcast_as(shape)?))
 }
 
+/// Some rows of a layer in a checkpoint.
+pub struct SelectedRows<'a> {
+    /// The path of the layer.
+    pub vb: VarBuilder<'a>,
+    /// The number of rows that the checkpoint stores.
+    pub stored: usize,
+    /// The selected rows: one range after the other.
+    pub rows: Vec<Range<usize>>,
+}
+
+impl SelectedRows<'_> {
+    fn len(&self) -> usize {
+        self.rows.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    fn select(&self, tensor: &Tensor) -> Result<Tensor> {
+        // See `TensorSource::get` for tensors that the checkpoint lacks.
+        if !tensor.is_contiguous() {
+            return Ok(tensor.clone());
+        }
+        let ranges = self.rows.iter().map(|range| tensor.narrow(0, range.start, range.len()));
+        Tensor::cat(&ranges.collect::<Result<Vec<_>>>()?, 0)
+    }
+
+    fn weight(&self, in_features: usize) -> Result<Tensor> {
+        self.select(&self.vb.get((self.stored, in_features), "weight")?)
+    }
+
+    fn bias(&self) -> Result<Tensor> {
+        self.select(&self.vb.get(self.stored, "bias")?)
+    }
+}
+
+/// Concatenates tensors, unless the checkpoint lacks one; see `TensorSource::get`.
+fn concat(tensors: impl Iterator<Item = Result<Tensor>>) -> Result<Tensor> {
+    let tensors = tensors.collect::<Result<Vec<_>>>()?;
+    match tensors.iter().find(|tensor| !tensor.is_contiguous()) {
+        Some(missing) => Ok(missing.clone()),
+        None => Tensor::cat(&tensors, 0),
+    }
+}
+
 impl Linear {
     /// A layer from a weight `(out_features, in_features)` and a bias `(out_features)`, as they are.
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
@@ -246,12 +289,7 @@ impl Linear {
         if !bias {
             return Ok(Self::with_weight(weight, None));
         }
-        let biases = parts.iter().map(|(vb, outputs)| vb.get(*outputs, "bias"));
-        let biases = biases.collect::<Result<Vec<_>>>()?;
-        let bias = match biases.iter().find(|bias| !bias.is_contiguous()) {
-            Some(missing) => missing.clone(),
-            None => Tensor::cat(&biases, 0)?,
-        };
+        let bias = concat(parts.iter().map(|(vb, outputs)| vb.get(*outputs, "bias")))?;
         Ok(Self::with_weight(weight, Some(bias)))
     }
 
@@ -289,7 +327,72 @@ impl Linear {
         Ok(Self::with_weight(weight, bias))
     }
 
-    /// Like [`Linear::load`] with a bias, for a convolution whose stride is its kernel: `kernel` are the dimensions of the
+    /// Like [`Linear::load_fused`], for layers whose rows the checkpoint stores in another order, or among those of other layers.
+    /// Biases, if they have them, are in the same order.
+    ///
+    /// # Errors
+    /// As [`Linear::load`].
+    pub fn load_selected(
+        parts: &[SelectedRows<'_>],
+        in_features: usize,
+        bias: bool,
+        norm: Option<&dyn InputNorm>,
+    ) -> Result<Self> {
+        let Some(SelectedRows { vb, .. }) = parts.first() else {
+            bail!("bug: a layer without a weight")
+        };
+        let bias = bias.then(|| concat(parts.iter().map(SelectedRows::bias))).transpose()?;
+        let sizes: Vec<usize> = parts.iter().map(SelectedRows::len).collect();
+        let shape = (sizes.iter().sum(), in_features);
+        let Some(precision) = packed_precision(vb.precision(), vb.dtype(), vb.device(), shape)
+        else {
+            let weight = concat(parts.iter().map(|part| part.weight(in_features)))?;
+            return Ok(Self::new(weight, bias));
+        };
+        let mut matrices: Vec<Box<dyn Rows>> = Vec::new();
+        for part in parts {
+            let vb = &part.vb;
+            check_inputs(precision, in_features, &format!("`{}`", vb.full(&"weight")))?;
+            count(vb, precision, part.len(), in_features);
+            if let Some(rows) = vb.rows((part.stored, in_features), "weight")? {
+                matrices.push(Box::new(Reordered::new(rows, &part.rows)?));
+            }
+        }
+        let weight = if vb.only_sizes() || matrices.len() < parts.len() {
+            absent(vb, shape)?
+        } else {
+            Plan { matrices, parts: &sizes, in_features, precision }.build(norm)?
+        };
+        Ok(Self::with_weight(weight, bias))
+    }
+
+    /// Loads a layer into host memory, without counting its weight, for use while the model loads: in f32, with numbers that are
+    /// rounded to bf16 where those of the model are. `None` where the checkpoint lacks the weight, or only sizes count.
+    ///
+    /// # Errors
+    /// As [`Linear::load`].
+    pub(super) fn load_on_host(
+        vb: &VarBuilder<'_>,
+        in_features: usize,
+        out_features: usize,
+        bias: bool,
+    ) -> Result<Option<Self>> {
+        let bias = bias.then(|| vb.get(out_features, "bias")).transpose()?;
+        let shape = (out_features, in_features);
+        let is_there = bias.as_ref().is_none_or(Tensor::is_contiguous);
+        let Some(rows) = vb.rows(shape, "weight")?.filter(|_| is_there && !vb.only_sizes()) else {
+            return Ok(None);
+        };
+        let precision = match vb.precision() {
+            Precision::Bf16 => Precision::Bf16,
+            Precision::Full | Precision::Int8 => Precision::Full,
+        };
+        let plan = Plan { matrices: vec![rows], parts: &[out_features], in_features, precision };
+        let to_host = |bias: Tensor| bias.to_dtype(DType::F32)?.to_device(&Device::Cpu);
+        Ok(Some(Self::with_weight(plan.build(None)?, bias.map(to_host).transpose()?)))
+    }
+
+    /// Like [`Linear::load`] with a bias, for a convolution over what `x` has side by side: `kernel` are the dimensions of the
     /// weight after the first.
     ///
     /// # Errors
@@ -297,11 +400,11 @@ impl Linear {
     pub fn load_convolution(
         vb: VarBuilder<'_>,
         out_features: usize,
-        kernel: (usize, usize, usize),
+        kernel: &[usize],
     ) -> Result<Self> {
         let bias = Some(vb.get(out_features, "bias")?);
-        let shape = (out_features, kernel.0, kernel.1, kernel.2);
-        let in_features = kernel.0.saturating_mul(kernel.1).saturating_mul(kernel.2);
+        let shape = [&[out_features], kernel].concat();
+        let in_features = kernel.iter().fold(1, |product: usize, n| product.saturating_mul(*n));
         let flat = (out_features, in_features);
         let Some(precision) = packed_precision(vb.precision(), vb.dtype(), vb.device(), flat)
         else {
@@ -636,7 +739,7 @@ mod tests {
             let conv1d = [("weight", weight.t()?.contiguous()?), ("bias", bias.clone())];
             let conv1d = Linear::load_conv1d(loaded(&conv1d, precision), 12, &[30, 10], None)?;
             let kernel = [("weight", weight.reshape((40, 3, 2, 2))?), ("bias", bias)];
-            let kernel = Linear::load_convolution(loaded(&kernel, precision), 40, (3, 2, 2))?;
+            let kernel = Linear::load_convolution(loaded(&kernel, precision), 40, &[3, 2, 2])?;
             let one = Linear::load(vb.pp("q"), 12, 40, true)?;
             let expected = numbers(&one.forward(&x)?)?;
             assert_eq!(numbers(&conv1d.forward(&x)?)?, expected);

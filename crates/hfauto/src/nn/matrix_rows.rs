@@ -93,6 +93,45 @@ impl Rows for TensorRows {
     }
 }
 
+/// The rows of a matrix in another order.
+pub(super) struct Reordered<'a> {
+    matrix: Box<dyn Rows + 'a>,
+    order: Vec<Range<usize>>,
+}
+
+impl<'a> Reordered<'a> {
+    /// The rows of `matrix` in these ranges, one range after the other.
+    ///
+    /// # Errors
+    /// If the matrix does not have these rows.
+    pub(super) fn new(matrix: Box<dyn Rows + 'a>, order: &[Range<usize>]) -> Result<Self> {
+        let rows = matrix.shape().0;
+        if order.iter().any(|range| range.end > rows) {
+            bail!("bug: rows outside of the {rows} of a matrix");
+        }
+        Ok(Self { matrix, order: order.to_vec() })
+    }
+}
+
+impl Rows for Reordered<'_> {
+    fn shape(&self) -> (usize, usize) {
+        (self.order.iter().map(ExactSizeIterator::len).sum(), self.matrix.shape().1)
+    }
+
+    fn read(&self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
+        let mut start = 0;
+        for range in &self.order {
+            let end = start + range.len();
+            let (from, until) = (rows.start.max(start), rows.end.min(end));
+            if from < until {
+                self.matrix.read(range.start + from - start..range.start + until - start, out)?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+}
+
 /// The columns of a matrix as rows (`Conv1D`). Holds the matrix in f32.
 pub(super) struct Transposed {
     numbers: Vec<f32>,

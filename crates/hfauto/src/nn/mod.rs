@@ -4,6 +4,7 @@
 
 mod inputs;
 mod cpu;
+mod disentangled;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod host;
@@ -21,13 +22,17 @@ mod linear;
 mod log_softmax;
 mod matrix_rows;
 mod mlp;
+mod norm;
 mod pooling;
+mod position_projections;
 mod precision;
 #[cfg(test)]
 mod random;
 mod relative_position;
 mod rms_norm;
 mod rotary;
+mod sinusoids;
+mod sparse_moe;
 mod torch_activation;
 mod var_builder;
 
@@ -37,6 +42,7 @@ pub use attention::{AttentionOutput, attention, attention_cached, attention_over
 pub use attention_mask::AttentionMask;
 pub use attention_options::{AttentionOptions, AttnImplementation, DistanceEmbedding};
 pub use cpu::SpareThreads;
+pub use disentangled::{Disentangled, DistanceBuckets, RelativePositions};
 pub use embedding::Embedding;
 pub use gate::GateHalf;
 pub use host::{add, cast, logits_to_host, not_finite, select_rows, to_host};
@@ -44,14 +50,18 @@ pub use inputs::{ModelInputs, Padding, PositionIds, Ragged};
 pub use kv_cache::KvCache;
 pub use layer_norm::LayerNorm;
 pub use lengths::Lengths;
-pub use linear::Linear;
+pub use linear::{Linear, SelectedRows};
 pub use log_softmax::{log_softmax, log_sum_exp};
 pub use matrix_rows::{Rows, TensorRows};
 pub use mlp::GatedMlp;
+pub use norm::{Norm, NormKind};
 pub use pooling::{Pooling, PoolingMode, normalize};
+pub use position_projections::{DisentangledConfig, PositionProjection};
 pub use precision::{InputNorm, Precision};
 pub use relative_position::{RelativeAttentionBias, RelativePositionBuckets};
 pub use rms_norm::RmsNorm;
 pub use rotary::{RotaryConfig, RotaryEmbedding, RotaryLayout, Rotation};
+pub use sinusoids::{SinusoidalForm, Sinusoids};
+pub use sparse_moe::SparseMoe;
 pub use torch_activation::TorchActivation;
 pub use var_builder::{TensorSource, VarBuilder};

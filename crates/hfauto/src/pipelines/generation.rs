@@ -180,6 +180,8 @@ pub struct GeneratedText {
     pub sequences_score: Option<f32>,
     /// The number of tokens in the prompt.
     pub prompt_tokens: usize,
+    /// The other texts that `num_return_sequences` asks for, best first; their own lists are empty.
+    pub others: Vec<Self>,
 }
 
 /// A generating model, with the parts that decode its tokens.
@@ -220,13 +222,22 @@ impl TextGenerator<'_> {
         let (config, prefixes) = (self.config, self.prefixes);
         let results =
             generate_with_prefixes(&*decoder, &ids, config, max_batch_tokens, stop, prefixes)?;
-        let texts = prompts.iter().zip(results).map(|(prompt, result)| {
-            let text = self.text(*prompt, &result.token_ids)?;
-            let Generated { token_ids, finish_reason, sequences_score } = result;
-            let prompt_tokens = prompt.input_ids.len();
-            Ok(GeneratedText { text, token_ids, finish_reason, sequences_score, prompt_tokens })
-        });
-        texts.collect()
+        let texts = prompts.iter().zip(results);
+        texts.map(|(prompt, result)| self.generated_text(*prompt, result)).collect()
+    }
+
+    fn generated_text(&self, prompt: Prompt<'_>, result: Generated) -> Result<GeneratedText> {
+        let text = self.text(prompt, &result.token_ids)?;
+        let Generated { token_ids, finish_reason, sequences_score, others } = result;
+        let others = others.into_iter().map(|other| self.generated_text(prompt, other));
+        Ok(GeneratedText {
+            text,
+            token_ids,
+            finish_reason,
+            sequences_score,
+            prompt_tokens: prompt.input_ids.len(),
+            others: others.collect::<Result<_>>()?,
+        })
     }
 
     /// The text of generated `ids`.

@@ -16,6 +16,7 @@ mod loaded;
 mod question_answering;
 mod reasoning;
 mod scores;
+mod split_text;
 mod text_classification;
 mod token_classification;
 
@@ -35,6 +36,7 @@ pub use question_answering::{
 };
 pub use reasoning::ends_in_reasoning;
 pub use scores::{LabelScore, ScoreFunction, best, softmax};
+pub use split_text::{TextPart, split_text};
 pub use text_classification::{TextClassificationOptions, TextClassificationPipeline};
 pub use token_classification::{
     EntitySpan, TextToken, TokenClassificationOptions, TokenClassificationPipeline, token_scores,

@@ -1,9 +1,9 @@
-//! The tokenizers of decoders: byte pair encoding from sentencepiece models, and what their classes set themselves,
+//! The tokenizers of decoders and of translation models: byte pair encoding from sentencepiece models, and what their classes set themselves,
 //! whatever tokenizer.json has.
 //!
 //! # Source
 //! transformers 5.24: `tokenization_llama.py`, `tokenization_gemma.py`, `tokenization_qwen2.py`, `tokenization_gpt2.py`,
-//! and `SpmConverter.build_tokenizer_from_spm_proto` for the classes without settings of their own.
+//! `tokenization_{nllb,mbart,mbart50,pegasus}.py`, and `SpmConverter.build_tokenizer_from_spm_proto` for the classes without settings of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::{
     DecoderWrapper, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
     Tokenizer,
@@ -86,6 +87,17 @@ pub(super) fn qwen2_steps(
     set_steps(tokenizer, Some(NFC.into()), words, ByteLevel::default())
 }
 
+/// `GPTNeoXTokenizer`.
+pub(super) fn gpt_neox_steps(
+    tokenizer: &mut Tokenizer,
+    options: TokenizerOptions,
+    _: &SpecialTokens,
+) -> Result<()> {
+    set_model(tokenizer, Alphabet::Bytes, None)?;
+    let words = ByteLevel::new(options.add_prefix_space, options.trim_offsets, true);
+    set_steps(tokenizer, Some(NFC.into()), words, ByteLevel::default())
+}
+
 /// `GPT2Tokenizer`.
 pub(super) fn gpt2_steps(
     tokenizer: &mut Tokenizer,
@@ -132,7 +144,7 @@ enum Alphabet {
     Characters,
 }
 
-fn set_steps(
+pub(super) fn set_steps(
     tokenizer: &mut Tokenizer,
     normalizer: Option<NormalizerWrapper>,
     pre_tokenizer: impl Into<PreTokenizerWrapper>,
@@ -156,6 +168,104 @@ fn replace(pattern: ReplacePattern, content: &str) -> Result<Replace> {
 
 fn split(pattern: SplitPattern, behavior: SplitDelimiterBehavior) -> Result<Split> {
     Split::new(pattern, behavior, false).map_err(broken(FILE))
+}
+
+/// `NllbTokenizer`.
+pub(super) fn nllb_steps(
+    tokenizer: &mut Tokenizer,
+    _: TokenizerOptions,
+    special: &SpecialTokens,
+) -> Result<()> {
+    set_model(tokenizer, Alphabet::Characters, Some(special.require("unk_token")?))?;
+    let normalizer = match precompiled(tokenizer) {
+        None => None,
+        Some(rules) => Some(Normalizers::new(vec![rules, spaces(" ")?]).into()),
+    };
+    let words = metaspace();
+    set_steps(tokenizer, normalizer, words.clone(), words)
+}
+
+/// `MBartTokenizer`.
+pub(super) fn mbart_steps(
+    tokenizer: &mut Tokenizer,
+    _: TokenizerOptions,
+    _: &SpecialTokens,
+) -> Result<()> {
+    let words = PreTokenizers::new(vec![WhitespaceSplit.into(), metaspace().into()]);
+    set_steps(tokenizer, None, words, metaspace())
+}
+
+/// `MBart50Tokenizer`.
+pub(super) fn mbart50_steps(
+    tokenizer: &mut Tokenizer,
+    _: TokenizerOptions,
+    _: &SpecialTokens,
+) -> Result<()> {
+    let steps = precompiled(tokenizer).into_iter().chain([spaces(" ")?]).collect();
+    let words = metaspace();
+    set_steps(tokenizer, Some(Normalizers::new(steps).into()), words.clone(), words)
+}
+
+/// `PegasusTokenizer`.
+pub(super) fn pegasus_steps(
+    tokenizer: &mut Tokenizer,
+    _: TokenizerOptions,
+    _: &SpecialTokens,
+) -> Result<()> {
+    let first = match precompiled(tokenizer) {
+        Some(rules) => rules,
+        None => replace(ReplacePattern::Regex("\\n".into()), " ")?.into(),
+    };
+    let normalizer = Normalizers::new(vec![first, spaces(" ")?]);
+    let words = metaspace();
+    set_steps(tokenizer, Some(normalizer.into()), words.clone(), words)
+}
+
+/// The steps that put `▁` before each word.
+fn metaspace() -> Metaspace {
+    Metaspace::new('▁', PrependScheme::Always, true)
+}
+
+/// Replaces several spaces.
+fn spaces(content: &str) -> Result<NormalizerWrapper> {
+    Ok(replace(ReplacePattern::Regex(" {2,}".into()), content)?.into())
+}
+
+/// The normalization rules of the sentencepiece model among the normalizers of a tokenizer.
+fn precompiled(tokenizer: &Tokenizer) -> Option<NormalizerWrapper> {
+    fn find(normalizer: &NormalizerWrapper) -> Option<NormalizerWrapper> {
+        match normalizer {
+            NormalizerWrapper::Precompiled(_) => Some(normalizer.clone()),
+            NormalizerWrapper::Sequence(steps) => steps.as_ref().iter().find_map(find),
+            _ => None,
+        }
+    }
+    find(tokenizer.get_normalizer()?)
+}
+
+/// The vocabulary of NLLB from a sentencepiece model: fairseq's first tokens, then the pieces.
+pub(super) fn nllb(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    const FILE: &str = "sentencepiece.bpe.model";
+    let (_, proto) = convert::read_any_model_proto(vocabulary, "`tokenizer.json`, ", &[FILE])?;
+    check_proto(&proto).map_err(|error| error.at(FILE))?;
+    let mut names = vec!["<s>", "<pad>", "</s>", "<unk>"];
+    let mut seen: BTreeSet<&str> = names.iter().copied().collect();
+    let pieces = proto.pieces.iter().map(|piece| piece.piece.as_str());
+    names.extend(pieces.filter(|piece| seen.insert(piece)));
+    let ids = vocab(&names);
+    let scores: BTreeMap<&str, Rank> = proto
+        .pieces
+        .iter()
+        .enumerate()
+        .map(|(id, piece)| (piece.piece.as_str(), Rank { score: piece.score, id }))
+        .collect();
+    let merges = merges(&names, |piece| scores.get(piece).copied());
+    let model = BPE::builder().vocab_and_merges(ids, merges).build().map_err(broken(FILE))?;
+    let mut tokenizer = Tokenizer::new(model);
+    if let Some(rules) = convert::precompiled(FILE, &proto)? {
+        convert::set_normalizer(&mut tokenizer, rules)?;
+    }
+    Ok(tokenizer)
 }
 
 /// The vocabulary of a class with steps of its own, from a sentencepiece model. The ids of the pieces rank the merges.
@@ -196,15 +306,21 @@ fn merges<K: Ord + Copy>(
 
 fn read_proto(vocabulary: &mut Vocabulary<'_, '_>) -> Result<ModelProto> {
     let (_, proto) = convert::read_any_model_proto(vocabulary, "`tokenizer.json`, ", &[FILE])?;
+    check_proto(&proto).map_err(|error| error.at(FILE))?;
+    Ok(proto)
+}
+
+/// Checks that a model is one of the types that are implemented, with pieces of bounded length.
+fn check_proto(proto: &ModelProto) -> Result<()> {
     let long = proto.pieces.iter().find(|piece| piece.piece.chars().count() > MAX_PIECE_LENGTH);
     if long.is_some() {
         let message = format!("a piece has more than {MAX_PIECE_LENGTH} characters");
-        return Err(Error::new(ErrorKind::Model, message).at(FILE));
+        return Err(Error::new(ErrorKind::Model, message));
     }
     if !matches!(proto.model_type, ModelType::Bpe | ModelType::Unigram) {
-        return Err(convert::unsupported_type(&proto, "only BPE and UNIGRAM").at(FILE));
+        return Err(convert::unsupported_type(proto, "only BPE and UNIGRAM"));
     }
-    Ok(proto)
+    Ok(())
 }
 
 /// `TokenizersBackend` from a sentencepiece model, with the model's own settings. The scores of the pieces rank the merges.
@@ -216,8 +332,6 @@ pub(super) fn tokenizers_backend(vocabulary: &mut Vocabulary<'_, '_>) -> Result<
         _ => renamed(&proto, special),
     };
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let user_defined = user_defined(&proto, &names);
-    let mut tokenizer = Tokenizer::new(backend_model(&proto, &names, !user_defined.is_empty())?);
     let control = proto.pieces.iter().filter(|piece| piece.kind == PieceKind::Control);
     special.set_additional(control.map(|piece| piece.piece.as_str()));
     special.set_default("unk_token", &proto.unk_piece);
@@ -230,8 +344,32 @@ pub(super) fn tokenizers_backend(vocabulary: &mut Vocabulary<'_, '_>) -> Result<
         special.match_added_before_normalization();
     }
 
-    let legacy = vocabulary.options.legacy.unwrap_or(true);
-    let normalizer = Normalizers::new(backend_normalizers(&proto, legacy)?);
+    with_own_settings(&proto, &names, vocabulary.options.legacy.unwrap_or(true))
+}
+
+/// The tokenizer that splits texts as the sentencepiece library does with a model.
+///
+/// # Errors
+/// `Unsupported` for a model that is neither BPE nor unigram, `Model` for a damaged one.
+pub(super) fn sentencepiece(proto: &ModelProto) -> Result<Tokenizer> {
+    check_proto(proto)?;
+    let names: Vec<&str> = proto.pieces.iter().map(|piece| piece.piece.as_str()).collect();
+    let mut tokenizer = with_own_settings(proto, &names, true)?;
+    if proto.remove_extra_whitespaces && proto.escape_whitespaces {
+        // The library takes a `▁` at the end of a text for a space.
+        let mut steps = backend_normalizers(proto, true)?;
+        steps.push(replace(ReplacePattern::Regex(r"▁+\z".into()), "")?.into());
+        convert::set_normalizer(&mut tokenizer, Normalizers::new(steps))?;
+    }
+    Ok(tokenizer)
+}
+
+/// The tokenizer of a model with pieces of these names and its own settings. With `legacy`, each stretch of text between
+/// added tokens begins with a space.
+fn with_own_settings(proto: &ModelProto, names: &[&str], legacy: bool) -> Result<Tokenizer> {
+    let user_defined = user_defined(proto, names);
+    let mut tokenizer = Tokenizer::new(backend_model(proto, names, !user_defined.is_empty())?);
+    let normalizer = Normalizers::new(backend_normalizers(proto, legacy)?);
     convert::set_normalizer(&mut tokenizer, normalizer)?;
     let mut words: Vec<PreTokenizerWrapper> = Vec::new();
     if proto.add_dummy_prefix {
@@ -246,7 +384,7 @@ pub(super) fn tokenizers_backend(vocabulary: &mut Vocabulary<'_, '_>) -> Result<
     if !words.is_empty() {
         tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(words)));
     }
-    tokenizer.with_decoder(Some(Decoders::new(backend_decoders(&proto)?)));
+    tokenizer.with_decoder(Some(Decoders::new(backend_decoders(proto)?)));
     Ok(tokenizer)
 }
 

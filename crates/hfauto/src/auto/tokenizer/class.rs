@@ -9,9 +9,12 @@ use tokenizers::Tokenizer;
 
 use super::bpe::{self, SetSteps};
 use super::convert::{self, FromVocabulary, PostProcessor, Vocabulary};
+use super::languages::{LanguageStyle, MBART, MBART50};
 use super::overrides::{Overrides, TokenizerOptions};
+use super::pieces::{self, FromPieces};
 use super::special::{AdditionalTokens, DefaultTokens, RawAddedToken, SpecialTokens};
-use crate::auto::families::{FAMILIES, Family};
+use super::unigram;
+use crate::auto::{FAMILIES, Family};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Snapshot;
 
@@ -38,6 +41,10 @@ pub(super) struct TokenizerClass {
     pub(super) from_vocabulary: FromVocabulary,
     /// Adds special tokens around texts.
     pub(super) post_processor: PostProcessor,
+    /// Builds a tokenizer whose ids are not those of its sentencepiece model; tokenizer.json is then ignored.
+    pub(super) from_pieces: Option<FromPieces>,
+    /// How the language of a text is said.
+    pub(super) languages: Option<LanguageStyle>,
 }
 
 const BERT_TOKENS: [(&str, &str); 5] = [
@@ -83,6 +90,8 @@ const PRE_TRAINED: TokenizerClass = TokenizerClass {
     set_steps: None,
     from_vocabulary: bpe::tokenizers_backend,
     post_processor: PostProcessor::Code(convert::bos_and_eos),
+    from_pieces: None,
+    languages: None,
 };
 
 const BERT: TokenizerClass = TokenizerClass {
@@ -134,7 +143,121 @@ const T5: TokenizerClass = TokenizerClass {
     ..PRE_TRAINED
 };
 
-static CLASSES: [TokenizerClass; 13] = [
+const ROBERTA: TokenizerClass = TokenizerClass {
+    name: "RobertaTokenizerFast",
+    default_tokens: DefaultTokens {
+        named: &ROBERTA_TOKENS,
+        token_flags: |attribute, converted| match attribute {
+            "mask_token" => Some(RawAddedToken { lstrip: true, normalized: Some(false), ..PLAIN }),
+            _ => converted.then_some(PLAIN),
+        },
+        ..DefaultTokens::NONE
+    },
+    overrides: Overrides::PostProcessor,
+    from_vocabulary: convert::byte_level_bpe,
+    post_processor: PostProcessor::Code(convert::roberta_processing),
+    ..PRE_TRAINED
+};
+
+const MBART_25: TokenizerClass = TokenizerClass {
+    name: "MBartTokenizerFast",
+    default_tokens: DefaultTokens {
+        named: &ROBERTA_TOKENS,
+        additional_special_tokens: AdditionalTokens::Fixed(MBART50.split_at(MBART).0),
+        token_flags: |attribute, _| {
+            let flags = RawAddedToken { lstrip: true, special: true, ..PLAIN };
+            (attribute == "mask_token").then_some(flags)
+        },
+    },
+    set_steps: Some(bpe::mbart_steps),
+    from_vocabulary: convert::mbart,
+    post_processor: PostProcessor::Own,
+    languages: Some(LanguageStyle { default: "en_XX", follows: true, underscores: false }),
+    ..PRE_TRAINED
+};
+
+const GPT2: TokenizerClass = TokenizerClass {
+    name: "GPT2TokenizerFast",
+    default_tokens: DefaultTokens {
+        named: &[
+            ("bos_token", "<|endoftext|>"),
+            ("eos_token", "<|endoftext|>"),
+            ("unk_token", "<|endoftext|>"),
+        ],
+        token_flags: |attribute, converted| {
+            let known = ["bos_token", "eos_token", "unk_token", "pad_token"].contains(&attribute);
+            (converted && known).then_some(PLAIN)
+        },
+        ..DefaultTokens::NONE
+    },
+    set_steps: Some(bpe::gpt2_steps),
+    from_vocabulary: convert::byte_level_bpe,
+    post_processor: PostProcessor::Code(convert::gpt2_processing),
+    ..PRE_TRAINED
+};
+
+/// The special tokens of `DeBERTa` and ALBERT.
+const fn cls_and_sep_tokens(
+    unk: &'static str,
+    pad: &'static str,
+) -> [(&'static str, &'static str); 7] {
+    [
+        ("bos_token", "[CLS]"),
+        ("eos_token", "[SEP]"),
+        ("unk_token", unk),
+        ("sep_token", "[SEP]"),
+        ("pad_token", pad),
+        ("cls_token", "[CLS]"),
+        ("mask_token", "[MASK]"),
+    ]
+}
+
+const DEBERTA_V2: TokenizerClass = TokenizerClass {
+    name: "DebertaV2TokenizerFast",
+    default_tokens: DefaultTokens {
+        named: &cls_and_sep_tokens("[UNK]", "[PAD]"),
+        ..DefaultTokens::NONE
+    },
+    token_type_ids: true,
+    set_steps: Some(unigram::deberta_v2_steps),
+    from_vocabulary: unigram::deberta_v2,
+    post_processor: PostProcessor::Template {
+        single: "cls_token:0 $A:0 sep_token:0",
+        pair: "cls_token:0 $A:0 sep_token:0 $B:1 sep_token:1",
+    },
+    ..PRE_TRAINED
+};
+
+static CLASSES: [TokenizerClass; 27] = [
+    TokenizerClass {
+        name: "AlbertTokenizerFast",
+        default_tokens: DefaultTokens {
+            named: &cls_and_sep_tokens("<unk>", "<pad>"),
+            ..DefaultTokens::NONE
+        },
+        set_steps: Some(unigram::albert_steps),
+        from_vocabulary: unigram::albert,
+        ..DEBERTA_V2
+    },
+    TokenizerClass {
+        name: "DebertaTokenizerFast",
+        default_tokens: DefaultTokens {
+            named: &cls_and_sep_tokens("[UNK]", "[PAD]"),
+            token_flags: |attribute, _| {
+                (attribute == "mask_token").then_some(RawAddedToken { lstrip: true, ..PLAIN })
+            },
+            ..DefaultTokens::NONE
+        },
+        set_steps: Some(bpe::gpt2_steps),
+        from_vocabulary: convert::byte_level_bpe,
+        post_processor: PostProcessor::Template {
+            single: "cls_token $A sep_token",
+            pair: "cls_token $A sep_token sep_token $B sep_token",
+        },
+        ..DEBERTA_V2
+    },
+    DEBERTA_V2,
+    TokenizerClass { name: "ElectraTokenizerFast", ..BERT },
     BERT,
     TokenizerClass { name: "DistilBertTokenizerFast", token_type_ids: false, ..BERT },
     TokenizerClass {
@@ -158,21 +281,73 @@ static CLASSES: [TokenizerClass; 13] = [
         },
         ..BERT
     },
+    ROBERTA,
+    TokenizerClass { name: "BartTokenizerFast", ..ROBERTA },
+    MBART_25,
     TokenizerClass {
-        name: "RobertaTokenizerFast",
+        name: "MBart50TokenizerFast",
         default_tokens: DefaultTokens {
-            named: &ROBERTA_TOKENS,
-            token_flags: |attribute, converted| match attribute {
-                "mask_token" => {
-                    Some(RawAddedToken { lstrip: true, normalized: Some(false), ..PLAIN })
-                }
-                _ => converted.then_some(PLAIN),
-            },
+            additional_special_tokens: AdditionalTokens::Fixed(MBART50),
+            ..MBART_25.default_tokens
+        },
+        set_steps: Some(bpe::mbart50_steps),
+        from_vocabulary: convert::mbart50,
+        languages: Some(LanguageStyle { default: "en_XX", follows: false, underscores: false }),
+        ..MBART_25
+    },
+    TokenizerClass {
+        name: "NllbTokenizerFast",
+        default_tokens: DefaultTokens {
+            additional_special_tokens: AdditionalTokens::Fixed(&[]),
+            ..MBART_25.default_tokens
+        },
+        set_steps: Some(bpe::nllb_steps),
+        from_vocabulary: bpe::nllb,
+        languages: Some(LanguageStyle { default: "eng_Latn", follows: false, underscores: false }),
+        ..MBART_25
+    },
+    TokenizerClass {
+        name: "PegasusTokenizerFast",
+        default_tokens: DefaultTokens {
+            named: &[
+                ("eos_token", "</s>"),
+                ("unk_token", "<unk>"),
+                ("pad_token", "<pad>"),
+                ("mask_token", "<mask_2>"),
+            ],
+            additional_special_tokens: AdditionalTokens::Fixed(&["<mask_1>"]),
             ..DefaultTokens::NONE
         },
-        overrides: Overrides::PostProcessor,
-        from_vocabulary: convert::byte_level_bpe,
-        post_processor: PostProcessor::Code(convert::roberta_processing),
+        set_steps: Some(bpe::pegasus_steps),
+        from_vocabulary: convert::pegasus,
+        post_processor: PostProcessor::Template { single: "$A </s>", pair: "$A $B </s>" },
+        ..PRE_TRAINED
+    },
+    TokenizerClass {
+        name: "MarianTokenizer",
+        default_tokens: DefaultTokens {
+            named: &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")],
+            ..DefaultTokens::NONE
+        },
+        from_pieces: Some(pieces::marian),
+        post_processor: PostProcessor::Own,
+        ..PRE_TRAINED
+    },
+    TokenizerClass {
+        name: "M2M100Tokenizer",
+        default_tokens: DefaultTokens {
+            named: &[
+                ("bos_token", "<s>"),
+                ("eos_token", "</s>"),
+                ("sep_token", "</s>"),
+                ("unk_token", "<unk>"),
+                ("pad_token", "<pad>"),
+            ],
+            ..DefaultTokens::NONE
+        },
+        from_pieces: Some(pieces::m2m_100),
+        post_processor: PostProcessor::Own,
+        languages: Some(LanguageStyle { default: "en", follows: false, underscores: true }),
         ..PRE_TRAINED
     },
     XLM_ROBERTA,
@@ -191,26 +366,24 @@ static CLASSES: [TokenizerClass; 13] = [
         from_vocabulary: convert::camembert,
         ..XLM_ROBERTA
     },
+    GPT2,
+    TokenizerClass { name: "CodeGenTokenizerFast", ..GPT2 },
     TokenizerClass {
-        name: "GPT2TokenizerFast",
+        name: "GPTNeoXTokenizerFast",
         default_tokens: DefaultTokens {
             named: &[
                 ("bos_token", "<|endoftext|>"),
                 ("eos_token", "<|endoftext|>"),
                 ("unk_token", "<|endoftext|>"),
+                ("pad_token", "<|padding|>"),
             ],
-            token_flags: |attribute, converted| {
-                let known =
-                    ["bos_token", "eos_token", "unk_token", "pad_token"].contains(&attribute);
-                (converted && known).then_some(PLAIN)
-            },
             ..DefaultTokens::NONE
         },
-        set_steps: Some(bpe::gpt2_steps),
-        from_vocabulary: convert::byte_level_bpe,
-        post_processor: PostProcessor::Code(convert::gpt2_processing),
-        ..PRE_TRAINED
+        set_steps: Some(bpe::gpt_neox_steps),
+        ..GPT2
     },
+    // transformers 5 has no class of this name, and uses the file as it is.
+    TokenizerClass { name: "BloomTokenizerFast", ..PRE_TRAINED },
     T5,
     TokenizerClass { name: "MT5TokenizerFast", ..T5 },
     // The template in tokenizer.json decides about `bos_token` and `eos_token`: transformers 5 ignores `add_bos_token` and
@@ -400,10 +573,8 @@ mod tests {
     fn an_unknown_class_is_refused_by_name() {
         let error = TokenizerClass::named("BertJapaneseTokenizer").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(
-            error.message().starts_with(
-                "tokenizer class `BertJapaneseTokenizer` is not implemented, only BertT"
-            )
-        );
+        assert!(error.message().starts_with(
+            "tokenizer class `BertJapaneseTokenizer` is not implemented, only AlbertT"
+        ));
     }
 }

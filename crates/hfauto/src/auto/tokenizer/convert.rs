@@ -21,10 +21,12 @@ use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
 
 use super::checked;
 use super::files::TokenizerFiles;
+use super::languages::{MBART, MBART50};
 use super::overrides::{TokenizerOptions, extra_ids};
 use super::sentencepiece::{ModelProto, ModelType, Piece, PieceKind};
 use super::special::{self, SpecialTokens};
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits;
 
 /// The file names of sentencepiece models, in lookup order.
 const SENTENCEPIECE_FILES: [&str; 3] =
@@ -58,6 +60,8 @@ pub(super) enum PostProcessor {
         pair: &'static str,
     },
     Code(fn(&mut Tokenizer, TokenizerOptions, &SpecialTokens) -> Result<()>),
+    /// Set by the tokenizer's languages or pieces.
+    Own,
 }
 
 impl PostProcessor {
@@ -71,12 +75,13 @@ impl PostProcessor {
         match self {
             Self::Template { single, pair } => template(tokenizer, special, single, pair),
             Self::Code(set) => set(tokenizer, options, special),
+            Self::Own => Ok(()),
         }
     }
 }
 
 impl Vocabulary<'_, '_> {
-    fn missing(&self, wanted: &str) -> Error {
+    pub(super) fn missing(&self, wanted: &str) -> Error {
         self.files.missing(self.class, wanted)
     }
 }
@@ -112,6 +117,67 @@ fn fairseq(
     sentence_piece(file, &proto, vocab, FAIRSEQ_UNK_ID, PrependScheme::Always)
 }
 
+pub(super) fn mbart(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    with_languages(vocabulary, &MBART50[..MBART])
+}
+
+pub(super) fn mbart50(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    with_languages(vocabulary, MBART50)
+}
+
+/// As [`xlm_roberta`], with languages between the pieces and `<mask>`.
+fn with_languages(vocabulary: &mut Vocabulary<'_, '_>, languages: &[&str]) -> Result<Tokenizer> {
+    let (file, proto) = read_model_proto(vocabulary, "`tokenizer.json`, ", &SENTENCEPIECE_FILES)?;
+    let own = |text: &&str| ((*text).to_owned(), 0.0);
+    let first = ["<s>", "<pad>", "</s>", "<unk>"];
+    let last = languages.iter().chain(&["<mask>"]);
+    let vocab = first.iter().map(own).chain(pieces(&proto).skip(3)).chain(last.map(own)).collect();
+    unigram(file, &proto, vocab, FAIRSEQ_UNK_ID)
+}
+
+/// PEGASUS: the tokens of its pretraining come before the pieces.
+pub(super) fn pegasus(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    let offset = pegasus_offset(vocabulary.config)?;
+    let (file, proto) = read_model_proto(vocabulary, "`tokenizer.json`, ", &[T5_FILE])?;
+    let first = ["<pad>", "</s>", "<mask_1>", "<mask_2>"].map(|text| (text.to_owned(), 0.0));
+    let unknown = (2..offset).map(|i| (format!("<unk_{i}>"), -100.0));
+    let vocab: Vec<_> = first.into_iter().chain(unknown).chain(pieces(&proto).skip(2)).collect();
+    let unk = vocabulary.special.require("unk_token")?;
+    let unk_id = vocab.iter().position(|(piece, _)| piece == unk).ok_or_else(|| {
+        Error::new(ErrorKind::Model, format!("there is no piece `{unk}`")).at(file)
+    })?;
+    let unknown: Vec<String> = (2..offset).map(|i| format!("<unk_{i}>")).collect();
+    vocabulary.special.extend_additional(unknown.iter().map(String::as_str));
+    unigram(file, &proto, vocab, unk_id)
+}
+
+/// `offset` of tokenizer_config.json: the ids before the first piece.
+fn pegasus_offset(config: &Map<String, Value>) -> Result<usize> {
+    const DEFAULT: usize = 103;
+    let Some(value) = config.get("offset") else { return Ok(DEFAULT) };
+    let offset = value.as_u64().and_then(|offset| usize::try_from(offset).ok());
+    offset.filter(|offset| *offset <= limits::TOKENIZER_SPECIAL_TOKENS).ok_or_else(|| {
+        let most = limits::TOKENIZER_SPECIAL_TOKENS;
+        let message = format!("`offset` in tokenizer_config.json is `{value}`, not at most {most}");
+        Error::new(ErrorKind::Model, message)
+    })
+}
+
+/// A unigram tokenizer whose class sets its steps. The normalizer has only the model's rules.
+fn unigram(
+    file: &str,
+    proto: &ModelProto,
+    vocab: Vec<(String, f64)>,
+    unk_id: usize,
+) -> Result<Tokenizer> {
+    let model = Unigram::from(vocab, Some(unk_id), false).map_err(broken(file))?;
+    let mut tokenizer = Tokenizer::new(model);
+    if let Some(rules) = precompiled(file, proto)? {
+        set_normalizer(&mut tokenizer, rules)?;
+    }
+    Ok(tokenizer)
+}
+
 /// A sentencepiece vocabulary followed by T5's extra ids in descending order.
 pub(super) fn t5(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
     let extra_ids = extra_ids(vocabulary.config)?;
@@ -122,6 +188,21 @@ pub(super) fn t5(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
     let extra_ids = (0..extra_ids).rev().map(|i| (format!("<extra_id_{i}>"), 0.0));
     let vocab = pieces(&proto).chain(extra_ids).collect();
     sentence_piece(file, &proto, vocab, proto.unk_id, options.prepend_scheme(true))
+}
+
+/// The pieces of the first of `files` under their own ids; the class sets the steps.
+pub(super) fn pieces_in_order(
+    vocabulary: &mut Vocabulary<'_, '_>,
+    files: &[&'static str],
+) -> Result<Tokenizer> {
+    let (file, proto) = read_model_proto(vocabulary, "`tokenizer.json`, ", files)?;
+    let model = Unigram::from(pieces(&proto).collect(), Some(proto.unk_id), false);
+    let mut tokenizer = Tokenizer::new(model.map_err(broken(file))?);
+    if let Some(rules) = precompiled(file, &proto)? {
+        set_normalizer(&mut tokenizer, rules)?;
+    }
+    add_pieces(&mut tokenizer, &proto.pieces)?;
+    Ok(tokenizer)
 }
 
 fn pieces(proto: &ModelProto) -> impl Iterator<Item = (String, f64)> + '_ {

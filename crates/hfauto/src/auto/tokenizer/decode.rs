@@ -34,12 +34,16 @@ impl AutoTokenizer {
     /// # Errors
     /// `Model` when the tokenizer fails.
     pub fn decode_with(&self, ids: &[u32], options: &DecodeOptions) -> Result<String> {
+        let skips = options.skip_special_tokens;
         let added = self.tokenizer.get_added_vocabulary();
-        let tokens = ids
-            .iter()
-            .filter_map(|id| self.id_to_token(*id))
-            .filter(|token| !(options.skip_special_tokens && added.is_special_token(token)));
-        let text = self.convert_tokens_to_string(tokens.collect())?;
+        let tokens: Vec<String> = if self.pieces.is_some() {
+            // The classes of transformers that work on pieces skip ids: an id without a piece stays as the unknown token.
+            self.convert_ids_to_tokens(ids, skips).into_iter().flatten().collect()
+        } else {
+            let tokens = ids.iter().filter_map(|id| self.id_to_token(*id));
+            tokens.filter(|token| !(skips && added.is_special_token(token))).collect()
+        };
+        let text = self.convert_tokens_to_string(tokens)?;
         let tidy = options.clean_up_tokenization_spaces;
         Ok(if tidy.unwrap_or(self.clean_up_tokenization_spaces) { clean_up(&text) } else { text })
     }
@@ -65,6 +69,10 @@ impl AutoTokenizer {
     /// # Errors
     /// `Model` when the tokenizer fails.
     pub fn convert_tokens_to_string(&self, tokens: Vec<String>) -> Result<String> {
+        if let Some(pieces) = &self.pieces {
+            let added = self.tokenizer.get_added_vocabulary();
+            return Ok(pieces.decode(&tokens, |token| added.is_special_token(token)));
+        }
         if self.tokenizer.get_decoder().is_none() {
             return Ok(tokens.join(" "));
         }

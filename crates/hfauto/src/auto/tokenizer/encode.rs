@@ -216,6 +216,39 @@ impl AutoTokenizer {
         type_id: u32,
         offsets: OffsetType,
     ) -> Result<tokenizers::Encoding> {
+        let Some(pieces) = &self.pieces else {
+            return self.tokenize_text(text, enough, type_id, offsets);
+        };
+        // Without offsets, the library leaves out the texts of the pieces.
+        let offsets = match offsets {
+            OffsetType::None => OffsetType::Byte,
+            offsets => offsets,
+        };
+        let added = self.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+        let special: Vec<&str> = added.values().map(|token| token.content.as_str()).collect();
+        let place = |at: usize| match offsets {
+            OffsetType::Char => text[..at].chars().count(),
+            OffsetType::Byte | OffsetType::None => at,
+        };
+        let (mut tokens, mut start) = (Vec::new(), 0);
+        for code in pieces.codes(text, &special) {
+            let before = self.tokenize_text(&text[start..code.start], enough, type_id, offsets)?;
+            tokens.extend(pieces.tokens(&before, place(start)));
+            tokens.push(pieces.code(&text[code.clone()], (place(code.start), place(code.end))));
+            start = code.end;
+        }
+        let rest = self.tokenize_text(&text[start..], enough, type_id, offsets)?;
+        tokens.extend(pieces.tokens(&rest, place(start)));
+        Ok(tokenizers::Encoding::from_tokens(tokens, type_id))
+    }
+
+    fn tokenize_text(
+        &self,
+        text: &str,
+        enough: Option<(usize, Side)>,
+        type_id: u32,
+        offsets: OffsetType,
+    ) -> Result<tokenizers::Encoding> {
         let parts = &self.tokenizer;
         let tokenize = || {
             let mut words = self.bounded.words(parts, text)?;

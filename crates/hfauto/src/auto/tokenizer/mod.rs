@@ -16,16 +16,19 @@ mod decode;
 mod encode;
 mod files;
 mod jinja;
+mod languages;
 mod overrides;
+mod pieces;
 mod prefix;
 mod sentencepiece;
 mod special;
 #[cfg(test)]
 mod tests;
 mod truncate;
+mod unigram;
 mod window;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 use tokenizers::normalizers::{Lowercase, Sequence};
@@ -42,7 +45,10 @@ pub use decode::DecodeOptions;
 use encode::Frame;
 pub use encode::{EncodeOptions, Encoding};
 use files::TokenizerFiles;
+use languages::Languages;
+pub use languages::TranslationTokens;
 use overrides::TokenizerOptions;
+use pieces::PieceIds;
 use special::SpecialTokens;
 pub use truncate::{Side, TruncationStrategy};
 pub use window::{Window, WindowOptions};
@@ -74,6 +80,9 @@ pub struct AutoTokenizer {
     /// Whether a prefix of a long text determines its first tokens.
     word_by_word: bool,
     special: SpecialTokens,
+    /// The ids of pieces that are not those of `tokenizer`.
+    pieces: Option<PieceIds>,
+    languages: Option<Languages>,
     model_max_length: Option<usize>,
     truncation_side: Side,
     padding_side: Side,
@@ -196,6 +205,7 @@ impl AutoTokenizer {
         files.note("class", class.name.as_bytes());
         let options = TokenizerOptions::read(&config, class.prefix_space_from_slow);
 
+        let saved = saved.filter(|_| class.from_pieces.is_none());
         let saved = saved.map(checked::tokenizer_from).transpose()?;
         let converted = saved.is_none() || options.from_slow;
         let mut special = SpecialTokens::read(
@@ -206,6 +216,7 @@ impl AutoTokenizer {
             converted,
         )?;
         let (mut truncation_side, mut padding_side) = (Side::Right, Side::Right);
+        let mut pieces = None;
         let mut tokenizer = if let Some(mut tokenizer) = saved.filter(|_| !converted) {
             // Exports contain the settings of one call. Here, callers set truncation, and there is no padding.
             if let Some(truncation) = tokenizer.get_truncation() {
@@ -230,14 +241,23 @@ impl AutoTokenizer {
             special.add_to(&mut tokenizer)?;
             tokenizer
         } else {
-            class.tokenizer_from_vocabulary(Vocabulary {
+            let mut vocabulary = Vocabulary {
                 files: &mut files,
                 config: &config,
                 class: class.name,
                 options,
                 special: &mut special,
-            })?
+            };
+            match class.from_pieces {
+                Some(from_pieces) => {
+                    let (tokenizer, ids) = from_pieces(&mut vocabulary)?;
+                    pieces = Some(ids);
+                    tokenizer
+                }
+                None => class.tokenizer_from_vocabulary(vocabulary)?,
+            }
         };
+        let languages = set_languages(class, &config, &special, pieces.as_ref(), &mut tokenizer)?;
         options.apply(class.overrides, &mut tokenizer)?;
         checked::check_model(&tokenizer)?;
 
@@ -256,6 +276,8 @@ impl AutoTokenizer {
             tokenizer,
             class,
             special,
+            pieces,
+            languages,
             model_max_length: model_max_length(&config),
             truncation_side,
             padding_side,
@@ -279,16 +301,25 @@ impl AutoTokenizer {
 
     /// The size of the vocabulary without added tokens.
     pub fn vocab_size(&self) -> usize {
-        self.tokenizer.get_vocab_size(false)
+        match &self.pieces {
+            Some(pieces) => pieces.len(),
+            None => self.tokenizer.get_vocab_size(false),
+        }
     }
 
     /// The size of the vocabulary with added tokens (`len(tokenizer)`).
     pub fn total_vocab_size(&self) -> usize {
-        self.tokenizer.get_vocab_size(true)
+        match &self.pieces {
+            Some(pieces) => pieces.len(),
+            None => self.tokenizer.get_vocab_size(true),
+        }
     }
 
     /// The text of a token.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
+        if let Some(pieces) = &self.pieces {
+            return Some(pieces.piece(id));
+        }
         // The library's own lookup returns added tokens in normalized form.
         let added = self.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         match added.get(&id) {
@@ -299,7 +330,10 @@ impl AutoTokenizer {
 
     /// The id of a token, if the vocabulary has it.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.tokenizer.token_to_id(token)
+        match &self.pieces {
+            Some(pieces) => pieces.id(token),
+            None => self.tokenizer.token_to_id(token),
+        }
     }
 
     /// The id of the token at the start of a sentence, for models that have one.
@@ -361,7 +395,7 @@ impl AutoTokenizer {
             value => value.as_str().into_iter().collect::<Vec<_>>(),
         });
         let mut seen = BTreeSet::new();
-        let ids = texts.filter_map(|text| self.tokenizer.token_to_id(text));
+        let ids = texts.filter_map(|text| self.token_to_id(text));
         ids.filter(|id| seen.insert(*id)).collect()
     }
 
@@ -388,7 +422,7 @@ impl AutoTokenizer {
     }
 
     fn special_token_id(&self, attribute: &str) -> Option<u32> {
-        self.special.get(attribute).and_then(|token| self.tokenizer.token_to_id(token))
+        self.special.get(attribute).and_then(|token| self.token_to_id(token))
     }
 }
 
@@ -400,6 +434,36 @@ impl std::fmt::Debug for AutoTokenizer {
             .field("model_max_length", &self.model_max_length)
             .finish_non_exhaustive()
     }
+}
+
+/// Sets the tokens of the source language around texts, and returns the languages of the tokenizer.
+///
+/// # Errors
+/// As [`Languages::new`] and [`Languages::set_frame`].
+fn set_languages(
+    class: &TokenizerClass,
+    config: &Map<String, Value>,
+    special: &SpecialTokens,
+    pieces: Option<&PieceIds>,
+    tokenizer: &mut Tokenizer,
+) -> Result<Option<Languages>> {
+    let Some(style) = class.languages else { return Ok(None) };
+    let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+    let added: Vec<String> = added.values().map(|token| token.content.clone()).collect();
+    let languages = Languages::new(style, added, config)?;
+    let eos = special.require("eos_token")?;
+    let ids: BTreeMap<String, Option<u32>> = languages
+        .framing_tokens(eos)
+        .map(|token| {
+            let id = match pieces {
+                Some(pieces) => pieces.id(&token),
+                None => tokenizer.token_to_id(&token),
+            };
+            (token, id)
+        })
+        .collect();
+    languages.set_frame(tokenizer, eos, |token| ids.get(token).copied().flatten())?;
+    Ok(Some(languages))
 }
 
 /// Whether the normalizer, or a step of a sequence, lower-cases texts.

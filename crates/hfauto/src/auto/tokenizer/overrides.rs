@@ -47,6 +47,12 @@ pub(super) enum Overrides {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokenizerOptions {
     pub(super) do_lower_case: bool,
+    /// The same where tokenizer_config.json has it.
+    pub(super) given_lower_case: Option<bool>,
+    /// `DeBERTa`: whether punctuation is a word of its own.
+    pub(super) split_by_punct: bool,
+    /// ALBERT: whether accents stay.
+    pub(super) keep_accents: bool,
     pub(super) do_basic_tokenize: bool,
     pub(super) strip_accents: Option<bool>,
     pub(super) tokenize_chinese_chars: bool,
@@ -55,10 +61,10 @@ pub(super) struct TokenizerOptions {
     pub(super) add_eos_token: bool,
     /// Whether the space before a text is also added after special tokens.
     pub(super) legacy: Option<bool>,
-    given_prefix_space: Option<bool>,
+    pub(super) given_prefix_space: Option<bool>,
     /// T5: whether to use the sentencepiece model instead of tokenizer.json.
     pub(super) from_slow: bool,
-    trim_offsets: bool,
+    pub(super) trim_offsets: bool,
     split_special_tokens: bool,
 }
 
@@ -69,6 +75,9 @@ impl TokenizerOptions {
         let given_prefix_space = flag("add_prefix_space");
         Self {
             do_lower_case: flag("do_lower_case").unwrap_or(true),
+            given_lower_case: flag("do_lower_case"),
+            split_by_punct: flag("split_by_punct").unwrap_or(false),
+            keep_accents: flag("keep_accents").unwrap_or(false),
             do_basic_tokenize: flag("do_basic_tokenize").unwrap_or(true),
             strip_accents: flag("strip_accents"),
             tokenize_chinese_chars: flag("tokenize_chinese_chars").unwrap_or(true),

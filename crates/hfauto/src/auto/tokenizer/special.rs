@@ -299,6 +299,14 @@ impl SpecialTokens {
         self.additional = texts.into_iter().map(|text| Token::Text(text.to_owned())).collect();
     }
 
+    /// Appends to `additional_special_tokens` those that are not there.
+    pub(super) fn extend_additional<'t>(&mut self, texts: impl IntoIterator<Item = &'t str>) {
+        let there: BTreeSet<String> =
+            self.additional.iter().map(|token| token.content().to_owned()).collect();
+        let new = texts.into_iter().filter(|text| !there.contains(*text));
+        self.additional.extend(new.map(|text| Token::Text(text.to_owned())));
+    }
+
     /// The text of an attribute's token.
     ///
     /// # Errors

@@ -130,12 +130,12 @@ fn missing_or_unknown_tokenizer_classes_are_refused() {
     let error = load(folder(&[("vocab.txt", VOCAB)]).path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Model);
     assert!(error.message().starts_with("the tokenizer class is not given"), "{error}");
-    let error = load(folder(&[("config.json", r#"{"model_type": "bart"}"#)]).path()).unwrap_err();
+    let error = load(folder(&[("config.json", r#"{"model_type": "xlnet"}"#)]).path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(
         error
             .message()
-            .starts_with("no tokenizer is implemented for model type `bart`, only for bert, ")
+            .starts_with("no tokenizer is implemented for model type `xlnet`, only for albert, ")
     );
 }
 
@@ -367,5 +367,144 @@ fn damaged_sentencepiece_models_are_refused_by_name() {
         let dir = folder(&[("tokenizer_config.json", &config), ("tokenizer.json", unigram)]);
         let error = load(dir.path()).unwrap_err().to_string();
         assert!(error.contains("the model is not BPE"), "{class}: {error}");
+    }
+}
+
+/// The tokenizers of translation and summarisation against transformers: ids, texts, and the tokens of languages.
+#[test]
+fn translation_tokenizers_give_the_tokens_of_transformers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/seq2seq-tokenizers");
+    let mut folders: Vec<_> =
+        fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    assert_eq!(folders.len(), 14);
+    let mut failures = Vec::new();
+    for folder in folders {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let golden = fs::read_to_string(folder.join("tokens.json")).unwrap();
+        let golden: Value = serde_json::from_str(&golden).unwrap();
+        let texts: Vec<String> = serde_json::from_value(golden["texts"].clone()).unwrap();
+        let tokenizer = load(&folder).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let class = golden["class"].as_str().unwrap();
+        assert!(tokenizer.class_name().starts_with(class), "{name}: {class}");
+        for (row, text) in texts.iter().enumerate() {
+            let ids = |key: &str| -> Vec<u32> {
+                serde_json::from_value(golden[key][row].clone()).unwrap()
+            };
+            for return_offsets_mapping in [false, true] {
+                let options = EncodeOptions { return_offsets_mapping, ..EncodeOptions::default() };
+                let found = tokenizer.encode(text, &options).unwrap().input_ids;
+                if found != ids("input_ids") {
+                    failures.push(format!("{name} {text:?}: {found:?}, {:?}", ids("input_ids")));
+                }
+            }
+            for (key, skip) in [("decoded", true), ("decoded_with_special_tokens", false)] {
+                let found = tokenizer.decode(&ids("decoded_ids"), skip).unwrap();
+                let expected = golden[key][row].as_str().unwrap();
+                if found != expected {
+                    failures.push(format!("{name} {text:?} {key}: {found:?}, {expected:?}"));
+                }
+            }
+        }
+        for pair in golden["pairs"].as_array().unwrap() {
+            let tokens =
+                tokenizer.translation_tokens(pair["src_lang"].as_str(), pair["tgt_lang"].as_str());
+            let tokens = tokens.unwrap().unwrap();
+            let bare = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
+            let text = tokenizer.encode("The film is slow", &bare).unwrap().input_ids;
+            let expected: Vec<u32> = serde_json::from_value(pair["input_ids"].clone()).unwrap();
+            assert_eq!([tokens.before, text, tokens.after].concat(), expected, "{name} {pair}");
+            let forced = tokens.forced_bos_token_id.map(u64::from);
+            assert_eq!(forced, pair["forced_bos_token_id"].as_u64());
+        }
+    }
+    assert!(failures.is_empty(), "{} of them:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn unknown_languages_are_refused_with_the_nearest_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/seq2seq-tokenizers");
+    for (name, unknown, nearest) in
+        [("mbart", "ro_RU", "ro_RO"), ("nllb", "fr_Latn", "fra_Latn"), ("m2m_100", "FR", "fr")]
+    {
+        let tokenizer = load(&root.join(name)).unwrap();
+        let known = &tokenizer.language_codes()[0];
+        for (src_lang, tgt_lang, key) in
+            [(unknown, known.as_str(), "src_lang"), (known.as_str(), unknown, "tgt_lang")]
+        {
+            let error = tokenizer.translation_tokens(Some(src_lang), Some(tgt_lang)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            let text = error.to_string();
+            assert!(text.contains(&format!("`{key}: {unknown}`")), "{text}");
+            assert!(text.contains(&format!("did you mean `{nearest}`?")), "{text}");
+        }
+        let tokens = tokenizer.translation_tokens(Some(known), None).unwrap().unwrap();
+        assert_eq!(tokens.forced_bos_token_id, None);
+    }
+    let marian = load(&root.join("marian")).unwrap();
+    assert_eq!(marian.translation_tokens(Some("en"), Some("fr")).unwrap(), None);
+    assert!(marian.language_codes().is_empty());
+    // The settings of the files are the defaults.
+    let settings = load(&root.join("mbart-src-lang")).unwrap();
+    let (by_default, given) = (
+        settings.translation_tokens(None, None).unwrap(),
+        settings.translation_tokens(Some("de_DE"), Some("fr_XX")).unwrap(),
+    );
+    assert_eq!(by_default, given);
+}
+
+#[test]
+fn vocabularies_that_do_not_fit_are_refused_by_name() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/seq2seq-tokenizers");
+    let refused = |name: &str, change: &dyn Fn(&Path)| {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(root.join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+        change(folder.path());
+        load(folder.path()).unwrap_err().to_string()
+    };
+    let write = |folder: &Path, name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    for (name, file, text, expected) in [
+        ("marian", "vocab.json", r#"{"a": 1}"#, "`vocab.json` has no `<unk>`"),
+        ("marian", "vocab.json", r#"{"<unk>": -1}"#, "the id `-1` for `<unk>`"),
+        ("marian", "source.spm", "no", "source.spm"),
+        ("marian-separate", "target_vocab.json", "[]", "`target_vocab.json` is not a JSON object"),
+        (
+            "m2m_100",
+            "tokenizer_config.json",
+            r#"{"tokenizer_class": "M2M100Tokenizer", "language_codes": "m3"}"#,
+            "`language_codes: m3`",
+        ),
+        (
+            "m2m_100",
+            "tokenizer_config.json",
+            r#"{"tokenizer_class": "M2M100Tokenizer", "src_lang": "xx"}"#,
+            "`__xx__` is not in the vocabulary",
+        ),
+        (
+            "mbart",
+            "tokenizer_config.json",
+            r#"{"tokenizer_class": "MBartTokenizer", "src_lang": 3}"#,
+            "`src_lang` in tokenizer_config.json is `3`",
+        ),
+        (
+            "pegasus-spm",
+            "tokenizer_config.json",
+            r#"{"tokenizer_class": "PegasusTokenizer", "offset": 1000000000}"#,
+            "`offset` in tokenizer_config.json is `1000000000`",
+        ),
+    ] {
+        let found = refused(name, &|folder| write(folder, file, text));
+        assert!(found.contains(expected), "{name}: {found}");
+    }
+    for (name, file) in [
+        ("marian", "vocab.json"),
+        ("marian", "source.spm"),
+        ("mbart-spm", "sentencepiece.bpe.model"),
+    ] {
+        let found = refused(name, &|folder| fs::remove_file(folder.join(file)).unwrap());
+        assert!(found.contains(&format!("`{file}`")), "{name}: {found}");
     }
 }

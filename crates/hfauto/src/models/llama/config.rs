@@ -3,10 +3,12 @@
 
 use serde_json::{Value, json};
 
+use super::layout::LlamaLayout;
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::{Dimensions, Fields};
 use crate::nn::{
-    Activation, AttentionMask, AttnImplementation, PositionIds, RotaryConfig, RotaryLayout,
+    Activation, AlibiForm, AttentionMask, AttnImplementation, Norm, PositionIds, RotaryConfig,
+    RotaryLayout, VarBuilder,
 };
 
 const FULL: &str = "full_attention";
@@ -30,23 +32,27 @@ pub struct LlamaConfig {
     /// The activation function of the gate.
     pub hidden_act: Activation,
     /// The epsilon of every norm.
-    pub rms_norm_eps: f64,
-    /// Whether checkpoints store the weights of norms less 1 (Gemma).
-    pub norms_less_one: bool,
-    /// Whether queries and keys are normalized per head.
-    pub qk_norms: bool,
-    /// Whether attention and the feed-forward network each have a norm before and after them (Gemma 2).
-    pub feedforward_layernorms: bool,
+    pub norm_eps: f64,
+    /// Names and arrangement of the parts.
+    pub layout: LlamaLayout,
     /// Whether the projections of queries, keys and values have a bias.
     pub qkv_bias: bool,
     /// Whether the projection after attention has a bias.
     pub o_bias: bool,
     /// Whether the feed-forward network has biases.
     pub mlp_bias: bool,
-    /// Whether checkpoints store `qkv_proj` and `gate_up_proj` (Phi-3).
-    pub fused_projections: bool,
-    /// The factor on the word embeddings (Gemma).
+    /// Word embeddings of another size (OPT).
+    pub embedding: Option<EmbeddingConfig>,
+    /// Learned positions, if the family has them.
+    pub positions: Option<PositionEmbeddingConfig>,
+    /// The factor on the word embeddings (Gemma, Granite).
     pub embedding_multiplier: Option<f64>,
+    /// The factor on what residual connections add to (Granite).
+    pub residual_multiplier: Option<f64>,
+    /// Linear biases on the attention scores (Bloom, Falcon).
+    pub alibi: Option<AlibiForm>,
+    /// The experts of sparse layers.
+    pub moe: Option<MoeConfig>,
     /// The factor on the attention scores.
     pub attention_scale: f64,
     /// The bound of the attention scores (Gemma 2).
@@ -70,27 +76,90 @@ pub struct LlamaLayerConfig {
     pub mask: AttentionMask,
     /// The index of its rotary embedding in [`LlamaConfig::rotary`]; `None` for a layer without positions.
     pub rotary: Option<usize>,
+    /// Whether its feed-forward network is a mixture of experts.
+    pub sparse: bool,
+}
+
+/// Word embeddings of another size than hidden states, which are also projected to that size after the last layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EmbeddingConfig {
+    /// The size.
+    pub size: usize,
+    /// The projection of embeddings.
+    pub project_in: &'static str,
+    /// The projection of the last hidden states.
+    pub project_out: &'static str,
+}
+
+/// Learned position embeddings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PositionEmbeddingConfig {
+    /// The table.
+    pub name: &'static str,
+    /// The number of rows before position 0.
+    pub offset: usize,
+}
+
+/// A mixture of experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MoeConfig {
+    /// The path of router and experts in a layer.
+    pub name: &'static str,
+    /// Gate, up- and down-projection of an expert.
+    pub projections: [&'static str; 3],
+    /// The number of experts.
+    pub num_experts: usize,
+    /// The number of experts that a token uses.
+    pub num_experts_per_tok: usize,
+    /// The inner size of an expert.
+    pub intermediate_size: usize,
+    /// Whether the probabilities of these experts add up to 1.
+    pub norm_topk_prob: bool,
+}
+
+/// The keys of sizes in `config.json`; `None` for what a family does not have.
+#[derive(Clone, Copy)]
+pub(super) struct Keys {
+    pub(super) hidden_size: &'static str,
+    pub(super) intermediate_size: Option<&'static str>,
+    pub(super) num_hidden_layers: &'static str,
+    pub(super) num_attention_heads: &'static str,
+    pub(super) num_key_value_heads: Option<&'static str>,
+    pub(super) max_position_embeddings: &'static str,
+    pub(super) norm_eps: Option<&'static str>,
 }
 
 /// The defaults of a family.
-struct Defaults {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
+pub(super) struct Defaults {
+    pub(super) keys: Keys,
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
+    pub(super) intermediate_size: usize,
+    pub(super) num_hidden_layers: usize,
+    pub(super) num_attention_heads: usize,
     /// `None`: as many as `num_attention_heads`.
-    num_key_value_heads: Option<usize>,
+    pub(super) num_key_value_heads: Option<usize>,
     /// `None`: `hidden_size / num_attention_heads`.
-    head_dim: Option<usize>,
-    activation_key: &'static str,
-    activation: &'static str,
-    max_position_embeddings: usize,
-    rms_norm_eps: f64,
-    rotary: RotaryLayout,
+    pub(super) head_dim: Option<usize>,
+    pub(super) activation_key: &'static str,
+    pub(super) activation: &'static str,
+    pub(super) max_position_embeddings: usize,
+    pub(super) norm_eps: f64,
+    pub(super) rotary: RotaryLayout,
 }
 
-const LLAMA: Defaults = Defaults {
+pub(super) const LLAMA_KEYS: Keys = Keys {
+    hidden_size: "hidden_size",
+    intermediate_size: Some("intermediate_size"),
+    num_hidden_layers: "num_hidden_layers",
+    num_attention_heads: "num_attention_heads",
+    num_key_value_heads: Some("num_key_value_heads"),
+    max_position_embeddings: "max_position_embeddings",
+    norm_eps: Some("rms_norm_eps"),
+};
+
+pub(super) const LLAMA: Defaults = Defaults {
+    keys: LLAMA_KEYS,
     vocab_size: 32_000,
     hidden_size: 4096,
     intermediate_size: 11_008,
@@ -101,11 +170,11 @@ const LLAMA: Defaults = Defaults {
     activation_key: "hidden_act",
     activation: "silu",
     max_position_embeddings: 2048,
-    rms_norm_eps: 1e-6,
+    norm_eps: 1e-6,
     rotary: RotaryLayout::Flat { rope_theta: 10_000.0 },
 };
 
-const QWEN: Defaults = Defaults {
+pub(super) const QWEN: Defaults = Defaults {
     vocab_size: 151_936,
     intermediate_size: 22_016,
     num_key_value_heads: Some(32),
@@ -148,7 +217,7 @@ impl LlamaConfig {
             num_hidden_layers: 12,
             num_attention_heads: 12,
             max_position_embeddings: 8192,
-            rms_norm_eps: 1e-5,
+            norm_eps: 1e-5,
             ..LLAMA
         };
         let mut config = Self::with_biases(fields, &defaults)?;
@@ -194,7 +263,8 @@ impl LlamaConfig {
         let bias = fields.flag("attention_bias", false)?;
         let defaults = Defaults { head_dim: Some(128), ..QWEN };
         let config = Self::new(fields, &defaults)?;
-        let mut config = Self { qk_norms: true, qkv_bias: bias, o_bias: bias, ..config };
+        let layout = LlamaLayout::QWEN3;
+        let mut config = Self { layout, qkv_bias: bias, o_bias: bias, ..config };
         config.slide_last(fields)?;
         Ok(config)
     }
@@ -243,12 +313,12 @@ impl LlamaConfig {
             hidden_size: 3072,
             intermediate_size: 8192,
             max_position_embeddings: 4096,
-            rms_norm_eps: 1e-5,
+            norm_eps: 1e-5,
             rotary: RotaryLayout::Phi3,
             ..LLAMA
         };
         let config = Self::new(fields, &defaults)?;
-        let mut config = Self { fused_projections: true, rereads: true, ..config };
+        let mut config = Self { layout: LlamaLayout::PHI3, rereads: true, ..config };
         config.slide(fields.optional_size("sliding_window", None)?);
         Ok(config)
     }
@@ -287,7 +357,7 @@ impl LlamaConfig {
         fields.only("use_bidirectional_attention", &json!(false))?;
         let config = Self::new(fields, &GEMMA2)?.into_gemma(fields)?;
         let mut config = Self {
-            feedforward_layernorms: true,
+            layout: LlamaLayout::GEMMA2,
             attention_scale: query_scale(fields)?,
             attn_logit_softcapping: fields.optional_number("attn_logit_softcapping", Some(50.0))?,
             ..config
@@ -316,8 +386,7 @@ impl LlamaConfig {
         };
         let config = Self::new(fields, &defaults)?.into_gemma(fields)?;
         let mut config = Self {
-            qk_norms: true,
-            feedforward_layernorms: true,
+            layout: LlamaLayout::GEMMA3_TEXT,
             attention_scale: query_scale(fields)?,
             ..config
         };
@@ -338,52 +407,69 @@ impl LlamaConfig {
         Ok(config)
     }
 
-    fn new(fields: &Fields<'_>, defaults: &Defaults) -> Result<Self> {
-        let hidden_size = fields.size("hidden_size", defaults.hidden_size)?;
-        let heads = fields.size("num_attention_heads", defaults.num_attention_heads)?;
-        let kv_heads = fields.optional_size("num_key_value_heads", defaults.num_key_value_heads)?;
+    /// Reads the settings that most families share.
+    pub(super) fn new(fields: &Fields<'_>, defaults: &Defaults) -> Result<Self> {
+        let keys = &defaults.keys;
+        let hidden_size = fields.size(keys.hidden_size, defaults.hidden_size)?;
+        let heads = fields.size(keys.num_attention_heads, defaults.num_attention_heads)?;
+        let kv_heads = match keys.num_key_value_heads {
+            Some(key) => fields.optional_size(key, defaults.num_key_value_heads)?,
+            None => defaults.num_key_value_heads,
+        };
         let kv_heads = kv_heads.unwrap_or(heads);
-        fields.divides(("num_attention_heads", heads), ("num_key_value_heads", kv_heads))?;
+        let kv_key = keys.num_key_value_heads.unwrap_or("num_key_value_heads");
+        fields.divides((keys.num_attention_heads, heads), (kv_key, kv_heads))?;
         let head_dim = fields.optional_size("head_dim", defaults.head_dim)?;
         if head_dim.is_none() {
-            fields.divides(("hidden_size", hidden_size), ("num_attention_heads", heads))?;
+            let heads = (keys.num_attention_heads, heads);
+            fields.divides((keys.hidden_size, hidden_size), heads)?;
         }
         let head_dim = head_dim.unwrap_or(hidden_size / heads);
         let causal = fields.flag("is_causal", true)?
             && !fields.flag("use_bidirectional_attention", false)?;
         let mask = if causal { AttentionMask::Causal } else { AttentionMask::Full };
-        let most = fields.size("max_position_embeddings", defaults.max_position_embeddings)?;
+        let most = fields.size(keys.max_position_embeddings, defaults.max_position_embeddings)?;
         let rotary = RotaryConfig::new(|key| fields.value(key), defaults.rotary, head_dim, most)?;
-        let layers = fields.size("num_hidden_layers", defaults.num_hidden_layers)?;
+        let layers = fields.size(keys.num_hidden_layers, defaults.num_hidden_layers)?;
+        let intermediate_size = match keys.intermediate_size {
+            Some(key) => fields.size(key, defaults.intermediate_size)?,
+            None => defaults.intermediate_size,
+        };
+        let norm_eps = match keys.norm_eps {
+            Some(key) => fields.epsilon(key, defaults.norm_eps)?,
+            None => defaults.norm_eps,
+        };
         Ok(Self {
             vocab_size: fields.size("vocab_size", defaults.vocab_size)?,
             hidden_size,
-            intermediate_size: fields.size("intermediate_size", defaults.intermediate_size)?,
+            intermediate_size,
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
             head_dim,
             hidden_act: fields.activation(defaults.activation_key, defaults.activation)?,
-            rms_norm_eps: fields.epsilon("rms_norm_eps", defaults.rms_norm_eps)?,
-            norms_less_one: false,
-            qk_norms: false,
-            feedforward_layernorms: false,
+            norm_eps,
+            layout: LlamaLayout::LLAMA,
             qkv_bias: false,
             o_bias: false,
             mlp_bias: false,
-            fused_projections: false,
+            embedding: None,
+            positions: None,
             embedding_multiplier: None,
+            residual_multiplier: None,
+            alibi: None,
+            moe: None,
             attention_scale: 1.0 / (head_dim as f64).sqrt(),
             attn_logit_softcapping: None,
             max_position_embeddings: most,
             rotary: vec![rotary],
             rereads: false,
-            layers: vec![LlamaLayerConfig { mask, rotary: Some(0) }; layers],
+            layers: vec![LlamaLayerConfig { mask, rotary: Some(0), sparse: false }; layers],
             attn_implementation: fields.attn_implementation(),
         })
     }
 
     /// With the biases that config.json asks for.
-    fn with_biases(fields: &Fields<'_>, defaults: &Defaults) -> Result<Self> {
+    pub(super) fn with_biases(fields: &Fields<'_>, defaults: &Defaults) -> Result<Self> {
         let bias = fields.flag("attention_bias", false)?;
         Ok(Self {
             qkv_bias: bias,
@@ -397,7 +483,7 @@ impl LlamaConfig {
     fn into_gemma(self, fields: &Fields<'_>) -> Result<Self> {
         let bias = fields.flag("attention_bias", false)?;
         Ok(Self {
-            norms_less_one: true,
+            layout: LlamaLayout::GEMMA,
             qkv_bias: bias,
             o_bias: bias,
             embedding_multiplier: Some((self.hidden_size as f64).sqrt()),
@@ -406,7 +492,7 @@ impl LlamaConfig {
     }
 
     /// Applies the window, if there is one, to every layer.
-    fn slide(&mut self, window: Option<usize>) {
+    pub(super) fn slide(&mut self, window: Option<usize>) {
         for layer in &mut self.layers {
             layer.mask = with_window(layer.mask, window);
         }
@@ -440,10 +526,15 @@ impl LlamaConfig {
         Ok(sliding)
     }
 
+    /// Loads a norm of `size` features.
+    pub(super) fn load_norm(&self, vb: VarBuilder<'_>, size: usize) -> candle_core::Result<Norm> {
+        Norm::load(vb, size, self.norm_eps, self.layout.norm_kind)
+    }
+
     /// The dimensions of inputs and outputs.
     pub fn dimensions(&self) -> Dimensions {
         Dimensions {
-            hidden_size: self.hidden_size,
+            hidden_size: self.embedding.map_or(self.hidden_size, |embedding| embedding.size),
             num_hidden_layers: self.layers.len(),
             num_attention_heads: self.num_attention_heads,
             num_key_value_heads: self.num_key_value_heads,
@@ -452,13 +543,14 @@ impl LlamaConfig {
             type_vocab_size: None,
             position_ids: PositionIds::FromZero,
             max_position_embeddings: Some(self.max_position_embeddings),
-            extrapolates: true,
+            extrapolates: self.positions.is_none(),
             image: None,
         }
     }
 }
 
-fn with_window(mask: AttentionMask, window: Option<usize>) -> AttentionMask {
+/// A mask with a window.
+pub(super) fn with_window(mask: AttentionMask, window: Option<usize>) -> AttentionMask {
     match (mask, window) {
         (AttentionMask::Causal, Some(window)) => AttentionMask::CausalWindow(window),
         (AttentionMask::Full, Some(window)) => AttentionMask::Window(window),
@@ -471,6 +563,6 @@ fn query_scale(fields: &Fields<'_>) -> Result<f64> {
     Ok(fields.epsilon("query_pre_attn_scalar", 256.0)?.powf(-0.5))
 }
 
-fn model(message: &str) -> Error {
+pub(super) fn model(message: &str) -> Error {
     Error::new(ErrorKind::Model, message)
 }

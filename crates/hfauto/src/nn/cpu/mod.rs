@@ -38,7 +38,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Layout, Result, Storage, StorageRef, Tensor, bail};
 
-pub(in crate::nn) use attention::{Attention, Bias, Scratch, Slopes};
+pub(in crate::nn) use attention::{Attention, Bias, Positions, Scratch, Slopes};
 pub(in crate::nn) use functions::{
     CoarseGelu, Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu, Tanh, map,
 };

@@ -115,6 +115,16 @@ impl PackedWeight {
         }
     }
 
+    /// A panel of a weight in f32, `(in_features, PANEL)`.
+    ///
+    /// # Panics
+    /// When the weight is in bf16: a bug of the caller.
+    pub(super) fn f32_panel(&self, panel: usize) -> &[f32] {
+        let Panels::F32(numbers) = &self.panels else { panic!("bug: a panel in bf16") };
+        let size = PANEL * self.in_features;
+        &numbers[panel * size..][..size]
+    }
+
     /// `(out_features, in_features)`.
     pub(in crate::nn) fn shape(&self) -> (usize, usize) {
         (self.out_features, self.in_features)

@@ -124,6 +124,7 @@ pub(in crate::nn) fn can_attend(q: &Tensor, options: &AttentionOptions<'_>) -> b
     let head_dim = hidden_size / options.num_heads.max(1);
     is_half(q)
         && !options.is_eager()
+        && options.disentangled.is_none()
         && options.num_kv_heads == options.num_heads
         && matches!(options.mask, AttentionMask::Full | AttentionMask::Causal)
         && options.softcap.is_none()

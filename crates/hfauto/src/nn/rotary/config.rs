@@ -23,6 +23,13 @@ pub enum RotaryLayout {
     /// The same for Phi-3, where `partial_rotary_factor` counts for every type, `original_max_position_embeddings` stands
     /// at top level, and `su` and `yarn` are old names of `longrope`.
     Phi3,
+    /// The same as flat, where `partial_rotary_factor` counts for every type.
+    Partial {
+        /// `rope_theta` where config.json has none.
+        rope_theta: f64,
+        /// `partial_rotary_factor` where config.json has none.
+        partial_rotary_factor: f64,
+    },
     /// An embedding for each layer type: `rope_parameters` by the name of the type, or top-level keys for its theta.
     Nested {
         /// `full_attention` or `sliding_attention`.
@@ -34,6 +41,13 @@ pub enum RotaryLayout {
         /// Whether a top-level `rope_scaling` counts for it.
         scaled: bool,
     },
+}
+
+impl RotaryLayout {
+    /// Whether `partial_rotary_factor` counts for every type.
+    fn is_partial(self) -> bool {
+        matches!(self, Self::Phi3 | Self::Partial { .. })
+    }
 }
 
 /// What stretches the frequencies beyond the length that a model was trained on: `rope_type`.
@@ -87,7 +101,9 @@ impl RotaryConfig {
         let top = Settings::top(&value, layout);
         let own = Settings::own(&value, layout)?;
         let (theta_key, rope_theta) = match layout {
-            RotaryLayout::Flat { rope_theta } => ("rope_theta", rope_theta),
+            RotaryLayout::Flat { rope_theta } | RotaryLayout::Partial { rope_theta, .. } => {
+                ("rope_theta", rope_theta)
+            }
             RotaryLayout::Gte => ("rope_theta", 160_000.0),
             RotaryLayout::Phi3 => ("rope_theta", 10_000.0),
             RotaryLayout::Nested { theta_key, rope_theta, .. } => (theta_key, rope_theta),
@@ -100,16 +116,19 @@ impl RotaryConfig {
         let partial = own
             .number("partial_rotary_factor")?
             .or(top.number("partial_rotary_factor")?)
-            .filter(|_| rope_type != "default" || layout == RotaryLayout::Phi3)
-            .unwrap_or(1.0);
-        if partial > 1.0 || (partial < 1.0 && layout != RotaryLayout::Phi3) {
+            .filter(|_| rope_type != "default" || layout.is_partial())
+            .unwrap_or(match layout {
+                RotaryLayout::Partial { partial_rotary_factor, .. } => partial_rotary_factor,
+                _ => 1.0,
+            });
+        if partial > 1.0 || (partial < 1.0 && !layout.is_partial()) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("`partial_rotary_factor: {partial}` is not implemented for this family"),
             ));
         }
         let original = match layout {
-            RotaryLayout::Flat { .. } | RotaryLayout::Gte => top
+            RotaryLayout::Flat { .. } | RotaryLayout::Partial { .. } | RotaryLayout::Gte => top
                 .size("original_max_position_embeddings")?
                 .or(own.size("original_max_position_embeddings")?),
             RotaryLayout::Phi3 => top.size("original_max_position_embeddings")?.or(Some(4096)),
@@ -229,7 +248,7 @@ impl RotaryConfig {
     }
 
     /// How many frequencies there are: the first two times as many features of a head turn.
-    pub(super) fn frequencies(&self) -> usize {
+    pub fn frequencies(&self) -> usize {
         self.rotary_dim.div_ceil(2)
     }
 

@@ -7,6 +7,7 @@
 //! [`Attention`].
 
 mod panels;
+mod positions;
 
 use std::array;
 use std::f32::consts::LOG2_E;
@@ -15,6 +16,8 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 
 use self::panels::{HALF, Head, Panels, Shape};
+pub(in crate::nn) use self::positions::Positions;
+use self::positions::{PositionScores, QUERIES as POSITION_QUERIES};
 use super::Matrix;
 #[cfg(target_arch = "x86_64")]
 use super::bf16;
@@ -76,6 +79,8 @@ pub(in crate::nn) struct Attention<'a> {
     pub(in crate::nn) scale: f32,
     pub(in crate::nn) bias: Option<Bias<'a>>,
     pub(in crate::nn) alibi: Option<Slopes<'a>>,
+    /// Vectors of relative positions, multiplied with queries and keys. There is then no `bias`, and no head shares its keys.
+    pub(in crate::nn) positions: Option<Positions<'a>>,
     /// The keys that a query attends to.
     pub(in crate::nn) mask: AttentionMask,
     /// The bound `c` of the scores, which become `c · tanh(score / c)` before the bias.
@@ -92,6 +97,7 @@ pub(in crate::nn) struct Scratch {
     panels: Panels,
     /// `(queries of a block, keys)`; `(num_heads, keys)` for a single query.
     scores: Vec<f32>,
+    position_scores: PositionScores,
 }
 
 impl Attention<'_> {
@@ -153,7 +159,7 @@ impl WithSimd for Row<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match S::F32_LANES {
-            _ if self.q.rows == 1 => self.single(simd),
+            _ if self.is_single() => self.single(simd),
             16 => self.blocks::<S, F32, 8, 2, 1>(simd, F32),
             8 => self.blocks::<S, F32, 3, 4, 2>(simd, F32),
             4 => self.blocks::<S, F32, 3, 8, 4>(simd, F32),
@@ -174,7 +180,7 @@ impl Row<'_, '_> {
     /// Computes the sequence in bf16 if that is requested and supported; otherwise returns it.
     fn in_bf16(self) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
-        if self.attention.bf16 && self.q.rows > 1 {
+        if self.attention.bf16 && !self.is_single() {
             return bf16::run(self);
         }
         Some(self)
@@ -182,6 +188,11 @@ impl Row<'_, '_> {
 
     fn head_dim(&self) -> usize {
         self.q.columns / self.attention.num_heads
+    }
+
+    /// Whether the kernel of a single query applies.
+    fn is_single(&self) -> bool {
+        self.q.rows == 1 && self.attention.positions.is_none()
     }
 
     /// A row of a panel has `FULL` vectors, a row of half a panel `PART`.
@@ -197,15 +208,36 @@ impl Row<'_, '_> {
         simd: S,
         operands: O,
     ) {
-        let Attention { num_heads, scratch, scale, bias, alibi, mask, softcap, .. } =
+        let Attention { num_heads, scratch, scale, bias, alibi, positions, mask, softcap, .. } =
             self.attention;
-        let Scratch { panels, scores } = scratch;
+        let Scratch { panels, scores, position_scores } = scratch;
         let q = self.q.block(self.queries.clone(), 0..self.q.columns);
         let shape = Shape::new(*num_heads, q, self.k, O::GROUP);
         let Shape { num_queries, num_keys, head_dim, .. } = shape;
         panels.lay_out(simd, operands, shape, (q, self.k, self.v));
         scores.resize(QUERIES * shape.padded_keys(), 0.0);
-        for head in 0..*num_heads {
+        // Bidirectional queries may outnumber the keys. They have no bias, so their position does not matter.
+        let before = num_keys.saturating_sub(self.q.rows) + self.queries.start;
+        let step = if positions.is_some() { POSITION_QUERIES } else { num_queries };
+        for (head, start) in
+            (0..*num_heads).flat_map(|head| (0..num_queries).step_by(step).map(move |q| (head, q)))
+        {
+            let (end, columns) =
+                (num_queries.min(start + step), head * head_dim..(head + 1) * head_dim);
+            if let Some(positions) = *positions {
+                let (q, k) =
+                    (q.block(start..end, columns.clone()), self.k.columns(columns.clone()));
+                let place = (before + start, *scale);
+                position_scores.compute::<S, QUERIES, FULL>(simd, positions, head, (q, k), place);
+            }
+            // The biases of positions begin with query `start`.
+            let (bias, bias_stride, bias_before) = match (bias.as_ref(), &positions) {
+                (_, Some(_)) => (Some(&position_scores.bias[..]), num_keys, before + start),
+                (Some(bias), None) => {
+                    (Some(&bias.numbers[head * bias.rows * bias.stride..]), bias.stride, 0)
+                }
+                (None, None) => (None, 0, 0),
+            };
             let mut block = Block {
                 simd,
                 operands,
@@ -214,19 +246,19 @@ impl Row<'_, '_> {
                 scores: &mut *scores,
                 scale: *scale,
                 softcap: *softcap,
-                bias: bias.map(|bias| &bias.numbers[head * bias.rows * bias.stride..]),
-                bias_stride: bias.map_or(0, |bias| bias.stride),
+                bias,
+                bias_stride,
+                bias_before,
                 alibi: alibi.map(|alibi| alibi.heads_from(head)),
                 mask: *mask,
-                // Bidirectional queries may outnumber the keys. They have no bias, so their position does not matter.
-                before: num_keys.saturating_sub(self.q.rows) + self.queries.start,
+                before,
                 out: &mut *self.out,
-                columns: head * head_dim..(head + 1) * head_dim,
+                columns,
                 out_stride: self.q.columns,
             };
-            let mut first = 0;
-            while first < num_queries {
-                first += match num_queries - first {
+            let mut first = start;
+            while first < end {
+                first += match end - first {
                     left if left >= QUERIES => block.run::<QUERIES, FULL, PART>(first),
                     left if left >= 4 && QUERIES > 4 => block.run::<4, FULL, PART>(first),
                     left if left >= 2 && QUERIES > 2 => block.run::<2, FULL, PART>(first),
@@ -293,6 +325,8 @@ struct Block<'a, S, O> {
     /// The bias of this head.
     bias: Option<&'a [f32]>,
     bias_stride: usize,
+    /// The position that the first row of the bias is for.
+    bias_before: usize,
     /// The linear biases from this head on.
     alibi: Option<Slopes<'a>>,
     mask: AttentionMask,
@@ -331,7 +365,10 @@ impl<S: Simd, O: Operands<S>> Block<'_, S, O> {
             let visible = &mut scores[seen.start - keys.start..seen.end - keys.start];
             let bias = self.bias.map(
                 #[inline(always)]
-                |bias| &bias[(self.before + first + query) * self.bias_stride + seen.start..],
+                |bias| {
+                    let row = self.before + first + query - self.bias_before;
+                    &bias[row * self.bias_stride + seen.start..]
+                },
             );
             let slope = self.alibi.map(
                 #[inline(always)]
@@ -571,8 +608,17 @@ mod tests {
         let slopes: Vec<f32> = (1..=num_heads).map(|head| 0.5 / head as f32).collect();
         let alibi = alibi.map(|form| Slopes { slopes: &slopes, form });
         let scratch = Scratch::default();
-        let mut attention =
-            Attention { num_heads, scale, bias: None, alibi: None, mask, softcap, bf16, scratch };
+        let mut attention = Attention {
+            num_heads,
+            scale,
+            bias: None,
+            alibi: None,
+            positions: None,
+            mask,
+            softcap,
+            bf16,
+            scratch,
+        };
         let mut out = vec![7.0; num_queries * width];
         // Leftovers of an earlier, longer sequence must not matter.
         let nans = vec![f32::NAN; (num_keys + 40) * width];
@@ -740,6 +786,7 @@ mod tests {
             scale: 1.0,
             bias: None,
             alibi: None,
+            positions: None,
             mask: AttentionMask::Full,
             softcap: None,
             bf16: false,
@@ -763,6 +810,7 @@ mod tests {
             scale: 1.0,
             bias: None,
             alibi: None,
+            positions: None,
             mask: AttentionMask::Full,
             softcap: None,
             bf16: false,
