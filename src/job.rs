@@ -16,16 +16,18 @@ mod memory;
 mod progress;
 mod query;
 mod report;
+mod reuse;
 mod run;
 mod samples;
 mod spec;
 mod units;
+mod work;
 mod worker;
 mod write;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
@@ -40,14 +42,14 @@ use tracing::Instrument;
 use crate::config::pipeline::{FileFormat, OnErrorRows, Pipeline, Step, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{
-    BatchSettings, ModelNode, ModelStep, RowErrors, RowErrorsNode, StepMetrics, WorkerPool, encode,
-    invalid_text,
+    BatchSettings, EarlierResults, ModelNode, ModelStep, RowErrors, RowErrorsNode, StepMetrics,
+    WorkerPool, encode, invalid_text,
 };
 use crate::guard::guarded_query;
 use crate::hub::Hub;
 use crate::secret;
 use crate::sink::{self, Shard, Sink};
-use crate::source::{self, InvalidUtf8, MarkedRows, Source};
+use crate::source::{self, InvalidUtf8, MarkedRows, Source, UnitSize};
 use crate::sql::{self, ModelCatalog};
 use crate::tasks::{self, EncodedRow, Models, Task};
 pub use cancel::Cancel;
@@ -57,7 +59,7 @@ use progress::Input;
 pub use progress::{Progress, Stage};
 pub use query::Query;
 pub use spec::{JobSpec, UnitSpec, build};
-use units::why_whole;
+use units::{UnitJob, unit_jobs, why_whole};
 pub use worker::{UnitRecord, Worker, WorkerOptions};
 pub(crate) use write::write_stream;
 
@@ -124,9 +126,14 @@ pub struct Job {
     /// The plan before optimization, which replaces `now()` by the current time.
     written: String,
     source: Source,
+    unit_size: UnitSize,
     progress: Arc<Progress>,
     /// The reason why the job is one unit.
     whole: Option<String>,
+    /// Whether that is the small source only.
+    is_small: bool,
+    /// The results that steps reuse, once a unit needs them.
+    earlier: Mutex<Option<Arc<EarlierResults>>>,
     /// Held while a unit is computed: exclusively by one that may have killed its process.
     running: RwLock<()>,
 }
@@ -154,11 +161,16 @@ impl Job {
         }
         let models = Arc::new(Models::new(hub));
         let mut job = Self::plan(context, pipeline, options, models, source).await?;
-        let Self { pipeline, options, plan, source, .. } = &job;
-        let whole =
-            whole(pipeline, options, plan, source).map_err(|e| plan_error(e, "the steps"))?;
+        job.unit_size = tokio::task::block_in_place(|| work::unit_size(&job.pipeline, job.steps()));
+        let mut whole = job.find_whole().map_err(|e| plan_error(e, "the steps"))?;
+        if whole.is_none() && job.is_one_unit() {
+            job.is_small = true;
+            whole = Some("the input is one unit".to_owned());
+        }
+        let Self { pipeline, options, .. } = &job;
         check_units(pipeline, options, whole.as_deref())?;
         job.whole = whole;
+        tokio::task::block_in_place(|| job.check_reuse())?;
         Ok(job)
     }
 
@@ -240,10 +252,18 @@ impl Job {
             plan,
             written,
             source,
+            unit_size: UnitSize::default(),
             progress,
             whole: None,
+            is_small: false,
+            earlier: Mutex::default(),
             running: RwLock::new(()),
         })
+    }
+
+    /// The units with their keys, in order.
+    fn unit_jobs(&self) -> Vec<UnitJob> {
+        unit_jobs(&self.source, &self.unit_size, self.plan_hash())
     }
 
     /// A hash of everything that all units depend on.
@@ -255,6 +275,27 @@ impl Job {
     /// on its own.
     pub fn why_whole(&self) -> Option<&str> {
         self.whole.as_deref()
+    }
+
+    /// The reason why the job must be one unit, if its source has several.
+    fn find_whole(&self) -> std::result::Result<Option<String>, DataFusionError> {
+        // Its units are staged by one process, and gone once it is complete.
+        if self.needs_units() && Sink::is_file(&self.pipeline.sink) {
+            return Ok(Some("the output is one file".to_owned()));
+        }
+        why_whole(&self.plan, &self.source)
+    }
+
+    /// Whether the job is for several processes or runs.
+    fn needs_units(&self) -> bool {
+        let options = &self.options;
+        let shares = options.shard.is_some() || options.join || options.cluster;
+        self.pipeline.run.is_incremental || shares
+    }
+
+    /// Whether the source has no more than one unit, and nothing needs more.
+    fn is_one_unit(&self) -> bool {
+        !self.needs_units() && self.source.units(&self.unit_size).len() < 2
     }
 
     /// The pipeline.
@@ -499,25 +540,6 @@ pub(crate) fn model_steps(plan: &LogicalPlan) -> Vec<Arc<ModelStep>> {
     });
     steps.reverse();
     steps
-}
-
-/// The reason why a pipeline is one unit; `None` if it has several.
-fn whole(
-    pipeline: &Pipeline,
-    options: &JobOptions,
-    plan: &LogicalPlan,
-    source: &Source,
-) -> std::result::Result<Option<String>, DataFusionError> {
-    if Sink::is_file(&pipeline.sink) {
-        return Ok(Some("the output is one file".to_owned()));
-    }
-    if let Some(reason) = why_whole(plan, source)? {
-        return Ok(Some(reason));
-    }
-    let needs_units =
-        pipeline.run.is_incremental || options.shard.is_some() || options.join || options.cluster;
-    let is_small = source.units().len() < 2 && !needs_units;
-    Ok(is_small.then(|| "the input is one unit".to_owned()))
 }
 
 /// Rejects `run.incremental` and `--shard` for a job that is one unit for the reason `whole`.

@@ -1,4 +1,4 @@
-//! `hfauto-pipe cluster`: the services that `run --cluster` uses, and their state. Not here: the services themselves
+//! `hfauto-pipe cluster`: the services that `run --cluster` and `sql --cluster` use, and their state. Not here: the services themselves
 //! (`crate::cluster`), the client (`run`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use super::observe::replace;
 use super::signals::{self, Stop};
 use crate::cluster::{
     Address, Allow, Cluster, ClusterStatus, Counters, CredentialFiles, Credentials, Executor,
-    ExecutorOptions, PORT, Scheduler, Timing,
+    ExecutorOptions, PORT, Scheduler, Timing, Work,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::counted;
@@ -80,14 +80,9 @@ impl CredentialArgs {
     }
 }
 
-/// Where `run` has its units computed.
+/// How a client talks to a cluster.
 #[derive(Args, Debug)]
-pub(super) struct OnCluster {
-    /// Compute the units on a cluster: the address of its scheduler, `df://host:50050`. Inputs, outputs and models must
-    /// have the same paths on all machines.
-    #[arg(long, value_name = "SCHEDULER", conflicts_with_all = ["shard", "join", "dry_run", "limit"])]
-    cluster: Option<Address>,
-
+struct ClientArgs {
     /// How long `--cluster` waits for a scheduler or for executors before it gives up.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     cluster_wait: Duration,
@@ -96,13 +91,10 @@ pub(super) struct OnCluster {
     credentials: CredentialArgs,
 }
 
-impl OnCluster {
-    /// The cluster, if one is named.
-    ///
-    /// # Errors
-    /// `Usage` for wrong credentials, or credentials without a cluster.
-    pub(super) fn cluster(&self) -> Result<Option<Cluster>> {
-        let Some(address) = &self.cluster else {
+impl ClientArgs {
+    /// The cluster of a scheduler, if one is named.
+    fn cluster(&self, scheduler: Option<&Address>) -> Result<Option<Cluster>> {
+        let Some(address) = scheduler else {
             let CredentialArgs { token_file, tls_cert, tls_key, tls_ca, insecure } =
                 &self.credentials;
             let files = [token_file, tls_cert, tls_key, tls_ca];
@@ -115,6 +107,50 @@ impl OnCluster {
         let credentials = self.credentials.for_calls_to(address)?;
         let timing = Timing::from_env();
         Cluster::new(address.clone(), &credentials, timing, self.cluster_wait).map(Some)
+    }
+}
+
+/// Where `run` has its units computed.
+#[derive(Args, Debug)]
+pub(super) struct OnCluster {
+    /// Compute the units on a cluster: the address of its scheduler, `df://host:50050`. Inputs, outputs and models must
+    /// have the same paths on all machines.
+    #[arg(long, value_name = "SCHEDULER", conflicts_with_all = ["shard", "join", "dry_run", "limit"])]
+    cluster: Option<Address>,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+impl OnCluster {
+    /// The cluster, if one is named.
+    ///
+    /// # Errors
+    /// `Usage` for wrong credentials, or credentials without a cluster.
+    pub(super) fn cluster(&self) -> Result<Option<Cluster>> {
+        self.client.cluster(self.cluster.as_ref())
+    }
+}
+
+/// Where `sql` has its queries computed.
+#[derive(Args, Debug)]
+pub(super) struct QueriesOnCluster {
+    /// Read files and run models on a cluster: the address of its scheduler, `df://host:50050`. Files and local models must
+    /// have the same paths on all machines. EXPLAIN shows what runs where.
+    #[arg(long, value_name = "SCHEDULER")]
+    cluster: Option<Address>,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+impl QueriesOnCluster {
+    /// The cluster, if one is named.
+    ///
+    /// # Errors
+    /// As [`OnCluster::cluster`].
+    pub(super) fn cluster(&self) -> Result<Option<Cluster>> {
+        self.client.cluster(self.cluster.as_ref())
     }
 }
 
@@ -147,7 +183,8 @@ struct ExecutorArgs {
     #[arg(long, value_name = "TIME", default_value = "110s", value_parser = duration)]
     grace: Duration,
 
-    /// A folder or URL below which this executor may write; may be repeated. Required for a scheduler on another machine.
+    /// A folder or URL below which this executor may write the outputs of pipelines, and read the files of queries; may be
+    /// repeated. Required for a scheduler on another machine.
     #[arg(long, value_name = "PLACE")]
     allow: Vec<String>,
 
@@ -233,18 +270,19 @@ impl ExecutorArgs {
     fn run(self) -> Result<()> {
         let credentials = self.credentials.for_calls_to(&self.scheduler)?;
         let allow = self.allow()?;
-        let units = crate::cluster::PipelineUnits::new(super::hub(self.offline), allow);
-        let options = ExecutorOptions {
-            address: self.scheduler,
-            credentials,
-            slots: usize::from(self.units_in_flight),
-            grace: self.grace,
-            timing: Timing::from_env(),
-        };
+        let hub = super::hub(self.offline);
         signals::allow(self.grace);
         let stop = Stop::listen();
         super::block_on(async {
-            let executor = Executor::new(options, Arc::new(units))?;
+            let work = Work::new(hub, &allow, &credentials, &self.scheduler)?;
+            let options = ExecutorOptions {
+                address: self.scheduler,
+                credentials,
+                slots: usize::from(self.units_in_flight),
+                grace: self.grace,
+                timing: Timing::from_env(),
+            };
+            let executor = Executor::new(options, Arc::new(work))?;
             super::print(format_args!("{}\n", executor.id()))?;
             let metrics = self.metrics_file.map(|path| Metrics::start(path, executor.counters()));
             let metrics = metrics.transpose()?;

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "cluster")]
 mod cluster;
+mod compact;
 mod completions;
 mod default_model;
 mod fetch;
@@ -119,6 +120,8 @@ enum Command {
     Test(test::TestArgs),
     /// Run SQL with models over files, from an argument, a file, stdin or a prompt.
     Sql(sql::SqlArgs),
+    /// Rewrite the small parts of an output as larger ones, without computing anything.
+    Compact(compact::CompactArgs),
     /// List what this version can load, or explain one model.
     Models(models::ModelsArgs),
     /// Download models for offline use.
@@ -218,6 +221,7 @@ fn run(args: &[OsString]) -> u8 {
         Command::Status(args) => args.run(),
         Command::Test(args) => args.run(),
         Command::Sql(args) => args.run(),
+        Command::Compact(args) => args.run(),
         Command::Models(args) => args.run(),
         Command::Fetch(args) => args.run(),
         Command::Schema => schema::run(),

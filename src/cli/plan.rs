@@ -54,6 +54,15 @@ pub(super) async fn describe(job: &Job) -> Result<String> {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = write_plan(&mut text, job, &job.sample_tokens(SAMPLE_ROWS).await?, &job.units()?);
+    if let Some(refusal) = job.refusal()? {
+        let hint = refusal.remedy().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "            `run` exits with {}: {}; {hint}",
+            refusal.kind().exit_code(),
+            refusal.message()
+        );
+    }
     Ok(text)
 }
 

@@ -92,6 +92,7 @@ impl Sample {
         pipeline.sink.compression = None;
         pipeline.sink.partition_by.clear();
         pipeline.run.is_incremental = false;
+        pipeline.reuse = None;
         pipeline.on_error.dead_letter = folder.path().join("errors");
         // A few rows are no sample of the rows that fail.
         pipeline.on_error.max_fraction = 1.0;

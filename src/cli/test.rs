@@ -109,6 +109,7 @@ impl TestArgs {
         pipeline.sink.compression = None;
         pipeline.sink.partition_by.clear();
         pipeline.run.is_incremental = false;
+        pipeline.reuse = None;
         pipeline.on_error.dead_letter = folder.join("errors");
         let hub = Arc::new(super::hub(self.offline));
         let job = Job::prepare(pipeline, JobOptions::default(), hub).await?;

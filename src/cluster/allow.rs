@@ -1,18 +1,19 @@
-//! The places to which an executor may write, whoever submits the job. Not here: who may submit one (`security`).
+//! The places to which an executor may write for pipelines, and from which it may read for queries, whoever submits the
+//! job. Not here: who may submit one (`security`).
 
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store;
 
-/// The allowed outputs: URLs and folders, each with everything below it.
+/// The allowed places: URLs and folders, each with everything below it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Allow {
     places: Option<Vec<String>>,
 }
 
 impl Allow {
-    /// Every place that this process may write.
+    /// Every place that this process may read or write.
     pub(crate) fn everything() -> Self {
         Self { places: None }
     }
@@ -27,11 +28,34 @@ impl Allow {
     /// # Errors
     /// `Config`.
     pub(crate) fn check(&self, output: &str) -> Result<()> {
+        self.check_place(output, "write to")
+    }
+
+    /// Refuses an input that is not below one of the places. Follows links of folders and files.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub(super) fn check_read(&self, input: &str) -> Result<()> {
+        self.check_place(input, "read")
+    }
+
+    /// Refuses paths of images in rows unless all are below one of the places. `root` is the folder that they lie in.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub(super) fn check_images(&self, root: Option<&Path>) -> Result<()> {
+        match root {
+            Some(root) => self.check_read(&root.to_string_lossy()),
+            None => self.check_read("/"),
+        }
+    }
+
+    fn check_place(&self, path: &str, what: &str) -> Result<()> {
         let Some(places) = &self.places else { return Ok(()) };
-        if !has_parent(output) && places.iter().any(|place| is_below(output, place)) {
+        if !has_parent(path) && places.iter().any(|place| is_below(path, place)) {
             return Ok(());
         }
-        let message = format!("this executor may not write to `{output}`");
+        let message = format!("this executor may not {what} `{path}`");
         Err(Error::new(ErrorKind::Config, message).hint(format!(
             "allowed are {}; start executors with `--allow` for another place",
             places.iter().map(|place| format!("`{place}`")).collect::<Vec<_>>().join(", ")
@@ -121,5 +145,11 @@ mod tests {
         allow.check(&inside.display().to_string()).unwrap();
         allow.check(&inside.join("link/x").display().to_string()).unwrap_err();
         allow.check(&folder.path().join("inner").display().to_string()).unwrap_err();
+        let secret = outside.join("secret");
+        std::fs::write(&secret, "").unwrap();
+        std::os::unix::fs::symlink(&secret, inside.join("file")).unwrap();
+        allow.check_read(&inside.join("file").display().to_string()).unwrap_err();
+        allow.check_images(Some(&inside)).unwrap();
+        allow.check_images(None).unwrap_err();
     }
 }

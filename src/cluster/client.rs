@@ -70,6 +70,11 @@ pub(crate) trait OpenJob: Send + Sync + 'static {
     /// # Errors
     /// `Data` with their rows.
     fn check(&self) -> Result<()>;
+
+    /// The longest time between two looks at the job, for a caller that waits for its end.
+    fn pause(&self) -> Duration {
+        Duration::MAX
+    }
 }
 
 /// A cluster, seen by a client.
@@ -111,6 +116,8 @@ struct Patience {
     says_waiting: bool,
     /// The time of the next look.
     next: Instant,
+    /// The time of the next look at the executors.
+    next_status: Instant,
 }
 
 impl Cluster {
@@ -126,6 +133,11 @@ impl Cluster {
     ) -> Result<Self> {
         let client = credentials.client(&address)?;
         Ok(Self { address, client, timing, wait })
+    }
+
+    /// The connection to the scheduler, and its address.
+    pub(super) fn connection(&self) -> (Client, Address) {
+        (self.client.clone(), self.address.clone())
     }
 
     /// The state of the cluster.
@@ -182,6 +194,7 @@ impl Cluster {
             backoff: BACKOFF,
             says_waiting: false,
             next: now,
+            next_status: now,
         };
         loop {
             let open = blocking(&job, OpenJob::open_units).await?;
@@ -275,7 +288,7 @@ impl Cluster {
     ) -> Result<Ended> {
         let job_id = submitted.job.clone().unwrap_or_default();
         loop {
-            tokio::time::sleep(self.timing.progress).await;
+            tokio::time::sleep(self.timing.progress.min(job.pause())).await;
             if Instant::now() >= patience.next {
                 patience.look(job).await?;
             }
@@ -296,7 +309,11 @@ impl Cluster {
                     submitted.job = None;
                     return ended(&failed.error);
                 }
-                Some(_) => self.check_executors(patience).await?,
+                Some(_) if patience.next_status <= Instant::now() => {
+                    patience.next_status = Instant::now() + self.timing.progress;
+                    self.check_executors(patience).await?;
+                }
+                Some(_) => {}
                 None => {
                     submitted.job = None;
                     let message =

@@ -1,5 +1,5 @@
 //! The calls that a scheduler accepts. Ballista alone accepts any plan, and a plan may read every file of an executor;
-//! this program accepts units of pipelines only. It also keeps the state for [`ClusterStatus`]. Not here: tokens and
+//! this program accepts units of pipelines and queries only. It also keeps the state for [`ClusterStatus`]. Not here: tokens and
 //! certificates (`security`).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -32,7 +32,7 @@ pub(super) type Server = SchedulerServer<LogicalPlanNode, PhysicalPlanNode>;
 /// Jobs to keep for the status.
 const JOBS: usize = 100;
 
-/// Accepts units of pipelines and nothing else.
+/// Accepts units and nothing else.
 #[derive(Clone)]
 pub(super) struct Gate {
     server: Server,

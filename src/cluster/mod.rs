@@ -1,5 +1,5 @@
-//! A pipeline on more than one machine: a scheduler and executors that run as services, and clients that submit units
-//! to them. Scheduling and transport are Ballista's; what makes lost and repeated tasks harmless are the manifests of
+//! A pipeline or a query on more than one machine: a scheduler and executors that run as services, and clients that submit
+//! units to them. Scheduling and transport are Ballista's; what makes lost and repeated tasks harmless are the manifests of
 //! units (`crate::sink`). Not here: the unit itself (`crate::job`), the command line (`crate::cli`).
 //!
 //! ```text
@@ -17,6 +17,7 @@ mod executor;
 mod failure;
 mod gate;
 mod pipelines;
+mod query;
 mod scheduler;
 mod security;
 mod status;
@@ -24,12 +25,15 @@ mod status;
 mod tests;
 mod timing;
 mod units;
+mod work;
 
 pub(crate) use allow::Allow;
 pub(crate) use client::Cluster;
 pub(crate) use executor::{Counters, Executor, ExecutorOptions};
-pub(crate) use pipelines::{PipelineUnits, run_on_cluster};
+pub(crate) use pipelines::run_on_cluster;
+pub(crate) use query::QueryCluster;
 pub(crate) use scheduler::Scheduler;
 pub(crate) use security::{Address, CredentialFiles, Credentials, PORT};
 pub(crate) use status::ClusterStatus;
 pub(crate) use timing::Timing;
+pub(crate) use work::Work;

@@ -1,4 +1,4 @@
-//! Units of pipelines: what this program's executors run and its clients submit. Not here: the transport.
+//! Units of pipelines: what this program's executors run and its clients submit. Not here: the transport, queries.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::hub::Hub;
 use crate::job::{Cancel, Coordinator, Job, JobSpec, RunReport, UnitSpec, Worker, WorkerOptions};
 
 /// Computes units of pipelines, and writes only below the allowed places.
-pub(crate) struct PipelineUnits {
+pub(super) struct PipelineUnits {
     hub: Arc<Hub>,
     allow: Allow,
 }
 
 impl PipelineUnits {
-    pub(crate) fn new(hub: Hub, allow: Allow) -> Self {
-        Self { hub: Arc::new(hub), allow }
+    pub(super) fn new(hub: Arc<Hub>, allow: Allow) -> Self {
+        Self { hub, allow }
     }
 }
 

@@ -24,6 +24,7 @@ use tonic::transport::server::TcpIncoming;
 
 use super::codec::UnitCodec;
 use super::gate::Gate;
+use super::query::{Results, ResultsServer};
 use super::security::{Address, Credentials};
 use super::status::{ClusterStatus, Source, StatusServer};
 use super::timing::Timing;
@@ -35,6 +36,9 @@ const TASK_ATTEMPTS: usize = 3;
 
 /// The time that a job waits for executors before Ballista ends it: its client waits no longer than it was told to.
 const NO_EXECUTORS_GRACE: Duration = Duration::from_hours(24);
+
+/// A client of a query that has not called for this many timeouts is gone.
+const CLIENT_TIMEOUTS: u32 = 3;
 
 /// The time between two writes of the status file.
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
@@ -103,6 +107,16 @@ impl Scheduler {
                 Error::new(ErrorKind::Usage, "cannot use `--tls-cert` and `--tls-key`").source(e)
             })?;
         }
+        let results = Arc::new(Results::default());
+        let expiring = {
+            let (results, timing) = (Arc::clone(&results), self.timing);
+            SpawnedTask::spawn(async move {
+                loop {
+                    results.expire(timing.timeout * CLIENT_TIMEOUTS);
+                    tokio::time::sleep(timing.check).await;
+                }
+            })
+        };
         let reporting = on_status.map(|on_status| {
             SpawnedTask::spawn(async move {
                 loop {
@@ -115,11 +129,12 @@ impl Scheduler {
         let served = server
             .add_service(service)
             .add_service(StatusServer::new(source))
+            .add_service(ResultsServer::new(results))
             .serve_with_incoming_shutdown(TcpIncoming::from(self.listener), async {
                 stop.await;
             });
         let served = served.await;
-        drop(reporting);
+        drop((reporting, expiring));
         tracing::info!("scheduler stopped");
         served.map_err(|e| Error::new(ErrorKind::Internal, "the scheduler ended").source(e))
     }

@@ -33,6 +33,7 @@ use pipeline::{Pipeline, Written};
 use raw::RawPipeline;
 #[cfg(feature = "cluster")]
 pub(crate) use resolve::duration;
+pub(crate) use resolve::size_bytes;
 
 use crate::limits::PIPELINE_BYTES;
 use crate::tasks::TaskDefinition;

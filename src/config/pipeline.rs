@@ -36,6 +36,8 @@ pub struct Pipeline {
     pub sink: SinkSpec,
     /// Settings of the run.
     pub run: RunSpec,
+    /// The output whose results are reused by row; results of this run are then kept, too.
+    pub reuse: Option<PathBuf>,
     /// The schedule, if it has one.
     pub schedule: Option<ScheduleSpec>,
     /// Tests of the pipeline.
@@ -373,6 +375,8 @@ pub struct RunSpec {
     pub sort_window_rows: usize,
     /// The number of workers on a CPU; `None` means one per core.
     pub workers: Option<usize>,
+    /// The rows of a unit; `None` means about a minute of work.
+    pub unit_rows: Option<u64>,
     /// Whether only units that are new or have changed are computed.
     pub is_incremental: bool,
 }
@@ -383,6 +387,7 @@ impl Default for RunSpec {
             max_batch_tokens: None,
             sort_window_rows: 65_536,
             workers: None,
+            unit_rows: None,
             is_incremental: false,
         }
     }

@@ -238,8 +238,15 @@ pub struct RawRun {
     pub sort_window_rows: Option<NonZeroU64>,
     /// Threads that run forward passes on the CPU, a number or `auto`. Default: `auto`, one per core.
     pub workers: Option<Workers>,
+    /// The rows of a unit: what a run that dies computes again. Default: about a minute of work, by the size of the model and
+    /// the lengths of texts, at most 16384. Fewer rows lose less work; more rows have less overhead.
+    pub unit_rows: Option<NonZeroU64>,
     /// Compute only units that are new or have changed since the last run.
     pub incremental: Option<RawIncremental>,
+    /// An output that an earlier run with `reuse` wrote, for example that of `sink.path`: rows whose inputs, model and options
+    /// are the same are not computed again, although their file has changed. The results of this run are kept beside its
+    /// output, which takes their space a second time.
+    pub reuse: Option<String>,
 }
 
 /// Which units an incremental run computes.

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::blocking::blocking;
 use super::results::Claim;
+use super::reuse::StepResults;
 use super::row_error::RowErrors;
 use super::step::ModelStep;
 use super::window::{Computed, Finish, Window};
@@ -34,6 +35,7 @@ pub(super) struct Pending {
 pub(super) struct Emit {
     pub(super) pending: mpsc::Receiver<Pending>,
     pub(super) step: Arc<ModelStep>,
+    pub(super) results: Option<Arc<StepResults>>,
     pub(super) schema: SchemaRef,
     pub(super) output: mpsc::Sender<Result<RecordBatch>>,
     pub(super) baseline: BaselineMetrics,
@@ -56,7 +58,7 @@ impl Emit {
             self.step.metrics().waited_for_results(start.elapsed());
             self.step.results().keep(&own, &memory);
             let step = Arc::clone(&self.step);
-            let schema = Arc::clone(&self.schema);
+            let (schema, results) = (Arc::clone(&self.schema), self.results.clone());
             let batches = blocking(move || {
                 let values = models[0].finish_window(values)?;
                 let task = step.task();
@@ -73,7 +75,7 @@ impl Emit {
                         &sequence_type,
                         finish,
                         step.row_errors(),
-                        &schema,
+                        (&schema, results.as_deref()),
                         |error| {
                             step.metrics().failed(error);
                         },

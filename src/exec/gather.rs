@@ -10,11 +10,12 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_plan::PhysicalExpr;
 use futures::StreamExt;
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use rayon::iter::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::blocking::{blocking, external};
 use super::emit::Pending;
+use super::reuse::{KeyedRows, StepResults};
 use super::row_error::{RowError, RowErrors};
 use super::step::ModelStep;
 use super::window::{Encoded, Input, WindowBuilder, batches};
@@ -44,6 +45,7 @@ const MIN_WINDOW_ROWS: usize = 64;
 pub(super) struct Gather {
     pub(super) input: SendableRecordBatchStream,
     pub(super) step: Arc<ModelStep>,
+    pub(super) results: Option<Arc<StepResults>>,
     pub(super) inputs: Vec<Arc<dyn PhysicalExpr>>,
     pub(super) reservation: MemoryReservation,
     pub(super) permits: Arc<Semaphore>,
@@ -92,8 +94,9 @@ impl Gather {
                 if batch.num_rows() == 0 {
                     continue;
                 }
-                let input = self.read(batch)?;
-                let encoded = self.encode(&input.columns, &tokenizers).await.map_err(external)?;
+                let mut input = self.read(batch)?;
+                input.known = self.look_up(&input.columns).await.map_err(external)?;
+                let encoded = self.encode(&input, &tokenizers).await.map_err(external)?;
                 let before = builder.output_bytes();
                 let task = self.step.task();
                 builder.push(input, encoded, |tokens| task.output_bytes(tokens));
@@ -143,7 +146,17 @@ impl Gather {
             input.evaluate(&batch).and_then(|value| value.into_array(batch.num_rows()))
         };
         let columns = self.inputs.iter().map(read).collect::<Result<_>>()?;
-        Ok(Input { batch, columns })
+        Ok(Input { batch, columns, known: None })
+    }
+
+    /// The results of rows that earlier runs have kept.
+    async fn look_up(&mut self, columns: &[ArrayRef]) -> crate::Result<Option<Arc<KeyedRows>>> {
+        let Some(results) = self.results.clone() else { return Ok(None) };
+        let columns = columns.to_vec();
+        let known = blocking(move || results.look_up(&columns)).await?;
+        let reused = known.as_ref().map_or(0, KeyedRows::len_found);
+        self.step.metrics().reused(reused as u64);
+        Ok(known.map(Arc::new))
     }
 
     /// The maximum number of rows in a window.
@@ -213,15 +226,19 @@ impl Gather {
 
     async fn encode(
         &mut self,
-        columns: &[ArrayRef],
+        Input { columns, known, .. }: &Input,
         tokenizers: &Arc<rayon::ThreadPool>,
     ) -> crate::Result<Vec<Encoded>> {
-        let columns = columns.to_vec();
+        let (columns, known) = (columns.clone(), known.clone());
         let (step, tokenizers) = (Arc::clone(&self.step), Arc::clone(tokenizers));
         let (start, first_row) = (Instant::now(), self.rows);
         self.rows += columns.first().map_or(0, Array::len) as u64;
         let rows = blocking(move || {
-            tokenizers.install(|| encode(&**step.task(), &columns, first_row, step.row_errors()))
+            let (task, row_errors) = (&**step.task(), step.row_errors());
+            tokenizers.install(|| match known {
+                Some(known) => encode_missing(task, &columns, &known, first_row, row_errors),
+                None => encode(task, &columns, first_row, row_errors),
+            })
         })
         .await
         .map_err(|e| e.at(self.step.place()))?;
@@ -241,6 +258,29 @@ impl Gather {
                 .hint("lower `run.sort_window_rows`")
         })
     }
+}
+
+/// Encodes the rows whose results are not known; the others are like null rows.
+fn encode_missing(
+    task: &dyn Task,
+    columns: &[ArrayRef],
+    known: &KeyedRows,
+    first_row: u64,
+    row_errors: RowErrors,
+) -> crate::Result<Vec<Encoded>> {
+    let missing = known.missing();
+    let encoded = missing.par_iter().map(|rows| {
+        let part: Vec<_> = columns.iter().map(|c| c.slice(rows.start, rows.len())).collect();
+        encode(task, &part, first_row + rows.start as u64, row_errors)
+    });
+    let encoded = encoded.collect::<crate::Result<Vec<_>>>()?;
+    let mut all: Vec<Encoded> = Vec::with_capacity(columns.first().map_or(0, Array::len));
+    for (rows, encoded) in missing.into_iter().zip(encoded) {
+        all.resize_with(rows.start, || Ok(None));
+        all.extend(encoded);
+    }
+    all.resize_with(columns.first().map_or(0, Array::len), || Ok(None));
+    Ok(all)
 }
 
 /// The number of rows that are encoded again together after one of a batch fails.

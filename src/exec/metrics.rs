@@ -46,6 +46,7 @@ pub struct StepMetrics {
     cached_tokens: AtomicU64,
     batches: AtomicU64,
     failed_rows: AtomicU64,
+    reused_rows: AtomicU64,
     input_nanos: AtomicU64,
     tokenize_nanos: AtomicU64,
     results_nanos: AtomicU64,
@@ -104,6 +105,11 @@ impl StepMetrics {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.null_rows.fetch_add(null_rows, Ordering::Relaxed);
         self.failed_rows.fetch_add(failed_rows, Ordering::Relaxed);
+    }
+
+    /// Adds rows whose results were kept by an earlier run.
+    pub(crate) fn reused(&self, rows: u64) {
+        self.reused_rows.fetch_add(rows, Ordering::Relaxed);
     }
 
     /// Adds time that the step waited for its input.
@@ -176,6 +182,7 @@ impl StepMetrics {
             cached_tokens,
             batches: read(&self.batches),
             failed_rows: read(&self.failed_rows),
+            reused_rows: read(&self.reused_rows),
             input_seconds: read(&self.input_nanos) as f64 / 1e9,
             tokenize_seconds: read(&self.tokenize_nanos) as f64 / 1e9,
             results_seconds: read(&self.results_nanos) as f64 / 1e9,

@@ -22,6 +22,9 @@
 //! A window shares results with earlier windows, and with other nodes that make the same call (`results`). Within a
 //! memory bound, a query computes each text once.
 //!
+//! With `run.reuse`, a step looks up each row by its inputs before it tokenizes it (`reuse`). Rows with a result of an earlier
+//! run are null rows of their window; their results are put in when the window is assembled.
+//!
 //! # Failed rows
 //! If `on_error` keeps failed rows, model steps return `Struct<value, error>`. A `RowErrors` node after each step
 //! (`row_errors`) splits it into a value and an error, or removes the row. A node before the first step does the same
@@ -36,9 +39,11 @@ mod metrics;
 mod node;
 mod operator;
 mod results;
+mod reuse;
 mod row_error;
 mod row_errors;
 mod step;
+mod unit_results;
 mod window;
 mod workers;
 
@@ -50,6 +55,7 @@ pub use row_error::RowErrors;
 pub(crate) use row_error::output_type;
 pub(crate) use row_errors::{FailedRows, Letters, RowErrorsNode};
 pub use step::{BatchSettings, ModelStep};
+pub(crate) use unit_results::{EarlierResults, UnitResults, identity};
 pub use workers::WorkerPool;
 
 pub use crate::report::StepCounts;

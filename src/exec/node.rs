@@ -21,6 +21,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 
 use super::operator::ModelExec;
+use super::reuse::StepResults;
 use super::row_errors::RowErrorsNode;
 use super::step::ModelStep;
 
@@ -36,6 +37,8 @@ pub struct ModelNode {
     schema: DFSchemaRef,
     /// The number of rows after which the plan above may stop.
     few: Option<usize>,
+    /// What the step reuses and keeps.
+    results: Option<Arc<StepResults>>,
 }
 
 impl ModelNode {
@@ -85,7 +88,7 @@ impl ModelNode {
             HashMap::default(),
         )?);
         let schema = Arc::new(input.schema().join(&own)?);
-        Ok(Self { input, step, inputs, output, schema, few: None })
+        Ok(Self { input, step, inputs, output, schema, few: None, results: None })
     }
 
     /// The number of rows after which the plan above may stop.
@@ -97,6 +100,13 @@ impl ModelNode {
     #[must_use]
     pub(crate) fn with_few(mut self, few: Option<usize>) -> Self {
         self.few = few;
+        self
+    }
+
+    /// Sets what the step reuses and keeps.
+    #[must_use]
+    pub(super) fn with_results(mut self, results: Option<Arc<StepResults>>) -> Self {
+        self.results = results;
         self
     }
 
@@ -126,7 +136,8 @@ impl ModelNode {
     /// As [`ModelNode::with_inputs`].
     pub fn with_input(&self, input: LogicalPlan) -> Result<Self> {
         let (step, inputs) = (Arc::clone(&self.step), self.inputs.clone());
-        Ok(Self::with_inputs(input, step, inputs, self.output.name())?.with_few(self.few))
+        let node = Self::with_inputs(input, step, inputs, self.output.name())?;
+        Ok(node.with_few(self.few).with_results(self.results.clone()))
     }
 
     /// The node, if the plan is one.
@@ -203,7 +214,8 @@ impl UserDefinedLogicalNodeCore for ModelNode {
         match inputs.pop() {
             Some(input) if inputs.is_empty() => {
                 let step = Arc::clone(&self.step);
-                Ok(Self::with_inputs(input, step, exprs, self.output.name())?.with_few(self.few))
+                let node = Self::with_inputs(input, step, exprs, self.output.name())?;
+                Ok(node.with_few(self.few).with_results(self.results.clone()))
             }
             _ => plan_err!("a model step has one input"),
         }
@@ -246,7 +258,20 @@ impl ExtensionPlanner for ModelPlanner {
             .map(|expr| planner.create_physical_expr(expr, schema, session, context))
             .collect::<Result<_>>()?;
         let (step, output) = (Arc::clone(&node.step), Arc::clone(&node.output));
+        let is_partitioned = is_for_cluster(session) && !step.task().needs_whole_windows();
         let exec = ModelExec::try_new(Arc::clone(input), step, inputs, output)?;
-        Ok(Some(Arc::new(exec.with_few(node.few))))
+        let exec = exec.with_few(node.few).with_partitions(is_partitioned);
+        Ok(Some(Arc::new(exec.with_results(node.results.clone()))))
     }
+}
+
+/// Whether a session plans queries for a cluster.
+#[cfg(feature = "cluster")]
+fn is_for_cluster(session: &dyn Session) -> bool {
+    session.config().get_extension::<crate::source::ScansOfUnits>().is_some()
+}
+
+#[cfg(not(feature = "cluster"))]
+fn is_for_cluster(_session: &dyn Session) -> bool {
+    false
 }

@@ -1,6 +1,6 @@
 //! The model step as a physical operator.
 //!
-//! It has one partition, keeps the rows and their order, and appends a column. Three stages run concurrently: one
+//! It has one partition, or in a plan for a cluster as many as its input, keeps the rows and their order, and appends a column. Three stages run concurrently: one
 //! tokenizes the next window, workers compute the current one, and one emits the previous one in order. At most two
 //! windows are in flight, so settings bound the memory, not the input. Dropping the stream cancels queued batches;
 //! workers finish their current one. Errors travel in the stream, and the first one ends it.
@@ -32,6 +32,7 @@ use super::blocking::external;
 use super::emit::Emit;
 use super::gather::Gather;
 use super::metrics;
+use super::reuse::StepResults;
 use super::step::ModelStep;
 
 /// Special tokens per text, for estimates: the first and the last.
@@ -55,6 +56,10 @@ pub struct ModelExec {
     metrics: ExecutionPlanMetricsSet,
     /// The number of rows after which the plan above may stop.
     few: Option<usize>,
+    /// Whether each partition of the input is computed on its own.
+    is_partitioned: bool,
+    /// What the step reuses and keeps.
+    results: Option<Arc<StepResults>>,
 }
 
 impl ModelExec {
@@ -96,6 +101,8 @@ impl ModelExec {
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
             few: None,
+            is_partitioned: false,
+            results: None,
         })
     }
 
@@ -106,12 +113,37 @@ impl ModelExec {
         self
     }
 
+    /// Computes each partition of the input on its own: its sort windows hold rows of one partition.
+    #[must_use]
+    pub(crate) fn with_partitions(mut self, is_partitioned: bool) -> Self {
+        self.is_partitioned = is_partitioned;
+        self
+    }
+
+    /// The number of rows after which the plan above may stop.
+    pub(crate) fn few(&self) -> Option<usize> {
+        self.few
+    }
+
+    /// Sets what the step reuses and keeps.
+    #[must_use]
+    pub(super) fn with_results(mut self, results: Option<Arc<StepResults>>) -> Self {
+        self.results = results;
+        self
+    }
+
     /// The step.
     pub fn step(&self) -> &Arc<ModelStep> {
         &self.step
     }
 
-    fn output(&self) -> &FieldRef {
+    /// The inputs of the step, over the columns of the plan below.
+    pub(crate) fn inputs(&self) -> &[Arc<dyn PhysicalExpr>] {
+        &self.inputs
+    }
+
+    /// The new column.
+    pub(crate) fn output(&self) -> &FieldRef {
         &self.schema.fields()[self.schema.fields().len() - 1]
     }
 
@@ -160,7 +192,9 @@ impl ExecutionPlan for ModelExec {
 
     fn input_distribution_requirements(&self) -> InputDistributionRequirements {
         // A single stream: a sort window sees consecutive rows, in the input's order.
-        InputDistributionRequirements::new(vec![Distribution::SinglePartition])
+        let required = Distribution::SinglePartition;
+        let all = Distribution::UnspecifiedDistribution;
+        InputDistributionRequirements::new(vec![if self.is_partitioned { all } else { required }])
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
@@ -195,7 +229,8 @@ impl ExecutionPlan for ModelExec {
             Some(input) if children.is_empty() => {
                 let (step, output) = (Arc::clone(&self.step), Arc::clone(self.output()));
                 let exec = Self::try_new(input, step, self.inputs.clone(), output)?;
-                Ok(Arc::new(exec.with_few(self.few)))
+                let exec = exec.with_few(self.few).with_partitions(self.is_partitioned);
+                Ok(Arc::new(exec.with_results(self.results.clone())))
             }
             _ => plan_err!("ModelExec has one input"),
         }
@@ -252,6 +287,7 @@ impl ExecutionPlan for ModelExec {
         let gather = Gather {
             input,
             step: Arc::clone(&self.step),
+            results: self.results.clone(),
             inputs: self.inputs.clone(),
             reservation,
             permits: Arc::new(Semaphore::new(WINDOWS_IN_FLIGHT)),
@@ -265,6 +301,7 @@ impl ExecutionPlan for ModelExec {
         let emit = Emit {
             pending,
             step: Arc::clone(&self.step),
+            results: self.results.clone(),
             schema: Arc::clone(&self.schema),
             output: stream.tx(),
             baseline,

@@ -14,6 +14,7 @@ use arrow::buffer::NullBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
 
+use super::reuse::{KeyedRows, StepResults};
 use super::row_error::{RowError, RowErrors, error_parts};
 use crate::batch::{shares, token_budget_batches};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +30,8 @@ pub(crate) type Encoded = std::result::Result<Option<EncodedRow>, RowError>;
 pub(super) struct Input {
     pub(super) batch: RecordBatch,
     pub(super) columns: Vec<ArrayRef>,
+    /// The results of rows that need not be computed.
+    pub(super) known: Option<Arc<KeyedRows>>,
 }
 
 /// The results of a window's batches.
@@ -170,7 +173,7 @@ impl Window {
         sequence_type: &DataType,
         finish: Option<&Finish<'_>>,
         row_errors: RowErrors,
-        schema: &SchemaRef,
+        (schema, results): (&SchemaRef, Option<&StepResults>),
         on_error: impl Fn(&RowError),
     ) -> impl Iterator<Item = Result<RecordBatch>> {
         let mut arrays: Vec<ArrayRef> = computed.values.clone();
@@ -178,7 +181,7 @@ impl Window {
         let null = (arrays.len(), 0);
         arrays.push(new_null_array(sequence_type, 1));
         let mut start = 0;
-        self.inputs.into_iter().map(move |Input { batch, columns }| {
+        self.inputs.into_iter().map(move |Input { batch, columns, known }| {
             let rows = start..start + batch.num_rows();
             start = rows.end;
             let wrong = |e| {
@@ -216,9 +219,17 @@ impl Window {
                     finish(&columns, &Results { rows: &local, notes, values })?
                 }
             };
+            if let Some(known) = &known {
+                column = known.merge(&column)?;
+                let has_no_error = |row: usize| errors.get(row).is_some_and(Option::is_none);
+                results.map_or(Ok(()), |results| results.keep(known, &column, has_no_error))?;
+            }
             if row_errors != RowErrors::Fail {
-                let null = &self.rows.ranges[rows];
-                let valid = null.iter().zip(&errors).map(|(row, e)| row.is_some() || e.is_some());
+                let null = self.rows.ranges[rows].iter().zip(&errors).enumerate();
+                let valid = null.map(|(index, (row, error))| {
+                    let is_known = known.as_ref().is_some_and(|known| known.has(index));
+                    row.is_some() || error.is_some() || is_known
+                });
                 let valid: NullBuffer = valid.collect::<Vec<bool>>().into();
                 let fields = error_parts(column.data_type(), row_errors);
                 let messages = errors.iter().map(|error| Some(error.as_ref()?.message.as_str()));
@@ -256,7 +267,7 @@ mod tests {
         let schema = Schema::new(vec![Field::new("id", DataType::Int64, false)]);
         let ids: ArrayRef = Arc::new(Int64Array::from(ids.to_vec()));
         let batch = RecordBatch::try_new(Arc::new(schema), vec![Arc::clone(&ids)]).unwrap();
-        Input { batch, columns: vec![ids] }
+        Input { batch, columns: vec![ids], known: None }
     }
 
     #[test]
@@ -274,7 +285,7 @@ mod tests {
 
         let (results, schema) = (first_tokens(&sequences, &batches), schema());
         let batches: Vec<RecordBatch> = window
-            .assemble(&results, &DataType::Int32, None, RowErrors::Fail, &schema, |_| ())
+            .assemble(&results, &DataType::Int32, None, RowErrors::Fail, (&schema, None), |_| ())
             .collect::<Result<_>>()
             .unwrap();
         assert_eq!(column(&batches[0]), [Some(7), None, Some(5)]);
@@ -315,7 +326,14 @@ mod tests {
         };
         let (results, schema) = (first_tokens(&sequences, &batches), schema());
         let batches: Vec<RecordBatch> = window
-            .assemble(&results, &DataType::Int32, Some(&finish), RowErrors::Fail, &schema, |_| ())
+            .assemble(
+                &results,
+                &DataType::Int32,
+                Some(&finish),
+                RowErrors::Fail,
+                (&schema, None),
+                |_| (),
+            )
             .collect::<Result<_>>()
             .unwrap();
         assert_eq!(column(&batches[0]), [Some(312), Some(300), Some(307)]);
@@ -345,7 +363,7 @@ mod tests {
             &DataType::Int32,
             None,
             RowErrors::KeepKind,
-            &schema,
+            (&schema, None),
             |error| {
                 heard.borrow_mut().push(error.kind);
             },

@@ -13,7 +13,7 @@ use super::units::{UnitJob, counting, plan_of_unit};
 use super::write::write_stream;
 use super::{Job, counted};
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::FailedRows;
+use crate::exec::{FailedRows, UnitResults};
 use crate::failpoint::failpoint_at;
 use crate::report::UnitTime;
 use crate::sink::{Committed, MAX_ATTEMPTS, RowErrorCounts, Sink, UnitOutput};
@@ -80,12 +80,14 @@ impl Job {
     ) -> Result<Committed> {
         let failed = Arc::new(FailedRows::default());
         let start = Instant::now();
-        let sink = self.write_unit(job, unit, output, context, &failed).await;
+        let results = tokio::task::block_in_place(|| self.unit_results(&job.key.id))?;
+        let sink = self.write_unit(job, unit, output, context, (&failed, results.as_ref())).await;
         let (sink, rows) = sink.map_err(|error| error.at(job.place()))?;
         tokio::task::block_in_place(|| {
             job.check_unchanged()?;
             let errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
             self.write_letters(&job.key.stem(), &failed)?;
+            results.map_or(Ok(()), |results| results.keep())?;
             let committed = output.commit(&job.key, sink, errors)?;
             let seconds = start.elapsed().as_secs_f64();
             tracing::info!(rows, failed = errors.failed, seconds, "unit done");
@@ -102,12 +104,16 @@ impl Job {
         unit: SourceUnit,
         output: &UnitOutput,
         context: Arc<TaskContext>,
-        failed: &Arc<FailedRows>,
+        (failed, results): (&Arc<FailedRows>, Option<&UnitResults>),
     ) -> Result<(Sink, u64)> {
         let files = std::slice::from_ref(&job.file);
         let explain = |error| source::name_cast(source::query_error(error, files), &self.plan);
         let plan = plan_of_unit(&self.plan, &self.source, &unit)
             .and_then(|plan| counting(plan, failed))
+            .and_then(|plan| match results {
+                Some(results) => results.attach(plan),
+                None => Ok(plan),
+            })
             .map_err(explain)?;
         let plan = self.physical(&plan).await?;
         let sink = output.sink(&job.key)?;

@@ -8,7 +8,7 @@ use super::Job;
 use super::compute::report_deadly;
 use super::progress::{Clock, Progress, Stage};
 use super::spec::{JobSpec, UnitSpec};
-use super::units::{UnitJob, unit_jobs};
+use super::units::UnitJob;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{RunReport, UnitTime};
 use crate::sink::{MAX_ATTEMPTS, Sharing, UnitKey, UnitOutput};
@@ -37,7 +37,7 @@ impl Coordinator {
                 .hint("run it on one machine"));
         }
         let clock = Clock::start(&job.progress);
-        let units = unit_jobs(&job.source, job.plan_hash());
+        let units = job.unit_jobs();
         let keys = keys(&units);
         let output = job.open_output(&keys, Sharing::Guests).await?;
         let spec = JobSpec::of(&job, output.token())?;

@@ -14,17 +14,17 @@ use tracing::Instrument;
 
 use super::compute::{Outcome, report_deadly};
 use super::progress::{Clock, Stage};
-use super::units::{UnitJob, counting, unit_jobs};
+use super::units::{UnitJob, counting};
 use super::write::write_stream;
 use super::{Job, count, counted, lineage};
-use crate::config::pipeline::OnErrorRows;
+use crate::config::pipeline::{OnErrorRows, SinkSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{FailedRows, Letters};
 use crate::own_file;
 use crate::report::{OutputFile, RowErrorTotals, RunReport};
 use crate::sink::{
-    self, Finished, RowErrorCounts, Sharing, Sink, SinkOptions, UnitKey, UnitMode, UnitOutput,
-    UnitStatus, Written,
+    self, Finished, ResultFolder, RowErrorCounts, Sharing, Sink, SinkOptions, UnitKey, UnitMode,
+    UnitOutput, UnitStatus, Written,
 };
 use crate::source;
 
@@ -67,7 +67,12 @@ impl Job {
         tokio::task::block_in_place(|| self.load_models())?;
 
         let failed = Arc::new(FailedRows::default());
-        let plan = counting(self.plan.clone(), &failed).map_err(|e| self.explain_error(e))?;
+        let mut plan = counting(self.plan.clone(), &failed).map_err(|e| self.explain_error(e))?;
+        let unit = self.whole_unit();
+        let results = tokio::task::block_in_place(|| self.unit_results(&unit))?;
+        if let Some(results) = &results {
+            plan = results.attach(plan).map_err(|e| self.explain_error(e))?;
+        }
         let plan = self.physical(&plan).await?;
         let sink = Sink::create(&self.pipeline.sink, plan.schema(), self.sink_options())?;
         self.progress.enter(Stage::Running);
@@ -78,15 +83,31 @@ impl Job {
         let errors = RowErrorCounts { rows: failed.seen(), failed: failed.failed() };
         self.count_errors(errors);
         self.check_budget(errors)?;
-        let unit = self.whole_unit();
         let written = tokio::task::block_in_place(|| {
             self.write_letters(&format!("00000-{unit}"), &failed)?;
-            let written = sink.finish()?;
-            self.publish_letters(&BTreeSet::from([unit]))?;
+            results.as_ref().map_or(Ok(()), |results| results.keep())?;
+            let written = match self.only_unit() {
+                Some(unit) => sink.finish_unit(&unit, errors)?,
+                None => sink.finish()?,
+            };
+            let unit = BTreeSet::from([unit]);
+            self.publish_letters(&unit)?;
+            if results.is_some() && !Sink::is_file(&self.pipeline.sink) {
+                ResultFolder::of(&self.pipeline.sink.path)?.retain(&unit)?;
+            }
             Ok::<_, Error>(written)
         })?;
         self.progress.set_output(output_files(written));
         Ok(())
+    }
+
+    /// The unit that the whole output is, if the job is one unit only because its source is small.
+    fn only_unit(&self) -> Option<UnitKey> {
+        if !self.is_small || Sink::is_file(&self.pipeline.sink) {
+            return None;
+        }
+        let mut units = self.unit_jobs();
+        if units.len() == 1 { units.pop().map(|unit| unit.key) } else { None }
     }
 
     /// The name for the dead letters of a job that is one unit. It differs for another input.
@@ -171,14 +192,27 @@ impl Job {
         if self.whole.is_some() {
             return Ok(Vec::new());
         }
-        let jobs = unit_jobs(&self.source, self.plan_hash());
+        let jobs = self.unit_jobs();
         let keys: Vec<UnitKey> = jobs.into_iter().map(|job| job.key).collect();
-        let status = UnitOutput::status(&self.pipeline.sink, &keys)?;
+        let status = UnitOutput::status(&self.unit_sink().0, &keys)?;
         Ok(keys.into_iter().zip(status).collect())
     }
 
+    /// The reason why a run would end at once because of an existing output, unless it replaces it.
+    ///
+    /// # Errors
+    /// `Sink` if the output cannot be read.
+    pub fn refusal(&self) -> Result<Option<Error>> {
+        if self.options.overwrite || self.pipeline.run.is_incremental {
+            return Ok(None);
+        }
+        let units = if self.whole.is_some() { Vec::new() } else { self.unit_jobs() };
+        let keys: Vec<UnitKey> = units.into_iter().map(|unit| unit.key).collect();
+        UnitOutput::refusal(&self.pipeline.sink, &keys)
+    }
+
     async fn run_units(&self, cancel: impl Future<Output = ErrorKind>) -> Result<()> {
-        let jobs = unit_jobs(&self.source, self.plan_hash());
+        let jobs = self.unit_jobs();
         let keys: Vec<UnitKey> = jobs.iter().map(|job| job.key.clone()).collect();
         if self.options.join {
             return self.run_joined(&jobs, &keys, cancel).await;
@@ -188,6 +222,7 @@ impl Job {
         let own: Vec<&UnitJob> = jobs.iter().filter(is_own).collect();
         let total = own.len();
         let sharing = shard.map_or(Sharing::Alone, Sharing::Shard);
+        let file = self.start_file().await?;
         let mut output = self.open_output(&keys, sharing).await?;
         self.progress.with_units(|units| {
             (units.total, units.shard) = (total, shard.map(|shard| shard.to_string()));
@@ -214,9 +249,54 @@ impl Job {
         let ran = ran.and_then(|()| report_deadly(&deadly, &output));
         ran.map_err(|error| self.with_remedy(error, &output))?;
         self.progress.enter(Stage::Committing);
-        let files = tokio::task::block_in_place(|| self.publish_units(output, &keys))?;
+        let files = tokio::task::block_in_place(|| match file {
+            Some(file) => self.publish_file(output, file, &keys),
+            None => self.publish_units(output, &keys),
+        })?;
         self.progress.set_output(files);
         Ok(())
+    }
+
+    /// The output, if it is a single file, which stays empty until its units are done.
+    async fn start_file(&self) -> Result<Option<Sink>> {
+        if !Sink::is_file(&self.pipeline.sink) {
+            return Ok(None);
+        }
+        let schema = self.physical_plan().await?.schema();
+        tokio::task::block_in_place(|| {
+            Sink::create(&self.pipeline.sink, schema, self.sink_options()).map(Some)
+        })
+    }
+
+    /// Writes the rows of all units to the single file of the output.
+    fn publish_file(
+        &self,
+        output: UnitOutput,
+        mut file: Sink,
+        units: &[UnitKey],
+    ) -> Result<Vec<OutputFile>> {
+        let mut errors = RowErrorCounts::default();
+        units
+            .iter()
+            .filter_map(|unit| output.done(&unit.id))
+            .for_each(|done| errors.add(done.errors));
+        self.count_errors(errors);
+        self.check_budget(errors)?;
+        output.each_batch(units, &mut |batch| file.write(batch))?;
+        let written = file.finish()?;
+        output.remove()?;
+        self.publish_letters(&units.iter().map(|unit| unit.short().to_owned()).collect())?;
+        Ok(output_files(written))
+    }
+
+    /// Where units are made durable: the output, or the folder that stages the units of a single file.
+    fn unit_sink(&self) -> (SinkSpec, SinkOptions) {
+        let options = self.sink_options();
+        match sink::staging_of(&self.pipeline.sink) {
+            // Units that an earlier run staged are those of this job, by their ids.
+            Some(staging) => (staging, SinkOptions { overwrite: false, ..options }),
+            None => (self.pipeline.sink.clone(), options),
+        }
     }
 
     /// Locks the output and loads what earlier runs have completed.
@@ -230,10 +310,10 @@ impl Job {
         } else {
             UnitMode::Resume
         };
-        let spec = &self.pipeline.sink;
+        let (spec, options) = self.unit_sink();
         let schema = self.physical_plan().await?.schema();
         tokio::task::block_in_place(|| {
-            UnitOutput::open(spec, schema, self.sink_options(), mode, sharing, units)
+            UnitOutput::open(&spec, schema, options, mode, sharing, units)
         })
     }
 
@@ -315,7 +395,8 @@ impl Job {
     pub(super) fn with_remedy(&self, error: Error, output: &UnitOutput) -> Error {
         let (done, total) =
             self.progress.with_units(|units| (units.computed + units.skipped, units.total));
-        let command = match (self.options.overwrite, output.can_go_on()) {
+        let overwrites = self.options.overwrite && !Sink::is_file(&self.pipeline.sink);
+        let command = match (overwrites, output.can_go_on()) {
             (false, _) => "the same command",
             (true, true) => "the same command without `--fresh`",
             // The previous output still exists, and only `--fresh` may replace it.

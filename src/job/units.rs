@@ -16,7 +16,7 @@ use crate::exec::ModelStep;
 use crate::exec::{FailedRows, RowErrorsNode};
 use crate::secret;
 use crate::sink::UnitKey;
-use crate::source::{InputFile, Source, SourceUnit, Unit};
+use crate::source::{InputFile, Source, SourceUnit, Unit, UnitSize};
 
 /// The reason why a plan must be one unit. `None` if every output row depends on a single row of the source.
 pub(super) fn why_whole(plan: &LogicalPlan, source: &Source) -> DataFusionResult<Option<String>> {
@@ -162,8 +162,8 @@ fn recorded(input: String) -> String {
 }
 
 /// The units of a source with their keys.
-pub(super) fn unit_jobs(source: &Source, plan_hash: blake3::Hash) -> Vec<UnitJob> {
-    let units = source.units().into_iter().enumerate();
+pub(super) fn unit_jobs(source: &Source, size: &UnitSize, plan_hash: blake3::Hash) -> Vec<UnitJob> {
+    let units = source.units(size).into_iter().enumerate();
     let job = |(sequence, unit): (usize, Unit)| {
         let file = source.files[unit.file].clone();
         UnitJob::new(unit, file, sequence, plan_hash)

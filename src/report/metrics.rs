@@ -207,13 +207,16 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
     if steps.is_empty() {
         return;
     }
-    let counters: [(&str, &str, Counter); 11] = [
+    let counters: [(&str, &str, Counter); 12] = [
         ("rows", "Rows that the step has emitted.", |step| step.counts.rows),
         ("null_rows", "Rows that were null.", |step| step.counts.null_rows),
         ("computed_rows", "Rows that went through the model.", |step| step.counts.computed_rows),
         ("truncated_rows", "Rows that were truncated.", |step| step.counts.truncated_rows),
         ("split_rows", "Rows that were split into parts.", |step| step.counts.split_rows),
         ("failed_rows", "Rows that failed and were kept.", |step| step.counts.failed_rows),
+        ("reused_rows", "Rows whose results an earlier run has kept.", |step| {
+            step.counts.reused_rows
+        }),
         ("tokens", "Tokens of all rows.", |step| step.counts.tokens),
         ("computed_tokens", "Tokens that went through the model.", |step| {
             step.counts.computed_tokens

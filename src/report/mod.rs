@@ -352,6 +352,8 @@ pub struct StepCounts {
     pub batches: u64,
     /// Failed rows, if their errors are kept.
     pub failed_rows: u64,
+    /// Rows whose results an earlier run has kept (`run.reuse`).
+    pub reused_rows: u64,
     /// Time that the step waited for rows from its input.
     pub input_seconds: f64,
     /// Wall time of tokenization.

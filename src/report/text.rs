@@ -152,6 +152,10 @@ impl StepReport {
             let saved = count(counts.cached_tokens);
             writeln!(f, "    prefix   {saved} tokens reused from prefixes of other rows")?;
         }
+        if counts.reused_rows > 0 {
+            let reused = counted(counts.reused_rows, "row");
+            writeln!(f, "    reused   the results of {reused} of an earlier run")?;
+        }
         let waits = counts.input_seconds
             + counts.tokenize_seconds
             + counts.results_seconds

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::WrittenPart;
-use super::manifest::{self, Manifest, Plan, PlanSummary, PlannedUnits, Summary};
+use super::manifest::{self, Manifest, Plan, PlanSummary, PlannedUnits, Rewritten, Summary};
 use super::storage::{Guard, Hold, Lock, Storage};
 use crate::error::Result;
 use crate::failpoint::failpoint;
@@ -128,17 +128,17 @@ impl Run {
         }
     }
 
-    /// Publishes the staged parts. `manifest` has all files of the output, and `replaced` its earlier files. With `keep`, the
-    /// manifests of units stay for a later run, except those of `obsolete` units; otherwise all are removed.
+    /// Publishes the staged parts. `manifest` has all files of the output, and `replaced` its earlier files. The manifests of
+    /// units stay for a later run, except those of `obsolete` units; `records` replace some of them.
     pub(super) fn commit_staged(
         &self,
         manifest: Manifest,
         replaced: Vec<String>,
         obsolete: Vec<String>,
-        keep: bool,
+        records: Vec<Rewritten>,
     ) -> Result<Manifest> {
         failpoint("publish.begun");
-        let units = Some(PlannedUnits { obsolete, keep });
+        let units = Some(PlannedUnits { obsolete, keep: true, records });
         self.decide(Plan { replaced, units, manifest })
     }
 
@@ -214,6 +214,11 @@ pub(super) fn summary(storage: &dyn Storage) -> Result<Option<Summary>> {
     if is_marked(storage)? { manifest::read(storage, MANIFEST) } else { Ok(None) }
 }
 
+/// The manifest of an output; `None` if it does not exist.
+pub(super) fn manifest(storage: &dyn Storage) -> Result<Option<Manifest>> {
+    manifest::read(storage, MANIFEST)
+}
+
 /// The files that earlier runs wrote into the folder, by its manifest and by interrupted commits.
 pub(super) fn known_files(storage: &dyn Storage) -> Result<Vec<String>> {
     let mut known = manifest::files_of_manifest(storage, MANIFEST)?;
@@ -284,6 +289,9 @@ fn apply(storage: &dyn Storage, dir: &str, plan: &Plan) -> Result<()> {
     let gone = replaced.iter().filter(|file| !files.contains(file.as_str())).cloned();
     storage.remove_all(&gone.collect::<Vec<_>>())?;
     failpoint("publish.removed");
+    for record in units.iter().flat_map(|units| &units.records) {
+        manifest::put(storage, &format!("{UNITS}/{}.json", record.unit), &record.manifest)?;
+    }
     manifest.put(storage, MANIFEST)?;
     failpoint("publish.manifest");
     storage.write(SUCCESS, b"")?;
@@ -334,6 +342,7 @@ mod tests {
             rows: 0,
             bytes: 0,
             blake3: String::new(),
+            within: None,
         };
         Manifest { files: files.iter().map(part).collect(), ..Manifest::default() }
     }

@@ -50,9 +50,19 @@ pub(super) struct PlannedUnits {
     /// The units whose files are not in the output.
     #[serde(default)]
     pub(super) obsolete: Vec<String>,
-    /// Whether the other manifests are kept for a later run.
+    /// Whether the other manifests are kept for a later run. Earlier versions planned not to.
     #[serde(default)]
     pub(super) keep: bool,
+    /// Manifests of units whose rows are in other parts now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) records: Vec<Rewritten>,
+}
+
+/// The manifest of a unit, with other parts.
+#[derive(Debug, Deserialize, serde::Serialize)]
+pub(super) struct Rewritten {
+    pub(super) unit: String,
+    pub(super) manifest: Value,
 }
 
 impl Manifest {
@@ -101,7 +111,9 @@ impl Plan {
     pub(super) fn read(storage: &dyn Storage, name: &str) -> Result<Option<Self>> {
         let Some(plan) = read::<Self>(storage, name)? else { return Ok(None) };
         let obsolete = plan.units.iter().flat_map(|units| &units.obsolete);
-        let names = plan.manifest.files.iter().map(|file| &file.name);
+        let records = plan.units.iter().flat_map(|units| &units.records);
+        let units = records.map(|record| &record.unit);
+        let names = plan.manifest.files.iter().map(|file| &file.name).chain(units);
         check_names(storage, names.chain(&plan.replaced).chain(obsolete), name)?;
         Ok(Some(plan))
     }
@@ -261,6 +273,7 @@ mod tests {
             rows: number,
             bytes: 7,
             blake3: "00".to_owned(),
+            within: None,
         };
         for count in [0, 1, 3] {
             let files: Vec<_> = (0..count).map(part).collect();
@@ -276,7 +289,11 @@ mod tests {
             let whole: Value = serde_json::from_str(&text).unwrap();
             assert_eq!(whole["files"].as_array().unwrap().len(), count as usize);
 
-            let units = Some(PlannedUnits { obsolete: vec!["x".to_owned()], keep: true });
+            let units = Some(PlannedUnits {
+                obsolete: vec!["x".to_owned()],
+                keep: true,
+                records: Vec::new(),
+            });
             let plan = Plan { replaced: vec!["old".to_owned()], units, manifest };
             plan.put(&storage, "p.json").unwrap();
             let plan = Plan::read(&storage, "p.json").unwrap().unwrap();

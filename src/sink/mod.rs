@@ -6,7 +6,7 @@
 //!   `target_file_size_bytes`; then `_hfauto/MANIFEST.json` and, last, `_SUCCESS`. The module `commit` describes the state
 //!   after a crash at each step.
 //! - **A single file**, if the path ends in the format's extension, is written under a hidden name beside its path and
-//!   renamed. It is not split.
+//!   renamed. It is not split. If its job has several units, the module `joined` stages them.
 //! - **`partition_by`** creates hive folders; the columns are in the folder names and not in the files. Rows of a folder
 //!   keep their order. At most [`MAX_OPEN_FILES`] files are open: beyond that, the least recently used one is closed, and
 //!   its folder continues with the next part. Without rows, there are no folders and no files.
@@ -17,8 +17,9 @@
 //! A job in units (module `units`) stages each unit durably; `commit` publishes all of them at the end: a plan, renames,
 //! removals, MANIFEST, `_SUCCESS`. Each step is idempotent. Manifests of units are read one by one, and the MANIFEST, with
 //! one file per line, is read as a stream (`manifest`). Reading the state of an output therefore takes constant memory;
-//! publishing it takes a few hundred bytes per unit. An incremental job keeps the manifests, and does not compute a unit
-//! with the same id again.
+//! publishing it takes a few hundred bytes per unit. The manifests stay: a later run that is incremental does not compute a
+//! unit with the same id again. The module `adopt` finds the units of outputs without manifests,
+//! and `compact` puts small parts together.
 //!
 //! In an object store (`storage`), a put is atomic, and a move is a copy and a delete. The lock is an object with a lease.
 //! Runs take it by conditional puts; its entity tag is the fencing token, which is checked before each commit of a unit or
@@ -26,15 +27,20 @@
 //!
 //! The kill tests (`crate::failpoint`) kill the process at every step of this protocol.
 
+mod adopt;
 mod attempts;
 mod claims;
 mod commit;
+mod compact;
 mod dead_letter;
 mod disk;
 mod encode;
+mod joined;
 mod manifest;
+mod outlook;
 mod partition;
 mod records;
+mod results;
 mod state;
 mod storage;
 mod target;
@@ -51,9 +57,11 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, SchemaRef};
 use serde_json::{Map, Value, json};
 
+use self::adopt::OnlyUnit;
 pub use self::attempts::MAX_ATTEMPTS;
 pub(crate) use self::claims::Claim;
 use self::commit::Run;
+pub use self::compact::{Compacted, compact};
 pub(crate) use self::dead_letter::{check_letters, publish_letters, write_letters};
 use self::disk::{Disk, Gauge, LocalDisk, OutFile, sync_folder, write_error};
 use self::encode::{Boxed, Encoder, Encoding, schema_json};
@@ -61,11 +69,13 @@ pub use self::encode::{check_text, nested_as_text};
 use self::manifest::Manifest;
 use self::partition::Partitioner;
 pub use self::records::RowErrorCounts;
+pub(crate) use self::results::{Kept, KeptWriter, Place, ResultFolder, RowKey};
 pub use self::state::OutputState;
 pub(crate) use self::state::{is_remote, keep_report, kept_report};
 pub use self::storage::Shard;
 use self::storage::{Hold, Lock, Storage};
 use self::target::Target;
+pub(crate) use self::target::staging_of;
 pub use self::unit::{Committed, Done, Finished, Sharing, UnitKey, UnitMode, UnitStatus, Vanished};
 pub use self::units::UnitOutput;
 use crate::config::pipeline::SinkSpec;
@@ -137,6 +147,8 @@ pub struct Sink {
     next_part: BTreeMap<String, u32>,
     /// The stem of a unit's part files.
     stem: Option<String>,
+    /// The unit that the whole output is, for a later incremental run.
+    unit: Option<OnlyUnit>,
 }
 
 /// The place of files until they are published.
@@ -185,6 +197,9 @@ struct WrittenPart {
     bytes: u64,
     #[serde(default)]
     blake3: String,
+    /// The rows that belong to the unit whose manifest names the part, if they are not all; first and end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    within: Option<(u64, u64)>,
 }
 
 impl std::fmt::Debug for Sink {
@@ -355,6 +370,7 @@ impl Sink {
             closed: Vec::new(),
             next_part: BTreeMap::new(),
             stem: None,
+            unit: None,
         })
     }
 
@@ -466,7 +482,8 @@ impl Sink {
         let closed = encoder.finish().and_then(|file| Ok(file.close()?));
         match closed {
             Ok(blake3) => {
-                self.closed.push(WrittenPart { name, rows, bytes: gauge.bytes(), blake3 });
+                let bytes = gauge.bytes();
+                self.closed.push(WrittenPart { name, rows, bytes, blake3, within: None });
                 Ok(())
             }
             Err(error) => Err(self.encode_error(&name, Some(&gauge), error)),
@@ -501,6 +518,15 @@ impl Sink {
         })
     }
 
+    /// Like [`Sink::finish`], for the rows of one unit with these errors: an incremental run then knows it.
+    ///
+    /// # Errors
+    /// As [`Sink::finish`].
+    pub fn finish_unit(mut self, unit: &UnitKey, errors: RowErrorCounts) -> Result<Written> {
+        self.unit = Some(OnlyUnit::new(unit, errors));
+        self.finish()
+    }
+
     /// Closes all files and makes them durable.
     fn close_all(&mut self) -> Result<()> {
         for part in std::mem::take(&mut self.open) {
@@ -523,7 +549,8 @@ impl Sink {
                 renamed?;
             }
             Some(Staging::Folder { run, replaced }) => {
-                let head = self.manifest_head(rows, bytes);
+                let mut head = self.manifest_head(rows, bytes);
+                head.extend(self.unit.take().map(|unit| (adopt::UNIT.to_owned(), json!(unit))));
                 run.commit(Manifest { head, files: self.closed.clone() }, replaced)?;
             }
             Some(Staging::Unit { .. }) | None => {

@@ -17,6 +17,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// The version of unit manifests that this program writes and reads.
 pub(super) const VERSION: u32 = 1;
 
+/// The version of those whose parts have rows of other units, too.
+pub(super) const SHARED_VERSION: u32 = 2;
+
 /// Rows that failed, of this run and of units that were done before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowErrorCounts {
@@ -114,7 +117,7 @@ pub(super) fn records(storage: &dyn Storage, alone: bool) -> Result<Records> {
         };
         match record {
             Some(record) if record.files.iter().all(is_there) => {
-                // A file belongs to one unit: staged files that remain at the end are orphans.
+                // A staged file belongs to one unit: those that remain at the end are orphans.
                 for part in &record.files {
                     if let Some(name) = find_staged(&staged, part) {
                         staged.remove(&name);
@@ -176,11 +179,14 @@ pub(super) fn for_each_record(
 fn parse(path: &Path, file: &str, text: &[u8]) -> Result<Option<Record>> {
     let Ok(value) = serde_json::from_slice::<Value>(text) else { return Ok(None) };
     if let Some(version) = value["version"].as_u64()
-        && version > u64::from(VERSION)
+        && version > u64::from(SHARED_VERSION)
     {
         return Err(Error::new(
             ErrorKind::Sink,
-            format!("`{}` is of version {version}, this program knows {VERSION}", path.display()),
+            format!(
+                "`{}` is of version {version}, this program knows {SHARED_VERSION}",
+                path.display()
+            ),
         )
         .hint(
             "use the newer hfauto-pipe that wrote it, or compute everything again with `--fresh`",

@@ -7,7 +7,7 @@ use super::commit;
 use super::manifest;
 use super::records::count;
 use super::storage::META;
-use super::target::Target;
+use super::target::{Target, staging_of};
 use crate::config::pipeline::SinkSpec;
 use crate::error::Result;
 
@@ -81,7 +81,10 @@ impl OutputState {
         if let Some(file) = &target.file {
             return Ok(match storage.modified(file)? {
                 Some(modified) => Self::Published { rows: 0, at: rfc3339(modified) },
-                None => Self::Absent,
+                None => match staging_of(spec) {
+                    Some(staging) => Self::of(&staging)?,
+                    None => Self::Absent,
+                },
             });
         }
         let is_running = storage.is_held()?;

@@ -21,6 +21,22 @@ pub(super) struct Target {
     pub(super) compression: Compression,
 }
 
+/// The output that stages the units of a single file; `None` for a folder.
+pub(crate) fn staging_of(spec: &SinkSpec) -> Option<SinkSpec> {
+    let name = Target::of(spec).ok()?.file?;
+    let mut path = spec.path.clone();
+    // The path may be a URL: only its end is replaced.
+    path.set_file_name(format!(".{name}.hfauto-units"));
+    Some(SinkSpec {
+        path,
+        format: FileFormat::Arrow,
+        compression: Some(Compression::Zstd),
+        partition_by: Vec::new(),
+        target_file_size_bytes: u64::MAX,
+        location: spec.location.clone(),
+    })
+}
+
 impl Target {
     /// Checks everything that does not need the disk.
     pub(super) fn of(spec: &SinkSpec) -> Result<Self> {
@@ -99,7 +115,12 @@ impl Target {
         let exists = || {
             refuse(
                 format!("the output `{}` exists", shown.display()),
-                "`--fresh` replaces it; or choose another `sink.path`",
+                if self.is_file() {
+                    "`--fresh` replaces it; or choose another `sink.path`"
+                } else {
+                    "`--set run.incremental=new_or_changed` computes only what is new or has changed, `--fresh` \
+                     replaces the output; or choose another `sink.path`"
+                },
             )
         };
         if let Some(file) = &self.file {

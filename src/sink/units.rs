@@ -13,7 +13,7 @@
 //! removes whatever no manifest names. Publishing is that of the module `commit`. Not here: what a unit is
 //! (`crate::source`, `crate::job`).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,20 +21,21 @@ use std::time::{Duration, Instant};
 use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 
+use super::adopt::adopted;
 use super::attempts::{self, Attempts};
 use super::claims::{self, Claim};
 use super::commit::{self, Run, STAGED, UNITS, staged_name};
+use super::compact::unshare;
 use super::disk::{LocalDisk, write_error};
 use super::manifest::{self, Manifest};
 use super::records::{
-    Kept, Record, Records, RowErrorCounts, VERSION, for_each_record, manifest_of, record, records,
+    Kept, Record, Records, RowErrorCounts, VERSION, manifest_of, record, records,
 };
+use super::results;
 use super::state::{STARTED, Started};
 use super::storage::{Hold, Storage, lease_time};
 use super::target::Target;
-use super::unit::{
-    Committed, Done, Finished, Sharing, UnitKey, UnitMode, UnitStatus, Vanished, job_of, short,
-};
+use super::unit::{Committed, Done, Finished, Sharing, UnitKey, UnitMode, Vanished, job_of, short};
 use super::{Sink, SinkOptions, Staging, Written, WrittenFile, WrittenPart};
 use crate::config::pipeline::SinkSpec;
 use crate::error::{Error, ErrorKind, Result};
@@ -176,7 +177,8 @@ impl UnitOutput {
 
     /// Loads what earlier runs have completed, under the lock, and records what this run will do.
     fn take_up(&mut self, may_replace: bool, units: &[UnitKey]) -> Result<()> {
-        let storage = self.storage.as_ref();
+        let storage = Arc::clone(&self.storage);
+        let storage = storage.as_ref();
         // Read again under the lock, after a pending commit was completed.
         let published = commit::summary(storage)?.filter(|_| !may_replace);
         if let Some(published) = published.filter(|output| output.job.as_ref() == Some(&self.job)) {
@@ -195,6 +197,10 @@ impl UnitOutput {
             attempts::forget_reported(storage)?;
         }
         self.records = records(storage, is_alone)?;
+        let is_new = self.options.overwrite || self.mode == UnitMode::Resume;
+        if !is_new && self.records.len() == 0 {
+            self.adopt(units)?;
+        }
         if self.mode == (UnitMode::Incremental { prune: false }) {
             refuse_foreign(&self.records, units)?;
         }
@@ -208,6 +214,24 @@ impl UnitOutput {
             let message = format!("the output `{output}` was not written in units");
             return Err(Error::new(ErrorKind::Sink, message)
                 .hint("`--fresh` computes it again; later runs are then incremental"));
+        }
+        Ok(())
+    }
+
+    /// Writes the manifests of units that the published output consists of.
+    fn adopt(&mut self, units: &[UnitKey]) -> Result<()> {
+        let storage = self.storage.as_ref();
+        for record in adopted(storage, units)? {
+            manifest::create(storage, &format!("{UNITS}/{}.json", record.unit), &record)?;
+            self.records.insert(record);
+        }
+        let parts: usize = self.records.all().map(|record| record.files.len()).sum();
+        let others = self.published.len().saturating_sub(parts);
+        if self.records.len() > 0 && others > 0 {
+            tracing::warn!(
+                parts = others,
+                "files of the output belong to no unit of this job: they will be replaced"
+            );
         }
         Ok(())
     }
@@ -230,50 +254,6 @@ impl UnitOutput {
         }
     }
 
-    /// The planned action for each unit. Locks and changes nothing.
-    ///
-    /// # Errors
-    /// `Sink` if the output cannot be read.
-    pub fn status(spec: &SinkSpec, units: &[UnitKey]) -> Result<Vec<UnitStatus>> {
-        let storage = Target::of(spec)?.storage;
-        let published = commit::summary(storage.as_ref())?;
-        if published.is_some_and(|published| published.job == Some(job_of(units))) {
-            return Ok(vec![UnitStatus::Done; units.len()]);
-        }
-        // Holds one entry per unit and per input, but not the manifests: there may be many more of them.
-        let ids: HashMap<&str, usize> =
-            units.iter().enumerate().map(|(index, unit)| (unit.id.as_str(), index)).collect();
-        let mut done = vec![false; units.len()];
-        let mut seen: HashMap<&str, (&UnitKey, UnitStatus)> =
-            units.iter().map(|unit| (unit.input.as_str(), (unit, UnitStatus::New))).collect();
-        for_each_record(storage.as_ref(), &mut |_, record| {
-            let Some(record) = record else { return Ok(()) };
-            if let Some(index) = ids.get(record.unit.as_str()) {
-                done[*index] = true;
-            }
-            if let Some((unit, status)) = seen.get_mut(record.input.as_str()) {
-                *status = match *status {
-                    // These units have another position in the file.
-                    _ if record.file == unit.file && record.plan == unit.plan => UnitStatus::Done,
-                    UnitStatus::Done => UnitStatus::Done,
-                    _ if record.file == unit.file => UnitStatus::PlanChanged,
-                    UnitStatus::New => UnitStatus::FileChanged,
-                    other => other,
-                };
-            }
-            Ok(())
-        })?;
-        let status = |(unit, is_done): (&UnitKey, bool)| {
-            let of_input = seen.get(unit.input.as_str()).map(|(_, status)| *status);
-            match of_input.filter(|status| *status != UnitStatus::Done) {
-                _ if is_done => UnitStatus::Done,
-                Some(status) => status,
-                None => UnitStatus::New,
-            }
-        };
-        Ok(units.iter().zip(done).map(status).collect())
-    }
-
     /// Whether a run without `overwrite` would continue from this one.
     pub fn can_go_on(&self) -> bool {
         self.mode != UnitMode::Resume || self.published.is_empty()
@@ -282,6 +262,27 @@ impl UnitOutput {
     /// The rows of the output, if this job has already published it and nothing is left to do.
     pub fn complete(&self) -> Option<u64> {
         self.complete
+    }
+
+    /// The files of a unit, if it is done.
+    pub(super) fn files_of(&self, id: &str) -> Option<&[WrittenPart]> {
+        self.records.get(id).map(|record| &*record.files)
+    }
+
+    /// The storage of the output.
+    pub(super) fn storage(&self) -> &dyn Storage {
+        self.storage.as_ref()
+    }
+
+    /// The columns of the rows.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Releases the lock; staged files stay.
+    pub(super) fn end(&mut self) {
+        self.is_finished = true;
+        self.run.discard();
     }
 
     /// A unit, if it is done.
@@ -555,7 +556,7 @@ impl UnitOutput {
         let inputs: BTreeSet<&str> = units.iter().map(|unit| unit.input.as_str()).collect();
         let prune = self.mode == UnitMode::Incremental { prune: true };
         let is_incremental = self.mode != UnitMode::Resume;
-        let (mut parts, mut kept, mut obsolete) = (Vec::new(), BTreeSet::new(), Vec::new());
+        let (mut keeps, mut drops) = (Vec::new(), Vec::new());
         let mut vanished = BTreeSet::new();
         for (id, record) in std::mem::take(&mut self.records).into_all() {
             let has_vanished = !inputs.contains(&*record.input);
@@ -563,16 +564,23 @@ impl UnitOutput {
                 vanished.insert(record.input.to_string());
             }
             let stays = self.mode == UnitMode::Incremental { prune: false };
-            if current.contains(&*id) || stays && has_vanished {
-                parts.extend(record.files);
-                kept.insert(short(&id).to_owned());
-            } else {
-                obsolete.push(id.into_string());
-            }
+            let is_kept = current.contains(&*id) || stays && has_vanished;
+            if is_kept { keeps.push((id, record)) } else { drops.push((id, record)) }
         }
+        let sink = || self.unstaged();
+        let records = unshare(&self.run, self.storage.as_ref(), &sink, &mut keeps, &drops)?;
+        let kept: BTreeSet<String> = keeps.iter().map(|(id, _)| short(id).to_owned()).collect();
+        let mut parts: Vec<WrittenPart> = keeps
+            .into_iter()
+            .flat_map(|(_, unit)| unit.files)
+            .map(|part| WrittenPart { within: None, ..part })
+            .collect();
+        let obsolete: Vec<String> = drops.into_iter().map(|(id, _)| id.into_string()).collect();
         let vanished = Vanished { inputs: vanished.into_iter().collect(), removed: prune };
 
-        parts.sort_by(|a: &WrittenPart, b| a.name.cmp(&b.name));
+        parts.sort_by(|a, b| a.name.cmp(&b.name));
+        // Several units may share a part.
+        parts.dedup_by(|a, b| a.name == b.name);
         let rows = parts.iter().map(|part| part.rows).sum();
         let bytes = parts.iter().map(|part| part.bytes).sum();
         let is_published = commit::is_marked(self.storage.as_ref())?
@@ -585,9 +593,10 @@ impl UnitOutput {
             head.insert("job".to_owned(), Value::from(self.job.as_str()));
             let manifest = Manifest { head, files: parts };
             let published = std::mem::take(&mut self.published);
-            let manifest = self.run.commit_staged(manifest, published, obsolete, is_incremental)?;
+            let manifest = self.run.commit_staged(manifest, published, obsolete, records)?;
             parts = manifest.files;
         }
+        results::retain(self.storage.as_ref(), &kept)?;
         let files = parts.into_iter().map(|part| WrittenFile {
             path: self.storage.shown(&part.name),
             rows: part.rows,

@@ -239,6 +239,19 @@ impl ScalarUDFImpl for Checked {
     }
 }
 
+/// The functions, for plans that name them and come from another process.
+#[cfg(feature = "cluster")]
+pub(crate) fn checked_functions() -> impl Iterator<Item = ScalarUDF> {
+    let operations = [
+        Operation::Add,
+        Operation::Subtract,
+        Operation::Multiply,
+        Operation::ShiftLeft,
+        Operation::Negate,
+    ];
+    operations.into_iter().map(|operation| ScalarUDF::new_from_impl(Checked::new(operation)))
+}
+
 /// An overflow as an error that names the operation and the type.
 fn explained(error: DataFusionError, data_type: &str) -> DataFusionError {
     let said = match &error {

@@ -1,4 +1,4 @@
-//! Reads the columns of Arrow IPC files and streams, after it validates their lengths: the `arrow-ipc` crate allocates
+//! Reads the columns of Arrow IPC files and streams, and counts their rows, after it validates their lengths: the `arrow-ipc` crate allocates
 //! whatever a file claims. Not here: rows, which DataFusion reads.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use datafusion::arrow;
 
 use super::inspect::{Columns, Inspected, Layout, Rows, read_error, without_metadata};
 use super::invalid::InvalidText;
+use super::units::Start;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{ARROW_ROWS_WITHOUT_BYTES, DECOMPRESSION_RATIO, DECOMPRESSION_SLACK};
 
@@ -37,12 +38,14 @@ pub(super) fn inspect(
         Ok(()) => magic != MAGIC,
         Err(_) => true,
     };
-    let mut sound = Sound { file: &mut file, bytes };
+    let mut sound = Sound { file: &mut file, bytes, batches: Vec::new() };
     if stream && messages {
         sound.check_stream().map_err(broken)?;
     } else if !stream {
         sound.check_file(messages).map_err(broken)?;
     }
+    let (rows, starts) =
+        if messages { counted(&sound.batches) } else { (Rows::Unknown, Vec::new()) };
     file.seek(SeekFrom::Start(0)).map_err(|error| read_error(error, 0))?;
     let file = BufReader::new(file);
     let schema = if stream {
@@ -52,21 +55,31 @@ pub(super) fn inspect(
     };
     let schema = schema.map_err(|error| broken(error.into()))?;
     let columns = Columns::Arrow { schema: without_metadata(&schema), stream };
-    let (text_bytes, starts, invalid) = (BTreeMap::new(), Vec::new(), InvalidText::default());
-    Ok(Inspected {
-        columns,
-        rows: Rows::Unknown,
-        text_bytes,
-        starts,
-        invalid,
-        layout: Layout::default(),
-    })
+    let (text_bytes, invalid) = (BTreeMap::new(), InvalidText::default());
+    Ok(Inspected { columns, rows, text_bytes, starts, invalid, layout: Layout::default() })
+}
+
+/// The rows of record batches, and the starts of all after the first.
+fn counted(batches: &[u64]) -> (Rows, Vec<Start>) {
+    let (mut starts, mut row) = (Vec::new(), 0_u64);
+    for rows in batches.iter().filter(|rows| **rows > 0) {
+        if row > 0 {
+            starts.push(Start { row, byte: 0 });
+        }
+        let Some(end) = row.checked_add(*rows).filter(|end| i64::try_from(*end).is_ok()) else {
+            return (Rows::Unknown, Vec::new());
+        };
+        row = end;
+    }
+    (Rows::Exactly(row), starts)
 }
 
 /// A file under validation.
 struct Sound<'f, F> {
     file: &'f mut F,
     bytes: u64,
+    /// The rows of the record batches so far.
+    batches: Vec<u64>,
 }
 
 impl<F: Read + Seek> Sound<'_, F> {
@@ -155,6 +168,7 @@ impl<F: Read + Seek> Sound<'_, F> {
     fn check_message(&mut self, message: &[u8], at: u64, body: u64) -> Result<(), Problem> {
         let message =
             root_as_message(message).map_err(|error| format!("a message is damaged: {error}"))?;
+        let is_rows = message.header_type() == MessageHeader::RecordBatch;
         let batch = match message.header_type() {
             MessageHeader::RecordBatch => message.header_as_record_batch(),
             MessageHeader::DictionaryBatch => {
@@ -190,6 +204,9 @@ impl<F: Read + Seek> Sound<'_, F> {
         let rows = u64::try_from(batch.length())?;
         if rows > ARROW_ROWS_WITHOUT_BYTES && rows / 8 > bytes {
             return Err(format!("a batch of {bytes} bytes claims {rows} rows").into());
+        }
+        if is_rows {
+            self.batches.push(rows);
         }
         Ok(())
     }

@@ -10,12 +10,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::inspect::{Extent, Inspection, Rows, Start, read_error, too_long};
+use super::inspect::{Extent, Inspection, Rows, read_error, too_long};
 use super::invalid::{CONVERT, InvalidText};
 use super::kind::{Kind, shown, value_error};
 use super::quotes::QuoteWatch;
 use super::text::{Text, value_in_utf8};
-use super::units::UNIT_ROWS;
+use super::units::Starts;
 use crate::config::pipeline::{ColumnType, CsvSpec, TextEncoding};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -23,8 +23,8 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CsvColumns {
     pub(super) columns: Vec<CsvColumn>,
-    /// The starts of later units.
-    pub(super) starts: Vec<Start>,
+    /// The places to cut the file.
+    pub(super) starts: Starts,
     /// The values that are not UTF-8, if they are not errors.
     pub(super) invalid: InvalidText,
     /// The lengths of rows.
@@ -109,9 +109,7 @@ pub(super) fn inspect(text: Text, what: &Inspection) -> Result<(CsvColumns, Rows
             return Err(ragged(&found, &record, line, header_line, spec));
         }
         let byte = record.position().map_or(0, ::csv::Position::byte);
-        if rows > 0 && rows.is_multiple_of(UNIT_ROWS) && text.is_as_stored {
-            found.starts.push(Start { row: rows, byte: text.begin + byte });
-        }
+        found.starts.add(rows, text.begin + byte);
         found.extent.add(end - byte);
         for (column, value) in found.columns.iter_mut().zip(&record) {
             column.bytes += value.len() as u64;
@@ -286,7 +284,7 @@ mod tests {
     fn inspect_as(bytes: &[u8], what: &Inspection) -> Result<(CsvColumns, Rows)> {
         let reader = Box::new(std::io::Cursor::new(bytes.to_vec()));
         let encoding = TextEncoding::Utf8;
-        inspect(Text { reader, begin: 0, is_as_stored: true, encoding, is_raw: false }, what)
+        inspect(Text { reader, begin: 0, encoding, is_raw: false }, what)
     }
 
     fn inspected(text: &str) -> Result<(CsvColumns, Rows)> {

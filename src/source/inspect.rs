@@ -19,6 +19,7 @@ use super::listing::ListedFile;
 use super::remote::CHUNK_BYTES;
 use super::session::ROWS_PER_BATCH;
 use super::text::{Decode, text_of};
+use super::units::Start;
 use super::value_sizes::LargeValues;
 use super::{arrow_ipc, parquet};
 use crate::config::pipeline::{ColumnType, CsvSpec, FileFormat, TextEncoding};
@@ -75,7 +76,7 @@ pub(super) struct Inspected {
     pub(super) rows: Rows,
     /// The size in bytes of the texts of columns by name, as far as known.
     pub(super) text_bytes: BTreeMap<String, u64>,
-    /// The starts of the file's units after the first: rows, and byte positions for text formats.
+    /// The places to cut the file, after its start.
     pub(super) starts: Vec<Start>,
     /// Texts that are not UTF-8, unless they are errors.
     pub(super) invalid: InvalidText,
@@ -137,14 +138,6 @@ impl Extent {
     }
 }
 
-/// The start of a unit in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Start {
-    pub(super) row: u64,
-    /// 0 for formats that are read by rows.
-    pub(super) byte: u64,
-}
-
 /// The row count of a file, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Rows {
@@ -204,7 +197,7 @@ fn inspect_format(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
                 };
                 let text_bytes =
                     columns.columns.iter().map(|c| (c.name.clone(), c.bytes)).collect();
-                let starts = std::mem::take(&mut columns.starts);
+                let starts = columns.starts.take();
                 let invalid = std::mem::take(&mut columns.invalid);
                 let columns = Columns::Csv(columns);
                 Inspected { columns, rows, text_bytes, starts, invalid, layout }
@@ -224,7 +217,7 @@ fn inspect_format(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
                 let has_text = fields.iter().filter(|(_, column)| column.kind == Kind::Text);
                 let text_bytes =
                     has_text.map(|(name, column)| (name.clone(), column.text_bytes)).collect();
-                let starts = std::mem::take(&mut columns.starts);
+                let starts = columns.starts.take();
                 let invalid = std::mem::take(&mut columns.invalid);
                 let columns = Columns::Jsonl(columns);
                 Inspected { columns, rows, text_bytes, starts, invalid, layout }

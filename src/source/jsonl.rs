@@ -17,20 +17,20 @@ use std::io::{BufRead, BufReader, Read};
 use memchr::memchr;
 
 use super::columns::{Columns, Conflict};
-use super::inspect::{Extent, Inspection, Rows, Start, read_error, too_long};
+use super::inspect::{Extent, Inspection, Rows, read_error, too_long};
 use super::invalid::{self, InvalidText};
 use super::json::{self, Problem};
 use super::kind::value_error;
 use super::text::Text;
-use super::units::UNIT_ROWS;
+use super::units::Starts;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A file's fields in the order of their first appearance.
 #[derive(Clone, Debug, Default)]
 pub(super) struct JsonColumns {
     pub(super) columns: Columns,
-    /// The starts of later units.
-    pub(super) starts: Vec<Start>,
+    /// The places to cut the file.
+    pub(super) starts: Starts,
     /// The strings that are not UTF-8, if they are not errors.
     pub(super) invalid: InvalidText,
     /// The lengths of rows.
@@ -118,9 +118,7 @@ pub(super) fn inspect(text: Text, what: &Inspection) -> Result<(JsonColumns, Row
             for field in &odd.halves {
                 found.invalid.add_half(field, rows, number)?;
             }
-            if rows > 0 && rows.is_multiple_of(UNIT_ROWS) && text.is_as_stored {
-                found.starts.push(Start { row: rows, byte });
-            }
+            found.starts.add(rows, byte);
             found.extent.add(line.len() as u64);
             rows += 1;
             Ok(())
@@ -226,7 +224,7 @@ mod tests {
     fn inspect_as(bytes: &[u8], what: &Inspection) -> Result<(JsonColumns, Rows)> {
         let reader = Box::new(std::io::Cursor::new(bytes.to_vec()));
         let encoding = crate::config::pipeline::TextEncoding::Utf8;
-        inspect(Text { reader, begin: 0, is_as_stored: true, encoding, is_raw: false }, what)
+        inspect(Text { reader, begin: 0, encoding, is_raw: false }, what)
     }
 
     fn columns(text: &str) -> Columns {

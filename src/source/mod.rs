@@ -60,6 +60,8 @@ mod table_file;
 mod text;
 mod thrift;
 mod unify;
+#[cfg(feature = "cluster")]
+mod unit_scan;
 mod units;
 mod value_sizes;
 mod walk;
@@ -75,17 +77,23 @@ use datafusion::execution::context::SessionContext;
 use datafusion::prelude::ident;
 use futures::{StreamExt, TryStreamExt};
 
+#[cfg(feature = "cluster")]
+pub(crate) use self::arithmetic::checked_functions;
 pub use self::error::{name_cast, query_error, stream_error};
 pub use self::nesting::check_nesting;
 pub(crate) use self::overlap::{Output, check_output, check_plan};
 pub use self::query::{check_predicate, check_query, why_whole_query};
 pub use self::session::{ROWS_PER_BATCH, session, session_config, session_state};
 pub use self::stamp::FileStamp;
-pub use self::units::Unit;
+#[cfg(feature = "cluster")]
+pub(crate) use self::unit_scan::{ScansOfUnits, UnitScanExec};
+pub use self::units::{StepWork, Unit, UnitSize};
 
 use self::inspect::{Inspected, Inspection, Rows};
 use self::listing::ListedFile;
 use self::remote::RemoteFile;
+#[cfg(feature = "cluster")]
+pub(crate) use self::shipped::{OpenScan, ShippedScan};
 pub(crate) use self::shipped::{ShippedTable, ShippedUnit};
 use self::table::FilesTable;
 use self::table_file::TableFile;
@@ -99,7 +107,8 @@ pub struct Source {
     pub dataframe: DataFrame,
     /// Its files, in the order that they are read.
     pub files: Vec<InputFile>,
-    /// The number of rows, if it is known before reading: not with `where`, and not for Arrow IPC.
+    /// The number of rows, if it is known before reading: not with `where`, and not for large Arrow IPC
+    /// files in an object store.
     pub rows: Option<u64>,
     /// Differences between the table and its files, as text: columns that are widened, renamed, or null in some files.
     pub notes: Vec<String>,
@@ -141,8 +150,8 @@ pub(crate) enum InvalidUtf8 {
 
 impl Source {
     /// The units of its rows, in order.
-    pub fn units(&self) -> Vec<Unit> {
-        self.table.units()
+    pub fn units(&self, size: &UnitSize) -> Vec<Unit> {
+        self.table.units(size)
     }
 
     /// The rows of a unit.

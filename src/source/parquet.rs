@@ -15,15 +15,15 @@ use datafusion::parquet::file::metadata::{
 };
 use datafusion::parquet::file::reader::ChunkReader;
 
-use super::inspect::{Columns, Inspected, Layout, Rows, Start, without_metadata};
+use super::inspect::{Columns, Inspected, Layout, Rows, without_metadata};
 use super::invalid::{self, InvalidText};
 use super::thrift;
-use super::units::UNIT_ROWS;
+use super::units::Start;
 use super::value_sizes::large_values;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{
     DECOMPRESSION_RATIO, DECOMPRESSION_SLACK, PARQUET_CHECKED_WHOLE, PARQUET_FILE_ROWS_PER_BYTE,
-    PARQUET_ROWS, PARQUET_ROWS_PER_BYTE, PARQUET_UNITS,
+    PARQUET_ROWS, PARQUET_ROWS_PER_BYTE,
 };
 
 const MAGIC: &[u8] = b"PAR1";
@@ -69,8 +69,7 @@ pub(super) fn inspect<R: ChunkReader + 'static>(
         let sum = text_bytes.entry(name.clone()).or_default();
         *sum = sum.saturating_add(u64::try_from(bytes).unwrap_or_default());
     }
-    let row_groups = metadata.row_groups().iter().map(|group| group.num_rows() as u64);
-    let starts = row_starts(row_groups, unit_rows(rows));
+    let starts = starts(metadata.row_groups().iter().map(|group| group.num_rows() as u64));
     let invalid = match marked_rows {
         Some(max_rows) => invalid::of_parquet(opened, max_rows).map_err(failed)??,
         None => InvalidText::default(),
@@ -364,26 +363,14 @@ fn has_unsafe_statistics(column: &ColumnChunkMetaData) -> bool {
         })
 }
 
-/// The number of rows per unit, for a file of so many rows.
-fn unit_rows(rows: u64) -> u64 {
-    UNIT_ROWS.max(rows.div_ceil(PARQUET_UNITS))
-}
-
-/// Groups row groups into units of up to `unit_rows`; larger row groups are split.
-fn row_starts(row_groups: impl Iterator<Item = u64>, unit_rows: u64) -> Vec<Start> {
+/// The starts of row groups after the first. Empty ones have none of their own.
+fn starts(row_groups: impl Iterator<Item = u64>) -> Vec<Start> {
     let mut starts = Vec::new();
-    let (mut row, mut in_unit) = (0, 0);
-    for rows in row_groups {
-        if in_unit > 0 && in_unit + rows > unit_rows {
+    let mut row = 0;
+    for rows in row_groups.filter(|rows| *rows > 0) {
+        if row > 0 {
             starts.push(Start { row, byte: 0 });
-            in_unit = 0;
         }
-        let mut begin = 0;
-        while rows - begin > unit_rows {
-            begin += unit_rows;
-            starts.push(Start { row: row + begin, byte: 0 });
-        }
-        in_unit += rows - begin;
         row += rows;
     }
     starts
@@ -392,15 +379,6 @@ fn row_starts(row_groups: impl Iterator<Item = u64>, unit_rows: u64) -> Vec<Star
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn units_are_few_whatever_a_footer_claims() {
-        let starts = |rows: u64| row_starts([rows].into_iter(), unit_rows(rows)).len() as u64;
-        assert_eq!(starts(0), 0);
-        assert_eq!(starts(UNIT_ROWS), 0);
-        assert_eq!(starts(UNIT_ROWS + 1), 1);
-        assert!(starts(i64::MAX as u64) <= PARQUET_UNITS);
-    }
 
     #[test]
     fn pages_that_cannot_be_are_refused() {

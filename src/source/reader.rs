@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, StringArray, new_null_array};
@@ -247,10 +248,14 @@ impl Reading {
                 }
             }
             FileFormat::Arrow => {
+                let rows = match &file.part {
+                    Some(Part::Rows { rows, .. }) => rows.clone(),
+                    _ => 0..u64::MAX,
+                };
                 if let Some(remote) = &file.file.remote {
-                    return arrow(remote.reader(), &mut give);
+                    return arrow(remote.reader(), rows, &mut give);
                 }
-                arrow(inspect::open(&file.file.path).map_err(external)?, &mut give)
+                arrow(inspect::open(&file.file.path).map_err(external)?, rows, &mut give)
             }
         }
     }
@@ -484,25 +489,35 @@ impl Reading {
     }
 }
 
-/// Reads the rows of an Arrow IPC file or stream.
-fn arrow(opened: impl Read + Seek, give: &mut Take<'_>) -> Result<()> {
+/// Reads the rows of an Arrow IPC file or stream with these numbers.
+fn arrow(opened: impl Read + Seek, rows: Range<u64>, give: &mut Take<'_>) -> Result<()> {
     let mut file = BufReader::new(opened);
     let mut magic = [0; 6];
     let is_file = file.read_exact(&mut magic).is_ok() && &magic == b"ARROW1";
     file.seek(SeekFrom::Start(0)).map_err(|error| external(read_error(error, 0)))?;
     if is_file {
-        give_all(ArrowFileReader::try_new(file, None)?, give)
+        give_rows(ArrowFileReader::try_new(file, None)?, rows, give)
     } else {
-        give_all(StreamReader::try_new(file, None)?, give)
+        give_rows(StreamReader::try_new(file, None)?, rows, give)
     }
 }
 
-fn give_all(
+fn give_rows(
     batches: impl Iterator<Item = std::result::Result<RecordBatch, ArrowError>>,
+    rows: Range<u64>,
     give: &mut Take<'_>,
 ) -> Result<()> {
+    let mut row = 0;
     for batch in batches {
-        if !give(batch?)? {
+        let batch = batch?;
+        let length = batch.num_rows() as u64;
+        let from = rows.start.clamp(row, row + length) - row;
+        let to = rows.end.clamp(row, row + length) - row;
+        row += length;
+        if from < to && !give(batch.slice(from as usize, (to - from) as usize))? {
+            break;
+        }
+        if row >= rows.end {
             break;
         }
     }

@@ -4,13 +4,21 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::ops::Range;
+#[cfg(feature = "cluster")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::ipc::writer::StreamWriter;
+#[cfg(feature = "cluster")]
+use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::parsers::CompressionTypeVariant as Codec;
+#[cfg(feature = "cluster")]
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+#[cfg(feature = "cluster")]
+use datafusion::physical_plan::ExecutionPlan;
 use serde::{Deserialize, Serialize};
 
 use super::inspect::{self, Layout, Rows};
@@ -21,6 +29,8 @@ use super::remote::RemoteFile;
 use super::stamp::FileStamp;
 use super::table::FilesTable;
 use super::table_file::TableFile;
+#[cfg(feature = "cluster")]
+use super::unit_scan::UnitScanExec;
 use super::units::Part;
 use crate::config::pipeline::{FileFormat, SourceSpec, TextEncoding};
 use crate::error::{Error, ErrorKind, Result};
@@ -70,9 +80,16 @@ struct ShippedObject {
 impl ShippedTable {
     /// Describes a table, with the markers of its other form.
     pub(super) fn of(table: &FilesTable, markers: &[Marker]) -> Result<Self> {
-        let (columns, is_plain, partitions) = table.file_columns();
+        Self::of_columns(table.format(), table.file_columns(), markers)
+    }
+
+    fn of_columns(
+        format: FileFormat,
+        (columns, is_plain, partitions): (&SchemaRef, bool, &[FieldRef]),
+        markers: &[Marker],
+    ) -> Result<Self> {
         Ok(Self {
-            format: table.format(),
+            format,
             columns: schema_bytes(columns)?,
             partitions: schema_bytes(&Schema::new(partitions.to_vec()))?,
             is_plain,
@@ -98,6 +115,18 @@ impl ShippedTable {
 }
 
 impl ShippedUnit {
+    /// The path or URL of its file.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The number of its rows, if it is known.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn num_rows(&self) -> Option<u64> {
+        self.part_rows.or_else(|| self.rows.exactly())
+    }
+
     /// Describes the rows of a unit.
     pub(super) fn of(unit: &TableFile) -> Self {
         let TableFile {
@@ -151,7 +180,8 @@ impl ShippedUnit {
         let is_wrong_part = |rows: &Range<u64>, of: u64| rows.start > rows.end || rows.end > of;
         let is_wrong = match &self.part {
             Some(Part::Rows { rows, of }) => is_wrong_part(rows, *of),
-            Some(Part::Bytes(bytes)) => is_wrong_part(bytes, self.bytes),
+            // Offsets in a decompressed text may be larger than the file.
+            Some(Part::Bytes(bytes)) => bytes.start > bytes.end,
             None => false,
         };
         if is_wrong {
@@ -203,6 +233,84 @@ impl ShippedUnit {
             first_row: self.first_row,
             part_rows: self.part_rows,
         })
+    }
+}
+
+/// The description of a scan, without its units.
+#[cfg(feature = "cluster")]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ShippedScan {
+    table: ShippedTable,
+    paths: Vec<String>,
+    location: String,
+    projection: Option<Vec<usize>>,
+    limit: Option<usize>,
+}
+
+/// A scan that another process described.
+#[cfg(feature = "cluster")]
+#[derive(Debug)]
+pub(crate) struct OpenScan {
+    table: FilesTable,
+    spec: SourceSpec,
+    projection: Option<Vec<usize>>,
+    limit: Option<usize>,
+}
+
+#[cfg(feature = "cluster")]
+impl ShippedScan {
+    /// Describes a scan.
+    ///
+    /// # Errors
+    /// `Internal` if the columns cannot be described.
+    pub(crate) fn of(scan: &UnitScanExec) -> Result<Self> {
+        let columns = (&scan.columns, scan.is_plain, scan.partitions.as_slice());
+        Ok(Self {
+            table: ShippedTable::of_columns(scan.format, columns, &[])?,
+            paths: scan.spec.paths.clone(),
+            location: scan.spec.location.clone(),
+            projection: scan.projection.clone(),
+            limit: scan.limit,
+        })
+    }
+
+    /// The units of a scan, in order.
+    pub(crate) fn units(scan: &UnitScanExec) -> impl Iterator<Item = ShippedUnit> {
+        scan.units.iter().map(ShippedUnit::of)
+    }
+
+    /// The scan without units. Reads no file.
+    ///
+    /// # Errors
+    /// `Internal` if the description is damaged.
+    pub(crate) fn open(&self) -> Result<OpenScan> {
+        let mut spec = SourceSpec::of_path(String::new(), &self.location);
+        spec.paths.clone_from(&self.paths);
+        let (table, _) = self.table.open(&spec)?;
+        let width = table.schema().fields().len();
+        if self.projection.iter().flatten().any(|column| *column >= width) {
+            return Err(Error::new(ErrorKind::Internal, "a scan has columns that its table lacks"));
+        }
+        let (projection, limit) = (self.projection.clone(), self.limit);
+        Ok(OpenScan { table, spec, projection, limit })
+    }
+}
+
+#[cfg(feature = "cluster")]
+impl OpenScan {
+    /// Reads the rows of units, in order, as one partition.
+    ///
+    /// # Errors
+    /// As [`ShippedUnit::open`].
+    pub(crate) async fn scan(
+        &self,
+        session: &dyn Session,
+        units: &[ShippedUnit],
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let opened = units.iter().map(|unit| unit.open(&self.spec)).collect::<Result<Vec<_>>>();
+        let opened = opened.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let table = self.table.of_files(opened);
+        table.scan(session, self.projection.as_ref(), &[], self.limit).await
     }
 }
 

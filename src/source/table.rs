@@ -40,7 +40,9 @@ use super::scan::ScanExec;
 use super::schema::Merged;
 use super::session::ROWS_PER_BATCH;
 use super::table_file::TableFile;
-use super::units::{Part, Unit};
+#[cfg(feature = "cluster")]
+use super::unit_scan::{ScansOfUnits, UnitScanExec};
+use super::units::{Part, Unit, UnitSize};
 use crate::config::pipeline::{CsvSpec, FileFormat, SourceSpec};
 
 /// The files whose value sizes are inspected concurrently: in a store, each may take a request.
@@ -189,7 +191,8 @@ impl FilesTable {
         &self.markers
     }
 
-    fn of_files(&self, files: Vec<TableFile>) -> Self {
+    /// The same table over other files, or parts of files.
+    pub(super) fn of_files(&self, files: Vec<TableFile>) -> Self {
         Self {
             files,
             format: self.format,
@@ -206,22 +209,57 @@ impl FilesTable {
     }
 
     /// The units of its files, in order.
-    pub(super) fn units(&self) -> Vec<Unit> {
-        self.files.iter().enumerate().flat_map(|(index, file)| file.units(index)).collect()
+    pub(super) fn units(&self, size: &UnitSize) -> Vec<Unit> {
+        self.files.iter().enumerate().flat_map(|(index, file)| file.units(index, size)).collect()
     }
 
     /// The rows of one unit.
     pub(super) fn file_of_unit(&self, unit: &Unit) -> TableFile {
-        let mut file = self.files[unit.file].clone();
-        file.part.clone_from(&unit.part);
-        file.first_row = unit.rows.as_ref().map_or(0, |rows| rows.start);
-        file.part_rows = unit.rows.as_ref().map(|rows| rows.end - rows.start);
-        file
+        self.files[unit.file].of_unit(unit)
     }
 
     /// The same table over the rows of one unit.
     pub(super) fn of_unit(&self, unit: TableFile) -> Self {
         self.of_files(vec![unit])
+    }
+
+    /// A scan for other processes, with one partition per unit.
+    #[cfg(feature = "cluster")]
+    fn scan_units(
+        &self,
+        files: &[&TableFile],
+        projection: Option<&Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut statistics = self.statistics(files, limit).project(Some(&self.positions));
+        statistics
+            .column_statistics
+            .resize(self.schema.fields().len(), ColumnStatistics::default());
+        let units = files.iter().enumerate();
+        let units = units.flat_map(|(number, file)| {
+            let units = file.units(number, &UnitSize::default());
+            units.into_iter().map(|unit| file.of_unit(&unit)).collect::<Vec<_>>()
+        });
+        let units: Vec<TableFile> = units.collect();
+        Ok(Arc::new(UnitScanExec {
+            format: self.format,
+            spec: Arc::clone(&self.spec),
+            columns: Arc::clone(&self.columns),
+            is_plain: self.is_plain,
+            partitions: self.partition_fields.clone(),
+            files: files.len(),
+            limit,
+            statistics: Arc::new(statistics.project(projection)),
+            projection: projection.cloned(),
+            properties: UnitScanExec::properties_of(
+                match projection {
+                    Some(projection) => Arc::new(self.schema.project(projection)?),
+                    None => Arc::clone(&self.schema),
+                },
+                units.len(),
+            ),
+            units,
+        }))
     }
 
     /// A scan by our own readers.
@@ -467,8 +505,15 @@ impl TableProvider for FilesTable {
             };
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
+        #[cfg(feature = "cluster")]
+        if state.config().get_extension::<ScansOfUnits>().is_some() {
+            return self.scan_units(&files, projection, limit);
+        }
         let is_lossy = files.iter().any(|file| !file.invalid.columns.is_empty());
-        if self.format.is_text() || is_lossy || !self.markers.is_empty() || !self.is_plain {
+        // DataFusion's scan of Arrow files selects no rows.
+        let is_part = self.format == FileFormat::Arrow && files.iter().any(|f| f.part.is_some());
+        let is_own = self.format.is_text() || is_part || !self.is_plain;
+        if is_own || is_lossy || !self.markers.is_empty() {
             return self.scan_files(&files, projection, limit);
         }
         let statistics = self.statistics(&files, limit);

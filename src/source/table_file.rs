@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::inspect::{self, Layout, Rows, Start};
+use super::inspect::{self, Layout, Rows};
 use super::invalid::InvalidText;
 use super::listing::ListedFile;
 use super::session::ROWS_PER_BATCH;
 use super::stamp::FileStamp;
-use super::units::{Part, Unit};
+use super::text::is_sought;
+use super::units::{Cuttable, Part, Start, Unit, UnitSize};
 use super::value_sizes::batch_rows;
 use crate::error::{Error, ErrorKind};
 use crate::guard::guarded;
@@ -90,24 +91,36 @@ impl TableFile {
         if self.part.is_some() { self.part_rows } else { self.rows.exactly() }
     }
 
-    /// Its units, as those of file `number`; a single one if it cannot be split.
-    pub(super) fn units(&self, number: usize) -> Vec<Unit> {
-        let rows = self.rows.exactly();
-        let (Some(all), false) = (rows, self.starts.is_empty()) else {
-            return vec![Unit { file: number, rows: rows.map(|rows| 0..rows), part: None }];
+    /// The rows of one of its units.
+    pub(super) fn of_unit(&self, unit: &Unit) -> Self {
+        let mut file = self.clone();
+        file.part.clone_from(&unit.part);
+        file.first_row = unit.rows.as_ref().map_or(0, |rows| rows.start);
+        file.part_rows = unit.rows.as_ref().map(|rows| rows.end - rows.start);
+        file
+    }
+
+    /// Its units, as those of file `number`; a single one if its rows are not counted.
+    pub(super) fn units(&self, number: usize, size: &UnitSize) -> Vec<Unit> {
+        let Some(all) = self.rows.exactly() else {
+            return vec![Unit { file: number, rows: None, part: None }];
         };
-        let starts =
-            [(0, 0)].into_iter().chain(self.starts.iter().map(|start| (start.row, start.byte)));
-        let ends = self.starts.iter().map(|start| (start.row, start.byte));
-        let ends = ends.chain([(all, self.file.bytes)]);
-        let units = starts.zip(ends).map(|((row, byte), (end_row, end_byte))| {
-            let part = if self.file.form.format.is_text() {
-                Part::Bytes(byte..end_byte)
-            } else {
-                Part::Rows { rows: row..end_row, of: all }
-            };
-            Unit { file: number, rows: Some(row..end_row), part: Some(part) }
-        });
-        units.collect()
+        let form = &self.file.form;
+        let is_text = form.format.is_text();
+        let is_sought = !is_text || is_sought(form.codec, self.layout.encoding);
+        let file = Cuttable {
+            rows: all,
+            text_bytes: &self.text_bytes,
+            starts: &self.starts,
+            is_text,
+            is_sought,
+            end: if is_sought { self.file.bytes } else { u64::MAX },
+        };
+        let mut units = size.cut(&file);
+        if units.len() == 1 {
+            return vec![Unit { file: number, rows: Some(0..all), part: None }];
+        }
+        let unit = |(rows, part)| Unit { file: number, rows: Some(rows), part: Some(part) };
+        units.drain(..).map(unit).collect()
     }
 }

@@ -23,10 +23,8 @@ const BUFFER_BYTES: usize = 1 << 18;
 /// The text of a file.
 pub(super) struct Text {
     pub(super) reader: Box<dyn Read + Send>,
-    /// The offset of the text in the file: after a byte order mark.
+    /// The offset of the text for [`text_of`]: after a byte order mark, except in a transcoded text.
     pub(super) begin: u64,
-    /// Whether offsets in the text are offsets in the file.
-    pub(super) is_as_stored: bool,
     /// The encoding of the file.
     pub(super) encoding: TextEncoding,
     /// Whether the text is still in that encoding, one byte per character.
@@ -41,7 +39,29 @@ pub(super) enum Decode {
     KeepSingleBytes,
 }
 
-/// The text of a file, or of a byte range, if the text is stored verbatim.
+/// Whether a text in this encoding must be transcoded from its start. UTF-8 and encodings of one byte per character can
+/// be read from the start of any row.
+fn is_transcoded(encoding: TextEncoding) -> bool {
+    encoding != TextEncoding::Utf8 && !is_single_byte(encoding)
+}
+
+fn is_single_byte(encoding: TextEncoding) -> bool {
+    match encoding {
+        TextEncoding::Utf8 => false,
+        TextEncoding::Latin1 => true,
+        TextEncoding::Other(encoding) => {
+            encoding.is_single_byte() && encoding.is_ascii_compatible()
+        }
+    }
+}
+
+/// Whether a reader can start in the middle of a file with this compression and encoding.
+pub(super) fn is_sought(codec: Codec, encoding: TextEncoding) -> bool {
+    codec == Codec::UNCOMPRESSED && !is_transcoded(encoding)
+}
+
+/// The text of a file, or a part of it. Offsets count the bytes of the file, decompressed; those of a transcoded file
+/// count its text in UTF-8. Reads and drops the text before the part, unless [`is_sought`].
 pub(super) fn text_of(
     file: &ListedFile,
     bytes: Option<Range<u64>>,
@@ -52,29 +72,46 @@ pub(super) fn text_of(
         Some(remote) => Box::new(remote.reader()),
         None => Box::new(open(&file.path)?),
     };
-    if let Some(bytes) = bytes {
+    if let Some(bytes) = bytes.clone().filter(|_| is_sought(file.form.codec, encoding)) {
         opened.seek(SeekFrom::Start(bytes.start)).map_err(|error| read_error(error, 0))?;
         let reader = opened.take(bytes.end - bytes.start);
         let reader = BufReader::with_capacity(BUFFER_BYTES, reader);
         if bytes.start > 0 {
-            return Ok(in_utf8(reader, encoding, 0, true, decode));
+            return Ok(in_utf8(reader, encoding, 0, decode));
         }
-        return decoded(reader, encoding, true, decode);
+        return decoded(reader, encoding, decode);
     }
     let opened = BufReader::with_capacity(BUFFER_BYTES, opened);
-    match file.form.codec {
-        Codec::UNCOMPRESSED => decoded(opened, encoding, true, decode),
+    let mut reader: Box<dyn BufRead + Send> = match file.form.codec {
+        Codec::UNCOMPRESSED => Box::new(opened),
         Codec::GZIP => {
             let members = GzipMembers { decoder: Some(GzDecoder::new(opened)) };
-            decoded(BufReader::with_capacity(BUFFER_BYTES, members), encoding, false, decode)
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, members))
         }
         codec => {
             let reader = FileCompressionType::from(codec)
                 .convert_read(opened)
                 .map_err(|error| Error::new(ErrorKind::Data, "cannot decompress").source(error))?;
-            decoded(BufReader::with_capacity(BUFFER_BYTES, reader), encoding, false, decode)
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, reader))
         }
+    };
+    let Some(Range { start, end }) = bytes else { return decoded(reader, encoding, decode) };
+    let length = end.saturating_sub(start);
+    if is_transcoded(encoding) {
+        let mut text = decoded(reader, encoding, decode)?;
+        skip(&mut text.reader, start).map_err(|error| read_error(error, 0))?;
+        return Ok(Text { reader: Box::new(text.reader.take(length)), ..text });
     }
+    if start == 0 {
+        return decoded(reader.take(length), encoding, decode);
+    }
+    skip(&mut reader, start).map_err(|error| read_error(error, 0))?;
+    Ok(in_utf8(reader.take(length), encoding, 0, decode))
+}
+
+/// Reads and drops `bytes` bytes, or all if there are fewer.
+fn skip(reader: &mut impl Read, bytes: u64) -> io::Result<()> {
+    io::copy(&mut reader.take(bytes), &mut io::sink()).map(drop)
 }
 
 trait ReadSeek: Read + Seek + Send {}
@@ -85,7 +122,6 @@ impl<T: Read + Seek + Send> ReadSeek for T {}
 fn decoded(
     mut reader: impl BufRead + Send + 'static,
     encoding: TextEncoding,
-    is_stored: bool,
     decode: Decode,
 ) -> Result<Text> {
     let mut start = [0; 4];
@@ -129,7 +165,7 @@ fn decoded(
     }
     let reader = io::Cursor::new(start[mark..].to_vec()).chain(reader);
     let encoding = by_mark.unwrap_or(encoding);
-    Ok(in_utf8(reader, encoding, mark as u64, is_stored, decode))
+    Ok(in_utf8(reader, encoding, mark as u64, decode))
 }
 
 /// The text after a byte order mark of a given length.
@@ -137,25 +173,17 @@ fn in_utf8(
     reader: impl Read + Send + 'static,
     encoding: TextEncoding,
     begin: u64,
-    is_stored: bool,
     decode: Decode,
 ) -> Text {
-    let is_single_byte = match encoding {
-        TextEncoding::Utf8 => false,
-        TextEncoding::Latin1 => true,
-        TextEncoding::Other(encoding) => {
-            encoding.is_single_byte() && encoding.is_ascii_compatible()
-        }
-    };
-    let is_raw = is_single_byte && decode == Decode::KeepSingleBytes;
+    let is_raw = is_single_byte(encoding) && decode == Decode::KeepSingleBytes;
     let reader: Box<dyn Read + Send> = match encoding {
         TextEncoding::Utf8 => Box::new(reader),
         _ if is_raw => Box::new(reader),
         TextEncoding::Latin1 => Box::new(Latin1::new(reader)),
         TextEncoding::Other(encoding) => Box::new(Transcoder::new(reader, encoding, begin)),
     };
-    let is_as_stored = is_stored && (is_raw || encoding == TextEncoding::Utf8);
-    Text { reader, begin, is_as_stored, encoding, is_raw }
+    let begin = if is_transcoded(encoding) { 0 } else { begin };
+    Text { reader, begin, encoding, is_raw }
 }
 
 /// A value of raw text, as UTF-8; `None` if it is invalid in its encoding.
@@ -314,7 +342,7 @@ mod tests {
     use super::*;
 
     fn text(bytes: &[u8], encoding: TextEncoding) -> std::result::Result<String, String> {
-        let text = decoded(io::Cursor::new(bytes.to_vec()), encoding, true, Decode::All);
+        let text = decoded(io::Cursor::new(bytes.to_vec()), encoding, Decode::All);
         let mut text = text.map_err(|error| error.message().to_owned())?;
         let mut string = String::new();
         match text.reader.read_to_string(&mut string) {

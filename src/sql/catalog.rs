@@ -29,13 +29,13 @@ pub struct ModelCatalog {
 }
 
 /// The key of a call: equal keys share a task.
-#[derive(Debug, PartialEq)]
-struct Key {
-    function: &'static str,
-    input: Value,
-    model: String,
-    spec: ModelSpec,
-    options: Option<String>,
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Key {
+    pub(super) function: &'static str,
+    pub(super) input: Value,
+    pub(super) model: String,
+    pub(super) spec: ModelSpec,
+    pub(super) options: Option<String>,
 }
 
 impl ModelCatalog {
@@ -148,6 +148,14 @@ impl ModelCatalog {
             self.resolve(&step).map_err(|e| external(e.at(format!("the call of `{name}`"))))?;
         tasks.push((key, Arc::clone(&task)));
         Ok(task)
+    }
+
+    /// The call that a task was resolved for, the folder of relative paths, and the restrictions on images.
+    #[cfg(feature = "cluster")]
+    pub(super) fn call_of(&self, task: &Arc<dyn Task>) -> Option<(Key, PathBuf, ImagesSpec)> {
+        let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (key, _) = tasks.iter().find(|(_, known)| Arc::ptr_eq(known, task))?;
+        Some((key.clone(), self.dir.clone(), self.images.clone()))
     }
 
     /// Reads files, and uses the network for files that are not cached. Runs on a dedicated thread, because planning

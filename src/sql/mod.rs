@@ -41,6 +41,8 @@ mod optimize;
 mod order;
 mod planner;
 mod session;
+#[cfg(feature = "cluster")]
+mod shipped;
 mod statement;
 mod tables;
 mod vectors;
@@ -58,6 +60,10 @@ pub use named::{name_options, query};
 pub use order::in_partitions;
 pub use planner::ModelQueryPlanner;
 pub use session::session;
+#[cfg(feature = "cluster")]
+pub(crate) use session::{for_cluster, for_tasks};
+#[cfg(feature = "cluster")]
+pub(crate) use shipped::ShippedCall;
 pub use statement::{ModelStatement, model_statement};
 pub use tables::with_file_tables;
 
@@ -92,10 +98,7 @@ use crate::tasks::TASKS;
 /// ```
 pub fn register(context: &SessionContext, models: Arc<ModelCatalog>) -> Result<()> {
     let session = context.state();
-    let mut functions = vec![
-        ScalarUDF::new_from_impl(vectors::CosineSimilarity::default()),
-        ScalarUDF::new_from_impl(vectors::MaxSim::default()),
-    ];
+    let mut functions = vectors::functions().to_vec();
     for task in TASKS {
         for row_errors in [RowErrors::Fail, RowErrors::Keep] {
             let mut ours = ModelFunction::try_new(task, row_errors, Arc::clone(&models))?;

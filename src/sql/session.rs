@@ -4,6 +4,10 @@
 use std::sync::Arc;
 
 use datafusion::execution::context::SessionContext;
+#[cfg(feature = "cluster")]
+use datafusion::execution::session_state::SessionStateBuilder;
+#[cfg(feature = "cluster")]
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::SessionConfig;
 
 use super::{ModelCatalog, register, with_file_tables};
@@ -22,4 +26,30 @@ pub fn session(models: Arc<ModelCatalog>) -> Result<SessionContext> {
     let context = with_file_tables(context, models.dir().to_owned())?;
     register(&context, models).map_err(|e| source::stream_error(e, &[]))?;
     Ok(context)
+}
+
+/// A session for the parts of queries that another process has planned: with the functions of [`session`] that run no
+/// model, without tables.
+///
+/// # Errors
+/// `Resources` when the session cannot be set up.
+#[cfg(feature = "cluster")]
+pub(crate) fn for_tasks() -> Result<SessionContext> {
+    let context = source::session(None)?;
+    super::vectors::functions().into_iter().for_each(|function| context.register_udf(function));
+    source::checked_functions().for_each(|function| context.register_udf(function));
+    Ok(context)
+}
+
+/// Lets a [`session`] plan for a cluster: scans have a partition per unit, and `rule` divides every physical plan.
+#[cfg(feature = "cluster")]
+pub(crate) fn for_cluster(
+    context: &SessionContext,
+    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
+) {
+    let mut state = context.state();
+    state.config_mut().set_extension(Arc::new(source::ScansOfUnits));
+    let state =
+        SessionStateBuilder::new_from_existing(state).with_physical_optimizer_rule(rule).build();
+    *context.state_ref().write() = state;
 }

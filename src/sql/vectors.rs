@@ -10,15 +10,24 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type};
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err, exec_err, plan_err};
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
 
 use super::functions::SECTION;
 use crate::sentence_transformers::{cos_sim, dot_score};
 
+/// The functions of vectors.
+pub(super) fn functions() -> [ScalarUDF; 2] {
+    [
+        ScalarUDF::new_from_impl(CosineSimilarity::default()),
+        ScalarUDF::new_from_impl(MaxSim::default()),
+    ]
+}
+
 /// `cosine_similarity`.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct CosineSimilarity {
+struct CosineSimilarity {
     signature: Signature,
 }
 
@@ -105,7 +114,7 @@ impl ScalarUDFImpl for CosineSimilarity {
 
 /// `max_sim`.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct MaxSim {
+struct MaxSim {
     signature: Signature,
 }
 

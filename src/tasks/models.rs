@@ -1,6 +1,10 @@
 //! The models of a pipeline, each resolved once: config and tokenizer immediately, weights on first use.
 
+#[cfg(feature = "cluster")]
+use std::collections::BTreeMap;
 use std::fmt;
+#[cfg(feature = "cluster")]
+use std::sync::PoisonError;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device};
@@ -309,6 +313,33 @@ impl ResolvedModel {
     /// directory.
     pub fn identity(&self) -> String {
         identity_of(&self.snapshot)
+    }
+
+    /// The content of its files: the commit on the hub, or a hash of the files of a local directory, which does not depend
+    /// on the machine. Reads all of them at the first call.
+    ///
+    /// # Errors
+    /// `Model` if a file cannot be read.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn content(&self) -> Result<String> {
+        /// The contents of local directories by their state.
+        static KNOWN: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+        if self.snapshot.commit().is_some() {
+            return Ok(self.identity());
+        }
+        let state = self.identity();
+        let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(content) = known().get(&state) {
+            return Ok(content.clone());
+        }
+        let mut hasher = blake3::Hasher::new();
+        for file in self.snapshot.files()? {
+            let digest = self.snapshot.digest(&file)?.unwrap_or_default();
+            hasher.update(format!("{file} {digest}\n").as_bytes());
+        }
+        let content = hasher.finalize().to_hex().to_string();
+        known().insert(state, content.clone());
+        Ok(content)
     }
 
     /// Rejects a model whose weights do not fit in memory, before reading them.

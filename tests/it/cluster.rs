@@ -1,5 +1,5 @@
-//! `run --cluster` with a scheduler and executors as processes on loopback: the output equals that of `run`, whatever is
-//! killed, frozen or stopped.
+//! `run --cluster` and `sql --cluster` with a scheduler and executors as processes on loopback: outputs and rows equal those
+//! of one process, whatever is killed, frozen or stopped.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -117,6 +117,37 @@ impl<'f> Services<'f> {
         self.fixture.ran(command.output().unwrap())
     }
 
+    /// A client that runs a query and prints its rows.
+    fn query(&self, query: &str, args: &[&str]) -> Command {
+        let args = [&["sql", query, "--cluster", &self.address][..], args].concat();
+        let mut command = self.fixture.command(&args);
+        command.env("HFAUTO_CLUSTER_SECONDS", SECONDS);
+        command
+    }
+
+    /// The rows of a query, as JSON lines.
+    fn rows(&self, query: &str) -> String {
+        let command = &mut self.query(query, &["--format", "jsonl"]);
+        self.fixture.ran(command.output().unwrap()).succeeds().stdout.clone()
+    }
+
+    /// A running query, with its rows in a file.
+    fn asking(&self, query: &str, rows: &str) -> Process {
+        let rows = fs::File::create(self.fixture.path(rows)).unwrap();
+        let mut command = self.query(query, &["--format", "jsonl"]);
+        Process(command.stdout(rows).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Waits until rows of a running query are there.
+    #[track_caller]
+    fn wait_for_rows(&self, rows: &str) {
+        let start = Instant::now();
+        while fs::metadata(self.fixture.path(rows)).unwrap().len() == 0 {
+            assert!(start.elapsed() < Duration::from_mins(1), "no row came");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn status(&self) -> Value {
         let ran = self.fixture.run(&["cluster", "status", &self.address, "--json"]);
         serde_json::from_str(&ran.succeeds().stdout).unwrap()
@@ -167,7 +198,7 @@ fn succeeds(client: Process) {
 fn expected(fixture: &Fixture) -> BTreeMap<String, Vec<u8>> {
     fixture.run(&["run", "embed.yaml"]).succeeds();
     let expected = output(fixture, "out");
-    assert_eq!(expected.len(), FILES + 2);
+    assert_eq!(expected.len(), FILES * 2 + 2);
     fs::remove_dir_all(fixture.path("out")).unwrap();
     expected
 }
@@ -391,6 +422,194 @@ fn a_job_that_is_one_unit_is_refused() {
     fixture.file("embed.yaml", sorted);
     let services = Services::start(&fixture);
     services.run(&[]).fails(78, &["sorts all rows"]);
+}
+
+/// The rows of a query in one process, as JSON lines.
+fn rows(fixture: &Fixture, query: &str) -> String {
+    fixture.run(&["sql", query, "--format", "jsonl"]).succeeds().stdout.clone()
+}
+
+/// The query that embeds every text of [`fixture`].
+fn embed_all() -> String {
+    format!("SELECT id, embed(text, '{}') AS e FROM 'in/*.csv'", mini_embedder().display())
+}
+
+#[test]
+fn queries_on_a_cluster_give_the_rows_of_one_process() {
+    let fixture = Fixture::new();
+    for file in 0..3 {
+        let mut csv = "id,lang,text\n".to_owned();
+        for row in 0..40 {
+            let lang = ["en", "de"][row % 2];
+            writeln!(csv, "{},{lang},row {} of {file}", file * 100 + row, row % 13).unwrap();
+        }
+        fixture.file(&format!("in/{file}.csv"), csv);
+    }
+    let copy = "COPY (SELECT * FROM 'in/*.csv') TO 'all.parquet'";
+    fixture.run(&["sql", copy]).succeeds();
+    let services = Services::start(&fixture);
+    let _executors = [services.executor(), services.executor()];
+    let model = mini_embedder().display().to_string();
+    for query in [
+        "SELECT id, embed(text, M) AS e FROM 'in/*.csv'",
+        "SELECT id, embed(text, M) AS e, id + 1 AS next, md5(text) AS h FROM 'all.parquet' WHERE lang = 'en'",
+        "SELECT id FROM 'in/*.csv' ORDER BY cosine_similarity(embed(text, M), embed('row 7', M)) DESC, id LIMIT 9",
+        "SELECT id FROM 'in/*.csv' WHERE cosine_similarity(embed(text, M), embed('row 7', M)) > 0.9 ORDER BY id DESC",
+        "SELECT lang, count(*) AS n, max(embed(text, M)[1]) AS m FROM 'in/*.csv' GROUP BY lang ORDER BY lang",
+        "SELECT count(*) AS n, sum(id) AS s, array_agg(id) AS ids FROM 'in/*.csv' WHERE id % 7 = 3",
+        "SELECT id, embed(text, M) AS e FROM 'in/*.csv' LIMIT 7 OFFSET 38",
+        "SELECT a.id, embed(concat(a.text, b.lang), M) AS e FROM 'in/*.csv' AS a JOIN 'all.parquet' AS b ON a.id = b.id + 1 ORDER BY a.id",
+        "SELECT t, embed(t, M) AS e FROM (SELECT DISTINCT text AS t FROM 'in/*.csv') ORDER BY t",
+        "SELECT x, try_embed(x, M) AS e FROM (VALUES ('a'), (NULL), ('b')) AS t(x)",
+        "SELECT embed('one', M) AS e",
+        "SELECT id, row_number() OVER (ORDER BY embed(text, M)[1], id) AS n FROM 'in/*.csv' ORDER BY n LIMIT 20",
+        "SELECT id, w, embed(w, M) AS e FROM (SELECT id, unnest(string_to_array(text, ' ')) AS w FROM 'in/0.csv')",
+        "SELECT count(*) AS n FROM 'all.parquet' WHERE id > 1000",
+    ] {
+        let query = query.replace('M', &format!("'{model}'"));
+        assert_eq!(services.rows(&query), rows(&fixture, &query), "{query}");
+    }
+
+    let query = format!("SELECT id, embed(text, '{model}') AS e FROM 'all.parquet'");
+    fixture.run(&["sql", &query, "-o", "alone.parquet"]).succeeds();
+    let command = &mut services.query(&query, &["-o", "together.parquet"]);
+    fixture.ran(command.output().unwrap()).succeeds();
+    assert_eq!(fixture.parquet("together.parquet"), fixture.parquet("alone.parquet"));
+
+    assert_eq!(services.status()["jobs"][0]["state"], "done");
+
+    let plan = services.rows(&format!("EXPLAIN FORMAT INDENT {query} ORDER BY e[1] LIMIT 3"));
+    let mut rest = plan.as_str();
+    for part in [
+        "SortExec: TopK(fetch=3)",
+        "ClusterExec: executors run the plan below, tasks=1",
+        "SortExec: TopK(fetch=3)",
+        "ModelExec: feature-extraction",
+        "UnitScanExec: parquet, files=1, units=1",
+    ] {
+        let found = rest.find(part).unwrap_or_else(|| panic!("no `{part}` after all else: {plan}"));
+        rest = &rest[found + part.len()..];
+    }
+}
+
+#[test]
+fn a_query_gives_no_row_twice_whatever_its_executors_do() {
+    let fixture = fixture();
+    let query = embed_all();
+    let expected = rows(&fixture, &query);
+    let services = Services::start(&fixture);
+    let mut executors = vec![services.executor(), services.executor()];
+    let same = |client, name: &str| {
+        succeeds(client);
+        let found = fs::read_to_string(fixture.path(name)).unwrap();
+        assert!(
+            found == expected,
+            "{} rows of {}",
+            found.lines().count(),
+            expected.lines().count()
+        );
+    };
+
+    let client = services.asking(&query, "killed");
+    services.wait_for_rows("killed");
+    drop(executors.remove(0));
+    same(client, "killed");
+
+    let client = services.asking(&query, "frozen");
+    services.wait_for_rows("frozen");
+    executors[0].signal("STOP");
+    let _other = services.executor();
+    // Past the timeout, so that its units are given to others while it has them.
+    std::thread::sleep(Duration::from_secs(3));
+    executors[0].signal("CONT");
+    same(client, "frozen");
+}
+
+#[test]
+fn a_query_survives_its_scheduler_and_ends_with_its_client() {
+    let fixture = fixture();
+    let query = embed_all();
+    let expected = rows(&fixture, &query);
+    let mut services = Services::start(&fixture);
+    let _executors = [services.executor(), services.executor()];
+    let client = services.asking(&query, "restarted");
+    services.wait_for_rows("restarted");
+    let bind = services.address.replace("df://", "");
+    let _ = services.scheduler.0.kill();
+    let _ = services.scheduler.0.wait();
+    let services = Services::start_with(&fixture, &bind, &[]);
+    succeeds(client);
+    assert!(fs::read_to_string(fixture.path("restarted")).unwrap() == expected);
+
+    let is_idle = || {
+        let status = services.status();
+        let executors = status["executors"].as_array().unwrap();
+        let jobs = status["jobs"].as_array().unwrap();
+        executors.iter().all(|executor| executor["free"] == executor["slots"])
+            && jobs.iter().all(|job| job["state"] != "running")
+    };
+    let wait = || {
+        let start = Instant::now();
+        while !is_idle() {
+            assert!(start.elapsed() < Duration::from_secs(30), "{}", services.status());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait();
+    let client = services.asking(&query, "interrupted");
+    services.wait_for_rows("interrupted");
+    client.signal("INT");
+    let (code, stderr) = ended(client);
+    assert_eq!(code, Some(130), "{stderr}");
+    wait();
+    assert_eq!(services.status()["jobs"][0]["state"], "failed", "the job went on");
+    // A client that is killed cannot cancel its job.
+    let client = services.asking(&query, "gone");
+    services.wait_for_rows("gone");
+    drop(client);
+    wait();
+}
+
+#[test]
+fn a_query_whose_unit_kills_its_executors_ends() {
+    let fixture = fixture();
+    let services = Services::start(&fixture);
+    let start = || services.executor_with(&[], &[("HFAUTO_FAILPOINT", "unit.begun@005.csv:1")]);
+    let mut executors = [start(), start()];
+    let mut client = services.asking("SELECT id, upper(text) AS t FROM 'in/*.csv'", "rows");
+    let begun = Instant::now();
+    let mut killed = 0;
+    while client.0.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < Duration::from_mins(1), "{killed} executors died");
+        for executor in &mut executors {
+            if executor.0.try_wait().unwrap().is_some() {
+                killed += 1;
+                *executor = start();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (code, stderr) = ended(client);
+    assert_eq!(code, Some(65), "{stderr}");
+    assert!(stderr.contains("005.csv") && stderr.contains("3 attempts"), "{stderr}");
+    assert_eq!(killed, 3);
+    let rows = fs::read_to_string(fixture.path("rows")).unwrap();
+    assert_eq!(rows.lines().count(), 5 * 400, "the rows before it are there");
+}
+
+#[test]
+fn queries_that_are_not_allowed_are_refused() {
+    let fixture = Fixture::new();
+    fixture.file("token", "a-token-for-tests").file("in/a.csv", "id,text\n1,a\n");
+    let services = Services::start_with(&fixture, "127.0.0.1:0", &["--token-file", "token"]);
+    let _executor = services.executor_with(&["--token-file", "token", "--allow", "elsewhere"], &[]);
+    let query = "SELECT * FROM 'in/a.csv'";
+    let run = |args: &[&str]| fixture.ran(services.query(query, args).output().unwrap());
+    run(&[]).fails(64, &["the scheduler requires a token"]);
+    let refused = run(&["--token-file", "token"]);
+    refused.fails(78, &["this executor may not read `[DIR]/in/a.csv`", "[DIR]/elsewhere"]);
+    assert_eq!(refused.stdout, "");
+    fixture.run(&["sql", query, "--token-file", "token"]).fails(64, &["require `--cluster`"]);
 }
 
 /// Asserts that the program knows every argument: it complains about the one that is added.

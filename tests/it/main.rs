@@ -12,6 +12,7 @@ mod chat;
 mod cli;
 #[cfg(feature = "cluster")]
 mod cluster;
+mod compact;
 mod config;
 mod cross_encoder;
 #[cfg(feature = "cuda")]
@@ -41,6 +42,7 @@ mod process;
 mod recipes;
 mod prometheus;
 mod report;
+mod reuse;
 mod row_errors;
 mod schedule;
 mod settings;

@@ -57,6 +57,15 @@ fn links_at_names_of_one_file_are_replaced_or_refused() {
 }
 
 #[test]
+fn a_link_in_place_of_kept_results_is_refused() {
+    let fixture = fixture("out/", "run: {reuse: out/}");
+    fs::create_dir_all(fixture.path("out/_hfauto")).unwrap();
+    symlink("../../elsewhere", fixture.path("out/_hfauto/results")).unwrap();
+    fixture.run(&["run", "p.yaml"]).fails(73, &["is a link, which is not followed"]);
+    intact(&fixture);
+}
+
+#[test]
 fn links_in_an_output_folder_are_refused() {
     for (link, target) in [
         ("out/_hfauto/lock", "../../victim"),

@@ -87,11 +87,11 @@ fn folders_use_only_what_is_before_them() {
                 "pipelines",
             ],
         ),
-        ("exec", &["config", "source", "batch", "tasks", "report", "nn"]),
+        ("exec", &["config", "source", "sink", "batch", "tasks", "report", "nn"]),
         ("sql", &["config", "source", "tasks", "exec", "hub", "sentence_transformers"]),
         ("job", &["config", "source", "tasks", "exec", "sql", "sink", "report", "hub"]),
         ("schedule", &["config", "job"]),
-        ("cluster", &["job", "report", "hub"]),
+        ("cluster", &["source", "exec", "sql", "job", "report", "hub"]),
     ];
     for (path, text) in sources() {
         let Some(stage) = stage(&path) else { continue };

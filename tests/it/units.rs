@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -105,9 +106,12 @@ fn disturbed(
 fn undisturbed(fixture: &Fixture) -> BTreeMap<String, Vec<u8>> {
     fixture.run(&["run", "embed.yaml"]).succeeds();
     let expected = output(fixture, "out");
-    // Only the output: no unit, nothing staged, no lock.
-    let own: Vec<_> = expected.keys().filter(|name| name.starts_with('_')).collect();
+    // Only the output and the manifests of its units: nothing staged, no lock.
+    let is_unit = |name: &&String| name.starts_with("_hfauto/units/");
+    let own = expected.keys().filter(|name| name.starts_with('_'));
+    let own: Vec<_> = own.filter(|name| !is_unit(name)).collect();
     assert_eq!(own, ["_SUCCESS", "_hfauto/MANIFEST.json"]);
+    assert_eq!(expected.keys().filter(is_unit).count() * 2 + 2, expected.len());
     expected
 }
 
@@ -115,7 +119,7 @@ fn undisturbed(fixture: &Fixture) -> BTreeMap<String, Vec<u8>> {
 fn a_run_that_is_killed_anywhere_is_gone_on_with() {
     let fixture = fixture(FILES, "");
     let expected = undisturbed(&fixture);
-    assert_eq!(expected.len(), FILES + 2);
+    assert_eq!(expected.len(), FILES * 2 + 2);
     for name in FAILPOINTS {
         let times: &[usize] = if name.starts_with("unit.") { &[1, FILES / 2, FILES] } else { &[1] };
         for time in times {
@@ -465,9 +469,9 @@ fn damaged_manifests_are_computed_again_and_newer_ones_are_refused() {
     assert_eq!(report(&fixture, &[])["units"]["computed"], 1);
     assert_same(&output(&fixture, "out"), &expected);
 
-    fs::write(&path, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
+    fs::write(&path, text.replace("\"version\": 1", "\"version\": 3")).unwrap();
     let failed = fixture.run(&["run", "embed.yaml"]);
-    failed.fails(73, &["is of version 2, this program knows 1", "newer hfauto-pipe"]);
+    failed.fails(73, &["is of version 3, this program knows 2", "newer hfauto-pipe"]);
     fixture.run(&["run", "embed.yaml", "--fresh"]).succeeds();
     assert_same(&output(&fixture, "out"), &expected);
 }
@@ -672,9 +676,38 @@ fn cut_files_give_all_rows_in_order() {
         let text = words(row).replace('"', "\"\"");
         write!(csv, "{row},\"{text}\"{}", if row % 2 == 0 { "\n" } else { "\r\n" }).unwrap();
     }
+    let utf16: Vec<u8> =
+        format!("\u{feff}{csv}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fixture.file("utf16.csv", utf16);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(csv.as_bytes()).unwrap();
+    fixture.file("rows.csv.gz", gzip.finish().unwrap());
+    // A byte order mark counts as a part of the text.
+    fixture
+        .file("marked.csv.zst", zstd::encode_all(format!("\u{feff}{csv}").as_bytes(), 1).unwrap());
+    let jsonl = fs::read(fixture.path("rows.jsonl")).unwrap();
+    fixture.file("rows.jsonl.zst", zstd::encode_all(&jsonl[..], 1).unwrap());
     fixture.file("rows.csv", csv);
+    let mut arrow = arrow::ipc::writer::FileWriter::try_new(Vec::new(), &schema).unwrap();
+    (0..ROWS).step_by(1000).for_each(|row| arrow.write(&batch.slice(row, 1000)).unwrap());
+    fixture.file("file.arrow", arrow.into_inner().unwrap());
+    let mut arrow = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &schema).unwrap();
+    arrow.write(&batch).unwrap();
+    fixture.file("stream.arrow", arrow.into_inner().unwrap());
 
-    for name in ["small.parquet", "large.parquet", "odd.parquet", "rows.jsonl", "rows.csv"] {
+    for name in [
+        "small.parquet",
+        "large.parquet",
+        "odd.parquet",
+        "rows.jsonl",
+        "rows.jsonl.zst",
+        "rows.csv",
+        "rows.csv.gz",
+        "marked.csv.zst",
+        "utf16.csv",
+        "file.arrow",
+        "stream.arrow",
+    ] {
         fixture.file(
             "copy.yaml",
             format!(
@@ -700,4 +733,137 @@ fn cut_files_give_all_rows_in_order() {
         }
     }
     assert!(Path::new(&fixture.path("out/_SUCCESS")).is_file());
+}
+
+/// The cut of a file depends on its own rows and the pipeline.
+#[test]
+fn units_of_a_large_model_have_few_rows() {
+    let fixture = Fixture::new();
+    fixture.copy_model();
+    let config = fixture.path("model/config.json");
+    let mut large: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    (large["hidden_size"], large["num_hidden_layers"]) = (4096.into(), 32.into());
+    large["num_attention_heads"] = 32.into();
+    let units = |fixture: &Fixture, args: &[&str]| {
+        let plan = fixture.run(&[&["plan", "embed.yaml", "--explain"], args].concat());
+        let lines = plan.succeeds().stdout.lines().map(str::to_owned);
+        lines.filter(|line| line.contains("000.csv")).collect::<Vec<_>>()
+    };
+    fixture.file("embed.yaml", embed_pipeline(Path::new("model"), "in/*.csv", "out/", ""));
+    write_file(&fixture, 0, 2000);
+    write_file(&fixture, 1, 1);
+    assert_eq!(units(&fixture, &[]).len(), 1);
+    fs::write(&config, large.to_string()).unwrap();
+    let cut = units(&fixture, &[]);
+    assert!((10..200).contains(&cut.len()), "{}", cut.len());
+    write_file(&fixture, 2, 500);
+    assert_eq!(units(&fixture, &[]), cut);
+    assert_eq!(units(&fixture, &["--set", "run.unit_rows=1000"]).len(), 2);
+    // Longer texts, and fewer rows of them.
+    let long: String = (0..2000).map(|row| format!("{row},{}\n", text(0, row).repeat(4))).collect();
+    fixture
+        .file("in/000.csv", format!("id,text\n{}", long.replace(": boats, bread", " boats bread")));
+    let more = units(&fixture, &[]).len();
+    assert!(more > cut.len() * 3 / 2, "{more} units after {}", cut.len());
+}
+
+#[test]
+fn a_single_file_is_made_in_units() {
+    let fixture = Fixture::new();
+    write_file(&fixture, 0, 50);
+    write_file(&fixture, 1, 30);
+    let more = "on_error: {rows: 'null', column: _error}\nrun: {unit_rows: 16}";
+    for (name, other) in
+        [("x.parquet", "y.parquet"), ("x.csv.gz", "y.csv.gz"), ("x.arrow", "y.arrow")]
+    {
+        let sink =
+            |name: &str| embed_pipeline(&mini_embedder(), "in/*.csv", &format!("out/{name}"), more);
+        fixture.file("embed.yaml", sink(other));
+        let whole = report(&fixture, &[]);
+        assert_eq!(whole["units"]["computed"], 6);
+        let expected = fs::read(fixture.path(&format!("out/{other}"))).unwrap();
+        fixture.file("embed.yaml", sink(name));
+        let kill = |place: &str, args: &[&str]| {
+            let args = [&["run", "embed.yaml", "--progress", "none"], args].concat();
+            let status = fixture.command(&args).env("HFAUTO_FAILPOINT", place).output().unwrap();
+            assert_eq!(status.status.signal(), Some(9), "{place}");
+        };
+        kill("unit.committed:3", &[]);
+        assert!(!fixture.path(&format!("out/{name}")).exists());
+        let status = fixture.run(&["status", "embed.yaml"]);
+        assert!(status.succeeds().stdout.contains("interrupted: "), "{}", status.stdout);
+        let plan = fixture.run(&["plan", "embed.yaml"]);
+        let rest = report(&fixture, &[]);
+        let number = |key: &str| rest["units"][key].as_u64().unwrap();
+        let (computed, skipped) = (number("computed"), number("skipped"));
+        // The other unit in flight may have been committed, too.
+        assert!((3..=4).contains(&skipped) && computed + skipped == 6, "{rest}");
+        let expected_plan = format!("{computed} to compute, {skipped} done");
+        assert!(plan.succeeds().stdout.contains(&expected_plan), "{}", plan.stdout);
+        let found = fs::read(fixture.path(&format!("out/{name}"))).unwrap();
+        assert!(found == expected, "{name} differs");
+        // The folder of units is gone, and no lock is left.
+        let mut names: Vec<_> = fs::read_dir(fixture.path("out"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.retain(|name| name.starts_with(['.', '_']));
+        assert!(names.is_empty(), "{names:?}");
+        // Another run may not replace the file; one that may continues where it was killed.
+        fixture.run(&["run", "embed.yaml"]).fails(73, &["exists", "--fresh"]);
+        kill("unit.committed:2", &["--fresh"]);
+        let again = report(&fixture, &["--fresh"]);
+        assert!(again["units"]["skipped"].as_u64() >= Some(2), "{again}");
+        assert!(fs::read(fixture.path(&format!("out/{name}"))).unwrap() == expected);
+    }
+    let join = ["run", "embed.yaml", "--join", "--set", "sink.path=new.parquet"];
+    fixture.run(&join).fails(78, &["the output is one file"]);
+}
+
+/// An output was written without `incremental`: what it has is not computed again.
+#[test]
+fn incremental_can_be_turned_on_at_any_time() {
+    const TURN_ON: &str = "run.incremental=new_or_changed";
+    let pipeline = |more: &str| embed_pipeline(&mini_embedder(), "in/*.csv", "out/", more);
+    // A job in units, one by an earlier version that kept no manifests of them, and a job of one unit.
+    for (files, is_earlier) in [(3, false), (3, true), (1, false)] {
+        let fixture = Fixture::new();
+        (0..files).for_each(|file| write_file(&fixture, file, 20));
+        fixture.file("embed.yaml", pipeline(""));
+        report(&fixture, &[]);
+        let before = output(&fixture, "out");
+        if is_earlier {
+            fs::remove_dir_all(fixture.path("out/_hfauto/units")).unwrap();
+        }
+        write_file(&fixture, files, 5);
+        // The refusal names the way, before any work and in its own words.
+        fixture.run(&["run", "embed.yaml"]).fails(73, &["exists", TURN_ON]);
+        let plan = fixture.run(&["plan", "embed.yaml"]);
+        let stdout = &plan.succeeds().stdout;
+        assert!(stdout.contains("`run` exits with 73") && stdout.contains(TURN_ON), "{stdout}");
+        let plan = fixture.run(&["plan", "embed.yaml", "--explain", "--set", TURN_ON]);
+        let done = plan.succeeds().stdout.matches("done before").count();
+        assert_eq!(done, files, "{}", plan.stdout);
+
+        let units = &report(&fixture, &["--set", TURN_ON])["units"];
+        let files_now = files as u64;
+        assert_eq!(
+            (units["computed"].as_u64(), units["skipped"].as_u64()),
+            (Some(1), Some(files_now)),
+            "{units}"
+        );
+        let expected: Vec<i64> = (0..files as i64)
+            .flat_map(|file| (0..20).map(move |row| file * 1000 + row))
+            .chain((0..5).map(|row| files as i64 * 1000 + row))
+            .collect();
+        assert_eq!(ids(&fixture, "out"), expected);
+        let now = output(&fixture, "out");
+        let parts = before.iter().filter(|(name, _)| name.ends_with(".parquet"));
+        assert!(parts.clone().count() > 0);
+        parts.for_each(|(name, bytes)| assert!(now.get(name) == Some(bytes), "{name}"));
+        // A changed file is computed again, and its old rows go.
+        write_file(&fixture, 0, 21);
+        assert_eq!(report(&fixture, &["--set", TURN_ON])["units"]["computed"], 1);
+        assert_eq!(ids(&fixture, "out").len(), expected.len() + 1);
+    }
 }

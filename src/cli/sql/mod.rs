@@ -11,6 +11,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+#[cfg(feature = "cluster")]
+use super::cluster::QueriesOnCluster;
 use crate::error::{Error, ErrorKind, Result};
 use session::Session;
 
@@ -59,6 +61,10 @@ pub(super) struct SqlArgs {
     /// Use only local files and the cache, as HF_HUB_OFFLINE=1 does.
     #[arg(long)]
     offline: bool,
+
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    on: QueriesOnCluster,
 }
 
 /// The format of printed rows.

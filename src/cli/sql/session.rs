@@ -19,6 +19,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::{OutputFormat, SqlArgs, output, split};
+#[cfg(feature = "cluster")]
+use crate::cluster::QueryCluster;
 use crate::config::pipeline::{FileFormat, SinkSpec, SourceSpec};
 use crate::config::{self, LoadOptions};
 use crate::error::{Error, ErrorKind, Result};
@@ -39,6 +41,9 @@ pub(super) struct Session {
     pub(super) catalog: Arc<ModelCatalog>,
     format: OutputFormat,
     output: Option<(PathBuf, bool)>,
+    /// Where files are read and models run, unless here.
+    #[cfg(feature = "cluster")]
+    cluster: Option<Arc<QueryCluster>>,
 }
 
 impl Session {
@@ -70,7 +75,21 @@ impl Session {
         let context = session(Arc::clone(&catalog))?;
         context.state_ref().write().config_mut().options_mut().explain.format = ExplainFormat::Tree;
         let output = args.output.clone().map(|path| (path, args.fresh));
-        let session = Self { context, catalog, format: args.format, output };
+        let session = Self {
+            #[cfg(feature = "cluster")]
+            cluster: match args.on.cluster()? {
+                Some(cluster) => Some(QueryCluster::new(cluster, Arc::clone(&catalog))?),
+                None => None,
+            },
+            context,
+            catalog,
+            format: args.format,
+            output,
+        };
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = &session.cluster {
+            cluster.register(&session.context);
+        }
         for (name, path) in &args.tables {
             let path = store::join(&dir, path).display().to_string();
             let spec = SourceSpec::of_path(path, format!("--table {name}"));
@@ -109,8 +128,21 @@ impl Session {
             self.plan(sql).await.map_err(|e| source::query_error(e, &[]))
         });
         let plan = plan.await?;
-        let run = guarded_query(ErrorKind::Data, self.run_plan(plan.clone(), sql, output));
-        run.await.map_err(|e| source::name_cast(e, &plan))
+        let run = guarded_query(ErrorKind::Data, self.run_plan(plan.clone(), sql, output)).await;
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = &self.cluster {
+            cluster.settle().await;
+        }
+        run.map_err(|e| source::name_cast(e, &plan))
+    }
+
+    /// The query with as many partitions as its order of rows allows. On a cluster, scans have partitions of their own.
+    fn in_partitions(&self, frame: DataFrame) -> DataFrame {
+        #[cfg(feature = "cluster")]
+        if self.cluster.is_some() {
+            return frame;
+        }
+        in_partitions(frame)
     }
 
     async fn run_plan(
@@ -124,7 +156,7 @@ impl Session {
         }
         let failed = |e| source::query_error(e, &[]);
         let frame = self.context.execute_logical_plan(plan).await.map_err(failed)?;
-        let frame = in_partitions(frame);
+        let frame = self.in_partitions(frame);
         let cancel = super::super::signals::Stop::listen();
         if let Some((path, fresh)) = output {
             let spec = sink_spec(path.clone(), None)?;
@@ -188,7 +220,7 @@ impl Session {
         let mut spec = sink_spec(PathBuf::from(&copy.output_url), Some(format))?;
         spec.partition_by.clone_from(&copy.partition_by);
         let frame =
-            in_partitions(DataFrame::new(self.context.state(), copy.input.as_ref().clone()));
+            self.in_partitions(DataFrame::new(self.context.state(), copy.input.as_ref().clone()));
         let rows = self.write(frame, sql, &spec, overwrite).await?;
         let schema = Arc::new(Schema::new(vec![Field::new("count", DataType::UInt64, false)]));
         let count = Arc::new(UInt64Array::from(vec![rows]));

@@ -21,6 +21,7 @@ use super::pipeline::{ImagesSpec, ModelSpec, Pipeline, RunSpec, TaskStep, Writte
 use super::raw::{RawModel, RawPipeline, RawRun, RawStep, Workers};
 #[cfg(feature = "cluster")]
 pub(crate) use schedule::duration;
+pub(crate) use sink::size_bytes;
 
 /// Resolves `raw`, which was read from `root`. The result has placeholders for values with problems: it is valid only if
 /// the report stays empty.
@@ -64,6 +65,17 @@ pub(crate) fn resolve(
                 .hint("name a folder, such as `out/`, or remove `incremental`"),
         );
     }
+    let reuse = raw.run.as_ref().and_then(|run| run.reuse.as_deref());
+    let reuse_at = top.key("run").key("reuse");
+    let reuse = reuse.and_then(|path| resolver.path(path, reuse_at, "reuse"));
+    if sink.is_single_file() && reuse.as_ref() == Some(&sink.path) {
+        let message = "a single file keeps no results to reuse";
+        resolver.report.push(
+            Diagnostic::new(reuse_at.value, message)
+                .related(top.key("sink").key("path").value, "a single file")
+                .hint("name a folder, such as `out/`, or remove `reuse`"),
+        );
+    }
     let on_error = resolver.on_error(raw.on_error.as_ref(), top.key("on_error"), &sink);
     let at = top.key("schedule");
     let schedule = raw.schedule.as_ref().and_then(|raw| resolver.schedule(raw, at));
@@ -81,6 +93,7 @@ pub(crate) fn resolve(
         on_error,
         sink,
         run,
+        reuse,
         schedule,
         tests,
         written: Written::default(),
@@ -101,6 +114,7 @@ fn run(raw: Option<&RawRun>) -> RunSpec {
             Some(Workers::Number(workers)) => Some(count(workers.get())),
             Some(Workers::Auto) | None => None,
         },
+        unit_rows: raw.and_then(|run| run.unit_rows).map(std::num::NonZeroU64::get),
         is_incremental: raw.is_some_and(|run| run.incremental.is_some()),
     }
 }

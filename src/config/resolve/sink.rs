@@ -136,7 +136,7 @@ impl Resolver<'_> {
 }
 
 /// The bytes of `256MB`, `1.5 GiB` or `1024`; `None` below one byte.
-fn size_bytes(text: &str) -> Option<u64> {
+pub(crate) fn size_bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
     let (number, unit) = text.split_at(digits);
