@@ -42,6 +42,11 @@ impl ModelsArgs {
         let revision = self.revision.as_deref();
         let snapshot = hub.snapshot(model, revision, Need::Tokenizer, &|_| ())?;
         let named = |e: hfauto::Error| e.at(format!("model `{model}`"));
+        let snapshot = if SentenceTransformerConfig::needs_weights(&snapshot)? {
+            hub.snapshot(model, revision, Need::Weights, &|_| ())?
+        } else {
+            snapshot
+        };
         let described =
             SentenceTransformerConfig::from_snapshot(&snapshot, &serde_json::Map::new())?;
         let (config, dimensions) = (&described.config, described.config.dimensions());
@@ -70,7 +75,7 @@ impl ModelsArgs {
             line("image processor", &processor.class_name());
             line("labels", &config.num_labels());
         } else {
-            let tokenizer = AutoTokenizer::from_snapshot(&described.transformer).map_err(named)?;
+            let tokenizer = described.tokenizer().map_err(named)?;
             line("vocabulary", &format!("{} tokens", tokenizer.vocab_size()));
             let positions = dimensions.max_position_embeddings;
             line("positions", &positions.map_or("unlimited".to_owned(), |n| n.to_string()));

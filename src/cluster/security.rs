@@ -321,6 +321,19 @@ pub(super) fn unreachable(status: &Status, address: &Address) -> Error {
 }
 
 /// Whether TLS failed because of a certificate, which the chain of causes tells as text only.
+/// Whether a call found no scheduler, or lost it: the same call may succeed later.
+pub(super) fn is_lost(status: &Status) -> bool {
+    let code = status.code();
+    let lost = [Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded];
+    // A connection that breaks during a call has no code of its own.
+    let broke = || {
+        std::error::Error::source(status).is_some_and(|cause| {
+            cause.is::<tonic::transport::Error>() || cause.is::<std::io::Error>()
+        })
+    };
+    !is_about_certificates(status) && (lost.contains(&code) || code == Code::Unknown && broke())
+}
+
 fn is_about_certificates(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {

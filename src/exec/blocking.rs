@@ -15,7 +15,14 @@ pub(super) fn external(error: Error) -> DataFusionError {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> crate::Result<T> + Send + 'static,
 ) -> crate::Result<T> {
-    SpawnedTask::spawn_blocking(work)
+    joined(SpawnedTask::spawn_blocking(work)).await
+}
+
+/// The result of work that was started before.
+pub(super) async fn joined<T: Send + 'static>(
+    started: SpawnedTask<crate::Result<T>>,
+) -> crate::Result<T> {
+    started
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "a background task panicked").source(e))?
 }

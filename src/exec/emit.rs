@@ -99,7 +99,7 @@ impl Emit {
 }
 
 /// The number of null rows in the last column, and of rows that failed.
-fn nulls_and_failed(batch: &RecordBatch, row_errors: RowErrors) -> (u64, u64) {
+pub(super) fn nulls_and_failed(batch: &RecordBatch, row_errors: RowErrors) -> (u64, u64) {
     let Some(column) = batch.columns().last() else { return (0, 0) };
     let failed = match row_errors {
         RowErrors::Fail => 0,

@@ -39,7 +39,7 @@ const MAX_SHARED_WINDOW_ROWS: usize = 1024;
 
 /// Rows of the first window of a plan that may stop early; each further window has twice as many. A batch of this size
 /// keeps the workers busy.
-const MIN_WINDOW_ROWS: usize = 64;
+pub(super) const MIN_WINDOW_ROWS: usize = 64;
 
 /// Reads and tokenizes the input, fills windows, and queues their batches.
 pub(super) struct Gather {
@@ -164,7 +164,7 @@ impl Gather {
         let rows = self.step.settings().sort_window_rows;
         let rows = self.few.map_or(rows, |few| few.max(MIN_WINDOW_ROWS).min(rows));
         match self.step.task().batching() {
-            Batching::TokenBudget => rows,
+            Batching::TokenBudget | Batching::Rows => rows,
             Batching::Share => rows.min(MAX_SHARED_WINDOW_ROWS),
         }
     }

@@ -19,6 +19,10 @@
 //! `Task::finish` merges a row's results. Dropping the stream drops the queue, and workers stop after their current
 //! batch.
 //!
+//! A task without batches ([`Batching::Rows`](crate::tasks::Batching)), as static embeddings, skips all of this: the rows
+//! of a batch are tokenized and computed on every core, straight into the column (`rows`). Repeated texts are computed
+//! again, because finding them would cost more.
+//!
 //! A window shares results with earlier windows, and with other nodes that make the same call (`results`). Within a
 //! memory bound, a query computes each text once.
 //!
@@ -42,6 +46,7 @@ mod results;
 mod reuse;
 mod row_error;
 mod row_errors;
+mod rows;
 mod step;
 mod unit_results;
 mod window;

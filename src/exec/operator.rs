@@ -1,9 +1,10 @@
 //! The model step as a physical operator.
 //!
-//! It has one partition, or in a plan for a cluster as many as its input, keeps the rows and their order, and appends a column. Three stages run concurrently: one
-//! tokenizes the next window, workers compute the current one, and one emits the previous one in order. At most two
-//! windows are in flight, so settings bound the memory, not the input. Dropping the stream cancels queued batches;
-//! workers finish their current one. Errors travel in the stream, and the first one ends it.
+//! It has one partition, or in a plan for a cluster as many as its input, keeps the rows and their order, and appends a
+//! column. Three stages run concurrently: one tokenizes the next window, workers compute the current one, and one emits the
+//! previous one in order. At most two windows are in flight, so settings bound the memory, not the input. Dropping the stream
+//! cancels queued batches; workers finish their current one. Errors travel in the stream, and the first one ends it. A model
+//! that costs less than sorting and batching has no windows (`rows`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,7 +34,9 @@ use super::emit::Emit;
 use super::gather::Gather;
 use super::metrics;
 use super::reuse::StepResults;
+use super::rows::Rows;
 use super::step::ModelStep;
+use crate::tasks::Batching;
 
 /// Special tokens per text, for estimates: the first and the last.
 const SPECIAL_TOKENS: usize = 2;
@@ -281,9 +284,22 @@ impl ExecutionPlan for ModelExec {
         let reservation =
             MemoryConsumer::new(format!("ModelExec[{partition}]")).register(context.memory_pool());
         let baseline = BaselineMetrics::new(&self.metrics, partition);
-        let (windows, pending) = mpsc::channel(WINDOWS_IN_FLIGHT);
-
         let mut stream = RecordBatchReceiverStream::builder(Arc::clone(&self.schema), 1);
+        if self.step.task().batching() == Batching::Rows {
+            let rows = Rows {
+                input,
+                step: Arc::clone(&self.step),
+                inputs: self.inputs.clone(),
+                schema: Arc::clone(&self.schema),
+                reservation,
+                output: stream.tx(),
+                baseline,
+                few: self.few,
+            };
+            stream.spawn(rows.run().in_current_span());
+            return Ok(stream.build());
+        }
+        let (windows, pending) = mpsc::channel(WINDOWS_IN_FLIGHT);
         let gather = Gather {
             input,
             step: Arc::clone(&self.step),

@@ -1,7 +1,12 @@
 //! The error of a row, and the type of a column that keeps row errors beside values. Not here: the handling of refused
 //! rows (`row_errors`).
 
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, StringArray, StructArray};
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
+use arrow::error::ArrowError;
 
 use crate::error::{Error, RowErrorKind};
 
@@ -39,6 +44,27 @@ pub(crate) fn error_parts(value: &DataType, row_errors: RowErrors) -> Fields {
         fields.push(Field::new("kind", DataType::Utf8, true));
     }
     fields.into()
+}
+
+/// A column that keeps row errors: `values` beside one error per row. A row is null unless it is `valid`.
+///
+/// # Errors
+/// When the parts differ in length.
+pub(super) fn beside_errors(
+    values: ArrayRef,
+    valid: NullBuffer,
+    errors: &[Option<&RowError>],
+    row_errors: RowErrors,
+) -> Result<ArrayRef, ArrowError> {
+    let fields = error_parts(values.data_type(), row_errors);
+    let messages = errors.iter().map(|error| Some(error.as_ref()?.message.as_str()));
+    let messages = messages.collect::<StringArray>();
+    let mut parts = vec![values, Arc::new(messages) as ArrayRef];
+    if row_errors == RowErrors::KeepKind {
+        let kinds = errors.iter().map(|error| Some(error.as_ref()?.kind.name()));
+        parts.push(Arc::new(kinds.collect::<StringArray>()));
+    }
+    Ok(Arc::new(StructArray::try_new(fields, parts, Some(valid))?))
 }
 
 /// The type of the column of a step whose task returns `field`.

@@ -192,7 +192,7 @@ impl ModelStep {
     pub(crate) fn num_sharing(&self) -> usize {
         match self.task.batching() {
             Batching::TokenBudget if self.on_gpus() => 1,
-            Batching::TokenBudget | Batching::Share => self.num_workers(),
+            Batching::TokenBudget | Batching::Share | Batching::Rows => self.num_workers(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The results that the steps of a job reuse and keep, unit by unit. Not here: rows (`reuse`), and files (`crate::sink`).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use datafusion::common::Result as DataFusionResult;
@@ -27,9 +28,9 @@ impl EarlierResults {
         let mut found = BTreeMap::new();
         for step in steps {
             let identity = identity(&**step.task());
-            if !found.contains_key(&identity) {
-                let kept = folder.open(&identity, step.task().field())?;
-                found.insert(identity, Arc::new(kept));
+            if let Entry::Vacant(place) = found.entry(identity) {
+                let kept = folder.open(place.key(), step.task().field())?;
+                place.insert(Arc::new(kept));
             }
         }
         Ok(Self(found))

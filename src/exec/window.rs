@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, StructArray, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::buffer::NullBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
 
 use super::reuse::{KeyedRows, StepResults};
-use super::row_error::{RowError, RowErrors, error_parts};
+use super::row_error::{RowError, RowErrors, beside_errors};
 use crate::batch::{shares, token_budget_batches};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tasks::{Batching, EncodedRow, Note, Results, Sequence};
@@ -138,7 +138,9 @@ pub(super) fn batches(
 ) -> Vec<Vec<usize>> {
     let lengths: Vec<usize> = sequences.iter().map(Sequence::tokens).collect();
     match batching {
-        Batching::TokenBudget => token_budget_batches(&lengths, max_batch_tokens, workers),
+        Batching::TokenBudget | Batching::Rows => {
+            token_budget_batches(&lengths, max_batch_tokens, workers)
+        }
         Batching::Share => shares(&lengths, workers),
     }
 }
@@ -231,16 +233,7 @@ impl Window {
                     row.is_some() || error.is_some() || is_known
                 });
                 let valid: NullBuffer = valid.collect::<Vec<bool>>().into();
-                let fields = error_parts(column.data_type(), row_errors);
-                let messages = errors.iter().map(|error| Some(error.as_ref()?.message.as_str()));
-                let messages = messages.collect::<StringArray>();
-                let mut parts = vec![column, Arc::new(messages) as ArrayRef];
-                if row_errors == RowErrors::KeepKind {
-                    let kinds = errors.iter().map(|error| Some(error.as_ref()?.kind.name()));
-                    parts.push(Arc::new(kinds.collect::<StringArray>()));
-                }
-                let both = StructArray::try_new(fields, parts, Some(valid));
-                column = Arc::new(both.map_err(wrong)?);
+                column = beside_errors(column, valid, &errors, row_errors).map_err(wrong)?;
             }
             let mut columns = batch.columns().to_vec();
             columns.push(column);
@@ -251,7 +244,7 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{AsArray, Int32Array, Int64Array};
+    use arrow::array::{Array, AsArray, Int32Array, Int64Array};
     use arrow::datatypes::{Field, Int32Type, Schema};
 
     use super::super::row_error::output_type;

@@ -55,6 +55,10 @@ impl PeakMemory {
     /// Adds what the batches of a step take.
     fn add_batches(&mut self, step: &ModelStep, sample: Option<&TokenSample>, rows: u64) {
         let task = step.task();
+        // Rows without batches take what the window of their results takes.
+        if task.batching() == Batching::Rows {
+            return;
+        }
         let Some(dimensions) = task.dimensions() else { return };
         let (budget, workers) = (step.max_batch_tokens(), step.num_workers().max(1));
         let most = |tokens: f64| {

@@ -19,7 +19,7 @@ use super::write::write_stream;
 use super::{Job, count, counted, lineage};
 use crate::config::pipeline::{OnErrorRows, SinkSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{FailedRows, Letters};
+use crate::exec::{FailedRows, Letters, UnitResults};
 use crate::own_file;
 use crate::report::{OutputFile, RowErrorTotals, RunReport};
 use crate::sink::{
@@ -85,7 +85,7 @@ impl Job {
         self.check_budget(errors)?;
         let written = tokio::task::block_in_place(|| {
             self.write_letters(&format!("00000-{unit}"), &failed)?;
-            results.as_ref().map_or(Ok(()), |results| results.keep())?;
+            results.as_ref().map_or(Ok(()), UnitResults::keep)?;
             let written = match self.only_unit() {
                 Some(unit) => sink.finish_unit(&unit, errors)?,
                 None => sink.finish()?,

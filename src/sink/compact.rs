@@ -158,7 +158,7 @@ struct Piece<'p> {
 
 impl<'p> Piece<'p> {
     fn whole(part: &'p WrittenPart) -> Self {
-        Self { part, rows: vec![0..part.rows] }
+        Self { part, rows: std::iter::once(0..part.rows).collect() }
     }
 
     /// The rows in these ranges, which are in order.
@@ -477,11 +477,12 @@ pub(super) fn unshare(
     Ok(records)
 }
 
+/// Parts by their names, with the rows of each unit in them.
+type SharedParts<'r> = BTreeMap<&'r str, (&'r WrittenPart, BTreeSet<(u64, u64)>)>;
+
 /// The units that share a part with others, with their rows in it.
-fn sharers<'r>(
-    records: impl Iterator<Item = &'r [WrittenPart]>,
-) -> BTreeMap<&'r str, (&'r WrittenPart, BTreeSet<(u64, u64)>)> {
-    let mut shared: BTreeMap<&str, (&WrittenPart, BTreeSet<(u64, u64)>)> = BTreeMap::new();
+fn sharers<'r>(records: impl Iterator<Item = &'r [WrittenPart]>) -> SharedParts<'r> {
+    let mut shared = SharedParts::new();
     for part in records.flatten() {
         if let Some(within) = part.within {
             shared.entry(&part.name).or_insert((part, BTreeSet::new())).1.insert(within);

@@ -236,7 +236,7 @@ impl Generator {
             .iter()
             .map(|s| Prompt { input_ids: &s.input_ids, in_reasoning: s.start > 0 })
             .collect();
-        column(&self.generate(&prompts, &self.config, max_batch_tokens)?)
+        Ok(column(&self.generate(&prompts, &self.config, max_batch_tokens)?))
     }
 
     /// As [`Generator::forward`], where `start` of a sequence above 0 is one more than the token that its text begins with:
@@ -273,7 +273,7 @@ impl Generator {
         }
         let missing = || Error::new(ErrorKind::Internal, "a sequence was not generated");
         let results = results.into_iter().map(|text| text.ok_or_else(missing));
-        column(&results.collect::<Result<Vec<_>>>()?)
+        Ok(column(&results.collect::<Result<Vec<_>>>()?))
     }
 
     fn generate(
@@ -301,13 +301,13 @@ impl Generator {
 }
 
 /// The structs of the column.
-fn column(results: &[GeneratedText]) -> Result<ArrayRef> {
+fn column(results: &[GeneratedText]) -> ArrayRef {
     let mut rows = GeneratedRows::default();
     for result in results {
         let tokens = [result.prompt_tokens as i32, result.token_ids.len() as i32];
         rows.push(&result.text, result.finish_reason.name(), tokens);
     }
-    Ok(rows.finish())
+    rows.finish()
 }
 
 /// Builds the structs of the column.

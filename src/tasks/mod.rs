@@ -10,6 +10,7 @@ mod generation;
 mod image_classification;
 mod image_input;
 mod labels;
+mod late_interaction;
 mod loglikelihood;
 pub mod memory;
 mod models;
@@ -17,7 +18,10 @@ mod multiple_choice;
 mod next_sentence_prediction;
 mod question_answering;
 mod rerank;
+mod rerank_late;
 mod sparse_encoding;
+mod sparse_rows;
+mod sparse_static;
 mod spec;
 mod template;
 mod text2text_generation;
@@ -28,6 +32,7 @@ mod token_classification;
 mod token_count;
 mod token_logits;
 mod weights;
+mod work;
 mod zero_shot_classification;
 
 use std::any::Any;
@@ -68,6 +73,7 @@ pub use text_generation::{Messages, TextGeneration};
 pub use text2text_generation::{OnLong, Text2TextGeneration};
 pub use token_classification::TokenClassification;
 pub use token_count::TokenCount;
+pub(crate) use work::operations;
 pub use zero_shot_classification::ZeroShotClassification;
 
 /// The tasks, in the order in which schemas, lists and completions show them.
@@ -215,6 +221,20 @@ pub enum Batching {
     /// A worker's whole share at once. The task batches it itself: generation replaces finished rows with
     /// waiting ones.
     Share,
+    /// None: rows are computed while they are tokenized ([`TaskModel::compute_rows`]), neither sorted nor compared,
+    /// because the model costs less than that.
+    Rows,
+}
+
+/// The results of rows that are computed one by one.
+#[derive(Debug)]
+pub struct ComputedRows {
+    /// One value per row, of the column's type; null for a null row.
+    pub values: ArrayRef,
+    /// The number of tokens of each row that is not null.
+    pub tokens: Vec<usize>,
+    /// How many rows were truncated.
+    pub truncated: u64,
 }
 
 /// The description of a model in plans, reports and lineage.
@@ -373,6 +393,16 @@ pub trait TaskModel: Send + Sync {
     /// `Data` if an image cannot be read; `Internal` if a tensor operation fails, because all other input
     /// was checked before.
     fn forward(&self, sequences: &[&Sequence], max_batch_tokens: usize) -> Result<ArrayRef>;
+
+    /// Tokenizes and computes rows in parallel on the current rayon pool, for [`Batching::Rows`]. `first_row` is as in
+    /// [`Task::encode`].
+    ///
+    /// # Errors
+    /// `Data` when a row cannot be computed.
+    fn compute_rows(&self, columns: &[ArrayRef], first_row: u64) -> Result<ComputedRows> {
+        let _ = (columns, first_row);
+        Err(Error::new(ErrorKind::Internal, "a task without batches does not compute rows"))
+    }
 
     /// Called once per sort window, in input order, with the arrays of all its batches. Handles whatever
     /// depends on more than one batch. The result has the type of [`Task::sequence_type`].

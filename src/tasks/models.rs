@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device};
+use hfauto::sentence_transformers::StaticEncoder;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -15,12 +16,13 @@ use super::weights::{Weights, once, weights_of};
 use super::{DeviceSpec, Dtype, EncodedRow, ModelSpec, WeightSize, memory};
 use crate::auto::{
     AutoClass, AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, Head, HeadRequest,
-    ModelDtype, ModelWithHead, NewHead, SentenceTransformerConfig, TextInput, auto_devices,
-    auto_dtype, cuda_device,
+    ModelDtype, ModelWithHead, NewHead, SentenceTransformerConfig, SparseStatic, TextInput,
+    auto_devices, auto_dtype, cuda_device,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{Hub, Need, Snapshot};
 use crate::models::ImageDimensions;
+use crate::nn::EmbeddingBag;
 
 /// Resolves models; steps with the same model share it.
 pub struct Models {
@@ -142,10 +144,23 @@ impl ResolvedModel {
                 let repo = &spec.repo;
                 e.at(format!("model `{repo}`, a hub id: there is no directory of this name"))
             })?;
+        let snapshot = if SentenceTransformerConfig::needs_weights(&snapshot)? {
+            hub.snapshot(&spec.repo, revision, Need::Weights, &|_| ())?
+        } else {
+            snapshot
+        };
         let sentence_transformer =
             SentenceTransformerConfig::from_snapshot(&snapshot, &spec.config)?;
+        let is_table = sentence_transformer.is_table();
         let at = |error: hfauto::Error| error.at(format!("model `{}`", spec.repo));
         let devices = match spec.device {
+            // A table is read on the processor: its rows are not worth a copy to a GPU.
+            DeviceSpec::Auto if is_table => Ok(vec![Device::Cpu]),
+            DeviceSpec::Cuda(_) if is_table => Err(hfauto::Error::new(
+                hfauto::ErrorKind::Config,
+                "a static embedding computes on the CPU",
+            )
+            .hint("leave `device` out")),
             DeviceSpec::Auto => auto_devices(),
             DeviceSpec::Cpu => Ok(vec![Device::Cpu]),
             DeviceSpec::Cuda(ordinal) => cuda_device(ordinal).map(|device| vec![device]),
@@ -158,6 +173,12 @@ impl ResolvedModel {
             Dtype::Bf16 => ModelDtype::Float(DType::BF16),
             Dtype::Int8 => ModelDtype::Int8,
         };
+        if is_table && dtype != ModelDtype::Float(DType::F32) {
+            let error =
+                Error::new(ErrorKind::Config, "a static embedding has the dtype of its file")
+                    .hint("leave `dtype` out");
+            return Err(error.at(format!("model `{}`", spec.repo)));
+        }
         let config = &sentence_transformer.config;
         for device in &devices {
             ModelDtype::computable(Some(dtype), device, config).map_err(at)?;
@@ -359,6 +380,26 @@ impl ResolvedModel {
             self.check_memory(HeadRequest::of(AutoClass::Model), device)?;
             Ok(AutoModel::load_snapshot(&transformer, config, Some(self.dtype), device)?)
         })
+    }
+
+    /// The table of a static embedding.
+    ///
+    /// # Errors
+    /// As [`ResolvedModel::load`].
+    pub fn table(&self) -> Result<Arc<EmbeddingBag>> {
+        once(&self.weights.table, (), || {
+            let config = self.with_weights(&self.hub)?;
+            Ok(StaticEncoder::table(&config)?)
+        })
+    }
+
+    /// The weights of tokens of a sparse encoder without a transformer.
+    ///
+    /// # Errors
+    /// As [`ResolvedModel::load`].
+    pub fn sparse_table(&self, sparse: &SparseStatic) -> Result<Vec<f32>> {
+        let config = self.with_weights(&self.hub)?;
+        Ok(sparse.load(&config.transformer, self.tokenizer())?)
     }
 
     /// Checks, without weights, that the model has the Auto class.

@@ -1,4 +1,5 @@
-//! `rerank`: scores a document against a query, as sentence-transformers' `CrossEncoder.predict`.
+//! `rerank`: scores a document against a query, as sentence-transformers' `CrossEncoder.predict`. A multi-vector encoder
+//! scores by MaxSim (`rerank_late`).
 //!
 //! # Source
 //! `sentence_transformers/cross_encoder/model.py` at v6.2.
@@ -17,7 +18,8 @@ use super::classifier::{Classifier, LoadedClassifier};
 use super::definition::{
     InputColumn, OptionsType, RawTaskStep, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
 };
-use super::models::Models;
+use super::models::{Models, ResolvedModel};
+use super::rerank_late::LateRerankTask;
 use super::text_input::{TextInput, check_prompt};
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::AutoClass;
@@ -118,11 +120,30 @@ impl TaskOptions for Rerank {
     }
 
     fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
-        Ok(Arc::new(RerankTask::resolve(step, self, models)?))
+        let model = models.resolve(&step.model)?;
+        if model.sentence_transformer().multi_vector.is_some() {
+            let columns = [self.input.query.as_str(), self.input.document.as_str()];
+            return Ok(Arc::new(LateRerankTask::resolve(step, columns, &self.given(), model)?));
+        }
+        Ok(Arc::new(RerankTask::resolve(step, self, model)?))
     }
 }
 
 impl Rerank {
+    /// The names of the options that are set.
+    fn given(&self) -> Vec<&'static str> {
+        let options = [
+            ("activation", self.activation.is_some()),
+            ("prompt", self.prompt.is_some()),
+            ("prompt_name", self.prompt_name.is_some()),
+            ("instruction", self.instruction.is_some()),
+            ("chat_template", self.chat_template.is_some()),
+            ("true_token", self.true_token.is_some()),
+            ("false_token", self.false_token.is_some()),
+        ];
+        options.into_iter().filter_map(|(key, given)| given.then_some(key)).collect()
+    }
+
     /// The options as the library takes them.
     fn pair_options(&self) -> PairOptions<'_> {
         PairOptions {
@@ -173,10 +194,9 @@ impl RerankTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Unsupported` if the model has no head that scores pairs, more than one
-    /// label or an activation that is not implemented; as [`PairScorer::resolve`].
-    fn resolve(step: &TaskStep, options: &Rerank, models: &Models) -> Result<Self> {
-        let model = models.resolve(&step.model)?;
+    /// `Unsupported` if the model has no head that scores pairs, more than one label or an activation that is not
+    /// implemented; as [`PairScorer::resolve`].
+    fn resolve(step: &TaskStep, options: &Rerank, model: Arc<ResolvedModel>) -> Result<Self> {
         let scorer = PairScorer::resolve(
             model.sentence_transformer(),
             model.tokenizer(),

@@ -8,11 +8,8 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Float32Builder, ListArray, StringBuilder, StructArray, UInt32Builder,
-};
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, Field};
 use candle_core::Device;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -23,6 +20,8 @@ use super::definition::{
     count,
 };
 use super::models::{Models, ResolvedModel};
+use super::sparse_rows::{SparseRows, item};
+use super::sparse_static::{SparseStaticOptions, SparseStaticTask};
 use super::text_input::{TextInput, check_prompt};
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{
@@ -78,6 +77,17 @@ impl TaskOptions for SparseEncoding {
     }
 
     fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
+        let model = models.resolve(&step.model)?;
+        if let Some(table) = model.sentence_transformer().sparse_static.clone() {
+            let options = SparseStaticOptions {
+                column: &self.input,
+                has_pooling: self.pooling.is_some(),
+                top_k: self.top_k.map(count),
+                prompt: self.prompt.as_deref(),
+                prompt_name: self.prompt_name.as_deref(),
+            };
+            return Ok(Arc::new(SparseStaticTask::resolve(step, options, model, table)?));
+        }
         Ok(Arc::new(SparseEncodingTask::resolve(step, self, models)?))
     }
 }
@@ -140,18 +150,6 @@ impl SparseEncodingTask {
         };
         Ok(Self { classifier, input, base, pooling, top_k, prompt })
     }
-}
-
-fn fields() -> Fields {
-    Fields::from(vec![
-        Field::new("token", DataType::Utf8, false),
-        Field::new("index", DataType::UInt32, false),
-        Field::new("weight", DataType::Float32, false),
-    ])
-}
-
-fn item() -> FieldRef {
-    Arc::new(Field::new_list_field(DataType::Struct(fields()), false))
 }
 
 impl Task for SparseEncodingTask {
@@ -220,27 +218,12 @@ impl SparseEncodingModel {
 impl TaskModel for SparseEncodingModel {
     fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
         let (inputs, output) = self.model.states(sequences)?;
-        let (mut names, mut indexes, mut weights) =
-            (StringBuilder::new(), UInt32Builder::new(), Float32Builder::new());
-        let mut lengths = Vec::with_capacity(sequences.len());
+        let mut rows = SparseRows::new(self.resolved.tokenizer(), self.top_k);
         for row in 0..inputs.lengths.rows() {
             let states = output.last_hidden_state.row(row).map_err(forward_failed)?;
-            let pooled = self.pool(&states)?;
-            let mut kept: Vec<usize> = (0..pooled.len()).filter(|&i| pooled[i] > 0.0).collect();
-            kept.sort_by(|&a, &b| pooled[b].total_cmp(&pooled[a]));
-            kept.truncate(self.top_k.unwrap_or(usize::MAX));
-            for &index in &kept {
-                let name = self.resolved.tokenizer().id_to_token(index as u32);
-                names.append_value(name.unwrap_or_default());
-                indexes.append_value(index as u32);
-                weights.append_value(pooled[index]);
-            }
-            lengths.push(kept.len());
+            rows.push((0..).zip(self.pool(&states)?));
         }
-        let arrays: Vec<ArrayRef> =
-            vec![Arc::new(names.finish()), Arc::new(indexes.finish()), Arc::new(weights.finish())];
-        let values = Arc::new(StructArray::new(fields(), arrays, None));
-        Ok(Arc::new(ListArray::new(item(), OffsetBuffer::from_lengths(lengths), values, None)))
+        Ok(rows.finish())
     }
 
     fn weights(&self) -> WeightSize {

@@ -8,6 +8,7 @@ use candle_core::DeviceLocation;
 
 use crate::auto::{AutoClass, AutoModel, ModelWithHead};
 use crate::error::{Error, ErrorKind, Result};
+use crate::nn::EmbeddingBag;
 
 /// The device, the Auto class, `allow_new_head`, and the rows of a head over the vocabulary, unless all.
 pub(super) type HeadKey = (DeviceLocation, AutoClass, bool, Option<Vec<u32>>);
@@ -22,6 +23,8 @@ pub(super) struct Weights {
     pub(super) models: Loaded<DeviceLocation, AutoModel>,
     /// With a head.
     pub(super) with_head: Loaded<HeadKey, ModelWithHead>,
+    /// The table of a static embedding.
+    pub(super) table: Loaded<(), EmbeddingBag>,
 }
 
 /// Every model that a job uses, by its identity.

@@ -34,6 +34,7 @@ import cases_modern  # noqa: F401
 import cases_modern_decoders  # noqa: F401
 import cases_modern_encoders  # noqa: F401
 import cases_modern_tokenizers  # noqa: F401
+import cases_multi_vector  # noqa: F401
 import cases_pictures  # noqa: F401
 import cases_prefixes  # noqa: F401
 import cases_rerank  # noqa: F401
@@ -42,6 +43,8 @@ import cases_rows  # noqa: F401
 import cases_sentence  # noqa: F401
 import cases_seq2seq  # noqa: F401
 import cases_seq2seq_tokenizers  # noqa: F401
+import cases_sparse  # noqa: F401
+import cases_static  # noqa: F401
 import cases_tasks  # noqa: F401
 import cases_tasks_chat  # noqa: F401
 import cases_tasks_generation  # noqa: F401

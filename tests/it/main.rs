@@ -18,6 +18,7 @@ mod cross_encoder;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod docs;
+mod embedders;
 mod engine;
 mod examples;
 mod feature_extraction;

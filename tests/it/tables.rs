@@ -435,7 +435,7 @@ async fn a_file_that_changes_during_the_read_is_reported() {
     fs::write(&file, lines(40_000)).unwrap();
     let context = source::session(None).unwrap();
     let source = source::open(&context, &spec(&file)).await.unwrap();
-    let units = source.units(&Default::default());
+    let units = source.units(&source::UnitSize::default());
     assert_eq!(units.len(), 3);
     let plan = source.dataframe.logical_plan().clone();
     let datafusion::logical_expr::LogicalPlan::TableScan(scan) = plan else { panic!("{plan}") };

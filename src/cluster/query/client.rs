@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tonic::{Code, Status};
 
 use super::super::client::{Cluster, OpenJob};
+use super::super::security::is_lost;
 use super::wire::{Answer, Ask, ResultsClient, unit_state};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -141,7 +142,7 @@ impl Queries {
             tokio::select! {
                 fetched = &mut fetch => {
                     let is_done = matches!(fetched, Ok(true));
-                    // The caller need not wait until the scheduler knows that the job has ended.
+                    #[expect(clippy::disallowed_methods, reason = "the caller need not wait until the scheduler knows")]
                     tokio::spawn(async move {
                         let _running = running;
                         if !is_done || tokio::time::timeout(END, &mut computing).await.is_err() {
@@ -260,14 +261,7 @@ impl QueryJob {
                 }
                 Ok(_) => {}
                 Err(status) => {
-                    let may_return = matches!(
-                        status.code(),
-                        Code::NotFound
-                            | Code::Unavailable
-                            | Code::Cancelled
-                            | Code::DeadlineExceeded
-                    );
-                    if !may_return {
+                    if status.code() != Code::NotFound && !is_lost(&status) {
                         return Err(self.results.error(&status));
                     }
                     (offset, of) = (0, None);

@@ -185,9 +185,10 @@ impl ExecutionPlan for ClientRowsExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Self::of(input)),
-            _ => plan_err!("ClientRowsExec has one input"),
+        if let (Some(input), true) = (children.pop(), children.is_empty()) {
+            Ok(Self::of(input))
+        } else {
+            plan_err!("ClientRowsExec has one input")
         }
     }
 
@@ -434,13 +435,13 @@ impl Sent {
             let batch = match self.rest.take() {
                 Some(rest) => rest,
                 None if self.is_ended => break,
-                None => match input.next().await.transpose()? {
-                    Some(batch) => batch,
-                    None => {
+                None => {
+                    let Some(batch) = input.next().await.transpose()? else {
                         self.is_ended = true;
                         break;
-                    }
-                },
+                    };
+                    batch
+                }
             };
             let room = if self.is_whole { batch.num_rows() } else { UNIT_ROWS - rows };
             if batch.num_rows() > room {
@@ -499,12 +500,11 @@ impl ExecutionPlan for ClusterExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        match (children.pop(), children.is_empty()) {
-            (Some(plan), true) => {
-                let stage = Stage { plan, ..self.stage.clone() };
-                Ok(Arc::new(Self::try_new(Arc::clone(&self.cluster), stage)?))
-            }
-            _ => plan_err!("ClusterExec has one stage"),
+        if let (Some(plan), true) = (children.pop(), children.is_empty()) {
+            let stage = Stage { plan, ..self.stage.clone() };
+            Ok(Arc::new(Self::try_new(Arc::clone(&self.cluster), stage)?))
+        } else {
+            plan_err!("ClusterExec has one stage")
         }
     }
 
@@ -533,7 +533,10 @@ impl ExecutionPlan for ClusterExec {
             properties: Arc::clone(&self.properties),
             metrics: self.metrics.clone(),
         });
-        // Not aborted with the stream: it cancels the job.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "goes on without the stream, to cancel the job"
+        )]
         tokio::spawn(async move {
             if let Err(error) = run.run(context, &rows).await {
                 let _ = rows.send(Err(external(error))).await;

@@ -422,7 +422,7 @@ mod tests {
     #[tokio::test]
     async fn results_without_a_client_are_dropped() {
         let results = open().await;
-        results.expire(Duration::from_secs(60));
+        results.expire(Duration::from_mins(1));
         begun(&results, 0).await;
         results.expire(Duration::ZERO);
         let refused = results.answer(Ask::Begin { query: query(), unit: 0 }, b"").await;

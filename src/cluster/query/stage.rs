@@ -16,9 +16,9 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
-use tonic::Code;
 
 use super::super::allow::Allow;
+use super::super::security::is_lost;
 use super::super::units::{UnitDone, Units};
 use super::codec::{StageCodec, StageHead, StageInput, UnitHead, over_input, rows_of_bytes};
 use super::wire::{Answer, Ask, CHUNK_BYTES, ResultsClient};
@@ -28,7 +28,7 @@ use crate::failpoint::failpoint_at;
 use crate::guard::guarded_query;
 use crate::hub::Hub;
 use crate::job::Cancel;
-use crate::source::{OpenScan, query_error};
+use crate::source::{OpenScan, ShippedScan, query_error};
 use crate::sql::for_tasks;
 
 /// The stages that an executor keeps open. They hold the weights of their models.
@@ -111,7 +111,7 @@ impl QueryUnits {
             Error::new(ErrorKind::Config, "the executor cannot read the plan of the query")
                 .source(error)
         })?;
-        let scan = head.scan.as_ref().map(|scan| scan.open()).transpose()?;
+        let scan = head.scan.as_ref().map(ShippedScan::open).transpose()?;
         Ok(Stage { plan, scan, state: context.state(), context: task_context })
     }
 }
@@ -204,12 +204,11 @@ impl Stage {
         unit: &UnitHead,
         rows: &[u8],
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let input: Arc<dyn ExecutionPlan> = match &self.scan {
-            Some(scan) => scan.scan(&self.state, &unit.units).await?,
-            None => {
-                let (schema, batches) = rows_of_bytes(rows)?;
-                MemorySourceConfig::try_new_exec(&[batches], schema, None)?
-            }
+        let input: Arc<dyn ExecutionPlan> = if let Some(scan) = &self.scan {
+            scan.scan(&self.state, &unit.units).await?
+        } else {
+            let (schema, batches) = rows_of_bytes(rows)?;
+            MemorySourceConfig::try_new_exec(&[batches], schema, None)?
         };
         let plan =
             over_input(&self.plan, &|node: &dyn ExecutionPlan| node.is::<StageInput>(), &input)?;
@@ -257,7 +256,7 @@ async fn ask(results: &ResultsClient, ask: &Ask, bytes: &[u8]) -> Result<Answer>
         calls += 1;
         match results.ask(ask, bytes).await {
             Ok((answer, _)) => return Ok(answer),
-            Err(status) if status.code() == Code::Unavailable && calls < CALLS => {
+            Err(status) if is_lost(&status) && calls < CALLS => {
                 tokio::time::sleep(BETWEEN_CALLS).await;
             }
             Err(status) => return Err(results.error(&status)),

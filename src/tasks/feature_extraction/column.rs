@@ -6,7 +6,7 @@ use arrow::array::{
     Array, ArrayRef, FixedSizeListArray, Float16Array, Float32Array, Int8Array, ListArray,
     StructArray, UInt8Array,
 };
-use arrow::buffer::OffsetBuffer;
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use candle_core::Tensor;
 use half::f16;
@@ -89,25 +89,48 @@ pub(super) fn outputs_bytes(names: &[ModelOutputName], model: &Dimensions, token
 /// known only when the window is complete ([`Int8Ranges`]).
 pub(super) fn embeddings(values: &Tensor, precision: Precision) -> Result<ArrayRef> {
     let (_, dimensions) = values.dims2().map_err(internal)?;
-    let values = floats(values)?;
-    match precision {
+    numbers(floats(values)?, dimensions, precision, None)
+}
+
+/// As [`embeddings`], of numbers. Null rows have numbers, too.
+pub(super) fn numbers(
+    values: Vec<f32>,
+    dimensions: usize,
+    precision: Precision,
+    nulls: Option<NullBuffer>,
+) -> Result<ArrayRef> {
+    let (values, width): (ArrayRef, usize) = match precision {
         Precision::F32 | Precision::Int8 | Precision::Uint8 => {
-            vectors(Arc::new(Float32Array::from(values)), dimensions)
+            (Arc::new(Float32Array::from(values)), dimensions)
         }
         Precision::F16 => {
             let values = values.into_iter().map(f16::from_f32);
-            vectors(Arc::new(Float16Array::from_iter_values(values)), dimensions)
+            (Arc::new(Float16Array::from_iter_values(values)), dimensions)
         }
         Precision::Binary => {
             // numpy's - 128, as int8.
             let bytes = packed(&values, dimensions).map(|bits| (i16::from(bits) - 128) as i8);
-            vectors(Arc::new(Int8Array::from_iter_values(bytes)), dimensions.div_ceil(8))
+            (Arc::new(Int8Array::from_iter_values(bytes)), dimensions.div_ceil(8))
         }
         Precision::Ubinary => {
             let bytes = packed(&values, dimensions);
-            vectors(Arc::new(UInt8Array::from_iter_values(bytes)), dimensions.div_ceil(8))
+            (Arc::new(UInt8Array::from_iter_values(bytes)), dimensions.div_ceil(8))
         }
-    }
+    };
+    let field = item(values.data_type().clone());
+    let array = FixedSizeListArray::try_new(field, width as i32, values, nulls);
+    Ok(Arc::new(array.map_err(internal)?))
+}
+
+/// A list of vectors per row; `rows` has the vectors of each, one after the other, and `width` is that of a vector.
+pub(super) fn vector_lists<'a>(
+    rows: impl Iterator<Item = &'a [f32]> + Clone,
+    width: usize,
+    precision: Precision,
+) -> Result<ArrayRef> {
+    let offsets = OffsetBuffer::from_lengths(rows.clone().map(|row| row.len() / width.max(1)));
+    let values = rows.flatten().copied().collect();
+    list(numbers(values, width, precision, None)?, offsets)
 }
 
 /// `numpy.packbits(values > 0, axis=-1)`: the first dimension is the highest bit; zeros pad the last byte of a row.

@@ -6,6 +6,8 @@
 //! equal those of transformers' model, without padding.
 
 mod column;
+mod multi_vector;
+mod static_rows;
 
 use std::borrow::Cow;
 use std::num::NonZeroU64;
@@ -20,6 +22,8 @@ use serde::de::{Deserialize, Deserializer, IntoDeserializer};
 use serde_json::{Value, json};
 
 use self::column::Int8Ranges;
+use self::multi_vector::MultiVectorTask;
+use self::static_rows::StaticTask;
 use super::classifier::{forward_failed, summary};
 use super::definition::{
     InputColumn, ModelOutputName, OptionsType, RawTaskStep, SqlFunction, TaskDefinition,
@@ -123,6 +127,30 @@ impl Precision {
     pub fn has_ranges(self) -> bool {
         matches!(self, Self::Int8 | Self::Uint8)
     }
+
+    /// Quantizes the batches of a window, by the ranges of the first one.
+    fn finish_window(
+        self,
+        ranges: &OnceLock<Int8Ranges>,
+        batches: Vec<ArrayRef>,
+    ) -> Result<Vec<ArrayRef>> {
+        if !self.has_ranges() {
+            return Ok(batches);
+        }
+        if ranges.get().is_none()
+            && let Some(found) = Int8Ranges::calibrate(&batches)?
+        {
+            // Windows finish in order, so the first one holds the first rows of the input.
+            let _ = ranges.set(found);
+        }
+        match ranges.get() {
+            Some(ranges) => {
+                let signed = self == Self::Int8;
+                batches.iter().map(|batch| ranges.quantize(batch, signed)).collect()
+            }
+            None => Ok(batches),
+        }
+    }
 }
 
 pub(super) static FEATURE_EXTRACTION: TaskDefinition = TaskDefinition {
@@ -201,7 +229,16 @@ impl TaskOptions for FeatureExtraction {
     }
 
     fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
-        Ok(Arc::new(FeatureExtractionTask::resolve(step, self, models)?))
+        let model = models.resolve(&step.model)?;
+        let config = model.sentence_transformer();
+        if config.static_embedding.is_some() {
+            return Ok(Arc::new(StaticTask::resolve(step, self, model)?));
+        }
+        let own_vectors = step.outputs.is_empty() && self.pooling.is_none();
+        if config.multi_vector.is_some() && own_vectors {
+            return Ok(Arc::new(MultiVectorTask::resolve(step, self, model)?));
+        }
+        Ok(Arc::new(FeatureExtractionTask::resolve(step, self, model)?))
     }
 }
 
@@ -269,9 +306,12 @@ impl FeatureExtractionTask {
     /// Resolves the step's model and options.
     ///
     /// # Errors
-    /// As [`Models::resolve`]; `Config` for an option that the model does not support.
-    fn resolve(step: &TaskStep, options: &FeatureExtraction, models: &Models) -> Result<Self> {
-        let model = models.resolve(&step.model)?;
+    /// `Config` for an option that the model does not support.
+    fn resolve(
+        step: &TaskStep,
+        options: &FeatureExtraction,
+        model: Arc<ResolvedModel>,
+    ) -> Result<Self> {
         let output = output(step, options, &model)?;
         let dimensions = model.config().dimensions().clone();
         let field = Arc::new(Field::new(&step.output, output.data_type(&dimensions), true));
@@ -390,7 +430,7 @@ fn shown_options(output: &Output, prompt: &str, max_length: usize, truncation: b
     options
 }
 
-/// The modules after the transformer, for example `Pooling(mean), Normalize`.
+/// The modules after the transformer, or instead of it, for example `Pooling(mean), Normalize`.
 pub fn module_names(modules: &SentenceTransformerConfig) -> String {
     let names = modules.modules.iter().map(|module| match module {
         Module::Pooling(pooling) => {
@@ -402,8 +442,13 @@ pub fn module_names(modules: &SentenceTransformerConfig) -> String {
         Module::Normalize => "Normalize".to_owned(),
         Module::NormalizeTokens => "Normalize(tokens)".to_owned(),
     });
+    let tables = [
+        ("StaticEmbedding", modules.static_embedding.is_some()),
+        ("SparseStaticEmbedding", modules.sparse_static.is_some()),
+    ];
+    let table = tables.into_iter().filter(|(_, is_used)| *is_used).map(|(name, _)| name.to_owned());
     let score = modules.logit_score.map(|_| "LogitScore".to_owned());
-    names.chain(score).collect::<Vec<_>>().join(", ")
+    table.chain(names).chain(score).collect::<Vec<_>>().join(", ")
 }
 
 impl Task for FeatureExtractionTask {
@@ -497,24 +542,11 @@ impl TaskModel for FeatureExtractionModel {
     }
 
     fn finish_window(&self, batches: Vec<ArrayRef>) -> Result<Vec<ArrayRef>> {
-        let Output::Embedding(Embedding { precision, .. }) = &self.output else {
-            return Ok(batches);
-        };
-        if !precision.has_ranges() {
-            return Ok(batches);
-        }
-        if self.ranges.get().is_none()
-            && let Some(ranges) = Int8Ranges::calibrate(&batches)?
-        {
-            // Windows finish in order, so the first one holds the first rows of the input.
-            let _ = self.ranges.set(ranges);
-        }
-        match self.ranges.get() {
-            Some(ranges) => {
-                let signed = *precision == Precision::Int8;
-                batches.iter().map(|batch| ranges.quantize(batch, signed)).collect()
+        match &self.output {
+            Output::Embedding(embedding) => {
+                embedding.precision.finish_window(&self.ranges, batches)
             }
-            None => Ok(batches),
+            Output::Named(_) => Ok(batches),
         }
     }
 

@@ -151,6 +151,11 @@ impl AutoConfig {
         Ok(Self { family, json, dimensions, id2label })
     }
 
+    /// A configuration without a `config.json`, of a family that is not in the table.
+    pub(super) fn of_family(family: &'static Family, dimensions: Dimensions) -> Self {
+        Self { family, json: Map::new(), dimensions, id2label: BTreeMap::new() }
+    }
+
     /// The family's row in the table.
     pub fn family(&self) -> &'static Family {
         self.family

@@ -87,10 +87,8 @@ impl Family {
     /// Whether the tensor `name` may be in a checkpoint without being loaded.
     pub(super) fn leaves_aside(&self, name: &str) -> bool {
         let unexpected = self.keys_to_ignore_on_load_unexpected;
-        let matches = |part: &&str| match part.starts_with('.') {
-            true => name.contains(*part),
-            false => name.starts_with(*part),
-        };
+        let matches =
+            |part: &&str| name.starts_with(*part) || part.starts_with('.') && name.contains(*part);
         self.is_of_head(name) || unexpected.iter().any(matches)
     }
 }

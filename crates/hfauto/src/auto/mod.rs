@@ -71,8 +71,9 @@ pub use model_for::{
     LogitsOutput, ModelWithHead, logit_rows,
 };
 pub use sentence_transformers::{
-    Dense, Encoder, Head, LogitScore, MessageFormat, Module, Norm, PairMessages, PairScore,
-    SentenceTransformerConfig, SpladeActivation, SpladePooling, SpladeStrategy,
+    Dense, Encoder, Head, LogitScore, MessageFormat, Module, MultiVector, Norm, PairMessages,
+    PairScore, QueryExpansion, SentenceTransformerConfig, SparseStatic, SpladeActivation,
+    SpladePooling, SpladeStrategy, StaticEmbedding, StaticTokens, TextRole,
 };
 pub use text_input::TextInput;
 pub use tokenizer::{

@@ -1,5 +1,5 @@
-//! Directories of sentence-transformers: bi-encoders, cross-encoders and sparse encoders. Covers the modules after the
-//! transformer, prompts, lengths and tokenizer options.
+//! Directories of sentence-transformers: bi-encoders, cross-encoders, sparse and multi-vector encoders, static
+//! embeddings. Covers the modules after the transformer, prompts, lengths and tokenizer options.
 //!
 //! [`SentenceTransformerConfig`] is the description, readable without weights, so an embedding's width is known before
 //! any weight is loaded. It loads a [`Head`]. Every key of the files takes effect, has none, or is refused by name, as
@@ -9,8 +9,12 @@
 //! `sentence_transformers/base/model.py` and the models beside it at v6.2.
 
 mod keys;
+mod listed;
 mod messages;
 mod modules;
+mod multi_vector;
+mod sparse_static;
+mod static_embedding;
 mod transformer;
 
 use candle_core::Device;
@@ -20,18 +24,21 @@ use super::config::AutoConfig;
 use super::tokenizer::AutoTokenizer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Snapshot;
-use crate::limits;
 use crate::nn::{Pooling, PoolingMode, TorchActivation};
 use keys::File;
+use listed::{First, ListedModules};
 pub use messages::{MessageFormat, PairMessages};
 pub use modules::{
     Dense, Head, LogitScore, Module, Norm, SpladeActivation, SpladePooling, SpladeStrategy,
 };
+pub use multi_vector::{MultiVector, QueryExpansion, TextRole};
+pub use sparse_static::SparseStatic;
+pub use static_embedding::{StaticEmbedding, StaticTokens};
 use transformer::TransformerSettings;
 
-/// The module types that are implemented, by the last part of their dotted path.
-const MODULE_TYPES: &str = "Transformer, Pooling, Dense, LayerNorm, Normalize, Dropout; MLMTransformer and \
-                            SpladePooling for `sparse-encoding`; LogitScore for `rerank`";
+/// The `model_type` of a multi-vector encoder, and that of PyLate.
+const MULTI_VECTOR: &str = "MultiVectorEncoder";
+const PYLATE: &str = "ColBERT";
 
 /// The file that describes the whole model.
 const MODEL_FILE: &str = "config_sentence_transformers.json";
@@ -46,6 +53,8 @@ pub enum Encoder {
     CrossEncoder,
     /// A sparse encoder: weights the vocabulary for a text.
     SparseEncoder,
+    /// A multi-vector encoder: encodes a text as one vector per token.
+    MultiVectorEncoder,
 }
 
 impl Encoder {
@@ -55,6 +64,7 @@ impl Encoder {
             Self::SentenceTransformer => "SentenceTransformer",
             Self::CrossEncoder => "CrossEncoder",
             Self::SparseEncoder => "SparseEncoder",
+            Self::MultiVectorEncoder => MULTI_VECTOR,
         }
     }
 }
@@ -86,6 +96,12 @@ pub struct SentenceTransformerConfig {
     pub splade_pooling: Option<SpladePooling>,
     /// The score of a cross-encoder over a causal language model.
     pub logit_score: Option<LogitScore>,
+    /// How a multi-vector encoder encodes queries and documents.
+    pub multi_vector: Option<MultiVector>,
+    /// The table of embeddings that stands in for the transformer.
+    pub static_embedding: Option<StaticEmbedding>,
+    /// The weights of tokens that stand in for the transformer of a sparse encoder.
+    pub sparse_static: Option<SparseStatic>,
     /// How a cross-encoder passes a pair to the transformer.
     pub pair_messages: PairMessages,
     /// Prompts by name, in the order of the file.
@@ -120,8 +136,15 @@ impl SentenceTransformerConfig {
 
     fn read(snapshot: &Snapshot, overrides: &Map<String, Value>) -> Result<Self> {
         refuse_adapter(snapshot)?;
-        let Some(listed) = snapshot.json("modules.json")? else {
+        let listed = snapshot.json("modules.json")?;
+        if static_embedding::is_model2vec(snapshot)? {
+            return Self::model2vec(snapshot, overrides);
+        }
+        let Some(listed) = listed else {
             let config = AutoConfig::from_snapshot(snapshot, overrides)?;
+            if multi_vector::is_stanford(snapshot)? {
+                return Self::stanford(snapshot, config);
+            }
             return Ok(Self::plain(snapshot.clone(), config));
         };
         let saved = object(snapshot, MODEL_FILE)?.unwrap_or_default();
@@ -144,22 +167,16 @@ impl SentenceTransformerConfig {
             },
         };
 
-        let mut modules = ListedModules::read(snapshot, &listed)?;
-        let encoder = match text("model_type")?.as_deref() {
-            // The first releases of sparse encoders do not write this key.
-            None if modules.splade_pooling.is_some() => Encoder::SparseEncoder,
-            None | Some("SentenceTransformer") => Encoder::SentenceTransformer,
-            Some("CrossEncoder") => Encoder::CrossEncoder,
-            Some("SparseEncoder") => Encoder::SparseEncoder,
-            Some(other) => {
-                return Err(keys::not_implemented("model_type", &other.into(), &place).hint(
-                    "supported classes: SentenceTransformer, CrossEncoder and SparseEncoder",
-                ));
-            }
-        };
+        let class = text("model_type")?;
+        let is_multi_vector = is_multi_vector(class.as_deref(), &saved);
+        let mut modules = ListedModules::read(snapshot, &listed, is_multi_vector)?;
+        let encoder = encoder_of(class.as_deref(), is_multi_vector, modules.is_sparse(), &place)?;
         let transformer = modules.transformer;
         refuse_adapter(&transformer)?;
-        let settings = TransformerSettings::read(&transformer)?;
+        let settings = match modules.first {
+            First::Transformer | First::MLMTransformer => TransformerSettings::read(&transformer)?,
+            First::StaticEmbedding | First::SparseStaticEmbedding => TransformerSettings::default(),
+        };
         let logit_score = modules.logit_score.take();
         if logit_score.is_some() && encoder != Encoder::CrossEncoder {
             let class = encoder.name();
@@ -167,8 +184,23 @@ impl SentenceTransformerConfig {
             return Err(Error::new(ErrorKind::Model, message)
                 .hint(format!("a reranker has `model_type: CrossEncoder` in {MODEL_FILE}")));
         }
-        settings.check_task(encoder, modules.masked, logit_score.is_some())?;
-        let config = configured(&transformer, &settings.config_kwargs, overrides)?;
+        let masked = modules.first == First::MLMTransformer;
+        let (config, table) = match modules.first {
+            First::Transformer | First::MLMTransformer => {
+                settings.check_task(encoder, masked, logit_score.is_some())?;
+                (configured(&transformer, &settings.config_kwargs, overrides)?, Table::default())
+            }
+            first => Table::read(&transformer, first, encoder, overrides)?,
+        };
+        let mut prompts = named_prompts(&saved)?;
+        let files = multi_vector::Saved {
+            saved: &saved,
+            transformer: &settings.multi_vector,
+            mask: modules.mask.take(),
+            is_pylate: class.as_deref() != Some(MULTI_VECTOR),
+            place: &place,
+        };
+        let multi_vector = files.of(encoder, &mut modules.modules, &mut prompts)?;
         let logit_score = logit_score
             .map(|path| modules::logit_score(snapshot, &path, config.dimensions().vocab_size))
             .transpose()?;
@@ -179,11 +211,14 @@ impl SentenceTransformerConfig {
             modules: modules.modules,
             splade_pooling: modules.splade_pooling,
             logit_score,
+            multi_vector,
+            static_embedding: table.embedding,
+            sparse_static: table.sparse,
             pair_messages: match encoder {
                 Encoder::CrossEncoder => settings.pair_messages(),
                 _ => PairMessages::default(),
             },
-            prompts: named_prompts(&saved)?,
+            prompts,
             default_prompt_name: text("default_prompt_name")?,
             similarity_fn_name: text("similarity_fn_name")?,
             truncate_dim: count("truncate_dim")?,
@@ -198,8 +233,63 @@ impl SentenceTransformerConfig {
             do_lower_case: settings.do_lower_case,
         };
         description.check_default_prompt()?;
-        modules::check_widths(&description.modules, description.hidden_size())?;
+        description.check_widths()?;
         Ok(description)
+    }
+
+    /// A directory of model2vec: its `modules.json` and the files beside it are for sentence-transformers, which follows
+    /// other rules.
+    fn model2vec(snapshot: &Snapshot, overrides: &Map<String, Value>) -> Result<Self> {
+        static_embedding::refuse_overrides(overrides)?;
+        let table = StaticEmbedding::read(snapshot)?;
+        let normalize = table.model2vec.is_some_and(|model2vec| model2vec.normalize);
+        Ok(Self {
+            encoder: Some(Encoder::SentenceTransformer),
+            modules: normalize.then_some(Module::Normalize).into_iter().collect(),
+            static_embedding: Some(table.clone()),
+            ..Self::plain(snapshot.clone(), table.config())
+        })
+    }
+
+    /// A checkpoint of Stanford's ColBERT.
+    fn stanford(snapshot: &Snapshot, config: AutoConfig) -> Result<Self> {
+        let (multi_vector, modules, prompts) = multi_vector::stanford(snapshot)?;
+        let description = Self {
+            encoder: Some(Encoder::MultiVectorEncoder),
+            modules,
+            multi_vector: Some(multi_vector),
+            prompts,
+            ..Self::plain(snapshot.clone(), config)
+        };
+        description.check_widths()?;
+        Ok(description)
+    }
+
+    /// Whether the files that describe the directory are not enough: the widths of its vectors are in its weights.
+    ///
+    /// # Errors
+    /// `Model` for damaged files.
+    pub fn needs_weights(snapshot: &Snapshot) -> Result<bool> {
+        if static_embedding::is_model2vec(snapshot)? {
+            return Ok(true);
+        }
+        match snapshot.json("modules.json")? {
+            None => multi_vector::is_stanford(snapshot),
+            Some(listed) => Ok(listed[0]["type"]
+                .as_str()
+                .is_some_and(|kind| kind.ends_with(".StaticEmbedding"))),
+        }
+    }
+
+    /// Whether a table stands in for the transformer.
+    pub fn is_table(&self) -> bool {
+        self.static_embedding.is_some() || self.sparse_static.is_some()
+    }
+
+    /// The width of the modules' output.
+    fn check_widths(&self) -> Result<usize> {
+        let pooled = self.static_embedding.is_some();
+        modules::check_widths(&self.modules, self.hidden_size(), pooled)
     }
 
     /// A transformer without files of sentence-transformers: mean pooling, or last-token pooling for a language model.
@@ -214,6 +304,9 @@ impl SentenceTransformerConfig {
             modules: vec![Module::Pooling(Pooling::new([mode], true))],
             splade_pooling: None,
             logit_score: None,
+            multi_vector: None,
+            static_embedding: None,
+            sparse_static: None,
             pair_messages: PairMessages::default(),
             prompts: Vec::new(),
             default_prompt_name: None,
@@ -238,6 +331,11 @@ impl SentenceTransformerConfig {
                 format!("model `{}` is a sparse encoder", self.transformer.name()),
             )
             .hint("use `sparse-encoding`, or `outputs: [last_hidden_state]`")),
+            Some(Encoder::MultiVectorEncoder) => Err(Error::new(
+                ErrorKind::Config,
+                format!("model `{}` computes several vectors per text", self.transformer.name()),
+            )
+            .hint("leave `pooling` out: `prompt_name` is `query` or `document`")),
             // The modules and prompts of a cross-encoder are for pairs. sentence-transformers ignores them too.
             Some(Encoder::CrossEncoder) => {
                 let plain = Self::plain(self.transformer.clone(), self.config.clone());
@@ -256,7 +354,9 @@ impl SentenceTransformerConfig {
     /// # Errors
     /// `Model` without a Pooling module.
     pub fn require_pooling(&self) -> Result<()> {
-        if self.modules.iter().any(|module| matches!(module, Module::Pooling(_))) {
+        let is_pooled = self.static_embedding.is_some()
+            || self.modules.iter().any(|module| matches!(module, Module::Pooling(_)));
+        if is_pooled {
             return Ok(());
         }
         let message =
@@ -339,12 +439,16 @@ impl SentenceTransformerConfig {
     /// # Errors
     /// `Config` when a Dense module does not take the new width.
     pub fn with_pooling(mut self, modes: impl IntoIterator<Item = PoolingMode>) -> Result<Self> {
+        if self.static_embedding.is_some() {
+            let message = "a static embedding is the mean of its tokens: it has no `pooling`";
+            return Err(Error::new(ErrorKind::Config, message).hint("leave `pooling` out"));
+        }
         let pooling = Module::Pooling(Pooling::new(modes, self.include_prompt()));
         match self.modules.iter_mut().find(|module| matches!(module, Module::Pooling(_))) {
             Some(module) => *module = pooling,
             None => self.modules.insert(0, pooling),
         }
-        modules::check_widths(&self.modules, self.hidden_size()).map_err(|error| {
+        self.check_widths().map_err(|error| {
             Error::new(ErrorKind::Config, "the model's modules do not fit this `pooling`")
                 .source(error)
         })?;
@@ -365,7 +469,7 @@ impl SentenceTransformerConfig {
 
     /// The width of the modules' output, before truncation to `truncate_dim`.
     pub fn embedding_dimension(&self) -> usize {
-        modules::check_widths(&self.modules, self.hidden_size()).unwrap_or_default()
+        self.check_widths().unwrap_or_default()
     }
 
     /// The tokenizer, with the directory's overrides of its files.
@@ -373,10 +477,17 @@ impl SentenceTransformerConfig {
     /// # Errors
     /// As [`AutoTokenizer::with_config`].
     pub fn tokenizer(&self) -> Result<AutoTokenizer> {
+        if self.static_embedding.is_some() {
+            return AutoTokenizer::from_tokenizer_json(&self.transformer);
+        }
         let model_type = Some(self.config.model_type());
         let options = &self.processor_kwargs;
         let tokenizer = AutoTokenizer::with_config(&self.transformer, model_type, options)?;
-        if self.do_lower_case { tokenizer.lower_cased() } else { Ok(tokenizer) }
+        let tokenizer = if self.do_lower_case { tokenizer.lower_cased()? } else { tokenizer };
+        match &self.multi_vector {
+            Some(multi_vector) => tokenizer.with_markers(&multi_vector.markers),
+            None => Ok(tokenizer),
+        }
     }
 
     /// Whether the tokens of the prompt are pooled with the others.
@@ -443,106 +554,71 @@ impl SentenceTransformerConfig {
     }
 }
 
-/// The modules that `modules.json` lists.
-struct ListedModules {
-    transformer: Snapshot,
-    /// Whether the first module is an MLMTransformer.
-    masked: bool,
-    modules: Vec<Module>,
-    splade_pooling: Option<SpladePooling>,
-    /// The folder of LogitScore.
-    logit_score: Option<String>,
+/// Whether the directory is a multi-vector encoder, by the class that it was saved from, or by settings of PyLate, whose
+/// first releases did not write it.
+fn is_multi_vector(class: Option<&str>, saved: &Map<String, Value>) -> bool {
+    match class {
+        Some(MULTI_VECTOR | PYLATE) => true,
+        None | Some("SentenceTransformer") => multi_vector::has_pylate_keys(saved),
+        Some(_) => false,
+    }
 }
 
-impl ListedModules {
-    fn read(snapshot: &Snapshot, listed: &Value) -> Result<Self> {
-        let list = listed
-            .as_array()
-            .filter(|list| !list.is_empty())
-            .ok_or_else(|| Error::new(ErrorKind::Model, "modules.json is not a list of modules"))?;
-        if list.len() > limits::MODEL_MODULES {
-            let (found, most) = (list.len(), limits::MODEL_MODULES);
-            let message = format!("modules.json has {found} modules, expected at most {most}");
-            return Err(Error::new(ErrorKind::Model, message));
+/// The class that a directory was saved from, by `model_type`.
+fn encoder_of(
+    class: Option<&str>,
+    is_multi_vector: bool,
+    is_sparse: bool,
+    place: &str,
+) -> Result<Encoder> {
+    Ok(match class {
+        _ if is_multi_vector => Encoder::MultiVectorEncoder,
+        // The first releases of sparse encoders do not write this key.
+        None if is_sparse => Encoder::SparseEncoder,
+        None | Some("SentenceTransformer") => Encoder::SentenceTransformer,
+        Some("CrossEncoder") => Encoder::CrossEncoder,
+        Some("SparseEncoder") => Encoder::SparseEncoder,
+        Some(other) => {
+            return Err(keys::not_implemented("model_type", &other.into(), place).hint(
+                "supported classes: SentenceTransformer, CrossEncoder, SparseEncoder and MultiVectorEncoder",
+            ));
         }
-        let mut found = Self {
-            transformer: snapshot.clone(),
-            masked: false,
-            modules: Vec::new(),
-            splade_pooling: None,
-            logit_score: None,
+    })
+}
+
+/// A table in place of a transformer.
+#[derive(Default)]
+struct Table {
+    embedding: Option<StaticEmbedding>,
+    sparse: Option<SparseStatic>,
+}
+
+impl Table {
+    /// Reads the description of a table, and the configuration that stands for it.
+    fn read(
+        folder: &Snapshot,
+        first: First,
+        encoder: Encoder,
+        overrides: &Map<String, Value>,
+    ) -> Result<(AutoConfig, Self)> {
+        static_embedding::refuse_overrides(overrides)?;
+        let wrong = |module: &str| {
+            let message = format!("a {} cannot have a {module} module", encoder.name());
+            Err(Error::new(ErrorKind::Unsupported, message))
         };
-        for (index, entry) in list.iter().enumerate() {
-            let text = |key| entry.get(key).and_then(Value::as_str);
-            let (Some(kind), Some(path)) = (text("type"), text("path")) else {
-                return Err(Error::new(
-                    ErrorKind::Model,
-                    format!("module {index} of modules.json has no `type` or no `path`"),
-                ));
-            };
-            if let Some(entry) = entry.as_object() {
-                keys::check(File::Modules, entry, &format!("module {index} of modules.json"))?;
+        if first == First::SparseStaticEmbedding {
+            if encoder != Encoder::SparseEncoder {
+                return wrong("SparseStaticEmbedding");
             }
-            // Other packages are Python code, which is not run.
-            let own = kind.strip_prefix("sentence_transformers.");
-            let class = own.and_then(|path| path.rsplit('.').next()).unwrap_or_default();
-            let path = path.trim_end_matches('/');
-            match (index, class) {
-                (0, "Transformer" | "MLMTransformer") => {
-                    found.masked = class == "MLMTransformer";
-                    found.transformer = folder(snapshot, path)?;
-                }
-                (1.., "Pooling") => {
-                    found.modules.push(Module::Pooling(modules::pooling(snapshot, path)?));
-                }
-                (1.., "Dense") => {
-                    found.modules.push(Module::Dense(modules::dense(snapshot, path)?));
-                }
-                (1.., "LayerNorm") => {
-                    found.modules.push(Module::LayerNorm(modules::layer_norm(snapshot, path)?));
-                }
-                (1.., "Normalize") => {
-                    found.modules.push(modules::normalization(snapshot, path)?);
-                }
-                (1.., "Dropout") => modules::dropout(snapshot, path)?,
-                (1, "SpladePooling") if list.len() == 2 => {
-                    found.splade_pooling = Some(modules::splade(snapshot, path)?);
-                }
-                (1, "LogitScore") if list.len() == 2 => {
-                    found.logit_score = Some(path.to_owned());
-                }
-                (_, "LogitScore") => {
-                    let message = format!("module {index} of modules.json is a LogitScore");
-                    return Err(Error::new(ErrorKind::Unsupported, message)
-                        .hint("a LogitScore is the second and last module, after a Transformer"));
-                }
-                _ => {
-                    let message =
-                        format!("module {index} of modules.json, `{kind}`, is not implemented");
-                    return Err(Error::new(ErrorKind::Unsupported, message).hint(format!(
-                        "implemented are, of sentence_transformers, {MODULE_TYPES}; a Transformer is the first"
-                    )));
-                }
-            }
+            let sparse = SparseStatic::read(folder)?;
+            return Ok((SparseStatic::config(), Self { sparse: Some(sparse), ..Self::default() }));
         }
-        Ok(found)
+        if encoder != Encoder::SentenceTransformer {
+            return wrong("StaticEmbedding");
+        }
+        let table = StaticEmbedding::read(folder)?;
+        Ok((table.config(), Self { embedding: Some(table), ..Self::default() }))
     }
-}
-
-/// A folder of the snapshot as a snapshot of its own; the empty path is the snapshot itself.
-fn folder(snapshot: &Snapshot, path: &str) -> Result<Snapshot> {
-    if path.is_empty() {
-        return Ok(snapshot.clone());
-    }
-    let config = format!("{path}/config.json");
-    let dir = snapshot.path(&config).and_then(|file| Some(file.parent()?.to_path_buf()));
-    let dir = dir.ok_or_else(|| {
-        Error::new(
-            ErrorKind::Model,
-            format!("modules.json names `{path}`, which has no config.json"),
-        )
-    })?;
-    Snapshot::local(&dir)
 }
 
 /// Refuses a PEFT adapter, which would change the results of the checkpoint next to it.

@@ -239,7 +239,7 @@ impl Batch<'_> {
             let generator = config.do_sample.then(|| RowGenerator::new(seed, prompt));
             let encoder_input = if encoder_decoder { input.clone() } else { Vec::new() };
             let prompt = ids.len();
-            Search::Single(Single { encoder_input, prompt, ids, max_length, generator })
+            Search::Single(Single { encoder_input, ids, prompt, max_length, generator })
         };
         Ok(Row { place, prompt: input, prefix: 0, tokens: own * config.num_beams, search })
     }

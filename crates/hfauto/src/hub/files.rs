@@ -24,6 +24,10 @@ pub enum Need {
 /// Files of sentence-transformers at the repository's root.
 const ROOT_FILES: &[&str] = &["modules.json", "config_sentence_transformers.json"];
 
+/// The settings of Stanford's ColBERT, whose `config.json` names this architecture.
+const STANFORD_FILE: &str = "artifact.metadata";
+const STANFORD_ARCHITECTURE: &str = "HF_ColBERT";
+
 /// The image preprocessing. A model that has it may lack a tokenizer.
 const IMAGE_CONFIG: &str = "preprocessor_config.json";
 
@@ -114,14 +118,20 @@ impl Plan {
             plan.ask(file, has);
         }
         let modules = modules(dir)?;
-        let is_encoder = |m: &&Module| matches!(m.kind.as_str(), "Transformer" | "MLMTransformer");
-        let encoder = modules.iter().find(is_encoder);
-        let encoder = encoder.map_or("", |m| m.folder.as_str());
+        let is_encoder = |m: &&Module| m.is_transformer() || m.is_table();
+        let first = modules.iter().find(is_encoder);
+        let encoder = first.map_or("", |m| m.folder.as_str());
+        let is_table = first.is_some_and(Module::is_table);
 
         for file in CONFIG_FILES {
             plan.ask(&join(encoder, file), has);
         }
-        plan.require_one(encoder, &["config.json"], has);
+        if is_stanford_colbert(dir) {
+            plan.ask(STANFORD_FILE, has);
+        }
+        if !is_table {
+            plan.require_one(encoder, &["config.json"], has);
+        }
         if need >= Need::Tokenizer {
             for file in TOKENIZER_FILES {
                 plan.ask(&join(encoder, file), has);
@@ -206,6 +216,24 @@ struct Module {
     folder: String,
 }
 
+impl Module {
+    fn is_transformer(&self) -> bool {
+        matches!(self.kind.as_str(), "Transformer" | "MLMTransformer")
+    }
+
+    /// Whether it is a table of embeddings or weights, which needs no `config.json`.
+    fn is_table(&self) -> bool {
+        matches!(self.kind.as_str(), "StaticEmbedding" | "SparseStaticEmbedding")
+    }
+}
+
+/// Whether the `config.json` of `dir`, as far as it is there, is that of Stanford's ColBERT.
+fn is_stanford_colbert(dir: &Path) -> bool {
+    let config = read_file(&dir.join("config.json"), limits::MODEL_JSON_BYTES).ok();
+    let config = config.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    config.is_some_and(|config| config["architectures"][0] == STANFORD_ARCHITECTURE)
+}
+
 fn modules(dir: &Path) -> Result<Vec<Module>> {
     let path = dir.join("modules.json");
     let damaged = |what: &str| {
@@ -228,6 +256,8 @@ fn modules(dir: &Path) -> Result<Vec<Module>> {
         let text = |key: &str| module.get(key).and_then(Value::as_str);
         let kind = text("type").ok_or_else(|| damaged("has a module without `type`"))?;
         let folder = text("path").unwrap_or("").trim_end_matches('/');
+        // model2vec writes the root as a dot.
+        let folder = if folder == "." { "" } else { folder };
         if !folder.is_empty() && !is_plain(folder) {
             return Err(damaged(&format!("names `{folder}`, which is outside the model's folder")));
         }
@@ -344,6 +374,28 @@ mod tests {
         let mut expected = repo.to_vec();
         expected.sort_unstable();
         assert_eq!(files, expected);
+    }
+
+    #[test]
+    fn a_table_of_embeddings_needs_no_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("modules.json");
+        let of = |folder: &str, repo: &[&str]| {
+            let kind = "sentence_transformers.models.StaticEmbedding";
+            let module = serde_json::json!([{"idx": 0, "path": folder, "type": kind}]);
+            std::fs::write(&path, module.to_string()).unwrap();
+            let mut plan = plan(Need::Weights, dir.path(), repo);
+            plan.files.sort();
+            (plan.files, plan.lacking)
+        };
+        let own = ["0_StaticEmbedding/model.safetensors", "0_StaticEmbedding/tokenizer.json"];
+        let repo = [&own[..], &["modules.json"]].concat();
+        let (files, lacking) = of("0_StaticEmbedding", &repo);
+        assert_eq!((files, lacking), (repo.iter().map(ToString::to_string).collect(), vec![]));
+        let root = ["config.json", "model.safetensors", "modules.json", "tokenizer.json"];
+        let (files, lacking) = of(".", &root);
+        assert_eq!((files, lacking), (root.iter().map(ToString::to_string).collect(), vec![]));
+        assert_eq!(of("", &["modules.json"]).1, ["tokenizer.json", "model.safetensors"]);
     }
 
     #[test]

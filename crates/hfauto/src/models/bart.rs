@@ -351,18 +351,18 @@ struct BartStack {
 }
 
 impl BartStack {
-    /// `cross_attention` is for a decoder after an encoder: the norm that produces the encoder's states.
+    /// `encoder` is for a decoder that attends to an encoder's states.
     fn load(
         vb: &VarBuilder<'_>,
         config: &BartConfig,
         layers: &EncoderLayerConfig,
         count: usize,
-        cross_attention: Option<Option<&LayerNorm>>,
+        encoder: Option<&Self>,
     ) -> Result<Self> {
         let norm = |name| LayerNorm::load(vb.pp(name), config.d_model, LAYER_NORM_EPS);
         let layernorm_embedding =
             config.layernorm_embedding.then(|| norm("layernorm_embedding")).transpose()?;
-        let cross = cross_attention.map(|norm| (&CROSS_ATTENTION, norm));
+        let cross = encoder.map(|encoder| (&CROSS_ATTENTION, encoder.last_norm()));
         Ok(Self {
             embed_scale: config.scale_embedding.then(|| (config.d_model as f64).sqrt()),
             embed_positions: EmbedPositions::load(&vb.pp("embed_positions"), config)?,
@@ -386,10 +386,10 @@ impl BartStack {
     fn load_decoder(
         vb: &VarBuilder<'_>,
         config: &BartConfig,
-        cross_attention: Option<Option<&LayerNorm>>,
+        encoder: Option<&Self>,
     ) -> Result<Self> {
         let (vb, stack) = (vb.pp("decoder"), config.decoder);
-        Self::load(&vb, config, &config.layer(stack, true), stack.layers, cross_attention)
+        Self::load(&vb, config, &config.layer(stack, true), stack.layers, encoder)
     }
 
     /// The norm that produces the states.
@@ -446,7 +446,7 @@ impl BartModel {
     /// If the checkpoint lacks a tensor, or has it in another shape than the configuration requires.
     pub fn load(vb: &VarBuilder<'_>, config: &BartConfig) -> Result<Self> {
         let encoder = BartStack::load_encoder(vb, config)?;
-        let decoder = BartStack::load_decoder(vb, config, Some(encoder.last_norm()))?;
+        let decoder = BartStack::load_decoder(vb, config, Some(&encoder))?;
         let norm = decoder.last_norm().map(|norm| norm as &dyn InputNorm);
         let (of_encoder, of_decoder) = (config.vocab_size, config.decoder_vocab_size);
         let embeddings = if config.share_encoder_decoder_embeddings {

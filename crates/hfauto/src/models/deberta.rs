@@ -122,9 +122,10 @@ impl DebertaConfig {
             terms: 1 + pos_att_type.iter().filter(|has| **has).count(),
             relative_attention: if relative { buckets(position_buckets, most)? } else { None },
             norm_rel_ebd: norms.split('|').any(|norm| norm.trim() == "layer_norm"),
-            projections: match share_att_key {
-                true => PositionProjections::Shared,
-                false => PositionProjections::Own,
+            projections: if share_att_key {
+                PositionProjections::Shared
+            } else {
+                PositionProjections::Own
             },
             conv: (kernel > 0).then_some((kernel, conv_act)),
             ..config

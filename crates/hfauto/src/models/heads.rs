@@ -431,9 +431,12 @@ impl<'a> Loader<'a> {
     fn vocabulary(&mut self, name: &str, bias: Option<(&str, bool)>) -> error::Result<Loaded> {
         let embeddings = self.embeddings()?;
         let (vb, vocab_size) = (self.vb, embeddings.shape().map_err(cannot_load)?.0);
-        let bias = bias.map(|(name, is_row)| match is_row {
-            true => vb.get((1, vocab_size), name)?.squeeze(0),
-            false => vb.get(vocab_size, name),
+        let bias = bias.map(|(name, is_row)| {
+            if is_row {
+                vb.get((1, vocab_size), name)?.squeeze(0)
+            } else {
+                vb.get(vocab_size, name)
+            }
         });
         let bias = bias.transpose().map_err(cannot_load)?;
         if let Some(rows) = self.sizes.vocabulary_rows {

@@ -56,17 +56,18 @@ pub fn attention(
             v.dims()
         );
     }
-    let lengths = &inputs.lengths;
-    let keys = Keys::Flat { k, v, lengths };
+    let (lengths, attended) = (&inputs.lengths, inputs.attended());
+    let keys = Keys::Flat { k, v, lengths, attended };
     check(q, lengths, &keys, &options)?;
     #[cfg(feature = "cuda")]
-    if cuda::can_attend(q, &options) {
+    if attended.is_none() && cuda::can_attend(q, &options) {
         let keys = cuda::KeyRows::Flat { k, v, starts: &inputs.cumulative_lengths };
         let values = cuda::attention(q, lengths, &keys, &options)?;
         return Ok(AttentionOutput { values, attentions: None });
     }
     let fused = !options.is_eager() && [q, k, v].into_iter().all(cpu::applies);
-    if options.distance.is_some() || (options.disentangled.is_some() && !fused) {
+    let by_row = options.distance.is_some() || options.disentangled.is_some() || attended.is_some();
+    if options.distance.is_some() || (by_row && !fused) {
         eager_rows(q, lengths, &keys, options)
     } else if fused {
         per_row(q, lengths, &keys, options)
@@ -142,8 +143,8 @@ pub fn attention_cached(
 
 /// The location of keys and values.
 enum Keys<'a> {
-    /// In one tensor, like the queries.
-    Flat { k: &'a Tensor, v: &'a Tensor, lengths: &'a Lengths },
+    /// In one tensor, like the queries; of each row, only the first ones if `attended` says so.
+    Flat { k: &'a Tensor, v: &'a Tensor, lengths: &'a Lengths, attended: Option<&'a [usize]> },
     /// In one tensor per row.
     Cached(&'a KvCache),
 }
@@ -151,6 +152,7 @@ enum Keys<'a> {
 impl Keys<'_> {
     fn len(&self, row: usize) -> usize {
         match self {
+            Self::Flat { attended: Some(attended), .. } => attended[row],
             Self::Flat { lengths, .. } => lengths.range(row).len(),
             Self::Cached(cache) => cache.cached(row),
         }
@@ -167,9 +169,9 @@ impl Keys<'_> {
     /// The keys and values of one row, `(keys, num_kv_heads * head_dim)` each.
     fn row(&self, row: usize) -> Result<(Tensor, Tensor)> {
         match self {
-            Self::Flat { k, v, lengths } => {
-                let range = lengths.range(row);
-                Ok((k.narrow(0, range.start, range.len())?, v.narrow(0, range.start, range.len())?))
+            Self::Flat { k, v, lengths, .. } => {
+                let (start, len) = (lengths.range(row).start, self.len(row));
+                Ok((k.narrow(0, start, len)?, v.narrow(0, start, len)?))
             }
             Self::Cached(cache) => cache.row(row),
         }
@@ -204,15 +206,26 @@ fn check(
         bail!("attention scores cannot be scaled by {}", options.scale);
     }
     let mut longest = 0;
+    let partial = matches!(keys, Keys::Flat { attended: Some(_), .. });
     for (row, range) in queries.ranges().enumerate() {
         let len = keys.len(row);
         longest = longest.max(len);
-        let has_positions = options.mask != AttentionMask::Full
-            || options.bias.is_some()
+        let has_positions = options.bias.is_some()
             || options.disentangled.is_some()
+            || options.distance.is_some()
             || options.alibi.is_some();
+        if partial && has_positions {
+            bail!("tokens that are not attended to are not implemented for relative positions");
+        }
+        let has_positions = has_positions || (options.mask != AttentionMask::Full && !partial);
         if has_positions && len < range.len() {
             bail!("row {row} has {} queries, but {len} keys", range.len());
+        }
+        if let (true, AttentionMask::Window(radius)) = (partial, options.mask)
+            && len > 0
+            && range.len() > len.saturating_add(radius)
+        {
+            bail!("the last of {} tokens attends to none of the first {len}", range.len());
         }
     }
     if let Some(bias) = options.bias {
@@ -631,7 +644,7 @@ mod tests {
             [(None, false), (Some(&bias), false), (None, true), (Some(&bias), true)]
         {
             let options = options(bias).with_causal(causal);
-            let keys = Keys::Flat { k: &k, v: &v, lengths: &inputs.lengths };
+            let keys = Keys::Flat { k: &k, v: &v, lengths: &inputs.lengths, attended: None };
             let reference = eager_padded(&q, &k, &v, &inputs, options)?;
             let by_row = eager_rows(&q, &inputs.lengths, &keys, options)?;
             let ours = per_row(&q, &inputs.lengths, &keys, options)?;
@@ -670,7 +683,8 @@ mod tests {
                         .with_mask(mask)
                         .with_softcap(softcap)
                         .with_alibi(alibi);
-                    let keys = Keys::Flat { k: &k, v: &v, lengths: &inputs.lengths };
+                    let keys =
+                        Keys::Flat { k: &k, v: &v, lengths: &inputs.lengths, attended: None };
                     let ours = attention(&q, &k, &v, &inputs, options)?.values;
                     let padded = eager_padded(&q, &k, &v, &inputs, options)?.values;
                     let by_row = eager_rows(&q, &inputs.lengths, &keys, options)?.values;
@@ -759,7 +773,7 @@ mod tests {
         let queries = Lengths::new([40, 0, 1, 7]);
         let cache = KvCache::default();
         let none = Tensor::zeros((48, 0), DType::F32, &Device::Cpu).unwrap();
-        let flat = Keys::Flat { k: &none, v: &none, lengths: &queries };
+        let flat = Keys::Flat { k: &none, v: &none, lengths: &queries, attended: None };
         for keys in [flat, Keys::Cached(&cache)] {
             for (num_kv_heads, causal) in [(1, true), (1, false), (3, true), (2, false)] {
                 let is_causal = causal && matches!(keys, Keys::Flat { .. });
@@ -867,6 +881,38 @@ mod tests {
         for (eager, fastest) in eager.iter().zip(&fastest) {
             assert_ne!(eager, fastest);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn tokens_that_are_not_attended_to_change_no_other() -> Result<()> {
+        let part = inputs(&[7, 0, 33]).with_attended(vec![4, 0, 20])?;
+        let fused = randn(0f32, 1., (40, 3 * 24), &Device::Cpu)?;
+        let parts = |from: usize, len: usize| -> Result<[Tensor; 3]> {
+            let rows = fused.narrow(0, from, len)?;
+            Ok([rows.narrow(1, 0, 24)?, rows.narrow(1, 24, 24)?, rows.narrow(1, 48, 24)?])
+        };
+        let [q, k, v] = parts(0, 40)?;
+        for mask in [AttentionMask::Full, AttentionMask::Causal, AttentionMask::Window(14)] {
+            let options = options(None).with_mask(mask);
+            let found = attention(&q, &k, &v, &part, options)?.values;
+            let keys =
+                Keys::Flat { k: &k, v: &v, lengths: &part.lengths, attended: part.attended() };
+            let eager = eager_rows(&q, &part.lengths, &keys, options)?.values;
+            assert!(worst(&found, &eager) < 5e-6, "{mask:?}");
+            let [q, k, v] = parts(7, 33)?;
+            let alone = inputs(&[33]).with_attended(vec![20])?;
+            let alone = attention(&q, &k, &v, &alone, options)?.values;
+            assert!(worst(&alone, &found.narrow(0, 7, 33)?) == 0.0, "{mask:?}");
+            // A row that ends where attention does.
+            let [q, k, v] = parts(7, 20)?;
+            let short = attention(&q, &k, &v, &inputs(&[20]), options)?.values;
+            assert!(worst(&short, &found.narrow(0, 7, 20)?) < 5e-6, "{mask:?}");
+        }
+        let narrow = options(None).with_mask(AttentionMask::Window(3));
+        assert!(attention(&q, &k, &v, &part, narrow).is_err());
+        assert!(inputs(&[7, 0, 33]).with_attended(vec![4, 1, 20]).is_err());
+        assert!(inputs(&[7, 0, 33]).with_attended(vec![4, 0]).is_err());
         Ok(())
     }
 

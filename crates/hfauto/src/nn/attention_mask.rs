@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 
-/// The keys of its row that a query attends to. The last query of a row has the position of its last key.
+/// The keys of its row that a query attends to. The last query of a row has the position of its last key; if there are
+/// fewer keys than queries, the first query has the position of the first key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttentionMask {
     /// All keys.
@@ -39,7 +40,8 @@ impl AttentionMask {
             Self::Causal => 0..until,
             Self::CausalWindow(window) => until.saturating_sub(window)..until,
             Self::Window(radius) => {
-                position.saturating_sub(radius)..position.saturating_add(radius + 1).min(num_keys)
+                let until = position.saturating_add(radius + 1).min(num_keys);
+                position.saturating_sub(radius).min(until)..until
             }
         }
     }
@@ -60,7 +62,8 @@ impl AttentionMask {
         }
         let mut mask = vec![f32::NEG_INFINITY; queries * keys];
         for query in 0..queries {
-            mask[query * keys..][self.visible(keys - queries + query, keys)].fill(0.0);
+            let position = keys.saturating_sub(queries) + query;
+            mask[query * keys..][self.visible(position, keys)].fill(0.0);
         }
         Tensor::from_vec(mask, (queries, keys), device).map(Some)
     }
@@ -83,6 +86,10 @@ mod tests {
             (Window(2), 0, 0..3),
             (Window(2), 3, 1..6),
             (Window(2), 5, 3..6),
+            // Beyond the last key.
+            (Window(2), 7, 5..6),
+            (Window(2), 9, 6..6),
+            (Causal, 9, 0..6),
         ] {
             assert_eq!(mask.visible(position, 6), expected, "{mask:?} {position}");
         }

@@ -27,6 +27,8 @@ pub struct ModelInputs {
     pub pixel_values: Option<Tensor>,
     /// The row lengths.
     pub lengths: Lengths,
+    /// The number of leading tokens of each row that are attended to; `None` for all.
+    attended: Option<Arc<[usize]>>,
     /// Token ids in host memory, for heads that search for one.
     ids: Arc<[u32]>,
     /// Positions in host memory, for rotary embeddings.
@@ -149,8 +151,34 @@ impl ModelInputs {
             cumulative_lengths: all.narrow(0, 3 * total, lengths.rows() + 1)?,
             pixel_values: None,
             lengths,
+            attended: None,
             padding: OnceLock::new(),
         })
+    }
+
+    /// Lets all tokens of a row attend to its first tokens only, as an attention mask that ends before the row does: the
+    /// other tokens get states, but nothing depends on them.
+    ///
+    /// # Errors
+    /// If the numbers are not one per row, or exceed the row.
+    pub fn with_attended(mut self, attended: Vec<usize>) -> Result<Self> {
+        let lengths = || self.lengths.ranges().map(|range| range.len());
+        if attended.len() != self.lengths.rows()
+            || attended.iter().zip(lengths()).any(|(attended, length)| *attended > length)
+        {
+            bail!(
+                "attention to {attended:?} tokens of rows of {:?}",
+                lengths().collect::<Vec<_>>()
+            );
+        }
+        let all = attended.iter().zip(lengths()).all(|(attended, length)| *attended == length);
+        self.attended = (!all).then(|| attended.into());
+        Ok(self)
+    }
+
+    /// The number of leading tokens of each row that are attended to; `None` for all.
+    pub(super) fn attended(&self) -> Option<&[usize]> {
+        self.attended.as_deref()
     }
 
     /// Builds inputs from images of one size, with `tokens` tokens per image.

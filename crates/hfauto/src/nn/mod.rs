@@ -16,6 +16,7 @@ mod attention_options;
 mod kv_cache;
 mod lengths;
 mod embedding;
+mod embedding_bag;
 mod gate;
 mod layer_norm;
 mod linear;
@@ -44,6 +45,7 @@ pub use attention_options::{AttentionOptions, AttnImplementation, DistanceEmbedd
 pub use cpu::SpareThreads;
 pub use disentangled::{Disentangled, DistanceBuckets, RelativePositions};
 pub use embedding::Embedding;
+pub use embedding_bag::{EmbeddingBag, TableNumbers, normalize_in_place};
 pub use gate::GateHalf;
 pub use host::{add, cast, logits_to_host, not_finite, select_rows, to_host};
 pub use inputs::{ModelInputs, Padding, PositionIds, Ragged};

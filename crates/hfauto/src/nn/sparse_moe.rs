@@ -43,7 +43,7 @@ impl SparseMoe {
         if tokens == 0 {
             return Ok(x.clone());
         }
-        let scores = self.gate.forward(x)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        let scores = self.gate.forward(x)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         let shares = self.shares(&scores)?;
         let on_cpu = cpu::applies(x);
         let mut sums = vec![0.0; if on_cpu { tokens * hidden_size } else { 0 }];
@@ -72,14 +72,14 @@ impl SparseMoe {
         if on_cpu { Tensor::from_vec(sums, (tokens, hidden_size), x.device()) } else { Ok(sum) }
     }
 
-    /// The tokens of each expert, in order.
-    fn shares(&self, scores: &[Vec<f32>]) -> Result<Vec<Share>> {
+    /// The tokens of each expert, in order. `scores` are those of all experts for the first token, then for the next.
+    fn shares(&self, scores: &[f32]) -> Result<Vec<Share>> {
         let count = self.experts.len();
+        if count == 0 || !scores.len().is_multiple_of(count) || self.top_k > count {
+            bail!("{} of {count} experts with {} scores", self.top_k, scores.len());
+        }
         let mut shares = vec![Share::default(); count];
-        for (token, scores) in scores.iter().enumerate() {
-            if scores.len() != count || self.top_k > count {
-                bail!("{} of {count} experts with {} scores", self.top_k, scores.len());
-            }
+        for (token, scores) in scores.chunks_exact(count).enumerate() {
             let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let powers: Vec<f32> = scores.iter().map(|score| (score - highest).exp()).collect();
             let total: f32 = powers.iter().sum();
@@ -143,8 +143,8 @@ mod tests {
                 let off = (found.narrow(0, token, 1)? - expected)?.abs()?.flatten_all()?.max(0)?;
                 assert!(off.to_scalar::<f32>()? < 1e-5);
                 assert_eq!(
-                    moe.forward(&row)?.to_vec2::<f32>()?,
-                    found.narrow(0, token, 1)?.to_vec2::<f32>()?
+                    moe.forward(&row)?.flatten_all()?.to_vec1::<f32>()?,
+                    found.get(token)?.to_vec1::<f32>()?
                 );
             }
         }

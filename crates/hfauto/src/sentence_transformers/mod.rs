@@ -1,5 +1,5 @@
-//! sentence-transformers under its own names: [`SentenceTransformer::encode`] embeds texts, and
-//! [`CrossEncoder::predict`] scores pairs.
+//! sentence-transformers under its own names: [`SentenceTransformer::encode`] embeds texts, [`StaticModel::encode`] does
+//! so without a transformer, [`MultiVectorEncoder`] computes a vector per token, and [`CrossEncoder::predict`] scores pairs.
 //!
 //! Rows are sorted by length and run under a token budget, without padding. Results are in input order and do not
 //! depend on the other texts. Not here: the directory's configuration ([`SentenceTransformerConfig`]), and columns of
@@ -12,15 +12,23 @@
 
 mod cross_encoder;
 mod embedding;
+mod multi_vector;
 mod pair_scorer;
 mod sentence_transformer;
 mod similarity;
+mod static_model;
+#[cfg(test)]
+mod tests;
 
 pub use cross_encoder::{CrossEncoder, CrossEncoderBuilder, PredictOptions};
 pub use embedding::{Embedding, prompt_tokens};
+pub use multi_vector::{
+    MultiVectorEncoder, RoleEncoder, RoleRow, RowOfRole, TokenVectors, token_vectors,
+};
 pub use pair_scorer::{PairOptions, PairScorer};
 pub use sentence_transformer::{EmbedOptions, SentenceTransformer, SentenceTransformerBuilder};
-pub use similarity::{cos_sim, dot_score};
+pub use similarity::{cos_sim, dot_score, max_sim};
+pub use static_model::{StaticEncoder, StaticModel, StaticOptions, StaticRow};
 
 use candle_core::Device;
 

@@ -91,6 +91,11 @@ impl SentenceTransformerBuilder {
     pub fn load(self) -> Result<SentenceTransformer> {
         let described = self.options.describe()?;
         let mut config = described.config.bi_encoder()?;
+        if config.static_embedding.is_some() {
+            let name = config.transformer.name();
+            let message = format!("model `{name}` is a static embedding, without a transformer");
+            return Err(Error::new(ErrorKind::Config, message).hint("load it as `StaticModel`"));
+        }
         if self.pooling.is_empty() {
             config.require_pooling()?;
         } else {

@@ -31,6 +31,21 @@ pub fn cos_sim(a: &[f32], b: &[f32]) -> f32 {
     (dot_score(a, b) / (length(a) * length(b))) as f32
 }
 
+/// The MaxSim score of two lists of vectors of `width` numbers: the sum over the query's vectors, or their mean, of the
+/// largest inner product with a vector of the document. 0 for an empty document.
+///
+/// # Source
+/// `sentence_transformers.util.maxsim_pairwise`; `length_normalize` for the mean.
+pub fn max_sim(query: &[f32], document: &[f32], width: usize, is_mean: bool) -> f32 {
+    let width = width.max(1);
+    let best = |x: &[f32]| {
+        document.chunks_exact(width).map(|y| dot_score(x, y)).reduce(f64::max).unwrap_or(0.0)
+    };
+    let sum: f64 = query.chunks_exact(width).map(best).sum();
+    let vectors = if is_mean { (query.len() / width).max(1) } else { 1 };
+    (sum / vectors as f64) as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +55,14 @@ mod tests {
         assert!((cos_sim(&[1.0, 0.0], &[1.0, 1.0]) - 0.5f32.sqrt()).abs() < 1e-7);
         assert!((cos_sim(&[1.0, 2.0], &[-1.0, -2.0]) + 1.0).abs() < 1e-7);
         assert!(cos_sim(&[0.0, 0.0], &[1.0, 1.0]).abs() < f32::EPSILON);
+    }
+
+    #[test]
+    fn max_sim_takes_the_best_vector_for_each_of_the_query() {
+        let (query, document) = ([1.0, 0.0, 0.0, 2.0], [0.5, 0.0, -1.0, 0.25, 0.0, 1.0]);
+        assert!((max_sim(&query, &document, 2, false) - 2.5).abs() < 1e-6);
+        assert!((max_sim(&query, &document, 2, true) - 1.25).abs() < 1e-6);
+        assert!(max_sim(&query, &[], 2, false).abs() < f32::EPSILON);
     }
 
     #[test]

@@ -1137,6 +1137,7 @@ def text2text(
     prefix: str | None = None,
     src_lang: str | None = None,
     tgt_lang: str | None = None,
+    on_long: Literal['truncate', 'error', 'split'] | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> Array:
@@ -1205,9 +1206,13 @@ def text2text(
     prefix : str | None
         Text prepended to every row, such as `summarize: `.
     src_lang : str | None
-        The language of the input.
+        The language of the input, as the model names it: `en`, `en_XX`, `eng_Latn`.
     tgt_lang : str | None
-        The language of the output.
+        The language of the output, as the model names it.
+    on_long : Literal['truncate', 'error', 'split'] | None
+        What happens to texts longer than the model's maximum: `truncate` reads their beginning, `error`
+        fails, `split` cuts them at the ends of sentences, computes the parts one by one and joins the
+        results. Default: `truncate` with `truncation: true`, else `error`.
     offline : bool
         Use only local files and the cache, as HF_HUB_OFFLINE=1 does.
     progress : bool | None
@@ -1255,6 +1260,7 @@ def text2text(
     prefix: str | None = None,
     src_lang: str | None = None,
     tgt_lang: str | None = None,
+    on_long: Literal['truncate', 'error', 'split'] | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> Any:
@@ -1291,6 +1297,7 @@ def summarize(
     prefix: str | None = None,
     src_lang: str | None = None,
     tgt_lang: str | None = None,
+    on_long: Literal['truncate', 'error', 'split'] | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> Array:
@@ -1359,9 +1366,13 @@ def summarize(
     prefix : str | None
         Text prepended to every row, such as `summarize: `.
     src_lang : str | None
-        The language of the input.
+        The language of the input, as the model names it: `en`, `en_XX`, `eng_Latn`.
     tgt_lang : str | None
-        The language of the output.
+        The language of the output, as the model names it.
+    on_long : Literal['truncate', 'error', 'split'] | None
+        What happens to texts longer than the model's maximum: `truncate` reads their beginning, `error`
+        fails, `split` cuts them at the ends of sentences, computes the parts one by one and joins the
+        results. Default: `truncate` with `truncation: true`, else `error`.
     offline : bool
         Use only local files and the cache, as HF_HUB_OFFLINE=1 does.
     progress : bool | None
@@ -1409,6 +1420,7 @@ def summarize(
     prefix: str | None = None,
     src_lang: str | None = None,
     tgt_lang: str | None = None,
+    on_long: Literal['truncate', 'error', 'split'] | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> Any:
@@ -1418,7 +1430,7 @@ def summarize(
 def translate(
     data: Sequence[str | None],
     /,
-    column: str | None = None,
+    column: str | Mapping[str, str | Sequence[str]] | None = None,
     *,
     model: str | Mapping[str, Any] | None = None,
     output: str = 'german',
@@ -1445,19 +1457,21 @@ def translate(
     prefix: str | None = None,
     src_lang: str | None = None,
     tgt_lang: str | None = None,
+    on_long: Literal['truncate', 'error', 'split'] | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> Array:
     """Translates a text.
 
-    The translation of a text; the type is that of text2text. The options src_lang and tgt_lang name the languages.
+    The translation of a text, or of {text: …, tgt_lang: …}; the type is that of text2text. The options src_lang and tgt_lang name the languages.
 
     Parameters
     ----------
     data : table or column
         A table; or a column of `text`, also as a list, for which the result is a column.
-    column : str | None
-        The column to read. Default: `text`, or the only text column.
+    column : str | Mapping[str, str | Sequence[str]] | None
+        The column to read. Default: `text`, or the only text column. Or several columns: `{"text": …,
+        "tgt_lang": …}`.
     model : str | Mapping[str, Any] | None
         A hub id, a directory, or a dict with `repo` and the other keys of a model in a pipeline file,
         such as `revision` and `dtype`. Default: `google-t5/t5-small`.
@@ -1513,9 +1527,13 @@ def translate(
     prefix : str | None
         Text prepended to every row, such as `summarize: `.
     src_lang : str | None
-        The language of the input.
+        The language of the input, as the model names it: `en`, `en_XX`, `eng_Latn`.
     tgt_lang : str | None
-        The language of the output.
+        The language of the output, as the model names it.
+    on_long : Literal['truncate', 'error', 'split'] | None
+        What happens to texts longer than the model's maximum: `truncate` reads their beginning, `error`
+        fails, `split` cuts them at the ends of sentences, computes the parts one by one and joins the
+        results. Default: `truncate` with `truncation: true`, else `error`.
     offline : bool
         Use only local files and the cache, as HF_HUB_OFFLINE=1 does.
     progress : bool | None
@@ -1536,7 +1554,7 @@ def translate(
 def translate(
     data: ArrowStreamExportable | ArrowArrayExportable,
     /,
-    column: str | None = None,
+    column: str | Mapping[str, str | Sequence[str]] | None = None,
     *,
     model: str | Mapping[str, Any] | None = None,
     output: str = 'german',
@@ -1563,6 +1581,7 @@ def translate(
     prefix: str | None = None,
     src_lang: str | None = None,
     tgt_lang: str | None = None,
+    on_long: Literal['truncate', 'error', 'split'] | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> Any:

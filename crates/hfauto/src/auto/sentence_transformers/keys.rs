@@ -37,7 +37,9 @@ pub(super) enum File {
     LayerNorm,
     Dropout,
     SpladePooling,
+    SparseStaticEmbedding,
     LogitScore,
+    MultiVectorMask,
 }
 
 /// How a key is handled.
@@ -76,6 +78,16 @@ pub(super) const KEYS: &[Key] = &[
     // Options of `encode` for the modules: no built-in module changes its result by them.
     row(File::Modules, "kwargs", Harmless, r#"["task"]"#),
     row(File::Model, "__version__", Harmless, r#"{"sentence_transformers": "6.2.0"}"#),
+    // Settings of PyLate.
+    row(File::Model, "attend_to_expansion_tokens", Counts, "true"),
+    row(File::Model, "attend_to_mask_tokens", Counts, "true"),
+    row(File::Model, "do_query_expansion", Counts, "true"),
+    row(File::Model, "document_length", Counts, "9"),
+    row(File::Model, "document_prefix", Counts, r#""[D] ""#),
+    row(File::Model, "query_expansion", Counts, "null"),
+    row(File::Model, "query_length", Counts, "9"),
+    row(File::Model, "query_prefix", Counts, r#""[Q] ""#),
+    row(File::Model, "skiplist_words", Counts, r#"["."]"#),
     row(File::Model, "activation_fn", Counts, r#""torch.nn.modules.linear.Identity""#),
     row(File::Model, "default_prompt_name", Counts, r#""b""#),
     row(File::Model, "keep_in_fp32_modules", Counts, r#"["0.model.classifier"]"#),
@@ -92,7 +104,7 @@ pub(super) const KEYS: &[Key] = &[
     row(File::Transformer, "config_args", Counts, r#"{"hidden_act": "relu"}"#),
     row(File::Transformer, "config_kwargs", Counts, r#"{"hidden_act": "relu"}"#),
     row(File::Transformer, "do_lower_case", Counts, "true"),
-    // Used by `encode_query` and `encode_document` only.
+    // A bi-encoder uses it in `encode_query` and `encode_document` only.
     row(File::Transformer, "document_length", Harmless, "9"),
     row(File::Transformer, "max_seq_length", Counts, "9"),
     row(
@@ -106,7 +118,7 @@ pub(super) const KEYS: &[Key] = &[
     row(File::Transformer, "module_output_name", Counts, r#""other""#),
     row(File::Transformer, "processing_kwargs", Counts, r#"{"text": {"max_length": 9}}"#),
     row(File::Transformer, "processor_kwargs", Counts, r#"{"strip_accents": true}"#),
-    row(File::Transformer, "query_expansion", Refused(&[]), r#"{"strategy": "min", "length": 8}"#),
+    row(File::Transformer, "query_expansion", Counts, r#"{"strategy": "min", "length": 8}"#),
     row(File::Transformer, "query_length", Harmless, "9"),
     row(File::Transformer, "tokenizer_args", Counts, r#"{"strip_accents": true}"#),
     row(File::Transformer, "tokenizer_name_or_path", Refused(&[]), r#""other/model""#),
@@ -242,9 +254,15 @@ pub(super) const KEYS: &[Key] = &[
     row(File::SpladePooling, "embedding_dimension", Harmless, "8"),
     row(File::SpladePooling, "pooling_strategy", Counts, r#""sum""#),
     row(File::SpladePooling, "word_embedding_dimension", Harmless, "8"),
+    // Training only.
+    row(File::SparseStaticEmbedding, "frozen", Harmless, "true"),
+    row(File::SparseStaticEmbedding, "path", Counts, r#""idf.json""#),
     row(File::LogitScore, "false_token_id", Counts, "2"),
     row(File::LogitScore, "module_input_name", Counts, r#""scores""#),
     row(File::LogitScore, "true_token_id", Counts, "3"),
+    row(File::MultiVectorMask, "keep_only_token_ids", Counts, "[3]"),
+    row(File::MultiVectorMask, "skiplist_tasks", Counts, r#"["query"]"#),
+    row(File::MultiVectorMask, "skiplist_words", Counts, r#"["."]"#),
 ];
 
 /// Checks that every key of `json`, found at `place`, is in the table and not refused.

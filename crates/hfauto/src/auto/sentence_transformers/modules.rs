@@ -225,9 +225,11 @@ impl ModuleFile {
         }
     }
 
-    /// Whether the module works on token embeddings rather than on the sentence embedding.
-    fn on_tokens(&self) -> Result<bool> {
-        let input = self.text("module_input_name")?.unwrap_or(SENTENCE);
+    /// Whether the module works on token embeddings rather than on the sentence embedding, which is the input by
+    /// default unless `on_tokens` is set.
+    fn on_tokens(&self, on_tokens: bool) -> Result<bool> {
+        let default = if on_tokens { TOKENS } else { SENTENCE };
+        let input = self.text("module_input_name")?.unwrap_or(default);
         if !matches!(input, TOKENS | SENTENCE) {
             return Err(self.not_implemented("module_input_name", &input.into()));
         }
@@ -267,7 +269,7 @@ pub(super) fn pooling(snapshot: &Snapshot, path: &str) -> Result<Pooling> {
     Ok(Pooling::new(modes, file.flag("include_prompt", true)?))
 }
 
-pub(super) fn dense(snapshot: &Snapshot, path: &str) -> Result<Dense> {
+pub(super) fn dense(snapshot: &Snapshot, path: &str, on_tokens: bool) -> Result<Dense> {
     let file = ModuleFile::read(snapshot, path, File::Dense, true)?;
     let activation = match file.json.get("activation_function") {
         // The default of sentence-transformers.
@@ -276,7 +278,7 @@ pub(super) fn dense(snapshot: &Snapshot, path: &str) -> Result<Dense> {
         Some(name) => TorchActivation::from_path(name.as_str().unwrap_or_default())
             .map_err(|e| e.at(format!("`{}`", file.name)))?,
     };
-    let on_tokens = file.on_tokens()?;
+    let on_tokens = file.on_tokens(on_tokens)?;
     if on_tokens && !activation.is_elementwise() {
         // torch would reduce over the rows of a batch.
         let name = file.json.get("activation_function").unwrap_or(&Value::Null);
@@ -295,7 +297,7 @@ pub(super) fn dense(snapshot: &Snapshot, path: &str) -> Result<Dense> {
 
 pub(super) fn normalization(snapshot: &Snapshot, path: &str) -> Result<Module> {
     let file = ModuleFile::read(snapshot, path, File::Normalize, false)?;
-    Ok(if file.on_tokens()? { Module::NormalizeTokens } else { Module::Normalize })
+    Ok(if file.on_tokens(false)? { Module::NormalizeTokens } else { Module::Normalize })
 }
 
 pub(super) fn layer_norm(snapshot: &Snapshot, path: &str) -> Result<Norm> {
@@ -306,6 +308,15 @@ pub(super) fn layer_norm(snapshot: &Snapshot, path: &str) -> Result<Norm> {
 /// Dropout is only active in training, but its file is checked.
 pub(super) fn dropout(snapshot: &Snapshot, path: &str) -> Result<()> {
     ModuleFile::read(snapshot, path, File::Dropout, false).map(drop)
+}
+
+/// The settings of a MultiVectorMask, and the name of its file.
+pub(super) fn multi_vector_mask(
+    snapshot: &Snapshot,
+    path: &str,
+) -> Result<(Map<String, Value>, String)> {
+    let file = ModuleFile::read(snapshot, path, File::MultiVectorMask, false)?;
+    Ok((file.json, format!("`{}`", file.name)))
 }
 
 pub(super) fn splade(snapshot: &Snapshot, path: &str) -> Result<SpladePooling> {
@@ -340,13 +351,16 @@ pub(super) fn logit_score(
     Ok(LogitScore { true_token_id, false_token_id: file.token_id("false_token_id", vocab_size)? })
 }
 
-/// The width of the modules' output for input of width `hidden_size`.
+/// The width of the modules' output for input of width `hidden_size`, which is `pooled` if it is one vector per text.
 ///
 /// # Errors
 /// `Model` for modules whose widths do not match, `Unsupported` for an order that is not implemented.
-pub(super) fn check_widths(modules: &[Module], hidden_size: usize) -> Result<usize> {
+pub(super) fn check_widths(
+    modules: &[Module],
+    hidden_size: usize,
+    mut pooled: bool,
+) -> Result<usize> {
     let mut width = hidden_size;
-    let mut pooled = false;
     let fits = |path: &str, takes: usize, width: usize| {
         if takes == width {
             return Ok(());
@@ -546,6 +560,26 @@ impl Head {
             });
         }
         embeddings.ok_or_else(|| candle_core::Error::Msg("bug: no Pooling module".to_owned()))
+    }
+
+    /// Computes one vector per token, by modules that all work on tokens.
+    ///
+    /// # Shapes
+    /// Returns `(total_tokens, embedding_dimension)`.
+    ///
+    /// # Errors
+    /// When candle cannot compute or allocate.
+    pub fn forward_tokens(&self, last_hidden_state: &Ragged) -> candle_core::Result<Ragged> {
+        let mut tokens = last_hidden_state.clone();
+        tokens.values = widened(&tokens.values)?;
+        for module in &self.modules {
+            tokens.values = match module {
+                LoadedModule::Dense(dense) if dense.on_tokens => dense.forward(&tokens.values)?,
+                LoadedModule::NormalizeTokens => normalize(&tokens.values)?,
+                _ => candle_core::bail!("bug: a module that does not work on tokens"),
+            };
+        }
+        Ok(tokens)
     }
 }
 

@@ -38,11 +38,13 @@ pub(super) struct TransformerSettings {
     pub(super) task: Option<String>,
     /// `processing_kwargs.chat_template`.
     chat_template: PairMessages,
+    /// Lengths and expansion of queries and documents.
+    pub(super) multi_vector: Map<String, Value>,
     /// `modality_config` and `module_output_name`, if set.
     modality: Option<Value>,
     output_name: Option<Value>,
     /// The name of the file, for errors.
-    place: String,
+    pub(super) place: String,
 }
 
 impl TransformerSettings {
@@ -136,6 +138,9 @@ impl TransformerSettings {
             Some(Value::String(task)) => Some(task.clone()),
             Some(value) => return Err(wrong("transformer_task", value)),
         };
+        const MULTI_VECTOR: [&str; 3] = ["query_length", "document_length", "query_expansion"];
+        let multi_vector = json.iter().filter(|(key, _)| MULTI_VECTOR.contains(&key.as_str()));
+        let multi_vector = multi_vector.map(|(key, value)| (key.clone(), value.clone())).collect();
         let said = |key: &str| json.get(key).filter(|value| !value.is_null()).cloned();
         let (modality, output_name) = (said("modality_config"), said("module_output_name"));
         Ok(Self {
@@ -144,6 +149,7 @@ impl TransformerSettings {
             do_lower_case,
             task,
             chat_template,
+            multi_vector,
             modality,
             output_name,
             place,
@@ -161,8 +167,14 @@ impl TransformerSettings {
         masked: bool,
         logit_score: bool,
     ) -> Result<()> {
+        if let Some(expansion) = self.multi_vector.get("query_expansion").filter(|e| !e.is_null())
+            && encoder != Encoder::MultiVectorEncoder
+        {
+            return Err(keys::not_implemented("query_expansion", expansion, &self.place)
+                .hint("only a MultiVectorEncoder scores the tokens that it adds"));
+        }
         let (expected, output, feature) = match encoder {
-            Encoder::SentenceTransformer => {
+            Encoder::SentenceTransformer | Encoder::MultiVectorEncoder => {
                 ("feature-extraction", "last_hidden_state", "token_embeddings")
             }
             Encoder::CrossEncoder if logit_score => ("text-generation", "logits", "causal_logits"),

@@ -493,6 +493,14 @@ impl TokenizerClass {
         Self::named(name)
     }
 
+    /// The class without settings of its own.
+    ///
+    /// # Errors
+    /// None: the row exists.
+    pub(super) fn backend() -> Result<&'static Self> {
+        Self::named(TOKENIZERS_BACKEND)
+    }
+
     /// The row of a class by its slow or fast name.
     fn named(name: &str) -> Result<&'static Self> {
         let slow = match name {

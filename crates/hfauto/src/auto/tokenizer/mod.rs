@@ -170,6 +170,87 @@ impl AutoTokenizer {
             .map_err(|e| e.at(format!("tokenizer of `{}`", snapshot.name())))
     }
 
+    /// The tokenizer of tokenizer.json alone, as `tokenizers.Tokenizer.from_file` reads it: other files do not change
+    /// it. Its truncation is [`model_max_length`](Self::model_max_length).
+    ///
+    /// # Errors
+    /// As [`from_snapshot`](Self::from_snapshot).
+    pub fn from_tokenizer_json(snapshot: &Snapshot) -> Result<Self> {
+        let read = || {
+            let mut files = TokenizerFiles::new(snapshot);
+            let class = TokenizerClass::backend()?;
+            let saved = files.read("tokenizer.json")?;
+            let saved = saved.ok_or_else(|| files.missing(class.name, "`tokenizer.json`"))?;
+            let mut tokenizer = checked::tokenizer_from(saved)?;
+            let truncation = tokenizer.get_truncation().cloned();
+            tokenizer.with_padding(None).with_truncation(None).map_err(|e| {
+                Error::new(ErrorKind::Internal, "cannot drop the truncation").source(e)
+            })?;
+            let side = match truncation.as_ref().map(|truncation| truncation.direction) {
+                Some(TruncationDirection::Left) => Side::Left,
+                _ => Side::Right,
+            };
+            Ok(Self {
+                frame: Frame::find(&tokenizer),
+                word_by_word: prefix::is_word_by_word(&tokenizer),
+                bounded: Bounded::new(&tokenizer)?,
+                tokenizer,
+                class,
+                special: SpecialTokens::default(),
+                pieces: None,
+                languages: None,
+                model_max_length: truncation.map(|truncation| truncation.max_length),
+                truncation_side: side,
+                padding_side: Side::Right,
+                clean_up_tokenization_spaces: false,
+                gives_token_type_ids: false,
+                chat_templates: ChatTemplates::default(),
+                digest: files.digest(),
+            })
+        };
+        checked::with_stack(read).map_err(|e| e.at(format!("tokenizer of `{}`", snapshot.name())))
+    }
+
+    /// The token lengths in characters, of the whole vocabulary.
+    pub(crate) fn token_lengths(&self) -> Vec<usize> {
+        let vocabulary = self.tokenizer.get_vocab(true);
+        vocabulary.keys().map(|token| token.chars().count()).collect()
+    }
+
+    /// The tokenizer that reads each of these texts, or its first word, as one token, if its vocabulary has that token: the
+    /// markers of queries and documents.
+    ///
+    /// # Errors
+    /// `Internal` when the library rejects a token.
+    ///
+    /// # Source
+    /// `_register_prefix_tokens` of sentence-transformers' `MultiVectorEncoder`.
+    pub(crate) fn with_markers(mut self, markers: &[String]) -> Result<Self> {
+        let options = EncodeOptions { add_special_tokens: false, ..EncodeOptions::default() };
+        let mut added = Vec::new();
+        for marker in markers {
+            let first = marker.split_whitespace().next();
+            let known = [Some(marker.as_str()), first].into_iter().flatten();
+            let Some(token) = known
+                .filter(|token| !token.is_empty())
+                .find(|token| !marker.trim().is_empty() && self.token_to_id(token).is_some())
+            else {
+                continue;
+            };
+            let ids = self.encode(token, &options)?.input_ids;
+            if ids != [self.token_to_id(token).unwrap_or_default()] {
+                added.push(tokenizers::AddedToken::from(token, true).normalized(false));
+            }
+        }
+        if !added.is_empty() {
+            self.tokenizer.add_special_tokens(added).map_err(|e| {
+                Error::new(ErrorKind::Internal, "cannot add the markers of texts").source(e)
+            })?;
+            self.word_by_word = prefix::is_word_by_word(&self.tokenizer);
+        }
+        Ok(self)
+    }
+
     /// The tokenizer with lower-casing before its normalizer. Special tokens in a text are unchanged.
     ///
     /// # Errors

@@ -136,7 +136,7 @@ pub(super) enum AdditionalTokens {
 }
 
 /// The special tokens by attribute, and the tokens added to the vocabulary.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct SpecialTokens {
     /// By attribute; a token that a file sets to `null` is absent.
     named: BTreeMap<&'static str, Token>,

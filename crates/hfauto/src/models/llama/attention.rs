@@ -139,10 +139,12 @@ fn load_qkv(
             let parts = [0, 1, 2].map(|i| SelectedRows {
                 vb: vb.pp(names[i]),
                 stored: sizes[i],
-                rows: match i {
-                    2 => vec![0..sizes[i]],
-                    _ => pairs_to_halves(sizes[i] / head_dim, head_dim, turning),
-                },
+                // Values do not turn.
+                rows: pairs_to_halves(
+                    sizes[i] / head_dim,
+                    head_dim,
+                    if i == 2 { 0 } else { turning },
+                ),
             });
             Linear::load_selected(&parts, hidden, bias, norm)
         }

@@ -1,0 +1,155 @@
+//! The modules that `modules.json` lists, each read from its folder. Not here: their computation (`modules`).
+
+use serde_json::Value;
+
+use super::keys::{self, File};
+use super::modules::{self, Module, SpladePooling};
+use super::multi_vector::Mask;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hub::Snapshot;
+use crate::limits;
+
+/// The module types that are implemented, by the last part of their dotted path.
+const MODULE_TYPES: &str = "Transformer, StaticEmbedding, Pooling, Dense, LayerNorm, Normalize, Dropout; MLMTransformer, \
+                            SpladePooling and SparseStaticEmbedding for `sparse-encoding`; LogitScore for `rerank`; \
+                            MultiVectorMask for several vectors per text";
+
+/// The one class of PyLate that is a module.
+const PYLATE_DENSE: &str = "pylate.models.Dense.Dense";
+
+/// The kind of the first module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    Transformer,
+    MLMTransformer,
+    StaticEmbedding,
+    SparseStaticEmbedding,
+}
+
+/// The modules that `modules.json` lists.
+pub(super) struct ListedModules {
+    /// The files of the first module.
+    pub(super) transformer: Snapshot,
+    pub(super) first: First,
+    pub(super) modules: Vec<Module>,
+    pub(super) splade_pooling: Option<SpladePooling>,
+    /// The folder of LogitScore.
+    pub(super) logit_score: Option<String>,
+    pub(super) mask: Option<Mask>,
+}
+
+impl ListedModules {
+    /// Whether they are those of a sparse encoder.
+    pub(super) fn is_sparse(&self) -> bool {
+        self.splade_pooling.is_some() || self.first == First::SparseStaticEmbedding
+    }
+
+    /// Reads the list. With `on_tokens`, a Dense module whose file does not name its input works on tokens.
+    ///
+    /// # Errors
+    /// `Unsupported` for a module that is not implemented, `Model` for damaged files.
+    pub(super) fn read(snapshot: &Snapshot, listed: &Value, on_tokens: bool) -> Result<Self> {
+        let list = listed
+            .as_array()
+            .filter(|list| !list.is_empty())
+            .ok_or_else(|| Error::new(ErrorKind::Model, "modules.json is not a list of modules"))?;
+        if list.len() > limits::MODEL_MODULES {
+            let (found, most) = (list.len(), limits::MODEL_MODULES);
+            let message = format!("modules.json has {found} modules, expected at most {most}");
+            return Err(Error::new(ErrorKind::Model, message));
+        }
+        let mut found = Self {
+            transformer: snapshot.clone(),
+            first: First::Transformer,
+            modules: Vec::new(),
+            splade_pooling: None,
+            logit_score: None,
+            mask: None,
+        };
+        for (index, entry) in list.iter().enumerate() {
+            let text = |key| entry.get(key).and_then(Value::as_str);
+            let (Some(kind), Some(path)) = (text("type"), text("path")) else {
+                return Err(Error::new(
+                    ErrorKind::Model,
+                    format!("module {index} of modules.json has no `type` or no `path`"),
+                ));
+            };
+            if let Some(entry) = entry.as_object() {
+                keys::check(File::Modules, entry, &format!("module {index} of modules.json"))?;
+            }
+            // Other packages are Python code, which is not run.
+            let own = kind.strip_prefix("sentence_transformers.");
+            let own = own.or((kind == PYLATE_DENSE).then_some("Dense"));
+            let class = own.and_then(|path| path.rsplit('.').next()).unwrap_or_default();
+            let path = path.trim_end_matches('/');
+            // model2vec writes the root as a dot.
+            let path = if path == "." { "" } else { path };
+            match (index, class) {
+                (0, "Transformer" | "MLMTransformer") => {
+                    if class == "MLMTransformer" {
+                        found.first = First::MLMTransformer;
+                    }
+                    found.transformer = folder(snapshot, path, "config.json")?;
+                }
+                (0, "StaticEmbedding") => {
+                    found.first = First::StaticEmbedding;
+                    found.transformer = folder(snapshot, path, "tokenizer.json")?;
+                }
+                (0, "SparseStaticEmbedding") if list.len() == 1 => {
+                    found.first = First::SparseStaticEmbedding;
+                    found.transformer = folder(snapshot, path, "config.json")?;
+                }
+                (1.., "Pooling") => {
+                    found.modules.push(Module::Pooling(modules::pooling(snapshot, path)?));
+                }
+                (1.., "Dense") => {
+                    let dense = modules::dense(snapshot, path, on_tokens)?;
+                    found.modules.push(Module::Dense(dense));
+                }
+                (1.., "LayerNorm") => {
+                    found.modules.push(Module::LayerNorm(modules::layer_norm(snapshot, path)?));
+                }
+                (1.., "Normalize") => {
+                    found.modules.push(modules::normalization(snapshot, path)?);
+                }
+                (1.., "Dropout") => modules::dropout(snapshot, path)?,
+                (1.., "MultiVectorMask") if found.mask.is_none() => {
+                    let (settings, place) = modules::multi_vector_mask(snapshot, path)?;
+                    found.mask = Some(Mask::read(&settings, &place)?);
+                }
+                (1, "SpladePooling") if list.len() == 2 => {
+                    found.splade_pooling = Some(modules::splade(snapshot, path)?);
+                }
+                (1, "LogitScore") if list.len() == 2 => {
+                    found.logit_score = Some(path.to_owned());
+                }
+                (_, "LogitScore") => {
+                    let message = format!("module {index} of modules.json is a LogitScore");
+                    return Err(Error::new(ErrorKind::Unsupported, message)
+                        .hint("a LogitScore is the second and last module, after a Transformer"));
+                }
+                _ => {
+                    let message =
+                        format!("module {index} of modules.json, `{kind}`, is not implemented");
+                    return Err(Error::new(ErrorKind::Unsupported, message).hint(format!(
+                        "implemented are, of sentence_transformers, {MODULE_TYPES}; a Transformer or a StaticEmbedding is the first"
+                    )));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A folder of the snapshot, which has `file`, as a snapshot of its own; the empty path is the snapshot itself.
+fn folder(snapshot: &Snapshot, path: &str, file: &str) -> Result<Snapshot> {
+    if path.is_empty() {
+        return Ok(snapshot.clone());
+    }
+    let known = format!("{path}/{file}");
+    let dir = snapshot.path(&known).and_then(|file| Some(file.parent()?.to_path_buf()));
+    let dir = dir.ok_or_else(|| {
+        Error::new(ErrorKind::Model, format!("modules.json names `{path}`, which has no {file}"))
+    })?;
+    Snapshot::local(&dir)
+}
