@@ -35,7 +35,7 @@ pub(super) const BART: Family = Family {
     dimensions: |fields| Ok(BartConfig::bart(fields)?.dimensions()),
     auto_model: |fields, vb| heads::bart_model(&BartConfig::bart(fields)?, &vb),
     heads: &heads::BART,
-    // What a decoder alone leaves aside, copies of the embeddings, and buffers of old checkpoints.
+    // Tensors that a decoder without its encoder does not load, copies of the embeddings, and buffers of old checkpoints.
     keys_to_ignore_on_load_unexpected: &[
         "encoder.",
         "shared.",

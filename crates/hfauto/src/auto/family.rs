@@ -1,4 +1,4 @@
-//! What a row of the table of families says. Not here: the rows (`families`).
+//! [`Family`], the type of a row in the table of families. Not here: the rows (`families`).
 
 use super::heads::{FamilyHead, LoadBackbone};
 use crate::auto_class::AutoClass;

@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn what_a_prompt_or_the_length_asks_for_changes_the_scores() {
         let default = GenerationConfig::default();
-        // Of the prompt: positive scores are multiplied, negative ones divided.
+        // Tokens of the prompt: positive scores are multiplied, negative ones divided.
         let config = GenerationConfig { encoder_repetition_penalty: 2.0, ..default.clone() };
         assert_eq!(processed(&config, 2, &[2, 3, 4]), [1.0, -2.0, 6.0, -2.0, 5.0]);
         let config = GenerationConfig { encoder_no_repeat_ngram_size: 2, ..default.clone() };

@@ -38,7 +38,7 @@ const PUNCTUATION: &str = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
 /// The length of queries where no file gives one.
 const QUERY_LENGTH: usize = 32;
 
-/// What a text is encoded as.
+/// The role of a text: a query or a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextRole {
     /// A query: may be expanded to a fixed length.

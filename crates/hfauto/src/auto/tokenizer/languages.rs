@@ -117,7 +117,7 @@ impl Languages {
         })
     }
 
-    /// The tokens around a text in the language `code`, of which one is the end token.
+    /// The special tokens around a text in the language `code`: its language token and the end token.
     fn frame(&self, code: &str, eos: &str) -> (Vec<String>, Vec<String>) {
         let (language, end) = (self.style.token(code), eos.to_owned());
         if self.style.follows {

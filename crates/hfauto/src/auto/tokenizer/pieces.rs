@@ -111,7 +111,7 @@ fn read_ids(file: &str, object: Map<String, Value>) -> Result<HashMap<String, u3
 
 fn by_id(ids: &HashMap<String, u32>) -> HashMap<u32, String> {
     let mut pieces: Vec<(&String, &u32)> = ids.iter().collect();
-    // Of several pieces with one id, the last in the alphabet counts, whatever the order of the map.
+    // If several pieces have the same id, the alphabetically last one wins, so that the order of the map does not matter.
     pieces.sort_unstable();
     pieces.into_iter().map(|(piece, id)| (*id, piece.clone())).collect()
 }
