@@ -204,7 +204,7 @@ fn multi_vectors_equal_those_of_sentence_transformers() {
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(&expected) {
             let close = match (found["out"].as_f64(), expected.as_f64()) {
-                (Some(a), Some(b)) => (a - b).abs() < 1e-4 * b.abs().max(1.0),
+                (Some(a), Some(b)) => (a - b).abs() < CLOSE * b.abs().max(1.0),
                 (a, b) => a == b,
             };
             assert!(close, "{name}: {found} {expected}");
