@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hfauto_pipe::config::pipeline::SourceSpec;
-use hfauto_pipe::source;
+use hfauto_pipe::source::{self, StepWork, UnitSize};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -52,7 +52,10 @@ pub fn read_table(name: &str, bytes: &[u8]) {
         let spec = SourceSpec::of_path(path.display().to_string(), "fuzz");
         let Ok(source) = source::open(&context, &spec).await else { return };
         let column = source.dataframe.schema().field(0).name().clone();
-        let _ = source.units();
+        let work = StepWork { columns: vec![column.clone()], work: vec![(64, 0.001)] };
+        for size in [UnitSize::default(), UnitSize { rows: 100, steps: vec![work] }] {
+            let _ = source.units(&size);
+        }
         let rows = source.dataframe.clone().limit(0, Some(100_000));
         let _ = rows.expect("a plan").collect().await;
         let predicate = source.dataframe.parse_sql_expr(&format!("\"{column}\" > '3'"));
