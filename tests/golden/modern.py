@@ -90,6 +90,8 @@ def golden(folder, model_type, auto_class, kind, notes, tokenizer, attention):
 
 def exact(folder, auto_class, encoded, out, attention):
     """The same in f64, as far as the library does not convert to f32 itself: no number hangs on the order of a sum."""
+    # Two kernels that are each this close differ by at most 5e-6.
+    most = 2.5e-6 if os.path.basename(folder) == "model" else 5e-6
     model = load(folder, auto_class, attention)
     if getattr(model.config, "num_experts_per_tok", None):
         model.set_experts_implementation("eager")      # the others do not compute in f64
@@ -103,7 +105,7 @@ def exact(folder, auto_class, encoded, out, attention):
             if f"{name}.{i}" in out and ours is not None:
                 ours = torch.stack(ours) if isinstance(ours, list) else ours[0]
                 off = (out[f"{name}.{i}"] - ours).abs().max().item()
-                assert off < 5e-6, (folder, name, i, off)
+                assert off < most, (folder, name, i, off)
 
 
 # ----------------------------------------------------------------------------- generation
@@ -173,7 +175,7 @@ def token_ids(tokenizer, model_type):
     return ids
 
 
-def modern_cell(path, shape, *, notes="", labels=None, kind=None, config_json=None, edit=None, saved_as=None, after=None, embeddings=0.3, spread=1,
+def modern_cell(path, shape, *, notes="", labels=None, kind=None, config_json=None, edit=None, saved_as=None, after=None, embeddings=None, spread=1,
                 attention="eager", **changes):
     """Registers a cell. `path` is model_type/head[-variant]; `shape` and `changes` go into the configuration.
 
@@ -182,6 +184,8 @@ def modern_cell(path, shape, *, notes="", labels=None, kind=None, config_json=No
     decoders, generate.json go into the cells without a variant (`generate.json` into every for-causal-lm).
     """
     model_type, folder_name = path.split("/")
+    # The hidden states of a model are compared between kernels: where they are small, norms amplify their rounding.
+    embeddings = embeddings or (1 if folder_name == "model" else 0.3)
     head = max((h for h in TEXT_HEADS if folder_name == h or folder_name.startswith(h + "-")), key=len)
     auto_class, default_kind = TEXT_HEADS[head]
     name = f"modern/{path}"
