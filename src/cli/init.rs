@@ -36,7 +36,7 @@ fn template(task: &str) -> String {
 }
 
 /// A pipeline of this repository with a hub model and the user's data, without tests.
-fn for_users(task: &TaskDefinition) -> String {
+pub(super) fn for_users(task: &TaskDefinition) -> String {
     let mut text = String::new();
     let mut section = "";
     for line in task.template.lines() {

@@ -1,6 +1,8 @@
 //! `hfauto-pipe models`: lists the supported models; `models MODEL`: explains one checkpoint.
 
 use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::DType;
 use clap::Args;
@@ -10,9 +12,13 @@ use crate::auto::{
     AutoClass, AutoImageProcessor, AutoTokenizer, Encoder, FAMILIES, ModelDtype,
     SentenceTransformerConfig, auto_devices, auto_dtype,
 };
+use crate::config::pipeline::StepKind;
+use crate::config::{self, LoadOptions};
 use crate::error::Result;
-use crate::hub::{Need, Weights};
-use crate::tasks::{memory, module_names};
+use crate::hub::{Hub, Need, Snapshot, Weights};
+use crate::tasks::{
+    self, ModelSpec, Models, TASKS, Task, TaskDefinition, TaskStep, memory, module_names,
+};
 
 #[derive(Args, Debug)]
 pub(super) struct ModelsArgs {
@@ -61,6 +67,9 @@ impl ModelsArgs {
         line("architectures", &config.architectures().join(", "));
         let classes: Vec<&str> = config.family().classes().map(AutoClass::name).collect();
         line("auto classes", &classes.join(", "));
+        let runnable = runnable(&snapshot, revision, &hub);
+        let ids: Vec<&str> = runnable.iter().map(|(definition, _)| definition.id).collect();
+        line("tasks", &ids.join(", "));
         let labels: Vec<&str> = config.id2label().values().map(String::as_str).collect();
         line("labels", &labels.join(", "));
         line("hidden_size", &dimensions.hidden_size);
@@ -93,11 +102,10 @@ impl ModelsArgs {
         match local.and_then(|model| model.transformer.weight_files()) {
             Ok(files) => {
                 let weights = Weights::open(&files).map_err(named)?;
-                let parameters: usize = weights
-                    .names()
-                    .filter_map(|name| weights.shape(name))
-                    .map(|shape| shape.iter().product::<usize>())
-                    .sum();
+                let stored =
+                    |name| weights.shape(name).map(|shape| shape.iter().product::<usize>());
+                let stored = || weights.names().filter_map(stored).sum::<usize>();
+                let parameters = parameters(&runnable).unwrap_or_else(stored);
                 for file in &files {
                     line("weights", &file.display());
                 }
@@ -127,6 +135,48 @@ impl ModelsArgs {
         }
         Ok(text)
     }
+}
+
+/// A task, resolved with a model.
+type Runnable = (&'static TaskDefinition, Arc<dyn Task>);
+
+/// The tasks that a checkpoint runs as it is: its configuration has what the task needs, and its weights, if they are on
+/// this machine, the head.
+fn runnable(snapshot: &Snapshot, revision: Option<&str>, hub: &Hub) -> Vec<Runnable> {
+    let local = || snapshot.dir().canonicalize().unwrap_or_else(|_| snapshot.dir().to_path_buf());
+    let repo = match snapshot.commit() {
+        Some(_) => snapshot.name().to_owned(),
+        None => local().display().to_string(),
+    };
+    let revision = snapshot.commit().or(revision).map(str::to_owned);
+    let spec = ModelSpec { revision, ..ModelSpec::of_repo(repo) };
+    let offline = Hub::new(hub.settings().clone().with_offline(true));
+    let models = Models::new(Arc::new(offline));
+    let resolved = |definition: &'static TaskDefinition| {
+        let step = example(definition, &spec)?;
+        let task = tasks::resolve(&step, &models).ok()?;
+        let has_head = task.base().model.has_head(task.auto_class()).unwrap_or(true);
+        has_head.then_some((definition, task))
+    };
+    TASKS.into_iter().filter_map(resolved).collect()
+}
+
+/// The step of a task's template, with another model.
+fn example(definition: &'static TaskDefinition, model: &ModelSpec) -> Option<TaskStep> {
+    let text = super::init::for_users(definition);
+    let pipeline = config::parse(&text, Path::new(definition.id), &LoadOptions::default()).ok()?;
+    let step = pipeline.steps.into_iter().find_map(|step| match step.kind {
+        StepKind::Task(step) if step.task.id == definition.id => Some(step),
+        _ => None,
+    })?;
+    Some(TaskStep { model: model.clone(), max_length: None, ..step })
+}
+
+/// The parameters that a run reports: those of the first task with a head of the checkpoint, or of the model without one.
+fn parameters(runnable: &[Runnable]) -> Option<usize> {
+    let has_head = |(_, task): &&Runnable| task.auto_class() != AutoClass::Model;
+    let (_, task) = runnable.iter().find(has_head).or_else(|| runnable.first())?;
+    task.weights().map(|size| size.parameters)
 }
 
 /// How a cross-encoder scores a pair, or why it cannot.

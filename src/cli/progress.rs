@@ -79,6 +79,7 @@ struct Snapshot {
     total_rows: Option<u64>,
     rows_per_second: f64,
     tokens_per_second: f64,
+    generated_tokens_per_second: f64,
     padding_share: f64,
     eta: Option<Duration>,
 }
@@ -91,6 +92,7 @@ impl Snapshot {
         let counts: Vec<_> = progress.steps().iter().map(|step| step.metrics().counts()).collect();
         let rows = progress.rows();
         let tokens: u64 = counts.iter().map(|counts| counts.computed_tokens).sum();
+        let generated: u64 = counts.iter().map(|counts| counts.generated_tokens).sum();
         let padded: u64 = counts.iter().map(|counts| counts.padded_tokens).sum();
         let rows_per_second = rows as f64 / seconds;
         let eta = progress.total_rows().and_then(|total| remaining(total, &counts, seconds));
@@ -100,6 +102,7 @@ impl Snapshot {
             total_rows: progress.total_rows(),
             rows_per_second,
             tokens_per_second: tokens as f64 / seconds,
+            generated_tokens_per_second: generated as f64 / seconds,
             padding_share: if padded == 0 { 0.0 } else { 1.0 - tokens as f64 / padded as f64 },
             eta,
         }
@@ -185,8 +188,12 @@ fn rates(now: &Snapshot) -> String {
         text += &format!("ETA {}  ", clock(eta));
     }
     text += &format!("{} rows/s", count(now.rows_per_second.round() as u64));
-    if now.tokens_per_second > 0.0 {
-        text += &format!("  {} tokens/s", count(now.tokens_per_second.round() as u64));
+    let tokens = count(now.tokens_per_second.round() as u64);
+    if now.generated_tokens_per_second > 0.0 {
+        let generated = count(now.generated_tokens_per_second.round() as u64);
+        text += &format!("  {tokens} prompt + {generated} generated tokens/s");
+    } else if now.tokens_per_second > 0.0 {
+        text += &format!("  {tokens} tokens/s");
     }
     text + what
 }
@@ -207,6 +214,7 @@ fn json_line(pipeline: &str, now: &Snapshot) {
         "total_rows": now.total_rows,
         "rows_per_second": now.rows_per_second,
         "tokens_per_second": now.tokens_per_second,
+        "generated_tokens_per_second": now.generated_tokens_per_second,
         "padding_share": now.padding_share,
         "eta_seconds": now.eta.map(|eta| eta.as_secs_f64()),
     });

@@ -24,10 +24,13 @@ use super::status::{self, ClusterStatus};
 use super::timing::Timing;
 use super::units::may_pass;
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::CLUSTER_MESSAGE_BYTES;
 
 /// Tasks of one submission: the scheduler sends each with its own plan, and looks through all of them for each poll.
 const TASKS: usize = 4000;
+
+/// The descriptions of units in one submission, in bytes. While it is encoded and sent, there are several copies of it. The
+/// rest is submitted next.
+const SUBMISSION_BYTES: usize = 8 << 20;
 
 /// Ballista's bytes for a partition of a plan, rounded up.
 const PARTITION_BYTES: usize = 1024;
@@ -53,11 +56,12 @@ pub(crate) trait OpenJob: Send + Sync + 'static {
     /// `Internal` if it cannot be written.
     fn job(&self) -> Result<Vec<u8>>;
 
-    /// The descriptions of the units that were not done at the last look.
+    /// The descriptions of the first units that were not done at the last look: all of them, or as many as have `most_bytes`
+    /// together and one more.
     ///
     /// # Errors
     /// `Internal` if they cannot be written.
-    fn open_units(&self) -> Result<Vec<Vec<u8>>>;
+    fn open_units(&self, most_bytes: usize) -> Result<Vec<Vec<u8>>>;
 
     /// Looks for new manifests, updates the progress, and returns the number of units that are done.
     ///
@@ -197,13 +201,13 @@ impl Cluster {
             next_status: now,
         };
         loop {
-            let open = blocking(&job, OpenJob::open_units).await?;
+            let open = blocking(&job, |job| job.open_units(SUBMISSION_BYTES)).await?;
             if open.is_empty() {
                 return Ok(());
             }
             self.forget(submitted).await;
             let tasks = Tasks { job: description.clone(), partitions: partitions(open) };
-            let ended = match self.submit(&*job, &tasks, submitted).await? {
+            let ended = match self.submit(&*job, tasks, submitted).await? {
                 Ended::Done => self.follow(&job, submitted, &mut patience).await?,
                 ended => ended,
             };
@@ -232,9 +236,10 @@ impl Cluster {
     async fn submit(
         &self,
         job: &dyn OpenJob,
-        tasks: &Tasks,
+        tasks: Tasks,
         submitted: &mut Submitted,
     ) -> Result<Ended> {
+        let units: usize = tasks.partitions.iter().map(Vec::len).sum();
         let plan = tasks.encode().map_err(|e| {
             Error::new(ErrorKind::Internal, "cannot describe the job to the cluster").source(e)
         })?;
@@ -252,7 +257,7 @@ impl Cluster {
                 setting(BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK, "1"),
             ],
             operation_id: session_id.clone(),
-            query: Some(Query::PhysicalPlan(plan.to_vec())),
+            query: Some(Query::PhysicalPlan(plan.into())),
         };
         submitted.session = Some(session_id);
         let answer = match scheduler(&self.client).execute_query(request).await {
@@ -264,7 +269,6 @@ impl Cluster {
         };
         match answer.result {
             Some(execute_query_result::Result::Success(success)) => {
-                let units: usize = tasks.partitions.iter().map(Vec::len).sum();
                 tracing::info!(job = success.job_id, units, "submitted");
                 submitted.job = Some(success.job_id);
                 Ok(Ended::Done)
@@ -388,7 +392,7 @@ fn partitions(open: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
     for unit in open {
         let is_new = partitions.last().is_none_or(|units| units.len() == units_per_task);
         bytes += unit.len() + if is_new { PARTITION_BYTES } else { 16 };
-        if bytes > CLUSTER_MESSAGE_BYTES / 2 && !partitions.is_empty() {
+        if bytes > 2 * SUBMISSION_BYTES && !partitions.is_empty() {
             break;
         }
         if is_new {
@@ -429,7 +433,7 @@ mod tests {
         assert_eq!(check(4001, 300, 2001, 2), 4001);
         assert_eq!(check(100_000, 200, 4000, 25), 100_000);
         // As many as fit; at least one.
-        assert!(check(100, 1 << 20, 31, 1) < 100);
+        assert!(check(100, 1 << 20, 15, 1) < 100);
         assert_eq!(check(2, 64 << 20, 1, 1), 1);
     }
 }

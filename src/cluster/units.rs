@@ -30,3 +30,23 @@ pub(crate) struct UnitDone {
 pub(super) fn may_pass(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Resources | ErrorKind::Hub | ErrorKind::Sink)
 }
+
+/// The first descriptions of units: all, or as many as have `most_bytes` together and one more.
+///
+/// # Errors
+/// The first error of `units`.
+pub(super) fn first_units(
+    most_bytes: usize,
+    units: impl Iterator<Item = Result<Vec<u8>>>,
+) -> Result<Vec<Vec<u8>>> {
+    let (mut first, mut bytes) = (Vec::new(), 0);
+    for unit in units {
+        let unit = unit?;
+        bytes += unit.len();
+        first.push(unit);
+        if bytes > most_bytes {
+            break;
+        }
+    }
+    Ok(first)
+}

@@ -28,6 +28,8 @@ pub(crate) struct BatchSize {
     pub(crate) padded_tokens: u64,
     /// Prompt tokens that were reused from prefixes of other rows, since the model was asked last.
     pub(crate) cached_tokens: u64,
+    /// Tokens that were generated, since the model was asked last.
+    pub(crate) generated_tokens: u64,
 }
 
 /// Counters of one model step. Atomics with relaxed ordering suffice, because each is an independent sum.
@@ -44,6 +46,7 @@ pub struct StepMetrics {
     batch_tokens: AtomicU64,
     padded_tokens: AtomicU64,
     cached_tokens: AtomicU64,
+    generated_tokens: AtomicU64,
     batches: AtomicU64,
     failed_rows: AtomicU64,
     reused_rows: AtomicU64,
@@ -90,12 +93,13 @@ impl StepMetrics {
 
     /// Adds one forward pass.
     pub(crate) fn computed(&self, size: BatchSize, elapsed: Duration, queued: Duration) {
-        let BatchSize { rows, tokens, padded_tokens, cached_tokens } = size;
+        let BatchSize { rows, tokens, padded_tokens, cached_tokens, generated_tokens } = size;
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.computed_rows.fetch_add(rows, Ordering::Relaxed);
         self.batch_tokens.fetch_add(tokens, Ordering::Relaxed);
         self.padded_tokens.fetch_add(padded_tokens, Ordering::Relaxed);
         self.cached_tokens.fetch_add(cached_tokens, Ordering::Relaxed);
+        self.generated_tokens.fetch_add(generated_tokens, Ordering::Relaxed);
         self.model_nanos.fetch_add(nanos(elapsed), Ordering::Relaxed);
         self.queue_nanos.fetch_add(nanos(queued), Ordering::Relaxed);
     }
@@ -180,6 +184,7 @@ impl StepMetrics {
             computed_tokens: computed(&self.batch_tokens),
             padded_tokens: computed(&self.padded_tokens),
             cached_tokens,
+            generated_tokens: read(&self.generated_tokens),
             batches: read(&self.batches),
             failed_rows: read(&self.failed_rows),
             reused_rows: read(&self.reused_rows),
@@ -204,6 +209,7 @@ pub(crate) fn describe(counts: StepCounts, metrics: &mut MetricsSet) {
         ("tokens", counts.tokens),
         ("computed_tokens", counts.computed_tokens),
         ("cached_tokens", counts.cached_tokens),
+        ("generated_tokens", counts.generated_tokens),
         ("batches", counts.batches),
     ] {
         let count = Count::new();

@@ -185,6 +185,7 @@ fn compute(
         tokens: total as u64,
         padded_tokens: total as u64,
         cached_tokens: 0,
+        generated_tokens: 0,
     };
     step.metrics().tokenized(rows as u64, tokens.into_iter(), truncated, 0, start.elapsed());
     step.metrics().computed(size, Duration::ZERO, Duration::ZERO);

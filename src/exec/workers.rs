@@ -198,6 +198,7 @@ fn compute(Queued { job, since, reply }: Queued, device: usize, spare: Option<&A
         tokens: tokens as u64,
         padded_tokens: (longest * batch.len()) as u64,
         cached_tokens: job.models[device].take_cached_tokens(),
+        generated_tokens: job.models[device].take_generated_tokens(),
     };
     job.metrics.computed(size, start.elapsed(), start - since);
     let _ = reply.send(Some(result.map(Arc::new).map_err(Arc::new)));

@@ -84,10 +84,13 @@ impl Coordinator {
     }
 
     /// The units that are not done, in order.
-    pub fn open_units(&self) -> Vec<UnitSpec> {
-        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = self.units.iter().filter(|unit| !done.contains(&unit.key.id));
-        open.map(|unit| UnitSpec::of(unit, &self.job.source)).collect()
+    pub fn open_units(&self) -> impl Iterator<Item = UnitSpec> {
+        let open = self.units.iter().filter(|unit| !self.is_done(&unit.key.id));
+        open.map(|unit| UnitSpec::of(unit, &self.job.source))
+    }
+
+    fn is_done(&self, id: &str) -> bool {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 
     /// Looks for units that workers have committed since the last call, and returns the number of units that are done.

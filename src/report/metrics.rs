@@ -207,7 +207,7 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
     if steps.is_empty() {
         return;
     }
-    let counters: [(&str, &str, Counter); 12] = [
+    let counters: [(&str, &str, Counter); 13] = [
         ("rows", "Rows that the step has emitted.", |step| step.counts.rows),
         ("null_rows", "Rows that were null.", |step| step.counts.null_rows),
         ("computed_rows", "Rows that went through the model.", |step| step.counts.computed_rows),
@@ -225,6 +225,7 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
         ("cached_tokens", "Prompt tokens that were reused from prefixes of other rows.", |step| {
             step.counts.cached_tokens
         }),
+        ("generated_tokens", "Tokens that were generated.", |step| step.counts.generated_tokens),
         ("batches", "Forward passes.", |step| step.counts.batches),
     ];
     for (name, help, value) in counters {

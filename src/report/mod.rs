@@ -277,6 +277,8 @@ pub struct StepReport {
     pub rows_per_second: f64,
     /// Computed tokens per second while the pipeline ran.
     pub tokens_per_second: f64,
+    /// Generated tokens per second while the pipeline ran.
+    pub generated_tokens_per_second: f64,
     /// The stage that the step waited for longest: `input`, `tokenizer`, `model` or `output`.
     pub bottleneck: Option<String>,
     /// Rows by their number of tokens.
@@ -348,6 +350,8 @@ pub struct StepCounts {
     pub padded_tokens: u64,
     /// Prompt tokens that were not computed, because the row shares them with the beginning of other rows' prompts.
     pub cached_tokens: u64,
+    /// Tokens that were generated, those of the best sequence of each row.
+    pub generated_tokens: u64,
     /// Forward passes.
     pub batches: u64,
     /// Failed rows, if their errors are kept.

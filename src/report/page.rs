@@ -113,6 +113,10 @@ fn cards(run: &RunReport, status: Status) -> Vec<(&'static str, String, String)>
         let rows = counted(sum(|step| step.counts.computed_rows), "row");
         cards.push(("Batches", count(sum(|step| step.counts.batches)), format!("of {rows}")));
     }
+    let generated = sum(|step| step.counts.generated_tokens);
+    if generated > 0 {
+        cards.push(("Tokens generated", count(generated), rate(generated)));
+    }
     let cached = sum(|step| step.counts.cached_tokens);
     if cached > 0 {
         cards.push(("Tokens reused", count(cached), "from prefixes of other rows".to_owned()));
@@ -208,6 +212,7 @@ fn step((number, report): (usize, &StepReport)) -> Value {
     context! {
         report,
         tokens_per_second => report.tokens_per_second.max(0.0) as u64,
+        generated_tokens_per_second => report.generated_tokens_per_second.max(0.0) as u64,
         lengths => lengths(number, &report.token_lengths),
         options => serde_json::to_string(&report.model.options).unwrap_or_default(),
     }

@@ -148,6 +148,14 @@ impl StepReport {
             counted(counts.batches, "batch"),
             count(self.tokens_per_second as u64)
         )?;
+        if counts.generated_tokens > 0 {
+            writeln!(
+                f,
+                "    output   {} generated, {} tokens/s",
+                counted(counts.generated_tokens, "token"),
+                count(self.generated_tokens_per_second.round() as u64)
+            )?;
+        }
         if counts.cached_tokens > 0 {
             let saved = count(counts.cached_tokens);
             writeln!(f, "    prefix   {saved} tokens reused from prefixes of other rows")?;

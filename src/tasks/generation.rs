@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{
     ArrayRef, AsArray, Int32Array, Int32Builder, StringArray, StringBuilder, StructArray,
@@ -219,6 +220,8 @@ pub(super) struct Generator {
     pub(super) text_of: TextOf,
     pub(super) include_reasoning: bool,
     pub(super) prefixes: PrefixCache,
+    /// Generated tokens that nobody has asked for yet.
+    pub(super) generated_tokens: AtomicU64,
 }
 
 impl Generator {
@@ -290,7 +293,15 @@ impl Generator {
             include_reasoning: self.include_reasoning,
             prefixes: &self.prefixes,
         };
-        Ok(generator.generate(prompts, max_batch_tokens)?)
+        let texts = generator.generate(prompts, max_batch_tokens)?;
+        let tokens: usize = texts.iter().map(|text| text.token_ids.len()).sum();
+        self.generated_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+        Ok(texts)
+    }
+
+    /// As [`TaskModel::take_generated_tokens`](super::TaskModel::take_generated_tokens).
+    pub(super) fn take_generated_tokens(&self) -> u64 {
+        self.generated_tokens.swap(0, Ordering::Relaxed)
     }
 
     /// The size of the loaded weights.

@@ -46,7 +46,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
 use candle_core::Device;
 
-use crate::auto::{Encoding, HeadRequest};
+use crate::auto::{AutoClass, Encoding, HeadRequest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::models::Dimensions;
 
@@ -368,9 +368,13 @@ pub trait Task: std::fmt::Debug + Send + Sync {
 
     /// The size of the weights, without reading them; `None` if they are not on this machine.
     fn weights(&self) -> Option<WeightSize> {
-        let base = self.base();
-        let task = TASKS.iter().find(|task| task.id == base.summary.task)?;
-        base.model.weight_size(HeadRequest::of(task.auto_class))
+        self.base().model.weight_size(HeadRequest::of(self.auto_class()))
+    }
+
+    /// The Auto class that loads the weights: the task's, unless the model computes it another way.
+    fn auto_class(&self) -> AutoClass {
+        let task = TASKS.iter().find(|task| task.id == self.base().summary.task);
+        task.map_or(AutoClass::Model, |task| task.auto_class)
     }
 
     /// The model's sizes by its configuration; `None` for a task without a model.
@@ -415,6 +419,11 @@ pub trait TaskModel: Send + Sync {
 
     /// The prompt tokens that were reused from prefixes of other rows instead of computed, since the last call.
     fn take_cached_tokens(&self) -> u64 {
+        0
+    }
+
+    /// The tokens that were generated since the last call.
+    fn take_generated_tokens(&self) -> u64 {
         0
     }
 

@@ -330,6 +330,14 @@ impl ResolvedModel {
         Some(WeightSize { parameters: parameters.ok()?, bytes: bytes.ok()? })
     }
 
+    /// Whether the weights on this machine include the head of an Auto class, by the headers of their files; `None` if they
+    /// are not on this machine. [`AutoClass::Model`] needs no head.
+    pub fn has_head(&self, class: AutoClass) -> Option<bool> {
+        let head = HeadRequest { new_head: None, ..HeadRequest::of(class) };
+        self.weight_size(HeadRequest::of(AutoClass::Model))?;
+        Some(self.weight_size(head).is_some())
+    }
+
     /// The identity of the model: the commit on the hub, or the sizes and modification times of the files of a local
     /// directory.
     pub fn identity(&self) -> String {

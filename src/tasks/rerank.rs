@@ -259,6 +259,10 @@ impl Task for RerankTask {
         self.classifier.weight_size()
     }
 
+    fn auto_class(&self) -> AutoClass {
+        self.scorer.auto_class()
+    }
+
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
         Ok(Box::new(RerankModel {
             model: self.classifier.load(device)?,

@@ -19,7 +19,7 @@ use super::late_interaction::LateInteraction;
 use super::models::ResolvedModel;
 use super::text_input::encode_rows;
 use super::{EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize};
-use crate::auto::{AutoClass, HeadRequest, TextRole};
+use crate::auto::{AutoClass, TextRole};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The task with its model resolved, without weights.
@@ -125,8 +125,8 @@ impl Task for LateRerankTask {
         Ok(Arc::new(scores.finish()))
     }
 
-    fn weights(&self) -> Option<WeightSize> {
-        self.base.model.weight_size(HeadRequest::of(AutoClass::Model))
+    fn auto_class(&self) -> AutoClass {
+        AutoClass::Model
     }
 
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {

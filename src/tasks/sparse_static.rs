@@ -15,7 +15,7 @@ use super::models::ResolvedModel;
 use super::sparse_rows::{SparseRows, item};
 use super::text_input::encode_rows;
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
-use crate::auto::SparseStatic;
+use crate::auto::{AutoClass, SparseStatic};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The options of the step.
@@ -93,6 +93,10 @@ impl Task for SparseStaticTask {
     fn weights(&self) -> Option<WeightSize> {
         let parameters = self.base.model.tokenizer().total_vocab_size();
         Some(WeightSize { parameters, bytes: parameters * size_of::<f32>() })
+    }
+
+    fn auto_class(&self) -> AutoClass {
+        AutoClass::Model
     }
 
     fn load(&self, _device: &Device) -> Result<Box<dyn TaskModel>> {

@@ -8,6 +8,7 @@
 //! transformers.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field};
@@ -450,6 +451,7 @@ impl Task for Text2TextGenerationTask {
             text_of: TextOf::Generated,
             include_reasoning: true,
             prefixes: PrefixCache::default(),
+            generated_tokens: AtomicU64::new(0),
         })))
     }
 }
@@ -460,6 +462,10 @@ struct Text2TextGenerationModel(Generator);
 impl TaskModel for Text2TextGenerationModel {
     fn forward(&self, sequences: &[&Sequence], max_batch_tokens: usize) -> Result<ArrayRef> {
         self.0.forward_by_language(sequences, max_batch_tokens)
+    }
+
+    fn take_generated_tokens(&self) -> u64 {
+        self.0.take_generated_tokens()
     }
 
     fn weights(&self) -> WeightSize {

@@ -5,6 +5,7 @@
 //! transformers' pipeline turns it on.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, StructArray};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -383,6 +384,7 @@ impl Task for TextGenerationTask {
             text_of: TextOf::Continuation,
             include_reasoning: self.include_reasoning,
             prefixes: PrefixCache::default(),
+            generated_tokens: AtomicU64::new(0),
         })))
     }
 }
@@ -397,6 +399,10 @@ impl TaskModel for TextGenerationModel {
 
     fn take_cached_tokens(&self) -> u64 {
         self.0.prefixes.take_saved_tokens()
+    }
+
+    fn take_generated_tokens(&self) -> u64 {
+        self.0.take_generated_tokens()
     }
 
     fn weights(&self) -> WeightSize {

@@ -439,6 +439,67 @@ fn schema_completions_init_and_models_print_results() {
     }
 }
 
+/// The tasks are those for which the checkpoint has the head, and the parameters those that a run reports.
+#[test]
+fn models_says_which_tasks_a_checkpoint_runs() {
+    let fixture = Fixture::new();
+    let model = |name: &str| repository().join("tests/golden").join(name).display().to_string();
+    let line = |name: &str, key: &str| {
+        let ran = fixture.run(&["models", &model(name)]);
+        let found = ran.succeeds().stdout.lines().find_map(|line| line.strip_prefix(key));
+        found.unwrap_or_else(|| panic!("no {key} in:\n{}", ran.stdout)).trim().to_owned()
+    };
+    for (name, tasks) in [
+        ("tasks/bert-ner", "feature-extraction, token-classification, token-count"),
+        (
+            "tasks/qwen3-rerank",
+            "feature-extraction, rerank, text-generation, loglikelihood, token-count",
+        ),
+        ("tasks/vit", "image-classification"),
+    ] {
+        assert_eq!(line(name, "tasks"), tasks, "{name}");
+    }
+    let rows = sample_rows().display().to_string();
+    let ran = fixture.run(&[
+        "ner",
+        &rows,
+        "--model",
+        &model("tasks/bert-ner"),
+        "--column",
+        "text",
+        "-o",
+        "spans.jsonl",
+    ]);
+    let parameters = line("tasks/bert-ner", "parameters");
+    let said = format!("{}{}", ran.succeeds().stdout, ran.stderr).replace(',', "");
+    assert!(said.contains(&format!("{parameters} parameters")), "{parameters}: {said}");
+}
+
+#[test]
+fn words_are_completed_in_a_shell() {
+    let fixture = Fixture::new();
+    let completed = |words: &str| {
+        let script = format!(
+            "source <(\"$0\" completions bash); COMP_WORDS=(hfauto-pipe {words}); \
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _hfauto-pipe hfauto-pipe \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; \
+             echo \"${{COMPREPLY[*]}}\""
+        );
+        let program = env!("CARGO_BIN_EXE_hfauto-pipe");
+        let ran = std::process::Command::new("bash").args(["-c", &script, program]).output();
+        let ran = fixture.ran(ran.unwrap());
+        ran.succeeds().stdout.trim().to_owned()
+    };
+    assert_eq!(completed("pre"), "preview");
+    assert!(completed("''").contains("token-classification"), "{}", completed("''"));
+    assert_eq!(completed("cluster ex"), "executor");
+    assert!(completed("run --pro").contains("--progress"), "{}", completed("run --pro"));
+    assert_eq!(completed("run --progress ba"), "bar");
+    assert!(completed("feature-extraction --po").contains("--pooling"));
+    assert_eq!(completed("feature-extraction --pooling lastt"), "lasttoken");
+    assert_eq!(completed("init fill"), "fill-mask");
+}
+
 #[test]
 fn quiet_leaves_errors_and_verbose_says_more() {
     let fixture = Fixture::new();

@@ -228,4 +228,10 @@ fn the_report_says_what_sharing_saved() {
     assert_eq!(computed + cached, tokens);
     // At least the tokens of the shortest prefix, in all rows but one of each worker.
     assert!(cached >= 32, "{counts}");
+    let rows = std::fs::read_to_string(fixture.path("out.jsonl")).unwrap();
+    let row =
+        |line| serde_json::from_str::<Value>(line).unwrap()["out"]["generated_tokens"].clone();
+    let generated: u64 = rows.lines().map(row).filter_map(|tokens| tokens.as_u64()).sum();
+    assert!(generated > 0 && counts["generated_tokens"] == generated, "{generated}: {counts}");
+    assert!(shown.contains(&format!("{generated} tokens generated, ")), "{shown}");
 }

@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 
 use super::super::client::{Cluster, OpenJob};
 use super::super::security::is_lost;
+use super::super::units::first_units;
 use super::wire::{Answer, Ask, ResultsClient, unit_state};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -289,14 +290,14 @@ impl OpenJob for QueryJob {
         Ok(self.submission.job.clone())
     }
 
-    fn open_units(&self) -> Result<Vec<Vec<u8>>> {
+    fn open_units(&self, most_bytes: usize) -> Result<Vec<Vec<u8>>> {
         let units = &self.submission.units;
         if self.known().fetched.len() < units.len() && block_on(self.open()).is_err() {
             self.known().states.clear();
         }
         let known = self.known();
         let open = units.iter().enumerate().filter(|(unit, _)| !Self::is_done(&known, *unit));
-        Ok(open.map(|(_, unit)| unit.clone()).collect())
+        first_units(most_bytes, open.map(|(_, unit)| Ok(unit.clone())))
     }
 
     fn done(&self) -> Result<usize> {

@@ -4,7 +4,7 @@
 //! `_beam_search` and its helpers in `src/transformers/generation/utils.py` at v4.57, for a batch of one. Scores are f32 and are added in the same order, including the −10⁹ for excluded beams.
 
 use super::config::{EarlyStopping, GenerationConfig};
-use super::logits::Processors;
+use super::logits::{Candidate, Processors, RowScores};
 use crate::nn::log_softmax;
 
 /// The score offset of a beam that must not win.
@@ -64,32 +64,71 @@ impl BeamSearch {
         Self { input, prompt: prompt.len(), max_length, running, finished }
     }
 
-    /// Advances all beams by one token. `logits` has one row per running beam or, in the first step, one for all beams;
-    /// it is overwritten. `stops` returns whether a sequence ends with a stop string. Returns `None` when the search
-    /// has ended.
+    /// The number of continuations to choose from: enough to continue all beams, even if every end token is among the
+    /// best.
+    fn keep(&self, config: &GenerationConfig) -> usize {
+        self.running.len() * (1 + config.eos_token_id.len()).max(2)
+    }
+
+    fn processors<'a>(&'a self, config: &'a GenerationConfig) -> Processors<'a> {
+        Processors::new(config, &self.input, self.prompt, self.max_length)
+    }
+
+    /// The number of largest logits of each beam that the next step needs; `None` for all.
+    pub(super) fn candidates(&self, config: &GenerationConfig) -> Option<usize> {
+        let (processors, keep) = (self.processors(config), self.keep(config));
+        let counts = self.running.iter().map(|beam| processors.candidates(&beam.ids, keep));
+        counts.collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
+    /// The best continuations of all beams.
+    fn continuations(
+        &self,
+        scores: RowScores<'_>,
+        vocab_size: usize,
+        config: &GenerationConfig,
+    ) -> Vec<Continuation> {
+        let processors = self.processors(config);
+        let keep = self.keep(config).min(self.running.len().saturating_mul(vocab_size));
+        let beams = self.running.iter().enumerate();
+        match scores {
+            RowScores::All(logits) => {
+                let given = logits.len() / vocab_size;
+                for (row, beam) in logits.chunks_exact_mut(vocab_size).zip(&self.running) {
+                    log_softmax(row);
+                    processors.process(&beam.ids, row);
+                    processors.renormalize(row);
+                }
+                let rows = beams.map(|(i, beam)| {
+                    let row = &logits[i.min(given - 1) * vocab_size..][..vocab_size];
+                    (beam.score, (0..).zip(row.iter().copied()))
+                });
+                best_continuations(rows, keep)
+            }
+            RowScores::Best(outputs) => {
+                let rows = beams.map(|(i, beam)| {
+                    let mut row = outputs[i.min(outputs.len() - 1)].clone().log_softmax();
+                    processors.process_candidates(&beam.ids, &mut row);
+                    // Of equal scores, the first token wins, as above.
+                    row.sort_unstable_by_key(|(token, _)| *token);
+                    (beam.score, row.into_iter())
+                });
+                best_continuations(rows, keep)
+            }
+        }
+    }
+
+    /// Advances all beams by one token. `scores` are the logits of each running beam or, in the first step, one row for all
+    /// beams. `stops` returns whether a sequence ends with a stop string. Returns `None` when the search has ended.
     pub(super) fn step(
         &mut self,
-        logits: &mut [f32],
+        scores: RowScores<'_>,
         vocab_size: usize,
         config: &GenerationConfig,
         stops: &mut dyn FnMut(&[u32]) -> bool,
     ) -> Option<Next> {
         let num_beams = self.running.len();
-        let processors = Processors::new(config, &self.input, self.prompt, self.max_length);
-        let given = logits.len() / vocab_size;
-        for (row, beam) in logits.chunks_exact_mut(vocab_size).zip(&self.running) {
-            log_softmax(row);
-            processors.process(&beam.ids, row);
-            processors.renormalize(row);
-        }
-        // Enough candidates to continue `num_beams` beams, even if every end token is among the best.
-        let keep = num_beams * (1 + config.eos_token_id.len()).max(2);
-        let keep = keep.min(num_beams.saturating_mul(vocab_size));
-        let rows = self.running.iter().enumerate().map(|(i, beam)| {
-            let row = i.min(given - 1);
-            (beam.score, &logits[row * vocab_size..][..vocab_size])
-        });
-        let mut best = best_continuations(rows, keep);
+        let mut best = self.continuations(scores, vocab_size, config);
 
         let length = self.running[0].ids.len() + 1;
         for continuation in &mut best {
@@ -171,19 +210,19 @@ impl BeamSearch {
 }
 
 /// The `keep` best continuations over all beams and tokens, best first; ties go to the first.
-fn best_continuations<'a>(
-    beams: impl Iterator<Item = (f32, &'a [f32])>,
+fn best_continuations(
+    beams: impl Iterator<Item = (f32, impl Iterator<Item = Candidate>)>,
     keep: usize,
 ) -> Vec<Continuation> {
     let mut best: Vec<Continuation> = Vec::with_capacity(keep.min(1 << 16) + 1);
     for (beam, (so_far, scores)) in beams.enumerate() {
-        for (token, &score) in scores.iter().enumerate() {
+        for (token, score) in scores {
             let score = score + so_far;
             if best.len() == keep && best.last().is_some_and(|last| score <= last.score) {
                 continue;
             }
             let place = best.partition_point(|c| c.score >= score);
-            best.insert(place, Continuation { beam, token: token as u32, score, ends: false });
+            best.insert(place, Continuation { beam, token, score, ends: false });
             best.truncate(keep);
         }
     }
@@ -197,10 +236,11 @@ mod tests {
     #[test]
     fn the_best_continuations_are_sorted_and_the_first_of_equal_ones() {
         let (a, b) = ([1.0, 5.0, 3.0], [4.0, 2.0, 5.0]);
-        let best = best_continuations([(0.0, &a[..]), (1.0, &b[..])].into_iter(), 4);
+        let row = |scores: [f32; 3]| (0..).zip(scores);
+        let best = best_continuations([(0.0, row(a)), (1.0, row(b))].into_iter(), 4);
         let found: Vec<(usize, u32)> = best.iter().map(|c| (c.beam, c.token)).collect();
         assert_eq!(found, [(1, 2), (0, 1), (1, 0), (0, 2)]);
-        let few = best_continuations([(0.0, &a[..])].into_iter(), 9);
+        let few = best_continuations([(0.0, row(a))].into_iter(), 9);
         assert_eq!(few.len(), 3);
     }
 
@@ -213,14 +253,15 @@ mod tests {
         let mut search = BeamSearch::new(2, vec![3], vec![3], 4);
         let mut stops = |_: &[u32]| false;
         let mut first = [ln(0.01), ln(0.5), ln(0.45), ln(0.04)];
-        let next = search.step(&mut first, 4, &config, &mut stops).unwrap();
+        let next = search.step(RowScores::All(&mut first), 4, &config, &mut stops).unwrap();
         assert_eq!(next, [(0, 1), (0, 2)]);
         let mut second =
             [ln(0.1), ln(0.4), ln(0.3), ln(0.2), ln(0.97), ln(0.01), ln(0.01), ln(0.01)];
-        let next = search.step(&mut second, 4, &config, &mut stops);
+        let next = search.step(RowScores::All(&mut second), 4, &config, &mut stops);
         assert!(next.is_some(), "a second finished beam may come");
         let mut third = [ln(0.25); 8];
-        assert_eq!(search.step(&mut third, 4, &config, &mut stops), None, "max_length");
+        let next = search.step(RowScores::All(&mut third), 4, &config, &mut stops);
+        assert_eq!(next, None, "max_length");
         let best: Vec<(Vec<u32>, f32)> = search.best(2).collect();
         assert_eq!(best.len(), 2);
         assert!(best[0].1 >= best[1].1, "{best:?}");

@@ -1,18 +1,19 @@
 //! The decoding loop: rows enter, advance token by token, and leave when they end.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 
 use candle_core::Tensor;
 
 use super::beams::BeamSearch;
 use super::config::GenerationConfig;
-use super::logits::{Processors, argmax, warp};
+use super::logits::{Processors, RowScores, argmax, warp};
 use super::prefixes::{PrefixCache, shared_prefixes};
 use super::sampling::RowGenerator;
 use super::stop::StopStrings;
 use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::models::{Decoder, DecoderState};
-use crate::nn::logits_to_host;
+use crate::nn::{BestOutputs, logits_to_host, not_finite};
 
 /// Why a row ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -189,6 +190,23 @@ struct Single {
     generator: Option<RowGenerator>,
 }
 
+/// The logits of all decoder rows.
+enum Scores {
+    All(Vec<f32>),
+    Best(Vec<BestOutputs>),
+}
+
+impl Scores {
+    fn of(&mut self, rows: Range<usize>, vocab_size: usize) -> RowScores<'_> {
+        match self {
+            Self::All(logits) => {
+                RowScores::All(&mut logits[rows.start * vocab_size..rows.end * vocab_size])
+            }
+            Self::Best(best) => RowScores::Best(&best[rows]),
+        }
+    }
+}
+
 struct Batch<'a> {
     decoder: &'a dyn Decoder,
     config: &'a GenerationConfig,
@@ -325,25 +343,25 @@ impl Batch<'_> {
         }
         if !alone.is_empty() {
             let prompts: Vec<&[u32]> = alone.iter().map(|row| &row.prompt[..]).collect();
-            let (state, logits) =
-                self.decoder.prefill(&prompts, &self.decoder_start).map_err(failed)?;
-            self.enter(alone, &logits, state)?;
+            let (state, states) =
+                self.decoder.prefill_states(&prompts, &self.decoder_start).map_err(failed)?;
+            self.enter(alone, &states, state)?;
         }
         if !sharing.is_empty() {
             let suffixes: Vec<&[u32]> = suffixes.iter().map(Vec::as_slice).collect();
-            let logits = self.decoder.extend(&suffixes, &mut shared).map_err(failed)?;
-            self.enter(sharing, &logits, shared)?;
+            let states = self.decoder.extend_states(&suffixes, &mut shared).map_err(failed)?;
+            self.enter(sharing, &states, shared)?;
         }
         Ok(())
     }
 
-    /// Begins decoding rows whose prompts are read.
-    fn enter(&mut self, rows: Vec<Row>, logits: &Tensor, state: DecoderState) -> Result<()> {
+    /// Begins decoding rows whose prompts are read. `states` are the hidden states of their last tokens.
+    fn enter(&mut self, rows: Vec<Row>, states: &Tensor, state: DecoderState) -> Result<()> {
         let slots = rows
             .into_iter()
             .map(|Row { place, tokens, search, .. }| Slot { place, rows: 1, tokens, search })
             .collect();
-        let (slots, tokens, state) = self.advance(slots, logits, state)?;
+        let (slots, tokens, state) = self.advance(slots, states, state)?;
         self.slots.extend(slots);
         self.tokens.extend(tokens);
         self.state.extend(state);
@@ -353,27 +371,46 @@ impl Batch<'_> {
     /// Decodes one step of every row.
     fn decode(&mut self) -> Result<()> {
         let mut state = std::mem::take(&mut self.state);
-        let logits = self.decoder.decode(&self.tokens, &mut state).map_err(failed)?;
+        let rows: Vec<&[u32]> = self.tokens.chunks(1).collect();
+        let states = self.decoder.extend_states(&rows, &mut state).map_err(failed)?;
         let slots = std::mem::take(&mut self.slots);
-        (self.slots, self.tokens, self.state) = self.advance(slots, &logits, state)?;
+        (self.slots, self.tokens, self.state) = self.advance(slots, &states, state)?;
         Ok(())
     }
 
-    /// Chooses the next token of each row in `slots`, whose decoder rows are those of `state`. Returns the unfinished
-    /// slots with their next tokens and state.
+    /// The logits after these hidden states: only the largest ones where all rows can choose from them.
+    fn scores(&self, slots: &[Slot], states: &Tensor) -> Result<Scores> {
+        let head = self.decoder.head();
+        let counts = slots.iter().map(|slot| slot.search.candidates(self.config));
+        if let Some(counts) = counts.collect::<Option<Vec<_>>>()
+            && let Some(count) = counts.into_iter().max()
+        {
+            let with_sum = self.config.num_beams > 1;
+            if let Some(best) = head.best(states, count, with_sum).map_err(failed)? {
+                return match best.iter().find_map(BestOutputs::not_finite) {
+                    Some(value) => Err(not_finite(value)),
+                    None => Ok(Scores::Best(best)),
+                };
+            }
+        }
+        Ok(Scores::All(logits_to_host(&head.project(states).map_err(failed)?)?))
+    }
+
+    /// Chooses the next token of each row in `slots`, whose decoder rows are those of `state`, from the hidden states of
+    /// their last tokens. Returns the unfinished slots with their next tokens and state.
     fn advance(
         &mut self,
         slots: Vec<Slot>,
-        logits: &Tensor,
+        states: &Tensor,
         mut state: DecoderState,
     ) -> Result<(Vec<Slot>, Vec<u32>, DecoderState)> {
         let vocab_size = self.decoder.vocab_size();
-        let mut logits = logits_to_host(logits)?;
+        let mut scores = self.scores(&slots, states)?;
         let (mut going, mut tokens, mut order) = (Vec::new(), Vec::new(), Vec::new());
         let mut first_row = 0;
         for mut slot in slots {
             let rows = first_row..first_row + slot.rows;
-            let scores = &mut logits[rows.start * vocab_size..rows.end * vocab_size];
+            let scores = scores.of(rows.clone(), vocab_size);
             let (stop, texts) = (self.stop, &mut self.texts);
             let mut stops = |ids: &[u32]| stop.is_some_and(|stop| stop.end(ids, texts));
             match slot.search.step(scores, vocab_size, self.config, &mut stops)? {
@@ -399,21 +436,59 @@ impl Batch<'_> {
     }
 }
 
+impl Single {
+    fn processors<'a>(&'a self, config: &'a GenerationConfig) -> Processors<'a> {
+        let is_prompt = self.encoder_input.is_empty();
+        let input = if is_prompt { &self.ids[..self.prompt] } else { &self.encoder_input };
+        Processors::new(config, input, self.prompt, self.max_length)
+    }
+
+    /// Chooses the next token.
+    fn next(&mut self, scores: RowScores<'_>, config: &GenerationConfig) -> Result<u32> {
+        let processors = self.processors(config);
+        match scores {
+            RowScores::All(scores) => {
+                processors.process(&self.ids, scores);
+                match &mut self.generator {
+                    Some(generator) => {
+                        generator.draw(&warp(config, scores)).ok_or_else(no_candidate)
+                    }
+                    None => Ok(argmax(scores)),
+                }
+            }
+            RowScores::Best(best) => {
+                let mut candidates = best.first().map_or(&[][..], BestOutputs::outputs).to_vec();
+                processors.process_candidates(&self.ids, &mut candidates);
+                candidates.first().map(|(id, _)| *id).ok_or_else(no_candidate)
+            }
+        }
+    }
+}
+
 impl Search {
+    /// The number of largest logits that the next step needs; `None` for all.
+    fn candidates(&self, config: &GenerationConfig) -> Option<usize> {
+        match self {
+            Self::Beams(beams) => beams.candidates(config),
+            Self::Single(row) if row.generator.is_some() => None,
+            Self::Single(row) => row.processors(config).candidates(&row.ids, 1),
+        }
+    }
+
     /// Advances by one token. Returns `None` when the row has ended.
     ///
     /// # Errors
     /// `Data` when no token may be sampled, for which transformers raises an error too.
     fn step(
         &mut self,
-        scores: &mut [f32],
+        scores: RowScores<'_>,
         vocab_size: usize,
         config: &GenerationConfig,
         stops: &mut dyn FnMut(&[u32]) -> bool,
     ) -> Result<Option<Vec<(usize, u32)>>> {
         match self {
             Self::Beams(beams) => {
-                let given = scores.len() / vocab_size;
+                let given = scores.rows(vocab_size);
                 let next = beams.step(scores, vocab_size, config, stops);
                 // After the prefill, one decoder row stands for all beams.
                 let decoder_rows = |next: Vec<(usize, u32)>| {
@@ -422,19 +497,7 @@ impl Search {
                 Ok(next.map(decoder_rows))
             }
             Self::Single(row) => {
-                let input = if row.encoder_input.is_empty() {
-                    &row.ids[..row.prompt]
-                } else {
-                    &row.encoder_input
-                };
-                let processors = Processors::new(config, input, row.prompt, row.max_length);
-                processors.process(&row.ids, scores);
-                let id = match &mut row.generator {
-                    Some(generator) => {
-                        generator.draw(&warp(config, scores)).ok_or_else(no_candidate)?
-                    }
-                    None => argmax(scores),
-                };
+                let id = row.next(scores, config)?;
                 row.ids.push(id);
                 let ends = row.ids.len() >= row.max_length
                     || config.eos_token_id.contains(&id)

@@ -4,10 +4,11 @@
 //! # Source
 //! `logits_process.py`, and `_get_logits_processor` in `utils.py`, of `src/transformers/generation` at v4.57.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use super::config::GenerationConfig;
-use crate::nn::log_softmax;
+use crate::nn::{BestOutputs, log_softmax};
 
 /// The logits processors of one row. [`warp`] has the warpers, which only sampling uses.
 #[derive(Clone, Copy, Debug)]
@@ -45,25 +46,9 @@ impl<'a> Processors<'a> {
         if config.repetition_penalty != 1.0 {
             repetition_penalty(config.repetition_penalty, ids, scores);
         }
-        if config.no_repeat_ngram_size > 0 {
-            no_repeat_ngram(config.no_repeat_ngram_size, ids, ids, scores);
-        }
-        if config.encoder_no_repeat_ngram_size > 0 {
-            no_repeat_ngram(config.encoder_no_repeat_ngram_size, self.input, ids, scores);
-        }
-        for words in &config.bad_words_ids {
-            bad_words(words, &config.eos_token_id, ids, scores);
-        }
-        if ids.len() < self.min_length {
-            forbid(&config.eos_token_id, scores);
-        }
-        if let Some(bos) = config.forced_bos_token_id
-            && ids.len() == 1
-        {
-            force(&[bos], scores);
-        }
-        if !config.forced_eos_token_id.is_empty() && ids.len() + 1 == self.max_length {
-            force(&config.forced_eos_token_id, scores);
+        forbid(&self.unwanted(ids), scores);
+        if let Some(forced) = self.forced(ids) {
+            force(forced, scores);
         }
         if let Some((start, factor)) = config.exponential_decay_length_penalty
             && ids.len() > start.saturating_add(self.prompt)
@@ -71,15 +56,85 @@ impl<'a> Processors<'a> {
             let tokens = (ids.len() - start - self.prompt) as f64;
             favour(&config.eos_token_id, (factor.powf(tokens) - 1.0) as f32, scores);
         }
-        forbid(&config.suppress_tokens, scores);
+        self.suppressed(ids).for_each(|tokens| forbid(tokens, scores));
+    }
+
+    /// The tokens that repetitions, `bad_words_ids` and the minimum length forbid after `ids`.
+    fn unwanted(&self, ids: &[u32]) -> Vec<u32> {
+        let config = self.config;
+        let mut unwanted = Vec::new();
+        if config.no_repeat_ngram_size > 0 {
+            unwanted.extend(repeating(config.no_repeat_ngram_size, ids, ids));
+        }
+        if config.encoder_no_repeat_ngram_size > 0 {
+            unwanted.extend(repeating(config.encoder_no_repeat_ngram_size, self.input, ids));
+        }
+        let bad = config.bad_words_ids.iter();
+        unwanted.extend(bad.filter_map(|words| bad_word(words, &config.eos_token_id, ids)));
+        if ids.len() < self.min_length {
+            unwanted.extend(&config.eos_token_id);
+        }
+        unwanted
+    }
+
+    /// The tokens of which one must come after `ids`.
+    fn forced(&self, ids: &[u32]) -> Option<&'a [u32]> {
+        let config = self.config;
+        let is_last = ids.len() + 1 == self.max_length;
+        if !config.forced_eos_token_id.is_empty() && is_last {
+            return Some(&config.forced_eos_token_id);
+        }
+        let bos = config.forced_bos_token_id.as_slice();
+        (!bos.is_empty() && ids.len() == 1).then_some(bos)
+    }
+
+    /// The tokens that `suppress_tokens` and `begin_suppress_tokens` forbid after `ids`.
+    fn suppressed(&self, ids: &[u32]) -> impl Iterator<Item = &'a [u32]> + use<'a> {
+        let config = self.config;
         let begin = if self.prompt > 1 || config.forced_bos_token_id.is_none() {
             self.prompt
         } else {
             self.prompt + 1
         };
-        if ids.len() == begin {
-            forbid(&config.begin_suppress_tokens, scores);
+        let first = (ids.len() == begin).then_some(&config.begin_suppress_tokens[..]);
+        [Some(&config.suppress_tokens[..]), first].into_iter().flatten()
+    }
+
+    /// The number of largest scores among which the `keep` largest ones after [`Processors::process`] are; `None` if all
+    /// scores are needed.
+    pub(super) fn candidates(&self, ids: &[u32], keep: usize) -> Option<usize> {
+        let config = self.config;
+        #[expect(clippy::float_cmp, reason = "exactly 1 is no penalty")]
+        let raises = config.encoder_repetition_penalty != 1.0
+            || config.repetition_penalty < 1.0
+            || config.exponential_decay_length_penalty.is_some();
+        if raises || config.renormalize_logits || self.forced(ids).is_some() {
+            return None;
         }
+        let penalized = if config.repetition_penalty > 1.0 { ids.len() } else { 0 };
+        let suppressed: usize = self.suppressed(ids).map(<[u32]>::len).sum();
+        let count = keep.saturating_add(penalized + suppressed);
+        // What is unwanted takes a while to find.
+        let count = (count <= MAX_CANDIDATES).then(|| count + self.unwanted(ids).len())?;
+        (count <= MAX_CANDIDATES).then_some(count)
+    }
+
+    /// Changes the scores of candidates as [`Processors::process`] does, and sorts them: largest first; of equal ones, the
+    /// first token first. There are as many as [`Processors::candidates`] says.
+    pub(super) fn process_candidates(&self, ids: &[u32], candidates: &mut [Candidate]) {
+        let penalty = self.config.repetition_penalty;
+        let unwanted = self.unwanted(ids);
+        for (id, score) in &mut *candidates {
+            #[expect(clippy::float_cmp, reason = "exactly 1 is no penalty")]
+            if penalty != 1.0 && ids.contains(id) {
+                *score = penalized(penalty, *score);
+            }
+            if unwanted.contains(id) || self.suppressed(ids).any(|tokens| tokens.contains(id)) {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+        let descending = |a: &Candidate, b: &Candidate| b.1.partial_cmp(&a.1);
+        candidates.sort_by(|a, b| descending(a, b).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0)));
     }
 
     /// Normalizes processed scores again if the settings request it: the logarithms of probabilities that add up to 1.
@@ -90,6 +145,9 @@ impl<'a> Processors<'a> {
         }
     }
 }
+
+/// More candidates than this take longer to sort than all scores to compute.
+const MAX_CANDIDATES: usize = 64;
 
 /// Raises the scores of `ids` by `share` of their absolute values.
 fn favour(ids: &[u32], share: f32, scores: &mut [f32]) {
@@ -123,42 +181,53 @@ fn repetition_penalty(penalty: f32, ids: &[u32], scores: &mut [f32]) {
     seen.dedup();
     for id in seen {
         if let Some(score) = scores.get_mut(id as usize) {
-            *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
+            *score = penalized(penalty, *score);
         }
     }
 }
 
-/// Forbids every token that would repeat, after `ids`, an n-gram of `size` tokens of `text`.
-fn no_repeat_ngram(size: usize, text: &[u32], ids: &[u32], scores: &mut [f32]) {
-    if ids.len() + 1 < size {
-        return;
-    }
-    let begun = &ids[ids.len() + 1 - size..];
-    for group in text.windows(size) {
-        let (start, last) = group.split_at(size - 1);
-        if start == begun {
-            forbid(last, scores);
-        }
-    }
+fn penalized(penalty: f32, score: f32) -> f32 {
+    if score < 0.0 { score * penalty } else { score / penalty }
 }
 
-fn bad_words(words: &[u32], eos_token_id: &[u32], ids: &[u32], scores: &mut [f32]) {
+/// Every token that would repeat, after `ids`, an n-gram of `size` tokens of `text`.
+fn repeating(size: usize, text: &[u32], ids: &[u32]) -> impl Iterator<Item = u32> {
+    let begun = (ids.len() + 1).checked_sub(size).map(|start| &ids[start..]);
+    text.windows(size).filter_map(move |group| {
+        let (last, start) = group.split_last()?;
+        (begun == Some(start)).then_some(*last)
+    })
+}
+
+/// The token that would end the bad word `words` after `ids`.
+fn bad_word(words: &[u32], eos_token_id: &[u32], ids: &[u32]) -> Option<u32> {
     match words {
-        [] => (),
-        [word] => {
-            if !eos_token_id.contains(word) {
-                forbid(&[*word], scores);
-            }
-        }
-        [start @ .., last] => {
-            if words.len() <= ids.len() && ids.ends_with(start) {
-                forbid(&[*last], scores);
-            }
+        [] => None,
+        [word] => (!eos_token_id.contains(word)).then_some(*word),
+        [start @ .., last] => (words.len() <= ids.len() && ids.ends_with(start)).then_some(*last),
+    }
+}
+
+/// The logits of a row, or of each beam of a row.
+#[derive(Debug)]
+pub(super) enum RowScores<'a> {
+    /// All of them; they are overwritten.
+    All(&'a mut [f32]),
+    /// As many of the largest as [`Processors::candidates`] asks for.
+    Best(&'a [BestOutputs]),
+}
+
+impl RowScores<'_> {
+    /// The number of rows of logits.
+    pub(super) fn rows(&self, vocab_size: usize) -> usize {
+        match self {
+            Self::All(logits) => logits.len() / vocab_size,
+            Self::Best(best) => best.len(),
         }
     }
 }
 
-/// A token that may be sampled, and its score.
+/// A token, and its score.
 pub(super) type Candidate = (u32, f32);
 
 /// The tokens that may be sampled, by token id, with their scores: applies temperature, `top_k`, `top_p` and `min_p` in
@@ -353,6 +422,54 @@ mod tests {
         assert!((sum - 1.0).abs() < 1e-6 && scores[0] == NO, "{scores:?}");
         let all = GenerationConfig { suppress_tokens: (0..5).collect(), ..config };
         assert_eq!(processed(&all, 1, &[0]), [NO; 5]);
+    }
+
+    /// The largest scores after the processors are found among the candidates, whatever the settings forbid or lower.
+    #[test]
+    fn candidates_are_enough_for_the_largest_scores() {
+        let scores: Vec<f32> = (0..300).map(|i| ((i * 7919) % 61) as f32 * 0.5 - 12.0).collect();
+        let mut largest: Vec<Candidate> = (0..).zip(scores.iter().copied()).collect();
+        largest.sort_by(|a, b| b.1.total_cmp(&a.1));
+        // Repeats itself, so that n-grams are forbidden, and has some of the largest scores.
+        let first: Vec<u32> = largest[..4].iter().map(|(id, _)| *id).collect();
+        let ids = [&first[..], &[250, 9], &first[..]].concat();
+        let default = GenerationConfig::default();
+        let forbidden = GenerationConfig {
+            bad_words_ids: vec![vec![largest[0].0], vec![first[3], largest[5].0]],
+            suppress_tokens: vec![largest[2].0, 17],
+            eos_token_id: vec![largest[1].0],
+            min_new_tokens: Some(20),
+            ..default.clone()
+        };
+        let repeats = GenerationConfig {
+            no_repeat_ngram_size: 2,
+            encoder_no_repeat_ngram_size: 1,
+            ..default.clone()
+        };
+        let penalized = GenerationConfig { repetition_penalty: 1.5, ..forbidden.clone() };
+        for (config, more) in [(&default, 0), (&forbidden, 5), (&repeats, 5), (&penalized, 15)] {
+            let processors = Processors::new(config, &ids[..4], 3, 100);
+            for keep in [1, 3, 8] {
+                let count = processors.candidates(&ids, keep).unwrap();
+                assert_eq!(count, keep + more, "{config:?}");
+                let mut all = scores.clone();
+                processors.process(&ids, &mut all);
+                let mut sorted: Vec<Candidate> = (0..).zip(all).collect();
+                sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+                let mut candidates = largest[..count].to_vec();
+                processors.process_candidates(&ids, &mut candidates);
+                assert_eq!(candidates[..keep], sorted[..keep], "{keep} {config:?}");
+            }
+        }
+        let needs_all = |config: GenerationConfig| {
+            let processors = Processors::new(&config, &[], 1, 5);
+            assert_eq!(processors.candidates(&[3, 4, 5, 6], 1), None, "{config:?}");
+        };
+        needs_all(GenerationConfig { repetition_penalty: 0.9, ..default.clone() });
+        needs_all(GenerationConfig { encoder_repetition_penalty: 1.1, ..default.clone() });
+        needs_all(GenerationConfig { renormalize_logits: true, ..default.clone() });
+        needs_all(GenerationConfig { forced_eos_token_id: vec![2], ..default.clone() });
+        needs_all(GenerationConfig { suppress_tokens: (0..100).collect(), ..default });
     }
 
     #[test]

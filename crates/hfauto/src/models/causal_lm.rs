@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use candle_core::{Device, Result, Tensor, bail};
 
-use super::decoder::{check_rows, last_logits};
+use super::decoder::{check_rows, last_states};
 use super::{Backbone, Decoder, DecoderState, Head};
 use crate::nn::{KvCache, ModelInputs, PositionIds};
 
@@ -44,7 +44,7 @@ impl<'a> CausalLM<'a> {
         Self { backbone, head, device }
     }
 
-    /// Reads new tokens of each row. Returns the logits after the last token of each, `(rows, vocab_size)`.
+    /// Reads new tokens of each row. Returns the hidden states of the last token of each, `(rows, hidden_size)`.
     fn run(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
         let past: Vec<usize> = (0..rows.len()).map(|row| state.len(row)).collect();
         if let Some(max) = self.max_position_embeddings()
@@ -61,7 +61,7 @@ impl<'a> CausalLM<'a> {
         let inputs = ModelInputs::after(inputs, PositionIds::FromZero, self.device)?;
         inputs.check(self.vocab_size(), None)?;
         let states = self.backbone.forward_cached(&inputs, &mut state.self_attention)?;
-        last_logits(self.head, &states, &inputs.lengths)
+        last_states(states, &inputs.lengths)
     }
 
     /// The tokens to read: those of `rows`, but all tokens of a row that outgrows [`CausalBackbone::reread_above`], whose
@@ -92,7 +92,7 @@ impl<'a> CausalLM<'a> {
 }
 
 impl Decoder for CausalLM<'_> {
-    fn prefill(&self, prompts: &[&[u32]], _: &[u32]) -> Result<(DecoderState, Tensor)> {
+    fn prefill_states(&self, prompts: &[&[u32]], _: &[u32]) -> Result<(DecoderState, Tensor)> {
         if let Some(row) = prompts.iter().position(|prompt| prompt.is_empty()) {
             bail!("prompt {row} is empty");
         }
@@ -101,13 +101,17 @@ impl Decoder for CausalLM<'_> {
             self_attention: (0..layers).map(|_| KvCache::default()).collect(),
             ..DecoderState::default()
         };
-        let logits = self.run(prompts, &mut state)?;
-        Ok((state, logits))
+        let states = self.run(prompts, &mut state)?;
+        Ok((state, states))
     }
 
-    fn extend(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
+    fn extend_states(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
         check_rows(rows, state)?;
         self.run(rows, state)
+    }
+
+    fn head(&self) -> &Head {
+        self.head
     }
 
     fn vocab_size(&self) -> usize {

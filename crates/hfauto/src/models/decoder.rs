@@ -91,28 +91,52 @@ pub trait Decoder: Send + Sync {
     /// encoder-decoder model encodes `prompts`, and its decoder reads `decoder_input_ids`, the same for
     /// every row.
     ///
-    /// Returns the state of these rows and the logits after the decoder's last input token:
-    /// `(rows, vocab_size)`.
+    /// Returns the state of these rows and the hidden state of the decoder's last input token, from which
+    /// [`Decoder::head`] computes the logits: `(rows, hidden_size)`.
     ///
     /// # Errors
     /// If a prompt is empty, an id or position is outside its table, or candle cannot allocate.
-    fn prefill(
+    fn prefill_states(
         &self,
         prompts: &[&[u32]],
         decoder_input_ids: &[u32],
     ) -> Result<(DecoderState, Tensor)>;
 
-    /// Reads further tokens of each decoder row, at least one, and returns the logits after the last of each:
-    /// `(rows, vocab_size)`.
+    /// Reads further tokens of each decoder row, at least one, and returns the hidden states of the last of each:
+    /// `(rows, hidden_size)`.
     ///
     /// # Errors
-    /// As [`Decoder::prefill`]; if there is another number of rows.
-    fn extend(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor>;
+    /// As [`Decoder::prefill_states`]; if there is another number of rows.
+    fn extend_states(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor>;
+
+    /// The head over the vocabulary.
+    fn head(&self) -> &Head;
+
+    /// As [`Decoder::prefill_states`], with the logits, `(rows, vocab_size)`.
+    ///
+    /// # Errors
+    /// As [`Decoder::prefill_states`].
+    fn prefill(
+        &self,
+        prompts: &[&[u32]],
+        decoder_input_ids: &[u32],
+    ) -> Result<(DecoderState, Tensor)> {
+        let (state, states) = self.prefill_states(prompts, decoder_input_ids)?;
+        Ok((state, self.head().project(&states)?))
+    }
+
+    /// As [`Decoder::extend_states`], with the logits, `(rows, vocab_size)`.
+    ///
+    /// # Errors
+    /// As [`Decoder::extend_states`].
+    fn extend(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
+        self.head().project(&self.extend_states(rows, state)?)
+    }
 
     /// Reads one more token per row and returns the logits after it, `(rows, vocab_size)`.
     ///
     /// # Errors
-    /// As [`Decoder::extend`].
+    /// As [`Decoder::extend_states`].
     fn decode(&self, tokens: &[u32], state: &mut DecoderState) -> Result<Tensor> {
         let rows: Vec<&[u32]> = tokens.chunks(1).collect();
         self.extend(&rows, state)
@@ -143,11 +167,11 @@ pub(super) fn check_rows(rows: &[&[u32]], state: &DecoderState) -> Result<()> {
     Ok(())
 }
 
-/// The logits after the last token of each row, `(rows, vocab_size)`, from the hidden states of all tokens.
-pub(super) fn last_logits(head: &Head, states: &Tensor, lengths: &Lengths) -> Result<Tensor> {
+/// The hidden states of the last token of each row, `(rows, hidden_size)`, from those of all tokens.
+pub(super) fn last_states(states: Tensor, lengths: &Lengths) -> Result<Tensor> {
     if lengths.total_tokens() == lengths.rows() {
-        return head.project(states);
+        return Ok(states);
     }
     let last = lengths.ranges().map(|range| range.end as u32 - 1).collect();
-    head.project(&select_rows(states, last)?)
+    select_rows(&states, last)
 }

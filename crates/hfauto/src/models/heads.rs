@@ -9,8 +9,8 @@ use candle_core::{Result, Tensor, bail};
 use super::{Fields, ModelOutput};
 use crate::error::{self, cannot_load};
 use crate::nn::{
-    Activation, Embedding, LayerNorm, Linear, ModelInputs, Pooling, PoolingMode, Precision, Ragged,
-    VarBuilder, cast,
+    Activation, BestOutputs, Embedding, LayerNorm, Linear, ModelInputs, Pooling, PoolingMode,
+    Precision, Ragged, VarBuilder, cast,
 };
 
 /// The states that a head reads.
@@ -309,25 +309,51 @@ impl Head {
     /// # Errors
     /// If the shapes do not match or candle cannot allocate.
     pub fn project(&self, states: &Tensor) -> Result<Tensor> {
-        let mut x = states.clone();
-        for layer in &self.layers {
-            x = match layer {
-                Loaded::Linear(linear) => linear.forward(&x)?,
-                Loaded::Activation(activation) => activation.forward(&x)?,
-                Loaded::LayerNorm(norm) => norm.forward(&x)?,
-                Loaded::Scale(factor) => (x * *factor)?,
-                Loaded::Divide(divisor) => (x / *divisor)?,
-                Loaded::Softcap(cap) => (Activation::Tanh.forward(&(x / *cap)?)? * *cap)?,
-                Loaded::Mean([first, second]) => {
-                    let hidden_size = x.dim(1)? / 2;
-                    let half = |start| x.narrow(1, start, hidden_size)?.contiguous();
-                    let sum = first.forward(&half(0)?)? + second.forward(&half(hidden_size)?)?;
-                    (sum? / 2.0)?
-                }
-            };
-        }
-        Ok(x)
+        apply(&self.layers, states)
     }
+
+    /// The `count` largest logits of each of the states, and with `with_sum` their log-probabilities; `None` for a head that
+    /// does not end with a layer whose outputs can be looked through without keeping them, see [`Linear::best`].
+    ///
+    /// # Shapes
+    /// As [`Head::project`].
+    ///
+    /// # Errors
+    /// As [`Head::project`].
+    pub fn best(
+        &self,
+        states: &Tensor,
+        count: usize,
+        with_sum: bool,
+    ) -> Result<Option<Vec<BestOutputs>>> {
+        match self.layers.split_last() {
+            Some((Loaded::Linear(last), layers)) => {
+                last.best(&apply(layers, states)?, count, with_sum)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+fn apply(layers: &[Loaded], states: &Tensor) -> Result<Tensor> {
+    let mut x = states.clone();
+    for layer in layers {
+        x = match layer {
+            Loaded::Linear(linear) => linear.forward(&x)?,
+            Loaded::Activation(activation) => activation.forward(&x)?,
+            Loaded::LayerNorm(norm) => norm.forward(&x)?,
+            Loaded::Scale(factor) => (x * *factor)?,
+            Loaded::Divide(divisor) => (x / *divisor)?,
+            Loaded::Softcap(cap) => (Activation::Tanh.forward(&(x / *cap)?)? * *cap)?,
+            Loaded::Mean([first, second]) => {
+                let hidden_size = x.dim(1)? / 2;
+                let half = |start| x.narrow(1, start, hidden_size)?.contiguous();
+                let sum = first.forward(&half(0)?)? + second.forward(&half(hidden_size)?)?;
+                (sum? / 2.0)?
+            }
+        };
+    }
+    Ok(x)
 }
 
 /// Loads the layers in order.

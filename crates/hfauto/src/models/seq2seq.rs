@@ -3,7 +3,7 @@
 
 use candle_core::{Device, Error, Result, Tensor, bail};
 
-use super::decoder::{check_rows, last_logits};
+use super::decoder::{check_rows, last_states};
 use super::{Backbone, Decoder, DecoderState, Head, ModelOutput, Want};
 use crate::nn::{Embedding, InputNorm, KvCache, ModelInputs, Ragged, VarBuilder};
 
@@ -210,7 +210,7 @@ impl<'a> Seq2SeqLM<'a> {
         Self { backbone, head, device }
     }
 
-    /// Reads new tokens of each decoder row. Returns the logits after the last token of each, `(rows, vocab_size)`.
+    /// Reads new tokens of each decoder row. Returns the hidden states of the last token of each, `(rows, hidden_size)`.
     fn read(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
         let past = (0..rows.len()).map(|row| state.len(row));
         if let Some(max) = self.max_position_embeddings()
@@ -223,12 +223,12 @@ impl<'a> Seq2SeqLM<'a> {
         let inputs = ModelInputs::after(rows, self.backbone.position_ids(), self.device)?;
         inputs.check(self.vocab_size(), None)?;
         let hidden_states = self.backbone.forward_cached(&inputs, state)?;
-        last_logits(self.head, &hidden_states, &inputs.lengths)
+        last_states(hidden_states, &inputs.lengths)
     }
 }
 
 impl Decoder for Seq2SeqLM<'_> {
-    fn prefill(
+    fn prefill_states(
         &self,
         prompts: &[&[u32]],
         decoder_input_ids: &[u32],
@@ -245,13 +245,17 @@ impl Decoder for Seq2SeqLM<'_> {
         let cross_attention = self.backbone.encode(&inputs)?;
         let self_attention = cross_attention.iter().map(|_| KvCache::default()).collect();
         let mut state = DecoderState { self_attention, cross_attention, ..DecoderState::default() };
-        let logits = self.read(&vec![decoder_input_ids; prompts.len()], &mut state)?;
-        Ok((state, logits))
+        let states = self.read(&vec![decoder_input_ids; prompts.len()], &mut state)?;
+        Ok((state, states))
     }
 
-    fn extend(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
+    fn extend_states(&self, rows: &[&[u32]], state: &mut DecoderState) -> Result<Tensor> {
         check_rows(rows, state)?;
         self.read(rows, state)
+    }
+
+    fn head(&self) -> &Head {
+        self.head
     }
 
     fn vocab_size(&self) -> usize {

@@ -42,7 +42,7 @@ pub use alibi::{Alibi, AlibiForm};
 pub use attention::{AttentionOutput, attention, attention_cached, attention_over};
 pub use attention_mask::AttentionMask;
 pub use attention_options::{AttentionOptions, AttnImplementation, DistanceEmbedding};
-pub use cpu::SpareThreads;
+pub use cpu::{BestOutputs, SpareThreads};
 pub use disentangled::{Disentangled, DistanceBuckets, RelativePositions};
 pub use embedding::Embedding;
 pub use embedding_bag::{EmbeddingBag, TableNumbers, normalize_in_place};

@@ -1,24 +1,62 @@
 //! Similarities of two vectors, as `sentence_transformers.util` has them for matrices.
 
+use pulp::Arch;
+
 /// The products that are added side by side, so that the sum uses vector registers. Their number fixes the order of
-/// additions, and so the result.
+/// additions, and so the result: the product of two f32 is exact in f64, with and without fused additions.
 const LANES: usize = 8;
+
+/// Sums of products in f64, which all processors add in the same order.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    lanes: [f64; LANES],
+    rest: f64,
+}
+
+impl Sum {
+    #[inline(always)]
+    fn add(&mut self, a: &[f32; LANES], b: &[f32; LANES]) {
+        for lane in 0..LANES {
+            self.lanes[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+        }
+    }
+
+    #[inline(always)]
+    fn total(self) -> f64 {
+        self.lanes.iter().sum::<f64>() + self.rest
+    }
+}
+
+/// The inner products of each pair of vectors. All vectors have one length.
+fn dot_scores<const PAIRS: usize>(pairs: [(&[f32], &[f32]); PAIRS]) -> [f64; PAIRS] {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let mut sums = [Sum::default(); PAIRS];
+            let length = pairs.iter().map(|(a, b)| a.len().min(b.len())).min().unwrap_or(0);
+            let pairs = pairs.map(|(a, b)| (&a[..length], &b[..length]));
+            let chunks = pairs.map(|(a, b)| (a.as_chunks::<LANES>().0, b.as_chunks::<LANES>().0));
+            for place in 0..length / LANES {
+                for (sum, (a, b)) in sums.iter_mut().zip(chunks) {
+                    sum.add(&a[place], &b[place]);
+                }
+            }
+            for (sum, (a, b)) in sums.iter_mut().zip(pairs) {
+                let (a, b) = (a.as_chunks::<LANES>().1, b.as_chunks::<LANES>().1);
+                sum.rest = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+            }
+            sums.map(Sum::total)
+        },
+    )
+}
 
 /// The inner product of two vectors of equal length, added in float64.
 ///
 /// # Source
 /// `sentence_transformers.util.dot_score`.
 pub fn dot_score(a: &[f32], b: &[f32]) -> f64 {
-    let mut sums = [0f64; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest = a_chunks.remainder().iter().zip(b_chunks.remainder());
-    let rest: f64 = rest.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
-        }
-    }
-    sums.iter().sum::<f64>() + rest
+    let [score] = dot_scores([(a, b)]);
+    score
 }
 
 /// The cosine of the angle between two vectors of equal length: scales both to length 1 (divides by at least 1e-12), then
@@ -27,8 +65,9 @@ pub fn dot_score(a: &[f32], b: &[f32]) -> f64 {
 /// # Source
 /// `sentence_transformers.util.cos_sim`.
 pub fn cos_sim(a: &[f32], b: &[f32]) -> f32 {
-    let length = |v: &[f32]| dot_score(v, v).sqrt().max(1e-12);
-    (dot_score(a, b) / (length(a) * length(b))) as f32
+    let [score, a, b] = dot_scores([(a, b), (a, a), (b, b)]);
+    let length = |square: f64| square.sqrt().max(1e-12);
+    (score / (length(a) * length(b))) as f32
 }
 
 /// The MaxSim score of two lists of vectors of `width` numbers: the sum over the query's vectors, or their mean, of the

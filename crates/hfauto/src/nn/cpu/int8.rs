@@ -264,6 +264,44 @@ impl Int8Weight {
         self.append_with(Kernel::of_this_processor(), out, x, bias)
     }
 
+    /// As [`PackedWeight::append_outputs`](super::packed::PackedWeight::append_outputs), for a weight of one part.
+    ///
+    /// # Errors
+    /// As [`Int8Weight::append`]; for a weight of several parts: a bug of the caller.
+    pub(in crate::nn) fn append_outputs(
+        &self,
+        out: &mut Vec<f32>,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        outputs: Range<usize>,
+    ) -> Result<()> {
+        let [part] = &self.parts[..] else { bail!("bug: some outputs of fused layers") };
+        if !outputs.start.is_multiple_of(PANEL) || outputs.end > self.out_features {
+            bail!("bug: outputs between panels");
+        }
+        let kernel = Kernel::of_this_processor();
+        let shape = (outputs.len(), self.in_features);
+        let products = |out: &mut [MaybeUninit<f32>]| {
+            TOKENS.with_borrow_mut(|tokens| {
+                let factors = part.factors.as_deref();
+                tokens.quantize(x, self.in_features, factors, kernel.wide_inputs(part));
+                let product =
+                    Product { part, tokens, bias, outputs: outputs.clone(), all: outputs };
+                kernel.multiply(&product, out)
+            })
+        };
+        // SAFETY: as in `append_with`.
+        #[allow(unsafe_code, reason = "zeroing the output first takes a twentieth of the time")]
+        unsafe {
+            append_rows(out, x, bias, shape, products)
+        }
+    }
+
+    /// Whether it is not fused of layers with their own smoothing factors.
+    pub(in crate::nn) fn has_one_part(&self) -> bool {
+        self.parts.len() == 1
+    }
+
     fn append_with(
         &self,
         kernel: Kernel,
@@ -277,8 +315,9 @@ impl Int8Weight {
                 for part in &self.parts {
                     let factors = part.factors.as_deref();
                     tokens.quantize(x, self.in_features, factors, kernel.wide_inputs(part));
-                    let out_features = self.out_features;
-                    written += kernel.multiply(&Product { part, tokens, bias, out_features }, out);
+                    let (outputs, all) = (part.outputs.clone(), 0..self.out_features);
+                    let product = Product { part, tokens, bias, outputs, all };
+                    written += kernel.multiply(&product, out);
                 }
                 written
             })
@@ -396,23 +435,27 @@ impl Sums for PlainSums {
 struct Product<'a> {
     part: &'a Part,
     tokens: &'a Tokens,
-    /// The bias of all parts, as `out_features` counts the outputs of all parts.
+    /// The bias of the outputs in a row.
     bias: Option<&'a [f32]>,
-    out_features: usize,
+    /// The outputs to compute, those of the part or some of them.
+    outputs: Range<usize>,
+    /// All outputs in a row of the result.
+    all: Range<usize>,
 }
 
 impl Product<'_> {
     #[inline(always)]
     fn multiply<S: Sums>(&self, out: &mut [MaybeUninit<f32>]) -> usize {
-        let Self { part, tokens, bias, .. } = self;
+        let Self { part, tokens, bias, outputs, all } = self;
         let rows = tokens.scales.len();
-        let panels = part.values.chunks_exact(part.groups);
-        let sums = part.sums.as_chunks::<PANEL>().0;
-        let scales = part.scales.as_chunks::<PANEL>().0;
-        let columns = part.outputs.clone().step_by(PANEL);
+        let skipped = (outputs.start - part.outputs.start) / PANEL;
+        let panels = part.values.chunks_exact(part.groups).skip(skipped);
+        let sums = &part.sums.as_chunks::<PANEL>().0[skipped..];
+        let scales = &part.scales.as_chunks::<PANEL>().0[skipped..];
+        let columns = outputs.clone().step_by(PANEL);
         let mut written = 0;
         for (((panel, sums), scales), column) in panels.zip(sums).zip(scales).zip(columns) {
-            let columns = column..part.outputs.end.min(column + PANEL);
+            let columns = column - all.start..outputs.end.min(column + PANEL) - all.start;
             let mut own_bias = [0.0; PANEL];
             if let Some(bias) = bias {
                 own_bias[..columns.len()].copy_from_slice(&bias[columns.clone()]);
@@ -441,14 +484,14 @@ impl Product<'_> {
         panel: &Panel<'_>,
         out: &mut [MaybeUninit<f32>],
     ) -> usize {
-        let Self { tokens, out_features, .. } = self;
+        let tokens = self.tokens;
         let groups = panel.values.len();
         let values = array::from_fn(|i| &S::groups(tokens)[(row + i) * groups..][..groups]);
         let mut sums = [[0; PANEL]; ROWS];
         S::accumulate::<ROWS>(&mut sums, &values, panel.values);
         for (row, sums) in (row..).zip(&sums) {
             let (zero_point, scale) = (i32::from(tokens.zero_points[row]), tokens.scales[row]);
-            let out = &mut out[row * out_features..][panel.columns.clone()];
+            let out = &mut out[row * self.all.len()..][panel.columns.clone()];
             if let Some(out) = out.first_chunk_mut::<PANEL>() {
                 panel.dequantize(out, sums, zero_point, scale);
             } else {
@@ -467,7 +510,7 @@ struct Panel<'a> {
     sums: &'a [i32; PANEL],
     scales: &'a [f32; PANEL],
     bias: &'a [f32; PANEL],
-    /// The panel's outputs. The last panel of a part may be partial.
+    /// The places of the panel's outputs in a row. The last panel of a part may be partial.
     columns: Range<usize>,
 }
 

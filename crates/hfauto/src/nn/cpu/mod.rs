@@ -25,6 +25,7 @@
 //! carries the model's dtype.
 
 mod attention;
+mod best;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
 mod functions;
@@ -39,6 +40,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Layout, Result, Storage, StorageRef, Tensor, bail};
 
 pub(in crate::nn) use attention::{Attention, Bias, Positions, Scratch, Slopes};
+pub use best::BestOutputs;
 pub(in crate::nn) use functions::{
     CoarseGelu, Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu, Tanh, map,
 };

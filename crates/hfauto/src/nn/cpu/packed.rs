@@ -8,6 +8,7 @@
 
 use std::array;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use candle_core::{Result, bail};
 use pulp::bytemuck::cast_slice;
@@ -141,11 +142,31 @@ impl PackedWeight {
         x: &[f32],
         bias: Option<&[f32]>,
     ) -> Result<()> {
-        let product = |out: &mut _| Arch::new().dispatch(Product { weight: self, x, bias, out });
+        self.append_outputs(out, x, bias, 0..self.out_features)
+    }
+
+    /// As [`PackedWeight::append`], for some of the outputs: the result rows, and `bias`, have as many elements. `outputs`
+    /// starts at a multiple of [`PANEL`].
+    ///
+    /// # Errors
+    /// As [`PackedWeight::append`].
+    pub(in crate::nn) fn append_outputs(
+        &self,
+        out: &mut Vec<f32>,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        outputs: Range<usize>,
+    ) -> Result<()> {
+        if !outputs.start.is_multiple_of(PANEL) || outputs.end > self.out_features {
+            bail!("bug: outputs between panels");
+        }
+        let shape = (outputs.len(), self.in_features);
+        let product =
+            |out: &mut _| Arch::new().dispatch(Product { weight: self, outputs, x, bias, out });
         // SAFETY: the product returns the number of elements that it has written.
         #[allow(unsafe_code, reason = "zeroing the output first takes a twentieth of the time")]
         unsafe {
-            append_rows(out, x, bias, self.shape(), product)
+            append_rows(out, x, bias, shape, product)
         }
     }
 }
@@ -184,6 +205,8 @@ pub(super) unsafe fn append_rows(
 /// written once.
 struct Product<'a> {
     weight: &'a PackedWeight,
+    /// The outputs, from the first column of a panel on.
+    outputs: Range<usize>,
     x: &'a [f32],
     bias: Option<&'a [f32]>,
     out: &'a mut [MaybeUninit<f32>],
@@ -221,11 +244,12 @@ impl Product<'_> {
         operands: O,
         panels: &[f32],
     ) -> usize {
-        let (in_features, out_features) = (self.weight.in_features, self.weight.out_features);
+        let (in_features, out_features) = (self.weight.in_features, self.outputs.len());
         let rows = self.x.len() / in_features;
         let mut written = 0;
         let panels = panels.chunks_exact(in_features * PANEL / O::COLUMNS);
-        for (number, panel) in panels.enumerate() {
+        let panels = panels.skip(self.outputs.start / PANEL);
+        for (number, panel) in panels.take(out_features.div_ceil(PANEL)).enumerate() {
             let column = number * PANEL;
             let columns = PANEL.min(out_features - column);
             let mut bias = [0.0; PANEL];
@@ -340,7 +364,8 @@ pub(super) mod tests {
             let mut plain = Vec::new();
             let bias = bias.as_deref();
             let product = |out: &mut _| {
-                Product { weight: &packed, x, bias, out }.with_simd(pulp::Scalar::new())
+                let outputs = 0..packed.out_features;
+                Product { weight: &packed, outputs, x, bias, out }.with_simd(pulp::Scalar::new())
             };
             // SAFETY: as in `append`.
             #[allow(unsafe_code, reason = "as in `append`")]

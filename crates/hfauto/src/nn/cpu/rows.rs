@@ -338,8 +338,9 @@ fn sum(values: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+/// The largest element, −∞ without any; NaN is ignored.
 #[inline(always)]
-fn max(values: &[f32]) -> f32 {
+pub(super) fn max(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = values.chunks_exact(LANES);
     let rest = chunks.remainder();
