@@ -106,7 +106,7 @@ def variants():
             yield f"{kind}-{label}", {"config.json": {"model_type": model_type}, "tokenizer_config.json": config, "tokenizer.json": file}
 
 
-def encoded(folder, files):
+def encoded(folder, files, texts=TEXTS):
     with tempfile.TemporaryDirectory() as place:
         for name, content in files.items():
             path = os.path.join(place, name)
@@ -115,7 +115,7 @@ def encoded(folder, files):
             else:
                 write_json(path, content)
         t = AutoTokenizer.from_pretrained(place)
-    ids = [t(text)["input_ids"] for text in TEXTS]
+    ids = [t(text)["input_ids"] for text in texts]
     return {
         "class": type(t).__name__, "len": len(t), "special_ids": {k: getattr(t, k + "_token_id") for k in ("bos", "eos", "unk", "pad")}, "input_ids": ids,
         "pairs": [t(a, b)["input_ids"] for a, b in PAIRS], "decoded": [t.decode(i, skip_special_tokens=True) for i in ids],

@@ -75,6 +75,7 @@ NLLB = ["eng_Latn", "fra_Latn", "zho_Hans", "deu_Latn"]
 nllb = lambda: tiny.fairseq(tiny.NllbTokenizer, None, 300, "few", {"extra_special_tokens": NLLB}, model_type="bpe")  # noqa: E731
 tokenizer_case("nllb", nllb, "m2m_100", [("eng_Latn", "fra_Latn"), ("deu_Latn", "zho_Hans")], saved=True)
 tokenizer_case("nllb-legacy", nllb, "m2m_100", [("eng_Latn", "fra_Latn")], saved=True, config={"legacy_behaviour": True})
+tokenizer_case("nllb-spm", nllb, "m2m_100", [("eng_Latn", "fra_Latn")], saved=False, config={"additional_special_tokens": NLLB})
 tokenizer_case("pegasus", tiny.pegasus, "pegasus", saved=True)
 tokenizer_case("pegasus-spm", lambda: tiny.pegasus(rule="nmt_nfkc"), "pegasus", saved=False)
 tokenizer_case("marian", tiny.marian, "marian")

@@ -27,11 +27,13 @@ import transformers
 
 import cases_bitmaps  # noqa: F401 (registers its cases)
 import cases_chat  # noqa: F401
+import cases_embedders  # noqa: F401
 import cases_heads  # noqa: F401
 import cases_images  # noqa: F401
 import cases_models  # noqa: F401
 import cases_modern  # noqa: F401
 import cases_modern_decoders  # noqa: F401
+import cases_modern_embedders  # noqa: F401
 import cases_modern_encoders  # noqa: F401
 import cases_modern_tokenizers  # noqa: F401
 import cases_multi_vector  # noqa: F401
@@ -44,6 +46,7 @@ import cases_sentence  # noqa: F401
 import cases_seq2seq  # noqa: F401
 import cases_seq2seq_tokenizers  # noqa: F401
 import cases_sparse  # noqa: F401
+import cases_spm_tokenizers  # noqa: F401
 import cases_static  # noqa: F401
 import cases_tasks  # noqa: F401
 import cases_tasks_chat  # noqa: F401

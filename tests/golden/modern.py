@@ -161,7 +161,10 @@ TOKENIZERS = {"llama": tiny.llama3, "mistral": tiny.llama2, "qwen2": tiny.qwen2,
               "deberta": tiny.deberta, "deberta-v2": tiny.deberta_v2, "electra": tiny.bert, "albert": tiny.albert,
               "xlm-roberta-xl": tiny.xlm_roberta, "phi": tiny.gpt2, "gptj": tiny.gpt2, "gpt_neo": tiny.gpt2, "starcoder2": tiny.gpt2,
               "gpt_neox": tiny.gpt_neox, "opt": tiny.opt, "olmo2": tiny.smollm3, "granite": tiny.smollm3, "stablelm": tiny.smollm3,
-              "falcon": tiny.smollm3, "bloom": tiny.smollm3, "mixtral": tiny.llama2, "qwen3_moe": tiny.qwen2}
+              "falcon": tiny.smollm3, "bloom": tiny.smollm3, "mixtral": tiny.llama2, "qwen3_moe": tiny.qwen2,
+              "jina_bert_v2": tiny.bert, "jina_embeddings_v3": tiny.xlm_roberta, "embedding_gemma2": tiny.gemma,
+              "embedding_gemma2_text": tiny.gemma}
+OUTER = ("image_token_id", "audio_token_id", "video_token_id")      # settings beside `text_config`
 
 
 def token_ids(tokenizer, model_type):
@@ -173,6 +176,14 @@ def token_ids(tokenizer, model_type):
     elif model_type == "eurobert":
         ids["mask_token_id"] = tokenizer.mask_token_id
     return ids
+
+
+def configuration(model_type, options):
+    """The configuration; that of EmbeddingGemma 2 is around the one of its text model."""
+    if model_type == "embedding_gemma2":
+        outer = {key: options.pop(key) for key in OUTER if key in options}
+        return AutoConfig.for_model(model_type, text_config=options, vision_config=None, audio_config=None, **outer)
+    return AutoConfig.for_model(model_type, **options)
 
 
 def modern_cell(path, shape, *, notes="", labels=None, kind=None, config_json=None, edit=None, saved_as=None, after=None, embeddings=None, spread=1,
@@ -197,7 +208,7 @@ def modern_cell(path, shape, *, notes="", labels=None, kind=None, config_json=No
         options = {**shape, **token_ids(tokenizer, model_type), **changes}
         if labels is not None:
             options |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-        config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **options)
+        config = configuration(model_type, {"vocab_size": len(tokenizer), **options})
         model = getattr(transformers, saved_as or auto_class).from_config(config)
         for attempt in range(ATTEMPTS):
             randomise(model, f"{name} {attempt}", model_type in ADDS_ONE, embeddings)

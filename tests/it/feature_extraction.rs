@@ -116,6 +116,35 @@ fn prompts_by_name_by_text_and_none() {
 }
 
 #[test]
+fn tasks_of_jina_embeddings_v3_select_an_adapter() {
+    let dir = golden_dir("embedders/jina-v3");
+    let golden = std::fs::read_to_string(dir.join("golden.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let texts = golden_texts("embedders/jina-v3");
+    let mut compared = 0;
+    for case in golden["cases"].as_array().unwrap() {
+        let mut options = case["options"].as_object().unwrap().clone();
+        // The directory names a task, which a step can only replace.
+        let Some(Value::String(task)) = options.remove("default_task") else { continue };
+        options.insert("task".to_owned(), task.into());
+        if let Some(dimensions) = options.remove("truncate_dim") {
+            options.insert("dimensions".to_owned(), dimensions);
+        }
+        let vectors: Vec<Vec<f32>> = serde_json::from_value(case["vectors"].clone()).unwrap();
+        let expected = Tensor::new(vectors, &Device::Cpu).unwrap();
+        let ours = column(&dir, &texts, Value::Object(options.clone())).unwrap();
+        assert_eq!(Tolerance::Close.check(&matrix(&ours), &expected), Ok(()), "{options:?}");
+        compared += 1;
+    }
+    assert_eq!(compared, 3);
+    let error = column(&dir, &texts, json!({"task": "retrieval.querry"})).unwrap_err().to_string();
+    assert!(error.contains("`task`") && error.contains("`retrieval.query`"), "{error}");
+    let other = golden_dir("st-cls");
+    let error = column(&other, &texts, json!({"task": "separation"})).unwrap_err().to_string();
+    assert!(error.contains("`default_task` is not a setting of model_type `bert`"), "{error}");
+}
+
+#[test]
 fn dimensions_cut_after_normalize() {
     check("st-mean-normalize", json!({"dimensions": 8}), "truncate_8");
     check(

@@ -187,6 +187,19 @@ impl Error {
     }
 }
 
+/// The candidate that is nearest to `name`, if one is near enough to be a slip.
+pub(crate) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
 /// The error for weights that candle could not load.
 pub(crate) fn cannot_load(error: candle_core::Error) -> Error {
     Error::new(ErrorKind::Model, "cannot load weights").source(error)

@@ -52,6 +52,9 @@ pub struct FeatureExtraction {
     pub prompt: Option<String>,
     /// The name of a prompt in the model's `config_sentence_transformers.json`.
     pub prompt_name: Option<String>,
+    /// The task whose adapter the model uses (Jina Embeddings v3: `retrieval.query`, `retrieval.passage`, `separation`,
+    /// `classification`, `text-matching`). Default: as in the model's `sentence_bert_config.json`, else no adapter.
+    pub task: Option<String>,
     /// Keep only the first N dimensions (Matryoshka embeddings).
     pub dimensions: Option<NonZeroU64>,
     /// The storage type of embeddings. Default: `f32`.
@@ -181,6 +184,14 @@ impl FeatureExtraction {
     fn precision(&self) -> Precision {
         self.precision.unwrap_or_default()
     }
+
+    /// The step's model, with the adapter of `task`: another model than the one without it, with weights of its own.
+    fn model(&self, step: &TaskStep, models: &Models) -> Result<Arc<ResolvedModel>> {
+        let Some(task) = &self.task else { return models.resolve(&step.model) };
+        let mut spec = step.model.clone();
+        spec.config.insert("default_task".to_owned(), task.clone().into());
+        models.resolve(&spec).map_err(|error| error.at("`task`"))
+    }
 }
 
 impl TaskOptions for FeatureExtraction {
@@ -229,7 +240,7 @@ impl TaskOptions for FeatureExtraction {
     }
 
     fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
-        let model = models.resolve(&step.model)?;
+        let model = self.model(step, models)?;
         let config = model.sentence_transformer();
         if config.static_embedding.is_some() {
             return Ok(Arc::new(StaticTask::resolve(step, self, model)?));

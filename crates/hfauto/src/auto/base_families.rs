@@ -8,6 +8,7 @@ use crate::models::Backbone;
 use crate::models::bart::BartConfig;
 use crate::models::bert::{BertConfig, BertModel};
 use crate::models::deberta::{DebertaConfig, DebertaModel};
+use crate::models::embedding_gemma2::{EmbeddingGemma2Config, EmbeddingGemma2Model};
 use crate::models::gte::{GteConfig, GteModel};
 use crate::models::llama::{LlamaConfig, LlamaModel};
 use crate::models::roberta::{roberta_config, xlm_roberta_config};
@@ -51,6 +52,9 @@ pub(super) const BART: Family = Family {
 pub(super) const BERT: Family = Family {
     model_type: "bert",
     other_model_types: &[],
+    remote_config: None,
+    text_config: None,
+    remote_module: None,
     architecture: "Bert",
     base_model_prefix: "bert",
     attribute_map: &[],
@@ -80,6 +84,25 @@ pub(super) const DEBERTA_V2: Family = Family {
     auto_model: |fields, vb| deberta(&DebertaConfig::deberta_v2(fields)?, &vb),
     heads: &heads::DEBERTA_V2,
     keys_to_ignore_on_load_unexpected: &["embeddings.position_embeddings.", "mask_predictions."],
+    ..BERT
+};
+
+pub(super) const EMBEDDING_GEMMA2: Family = Family {
+    model_type: "embedding_gemma2",
+    text_config: Some("text_config"),
+    architecture: "EmbeddingGemma2",
+    base_model_prefix: "language_model",
+    tokenizer_class: Some("PreTrainedTokenizerFast"),
+    special_token_ids: &[("pad_token_id", 0), ("eos_token_id", 1), ("bos_token_id", 2)],
+    dimensions: |fields| Ok(EmbeddingGemma2Config::new(fields)?.dimensions()),
+    auto_model: |fields, vb| embedding_gemma2(&EmbeddingGemma2Config::new(fields)?, &vb),
+    heads: &[],
+    keys_to_ignore_on_load_unexpected: &[
+        "vision_tower.",
+        "embed_vision.",
+        "audio_tower.",
+        "embed_audio.",
+    ],
     ..BERT
 };
 
@@ -183,6 +206,13 @@ pub(super) fn bert(config: BertConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Ba
 
 pub(super) fn deberta(config: &DebertaConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(DebertaModel::load(vb, config).map_err(cannot_load)?))
+}
+
+pub(super) fn embedding_gemma2(
+    config: &EmbeddingGemma2Config,
+    vb: &VarBuilder<'_>,
+) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(EmbeddingGemma2Model::load(vb, config).map_err(cannot_load)?))
 }
 
 pub(super) fn gte(config: &GteConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {

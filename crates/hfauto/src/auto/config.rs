@@ -143,6 +143,9 @@ impl AutoConfig {
             json.insert("model_type".to_owned(), model_type.clone());
         }
         let family = family(&json)?;
+        if let Some(key) = family.text_config {
+            raise_text_config(&mut json, key)?;
+        }
         resolve_attribute_map(family, &mut json);
         apply(family, &mut json, overrides)?;
         check_labels(&json, overrides)?;
@@ -268,7 +271,9 @@ fn family(json: &Map<String, Value>) -> Result<&'static Family> {
             format!("`model_type` in config.json is `{model_type}`, not a string"),
         ));
     };
-    if let Some(family) = Family::find(model_type) {
+    let text = |key: &str| json.get(key).and_then(Value::as_str);
+    let remote = Family::find_remote(model_type, text);
+    if let Some(family) = remote.or_else(|| Family::find(model_type)) {
         if has_code {
             tracing::debug!(
                 model_type,
@@ -316,6 +321,24 @@ fn check_labels(json: &Map<String, Value>, overrides: &Map<String, Value>) -> Re
         }
     }
     Ok(())
+}
+
+/// Raises the settings of the text model to the top level.
+fn raise_text_config(json: &mut Map<String, Value>, key: &str) -> Result<()> {
+    match json.shift_remove(key) {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::Object(own)) => {
+            let own = own.into_iter();
+            let own =
+                own.filter(|(key, _)| !matches!(key.as_str(), "model_type" | "architectures"));
+            json.extend(own);
+            Ok(())
+        }
+        Some(_) => {
+            let text = format!("`{key}` in config.json is not a map");
+            Err(Error::new(ErrorKind::Model, text))
+        }
+    }
 }
 
 /// Renames common setting names to the family's own. If both are given, the common name wins, as in transformers.
@@ -496,13 +519,40 @@ mod tests {
             "model_type `rberta` in config.json is not implemented; the nearest name is `roberta`\n\
              hint: implemented model types: \
              albert, bart, bert, bloom, camembert, deberta, deberta-v2, deit, distilbert, electra, \
-             eurobert, falcon, gemma, gemma2, gemma3_text, gpt2, gpt_neo, gpt_neox, gptj, granite, gte, \
+             embedding_gemma2, embedding_gemma2_text, eurobert, falcon, gemma, gemma2, gemma3_text, \
+             gpt2, gpt_neo, gpt_neox, gptj, granite, gte, jina_bert_v2, jina_embeddings_v3, \
              llama, m2m_100, marian, mbart, mistral, mixtral, modernbert, mpnet, mt5, nomic_bert, olmo2, \
              opt, pegasus, phi, phi3, qwen2, qwen3, qwen3_moe, roberta, smollm3, stablelm, starcoder2, \
              t5, umt5, vit, xlm-roberta, xlm-roberta-xl"
         );
         let (_, text) = refused(json!({"model_type": "mamba"}), json!({}));
         assert!(text.contains("`mamba`") && !text.contains("nearest"), "{text}");
+    }
+
+    #[test]
+    fn remote_code_is_told_from_the_family_whose_name_it_has() {
+        let read = |json: Value| config(json, json!({})).unwrap().model_type();
+        let of = |model_type: &str, positions: &str| json!({"model_type": model_type, "position_embedding_type": positions});
+        assert_eq!(read(of("bert", "alibi")), "jina_bert_v2");
+        assert_eq!(read(of("bert", "absolute")), "bert");
+        assert_eq!(read(of("xlm-roberta", "rotary")), "jina_embeddings_v3");
+        assert_eq!(read(of("jina_embeddings_v3", "rotary")), "jina_embeddings_v3");
+        let (kind, text) = refused(of("roberta", "alibi"), json!({}));
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(text.contains("`position_embedding_type: alibi`"), "{text}");
+    }
+
+    #[test]
+    fn settings_of_the_text_model_are_those_of_the_model() {
+        let json = json!({"model_type": "embedding_gemma2", "vision_config": {"hidden_size": 3},
+            "text_config": {"model_type": "embedding_gemma2_text", "embedding_dim": 24}});
+        let ours = config(json, json!({"num_hidden_layers": 2})).unwrap();
+        assert_eq!(ours.model_type(), "embedding_gemma2");
+        assert_eq!(ours.dimensions().hidden_size, 24);
+        assert_eq!(ours.dimensions().num_hidden_layers, 2);
+        let (_, text) =
+            refused(json!({"model_type": "embedding_gemma2", "text_config": 1}), json!({}));
+        assert!(text.contains("`text_config`"), "{text}");
     }
 
     #[test]

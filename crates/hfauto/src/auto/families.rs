@@ -5,10 +5,10 @@
 //! fails while the golden is missing.
 
 use super::base_families::{
-    BART, BERT, DEBERTA_V2, GEMMA, LLAMA, QWEN2, ROBERTA, T5, VIT, XLM_ROBERTA, bert, deberta, gte,
-    llama, t5_encoder, vit,
+    BART, BERT, DEBERTA_V2, EMBEDDING_GEMMA2, GEMMA, LLAMA, QWEN2, ROBERTA, T5, VIT, XLM_ROBERTA,
+    bert, deberta, embedding_gemma2, gte, llama, t5_encoder, vit,
 };
-use super::family::Family;
+use super::family::{Family, RemoteConfig};
 use super::heads::{self, FamilyHead};
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result, cannot_load};
@@ -18,8 +18,11 @@ use crate::models::deberta::DebertaConfig;
 use crate::models::deit::deit_config;
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
 use crate::models::electra::electra_config;
+use crate::models::embedding_gemma2::EmbeddingGemma2Config;
 use crate::models::gpt2::{Gpt2Config, Gpt2Model};
 use crate::models::gte::GteConfig;
+use crate::models::jina_bert::{JinaBertConfig, JinaBertModel};
+use crate::models::jina_embeddings_v3::{jina_embeddings_v3_config, with_task};
 use crate::models::llama::LlamaConfig;
 use crate::models::modernbert::{ModernBertConfig, ModernBertModel};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
@@ -28,7 +31,7 @@ use crate::models::t5::T5Config;
 use crate::models::xlm_roberta_xl::xlm_roberta_xl_config;
 
 /// The implemented values of `model_type`, in alphabetical order.
-pub static FAMILIES: [Family; 48] = [
+pub static FAMILIES: [Family; 52] = [
     Family {
         model_type: "albert",
         architecture: "Albert",
@@ -113,6 +116,15 @@ pub static FAMILIES: [Family; 48] = [
         heads: &heads::ELECTRA,
         keys_to_ignore_on_load_unexpected: &["discriminator_predictions."],
         ..BERT
+    },
+    EMBEDDING_GEMMA2,
+    Family {
+        model_type: "embedding_gemma2_text",
+        text_config: None,
+        architecture: "EmbeddingGemma2Text",
+        dimensions: |fields| Ok(EmbeddingGemma2Config::text(fields)?.dimensions()),
+        auto_model: |fields, vb| embedding_gemma2(&EmbeddingGemma2Config::text(fields)?, &vb),
+        ..EMBEDDING_GEMMA2
     },
     Family {
         model_type: "eurobert",
@@ -236,6 +248,36 @@ pub static FAMILIES: [Family; 48] = [
         auto_model: |fields, vb| gte(&GteConfig::new(fields)?, vb),
         heads: &heads::GTE,
         ..BERT
+    },
+    Family {
+        model_type: "jina_bert_v2",
+        remote_config: Some(RemoteConfig {
+            model_type: "bert",
+            setting: ("position_embedding_type", "alibi"),
+        }),
+        architecture: "JinaBert",
+        dimensions: |fields| Ok(JinaBertConfig::new(fields)?.dimensions()),
+        auto_model: |fields, vb| {
+            let config = JinaBertConfig::new(fields)?;
+            Ok(Box::new(JinaBertModel::load(&vb, &config).map_err(cannot_load)?))
+        },
+        heads: &heads::JINA_BERT,
+        ..BERT
+    },
+    Family {
+        model_type: "jina_embeddings_v3",
+        remote_config: Some(RemoteConfig {
+            model_type: "xlm-roberta",
+            setting: ("position_embedding_type", "rotary"),
+        }),
+        remote_module: Some("custom_st.Transformer"),
+        architecture: "JinaEmbeddingsV3",
+        dimensions: |fields| Ok(jina_embeddings_v3_config(fields)?.dimensions()),
+        auto_model: |fields, vb| gte(&jina_embeddings_v3_config(fields)?, with_task(fields, &vb)?),
+        heads: &heads::JINA_EMBEDDINGS_V3,
+        // The adapters of other tasks, or of all tasks.
+        keys_to_ignore_on_load_unexpected: &[".parametrizations.weight.0.lora_"],
+        ..XLM_ROBERTA
     },
     LLAMA,
     Family {
@@ -507,6 +549,19 @@ impl Family {
         })
     }
 
+    /// The row whose checkpoints of remote code have `model_type` and the value of a setting that `setting` gives by its key.
+    pub(super) fn find_remote<'a>(
+        model_type: &str,
+        setting: impl Fn(&str) -> Option<&'a str>,
+    ) -> Option<&'static Self> {
+        FAMILIES.iter().find(|family| {
+            family.remote_config.is_some_and(|config| {
+                let (key, value) = config.setting;
+                config.model_type == model_type && setting(key) == Some(value)
+            })
+        })
+    }
+
     /// The row with the prefix of `architecture`, for example `BertForMaskedLM`.
     pub(super) fn by_architecture(architecture: &str) -> Option<&'static Self> {
         FAMILIES.iter().find(|family| {
@@ -591,6 +646,7 @@ mod tests {
                 "electra" => 256,
                 "t5" | "mt5" | "umt5" => 512,
                 "bart" | "mbart" | "pegasus" | "marian" | "m2m_100" => 1024,
+                "jina_embeddings_v3" => 1024,
                 "deberta-v2" => 1536,
                 "gpt_neo" | "phi" | "qwen3_moe" | "smollm3" => 2048,
                 "gemma2" | "gemma3_text" => 2304,
@@ -637,6 +693,9 @@ mod tests {
             ("M2M100ForConditionalGeneration", Some("m2m_100")),
             ("PegasusXModel", None),
             ("UMT5EncoderModel", Some("umt5")),
+            ("JinaBertForMaskedLM", Some("jina_bert_v2")),
+            ("EmbeddingGemma2TextModel", Some("embedding_gemma2_text")),
+            ("EmbeddingGemma2Model", Some("embedding_gemma2")),
         ] {
             let family = Family::by_architecture(architecture);
             assert_eq!(family.map(|f| f.model_type), model_type, "{architecture}");

@@ -12,6 +12,13 @@ pub struct Family {
     pub model_type: &'static str,
     /// Other names of the `model_type`, in remote code. They are prefixes of tensor names, too.
     pub other_model_types: &'static [&'static str],
+    /// How `config.json` of remote code names the family: the `model_type` of another one, with a value of a setting that tells
+    /// them apart.
+    pub remote_config: Option<RemoteConfig>,
+    /// The key of `config.json` that holds the settings of the text model, if they are not at top level.
+    pub text_config: Option<&'static str>,
+    /// The module of remote code in `modules.json` that computes what Transformer does.
+    pub remote_module: Option<&'static str>,
     /// The prefix of the names in `architectures`.
     pub architecture: &'static str,
     /// The prefix of tensor names in a checkpoint that was saved with a head.
@@ -43,6 +50,15 @@ pub struct Family {
     /// architecture of the family loads; one that starts with a dot may be anywhere in the name. Tensors of `heads` are
     /// recognized by their layers.
     pub keys_to_ignore_on_load_unexpected: &'static [&'static str],
+}
+
+/// A `config.json` of remote code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteConfig {
+    /// Its `model_type`, which is that of another family.
+    pub model_type: &'static str,
+    /// A setting and its value, which that family does not have.
+    pub setting: (&'static str, &'static str),
 }
 
 impl Family {

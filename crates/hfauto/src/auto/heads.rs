@@ -109,6 +109,15 @@ pub(super) static BERT: [Row; 7] = [
     ),
 ];
 
+/// Heads of `JinaBERT`: those of BERT, without causal LM and next sentence prediction.
+pub(super) static JINA_BERT: [Row; 5] = [
+    row(AutoClass::MaskedLM, Reads::Tokens, &BERT_VOCABULARY),
+    POOLED_LABELS,
+    ANSWER,
+    TOKENS,
+    CHOICE,
+];
+
 const ROBERTA_VOCABULARY: [Layer; 4] = roberta_vocabulary(1e-12);
 
 /// RoBERTa's head over the vocabulary with this default of `layer_norm_eps`.
@@ -150,6 +159,16 @@ const XLM_ROBERTA_XL_VOCABULARY: [Layer; 4] = roberta_vocabulary(1e-5);
 
 /// Heads of XLM-RoBERTa-XL.
 pub(super) static XLM_ROBERTA_XL: [Row; 6] = roberta(&XLM_ROBERTA_XL_VOCABULARY);
+
+const JINA_EMBEDDINGS_V3_VOCABULARY: [Layer; 4] = roberta_vocabulary(1e-5);
+
+/// Heads of Jina Embeddings v3.
+pub(super) static JINA_EMBEDDINGS_V3: [Row; 4] = [
+    row(AutoClass::MaskedLM, Reads::Tokens, &JINA_EMBEDDINGS_V3_VOCABULARY),
+    ROBERTA_CLASSIFIER,
+    ANSWER,
+    TOKENS,
+];
 
 const ELECTRA_VOCABULARY: [Layer; 4] = [
     Layer::DenseToEmbeddings("generator_predictions.dense"),

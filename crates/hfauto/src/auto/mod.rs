@@ -56,7 +56,7 @@ pub use config::{AutoConfig, AutoConfigBuilder};
 pub use device::{auto_devices, auto_dtype, cuda_device};
 pub use dtype::ModelDtype;
 pub use families::FAMILIES;
-pub use family::Family;
+pub use family::{Family, RemoteConfig};
 pub use heads::{FamilyHead, LoadBackbone};
 #[cfg(feature = "image")]
 pub use image_processor::{AutoImageProcessor, AutoImageProcessorBuilder};
@@ -81,21 +81,11 @@ pub use tokenizer::{
     Encoding, Side, TranslationTokens, TruncationStrategy, Window, WindowOptions,
 };
 
-use crate::error::Result;
+use crate::error::{Result, nearest};
 use crate::hub::{Hub, Need, Snapshot};
 
 /// The files of `id`, a local directory or a model of the hub at `revision`: the one place where a
 /// `from_pretrained` meets the hub.
 fn snapshot(id: &str, revision: Option<&str>, need: Need) -> Result<Snapshot> {
     Hub::from_env().snapshot(id, revision, need, &|_| ())
-}
-
-/// The candidate that is nearest to `name`, if one is near enough to be a slip.
-fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }

@@ -192,6 +192,7 @@ impl SentenceTransformerConfig {
             }
             first => Table::read(&transformer, first, encoder, overrides)?,
         };
+        listed::check_remote_module(modules.remote_module.as_deref(), config.family())?;
         let mut prompts = named_prompts(&saved)?;
         let files = multi_vector::Saved {
             saved: &saved,

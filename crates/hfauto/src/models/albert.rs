@@ -7,7 +7,7 @@ use candle_core::Result;
 
 use super::bert::Pooler;
 use super::embeddings::{TextEmbeddings, TextEmbeddingsConfig};
-use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Qkv};
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Qkv};
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
@@ -126,6 +126,7 @@ impl AlbertConfig {
             causal: false,
             relative_keys: None,
             disentangled: None,
+            alibi: None,
             attn_implementation: self.attn_implementation,
         }
     }
@@ -147,6 +148,7 @@ const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
     intermediate: "ffn",
     output: "ffn_output",
     output_norm: "full_layer_layer_norm",
+    extra: ExtraNames::NONE,
 };
 
 /// ALBERT without a head: `AlbertModel`.

@@ -10,7 +10,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::encoder::{
-    CrossAttentionNames, EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Qkv,
+    CrossAttentionNames, EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Qkv,
 };
 use super::seq2seq::SharedEmbeddings;
 use super::{
@@ -30,6 +30,7 @@ const NAMES: EncoderLayerNames = EncoderLayerNames {
     intermediate: "fc1",
     output: "fc2",
     output_norm: "final_layer_norm",
+    extra: ExtraNames::NONE,
 };
 
 const CROSS_ATTENTION: CrossAttentionNames = CrossAttentionNames {
@@ -292,6 +293,7 @@ impl BartConfig {
             causal,
             relative_keys: None,
             disentangled: None,
+            alibi: None,
             attn_implementation: self.attn_implementation,
         }
     }

@@ -9,7 +9,9 @@ use serde_json::json;
 
 use super::causal_lm::{CausalBackbone, CausalLM};
 use super::embeddings::{TextEmbeddings, TextEmbeddingsConfig};
-use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Qkv, RelativeKeys};
+use super::encoder::{
+    EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Qkv, RelativeKeys,
+};
 use super::{Backbone, Decoder, Dimensions, Fields, Head, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
@@ -180,6 +182,7 @@ const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
     intermediate: "intermediate.dense",
     output: "output.dense",
     output_norm: "output.LayerNorm",
+    extra: ExtraNames::NONE,
 };
 
 const LAYER_NAMES_OF_NORM_FIRST: EncoderLayerNames = EncoderLayerNames {
@@ -223,6 +226,7 @@ impl BertConfig {
                 PositionEmbeddingType::RelativeKeyQuery => Some(relative_keys(true)),
             },
             disentangled: None,
+            alibi: None,
             attn_implementation: self.attn_implementation,
         }
     }

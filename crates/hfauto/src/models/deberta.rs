@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::embeddings::{TextEmbeddings, TextEmbeddingsConfig};
 use super::encoder::{
-    DisentangledAttention, EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Qkv,
+    DisentangledAttention, EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Qkv,
 };
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error::{self, Error, ErrorKind};
@@ -236,6 +236,7 @@ impl DebertaConfig {
                 terms: self.terms,
                 positions: positions.transpose()?,
             }),
+            alibi: None,
             attn_implementation: self.attn_implementation,
         })
     }
@@ -295,6 +296,7 @@ const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
     intermediate: "intermediate.dense",
     output: "output.dense",
     output_norm: "output.LayerNorm",
+    extra: ExtraNames::NONE,
 };
 
 const LAYER_NAMES_OF_V1: EncoderLayerNames = EncoderLayerNames {

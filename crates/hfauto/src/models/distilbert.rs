@@ -5,7 +5,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Qkv};
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Qkv};
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
@@ -109,6 +109,7 @@ const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
     intermediate: "ffn.lin1",
     output: "ffn.lin2",
     output_norm: "output_layer_norm",
+    extra: ExtraNames::NONE,
 };
 
 impl DistilBertConfig {
@@ -125,6 +126,7 @@ impl DistilBertConfig {
             causal: false,
             relative_keys: None,
             disentangled: None,
+            alibi: None,
             attn_implementation: self.attn_implementation,
         }
     }

@@ -9,9 +9,10 @@ use candle_core::{Result, Tensor, bail};
 
 use super::{DecoderCaches, Recorder};
 use crate::nn::{
-    Activation, AttentionOptions, AttnImplementation, Disentangled, DisentangledConfig,
-    DistanceEmbedding, InputNorm, KvCache, LayerNorm, Lengths, Linear, ModelInputs, Ragged,
-    SelectedRows, VarBuilder, add, attention_cached, attention_over,
+    Activation, Alibi, AlibiForm, AttentionOptions, AttnImplementation, Disentangled,
+    DisentangledConfig, DistanceEmbedding, FeedForward, GateHalf, InputNorm, KvCache, LayerNorm,
+    Lengths, Linear, ModelInputs, Ragged, SelectedRows, VarBuilder, add, attention_cached,
+    attention_over,
 };
 
 /// The paths of the projections of queries, keys and values.
@@ -76,12 +77,30 @@ pub(super) struct EncoderLayerNames {
     pub(super) attention_output: &'static str,
     /// The norm at self-attention.
     pub(super) attention_norm: &'static str,
-    /// The first layer of the feed-forward network.
+    /// The first layer of the feed-forward network; with a gate, gate and up-projection together.
     pub(super) intermediate: &'static str,
     /// Its second layer.
     pub(super) output: &'static str,
     /// The norm at the feed-forward network.
     pub(super) output_norm: &'static str,
+    /// What only `JinaBERT` has.
+    pub(super) extra: ExtraNames,
+}
+
+/// The parts of a layer that only `JinaBERT` has.
+#[derive(Debug)]
+pub(super) struct ExtraNames {
+    /// The half of the first product of the feed-forward network that is the gate; such a product has no bias.
+    pub(super) gate: Option<GateHalf>,
+    /// The norms of queries and of keys, over all heads.
+    pub(super) qk_norms: Option<[&'static str; 2]>,
+    /// A second norm after self-attention, of the sum of the layer's input and the output of the first norm.
+    pub(super) second_attention_norm: Option<&'static str>,
+}
+
+impl ExtraNames {
+    /// None of them.
+    pub(super) const NONE: Self = Self { gate: None, qk_norms: None, second_attention_norm: None };
 }
 
 /// The settings of a layer.
@@ -102,6 +121,8 @@ pub(super) struct EncoderLayerConfig {
     pub(super) relative_keys: Option<RelativeKeys>,
     /// Disentangled attention, if it is used.
     pub(super) disentangled: Option<DisentangledAttention>,
+    /// Linear biases on the scores, if they are used.
+    pub(super) alibi: Option<AlibiForm>,
     pub(super) attn_implementation: AttnImplementation,
 }
 
@@ -225,17 +246,18 @@ struct EncoderLayer {
     qkv: Linear,
     attention_output: Linear,
     attention_norm: LayerNorm,
+    second_attention_norm: Option<LayerNorm>,
+    qk_norms: Option<[LayerNorm; 2]>,
     /// Only in the decoder of an encoder-decoder model.
     cross_attention: Option<CrossAttention>,
-    intermediate: Linear,
-    intermediate_act: Activation,
-    output: Linear,
+    feed_forward: FeedForward,
     output_norm: LayerNorm,
     norm_first: bool,
     attention: AttentionOptions<'static>,
     /// The table, `(2 * positions - 1, head_dim)`, and whether it is also multiplied with the keys.
     distance_embedding: Option<(Tensor, bool)>,
     disentangled: Option<Disentangled>,
+    alibi: Option<Alibi>,
 }
 
 impl EncoderLayer {
@@ -252,6 +274,9 @@ impl EncoderLayer {
         let norm = |name| LayerNorm::load(vb.pp(name), hidden, config.layer_norm_eps);
         let attention_norm = norm(names.attention_norm)?;
         let output_norm = norm(names.output_norm)?;
+        let ExtraNames { gate, qk_norms, second_attention_norm } = &names.extra;
+        let second_attention_norm = second_attention_norm.map(norm).transpose()?;
+        let qk_norms = qk_norms.map(|[q, k]| Ok::<_, candle_core::Error>([norm(q)?, norm(k)?]));
         let cross_attention = cross.map(|(names, encoder_norm)| {
             CrossAttention::load(vb, config, names, &attention_norm, encoder_norm)
         });
@@ -259,12 +284,15 @@ impl EncoderLayer {
         let (before_qkv, before_intermediate) = if config.norm_first {
             (Some(&attention_norm), &output_norm)
         } else {
-            (before, cross_attention.as_ref().map_or(&attention_norm, |cross| &cross.norm))
+            let last = second_attention_norm.as_ref().unwrap_or(&attention_norm);
+            (before, cross_attention.as_ref().map_or(last, |cross| &cross.norm))
         };
         let qkv = names.qkv.load(vb, config, before_qkv.map(|norm| norm as &dyn InputNorm))?;
-        let intermediate = [(vb.pp(names.intermediate), config.intermediate_size)];
+        let inner = if gate.is_some() { 2 } else { 1 } * config.intermediate_size;
+        let intermediate = [(vb.pp(names.intermediate), inner)];
         let intermediate =
-            Linear::load_fused(&intermediate, hidden, true, Some(before_intermediate))?;
+            Linear::load_fused(&intermediate, hidden, gate.is_none(), Some(before_intermediate))?;
+        let output = linear(names.output, config.intermediate_size, hidden, true)?;
         let (num_heads, head_dim) = (config.num_attention_heads, config.head_dim());
         let terms = config.disentangled.as_ref().map_or(1, |attention| attention.terms);
         let disentangled = config.disentangled.as_ref().and_then(|attention| {
@@ -283,15 +311,16 @@ impl EncoderLayer {
             qkv,
             attention_output: linear(names.attention_output, hidden, hidden, true)?,
             attention_norm,
+            second_attention_norm,
+            qk_norms: qk_norms.transpose()?,
             cross_attention,
-            intermediate,
-            intermediate_act: config.hidden_act,
-            output: linear(names.output, config.intermediate_size, hidden, true)?,
+            feed_forward: FeedForward::new(intermediate, *gate, config.hidden_act, output),
             output_norm,
             norm_first: config.norm_first,
             attention,
             distance_embedding: distance_embedding.transpose()?,
             disentangled: disentangled.transpose()?,
+            alibi: config.alibi.map(|form| Alibi::new(num_heads, form, vb.device())).transpose()?,
         })
     }
 
@@ -309,8 +338,6 @@ impl EncoderLayer {
         let attend_to_encoder = |layer: &CrossAttention, x: &Tensor, keys| {
             layer.attend(x, &inputs.lengths, keys, output_attentions)
         };
-        let feed_forward =
-            |x: &Tensor| self.intermediate.forward_through(x, self.intermediate_act, &self.output);
         let mut cross_attentions = None;
         if self.norm_first {
             let (attended, attentions) = attend(&self.attention_norm.forward(hidden_states)?)?;
@@ -320,18 +347,21 @@ impl EncoderLayer {
                     attend_to_encoder(layer, &layer.norm.forward(&attended)?, keys)?;
                 (attended, cross_attentions) = (add(&output, &attended)?, of_encoder);
             }
-            let output = feed_forward(&self.output_norm.forward(&attended)?)?;
+            let output = self.feed_forward.forward(&self.output_norm.forward(&attended)?)?;
             let hidden_states = add(&output, &attended)?;
             return Ok(LayerOutput { hidden_states, attentions, cross_attentions });
         }
         let (attended, attentions) = attend(hidden_states)?;
         let mut attended = self.attention_norm.forward_residual(&attended, hidden_states)?;
+        if let Some(norm) = &self.second_attention_norm {
+            attended = norm.forward_residual(&attended, hidden_states)?;
+        }
         if let Some((layer, keys)) = cross {
             let (output, of_encoder) = attend_to_encoder(layer, &attended, keys)?;
             cross_attentions = of_encoder;
             attended = layer.norm.forward_residual(&output, &attended)?;
         }
-        let output = feed_forward(&attended)?;
+        let output = self.feed_forward.forward(&attended)?;
         let hidden_states = self.output_norm.forward_residual(&output, &attended)?;
         Ok(LayerOutput { hidden_states, attentions, cross_attentions })
     }
@@ -359,6 +389,7 @@ impl EncoderLayer {
         self.attention
             .with_distance(distance)
             .with_disentangled(self.disentangled.as_ref())
+            .with_alibi(self.alibi.as_ref())
             .with_precision(self.qkv.precision())
     }
 
@@ -372,9 +403,14 @@ impl EncoderLayer {
     ) -> Result<(Tensor, Option<Vec<Tensor>>)> {
         let hidden_size = x.dim(1)?;
         let qkv = self.qkv.forward(x)?; // (total_tokens, 3 * hidden_size)
+        let mut q = qkv.narrow(1, 0, hidden_size)?;
+        let mut k = qkv.narrow(1, hidden_size, hidden_size)?;
+        if let Some([q_norm, k_norm]) = &self.qk_norms {
+            (q, k) = (q_norm.forward(&q.contiguous()?)?, k_norm.forward(&k.contiguous()?)?);
+        }
         let context = attention_cached(
-            &qkv.narrow(1, 0, hidden_size)?,
-            &qkv.narrow(1, hidden_size, hidden_size)?,
+            &q,
+            &k,
             &qkv.narrow(1, 2 * hidden_size, hidden_size)?,
             inputs,
             cache,
@@ -540,6 +576,7 @@ mod tests {
             intermediate: "intermediate",
             output: "output",
             output_norm: "output_norm",
+            extra: ExtraNames::NONE,
         };
         let config = EncoderLayerConfig {
             names: Box::leak(Box::new(names)),
@@ -553,6 +590,7 @@ mod tests {
             causal: false,
             relative_keys: None,
             disentangled: None,
+            alibi: None,
             attn_implementation: AttnImplementation::Eager,
         };
         let weights = ["q", "k", "v", "o", "intermediate", "output"].map(|name| {

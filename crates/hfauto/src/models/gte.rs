@@ -76,7 +76,7 @@ impl GteConfig {
                 num_attention_heads: heads,
                 head_dim,
                 hidden_act: fields.activation("hidden_act", "gelu")?,
-                gate: GateHalf::Second,
+                gate: Some(GateHalf::Second),
                 norm_eps: fields.epsilon("layer_norm_eps", 1e-12)?,
                 norm_bias: true,
                 norm_place: NormPlace::After,

@@ -66,7 +66,7 @@ impl ModernBertConfig {
                 num_attention_heads: heads,
                 head_dim,
                 hidden_act: fields.activation("hidden_activation", "gelu")?,
-                gate: GateHalf::First,
+                gate: Some(GateHalf::First),
                 norm_eps: fields.epsilon("norm_eps", 1e-5)?,
                 norm_bias: fields.flag("norm_bias", false)?,
                 norm_place: NormPlace::Before,

@@ -6,7 +6,7 @@
 use candle_core::{Result, Tensor};
 
 use super::bert::Pooler;
-use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Qkv};
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Qkv};
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
@@ -143,6 +143,7 @@ const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
     intermediate: "intermediate.dense",
     output: "output.dense",
     output_norm: "output.LayerNorm",
+    extra: ExtraNames::NONE,
 };
 
 impl MPNetConfig {
@@ -159,6 +160,7 @@ impl MPNetConfig {
             causal: false,
             relative_keys: None,
             disentangled: None,
+            alibi: None,
             attn_implementation: self.attn_implementation,
         }
     }

@@ -61,7 +61,7 @@ pub fn nomic_bert_config(fields: &Fields<'_>) -> Result<GteConfig> {
             num_attention_heads: heads,
             head_dim,
             hidden_act: fields.gate_activation("activation_function", "silu")?,
-            gate: GateHalf::Second,
+            gate: Some(GateHalf::Second),
             norm_eps: fields.epsilon("layer_norm_epsilon", 1e-12)?,
             norm_bias: true,
             norm_place: NormPlace::After,

@@ -1,14 +1,14 @@
 //! The layers of encoders with rotary embeddings, which architectures share: self-attention over all keys or over a
-//! window, and a gated feed-forward network, each with a layer normalization before or after it. An architecture says
-//! how its checkpoint names the tensors. Not here: embeddings, poolers, the norm after the last layer.
+//! window, and a feed-forward network with or without a gate, each with a layer normalization before or after it. An
+//! architecture says how its checkpoint names the tensors. Not here: embeddings, poolers, the norm after the last layer.
 
 use candle_core::{Result, Tensor};
 
 use super::Recorder;
 use crate::nn::{
-    Activation, AttentionMask, AttentionOptions, AttnImplementation, GateHalf, GatedMlp, InputNorm,
-    LayerNorm, Linear, ModelInputs, RotaryConfig, RotaryEmbedding, Rotation, VarBuilder, add,
-    attention,
+    Activation, AttentionMask, AttentionOptions, AttnImplementation, FeedForward, GateHalf,
+    InputNorm, LayerNorm, Linear, ModelInputs, RotaryConfig, RotaryEmbedding, Rotation, VarBuilder,
+    add, attention,
 };
 
 /// Paths of the tensors of a layer in a checkpoint.
@@ -20,9 +20,10 @@ pub(super) struct RotaryLayerNames {
     pub(super) attention_output: &'static str,
     /// The norm of self-attention.
     pub(super) attention_norm: &'static str,
-    /// Gate and up-projection, fused or apart. [`RotaryEncoderConfig::gate`] says which half is the gate.
+    /// Gate and up-projection, fused or apart, or the one product before the activation. [`RotaryEncoderConfig::gate`] says
+    /// which half is the gate.
     pub(super) gate_up: &'static [&'static str],
-    /// The product after the gate.
+    /// The product after the gate or the activation.
     pub(super) down: &'static str,
     /// The norm of the feed-forward network.
     pub(super) mlp_norm: &'static str,
@@ -46,7 +47,8 @@ pub(super) struct RotaryEncoderConfig {
     pub(super) num_attention_heads: usize,
     pub(super) head_dim: usize,
     pub(super) hidden_act: Activation,
-    pub(super) gate: GateHalf,
+    /// `None` for a feed-forward network without a gate.
+    pub(super) gate: Option<GateHalf>,
     pub(super) norm_eps: f64,
     pub(super) norm_bias: bool,
     pub(super) norm_place: NormPlace,
@@ -79,7 +81,7 @@ enum Norms {
 struct RotaryEncoderLayer {
     qkv: Linear,
     attention_output: Linear,
-    mlp: GatedMlp,
+    mlp: FeedForward,
     norms: Norms,
     /// Which of the model's rotary embeddings it has.
     rotary: usize,
@@ -98,7 +100,8 @@ impl RotaryEncoderLayer {
         let (mask, rotary) = config.layers[layer];
         let linear = |name, from, to, bias| Linear::load(vb.pp(name), from, to, bias);
         let width = config.num_attention_heads * config.head_dim;
-        let part = 2 * config.intermediate_size / names.gate_up.len();
+        let products = if config.gate.is_some() { 2 } else { 1 };
+        let part = products * config.intermediate_size / names.gate_up.len();
         let down = linear(names.down, config.intermediate_size, hidden_size, config.down_bias)?;
         let norm = |name| config.load_norm(vb.pp(name));
         let mlp_norm = norm(names.mlp_norm)?;
@@ -124,7 +127,7 @@ impl RotaryEncoderLayer {
         Ok(Self {
             qkv: Linear::load_fused(&qkv, hidden_size, bias, before_qkv)?,
             attention_output: linear(names.attention_output, width, hidden_size, bias)?,
-            mlp: GatedMlp::new(gate_up, config.gate, config.hidden_act, down),
+            mlp: FeedForward::new(gate_up, config.gate, config.hidden_act, down),
             norms,
             rotary,
             options: AttentionOptions::new(config.num_attention_heads, config.head_dim)

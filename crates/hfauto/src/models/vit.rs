@@ -5,7 +5,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, Qkv};
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Qkv};
 use super::{Backbone, Dimensions, Fields, ImageDimensions, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
@@ -206,6 +206,7 @@ const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
     intermediate: "intermediate.dense",
     output: "output.dense",
     output_norm: "layernorm_after",
+    extra: ExtraNames::NONE,
 };
 
 impl ViTConfig {
@@ -222,6 +223,7 @@ impl ViTConfig {
             causal: false,
             relative_keys: None,
             disentangled: None,
+            alibi: None,
             attn_implementation: self.attn_implementation,
         }
     }

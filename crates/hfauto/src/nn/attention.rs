@@ -660,7 +660,7 @@ mod tests {
     fn kernels_agree_where_heads_share_keys_and_windows_are_short() -> Result<()> {
         use AttentionMask::{Causal, CausalWindow, Full, Window};
         let inputs = inputs(&[5, 0, 1, 33, 8, 0]);
-        for (num_kv_heads, head_dim) in [(1, 24), (2, 80), (3, 256)] {
+        for (num_kv_heads, head_dim) in [(1, 24), (2, 80), (3, 256), (1, 512)] {
             let (q_width, kv_width) = (6 * head_dim, num_kv_heads * head_dim);
             let fused = randn(0f32, 1., (47, q_width + 2 * kv_width), &Device::Cpu)?;
             let (q, k) = (fused.narrow(1, 0, q_width)?, fused.narrow(1, q_width, kv_width)?);

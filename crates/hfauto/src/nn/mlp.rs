@@ -1,5 +1,5 @@
-//! The gated feed-forward network `down(act(gate(x)) · up(x))` (SwiGLU, GeGLU). Not here: the network without a gate
-//! ([`Linear::forward_through`]). The entry is [`GatedMlp`].
+//! Feed-forward networks: the gated one, `down(act(gate(x)) · up(x))` (SwiGLU, GeGLU), and either kind. The entries are
+//! [`GatedMlp`] and [`FeedForward`].
 
 use candle_core::{Result, Tensor, bail};
 
@@ -45,6 +45,53 @@ impl GatedMlp {
         let gate = inner.narrow(1, gate, width)?.contiguous()?;
         let inner = (self.gate.activation.forward(&gate)? * inner.narrow(1, up, width)?)?;
         self.down.forward(&inner)
+    }
+}
+
+/// A feed-forward network with or without a gate.
+#[derive(Clone, Debug)]
+pub enum FeedForward {
+    /// With a gate.
+    Gated(GatedMlp),
+    /// Two linear layers with an activation between them.
+    Plain {
+        /// The first layer.
+        inner: Linear,
+        /// What follows it.
+        activation: Activation,
+        /// The second layer.
+        outer: Linear,
+    },
+}
+
+impl FeedForward {
+    /// A network from its two linear layers: with `gate`, `inner` is gate and up-projection together, as in [`GatedMlp::new`].
+    pub fn new(
+        inner: Linear,
+        gate: Option<GateHalf>,
+        activation: Activation,
+        outer: Linear,
+    ) -> Self {
+        match gate {
+            Some(half) => Self::Gated(GatedMlp::new(inner, half, activation, outer)),
+            None => Self::Plain { inner, activation, outer },
+        }
+    }
+
+    /// Applies the network.
+    ///
+    /// # Shapes
+    /// As in [`GatedMlp::forward`].
+    ///
+    /// # Errors
+    /// As [`GatedMlp::forward`].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Gated(mlp) => mlp.forward(x),
+            Self::Plain { inner, activation, outer } => {
+                inner.forward_through(x, *activation, outer)
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Root mean square normalization over the last axis of `(tokens, hidden_size)`.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::cpu::{self, CpuView};
 use super::precision::InputNorm;
@@ -32,6 +32,14 @@ impl RmsNorm {
         // See `TensorSource::get` for tensors that the checkpoint lacks.
         let weight = if weight.is_contiguous() { (weight + 1.0)? } else { weight };
         Ok(Self { weight, eps })
+    }
+
+    /// A norm of `hidden_size` features without weights.
+    ///
+    /// # Errors
+    /// If the device cannot hold the tensor.
+    pub fn plain(hidden_size: usize, eps: f64, dtype: DType, device: &Device) -> Result<Self> {
+        Ok(Self { weight: Tensor::ones(hidden_size, dtype, device)?, eps })
     }
 
     /// Normalizes each head of `x` separately.
@@ -86,8 +94,6 @@ impl InputNorm for RmsNorm {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
     use crate::nn::random::randn;
 

@@ -84,6 +84,15 @@ impl<'a> VarBuilder<'a> {
         Self { source, path: String::new(), dtype, device, precision, head: None }
     }
 
+    /// The same paths in another source, which is made from this one.
+    #[must_use]
+    pub(super) fn map_source<S: TensorSource + 'a>(
+        &self,
+        map: impl FnOnce(Rc<dyn TensorSource + 'a>) -> S,
+    ) -> Self {
+        Self { source: Rc::new(map(Rc::clone(&self.source))), ..self.clone() }
+    }
+
     /// The tensors of a map.
     pub fn from_tensors(tensors: HashMap<String, Tensor>, dtype: DType, device: &Device) -> Self {
         Self::new(tensors, dtype, device, Precision::Full)

@@ -83,6 +83,13 @@ impl SentenceTransformerBuilder {
         self
     }
 
+    /// Sets the task whose adapter is merged into the weights (Jina Embeddings v3); the default comes from the directory.
+    #[must_use]
+    pub fn default_task(mut self, default_task: &str) -> Self {
+        self.options.override_key("default_task", default_task);
+        self
+    }
+
     /// Loads the model.
     ///
     /// # Errors

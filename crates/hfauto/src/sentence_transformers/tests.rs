@@ -1,12 +1,16 @@
-//! Static embeddings and multi-vector encoders against `tests/golden/static` and `tests/golden/multi-vector`.
+//! Static embeddings, multi-vector encoders and embedders with settings of their own against `tests/golden/static`, `multi-vector`
+//! and `embedders`.
 
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use serde_json::{Map, Value};
 
-use super::{MultiVectorEncoder, StaticEncoder, StaticModel, StaticOptions};
-use crate::auto::{AutoTokenizer, SentenceTransformerConfig};
+use super::{
+    EmbedOptions, MultiVectorEncoder, SentenceTransformer, StaticEncoder, StaticModel,
+    StaticOptions,
+};
+use crate::auto::{AutoTokenizer, ModelDtype, SentenceTransformerConfig};
 use crate::error::{ErrorKind, Result};
 use crate::hub::Snapshot;
 
@@ -221,6 +225,94 @@ fn multi_vectors_do_not_depend_on_other_texts() {
         let together = model.encode_query(&queries).unwrap();
         for (query, together) in queries.iter().zip(&together) {
             assert_eq!(&model.encode_query(&[query]).unwrap()[0], together, "{name} {query}");
+        }
+    }
+}
+
+/// A model of `embedders/`, with the adapter of a task if one is named.
+fn embedder(dir: &Path, default_task: Option<&Value>) -> Result<SentenceTransformer> {
+    let builder = SentenceTransformer::builder(dir.to_string_lossy());
+    match default_task {
+        None => builder.load(),
+        Some(task) => {
+            let config = Map::from_iter([("default_task".to_owned(), task.clone())]);
+            builder.config(config).load()
+        }
+    }
+}
+
+#[test]
+fn embedders_equal_sentence_transformers_with_prompts_and_tasks() {
+    let goldens = goldens("embedders");
+    assert!(goldens.len() >= 3, "{} goldens", goldens.len());
+    for (name, dir, json) in goldens {
+        let rows = texts(&json, "texts");
+        for case in json["cases"].as_array().unwrap() {
+            let options = &case["options"];
+            let model = embedder(&dir, options.get("default_task")).unwrap();
+            assert_eq!(model.model().report().unused, [""; 0], "{name}");
+            let mut settings = EmbedOptions::default();
+            settings.prompt_name = options["prompt_name"].as_str().map(str::to_owned);
+            settings.truncate_dim = options["truncate_dim"].as_u64().map(|n| n as usize);
+            let expected: Vec<Vec<f32>> = serde_json::from_value(case["vectors"].clone()).unwrap();
+            let what = format!("{name} {options}");
+            let found = model.encode_with(&rows, &settings).unwrap();
+            let off = worst(&found, &expected, &what);
+            assert!(off < 2e-6, "{what}: {off:e}");
+            let reversed: Vec<_> = rows.iter().rev().cloned().collect();
+            let mut again = model.encode_with(&reversed, &settings).unwrap();
+            again.reverse();
+            assert_eq!(again, found, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_directory_names_its_task_and_an_unknown_one_is_refused() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/embedders/jina-v3");
+    let encode = |model: &SentenceTransformer| model.encode(&["The room was quiet."]).unwrap();
+    let own = encode(&embedder(&dir, None).unwrap());
+    let separation = embedder(&dir, Some(&"separation".into())).unwrap();
+    assert_eq!(own, encode(&separation));
+    let builder = SentenceTransformer::builder(dir.to_string_lossy());
+    let query = builder.default_task("retrieval.query").load().unwrap();
+    assert_ne!(own, encode(&query));
+    assert_ne!(own, encode(&embedder(&dir, Some(&Value::Null)).unwrap()));
+    let error = embedder(&dir, Some(&"retrieval.querry".into())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("the nearest name is `retrieval.query`"), "{error}");
+    let other = dir.with_file_name("jina-v2");
+    let error = embedder(&other, Some(&"separation".into())).unwrap_err();
+    assert!(error.to_string().contains("`default_task` is not a setting"), "{error}");
+}
+
+/// int8 of embedders, with the yardstick of the models' tests: the relative error in the root mean square.
+#[test]
+fn int8_embeddings_are_close_to_those_in_f32() {
+    let rows = ["good", "The room was very quiet.", "The little inn by the harbour was quiet."];
+    for (name, dir, json) in goldens("embedders") {
+        for case in json["cases"].as_array().unwrap() {
+            let task = &case["options"]["default_task"];
+            let config = match task {
+                Value::Null => Map::new(),
+                task => Map::from_iter([("default_task".to_owned(), task.clone())]),
+            };
+            let builder =
+                || SentenceTransformer::builder(dir.to_string_lossy()).config(config.clone());
+            let f32 = builder().load().unwrap().encode(&rows).unwrap();
+            let int8 = builder().dtype(ModelDtype::Int8).load().unwrap();
+            let found = int8.encode(&rows).unwrap();
+            let off: f32 = found
+                .iter()
+                .flatten()
+                .zip(f32.iter().flatten())
+                .map(|(a, b)| (a - b).powi(2))
+                .sum();
+            let off = (off / f32.iter().flatten().map(|x| x * x).sum::<f32>()).sqrt();
+            println!("{off:.4} {name} {task}");
+            assert!(off > 0.0 && off < 0.05, "{name} {task}: {off}");
+            // A row alone has the bits that it has among others.
+            assert_eq!(int8.encode(&rows[1..2]).unwrap()[0], found[1], "{name} {task}");
         }
     }
 }

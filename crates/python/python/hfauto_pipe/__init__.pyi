@@ -169,6 +169,7 @@ def embed(
     normalize: bool | None = None,
     prompt: str | None = None,
     prompt_name: str | None = None,
+    task: str | None = None,
     dimensions: int | None = None,
     precision: Literal['f32', 'f16', 'int8', 'uint8', 'binary', 'ubinary'] | None = None,
     offline: bool = False,
@@ -211,6 +212,10 @@ def embed(
         Text prepended to every row.
     prompt_name : str | None
         The name of a prompt in the model's `config_sentence_transformers.json`.
+    task : str | None
+        The task whose adapter the model uses (Jina Embeddings v3: `retrieval.query`,
+        `retrieval.passage`, `separation`, `classification`, `text-matching`). Default: as in the
+        model's `sentence_bert_config.json`, else no adapter.
     dimensions : int | None
         Keep only the first N dimensions (Matryoshka embeddings).
     precision : Literal['f32', 'f16', 'int8', 'uint8', 'binary', 'ubinary'] | None
@@ -248,6 +253,7 @@ def embed(
     normalize: bool | None = None,
     prompt: str | None = None,
     prompt_name: str | None = None,
+    task: str | None = None,
     dimensions: int | None = None,
     precision: Literal['f32', 'f16', 'int8', 'uint8', 'binary', 'ubinary'] | None = None,
     offline: bool = False,

@@ -129,6 +129,8 @@ pub(super) const KEYS: &[Key] = &[
     row(File::ModelKwargs, "attn_implementation", Harmless, r#""sdpa""#),
     row(File::ModelKwargs, "cache_dir", Harmless, r#""x""#),
     row(File::ModelKwargs, "code_revision", Harmless, r#""main""#),
+    // The adapter that a checkpoint of Jina Embeddings v3 merges.
+    row(File::ModelKwargs, "default_task", Counts, r#""separation""#),
     row(File::ModelKwargs, "device_map", Harmless, r#""auto""#),
     // The pipeline sets the dtype: f32 on a CPU.
     row(File::ModelKwargs, "dtype", Harmless, r#""float16""#),

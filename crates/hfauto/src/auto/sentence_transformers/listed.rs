@@ -5,6 +5,8 @@ use serde_json::Value;
 use super::keys::{self, File};
 use super::modules::{self, Module, SpladePooling};
 use super::multi_vector::Mask;
+use crate::auto::families::FAMILIES;
+use crate::auto::family::Family;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Snapshot;
 use crate::limits;
@@ -31,6 +33,8 @@ pub(super) struct ListedModules {
     /// The files of the first module.
     pub(super) transformer: Snapshot,
     pub(super) first: First,
+    /// The type of a first module that is remote code, which some family computes.
+    pub(super) remote_module: Option<String>,
     pub(super) modules: Vec<Module>,
     pub(super) splade_pooling: Option<SpladePooling>,
     /// The folder of LogitScore.
@@ -61,6 +65,7 @@ impl ListedModules {
         let mut found = Self {
             transformer: snapshot.clone(),
             first: First::Transformer,
+            remote_module: None,
             modules: Vec::new(),
             splade_pooling: None,
             logit_score: None,
@@ -80,6 +85,8 @@ impl ListedModules {
             // Other packages are Python code, which is not run.
             let own = kind.strip_prefix("sentence_transformers.");
             let own = own.or((kind == PYLATE_DENSE).then_some("Dense"));
+            let known = FAMILIES.iter().any(|family| family.remote_module == Some(kind));
+            let own = own.or((known && index == 0).then_some("Transformer"));
             let class = own.and_then(|path| path.rsplit('.').next()).unwrap_or_default();
             let path = path.trim_end_matches('/');
             // model2vec writes the root as a dot.
@@ -89,6 +96,7 @@ impl ListedModules {
                     if class == "MLMTransformer" {
                         found.first = First::MLMTransformer;
                     }
+                    found.remote_module = known.then(|| kind.to_owned());
                     found.transformer = folder(snapshot, path, "config.json")?;
                 }
                 (0, "StaticEmbedding") => {
@@ -128,17 +136,30 @@ impl ListedModules {
                     return Err(Error::new(ErrorKind::Unsupported, message)
                         .hint("a LogitScore is the second and last module, after a Transformer"));
                 }
-                _ => {
-                    let message =
-                        format!("module {index} of modules.json, `{kind}`, is not implemented");
-                    return Err(Error::new(ErrorKind::Unsupported, message).hint(format!(
-                        "implemented are, of sentence_transformers, {MODULE_TYPES}; a Transformer or a StaticEmbedding is the first"
-                    )));
-                }
+                _ => return Err(not_implemented(index, kind)),
             }
         }
         Ok(found)
     }
+}
+
+/// Checks that a first module of remote code, if there is one, is that of `family`.
+///
+/// # Errors
+/// `Unsupported` if it is not.
+pub(super) fn check_remote_module(kind: Option<&str>, family: &Family) -> Result<()> {
+    match kind {
+        Some(kind) if family.remote_module != Some(kind) => Err(not_implemented(0, kind)),
+        _ => Ok(()),
+    }
+}
+
+/// The error for a module that is not implemented.
+fn not_implemented(index: usize, kind: &str) -> Error {
+    let message = format!("module {index} of modules.json, `{kind}`, is not implemented");
+    Error::new(ErrorKind::Unsupported, message).hint(format!(
+        "implemented are, of sentence_transformers, {MODULE_TYPES}; a Transformer or a StaticEmbedding is the first"
+    ))
 }
 
 /// A folder of the snapshot, which has `file`, as a snapshot of its own; the empty path is the snapshot itself.

@@ -41,6 +41,9 @@ const ROWS_AT_ONCE: usize = 4096;
 static FAMILY: Family = Family {
     model_type: "static-embedding",
     other_model_types: &[],
+    remote_config: None,
+    text_config: None,
+    remote_module: None,
     architecture: "StaticEmbedding",
     base_model_prefix: "",
     attribute_map: &[],

@@ -80,9 +80,12 @@ impl TransformerSettings {
                 Some(value) => Err(wrong(key, value)),
             }
         };
-        map("model_args", "model_kwargs", File::ModelKwargs)?;
+        let model_kwargs = map("model_args", "model_kwargs", File::ModelKwargs)?;
         let mut config_kwargs = map("config_args", "config_kwargs", File::ConfigKwargs)?;
         config_kwargs.retain(|key, _| !keys::is_harmless(File::ConfigKwargs, key));
+        if let Some(task) = model_kwargs.get("default_task").filter(|task| !task.is_null()) {
+            config_kwargs.insert("default_task".to_owned(), task.clone());
+        }
         let mut processor_kwargs =
             map("tokenizer_args", "processor_kwargs", File::ProcessorKwargs)?;
         for key in FLAGS {

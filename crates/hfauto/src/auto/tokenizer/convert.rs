@@ -20,7 +20,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
 
 use super::checked;
-use super::files::TokenizerFiles;
+use super::files::{TokenizerFiles, is_tiktoken, tiktoken_vocabulary};
 use super::languages::{MBART, MBART50};
 use super::overrides::{TokenizerOptions, extra_ids};
 use super::sentencepiece::{ModelProto, ModelType, Piece, PieceKind};
@@ -336,6 +336,9 @@ pub(super) fn read_any_model_proto(
         let wanted = format!("{besides}{}", wanted.join(", "));
         return Err(vocabulary.missing(&wanted));
     };
+    if is_tiktoken(&bytes) {
+        return Err(tiktoken_vocabulary(file));
+    }
     let proto = ModelProto::parse(&bytes).map_err(|e| e.at(file))?;
     Ok((file, proto))
 }

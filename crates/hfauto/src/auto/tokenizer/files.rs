@@ -17,12 +17,16 @@ const KNOWN: &[&str] = &[
     "target_vocab.json",
     "sentencepiece.bpe.model",
     "spiece.model",
+    "spm.model",
     "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "config.json",
 ];
+
+/// The most entries of a directory that are looked at for an error message.
+const MOST_ENTRIES: usize = 1000;
 
 /// Reads a snapshot's files and updates a digest of them.
 pub(super) struct TokenizerFiles<'a> {
@@ -75,6 +79,14 @@ impl<'a> TokenizerFiles<'a> {
         self.hasher.finalize()
     }
 
+    /// A vocabulary of tiktoken by its name: `tekken.json` of Mistral, or `*.tiktoken`.
+    fn tiktoken_file(&self) -> Option<String> {
+        let entries = std::fs::read_dir(self.snapshot.dir()).into_iter().flatten().flatten();
+        let names =
+            entries.take(MOST_ENTRIES).filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|file| file == "tekken.json" || file.ends_with(".tiktoken")).min()
+    }
+
     /// The error for a tokenizer of class `class` without the files that it needs.
     pub(super) fn missing(&self, class: &str, wanted: &str) -> Error {
         let there: Vec<_> = KNOWN
@@ -82,6 +94,9 @@ impl<'a> TokenizerFiles<'a> {
             .filter(|file| self.snapshot.path(file).is_some())
             .map(|file| format!("`{file}`"))
             .collect();
+        if let Some(file) = self.tiktoken_file() {
+            return tiktoken_vocabulary(&file);
+        }
         let there = if there.is_empty() { "none of its files".into() } else { there.join(", ") };
         Error::new(
             ErrorKind::Hub,
@@ -90,5 +105,30 @@ impl<'a> TokenizerFiles<'a> {
         .hint(
             "save the tokenizer beside the model (`tokenizer.save_pretrained(…)` in transformers)",
         )
+    }
+}
+
+/// The error for the vocabulary `file` of tiktoken, which transformers converts only with that package.
+pub(super) fn tiktoken_vocabulary(file: &str) -> Error {
+    let message = format!("`{file}` is a vocabulary of tiktoken, which is not implemented");
+    Error::new(ErrorKind::Unsupported, message).hint(
+        "save a tokenizer.json beside it (`AutoTokenizer.from_pretrained(…).save_pretrained(…)` in transformers), \
+         or choose the repository of the model in the format of transformers",
+    )
+}
+
+/// Whether a file is a vocabulary of tiktoken: lines of a token in base64 and its rank.
+pub(super) fn is_tiktoken(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let mut parts = line.trim_ascii_end().split(|byte| *byte == b' ');
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(token), Some(rank), None) => {
+            !token.is_empty()
+                && token.iter().all(is_base64)
+                && !rank.is_empty()
+                && rank.iter().all(u8::is_ascii_digit)
+        }
+        _ => false,
     }
 }

@@ -290,13 +290,23 @@ struct Variant {
 
 #[test]
 fn tokenizer_classes_of_decoders_agree_with_transformers() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/modern-tokenizers");
+    check_variants("modern-tokenizers", 30);
+}
+
+#[test]
+fn deberta_and_albert_need_their_sentencepiece_model_only() {
+    check_variants("spm-tokenizers", 9);
+}
+
+/// Compares the variants of a golden folder, of which there are at least `least`.
+fn check_variants(folder: &str, least: usize) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(folder);
     let golden = fs::read_to_string(root.join("golden.json")).unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
     let texts: Vec<String> = serde_json::from_value(golden["texts"].clone()).unwrap();
     let pairs: Vec<(String, String)> = serde_json::from_value(golden["pairs"].clone()).unwrap();
     let variants: Vec<Variant> = serde_json::from_value(golden["variants"].clone()).unwrap();
-    assert!(variants.len() > 30);
+    assert!(variants.len() > least);
     let mut differences = Vec::new();
     for variant in variants {
         let dir = tempfile::tempdir().unwrap();
@@ -340,6 +350,28 @@ fn tokenizer_classes_of_decoders_agree_with_transformers() {
 }
 
 #[test]
+fn vocabularies_of_tiktoken_are_refused_with_a_hint() {
+    for (file, content) in [
+        ("tokenizer.model", "IQ== 0\nIg== 1\n"),
+        ("tekken.json", "{}"),
+        ("qwen.tiktoken", "IQ== 0\n"),
+    ] {
+        for class in ["LlamaTokenizer", "PreTrainedTokenizerFast", "Qwen2Tokenizer"] {
+            if file == "tokenizer.model" && class == "Qwen2Tokenizer" {
+                continue; // It reads no such file.
+            }
+            let config = format!("{{\"tokenizer_class\": \"{class}\"}}");
+            let dir = folder(&[("tokenizer_config.json", &config), (file, content)]);
+            let error = load(dir.path()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{class}: {error}");
+            let text = error.to_string();
+            assert!(text.contains(&format!("`{file}` is a vocabulary of tiktoken")), "{text}");
+            assert!(text.contains("save a tokenizer.json"), "{text}");
+        }
+    }
+}
+
+#[test]
 fn damaged_sentencepiece_models_are_refused_by_name() {
     for class in ["LlamaTokenizer", "GemmaTokenizer", "TokenizersBackend"] {
         let config = format!("{{\"tokenizer_class\": \"{class}\"}}");
@@ -377,7 +409,7 @@ fn translation_tokenizers_give_the_tokens_of_transformers() {
     let mut folders: Vec<_> =
         fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.sort();
-    assert_eq!(folders.len(), 14);
+    assert_eq!(folders.len(), 15);
     let mut failures = Vec::new();
     for folder in folders {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
