@@ -24,13 +24,12 @@ impl FetchArgs {
     pub(super) fn run(self) -> Result<()> {
         let hub = super::hub(false);
         for what in &self.what {
-            for (repo, revision) in self.models(what)? {
-                let snapshot = hub.snapshot(
-                    &repo,
-                    revision.as_deref(),
-                    Need::Weights,
-                    &super::progress::download,
-                )?;
+            for (repo, revision, need) in self.models(what)? {
+                let (revision, progress) = (revision.as_deref(), &super::progress::download);
+                let snapshot = match need {
+                    Need::Adapter => hub.adapter(&repo, revision, progress),
+                    need => hub.snapshot(&repo, revision, need, progress),
+                }?;
                 let commit = snapshot.commit().unwrap_or("a local directory, nothing to fetch");
                 super::print(format_args!("{repo}: {commit}\n"))?;
             }
@@ -38,12 +37,12 @@ impl FetchArgs {
         Ok(())
     }
 
-    /// The (repository, revision) pairs behind one argument.
-    fn models(&self, what: &str) -> Result<Vec<(String, Option<String>)>> {
+    /// The repositories behind one argument, with their revisions: models and adapters.
+    fn models(&self, what: &str) -> Result<Vec<(String, Option<String>, Need)>> {
         let path = Path::new(what);
         let is_pipeline = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
         if !is_pipeline {
-            return Ok(vec![(what.to_owned(), self.revision.clone())]);
+            return Ok(vec![(what.to_owned(), self.revision.clone(), Need::Weights)]);
         }
         if self.revision.is_some() {
             return Err(Error::new(
@@ -56,9 +55,13 @@ impl FetchArgs {
         let mut models = Vec::new();
         for step in &pipeline.steps {
             if let StepKind::Task(step) = &step.kind {
-                let model = (step.model.repo.clone(), step.model.revision.clone());
-                if !models.contains(&model) {
-                    models.push(model);
+                let spec = &step.model;
+                let model = (spec.repo.clone(), spec.revision.clone(), Need::Weights);
+                let adapter = spec.adapter.clone().map(|adapter| (adapter, None, Need::Adapter));
+                for needed in std::iter::once(model).chain(adapter) {
+                    if !models.contains(&needed) {
+                        models.push(needed);
+                    }
                 }
             }
         }

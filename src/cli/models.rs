@@ -22,7 +22,7 @@ use crate::tasks::{
 
 #[derive(Args, Debug)]
 pub(super) struct ModelsArgs {
-    /// A hub id or a local directory to explain.
+    /// A hub id, a local directory or a GGUF file to explain.
     model: Option<String>,
 
     /// Branch, tag or commit.
@@ -62,7 +62,8 @@ impl ModelsArgs {
             let _ = writeln!(text, "{key:<18} {value}");
         };
         line("model", &snapshot.name());
-        line("commit", &snapshot.commit().unwrap_or("local directory"));
+        let place = if snapshot.is_gguf() { "GGUF file" } else { "local directory" };
+        line("commit", &snapshot.commit().unwrap_or(place));
         line("model_type", &config.model_type());
         line("architectures", &config.architectures().join(", "));
         let classes: Vec<&str> = config.family().classes().map(AutoClass::name).collect();
@@ -109,20 +110,26 @@ impl ModelsArgs {
                 for file in &files {
                     line("weights", &file.display());
                 }
-                let stored: std::collections::BTreeSet<_> = weights
-                    .names()
-                    .filter_map(|name| weights.dtype(name))
-                    .map(|dtype| dtype.as_str())
-                    .collect();
+                let stored: std::collections::BTreeSet<_> =
+                    weights.names().filter_map(|name| weights.stored_as(name)).collect();
                 let stored: Vec<_> = stored.into_iter().collect();
                 line("stored as", &stored.join(", "));
                 line("parameters", &parameters);
                 let devices = auto_devices()?;
                 let dtype = auto_dtype(&devices);
                 let kind = if devices[0].is_cpu() { "cpu" } else { "cuda" };
-                let mib = (parameters * dtype.size_in_bytes()) as f64 / f64::from(1 << 20);
-                let as_dtype = dtype.as_str();
-                line("memory", &format!("{mib:.1} MiB as {as_dtype}, the compute dtype on {kind}"));
+                let (bytes, form) = if snapshot.is_gguf() && devices[0].is_cpu() {
+                    let sizes = files.iter().filter_map(|file| file.metadata().ok());
+                    (sizes.map(|file| file.len()).sum::<u64>() as f64, "in the blocks of the file")
+                } else {
+                    ((parameters * dtype.size_in_bytes()) as f64, "")
+                };
+                let mib = bytes / f64::from(1 << 20);
+                let form = match form {
+                    "" => format!("as {}, the compute dtype on {kind}", dtype.as_str()),
+                    form => form.to_owned(),
+                };
+                line("memory", &format!("{mib:.1} MiB {form}"));
                 let tokens = memory::batch_tokens(Some(dimensions), &devices, false);
                 let batch = memory::activation_bytes(dimensions, tokens);
                 let mib = batch as f64 / f64::from(1 << 20);

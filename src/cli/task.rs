@@ -427,7 +427,8 @@ impl TaskRun {
         let sink = output.as_deref().unwrap_or("out/");
         let column = name.as_deref().unwrap_or(&self.command.output);
         let model = self.model()?;
-        let model = if Path::new(&model).is_dir() { from_file(&model) } else { model };
+        let is_local = Path::new(&model).is_dir() || hfauto::hub::is_gguf_file(Path::new(&model));
+        let model = if is_local { from_file(&model) } else { model };
         let mut text = format!(
             "version: 1\n\nsource:\n  path: {source}\n\nsteps:\n  - {}:\n      model: {}\n      input: {}\n      output: {}\n",
             self.command.task.id,

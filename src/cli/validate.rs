@@ -89,7 +89,7 @@ impl ValidateArgs {
         };
         let repo = &task.model.repo;
         let is_directory = Path::new(repo).is_absolute();
-        if is_directory && !Path::new(repo).is_dir() {
+        if is_directory && !Path::new(repo).exists() {
             let message = format!("model directory `{repo}` does not exist");
             return Err(Error::new(ErrorKind::Hub, message));
         }

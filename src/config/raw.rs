@@ -49,10 +49,14 @@ pub struct RawPipeline {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawModel {
-    /// A hub id (`org/name`), or a local directory, relative to this file.
+    /// A hub id (`org/name`), or a local directory, relative to this file. A GGUF file: its path, `org/name/file.gguf` on the
+    /// hub, or `org/name:Q4_K_M`.
     pub repo: String,
     /// A branch, tag or commit. The lineage records the commit that it resolves to. Default: `main`.
     pub revision: Option<String>,
+    /// A LoRA adapter of PEFT, merged into the weights when they are loaded: a hub id, or a local directory, relative to
+    /// this file. Default: none.
+    pub adapter: Option<String>,
     /// The dtype to compute in. Default: `auto`, which is f32 on a CPU.
     pub dtype: Option<Dtype>,
     /// The device: `auto`, `cpu`, `cuda` (the first GPU) or `cuda:N`. `auto` uses every GPU of the machine, each with a

@@ -28,6 +28,7 @@ pub(crate) struct ShippedCall {
     model: String,
     repo: String,
     revision: Option<String>,
+    adapter: Option<String>,
     dtype: Dtype,
     device: String,
     config: Map<String, Value>,
@@ -68,6 +69,7 @@ impl ModelCatalog {
             model: key.model,
             repo: key.spec.repo,
             revision: key.spec.revision,
+            adapter: key.spec.adapter,
             dtype: key.spec.dtype,
             device: key.spec.device.to_string(),
             config: key.spec.config,
@@ -121,6 +123,7 @@ impl ShippedCall {
         let spec = ModelSpec {
             repo: self.repo.clone(),
             revision: self.revision.clone(),
+            adapter: self.adapter.clone(),
             dtype: self.dtype,
             device,
             config: self.config.clone(),

@@ -139,13 +139,12 @@ impl Processor {
 
 impl ResolvedModel {
     fn new(spec: &ModelSpec, revision: Option<&str>, hub: &Arc<Hub>) -> Result<Self> {
-        let snapshot =
-            hub.snapshot(&spec.repo, revision, Need::Tokenizer, &|_| ()).map_err(|e| {
-                let repo = &spec.repo;
-                e.at(format!("model `{repo}`, a hub id: there is no directory of this name"))
-            })?;
+        let snapshot = snapshot_of(spec, revision, Need::Tokenizer, hub).map_err(|e| {
+            let repo = &spec.repo;
+            e.at(format!("model `{repo}`, a hub id: there is no directory of this name"))
+        })?;
         let snapshot = if SentenceTransformerConfig::needs_weights(&snapshot)? {
-            hub.snapshot(&spec.repo, revision, Need::Weights, &|_| ())?
+            snapshot_of(spec, revision, Need::Weights, hub)?
         } else {
             snapshot
         };
@@ -308,7 +307,7 @@ impl ResolvedModel {
     /// The same model with its weight files, at the commit of the small files.
     fn with_weights(&self, hub: &Hub) -> Result<SentenceTransformerConfig> {
         let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
-        let snapshot = hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
+        let snapshot = snapshot_of(&self.spec, revision, Need::Weights, hub)?;
         Ok(SentenceTransformerConfig::from_snapshot(&snapshot, &self.spec.config)?)
     }
 
@@ -353,7 +352,8 @@ impl ResolvedModel {
     pub(crate) fn content(&self) -> Result<String> {
         /// The contents of local directories by their state.
         static KNOWN: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
-        if self.snapshot.commit().is_some() {
+        let is_of_hub = |snapshot: &Snapshot| snapshot.commit().is_some();
+        if is_of_hub(&self.snapshot) && self.snapshot.adapter().is_none_or(is_of_hub) {
             return Ok(self.identity());
         }
         let state = self.identity();
@@ -362,9 +362,11 @@ impl ResolvedModel {
             return Ok(content.clone());
         }
         let mut hasher = blake3::Hasher::new();
-        for file in self.snapshot.files()? {
-            let digest = self.snapshot.digest(&file)?.unwrap_or_default();
-            hasher.update(format!("{file} {digest}\n").as_bytes());
+        for snapshot in [Some(&self.snapshot), self.snapshot.adapter()].into_iter().flatten() {
+            for file in snapshot.files()? {
+                let digest = snapshot.digest(&file)?.unwrap_or_default();
+                hasher.update(format!("{file} {digest}\n").as_bytes());
+            }
         }
         let content = hasher.finalize().to_hex().to_string();
         known().insert(state, content.clone());
@@ -451,12 +453,35 @@ impl ResolvedModel {
     /// As [`ResolvedModel::load`].
     pub fn load_head(&self, modules: &SentenceTransformerConfig, device: &Device) -> Result<Head> {
         let revision = self.snapshot.commit().or(self.spec.revision.as_deref());
-        let snapshot = self.hub.snapshot(&self.spec.repo, revision, Need::Weights, &|_| ())?;
+        let snapshot = snapshot_of(&self.spec, revision, Need::Weights, &self.hub)?;
         Ok(modules.load(&snapshot, device)?)
     }
 }
 
+/// The files of a model and of its adapter, at `revision` of the model.
+fn snapshot_of(
+    spec: &ModelSpec,
+    revision: Option<&str>,
+    need: Need,
+    hub: &Hub,
+) -> hfauto::Result<Snapshot> {
+    let model = hub.snapshot(&spec.repo, revision, need, &|_| ())?;
+    let Some(adapter) = &spec.adapter else { return Ok(model) };
+    let adapter = hub
+        .adapter(adapter, None, &|_| ())
+        .map_err(|error| error.at(format!("adapter of model `{}`", spec.repo)))?;
+    Ok(model.with_adapter(adapter))
+}
+
 fn identity_of(snapshot: &Snapshot) -> String {
+    if let Some(adapter) = snapshot.adapter() {
+        let model = identity_of_files(snapshot);
+        return format!("{model}\nadapter {}", identity_of_files(adapter));
+    }
+    identity_of_files(snapshot)
+}
+
+fn identity_of_files(snapshot: &Snapshot) -> String {
     if let Some(commit) = snapshot.commit() {
         return format!("{}@{commit}", snapshot.name());
     }

@@ -12,10 +12,13 @@ use crate::limits;
 /// A model, as the pipeline declares it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
-    /// Hub id (`org/name`), or the absolute path of a local directory.
+    /// Hub id (`org/name`; for a GGUF file `org/name:Q4_K_M` or `org/name/file.gguf`), or the absolute path of a local
+    /// directory or a GGUF file.
     pub repo: String,
     /// Branch, tag or commit; `None` is `main`.
     pub revision: Option<String>,
+    /// A LoRA adapter that is merged into the weights: a hub id, or the absolute path of a local directory.
+    pub adapter: Option<String>,
     /// The dtype of the computation.
     pub dtype: Dtype,
     /// The device of the computation.
@@ -30,6 +33,7 @@ impl ModelSpec {
         Self {
             repo: repo.into(),
             revision: None,
+            adapter: None,
             dtype: Dtype::Auto,
             device: DeviceSpec::Auto,
             config: serde_json::Map::new(),

@@ -25,9 +25,11 @@ import argparse
 import torch
 import transformers
 
-import cases_bitmaps  # noqa: F401 (registers its cases)
+import cases_adapters  # noqa: F401 (registers its cases)
+import cases_bitmaps  # noqa: F401
 import cases_chat  # noqa: F401
 import cases_embedders  # noqa: F401
+import cases_gguf  # noqa: F401
 import cases_heads  # noqa: F401
 import cases_images  # noqa: F401
 import cases_models  # noqa: F401

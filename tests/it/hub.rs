@@ -9,6 +9,7 @@ use std::time::Duration;
 use hfauto::ErrorKind;
 use hfauto_pipe::hub::{Hub, HubProgress, HubSettings, Need, Snapshot, Weights};
 
+use super::support::repository;
 use server::{COMMIT, FakeHub, REPO, git_hash, sha1, sha256};
 
 const CONFIG: &[u8] = br#"{"model_type": "bert"}"#;
@@ -612,4 +613,73 @@ fn a_directory_is_used_as_it_is() {
         fixture.hub().snapshot("./no-model", None, Need::Config, &|_| ()),
         &["`./no-model` is neither an existing directory nor a hub id"],
     );
+}
+
+#[test]
+fn of_a_quantized_checkpoint_only_the_config_is_downloaded() {
+    let config = br#"{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}"#;
+    let fixture = Fixture::new(FakeHub::new(&[
+        ("config.json", config),
+        ("tokenizer.json", TOKENIZER),
+        ("model.safetensors", &weights()),
+    ]));
+    for need in [Need::Config, Need::Weights] {
+        let error = get(&fixture.hub(), need).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let text = error.to_string();
+        assert!(text.contains("`gptq`") && text.contains("config.json"), "{text}");
+    }
+    assert_eq!(fixture.blobs(), [git_hash(config)]);
+}
+
+/// A repository with one model in two quantizations.
+fn quantizations() -> FakeHub {
+    let file = repository().join("tests/golden/gguf/qwen2/model.gguf");
+    let bytes = std::fs::read(file).unwrap();
+    FakeHub::new(&[
+        ("README.md", b"read me"),
+        ("config.json", CONFIG),
+        ("m-Q4_0.gguf", &bytes),
+        ("m-Q8_0.gguf", &bytes),
+    ])
+}
+
+#[test]
+fn a_gguf_file_is_found_by_its_name_and_by_its_quantization() {
+    for name in ["org/model:Q8_0", "org/model/m-Q8_0.gguf"] {
+        let fixture = Fixture::new(quantizations());
+        let get = |hub: &Hub| hub.snapshot(name, None, Need::Config, &|_| ());
+        for hub in [fixture.hub(), fixture.offline()] {
+            let snapshot = get(&hub).unwrap();
+            assert_eq!((snapshot.name(), snapshot.commit()), (name, Some(COMMIT)));
+            assert_eq!(snapshot.files().unwrap(), ["m-Q8_0.gguf"]);
+            let config = snapshot.json("config.json").unwrap().unwrap();
+            assert_eq!(config["model_type"], "qwen2");
+            assert!(Weights::open(&snapshot.weight_files().unwrap()).is_ok());
+        }
+        assert_eq!(fixture.blobs().len(), 1);
+    }
+    let fixture = Fixture::new(quantizations());
+    let get = |name: &str| fixture.hub().snapshot(name, None, Need::Config, &|_| ());
+    fails(get(REPO), &["several GGUF files: `m-Q4_0.gguf`, `m-Q8_0.gguf`", "`org/model/m-Q4_0"]);
+    fails(get("org/model:Q5_K_M"), &["no GGUF file of the quantization `Q5_K_M`", "m-Q4_0.gguf"]);
+    fails(get("org/model/x.gguf"), &["no file `x.gguf`"]);
+    assert_eq!(fixture.blobs(), [""; 0]);
+}
+
+#[test]
+fn an_adapter_is_two_files() {
+    let (config, tensors) = (br#"{"peft_type": "LORA"}"#, b"tensors");
+    let fixture = Fixture::new(FakeHub::new(&[
+        ("README.md", b"read me"),
+        ("adapter_config.json", config),
+        ("adapter_model.safetensors", tensors),
+        ("tokenizer.json", TOKENIZER),
+    ]));
+    for hub in [fixture.hub(), fixture.offline()] {
+        let adapter = hub.adapter(REPO, None, &|_| ()).unwrap();
+        assert_eq!(read(&adapter, "adapter_model.safetensors"), tensors);
+        assert_eq!(adapter.files().unwrap(), ["adapter_config.json", "adapter_model.safetensors"]);
+    }
+    assert_eq!(fixture.blobs().len(), 2);
 }

@@ -23,6 +23,7 @@
 //! cache.
 
 mod auto_class;
+pub mod blocks;
 pub mod error;
 pub mod guard;
 #[cfg_attr(

@@ -102,12 +102,17 @@ pub(crate) const TOKENIZER_PIECE_BYTES: usize = 256;
 pub(crate) const MODEL_JSON_BYTES: u64 = 64 << 20;
 /// Bytes of a tokenizer file; the largest vocabularies take 35 MB. No key.
 pub(crate) const TOKENIZER_FILE_BYTES: u64 = 512 << 20;
+/// Numbers of one module of a LoRA adapter: rank 1024 for a layer of 32,768 inputs and outputs. No key.
+pub(crate) const ADAPTER_NUMBERS: usize = 1 << 26;
 /// Modules of a modules.json. No key.
 pub(crate) const MODEL_MODULES: usize = 256;
 /// Files in a shard index. No key.
 pub(crate) const WEIGHT_SHARDS: usize = 10_000;
 /// Bytes of a safetensors header: a hundred or more per tensor; files in use have a few thousand tensors. No key.
 pub(crate) const SAFETENSORS_HEADER_BYTES: usize = 32 << 20;
+/// Bytes of the metadata and the table of tensors of a GGUF file, with its tokenizer; those of 256,000 tokens take 15 MB.
+/// No key.
+pub(crate) const GGUF_HEADER_BYTES: usize = 256 << 20;
 /// Dimensions of a tensor; torch has the same limit. No key.
 pub(crate) const TENSOR_RANK: usize = 64;
 /// Bytes of the pickles in a torch checkpoint: names and shapes, a hundred bytes per tensor. No key.

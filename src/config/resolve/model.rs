@@ -33,6 +33,10 @@ impl Resolver<'_> {
             let spec = ModelSpec {
                 repo: self.repo(&raw.repo, here.key("repo")),
                 revision,
+                adapter: raw
+                    .adapter
+                    .as_ref()
+                    .map(|adapter| self.repo(adapter, here.key("adapter"))),
                 dtype: raw.dtype.unwrap_or_default(),
                 device: self.device(raw.device.as_deref(), here.key("device")),
                 config: raw.config.clone().unwrap_or_default(),
@@ -68,10 +72,14 @@ impl Resolver<'_> {
     }
 
     fn is_directory(&self, text: &str) -> bool {
-        text.starts_with(['.', '/', '~']) || scheme(text).is_some() || self.dir.join(text).is_dir()
+        let place = self.dir.join(text);
+        text.starts_with(['.', '/', '~'])
+            || scheme(text).is_some()
+            || place.is_dir()
+            || (text.ends_with(".gguf") && place.is_file())
     }
 
-    /// A hub id unchanged, or a directory's absolute path.
+    /// A hub id unchanged, or the absolute path of a directory or a GGUF file.
     fn repo(&mut self, text: &str, at: Cursor<'_>) -> String {
         if let Some(id) = text.strip_prefix("https://huggingface.co/") {
             let problem = Diagnostic::new(at.value, "expected the id of a model, found its URL");
@@ -94,7 +102,7 @@ impl Resolver<'_> {
         if !is_hub_id(text) {
             let message = format!("`{}` is not the name of a model", at.shown(text));
             self.report.push(Diagnostic::new(at.value, message).hint(
-                "write a hub id (`org/name`), or a directory that starts with `.`, `/` or `~`",
+                "write a hub id (`org/name`, for a GGUF file `org/name:Q4_K_M` or `org/name/file.gguf`), or a directory or GGUF file that starts with `.`, `/` or `~`",
             ));
         }
         text.to_owned()
@@ -131,7 +139,21 @@ fn is_slip(name: &str, alias: &str) -> bool {
 
 /// Whether a text follows the hub's rule: one or two parts of letters, digits, `-`, `_` and `.`, without `--` and `..`.
 /// No part starts or ends with `-` or `.`.
+/// A GGUF file of the repository may follow: its name, or `:` and its quantization.
 fn is_hub_id(text: &str) -> bool {
+    let text = match text.split_once(':') {
+        Some((repo, quantization)) => {
+            let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            if quantization.is_empty() || !quantization.bytes().all(word) {
+                return false;
+            }
+            repo
+        }
+        None => match text.match_indices('/').nth(1) {
+            Some((place, _)) if text.ends_with(".gguf") && !text.contains("..") => &text[..place],
+            _ => text,
+        },
+    };
     let part = |part: &str| {
         let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         !part.is_empty()
@@ -153,11 +175,31 @@ mod tests {
 
     #[test]
     fn hub_ids() {
-        for id in ["bert-base-uncased", "org/name", "intfloat/e5-base_v2.1", "a"] {
+        for id in [
+            "bert-base-uncased",
+            "org/name",
+            "org/name:Q4_K_M",
+            "org/name/q/a.gguf",
+            "intfloat/e5-base_v2.1",
+            "a",
+        ] {
             assert!(is_hub_id(id), "{id}");
         }
-        for text in ["a/b/c", "a b", "/a", "a/", "-a", "a--b", "a..b", "é", "a.", &"x".repeat(97)]
-        {
+        for text in [
+            "a/b/c",
+            "a/b:",
+            "a/b:c/d",
+            "a/b/../c.gguf",
+            "a b",
+            "/a",
+            "a/",
+            "-a",
+            "a--b",
+            "a..b",
+            "é",
+            "a.",
+            &"x".repeat(97),
+        ] {
             assert!(!is_hub_id(text), "{text}");
         }
     }

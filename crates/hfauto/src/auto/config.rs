@@ -9,7 +9,7 @@ use super::family::Family;
 use super::{labels, nearest, snapshot};
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::{Need, Snapshot};
+use crate::hub::{Need, Snapshot, refuse_quantized};
 use crate::limits;
 use crate::models::{Dimensions, Fields};
 use crate::nn::AttnImplementation;
@@ -129,6 +129,7 @@ impl AutoConfig {
         let Value::Object(json) = json else {
             return Err(at(Error::new(ErrorKind::Model, "config.json is not a JSON object")));
         };
+        refuse_quantized(&Value::Object(json.clone())).map_err(at)?;
         Self::from_json(json, overrides).map_err(at)
     }
 

@@ -7,11 +7,10 @@ use super::load_options::LoadOptions;
 use super::model::AutoModel;
 use super::model_for::{HeadRequest, ModelWithHead};
 use super::sentence_transformers::{Head, SentenceTransformerConfig};
-use super::snapshot;
 use super::tokenizer::AutoTokenizer;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::{Need, Snapshot};
+use crate::hub::Snapshot;
 
 impl LoadOptions {
     /// As [`LoadOptions::read`], for a model that may be a sentence-transformers directory.
@@ -20,7 +19,7 @@ impl LoadOptions {
     /// As [`SentenceTransformerConfig::from_snapshot`]; `Hub` if the files cannot be obtained; `Unsupported` for a
     /// model that reads images.
     pub(crate) fn describe(&self) -> Result<Described> {
-        let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
+        let snapshot = self.snapshot()?;
         let config = SentenceTransformerConfig::from_snapshot(&snapshot, &self.config)?;
         if config.config.dimensions().image.is_some() {
             let message = format!("model `{}` reads images, not text", snapshot.name());

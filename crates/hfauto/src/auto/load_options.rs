@@ -7,13 +7,14 @@ use super::config::AutoConfig;
 use super::dtype::ModelDtype;
 use super::snapshot;
 use crate::error::Result;
-use crate::hub::{Need, Snapshot};
+use crate::hub::{Hub, Need, Snapshot};
 
 /// The source of a model, and how it computes.
 #[derive(Clone, Debug)]
 pub(crate) struct LoadOptions {
     pub(super) id: String,
     pub(super) revision: Option<String>,
+    pub(super) adapter: Option<String>,
     pub(super) dtype: Option<ModelDtype>,
     pub(super) device: Device,
     pub(super) config: Map<String, Value>,
@@ -22,11 +23,16 @@ pub(crate) struct LoadOptions {
 impl LoadOptions {
     /// The options for a hub id or directory: f32 on the CPU.
     pub(crate) fn new(id: impl Into<String>) -> Self {
-        Self { id: id.into(), revision: None, dtype: None, device: Device::Cpu, config: Map::new() }
+        let (revision, adapter, dtype, config) = (None, None, None, Map::new());
+        Self { id: id.into(), revision, adapter, dtype, device: Device::Cpu, config }
     }
 
     pub(crate) fn set_revision(&mut self, revision: String) {
         self.revision = Some(revision);
+    }
+
+    pub(crate) fn set_adapter(&mut self, adapter: String) {
+        self.adapter = Some(adapter);
     }
 
     pub(crate) fn set_dtype(&mut self, dtype: ModelDtype) {
@@ -47,9 +53,16 @@ impl LoadOptions {
         self.config.insert(key.to_owned(), value.into());
     }
 
+    /// The model's files, with those of the adapter.
+    pub(super) fn snapshot(&self) -> Result<Snapshot> {
+        let model = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
+        let Some(adapter) = &self.adapter else { return Ok(model) };
+        Ok(model.with_adapter(Hub::from_env().adapter(adapter, None, &|_| ())?))
+    }
+
     /// The model's files and its `config.json` with the overrides applied.
     pub(super) fn read(&self) -> Result<(Snapshot, AutoConfig)> {
-        let snapshot = snapshot(&self.id, self.revision.as_deref(), Need::Weights)?;
+        let snapshot = self.snapshot()?;
         let config = AutoConfig::from_snapshot(&snapshot, &self.config)?;
         Ok((snapshot, config))
     }
@@ -62,6 +75,13 @@ macro_rules! load_options {
         #[must_use]
         pub fn revision(mut self, revision: impl Into<String>) -> Self {
             self.options.set_revision(revision.into());
+            self
+        }
+
+        /// A LoRA adapter of PEFT, a directory or a hub id: it is merged into the weights when they are loaded.
+        #[must_use]
+        pub fn adapter(mut self, adapter: impl Into<String>) -> Self {
+            self.options.set_adapter(adapter.into());
             self
         }
 

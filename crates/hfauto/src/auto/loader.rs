@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 
 use super::dtype::ModelDtype;
 use super::family::Family;
+use crate::blocks::BlockFormat;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Weights;
 use crate::nn::{Rows, TensorRows, TensorSource, VarBuilder};
@@ -247,9 +248,9 @@ impl<'a> Checkpoint<'a> {
         if found != expected {
             return misfit(Misfit::Shape { expected, found: found.to_vec() });
         }
-        let stored = self.weights.dtype(&found_name);
-        if !stored.is_some_and(|dtype| dtype.is_float()) {
-            return misfit(Misfit::NotFloat { expected, found: stored });
+        if !self.weights.is_float(&found_name) {
+            let found = self.weights.dtype(&found_name);
+            return misfit(Misfit::NotFloat { expected, found });
         }
         Ok(Some(Located::Stored(found_name)))
     }
@@ -308,7 +309,10 @@ impl TensorSource for Backend<'_> {
         let weights = checkpoint.weights;
         Ok(match checkpoint.locate(shape, name)? {
             Some(Located::Stored(name)) => match weights.rows(&name) {
-                Some(shape) => Some(Box::new(StoredRows { weights, name, shape })),
+                Some(shape) => {
+                    let is_transposed = weights.is_transposed(&name);
+                    Some(Box::new(StoredRows { weights, name, shape, is_transposed }))
+                }
                 // Only small tensors are stored as strided views: this one is read whole.
                 None if checkpoint.only_sizes => None,
                 None => {
@@ -343,19 +347,41 @@ impl TensorSource for Backend<'_> {
 }
 
 /// The rows of a tensor in a file.
+#[derive(Clone)]
 struct StoredRows<'a> {
     weights: &'a Weights,
     name: String,
+    /// That of the file.
     shape: (usize, usize),
+    /// Whether they are the columns of the tensor.
+    is_transposed: bool,
 }
 
 impl Rows for StoredRows<'_> {
     fn shape(&self) -> (usize, usize) {
-        self.shape
+        let (rows, columns) = self.shape;
+        if self.is_transposed { (columns, rows) } else { (rows, columns) }
     }
 
     fn read(&self, rows: Range<usize>, out: &mut Vec<f32>) -> candle_core::Result<()> {
+        if self.is_transposed {
+            let tensor = self.weights.tensor(&self.name, DType::F32, &Device::Cpu);
+            return TensorRows::new(&tensor.map_err(candle_core::Error::wrap)?)?.read(rows, out);
+        }
         self.weights.read_rows(&self.name, rows, out).map_err(candle_core::Error::wrap)
+    }
+
+    fn format(&self) -> Option<BlockFormat> {
+        self.weights.format(&self.name).filter(|_| !self.is_transposed)
+    }
+
+    fn read_blocks(&self, rows: Range<usize>, out: &mut Vec<u8>) -> candle_core::Result<()> {
+        self.weights.read_blocks(&self.name, rows, out).map_err(candle_core::Error::wrap)
+    }
+
+    fn transposed(&self) -> Option<Box<dyn Rows + '_>> {
+        self.is_transposed
+            .then(|| Box::new(Self { is_transposed: false, ..self.clone() }) as Box<dyn Rows>)
     }
 }
 

@@ -7,7 +7,7 @@ use super::dtype::ModelDtype;
 use super::load_options::{LoadOptions, load_options};
 use super::loader::{Load, LoadReport, Owner};
 use crate::error::{Error, Result};
-use crate::hub::{Snapshot, Weights};
+use crate::hub::Snapshot;
 use crate::models::{Backbone, Fields, ModelOutput, Want};
 use crate::nn::ModelInputs;
 
@@ -106,7 +106,7 @@ impl AutoModel {
     ) -> Result<(Box<dyn Backbone>, LoadReport)> {
         let at = |error: Error| error.at(format!("model `{}`", snapshot.name()));
         let dtype = ModelDtype::computable(dtype, device, config).map_err(at)?;
-        let weights = Weights::open(&snapshot.weight_files().map_err(at)?).map_err(at)?;
+        let weights = snapshot.weights().map_err(at)?;
         let (family, fields) = (config.family(), Fields::new(config.json()));
         let owner = Owner::Family(family);
         let load = Load { weights: &weights, owner, dtype, device, new_head: None, only_sizes };

@@ -141,7 +141,7 @@ impl ModelWithHead {
         let family = config.family();
         let row = family.head(class, &config.architectures()).map_err(at)?;
         let dtype = ModelDtype::computable(dtype, device, &config).map_err(at)?;
-        let weights = Weights::open(&snapshot.weight_files().map_err(at)?).map_err(at)?;
+        let weights = snapshot.weights().map_err(at)?;
         let rows = row.layout.label_weight().and_then(|name| {
             let mut prefixes = family.base_model_prefixes();
             let prefixed = || prefixes.find_map(|p| weights.shape(&format!("{p}.{name}")));

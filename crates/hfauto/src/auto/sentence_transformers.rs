@@ -628,9 +628,10 @@ fn refuse_adapter(snapshot: &Snapshot) -> Result<()> {
     if snapshot.path(FILE).is_none() {
         return Ok(());
     }
-    let message = format!("`{FILE}`: an adapter over a base model is not implemented");
-    Err(Error::new(ErrorKind::Unsupported, message)
-        .hint("save the merged model (`merge_and_unload` of peft), and remove the file"))
+    let message = format!("`{FILE}`: the directory has an adapter over a base model");
+    Err(Error::new(ErrorKind::Unsupported, message).hint(
+        "name the base model, with this directory as its `adapter`; or save the merged model (`merge_and_unload` of peft), and remove the file",
+    ))
 }
 
 /// `file` as a JSON object, if it exists.

@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use super::cache::{RepoCache, RepoId, is_commit};
+use super::chosen::{Chosen, DEPTH, listing};
 use super::files::{Has, Need, Plan, is_plain};
 use super::settings::HubSettings;
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, is_gguf_file};
 use crate::error::{Error, ErrorKind, Result};
 
 const DEFAULT_REVISION: &str = "main";
@@ -54,8 +55,9 @@ impl Hub {
         &self.settings
     }
 
-    /// The files of `repo`, a directory or a hub id, at `revision`: a branch, a tag or a full commit hash; `main` by
-    /// default. Files that the cache lacks are downloaded.
+    /// The files of `repo`, a directory, a GGUF file or a hub id, at `revision`: a branch, a tag or a full commit hash; `main`
+    /// by default. Files that the cache lacks are downloaded. A hub id may name a GGUF file (`org/name/file.gguf`), or its
+    /// quantization (`org/name:Q4_K_M`).
     ///
     /// Makes no request when offline, or for a commit with all its files cached. If the hub is unreachable, it uses a
     /// cached copy and warns. `progress` is called on this thread.
@@ -70,12 +72,13 @@ impl Hub {
         progress: &dyn Fn(HubProgress),
     ) -> Result<Snapshot> {
         let dir = Path::new(repo);
-        if dir.is_dir() {
+        if dir.is_dir() || is_gguf_file(dir) {
             if let Some(revision) = revision {
                 tracing::warn!(model = repo, revision, "a local directory has no revisions");
             }
             return Snapshot::local(dir);
         }
+        let (name, (repo, chosen)) = (repo, Chosen::split(repo));
         let repo = RepoId::parse(repo)?;
         let revision = revision.unwrap_or(DEFAULT_REVISION);
         if !is_plain(revision) || revision.len() > 255 || revision.contains(char::is_whitespace) {
@@ -92,6 +95,8 @@ impl Hub {
         let request = Request {
             cache: RepoCache::new(&self.settings.cache_dir, &repo),
             repo,
+            name: name.to_owned(),
+            chosen,
             revision: revision.to_owned(),
             need,
         };
@@ -99,12 +104,32 @@ impl Hub {
             return request.cached("the hub is switched off (`HF_HUB_OFFLINE`, `--offline`)");
         }
         if is_commit(revision) {
+            if let Ok(Some(file)) = request.cached_gguf(revision) {
+                return request.gguf(revision, &file);
+            }
             let plan = request.plan(revision, &|file| request.cache.has(revision, file))?;
-            if plan.unknown.is_empty() && plan.lacking.is_empty() {
+            let is_complete = plan.unknown.is_empty() && plan.lacking.is_empty();
+            if is_complete && request.chosen == Chosen::Model {
                 return Ok(request.snapshot(revision));
             }
         }
         self.online(&request, progress)
+    }
+
+    /// The files of a LoRA adapter of PEFT, a directory or a hub id, as [`Hub::snapshot`] those of a model.
+    ///
+    /// # Errors
+    /// `Hub` when the files are unavailable, or there is no adapter.
+    pub fn adapter(
+        &self,
+        repo: &str,
+        revision: Option<&str>,
+        progress: &dyn Fn(HubProgress),
+    ) -> Result<Snapshot> {
+        if Path::new(repo).is_dir() {
+            return Snapshot::local_adapter(Path::new(repo));
+        }
+        self.snapshot(repo, revision, Need::Adapter, progress)
     }
 
     #[cfg(not(feature = "hub"))]
@@ -117,8 +142,11 @@ impl Hub {
 /// A request for the files of one model.
 pub(super) struct Request {
     pub(super) repo: RepoId,
+    /// The model as it was named.
+    name: String,
+    pub(super) chosen: Chosen,
     pub(super) revision: String,
-    need: Need,
+    pub(super) need: Need,
     pub(super) cache: RepoCache,
 }
 
@@ -129,6 +157,25 @@ impl Request {
 
     pub(super) fn snapshot(&self, commit: &str) -> Snapshot {
         Snapshot::cached(self.repo.as_str(), commit, self.cache.snapshot_dir(commit))
+    }
+
+    /// The GGUF file in `commit` that the request is for, if it is for one.
+    pub(super) fn gguf(&self, commit: &str, file: &str) -> Result<Snapshot> {
+        let dir = self.cache.snapshot_dir(commit);
+        Snapshot::of_gguf(self.name.clone(), Some(commit), dir, file)
+    }
+
+    /// Its name among the cached files of `commit`.
+    fn cached_gguf(&self, commit: &str) -> Result<Option<String>> {
+        if self.need == Need::Adapter {
+            return Ok(None);
+        }
+        let files = listing(&self.cache.snapshot_dir(commit), DEPTH);
+        // The cache may have the files of a model only in part.
+        if self.chosen == Chosen::Model && files.iter().any(|file| file == "config.json") {
+            return Ok(None);
+        }
+        self.chosen.file(self.repo.as_str(), files.iter().map(String::as_str))
     }
 
     /// The cached files. `why` is the reason that nothing can be downloaded, for the error message.
@@ -144,6 +191,12 @@ impl Request {
                 "model `{repo}` at revision `{revision}` is not in the cache, and {why}"
             ))
         })?;
+        let gguf = self
+            .cached_gguf(&commit)
+            .map_err(|error| not_cached(format!("{why}, and in the cache, {}", error.message())))?;
+        if let Some(file) = gguf {
+            return self.gguf(&commit, &file);
+        }
         let plan = self.plan(&commit, &|file| self.cache.has(&commit, file))?;
         if !plan.lacking.is_empty() {
             let files: Vec<_> = plan.lacking.iter().map(|file| format!("`{file}`")).collect();

@@ -5,14 +5,17 @@ use std::path::{Component, Path};
 
 use serde_json::Value;
 
+use super::quantized::refuse_quantized;
 use super::shards;
 use super::source::read_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
-/// How much of a model is needed. Each variant includes the previous ones.
+/// How much of a model is needed. Each variant includes the previous ones, except for adapters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
+    /// The files of a LoRA adapter, and nothing else.
+    Adapter,
     /// Configuration files: enough to determine the model's class and the types of its columns.
     Config,
     /// The tokenizer's files as well.
@@ -76,6 +79,10 @@ const VOCABULARIES: &[&str] = &[
     "tokenizer.model",
 ];
 
+/// The files of an adapter of PEFT.
+pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub(super) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+
 /// Weight files in order of preference, each with the index of its sharded form.
 pub(super) const WEIGHT_FILES: &[(&str, &str)] = &[
     ("model.safetensors", "model.safetensors.index.json"),
@@ -114,6 +121,14 @@ impl Plan {
     /// `Model` when `modules.json` or an index is damaged.
     pub(super) fn new(need: Need, dir: &Path, has: &dyn Fn(&str) -> Has) -> Result<Self> {
         let mut plan = Self::default();
+        if need == Need::Adapter {
+            for file in [ADAPTER_CONFIG, ADAPTER_WEIGHTS] {
+                if plan.ask(file, has) != Has::Yes {
+                    plan.lacking.push(file.to_owned());
+                }
+            }
+            return Ok(plan);
+        }
         for file in ROOT_FILES {
             plan.ask(file, has);
         }
@@ -126,7 +141,11 @@ impl Plan {
         for file in CONFIG_FILES {
             plan.ask(&join(encoder, file), has);
         }
-        if is_stanford_colbert(dir) {
+        let config = config_json(&dir.join(encoder));
+        if let Some(config) = &config {
+            refuse_quantized(config).map_err(|error| error.at(join(encoder, "config.json")))?;
+        }
+        if config.is_some_and(|config| config["architectures"][0] == STANFORD_ARCHITECTURE) {
             plan.ask(STANFORD_FILE, has);
         }
         if !is_table {
@@ -227,11 +246,10 @@ impl Module {
     }
 }
 
-/// Whether the `config.json` of `dir`, as far as it is there, is that of Stanford's ColBERT.
-fn is_stanford_colbert(dir: &Path) -> bool {
-    let config = read_file(&dir.join("config.json"), limits::MODEL_JSON_BYTES).ok();
-    let config = config.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    config.is_some_and(|config| config["architectures"][0] == STANFORD_ARCHITECTURE)
+/// The `config.json` of `dir`, as far as it is there.
+fn config_json(dir: &Path) -> Option<Value> {
+    let bytes = read_file(&dir.join("config.json"), limits::MODEL_JSON_BYTES).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 fn modules(dir: &Path) -> Result<Vec<Module>> {

@@ -2,21 +2,39 @@
 //! it ([`super::torch`], safetensors in [`super::weights`]).
 
 use std::ops::Range;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::source::WeightFile;
+use crate::blocks::BlockFormat;
+use crate::error::{Error, ErrorKind};
 
 /// Why a file is unusable: a fragment that follows the file's name, and a hint.
 #[derive(Debug)]
 pub(super) struct Fault {
+    kind: ErrorKind,
     pub(super) what: String,
     pub(super) hint: Option<&'static str>,
 }
 
 impl Fault {
     pub(super) fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), hint: None }
+        Self { kind: ErrorKind::Model, what: what.into(), hint: None }
+    }
+
+    /// What is not implemented.
+    pub(super) fn unsupported(what: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Unsupported, ..Self::new(what) }
+    }
+
+    /// The error for the file at `path`.
+    pub(super) fn of(self, path: &Path) -> Error {
+        let error = Error::new(self.kind, format!("`{}` {}", path.display(), self.what));
+        match self.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 
     /// An error while reading an open file.
@@ -49,17 +67,20 @@ pub(super) enum Element {
     U8,
     /// A byte that is 0 or 1.
     Bool,
+    /// Numbers of a GGUF file, which layers keep as they are.
+    Block(BlockFormat),
     /// A type that candle does not support: its name in the format, and its size in bits.
     Other(&'static str, usize),
 }
 
 impl Element {
+    /// The size of an element; for blocks, that of a byte.
     pub(super) fn bits(self) -> usize {
         match self {
             Self::F64 | Self::I64 => 64,
             Self::F32 | Self::I32 | Self::U32 => 32,
             Self::F16 | Self::BF16 | Self::I16 => 16,
-            Self::F8E4M3 | Self::I8 | Self::U8 | Self::Bool => 8,
+            Self::F8E4M3 | Self::I8 | Self::U8 | Self::Bool | Self::Block(_) => 8,
             Self::Other(_, bits) => bits,
         }
     }
@@ -77,8 +98,72 @@ impl Element {
             Self::I16 => DType::I16,
             Self::U32 => DType::U32,
             Self::U8 | Self::Bool => DType::U8,
-            Self::I8 | Self::Other(..) => return None,
+            Self::Block(BlockFormat::F32) => DType::F32,
+            Self::Block(BlockFormat::F16) => DType::F16,
+            Self::Block(BlockFormat::BF16) => DType::BF16,
+            Self::I8 | Self::Block(_) | Self::Other(..) => return None,
         })
+    }
+
+    /// Its name, for users.
+    pub(super) fn name(self) -> &'static str {
+        match (self, self.dtype()) {
+            (Self::Block(format), None) => format.name(),
+            (_, Some(dtype)) => dtype.as_str(),
+            (Self::Other(name, _), None) => name,
+            (_, None) => "i8",
+        }
+    }
+
+    /// Whether its numbers are floating point, in whatever form.
+    pub(super) fn is_float(self) -> bool {
+        matches!(self, Self::Block(_)) || self.dtype().is_some_and(|dtype| dtype.is_float())
+    }
+}
+
+/// The order of a tensor's rows in a file, where it is not that of the architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowOrder {
+    /// Each of this many heads has the rows of its two halves in turn: rotary embeddings of neighbours.
+    Neighbours(usize),
+    /// All queries, then all keys, then all values; the architecture has the queries of each of `kv_heads` groups with
+    /// their key and value.
+    Groups { heads: usize, kv_heads: usize },
+}
+
+impl RowOrder {
+    /// Whether it fits this number of rows.
+    pub(super) fn fits(self, rows: usize) -> bool {
+        match self {
+            Self::Neighbours(heads) => heads > 0 && rows.is_multiple_of(2 * heads),
+            Self::Groups { heads, kv_heads } => {
+                kv_heads > 0
+                    && heads.is_multiple_of(kv_heads)
+                    && rows.is_multiple_of(heads + 2 * kv_heads)
+            }
+        }
+    }
+
+    /// The place in the file of a row of the architecture, of `rows`.
+    fn stored(self, row: usize, rows: usize) -> usize {
+        match self {
+            Self::Neighbours(heads) => {
+                let half = rows / heads / 2;
+                let (head, place) = (row / (2 * half), row % (2 * half));
+                head * 2 * half + place % half * 2 + place / half
+            }
+            Self::Groups { heads, kv_heads } => {
+                let (size, queries) = (rows / (heads + 2 * kv_heads), heads / kv_heads);
+                let (head, place) = (row / size, row % size);
+                let (group, member) = (head / (queries + 2), head % (queries + 2));
+                let head = match member.checked_sub(queries) {
+                    None => group * queries + member,
+                    Some(0) => heads + group,
+                    Some(_) => heads + kv_heads + group,
+                };
+                head * size + place
+            }
+        }
     }
 }
 
@@ -91,12 +176,39 @@ pub(super) struct Stored {
     bytes: Range<usize>,
     /// In elements; `None` for contiguous tensors.
     strides: Option<Vec<usize>>,
+    /// `None` where rows are in the order of the architecture.
+    order: Option<RowOrder>,
+    /// What is added to each number.
+    shift: f32,
+    /// Whether the file has the transposed matrix.
+    pub(super) is_transposed: bool,
 }
 
 impl Stored {
     /// A contiguous tensor. `bytes` has exactly the length that the shape needs.
     pub(super) fn contiguous(element: Element, shape: Vec<usize>, bytes: Range<usize>) -> Self {
-        Self { element, shape, bytes, strides: None }
+        Self { element, shape, bytes, strides: None, order: None, shift: 0.0, is_transposed: false }
+    }
+
+    /// The same tensor with rows that the file has in another order, and a number that is added to each element.
+    pub(super) fn rearranged(self, order: Option<RowOrder>, shift: f32) -> Self {
+        Self { order, shift, ..self }
+    }
+
+    /// The same matrix, transposed.
+    pub(super) fn transposed(self) -> Self {
+        let mut shape = self.shape;
+        shape.reverse();
+        Self { shape, is_transposed: true, ..self }
+    }
+
+    /// The shape in the file.
+    fn file_shape(&self) -> Vec<usize> {
+        let mut shape = self.shape.clone();
+        if self.is_transposed {
+            shape.reverse();
+        }
+        shape
     }
 
     /// A view of `storage` (a byte range of the file) that starts at element `offset`.
@@ -139,14 +251,56 @@ impl Stored {
             expected *= length;
             fits
         });
-        Ok(Self { element, shape, bytes, strides: (!is_contiguous).then_some(strides) })
+        let strides = (!is_contiguous).then_some(strides);
+        Ok(Self { strides, ..Self::contiguous(element, shape, bytes) })
     }
 
-    /// The number of rows and the elements of each, if the rows follow each other in the file: a tensor of at least one
+    /// The number of rows in the file and the elements of each, if they follow each other: a tensor of at least one
     /// dimension that is not a strided view.
     pub(super) fn rows(&self) -> Option<(usize, usize)> {
-        let (rows, rest) = self.shape.split_first()?;
+        let shape = self.file_shape();
+        let (rows, rest) = shape.split_first()?;
         self.strides.is_none().then(|| (*rows, rest.iter().product()))
+    }
+
+    /// The format of rows that are kept as they are stored.
+    pub(super) fn format(&self) -> Option<BlockFormat> {
+        match self.element {
+            Element::Block(format) if self.shift == 0.0 => Some(format),
+            _ => None,
+        }
+    }
+
+    /// The ranges of the file's bytes that hold a range of [`Stored::rows`].
+    fn ranges(&self, rows: Range<usize>) -> candle_core::Result<Vec<Range<usize>>> {
+        let Some((count, _)) = self.rows().filter(|(count, _)| rows.end <= *count) else {
+            candle_core::bail!("bug: rows {rows:?} of {:?}", self.shape);
+        };
+        let size = self.bytes.len() / count.max(1);
+        let bytes = |rows: Range<usize>| {
+            self.bytes.start + rows.start * size..self.bytes.start + rows.end * size
+        };
+        Ok(match self.order {
+            None => vec![bytes(rows)],
+            Some(order) => {
+                rows.map(|row| order.stored(row, count)).map(|row| bytes(row..row + 1)).collect()
+            }
+        })
+    }
+
+    /// Appends a range of [`Stored::rows`], as the file has them, to `out`.
+    pub(super) fn read_blocks(
+        &self,
+        file: &WeightFile,
+        rows: Range<usize>,
+        out: &mut Vec<u8>,
+    ) -> candle_core::Result<()> {
+        for bytes in self.ranges(rows)? {
+            let start = out.len();
+            out.resize(start + bytes.len(), 0);
+            file.read_into(&mut out[start..], bytes.start).map_err(unread)?;
+        }
+        Ok(())
     }
 
     /// Appends a range of [`Stored::rows`], as f32, to `out`.
@@ -156,21 +310,28 @@ impl Stored {
         rows: Range<usize>,
         out: &mut Vec<f32>,
     ) -> candle_core::Result<()> {
-        let Some((count, columns)) = self.rows().filter(|(count, _)| rows.end <= *count) else {
-            candle_core::bail!("bug: rows {rows:?} of {:?}", self.shape);
-        };
-        let size = self.bytes.len() / count.max(1);
-        let bytes = self.bytes.start + rows.start * size..self.bytes.start + rows.end * size;
-        let part =
-            Self { element: self.element, shape: vec![rows.len(), columns], bytes, strides: None };
-        if self.element == Element::F32 {
+        let columns = self.rows().map_or(0, |(_, columns)| columns);
+        let begin = out.len();
+        for range in self.ranges(rows.clone())? {
+            let count = if self.order.is_some() { 1 } else { rows.len() };
             let start = out.len();
-            out.resize(start + rows.len() * columns, 0.0);
-            let bytes = pulp::bytemuck::cast_slice_mut(&mut out[start..]);
-            return file.read_into(bytes, part.bytes.start).map_err(unread);
+            if self.element == Element::F32 {
+                out.resize(start + count * columns, 0.0);
+                let bytes = pulp::bytemuck::cast_slice_mut(&mut out[start..]);
+                file.read_into(bytes, range.start).map_err(unread)?;
+            } else if let Element::Block(format) = self.element {
+                let blocks = file.read(range).map_err(unread)?;
+                out.resize(start + count * columns, 0.0);
+                format.widen(&blocks, &mut out[start..]);
+            } else {
+                let part = Self::contiguous(self.element, vec![count, columns], range);
+                let tensor = part.read(file, DType::F32, &Device::Cpu)?.flatten_all()?;
+                out.extend(tensor.to_vec1::<f32>()?);
+            }
         }
-        let tensor = part.read(file, DType::F32, &Device::Cpu)?.flatten_all()?;
-        out.extend(tensor.to_vec1::<f32>()?);
+        if self.shift != 0.0 {
+            out[begin..].iter_mut().for_each(|number| *number += self.shift);
+        }
         Ok(())
     }
 
@@ -181,6 +342,14 @@ impl Stored {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
+        let is_plain = self.order.is_none() && self.shift == 0.0 && !self.is_transposed;
+        if !is_plain || matches!(self.element, Element::Block(_)) {
+            let mut numbers = Vec::new();
+            self.read_rows(file, 0..self.rows().map_or(0, |(rows, _)| rows), &mut numbers)?;
+            let tensor = Tensor::from_vec(numbers, self.file_shape(), &Device::Cpu)?;
+            let tensor = if self.is_transposed { tensor.t()?.contiguous()? } else { tensor };
+            return tensor.to_dtype(dtype)?.to_device(device);
+        }
         // Reads f32 weights, the common case, directly into their final buffer.
         if let (Element::F32, None) = (self.element, &self.strides) {
             let mut values = vec![0_f32; self.bytes.len() / 4];

@@ -4,13 +4,17 @@
 //! [`Weights::open`] reads the tensors of its [`Snapshot::weight_files`]. Not here: the meaning of the files
 //! (`crate::auto`).
 
+mod adapter;
 #[cfg(feature = "hub")]
 mod api;
 mod cache;
 #[cfg(feature = "hub")]
 mod cache_writes;
+mod chosen;
+mod delta;
 mod download;
 mod files;
+mod gguf;
 mod layout;
 #[cfg(feature = "hub")]
 mod online;
@@ -19,6 +23,7 @@ mod part;
 mod pickle;
 #[cfg(feature = "hub")]
 mod refusal;
+mod quantized;
 mod settings;
 mod shards;
 mod snapshot;
@@ -31,7 +36,8 @@ mod weights;
 
 pub use download::{Hub, HubProgress};
 pub use files::Need;
+pub(crate) use quantized::refuse_quantized;
 pub use settings::HubSettings;
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, is_gguf_file};
 pub(crate) use source::read_file;
 pub use weights::Weights;

@@ -12,14 +12,15 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::cache::is_commit;
 use super::download::{Hub, HubProgress, Request};
-use super::files::{Has, listed};
+use super::files::{Has, Need, listed};
 use super::snapshot::Snapshot;
 use super::transfer::Transfer;
 use crate::error::{Error, ErrorKind, Result};
 
 const PARALLEL_TRANSFERS: usize = 4;
-/// `modules.json` names folders, whose indexes name shards. The last round finds nothing left to download.
-const MAX_ROUNDS: usize = 4;
+/// `config.json` says whether the rest is of use; `modules.json` names folders, whose indexes name shards. The last round
+/// finds nothing left to download.
+const MAX_ROUNDS: usize = 6;
 
 /// (repository, revision) → resolved revision.
 pub(super) type Answers = Mutex<BTreeMap<(String, String), Resolved>>;
@@ -110,6 +111,18 @@ impl Request {
         commit: &str,
         files: &BTreeSet<String>,
     ) -> Result<Snapshot> {
+        let names = files.iter().map(String::as_str);
+        let gguf = match self.need {
+            Need::Adapter => None,
+            _ => self.chosen.file(self.repo.as_str(), names)?,
+        };
+        if let Some(file) = gguf {
+            if self.cache.has(commit, &file) != Has::Yes {
+                transfer.fetch(commit, &file).await?;
+            }
+            self.record(self.cache.set_commit(&self.revision, commit));
+            return self.gguf(commit, &file);
+        }
         for _ in 0..MAX_ROUNDS {
             // Downloaded files may name further ones: `modules.json`, and the indexes of shards.
             let plan = self.plan(commit, &listed(files))?;
@@ -119,6 +132,14 @@ impl Request {
                 .map(String::as_str)
                 .filter(|file| self.cache.has(commit, file) != Has::Yes)
                 .collect();
+            // That of the transformer.
+            let first = missing.iter().position(|file| {
+                *file == "config.json" || (file.starts_with("0_") && file.ends_with("/config.json"))
+            });
+            let missing = match first {
+                Some(place) => vec![missing[place]],
+                None => missing,
+            };
             if !missing.is_empty() {
                 futures::stream::iter(missing.into_iter().map(|file| transfer.fetch(commit, file)))
                     .buffer_unordered(PARALLEL_TRANSFERS)
@@ -128,13 +149,16 @@ impl Request {
             }
             // The downloaded files are complete without these records, so a failed write is only a warning.
             let absent = plan.absent.iter().try_for_each(|f| self.cache.set_absent(commit, f));
-            if let Err(error) = absent.and_then(|()| self.cache.set_commit(&self.revision, commit))
-            {
-                tracing::warn!(model = self.repo.as_str(), %error, "cannot record the commit in the cache");
-            }
+            self.record(absent.and_then(|()| self.cache.set_commit(&self.revision, commit)));
             return Ok(self.snapshot(commit));
         }
         Err(Error::new(ErrorKind::Internal, "bug: downloaded files do not appear in the cache"))
+    }
+
+    fn record(&self, recorded: std::io::Result<()>) {
+        if let Err(error) = recorded {
+            tracing::warn!(model = self.repo.as_str(), %error, "cannot record the commit in the cache");
+        }
     }
 }
 

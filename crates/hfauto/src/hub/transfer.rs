@@ -433,7 +433,7 @@ pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 
 /// The maximum size of `file`. Weights may have any size that the server declares.
 fn most_bytes(file: &str, size: Option<u64>) -> u64 {
-    let weights = [".safetensors", ".bin"].iter().any(|end| file.ends_with(end));
+    let weights = [".safetensors", ".bin", ".gguf"].iter().any(|end| file.ends_with(end));
     if weights && size.is_some() {
         u64::MAX
     } else if file.ends_with(".json") && !file.ends_with("tokenizer.json") {

@@ -1,7 +1,7 @@
 //! A checkpoint's tensors by name, read on demand. Not here: their use (`crate::models`).
 //!
-//! The content of a file determines its format: safetensors, the zip and the legacy format of `torch.save`, or a shard
-//! index.
+//! The content of a file determines its format: safetensors, the zip and the legacy format of `torch.save`, GGUF, or a
+//! shard index.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,10 +11,13 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
+use super::delta::Delta;
+use super::gguf;
 use super::layout::{Element, Fault, Stored};
 use super::shards::ShardIndex;
 use super::source::WeightFile;
 use super::torch;
+use crate::blocks::BlockFormat;
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::guarded;
 use crate::limits;
@@ -26,10 +29,11 @@ const AGAIN: &str = "download the file again";
 pub struct Weights {
     files: Vec<WeightFile>,
     tensors: BTreeMap<String, (usize, Stored)>,
+    /// What an adapter adds to tensors.
+    deltas: BTreeMap<String, Delta>,
 }
 
 impl Weights {
-    /// Opens weight files and reads their tables of contents.
     /// Opens weight files and reads their tensor tables.
     ///
     /// A path that ends with `.index.json` is a shard index. Its shards are opened as well, and every tensor in the
@@ -66,7 +70,8 @@ impl Weights {
                 paths.push(path.clone());
             }
         }
-        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        let mut weights =
+            Self { files: Vec::new(), tensors: BTreeMap::new(), deltas: BTreeMap::new() };
         for path in paths {
             weights.add(path)?;
         }
@@ -76,19 +81,28 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Adds a product to a tensor whenever it is read.
+    pub(super) fn set_delta(&mut self, name: String, delta: Delta) {
+        self.deltas.insert(name, delta);
+    }
+
+    /// Takes tensors of `other` under these names, each with its name there, instead of the own ones.
+    pub(super) fn replace(&mut self, names: &[(String, String)], other: Self) {
+        let first = self.files.len();
+        self.files.extend(other.files);
+        for (name, stored_as) in names {
+            if let Some((file, stored)) = other.tensors.get(stored_as) {
+                self.tensors.insert(name.clone(), (first + file, stored.clone()));
+            }
+        }
+    }
+
     fn add(&mut self, path: PathBuf) -> Result<()> {
         let cannot =
             |e| Error::new(ErrorKind::Model, format!("cannot read `{}`", path.display())).source(e);
         let file = WeightFile::open(path.clone()).map_err(cannot)?;
         let tensors = guarded(ErrorKind::Model, &format!("`{}`", path.display()), || {
-            contents(&file).map_err(|fault| {
-                let error =
-                    Error::new(ErrorKind::Model, format!("`{}` {}", path.display(), fault.what));
-                match fault.hint {
-                    Some(hint) => error.hint(hint),
-                    None => error,
-                }
-            })
+            contents(&file).map_err(|fault| fault.of(&path))
         })?;
         let number = self.files.len();
         for (name, stored) in tensors {
@@ -145,6 +159,27 @@ impl Weights {
         self.tensors.get(name).and_then(|(_, stored)| stored.element.dtype())
     }
 
+    /// How a tensor is stored: the name of a dtype, or of a type of ggml.
+    pub fn stored_as(&self, name: &str) -> Option<&'static str> {
+        self.tensors.get(name).map(|(_, stored)| stored.element.name())
+    }
+
+    /// Whether a tensor has floating-point numbers, in whatever form.
+    pub(crate) fn is_float(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|(_, stored)| stored.element.is_float())
+    }
+
+    /// The format of the rows of a matrix that layers keep as they are stored.
+    pub(crate) fn format(&self, name: &str) -> Option<BlockFormat> {
+        let is_adapted = self.deltas.contains_key(name);
+        self.tensors.get(name).filter(|_| !is_adapted).and_then(|(_, stored)| stored.format())
+    }
+
+    /// Whether [`Weights::rows`] are those of the transposed matrix.
+    pub(crate) fn is_transposed(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|(_, stored)| stored.is_transposed)
+    }
+
     /// The number of rows of a tensor (its first dimension) and the elements of each, if they can be read one by one with
     /// [`Weights::read_rows`].
     pub(crate) fn rows(&self, name: &str) -> Option<(usize, usize)> {
@@ -161,7 +196,27 @@ impl Weights {
         rows: Range<usize>,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        self.read(name, |file, stored| stored.read_rows(file, rows, out))
+        self.read(name, |file, stored| {
+            let start = out.len();
+            stored.read_rows(file, rows.clone(), out)?;
+            if let Some(delta) = self.deltas.get(name) {
+                delta.add(&mut out[start..], rows, stored.is_transposed);
+            }
+            Ok(())
+        })
+    }
+
+    /// Appends a range of rows, in their [`Weights::format`], to `out`.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub(crate) fn read_blocks(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.read(name, |file, stored| stored.read_blocks(file, rows, out))
     }
 
     /// Reads a tensor and converts it to `dtype` on `device`.
@@ -169,7 +224,15 @@ impl Weights {
     /// # Errors
     /// `Model` when the tensor is missing, or candle does not support its type.
     pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        self.read(name, |file, stored| stored.read(file, dtype, device))
+        self.read(name, |file, stored| {
+            let Some(delta) = self.deltas.get(name) else {
+                return stored.read(file, dtype, device);
+            };
+            let tensor = stored.read(file, DType::F32, &Device::Cpu)?;
+            let mut numbers = tensor.flatten_all()?.to_vec1::<f32>()?;
+            delta.add(&mut numbers, 0..tensor.dim(0)?, false);
+            Tensor::from_vec(numbers, tensor.shape(), device)?.to_dtype(dtype)
+        })
     }
 
     fn read<T>(
@@ -205,6 +268,8 @@ fn contents(file: &WeightFile) -> Result<BTreeMap<String, Stored>, Fault> {
     } else if begins("version https://git-lfs") {
         Err(Fault::new("is a Git LFS pointer, not weights")
             .hint("fetch the weights with `git lfs pull` in the model's directory"))
+    } else if head.starts_with(gguf::MAGIC) {
+        gguf::contents(file)
     } else if head.get(8) == Some(&b'{') {
         read_safetensors(file)
     } else if head.starts_with(b"PK\x03\x04") {
@@ -219,7 +284,7 @@ fn contents(file: &WeightFile) -> Result<BTreeMap<String, Stored>, Fault> {
     } else {
         let start: String = text.chars().take(16).collect();
         Err(Fault::new(format!(
-            "is neither safetensors nor a checkpoint of torch.save: it begins with {start:?}"
+            "is neither safetensors nor GGUF nor a checkpoint of torch.save: it begins with {start:?}"
         ))
         .hint(AGAIN))
     }

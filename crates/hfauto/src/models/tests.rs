@@ -1,6 +1,8 @@
 //! The families of `tests/golden/modern` against transformers, cell by cell.
 
+mod adapters;
 mod dtypes;
+mod gguf;
 mod seq2seq;
 
 use std::path::{Path, PathBuf};

@@ -34,7 +34,8 @@ impl Embedding {
 
     /// Like [`Embedding::load`], for word embeddings: a tied head ([`VarBuilder::with_tied_head`]) and the table are one
     /// weight, in the form that the head computes in. Vectors are read from it; int8 is dequantized. Without a tied head,
-    /// the table is a tensor, or bf16 where linear layers are. `norm` produces the input of the head.
+    /// the table is a tensor, or bf16 where linear layers are, or in the blocks of a GGUF file. `norm` produces the input of
+    /// the head.
     ///
     /// # Errors
     /// As [`Embedding::load`].
@@ -52,6 +53,10 @@ impl Embedding {
         }
         if vb.precision() == Precision::Bf16 {
             let weight = Weight::load(vb, shape, "weight", None)?;
+            return Ok(Self { weight, is_tied: false, dtype, device });
+        }
+        if vb.are_blocks(shape, "weight")? {
+            let weight = Weight::load(&vb.unquantized(), shape, "weight", None)?;
             return Ok(Self { weight, is_tied: false, dtype, device });
         }
         Self::load(vb.clone(), num_embeddings, hidden_size)
@@ -123,7 +128,7 @@ impl Embedding {
                 return super::cuda::lookup(weight, ids, Some(sum));
             }
             Weight::Dense(weight) => cpu::applies(weight),
-            Weight::Packed(_) | Weight::Int8(_) => true,
+            Weight::Packed(_) | Weight::Int8(_) | Weight::Blocks(_) => true,
         };
         if is_on_cpu && cpu::applies(&sum) {
             return self.lookup(ids, Some(&sum));
@@ -144,7 +149,7 @@ impl Embedding {
         }
         let dense = match &self.weight {
             Weight::Dense(weight) => Some(weight.contiguous()?),
-            Weight::Packed(_) | Weight::Int8(_) => None,
+            Weight::Packed(_) | Weight::Int8(_) | Weight::Blocks(_) => None,
         };
         let view = dense.as_ref().map(CpuView::new);
         let vectors = view.as_ref().map(CpuView::slice).transpose()?;

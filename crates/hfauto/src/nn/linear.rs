@@ -6,7 +6,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::activation::Activation;
-use super::cpu::{self, BestOutputs, CpuView, Int8Weight, Matrix, Output, PackedWeight};
+use super::cpu::{
+    self, BestOutputs, BlockWeight, CpuView, Int8Weight, Matrix, Output, PackedWeight,
+};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::gate::Gate;
@@ -21,6 +23,9 @@ const BLOCK_TOKENS: usize = 128;
 
 /// Outputs per slice of a layer whose outputs are looked through and not kept: those of a block stay in the cache.
 const SLICE_OUTPUTS: usize = 1024;
+
+/// The same where a layer widens its weight for each block.
+const WIDENED_BLOCK_TOKENS: usize = 512;
 
 /// The number of tokens that a tile of the kernels multiplies at once.
 const TILE_TOKENS: usize = 8;
@@ -40,6 +45,8 @@ pub(super) enum Weight {
     /// In f32 or bf16.
     Packed(Arc<PackedWeight>),
     Int8(Arc<Int8Weight>),
+    /// In the blocks of a GGUF file; the computation is in f32.
+    Blocks(Arc<BlockWeight>),
 }
 
 impl std::fmt::Debug for Weight {
@@ -48,6 +55,7 @@ impl std::fmt::Debug for Weight {
             Self::Dense(weight) => write!(f, "Dense({:?})", weight.shape()),
             Self::Packed(weight) => write!(f, "Packed({:?})", weight.shape()),
             Self::Int8(weight) => write!(f, "Int8({:?})", weight.shape()),
+            Self::Blocks(weight) => write!(f, "Blocks({:?})", weight.shape()),
         }
     }
 }
@@ -66,6 +74,9 @@ impl Plan<'_> {
         let (matrices, out_features) = (&self.matrices[..], self.parts.iter().sum());
         let shape = (out_features, self.in_features);
         Ok(match self.precision {
+            Precision::Full if matrices.iter().any(|matrix| matrix.format().is_some()) => {
+                Weight::Blocks(Arc::new(BlockWeight::new(self.in_features, matrices)?))
+            }
             Precision::Full => Weight::Packed(Arc::new(PackedWeight::f32(shape, matrices)?)),
             Precision::Bf16 => Weight::Packed(Arc::new(PackedWeight::bf16(shape, matrices)?)),
             Precision::Int8 => {
@@ -132,8 +143,9 @@ impl Weight {
         };
         let matrices = parts.iter().map(|(vb, outputs)| {
             check_inputs(precision, in_features, &format!("`{}`", vb.full(&name)))?;
-            count(vb, precision, *outputs, in_features);
-            vb.rows((*outputs, in_features), name)
+            let rows = vb.rows((*outputs, in_features), name)?;
+            count(vb, precision, rows.as_deref(), (*outputs, in_features));
+            Ok(rows)
         });
         let matrices: Vec<_> = matrices.collect::<Result<_>>()?;
         let matrices: Option<Vec<_>> = matrices.into_iter().collect();
@@ -169,6 +181,7 @@ impl Weight {
             Self::Dense(weight) => weight.dims2(),
             Self::Packed(weight) => Ok(weight.shape()),
             Self::Int8(weight) => Ok(weight.shape()),
+            Self::Blocks(weight) => Ok(weight.shape()),
         }
     }
 
@@ -178,6 +191,7 @@ impl Weight {
             Self::Dense(_) => return None,
             Self::Packed(weight) => weight.append_row(row, out),
             Self::Int8(weight) => weight.append_row(row, out),
+            Self::Blocks(weight) => weight.append_row(row, out),
         }
         Some(())
     }
@@ -193,6 +207,7 @@ impl Weight {
         match self {
             Self::Packed(weight) => weight.append_outputs(out, x, bias, outputs),
             Self::Int8(weight) => weight.append_outputs(out, x, bias, outputs),
+            Self::Blocks(weight) => weight.append_outputs(out, x, bias, outputs),
             Self::Dense(_) => bail!("bug: some outputs of a dense layer"),
         }
     }
@@ -202,13 +217,23 @@ impl Weight {
         match self {
             Self::Packed(weight) => weight.append(out, x, bias),
             Self::Int8(weight) => weight.append(out, x, bias),
+            Self::Blocks(weight) => weight.append(out, x, bias),
             Self::Dense(weight) => append_dense(out, x, weight, bias),
         }
     }
 }
 
-/// Counts the memory of a weight in the form of `precision`.
-fn count(vb: &VarBuilder<'_>, precision: Precision, out_features: usize, in_features: usize) {
+/// Counts the memory of a weight in the form of `precision`, or in that of its `rows`.
+fn count(
+    vb: &VarBuilder<'_>,
+    precision: Precision,
+    rows: Option<&(dyn Rows + '_)>,
+    (out_features, in_features): (usize, usize),
+) {
+    let stored = rows.and_then(|rows| rows.format()?.bytes_of(in_features));
+    if let (Some(bytes), Precision::Full) = (stored, precision) {
+        return vb.count(&[out_features, bytes], 1);
+    }
     let size = match precision {
         Precision::Full => 4,
         Precision::Bf16 => 2,
@@ -334,11 +359,16 @@ impl Linear {
             return Ok(Self::new(weight, bias));
         };
         check_inputs(precision, in_features, &format!("`{}`", vb.full(&"weight")))?;
-        count(&vb, precision, out_features, in_features);
-        let weight = match vb.rows(stored, "weight")? {
+        let rows = vb.rows(stored, "weight")?;
+        let own = rows.as_ref().and_then(|rows| rows.transposed());
+        count(&vb, precision, own.as_deref(), shape);
+        let weight = match &rows {
             Some(rows) if !vb.only_sizes() => {
-                let matrices: Vec<Box<dyn Rows>> = vec![Box::new(Transposed::new(&*rows)?)];
-                Plan { matrices, parts, in_features, precision }.build(norm)?
+                let own = match own {
+                    Some(own) => own,
+                    None => Box::new(Transposed::new(&**rows)?),
+                };
+                Plan { matrices: vec![own], parts, in_features, precision }.build(norm)?
             }
             _ => absent(&vb, shape)?,
         };
@@ -371,8 +401,9 @@ impl Linear {
         for part in parts {
             let vb = &part.vb;
             check_inputs(precision, in_features, &format!("`{}`", vb.full(&"weight")))?;
-            count(vb, precision, part.len(), in_features);
-            if let Some(rows) = vb.rows((part.stored, in_features), "weight")? {
+            let rows = vb.rows((part.stored, in_features), "weight")?;
+            count(vb, precision, rows.as_deref(), (part.len(), in_features));
+            if let Some(rows) = rows {
                 matrices.push(Box::new(Reordered::new(rows, &part.rows)?));
             }
         }
@@ -431,8 +462,9 @@ impl Linear {
             return Ok(Self::new(weight, bias));
         };
         check_inputs(precision, in_features, &format!("`{}`", vb.full(&"weight")))?;
-        count(&vb, precision, out_features, in_features);
-        let weight = match vb.rows(shape, "weight")? {
+        let rows = vb.rows(shape, "weight")?;
+        count(&vb, precision, rows.as_deref(), flat);
+        let weight = match rows {
             Some(rows) if !vb.only_sizes() => {
                 let plan =
                     Plan { matrices: vec![rows], parts: &[out_features], in_features, precision };
@@ -480,7 +512,7 @@ impl Linear {
         match self.weight {
             Weight::Int8(_) => Precision::Int8,
             Weight::Packed(ref weight) if weight.is_bf16() => Precision::Bf16,
-            Weight::Dense(_) | Weight::Packed(_) => Precision::Full,
+            Weight::Dense(_) | Weight::Packed(_) | Weight::Blocks(_) => Precision::Full,
         }
     }
 
@@ -536,7 +568,7 @@ impl Linear {
     ) -> Result<Option<Vec<BestOutputs>>> {
         let has_slices = match &self.weight {
             Weight::Dense(_) => false,
-            Weight::Packed(_) => true,
+            Weight::Packed(_) | Weight::Blocks(_) => true,
             Weight::Int8(weight) => weight.has_one_part(),
         };
         if !self.on_cpu(x) || !has_slices {
@@ -612,7 +644,7 @@ impl Linear {
         cpu::applies(x)
             && match &self.weight {
                 Weight::Dense(weight) => cpu::applies(weight) && weight.elem_count() > 0,
-                Weight::Packed(_) | Weight::Int8(_) => true,
+                Weight::Packed(_) | Weight::Int8(_) | Weight::Blocks(_) => true,
             }
             && self.bias.as_ref().is_none_or(|bias| bias.dtype() == DType::F32)
     }
@@ -668,11 +700,13 @@ fn forward_cpu(
         // The order of summation in `gemm` depends on the number of rows, so the rows stay together.
         0
     };
+    let widens = layers().any(|layer| matches!(layer.weight, Weight::Blocks(_)));
+    let block_tokens = if widens { WIDENED_BLOCK_TOKENS } else { BLOCK_TOKENS };
     let outs = cpu::shared(tokens, TILE_TOKENS, work, |range| {
         let mut out = Vec::with_capacity(range.len() * out_features);
         let (mut inner, mut gated) = (Vec::new(), Vec::new());
         let numbers = &numbers[range.start * in_features..range.end * in_features];
-        for block in numbers.chunks(BLOCK_TOKENS * in_features) {
+        for block in numbers.chunks(block_tokens * in_features) {
             let Some(next) = next else {
                 let before = out.len();
                 first.weight.append(&mut out, block, first_bias)?;
@@ -693,7 +727,10 @@ fn forward_cpu(
                     activation.apply_before_quantization(&mut inner);
                     &inner
                 }
-                (Between::Activation(activation), Weight::Dense(_) | Weight::Packed(_)) => {
+                (
+                    Between::Activation(activation),
+                    Weight::Dense(_) | Weight::Packed(_) | Weight::Blocks(_),
+                ) => {
                     activation.apply(&mut inner);
                     &inner
                 }

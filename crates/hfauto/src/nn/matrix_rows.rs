@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use candle_core::{DType, Result, Tensor, bail};
 
+use crate::blocks::BlockFormat;
+
 /// A matrix that is read by ranges of rows, as f32.
 pub trait Rows {
     /// `(rows, columns)`.
@@ -15,6 +17,25 @@ pub trait Rows {
     /// # Errors
     /// If they cannot be read.
     fn read(&self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()>;
+
+    /// The format of the rows, where a layer keeps them as they are stored.
+    fn format(&self) -> Option<BlockFormat> {
+        None
+    }
+
+    /// Appends `rows` as they are stored, in [`Rows::format`], to `out`.
+    ///
+    /// # Errors
+    /// If they cannot be read, or have no such format.
+    fn read_blocks(&self, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()> {
+        let _ = out;
+        bail!("bug: rows {rows:?} are not in blocks")
+    }
+
+    /// The transposed matrix, where that is the one that is stored.
+    fn transposed(&self) -> Option<Box<dyn Rows + '_>> {
+        None
+    }
 }
 
 /// Elements per block of rows that a layer is built from: 256 KiB of f32, which stay in the cache.
@@ -113,22 +134,38 @@ impl<'a> Reordered<'a> {
     }
 }
 
+impl Reordered<'_> {
+    /// The ranges of the matrix that are its `rows` in the other order.
+    fn ranges(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        self.order
+            .iter()
+            .scan(0, |start, range| {
+                let (first, end) = (*start, *start + range.len());
+                *start = end;
+                Some((first, end, range.start))
+            })
+            .filter_map(move |(first, end, place)| {
+                let (from, until) = (rows.start.max(first), rows.end.min(end));
+                (from < until).then(|| place + from - first..place + until - first)
+            })
+    }
+}
+
 impl Rows for Reordered<'_> {
     fn shape(&self) -> (usize, usize) {
         (self.order.iter().map(ExactSizeIterator::len).sum(), self.matrix.shape().1)
     }
 
     fn read(&self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
-        let mut start = 0;
-        for range in &self.order {
-            let end = start + range.len();
-            let (from, until) = (rows.start.max(start), rows.end.min(end));
-            if from < until {
-                self.matrix.read(range.start + from - start..range.start + until - start, out)?;
-            }
-            start = end;
-        }
-        Ok(())
+        self.ranges(rows).try_for_each(|range| self.matrix.read(range, out))
+    }
+
+    fn format(&self) -> Option<BlockFormat> {
+        self.matrix.format()
+    }
+
+    fn read_blocks(&self, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()> {
+        self.ranges(rows).try_for_each(|range| self.matrix.read_blocks(range, out))
     }
 }
 

@@ -243,6 +243,15 @@ impl<'a> VarBuilder<'a> {
         }
     }
 
+    /// Whether the matrix `name` is stored in blocks.
+    ///
+    /// # Errors
+    /// As [`TensorSource::get`].
+    pub(super) fn are_blocks(&self, shape: (usize, usize), name: &str) -> Result<bool> {
+        let rows = self.source.rows(&shape.into(), &self.full(&name))?;
+        Ok(rows.is_some_and(|rows| rows.format().is_some()))
+    }
+
     /// Whether there is a tensor `name`.
     pub fn contains_tensor(&self, name: &str) -> bool {
         self.source.contains(&self.full(&name))

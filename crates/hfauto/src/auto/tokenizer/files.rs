@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::hub::{Snapshot, read_file};
+use crate::hub::Snapshot;
 use crate::limits;
 
 /// Every file that a tokenizer may be read from, so that errors can list the files that exist.
@@ -41,10 +41,9 @@ impl<'a> TokenizerFiles<'a> {
 
     /// The content of `file`, if the snapshot has it.
     pub(super) fn read(&mut self, file: &str) -> Result<Option<Vec<u8>>> {
-        let Some(path) = self.snapshot.path(file) else { return Ok(None) };
         let is_config = matches!(file, "tokenizer_config.json" | "special_tokens_map.json");
         let most = if is_config { limits::MODEL_JSON_BYTES } else { limits::TOKENIZER_FILE_BYTES };
-        let bytes = read_file(&path, most)?;
+        let Some(bytes) = self.snapshot.read(file, most)? else { return Ok(None) };
         self.note(file, &bytes);
         Ok(Some(bytes))
     }

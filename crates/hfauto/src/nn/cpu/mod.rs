@@ -8,7 +8,7 @@
 //!
 //! # Products
 //! Linear layers are packed at load into panels of 32 outputs, in the order in which the kernel reads them, as f32 or
-//! bf16 (`packed`) or 8-bit integers (`int8`). Each row is summed in the same order, whatever the number of
+//! bf16 (`packed`) or 8-bit integers (`int8`); blocks of a GGUF file stay as they are, and are widened by panels (`blocks`). Each row is summed in the same order, whatever the number of
 //! rows. Results go to uninitialized memory; every product counts the elements that it has written. Layers work in
 //! blocks of 128 tokens, so that the activation function, and the second product of a feed-forward layer, find their
 //! input in the cache.
@@ -28,6 +28,7 @@ mod attention;
 mod best;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+mod blocks;
 mod functions;
 mod int8;
 mod packed;
@@ -41,6 +42,7 @@ use candle_core::{DType, Device, Layout, Result, Storage, StorageRef, Tensor, ba
 
 pub(in crate::nn) use attention::{Attention, Bias, Positions, Scratch, Slopes};
 pub use best::BestOutputs;
+pub(in crate::nn) use blocks::BlockWeight;
 pub(in crate::nn) use functions::{
     CoarseGelu, Gelu, GeluTanh, QuickGelu, Relu, Sigmoid, Silu, Tanh, map,
 };

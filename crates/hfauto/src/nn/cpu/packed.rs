@@ -161,12 +161,27 @@ impl PackedWeight {
             bail!("bug: outputs between panels");
         }
         let shape = (outputs.len(), self.in_features);
-        let product =
-            |out: &mut _| Arch::new().dispatch(Product { weight: self, outputs, x, bias, out });
+        let product = |out: &mut _| {
+            let panels = self.slices(outputs);
+            Arch::new().dispatch(Product { panels, shape, first: 0, x, bias, out })
+        };
         // SAFETY: the product returns the number of elements that it has written.
         #[allow(unsafe_code, reason = "zeroing the output first takes a twentieth of the time")]
         unsafe {
             append_rows(out, x, bias, shape, product)
+        }
+    }
+
+    /// The panels of some outputs, which start at a multiple of [`PANEL`].
+    fn slices(&self, outputs: Range<usize>) -> Slices<'_> {
+        let (start, end) = (outputs.start, outputs.end.next_multiple_of(PANEL));
+        match &self.panels {
+            Panels::F32(numbers) => {
+                Slices::F32(&numbers[start * self.in_features..end * self.in_features])
+            }
+            Panels::Bf16(words) => {
+                Slices::Bf16(&words[start / 2 * self.in_features..end / 2 * self.in_features])
+            }
         }
     }
 }
@@ -201,12 +216,51 @@ pub(super) unsafe fn append_rows(
     Ok(())
 }
 
-/// `out = x · weightᵀ + bias`. Returns the number of elements written; each element, a row of `x` and an output, is
-/// written once.
+/// As [`append_rows`], for a weight whose panels, `(in_features, PANEL)` in f32, are made one after the other: `fill` makes
+/// the one that begins with an output. A weight in f32 gives the same results.
+///
+/// # Errors
+/// As [`PackedWeight::append`].
+pub(super) fn append_by_panels(
+    out: &mut Vec<f32>,
+    x: &[f32],
+    bias: Option<&[f32]>,
+    shape: (usize, usize),
+    mut fill: impl FnMut(usize, &mut [f32]),
+) -> Result<()> {
+    let (out_features, in_features) = shape;
+    let mut panel = vec![0.0; PANEL * in_features];
+    let write = |out: &mut [MaybeUninit<f32>]| {
+        let mut written = 0;
+        for first in (0..out_features).step_by(PANEL) {
+            fill(first, &mut panel);
+            let (panels, out) = (Slices::F32(&panel), &mut *out);
+            written += Arch::new().dispatch(Product { panels, shape, first, x, bias, out });
+        }
+        written
+    };
+    // SAFETY: each product returns the number of elements that it has written, in its own columns.
+    #[allow(unsafe_code, reason = "zeroing the output first takes a twentieth of the time")]
+    unsafe {
+        append_rows(out, x, bias, shape, write)
+    }
+}
+
+/// Panels that follow each other.
+#[derive(Clone, Copy)]
+enum Slices<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [u32]),
+}
+
+/// The columns of `out = x · weightᵀ + bias` that panels hold. Returns the number of elements written; each element, a row of
+/// `x` and an output, is written once.
 struct Product<'a> {
-    weight: &'a PackedWeight,
-    /// The outputs, from the first column of a panel on.
-    outputs: Range<usize>,
+    panels: Slices<'a>,
+    /// `(out_features, in_features)` of the whole weight.
+    shape: (usize, usize),
+    /// The output that the first panel begins with.
+    first: usize,
     x: &'a [f32],
     bias: Option<&'a [f32]>,
     out: &'a mut [MaybeUninit<f32>],
@@ -218,9 +272,9 @@ impl WithSimd for Product<'_> {
     /// Tile sizes are chosen so that the accumulators fit in registers: 32 with AVX-512 and NEON, 16 with AVX2.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> usize {
-        match &self.weight.panels {
-            Panels::F32(numbers) => self.panels(simd, F32, numbers),
-            Panels::Bf16(words) => self.panels(simd, Widened, cast_slice(words)),
+        match self.panels {
+            Slices::F32(numbers) => self.panels(simd, F32, numbers),
+            Slices::Bf16(words) => self.panels(simd, Widened, cast_slice(words)),
         }
     }
 }
@@ -244,13 +298,12 @@ impl Product<'_> {
         operands: O,
         panels: &[f32],
     ) -> usize {
-        let (in_features, out_features) = (self.weight.in_features, self.outputs.len());
+        let (out_features, in_features) = self.shape;
         let rows = self.x.len() / in_features;
         let mut written = 0;
         let panels = panels.chunks_exact(in_features * PANEL / O::COLUMNS);
-        let panels = panels.skip(self.outputs.start / PANEL);
-        for (number, panel) in panels.take(out_features.div_ceil(PANEL)).enumerate() {
-            let column = number * PANEL;
+        for (number, panel) in panels.enumerate() {
+            let column = self.first + number * PANEL;
             let columns = PANEL.min(out_features - column);
             let mut bias = [0.0; PANEL];
             if let Some(all) = self.bias {
@@ -364,8 +417,8 @@ pub(super) mod tests {
             let mut plain = Vec::new();
             let bias = bias.as_deref();
             let product = |out: &mut _| {
-                let outputs = 0..packed.out_features;
-                Product { weight: &packed, outputs, x, bias, out }.with_simd(pulp::Scalar::new())
+                let panels = packed.slices(0..shape.0);
+                Product { panels, shape, first: 0, x, bias, out }.with_simd(pulp::Scalar::new())
             };
             // SAFETY: as in `append`.
             #[allow(unsafe_code, reason = "as in `append`")]
