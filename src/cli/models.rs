@@ -80,11 +80,13 @@ impl ModelsArgs {
             if kv_heads == heads { String::new() } else { format!(", {kv_heads} of keys") };
         line("attention heads", &format!("{heads}{shared}"));
         if let Some(image) = dimensions.image {
-            let processor = AutoImageProcessor::from_snapshot(&snapshot).map_err(named)?;
+            let processor =
+                AutoImageProcessor::from_snapshot(&described.transformer).map_err(named)?;
             line("images", &format!("{} by {} pixels", image.height, image.width));
             line("image processor", &processor.class_name());
             line("labels", &config.num_labels());
-        } else {
+        }
+        if dimensions.image.is_none() || dimensions.reads_text() {
             let tokenizer = described.tokenizer().map_err(named)?;
             line("vocabulary", &format!("{} tokens", tokenizer.vocab_size()));
             let positions = dimensions.max_position_embeddings;

@@ -8,10 +8,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StructArray};
-use arrow::compute::cast;
+use arrow::array::{ArrayRef, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use hfauto::pipelines::{ScoreFunction, best};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -20,19 +19,14 @@ use super::classifier::{Classifier, LoadedClassifier, forward_failed};
 use super::definition::{
     InputColumn, ModelOutputName, OptionsType, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
 };
-use super::image_input::ImageInput;
+use super::image_rows::{ImageReader, ImageRows};
 use super::labels::{LabelsBuilder, label_list_type, logit_lists, logits_type};
 use super::models::Models;
-use super::text_input::place;
-use super::{
-    EncodedRow, ImageBytes, ImageSource, Sequence, Task, TaskBase, TaskModel, WeightSize, is_text,
-    text_column,
-};
-use crate::auto::{AutoClass, AutoImageProcessor, logit_rows};
+use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
+use crate::auto::{AutoClass, logit_rows};
 use crate::document::TopK;
-use crate::error::{Error, ErrorKind, Result, RowErrorKind};
-use crate::image::RgbImage;
-use crate::models::{ImageDimensions, Want};
+use crate::error::Result;
+use crate::models::Want;
 
 /// The options of `image-classification`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -76,9 +70,8 @@ impl TaskOptions for ImageClassification {
 #[derive(Debug)]
 struct ImageClassificationTask {
     classifier: Classifier,
-    input: ImageInput,
+    images: ImageRows,
     base: TaskBase,
-    image: ImageDimensions,
     output: Output,
 }
 
@@ -111,9 +104,7 @@ impl ImageClassificationTask {
     fn resolve(step: &TaskStep, options: &ImageClassification, models: &Models) -> Result<Self> {
         let classifier = Classifier::resolve_image(step, AutoClass::ImageClassification, models)?;
         let config = classifier.model.config();
-        let (image, processor) = classifier.model.image()?;
-        check_size(image, processor)
-            .map_err(|e| e.at(format!("model `{}`", classifier.model.snapshot().name())))?;
+        let images = ImageRows::resolve(step, &classifier.model)?;
         let multi_label = config.problem_type() == Some("multi_label_classification");
         let output = Output {
             top_k: options.top_k.map_or(5, TopK::most),
@@ -124,15 +115,11 @@ impl ImageClassificationTask {
             },
             logits: step.stores_logits(),
         };
-        let input = ImageInput::new(step.dir.clone(), step.images.clone());
         let mut shown = serde_json::json!({
             "function_to_apply": output.function.name(),
             "top_k": output.top_k.min(config.num_labels()),
         });
-        let images = input.summary();
-        if !images.is_empty() {
-            shown["images"] = images.into();
-        }
+        images.show_in(&mut shown);
         let summary = classifier.summary(step.task.id, step, shown);
         let data_type = output.fields().map_or_else(label_list_type, DataType::Struct);
         let field = Arc::new(Field::new(&step.output, data_type, true));
@@ -142,39 +129,8 @@ impl ImageClassificationTask {
             model: Arc::clone(&classifier.model),
             summary,
         };
-        Ok(Self { image: *image, input, classifier, base, output })
+        Ok(Self { images, classifier, base, output })
     }
-
-    /// The sequence for an image.
-    fn sequence(&self, image: ImageSource) -> Sequence {
-        let placeholders = vec![0; self.image.tokens];
-        Sequence { image: Some(image), ..Sequence::new(placeholders, Vec::new()) }
-    }
-}
-
-/// Checks that the model accepts the output of its image processor.
-fn check_size(image: &ImageDimensions, processor: &AutoImageProcessor) -> Result<()> {
-    if image.num_channels != 3 {
-        return Err(Error::new(
-            ErrorKind::Model,
-            format!("`num_channels: {}` in config.json, but images have 3", image.num_channels),
-        ));
-    }
-    match processor.output_size() {
-        Some((height, width)) if (height, width) != (image.height, image.width) => Err(Error::new(
-            ErrorKind::Model,
-            format!(
-                "preprocessor_config.json makes images of {height} by {width} pixels, config.json says \
-                 `image_size` {} by {}",
-                image.height, image.width
-            ),
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn is_binary(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
 }
 
 impl Task for ImageClassificationTask {
@@ -183,44 +139,11 @@ impl Task for ImageClassificationTask {
     }
 
     fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
-        match types.iter().find(|data_type| !is_text(data_type) && !is_binary(data_type)) {
-            None => Ok(()),
-            Some(data_type) => Err(Error::new(
-                ErrorKind::Config,
-                format!(
-                    "column `{}` is {data_type}, expected paths (text) or images (binary)",
-                    self.base.columns[0]
-                ),
-            )),
-        }
+        ImageRows::check_inputs(&self.base.columns, types)
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
-        let [column] = columns else {
-            return Err(Error::new(ErrorKind::Internal, "image-classification reads one column"));
-        };
-        let number = |row: usize| first_row + row as u64;
-        let valid = |row: usize| column.is_valid(row).then_some(row);
-        if is_text(column.data_type()) {
-            let paths = text_column(column)?;
-            let encode = |row: usize| {
-                let image = self.input.at(paths.value(row));
-                let image = image.map_err(|e| e.at(place(&self.base.columns, number(row))))?;
-                Ok(EncodedRow::from(self.sequence(image)))
-            };
-            return (0..paths.len()).map(|row| valid(row).map(encode).transpose()).collect();
-        }
-        let images = cast(column, &DataType::LargeBinary)
-            .map_err(|e| Error::new(ErrorKind::Internal, "column is not binary").source(e))?;
-        let images = images.as_binary::<i64>();
-        let encode = |row: usize| {
-            let range =
-                images.value_offsets()[row] as usize..images.value_offsets()[row + 1] as usize;
-            let buffer = images.values().slice_with_length(range.start, range.len());
-            let bytes = ImageBytes { buffer, place: place(&self.base.columns, number(row)) };
-            EncodedRow::from(self.sequence(ImageSource::Bytes(bytes)))
-        };
-        Ok((0..images.len()).map(|row| valid(row).map(encode)).collect())
+        self.images.encode(&self.base.columns, columns, first_row)
     }
 
     fn output_bytes(&self, _tokens: usize) -> usize {
@@ -230,70 +153,33 @@ impl Task for ImageClassificationTask {
     }
 
     fn load(&self, device: &Device) -> Result<Box<dyn TaskModel>> {
-        self.input.check()?;
+        let images = self.images.reader(&self.classifier.model)?;
         let model = self.classifier.load(device)?;
-        let (image, processor) = self.classifier.model.image()?;
-        Ok(Box::new(ImageClassificationModel {
-            image: *image,
-            processor: processor.clone(),
-            input: self.input.clone(),
-            output: self.output,
-            model,
-        }))
+        Ok(Box::new(ImageClassificationModel { images, output: self.output, model }))
     }
 }
 
 /// The task with its weights.
 struct ImageClassificationModel {
     model: LoadedClassifier,
-    image: ImageDimensions,
-    processor: AutoImageProcessor,
-    input: ImageInput,
+    images: ImageReader,
     output: Output,
-}
-
-impl ImageClassificationModel {
-    /// Reads, decodes and preprocesses an image: `(3, height, width)`.
-    fn pixel_values(&self, sequence: &Sequence) -> Result<Tensor> {
-        let Some(image) = &sequence.image else {
-            return Err(Error::new(ErrorKind::Internal, "a sequence has no image"));
-        };
-        self.input.picture(image, |image| self.prepare(&image))
-    }
-
-    fn prepare(&self, image: &RgbImage) -> Result<Tensor> {
-        let pixel_values = self.processor.preprocess(image)?;
-        let ImageDimensions { num_channels, height, width, .. } = self.image;
-        let [_, own_height, own_width] = pixel_values.dims() else {
-            return Err(Error::new(
-                ErrorKind::Internal,
-                "an image tensor does not have three dimensions",
-            ));
-        };
-        if pixel_values.dims() != [num_channels, height, width] {
-            let message = format!(
-                "the image has {own_height} by {own_width} pixels, but the model takes {height} by {width}"
-            );
-            return Err(Error::of_row(RowErrorKind::ImageDecode, message)
-                .hint("preprocessor_config.json does not resize images (`do_resize`)"));
-        }
-        Ok(pixel_values)
-    }
 }
 
 impl TaskModel for ImageClassificationModel {
     fn forward(&self, sequences: &[&Sequence], _max_batch_tokens: usize) -> Result<ArrayRef> {
-        let images = sequences
-            .iter()
-            .map(|sequence| self.pixel_values(sequence))
-            .collect::<Result<Vec<_>>>()?;
         let model = &self.model.model;
-        let logits = model
-            .image_inputs(&images)
-            .and_then(|inputs| model.forward(&inputs, &Want::default()))
-            .map_err(forward_failed)?
-            .logits;
-        let (numbers, columns) = logit_rows(&logits)?;
+        let (mut numbers, mut columns) = (Vec::new(), 1);
+        for images in ImageReader::by_size(&self.images.read(sequences)?) {
+            let logits = model
+                .image_inputs(images)
+                .and_then(|inputs| model.forward(&inputs, &Want::default()))
+                .map_err(forward_failed)?
+                .logits;
+            let (found, width) = logit_rows(&logits)?;
+            numbers.extend(found);
+            columns = width;
+        }
         let mut labels = LabelsBuilder::default();
         for logits in numbers.chunks_exact(columns) {
             let scores = self.output.function.apply(logits);

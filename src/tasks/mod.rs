@@ -8,7 +8,9 @@ mod feature_extraction;
 mod fill_mask;
 mod generation;
 mod image_classification;
+mod image_feature_extraction;
 mod image_input;
+mod image_rows;
 mod labels;
 mod late_interaction;
 mod loglikelihood;
@@ -34,6 +36,7 @@ mod token_logits;
 mod weights;
 mod work;
 mod zero_shot_classification;
+mod zero_shot_image_classification;
 
 use std::any::Any;
 use std::hash::{Hash, Hasher};
@@ -60,6 +63,7 @@ pub use feature_extraction::{FeatureExtraction, Pooling, Precision, module_names
 pub use fill_mask::FillMask;
 pub use generation::GenerationOptions;
 pub use image_classification::ImageClassification;
+pub use image_feature_extraction::ImageFeatureExtraction;
 pub use loglikelihood::{ContextContinuation, Loglikelihood};
 pub use models::{ModelPin, Models, ResolvedModel};
 pub use multiple_choice::{MultipleChoice, PromptChoices};
@@ -75,9 +79,10 @@ pub use token_classification::TokenClassification;
 pub use token_count::TokenCount;
 pub(crate) use work::operations;
 pub use zero_shot_classification::ZeroShotClassification;
+pub use zero_shot_image_classification::ZeroShotImageClassification;
 
 /// The tasks, in the order in which schemas, lists and completions show them.
-pub static TASKS: [&TaskDefinition; 17] = [
+pub static TASKS: [&TaskDefinition; 19] = [
     &feature_extraction::FEATURE_EXTRACTION,
     &text_classification::TEXT_CLASSIFICATION,
     &zero_shot_classification::ZERO_SHOT_CLASSIFICATION,
@@ -94,6 +99,8 @@ pub static TASKS: [&TaskDefinition; 17] = [
     &multiple_choice::MULTIPLE_CHOICE,
     &next_sentence_prediction::NEXT_SENTENCE_PREDICTION,
     &image_classification::IMAGE_CLASSIFICATION,
+    &zero_shot_image_classification::ZERO_SHOT_IMAGE_CLASSIFICATION,
+    &image_feature_extraction::IMAGE_FEATURE_EXTRACTION,
     &token_count::TOKEN_COUNT,
 ];
 

@@ -50,13 +50,11 @@ impl Models {
     /// images.
     pub fn resolve(&self, spec: &ModelSpec) -> Result<Arc<ResolvedModel>> {
         let model = self.find(spec)?;
-        match &model.processor {
-            Processor::Tokenizer(_) => Ok(model),
-            Processor::Image(_) => {
-                let message = format!("model `{}` reads images, not text", spec.repo);
-                Err(Error::new(ErrorKind::Unsupported, message))
-            }
+        if model.processor.tokenizer.is_some() {
+            return Ok(model);
         }
+        let message = format!("model `{}` reads images, not text", spec.repo);
+        Err(Error::new(ErrorKind::Unsupported, message))
     }
 
     /// As [`Models::resolve`], for a model that reads images; finds its image processor.
@@ -122,18 +120,35 @@ pub struct ResolvedModel {
     weights: Arc<Weights>,
 }
 
-/// The preprocessor of the model's inputs.
-enum Processor {
-    Tokenizer(AutoTokenizer),
-    Image(AutoImageProcessor),
+/// The preprocessors of the model's inputs: one of them, or both for a model of texts and images.
+struct Processor {
+    tokenizer: Option<AutoTokenizer>,
+    image: Option<AutoImageProcessor>,
 }
 
 impl Processor {
     fn new(model: &SentenceTransformerConfig) -> Result<Self> {
-        if model.config.dimensions().image.is_some() {
-            return Ok(Self::Image(AutoImageProcessor::from_snapshot(&model.transformer)?));
+        let dimensions = model.config.dimensions();
+        let reads_images = dimensions.image.is_some();
+        let image = reads_images
+            .then(|| AutoImageProcessor::from_snapshot(&model.transformer))
+            .transpose()?;
+        let reads_text = !reads_images || dimensions.reads_text();
+        let tokenizer = reads_text.then(|| model.tokenizer()).transpose()?;
+        Ok(Self { tokenizer, image })
+    }
+
+    /// A digest of what the inputs depend on.
+    fn digest(&self) -> blake3::Hash {
+        let tokenizer = self.tokenizer.as_ref().map(AutoTokenizer::digest);
+        let image = self.image.as_ref().map(AutoImageProcessor::digest);
+        match (tokenizer, image) {
+            (Some(tokenizer), Some(image)) => {
+                blake3::hash(format!("{tokenizer}\n{image}").as_bytes())
+            }
+            (Some(digest), None) | (None, Some(digest)) => digest,
+            (None, None) => blake3::hash(b""),
         }
-        Ok(Self::Tokenizer(model.tokenizer()?))
     }
 }
 
@@ -224,20 +239,18 @@ impl ResolvedModel {
     /// Its tokenizer.
     ///
     /// # Panics
-    /// If the model reads images; [`Models::resolve`] never returns one.
+    /// If the model reads only images; [`Models::resolve`] never returns one.
     pub fn tokenizer(&self) -> &AutoTokenizer {
-        match &self.processor {
-            Processor::Tokenizer(tokenizer) => tokenizer,
-            Processor::Image(_) => unreachable!("bug: a text task has an image model"),
+        match &self.processor.tokenizer {
+            Some(tokenizer) => tokenizer,
+            None => unreachable!("bug: a text task has an image model"),
         }
     }
 
     /// Whether its tokenizer returns segment ids; false for an image model.
     pub fn gives_token_type_ids(&self) -> bool {
-        match &self.processor {
-            Processor::Tokenizer(tokenizer) => tokenizer.gives_token_type_ids(),
-            Processor::Image(_) => false,
-        }
+        let tokenizer = self.processor.tokenizer.as_ref();
+        tokenizer.is_some_and(AutoTokenizer::gives_token_type_ids)
     }
 
     /// The dimensions of its images, and its image processor.
@@ -245,8 +258,8 @@ impl ResolvedModel {
     /// # Errors
     /// `Unsupported` if the model reads text.
     pub fn image(&self) -> Result<(&ImageDimensions, &AutoImageProcessor)> {
-        match (&self.config().dimensions().image, &self.processor) {
-            (Some(image), Processor::Image(processor)) => Ok((image, processor)),
+        match (&self.config().dimensions().image, &self.processor.image) {
+            (Some(image), Some(processor)) => Ok((image, processor)),
             _ => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("model `{}` reads text, not images", self.spec.repo),
@@ -256,10 +269,7 @@ impl ResolvedModel {
 
     /// A digest of its tokenizer or image processor.
     pub fn processor_digest(&self) -> blake3::Hash {
-        match &self.processor {
-            Processor::Tokenizer(tokenizer) => tokenizer.digest(),
-            Processor::Image(processor) => processor.digest(),
-        }
+        self.processor.digest()
     }
 
     /// Its sentence-transformers modules.

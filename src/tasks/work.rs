@@ -24,7 +24,7 @@ const TEXT: &str = "The quick brown fox jumps over the lazy dog, and runs back t
 /// The approximate number of operations for a row of `bytes` bytes; `None` for a task without a model.
 pub(crate) fn operations(task: &dyn Task, bytes: usize) -> Option<f64> {
     let dimensions = task.dimensions()?;
-    let hidden = dimensions.hidden_size as f64;
+    let hidden = dimensions.image.map_or(dimensions.hidden_size, |image| image.hidden_size) as f64;
     // The four projections of the attention, and a feed-forward layer of four times the width; two operations per weight.
     let of_token = 24.0 * hidden * hidden * dimensions.num_hidden_layers as f64;
     if let Some(image) = dimensions.image {

@@ -58,20 +58,44 @@ pub(super) static ZERO_SHOT_CLASSIFICATION: TaskDefinition = TaskDefinition {
     template: include_str!("../../pipelines/zero-shot-classification.yaml"),
 };
 
-impl ZeroShotClassification {
-    /// The labels. As in transformers, a single string may hold several, separated by commas.
-    fn labels(&self) -> Vec<String> {
-        match &self.candidate_labels {
-            StringOrList::One(labels) => labels
-                .split(',')
-                .map(str::trim)
-                .filter(|label| !label.is_empty())
-                .map(str::to_owned)
-                .collect(),
-            StringOrList::Many(labels) => labels.clone(),
-        }
+/// The labels. As in transformers, a single string may hold several, separated by commas.
+pub(super) fn split_labels(candidate_labels: &StringOrList) -> Vec<String> {
+    match candidate_labels {
+        StringOrList::One(labels) => labels
+            .split(',')
+            .map(str::trim)
+            .filter(|label| !label.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        StringOrList::Many(labels) => labels.clone(),
     }
+}
 
+/// Reports missing labels, and a template without a place for the label.
+pub(super) fn check_labels(
+    candidate_labels: &StringOrList,
+    template: &str,
+    at: Cursor<'_>,
+    report: &mut Diagnostics,
+) {
+    if split_labels(candidate_labels).is_empty() {
+        let here = at.key("candidate_labels");
+        report.push(Diagnostic::new(here.value, "`candidate_labels` has no label"));
+    }
+    if let Err(mut reason) = template::format(template, "label") {
+        let here = at.key("hypothesis_template");
+        if !here.shown("").is_empty() {
+            // The message must not show a variable's value.
+            "no usable placeholder for the label".clone_into(&mut reason);
+        }
+        report.push(
+            Diagnostic::new(here.value, format!("`hypothesis_template` has {reason}"))
+                .hint("write `{}` in place of the label"),
+        );
+    }
+}
+
+impl ZeroShotClassification {
     fn template(&self) -> &str {
         self.hypothesis_template.as_deref().unwrap_or("This example is {}.")
     }
@@ -83,21 +107,7 @@ impl TaskOptions for ZeroShotClassification {
     }
 
     fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
-        if self.labels().is_empty() {
-            let here = at.key("candidate_labels");
-            report.push(Diagnostic::new(here.value, "`candidate_labels` has no label"));
-        }
-        if let Err(mut reason) = template::format(self.template(), "label") {
-            let here = at.key("hypothesis_template");
-            if !here.shown("").is_empty() {
-                // The message must not show a variable's value.
-                "no usable placeholder for the label".clone_into(&mut reason);
-            }
-            report.push(
-                Diagnostic::new(here.value, format!("`hypothesis_template` has {reason}"))
-                    .hint("write `{}` in place of the label"),
-            );
-        }
+        check_labels(&self.candidate_labels, self.template(), at, report);
     }
 
     fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {
@@ -138,7 +148,7 @@ impl ZeroShotClassificationTask {
                 Error::new(ErrorKind::Config, message)
             })
         };
-        let labels = options.labels();
+        let labels = split_labels(&options.candidate_labels);
         let multi_label = options.multi_label.unwrap_or(false);
         let summary = classifier.summary(
             step.task.id,

@@ -56,7 +56,9 @@ import cases_tasks_generation  # noqa: F401
 import cases_tasks_images  # noqa: F401
 import cases_tasks_seq2seq  # noqa: F401
 import cases_tasks_thinking  # noqa: F401
+import cases_tasks_vision  # noqa: F401
 import cases_tokenizers  # noqa: F401
+import cases_vision  # noqa: F401
 import cases_windows  # noqa: F401
 from tools import CASES, make
 

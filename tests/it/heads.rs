@@ -46,8 +46,13 @@ impl HeadGolden {
         let text = std::fs::read_to_string(dir.join("golden.json")).unwrap();
         let json: Value = serde_json::from_str(&text).unwrap();
         let class = AutoClass::find(json["auto_class"].as_str()?)?;
-        if matches!(class, AutoClass::Model | AutoClass::Seq2SeqLM | AutoClass::ImageClassification)
-        {
+        if matches!(
+            class,
+            AutoClass::Model
+                | AutoClass::Seq2SeqLM
+                | AutoClass::ImageClassification
+                | AutoClass::ZeroShotImageClassification
+        ) {
             return None;
         }
         let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
@@ -194,7 +199,10 @@ fn heads_agree_with_transformers() {
         for class in family.classes() {
             let elsewhere = matches!(
                 class,
-                AutoClass::Model | AutoClass::Seq2SeqLM | AutoClass::ImageClassification
+                AutoClass::Model
+                    | AutoClass::Seq2SeqLM
+                    | AutoClass::ImageClassification
+                    | AutoClass::ZeroShotImageClassification
             );
             let cell = (family.model_type.to_owned(), class);
             if !elsewhere && !seen.contains(&cell) {

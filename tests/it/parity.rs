@@ -261,7 +261,7 @@ fn encoders_agree_with_transformers() {
     // Other architectures have goldens with heads, or of decoders, which are compared elsewhere.
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     for family in &FAMILIES {
-        let elsewhere = ["heads", "modern"].iter().any(|folder| {
+        let elsewhere = ["heads", "modern", "vision"].iter().any(|folder| {
             root.join(folder).join(family.model_type).join("model/golden.json").is_file()
         });
         let here = model_types.contains(&family.model_type);

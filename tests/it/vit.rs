@@ -39,6 +39,10 @@ impl ImageGolden {
         let mut goldens = Vec::new();
         for family in FAMILIES.iter().filter(|family| family.has(AutoClass::ImageClassification)) {
             let folder = golden_folder().join("heads").join(family.model_type);
+            // Those of other families are compared beside the models.
+            if !folder.is_dir() {
+                continue;
+            }
             let mut dirs: Vec<PathBuf> =
                 std::fs::read_dir(folder).unwrap().map(|dir| dir.unwrap().path()).collect();
             dirs.sort();
@@ -199,7 +203,6 @@ fn an_image_does_not_depend_on_its_neighbours() {
 fn every_setting_of_an_image_processor_agrees_with_transformers() {
     let folder = golden_folder().join("tasks/image-classification");
     let mut differences = Differences::default();
-    let mut classes = Vec::new();
     let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -213,18 +216,7 @@ fn every_setting_of_an_image_processor_agrees_with_transformers() {
             let model = folder.join(golden["model"].as_str().unwrap());
             read_json(&model.join("preprocessor_config.json")).as_object().unwrap().clone()
         });
-        let processor = match AutoImageProcessor::from_json(&settings, None) {
-            Ok(processor) => processor,
-            Err(error) => {
-                // Exactly the unsupported classes are refused, by name.
-                assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}");
-                let class = golden["image_processor"].as_str().unwrap();
-                assert!(!class.starts_with("ViT") && !class.starts_with("DeiT"), "{name}: {error}");
-                assert!(error.to_string().contains(class), "{name}: {error}");
-                classes.push(class.to_owned());
-                continue;
-            }
-        };
+        let processor = AutoImageProcessor::from_json(&settings, None).unwrap();
         assert_eq!(json!(processor.class_name()), golden["image_processor"], "{name}");
         let tensors = case.with_extension("safetensors");
         if !tensors.is_file() {
@@ -245,9 +237,6 @@ fn every_setting_of_an_image_processor_agrees_with_transformers() {
         }
         assert!(compared > 0, "{name} compares nothing");
     }
-    classes.sort();
-    classes.dedup();
-    assert_eq!(classes, ["BitImageProcessor", "CLIPImageProcessor", "ConvNextImageProcessor"]);
     differences.assert_none();
 }
 
@@ -282,10 +271,28 @@ fn settings_that_do_not_work_are_refused_by_name() {
     };
     let unsupported = ErrorKind::Unsupported;
     check(
-        json!({"image_processor_type": "CLIPImageProcessor"}),
+        json!({"image_processor_type": "DPTImageProcessor"}),
         unsupported,
-        &["image processor `CLIPImageProcessor` is not implemented", "DeiTFeatureExtractor"],
+        &["image processor `DPTImageProcessor` is not implemented", "DeiTFeatureExtractor"],
     );
+    check(
+        json!({"image_processor_type": "SegformerImageProcessor"}),
+        unsupported,
+        &["image processor `SegformerImageProcessor` is not implemented"],
+    );
+    let convnext =
+        |size: Value| json!({"image_processor_type": "ConvNextImageProcessor", "size": size});
+    check(convnext(json!({"height": 9, "width": 9})), unsupported, &["`shortest_edge`"]);
+    check(convnext(json!({"longest_edge": 9})), unsupported, &["lacks `height` and `width`"]);
+    let whole = convnext(json!(384));
+    let whole = AutoImageProcessor::from_json(whole.as_object().unwrap(), None).unwrap();
+    assert_eq!(whole.output_size(), Some((384, 384)));
+    let by_edge = json!({"image_processor_type": "CLIPImageProcessor", "do_center_crop": false});
+    let by_edge = AutoImageProcessor::from_json(by_edge.as_object().unwrap(), None).unwrap();
+    assert_eq!(by_edge.output_size(), None);
+    let narrow = RgbImage::new(1, 1000, vec![0; 3000]);
+    let error = by_edge.preprocess(&narrow).unwrap_err();
+    assert!(error.to_string().contains("would be resized to 224000 by 224"), "{error}");
     check(json!({"auto_map": {"AutoImageProcessor": "x.Y"}}), unsupported, &["auto_map"]);
     let code = json!({"auto_map": {"AutoImageProcessor": "x.Y"}, "image_processor_type": "Y"});
     check(code, unsupported, &["auto_map"]);

@@ -25,11 +25,13 @@ pub enum AutoClass {
     NextSentencePrediction,
     /// `AutoModelForImageClassification`.
     ImageClassification,
+    /// `AutoModelForZeroShotImageClassification`.
+    ZeroShotImageClassification,
 }
 
 impl AutoClass {
     /// Every Auto class, in the order of the table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Model,
         Self::CausalLM,
         Self::MaskedLM,
@@ -40,6 +42,7 @@ impl AutoClass {
         Self::MultipleChoice,
         Self::NextSentencePrediction,
         Self::ImageClassification,
+        Self::ZeroShotImageClassification,
     ];
 
     /// The class's name in transformers.
@@ -55,6 +58,7 @@ impl AutoClass {
             Self::MultipleChoice => "AutoModelForMultipleChoice",
             Self::NextSentencePrediction => "AutoModelForNextSentencePrediction",
             Self::ImageClassification => "AutoModelForImageClassification",
+            Self::ZeroShotImageClassification => "AutoModelForZeroShotImageClassification",
         }
     }
 

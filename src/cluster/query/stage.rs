@@ -100,7 +100,8 @@ impl QueryUnits {
         let mut steps = Vec::new();
         for call in &head.calls {
             let step = call.open(&self.hub, &workers)?;
-            let reads_images = step.task().base().model.config().dimensions().image.is_some();
+            let dimensions = step.task().dimensions();
+            let reads_images = dimensions.is_some_and(|model| model.image.is_some());
             if reads_images {
                 self.allow.check_images(call.images_root())?;
             }

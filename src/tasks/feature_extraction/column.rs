@@ -45,8 +45,13 @@ pub(super) fn embedding_type(dimensions: usize, precision: Precision) -> DataTyp
 fn output_type(name: ModelOutputName, model: &Dimensions) -> DataType {
     let token = vector_type(DataType::Float32, model.hidden_size);
     match name {
+        ModelOutputName::PoolerOutput => {
+            // Of a model that also reads images, the vector in the space of both.
+            let size = model.image.map_or(model.hidden_size, |image| image.pooled_size);
+            vector_type(DataType::Float32, size)
+        }
         // The task's definition has no logits.
-        ModelOutputName::PoolerOutput | ModelOutputName::Logits => token,
+        ModelOutputName::Logits => token,
         ModelOutputName::LastHiddenState => list_type(token),
         ModelOutputName::HiddenStates => list_type(list_type(token)),
         ModelOutputName::Attentions => {

@@ -258,6 +258,8 @@ impl TaskOptions for FeatureExtraction {
 struct FeatureExtractionTask {
     base: TaskBase,
     dimensions: Dimensions,
+    /// The same without images, which the task does not read.
+    of_texts: Dimensions,
     output: Output,
     prompt: String,
     /// The number of prompt tokens at the start of each row, excluded from pooling.
@@ -325,6 +327,7 @@ impl FeatureExtractionTask {
     ) -> Result<Self> {
         let output = output(step, options, &model)?;
         let dimensions = model.config().dimensions().clone();
+        let of_texts = Dimensions { image: None, ..dimensions.clone() };
         let field = Arc::new(Field::new(&step.output, output.data_type(&dimensions), true));
         let stated = model.tokenizer().model_max_length();
         let max_length = max_tokens(&model, step.max_length, stated, false)?;
@@ -345,7 +348,16 @@ impl FeatureExtractionTask {
             shown_options(&output, &prompt, max_length, truncation),
         );
         let base = TaskBase { columns: vec![options.input.clone()], field, model, summary };
-        Ok(Self { base, dimensions, output, prompt, prompt_tokens, max_length, truncation })
+        Ok(Self {
+            base,
+            dimensions,
+            of_texts,
+            output,
+            prompt,
+            prompt_tokens,
+            max_length,
+            truncation,
+        })
     }
 
     /// The text to tokenize: the prompt and the row's text. Keeps surrounding white space, as
@@ -444,6 +456,7 @@ fn shown_options(output: &Output, prompt: &str, max_length: usize, truncation: b
 /// The modules after the transformer, or instead of it, for example `Pooling(mean), Normalize`.
 pub fn module_names(modules: &SentenceTransformerConfig) -> String {
     let names = modules.modules.iter().map(|module| match module {
+        Module::Features(_) => "Features".to_owned(),
         Module::Pooling(pooling) => {
             let modes: Vec<_> = pooling.modes().iter().map(|mode| mode.name()).collect();
             format!("Pooling({})", modes.join("+"))
@@ -481,6 +494,10 @@ impl Task for FeatureExtractionTask {
 
     fn output_bytes(&self, tokens: usize) -> usize {
         self.output.bytes(&self.dimensions, tokens)
+    }
+
+    fn dimensions(&self) -> Option<&Dimensions> {
+        Some(&self.of_texts)
     }
 
     fn needs_whole_windows(&self) -> bool {

@@ -4,9 +4,10 @@
 use super::family::Family;
 use super::heads;
 use crate::error::{Result, cannot_load};
-use crate::models::Backbone;
 use crate::models::bart::BartConfig;
 use crate::models::bert::{BertConfig, BertModel};
+use crate::models::clip::{clip_config, clip_vision_config};
+use crate::models::convnext::{ConvNextConfig, ConvNextModel};
 use crate::models::deberta::{DebertaConfig, DebertaModel};
 use crate::models::embedding_gemma2::{EmbeddingGemma2Config, EmbeddingGemma2Model};
 use crate::models::gte::{GteConfig, GteModel};
@@ -14,6 +15,7 @@ use crate::models::llama::{LlamaConfig, LlamaModel};
 use crate::models::roberta::{roberta_config, xlm_roberta_config};
 use crate::models::t5::{T5Config, T5EncoderModel};
 use crate::models::vit::{ViTConfig, ViTModel};
+use crate::models::{Backbone, TextVisionConfig, TextVisionModel, VisionTower, VisionTowerConfig};
 use crate::nn::VarBuilder;
 
 pub(super) const BART: Family = Family {
@@ -62,6 +64,7 @@ pub(super) const BERT: Family = Family {
     tie_word_embeddings: |fields| fields.flag("tie_word_embeddings", true),
     tokenizer_class: Some("BertTokenizer"),
     tokenizer_class_is_fixed: false,
+    pads_texts: false,
     image_processor_type: None,
     special_token_ids: &[("pad_token_id", 0)],
     auto_model_for_t5: false,
@@ -200,8 +203,58 @@ pub(super) const VIT: Family = Family {
     ..BERT
 };
 
+pub(super) const CLIP: Family = Family {
+    model_type: "clip",
+    architecture: "CLIP",
+    base_model_prefix: "clip",
+    tokenizer_class: Some("CLIPTokenizer"),
+    image_processor_type: Some("CLIPImageProcessor"),
+    dimensions: |fields| Ok(clip_config(fields)?.dimensions()),
+    auto_model: |fields, vb| text_vision(&clip_config(fields)?, &vb),
+    heads: &heads::CLIP,
+    // What the classifier of images does not load.
+    keys_to_ignore_on_load_unexpected: &[
+        "text_model.",
+        "text_projection.",
+        "visual_projection.",
+        "logit_scale",
+        "logit_bias",
+        "vision_model.head.",
+    ],
+    ..VIT
+};
+
+/// The encoder of images of CLIP, or of another model of texts and images.
+pub(super) const CLIP_VISION_MODEL: Family = Family {
+    model_type: "clip_vision_model",
+    architecture: "CLIPVision",
+    base_model_prefix: "vision_model",
+    image_processor_type: Some("CLIPImageProcessor"),
+    dimensions: |fields| Ok(clip_vision_config(fields)?.dimensions()),
+    auto_model: |fields, vb| vision_tower(&clip_vision_config(fields)?, &vb),
+    heads: &[],
+    keys_to_ignore_on_load_unexpected: &["visual_projection."],
+    ..VIT
+};
+
+/// A convolutional network.
+pub(super) const CONVNEXT: Family = Family {
+    model_type: "convnext",
+    architecture: "ConvNext",
+    base_model_prefix: "convnext",
+    image_processor_type: Some("ConvNextImageProcessor"),
+    dimensions: |fields| Ok(ConvNextConfig::convnext(fields)?.dimensions()),
+    auto_model: |fields, vb| convnext(ConvNextConfig::convnext(fields)?, &vb),
+    heads: &heads::CONVNEXT,
+    ..VIT
+};
+
 pub(super) fn bert(config: BertConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(BertModel::load(vb, &config).map_err(cannot_load)?))
+}
+
+pub(super) fn convnext(config: ConvNextConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(ConvNextModel::load(vb, config).map_err(cannot_load)?))
 }
 
 pub(super) fn deberta(config: &DebertaConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
@@ -226,6 +279,20 @@ pub(super) fn llama(config: LlamaConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn 
 /// The encoder, as sentence-transformers uses it. The heads use the encoder and decoder.
 pub(super) fn t5_encoder(config: &T5Config, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
     Ok(Box::new(T5EncoderModel::load(vb, config).map_err(cannot_load)?))
+}
+
+pub(super) fn text_vision(
+    config: &TextVisionConfig,
+    vb: &VarBuilder<'_>,
+) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(TextVisionModel::load(vb, config).map_err(cannot_load)?))
+}
+
+pub(super) fn vision_tower(
+    config: &VisionTowerConfig,
+    vb: &VarBuilder<'_>,
+) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(VisionTower::load(vb, config).map_err(cannot_load)?))
 }
 
 pub(super) fn vit(config: &ViTConfig, vb: VarBuilder<'_>) -> Result<Box<dyn Backbone>> {

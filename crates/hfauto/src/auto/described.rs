@@ -21,7 +21,8 @@ impl LoadOptions {
     pub(crate) fn describe(&self) -> Result<Described> {
         let snapshot = self.snapshot()?;
         let config = SentenceTransformerConfig::from_snapshot(&snapshot, &self.config)?;
-        if config.config.dimensions().image.is_some() {
+        let dimensions = config.config.dimensions();
+        if dimensions.image.is_some() && !dimensions.reads_text() {
             let message = format!("model `{}` reads images, not text", snapshot.name());
             return Err(Error::new(ErrorKind::Unsupported, message));
         }

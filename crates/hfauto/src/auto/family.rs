@@ -29,11 +29,13 @@ pub struct Family {
     pub int8: bool,
     /// Whether a head over the vocabulary shares the word embeddings, by config.json and the family's default.
     pub tie_word_embeddings: fn(&Fields<'_>) -> Result<bool>,
-    /// The default tokenizer class, if no file names one; `None` for a family that reads images.
+    /// The default tokenizer class, if no file names one; `None` for a family that reads only images.
     pub tokenizer_class: Option<&'static str>,
     /// Whether that class is used even if a file names another one, as transformers 5 does for families whose
     /// checkpoints often name a wrong one.
     pub tokenizer_class_is_fixed: bool,
+    /// Whether texts are padded to the model's length, with padding that is attended to (SigLIP).
+    pub pads_texts: bool,
     /// The default image processor class, if no file names one.
     pub image_processor_type: Option<&'static str>,
     /// The default special tokens of generation, if neither generation_config.json nor config.json has them.

@@ -7,8 +7,12 @@ use self::FamilyHead as Row;
 use crate::auto_class::AutoClass;
 use crate::error::{Result, cannot_load};
 use crate::models::bart::{BartConfig, BartDecoder, BartModel};
+use crate::models::clip::clip_vision_section;
+use crate::models::siglip::siglip_vision_section;
 use crate::models::t5::{T5Config, T5Model};
-use crate::models::{Backbone, Epsilon, Fields, HeadLayout, Layer, Reads};
+use crate::models::{
+    Backbone, Epsilon, Fields, HeadLayout, Layer, Reads, VisionTower, VisionTowerConfig,
+};
 use crate::nn::{Activation, VarBuilder};
 
 const POOLER: [Layer; 2] = [Layer::Dense("pooler.dense"), Layer::Activation(Activation::Tanh)];
@@ -409,6 +413,48 @@ const IMAGE: Row =
 
 /// Heads of ViT.
 pub(super) static VIT: [Row; 1] = [IMAGE];
+
+/// The vector of a text or an image in the space of both.
+const COMPARABLE: Row =
+    row(AutoClass::ZeroShotImageClassification, Reads::Pooled, &[Layer::Normalize]);
+
+/// Heads of CLIP: the classifier is on its encoder of images alone.
+pub(super) static CLIP: [Row; 2] = [
+    Row {
+        backbone: Some(|fields, vb| vision_tower(&clip_vision_section(fields)?, &vb)),
+        ..row(AutoClass::ImageClassification, Reads::MeanOfPatches, &[Layer::Labels("classifier")])
+    },
+    COMPARABLE,
+];
+
+/// Heads of SigLIP.
+pub(super) static SIGLIP: [Row; 2] = [
+    Row {
+        backbone: Some(|fields, vb| vision_tower(&siglip_vision_section(fields)?, &vb)),
+        ..row(AutoClass::ImageClassification, Reads::Mean, &[Layer::Labels("classifier")])
+    },
+    COMPARABLE,
+];
+
+/// The encoder of images of a model of texts and images.
+fn vision_tower(config: &VisionTowerConfig, vb: &VarBuilder<'_>) -> Result<Box<dyn Backbone>> {
+    Ok(Box::new(VisionTower::load(&vb.pp("vision_model"), config).map_err(cannot_load)?))
+}
+
+/// Heads of DINOv2.
+pub(super) static DINOV2: [Row; 1] = [row(
+    AutoClass::ImageClassification,
+    Reads::FirstAndMeanOfPatches,
+    &[Layer::Labels("classifier")],
+)];
+
+/// The classifier on the pooled vector of `ConvNeXT`.
+pub(super) static CONVNEXT: [Row; 1] =
+    [row(AutoClass::ImageClassification, Reads::Pooled, &[Layer::Labels("classifier")])];
+
+/// The classifier of ResNet.
+pub(super) static RESNET: [Row; 1] =
+    [row(AutoClass::ImageClassification, Reads::Pooled, &[Layer::Labels("classifier.1")])];
 
 /// Heads of DeiT: one classifier, or the mean of two in a distilled checkpoint.
 pub(super) static DEIT: [Row; 2] = [

@@ -1,45 +1,105 @@
-//! `AutoImageProcessor`: converts an image to a model's input, with exactly the results of transformers
-//! 4.57's image processors on Pillow and numpy.
+//! `AutoImageProcessor`: converts an image to a model's input, with exactly the results of transformers'
+//! image processors on Pillow and numpy (`backend="pil"`).
 //!
-//! It reads `preprocessor_config.json` in its forms before and after 2022. A checkpoint saved from a
-//! "Fast" processor is read in the same way, as transformers does without torchvision. Not here: image
+//! It reads `preprocessor_config.json` in its forms before and after 2022, and `image_processor` of `processor_config.json`,
+//! which transformers 5 writes for models of texts and images. A checkpoint saved from a "Fast" processor is read in the same
+//! way, as transformers does without torchvision. Not here: image
 //! files and their formats (`crate::image`). The entries are [`AutoImageProcessor::from_pretrained`] and
 //! [`AutoImageProcessor::preprocess`].
 //!
 //! # Source
 //! `image_processing_vit.py`, `image_processing_deit.py`, `image_processing_auto.py`,
-//! `image_transforms.py` in `src/transformers` at v4.57.
+//! `image_transforms.py` in `src/transformers` at v4.57; `image_processing_backends.py` and the
+//! `image_processing_pil_*.py` of the other classes at v5.24.
 
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
 
 use super::family::Family;
 use super::snapshot;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, RowErrorKind};
 use crate::hub::{Need, Snapshot};
 use crate::image::{Resampling, RgbImage};
 use crate::limits;
 
 const FILE: &str = "preprocessor_config.json";
 
+/// The file of a model of texts and images.
+const PROCESSOR_FILE: &str = "processor_config.json";
+
 /// An image processor class and its defaults.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 struct Class {
     /// Its name without `ImageProcessor`, `ImageProcessorFast` or `FeatureExtractor`.
     name: &'static str,
     size: usize,
+    /// Whether a size that is one number is that of the shortest edge, and edges are allowed. Otherwise it is a square.
+    edges: bool,
     /// The size of the center crop, for a class that crops.
     crop_size: Option<usize>,
     resample: Resampling,
+    /// The mean and the standard deviation of each colour channel.
+    normalize: [[f64; CHANNELS]; 2],
+    /// ConvNeXT's resizing: to a larger size by this share, then cut, except for large sizes.
+    crop_pct: Option<f64>,
+    /// Whether the rows of an image with three rows are taken for channels (transformers 4).
+    guesses_channels: bool,
 }
 
-static CLASSES: [Class; 2] = [
-    Class { name: "ViT", size: 224, crop_size: None, resample: Resampling::Bilinear },
-    Class { name: "DeiT", size: 256, crop_size: Some(224), resample: Resampling::Bicubic },
+static CLASSES: [Class; 7] = [
+    VIT,
+    Class { name: "DeiT", size: 256, crop_size: Some(224), resample: Resampling::Bicubic, ..VIT },
+    Class {
+        name: "Beit",
+        size: 256,
+        crop_size: Some(224),
+        resample: Resampling::Bicubic,
+        guesses_channels: false,
+        ..VIT
+    },
+    CLIP,
+    Class { name: "Bit", ..CLIP },
+    Class { name: "Siglip", crop_size: None, normalize: STANDARD, ..CLIP },
+    Class {
+        name: "ConvNext",
+        size: 384,
+        crop_size: None,
+        normalize: STANDARD,
+        crop_pct: Some(224.0 / 256.0),
+        ..CLIP
+    },
 ];
 
+const VIT: Class = Class {
+    name: "ViT",
+    size: 224,
+    edges: false,
+    crop_size: None,
+    resample: Resampling::Bilinear,
+    normalize: STANDARD,
+    crop_pct: None,
+    guesses_channels: true,
+};
+
+const CLIP: Class = Class {
+    name: "CLIP",
+    edges: true,
+    crop_size: Some(224),
+    resample: Resampling::Bicubic,
+    normalize: [
+        [0.481_454_66, 0.457_827_5, 0.408_210_73],
+        [0.268_629_54, 0.261_302_58, 0.275_777_11],
+    ],
+    guesses_channels: false,
+    ..VIT
+};
+
 /// `IMAGENET_STANDARD_MEAN` and `IMAGENET_STANDARD_STD`.
-const STANDARD: f64 = 0.5;
+const STANDARD: [[f64; CHANNELS]; 2] = [[0.5; CHANNELS]; 2];
+
+/// From this size on, ConvNeXT's images are not cut.
+const CONVNEXT_WHOLE: usize = 384;
+
 const CHANNELS: usize = 3;
 
 /// The image processor of a checkpoint.
@@ -66,8 +126,8 @@ const CHANNELS: usize = 3;
 #[derive(Clone, Debug)]
 pub struct AutoImageProcessor {
     class: &'static Class,
-    /// Height, width and filter.
-    resize: Option<(Size, Resampling)>,
+    /// Target and filter.
+    resize: Option<(Sides, Resampling)>,
     center_crop: Option<Size>,
     rescale_factor: Option<f64>,
     /// The mean and the standard deviation of each colour channel.
@@ -79,6 +139,43 @@ pub struct AutoImageProcessor {
 struct Size {
     height: usize,
     width: usize,
+}
+
+/// What an image is resized to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sides {
+    Fixed(Size),
+    /// The length of the shorter side; the other one follows.
+    ShortestEdge(usize),
+}
+
+impl Sides {
+    /// The size of a resized image.
+    ///
+    /// # Errors
+    /// `Data` for an image so narrow that the result would be larger than a model's images may be.
+    fn of(self, image: &RgbImage) -> Result<Size> {
+        let edge = match self {
+            Self::Fixed(size) => return Ok(size),
+            Self::ShortestEdge(edge) => edge,
+        };
+        let (height, width) = (image.height(), image.width());
+        let size = if width <= height {
+            Size { height: edge * height / width, width: edge }
+        } else {
+            Size { height: edge, width: edge * width / height }
+        };
+        if size.height.saturating_mul(size.width) <= limits::MODEL_IMAGE_PIXELS {
+            return Ok(size);
+        }
+        let message = format!(
+            "an image of {height} by {width} pixels would be resized to {} by {}, more than {} pixels",
+            size.height,
+            size.width,
+            limits::MODEL_IMAGE_PIXELS
+        );
+        Err(Error::of_row(RowErrorKind::ImageDecode, message))
+    }
 }
 
 /// Options of [`AutoImageProcessor::builder`].
@@ -143,7 +240,12 @@ impl AutoImageProcessor {
     /// As [`from_snapshot`](Self::from_snapshot).
     pub fn with_config(snapshot: &Snapshot, overrides: &Map<String, Value>) -> Result<Self> {
         let at = |error: Error| error.at(format!("image processor of `{}`", snapshot.name()));
-        let json = snapshot.json(FILE).map_err(at)?;
+        let nested = snapshot.json(PROCESSOR_FILE).map_err(at)?;
+        let nested = nested.and_then(|json| json.get("image_processor").cloned());
+        let json = match nested {
+            Some(json) => Some(json),
+            None => snapshot.json(FILE).map_err(at)?,
+        };
         let object = |json: Value| match json {
             Value::Object(json) => Ok(json),
             _ => Err(at(Error::new(ErrorKind::Model, format!("{FILE} is not a JSON object")))),
@@ -169,29 +271,36 @@ impl AutoImageProcessor {
     /// As [`from_snapshot`](Self::from_snapshot).
     pub fn from_json(json: &Map<String, Value>, model_type: Option<&str>) -> Result<Self> {
         let class = class(json, model_type)?;
-        let size = size(json, "size", class.size)?;
+        let size = class.read_size(json, "size", class.size)?;
+        let mut center_crop = None;
         let resize = if flag(json, "do_resize", true)? {
             let resample = resample(json, class.resample)?;
-            Some((size.fixed("size")?, resample))
+            let sides = match class.crop_pct {
+                Some(default) => {
+                    let (sides, cut) = convnext(json, size, default)?;
+                    center_crop = cut;
+                    sides
+                }
+                None => size.sides("size", class.edges)?,
+            };
+            Some((sides, resample))
         } else {
             None
         };
-        let center_crop = match class.crop_size {
-            Some(default) => {
-                let crop_size = self::size(json, "crop_size", default)?;
-                let wanted = flag(json, "do_center_crop", true)?;
-                wanted.then(|| crop_size.fixed("crop_size")).transpose()?
-            }
-            // These classes never crop, whatever the file says.
-            None => None,
-        };
+        // The other classes never crop, whatever the file says.
+        if let Some(default) = class.crop_size {
+            let crop_size = self::size(json, "crop_size", default, false)?;
+            let wanted = flag(json, "do_center_crop", true)?;
+            center_crop = wanted.then(|| crop_size.fixed("crop_size")).transpose()?;
+        }
         let rescale_factor = match json.get("rescale_factor") {
             None => 1.0 / 255.0,
             Some(value) => {
                 value.as_f64().ok_or_else(|| wrong("rescale_factor", value, "a number"))?
             }
         };
-        let normalize = [numbers(json, "image_mean")?, numbers(json, "image_std")?];
+        let [mean, std] = class.normalize;
+        let normalize = [numbers(json, "image_mean", mean)?, numbers(json, "image_std", std)?];
         Ok(Self {
             class,
             resize,
@@ -210,7 +319,10 @@ impl AutoImageProcessor {
     /// The height and width of the output of [`preprocess`](Self::preprocess); `None` if they are those of
     /// the image.
     pub fn output_size(&self) -> Option<(usize, usize)> {
-        let size = self.center_crop.or(self.resize.map(|(size, _)| size))?;
+        let size = match (self.center_crop, self.resize) {
+            (Some(size), _) | (None, Some((Sides::Fixed(size), _))) => size,
+            _ => return None,
+        };
         Some((size.height, size.width))
     }
 
@@ -225,12 +337,13 @@ impl AutoImageProcessor {
     /// `(3, height, width)`, f32, on the CPU.
     ///
     /// # Errors
-    /// `Internal` if the tensor cannot be allocated.
+    /// `Data` for an image that would become too large; `Internal` if the tensor cannot be allocated.
     pub fn preprocess(&self, image: &RgbImage) -> Result<Tensor> {
-        let mistaken = with_rows_as_channels(image);
+        let mistaken = self.class.guesses_channels.then(|| with_rows_as_channels(image)).flatten();
         let mut image = mistaken.as_ref().unwrap_or(image);
         let resized;
-        if let Some((size, resample)) = self.resize {
+        if let Some((sides, resample)) = self.resize {
+            let size = sides.of(image)?;
             resized = image.resize(size.width, size.height, resample);
             image = &resized;
         }
@@ -362,30 +475,96 @@ fn resample(json: &Map<String, Value>, default: Resampling) -> Result<Resampling
 }
 
 /// `size` or `crop_size` as written.
-enum Sides<'a> {
+#[derive(Clone, Copy)]
+enum Written<'a> {
     Fixed(Size),
-    /// By edges, which these classes do not support.
+    ShortestEdge(usize, &'a Value),
+    /// By other edges, which no class supports.
     Edges(&'a Value),
 }
 
-impl Sides<'_> {
+impl Written<'_> {
+    /// Height and width.
     fn fixed(self, key: &str) -> Result<Size> {
         match self {
             Self::Fixed(size) => Ok(size),
-            Self::Edges(value) => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("`{key}: {value}` in {FILE} lacks `height` and `width`"),
-            )),
+            Self::ShortestEdge(_, value) | Self::Edges(value) => Err(lacks(key, value)),
+        }
+    }
+
+    /// What to resize to, by the shortest edge only with `edges`.
+    fn sides(self, key: &str, edges: bool) -> Result<Sides> {
+        match self {
+            Self::ShortestEdge(edge, _) if edges => Ok(Sides::ShortestEdge(edge)),
+            other => other.fixed(key).map(Sides::Fixed),
         }
     }
 }
 
-/// Reads a size: a number is a square; a list or an object has height and width.
-fn size<'a>(json: &'a Map<String, Value>, key: &str, default: usize) -> Result<Sides<'a>> {
+fn lacks(key: &str, value: &Value) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("`{key}: {value}` in {FILE} lacks `height` and `width`"),
+    )
+}
+
+/// ConvNeXT's resizing, and the cut that belongs to it.
+fn convnext(
+    json: &Map<String, Value>,
+    size: Written<'_>,
+    default: f64,
+) -> Result<(Sides, Option<Size>)> {
+    let edge = match size {
+        Written::ShortestEdge(edge, _) => edge,
+        Written::Fixed(size) => {
+            let message = format!("`size` in {FILE} has a height of {}", size.height);
+            return Err(Error::new(ErrorKind::Unsupported, message)
+                .hint("ConvNextImageProcessor resizes by `shortest_edge`"));
+        }
+        Written::Edges(value) => return Err(lacks("size", value)),
+    };
+    let square = Size { height: edge, width: edge };
+    if edge >= CONVNEXT_WHOLE {
+        return Ok((Sides::Fixed(square), None));
+    }
+    let crop_pct = match json.get("crop_pct").filter(|value| !value.is_null()) {
+        None => default,
+        Some(value) => value
+            .as_f64()
+            .filter(|share| (0.01..=1.0).contains(share))
+            .ok_or_else(|| wrong("crop_pct", value, "a number from 0.01 to 1"))?,
+    };
+    Ok((Sides::ShortestEdge((edge as f64 / crop_pct) as usize), Some(square)))
+}
+
+impl Class {
+    fn read_size<'a>(
+        &self,
+        json: &'a Map<String, Value>,
+        key: &str,
+        default: usize,
+    ) -> Result<Written<'a>> {
+        size(json, key, default, self.edges)
+    }
+}
+
+/// Reads a size: a number is a square, or with `edges` the shortest edge; a list or an object has height and width.
+fn size<'a>(
+    json: &'a Map<String, Value>,
+    key: &str,
+    default: usize,
+    edges: bool,
+) -> Result<Written<'a>> {
     const EDGES: [&str; 4] = ["shortest_edge", "longest_edge", "max_height", "max_width"];
-    let square = |side| Sides::Fixed(Size { height: side, width: side });
+    let square = |side, value| {
+        if edges {
+            Written::ShortestEdge(side, value)
+        } else {
+            Written::Fixed(Size { height: side, width: side })
+        }
+    };
     let Some(value) = json.get(key).filter(|value| !value.is_null()) else {
-        return Ok(square(default));
+        return Ok(square(default, &Value::Null));
     };
     let expected = "a size (a number, or `height` and `width`)";
     let side = |value: &Value| {
@@ -393,22 +572,25 @@ fn size<'a>(json: &'a Map<String, Value>, key: &str, default: usize) -> Result<S
         side.filter(|side| *side > 0).map(usize::from)
     };
     let fixed = |height: &Value, width: &Value| {
-        side(height).zip(side(width)).map(|(height, width)| Sides::Fixed(Size { height, width }))
+        side(height).zip(side(width)).map(|(height, width)| Written::Fixed(Size { height, width }))
     };
     let read = match value {
-        Value::Number(_) => side(value).map(square),
+        Value::Number(_) => side(value).map(|side| square(side, value)),
         Value::Array(sides) if sides.len() >= 2 => fixed(&sides[0], &sides[1]),
         Value::Object(sides) => match (sides.get("height"), sides.get("width")) {
             (Some(height), Some(width)) if sides.len() == 2 => fixed(height, width),
+            (None, None) if sides.len() == 1 && sides.contains_key("shortest_edge") => {
+                side(&sides["shortest_edge"]).map(|edge| Written::ShortestEdge(edge, value))
+            }
             (None, None) if sides.keys().any(|key| EDGES.contains(&key.as_str())) => {
-                Some(Sides::Edges(value))
+                Some(Written::Edges(value))
             }
             _ => None,
         },
         _ => None,
     };
     match read.ok_or_else(|| wrong(key, value, expected))? {
-        Sides::Fixed(size) if size.height * size.width > limits::MODEL_IMAGE_PIXELS => {
+        Written::Fixed(size) if size.height * size.width > limits::MODEL_IMAGE_PIXELS => {
             let most = limits::MODEL_IMAGE_PIXELS;
             Err(wrong(key, value, &format!("a size of at most {most} pixels")))
         }
@@ -417,9 +599,13 @@ fn size<'a>(json: &'a Map<String, Value>, key: &str, default: usize) -> Result<S
 }
 
 /// One number per channel, or one for all.
-fn numbers(json: &Map<String, Value>, key: &str) -> Result<[f32; CHANNELS]> {
+fn numbers(
+    json: &Map<String, Value>,
+    key: &str,
+    default: [f64; CHANNELS],
+) -> Result<[f32; CHANNELS]> {
     let Some(value) = json.get(key).filter(|value| !value.is_null()) else {
-        return Ok([STANDARD as f32; CHANNELS]);
+        return Ok(default.map(|number| number as f32));
     };
     let read = match value {
         Value::Array(list) => {

@@ -67,8 +67,8 @@ pub use model_for::{
     AutoModelFor, AutoModelForBuilder, AutoModelForCausalLM, AutoModelForImageClassification,
     AutoModelForMaskedLM, AutoModelForMultipleChoice, AutoModelForNextSentencePrediction,
     AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification,
-    AutoModelForT5, AutoModelForTokenClassification, AutoModelWithLMHead, HeadClass, HeadRequest,
-    LogitsOutput, ModelWithHead, logit_rows,
+    AutoModelForT5, AutoModelForTokenClassification, AutoModelForZeroShotImageClassification,
+    AutoModelWithLMHead, HeadClass, HeadRequest, LogitsOutput, ModelWithHead, logit_rows,
 };
 pub use sentence_transformers::{
     Dense, Encoder, Head, LogitScore, MessageFormat, Module, MultiVector, Norm, PairMessages,

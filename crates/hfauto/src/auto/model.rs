@@ -193,7 +193,10 @@ pub(super) fn image_inputs(
         candle_core::bail!("the model reads text, not images");
     };
     let pixel_values = Tensor::stack(images, 0)?.to_device(device)?;
-    ModelInputs::from_pixel_values(pixel_values, image.tokens)
+    let (_, _, height, width) = pixel_values.dims4()?;
+    // The model says so itself if it does not read images of this size.
+    let tokens = image.tokens_of(height, width).unwrap_or(image.tokens);
+    ModelInputs::from_pixel_values(pixel_values, tokens)
 }
 
 /// The inputs of a model that reads text.
@@ -208,7 +211,7 @@ pub(super) fn text_inputs<'a>(
 ) -> candle_core::Result<ModelInputs> {
     let inputs = ModelInputs::new(rows, backbone.position_ids(), device)?;
     let dimensions = backbone.dimensions();
-    if !device.is_cpu() && dimensions.image.is_none() {
+    if !device.is_cpu() && dimensions.reads_text() {
         inputs.check(dimensions.vocab_size, dimensions.position_limit())?;
     }
     Ok(inputs)

@@ -255,6 +255,7 @@ impl ModelWithHead {
     /// As [`Backbone::forward`] and [`Head::forward`].
     pub fn forward(&self, inputs: &ModelInputs, want: &Want) -> candle_core::Result<LogitsOutput> {
         let want = Want {
+            pooler_output: want.pooler_output || self.head.reads() == Reads::Pooled,
             hidden_states: want.hidden_states || self.config.output_hidden_states(),
             attentions: want.attentions || self.config.output_attentions(),
             ..*want
@@ -389,6 +390,7 @@ pub trait HeadClass {
 /// | class | logits |
 /// |---|---|
 /// | `AutoModelForSequenceClassification`, `…ImageClassification` | `(rows, num_labels)` |
+/// | `AutoModelForZeroShotImageClassification` | `(rows, n)`: vectors of unit length (`image_embeds`, `text_embeds`), which [`Backbone::similarity`] compares |
 /// | `AutoModelForNextSentencePrediction` | `(rows, 2)`, the first is "is next" |
 /// | `AutoModelForMultipleChoice` | `(rows, 1)`, a row for each choice |
 /// | `AutoModelForTokenClassification` | `(total_tokens, num_labels)` |
@@ -569,6 +571,8 @@ classes! {
     AutoModelForNextSentencePrediction = NextSentencePrediction;
     /// Predicts labels for an image.
     AutoModelForImageClassification = ImageClassification;
+    /// Computes comparable vectors of texts and images.
+    AutoModelForZeroShotImageClassification = ZeroShotImageClassification;
 }
 
 /// Marks [`AutoModelForT5`].

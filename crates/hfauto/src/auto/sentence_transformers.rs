@@ -187,8 +187,14 @@ impl SentenceTransformerConfig {
         let masked = modules.first == First::MLMTransformer;
         let (config, table) = match modules.first {
             First::Transformer | First::MLMTransformer => {
-                settings.check_task(encoder, masked, logit_score.is_some())?;
-                (configured(&transformer, &settings.config_kwargs, overrides)?, Table::default())
+                let config = configured(&transformer, &settings.config_kwargs, overrides)?;
+                let own = features(&config).filter(|_| encoder == Encoder::SentenceTransformer);
+                let output = settings.output(encoder, logit_score.is_some(), own.is_some());
+                settings.check_task(encoder, masked, &output)?;
+                if let Some(own) = own {
+                    modules.modules.insert(0, own);
+                }
+                (config, Table::default())
             }
             first => Table::read(&transformer, first, encoder, overrides)?,
         };
@@ -298,11 +304,13 @@ impl SentenceTransformerConfig {
         let is_causal = config.json().get("is_causal").and_then(Value::as_bool).unwrap_or(true);
         let last = is_causal && is_causal_lm(&config);
         let mode = if last { PoolingMode::LastToken } else { PoolingMode::Mean };
+        let pooling =
+            features(&config).unwrap_or_else(|| Module::Pooling(Pooling::new([mode], true)));
         Self {
             transformer,
             config,
             encoder: None,
-            modules: vec![Module::Pooling(Pooling::new([mode], true))],
+            modules: vec![pooling],
             splade_pooling: None,
             logit_score: None,
             multi_vector: None,
@@ -355,8 +363,7 @@ impl SentenceTransformerConfig {
     /// # Errors
     /// `Model` without a Pooling module.
     pub fn require_pooling(&self) -> Result<()> {
-        let is_pooled = self.static_embedding.is_some()
-            || self.modules.iter().any(|module| matches!(module, Module::Pooling(_)));
+        let is_pooled = self.static_embedding.is_some() || self.modules.iter().any(is_pooling);
         if is_pooled {
             return Ok(());
         }
@@ -445,7 +452,7 @@ impl SentenceTransformerConfig {
             return Err(Error::new(ErrorKind::Config, message).hint("leave `pooling` out"));
         }
         let pooling = Module::Pooling(Pooling::new(modes, self.include_prompt()));
-        match self.modules.iter_mut().find(|module| matches!(module, Module::Pooling(_))) {
+        match self.modules.iter_mut().find(|module| is_pooling(module)) {
             Some(module) => *module = pooling,
             None => self.modules.insert(0, pooling),
         }
@@ -668,6 +675,18 @@ fn configured(
     let mut merged = config_kwargs.clone();
     merged.extend(overrides.clone());
     AutoConfig::from_snapshot(transformer, &merged)
+}
+
+/// The vector that the transformer itself gives for a text, if it is a model of texts and images.
+fn features(config: &AutoConfig) -> Option<Module> {
+    let dimensions = config.dimensions();
+    let image = dimensions.image.filter(|_| dimensions.reads_text())?;
+    Some(Module::Features(image.pooled_size))
+}
+
+/// Whether the module makes one vector of a text's tokens.
+fn is_pooling(module: &Module) -> bool {
+    matches!(module, Module::Pooling(_) | Module::Features(_))
 }
 
 /// Whether the checkpoint was saved from a language model, by the rule of sentence-transformers.

@@ -74,10 +74,11 @@ impl TextInput<'_> {
         Ok(max_length)
     }
 
-    /// How texts are truncated.
+    /// How texts are truncated, and padded if the model attends to padding.
     pub fn options(&self) -> EncodeOptions {
         EncodeOptions {
             max_length: self.truncation.then_some(self.max_length),
+            pad_to: self.config.family().pads_texts.then_some(self.max_length),
             ..EncodeOptions::default()
         }
     }

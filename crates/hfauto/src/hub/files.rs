@@ -40,6 +40,7 @@ const CONFIG_FILES: &[&str] = &[
     "config.json",
     "generation_config.json",
     IMAGE_CONFIG,
+    "processor_config.json",
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
@@ -237,7 +238,7 @@ struct Module {
 
 impl Module {
     fn is_transformer(&self) -> bool {
-        matches!(self.kind.as_str(), "Transformer" | "MLMTransformer")
+        matches!(self.kind.as_str(), "Transformer" | "MLMTransformer" | "CLIPModel")
     }
 
     /// Whether it is a table of embeddings or weights, which needs no `config.json`.

@@ -127,6 +127,8 @@ impl AlbertConfig {
             relative_keys: None,
             disentangled: None,
             alibi: None,
+            layer_scales: None,
+            gated: false,
             attn_implementation: self.attn_implementation,
         }
     }

@@ -294,6 +294,8 @@ impl BartConfig {
             relative_keys: None,
             disentangled: None,
             alibi: None,
+            layer_scales: None,
+            gated: false,
             attn_implementation: self.attn_implementation,
         }
     }

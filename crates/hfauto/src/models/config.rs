@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
@@ -90,6 +91,34 @@ impl<'a> Fields<'a> {
     pub fn list(&self, key: &'static str) -> Result<Option<&'a [Value]>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         value.as_array().map(|list| Some(&list[..])).ok_or_else(|| wrong(key, "a list", value))
+    }
+
+    /// The settings under `key`, which are those of a part of the model; none when it is missing.
+    ///
+    /// # Errors
+    /// `Model` when it is something else.
+    pub fn section(&self, key: &'static str) -> Result<Self> {
+        static NONE: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+        let Some(value) = self.value(key) else { return Ok(Self::new(&NONE)) };
+        value.as_object().map(Self::new).ok_or_else(|| wrong(key, "settings by name", value))
+    }
+
+    /// Sizes, one for each stage of the model.
+    ///
+    /// # Errors
+    /// `Model` for something other than numbers of at least 1, or for none.
+    pub fn sizes(&self, key: &'static str, default: &[usize]) -> Result<Vec<usize>> {
+        let Some(list) = self.list(key)? else { return Ok(default.to_vec()) };
+        let size = |value: &Value| {
+            let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
+            size.filter(|size| (1..=limits::MODEL_SIZE).contains(size))
+        };
+        let sizes: Option<Vec<usize>> = list.iter().map(size).collect();
+        sizes.filter(|sizes| (1..=limits::MODEL_LAYERS).contains(&sizes.len())).ok_or_else(|| {
+            let most = limits::MODEL_SIZE;
+            let value = Value::Array(list.to_vec());
+            wrong(key, &format!("a list of numbers from 1 to {most}"), &value)
+        })
     }
 
     /// A count: a whole number of at least 0.

@@ -237,6 +237,8 @@ impl DebertaConfig {
                 positions: positions.transpose()?,
             }),
             alibi: None,
+            layer_scales: None,
+            gated: false,
             attn_implementation: self.attn_implementation,
         })
     }
@@ -324,7 +326,7 @@ impl ConvLayer {
     ) -> Result<Self> {
         let hidden = config.hidden_size;
         Ok(Self {
-            conv: Linear::load_convolution(vb.pp("conv"), hidden, &[hidden, kernel])?,
+            conv: Linear::load_convolution(vb.pp("conv"), hidden, &[hidden, kernel], true)?,
             kernel,
             conv_act,
             layer_norm: LayerNorm::load(vb.pp("LayerNorm"), hidden, config.layer_norm_eps)?,

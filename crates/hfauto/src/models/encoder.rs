@@ -123,6 +123,10 @@ pub(super) struct EncoderLayerConfig {
     pub(super) disentangled: Option<DisentangledAttention>,
     /// Linear biases on the scores, if they are used.
     pub(super) alibi: Option<AlibiForm>,
+    /// The paths of factors by which the outputs of attention and of the feed-forward network are multiplied (LayerScale).
+    pub(super) layer_scales: Option<[&'static str; 2]>,
+    /// Whether the first layer of the feed-forward network has a gate and an up-projection in one, with biases (SwiGLU).
+    pub(super) gated: bool,
     pub(super) attn_implementation: AttnImplementation,
 }
 
@@ -252,6 +256,8 @@ struct EncoderLayer {
     cross_attention: Option<CrossAttention>,
     feed_forward: FeedForward,
     output_norm: LayerNorm,
+    /// Factors of the outputs of attention and of the feed-forward network, `(hidden_size)` each.
+    layer_scales: Option<[Tensor; 2]>,
     norm_first: bool,
     attention: AttentionOptions<'static>,
     /// The table, `(2 * positions - 1, head_dim)`, and whether it is also multiplied with the keys.
@@ -288,11 +294,18 @@ impl EncoderLayer {
             (before, cross_attention.as_ref().map_or(last, |cross| &cross.norm))
         };
         let qkv = names.qkv.load(vb, config, before_qkv.map(|norm| norm as &dyn InputNorm))?;
-        let inner = if gate.is_some() { 2 } else { 1 } * config.intermediate_size;
+        let gate_half = gate.or(config.gated.then_some(GateHalf::First));
+        let inner = if gate_half.is_some() { 2 } else { 1 } * config.intermediate_size;
         let intermediate = [(vb.pp(names.intermediate), inner)];
         let intermediate =
             Linear::load_fused(&intermediate, hidden, gate.is_none(), Some(before_intermediate))?;
         let output = linear(names.output, config.intermediate_size, hidden, true)?;
+        let layer_scales = match config.layer_scales {
+            Some([attention, output]) => {
+                Some([vb.get(hidden, attention)?, vb.get(hidden, output)?])
+            }
+            None => None,
+        };
         let (num_heads, head_dim) = (config.num_attention_heads, config.head_dim());
         let terms = config.disentangled.as_ref().map_or(1, |attention| attention.terms);
         let disentangled = config.disentangled.as_ref().and_then(|attention| {
@@ -314,8 +327,9 @@ impl EncoderLayer {
             second_attention_norm,
             qk_norms: qk_norms.transpose()?,
             cross_attention,
-            feed_forward: FeedForward::new(intermediate, *gate, config.hidden_act, output),
+            feed_forward: FeedForward::new(intermediate, gate_half, config.hidden_act, output),
             output_norm,
+            layer_scales,
             norm_first: config.norm_first,
             attention,
             distance_embedding: distance_embedding.transpose()?,
@@ -332,12 +346,16 @@ impl EncoderLayer {
         bias: Option<&Tensor>,
         output_attentions: bool,
     ) -> Result<LayerOutput> {
-        let attend =
-            |x: &Tensor| self.attend(x, inputs, caches.self_attention, bias, output_attentions);
+        let attend = |x: &Tensor| {
+            let (attended, attentions) =
+                self.attend(x, inputs, caches.self_attention, bias, output_attentions)?;
+            Ok::<_, candle_core::Error>((self.scaled(attended, 0)?, attentions))
+        };
         let cross = self.cross_attention.as_ref().zip(caches.cross_attention);
         let attend_to_encoder = |layer: &CrossAttention, x: &Tensor, keys| {
             layer.attend(x, &inputs.lengths, keys, output_attentions)
         };
+        let feed_forward = |x: &Tensor| self.scaled(self.feed_forward.forward(x)?, 1);
         let mut cross_attentions = None;
         if self.norm_first {
             let (attended, attentions) = attend(&self.attention_norm.forward(hidden_states)?)?;
@@ -379,6 +397,14 @@ impl EncoderLayer {
         recorder.attentions(output.attentions);
         recorder.cross_attentions(output.cross_attentions);
         Ok(output.hidden_states)
+    }
+
+    /// The output of a sublayer, times its LayerScale if it has one.
+    fn scaled(&self, output: Tensor, sublayer: usize) -> Result<Tensor> {
+        match &self.layer_scales {
+            Some(scales) => output.broadcast_mul(&scales[sublayer]),
+            None => Ok(output),
+        }
     }
 
     /// The options that depend only on the layer.
@@ -591,6 +617,8 @@ mod tests {
             relative_keys: None,
             disentangled: None,
             alibi: None,
+            layer_scales: None,
+            gated: false,
             attn_implementation: AttnImplementation::Eager,
         };
         let weights = ["q", "k", "v", "o", "intermediate", "output"].map(|name| {

@@ -10,7 +10,7 @@ use super::{Fields, ModelOutput};
 use crate::error::{self, cannot_load};
 use crate::nn::{
     Activation, BestOutputs, Embedding, LayerNorm, Linear, ModelInputs, Pooling, PoolingMode,
-    Precision, Ragged, VarBuilder, cast,
+    Precision, Ragged, VarBuilder, cast, normalize,
 };
 
 /// The states that a head reads.
@@ -30,6 +30,13 @@ pub enum Reads {
     LastEos,
     /// The mean of those of all tokens of each row.
     Mean,
+    /// The mean of those of all tokens of an image but the first (CLIP).
+    MeanOfPatches,
+    /// That of the first token of an image, and the mean of the others, concatenated: the layers get `(rows, 2 * hidden_size)`
+    /// (DINOv2).
+    FirstAndMeanOfPatches,
+    /// The pooled vector (`pooler_output`).
+    Pooled,
     /// Those of all tokens; the logits of a row are the mean of its tokens' logits (`late` of `EuroBERT`).
     MeanOfLogits,
     /// The setting of `config.json` under the first key that it has. The first value is the default.
@@ -68,6 +75,8 @@ pub enum Layer {
     DenseNoBias(&'static str),
     /// An activation fixed by the architecture.
     Activation(Activation),
+    /// Scales to unit length.
+    Normalize,
     /// The activation that `config.json` names under this key, with this default.
     ConfigActivation(&'static str, &'static str),
     /// The activation of a gate or of a gated unit that `config.json` names under this key, with this default.
@@ -118,6 +127,7 @@ impl Layer {
             Self::BiasedVocabulary(name, bias) => vec![name, bias],
             Self::Choice(_, _, first, second) => [first.names(), second.names()].concat(),
             Self::Activation(_)
+            | Self::Normalize
             | Self::ConfigActivation(..)
             | Self::GateActivation(..)
             | Self::ScaleUnlessUntied
@@ -197,6 +207,7 @@ pub struct HeadSizes<'a> {
 enum Loaded {
     Linear(Linear),
     Activation(Activation),
+    Normalize,
     LayerNorm(LayerNorm),
     Scale(f64),
     Divide(f64),
@@ -224,12 +235,11 @@ impl Head {
         vb: &VarBuilder<'_>,
         sizes: HeadSizes<'_>,
     ) -> error::Result<Self> {
-        let mut loader = Loader {
-            fields,
-            vb,
-            sizes,
-            width: sizes.hidden_size * if layout.reads == Reads::FirstTwo { 2 } else { 1 },
+        let states = match layout.reads {
+            Reads::FirstTwo | Reads::FirstAndMeanOfPatches => 2,
+            _ => 1,
         };
+        let mut loader = Loader { fields, vb, sizes, width: sizes.hidden_size * states };
         let layers = layout.layers.iter().filter_map(|layer| loader.load(*layer).transpose());
         let layers = layers.collect::<error::Result<_>>()?;
         let token = |key, default: Option<u32>| match default {
@@ -276,6 +286,15 @@ impl Head {
                 self.project(&Tensor::cat(&[first, second], 1)?)
             }
             Reads::Mean => self.project(&mean(inputs, states)?),
+            Reads::MeanOfPatches => self.project(&mean_of_patches(inputs, states)?),
+            Reads::FirstAndMeanOfPatches => {
+                let first = inputs.select(states, |_, _| Ok(0))?;
+                self.project(&Tensor::cat(&[first, mean_of_patches(inputs, states)?], 1)?)
+            }
+            Reads::Pooled => match &output.pooler_output {
+                Some(pooled) => self.project(pooled),
+                None => bail!("bug: the head reads `pooler_output`, which was not computed"),
+            },
             Reads::MeanOfLogits => mean(inputs, &self.project(states)?),
             Reads::Last => self.project(&inputs.select(states, |_, len| Ok(len - 1))?),
             Reads::Configured(keys, _) => bail!("bug: `{keys:?}` of a loaded head"),
@@ -341,6 +360,7 @@ fn apply(layers: &[Loaded], states: &Tensor) -> Result<Tensor> {
         x = match layer {
             Loaded::Linear(linear) => linear.forward(&x)?,
             Loaded::Activation(activation) => activation.forward(&x)?,
+            Loaded::Normalize => cast(&normalize(&x)?, x.dtype())?,
             Loaded::LayerNorm(norm) => norm.forward(&x)?,
             Loaded::Scale(factor) => (x * *factor)?,
             Loaded::Divide(divisor) => (x / *divisor)?,
@@ -382,6 +402,7 @@ impl<'a> Loader<'a> {
             }
             Layer::DenseNoBias(name) => self.linear(name, self.width, false)?,
             Layer::Activation(activation) => Loaded::Activation(activation),
+            Layer::Normalize => Loaded::Normalize,
             Layer::ConfigActivation(key, default) => {
                 Loaded::Activation(self.fields.activation(key, default)?)
             }
@@ -493,6 +514,15 @@ impl<'a> Loader<'a> {
         self.width = rows.len();
         Ok(Loaded::Linear(Linear::new(weight, bias)))
     }
+}
+
+/// The mean of the tokens of each image but the first.
+fn mean_of_patches(inputs: &ModelInputs, states: &Tensor) -> Result<Tensor> {
+    let (rows, tokens, hidden_size) = (inputs.lengths.rows(), inputs.lengths.max(), states.dim(1)?);
+    if tokens < 2 || inputs.lengths.total_tokens() != rows * tokens {
+        bail!("the head reads the patches of images of one size");
+    }
+    states.reshape((rows, tokens, hidden_size))?.narrow(1, 1, tokens - 1)?.mean(1)
 }
 
 /// The mean of the tokens of each row; zeros for a row without tokens.

@@ -150,6 +150,8 @@ impl JinaBertConfig {
             relative_keys: None,
             disentangled: None,
             alibi: Some(AlibiForm::Distance),
+            layer_scales: None,
+            gated: false,
             attn_implementation: self.attn_implementation,
         }
     }

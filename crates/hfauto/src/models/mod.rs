@@ -28,8 +28,18 @@ pub mod nomic_bert;
 pub mod jina_bert;
 pub mod jina_embeddings_v3;
 pub mod t5;
+mod patches;
+mod position_grid;
+mod text_vision;
 pub mod vit;
 pub mod deit;
+pub mod clip;
+pub mod siglip;
+pub mod dinov2;
+mod convolution;
+mod feature_maps;
+pub mod resnet;
+pub mod convnext;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +51,10 @@ pub use decoder::{Decoder, DecoderState};
 pub use heads::{Epsilon, Head, HeadLayout, HeadSizes, Layer, Reads};
 pub use seq2seq::{
     DecoderCaches, DecoderOutput, Seq2SeqBackbone, Seq2SeqLM, Seq2SeqModelOutput, ShiftedStart,
+};
+pub use text_vision::{
+    PooledToken, TextTower, TextTowerConfig, TextVisionConfig, TextVisionModel, TowerLayers,
+    VisionPooling, VisionTower, VisionTowerConfig,
 };
 
 use crate::nn::{Embedding, ModelInputs, PositionIds, Ragged};
@@ -69,11 +83,16 @@ pub struct Dimensions {
     pub max_position_embeddings: Option<usize>,
     /// Whether rows may be longer than that (rotary embeddings).
     pub extrapolates: bool,
-    /// The images that the model reads instead of text, if it does.
+    /// The images that the model reads, if it does; it reads texts, too, if it has a vocabulary.
     pub image: Option<ImageDimensions>,
 }
 
 impl Dimensions {
+    /// Whether the model reads texts.
+    pub fn reads_text(&self) -> bool {
+        self.vocab_size > 0
+    }
+
     /// The maximum length of a row; `None` if unlimited.
     pub fn position_limit(&self) -> Option<usize> {
         self.max_position_embeddings.filter(|_| !self.extrapolates)
@@ -94,8 +113,66 @@ pub struct ImageDimensions {
     pub height: usize,
     /// The number of pixel columns.
     pub width: usize,
-    /// The number of tokens per image: its patches and the special tokens.
+    /// The number of tokens of an image of this size: its patches and the special tokens.
     pub tokens: usize,
+    /// The number of tokens before the patches, for example that of the class.
+    pub special_tokens: usize,
+    /// The size of a hidden state of an image.
+    pub hidden_size: usize,
+    /// The size of the pooled vector of an image; in a model that also reads texts, those have vectors of this size, too.
+    pub pooled_size: usize,
+    /// How images of other sizes become tokens; `None` if the model reads only images of this size.
+    pub grid: Option<ImageGrid>,
+}
+
+impl ImageDimensions {
+    /// The number of tokens of an image of `height` by `width` pixels; `None` if the model does not read such images.
+    pub fn tokens_of(&self, height: usize, width: usize) -> Option<usize> {
+        match self.grid {
+            Some(grid) => {
+                let [down, across] = grid.cells(height, width);
+                (down > 0 && across > 0)
+                    .then(|| down.saturating_mul(across).saturating_add(self.special_tokens))
+            }
+            None => ((height, width) == (self.height, self.width)).then_some(self.tokens),
+        }
+    }
+}
+
+/// The cells of an image that become tokens, for a model that reads images of any size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageGrid {
+    /// The height and width of a cell in pixels.
+    pub cell: (usize, usize),
+    /// Whether the pixels that remain at the bottom and on the right make cells, too.
+    pub partial_cells: bool,
+}
+
+impl ImageGrid {
+    /// The number of cells down and across.
+    pub fn cells(self, height: usize, width: usize) -> [usize; 2] {
+        let count = |pixels: usize, cell: usize| {
+            if self.partial_cells { pixels.div_ceil(cell) } else { pixels / cell }
+        };
+        [count(height, self.cell.0), count(width, self.cell.1)]
+    }
+}
+
+/// How the vectors of a text and an image are compared: `scale · cos + bias`, then a softmax over the texts, or a sigmoid.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Similarity {
+    /// The factor of the cosine: `exp(logit_scale)`.
+    pub scale: f32,
+    /// `logit_bias`, or 0.
+    pub bias: f32,
+}
+
+impl Similarity {
+    /// The logit for two vectors of unit length (`logits_per_image` of transformers).
+    pub fn logit(&self, image: &[f32], text: &[f32]) -> f32 {
+        let cosine: f32 = image.iter().zip(text).map(|(a, b)| a * b).sum();
+        cosine * self.scale + self.bias
+    }
 }
 
 /// The requested outputs of a model, in addition to the last hidden state.
@@ -140,6 +217,11 @@ pub trait Backbone: Send + Sync {
     /// The word embeddings, `(vocab_size, hidden_size)`, for tied heads; `None` if the model reads no
     /// tokens.
     fn word_embeddings(&self) -> Option<&Embedding> {
+        None
+    }
+
+    /// How vectors of texts and images are compared, in a model that reads both; their `pooler_output` is comparable.
+    fn similarity(&self) -> Option<Similarity> {
         None
     }
 

@@ -161,6 +161,8 @@ impl MPNetConfig {
             relative_keys: None,
             disentangled: None,
             alibi: None,
+            layer_scales: None,
+            gated: false,
             attn_implementation: self.attn_implementation,
         }
     }

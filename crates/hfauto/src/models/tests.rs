@@ -4,6 +4,8 @@ mod adapters;
 mod dtypes;
 mod gguf;
 mod seq2seq;
+#[cfg(feature = "image")]
+mod vision;
 
 use std::path::{Path, PathBuf};
 

@@ -6,6 +6,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Qkv};
+use super::patches::{PatchEmbeddings, check_size, pixel_values};
 use super::{Backbone, Dimensions, Fields, ImageDimensions, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
@@ -94,10 +95,14 @@ impl ViTConfig {
         [self.image_size.0 / self.patch_size.0, self.image_size.1 / self.patch_size.1]
     }
 
+    /// The number of tokens before the patches.
+    fn special_tokens(&self) -> usize {
+        if self.distillation_token { 2 } else { 1 }
+    }
+
     /// The number of tokens per image: the patches and the special tokens.
     fn tokens(&self) -> usize {
-        let special = if self.distillation_token { 2 } else { 1 };
-        self.patches().iter().product::<usize>() + special
+        self.patches().iter().product::<usize>() + self.special_tokens()
     }
 
     /// The dimensions of inputs and outputs.
@@ -118,6 +123,10 @@ impl ViTConfig {
                 height: self.image_size.0,
                 width: self.image_size.1,
                 tokens: self.tokens(),
+                special_tokens: self.special_tokens(),
+                hidden_size: self.hidden_size,
+                pooled_size: self.pooler_output_size,
+                grid: None,
             }),
         }
     }
@@ -128,8 +137,7 @@ struct ViTEmbeddings {
     special_tokens: Tensor,
     /// `(1, tokens, hidden_size)`.
     position_embeddings: Tensor,
-    /// The convolution as a linear layer over patches: its stride equals its kernel size.
-    patch_embeddings_projection: Linear,
+    patch_embeddings: PatchEmbeddings,
     config: ViTConfig,
 }
 
@@ -141,7 +149,6 @@ impl ViTEmbeddings {
             special_tokens.push(vb.get((1, 1, hidden), "distillation_token")?);
         }
         let projection = vb.pp("patch_embeddings.projection");
-        let kernel = [config.num_channels, config.patch_size.0, config.patch_size.1];
         let special_tokens = match &special_tokens[..] {
             tokens if tokens.iter().all(Tensor::is_contiguous) => {
                 Tensor::cat(tokens, 1)?.squeeze(0)?
@@ -151,7 +158,13 @@ impl ViTEmbeddings {
         Ok(Self {
             special_tokens,
             position_embeddings: vb.get((1, config.tokens(), hidden), "position_embeddings")?,
-            patch_embeddings_projection: Linear::load_convolution(projection, hidden, &kernel)?,
+            patch_embeddings: PatchEmbeddings::load(
+                projection,
+                config.num_channels,
+                config.patch_size,
+                hidden,
+                true,
+            )?,
             config: config.clone(),
         })
     }
@@ -159,34 +172,14 @@ impl ViTEmbeddings {
     /// `(total_tokens, hidden_size)`.
     fn forward(&self, inputs: &ModelInputs) -> Result<Tensor> {
         let config = &self.config;
-        let Some(pixel_values) = &inputs.pixel_values else {
-            bail!("the model reads images: `pixel_values` are missing");
-        };
-        let (rows, channels, height, width) = pixel_values.dims4()?;
-        if (channels, (height, width)) != (config.num_channels, config.image_size) {
-            bail!(
-                "images have {channels} channels and {height} by {width} pixels; config.json says \
-                 `num_channels: {}` and `image_size` {} by {}",
-                config.num_channels,
-                config.image_size.0,
-                config.image_size.1
-            );
-        }
-        let tokens = config.tokens();
+        let pixel_values = pixel_values(inputs)?;
+        check_size(pixel_values, config.num_channels, config.image_size)?;
+        let (rows, tokens) = (pixel_values.dim(0)?, config.tokens());
         if inputs.lengths.ranges().any(|range| range.len() != tokens) {
             bail!("images have {tokens} tokens each");
         }
-        let [down, across] = config.patches();
-        let (patch_height, patch_width) = config.patch_size;
-        let patches = pixel_values
-            .to_dtype(self.position_embeddings.dtype())?
-            .narrow(2, 0, down * patch_height)?
-            .narrow(3, 0, across * patch_width)?
-            .reshape((rows, channels, down, patch_height, across, patch_width))?
-            .permute((0, 2, 4, 1, 3, 5))? // (rows, down, across, channels, patch_height, patch_width)
-            .reshape((rows * down * across, channels * patch_height * patch_width))?;
-        let patches = self.patch_embeddings_projection.forward(&patches)?;
-        let patches = patches.reshape((rows, down * across, config.hidden_size))?;
+        let patches =
+            self.patch_embeddings.forward(pixel_values, self.position_embeddings.dtype())?;
         let special = self.special_tokens.unsqueeze(0)?;
         let special = special.repeat((rows, 1, 1))?; // (rows, n, hidden_size)
         Tensor::cat(&[special, patches], 1)?
@@ -224,6 +217,8 @@ impl ViTConfig {
             relative_keys: None,
             disentangled: None,
             alibi: None,
+            layer_scales: None,
+            gated: false,
             attn_implementation: self.attn_implementation,
         }
     }

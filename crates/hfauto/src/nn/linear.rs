@@ -441,8 +441,8 @@ impl Linear {
         Ok(Some(Self::with_weight(plan.build(None)?, bias.map(to_host).transpose()?)))
     }
 
-    /// Like [`Linear::load`] with a bias, for a convolution over what `x` has side by side: `kernel` are the dimensions of the
-    /// weight after the first.
+    /// Like [`Linear::load`], for a convolution over what `x` has side by side: `kernel` are the dimensions of the weight after
+    /// the first.
     ///
     /// # Errors
     /// As [`Linear::load`].
@@ -450,8 +450,9 @@ impl Linear {
         vb: VarBuilder<'_>,
         out_features: usize,
         kernel: &[usize],
+        bias: bool,
     ) -> Result<Self> {
-        let bias = Some(vb.get(out_features, "bias")?);
+        let bias = bias.then(|| vb.get(out_features, "bias")).transpose()?;
         let shape = [&[out_features], kernel].concat();
         let in_features = kernel.iter().fold(1, |product: usize, n| product.saturating_mul(*n));
         let flat = (out_features, in_features);
@@ -879,7 +880,8 @@ mod tests {
             let conv1d = [("weight", weight.t()?.contiguous()?), ("bias", bias.clone())];
             let conv1d = Linear::load_conv1d(loaded(&conv1d, precision), 12, &[30, 10], None)?;
             let kernel = [("weight", weight.reshape((40, 3, 2, 2))?), ("bias", bias)];
-            let kernel = Linear::load_convolution(loaded(&kernel, precision), 40, &[3, 2, 2])?;
+            let kernel =
+                Linear::load_convolution(loaded(&kernel, precision), 40, &[3, 2, 2], true)?;
             let one = Linear::load(vb.pp("q"), 12, 40, true)?;
             let expected = numbers(&one.forward(&x)?)?;
             assert_eq!(numbers(&conv1d.forward(&x)?)?, expected);

@@ -1,6 +1,8 @@
 //! transformers' calls over texts, on plain Rust types: [`TextClassificationPipeline`], [`TokenClassificationPipeline`],
 //! [`QuestionAnsweringPipeline`], [`FillMaskPipeline`], [`AutoModelForCausalLM::generate`] and [`AutoModelForSeq2SeqLM::generate`].
 //!
+//! Of images: [`ImageFeatures`] and [`ImageLabels`].
+//!
 //! Results are in input order and do not depend on the other texts. Not here: the decoding loop
 //! ([`crate::generation`]), and columns of tables.
 //!
@@ -12,6 +14,8 @@ mod characters;
 mod fill_mask;
 mod generate;
 mod generation;
+mod image_features;
+mod image_labels;
 mod loaded;
 mod question_answering;
 mod reasoning;
@@ -28,6 +32,8 @@ pub use generation::{
     GeneratedText, Prompt, PromptRoom, TextGenerator, TextOf, generation_settings,
     task_specific_params,
 };
+pub use image_features::{ImageFeatures, ImagePooling};
+pub use image_labels::ImageLabels;
 pub use loaded::{PipelineBuilder, TextModel, TextPipeline};
 pub use question_answering::{
     Answer, AnswerSpan, Answers, DOC_STRIDE, Limits, MAX_SEQ_LEN, QuestionAnsweringOptions,

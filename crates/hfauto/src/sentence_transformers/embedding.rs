@@ -33,9 +33,10 @@ impl Embedding {
         rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
     ) -> Result<Tensor> {
         let inputs = model.inputs(rows).map_err(forward_failed)?;
-        let output = model.backbone().forward(&inputs, &Want::default());
+        let want = Want { pooler_output: modules.needs_pooler_output(), ..Want::default() };
+        let output = model.backbone().forward(&inputs, &want);
         output
-            .and_then(|output| modules.forward(&output.last_hidden_state, self.prompt_tokens))
+            .and_then(|output| modules.forward_output(&output, self.prompt_tokens))
             .and_then(|pooled| self.cut(&pooled))
             .map_err(forward_failed)
     }

@@ -12,7 +12,7 @@ use crate::hub::Snapshot;
 use crate::limits;
 
 /// The module types that are implemented, by the last part of their dotted path.
-const MODULE_TYPES: &str = "Transformer, StaticEmbedding, Pooling, Dense, LayerNorm, Normalize, Dropout; MLMTransformer, \
+const MODULE_TYPES: &str = "Transformer, CLIPModel, StaticEmbedding, Pooling, Dense, LayerNorm, Normalize, Dropout; MLMTransformer, \
                             SpladePooling and SparseStaticEmbedding for `sparse-encoding`; LogitScore for `rerank`; \
                             MultiVectorMask for several vectors per text";
 
@@ -92,7 +92,7 @@ impl ListedModules {
             // model2vec writes the root as a dot.
             let path = if path == "." { "" } else { path };
             match (index, class) {
-                (0, "Transformer" | "MLMTransformer") => {
+                (0, "Transformer" | "MLMTransformer" | "CLIPModel") => {
                     if class == "MLMTransformer" {
                         found.first = First::MLMTransformer;
                     }

@@ -12,6 +12,7 @@ use crate::auto::loader::{Load, Owner};
 use crate::error::{Error, ErrorKind, Result, cannot_load};
 use crate::hub::{Snapshot, Weights};
 use crate::limits;
+use crate::models::ModelOutput;
 use crate::nn::{LayerNorm, Linear, Pooling, PoolingMode, Ragged, TorchActivation, normalize};
 
 /// Keys of Pooling files before 5.4, in the order of concatenation.
@@ -36,6 +37,8 @@ const CAUSAL_LOGITS: &str = "causal_logits";
 /// A module after the transformer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Module {
+    /// The vector of this size that the transformer itself gives for a text (`get_text_features` of CLIP and SigLIP).
+    Features(usize),
     /// Pools token embeddings into one vector.
     Pooling(Pooling),
     /// A linear layer with an activation.
@@ -371,7 +374,7 @@ pub(super) fn check_widths(
     };
     for module in modules {
         let on_tokens = match module {
-            Module::Pooling(_) | Module::NormalizeTokens => true,
+            Module::Features(_) | Module::Pooling(_) | Module::NormalizeTokens => true,
             Module::Dense(dense) => dense.on_tokens,
             Module::LayerNorm(_) | Module::Normalize => false,
         };
@@ -386,6 +389,10 @@ pub(super) fn check_widths(
             ));
         }
         match module {
+            Module::Features(size) => {
+                width = *size;
+                pooled = true;
+            }
             Module::Pooling(pooling) => {
                 let (found, most) = (pooling.modes().len(), limits::MODEL_MODULES);
                 if found > most {
@@ -409,6 +416,7 @@ pub(super) fn check_widths(
 impl Module {
     fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<LoadedModule> {
         Ok(match self {
+            Self::Features(_) => LoadedModule::Features,
             Self::Pooling(pooling) => LoadedModule::Pooling(pooling.clone()),
             Self::Dense(dense) => dense.load(snapshot, device)?,
             Self::LayerNorm(norm) => norm.load(snapshot, device)?,
@@ -472,6 +480,7 @@ pub struct Head {
 
 #[derive(Clone, Debug)]
 enum LoadedModule {
+    Features,
     Pooling(Pooling),
     Dense(Box<LoadedDense>),
     LayerNorm(LayerNorm),
@@ -523,6 +532,23 @@ impl Head {
         Ok(Self { modules })
     }
 
+    /// Whether it needs the vector that the transformer itself gives, its `pooler_output`.
+    pub fn needs_pooler_output(&self) -> bool {
+        self.modules.iter().any(|module| matches!(module, LoadedModule::Features))
+    }
+
+    /// As [`Head::forward`], for a transformer's output, which has `pooler_output` if the modules need it.
+    ///
+    /// # Errors
+    /// As [`Head::forward`].
+    pub fn forward_output(
+        &self,
+        output: &ModelOutput,
+        prompt_tokens: usize,
+    ) -> candle_core::Result<Tensor> {
+        self.run(&output.last_hidden_state, output.pooler_output.as_ref(), prompt_tokens)
+    }
+
     /// Computes one embedding per row.
     ///
     /// # Shapes
@@ -536,10 +562,23 @@ impl Head {
         last_hidden_state: &Ragged,
         prompt_tokens: usize,
     ) -> candle_core::Result<Tensor> {
+        self.run(last_hidden_state, None, prompt_tokens)
+    }
+
+    fn run(
+        &self,
+        last_hidden_state: &Ragged,
+        pooler_output: Option<&Tensor>,
+        prompt_tokens: usize,
+    ) -> candle_core::Result<Tensor> {
         let mut tokens = last_hidden_state.clone();
         let mut embeddings = None;
         for module in &self.modules {
             embeddings = Some(match (module, embeddings.take()) {
+                (LoadedModule::Features, _) => match pooler_output {
+                    Some(vectors) => widened(vectors)?,
+                    None => candle_core::bail!("bug: the transformer's own vectors are missing"),
+                },
                 (LoadedModule::Pooling(pooling), _) => pooling.forward(&tokens, prompt_tokens)?,
                 (LoadedModule::Dense(dense), None) if dense.on_tokens => {
                     tokens.values = dense.forward(&widened(&tokens.values)?)?;

@@ -413,7 +413,9 @@ fn check_modules(modules: &[Module]) -> Result<()> {
     let on_tokens = |module: &Module| match module {
         Module::NormalizeTokens => true,
         Module::Dense(dense) => dense.on_tokens,
-        Module::Pooling(_) | Module::LayerNorm(_) | Module::Normalize => false,
+        Module::Pooling(_) | Module::Features(_) | Module::LayerNorm(_) | Module::Normalize => {
+            false
+        }
     };
     if modules.iter().all(on_tokens) {
         return Ok(());

@@ -51,6 +51,7 @@ static FAMILY: Family = Family {
     tie_word_embeddings: |_| Ok(false),
     tokenizer_class: None,
     tokenizer_class_is_fixed: false,
+    pads_texts: false,
     image_processor_type: None,
     special_token_ids: &[],
     auto_model_for_t5: false,

@@ -47,6 +47,17 @@ pub(super) struct TransformerSettings {
     pub(super) place: String,
 }
 
+/// The output of a model that an encoder of sentence-transformers reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadOutput {
+    task: &'static str,
+    method: &'static str,
+    output: &'static str,
+    /// The name under which the module passes it on.
+    feature: &'static str,
+    logit_score: bool,
+}
+
 impl TransformerSettings {
     /// Reads the file in the transformer's folder.
     ///
@@ -159,8 +170,38 @@ impl TransformerSettings {
         })
     }
 
-    /// Checks that the module suits this kind of encoder; `masked` means an MLMTransformer, `logit_score` a LogitScore
-    /// after it.
+    /// The output of the model that an encoder reads; `logit_score` means a LogitScore after the module, `own_vectors` a model of
+    /// texts and images.
+    pub(super) fn output(
+        &self,
+        encoder: Encoder,
+        logit_score: bool,
+        own_vectors: bool,
+    ) -> ReadOutput {
+        let forward = |task, output, feature| ReadOutput {
+            task,
+            method: "forward",
+            output,
+            feature,
+            logit_score,
+        };
+        match encoder {
+            Encoder::SentenceTransformer if own_vectors => ReadOutput {
+                method: "get_text_features",
+                ..forward("feature-extraction", "pooler_output", "sentence_embedding")
+            },
+            Encoder::SentenceTransformer | Encoder::MultiVectorEncoder => {
+                forward("feature-extraction", "last_hidden_state", "token_embeddings")
+            }
+            Encoder::CrossEncoder if logit_score => {
+                forward("text-generation", "logits", "causal_logits")
+            }
+            Encoder::CrossEncoder => forward("sequence-classification", "logits", "scores"),
+            Encoder::SparseEncoder => forward("fill-mask", "logits", "token_embeddings"),
+        }
+    }
+
+    /// Checks that the module suits this kind of encoder, which reads `reads`; `masked` means an MLMTransformer.
     ///
     /// # Errors
     /// `Unsupported` for another task, or another way of passing texts to the model.
@@ -168,22 +209,15 @@ impl TransformerSettings {
         &self,
         encoder: Encoder,
         masked: bool,
-        logit_score: bool,
+        reads: &ReadOutput,
     ) -> Result<()> {
+        let ReadOutput { task: expected, method, output, feature, logit_score, .. } = *reads;
         if let Some(expansion) = self.multi_vector.get("query_expansion").filter(|e| !e.is_null())
             && encoder != Encoder::MultiVectorEncoder
         {
             return Err(keys::not_implemented("query_expansion", expansion, &self.place)
                 .hint("only a MultiVectorEncoder scores the tokens that it adds"));
         }
-        let (expected, output, feature) = match encoder {
-            Encoder::SentenceTransformer | Encoder::MultiVectorEncoder => {
-                ("feature-extraction", "last_hidden_state", "token_embeddings")
-            }
-            Encoder::CrossEncoder if logit_score => ("text-generation", "logits", "causal_logits"),
-            Encoder::CrossEncoder => ("sequence-classification", "logits", "scores"),
-            Encoder::SparseEncoder => ("fill-mask", "logits", "token_embeddings"),
-        };
         let default = if masked { "fill-mask" } else { "feature-extraction" };
         let task = self.task.as_deref().unwrap_or(default);
         if task != expected {
@@ -203,10 +237,10 @@ impl TransformerSettings {
         let Some(modality) = &self.modality else { return Ok(()) };
         let outputs = [json!(output), json!([output])];
         let is_plain = |inputs: &Value| {
-            inputs.get("method").is_some_and(|method| method == "forward")
+            inputs.get("method").is_some_and(|found| found == method)
                 && inputs.get("method_output_name").is_some_and(|name| outputs.contains(name))
         };
-        // A modality `message` turns every text into a message.
+        // What it says about images is for other tasks. A modality `message` turns every text into a message.
         let allowed = match (modality.get("text"), modality.get("message")) {
             (text, Some(message)) => {
                 encoder == Encoder::CrossEncoder
@@ -221,7 +255,7 @@ impl TransformerSettings {
         }
         let message = if encoder == Encoder::CrossEncoder { "the same for" } else { "without" };
         Err(keys::not_implemented("modality_config", modality, &self.place).hint(format!(
-            "implemented is `{{\"text\": {{\"method\": \"forward\", \"method_output_name\": \"{output}\"}}}}`, {message} \
+            "implemented is `{{\"text\": {{\"method\": \"{method}\", \"method_output_name\": \"{output}\"}}}}`, {message} \
              `message`"
         )))
     }

@@ -3,7 +3,7 @@
 //!
 //! # Source
 //! transformers 5.24: `tokenization_llama.py`, `tokenization_gemma.py`, `tokenization_qwen2.py`, `tokenization_gpt2.py`,
-//! `tokenization_{nllb,mbart,mbart50,pegasus}.py`, and `SpmConverter.build_tokenizer_from_spm_proto` for the classes without settings of their own.
+//! `tokenization_{nllb,mbart,mbart50,pegasus,clip}.py`, and `SpmConverter.build_tokenizer_from_spm_proto` for the classes without settings of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,12 +14,13 @@ use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::replace::ReplacePattern;
-use tokenizers::normalizers::{NFC, Replace, Sequence as Normalizers};
+use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
+use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{
     DecoderWrapper, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
     Tokenizer,
@@ -107,6 +108,39 @@ pub(super) fn gpt2_steps(
     set_model(tokenizer, Alphabet::Bytes, None)?;
     let words = ByteLevel::new(options.add_prefix_space, true, true);
     set_steps(tokenizer, None, words, ByteLevel::default())
+}
+
+/// The words of CLIP: contractions, letters, single digits, other characters.
+const CLIP_WORDS: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// `CLIPTokenizer`, whose pieces at the end of a word end in `</w>`.
+pub(super) fn clip_steps(
+    tokenizer: &mut Tokenizer,
+    _: TokenizerOptions,
+    special: &SpecialTokens,
+) -> Result<()> {
+    let unk_token = special.require("unk_token")?;
+    set_model(tokenizer, Alphabet::Bytes, Some(unk_token))?;
+    let ModelWrapper::BPE(model) = tokenizer.get_model() else {
+        return Err(Error::new(ErrorKind::Internal, "the model is not BPE"));
+    };
+    let mut model = model.clone();
+    model.end_of_word_suffix = Some("</w>".to_owned());
+    tokenizer.with_model(model);
+    let (bos, eos) = (special.require("bos_token")?, special.require("eos_token")?);
+    let ids = (convert::require_id(tokenizer, bos)?, convert::require_id(tokenizer, eos)?);
+    let space = replace(ReplacePattern::Regex(r"\s+".into()), " ")?;
+    let normalizer = Normalizers::new(vec![NFC.into(), space.into(), Lowercase.into()]);
+    let words = SplitPattern::Regex(CLIP_WORDS.into());
+    let words = Split::new(words, SplitDelimiterBehavior::Removed, true).map_err(broken(FILE))?;
+    let words = PreTokenizers::new(vec![words.into(), ByteLevel::new(false, true, true).into()]);
+    set_steps(tokenizer, Some(normalizer.into()), words, ByteLevel::default())?;
+    let processing = RobertaProcessing::new((eos.into(), ids.1), (bos.into(), ids.0))
+        .add_prefix_space(false)
+        .trim_offsets(false);
+    tokenizer.with_post_processor(Some(processing));
+    Ok(())
 }
 
 /// Sets the flags of the model. Copies it only if they differ, because it may be large.

@@ -228,7 +228,7 @@ const DEBERTA_V2: TokenizerClass = TokenizerClass {
     ..PRE_TRAINED
 };
 
-static CLASSES: [TokenizerClass; 27] = [
+static CLASSES: [TokenizerClass; 29] = [
     TokenizerClass {
         name: "AlbertTokenizerFast",
         default_tokens: DefaultTokens {
@@ -367,6 +367,42 @@ static CLASSES: [TokenizerClass; 27] = [
         ..XLM_ROBERTA
     },
     GPT2,
+    TokenizerClass {
+        name: "CLIPTokenizerFast",
+        default_tokens: DefaultTokens {
+            named: &[
+                ("bos_token", "<|startoftext|>"),
+                ("eos_token", "<|endoftext|>"),
+                ("unk_token", "<|endoftext|>"),
+                ("pad_token", "<|endoftext|>"),
+            ],
+            ..DefaultTokens::NONE
+        },
+        set_steps: Some(bpe::clip_steps),
+        from_vocabulary: convert::byte_level_bpe,
+        post_processor: PostProcessor::Own,
+        ..PRE_TRAINED
+    },
+    TokenizerClass {
+        name: "SiglipTokenizer",
+        default_tokens: DefaultTokens {
+            named: &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "</s>")],
+            token_flags: |attribute, _| {
+                let known = matches!(attribute, "eos_token" | "unk_token" | "pad_token");
+                let flags = RawAddedToken { lstrip: true, rstrip: true, special: true, ..PLAIN };
+                known.then_some(flags)
+            },
+            ..DefaultTokens::NONE
+        },
+        overrides: Overrides::SpecialTokens,
+        set_steps: Some(unigram::siglip_steps),
+        from_vocabulary: unigram::siglip,
+        post_processor: PostProcessor::Template {
+            single: "$A eos_token",
+            pair: "$A eos_token $B eos_token",
+        },
+        ..PRE_TRAINED
+    },
     TokenizerClass { name: "CodeGenTokenizerFast", ..GPT2 },
     TokenizerClass {
         name: "GPTNeoXTokenizerFast",
@@ -560,6 +596,7 @@ fn has_byte_level(saved: Option<&[u8]>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::Fields;
 
     #[test]
     fn classes_are_found_by_both_names_and_families_name_them() {
@@ -569,7 +606,9 @@ mod tests {
             }
         }
         for family in &FAMILIES {
-            let reads_text = family.image_processor_type.is_none();
+            let none = Map::new();
+            let dimensions = (family.dimensions)(&Fields::new(&none)).unwrap();
+            let reads_text = dimensions.reads_text();
             assert_eq!(family.tokenizer_class.is_some(), reads_text, "{}", family.model_type);
             assert!(family.tokenizer_class.is_none_or(|name| TokenizerClass::named(name).is_ok()));
         }

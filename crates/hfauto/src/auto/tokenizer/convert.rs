@@ -195,14 +195,23 @@ pub(super) fn pieces_in_order(
     vocabulary: &mut Vocabulary<'_, '_>,
     files: &[&'static str],
 ) -> Result<Tokenizer> {
+    let (mut tokenizer, proto) = plain_pieces(vocabulary, files)?;
+    add_pieces(&mut tokenizer, &proto.pieces)?;
+    Ok(tokenizer)
+}
+
+/// As [`pieces_in_order`], but control pieces are not found in texts, unless the class has them as special tokens.
+pub(super) fn plain_pieces(
+    vocabulary: &mut Vocabulary<'_, '_>,
+    files: &[&'static str],
+) -> Result<(Tokenizer, ModelProto)> {
     let (file, proto) = read_model_proto(vocabulary, "`tokenizer.json`, ", files)?;
     let model = Unigram::from(pieces(&proto).collect(), Some(proto.unk_id), false);
     let mut tokenizer = Tokenizer::new(model.map_err(broken(file))?);
     if let Some(rules) = precompiled(file, &proto)? {
         set_normalizer(&mut tokenizer, rules)?;
     }
-    add_pieces(&mut tokenizer, &proto.pieces)?;
-    Ok(tokenizer)
+    Ok((tokenizer, proto))
 }
 
 fn pieces(proto: &ModelProto) -> impl Iterator<Item = (String, f64)> + '_ {
@@ -397,7 +406,8 @@ pub(super) fn roberta_processing(
     Ok(())
 }
 
-fn require_id(tokenizer: &Tokenizer, token: &str) -> Result<u32> {
+/// The id of a token that must be in the vocabulary.
+pub(super) fn require_id(tokenizer: &Tokenizer, token: &str) -> Result<u32> {
     tokenizer
         .token_to_id(token)
         .ok_or_else(|| Error::new(ErrorKind::Model, format!("`{token}` is not in the vocabulary")))

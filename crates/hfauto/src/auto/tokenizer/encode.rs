@@ -20,6 +20,8 @@ pub struct EncodeOptions {
     pub truncation: TruncationStrategy,
     /// The side of truncation; `None` for the tokenizer's own ([`AutoTokenizer::truncation_side`]).
     pub truncation_side: Option<Side>,
+    /// The number of tokens that [`AutoTokenizer::encode`] pads a text to (`padding="max_length"`); `None` for no padding.
+    pub pad_to: Option<usize>,
     /// Whether to add the model's special tokens (`[CLS]`, `</s>`, …).
     pub add_special_tokens: bool,
     /// Whether to return [`Encoding::offset_mapping`], which takes longer.
@@ -37,6 +39,7 @@ impl Default for EncodeOptions {
             max_length: None,
             truncation: TruncationStrategy::LongestFirst,
             truncation_side: None,
+            pad_to: None,
             add_special_tokens: true,
             return_offsets_mapping: false,
             return_special_tokens_mask: false,
@@ -100,6 +103,42 @@ impl AutoTokenizer {
     /// # Errors
     /// `Config` when `max_length` leaves no room for the special tokens, `Model` when the tokenizer fails.
     pub fn encode(&self, text: &str, options: &EncodeOptions) -> Result<Encoding> {
+        let encoding = self.encode_text(text, options)?;
+        match options.pad_to {
+            Some(length) => self.padded(encoding, length),
+            None => Ok(encoding),
+        }
+    }
+
+    /// Adds the padding token on the padding side.
+    fn padded(&self, mut encoding: Encoding, length: usize) -> Result<Encoding> {
+        let missing = length.saturating_sub(encoding.input_ids.len());
+        if missing == 0 {
+            return Ok(encoding);
+        }
+        let Some(pad) = self.pad_token_id() else {
+            return Err(Error::new(ErrorKind::Model, "the tokenizer has no `pad_token`"));
+        };
+        if self.gives_attention_mask {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the tokenizer masks the padding of texts, to which the model was trained to attend",
+            )
+            .hint("set `model_input_names: [input_ids]` in tokenizer_config.json, as the published checkpoints do"));
+        }
+        if self.padding_side() == Side::Left || encoding.offset_mapping.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "`padding_side: left` in tokenizer_config.json is not implemented for padded texts",
+            ));
+        }
+        let padded = encoding.input_ids.len() + missing;
+        encoding.input_ids.resize(padded, pad);
+        encoding.token_type_ids.resize(padded, 0);
+        Ok(encoding)
+    }
+
+    fn encode_text(&self, text: &str, options: &EncodeOptions) -> Result<Encoding> {
         let room = self.room(options.max_length, options.add_special_tokens, false)?;
         let side = options.truncation_side.unwrap_or(self.truncation_side);
         // One token more than fits shows whether the text was truncated. Words are counted from the start of the text,

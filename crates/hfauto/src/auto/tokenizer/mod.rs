@@ -88,6 +88,7 @@ pub struct AutoTokenizer {
     padding_side: Side,
     clean_up_tokenization_spaces: bool,
     gives_token_type_ids: bool,
+    gives_attention_mask: bool,
     chat_templates: ChatTemplates,
     digest: blake3::Hash,
 }
@@ -204,6 +205,7 @@ impl AutoTokenizer {
                 padding_side: Side::Right,
                 clean_up_tokenization_spaces: false,
                 gives_token_type_ids: false,
+                gives_attention_mask: true,
                 chat_templates: ChatTemplates::default(),
                 digest: files.digest(),
             })
@@ -364,7 +366,8 @@ impl AutoTokenizer {
             padding_side,
             clean_up_tokenization_spaces: clean_up
                 .unwrap_or(converted && class.clean_up_when_converted),
-            gives_token_type_ids: gives_token_type_ids(&config).unwrap_or(class.token_type_ids),
+            gives_token_type_ids: gives(&config, "token_type_ids").unwrap_or(class.token_type_ids),
+            gives_attention_mask: gives(&config, "attention_mask").unwrap_or(true),
             chat_templates,
             digest: files.digest(),
         })
@@ -569,10 +572,10 @@ fn model_max_length(config: &Map<String, Value>) -> Option<usize> {
     (1.0..=LARGE_INTEGER).contains(&length).then_some(length as usize)
 }
 
-/// Whether `model_input_names` contains `token_type_ids`; `None` if it is not set.
-fn gives_token_type_ids(config: &Map<String, Value>) -> Option<bool> {
+/// Whether `model_input_names` contains `input`; `None` if it is not set.
+fn gives(config: &Map<String, Value>, input: &str) -> Option<bool> {
     let names = config.get("model_input_names")?.as_array()?;
-    Some(names.iter().any(|name| name == "token_type_ids"))
+    Some(names.iter().any(|name| name == input))
 }
 
 /// `left` or `right` in tokenizer_config.json.

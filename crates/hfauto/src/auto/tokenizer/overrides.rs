@@ -41,6 +41,8 @@ pub(super) enum Overrides {
         tokenize_chinese_chars: bool,
     },
     PostProcessor,
+    /// Special tokens take the whitespace around them: the class strips each text between them.
+    SpecialTokens,
 }
 
 /// The options of tokenizer_config.json that affect tokens, with transformers' defaults.
@@ -116,6 +118,14 @@ impl TokenizerOptions {
                 self.apply_normalizer(tokenize_chinese_chars, tokenizer)?;
             }
             Overrides::PostProcessor => self.apply_post_processor(tokenizer),
+            Overrides::SpecialTokens => {
+                let added = tokenizer.get_added_tokens_decoder();
+                let special = added.into_values().filter(|token| token.special);
+                let tokens: Vec<_> = special.map(|token| token.lstrip(true).rstrip(true)).collect();
+                tokenizer.add_tokens(tokens).map_err(|e| {
+                    Error::new(ErrorKind::Model, "cannot set the special tokens").source(e)
+                })?;
+            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The tokenizers of encoders over unigram models: what their classes set themselves, whatever tokenizer.json has.
 //!
 //! # Source
-//! transformers 5.24: `tokenization_deberta_v2.py`, `tokenization_albert.py`.
+//! transformers 5.24: `tokenization_deberta_v2.py`, `tokenization_albert.py`, `tokenization_siglip.py`.
 
 use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{
@@ -23,6 +23,10 @@ use crate::error::{Error, ErrorKind, Result};
 
 const DEBERTA_V2_FILE: &str = "spm.model";
 const ALBERT_FILE: &str = "spiece.model";
+const SIGLIP_FILE: &str = "spiece.model";
+
+/// The characters of Python's `string.punctuation`.
+const PUNCTUATION: &str = r"[!-/:-@\[-`{-~]";
 
 /// `DebertaV2Tokenizer`.
 pub(super) fn deberta_v2_steps(
@@ -76,6 +80,36 @@ pub(super) fn albert_steps(
     let metaspace = Metaspace::new('▁', scheme, true);
     let words = PreTokenizers::new(vec![WhitespaceSplit.into(), metaspace.clone().into()]);
     bpe::set_steps(tokenizer, Some(Normalizers::new(normalizers).into()), words, metaspace)
+}
+
+/// `SiglipTokenizer`, which drops ASCII punctuation. Whitespace at the start of a text becomes a piece of its own.
+pub(super) fn siglip_steps(
+    tokenizer: &mut Tokenizer,
+    options: TokenizerOptions,
+    _: &SpecialTokens,
+) -> Result<()> {
+    check_model(tokenizer)?;
+    let pattern = |pattern: &str, content| {
+        replace(ReplacePattern::Regex(pattern.into()), content, SIGLIP_FILE)
+    };
+    let mut normalizers: Vec<NormalizerWrapper> = vec![pattern("▁", " ")?.into()];
+    if options.given_lower_case != Some(false) {
+        normalizers.push(Lowercase.into());
+    }
+    normalizers.push(pattern(PUNCTUATION, "")?.into());
+    normalizers.push(Strip::new(false, true).into());
+    normalizers.push(pattern(r"\A\s+", "▁▁")?.into());
+    normalizers.push(pattern(r"\s+", " ")?.into());
+    normalizers.extend(precompiled(tokenizer.get_normalizer()).map(Into::into));
+    normalizers.push(pattern(" {2,}", " ")?.into());
+    let words = Metaspace::new('▁', PrependScheme::First, true);
+    let normalizer = Normalizers::new(normalizers).into();
+    bpe::set_steps(tokenizer, Some(normalizer), words.clone(), words)
+}
+
+/// The vocabulary of [`siglip_steps`].
+pub(super) fn siglip(vocabulary: &mut Vocabulary<'_, '_>) -> Result<Tokenizer> {
+    Ok(convert::plain_pieces(vocabulary, &[SIGLIP_FILE])?.0)
 }
 
 /// The vocabulary of [`deberta_v2_steps`].

@@ -1,0 +1,114 @@
+//! Maps of features as tokens, one per cell, row after row: what convolutional networks share. Not here: the convolutions.
+
+use candle_core::{Result, Tensor};
+
+use super::{Dimensions, ImageDimensions, ImageGrid, ModelOutput, Recorder};
+use crate::error;
+use crate::limits;
+use crate::nn::{Lengths, PositionIds, Ragged};
+
+/// A map of features as tokens.
+///
+/// # Shapes
+/// `(rows, channels, height, width)` to `(rows * height * width, channels)`.
+///
+/// # Errors
+/// If candle cannot allocate.
+pub(super) fn to_tokens(map: &Tensor) -> Result<Tensor> {
+    let (rows, channels, height, width) = map.dims4()?;
+    map.permute((0, 2, 3, 1))?.reshape((rows * height * width, channels))
+}
+
+/// Tokens as a map of features, the reverse of [`to_tokens`].
+///
+/// # Errors
+/// If the shapes do not match or candle cannot allocate.
+pub(super) fn to_map(
+    tokens: &Tensor,
+    (rows, height, width): (usize, usize, usize),
+) -> Result<Tensor> {
+    let channels = tokens.dim(1)?;
+    tokens.reshape((rows, height, width, channels))?.permute((0, 3, 1, 2))?.contiguous()
+}
+
+/// Checks that every stage has a size and a depth.
+///
+/// # Errors
+/// `Model` if there are not as many of both, or too many layers.
+pub(super) fn check_stages(hidden_sizes: &[usize], depths: &[usize]) -> error::Result<()> {
+    let depth = depths.iter().fold(0usize, |sum, depth| sum.saturating_add(*depth));
+    if hidden_sizes.len() == depths.len() && depth <= limits::MODEL_LAYERS {
+        return Ok(());
+    }
+    Err(error::Error::new(
+        error::ErrorKind::Model,
+        format!(
+            "config.json has `hidden_sizes` for {} stages and `depths` for {}, with {depth} layers",
+            hidden_sizes.len(),
+            depths.len()
+        ),
+    ))
+}
+
+/// The dimensions of a model whose tokens are the cells of a map of features.
+pub(super) fn of_maps(
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_channels: usize,
+    image_size: usize,
+    grid: ImageGrid,
+) -> Dimensions {
+    let tokens = grid.cells(image_size, image_size).iter().product::<usize>().max(1);
+    Dimensions {
+        hidden_size,
+        num_hidden_layers,
+        num_attention_heads: 1,
+        num_key_value_heads: 1,
+        head_dim: hidden_size,
+        vocab_size: 0,
+        type_vocab_size: None,
+        position_ids: PositionIds::FromZero,
+        extrapolates: true,
+        max_position_embeddings: Some(tokens),
+        image: Some(ImageDimensions {
+            num_channels,
+            height: image_size,
+            width: image_size,
+            tokens,
+            special_tokens: 0,
+            hidden_size,
+            pooled_size: hidden_size,
+            grid: Some(grid),
+        }),
+    }
+}
+
+/// The output of a model from its maps: the last one, and with `hidden_states` one per stage.
+///
+/// # Errors
+/// If candle cannot allocate.
+pub(super) fn finish(
+    recorder: Recorder<'_>,
+    last: &Tensor,
+    maps: &[Tensor],
+    pooled: Option<Tensor>,
+) -> Result<ModelOutput> {
+    let mut output = recorder.finish(to_tokens(last)?, pooled);
+    let cells = |map: &Tensor| -> Result<Ragged> {
+        let (rows, _, height, width) = map.dims4()?;
+        let lengths = Lengths::new(std::iter::repeat_n(height * width, rows));
+        Ok(Ragged { values: to_tokens(map)?, lengths })
+    };
+    output.last_hidden_state = cells(last)?;
+    if output.hidden_states.is_some() {
+        output.hidden_states = Some(maps.iter().map(cells).collect::<Result<_>>()?);
+    }
+    // A convolution has no attentions.
+    output.attentions = output.attentions.map(|_| Vec::new());
+    Ok(output)
+}
+
+/// The mean of each map: `(rows, channels)`.
+pub(super) fn mean_of_maps(map: &Tensor) -> Result<Tensor> {
+    map.flatten_from(2)?.mean(2)
+}
