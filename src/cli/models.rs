@@ -164,10 +164,24 @@ fn runnable(snapshot: &Snapshot, revision: Option<&str>, hub: &Hub) -> Vec<Runna
     let resolved = |definition: &'static TaskDefinition| {
         let step = example(definition, &spec)?;
         let task = tasks::resolve(&step, &models).ok()?;
+        if !is_trained_for(&task.base().model.config().architectures(), task.auto_class()) {
+            return None;
+        }
         let has_head = task.base().model.has_head(task.auto_class()).unwrap_or(true);
         has_head.then_some((definition, task))
     };
     TASKS.into_iter().filter_map(resolved).collect()
+}
+
+/// Whether a checkpoint with these `architectures` was trained with the head of an Auto class. Heads of several classes may
+/// have the same tensors, so that they tell less than a name that ends with one of them.
+fn is_trained_for(architectures: &[&str], class: AutoClass) -> bool {
+    let names = |class: AutoClass| {
+        let suffix = class.name().trim_start_matches("AutoModel");
+        architectures.iter().any(|name| name.ends_with(suffix))
+    };
+    let mut heads = AutoClass::ALL.into_iter().filter(|class| *class != AutoClass::Model);
+    class == AutoClass::Model || names(class) || !heads.any(names)
 }
 
 /// The step of a task's template, with another model.

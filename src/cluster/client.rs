@@ -431,7 +431,7 @@ mod tests {
         assert_eq!(check(1, 300, 1, 1), 1);
         assert_eq!(check(4000, 300, 4000, 1), 4000);
         assert_eq!(check(4001, 300, 2001, 2), 4001);
-        assert_eq!(check(100_000, 200, 4000, 25), 100_000);
+        assert_eq!(check(50_000, 200, 3847, 13), 50_000);
         // As many as fit; at least one.
         assert!(check(100, 1 << 20, 15, 1) < 100);
         assert_eq!(check(2, 64 << 20, 1, 1), 1);

@@ -129,7 +129,7 @@ impl ImageClassificationTask {
             model: Arc::clone(&classifier.model),
             summary,
         };
-        Ok(Self { images, classifier, base, output })
+        Ok(Self { classifier, images, base, output })
     }
 }
 

@@ -455,7 +455,12 @@ fn models_says_which_tasks_a_checkpoint_runs() {
             "tasks/qwen3-rerank",
             "feature-extraction, rerank, text-generation, loglikelihood, token-count",
         ),
-        ("tasks/vit", "image-classification"),
+        (
+            "tasks/bert-nli",
+            "feature-extraction, text-classification, zero-shot-classification, token-count",
+        ),
+        ("tasks/gpt2", "feature-extraction, text-generation, loglikelihood, token-count"),
+        ("tasks/vit", "image-classification, image-feature-extraction"),
     ] {
         assert_eq!(line(name, "tasks"), tasks, "{name}");
     }
@@ -482,7 +487,7 @@ fn words_are_completed_in_a_shell() {
         let script = format!(
             "source <(\"$0\" completions bash); COMP_WORDS=(hfauto-pipe {words}); \
              COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
-             _hfauto-pipe hfauto-pipe \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; \
+             $(complete -p hfauto-pipe | grep -o '_hfauto[^ ]*') hfauto-pipe \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; \
              echo \"${{COMPREPLY[*]}}\""
         );
         let program = env!("CARGO_BIN_EXE_hfauto-pipe");

@@ -49,7 +49,8 @@ impl Case {
         for task in std::fs::read_dir(root).unwrap() {
             let dir = task.unwrap().path();
             let task = dir.file_name().unwrap().to_string_lossy().into_owned();
-            let is_model = dir.join("config.json").is_file();
+            let is_model =
+                ["config.json", "modules.json"].iter().any(|file| dir.join(file).is_file());
             if is_model || ELSEWHERE.contains(&task.as_str()) {
                 continue;
             }

@@ -228,7 +228,7 @@ fn scales_and_minimums(bytes: &[u8]) -> [(f32, f32); 8] {
             (bytes[group] & 63, bytes[group + 4] & 63)
         } else {
             let last = bytes[group + 4];
-            (last & 15 | bytes[group - 4] >> 2 & 48, last >> 4 | bytes[group] >> 2 & 48)
+            (last & 0xf | bytes[group - 4] >> 2 & 0x30, last >> 4 | bytes[group] >> 2 & 0x30)
         };
         (f32::from(scale), f32::from(minimum))
     })

@@ -104,7 +104,7 @@ impl AutoConfig {
         )
         .hint(format!(
             "use `f32` or `bf16`; every model_type supports `int8`, except {}",
-            without.join(" and ")
+            without.join(", ")
         )))
     }
 }

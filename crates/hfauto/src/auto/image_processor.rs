@@ -319,9 +319,10 @@ impl AutoImageProcessor {
     /// The height and width of the output of [`preprocess`](Self::preprocess); `None` if they are those of
     /// the image.
     pub fn output_size(&self) -> Option<(usize, usize)> {
-        let size = match (self.center_crop, self.resize) {
-            (Some(size), _) | (None, Some((Sides::Fixed(size), _))) => size,
-            _ => return None,
+        let ((Some(size), _) | (None, Some((Sides::Fixed(size), _)))) =
+            (self.center_crop, self.resize)
+        else {
+            return None;
         };
         Some((size.height, size.width))
     }

@@ -16,7 +16,7 @@ use super::model::{check_kind, image_inputs, text_inputs};
 use super::tokenizer::AutoTokenizer;
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result, forward_failed};
-use crate::hub::{Snapshot, Weights};
+use crate::hub::Snapshot;
 use crate::models::{Backbone, Decoder, Fields, Head, HeadSizes, ModelOutput, Reads, Want};
 use crate::nn::{ModelInputs, VarBuilder, logits_to_host};
 
@@ -258,7 +258,6 @@ impl ModelWithHead {
             pooler_output: want.pooler_output || self.head.reads() == Reads::Pooled,
             hidden_states: want.hidden_states || self.config.output_hidden_states(),
             attentions: want.attentions || self.config.output_attentions(),
-            ..*want
         };
         check_kind(&*self.backbone, inputs)?;
         let model = self.backbone.forward(inputs, &want)?;

@@ -13,6 +13,7 @@ mod listed;
 mod messages;
 mod modules;
 mod multi_vector;
+mod prompts;
 mod sparse_static;
 mod static_embedding;
 mod transformer;
@@ -32,6 +33,7 @@ pub use modules::{
     Dense, Head, LogitScore, Module, Norm, SpladeActivation, SpladePooling, SpladeStrategy,
 };
 pub use multi_vector::{MultiVector, QueryExpansion, TextRole};
+use prompts::named_prompts;
 pub use sparse_static::SparseStatic;
 pub use static_embedding::{StaticEmbedding, StaticTokens};
 use transformer::TransformerSettings;
@@ -178,19 +180,14 @@ impl SentenceTransformerConfig {
             First::StaticEmbedding | First::SparseStaticEmbedding => TransformerSettings::default(),
         };
         let logit_score = modules.logit_score.take();
-        if logit_score.is_some() && encoder != Encoder::CrossEncoder {
-            let class = encoder.name();
-            let message = format!("modules.json has a LogitScore, which a {class} cannot have");
-            return Err(Error::new(ErrorKind::Model, message)
-                .hint(format!("a reranker has `model_type: CrossEncoder` in {MODEL_FILE}")));
-        }
-        let masked = modules.first == First::MLMTransformer;
+        listed::check_logit_score(logit_score.is_some(), encoder)?;
         let (config, table) = match modules.first {
             First::Transformer | First::MLMTransformer => {
                 let config = configured(&transformer, &settings.config_kwargs, overrides)?;
                 let own = features(&config).filter(|_| encoder == Encoder::SentenceTransformer);
-                let output = settings.output(encoder, logit_score.is_some(), own.is_some());
-                settings.check_task(encoder, masked, &output)?;
+                let output =
+                    TransformerSettings::output(encoder, logit_score.is_some(), own.is_some());
+                settings.check_task(encoder, modules.first == First::MLMTransformer, &output)?;
                 if let Some(own) = own {
                     modules.modules.insert(0, own);
                 }
@@ -221,10 +218,7 @@ impl SentenceTransformerConfig {
             multi_vector,
             static_embedding: table.embedding,
             sparse_static: table.sparse,
-            pair_messages: match encoder {
-                Encoder::CrossEncoder => settings.pair_messages(),
-                _ => PairMessages::default(),
-            },
+            pair_messages: settings.pair_messages(encoder),
             prompts,
             default_prompt_name: text("default_prompt_name")?,
             similarity_fn_name: text("similarity_fn_name")?,
@@ -692,30 +686,6 @@ fn is_pooling(module: &Module) -> bool {
 /// Whether the checkpoint was saved from a language model, by the rule of sentence-transformers.
 fn is_causal_lm(config: &AutoConfig) -> bool {
     config.architectures().first().is_some_and(|name| name.ends_with("ForCausalLM"))
-}
-
-fn named_prompts(json: &Map<String, Value>) -> Result<Vec<(String, String)>> {
-    let prompts = match json.get("prompts") {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Object(prompts)) => prompts,
-        Some(_) => {
-            return Err(Error::new(
-                ErrorKind::Model,
-                format!("`prompts` in {MODEL_FILE} is not a map"),
-            ));
-        }
-    };
-    prompts
-        .iter()
-        .map(|(name, prompt)| match prompt {
-            Value::String(prompt) => Ok((name.clone(), prompt.clone())),
-            Value::Null => Ok((name.clone(), String::new())),
-            _ => Err(Error::new(
-                ErrorKind::Model,
-                format!("prompt `{name}` in {MODEL_FILE} is not a string"),
-            )),
-        })
-        .collect()
 }
 
 #[cfg(test)]

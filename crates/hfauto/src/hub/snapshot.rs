@@ -86,7 +86,7 @@ impl Snapshot {
     pub fn local_adapter(dir: &Path) -> Result<Self> {
         let name = dir.display().to_string();
         if !dir.join(ADAPTER_CONFIG).is_file() {
-            let message = format!("`{name}` is not an adapter: it has no {}", ADAPTER_CONFIG);
+            let message = format!("`{name}` is not an adapter: it has no {ADAPTER_CONFIG}");
             return Err(Error::new(ErrorKind::Hub, message)
                 .hint("an adapter is a directory that `save_pretrained` of peft writes"));
         }

@@ -365,7 +365,7 @@ impl EncoderLayer {
                     attend_to_encoder(layer, &layer.norm.forward(&attended)?, keys)?;
                 (attended, cross_attentions) = (add(&output, &attended)?, of_encoder);
             }
-            let output = self.feed_forward.forward(&self.output_norm.forward(&attended)?)?;
+            let output = feed_forward(&self.output_norm.forward(&attended)?)?;
             let hidden_states = add(&output, &attended)?;
             return Ok(LayerOutput { hidden_states, attentions, cross_attentions });
         }
@@ -379,7 +379,7 @@ impl EncoderLayer {
             cross_attentions = of_encoder;
             attended = layer.norm.forward_residual(&output, &attended)?;
         }
-        let output = self.feed_forward.forward(&attended)?;
+        let output = feed_forward(&attended)?;
         let hidden_states = self.output_norm.forward_residual(&output, &attended)?;
         Ok(LayerOutput { hidden_states, attentions, cross_attentions })
     }

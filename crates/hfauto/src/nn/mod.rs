@@ -13,6 +13,7 @@ mod alibi;
 mod attention;
 mod attention_mask;
 mod attention_options;
+mod best_outputs;
 mod kv_cache;
 mod lengths;
 mod embedding;

@@ -172,7 +172,7 @@ fn a_static_embedding_is_no_transformer_and_a_transformer_no_table() {
     let (transformer, config) = (config.transformer, config.config);
     let error = crate::auto::AutoModel::load_snapshot(&transformer, config, None, &Device::Cpu);
     assert!(error.unwrap_err().to_string().contains("no transformer"));
-    let error = super::SentenceTransformer::from_pretrained(dir.to_str().unwrap()).unwrap_err();
+    let error = SentenceTransformer::from_pretrained(dir.to_str().unwrap()).unwrap_err();
     assert!(error.remedy().is_some_and(|hint| hint.contains("StaticModel")), "{error}");
     let bert = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/bert");
     let error = StaticModel::from_pretrained(bert.to_str().unwrap()).unwrap_err();
@@ -251,9 +251,11 @@ fn embedders_equal_sentence_transformers_with_prompts_and_tasks() {
             let options = &case["options"];
             let model = embedder(&dir, options.get("default_task")).unwrap();
             assert_eq!(model.model().report().unused, [""; 0], "{name}");
-            let mut settings = EmbedOptions::default();
-            settings.prompt_name = options["prompt_name"].as_str().map(str::to_owned);
-            settings.truncate_dim = options["truncate_dim"].as_u64().map(|n| n as usize);
+            let settings = EmbedOptions {
+                prompt_name: options["prompt_name"].as_str().map(str::to_owned),
+                truncate_dim: options["truncate_dim"].as_u64().map(|n| n as usize),
+                ..EmbedOptions::default()
+            };
             let expected: Vec<Vec<f32>> = serde_json::from_value(case["vectors"].clone()).unwrap();
             let what = format!("{name} {options}");
             let found = model.encode_with(&rows, &settings).unwrap();

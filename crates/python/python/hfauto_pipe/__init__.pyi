@@ -1791,6 +1791,177 @@ def classify_image(
     ...
 
 @overload
+def zero_shot_image(
+    data: Sequence[str | None],
+    /,
+    column: str | None = None,
+    *,
+    model: str | Mapping[str, Any] | None = None,
+    output: str = 'labels',
+    max_length: int | None = None,
+    truncation: bool | None = None,
+    auto_class: str | None = None,
+    allow_new_head: bool | None = None,
+    outputs: Sequence[Literal['last_hidden_state', 'pooler_output', 'hidden_states', 'attentions', 'logits']] | None = None,
+    candidate_labels: str | Sequence[str],
+    hypothesis_template: str | None = None,
+    offline: bool = False,
+    progress: bool | None = None,
+) -> Array:
+    """Classifies images by the pipeline's candidate labels.
+
+    The scores of the labels in the option candidate_labels for an image, highest first: List<Struct<label, score>>.
+
+    Parameters
+    ----------
+    data : table or column
+        A table; or a column of `image`, also as a list, for which the result is a column.
+    column : str | None
+        The column to read. Default: `image`, or the only text column.
+    model : str | Mapping[str, Any] | None
+        A hub id, a directory, or a dict with `repo` and the other keys of a model in a pipeline file,
+        such as `revision` and `dtype`. Default: `openai/clip-vit-base-patch32`.
+    output : str
+        The name of the new column of a table.
+    max_length : int | None
+        The maximum number of tokens per row, special tokens included. Default: the model's maximum.
+    truncation : bool | None
+        Whether to truncate longer rows. Default: true for tasks that read, false for tasks that
+        generate. With `false`, a longer row is an error.
+    auto_class : str | None
+        The Auto class to load the model with, such as `AutoModelForSeq2SeqLM`. Default: the task's.
+    allow_new_head : bool | None
+        Whether to accept a checkpoint that lacks the task's head and to initialize the head with random
+        weights. Default: false.
+    outputs : Sequence[Literal['last_hidden_state', 'pooler_output', 'hidden_states', 'attentions', 'logits']] | None
+        The model outputs to store.
+    candidate_labels : str | Sequence[str]
+        The candidate labels.
+    hypothesis_template : str | None
+        The text for a label, which replaces `{}`. Default: `This is a photo of {}.`
+    offline : bool
+        Use only local files and the cache, as HF_HUB_OFFLINE=1 does.
+    progress : bool | None
+        Show progress. Default: in terminals and notebooks.
+
+    Returns
+    -------
+    Table or Array
+        The table with one more column; for a column, the new column alone.
+
+    Raises
+    ------
+    Error
+        With the text, the kind and the exit code of the program.
+    """
+
+@overload
+def zero_shot_image(
+    data: ArrowStreamExportable | ArrowArrayExportable,
+    /,
+    column: str | None = None,
+    *,
+    model: str | Mapping[str, Any] | None = None,
+    output: str = 'labels',
+    max_length: int | None = None,
+    truncation: bool | None = None,
+    auto_class: str | None = None,
+    allow_new_head: bool | None = None,
+    outputs: Sequence[Literal['last_hidden_state', 'pooler_output', 'hidden_states', 'attentions', 'logits']] | None = None,
+    candidate_labels: str | Sequence[str],
+    hypothesis_template: str | None = None,
+    offline: bool = False,
+    progress: bool | None = None,
+) -> Any:
+    ...
+
+@overload
+def embed_image(
+    data: Sequence[str | None],
+    /,
+    column: str | None = None,
+    *,
+    model: str | Mapping[str, Any] | None = None,
+    output: str = 'embedding',
+    max_length: int | None = None,
+    truncation: bool | None = None,
+    auto_class: str | None = None,
+    allow_new_head: bool | None = None,
+    outputs: Sequence[Literal['last_hidden_state', 'pooler_output', 'hidden_states', 'attentions', 'logits']] | None = None,
+    pooling: Literal['cls', 'mean', 'pooler'] | None = None,
+    normalize: bool | None = None,
+    offline: bool = False,
+    progress: bool | None = None,
+) -> Array:
+    """Computes embeddings of images.
+
+    The embedding of an image, given as a path or as bytes: FixedSizeList<Float32>.
+
+    Parameters
+    ----------
+    data : table or column
+        A table; or a column of `image`, also as a list, for which the result is a column.
+    column : str | None
+        The column to read. Default: `image`, or the only text column.
+    model : str | Mapping[str, Any] | None
+        A hub id, a directory, or a dict with `repo` and the other keys of a model in a pipeline file,
+        such as `revision` and `dtype`. Default: `openai/clip-vit-base-patch32`.
+    output : str
+        The name of the new column of a table.
+    max_length : int | None
+        The maximum number of tokens per row, special tokens included. Default: the model's maximum.
+    truncation : bool | None
+        Whether to truncate longer rows. Default: true for tasks that read, false for tasks that
+        generate. With `false`, a longer row is an error.
+    auto_class : str | None
+        The Auto class to load the model with, such as `AutoModelForSeq2SeqLM`. Default: the task's.
+    allow_new_head : bool | None
+        Whether to accept a checkpoint that lacks the task's head and to initialize the head with random
+        weights. Default: false.
+    outputs : Sequence[Literal['last_hidden_state', 'pooler_output', 'hidden_states', 'attentions', 'logits']] | None
+        The model outputs to store.
+    pooling : Literal['cls', 'mean', 'pooler'] | None
+        How to pool the tokens of an image into one vector. Default: `pooler` for a model of texts and
+        images, else `mean`.
+    normalize : bool | None
+        Whether to scale vectors to unit length. Default: as in the model's `modules.json`, else false.
+    offline : bool
+        Use only local files and the cache, as HF_HUB_OFFLINE=1 does.
+    progress : bool | None
+        Show progress. Default: in terminals and notebooks.
+
+    Returns
+    -------
+    Table or Array
+        The table with one more column; for a column, the new column alone.
+
+    Raises
+    ------
+    Error
+        With the text, the kind and the exit code of the program.
+    """
+
+@overload
+def embed_image(
+    data: ArrowStreamExportable | ArrowArrayExportable,
+    /,
+    column: str | None = None,
+    *,
+    model: str | Mapping[str, Any] | None = None,
+    output: str = 'embedding',
+    max_length: int | None = None,
+    truncation: bool | None = None,
+    auto_class: str | None = None,
+    allow_new_head: bool | None = None,
+    outputs: Sequence[Literal['last_hidden_state', 'pooler_output', 'hidden_states', 'attentions', 'logits']] | None = None,
+    pooling: Literal['cls', 'mean', 'pooler'] | None = None,
+    normalize: bool | None = None,
+    offline: bool = False,
+    progress: bool | None = None,
+) -> Any:
+    ...
+
+@overload
 def token_count(
     data: Sequence[str | None],
     /,

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::keys::{self, File};
 use super::modules::{self, Module, SpladePooling};
 use super::multi_vector::Mask;
+use super::{Encoder, MODEL_FILE};
 use crate::auto::families::FAMILIES;
 use crate::auto::family::Family;
 use crate::error::{Error, ErrorKind, Result};
@@ -141,6 +142,20 @@ impl ListedModules {
         }
         Ok(found)
     }
+}
+
+/// Checks that only a cross-encoder has a LogitScore.
+///
+/// # Errors
+/// `Model` if another encoder has one.
+pub(super) fn check_logit_score(is_there: bool, encoder: Encoder) -> Result<()> {
+    if !is_there || encoder == Encoder::CrossEncoder {
+        return Ok(());
+    }
+    let class = encoder.name();
+    let message = format!("modules.json has a LogitScore, which a {class} cannot have");
+    Err(Error::new(ErrorKind::Model, message)
+        .hint(format!("a reranker has `model_type: CrossEncoder` in {MODEL_FILE}")))
 }
 
 /// Checks that a first module of remote code, if there is one, is that of `family`.

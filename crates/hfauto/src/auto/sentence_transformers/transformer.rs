@@ -172,12 +172,7 @@ impl TransformerSettings {
 
     /// The output of the model that an encoder reads; `logit_score` means a LogitScore after the module, `own_vectors` a model of
     /// texts and images.
-    pub(super) fn output(
-        &self,
-        encoder: Encoder,
-        logit_score: bool,
-        own_vectors: bool,
-    ) -> ReadOutput {
+    pub(super) fn output(encoder: Encoder, logit_score: bool, own_vectors: bool) -> ReadOutput {
         let forward = |task, output, feature| ReadOutput {
             task,
             method: "forward",
@@ -260,8 +255,11 @@ impl TransformerSettings {
         )))
     }
 
-    /// How a cross-encoder passes a pair to the model.
-    pub(super) fn pair_messages(&self) -> PairMessages {
+    /// How a cross-encoder passes a pair to the model; no other encoder does.
+    pub(super) fn pair_messages(&self, encoder: Encoder) -> PairMessages {
+        if encoder != Encoder::CrossEncoder {
+            return PairMessages::default();
+        }
         let messages = self.chat_template.clone();
         match self.modality.as_ref().map(|modality| modality.get("message")) {
             None => messages,

@@ -39,11 +39,6 @@ impl<'a> Keys<'a> {
         self.architecture
     }
 
-    /// The header.
-    pub(super) fn header(&self) -> &'a Header {
-        self.header
-    }
-
     fn wrong(&self, key: &str, what: &str) -> Fault {
         Fault::new(format!("has `{}.{key}`, which is not {what}", self.architecture))
     }

@@ -256,7 +256,10 @@ fn check_similarity(
     let similarity = model.backbone().similarity().unwrap();
     let vectors = |inputs: &ModelInputs| {
         let (_, logits) = model.run(inputs, &Want::default());
-        logits.unwrap().to_vec2::<f32>().unwrap()
+        let logits = logits.unwrap();
+        let width = logits.dim(1).unwrap();
+        let all = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        all.chunks_exact(width).map(<[f32]>::to_vec).collect::<Vec<_>>()
     };
     let (images, texts) = (vectors(&model.images(images)), vectors(&model.texts(texts)));
     for (i, image) in images.iter().enumerate() {

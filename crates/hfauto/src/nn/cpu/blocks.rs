@@ -114,7 +114,7 @@ impl BlockWeight {
 
     /// Widens the panel that begins with the output `first`. Outputs beyond the last one are 0.
     fn fill(&self, first: usize, panel: &mut [f32]) {
-        let mut numbers = [0.0; PANEL * STRIDE];
+        let mut numbers = vec![0.0; PANEL * STRIDE];
         let rows: [_; PANEL] = std::array::from_fn(|place| self.row(first + place));
         // Formats without blocks may have any number of columns, the others a multiple of their block.
         for start in (0..self.in_features).step_by(COLUMNS) {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     impl Stored {
-        fn new(format: BlockFormat, rows: usize, columns: usize) -> Box<dyn Rows> {
+        fn boxed(format: BlockFormat, rows: usize, columns: usize) -> Box<dyn Rows> {
             let mut random = blake3::Hasher::new().update(format.name().as_bytes()).finalize_xof();
             let mut blocks = vec![0; rows * format.bytes_of(columns).unwrap()];
             random.fill(&mut blocks);
@@ -204,7 +204,7 @@ mod tests {
         let wide = [Q2K, Q3K, Q4K, Q5K, Q6K, F16];
         for (formats, columns) in [(&narrow[..], 288), (&wide[..], 512)] {
             let matrices: Vec<_> =
-                formats.iter().map(|format| Stored::new(*format, 13, columns)).collect();
+                formats.iter().map(|format| Stored::boxed(*format, 13, columns)).collect();
             let blocks = BlockWeight::new(columns, &matrices)?;
             let shape = (13 * formats.len(), columns);
             assert_eq!(blocks.shape(), shape);
