@@ -212,7 +212,7 @@ pub(super) const CLIP: Family = Family {
     dimensions: |fields| Ok(clip_config(fields)?.dimensions()),
     auto_model: |fields, vb| text_vision(&clip_config(fields)?, &vb),
     heads: &heads::CLIP,
-    // What the classifier of images does not load.
+    // The image classifier loads only the vision tower.
     keys_to_ignore_on_load_unexpected: &[
         "text_model.",
         "text_projection.",

@@ -141,7 +141,7 @@ struct Size {
     width: usize,
 }
 
-/// What an image is resized to.
+/// The target size of a resize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sides {
     Fixed(Size),
@@ -493,7 +493,7 @@ impl Written<'_> {
         }
     }
 
-    /// What to resize to, by the shortest edge only with `edges`.
+    /// The target size of a resize. A shortest edge is accepted only with `edges`.
     fn sides(self, key: &str, edges: bool) -> Result<Sides> {
         match self {
             Self::ShortestEdge(edge, _) if edges => Ok(Sides::ShortestEdge(edge)),

@@ -109,7 +109,7 @@ impl BeamSearch {
                 let rows = beams.map(|(i, beam)| {
                     let mut row = outputs[i.min(outputs.len() - 1)].clone().log_softmax();
                     processors.process_candidates(&beam.ids, &mut row);
-                    // Of equal scores, the first token wins, as above.
+                    // By token id, so that ties are broken as among all scores.
                     row.sort_unstable_by_key(|(token, _)| *token);
                     (beam.score, row.into_iter())
                 });

@@ -235,7 +235,7 @@ impl TransformerSettings {
             inputs.get("method").is_some_and(|found| found == method)
                 && inputs.get("method_output_name").is_some_and(|name| outputs.contains(name))
         };
-        // What it says about images is for other tasks. A modality `message` turns every text into a message.
+        // Entries for images belong to other tasks. The modality `message` turns every text into a message.
         let allowed = match (modality.get("text"), modality.get("message")) {
             (text, Some(message)) => {
                 encoder == Encoder::CrossEncoder

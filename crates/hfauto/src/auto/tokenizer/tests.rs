@@ -298,7 +298,7 @@ fn deberta_and_albert_need_their_sentencepiece_model_only() {
     check_variants("spm-tokenizers", 9);
 }
 
-/// Compares the variants of a golden folder, of which there are at least `least`.
+/// Compares the variants of a golden folder, and requires at least `least` of them.
 fn check_variants(folder: &str, least: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(folder);
     let golden = fs::read_to_string(root.join("golden.json")).unwrap();
