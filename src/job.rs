@@ -42,8 +42,8 @@ use tracing::Instrument;
 use crate::config::pipeline::{FileFormat, OnErrorRows, Pipeline, Step, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{
-    BatchSettings, EarlierResults, ModelNode, ModelStep, RowErrors, RowErrorsNode, StepMetrics,
-    WorkerPool, encode, invalid_text,
+    BatchSettings, EarlierResults, ExplodeNode, ModelNode, ModelStep, RowErrors, RowErrorsNode,
+    StepMetrics, WorkerPool, encode, invalid_text,
 };
 use crate::guard::guarded_query;
 use crate::hub::Hub;
@@ -224,8 +224,11 @@ impl Job {
         if !read.is_empty() || source.marked.as_ref().is_some_and(fails) {
             dataframe = build(Some(&read)).await?;
         }
-        let is_sql = |step: &Step| matches!(step.kind, StepKind::Sql(_));
-        let mut total_rows = source.rows.filter(|_| !pipeline.steps.iter().any(is_sql));
+        let changes_rows = |step: &Step| match &step.kind {
+            StepKind::Sql(_) => true,
+            StepKind::Task(step) => step.options.items().is_some(),
+        };
+        let mut total_rows = source.rows.filter(|_| !pipeline.steps.iter().any(changes_rows));
         if let Some(limit) = options.limit {
             total_rows = total_rows.map(|rows| rows.min(limit as u64));
         }
@@ -413,7 +416,10 @@ impl Steps<'_> {
                     let task = tokio::task::block_in_place(|| tasks::resolve(config, &self.models))
                         .map_err(|e| e.at(&place))?;
                     let output = task.field().name().clone();
-                    check_columns(&*task, &dataframe, &output).map_err(|e| e.at(&place))?;
+                    check_columns(&*task, &dataframe, &config.columns())
+                        .map_err(|e| e.at(&place))?;
+                    let inputs: Vec<String> =
+                        task.inputs().into_iter().map(str::to_owned).collect();
                     let on_error = &self.pipeline.on_error;
                     let row_errors = match on_error.rows {
                         OnErrorRows::Fail => RowErrors::Fail,
@@ -430,6 +436,11 @@ impl Steps<'_> {
                             .map_err(|e| plan_error(e, &on_error.location))?
                             .into_plan();
                         has_row_errors = true;
+                    }
+                    if config.options.items().is_some() {
+                        plan = ExplodeNode::try_new(plan, &output, inputs, config.columns())
+                            .map_err(|e| plan_error(e, &place))?
+                            .into_plan();
                     }
                     DataFrame::new(state, plan)
                 }
@@ -595,8 +606,8 @@ async fn sql_step(
     sql::query(context, query, select_only).await
 }
 
-/// Checks the types of the columns that a step reads, and the name of the one that it adds.
-fn check_columns(task: &dyn Task, dataframe: &DataFrame, output: &str) -> Result<()> {
+/// Checks the types of the columns that a step reads, and the names of those that it adds.
+fn check_columns(task: &dyn Task, dataframe: &DataFrame, outputs: &[String]) -> Result<()> {
     let schema = dataframe.schema();
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let mut types = Vec::new();
@@ -608,7 +619,7 @@ fn check_columns(task: &dyn Task, dataframe: &DataFrame, output: &str) -> Result
             .ok_or_else(|| source::missing_column("the rows have no column", input, &names))?;
         types.push(field.data_type());
     }
-    if names.contains(&output) {
+    if let Some(output) = outputs.iter().find(|output| names.contains(&output.as_str())) {
         return Err(Error::new(ErrorKind::Config, format!("column `{output}` already exists"))
             .hint("choose another `output`"));
     }

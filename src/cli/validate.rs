@@ -83,11 +83,11 @@ impl ValidateArgs {
     }
 
     fn check_step(&self, step: &Step, pipeline: &Pipeline, offline: bool) -> Result<()> {
-        let task = match &step.kind {
+        let config = match &step.kind {
             StepKind::Sql(query) => return source::check_query(query),
-            StepKind::Task(task) => task,
+            StepKind::Task(config) => config,
         };
-        let repo = &task.model.repo;
+        let repo = &config.model.repo;
         let is_directory = Path::new(repo).is_absolute();
         if is_directory && !Path::new(repo).exists() {
             let message = format!("model directory `{repo}` does not exist");
@@ -96,10 +96,11 @@ impl ValidateArgs {
         // Small files are always read from a directory, but from a hub only if they may be fetched.
         if is_directory || self.fetch {
             let hub = super::hub(offline || !self.fetch);
-            let task = tasks::resolve(task, &Models::new(Arc::new(hub)))?;
+            let task = tasks::resolve(config, &Models::new(Arc::new(hub)))?;
             let is_sql = |step: &Step| matches!(step.kind, StepKind::Sql(_));
-            // A `sql` step may leave the column out.
-            if !pipeline.steps.iter().any(is_sql) {
+            let has_items = config.options.items().is_some();
+            // A `sql` step may leave the column out; items of a list become columns of texts and numbers.
+            if !has_items && !pipeline.steps.iter().any(is_sql) {
                 Sink::check_column(&pipeline.sink, task.field())?;
             }
         }

@@ -26,6 +26,9 @@
 //! A window shares results with earlier windows, and with other nodes that make the same call (`results`). Within a
 //! memory bound, a query computes each text once.
 //!
+//! A step that divides texts gives a list; an `Explode` node after it (`explode`) makes a row of each item. It comes after the
+//! node for failed rows, which thus still sees input rows.
+//!
 //! With `run.reuse`, a step looks up each row by its inputs before it tokenizes it (`reuse`). Rows with a result of an earlier
 //! run are null rows of their window; their results are put in when the window is assembled.
 //!
@@ -37,6 +40,7 @@
 
 mod blocking;
 mod emit;
+mod explode;
 mod gather;
 pub(crate) mod invalid_text;
 mod metrics;
@@ -52,6 +56,7 @@ mod unit_results;
 mod window;
 mod workers;
 
+pub(crate) use explode::ExplodeNode;
 pub(crate) use gather::encode;
 pub use metrics::StepMetrics;
 pub use node::{ModelNode, ModelPlanner};

@@ -20,6 +20,7 @@ use datafusion::logical_expr::{
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 
+use super::explode::ExplodeNode;
 use super::operator::ModelExec;
 use super::reuse::StepResults;
 use super::row_errors::RowErrorsNode;
@@ -231,7 +232,7 @@ impl UserDefinedLogicalNodeCore for ModelNode {
     }
 }
 
-/// Plans [`ModelNode`]s, and the nodes after those that keep row errors.
+/// Plans [`ModelNode`]s, and the nodes after those that keep row errors or make rows of lists.
 #[derive(Debug)]
 pub struct ModelPlanner;
 
@@ -249,6 +250,9 @@ impl ExtensionPlanner for ModelPlanner {
         let [input] = physical_inputs else { return Ok(None) };
         if let Some(node) = RowErrorsNode::of_node(node) {
             return Ok(Some(node.exec(input)));
+        }
+        if let Some(node) = ExplodeNode::of_node(node) {
+            return node.exec(input).map(Some);
         }
         let Some(node) = node.as_any().downcast_ref::<ModelNode>() else { return Ok(None) };
         let schema = node.input.schema();

@@ -48,7 +48,7 @@ pub(crate) struct Letters {
 }
 
 impl FailedRows {
-    /// Rows that reached the first step.
+    /// Rows that reached the first step, and those that later steps made of them.
     pub(crate) fn seen(&self) -> u64 {
         self.seen.load(AtomicOrdering::Relaxed)
     }
@@ -56,6 +56,11 @@ impl FailedRows {
     /// Rows that failed in any step.
     pub(crate) fn failed(&self) -> u64 {
         self.failed.load(AtomicOrdering::Relaxed)
+    }
+
+    /// Counts rows that a step makes of others.
+    pub(super) fn add_seen(&self, rows: u64) {
+        self.seen.fetch_add(rows, AtomicOrdering::Relaxed);
     }
 
     /// Takes the removed rows, by step.

@@ -65,7 +65,7 @@ impl Query {
         });
         let task = task.map_err(failed)?;
         let place = format!("the call of `{}`", call.function);
-        check_columns(&*task, &rows, output).map_err(|e| e.at(&place))?;
+        check_columns(&*task, &rows, &[output.to_owned()]).map_err(|e| e.at(&place))?;
         let step = ModelStep::new(task, models.settings(), Arc::clone(models.workers()), place);
         let (state, plan) = rows.into_parts();
         let node = ModelNode::over_columns(plan, Arc::new(step), output).map_err(failed)?;

@@ -11,9 +11,7 @@ use datafusion::logical_expr::{LogicalPlan, TableScan};
 
 use crate::config::pipeline::{FileFormat, Pipeline};
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::ModelNode;
-use crate::exec::ModelStep;
-use crate::exec::{FailedRows, RowErrorsNode};
+use crate::exec::{ExplodeNode, FailedRows, ModelNode, ModelStep, RowErrorsNode};
 use crate::secret;
 use crate::sink::UnitKey;
 use crate::source::{InputFile, Source, SourceUnit, Unit, UnitSize};
@@ -45,6 +43,7 @@ pub(super) fn why_whole(plan: &LogicalPlan, source: &Source) -> DataFusionResult
                 }
                 Some(_) => None,
                 None if RowErrorsNode::of(other).is_some() => None,
+                None if ExplodeNode::of(other).is_some() => None,
                 None => Some(format!("has a {} over all rows", other.display())),
             },
         };
@@ -92,16 +91,18 @@ pub(super) fn plan_of_unit(
     Ok(plan.data)
 }
 
-/// The plan, with failed rows counted and kept in `failed`.
+/// The plan, with rows counted and failed ones kept in `failed`.
 pub(super) fn counting(
     plan: LogicalPlan,
     failed: &Arc<FailedRows>,
 ) -> DataFusionResult<LogicalPlan> {
     let plan = plan.transform_up(|node| {
-        Ok(match RowErrorsNode::of(&node) {
-            Some(errors) => Transformed::yes(errors.with_failed(Arc::clone(failed)).into_plan()),
-            None => Transformed::no(node),
-        })
+        let counting = match (RowErrorsNode::of(&node), ExplodeNode::of(&node)) {
+            (Some(errors), _) => errors.with_failed(Arc::clone(failed)).into_plan(),
+            (None, Some(explode)) => explode.with_failed(Arc::clone(failed)).into_plan(),
+            (None, None) => return Ok(Transformed::no(node)),
+        };
+        Ok(Transformed::yes(counting))
     })?;
     Ok(plan.data)
 }

@@ -85,7 +85,7 @@ impl Default for UnitSize {
 
 impl StepWork {
     /// The work for a row of `bytes` bytes, interpolated.
-    fn of(&self, bytes: f64) -> f64 {
+    pub(crate) fn of(&self, bytes: f64) -> f64 {
         let mut below = (0.0, self.work.first().map_or(0.0, |(_, work)| *work));
         for (at, work) in self.work.iter().map(|(at, work)| (*at as f64, *work)) {
             if bytes <= at {

@@ -98,6 +98,12 @@ pub trait TaskOptions: Any + fmt::Debug + Send + Sync {
     /// As [`super::resolve`].
     fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>>;
 
+    /// For a task whose column is a list of structs, and whose step makes a row of each item: what is added to the name of the
+    /// step's column for each field. Those columns take the place of the list and of the input.
+    fn items(&self) -> Option<&'static [&'static str]> {
+        None
+    }
+
     /// The reason why these options prevent computing the step in units, if they do.
     fn why_whole(&self) -> Option<&'static str> {
         None
@@ -109,6 +115,8 @@ pub trait TaskOptions: Any + fmt::Debug + Send + Sync {
 pub struct InputColumn<'a> {
     /// Its name.
     pub name: &'a str,
+    /// The key of the step that names it: `input`, or that of a prompt.
+    pub key: &'static str,
     /// The key of `input` that names the column; `None` if `input` itself names it.
     pub part: Option<&'static str>,
     /// The index in the list under the key.
@@ -118,12 +126,17 @@ pub struct InputColumn<'a> {
 impl<'a> InputColumn<'a> {
     /// The column that `input` names.
     pub(super) fn whole(name: &'a str) -> Self {
-        Self { name, part: None, item: 0 }
+        Self::of_key("input", name)
+    }
+
+    /// The column that a prompt under `key` names.
+    pub(super) fn of_key(key: &'static str, name: &'a str) -> Self {
+        Self { name, key, part: None, item: 0 }
     }
 
     /// The column that the key `part` of `input` names.
     pub(super) fn part(part: &'static str, name: &'a str) -> Self {
-        Self { name, part: Some(part), item: 0 }
+        Self { name, key: "input", part: Some(part), item: 0 }
     }
 }
 
@@ -245,6 +258,12 @@ impl TaskStep {
     pub fn options<T: TaskOptions>(&self) -> Option<&T> {
         let options: &dyn Any = &*self.options;
         options.downcast_ref()
+    }
+
+    /// The names of the columns that the step adds to a pipeline.
+    pub(crate) fn columns(&self) -> Vec<String> {
+        let suffixes = self.options.items().unwrap_or(&[""]);
+        suffixes.iter().map(|suffix| format!("{}{suffix}", self.output)).collect()
     }
 
     /// Whether the step stores a classifier's logits beside its labels (`outputs: [logits]`).

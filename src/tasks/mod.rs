@@ -2,6 +2,7 @@
 //! files alone and turns rows into [`EncodedRow`]s. Its [`TaskModel`] holds the weights and turns a batch of
 //! [`Sequence`]s into an Arrow array. Not here: batching, order, workers (`crate::exec`).
 
+mod chunk;
 mod classifier;
 mod definition;
 mod feature_extraction;
@@ -18,6 +19,7 @@ pub mod memory;
 mod models;
 mod multiple_choice;
 mod next_sentence_prediction;
+mod prompt;
 mod question_answering;
 mod rerank;
 mod rerank_late;
@@ -54,6 +56,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::models::Dimensions;
 
 pub use crate::document::{ColumnOr, Cursor, StringOrList, TokenIds, TopK};
+pub use chunk::{By, Chunk};
 pub(crate) use definition::count;
 pub use definition::{
     InputColumn, ModelOutputName, OptionsType, RawTaskStep, SqlFunction, StepKeys, TaskDefinition,
@@ -68,6 +71,7 @@ pub use loglikelihood::{ContextContinuation, Loglikelihood};
 pub use models::{ModelPin, Models, ResolvedModel};
 pub use multiple_choice::{MultipleChoice, PromptChoices};
 pub use next_sentence_prediction::NextSentencePrediction;
+pub use prompt::Prompt;
 pub use question_answering::{QuestionAnswering, QuestionContext};
 pub use rerank::{Activation, QueryDocument, Rerank};
 pub use sparse_encoding::SparseEncoding;
@@ -82,7 +86,7 @@ pub use zero_shot_classification::ZeroShotClassification;
 pub use zero_shot_image_classification::ZeroShotImageClassification;
 
 /// The tasks, in the order in which schemas, lists and completions show them.
-pub static TASKS: [&TaskDefinition; 19] = [
+pub static TASKS: [&TaskDefinition; 20] = [
     &feature_extraction::FEATURE_EXTRACTION,
     &text_classification::TEXT_CLASSIFICATION,
     &zero_shot_classification::ZERO_SHOT_CLASSIFICATION,
@@ -102,6 +106,7 @@ pub static TASKS: [&TaskDefinition; 19] = [
     &zero_shot_image_classification::ZERO_SHOT_IMAGE_CLASSIFICATION,
     &image_feature_extraction::IMAGE_FEATURE_EXTRACTION,
     &token_count::TOKEN_COUNT,
+    &chunk::CHUNK,
 ];
 
 /// Resolves the task of a step: reads the model's small files, not its weights.
@@ -334,6 +339,13 @@ pub trait Task: std::fmt::Debug + Send + Sync {
     /// Whether every row is one sequence and its result is the row's. [`Task::finish`] is then not called.
     fn is_row_by_row(&self) -> bool {
         true
+    }
+
+    /// For a task whose step makes a row of each item of its list: about how many items a text of `bytes` bytes has, and the
+    /// bytes of each.
+    fn items_of(&self, bytes: usize) -> Option<(f64, usize)> {
+        let _ = bytes;
+        None
     }
 
     /// Whether results depend on the other rows of the sort window, as the ranges of int8 embeddings do. A

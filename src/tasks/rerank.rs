@@ -19,6 +19,7 @@ use super::definition::{
     InputColumn, OptionsType, RawTaskStep, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
 };
 use super::models::{Models, ResolvedModel};
+use super::prompt::{Prompt, RowPrompts, check_types, no_columns};
 use super::rerank_late::LateRerankTask;
 use super::text_input::{TextInput, check_prompt};
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
@@ -34,9 +35,10 @@ pub struct Rerank {
     pub input: QueryDocument,
     /// The function that turns the logit into a score. Default: as in the model's configuration.
     pub activation: Option<Activation>,
-    /// Text prepended to every query; the system message of a model with a chat template. Default: the model's
+    /// Text prepended to every query; the system message of a model with a chat template. With columns of the row,
+    /// `{{ query }} ({{ lang }})`, it is a Jinja template of the whole query, or of the system message. Default: the model's
     /// default prompt.
-    pub prompt: Option<String>,
+    pub prompt: Option<Prompt>,
     /// The name of a prompt in the model's `config_sentence_transformers.json`.
     pub prompt_name: Option<String>,
     /// The instruction of a model with a chat template: its system message. Default: the model's default prompt.
@@ -94,13 +96,22 @@ pub(super) static RERANK: TaskDefinition = TaskDefinition {
 impl TaskOptions for Rerank {
     fn inputs(&self) -> Vec<InputColumn<'_>> {
         let QueryDocument { query, document } = &self.input;
-        vec![InputColumn::part("query", query), InputColumn::part("document", document)]
+        let mut inputs =
+            vec![InputColumn::part("query", query), InputColumn::part("document", document)];
+        let of_prompt = self.prompt.iter().flat_map(|prompt| prompt.inputs("prompt", &inputs));
+        inputs.extend(of_prompt.collect::<Vec<_>>());
+        inputs
     }
 
     fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
-        check_prompt(self.prompt.as_ref(), self.prompt_name.as_ref(), at, report);
-        let prompts = [("prompt", &self.prompt), ("prompt_name", &self.prompt_name)];
-        for (key, _) in prompts.iter().filter(|(_, prompt)| prompt.is_some()) {
+        check_prompt(self.prompt.is_some(), self.prompt_name.is_some(), at, report);
+        if let Some(prompt) = &self.prompt {
+            prompt.check(None, at.key("prompt"), report);
+        }
+        no_columns(&[("instruction", self.instruction.as_ref())], at, report);
+        let prompts =
+            [("prompt", self.prompt.is_some()), ("prompt_name", self.prompt_name.is_some())];
+        for (key, _) in prompts.iter().filter(|(_, given)| *given) {
             if self.instruction.is_some() {
                 let message = format!("`instruction` and `{key}` exclude each other");
                 report.push(
@@ -151,7 +162,7 @@ impl Rerank {
                 Activation::Sigmoid => TorchActivation::SIGMOID,
                 Activation::Identity => TorchActivation::IDENTITY,
             }),
-            prompt: self.prompt.as_deref(),
+            prompt: self.prompt.as_ref().map(Prompt::text),
             prompt_name: self.prompt_name.as_deref(),
             instruction: self.instruction.as_deref(),
             chat_template: self.chat_template.as_deref(),
@@ -188,6 +199,8 @@ struct RerankTask {
     input: TextInput,
     base: TaskBase,
     scorer: Arc<PairScorer>,
+    /// The template of `prompt`.
+    prompt: Option<RowPrompts>,
 }
 
 impl RerankTask {
@@ -219,6 +232,20 @@ impl RerankTask {
             ));
         }
         let max_length = scorer.max_tokens(model.config(), model.tokenizer(), step.max_length)?;
+        let columns: Vec<String> =
+            options.inputs().into_iter().map(|input| input.name.to_owned()).collect();
+        let prompt = options.prompt.as_ref().map(|prompt| prompt.over(&columns)).transpose()?;
+        let prompt = prompt.flatten();
+        let reads_query =
+            options.prompt.as_ref().is_none_or(|prompt| prompt.reads(&options.input.query));
+        if prompt.is_some() && !scorer.has_chat_template() && !reads_query {
+            let query = &options.input.query;
+            let message = format!("the template of `prompt` does not read the query `{query}`");
+            return Err(Error::new(ErrorKind::Config, message).hint(format!(
+                "model `{}` has no chat template, so that it is the whole query: add `{{{{ {query} }}}}`",
+                step.model_name
+            )));
+        }
         let input = TextInput::of(
             Arc::clone(&model),
             [options.input.query.as_str(), options.input.document.as_str()],
@@ -230,13 +257,8 @@ impl RerankTask {
         let shown = options.shown(&scorer, max_length);
         let summary = classifier.summary(step.task.id, step, shown);
         let field = Arc::new(Field::new(&step.output, DataType::Float32, true));
-        let base = TaskBase {
-            columns: input.columns.clone(),
-            field,
-            model: Arc::clone(&classifier.model),
-            summary,
-        };
-        Ok(Self { classifier, input, base, scorer: Arc::new(scorer) })
+        let base = TaskBase { columns, field, model: Arc::clone(&classifier.model), summary };
+        Ok(Self { classifier, input, base, scorer: Arc::new(scorer), prompt })
     }
 }
 
@@ -246,9 +268,27 @@ impl Task for RerankTask {
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
-        self.input.encode_rows(columns, first_row, |texts| {
-            Ok(self.scorer.encode(&self.input.rows(), texts[0], texts[1])?.into())
+        let input = self.input.rows();
+        let Some(prompt) = &self.prompt else {
+            return self.input.encode_rows(columns, first_row, |texts| {
+                Ok(self.scorer.encode(&input, texts[0], texts[1])?.into())
+            });
+        };
+        let prompts = prompt.texts(columns, &self.base.columns, 2, first_row)?;
+        let prompts: ArrayRef = Arc::new(prompts);
+        let columns = [&columns[..2], &[prompts]].concat();
+        self.input.encode_rows(&columns, first_row, |texts| {
+            let (query, document, prompt) = (texts[0], texts[1], texts[2]);
+            Ok(if self.scorer.has_chat_template() {
+                self.scorer.encode_with(&input, prompt, query, document)?.into()
+            } else {
+                self.scorer.encode_with(&input, "", prompt, document)?.into()
+            })
         })
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        check_types(&self.base.columns, types, 2)
     }
 
     fn output_bytes(&self, _tokens: usize) -> usize {

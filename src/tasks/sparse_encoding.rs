@@ -20,6 +20,7 @@ use super::definition::{
     count,
 };
 use super::models::{Models, ResolvedModel};
+use super::prompt::no_columns;
 use super::sparse_rows::{SparseRows, item};
 use super::sparse_static::{SparseStaticOptions, SparseStaticTask};
 use super::text_input::{TextInput, check_prompt};
@@ -73,7 +74,8 @@ impl TaskOptions for SparseEncoding {
     }
 
     fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
-        check_prompt(self.prompt.as_ref(), self.prompt_name.as_ref(), at, report);
+        check_prompt(self.prompt.is_some(), self.prompt_name.is_some(), at, report);
+        no_columns(&[("prompt", self.prompt.as_ref())], at, report);
     }
 
     fn resolve(&self, step: &TaskStep, models: &Models) -> Result<Arc<dyn Task>> {

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder, StructArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, RecordBatch, StringBuilder, StringViewArray, StructArray,
+};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use candle_core::Device;
@@ -22,11 +24,11 @@ use super::definition::{
     InputColumn, OptionsType, RawTaskStep, SqlFunction, TaskDefinition, TaskOptions, TaskStep,
 };
 use super::generation::{Generator, fields, output_bytes, settings, shown, task_params};
-use super::models::Models;
+use super::models::{Models, ResolvedModel};
+use super::prompt::{Prompt, RowPrompts, check_types};
 use super::text_input::{encode_rows, max_tokens, place};
 use super::{
-    Batching, EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize, is_text,
-    not_text, text_column,
+    Batching, EncodedRow, Results, Sequence, Task, TaskBase, TaskModel, WeightSize, text_column,
 };
 use crate::auto::{AutoClass, ChatOptions, ChatTemplate, EncodeOptions};
 use crate::document::{ColumnOr, Cursor, Diagnostic, Diagnostics};
@@ -38,6 +40,11 @@ use crate::generation::{GenerationConfig, PrefixCache};
 pub struct TextGeneration {
     /// The column of the prompt, or `{messages}`.
     pub input: ColumnOr<Messages>,
+    /// Text prepended to every row. With columns of the row, `Translate: {{ text }}`, it is a Jinja template of the whole text.
+    /// A model with a chat template reads the text as the user's message.
+    pub prompt: Option<Prompt>,
+    /// The system message before a text, for a model with a chat template. It may have columns of the row.
+    pub system: Option<Prompt>,
     /// Whether to include the prompt in the result. Default: false.
     pub return_full_text: Option<bool>,
     /// A chat template that replaces the model's.
@@ -78,10 +85,15 @@ pub(super) static TEXT_GENERATION: TaskDefinition = TaskDefinition {
 
 impl TaskOptions for TextGeneration {
     fn inputs(&self) -> Vec<InputColumn<'_>> {
-        match &self.input {
+        let mut inputs = match &self.input {
             ColumnOr::Column(prompt) => vec![InputColumn::whole(prompt)],
             ColumnOr::Columns(chat) => vec![InputColumn::part("messages", &chat.messages)],
+        };
+        for (key, prompt) in [("prompt", &self.prompt), ("system", &self.system)] {
+            let own = prompt.iter().flat_map(|prompt| prompt.inputs(key, &inputs));
+            inputs.extend(own.collect::<Vec<_>>());
         }
+        inputs
     }
 
     fn check(&self, _step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
@@ -89,14 +101,34 @@ impl TaskOptions for TextGeneration {
             ("chat_template", self.chat_template.is_some()),
             ("chat_template_kwargs", self.chat_template_kwargs.is_some()),
         ];
+        let is_text = matches!(self.input, ColumnOr::Column(_));
+        let of_text = [("prompt", &self.prompt), ("system", &self.system)];
+        let has_prompt = of_text.iter().any(|(_, prompt)| prompt.is_some());
         for (key, _) in for_chats.into_iter().filter(|(_, given)| *given) {
-            if matches!(self.input, ColumnOr::Column(_)) {
+            if is_text && !has_prompt {
                 let message =
                     format!("`{key}` applies to conversations, but `input` is a text column");
                 report.push(
                     Diagnostic::new(at.key(key).key, message)
-                        .hint("write `input: {messages: COLUMN}`"),
+                        .hint("write `input: {messages: COLUMN}`, or set `prompt` or `system`"),
                 );
+            }
+        }
+        for (key, prompt) in of_text {
+            let Some(prompt) = prompt else { continue };
+            match &self.input {
+                ColumnOr::Column(input) => {
+                    let whole = (key == "prompt").then_some(input.as_str());
+                    prompt.check(whole, at.key(key), report);
+                }
+                ColumnOr::Columns(_) => {
+                    let message =
+                        format!("`{key}` applies to a text column, but `input` is conversations");
+                    report.push(
+                        Diagnostic::new(at.key(key).key, message)
+                            .hint("put it into the messages, in a `sql` step"),
+                    );
+                }
             }
         }
         for name in self.chat_template_kwargs.iter().flat_map(Map::keys) {
@@ -117,24 +149,74 @@ impl TaskOptions for TextGeneration {
 struct TextGenerationTask {
     classifier: Classifier,
     base: TaskBase,
-    prompt: Prompt,
+    form: Form,
     config: GenerationConfig,
     room: PromptRoom,
     return_full_text: bool,
     include_reasoning: bool,
 }
 
-/// The form of a prompt.
+/// What a row is.
 #[derive(Debug)]
-enum Prompt {
+enum Form {
     /// A text, after the prefix of the model's files.
-    Text {
-        prefix: String,
-    },
-    Chat {
-        template: ChatTemplate,
-        kwargs: Map<String, Value>,
-    },
+    Text { prefix: String, prompt: RowText },
+    /// A text as the user's message, after a system message.
+    Turn { chat: Chat, system: Option<RowText>, prompt: RowText },
+    /// Messages.
+    Messages { chat: Chat },
+}
+
+/// How conversations become texts.
+#[derive(Debug)]
+struct Chat {
+    template: ChatTemplate,
+    kwargs: Map<String, Value>,
+}
+
+/// The text of a prompt for each row.
+#[derive(Debug)]
+enum RowText {
+    /// A text that is the same for all rows.
+    Fixed(String),
+    /// A template with columns of the row.
+    Rendered(RowPrompts),
+}
+
+impl RowText {
+    /// # Errors
+    /// As [`Prompt::over`].
+    fn new(prompt: Option<&Prompt>, columns: &[String]) -> Result<Self> {
+        let rows = prompt.map(|prompt| prompt.over(columns)).transpose()?.flatten();
+        let fixed = || prompt.map_or("", Prompt::text).to_owned();
+        Ok(rows.map_or_else(|| Self::Fixed(fixed()), Self::Rendered))
+    }
+
+    /// The text of each row: the template's, or the fixed text before the value of the first column, if it stands `before` it.
+    ///
+    /// # Errors
+    /// As [`RowPrompts::texts`].
+    fn texts(
+        &self,
+        columns: &[ArrayRef],
+        names: &[String],
+        first_row: u64,
+        before: bool,
+    ) -> Result<StringViewArray> {
+        let texts = match self {
+            Self::Rendered(rows) => return rows.texts(columns, names, 1, first_row),
+            Self::Fixed(_) => text_column(&columns[0])?,
+        };
+        Ok(match self {
+            Self::Fixed(prompt) if !before => {
+                texts.iter().map(|text| text.map(|_| prompt.as_str())).collect()
+            }
+            Self::Fixed(prompt) if !prompt.is_empty() => {
+                texts.iter().map(|text| text.map(|text| format!("{prompt}{text}"))).collect()
+            }
+            Self::Fixed(_) | Self::Rendered(_) => texts,
+        })
+    }
 }
 
 impl TextGenerationTask {
@@ -153,22 +235,15 @@ impl TextGenerationTask {
         let prefix = prefix.and_then(Value::as_str).unwrap_or_default().to_owned();
         let config = settings(model, &json!({"max_new_tokens": 256}), &params, &step.generation)?;
         let return_full_text = options.return_full_text.unwrap_or(false);
-        let (column, prompt) = match &options.input {
-            ColumnOr::Column(column) => (column, Prompt::Text { prefix }),
-            ColumnOr::Columns(Messages { messages: column }) => {
-                let wanted = options.chat_template.as_deref();
-                let kwargs = options.chat_template_kwargs.clone().unwrap_or_default();
-                let tools = kwargs.get("tools").is_some_and(|tools| !tools.is_null());
-                let template = model.tokenizer().chat_template(wanted, tools)?;
-                if return_full_text {
-                    return Err(Error::new(
-                        ErrorKind::Config,
-                        "`return_full_text` applies to text prompts, but `input` is a conversation",
-                    ));
-                }
-                (column, Prompt::Chat { template, kwargs })
-            }
-        };
+        let columns: Vec<String> =
+            options.inputs().into_iter().map(|input| input.name.to_owned()).collect();
+        let form = form(options, model, prefix, &columns)?;
+        if return_full_text && !matches!(form, Form::Text { .. }) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "`return_full_text` applies to text prompts, but the model reads a conversation",
+            ));
+        }
         let stated = model.tokenizer().model_max_length();
         max_tokens(model, step.max_length, stated, false)?;
         let room = PromptRoom {
@@ -187,28 +262,24 @@ impl TextGenerationTask {
             .hint("set a smaller `max_new_tokens`"));
         }
         let include_reasoning = options.include_reasoning.unwrap_or(true);
-        let summary = summary(
-            step.task.id,
-            step,
-            model,
-            json!({
-                "max_length": step.max_length,
-                "truncation": room.truncation,
-                "return_full_text": return_full_text,
-                "chat_template": options.chat_template,
-                "chat_template_kwargs": options.chat_template_kwargs,
-                "include_reasoning": include_reasoning,
-                "generation": shown(&config),
-            }),
-        );
+        let mut shown_options = json!({
+            "max_length": step.max_length,
+            "truncation": room.truncation,
+            "return_full_text": return_full_text,
+            "chat_template": options.chat_template,
+            "chat_template_kwargs": options.chat_template_kwargs,
+            "include_reasoning": include_reasoning,
+            "generation": shown(&config),
+        });
+        for (key, prompt) in [("prompt", &options.prompt), ("system", &options.system)] {
+            if let Some(prompt) = prompt {
+                shown_options[key] = prompt.text().into();
+            }
+        }
+        let summary = summary(step.task.id, step, model, shown_options);
         let field = Arc::new(Field::new(&step.output, DataType::Struct(fields()), true));
-        let base = TaskBase {
-            columns: vec![column.clone()],
-            field,
-            model: Arc::clone(&classifier.model),
-            summary,
-        };
-        Ok(Self { classifier, base, prompt, config, room, return_full_text, include_reasoning })
+        let base = TaskBase { columns, field, model: Arc::clone(&classifier.model), summary };
+        Ok(Self { classifier, base, form, config, room, return_full_text, include_reasoning })
     }
 
     /// The tokens of a prompt, truncated to leave room for new tokens. `chat` has the messages of a conversation.
@@ -225,12 +296,11 @@ impl TextGenerationTask {
 
     fn encode_chat(
         &self,
-        template: &ChatTemplate,
-        kwargs: &Map<String, Value>,
-        column: &ArrayRef,
+        Chat { template, kwargs }: &Chat,
+        conversations: Vec<Option<Vec<Value>>>,
         first_row: u64,
     ) -> Result<Vec<Option<EncodedRow>>> {
-        conversations(column)?
+        conversations
             .into_par_iter()
             .enumerate()
             .map(|(row, messages)| {
@@ -249,6 +319,37 @@ impl TextGenerationTask {
             })
             .collect()
     }
+}
+
+/// What the rows of a step are.
+///
+/// # Errors
+/// `Config` for a conversation without a chat template.
+fn form(
+    options: &TextGeneration,
+    model: &ResolvedModel,
+    prefix: String,
+    columns: &[String],
+) -> Result<Form> {
+    let wanted = options.chat_template.as_deref();
+    let chat = || {
+        let kwargs = options.chat_template_kwargs.clone().unwrap_or_default();
+        let tools = kwargs.get("tools").is_some_and(|tools| !tools.is_null());
+        let template = model.tokenizer().chat_template(wanted, tools)?;
+        Ok::<_, Error>(Chat { template, kwargs })
+    };
+    if let ColumnOr::Columns(_) = options.input {
+        return Ok(Form::Messages { chat: chat()? });
+    }
+    let prompt = RowText::new(options.prompt.as_ref(), columns)?;
+    let for_chats = wanted.is_some() || options.chat_template_kwargs.is_some();
+    let is_chat = options.system.is_some()
+        || options.prompt.is_some() && (for_chats || model.tokenizer().has_chat_template());
+    if !is_chat {
+        return Ok(Form::Text { prefix, prompt });
+    }
+    let system = options.system.as_ref().map(|system| RowText::new(Some(system), columns));
+    Ok(Form::Turn { chat: chat()?, system: system.transpose()?, prompt })
 }
 
 /// Whether a column holds conversations: lists of structs with `role` and `content`.
@@ -295,26 +396,45 @@ impl Task for TextGenerationTask {
 
     fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
         let column = &self.base.columns[0];
-        match (&self.prompt, types) {
-            (Prompt::Text { .. }, [found]) if !is_text(found) => Err(not_text(column, found)),
-            (Prompt::Chat { .. }, [found]) if !is_conversation(found) => Err(Error::new(
+        match (&self.form, types) {
+            (Form::Messages { .. }, [found]) if !is_conversation(found) => Err(Error::new(
                 ErrorKind::Config,
                 format!(
                     "column `{column}` is {found}, expected conversations: lists of {{role, content}}"
                 ),
             )),
-            _ => Ok(()),
+            (Form::Messages { .. }, _) => Ok(()),
+            (Form::Text { .. } | Form::Turn { .. }, types) => {
+                check_types(&self.base.columns, types, 1)
+            }
         }
     }
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
-        match &self.prompt {
-            Prompt::Chat { template, kwargs } => {
-                self.encode_chat(template, kwargs, &columns[0], first_row)
+        let names = &self.base.columns;
+        match &self.form {
+            Form::Messages { chat } => {
+                self.encode_chat(chat, conversations(&columns[0])?, first_row)
             }
-            Prompt::Text { prefix } => {
+            Form::Turn { chat, system, prompt } => {
+                let texts = prompt.texts(columns, names, first_row, true)?;
+                let system = system.as_ref();
+                let system = system.map(|text| text.texts(columns, names, first_row, false));
+                let system = system.transpose()?;
+                let turn = |(row, text): (usize, Option<&str>)| {
+                    let system = system.as_ref().map(|texts| texts.value(row));
+                    let system = system.map(|text| json!({"role": "system", "content": text}));
+                    let user = json!({"role": "user", "content": text?});
+                    Some(system.into_iter().chain([user]).collect())
+                };
+                let turns = texts.iter().enumerate().map(turn).collect();
+                self.encode_chat(chat, turns, first_row)
+            }
+            Form::Text { prefix, prompt } => {
                 let model = &*self.classifier.model;
-                encode_rows(Some(model), &self.base.columns, columns, first_row, |texts| {
+                let texts = prompt.texts(columns, names, first_row, true)?;
+                let columns = [Arc::new(texts) as ArrayRef];
+                encode_rows(Some(model), names, &columns, first_row, |texts| {
                     if prefix.is_empty() {
                         self.tokens(texts[0], None)
                     } else {
@@ -344,7 +464,10 @@ impl Task for TextGenerationTask {
 
     fn finish(&self, columns: &[ArrayRef], results: &Results<'_>) -> Result<ArrayRef> {
         // The original prompt, even if it was truncated for the model.
-        let prompts = text_column(&columns[0])?;
+        let prompts = match &self.form {
+            Form::Text { prompt, .. } => prompt.texts(columns, &self.base.columns, 0, true)?,
+            Form::Turn { .. } | Form::Messages { .. } => text_column(&columns[0])?,
+        };
         let values = results.values.as_struct();
         let generated = values.column(0).as_string::<i32>();
         let mut texts = StringBuilder::new();

@@ -161,13 +161,8 @@ pub(super) fn max_tokens(
 }
 
 /// Reports a prompt that is set both as text and by name.
-pub(super) fn check_prompt(
-    prompt: Option<&String>,
-    name: Option<&String>,
-    at: Cursor<'_>,
-    report: &mut Diagnostics,
-) {
-    if prompt.is_some() && name.is_some() {
+pub(super) fn check_prompt(prompt: bool, name: bool, at: Cursor<'_>, report: &mut Diagnostics) {
+    if prompt && name {
         let message = "`prompt` and `prompt_name` exclude each other";
         report.push(
             Diagnostic::new(at.key("prompt_name").key, message)

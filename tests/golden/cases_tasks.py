@@ -1,10 +1,12 @@
 """The final columns of the non-generating tasks: the results of transformers' pipelines and sentence-transformers."""
+import os
+
 import torch
 from sentence_transformers import CrossEncoder, SparseEncoder
 from sentence_transformers.sparse_encoder.models import MLMTransformer, SpladePooling
 from transformers import (AutoModelForMaskedLM, AutoModelForMultipleChoice, AutoModelForNextSentencePrediction,
                           AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoModelForTokenClassification,
-                          AutoTokenizer, pipeline)
+                          AutoTokenizer, PreTrainedTokenizerFast, pipeline)
 
 import models_tasks  # noqa: F401 (registers the models)
 from tools_tasks import Case, task, text_rows
@@ -384,4 +386,58 @@ task("token-count", token_count, [
     Case(short, name, NER_TEXT, notes="special tokens included, nothing cut") for short, name in [
         ("bert", "bert-sentiment"), ("roberta", "roberta-sentiment"), ("xlm-roberta", "xlm-roberta-ner"), ("gpt2", "gpt2-sentiment"),
         ("t5", "t5-sentiment")]
+])
+
+
+# -------------------------------------------------------------------------------------- chunk
+def chunk(path, case, _change):
+    """The windows of the tokenizer as texts, without white space at their ends.
+
+    Left out are rows where a window ends inside a character, or has more tokens alone than in its text: there, chunks are
+    shorter than windows.
+    """
+    # As tokenizer.json has it: transformers 5 makes some tokenizers again from their vocabulary.
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=os.path.join(path, "tokenizer.json"))
+    max_tokens, overlap = case.options["max_tokens"], case.options["overlap"]
+
+    def windows(text):
+        windows = tokenizer(text, truncation=True, max_length=max_tokens, stride=overlap, return_overflowing_tokens=True,
+                            return_offsets_mapping=True, return_special_tokens_mask=True)
+        for offsets, mask in zip(windows["offset_mapping"], windows["special_tokens_mask"]):
+            yield [span for span, special in zip(offsets, mask) if not special]
+
+    def call(row):
+        text, chunks = row["text"], []
+        for spans in windows(text):
+            if not spans:
+                continue
+            start, end = spans[0][0], spans[-1][1]
+            own = text[start:end]
+            start, end = start + len(own) - len(own.lstrip()), end - len(own) + len(own.rstrip())
+            # Not one of white space, nor one that repeats the end of the one before.
+            if own.strip() and end > (chunks[-1]["end"] if chunks else 0):
+                chunks.append({"chunk": text[start:end], "index": len(chunks), "start": start, "end": end})
+        return chunks
+
+    def is_kept(row):
+        if row["text"] is None:
+            return True
+        spans = list(windows(row["text"]))
+        ends = {window[-1][1] for window in spans if window}
+        everything = tokenizer(row["text"], return_offsets_mapping=True)["offset_mapping"]
+        inside = any(start < end < stop for end in ends for start, stop in everything)
+        torn = [span for window in spans for span in (window[:1] + window[-1:]) if everything.count(span) > 1]
+        return not inside and not torn and all(len(tokenizer(c["chunk"])["input_ids"]) <= max_tokens for c in call(row))
+
+    case.rows = [row for row in case.rows if is_kept(row)]
+    assert sum(row["text"] is not None for row in case.rows) > 3, case.name
+    return call
+
+
+CHUNKS = {"by": "tokens", "max_tokens": 16, "overlap": 4}
+task("chunk", chunk, [
+    *(Case(short, name, list(NER_TEXT), options=CHUNKS, notes="return_overflowing_tokens with a stride") for short, name in [
+        ("bert", "bert-sentiment"), ("roberta", "roberta-sentiment"), ("xlm-roberta", "xlm-roberta-ner"), ("gpt2", "gpt2-sentiment"),
+        ("t5", "t5-sentiment")]),
+    Case("bert-apart", "bert-sentiment", list(NER_TEXT), options={"by": "tokens", "max_tokens": 32, "overlap": 0}),
 ])

@@ -37,6 +37,9 @@ fn pages() -> Vec<String> {
     let book = names("docs", "md").into_iter().filter(|name| name != "SUMMARY.md");
     let mut pages = vec!["README.md".to_owned()];
     pages.extend(book.map(|name| format!("docs/{name}")));
+    pages.extend(
+        names("docs/cookbook", "md").into_iter().map(|name| format!("docs/cookbook/{name}")),
+    );
     assert!(pages.len() > 10, "found {} pages only", pages.len());
     pages
 }

@@ -9,6 +9,7 @@
 )]
 
 mod chat;
+mod chunks;
 mod cli;
 #[cfg(feature = "cluster")]
 mod cluster;

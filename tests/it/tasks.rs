@@ -103,9 +103,11 @@ impl Case {
         copy
     }
 
-    /// Runs rows through a whole job and returns the new column.
+    /// Runs rows through a whole job and returns the new column. A step that makes several rows of one is called in SQL, which
+    /// gives their list; `chunks.rs` compares the two.
     fn run(&self, rows: &[Value], settings: &str) -> Result<Vec<Value>> {
-        self.run_as(Self::step, rows, settings)
+        let makes_rows = self.task() == "chunk";
+        self.run_as(if makes_rows { Self::call } else { Self::step }, rows, settings)
     }
 
     /// The case as a task step.
@@ -339,6 +341,7 @@ macro_rules! tasks {
 }
 
 tasks! {
+    chunk "chunk",
     fill_mask "fill-mask",
     image_classification "image-classification",
     image_feature_extraction "image-feature-extraction",

@@ -96,6 +96,18 @@ pub(crate) const TOKENIZER_TOKEN_BYTES: usize = 2048;
 /// of up to 16 characters by default. No key.
 pub(crate) const TOKENIZER_PIECE_BYTES: usize = 256;
 
+// --- chunks of texts
+
+/// Bytes of a text that is divided into chunks; its offsets then fit in 32 bits, and so do all of its chunks together. Books
+/// have a hundredth of this. No key.
+pub(crate) const CHUNK_TEXT_BYTES: usize = 240 << 20;
+/// Bytes of a part of a text that is divided at once: the time to divide grows with the square of it, and its tokens take some
+/// forty times as much memory. No key.
+pub(crate) const CHUNK_PART_BYTES: usize = 64 << 10;
+/// The length of all chunks of a text together, as a multiple of the text. Overlaps at most double it, unless parts of the text
+/// have more tokens alone. No key.
+pub(crate) const CHUNK_GROWTH: usize = 8;
+
 // --- files of a model
 
 /// Bytes of a model's JSON file other than the tokenizer: config.json, shard indexes. No key.

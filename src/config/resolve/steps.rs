@@ -103,11 +103,11 @@ impl Resolver<'_> {
     }
 
     fn inputs_and_output(&mut self, raw: &RawTaskStep, at: Cursor<'_>, columns: &mut Columns) {
-        let input = at.key("input");
-        for InputColumn { name, part, item } in raw.options.inputs() {
+        let inputs = raw.options.inputs();
+        for InputColumn { name, key, part, item } in inputs.iter().copied() {
             let (here, key) = match part {
-                None => (input, "input"),
-                Some(part) => (input.key(part).item(item), part),
+                None => (at.key(key), key),
+                Some(part) => (at.key(key).key(part).item(item), part),
             };
             if self.not_empty(name, here, key) && columns.complete {
                 self.known_column(name, &columns.list, here);
@@ -117,11 +117,23 @@ impl Resolver<'_> {
         if !self.not_empty(output, here, "output") {
             return;
         }
-        if columns.list.iter().any(|column| column.name == *output) {
-            let message = format!("there already is a column `{}`", here.shown(output));
-            self.report.push(Diagnostic::new(here.value, message).hint("choose another `output`"));
-        } else {
-            columns.list.push(Column::new(output, here));
+        // Rows that are made of one row do not repeat its input.
+        let items = raw.options.items();
+        if items.is_some() {
+            columns.list.retain(|column| inputs.iter().all(|input| input.name != column.name));
+        }
+        for suffix in items.unwrap_or(&[""]) {
+            let name = format!("{output}{suffix}");
+            let shown = format!("{}{suffix}", here.shown(output));
+            if inputs.iter().any(|input| input.name == name)
+                || columns.list.iter().any(|column| column.name == name)
+            {
+                let message = format!("there already is a column `{shown}`");
+                self.report
+                    .push(Diagnostic::new(here.value, message).hint("choose another `output`"));
+            } else {
+                columns.list.push(Column { name, shown });
+            }
         }
     }
 

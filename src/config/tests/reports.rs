@@ -76,7 +76,7 @@ error: unknown task `feature-extractoin` in `steps[1]`
    |     ^^^^^^^^^^^^^^^^^^
    |
    = help: did you mean `feature-extraction`?
-   = note: tasks: sql, feature-extraction, text-classification, zero-shot-classification, rerank, token-classification, question-answering, fill-mask, sparse-encoding, text-generation, loglikelihood, text2text-generation, summarization, translation, multiple-choice, next-sentence-prediction, image-classification, zero-shot-image-classification, image-feature-extraction, token-count, sentiment-analysis, ner
+   = note: tasks: sql, feature-extraction, text-classification, zero-shot-classification, rerank, token-classification, question-answering, fill-mask, sparse-encoding, text-generation, loglikelihood, text2text-generation, summarization, translation, multiple-choice, next-sentence-prediction, image-classification, zero-shot-image-classification, image-feature-extraction, token-count, chunk, sentiment-analysis, ner
 
 error: a step has one key, its task, but this one has `output` in addition to `sql`
   --> /data/p.yaml:13:5

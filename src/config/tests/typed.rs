@@ -66,6 +66,7 @@ fn every_task_is_typed() {
         ("next-sentence-prediction", "input: {text: a, text_pair: b}"),
         ("image-classification", "input: i, top_k: all"),
         ("token-count", "input: t"),
+        ("text-generation", "input: t, prompt: 'Say {{ t }}', system: 'In {{ lang }}.'"),
     ] {
         let text = format!("{MINIMAL}steps: [{{{task}: {all}{rest}}}}}]\n");
         let read = parse_raw(&text, Path::new("p.yaml"), &options(&[]));

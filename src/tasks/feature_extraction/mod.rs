@@ -30,6 +30,7 @@ use super::definition::{
     TaskOptions, TaskStep, count,
 };
 use super::models::{Models, ResolvedModel};
+use super::prompt::{Prompt, RowPrompts, check_types};
 use super::text_input::{check_prompt, encode_rows, max_tokens};
 use super::{EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize};
 use crate::auto::{AutoClass, AutoModel, Head, Module, SentenceTransformerConfig};
@@ -48,8 +49,8 @@ pub struct FeatureExtraction {
     pub pooling: Option<Pooling>,
     /// Whether to scale embeddings to unit length. Default: as in the model's `modules.json`, else false.
     pub normalize: Option<bool>,
-    /// Text prepended to every row.
-    pub prompt: Option<String>,
+    /// Text prepended to every row. With columns of the row, `{{ title }}: {{ text }}`, it is a Jinja template of the whole text.
+    pub prompt: Option<Prompt>,
     /// The name of a prompt in the model's `config_sentence_transformers.json`.
     pub prompt_name: Option<String>,
     /// The task whose adapter the model uses (Jina Embeddings v3: `retrieval.query`, `retrieval.passage`, `separation`,
@@ -181,6 +182,10 @@ pub(super) static FEATURE_EXTRACTION: TaskDefinition = TaskDefinition {
 };
 
 impl FeatureExtraction {
+    fn has_template(&self) -> bool {
+        self.prompt.as_ref().is_some_and(Prompt::is_template)
+    }
+
     fn precision(&self) -> Precision {
         self.precision.unwrap_or_default()
     }
@@ -196,11 +201,17 @@ impl FeatureExtraction {
 
 impl TaskOptions for FeatureExtraction {
     fn inputs(&self) -> Vec<InputColumn<'_>> {
-        vec![InputColumn::whole(&self.input)]
+        let mut inputs = vec![InputColumn::whole(&self.input)];
+        let of_prompt = self.prompt.iter().flat_map(|prompt| prompt.inputs("prompt", &inputs));
+        inputs.extend(of_prompt.collect::<Vec<_>>());
+        inputs
     }
 
     fn check(&self, step: &RawTaskStep, at: Cursor<'_>, report: &mut Diagnostics) {
-        check_prompt(self.prompt.as_ref(), self.prompt_name.as_ref(), at, report);
+        check_prompt(self.prompt.is_some(), self.prompt_name.is_some(), at, report);
+        if let Some(prompt) = &self.prompt {
+            prompt.check(Some(&self.input), at.key("prompt"), report);
+        }
         let mut clash = |key: &str, message: &str, other: &str, label, hint: &str| {
             report.push(
                 Diagnostic::new(at.key(key).key, message)
@@ -261,7 +272,7 @@ struct FeatureExtractionTask {
     /// The same without images, which the task does not read.
     of_texts: Dimensions,
     output: Output,
-    prompt: String,
+    prompt: Text,
     /// The number of prompt tokens at the start of each row, excluded from pooling.
     prompt_tokens: usize,
     max_length: usize,
@@ -332,22 +343,29 @@ impl FeatureExtractionTask {
         let stated = model.tokenizer().model_max_length();
         let max_length = max_tokens(&model, step.max_length, stated, false)?;
         let truncation = step.truncation.unwrap_or(true);
-        let prompt = prompt(step, options, &output, &model)?;
+        let columns = columns(options);
+        let fixed = prompt(step, options, &output, &model)?;
         let prompt_tokens = match &output {
             Output::Embedding(Embedding { modules: Some(modules), .. })
-                if !modules.include_prompt() && !prompt.is_empty() =>
+                if !modules.include_prompt() && !fixed.is_empty() =>
             {
-                prompt_tokens(&prompt, model.tokenizer(), max_length)?
+                if options.has_template() {
+                    let message = "the model does not pool the prompt, which a template does not tell from the text";
+                    return Err(Error::new(ErrorKind::Config, message)
+                        .hint("set a `prompt` without columns"));
+                }
+                prompt_tokens(&fixed, model.tokenizer(), max_length)?
             }
             _ => 0,
         };
+        let prompt = Text::new(options, fixed, &columns)?;
         let summary = summary(
             step.task.id,
             step,
             &model,
-            shown_options(&output, &prompt, max_length, truncation),
+            shown_options(&output, prompt.shown(options), max_length, truncation),
         );
-        let base = TaskBase { columns: vec![options.input.clone()], field, model, summary };
+        let base = TaskBase { columns, field, model, summary };
         Ok(Self {
             base,
             dimensions,
@@ -359,13 +377,63 @@ impl FeatureExtractionTask {
             truncation,
         })
     }
+}
 
-    /// The text to tokenize: the prompt and the row's text. Keeps surrounding white space, as
-    /// sentence-transformers does since 5.4.
+/// The columns that the step reads: its input, then those of its prompt.
+fn columns(options: &FeatureExtraction) -> Vec<String> {
+    options.inputs().into_iter().map(|input| input.name.to_owned()).collect()
+}
+
+/// The text to tokenize.
+#[derive(Clone, Debug)]
+enum Text {
+    /// The prompt, then the row's text. Keeps surrounding white space, as sentence-transformers does since 5.4.
+    After(String),
+    /// A template with columns of the row.
+    Rendered(RowPrompts),
+}
+
+impl Text {
+    /// The text with the prompt `fixed`, unless the step's own is a template.
+    ///
+    /// # Errors
+    /// As [`Prompt::over`].
+    fn new(options: &FeatureExtraction, fixed: String, columns: &[String]) -> Result<Self> {
+        let rows = options.prompt.as_ref().map(|prompt| prompt.over(columns)).transpose()?;
+        Ok(rows.flatten().map_or(Self::After(fixed), Self::Rendered))
+    }
+
+    /// The prompt in plans, reports and lineage: the text before each row, or the template.
+    fn shown<'a>(&'a self, options: &'a FeatureExtraction) -> &'a str {
+        match self {
+            Self::After(prompt) => prompt,
+            Self::Rendered(_) => options.prompt.as_ref().map_or("", Prompt::text),
+        }
+    }
+
+    /// The text that the prompt stands before, for each row, from the columns of the step.
+    ///
+    /// # Errors
+    /// As [`RowPrompts::texts`].
+    fn texts<'c>(
+        &self,
+        columns: &'c [ArrayRef],
+        names: &[String],
+        first_row: u64,
+    ) -> Result<Cow<'c, [ArrayRef]>> {
+        Ok(match self {
+            Self::After(_) => Cow::Borrowed(&columns[..1]),
+            Self::Rendered(rows) => {
+                Cow::Owned(vec![Arc::new(rows.texts(columns, names, 1, first_row)?) as ArrayRef])
+            }
+        })
+    }
+
+    /// The prompt and a row's text.
     fn prepared<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        match self.prompt.as_str() {
-            "" => Cow::Borrowed(text),
-            prompt => Cow::Owned(format!("{prompt}{text}")),
+        match self {
+            Self::After(prompt) if !prompt.is_empty() => Cow::Owned(format!("{prompt}{text}")),
+            Self::After(_) | Self::Rendered(_) => Cow::Borrowed(text),
         }
     }
 }
@@ -416,7 +484,7 @@ fn prompt(
     model: &ResolvedModel,
 ) -> Result<String> {
     if let Some(prompt) = &options.prompt {
-        return Ok(prompt.clone());
+        return Ok(prompt.text().to_owned());
     }
     if !step.outputs.is_empty() && options.prompt_name.is_none() {
         return Ok(String::new());
@@ -484,12 +552,17 @@ impl Task for FeatureExtractionTask {
         let model = &*self.base.model;
         let input = model.text_input(self.max_length, self.truncation);
         let options = input.options();
-        encode_rows(Some(model), &self.base.columns, columns, first_row, |texts| {
-            let encoding = model.tokenizer().encode(&self.prepared(texts[0]), &options)?;
+        let columns = self.prompt.texts(columns, &self.base.columns, first_row)?;
+        encode_rows(Some(model), &self.base.columns, &columns, first_row, |texts| {
+            let encoding = model.tokenizer().encode(&self.prompt.prepared(texts[0]), &options)?;
             input.fits(encoding.input_ids.len())?;
             let sequence = Sequence::new(encoding.input_ids, encoding.token_type_ids);
             Ok(EncodedRow { truncated: encoding.truncated, ..sequence.into() })
         })
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        check_types(&self.base.columns, types, 1)
     }
 
     fn output_bytes(&self, tokens: usize) -> usize {

@@ -4,19 +4,20 @@
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::Field;
+use arrow::datatypes::{DataType, Field};
 use candle_core::Device;
 use hfauto::sentence_transformers::{StaticEncoder, StaticOptions};
 use rayon::prelude::*;
 use serde_json::json;
 
 use super::column::{self, Int8Ranges};
-use super::{FeatureExtraction, Precision};
+use super::{FeatureExtraction, Precision, Text};
 use crate::auto::{Module, StaticTokens};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tasks::classifier::summary;
 use crate::tasks::definition::{TaskStep, count};
 use crate::tasks::models::ResolvedModel;
+use crate::tasks::prompt::{Prompt, check_types};
 use crate::tasks::text_input::{encode_rows, place};
 use crate::tasks::{
     Batching, ComputedRows, EncodedRow, Sequence, Task, TaskBase, TaskModel, WeightSize,
@@ -32,7 +33,7 @@ pub(super) struct StaticTask {
     base: TaskBase,
     options: StaticOptions,
     tokens: StaticTokens,
-    prompt: String,
+    prompt: Text,
     dimensions: usize,
     precision: Precision,
     size: WeightSize,
@@ -76,15 +77,17 @@ impl StaticTask {
         };
         let tokenizer = model.tokenizer();
         let tokens = StaticEncoder::check(config, tokenizer, static_options)?;
-        let prompt =
-            config.prompt_text(options.prompt.as_deref(), options.prompt_name.as_deref())?;
+        let columns = super::columns(options);
+        let own = options.prompt.as_ref().map(Prompt::text);
+        let fixed = config.prompt_text(own, options.prompt_name.as_deref())?;
+        let prompt = Text::new(options, fixed, &columns)?;
         let normalize =
             options.normalize.unwrap_or_else(|| config.modules.contains(&Module::Normalize));
         let precision = options.precision();
         let shown = json!({
             "max_length": step.max_length.or_else(|| table.max_length(tokenizer)),
             "truncation": step.truncation.unwrap_or(true),
-            "prompt": prompt,
+            "prompt": prompt.shown(options),
             "normalize": normalize,
             "dimensions": dimensions,
             "precision": precision.name(),
@@ -93,7 +96,7 @@ impl StaticTask {
         let data_type = column::embedding_type(dimensions, precision);
         let field = Arc::new(Field::new(&step.output, data_type, true));
         let size = WeightSize { parameters: table.tokens * full, bytes: table.bytes };
-        let base = TaskBase { columns: vec![options.input.clone()], field, model, summary };
+        let base = TaskBase { columns, field, model, summary };
         Ok(Self { base, options: static_options, tokens, prompt, dimensions, precision, size })
     }
 }
@@ -105,11 +108,16 @@ impl Task for StaticTask {
 
     fn encode(&self, columns: &[ArrayRef], first_row: u64) -> Result<Vec<Option<EncodedRow>>> {
         let model = &*self.base.model;
-        encode_rows(Some(model), &self.base.columns, columns, first_row, |texts| {
-            let text = format!("{}{}", self.prompt, texts[0]);
+        let columns = self.prompt.texts(columns, &self.base.columns, first_row)?;
+        encode_rows(Some(model), &self.base.columns, &columns, first_row, |texts| {
+            let text = self.prompt.prepared(texts[0]);
             let (ids, truncated) = self.tokens.encode(model.tokenizer(), &text)?;
             Ok(EncodedRow { truncated, ..Sequence::new(ids, Vec::new()).into() })
         })
+    }
+
+    fn check_inputs(&self, types: &[&DataType]) -> Result<()> {
+        check_types(&self.base.columns, types, 1)
     }
 
     fn output_bytes(&self, _tokens: usize) -> usize {
@@ -150,7 +158,7 @@ struct StaticRows {
     encoder: StaticEncoder,
     model: Arc<ResolvedModel>,
     columns: Vec<String>,
-    prompt: String,
+    prompt: Text,
     precision: Precision,
     ranges: OnceLock<Int8Ranges>,
 }
@@ -168,7 +176,7 @@ impl TaskModel for StaticRows {
     }
 
     fn compute_rows(&self, columns: &[ArrayRef], first_row: u64) -> Result<ComputedRows> {
-        let texts = text_column(&columns[0])?;
+        let texts = text_column(&self.prompt.texts(columns, &self.columns, first_row)?[0])?;
         let (dimensions, tokenizer) = (self.encoder.dimensions(), self.model.tokenizer());
         let mut values = vec![0.0; texts.len() * dimensions];
         let parts = values.par_chunks_mut(ROWS_AT_ONCE * dimensions).enumerate();
@@ -180,14 +188,14 @@ impl TaskModel for StaticRows {
                 if texts.is_null(row) {
                     continue;
                 }
-                let own = match self.prompt.as_str() {
-                    "" => texts.value(row),
-                    prompt => {
+                let own = match &self.prompt {
+                    Text::After(prompt) if !prompt.is_empty() => {
                         text.clear();
                         text.push_str(prompt);
                         text.push_str(texts.value(row));
                         &text
                     }
+                    Text::After(_) | Text::Rendered(_) => texts.value(row),
                 };
                 let found = self.encoder.encode_into(tokenizer, own, &mut scratch, out);
                 let found = found

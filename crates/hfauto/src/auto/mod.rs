@@ -78,7 +78,7 @@ pub use sentence_transformers::{
 pub use text_input::TextInput;
 pub use tokenizer::{
     AutoTokenizer, AutoTokenizerBuilder, ChatOptions, ChatTemplate, DecodeOptions, EncodeOptions,
-    Encoding, Side, TranslationTokens, TruncationStrategy, Window, WindowOptions,
+    Encoding, RowTemplate, Side, TranslationTokens, TruncationStrategy, Window, WindowOptions,
 };
 
 use crate::error::{Result, nearest};

@@ -28,7 +28,8 @@ impl<'a> Characters<'a> {
         self.text.get(start..end).unwrap_or_default()
     }
 
-    fn byte(&self, character: usize) -> usize {
+    /// The byte offset of a character, or the end of the text.
+    pub(super) fn byte(&self, character: usize) -> usize {
         match &self.starts {
             Some(starts) => starts.get(character).copied().unwrap_or(self.text.len()),
             None => character.min(self.text.len()),

@@ -1,5 +1,6 @@
 //! transformers' calls over texts, on plain Rust types: [`TextClassificationPipeline`], [`TokenClassificationPipeline`],
-//! [`QuestionAnsweringPipeline`], [`FillMaskPipeline`], [`AutoModelForCausalLM::generate`] and [`AutoModelForSeq2SeqLM::generate`].
+//! [`QuestionAnsweringPipeline`], [`FillMaskPipeline`], [`AutoModelForCausalLM::generate`] and [`AutoModelForSeq2SeqLM::generate`];
+//! and texts divided for a model: [`Chunker`].
 //!
 //! Of images: [`ImageFeatures`] and [`ImageLabels`].
 //!
@@ -11,6 +12,7 @@
 
 mod aggregate;
 mod characters;
+mod chunk_text;
 mod fill_mask;
 mod generate;
 mod generation;
@@ -26,6 +28,7 @@ mod token_classification;
 
 pub use aggregate::{Aggregation, AggregationStrategy, Entity, ToText, TokenScores, merge_windows};
 pub use characters::Characters;
+pub use chunk_text::{ChunkBy, ChunkOptions, Chunker, TextChunk};
 pub use fill_mask::{FillMaskOptions, FillMaskPipeline, MaskChoice, MaskFill, target_ids};
 pub use generate::GenerateChatOptions;
 pub use generation::{

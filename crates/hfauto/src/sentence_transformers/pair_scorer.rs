@@ -165,14 +165,28 @@ impl PairScorer {
     /// # Errors
     /// As [`TextInput::encode`]; `Data` when the chat template rejects the pair.
     pub fn encode(&self, input: &TextInput<'_>, query: &str, document: &str) -> Result<Encoding> {
+        self.encode_with(input, &self.prompt, query, document)
+    }
+
+    /// The tokens of a pair with its own prompt, in place of [`PairScorer::prompt`].
+    ///
+    /// # Errors
+    /// As [`PairScorer::encode`].
+    pub fn encode_with(
+        &self,
+        input: &TextInput<'_>,
+        prompt: &str,
+        query: &str,
+        document: &str,
+    ) -> Result<Encoding> {
         let Some(chat) = &self.chat else {
-            let first = match self.prompt.as_str() {
+            let first = match prompt {
                 "" => Cow::Borrowed(query),
                 prompt => Cow::Owned(format!("{prompt}{query}")),
             };
             return input.encode(&[&first, document]);
         };
-        let text = chat.render(&self.prompt, query, document)?;
+        let text = chat.render(prompt, query, document)?;
         let mut encoding = input.encode_rendered(&text)?;
         let ids = &mut encoding.input_ids;
         if input.truncation && ids.len() >= input.max_length {

@@ -20,6 +20,7 @@ mod languages;
 mod overrides;
 mod pieces;
 mod prefix;
+mod row_template;
 mod sentencepiece;
 mod special;
 #[cfg(test)]
@@ -49,6 +50,7 @@ use languages::Languages;
 pub use languages::TranslationTokens;
 use overrides::TokenizerOptions;
 use pieces::PieceIds;
+pub use row_template::RowTemplate;
 use special::SpecialTokens;
 pub use truncate::{Side, TruncationStrategy};
 pub use window::{Window, WindowOptions};

@@ -4,7 +4,7 @@
 //! place: `a ~ b` becomes `a|__concat(b)`, a list is passed to `__own`, and plain text is emitted like a value. The
 //! filters are in [`super::operators`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -13,7 +13,7 @@ use minijinja::machinery::{
 };
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
-use minijinja::{Error, ErrorKind};
+use minijinja::{Environment, Error, ErrorKind};
 
 use super::operators as op;
 use crate::limits;
@@ -27,28 +27,52 @@ pub(super) struct Compiled {
     pub(super) blocks: BTreeMap<&'static str, Instructions<'static>>,
 }
 
-const WHITESPACE: WhitespaceConfig =
+/// White space in chat templates, as transformers sets it.
+pub(super) const WHITESPACE: WhitespaceConfig =
     WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
+
+/// White space in other templates, as Jinja sets it.
+pub(super) const JINJA_WHITESPACE: WhitespaceConfig =
+    WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: false, trim_blocks: false };
 
 /// Compiles `source`; errors call it `name`.
 ///
 /// # Errors
 /// `SyntaxError` for an invalid template, and for one longer than any in practice.
-pub(super) fn compile(name: &'static str, source: &str) -> Result<Compiled, Error> {
+pub(super) fn compile(
+    name: &'static str,
+    source: &str,
+    whitespace: WhitespaceConfig,
+) -> Result<Compiled, Error> {
     if source.len() > limits::CHAT_TEMPLATE_BYTES {
         return Err(too_long(source.len(), "bytes", limits::CHAT_TEMPLATE_BYTES));
     }
     count_tokens(source)?;
     let source = interned(source);
-    // The parser, the tree and the generator recurse along chained operators, as in `1+1+1`. The number of tokens
-    // bounds the depth.
-    let work = || {
-        let tree = parse(source, name, SyntaxConfig, WHITESPACE)?;
+    with_stack(move || {
+        let tree = parse(source, name, SyntaxConfig, whitespace)?;
         let mut generator = CodeGenerator::new(name, source);
         generator.compile_stmt(&stmt(&tree));
         let (instructions, blocks) = generator.finish();
         Ok(Compiled { instructions, blocks })
-    };
+    })
+}
+
+/// The variables that a template reads and does not set, in order. It must compile.
+///
+/// # Errors
+/// `SyntaxError`, as [`compile`].
+pub(super) fn variables(source: &str) -> Result<BTreeSet<String>, Error> {
+    with_stack(|| {
+        let environment = Environment::empty();
+        let template = environment.template_from_str(source)?;
+        Ok(template.undeclared_variables(false).into_iter().collect())
+    })
+}
+
+/// Runs `work` on a large stack. The parser, the tree and the generator recurse along chained operators, as in `1+1+1`. The
+/// number of tokens bounds the depth.
+fn with_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     thread::scope(|scope| {
         let thread = thread::Builder::new().stack_size(limits::CHAT_TEMPLATE_STACK_BYTES);
         let Ok(thread) = thread.spawn_scoped(scope, work) else {

@@ -15,7 +15,7 @@ mod python;
 
 use minijinja::machinery::{Vm, make_string_output};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
 
 use self::budget::{charge, charge_times, with_budget};
 use self::python::Dumps;
@@ -32,8 +32,23 @@ impl Template {
     /// # Errors
     /// `SyntaxError`, with the line.
     pub(super) fn new(source: &str) -> Result<Self, Error> {
-        let compiled = compile::compile("chat_template", &prepared(source))?;
+        let compiled = compile::compile("chat_template", &prepared(source), compile::WHITESPACE)?;
         Ok(Self { environment: environment(), compiled })
+    }
+
+    /// A template of a user, with the variables that it reads. White space is as in Jinja, and an undefined value is an error.
+    ///
+    /// # Errors
+    /// `SyntaxError`, with the line.
+    pub(super) fn strict(source: &str) -> Result<(Self, Vec<String>), Error> {
+        let compiled = compile::compile("template", source, compile::JINJA_WHITESPACE)?;
+        let mut environment = environment();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        let mut variables = compile::variables(source)?;
+        environment.globals().for_each(|(name, _)| {
+            variables.remove(name);
+        });
+        Ok((Self { environment, compiled }, variables.into_iter().collect()))
     }
 
     /// Renders the template with `variables`.
