@@ -55,7 +55,7 @@ def run(name, work, program, dtype, step):
         json.dumps(
             {
                 "version": 1,
-                "models": {"m": {"repo": str(work["model"]), "dtype": dtype}},
+                "models": {"m": {"repo": str(work["model"]), **({"dtype": dtype} if dtype else {})}},
                 "source": {"path": str(work["rows"])},
                 "steps": [step],
                 "sink": {"path": f"{out}/"},

@@ -147,7 +147,7 @@ def openvino(args, rows):
     tokens = AutoTokenizer.from_pretrained(args.model, padding_side="right")
     graph = Path(args.model) / "openvino.xml"
     if not graph.is_file():
-        model = AutoModel.from_pretrained(args.model, attn_implementation="eager").eval()
+        model = AutoModel.from_pretrained(args.model, attn_implementation="eager").eval().requires_grad_(False)
 
         class States(torch.nn.Module):
             def forward(self, input_ids, attention_mask):
@@ -155,7 +155,10 @@ def openvino(args, rows):
 
         example = {"input_ids": torch.ones((2, 8), dtype=torch.int64), "attention_mask": torch.ones((2, 8), dtype=torch.int64)}
         ov.save_model(ov.convert_model(States(), example_input=example), graph, compress_to_fp16=False)
-    compiled = ov.Core().compile_model(graph, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": args.dtype})
+    precision = {"INFERENCE_PRECISION_HINT": args.dtype}
+    if args.dtype == "int8":
+        graph, precision = static_int8(graph, tokens, rows), {}
+    compiled = ov.Core().compile_model(graph, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", **precision})
     last = "lasttoken" in (Path(args.model) / "1_Pooling" / "config.json").read_text()
 
     def encode(rows):
@@ -187,6 +190,22 @@ def openvino(args, rows):
         return np.array(embeddings)
 
     return encode
+
+
+def static_int8(graph, tokens, rows):
+    """The graph with static int8 products, calibrated on the rows."""
+    import nncf
+    import openvino as ov
+
+    made = graph.with_name("openvino-int8.xml")
+    if not made.is_file():
+        def inputs(row):
+            found = tokens([row], return_tensors="np")
+            return {"input_ids": found["input_ids"].astype(np.int64), "attention_mask": found["attention_mask"].astype(np.int64)}
+
+        sample = nncf.Dataset(rows[:: max(1, len(rows) // 64)], inputs)
+        ov.save_model(nncf.quantize(ov.Core().read_model(graph), sample, model_type=nncf.ModelType.TRANSFORMER), made, compress_to_fp16=False)
+    return made
 
 
 def ctranslate2(args, rows):
@@ -307,9 +326,14 @@ def embed(name, label, rows, args):
         seconds, column, _ = run(f"ours-{dtype}", work, args.program, dtype, step)
         return seconds, np.asarray(column.flatten(), np.float32).reshape(len(column), -1)
 
-    runs = {"hfauto-pipe f32": lambda: ours("f32"), "sentence-transformers": lambda: peer("sentence_transformers", work), "OpenVINO f32": lambda: peer("openvino", work)}
+    runs = {"hfauto-pipe f32": lambda: ours("f32"), "sentence-transformers": lambda: peer("sentence_transformers", work)}
+    # OpenVINO's converter does not come to an end with DeBERTa.
+    if not name.startswith("deberta"):
+        runs["OpenVINO f32"] = lambda: peer("openvino", work)
     if args.bf16:
         runs |= {"hfauto-pipe bf16": lambda: ours("bf16"), "OpenVINO bf16": lambda: peer("openvino", work, "bf16")}
+    if args.int8:
+        runs |= {"hfauto-pipe int8": lambda: ours("int8"), "OpenVINO int8": lambda: peer("openvino", work, "int8")}
     seconds, results = rounds(args, runs)
     tokens = sum(map(len, rows))
     print(f"\n## {name}, {label}: {len(rows)} rows of {tokens / len(rows):.0f} tokens on average\n\n| | tokens/s | least cosine to sentence-transformers |\n|---|---|---|")
@@ -318,7 +342,7 @@ def embed(name, label, rows, args):
     print()
     for own in (kind for kind in runs if kind.startswith("hfauto")):
         others = ["sentence-transformers", own.replace("hfauto-pipe", "OpenVINO")]
-        for other in others:
+        for other in filter(seconds.get, others):
             print(f"- {own} over {other}: {spread([theirs / mine for mine, theirs in zip(seconds[own], seconds[other])])}")
     sys.stdout.flush()
 
@@ -337,7 +361,7 @@ def generate(name, args):
         ("hfauto-pipe", lambda dtype=dtype: ours(dtype)), ("CTranslate2", lambda dtype=dtype: peer("ctranslate2", work, dtype)))}
     if "f32" in args.dtypes:
         runs["transformers f32"] = lambda: peer("transformers", work)
-    generated(f"{name}, decoding: {len(rows)} prompts of 48 tokens, {NEW_TOKENS} new ones, greedy", len(rows) * NEW_TOKENS, runs, args)
+    compared(f"{name}, decoding: {len(rows)} prompts of 48 tokens, {NEW_TOKENS} new ones, greedy", len(rows) * NEW_TOKENS, runs, args)
 
 
 def translate(name, beams, args):
@@ -358,21 +382,28 @@ def translate(name, beams, args):
     if "f32" in args.dtypes:
         runs["transformers f32"] = lambda: theirs("transformers_translator", "f32")
     lengths = f"{min(map(len, rows))} to {max(map(len, rows))}"
-    generated(f"{name}: {len(rows)} rows of {lengths} tokens, {TRANSLATED_TOKENS} new ones, {beams} beam{'s' * (beams > 1)}", len(rows) * TRANSLATED_TOKENS, runs, args)
+    compared(f"{name}: {len(rows)} rows of {lengths} tokens, {TRANSLATED_TOKENS} new ones, {beams} beam{'s' * (beams > 1)}", len(rows) * TRANSLATED_TOKENS, runs, args)
 
 
-def generated(title, tokens, runs, args):
-    """Runs the rounds, and prints them as a table of tokens per second, and as ratios."""
-    seconds, results = rounds(args, runs)
-    print(f"\n## {title}\n\n| | tokens/s | the same text as transformers |\n|---|---|---|")
+def generated(title, tokens, seconds, results, pairs, reference):
+    """Prints rounds as a table of tokens per second, and the ratios of pairs."""
+    print(f"\n## {title}\n\n| | tokens/s | the same text as {reference} |\n|---|---|---|")
     for kind, times in seconds.items():
-        same = f"{np.mean(results[kind] == results['transformers f32']):.0%}" if "transformers f32" in results else ""
+        same = f"{np.mean(results[kind] == results[reference]):.0%}" if reference in results else ""
         print(f"| {kind} | {tokens / statistics.median(times):.0f} | {same} |")
     print()
-    for dtype in args.dtypes:
-        for other in [f"CTranslate2 {dtype}", *(["transformers f32"] if dtype == "f32" else [])]:
-            print(f"- hfauto-pipe {dtype} over {other}: {spread([theirs / mine for mine, theirs in zip(seconds[f'hfauto-pipe {dtype}'], seconds[other])])}")
+    for own, other in pairs:
+        print(f"- {own} over {other}: {spread([theirs / mine for mine, theirs in zip(seconds[own], seconds[other])])}")
     sys.stdout.flush()
+
+
+def compared(title, tokens, runs, args):
+    """Runs the rounds of decoding, each dtype beside its peers."""
+    seconds, results = rounds(args, runs)
+    pairs = [(f"hfauto-pipe {dtype}", f"CTranslate2 {dtype}") for dtype in args.dtypes]
+    if "f32" in args.dtypes:
+        pairs.insert(1, ("hfauto-pipe f32", "transformers f32"))
+    generated(title, tokens, seconds, results, pairs, "transformers f32")
 
 
 def main():
@@ -382,6 +413,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help=f"of {', '.join([*EMBEDDERS, *DECODERS, *TRANSLATORS])}")
     parser.add_argument("--bf16", action="store_true", help="also in bf16, where the processor has instructions for it")
+    parser.add_argument("--int8", action="store_true", help="embedders also in int8, OpenVINO's static and by NNCF")
     parser.add_argument("--dtypes", nargs="*", default=["f32", "int8"], help="of decoding")
     # As a peer.
     parser.add_argument("--peer", choices=list(PEERS))

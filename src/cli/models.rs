@@ -163,7 +163,10 @@ fn runnable(snapshot: &Snapshot, revision: Option<&str>, hub: &Hub) -> Vec<Runna
     let models = Models::new(Arc::new(offline));
     let resolved = |definition: &'static TaskDefinition| {
         let step = example(definition, &spec)?;
-        let task = tasks::resolve(&step, &models).ok()?;
+        // What a task warns of concerns those who run it.
+        let quiet = tracing::subscriber::NoSubscriber::default();
+        let resolve = || tasks::resolve(&step, &models);
+        let task = tracing::subscriber::with_default(quiet, resolve).ok()?;
         if !is_trained_for(&task.base().model.config().architectures(), task.auto_class()) {
             return None;
         }

@@ -30,7 +30,7 @@ const TASKS: usize = 4000;
 
 /// The descriptions of units in one submission, in bytes. While it is encoded and sent, there are several copies of it. The
 /// rest is submitted next.
-const SUBMISSION_BYTES: usize = 8 << 20;
+const SUBMISSION_BYTES: usize = 2 << 20;
 
 /// Ballista's bytes for a partition of a plan, rounded up.
 const PARTITION_BYTES: usize = 1024;

@@ -20,7 +20,7 @@ pub struct Coordinator {
     output: UnitOutput,
     units: Vec<UnitJob>,
     /// The ids of the finished units.
-    done: Mutex<BTreeSet<String>>,
+    done: Mutex<BTreeSet<Arc<str>>>,
     clock: Clock,
 }
 
@@ -49,9 +49,9 @@ impl Coordinator {
             done.extend(keys.into_iter().map(|key| key.id));
         } else {
             let (open, _) = job.open_units(units.iter().collect(), &output);
-            let open: BTreeSet<&str> = open.iter().map(|unit| unit.key.id.as_str()).collect();
+            let open: BTreeSet<&str> = open.iter().map(|unit| &*unit.key.id).collect();
             let ids = units.iter().map(|unit| &unit.key.id);
-            done.extend(ids.filter(|id| !open.contains(id.as_str())).cloned());
+            done.extend(ids.filter(|id| !open.contains(&***id)).cloned());
         }
         job.progress.enter(Stage::Running);
         Ok(Self { job, spec, output, units, done: Mutex::new(done), clock })
@@ -106,7 +106,7 @@ impl Coordinator {
         }
         let committed = self.output.committed_ids()?;
         for unit in &self.units {
-            if done.contains(&unit.key.id) || !committed.contains(&unit.key.id) {
+            if done.contains(&unit.key.id) || !committed.contains(&*unit.key.id) {
                 continue;
             }
             let Some(rows) = self.output.committed_rows(&unit.key)? else { continue };

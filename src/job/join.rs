@@ -194,7 +194,7 @@ impl Joined<'_> {
         let mut slow: Option<(Instant, usize, u32)> = None;
         for unit in others {
             let key = &self.units[unit].key;
-            let numbers = claims.get(&key.id).map_or(&[][..], Vec::as_slice);
+            let numbers = claims.get(&*key.id).map_or(&[][..], Vec::as_slice);
             let Some(last) = numbers.last() else {
                 // Done, or given up: claimed like any other unit.
                 state.claimed.remove(&unit);
@@ -230,7 +230,7 @@ impl Joined<'_> {
         }
         let done = self.output.committed_ids()?;
         let is_done = |unit: &usize| {
-            done.contains(&self.units[*unit].key.id) && !state.running.contains(unit)
+            done.contains(&*self.units[*unit].key.id) && !state.running.contains(unit)
         };
         let others: Vec<usize> = state.open.iter().copied().filter(is_done).collect();
         for unit in others {

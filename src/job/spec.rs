@@ -7,13 +7,13 @@
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Job;
-use super::units::UnitJob;
+use super::units::{FileOfUnits, PlanOfUnits, UnitJob};
 use crate::config::pipeline::{DeviceSpec, Dtype, OnErrorRows, Pipeline, Written};
 use crate::config::reload;
 use crate::error::{Error, ErrorKind, Result};
@@ -203,9 +203,9 @@ impl UnitSpec {
         Self {
             protocol: PROTOCOL,
             build: build().to_owned(),
-            id: unit.key.id.clone(),
+            id: unit.key.id.to_string(),
             sequence: unit.key.sequence,
-            input: unit.key.input.clone(),
+            input: unit.key.input.to_string(),
             rows: source.unit(&unit.unit).ship(),
         }
     }
@@ -242,12 +242,13 @@ impl UnitSpec {
     /// `Config` if it is a unit of another job; `NoInput` or `Data` if its file cannot be opened.
     pub(super) fn open(&self, job: &Job) -> Result<(UnitJob, SourceUnit)> {
         let rows = job.source.shipped_unit(&self.rows)?;
-        let mut unit = UnitJob::new(rows.unit(), rows.file(), self.sequence, job.plan_hash());
-        if unit.key.id != self.id {
+        let file = FileOfUnits::of(Arc::new(rows.file()));
+        let mut unit = file.unit(rows.unit(), self.sequence, &PlanOfUnits::of(job.plan_hash()));
+        if *unit.key.id != *self.id {
             let message = format!("the unit `{}` belongs to another job", self.id);
             return Err(Error::new(ErrorKind::Config, message));
         }
-        unit.key.input.clone_from(&self.input);
+        unit.key.input = self.input.as_str().into();
         Ok((unit, rows))
     }
 }

@@ -148,7 +148,7 @@ pub(super) fn plan_hash(
 pub(super) struct UnitJob {
     pub(super) unit: Unit,
     pub(super) key: UnitKey,
-    pub(super) file: InputFile,
+    pub(super) file: Arc<InputFile>,
 }
 
 /// The persistent name of an input. If it hides a variable's value, a hash distinguishes inputs that differ only in
@@ -164,32 +164,65 @@ fn recorded(input: String) -> String {
 
 /// The units of a source with their keys.
 pub(super) fn unit_jobs(source: &Source, size: &UnitSize, plan_hash: blake3::Hash) -> Vec<UnitJob> {
-    let units = source.units(size).into_iter().enumerate();
+    let plan = PlanOfUnits::of(plan_hash);
+    let mut last: Option<(usize, FileOfUnits)> = None;
     let job = |(sequence, unit): (usize, Unit)| {
-        let file = source.files[unit.file].clone();
-        UnitJob::new(unit, file, sequence, plan_hash)
+        let file = match last.take() {
+            Some((number, file)) if number == unit.file => file,
+            _ => FileOfUnits::of(Arc::clone(&source.files[unit.file])),
+        };
+        let number = unit.file;
+        let job = file.unit(unit, sequence, &plan);
+        last = Some((number, file));
+        job
     };
-    units.map(job).collect()
+    source.units(size).into_iter().enumerate().map(job).collect()
+}
+
+/// The plan of a job, as it is in the keys of its units.
+pub(super) struct PlanOfUnits {
+    hash: blake3::Hash,
+    name: Arc<str>,
+}
+
+impl PlanOfUnits {
+    pub(super) fn of(hash: blake3::Hash) -> Self {
+        Self { hash, name: hash.to_hex()[..32].into() }
+    }
+}
+
+/// A file, as it is in the keys of its units: they share its texts.
+pub(super) struct FileOfUnits {
+    file: Arc<InputFile>,
+    input: Arc<str>,
+    stamp: Arc<str>,
+}
+
+impl FileOfUnits {
+    pub(super) fn of(file: Arc<InputFile>) -> Self {
+        let input = recorded(file.path.display().to_string()).into();
+        let stamp = file.stamp.to_string().into();
+        Self { file, input, stamp }
+    }
+
+    /// The unit at position `sequence` of the job with this plan.
+    pub(super) fn unit(&self, unit: Unit, sequence: usize, plan: &PlanOfUnits) -> UnitJob {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(plan.hash.as_bytes());
+        let input = self.file.path.display();
+        hasher.update(format!("{input}\n{}\n{:?}", self.stamp, unit.rows).as_bytes());
+        let key = UnitKey {
+            id: hasher.finalize().to_hex()[..32].into(),
+            sequence,
+            input: Arc::clone(&self.input),
+            file: Arc::clone(&self.stamp),
+            plan: Arc::clone(&plan.name),
+        };
+        UnitJob { unit, key, file: Arc::clone(&self.file) }
+    }
 }
 
 impl UnitJob {
-    /// The unit at position `sequence` of the job with this plan.
-    pub(super) fn new(
-        unit: Unit,
-        file: InputFile,
-        sequence: usize,
-        plan_hash: blake3::Hash,
-    ) -> Self {
-        let input = file.path.display().to_string();
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(plan_hash.as_bytes());
-        hasher.update(format!("{input}\n{}\n{:?}", file.stamp, unit.rows).as_bytes());
-        let id = hasher.finalize().to_hex()[..32].to_owned();
-        let (stamp, plan) = (file.stamp.to_string(), plan_hash.to_hex()[..32].to_owned());
-        let input = recorded(input);
-        Self { unit, key: UnitKey { id, sequence, input, file: stamp, plan }, file }
-    }
-
     /// # Errors
     /// `Data` if the file has changed since its inspection.
     pub(super) fn check_unchanged(&self) -> Result<()> {

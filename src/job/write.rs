@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -22,7 +23,7 @@ use crate::source::{self, InputFile};
 pub(crate) async fn write_stream(
     mut stream: SendableRecordBatchStream,
     mut sink: Sink,
-    files: &[InputFile],
+    files: &[Arc<InputFile>],
     on_rows: impl Fn(u64, Duration) + Send + 'static,
     mut cancel: Pin<&mut impl Future<Output = ErrorKind>>,
 ) -> Result<Sink> {

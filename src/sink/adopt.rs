@@ -26,8 +26,13 @@ pub(super) struct OnlyUnit {
 
 impl OnlyUnit {
     pub(super) fn new(key: &UnitKey, errors: RowErrorCounts) -> Self {
-        let UnitKey { id, input, file, plan, .. } = key.clone();
-        Self { unit: id, input, file, plan, errors }
+        Self {
+            unit: key.id.to_string(),
+            input: key.input.to_string(),
+            file: key.file.to_string(),
+            plan: key.plan.to_string(),
+            errors,
+        }
     }
 }
 

@@ -24,10 +24,10 @@ impl UnitOutput {
         }
         // Holds one entry per unit and per input, but not the manifests: there may be many more of them.
         let ids: HashMap<&str, usize> =
-            units.iter().enumerate().map(|(index, unit)| (unit.id.as_str(), index)).collect();
+            units.iter().enumerate().map(|(index, unit)| (&*unit.id, index)).collect();
         let mut done = vec![false; units.len()];
         let mut seen: HashMap<&str, (&UnitKey, UnitStatus)> =
-            units.iter().map(|unit| (unit.input.as_str(), (unit, UnitStatus::New))).collect();
+            units.iter().map(|unit| (&*unit.input, (unit, UnitStatus::New))).collect();
         let mut has_records = false;
         let mut visit = |record: Record| {
             if let Some(index) = ids.get(record.unit.as_str()) {
@@ -36,9 +36,11 @@ impl UnitOutput {
             if let Some((unit, status)) = seen.get_mut(record.input.as_str()) {
                 *status = match *status {
                     // These units have another position in the file.
-                    _ if record.file == unit.file && record.plan == unit.plan => UnitStatus::Done,
+                    _ if *record.file == *unit.file && *record.plan == *unit.plan => {
+                        UnitStatus::Done
+                    }
                     UnitStatus::Done => UnitStatus::Done,
-                    _ if record.file == unit.file => UnitStatus::PlanChanged,
+                    _ if *record.file == *unit.file => UnitStatus::PlanChanged,
                     UnitStatus::New => UnitStatus::FileChanged,
                     other => other,
                 };
@@ -53,7 +55,7 @@ impl UnitOutput {
             adopted(storage.as_ref(), units)?.into_iter().for_each(visit);
         }
         let status = |(unit, is_done): (&UnitKey, bool)| {
-            let of_input = seen.get(unit.input.as_str()).map(|(_, status)| *status);
+            let of_input = seen.get(&*unit.input).map(|(_, status)| *status);
             match of_input.filter(|status| *status != UnitStatus::Done) {
                 _ if is_done => UnitStatus::Done,
                 Some(status) => status,

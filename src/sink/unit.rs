@@ -2,6 +2,7 @@
 //! durable (`units`).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::Written;
 use super::records::{Record, RowErrorCounts};
@@ -11,15 +12,15 @@ use super::storage::Shard;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitKey {
     /// A hash of everything that its rows depend on, in hex.
-    pub id: String,
+    pub id: Arc<str>,
     /// Its index among the units of the job; part files sort by it.
     pub sequence: usize,
     /// The input file.
-    pub input: String,
+    pub input: Arc<str>,
     /// The size and modification time of the file.
-    pub file: String,
+    pub file: Arc<str>,
     /// A hash of everything that all units depend on: models, options, SQL.
-    pub plan: String,
+    pub plan: Arc<str>,
 }
 
 /// The planned action for a unit.

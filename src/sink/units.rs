@@ -422,10 +422,10 @@ impl UnitOutput {
         failpoint("unit.synced");
         let record = Record {
             version: VERSION,
-            unit: unit.id.clone(),
-            input: unit.input.clone(),
-            file: unit.file.clone(),
-            plan: unit.plan.clone(),
+            unit: unit.id.to_string(),
+            input: unit.input.to_string(),
+            file: unit.file.to_string(),
+            plan: unit.plan.to_string(),
             rows: sink.closed.iter().map(|part| part.rows).sum(),
             errors,
             files: std::mem::take(&mut sink.closed),
@@ -552,8 +552,8 @@ impl UnitOutput {
             let message = format!("a unit of `{}` was not computed", unit.input);
             return Err(Error::new(ErrorKind::Internal, message));
         }
-        let current: BTreeSet<&str> = units.iter().map(|unit| unit.id.as_str()).collect();
-        let inputs: BTreeSet<&str> = units.iter().map(|unit| unit.input.as_str()).collect();
+        let current: BTreeSet<&str> = units.iter().map(|unit| &*unit.id).collect();
+        let inputs: BTreeSet<&str> = units.iter().map(|unit| &*unit.input).collect();
         let prune = self.mode == UnitMode::Incremental { prune: true };
         let is_incremental = self.mode != UnitMode::Resume;
         let (mut keeps, mut drops) = (Vec::new(), Vec::new());
@@ -651,7 +651,7 @@ fn start_shared(storage: &Arc<dyn Storage>, hold: &Hold) -> Result<Run> {
 /// cannot be computed again.
 fn refuse_foreign(records: &Records, units: &[UnitKey]) -> Result<()> {
     let Some(unit) = units.first() else { return Ok(()) };
-    let inputs: BTreeSet<&str> = units.iter().map(|unit| unit.input.as_str()).collect();
+    let inputs: BTreeSet<&str> = units.iter().map(|unit| &*unit.input).collect();
     let is_foreign =
         |record: &&Kept| *record.plan != *unit.plan && !inputs.contains(&*record.input);
     match records.all().find(is_foreign) {

@@ -1,7 +1,6 @@
 //! Reads the columns of Arrow IPC files and streams, and counts their rows, after it validates their lengths: the `arrow-ipc` crate allocates
 //! whatever a file claims. Not here: rows, which DataFusion reads.
 
-use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -9,7 +8,7 @@ use arrow::ipc::reader::{FileReader, StreamReader, read_footer_length};
 use arrow::ipc::{MessageHeader, root_as_footer, root_as_message};
 use datafusion::arrow;
 
-use super::inspect::{Columns, Inspected, Layout, Rows, read_error, without_metadata};
+use super::inspect::{Columns, Inspected, Layout, Rows, TextBytes, read_error, without_metadata};
 use super::invalid::InvalidText;
 use super::units::Start;
 use crate::error::{Error, ErrorKind, Result};
@@ -55,7 +54,7 @@ pub(super) fn inspect(
     };
     let schema = schema.map_err(|error| broken(error.into()))?;
     let columns = Columns::Arrow { schema: without_metadata(&schema), stream };
-    let (text_bytes, invalid) = (BTreeMap::new(), InvalidText::default());
+    let (text_bytes, invalid) = (TextBytes::default(), InvalidText::default());
     Ok(Inspected { columns, rows, text_bytes, starts, invalid, layout: Layout::default() })
 }
 

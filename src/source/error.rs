@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind};
 /// values are `Data`, SQL and planning are `Config`, memory and spill space are `Resources`, a broken invariant or a panic
 /// is `Internal`. A `Data` error names its file if that is known: always for a single file, and for Parquet if reading the
 /// files again shows it.
-pub fn stream_error(error: DataFusionError, files: &[InputFile]) -> Error {
+pub fn stream_error(error: DataFusionError, files: &[Arc<InputFile>]) -> Error {
     let error = match take_ours(Box::new(error)) {
         Ok(ours) => return ours,
         Err(error) => error,
@@ -83,7 +83,7 @@ fn with_hint(error: Error) -> Error {
 }
 
 /// Like [`stream_error`], for planning user SQL: an internal error of the engine means that it cannot plan the query.
-pub fn query_error(error: DataFusionError, files: &[InputFile]) -> Error {
+pub fn query_error(error: DataFusionError, files: &[Arc<InputFile>]) -> Error {
     let is_internal = kind_of(&error) == ErrorKind::Internal
         && chain(&error).any(|cause| {
             matches!(cause.downcast_ref::<DataFusionError>(), Some(DataFusionError::Internal(_)))
@@ -257,14 +257,14 @@ fn reason(error: Cause<'_>) -> String {
 }
 
 /// The file that an error comes from, if it is known.
-fn culprit<'f>(reason: &str, files: &'f [InputFile]) -> Option<&'f InputFile> {
+fn culprit<'f>(reason: &str, files: &'f [Arc<InputFile>]) -> Option<&'f InputFile> {
     if let [file] = files {
         return Some(file);
     }
-    let named = files.iter().find(|file| reason.contains(&*file.path.to_string_lossy()));
+    let all = files.iter().map(|file| &**file);
+    let named = all.clone().find(|file| reason.contains(&*file.path.to_string_lossy()));
     named.or_else(|| {
-        let local = files.iter().filter(|file| !file.is_remote());
-        local.into_iter().find(|file| match std::fs::File::open(&file.path) {
+        all.filter(|file| !file.is_remote()).find(|file| match std::fs::File::open(&file.path) {
             Err(_) => true,
             Ok(opened) => {
                 let is_parquet = file
@@ -414,7 +414,7 @@ mod tests {
         let stamp = std::fs::metadata(folder.path()).unwrap();
         let stamp = super::super::stamp::FileStamp::of_file(&stamp).unwrap();
         let path = "/data/a.csv".into();
-        let file = InputFile { path, bytes: 1, rows: None, stamp, remote: None };
+        let file = Arc::new(InputFile { path, bytes: 1, rows: None, stamp, remote: None });
         let error = DataFusionError::ArrowError(Box::new(ArrowError::CsvError("x".into())), None);
         let error = stream_error(error, &[file]);
         assert_eq!(error.message(), "cannot read the rows of `/data/a.csv`: Csv error: x");

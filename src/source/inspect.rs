@@ -16,7 +16,7 @@ use super::csv::CsvColumns;
 use super::invalid::InvalidText;
 use super::jsonl::JsonColumns;
 use super::listing::ListedFile;
-use super::remote::CHUNK_BYTES;
+use super::remote::{CHUNK_BYTES, RemoteFile};
 use super::session::ROWS_PER_BATCH;
 use super::text::{Decode, text_of};
 use super::units::Start;
@@ -74,8 +74,8 @@ pub(super) enum Columns {
 pub(super) struct Inspected {
     pub(super) columns: Columns,
     pub(super) rows: Rows,
-    /// The size in bytes of the texts of columns by name, as far as known.
-    pub(super) text_bytes: BTreeMap<String, u64>,
+    /// The size of the texts of columns, as far as known.
+    pub(super) text_bytes: TextBytes,
     /// The places to cut the file, after its start.
     pub(super) starts: Vec<Start>,
     /// Texts that are not UTF-8, unless they are errors.
@@ -84,8 +84,28 @@ pub(super) struct Inspected {
     pub(super) layout: Layout,
 }
 
+/// The size in bytes of the texts of some columns of a file. There may be very many files: it takes no more memory than
+/// it needs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct TextBytes(Box<[(Box<str>, u64)]>);
+
+impl TextBytes {
+    /// The size of a column's texts, if it is known.
+    pub(super) fn of(&self, column: &str) -> Option<u64> {
+        let found = self.0.binary_search_by(|(name, _)| (**name).cmp(column));
+        found.ok().map(|index| self.0[index].1)
+    }
+}
+
+impl FromIterator<(String, u64)> for TextBytes {
+    fn from_iter<I: IntoIterator<Item = (String, u64)>>(columns: I) -> Self {
+        let columns: BTreeMap<String, u64> = columns.into_iter().collect();
+        Self(columns.into_iter().map(|(name, bytes)| (name.into(), bytes)).collect())
+    }
+}
+
 /// The settings for reading the rows of a file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Layout {
     /// The columns of a Parquet file that decide how many rows a batch has.
     pub(super) large_values: Vec<LargeValues>,
@@ -170,7 +190,7 @@ fn inspect_format(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
     let marked_rows = what.marks.then_some(what.max_rows);
     match file.form.format {
         FileFormat::Parquet => match &file.remote {
-            Some(remote) => parquet::inspect(path, || Ok(remote.clone()), marked_rows),
+            Some(remote) => parquet::inspect(path, || Ok(RemoteFile::clone(remote)), marked_rows),
             None => parquet::inspect(path, || open(path), marked_rows),
         },
         FileFormat::Arrow => {

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use datafusion::common::parsers::CompressionTypeVariant as Codec;
 
@@ -58,7 +59,7 @@ pub(super) struct ListedFile {
     pub(super) stamp: FileStamp,
     pub(super) form: Form,
     /// The object, if it is one.
-    pub(super) remote: Option<RemoteFile>,
+    pub(super) remote: Option<Arc<RemoteFile>>,
     /// Hive partitions from the outermost folder; `None` is null.
     pub(super) partitions: Vec<(String, Option<String>)>,
 }
@@ -197,7 +198,7 @@ impl Found {
                     FileStamp::of_file(&metadata).map_err(|error| unopened(&path, error))?;
                 (way.real, metadata.len(), stamp, None)
             }
-            Self::Remote(file, stamp) => (path.clone(), file.bytes(), stamp, Some(file)),
+            Self::Remote(file, stamp) => (path.clone(), file.bytes(), stamp, Some(Arc::new(file))),
         };
         Ok(ListedFile { path, real, bytes, stamp, form, remote, partitions })
     }

@@ -89,7 +89,8 @@ pub use self::stamp::FileStamp;
 pub(crate) use self::unit_scan::{ScansOfUnits, UnitScanExec};
 pub use self::units::{StepWork, Unit, UnitSize};
 
-use self::inspect::{Inspected, Inspection, Rows};
+use self::inspect::{Inspected, Inspection, Layout, Rows};
+use self::invalid::InvalidText;
 use self::listing::ListedFile;
 use self::remote::RemoteFile;
 #[cfg(feature = "cluster")]
@@ -106,7 +107,7 @@ pub struct Source {
     /// Its rows: `where`, `limit` and `select` applied, in order.
     pub dataframe: DataFrame,
     /// Its files, in the order that they are read.
-    pub files: Vec<InputFile>,
+    pub files: Vec<Arc<InputFile>>,
     /// The number of rows, if it is known before reading: not with `where`, and not for large Arrow IPC
     /// files in an object store.
     pub rows: Option<u64>,
@@ -236,7 +237,7 @@ pub struct InputFile {
     pub rows: Option<u64>,
     /// The file as it was when the source was opened.
     pub stamp: FileStamp,
-    remote: Option<RemoteFile>,
+    remote: Option<Arc<RemoteFile>>,
 }
 
 impl InputFile {
@@ -325,12 +326,16 @@ pub(crate) async fn open_with(
     let input_files: Vec<_> = files
         .iter()
         .zip(&inspected)
-        .map(|(file, inspected)| InputFile::of(file, inspected.rows))
+        .map(|(file, inspected)| Arc::new(InputFile::of(file, inspected.rows)))
         .collect();
 
+    // There may be very many files, and most are alike.
+    let mut last: Option<(Arc<InvalidText>, Arc<Layout>)> = None;
     let files = files.into_iter().zip(inspected).map(|(file, inspected)| {
         let Inspected { rows, text_bytes, starts, invalid, layout, .. } = inspected;
-        let (invalid, layout) = (Arc::new(invalid), Arc::new(layout));
+        let (same_invalid, same_layout) = last.take().unzip();
+        let (invalid, layout) = (shared(invalid, same_invalid), shared(layout, same_layout));
+        last = Some((Arc::clone(&invalid), Arc::clone(&layout)));
         let (part, first_row, part_rows) = (None, 0, None);
         let starts = starts.into();
         TableFile { file, rows, text_bytes, starts, invalid, layout, part, first_row, part_rows }
@@ -343,6 +348,11 @@ pub(crate) async fn open_with(
         notes,
         ..source
     })
+}
+
+/// The value, or the earlier one if it is equal.
+fn shared<T: PartialEq>(value: T, earlier: Option<Arc<T>>) -> Arc<T> {
+    earlier.filter(|earlier| **earlier == value).unwrap_or_else(|| Arc::new(value))
 }
 
 /// Opens a source that another process has listed and inspected. It has no files of its own.
@@ -362,7 +372,7 @@ async fn of_tables(
     ctx: &SessionContext,
     spec: &SourceSpec,
     (table, marked): (FilesTable, Option<FilesTable>),
-    files: Vec<InputFile>,
+    files: Vec<Arc<InputFile>>,
 ) -> Result<Source> {
     let table = Arc::new(table);
     let rows_of = |table: &Arc<FilesTable>| {
@@ -395,7 +405,7 @@ async fn query(
     ctx: &SessionContext,
     table: Arc<FilesTable>,
     spec: &SourceSpec,
-    files: &[InputFile],
+    files: &[Arc<InputFile>],
 ) -> Result<DataFrame> {
     let markers = table.markers().to_vec();
     let mut dataframe = ctx.read_table(table).map_err(|error| stream_error(error, files))?;

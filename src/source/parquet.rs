@@ -78,7 +78,7 @@ pub(super) fn inspect<R: ChunkReader + 'static>(
     Ok(Inspected {
         columns,
         rows: Rows::Exactly(rows),
-        text_bytes,
+        text_bytes: text_bytes.into_iter().collect(),
         starts,
         invalid,
         layout: Layout { large_values: large_values(&metadata), ..Layout::default() },

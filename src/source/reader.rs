@@ -44,6 +44,7 @@ use super::inspect::{self, BATCH_VALUES, read_error};
 use super::invalid::{LossyReader, Marker, RawTexts};
 use super::json::repaired;
 use super::parquet_reader::CheckedChunks;
+use super::remote::RemoteFile;
 use super::table_file::TableFile;
 use super::text::{Decode, text_of};
 use super::unify::conform;
@@ -243,7 +244,7 @@ impl Reading {
             FileFormat::Parquet => {
                 let open = || inspect::open(&file.file.path).map_err(external);
                 match &file.file.remote {
-                    Some(remote) => self.parquet(file, || Ok(remote.clone()), &mut give),
+                    Some(remote) => self.parquet(file, || Ok(RemoteFile::clone(remote)), &mut give),
                     None => self.parquet(file, open, &mut give),
                 }
             }

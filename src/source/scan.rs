@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::RecordBatch;
@@ -11,10 +12,15 @@ use datafusion::common::Statistics;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource,
+};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{
     CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions,
@@ -38,6 +44,12 @@ use crate::guard::guarded_stream;
 
 /// The most files to check again after a scan has failed.
 const LOOKED_AT_AGAIN: usize = 1000;
+
+/// With fewer row groups for each partition than this, partitions of whole row groups may differ too much in size.
+const GROUPS_PER_PARTITION: usize = 4;
+
+/// The fewest rows of a partition by rows: a query with a model in it may have few.
+const PARTITION_ROWS: u64 = 256;
 
 /// The files of a scan and their expected row count.
 #[derive(Clone, Debug)]
@@ -111,6 +123,42 @@ impl ScanExec {
 
     fn over(&self, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
         Arc::new(Self { input, known: Arc::clone(&self.known), read: Arc::default() })
+    }
+
+    /// The scan of Parquet files in partitions with about as many rows each. `None` if there are row groups enough for
+    /// partitions of about the same size, or too few rows.
+    fn by_rows(&self, target_partitions: usize) -> Option<Arc<dyn ExecutionPlan>> {
+        let files = &self.known.files;
+        let groups: usize = files.iter().map(|file| file.starts.len() + 1).sum();
+        let counts: Vec<u64> = files.iter().map(|f| f.rows.exactly()).collect::<Option<_>>()?;
+        let rows: u64 = counts.iter().sum();
+        let partitions = (rows / PARTITION_ROWS).min(target_partitions as u64);
+        if groups >= target_partitions * GROUPS_PER_PARTITION || partitions < 2 {
+            return None;
+        }
+        let scan = self.input.downcast_ref::<DataSourceExec>()?;
+        let config = scan.data_source().downcast_ref::<FileScanConfig>()?;
+        config.file_source().downcast_ref::<ParquetSource>()?;
+        let [group] = config.file_groups.as_slice() else { return None };
+        if group.len() != files.len() {
+            return None;
+        }
+        let groups = (0..partitions).map(|partition| {
+            let wanted = rows * partition / partitions..rows * (partition + 1) / partitions;
+            let mut first = 0;
+            let mut parts = Vec::new();
+            for (file, of) in group.iter().zip(&counts) {
+                let start = wanted.start.clamp(first, first + of) - first;
+                let end = wanted.end.clamp(first, first + of) - first;
+                first += of;
+                if start < end {
+                    parts.push(of_rows(file.clone(), &(start..end), *of));
+                }
+            }
+            FileGroup::new(parts)
+        });
+        let config = FileScanConfigBuilder::from(config.clone()).with_file_groups(groups.collect());
+        Some(DataSourceExec::from_data_source(config.build()))
     }
 
     /// Whether the scan reads every row of the files: no predicate filters any, and no limit ends the scan.
@@ -198,7 +246,8 @@ impl ExecutionPlan for ScanExec {
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, checked(rows, known, read))))
     }
 
-    /// Splits the files at their row groups. Parts of files stay as they are: their rows are selected by number.
+    /// Splits the files at their row groups, or by rows if there are few of them. Parts of files stay as they are: their
+    /// rows are selected by number.
     fn repartitioned(
         &self,
         target_partitions: usize,
@@ -207,7 +256,10 @@ impl ExecutionPlan for ScanExec {
         if self.known.files.iter().any(|file| file.part.is_some()) {
             return Ok(None);
         }
-        let input = self.input.repartitioned(target_partitions, config)?;
+        let input = match self.by_rows(target_partitions) {
+            None => self.input.repartitioned(target_partitions, config)?,
+            by_rows => by_rows,
+        };
         Ok(input.map(|input| self.over(input)))
     }
 
@@ -271,6 +323,16 @@ impl ExecutionPlan for ScanExec {
             SortOrderPushdownResult::Unsupported => SortOrderPushdownResult::Unsupported,
         })
     }
+}
+
+/// The rows of a Parquet file of `of` rows.
+pub(super) fn of_rows(file: PartitionedFile, rows: &Range<u64>, of: u64) -> PartitionedFile {
+    let selectors = vec![
+        RowSelector::skip(rows.start as usize),
+        RowSelector::select((rows.end - rows.start) as usize),
+        RowSelector::skip((of - rows.end) as usize),
+    ];
+    file.with_extension(ParquetRowSelection::new(RowSelection::from(selectors)))
 }
 
 /// A partition of a scan. The scan knows the sum of the rows of all its partitions only.

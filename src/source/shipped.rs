@@ -1,7 +1,6 @@
 //! The description of a table, and of one unit of it, for another process: it reads the unit without listing or
 //! inspecting the other files. Not here: the transport, and what else a process needs to compute a unit (`crate::job`).
 
-use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::ops::Range;
 #[cfg(feature = "cluster")]
@@ -21,7 +20,7 @@ use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::physical_plan::ExecutionPlan;
 use serde::{Deserialize, Serialize};
 
-use super::inspect::{self, Layout, Rows};
+use super::inspect::{self, Layout, Rows, TextBytes};
 use super::invalid::{InvalidText, Marker};
 use super::listing::{Form, ListedFile};
 use super::parquet;
@@ -59,7 +58,7 @@ pub(crate) struct ShippedUnit {
     object: Option<ShippedObject>,
     partitions: Vec<(String, Option<String>)>,
     rows: Rows,
-    text_bytes: BTreeMap<String, u64>,
+    text_bytes: TextBytes,
     invalid: InvalidText,
     names: Vec<String>,
     batch_rows: usize,
@@ -136,7 +135,7 @@ impl ShippedUnit {
             Some(rows) => *first_row..first_row.saturating_add(*rows),
             None => 0..u64::MAX,
         };
-        let text_bytes = if part.is_some() { BTreeMap::new() } else { text_bytes.clone() };
+        let text_bytes = if part.is_some() { TextBytes::default() } else { text_bytes.clone() };
         Self {
             path: file.path.clone(),
             real: file.real.clone(),
@@ -192,7 +191,7 @@ impl ShippedUnit {
                 let url = self.path.to_string_lossy();
                 let mut paths = spec.paths.iter().filter(|path| crate::store::is_url(path));
                 let path = paths.next().ok_or_else(|| wrong("an object of no store"))?;
-                Some(RemoteFile::reopened(path, &url, self.bytes, etag.clone())?)
+                Some(Arc::new(RemoteFile::reopened(path, &url, self.bytes, etag.clone())?))
             }
             None => None,
         };
@@ -208,7 +207,7 @@ impl ShippedUnit {
         let large_values = if self.has_large_values {
             let path = file.path.as_path();
             let inspected = match &file.remote {
-                Some(remote) => parquet::inspect(path, || Ok(remote.clone()), None),
+                Some(remote) => parquet::inspect(path, || Ok(RemoteFile::clone(remote)), None),
                 None => parquet::inspect(path, || inspect::open(path), None),
             };
             inspected?.layout.large_values

@@ -18,7 +18,6 @@ use datafusion::datasource::file_format::FileFormat as DataFusionFormat;
 use datafusion::datasource::file_format::arrow::ArrowFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
 use datafusion::datasource::physical_plan::{
     FileGroup, FileScanConfigBuilder, FileSource, ParquetSource,
 };
@@ -26,7 +25,6 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
-use datafusion::parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use futures::stream::{self, StreamExt};
@@ -36,7 +34,7 @@ use super::listing::ListedFile;
 use super::local;
 use super::parquet_reader::CheckedReaders;
 use super::reader::{FilesExec, Reading};
-use super::scan::ScanExec;
+use super::scan::{ScanExec, of_rows};
 use super::schema::Merged;
 use super::session::ROWS_PER_BATCH;
 use super::table_file::TableFile;
@@ -372,7 +370,7 @@ impl FilesTable {
         };
         for (field, column) in schema.fields().iter().zip(&mut statistics.column_statistics) {
             let bytes: Option<u64> =
-                files.iter().map(|file| file.text_bytes.get(field.name()).copied()).sum();
+                files.iter().map(|file| file.text_bytes.of(field.name())).sum();
             let is_of_files = !self.partition_fields.contains(field);
             if let Some(bytes) = bytes.filter(|_| is_of_files && is_text(field.data_type())) {
                 column.byte_size = Precision::Inexact(bytes as usize);
@@ -460,15 +458,7 @@ fn partitioned(
     Ok(match part {
         None => partitioned,
         Some(Part::Bytes(bytes)) => partitioned.with_range(bytes.start as i64, bytes.end as i64),
-        Some(Part::Rows { rows, of }) => {
-            let selectors = vec![
-                RowSelector::skip(rows.start as usize),
-                RowSelector::select((rows.end - rows.start) as usize),
-                RowSelector::skip((of - rows.end) as usize),
-            ];
-            let selection = ParquetRowSelection::new(RowSelection::from(selectors));
-            partitioned.with_extension(selection)
-        }
+        Some(Part::Rows { rows, of }) => of_rows(partitioned, rows, *of),
     })
 }
 

@@ -1,10 +1,9 @@
 //! A file of a table: its inspection, and the part of it to read. Not here: the table of many files (`table`), the readers
 //! of formats (`reader`).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::inspect::{self, Layout, Rows};
+use super::inspect::{self, Layout, Rows, TextBytes};
 use super::invalid::InvalidText;
 use super::listing::ListedFile;
 use super::session::ROWS_PER_BATCH;
@@ -20,7 +19,7 @@ use crate::guard::guarded;
 pub(super) struct TableFile {
     pub(super) file: ListedFile,
     pub(super) rows: Rows,
-    pub(super) text_bytes: BTreeMap<String, u64>,
+    pub(super) text_bytes: TextBytes,
     pub(super) starts: Arc<[Start]>,
     /// The texts that are not UTF-8, if they are not errors.
     pub(super) invalid: Arc<InvalidText>,
@@ -54,7 +53,7 @@ impl TableFile {
         let path = self.file.path.display();
         let rows = guarded(ErrorKind::Data, &format!("`{path}`"), || {
             Ok(match &self.file.remote {
-                Some(remote) => batch_rows(large, &rows, true, remote, is_wanted),
+                Some(remote) => batch_rows(large, &rows, true, &**remote, is_wanted),
                 None => {
                     batch_rows(large, &rows, false, &inspect::open(&self.file.path)?, is_wanted)
                 }

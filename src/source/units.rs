@@ -8,11 +8,11 @@
 //!
 //! Not here: which pipelines may be cut, and how much work a row is (`crate::job`); finished units (`crate::sink`).
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::inspect::TextBytes;
 use crate::limits::PARQUET_UNITS;
 
 /// The most rows of a unit, unless the pipeline says otherwise.
@@ -100,9 +100,9 @@ impl StepWork {
 
 impl UnitSize {
     /// The work for an average row of a file of `rows` rows, whose columns have `text_bytes` bytes.
-    fn row(&self, text_bytes: &BTreeMap<String, u64>, rows: u64) -> f64 {
-        let mean = |column: &String| match text_bytes.get(column) {
-            Some(bytes) => *bytes as f64 / rows.max(1) as f64,
+    fn row(&self, text_bytes: &TextBytes, rows: u64) -> f64 {
+        let mean = |column: &String| match text_bytes.of(column) {
+            Some(bytes) => bytes as f64 / rows.max(1) as f64,
             None => UNKNOWN_BYTES as f64,
         };
         self.steps.iter().map(|step| step.of(step.columns.iter().map(mean).sum())).sum()
@@ -151,7 +151,7 @@ impl UnitSize {
 /// A file that can be cut.
 pub(super) struct Cuttable<'f> {
     pub(super) rows: u64,
-    pub(super) text_bytes: &'f BTreeMap<String, u64>,
+    pub(super) text_bytes: &'f TextBytes,
     /// Places to cut.
     pub(super) starts: &'f [Start],
     /// Whether it is a CSV or JSONL file.
@@ -241,7 +241,9 @@ fn row_starts(groups: &[Start], rows: u64, unit_rows: u64) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    const NO_TEXTS: &BTreeMap<String, u64> = &BTreeMap::new();
+    fn no_texts() -> &'static TextBytes {
+        Box::leak(Box::default())
+    }
 
     fn rows_of(size: &UnitSize, file: &Cuttable<'_>) -> Vec<u64> {
         let units = size.cut(file);
@@ -261,7 +263,7 @@ mod tests {
     }
 
     fn by_rows(rows: u64, starts: &[Start]) -> Cuttable<'_> {
-        let (text_bytes, is_text, is_sought, end) = (NO_TEXTS, false, true, 0);
+        let (text_bytes, is_text, is_sought, end) = (no_texts(), false, true, 0);
         Cuttable { rows, text_bytes, starts, is_text, is_sought, end }
     }
 
@@ -301,7 +303,7 @@ mod tests {
         let lengths = (0..1000).map(|row| if row < 900 { 10 } else { 910 });
         let (starts, end) = starts(lengths);
         let text = |is_sought| {
-            let (rows, text_bytes, starts) = (1000, NO_TEXTS, &starts[..]);
+            let (rows, text_bytes, starts) = (1000, no_texts(), &starts[..]);
             Cuttable { rows, text_bytes, starts, is_text: true, is_sought, end }
         };
         // 100 bytes on average: the short rows count by their number, the long ones by their bytes.
@@ -325,7 +327,7 @@ mod tests {
         // Units of the most rows are cut as if every place were known.
         let file = Cuttable {
             rows: 1_000_000,
-            text_bytes: NO_TEXTS,
+            text_bytes: no_texts(),
             starts: &many,
             is_text: true,
             is_sought: true,

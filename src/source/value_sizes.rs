@@ -29,7 +29,7 @@ const LEVEL_BYTES: u64 = 4;
 const PAGE_HEADER_BYTES: u64 = 1 << 12;
 
 /// A column of a row group with values that may be large.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct LargeValues {
     column: ColumnDescPtr,
     rows: Range<u64>,
@@ -42,7 +42,7 @@ pub(super) struct LargeValues {
 }
 
 /// The pages of a column in a file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Pages {
     codec: CompressionCodec,
     /// The bytes of the column chunk, which starts with the dictionary, if any.

@@ -450,16 +450,16 @@ fn models_says_which_tasks_a_checkpoint_runs() {
         found.unwrap_or_else(|| panic!("no {key} in:\n{}", ran.stdout)).trim().to_owned()
     };
     for (name, tasks) in [
-        ("tasks/bert-ner", "feature-extraction, token-classification, token-count"),
+        ("tasks/bert-ner", "feature-extraction, token-classification, token-count, chunk"),
         (
             "tasks/qwen3-rerank",
-            "feature-extraction, rerank, text-generation, loglikelihood, token-count",
+            "feature-extraction, rerank, text-generation, loglikelihood, token-count, chunk",
         ),
         (
             "tasks/bert-nli",
-            "feature-extraction, text-classification, zero-shot-classification, token-count",
+            "feature-extraction, text-classification, zero-shot-classification, token-count, chunk",
         ),
-        ("tasks/gpt2", "feature-extraction, text-generation, loglikelihood, token-count"),
+        ("tasks/gpt2", "feature-extraction, text-generation, loglikelihood, token-count, chunk"),
         ("tasks/vit", "image-classification, image-feature-extraction"),
     ] {
         assert_eq!(line(name, "tasks"), tasks, "{name}");

@@ -28,7 +28,7 @@ fn every_pipeline_validates_and_passes_its_tests() {
 
     let ran = fixture.run(&["test", "--offline", folder]);
     ran.succeeds();
-    assert!(ran.stdout.ends_with("21 passed, 0 failed\n"), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("23 passed, 0 failed\n"), "{}", ran.stdout);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, TimeUnit};
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::arrow;
 use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::physical_plan::ExecutionPlanProperties;
 use futures::StreamExt;
 use hfauto_pipe::config::pipeline::{CsvSpec, FileFormat, SourceSpec};
 use hfauto_pipe::source::{self, Source};
@@ -275,6 +276,39 @@ async fn a_predicate_on_partitions_skips_files_and_others_reach_the_scan() {
     assert_eq!(read(&spec).await.unwrap().num_rows(), 0);
     spec.select = Some(vec!["lang".to_owned(), "id".to_owned()]);
     assert_eq!(read(&spec).await.unwrap().num_columns(), 2);
+}
+
+#[tokio::test]
+async fn a_parquet_file_with_one_row_group_is_divided_by_rows() {
+    let data = Data::new();
+    data.put_parquet("t/a.parquet", &rows(0..1000));
+    data.put_parquet("t/b.parquet", &rows(1000..1500));
+    let source = open(&data.spec(&["t"])).await.unwrap();
+    let plan = source.dataframe.clone().create_physical_plan().await.unwrap();
+    assert_eq!(plan.output_partitioning().partition_count(), 1);
+    let context = source.dataframe.task_ctx();
+    for (target, expected) in [(2, vec![750, 750]), (4, vec![375; 4]), (64, vec![300; 5])] {
+        let divided = plan.repartitioned(target, context.session_config().options()).unwrap();
+        let divided = divided.unwrap();
+        let mut read = Vec::new();
+        let mut counts = Vec::new();
+        for partition in 0..divided.output_partitioning().partition_count() {
+            let stream = divided.execute(partition, Arc::new(context.clone())).unwrap();
+            let batches: Vec<RecordBatch> = stream.map(Result::unwrap).collect().await;
+            let found: Vec<i64> = batches.iter().flat_map(ids).collect();
+            counts.push(found.len());
+            read.extend(found);
+        }
+        assert_eq!(counts, expected);
+        assert_eq!(read, (0..1500).collect::<Vec<i64>>());
+    }
+    // Too few rows for more than one partition.
+    data.put_parquet("few.parquet", &rows(0..300));
+    let few = open(&data.spec(&["few.parquet"])).await.unwrap();
+    let plan = few.dataframe.clone().create_physical_plan().await.unwrap();
+    let divided = plan.repartitioned(4, context.session_config().options()).unwrap();
+    let count = divided.map_or(1, |plan| plan.output_partitioning().partition_count());
+    assert_eq!(count, 1);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! Numbers are those of gguf-py, bit for bit: the same operations in f32, in the same order.
 
 use half::{bf16, f16};
+use pulp::{Arch, Simd, WithSimd};
 
 /// Numbers of a block with two levels of scales: `QK_K` of ggml.
 const SUPER_BLOCK: usize = 256;
@@ -95,38 +96,60 @@ impl BlockFormat {
     /// When `numbers` has another length than the blocks: a bug of the caller.
     pub fn widen(self, blocks: &[u8], numbers: &mut [f32]) {
         assert_eq!(self.bytes_of(numbers.len()), Some(blocks.len()), "bug: numbers without blocks");
-        match self {
-            Self::F32 => plain(blocks, numbers, f32::from_le_bytes),
-            Self::F16 => plain(blocks, numbers, |bytes| f16::from_le_bytes(bytes).to_f32()),
-            Self::BF16 => plain(blocks, numbers, |bytes| bf16::from_le_bytes(bytes).to_f32()),
-            Self::Q4_0 => each(self, blocks, numbers, q4_0),
-            Self::Q4_1 => each(self, blocks, numbers, q4_1),
-            Self::Q5_0 => each(self, blocks, numbers, q5_0),
-            Self::Q5_1 => each(self, blocks, numbers, q5_1),
-            Self::Q8_0 => each(self, blocks, numbers, q8_0),
-            Self::Q2K => each(self, blocks, numbers, q2_k),
-            Self::Q3K => each(self, blocks, numbers, q3_k),
-            Self::Q4K => each(self, blocks, numbers, q4_k),
-            Self::Q5K => each(self, blocks, numbers, q5_k),
-            Self::Q6K => each(self, blocks, numbers, q6_k),
+        Arch::new().dispatch(Widened { format: self, blocks, numbers });
+    }
+}
+
+/// Blocks and the numbers in them, for the instruction set of this processor.
+struct Widened<'a> {
+    format: BlockFormat,
+    blocks: &'a [u8],
+    numbers: &'a mut [f32],
+}
+
+impl WithSimd for Widened<'_> {
+    type Output = ();
+
+    /// Everything below is inlined here, so that the compiler uses vectors of this instruction set.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self { format, blocks, numbers } = self;
+        match format {
+            BlockFormat::F32 => plain(blocks, numbers, f32::from_le_bytes),
+            BlockFormat::F16 => plain(blocks, numbers, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            BlockFormat::BF16 => {
+                plain(blocks, numbers, |bytes| bf16::from_le_bytes(bytes).to_f32());
+            }
+            BlockFormat::Q4_0 => each(blocks, numbers, q4_0),
+            BlockFormat::Q4_1 => each(blocks, numbers, q4_1),
+            BlockFormat::Q5_0 => each(blocks, numbers, q5_0),
+            BlockFormat::Q5_1 => each(blocks, numbers, q5_1),
+            BlockFormat::Q8_0 => each(blocks, numbers, q8_0),
+            BlockFormat::Q2K => each(blocks, numbers, q2_k),
+            BlockFormat::Q3K => each(blocks, numbers, q3_k),
+            BlockFormat::Q4K => each(blocks, numbers, q4_k),
+            BlockFormat::Q5K => each(blocks, numbers, q5_k),
+            BlockFormat::Q6K => each(blocks, numbers, q6_k),
         }
     }
 }
 
 /// Widens block by block.
-fn each(
-    format: BlockFormat,
+#[inline(always)]
+fn each<const BYTES: usize, const LEN: usize>(
     blocks: &[u8],
     numbers: &mut [f32],
-    widen: impl Fn(&[u8], &mut [f32]),
+    widen: impl Fn(&[u8; BYTES], &mut [f32; LEN]),
 ) {
-    let (_, len, bytes) = format.row();
-    for (block, numbers) in blocks.chunks_exact(bytes).zip(numbers.chunks_exact_mut(len)) {
+    let (blocks, _) = blocks.as_chunks::<BYTES>();
+    let (numbers, _) = numbers.as_chunks_mut::<LEN>();
+    for (block, numbers) in blocks.iter().zip(numbers) {
         widen(block, numbers);
     }
 }
 
 /// Numbers without scales.
+#[inline(always)]
 fn plain<const BYTES: usize>(
     stored: &[u8],
     numbers: &mut [f32],
@@ -139,11 +162,13 @@ fn plain<const BYTES: usize>(
 }
 
 /// The f16 at `place` of a block.
+#[inline(always)]
 fn half_at(block: &[u8], place: usize) -> f32 {
     f16::from_le_bytes([block[place], block[place + 1]]).to_f32()
 }
 
 /// The low halves of `bytes` are the first numbers, the high halves the last ones.
+#[inline(always)]
 fn halves(bytes: &[u8], numbers: &mut [f32], number: impl Fn(u8) -> f32) {
     let (low, high) = numbers.split_at_mut(bytes.len());
     for ((byte, low), high) in bytes.iter().zip(low).zip(high) {
@@ -152,17 +177,20 @@ fn halves(bytes: &[u8], numbers: &mut [f32], number: impl Fn(u8) -> f32) {
     }
 }
 
-fn q4_0(block: &[u8], numbers: &mut [f32]) {
+#[inline(always)]
+fn q4_0(block: &[u8; 18], numbers: &mut [f32; 32]) {
     let scale = half_at(block, 0);
     halves(&block[2..18], numbers, |q| scale * f32::from(i16::from(q) - 8));
 }
 
-fn q4_1(block: &[u8], numbers: &mut [f32]) {
+#[inline(always)]
+fn q4_1(block: &[u8; 20], numbers: &mut [f32; 32]) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     halves(&block[4..20], numbers, |q| scale * f32::from(q) + minimum);
 }
 
 /// As [`halves`], with fifth bits in `high`.
+#[inline(always)]
 fn five_bits(high: &[u8], low: &[u8], numbers: &mut [f32], number: impl Fn(u8) -> f32) {
     let high = u32::from_le_bytes([high[0], high[1], high[2], high[3]]);
     let fifth = |place: usize| ((high >> place & 1) as u8) << 4;
@@ -173,24 +201,28 @@ fn five_bits(high: &[u8], low: &[u8], numbers: &mut [f32], number: impl Fn(u8) -
     }
 }
 
-fn q5_0(block: &[u8], numbers: &mut [f32]) {
+#[inline(always)]
+fn q5_0(block: &[u8; 22], numbers: &mut [f32; 32]) {
     let scale = half_at(block, 0);
     five_bits(&block[2..6], &block[6..22], numbers, |q| scale * f32::from(i16::from(q) - 16));
 }
 
-fn q5_1(block: &[u8], numbers: &mut [f32]) {
+#[inline(always)]
+fn q5_1(block: &[u8; 24], numbers: &mut [f32; 32]) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     five_bits(&block[4..8], &block[8..24], numbers, |q| scale * f32::from(q) + minimum);
 }
 
-fn q8_0(block: &[u8], numbers: &mut [f32]) {
+#[inline(always)]
+fn q8_0(block: &[u8; 34], numbers: &mut [f32; 32]) {
     let scale = half_at(block, 0);
     for (number, q) in numbers.iter_mut().zip(&block[2..34]) {
         *number = f32::from(q.cast_signed()) * scale;
     }
 }
 
-fn q2_k(block: &[u8], numbers: &mut [f32]) {
+#[inline(always)]
+fn q2_k(block: &[u8; 84], numbers: &mut [f32; SUPER_BLOCK]) {
     let (scales, quants) = block.split_at(16);
     let (scale, minimum) = (half_at(block, 80), half_at(block, 82));
     for (group, (numbers, scales)) in numbers.chunks_exact_mut(16).zip(scales).enumerate() {
@@ -204,7 +236,8 @@ fn q2_k(block: &[u8], numbers: &mut [f32]) {
     }
 }
 
-fn q3_k(block: &[u8], numbers: &mut [f32]) {
+#[inline(always)]
+fn q3_k(block: &[u8; 110], numbers: &mut [f32; SUPER_BLOCK]) {
     let (mask, quants, scales) = (&block[..32], &block[32..96], &block[96..108]);
     let scale = half_at(block, 108);
     for (group, numbers) in numbers.chunks_exact_mut(16).enumerate() {
@@ -222,6 +255,7 @@ fn q3_k(block: &[u8], numbers: &mut [f32]) {
 }
 
 /// The scales and minimums of [`q4_k`] and [`q5_k`], of 6 bits each, in 12 bytes.
+#[inline(always)]
 fn scales_and_minimums(bytes: &[u8]) -> [(f32, f32); 8] {
     std::array::from_fn(|group| {
         let (scale, minimum) = if group < 4 {
@@ -235,11 +269,13 @@ fn scales_and_minimums(bytes: &[u8]) -> [(f32, f32); 8] {
 }
 
 /// The 32 bytes with the quants of a group of 32 numbers, and the shift to them.
+#[inline(always)]
 fn nibbles(quants: &[u8], group: usize) -> (&[u8], usize) {
     (&quants[group / 2 * 32..][..32], 4 * (group % 2))
 }
 
-fn q4_k(block: &[u8], numbers: &mut [f32]) {
+#[inline(always)]
+fn q4_k(block: &[u8; 144], numbers: &mut [f32; SUPER_BLOCK]) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     let scales = scales_and_minimums(&block[4..16]);
     for (group, (numbers, (own, least))) in numbers.chunks_exact_mut(32).zip(scales).enumerate() {
@@ -251,7 +287,8 @@ fn q4_k(block: &[u8], numbers: &mut [f32]) {
     }
 }
 
-fn q5_k(block: &[u8], numbers: &mut [f32]) {
+#[inline(always)]
+fn q5_k(block: &[u8; 176], numbers: &mut [f32; SUPER_BLOCK]) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     let scales = scales_and_minimums(&block[4..16]);
     for (group, (numbers, (own, least))) in numbers.chunks_exact_mut(32).zip(scales).enumerate() {
@@ -264,18 +301,17 @@ fn q5_k(block: &[u8], numbers: &mut [f32]) {
     }
 }
 
-fn q6_k(block: &[u8], numbers: &mut [f32]) {
+#[inline(always)]
+fn q6_k(block: &[u8; 210], numbers: &mut [f32; SUPER_BLOCK]) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let scale = half_at(block, 208);
-    for (group, numbers) in numbers.chunks_exact_mut(32).enumerate() {
-        // 64 bytes of low halves and 32 of high bits hold four groups.
-        let (half, plane) = (group / 4, group % 4);
-        let low = &low[half * 64 + plane % 2 * 32..][..32];
-        let high = &high[half * 32..][..32];
-        for (place, (number, (low, high))) in
-            numbers.iter_mut().zip(low.iter().zip(high)).enumerate()
-        {
-            let scale = scale * f32::from(scales[2 * group + place / 16].cast_signed());
+    for (group, (numbers, own)) in numbers.chunks_exact_mut(16).zip(scales).enumerate() {
+        // 64 bytes of low halves and 32 of high bits hold four planes, each of two groups.
+        let (half, plane, part) = (group / 8, group % 8 / 2, group % 2);
+        let low = &low[half * 64 + plane % 2 * 32 + part * 16..][..16];
+        let high = &high[half * 32 + part * 16..][..16];
+        let scale = scale * f32::from(own.cast_signed());
+        for (number, (low, high)) in numbers.iter_mut().zip(low.iter().zip(high)) {
             let q = low >> (4 * (plane / 2)) & 15 | (high >> (2 * plane) & 3) << 4;
             *number = scale * f32::from(i16::from(q) - 32);
         }

@@ -5,10 +5,12 @@
 use std::ops::Range;
 
 use candle_core::{Result, bail};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::super::matrix_rows::Rows;
 use super::packed::append_by_panels;
 use super::tile::PANEL;
+use super::transpose::{Strided, transpose};
 use crate::blocks::BlockFormat;
 
 /// Columns that are widened for all outputs of a panel before they are transposed: they stay in the L1 cache.
@@ -131,11 +133,27 @@ impl BlockWeight {
                 }
             }
             let panel = &mut panel[start * PANEL..(start + columns) * PANEL];
-            for (column, panel) in panel.chunks_exact_mut(PANEL).enumerate() {
-                for (number, row) in panel.iter_mut().zip(numbers.chunks_exact(STRIDE)) {
-                    *number = row[column];
-                }
-            }
+            Arch::new().dispatch(Transposed { panel, numbers: &numbers, columns });
+        }
+    }
+}
+
+/// The first `columns` of the rows of a panel, transposed.
+struct Transposed<'a> {
+    panel: &'a mut [f32],
+    /// The rows, [`STRIDE`] numbers apart.
+    numbers: &'a [f32],
+    columns: usize,
+}
+
+impl WithSimd for Transposed<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for first in [0, PANEL / 2] {
+            let rows = Strided { numbers: &self.numbers[first * STRIDE..], distance: STRIDE };
+            transpose(simd, &mut self.panel[first..], PANEL, rows, self.columns);
         }
     }
 }

@@ -35,6 +35,7 @@ mod packed;
 mod rows;
 mod threads;
 mod tile;
+mod transpose;
 
 use std::ops::Range;
 

@@ -9,6 +9,7 @@ use pulp::Simd;
 
 use super::super::Matrix;
 use super::super::tile::{Operands, PANEL};
+use super::super::transpose::{Strided, transpose};
 
 /// A partial panel is padded to half a panel. The padding beyond the keys, or beyond a head's features, is computed but
 /// unused.
@@ -135,7 +136,9 @@ impl Panels {
                 }
                 let place = (head * padded_keys + start) * depth;
                 let panel = &mut self.keys[place..place + depth * width];
-                transpose(simd, &mut panel[first - start..], width, &self.some_keys);
+                let columns = self.some_keys.len() / HALF;
+                let keys = Strided { numbers: &self.some_keys, distance: columns };
+                transpose(simd, &mut panel[first - start..], width, keys, columns);
             }
         }
     }
@@ -188,59 +191,4 @@ fn join<S: Simd, O: Operands<S>>(
         let last = (simd.partial_load_f32s(last_first), simd.partial_load_f32s(last_second));
         *vector = operands.join(simd, last.0, last.1);
     }
-}
-
-/// Transposes [`HALF`] `rows` into rows of `out` with the given `stride`.
-#[inline(always)]
-fn transpose<S: Simd>(simd: S, out: &mut [f32], stride: usize, rows: &[f32]) {
-    let columns = rows.len() / HALF;
-    let done = transpose_squares(simd, out, stride, rows);
-    for column in done..columns {
-        let numbers: [f32; HALF] = array::from_fn(
-            #[inline(always)]
-            |row| rows[row * columns + column],
-        );
-        out[column * stride..][..HALF].copy_from_slice(&numbers);
-    }
-}
-
-/// Like [`transpose`], but only for whole squares, by vector shuffles. Returns the number of transposed columns, which
-/// is 0 where vectors are shorter than [`HALF`].
-#[inline(always)]
-fn transpose_squares<S: Simd>(simd: S, out: &mut [f32], stride: usize, rows: &[f32]) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(simd) = (&simd as &dyn std::any::Any).downcast_ref::<pulp::x86::V4>() {
-        /// Indices that interleave two vectors: their low halves, and their high halves.
-        const TURNS: [[u32; HALF]; 2] = [
-            [0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23],
-            [8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31],
-        ];
-        let [low, high] = TURNS.map(pulp::cast);
-        let columns = rows.len() / HALF;
-        let squares = columns / HALF;
-        for square in 0..squares {
-            let mut vectors: [pulp::f32x16; HALF] = array::from_fn(
-                #[inline(always)]
-                |row| simd.partial_load_f32s(&rows[row * columns + square * HALF..][..HALF]),
-            );
-            // Each iteration moves one bit of an element's index from its row to its column.
-            for _ in 0..HALF.ilog2() {
-                let mut turned = vectors;
-                for row in 0..HALF / 2 {
-                    let (a, b) = (pulp::cast(vectors[row]), pulp::cast(vectors[row + HALF / 2]));
-                    turned[2 * row] = pulp::cast(simd.avx512f._mm512_permutex2var_ps(a, low, b));
-                    turned[2 * row + 1] =
-                        pulp::cast(simd.avx512f._mm512_permutex2var_ps(a, high, b));
-                }
-                vectors = turned;
-            }
-            for (column, vector) in (square * HALF..).zip(vectors) {
-                let numbers: [f32; HALF] = pulp::cast(vector);
-                out[column * stride..][..HALF].copy_from_slice(&numbers);
-            }
-        }
-        return squares * HALF;
-    }
-    let _ = (simd, out, stride, rows);
-    0
 }
