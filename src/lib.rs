@@ -21,6 +21,7 @@
 //! sink     files, published all or none                  part-00000.parquet, _SUCCESS
 //! schedule when a pipeline is due                        0 3 * * *
 //! cluster  units on other machines                    df://host:50050
+//! notify   events and webhooks of a run                START, COMPLETE, on_failure
 //! cli      what the user types and sees
 //! ```
 //!
@@ -52,6 +53,7 @@ pub mod sink;
 pub mod schedule;
 #[cfg(feature = "cluster")]
 mod cluster;
+mod notify;
 pub mod cli;
 
 pub use error::{Error, ErrorKind, Result, RowErrorKind};

@@ -48,6 +48,13 @@ pub(crate) const SPELLING_CHARS: usize = 64;
 /// longer before they kill.
 pub(crate) const STOP_GRACE: Duration = Duration::from_secs(20);
 
+/// The time for a collector of lineage or a webhook to answer. The run does not wait for the first messages.
+pub(crate) const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time that a process waits for the delivery of its last messages, once its run has ended: with [`STOP_GRACE`], as long
+/// as Kubernetes waits before it kills.
+pub(crate) const NOTICE_GRACE: Duration = Duration::from_secs(10);
+
 /// The longest row of a CSV or JSONL file, in bytes: memory holds several copies of a row. Documents of real corpora
 /// stay below a few megabytes. Key: `source.max_line_size`.
 pub(crate) const MAX_LINE_SIZE_BYTES: u64 = 64_000_000;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
@@ -9,6 +10,7 @@ use crate::config::pipeline::{DeviceSpec, Dtype, Pipeline};
 use crate::error::Result;
 use crate::hub::Hub;
 use crate::job::{Job, JobOptions};
+use crate::notify::{self, Notices};
 use crate::sink::{Shard, Sink};
 
 /// The job options of the command line.
@@ -50,6 +52,26 @@ pub(super) struct ModelArgs {
     /// The dtype of every model: auto, f32, bf16 (on a CPU, half the memory), f16 on a GPU, or int8 on a CPU (faster).
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
+}
+
+/// How a schedule identifies a run to other systems, for which it stands in if the run dies.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct RunIdentity {
+    /// The id of the run.
+    #[arg(long, hide = true)]
+    pub(super) run_id: Option<String>,
+
+    /// The time that it is due.
+    #[arg(long, hide = true)]
+    pub(super) nominal_time: Option<DateTime<Utc>>,
+}
+
+impl RunIdentity {
+    /// What a run of this identity tells other systems.
+    pub(super) fn notices(self, pipeline: &Pipeline) -> Option<Notices> {
+        let run_id = self.run_id.unwrap_or_else(notify::new_run_id);
+        Notices::new(pipeline, run_id, self.nominal_time)
+    }
 }
 
 impl ValueEnum for Dtype {

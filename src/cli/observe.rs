@@ -1,4 +1,5 @@
-//! Writes a run's metrics file every few seconds, and its report at the end. Not here: their contents (`crate::report`).
+//! Writes a run's metrics file every few seconds, and its report at the end; tells other systems when it begins and ends. Not
+//! here: their contents (`crate::report`, `crate::notify`).
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -12,6 +13,8 @@ use super::signals;
 use crate::config::pipeline::{Pipeline, SinkSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, Progress, Stage};
+use crate::limits::NOTICE_GRACE;
+use crate::notify::Notices;
 use crate::own_file;
 use crate::report::{Kept, Report, prometheus};
 use crate::secret;
@@ -19,6 +22,9 @@ use crate::sink::{self, Sink};
 
 /// The interval between updates of the metrics: shorter than any scrape interval.
 const METRICS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The time to tell other systems that a signal ends the process at once.
+const LAST_NOTICE: Duration = Duration::from_millis(1500);
 
 /// Writes the report and the metrics of a run.
 pub(super) struct Observer {
@@ -33,6 +39,8 @@ pub(super) struct Observer {
 struct Told {
     metrics: Option<(PathBuf, String)>,
     run: Mutex<(Report, Option<Arc<Progress>>)>,
+    /// What the run tells other systems, until it has told its end.
+    notices: Mutex<Option<Notices>>,
 }
 
 impl Observer {
@@ -63,7 +71,8 @@ impl Observer {
             let text = begun.to_json()?;
             replace(path, text.as_bytes()).map_err(|e| cannot_write("report", path, e))?;
         }
-        let told = Arc::new(Told { metrics, run: Mutex::new((begun, None)) });
+        let told =
+            Arc::new(Told { metrics, run: Mutex::new((begun, None)), notices: Mutex::default() });
         signals::at_exit({
             let (told, report) = (Arc::clone(&told), report.clone());
             move |kind| told.last_words(kind, report.as_deref())
@@ -98,18 +107,40 @@ impl Observer {
         self.kept = (!Sink::is_file(sink)).then(|| sink.clone());
     }
 
+    /// Tells other systems that the run has begun.
+    pub(super) fn announce(&self, notices: Option<Notices>) {
+        let Some(notices) = notices else { return };
+        notices.begin(&self.told.lock().0.started_at);
+        self.tells_end(notices);
+    }
+
+    /// Tells other systems that a run of another process, which has died, has ended.
+    pub(super) fn stands_in(&self, notices: Option<Notices>, started_at: String) {
+        let Some(notices) = notices else { return };
+        self.told.lock().0.started_at = started_at;
+        self.tells_end(notices);
+    }
+
+    fn tells_end(&self, notices: Notices) {
+        self.told.lock().0.run_id = Some(notices.run_id().to_owned());
+        *self.told.notices() = Some(notices);
+    }
+
     /// Sets the job, which has the counters.
     pub(super) fn runs(&self, job: &Job) {
         self.told.lock().1 = Some(job.progress());
+        if let Some(notices) = self.told.notices().as_mut() {
+            notices.describe(job);
+        }
     }
 
-    /// Writes the final report and metrics.
+    /// Writes the final report and metrics, and tells other systems that the run has ended.
     ///
     /// # Errors
     /// `Sink` when a file cannot be written.
-    pub(super) fn finish<T>(self, result: &Result<T>) -> Result<()> {
+    pub(super) fn finish<T>(mut self, result: &Result<T>) -> Result<()> {
         signals::at_exit_nothing();
-        if let Some((stop, thread)) = self.thread {
+        if let Some((stop, thread)) = self.thread.take() {
             drop(stop);
             let _ = thread.join();
         }
@@ -117,39 +148,63 @@ impl Observer {
             let mut told = self.told.lock();
             told.0 = told.0.clone().ended(now(), result.as_ref().err());
         }
-        let report = self.told.report();
+        let mut report = self.told.report();
         let mut written = Ok(());
         if let Some((path, _)) = &self.told.metrics {
             let metrics = self.told.write_metrics();
             written = written.and(metrics.map_err(|e| cannot_write("metrics file", path, e)));
         }
-        if let Some(path) = &self.report {
-            let text = report.to_json()?;
-            let report = replace(path, text.as_bytes());
-            written = written.and(report.map_err(|e| cannot_write("report", path, e)));
+        let notices = self.told.notices().take();
+        // A pipe takes a single report, and therefore the last one.
+        let is_last = notices.is_none();
+        if let Some(path) = self.report.as_deref().filter(|path| is_last || is_file_or_new(path)) {
+            written = written.and(write_report(path, &report));
         }
+        self.keep(result.is_ok(), &report, None);
+        let Some(notices) = notices else { return written };
+        let before = report.to_json()?;
+        report.undelivered = notices.end(&report, NOTICE_GRACE);
+        let is_news = !report.undelivered.is_empty();
+        if let Some(path) = self.report.as_deref().filter(|path| is_news || !is_file_or_new(path)) {
+            written = written.and(write_report(path, &report));
+        }
+        if is_news {
+            self.keep(result.is_ok(), &report, Some(&before));
+        }
+        written
+    }
+
+    /// Keeps the report in the output. With `before`, only in place of that report, which another run may have replaced.
+    fn keep(&self, is_done: bool, report: &Report, before: Option<&str>) {
         // Only a run that held the output writes its report there.
         let stage = self.told.lock().1.as_ref().map(|progress| progress.stage());
-        let held = result.is_ok() || stage.is_some_and(|stage| stage != Stage::Loading);
+        let held = is_done || stage.is_some_and(|stage| stage != Stage::Loading);
         if let (Some(spec), Some(run), true) = (&self.kept, &report.run, held) {
             let nothing = run.units.as_ref().is_some_and(|units| units.computed == 0);
-            let kept = if sink::is_remote(spec) {
+            let kept = if let Some(before) = before {
+                let path = kept_report(&spec.path);
+                let is_ours = own_file::read(&path).is_ok_and(|kept| kept == before.as_bytes());
+                if is_ours && !sink::is_remote(spec) { keep(&path, report, false) } else { Ok(()) }
+            } else if sink::is_remote(spec) {
                 report.to_json().and_then(|text| sink::keep_report(spec, text.as_bytes(), nothing))
             } else {
-                keep(&kept_report(&spec.path), &report, nothing)
+                keep(&kept_report(&spec.path), report, nothing)
             };
             if let Err(error) = kept {
                 let output = spec.path.display();
                 tracing::warn!(%error, %output, "cannot write the report to the output");
             }
         }
-        written
     }
 }
 
 impl Told {
     fn lock(&self) -> std::sync::MutexGuard<'_, (Report, Option<Arc<Progress>>)> {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notices(&self) -> std::sync::MutexGuard<'_, Option<Notices>> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The current report.
@@ -176,6 +231,9 @@ impl Told {
             && let Err(error) = replace(path, text.as_bytes())
         {
             tracing::warn!(%error, "cannot write the report");
+        }
+        if let Ok(Some(notices)) = self.notices.try_lock().map(|mut notices| notices.take()) {
+            notices.end(&ended, LAST_NOTICE);
         }
     }
 
@@ -249,12 +307,17 @@ fn probe(path: &Path) -> io::Result<()> {
     }
 }
 
+fn write_report(path: &Path, report: &Report) -> Result<()> {
+    let text = report.to_json()?;
+    replace(path, text.as_bytes()).map_err(|e| cannot_write("report", path, e))
+}
+
 fn cannot_write(what: &str, path: &Path, error: io::Error) -> Error {
     Error::new(ErrorKind::Sink, format!("cannot write the {what} `{}`", path.display()))
         .source(error)
         .hint("name a file in an existing, writable folder")
 }
 
-fn now() -> String {
+pub(super) fn now() -> String {
     chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::PipelineArgs;
 use super::log::{self, Verbosity};
+use crate::config::pipeline::NoticesSpec;
 use crate::error::Result;
 use crate::job::{Job, JobOptions, PeakMemory, TokenSample, bytes, count, counted};
 use crate::sink::{UnitKey, UnitStatus};
@@ -188,7 +189,23 @@ fn write_plan(
         writeln!(text, "  {}: {}{note}", field.name(), field.data_type())?;
     }
     let sink = &pipeline.sink;
-    writeln!(text, "sink      {}, {}", sink.path.display(), sink.format.name())
+    writeln!(text, "sink      {}, {}", sink.path.display(), sink.format.name())?;
+    write_notices(text, &pipeline.notices)
+}
+
+/// Where a run sends events and its report.
+fn write_notices(text: &mut String, notices: &NoticesSpec) -> std::fmt::Result {
+    if let Some(collector) = &notices.openlineage {
+        let (address, namespace) = (&collector.address.shown, &collector.namespace);
+        writeln!(text, "lineage   to {address}, namespace {namespace}")?;
+    }
+    let webhooks = [("on_failure", &notices.on_failure), ("on_success", &notices.on_success)];
+    for (key, address) in webhooks {
+        if let Some(address) = address {
+            writeln!(text, "{key:<11}to {}", address.shown)?;
+        }
+    }
+    Ok(())
 }
 
 fn indent(text: &str) -> String {

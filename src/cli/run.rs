@@ -8,7 +8,7 @@ use clap::Args;
 use super::PipelineArgs;
 #[cfg(feature = "cluster")]
 use super::cluster::OnCluster;
-use super::job::{JobArgs, ModelArgs};
+use super::job::{JobArgs, ModelArgs, RunIdentity};
 use super::log::{self, Verbosity};
 use super::observe::Observer;
 use super::progress::{ProgressMode, Reporter};
@@ -42,6 +42,9 @@ pub(super) struct RunArgs {
     /// The run is a child process of a schedule, which sends signals through stdin and reports the result.
     #[arg(long, hide = true)]
     supervised: bool,
+
+    #[command(flatten)]
+    identity: RunIdentity,
 }
 
 /// The flags of every command that runs a pipeline.
@@ -74,7 +77,7 @@ pub(super) struct RunOptions {
 
 impl RunArgs {
     pub(super) fn run(self) -> Result<()> {
-        let RunArgs { pipeline, options, state, .. } = &self;
+        let RunArgs { pipeline, options, state, identity, .. } = &self;
         if self.due {
             let run = ScheduledRun {
                 set: &pipeline.set,
@@ -94,7 +97,7 @@ impl RunArgs {
             log::say_no_errors();
             super::signals::supervised();
         }
-        options.run(&pipeline.pipeline, pipeline.offline, || pipeline.load())
+        options.run(&pipeline.pipeline, pipeline.offline, identity, || pipeline.load())
     }
 }
 
@@ -109,12 +112,13 @@ impl RunOptions {
         &self,
         file: &Path,
         offline: bool,
+        identity: &RunIdentity,
         load: impl Fn() -> Result<Pipeline>,
     ) -> Result<()> {
         let (report, metrics) = (self.report.clone(), self.metrics_file.clone());
         let mut observer = Observer::start(file, report, metrics)?;
         // The report then contains a panic like any other error.
-        let run = || super::block_on(self.start(&mut observer, offline, load));
+        let run = || super::block_on(self.start(&mut observer, offline, identity, load));
         let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             let message = format!("the run panicked: {}", guard::message(&*panic));
             Err(Error::new(ErrorKind::Internal, message)
@@ -140,6 +144,7 @@ impl RunOptions {
         &self,
         observer: &mut Observer,
         offline: bool,
+        identity: &RunIdentity,
         load: impl Fn() -> Result<Pipeline>,
     ) -> Result<Option<RunReport>> {
         #[cfg(feature = "cluster")]
@@ -148,6 +153,9 @@ impl RunOptions {
         let cluster: Option<()> = None;
         let pipeline = load()?;
         observer.is_of(&pipeline);
+        if !self.dry_run {
+            observer.announce(identity.clone().notices(&pipeline));
+        }
         let job = self.job.prepare(pipeline, super::hub(offline), cluster.is_some()).await?;
         observer.runs(&job);
         if self.dry_run {

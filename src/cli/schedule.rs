@@ -4,19 +4,21 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, ValueEnum};
 use futures::FutureExt;
 
-use super::job::JobArgs;
+use super::job::{JobArgs, RunIdentity};
 use super::observe::Observer;
 use super::progress::ProgressMode;
 use super::signals::Stop;
-use super::{supervise, terminal};
+use super::supervise::Ended;
+use super::{observe, supervise, terminal};
 use crate::config::LoadOptions;
 use crate::config::pipeline::Pipeline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::RunReport;
+use crate::notify::{self, Notices};
 use crate::report::Kept;
 use crate::schedule::{Event, Scheduler, What, now};
 
@@ -77,7 +79,7 @@ impl ScheduledRun<'_> {
         let listener = Stop::listen();
         super::block_on(async {
             let stop = listener.asked().shared();
-            let run = async |pipeline| self.run(pipeline, stop.clone()).await;
+            let run = async |pipeline, due| self.run(pipeline, due, stop.clone()).await;
             scheduler.stay(run, stop.clone(), &mut line).await
         })
     }
@@ -89,7 +91,7 @@ impl ScheduledRun<'_> {
         let listener = Stop::listen();
         let passed = super::block_on(async {
             let stop = listener.asked().shared();
-            let run = async |pipeline| self.run(pipeline, stop.clone()).await;
+            let run = async |pipeline, due| self.run(pipeline, due, stop.clone()).await;
             let mut tell = |event: &Event<'_>| match event.what {
                 // cron calls `run --due` every few minutes: it stays silent about known schedules.
                 What::Scheduled { is_new: false, .. } => {}
@@ -126,12 +128,22 @@ impl ScheduledRun<'_> {
     async fn run(
         &self,
         pipeline: Pipeline,
+        due: DateTime<Utc>,
         stop: impl Future<Output = ErrorKind> + Clone,
     ) -> Result<RunReport> {
         let metrics = self.metrics_of(&pipeline);
-        let result = supervise::run(self.arguments(&pipeline, metrics.as_deref()), stop).await;
-        if let (Err(error), Some(_)) = (&result, &metrics)
-            && let Err(told) = tell_of_death(&pipeline, metrics.clone(), error)
+        let identity = RunIdentity { run_id: Some(notify::new_run_id()), nominal_time: Some(due) };
+        let begun = observe::now();
+        let arguments = self.arguments(&pipeline, metrics.as_deref(), &identity);
+        let (result, notices) = match supervise::run(arguments, stop).await {
+            Ok(Ended::Told(result)) => (result, None),
+            Ok(Ended::Died(error)) => (Err(error), identity.notices(&pipeline)),
+            Err(error) => (Err(error), None),
+        };
+        if let Err(error) = &result
+            && let Err(told) = tokio::task::block_in_place(|| {
+                tell_of_death(&pipeline, metrics, notices, begun, error)
+            })
         {
             super::show(&told);
         }
@@ -139,7 +151,12 @@ impl ScheduledRun<'_> {
     }
 
     /// The arguments for `hfauto-pipe run`.
-    fn arguments(&self, pipeline: &Pipeline, metrics: Option<&Path>) -> Vec<OsString> {
+    fn arguments(
+        &self,
+        pipeline: &Pipeline,
+        metrics: Option<&Path>,
+        identity: &RunIdentity,
+    ) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
         for (key, value) in self.set {
             arguments.push(format!("--set={key}={value}").into());
@@ -151,6 +168,13 @@ impl ScheduledRun<'_> {
         let progress = self.progress.to_possible_value();
         let progress = progress.map_or("none".to_owned(), |mode| mode.get_name().to_owned());
         arguments.push(format!("--progress={progress}").into());
+        if let Some(run_id) = &identity.run_id {
+            arguments.push(format!("--run-id={run_id}").into());
+        }
+        if let Some(time) = identity.nominal_time {
+            let time = time.to_rfc3339_opts(SecondsFormat::Secs, true);
+            arguments.push(format!("--nominal-time={time}").into());
+        }
         if let Some(metrics) = metrics {
             arguments.extend(["--metrics-file".into(), metrics.into()]);
         }
@@ -177,17 +201,23 @@ impl ScheduledRun<'_> {
     }
 }
 
-/// Corrects the metrics of a run that died, which still say that it is running.
-fn tell_of_death(pipeline: &Pipeline, metrics: Option<PathBuf>, error: &Error) -> Result<()> {
-    let says_running = metrics
-        .as_ref()
-        .and_then(|path| std::fs::read_to_string(path).ok())
-        .is_some_and(|text| Kept::is_running(&text));
-    if !says_running {
+/// Corrects the metrics of a run that died, which still say that it is running, and tells other systems that it has ended.
+fn tell_of_death(
+    pipeline: &Pipeline,
+    metrics: Option<PathBuf>,
+    notices: Option<Notices>,
+    begun: String,
+    error: &Error,
+) -> Result<()> {
+    let says_running =
+        |path: &PathBuf| std::fs::read_to_string(path).is_ok_and(|text| Kept::is_running(&text));
+    let metrics = metrics.filter(says_running);
+    if metrics.is_none() && notices.is_none() {
         return Ok(());
     }
     let mut observer = Observer::start(&pipeline.file, None, metrics)?;
     observer.is_of(pipeline);
+    observer.stands_in(notices, begun);
     observer.finish::<RunReport>(&Err(error.again()))
 }
 

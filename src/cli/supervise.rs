@@ -37,15 +37,23 @@ fn program() -> std::io::Result<Command> {
     }
 }
 
-/// Runs `hfauto-pipe run` with these arguments, and returns its report. Forwards `stop`.
+/// How a child process ended.
+pub(super) enum Ended {
+    /// It has told everybody.
+    Told(Result<RunReport>),
+    /// It died without a report.
+    Died(Error),
+}
+
+/// Runs `hfauto-pipe run` with these arguments, and returns its report, or its own error. Forwards `stop`. The error of a run
+/// that died is `Internal` or `Resources` when a signal killed it.
 ///
 /// # Errors
-/// The run's own, from its report; `Internal` or `Resources` when a signal killed it; `Resources` when it cannot be
-/// started.
+/// `Resources` when it cannot be started.
 pub(super) async fn run(
     arguments: Vec<OsString>,
     stop: impl Future<Output = ErrorKind>,
-) -> Result<RunReport> {
+) -> Result<Ended> {
     let cannot = |e: std::io::Error| {
         Error::new(ErrorKind::Resources, "cannot start a process for the run").source(e)
     };
@@ -84,9 +92,11 @@ pub(super) async fn run(
     drop(orders);
     let told = std::fs::read_to_string(&report).ok().and_then(|text| Report::from_json(&text).ok());
     match told.filter(|report| report.exit_code.is_some()) {
-        Some(Report { error: None, run, .. }) if status.success() => Ok(run.unwrap_or_default()),
-        Some(Report { error: Some(error), .. }) => Err(error.into_error()),
-        _ => Err(died(status)),
+        Some(Report { error: None, run, .. }) if status.success() => {
+            Ok(Ended::Told(Ok(run.unwrap_or_default())))
+        }
+        Some(Report { error: Some(error), .. }) => Ok(Ended::Told(Err(error.into_error()))),
+        _ => Ok(Ended::Died(died(status))),
     }
 }
 

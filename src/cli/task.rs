@@ -11,6 +11,7 @@ use clap::error::ErrorKind as ClapErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use serde_json::Value;
 
+use super::job::RunIdentity;
 use super::run::RunOptions;
 use super::{default_model, preview};
 use crate::config::pipeline::Pipeline;
@@ -397,7 +398,7 @@ impl TaskRun {
             None => {}
         }
         if self.args.output.is_some() {
-            return self.args.run.run(&file, self.args.offline, load);
+            return self.args.run.run(&file, self.args.offline, &RunIdentity::default(), load);
         }
         self.args.run.models().set(&mut pipeline);
         preview::preview(&pipeline, PREVIEW_ROWS, self.args.offline)?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 pub use super::format::{Compression, FileFormat};
 use crate::limits::{MAX_LINE_SIZE_BYTES, MAX_TEXT_COLUMNS};
@@ -38,6 +39,8 @@ pub struct Pipeline {
     pub run: RunSpec,
     /// The output whose results are reused by row; results of this run are then kept, too.
     pub reuse: Option<PathBuf>,
+    /// What a run tells other systems.
+    pub notices: NoticesSpec,
     /// The schedule, if it has one.
     pub schedule: Option<ScheduleSpec>,
     /// Tests of the pipeline.
@@ -61,6 +64,43 @@ impl fmt::Debug for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&String> = self.variables.keys().collect();
         f.debug_struct("Written").field("variables", &names).finish_non_exhaustive()
+    }
+}
+
+/// What a run tells other systems.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NoticesSpec {
+    /// The collector of OpenLineage events.
+    pub openlineage: Option<OpenLineageSpec>,
+    /// Where the report of a run that failed or was stopped is posted.
+    pub on_failure: Option<AddressSpec>,
+    /// Where the report of a run that succeeded is posted.
+    pub on_success: Option<AddressSpec>,
+}
+
+/// A collector of OpenLineage events.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenLineageSpec {
+    /// Where events are posted.
+    pub address: AddressSpec,
+    /// The namespace of the job.
+    pub namespace: String,
+}
+
+/// An address that JSON is posted to. Both the address and the headers may be secrets.
+#[derive(Clone, PartialEq)]
+pub struct AddressSpec {
+    /// The address, with the scheme `http` or `https`.
+    pub url: Url,
+    /// Headers of the request: names and values.
+    pub headers: Vec<(String, String)>,
+    /// The address in messages: scheme, host and port, or as it is written if it contains a variable.
+    pub shown: String,
+}
+
+impl fmt::Debug for AddressSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AddressSpec").field("shown", &self.shown).finish_non_exhaustive()
     }
 }
 

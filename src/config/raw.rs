@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
 use super::format::{Compression, FileFormat};
 
@@ -251,6 +251,44 @@ pub struct RawRun {
     /// are the same are not computed again, although their file has changed. The results of this run are kept beside its
     /// output, which takes their space a second time.
     pub reuse: Option<String>,
+    /// The collector of OpenLineage events: one when a run begins, and one when it ends.
+    pub openlineage: Option<RawOpenLineage>,
+    /// Where the report of a run that failed or was stopped is posted, as JSON: a URL, or `{url, headers}`.
+    pub on_failure: Option<RawWebhook>,
+    /// Where the report of a run that succeeded is posted, as JSON: a URL, or `{url, headers}`.
+    pub on_success: Option<RawWebhook>,
+}
+
+/// A collector of OpenLineage events.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawOpenLineage {
+    /// The collector's address, `http://` or `https://`. Without a path, events are posted to `/api/v1/lineage`.
+    pub url: String,
+    /// The namespace of the job. Default: `default`.
+    pub namespace: Option<String>,
+    /// The token that authorizes the events, such as `${LINEAGE_KEY}`. Default: the variable `OPENLINEAGE_API_KEY`, if it is
+    /// set.
+    pub api_key: Option<String>,
+}
+
+/// Where a report is posted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawWebhook {
+    /// An address.
+    Url(String),
+    /// An address, and headers of the request.
+    Request(RawRequest),
+}
+
+/// An address, and headers of the request.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawRequest {
+    /// The address, `http://` or `https://`.
+    pub url: String,
+    /// Headers of the request, such as `Authorization`.
+    pub headers: Option<BTreeMap<String, String>>,
 }
 
 /// Which units an incremental run computes.
@@ -360,6 +398,36 @@ written_in_several_ways! { Size "Size" "a number of bytes, or a size such as `25
     "anyOf": [
         {"type": "integer", "minimum": 1},
         {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? *([kKmMgGtT]i?)?[bB]?$"},
+    ],
+}) }
+
+written_in_several_ways! { RawWebhook "RawWebhook" "a URL, or a mapping with `url` and `headers`" {
+    fn visit_str<E: de::Error>(self, url: &str) -> Result<RawWebhook, E> {
+        Ok(RawWebhook::Url(url.to_owned()))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawWebhook, A::Error> {
+        RawRequest::deserialize(MapAccessDeserializer::new(map)).map(RawWebhook::Request)
+    }
+} json_schema!({
+    "description": "Where a report is posted: a URL, or a URL and headers of the request.",
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {
+                "url": {
+                    "description": "The address, `http://` or `https://`.",
+                    "type": "string",
+                },
+                "headers": {
+                    "description": "Headers of the request, such as `Authorization`.",
+                    "type": "object",
+                    "additionalProperties": {"type": "string"},
+                },
+            },
+            "additionalProperties": false,
+            "required": ["url"],
+        },
     ],
 }) }
 

@@ -84,6 +84,12 @@ pub struct Report {
     pub error: Option<ErrorReport>,
     /// The work done; `None` when the run ended before the job was ready.
     pub run: Option<RunReport>,
+    /// The id of the run in its events of OpenLineage; `None` if it tells other systems nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// Events and webhooks that were not delivered, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub undelivered: Vec<String>,
 }
 
 /// An error, as in reports and logs.

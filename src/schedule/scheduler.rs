@@ -129,13 +129,14 @@ impl Scheduler {
         }
     }
 
-    /// Runs the pipelines that are due, one after another, the longest due first, until `stop` resolves.
+    /// Runs the pipelines that are due, one after another, the longest due first, until `stop` resolves. `run` gets a pipeline
+    /// and its due time.
     ///
     /// # Errors
     /// `NoInput` when the folder cannot be read, and the kind of `stop`. The result contains the failures of pipelines.
     pub async fn run_due(
         &mut self,
-        run: impl AsyncFn(Pipeline) -> Result<RunReport>,
+        run: impl AsyncFn(Pipeline, DateTime<Utc>) -> Result<RunReport>,
         stop: impl Future<Output = ErrorKind> + Clone,
         tell: Tell<'_>,
     ) -> Result<Passed> {
@@ -173,7 +174,7 @@ impl Scheduler {
     /// `Sink` when states cannot be stored.
     pub async fn stay(
         &mut self,
-        run: impl AsyncFn(Pipeline) -> Result<RunReport>,
+        run: impl AsyncFn(Pipeline, DateTime<Utc>) -> Result<RunReport>,
         stop: impl Future<Output = ErrorKind> + Clone,
         tell: Tell<'_>,
     ) -> Result<()> {
@@ -374,7 +375,7 @@ impl Scheduler {
     async fn turn(
         &mut self,
         file: &str,
-        run: &impl AsyncFn(Pipeline) -> Result<RunReport>,
+        run: &impl AsyncFn(Pipeline, DateTime<Utc>) -> Result<RunReport>,
         stop: &(impl Future<Output = ErrorKind> + Clone),
         tell: Tell<'_>,
     ) -> Result<Option<Result<(), ErrorKind>>> {
@@ -410,7 +411,7 @@ impl Scheduler {
         let due = time.with_timezone(&schedule.timezone);
         tell(&Event { file: Some(file), what: What::Started { due, is_rerun } });
 
-        let result = AssertUnwindSafe(run(pipeline)).catch_unwind().await;
+        let result = AssertUnwindSafe(run(pipeline, time)).catch_unwind().await;
         let result = result.unwrap_or_else(|panic| Err(panicked(&*panic)));
         failpoint("schedule.ran");
         let (outcome, code, text) = match &result {

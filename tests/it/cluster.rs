@@ -254,6 +254,25 @@ fn a_cluster_writes_the_bytes_of_a_run() {
 }
 
 #[test]
+fn the_client_sends_the_events_of_a_run() {
+    let collector = super::notify::Collector::start();
+    let fixture = Fixture::new();
+    for file in 0..2 {
+        fixture.file(&format!("in/{file}.csv"), format!("id,text\n{file},a\n"));
+    }
+    let more = format!("run: {{openlineage: {{url: '{}'}}}}", collector.url());
+    fixture.file("embed.yaml", embed_pipeline(&mini_embedder(), "in/*.csv", "out/", &more));
+    let services = Services::start(&fixture);
+    let _executor = services.executor();
+    services.run(&[]).succeeds();
+    let (events, _) = collector.take();
+    let kinds: Vec<&Value> = events.iter().map(|event| &event["eventType"]).collect();
+    assert_eq!(kinds, ["START", "COMPLETE"]);
+    let statistics = &events[1]["outputs"][0]["outputFacets"]["outputStatistics"];
+    assert_eq!(statistics["rowCount"], 2);
+}
+
+#[test]
 fn executors_may_be_killed_and_added_at_any_time() {
     let fixture = fixture();
     let expected = expected(&fixture);

@@ -106,23 +106,25 @@ fn shell(fixture: &Fixture, script: &str) -> Ran {
 fn check_blocks(page: &str) {
     let (_, blocks) = split(page, &read(page));
     let fixture = root();
+    let mut last = None;
     let mut written = vec!["examples".to_owned(), "tests".into(), "pipelines".into(), "out".into()];
     for Block { line, info, text } in blocks {
-        let succeeds = |ran: &Ran| {
+        let mut succeeds = |ran: Ran| {
             assert_eq!(ran.code, 0, "{page}:{line}\n{text}\nstderr:\n{}", ran.stderr);
+            last = Some(ran);
         };
         match info.as_str() {
-            "sh" => succeeds(&shell(&fixture, &text)),
+            "sh" => succeeds(shell(&fixture, &text)),
             "yaml" => {
                 let name = text.lines().next().and_then(|first| first.strip_prefix("# "));
                 let name = name.filter(|name| name.ends_with(".yaml")).unwrap_or("block.yaml");
                 fixture.file(name, &text);
                 written.push(name.to_owned());
-                succeeds(&shell(&fixture, &format!("hfauto-pipe validate {name}")));
+                succeeds(shell(&fixture, &format!("hfauto-pipe validate {name}")));
             }
             "sql" => {
                 fixture.file("out/block.sql", &text);
-                succeeds(&shell(&fixture, "hfauto-pipe sql -f out/block.sql"));
+                succeeds(shell(&fixture, "hfauto-pipe sql -f out/block.sql"));
             }
             "rust" => {
                 let part = |name: &String| read(&format!("examples/{name}")).contains(&text);
@@ -132,6 +134,10 @@ fn check_blocks(page: &str) {
             "rust,no_run" => assert_eq!(page, "README.md"),
             // The tests of the wheel run them (crates/python/tests).
             "python" => assert!(["README.md", "docs/python.md"].contains(&page), "{page}:{line}"),
+            "text,output" => {
+                let found = last.as_ref().map_or("", |ran| ran.stdout.as_str());
+                assert!(found.contains(&text), "{page}:{line}: the block before prints\n{found}");
+            }
             "sh,no_run" | "yaml,fragment" | "text" | "toml" => {}
             other => panic!("{page}:{line}: unknown info string `{other}`; see CONTRIBUTING.md"),
         }

@@ -1,6 +1,6 @@
 //! Models from a hub on a loopback port: the requests, the files in the cache, and the state after every fault.
 
-mod server;
+pub(crate) mod server;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

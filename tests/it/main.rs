@@ -35,6 +35,7 @@ mod invariance;
 mod join;
 mod many_units;
 mod memory;
+mod notify;
 mod object_store;
 mod parity;
 mod pictures;

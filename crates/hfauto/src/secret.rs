@@ -36,6 +36,7 @@ const CREDENTIALS: &[&str] = &[
     "AZURE_STORAGE_SAS_KEY",
     "AZURE_STORAGE_TOKEN",
     "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "OPENLINEAGE_API_KEY",
 ];
 
 /// Query parameters of URLs, or suffixes of their names, whose values grant access.
@@ -71,11 +72,7 @@ static ANY: AtomicBool = AtomicBool::new(false);
 /// Remembers the value of a variable, to be shown as `${name}`.
 pub fn remember(name: &str, value: &str) {
     let value = value.trim();
-    // Numbers and YAML keywords reveal nothing and occur everywhere.
-    let is_plain = value.chars().count() < MIN_CHARS
-        || (value.len() < MIN_DIGITS && value.parse::<f64>().is_ok())
-        || matches!(value.to_ascii_lowercase().as_str(), "true" | "false" | "null" | "none");
-    if is_plain {
+    if is_plain(value) {
         return;
     }
     let mut spellings = spellings(value);
@@ -91,6 +88,21 @@ pub fn remember(name: &str, value: &str) {
         spellings.extend(parts.flat_map(self::spellings));
     }
     add(spellings, &format!("${{{name}}}"));
+}
+
+/// Remembers a secret that has no name, to be shown as `***`: a token that is written in a file.
+pub fn remember_value(value: &str) {
+    let value = value.trim();
+    if !is_plain(value) {
+        add(spellings(value), HIDDEN);
+    }
+}
+
+/// Whether a value reveals nothing and occurs everywhere: numbers, YAML keywords.
+fn is_plain(value: &str) -> bool {
+    value.chars().count() < MIN_CHARS
+        || (value.len() < MIN_DIGITS && value.parse::<f64>().is_ok())
+        || matches!(value.to_ascii_lowercase().as_str(), "true" | "false" | "null" | "none")
 }
 
 /// Remembers a URL's password, or its user if it has none, for messages that show the URL in another form.
@@ -347,6 +359,8 @@ mod tests {
         check("tr@mpoline for jane", "${URL_OF_A_TEST} for ${URL_OF_A_TEST}");
         remember_credentials("https://bob:kl%C3%BCngel@host/x");
         check("password: Some(\"klüngel\") of bob", "password: Some(\"***\") of bob");
+        remember_value(" t0ken-of-a-test ");
+        check("Bearer t0ken-of-a-test.", "Bearer ***.");
         for plain in ["10", "abc", "true", "12345"] {
             remember("PLAIN_OF_A_TEST", plain);
             check(plain, plain);

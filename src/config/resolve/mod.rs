@@ -4,6 +4,7 @@
 
 mod images;
 mod model;
+mod notices;
 mod on_error;
 mod path;
 mod schedule;
@@ -76,6 +77,7 @@ pub(crate) fn resolve(
                 .hint("name a folder, such as `out/`, or remove `reuse`"),
         );
     }
+    let notices = resolver.notices(raw.run.as_ref(), top.key("run"));
     let on_error = resolver.on_error(raw.on_error.as_ref(), top.key("on_error"), &sink);
     let at = top.key("schedule");
     let schedule = raw.schedule.as_ref().and_then(|raw| resolver.schedule(raw, at));
@@ -94,6 +96,7 @@ pub(crate) fn resolve(
         sink,
         run,
         reuse,
+        notices,
         schedule,
         tests,
         written: Written::default(),

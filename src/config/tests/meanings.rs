@@ -111,6 +111,47 @@ fn every_wrong_meaning_has_its_place() {
     check(&images("max_file_size: big"), 3, 25, "`max_file_size`: `big` is not a size");
     check(&images("max_pixels: 0"), 3, 22, "`images.max_pixels`: expected at least 1, found `0`");
 
+    let run = |rest: &str| {
+        format!("version: 1\nsource: {{path: in}}\nsink: {{path: out/}}\nrun: {{{rest}}}\n")
+    };
+    let no_scheme =
+        |shown: &str| format!("`{shown}` has neither the scheme `http://` nor `https://`");
+    check(&run("on_failure: ''"), 4, 19, "`url` is empty");
+    check(&run("on_failure: hooks.example.com/x"), 4, 19, &no_scheme("hooks.example.com/x"));
+    check(&run("on_success: {url: 'localhost:80'}"), 4, 25, &no_scheme("localhost:80"));
+    check(&run("on_success: s3://b/x"), 4, 19, &no_scheme("s3://b/x"));
+    check(&run("on_success: 'https://'"), 4, 19, "`https://` is not a URL");
+    check(&run("on_success: 'https://${SECRET}:x/'"), 4, 19, "`https://${SECRET}:x/` is not a URL");
+    check(&run("on_success: {headers: {}}"), 4, 7, "missing key `url` in `run.on_success`");
+    check(
+        &run("on_success: [https://a]"),
+        4,
+        19,
+        "`run.on_success`: expected a string or a mapping, found a list",
+    );
+    check(
+        &run("on_success: {url: 'https://a', headers: {X Y: b}}"),
+        4,
+        48,
+        "`X Y` is not the name of a header",
+    );
+    check(
+        &run("on_success: {url: 'https://a', headers: {Host: b}}"),
+        4,
+        48,
+        "the header `Host` cannot be set",
+    );
+    check(
+        &run("on_success: {url: 'https://a', headers: {X-Y: \"b\\nc\"}}"),
+        4,
+        53,
+        "the header `X-Y` has line breaks or other control characters",
+    );
+    check(&run("openlineage: {namespace: x}"), 4, 7, "missing key `url` in `run.openlineage`");
+    check(&run("openlineage: {url: 'marquez:5000'}"), 4, 26, &no_scheme("marquez:5000"));
+    check(&run("openlineage: {url: 'http://m', namespace: ' '}"), 4, 49, "`namespace` is empty");
+    check(&run("openlineage: {url: 'http://m', api_key: ''}"), 4, 47, "`api_key` is empty");
+
     let sink = |rest: &str| format!("version: 1\nsource: {{path: in}}\nsink: {{{rest}}}\n");
     check(&sink("path: ''"), 3, 14, "`path` is empty");
     check(&sink("path: https://b/"), 3, 14, "`https://b/`: HTTP is read-only");

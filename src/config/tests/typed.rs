@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::pipeline::{Check, Compression, FileFormat, StepKind};
+use crate::config::pipeline::{AddressSpec, Check, Compression, FileFormat, NoticesSpec, StepKind};
 use crate::tasks::{Pooling, Precision};
 
 #[test]
@@ -193,4 +193,42 @@ fn a_directory_wins_over_a_hub_id_and_globs_start_from_a_literal_folder() {
     std::fs::write(&file, b"version: 1\nname: \xff\n").unwrap();
     let shown = load(&file, &LoadOptions::default()).unwrap_err().to_string();
     assert!(shown.contains("the pipeline file is not UTF-8: line 2"), "{shown}");
+}
+
+#[test]
+fn events_and_reports_have_addresses() {
+    let notices = |run: &str| good(&format!("{MINIMAL}run: {{{run}}}\n")).notices;
+    assert_eq!(notices("workers: 1"), NoticesSpec::default());
+    let collector = |openlineage: &str| {
+        let spec = notices(&format!("openlineage: {{{openlineage}}}")).openlineage.unwrap();
+        let AddressSpec { url, headers, shown } = spec.address;
+        (url.to_string(), headers, shown, spec.namespace)
+    };
+    let of = |url: &str, shown: &str| {
+        (url.to_owned(), Vec::new(), shown.to_owned(), "default".to_owned())
+    };
+    for url in ["http://m:5000", "http://m:5000/", "HTTP://M:5000"] {
+        let expected = of("http://m:5000/api/v1/lineage", "http://m:5000");
+        assert_eq!(collector(&format!("url: '{url}'")), expected);
+    }
+    let path = "https://m/openlineage/events?x=1";
+    assert_eq!(collector(&format!("url: '{path}'")), of(path, "https://m"));
+    let hidden = of("https://hunter2/api/v1/lineage", "https://${SECRET}");
+    assert_eq!(collector("url: 'https://${SECRET}'"), hidden);
+    let (_, headers, _, namespace) =
+        collector("url: 'https://m', namespace: '${N}', api_key: ' ${SECRET} '");
+    let token = ("Authorization".to_owned(), "Bearer hunter2".to_owned());
+    assert_eq!((headers, namespace.as_str()), (vec![token], "10"));
+
+    let hook = |run: &str| {
+        let AddressSpec { url, headers, shown } = notices(run).on_failure.unwrap();
+        (url.to_string(), headers, shown)
+    };
+    let (url, shown) = ("https://u:pw@h/x".to_owned(), "https://h".to_owned());
+    assert_eq!(hook("on_failure: 'https://u:pw@h/x'"), (url.clone(), Vec::new(), shown.clone()));
+    let headers = vec![("X-Team".to_owned(), "a b".to_owned())];
+    let written = "on_failure: {url: 'https://u:pw@h/x', headers: {X-Team: ' a b '}}";
+    assert_eq!(hook(written), (url, headers, shown));
+    let debug = format!("{:?}", notices(written));
+    assert!(!debug.contains("pw") && !debug.contains("a b"), "{debug}");
 }

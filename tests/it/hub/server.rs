@@ -18,45 +18,46 @@ pub(super) const COMMIT: &str = "1111111111111111111111111111111111111111";
 
 /// A recorded request.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) method: String,
-    pub(super) path: String,
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) path: String,
     /// Names in lower case.
-    pub(super) headers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Seen {
-    pub(super) fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
 }
 
 #[derive(Default)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// The `Content-Length` to claim; the body's own if unset.
-    pub(super) declared: Option<usize>,
+    pub(crate) declared: Option<usize>,
     /// Close the connection after this many bytes of the body.
-    pub(super) cut: Option<usize>,
-    pub(super) delay: Duration,
+    pub(crate) cut: Option<usize>,
+    pub(crate) delay: Duration,
     /// Send this repeatedly with a pause, without a length.
-    pub(super) endless: Option<(Vec<u8>, Duration)>,
+    pub(crate) endless: Option<(Vec<u8>, Duration)>,
 }
 
 impl Answer {
-    pub(super) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self { status, body: body.into(), ..Self::default() }
     }
 
-    pub(super) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 }
 
-pub(super) struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     log: Arc<Mutex<Vec<Seen>>>,
     stop: Arc<AtomicBool>,
@@ -64,7 +65,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start(handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -89,17 +90,17 @@ impl Server {
         Self { address, log, stop, thread: Some(thread) }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Takes the requests since the last call.
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.log.lock().unwrap())
     }
 
     /// As [`Server::seen`], as `METHOD /path`, sorted, because transfers run concurrently.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines: Vec<_> = self.seen().iter().map(Seen::line).collect();
         lines.sort();
         lines
@@ -134,7 +135,10 @@ fn serve(
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let seen = Seen { method, path, headers };
+    let length = headers.get("content-length").and_then(|length| length.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body)?;
+    let seen = Seen { method, path, headers, body };
     log.lock().unwrap().push(seen.clone());
     let answer = handler(&seen);
     std::thread::sleep(answer.delay);
