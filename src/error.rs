@@ -186,6 +186,13 @@ impl Error {
         self
     }
 
+    /// The same error as the fault of another.
+    #[must_use]
+    pub(crate) fn of_kind(mut self, kind: ErrorKind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     /// Adds a place on the way up, innermost first: a file, a column, a step, `model@revision`.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {

@@ -34,6 +34,9 @@ pub const FAILPOINTS: &[&str] = &[
 /// Places around a run that was due, in their order.
 pub const SCHEDULE_FAILPOINTS: &[&str] = &["schedule.started", "schedule.ran", "schedule.finished"];
 
+/// Places around the commit of an output to a dataset on the hub.
+pub const PUSH_FAILPOINTS: &[&str] = &["push.uploaded", "push.committed"];
+
 struct Chosen {
     name: String,
     count: u64,
@@ -69,7 +72,11 @@ pub(crate) fn failpoint_at(name: &str, what: &str) {
         Some(Chosen { name, count, then: parts.next().map(str::to_owned) })
     });
     let Some(chosen) = chosen else { return };
-    debug_assert!(FAILPOINTS.contains(&name) || SCHEDULE_FAILPOINTS.contains(&name));
+    debug_assert!(
+        [FAILPOINTS, SCHEDULE_FAILPOINTS, PUSH_FAILPOINTS]
+            .iter()
+            .any(|names| names.contains(&name))
+    );
     let is_here = match chosen.name.split_once('@') {
         Some((place, part)) => place == name && what.contains(part),
         None => chosen.name == name,

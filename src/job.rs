@@ -9,11 +9,13 @@
 //! files of a local directory), the options, the path, size and time of its file, and its rows.
 
 mod cancel;
+mod card;
 mod compute;
 mod coordinator;
 mod join;
 mod memory;
 mod progress;
+mod push;
 mod query;
 mod report;
 mod reuse;
@@ -111,7 +113,7 @@ impl JobOptions {
                 "remove the output first, or choose another `sink.path`",
             )
         } else {
-            return Ok(());
+            return self.check_pushed(pipeline);
         };
         Err(Error::new(ErrorKind::Usage, message).hint(hint))
     }

@@ -36,6 +36,7 @@
 pub mod failpoint;
 pub mod error;
 mod guard;
+mod hub_store;
 mod limits;
 mod own_file;
 pub mod runtime;

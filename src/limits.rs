@@ -109,3 +109,9 @@ pub(crate) const FOLDER_NAME_BYTES: usize = 255;
 
 /// Bytes of an image file; photos and scans have a tenth of that. Key: `images.max_file_size`.
 pub(crate) const IMAGE_FILE_BYTES: u64 = 256 << 20;
+
+/// The largest card of a dataset that an output is added to, in bytes. The hub renders less.
+pub(crate) const CARD_BYTES: u64 = 4 << 20;
+
+/// The largest manifest of an earlier output in a dataset, in bytes: some hundred thousand files.
+pub(crate) const PUSHED_MANIFEST_BYTES: u64 = 64 << 20;

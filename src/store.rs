@@ -1,6 +1,7 @@
-//! Opens object stores by URL, for the source and the sink: `s3://`, `gs://`, `az://`, `https://`. Settings and
-//! credentials come from the providers' environment variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
-//! `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`…). Not here: reading and writing objects.
+//! Opens object stores by URL, for the source and the sink: `s3://`, `gs://`, `az://`, `https://`, and datasets on the
+//! hub, `hf://`. Settings and credentials come from the providers' environment variables (`AWS_ACCESS_KEY_ID`,
+//! `AWS_ENDPOINT_URL`, `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`, `HF_TOKEN`…). Not here: reading and writing
+//! objects.
 
 use std::future::Future;
 use std::io;
@@ -14,11 +15,12 @@ use tokio::runtime::Runtime;
 use url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::hub_store::{self, DatasetUrl};
 use crate::secret;
 
 /// The schemes of the stores in this build; `http` and `https` are read-only.
 pub(crate) const SCHEMES: &[&str] =
-    &["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "http", "https"];
+    &["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "http", "https", hub_store::SCHEME];
 
 /// Whether a path is a URL with one of the [`SCHEMES`].
 pub(crate) fn is_url(path: &str) -> bool {
@@ -55,6 +57,9 @@ impl Place {
     pub(crate) fn open(text: &str) -> Result<Self> {
         let wrong = |message: String| Error::new(ErrorKind::Config, message);
         let name = scheme(text).unwrap_or_default();
+        if name == hub_store::SCHEME {
+            DatasetUrl::parse(text)?;
+        }
         let url = Url::parse(text)
             .map_err(|error| wrong(format!("`{text}` is not a URL")).source(error))?;
         if url.host_str().is_none_or(str::is_empty) {
@@ -133,6 +138,7 @@ fn build(scheme: &str, base: &str) -> Option<Built> {
             let builder = object_store::http::HttpBuilder::new().with_url(base);
             Some(builder.with_client_options(options).build().map(shared))
         }
+        hub_store::SCHEME => Some(Ok(hub_store::store())),
         _ => None,
     }
 }
@@ -154,7 +160,19 @@ fn credentials(scheme: &str) -> &'static str {
         }
         "gs" => "set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account",
         "http" | "https" => "check the address",
+        hub_store::SCHEME => "set HF_TOKEN",
         _ => "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    }
+}
+
+/// The error of ours that a store of ours returned.
+fn own_error(error: object_store::Error) -> std::result::Result<Error, object_store::Error> {
+    match error {
+        object_store::Error::Generic { store, source } => source
+            .downcast::<Error>()
+            .map(|own| *own)
+            .map_err(|source| object_store::Error::Generic { store, source }),
+        error => Err(error),
     }
 }
 
@@ -165,6 +183,10 @@ pub(crate) fn store_error(
     url: &str,
     error: object_store::Error,
 ) -> Error {
+    let error = match own_error(error) {
+        Ok(own) => return own.at(format!("`{url}`")),
+        Err(error) => error,
+    };
     let said = error.to_string();
     let hint = match &error {
         object_store::Error::NotFound { .. } => "check the bucket and the path",
@@ -222,6 +244,7 @@ mod tests {
         check("s3://bucket/lang=*/[ab]?.csv", "s3://bucket/", "lang=*/[ab]?.csv");
         check("http://localhost:8080/a%20b.csv", "http://localhost:8080/", "a b.csv");
         check("http://jane:pw@localhost/a.csv", "http://localhost/", "a.csv");
+        check("hf://datasets/a/b@v1/x/*.csv", "hf://datasets/", "a/b@v1/x/*.csv");
         let error = Place::open("s3:///a").unwrap_err();
         assert_eq!(error.message(), "`s3:///a` has no bucket");
     }

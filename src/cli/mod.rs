@@ -43,7 +43,7 @@ use crate::config::{self, Diagnostics, LoadOptions};
 use crate::error::{Error, ErrorKind, Result, exit_code};
 use crate::hub::{Hub, HubSettings};
 use crate::runtime::{self, block_on};
-use crate::{guard, secret};
+use crate::{guard, hub_store, secret};
 
 pub use self::default_model::default_model;
 pub use self::supervise::set_program;
@@ -178,6 +178,9 @@ fn key_value(text: &str) -> std::result::Result<(String, String), String> {
 fn hub(offline: bool) -> Hub {
     let settings = HubSettings::from_env();
     let offline = offline || settings.offline();
+    if offline {
+        hub_store::switch_off();
+    }
     Hub::new(settings.with_offline(offline))
 }
 

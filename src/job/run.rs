@@ -44,11 +44,18 @@ impl Job {
         let span = tracing::error_span!("run", pipeline = self.pipeline.name.as_str());
         let result = async {
             tracing::info!(files = self.source.files.len(), "run begun");
+            let push = Box::pin(self.begin_push()).await?;
+            let is_made = push.as_ref().map_or(Ok(false), |(push, _)| self.is_made(push))?;
             let ran = match self.whole {
+                _ if is_made => Ok(()),
                 Some(_) => self.run_whole(cancel).await,
                 None => self.run_units(cancel).await,
             };
-            ran.map_err(|error| source::name_cast(error, &self.plan))
+            ran.map_err(|error| source::name_cast(error, &self.plan))?;
+            match &push {
+                Some((push, _held)) => Box::pin(self.finish_push(push)).await,
+                None => Ok(()),
+            }
         };
         let result = result.instrument(span.clone()).await;
         drop(clock);
@@ -203,6 +210,9 @@ impl Job {
     /// # Errors
     /// `Sink` if the output cannot be read.
     pub fn refusal(&self) -> Result<Option<Error>> {
+        if let Some(error) = self.refused_push() {
+            return Ok(Some(error));
+        }
         if self.options.overwrite || self.pipeline.run.is_incremental {
             return Ok(None);
         }
@@ -466,7 +476,11 @@ impl Job {
 
     /// The lineage for the footer of output files.
     fn lineage(&self) -> Vec<(String, String)> {
-        lineage(("hfauto.pipeline", &self.pipeline.name), self.steps())
+        let mut lineage = lineage(("hfauto.pipeline", &self.pipeline.name), self.steps());
+        if sink::is_staged(&self.pipeline.sink) {
+            lineage.push((sink::JOB.to_owned(), self.identity()));
+        }
+        lineage
     }
 
     /// The output columns computed by a model: those of model steps, and the ones named in `sql` steps.

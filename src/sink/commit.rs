@@ -31,7 +31,7 @@ use crate::error::Result;
 use crate::failpoint::failpoint;
 
 const TMP: &str = "_hfauto/tmp";
-const MANIFEST: &str = "_hfauto/MANIFEST.json";
+pub(super) const MANIFEST: &str = "_hfauto/MANIFEST.json";
 const SUCCESS: &str = "_SUCCESS";
 /// Parts of finished units that are not published yet.
 pub(super) const STAGED: &str = "_hfauto/staged";

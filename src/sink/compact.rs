@@ -27,6 +27,7 @@ use super::{ROWS_PER_SLICE, Sink, SinkOptions, Staging, WrittenPart};
 use crate::config::pipeline::{Compression, FileFormat, SinkSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::guarded;
+use crate::hub_store;
 
 /// What [`compact`] has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +49,13 @@ pub struct Compacted {
 /// - `Sink`: it is not complete, its parts are text, or they cannot be read or written.
 /// - `Resources`: a run holds it.
 pub fn compact(output: &Path, target_bytes: u64) -> Result<Compacted> {
-    let storage = storage_of(output)?;
     let shown = output.display();
+    if hub_store::is_hub(&output.to_string_lossy()) {
+        let message = format!("`{shown}`: the parts of a dataset are not compacted");
+        return Err(Error::new(ErrorKind::NoInput, message)
+            .hint("write larger files: set `sink.target_file_size`, and run with `--fresh`"));
+    }
+    let storage = storage_of(output)?;
     if !storage.exists()? || !commit::is_committed(storage.as_ref())? {
         let message = format!("there is no complete output at `{shown}`");
         return Err(Error::new(ErrorKind::NoInput, message)

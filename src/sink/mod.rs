@@ -41,6 +41,7 @@ mod outlook;
 mod partition;
 mod records;
 mod results;
+mod staged;
 mod state;
 mod storage;
 mod target;
@@ -70,6 +71,10 @@ use self::manifest::Manifest;
 use self::partition::Partitioner;
 pub use self::records::RowErrorCounts;
 pub(crate) use self::results::{Kept, KeptWriter, Place, ResultFolder, RowKey};
+pub(crate) use self::staged::{
+    Held, JOB, MANIFEST, Published, discard, hold, is_staged, keep_card, kept_card, published,
+    staging_folder,
+};
 pub use self::state::OutputState;
 pub(crate) use self::state::{is_remote, keep_report, kept_report};
 pub use self::storage::Shard;
@@ -219,7 +224,8 @@ impl Sink {
         let target = Target::of(spec)?;
         let check = || {
             let is_of_units = !target.is_file() && commit::is_of_units(target.storage.as_ref())?;
-            target.replaced(overwrite || is_of_units)?;
+            // One that is not pushed yet is pushed, or made again.
+            target.replaced(overwrite || is_of_units || is_staged(spec))?;
             target.storage.check_writable(&target.part(""))
         };
         check().map_err(|error: Error| error.at(&spec.location))

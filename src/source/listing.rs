@@ -22,6 +22,7 @@ use super::stamp::FileStamp;
 use super::walk::{self, GLOB, Way, is_hidden};
 use crate::config::pipeline::{FileFormat, SourceSpec};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hub_store::DatasetUrl;
 use crate::store::Place;
 
 /// The folder value that means null.
@@ -284,8 +285,13 @@ fn list_remote(written: &str, format: Option<FileFormat>) -> Result<Vec<ListedFi
         let shown = found.filter(|(name, _)| !below(name).split('/').any(is_hidden));
         let shown: Vec<Found> = shown.map(|(_, found)| found).collect();
         if shown.is_empty() {
-            let hint = braces(written).unwrap_or_else(|| {
-                "no object has this name, or this name and a `/` as its prefix".to_owned()
+            let hint = braces(written).unwrap_or_else(|| match DatasetUrl::parse(written) {
+                Ok(DatasetUrl { id, revision, .. }) => format!(
+                    "the dataset `{id}` has no file or folder of this name at revision `{revision}`"
+                ),
+                Err(_) => {
+                    "no object has this name, or this name and a `/` as its prefix".to_owned()
+                }
             });
             return Err(missing().hint(hint));
         }

@@ -15,6 +15,7 @@ use super::table::FilesTable;
 use super::walk::{GLOB, is_hidden};
 use crate::config::pipeline::{FileFormat, SourceSpec};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hub_store::{self, DatasetUrl};
 use crate::store;
 
 /// The destination of an output, as far as a source may read it.
@@ -103,6 +104,14 @@ fn refusal(source: &str, output: Output<'_>) -> Error {
 
 /// The components of a path, with links resolved as far as it exists; an object's path starts with its store.
 fn place(path: &str) -> Vec<String> {
+    // `main` may be written or not.
+    if let Ok(DatasetUrl { id, revision, path }) = DatasetUrl::parse(path) {
+        let path = path.split('/').filter(|part| !part.is_empty()).map(str::to_owned);
+        return [format!("{}://{id}@{revision}", hub_store::SCHEME)]
+            .into_iter()
+            .chain(path)
+            .collect();
+    }
     if store::is_url(path) {
         let (scheme, rest) = path.split_once("://").unwrap_or_default();
         let scheme = if scheme == "s3a" { "s3" } else { scheme };
@@ -239,6 +248,7 @@ mod tests {
             ("later/", "later/out"),
             ("s3://b/in/", "s3://b/in/out/"),
             ("s3a://b/in/*.parquet", "s3://b/in/out.parquet"),
+            ("hf://datasets/a/b", "hf://datasets/a/b@main/out/"),
             ("s3://b/in/x/", "s3://b/in"),
         ] {
             assert!(overlaps(root, source, None, sink), "{source} {sink}");
@@ -256,6 +266,8 @@ mod tests {
             ("s3://b/in/", "s3://b/into/"),
             ("s3://b/in/", "s3://c/in/out/"),
             ("s3://b/in/", "gs://b/in/out/"),
+            ("hf://datasets/a/b", "hf://datasets/a/b@next/out/"),
+            ("hf://datasets/a/b/in", "hf://datasets/a/b/out/"),
         ] {
             assert!(!overlaps(root, source, None, sink), "{source} {sink}");
         }

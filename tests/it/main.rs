@@ -18,6 +18,7 @@ mod config;
 mod cross_encoder;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod datasets;
 mod docs;
 mod embedders;
 mod engine;

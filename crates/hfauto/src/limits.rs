@@ -174,6 +174,12 @@ pub(crate) const GENERATION_LIST: usize = 4096;
 pub(crate) const HUB_ANSWER_BYTES: usize = 64 << 20;
 /// Bytes read of a hub's error page; the rest is ignored.
 pub(crate) const HUB_REFUSAL_BYTES: usize = 64 << 10;
+/// Files of a dataset, or of the folder of it that is listed. No key.
+pub(crate) const DATASET_FILES: usize = 1_000_000;
+/// Files of a dataset whose addresses in the storage are remembered.
+pub(crate) const DATASET_LOCATED: usize = 4096;
+/// Bytes of all files that are sent within a commit, which is built in memory; the others go to large file storage. No key.
+pub(crate) const COMMIT_BYTES: u64 = 256 << 20;
 /// Timeout for response headers, and for the whole repository listing, as a multiple of `HF_HUB_DOWNLOAD_TIMEOUT` (10
 /// s, the longest silence allowed).
 pub(crate) const HUB_ANSWER_TIMEOUTS: u32 = 6;

@@ -340,6 +340,7 @@ mod tests {
         check("http://***@h/", "http://***@h/");
         check("no address: a@b", "no address: a@b");
         check("abfss://container@account/x", "abfss://container@account/x");
+        check("hf://datasets/a/b@main/x", "hf://datasets/a/b@main/x");
     }
 
     #[test]

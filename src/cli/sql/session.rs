@@ -26,6 +26,7 @@ use crate::config::{self, LoadOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::BatchSettings;
 use crate::guard::guarded_query;
+use crate::hub_store;
 use crate::job::{lineage, model_steps, write_stream};
 use crate::secret;
 use crate::sink::{Sink, SinkOptions};
@@ -336,6 +337,11 @@ fn overwrite<'o>(options: impl Iterator<Item = (&'o String, &'o String)>) -> Res
 
 /// A sink at a path, with the format of its extension or the given one.
 fn sink_spec(path: PathBuf, format: Option<FileFormat>) -> Result<SinkSpec> {
+    if hub_store::is_hub(&path.to_string_lossy()) {
+        let message = format!("`{}`: a query does not write to the hub", path.display());
+        return Err(Error::new(ErrorKind::Usage, message)
+            .hint("write a pipeline with a `sql` step, whose `sink.path` may be a dataset"));
+    }
     let is_url = store::is_url(&path.to_string_lossy());
     let is_folder = path.to_string_lossy().ends_with('/') || path.is_dir();
     let path = if is_url { Ok(path) } else { std::path::absolute(&path) }

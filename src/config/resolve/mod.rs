@@ -17,8 +17,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::document::{Cursor, Diagnostic, Diagnostics, Node};
+use crate::hub_store;
 
-use super::pipeline::{ImagesSpec, ModelSpec, Pipeline, RunSpec, TaskStep, Written};
+use super::pipeline::{ImagesSpec, ModelSpec, OnErrorRows, Pipeline, RunSpec, TaskStep, Written};
 use super::raw::{RawModel, RawPipeline, RawRun, RawStep, Workers};
 #[cfg(feature = "cluster")]
 pub(crate) use schedule::duration;
@@ -78,7 +79,31 @@ pub(crate) fn resolve(
         );
     }
     let notices = resolver.notices(raw.run.as_ref(), top.key("run"));
+    let is_hub = |path: &Path| hub_store::is_hub(&path.to_string_lossy());
+    if is_hub(&sink.path) {
+        let sink_at = top.key("sink").key("path");
+        for (is_set, key) in [(run.is_incremental, "incremental"), (reuse.is_some(), "reuse")] {
+            if is_set {
+                let message = format!(
+                    "`{key}` needs an output that stays, and one on the hub leaves its folder"
+                );
+                resolver.report.push(
+                    Diagnostic::new(top.key("run").key(key).key, message)
+                        .related(sink_at.value, "on the hub")
+                        .hint("write to a local folder or an object store, or remove it"),
+                );
+            }
+        }
+    }
     let on_error = resolver.on_error(raw.on_error.as_ref(), top.key("on_error"), &sink);
+    if on_error.rows == OnErrorRows::Skip && is_hub(&on_error.dead_letter) {
+        let message = "dead letters are not written to the hub";
+        resolver.report.push(
+            Diagnostic::new(top.key("on_error").key("rows").value, message)
+                .related(top.key("sink").key("path").value, "the output")
+                .hint("set `on_error.dead_letter` to a local folder, such as `errors/`"),
+        );
+    }
     let at = top.key("schedule");
     let schedule = raw.schedule.as_ref().and_then(|raw| resolver.schedule(raw, at));
     let tests = resolver.tests(raw.tests.as_deref(), top.key("tests"));

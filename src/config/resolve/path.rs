@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Cursor, Resolver};
 use crate::document::Diagnostic;
+use crate::hub_store::{self, DatasetUrl};
 use crate::store;
 
 /// The scheme of a URL: the part before `://`.
@@ -46,6 +47,15 @@ impl Resolver<'_> {
                     return refuse(message, "write `file:///` and an absolute path");
                 };
                 return Ok(PathBuf::from(path));
+            }
+            Some(hub_store::SCHEME) => {
+                return match DatasetUrl::parse(text) {
+                    Ok(_) => Ok(PathBuf::from(text)),
+                    Err(error) => refuse(
+                        format!("`{shown}` names no dataset"),
+                        error.remedy().unwrap_or_default(),
+                    ),
+                };
             }
             Some(name) if store::SCHEMES.contains(&name) => return Ok(PathBuf::from(text)),
             // The scheme of a variable's value is no secret, but the rest of it may be.

@@ -4,6 +4,7 @@ use super::{Cursor, Resolver};
 use crate::config::pipeline::{Compression, FileFormat, SinkSpec};
 use crate::config::raw::{RawSink, Size};
 use crate::document::Diagnostic;
+use crate::hub_store::DatasetUrl;
 
 /// The default size of output files.
 const TARGET_FILE_SIZE_BYTES: u64 = 256_000_000;
@@ -16,10 +17,18 @@ impl Resolver<'_> {
             let message = format!("`{}`: HTTP is read-only", path_at.shown(&raw.path));
             self.report.push(
                 Diagnostic::new(path_at.value, message)
-                    .hint("write to a local folder, or to s3://, gs:// or az://"),
+                    .hint("write to a local folder, or to s3://, gs://, az:// or hf://"),
             );
         }
         let by_path = FileFormat::of_sink(&raw.path, raw.format);
+        let names_no_folder = |url: &DatasetUrl| url.path.is_empty() || by_path.is_some();
+        if DatasetUrl::parse(&raw.path).is_ok_and(|url| names_no_folder(&url)) {
+            let message = "an output on the hub is a folder of a dataset";
+            self.report.push(
+                Diagnostic::new(path_at.value, message)
+                    .hint("name one, such as `hf://datasets/owner/name/data/`"),
+            );
+        }
         let format = match (raw.format, by_path) {
             (Some(format), Some((other, _))) if format != other => {
                 let message = format!(

@@ -22,6 +22,8 @@ use crate::sink::disk::{remove_file, sync_folder, write_error};
 #[derive(Debug)]
 pub(in crate::sink) struct LocalStorage {
     root: PathBuf,
+    /// What messages call it: the URL of an output that is pushed from here, otherwise its path.
+    shown: PathBuf,
     /// The folders that this run created.
     created: Mutex<Vec<PathBuf>>,
 }
@@ -29,7 +31,13 @@ pub(in crate::sink) struct LocalStorage {
 impl LocalStorage {
     pub(in crate::sink) fn new(root: &Path) -> Self {
         // Drops a trailing slash, which makes the system demand a folder.
-        Self { root: root.components().collect(), created: Mutex::default() }
+        let root: PathBuf = root.components().collect();
+        Self { shown: root.clone(), root, created: Mutex::default() }
+    }
+
+    /// The folder in which an output is made that messages call `shown`.
+    pub(in crate::sink) fn shown_as(self, shown: &str) -> Self {
+        Self { shown: shown.trim_end_matches('/').into(), ..self }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -140,7 +148,7 @@ impl LocalStorage {
 
 impl Storage for LocalStorage {
     fn shown(&self, name: &str) -> PathBuf {
-        self.path(name)
+        if name.is_empty() { self.shown.clone() } else { self.shown.join(name) }
     }
 
     fn exists(&self) -> Result<bool> {

@@ -31,6 +31,7 @@ pub(super) use self::local::LocalStorage;
 pub(super) use self::lock_file::create_folders;
 use self::object::ObjectStorage;
 use crate::error::{Error, ErrorKind, Result};
+use crate::hub_store::{self, DatasetUrl};
 use crate::store::{self, Place};
 
 /// The subfolder for everything that is not data.
@@ -333,7 +334,7 @@ fn held(output: &Path, holder: Option<&Holder>) -> Error {
         .hint("wait for it, or choose another `sink.path`")
 }
 
-/// The storage of a path or URL.
+/// The storage of a path or URL. An output on the hub is made in a local folder (`crate::sink::staged`).
 ///
 /// # Errors
 /// `Config` for a URL that is not writable.
@@ -342,10 +343,14 @@ pub(super) fn storage_of(path: &Path) -> Result<Arc<dyn Storage>> {
     if !store::is_url(&text) {
         return Ok(Arc::new(LocalStorage::new(path)));
     }
+    if hub_store::is_hub(&text) {
+        let folder = hub_store::staging(&DatasetUrl::parse(&text)?)?;
+        return Ok(Arc::new(LocalStorage::new(&folder).shown_as(&text)));
+    }
     if text.starts_with("http") {
         let message = format!("`{text}`: HTTP is read-only");
         return Err(Error::new(ErrorKind::Config, message)
-            .hint("write to a local folder, or to s3://, gs:// or az://"));
+            .hint("write to a local folder, or to s3://, gs://, az:// or hf://"));
     }
     Ok(Arc::new(ObjectStorage::new(Place::open(&text)?)))
 }

@@ -13,8 +13,8 @@ use std::time::Duration;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-pub(super) const REPO: &str = "org/model";
-pub(super) const COMMIT: &str = "1111111111111111111111111111111111111111";
+pub(crate) const REPO: &str = "org/model";
+pub(crate) const COMMIT: &str = "1111111111111111111111111111111111111111";
 
 /// A recorded request.
 #[derive(Clone, Debug)]
@@ -135,8 +135,8 @@ fn serve(
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let length = headers.get("content-length").and_then(|length| length.parse().ok());
-    let mut body = vec![0; length.unwrap_or(0)];
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let seen = Seen { method, path, headers, body };
     log.lock().unwrap().push(seen.clone());
@@ -176,51 +176,51 @@ fn serve(
 
 /// The faults to inject, and the model to serve. Tests change them between runs.
 #[derive(Clone)]
-pub(super) struct World {
-    pub(super) files: BTreeMap<String, Vec<u8>>,
+pub(crate) struct World {
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
     /// Revision → commit.
-    pub(super) refs: BTreeMap<String, String>,
+    pub(crate) refs: BTreeMap<String, String>,
     /// Respond to every request to the hub with this status and `X-Error-Code`.
-    pub(super) refuse: Option<(u16, &'static str)>,
+    pub(crate) refuse: Option<(u16, &'static str)>,
     /// Refuse only requests for files.
-    pub(super) refuse_files: Option<(u16, &'static str)>,
+    pub(crate) refuse_files: Option<(u16, &'static str)>,
     /// Interrupt this many responses of the storage after this many bytes.
-    pub(super) cuts: usize,
-    pub(super) cut_after: usize,
+    pub(crate) cuts: usize,
+    pub(crate) cut_after: usize,
     /// The storage responds with this status and an error page.
-    pub(super) storage_status: u16,
+    pub(crate) storage_status: u16,
     /// The storage ignores ranges and sends the whole file.
-    pub(super) no_ranges: bool,
+    pub(crate) no_ranges: bool,
     /// The storage sends these bytes instead of the file.
-    pub(super) storage_body: Option<Vec<u8>>,
+    pub(crate) storage_body: Option<Vec<u8>>,
     /// The etag of small files.
-    pub(super) etag: Option<String>,
+    pub(crate) etag: Option<String>,
     /// The response for small files, instead of their content.
-    pub(super) endless_file: Option<(Vec<u8>, Duration)>,
+    pub(crate) endless_file: Option<(Vec<u8>, Duration)>,
     /// The response for the repository listing.
-    pub(super) endless_info: Option<(Vec<u8>, Duration)>,
+    pub(crate) endless_info: Option<(Vec<u8>, Duration)>,
     /// The content of small files, instead of the one that matches their etag.
-    pub(super) evil: Option<Vec<u8>>,
-    pub(super) delay: Duration,
+    pub(crate) evil: Option<Vec<u8>>,
+    pub(crate) delay: Duration,
 }
 
 /// A hub and the storage behind it, each on its own port.
-pub(super) struct FakeHub {
-    pub(super) hub: Server,
-    pub(super) storage: Server,
-    pub(super) world: Arc<Mutex<World>>,
+pub(crate) struct FakeHub {
+    pub(crate) hub: Server,
+    pub(crate) storage: Server,
+    pub(crate) world: Arc<Mutex<World>>,
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The git hash of a file.
-pub(super) fn git_hash(bytes: &[u8]) -> String {
+pub(crate) fn git_hash(bytes: &[u8]) -> String {
     sha1(&[format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat())
 }
 
-pub(super) fn sha1(bytes: &[u8]) -> String {
+pub(crate) fn sha1(bytes: &[u8]) -> String {
     Sha1::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -230,7 +230,7 @@ fn is_large(file: &str) -> bool {
 }
 
 impl FakeHub {
-    pub(super) fn new(files: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn new(files: &[(&str, &[u8])]) -> Self {
         let world = Arc::new(Mutex::new(World {
             files: files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect(),
             refs: BTreeMap::from([("main".to_owned(), COMMIT.to_owned())]),
@@ -258,7 +258,7 @@ impl FakeHub {
         Self { hub, storage, world }
     }
 
-    pub(super) fn change(&self, change: impl FnOnce(&mut World)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut World)) {
         change(&mut self.world.lock().unwrap());
     }
 }

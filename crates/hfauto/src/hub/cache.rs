@@ -6,44 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::files::Has;
-use crate::error::{Error, ErrorKind, Result};
-
-/// A repository name on the hub: `org/name`, or `name` for the oldest models.
-#[derive(Clone, Debug)]
-pub(super) struct RepoId(String);
-
-impl RepoId {
-    /// # Errors
-    /// `Hub` when `text` cannot be a hub id; it may be a mistyped directory.
-    pub(super) fn parse(text: &str) -> Result<Self> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let word = |part: &&str| {
-            !part.is_empty()
-                && !part.starts_with(['.', '-'])
-                && !part.ends_with(['.', '-'])
-                && !part.contains("..")
-                && !part.contains("--")
-                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-        };
-        if parts.len() > 2 || text.len() > 96 || !parts.iter().all(word) {
-            return Err(Error::new(
-                ErrorKind::Hub,
-                format!("`{text}` is neither an existing directory nor a hub id"),
-            )
-            .hint("a hub id is `org/name`; a directory is relative to the working directory"));
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Whether `revision` is a full commit hash and needs no request.
-pub(super) fn is_commit(revision: &str) -> bool {
-    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
-}
+use super::repo::{RepoId, is_commit};
 
 /// One model's folder in the cache.
 #[derive(Clone, Debug)]
@@ -97,23 +60,5 @@ impl RepoCache {
     /// The marker file which records that the repository has no `file` at `commit`.
     pub(super) fn no_exist(&self, commit: &str, file: &str) -> PathBuf {
         self.dir.join(".no_exist").join(commit).join(file)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-
-    #[test]
-    fn distinguishes_hub_ids_from_paths() {
-        for id in ["gpt2", "org/name", "sentence-transformers/all-MiniLM-L6-v2", "a_b/c.d"] {
-            assert!(RepoId::parse(id).is_ok(), "{id}");
-        }
-        for path in ["", "./m", "../m", "/m", "a/b/c", "a//b", "a b", "a--b", "-a", "ä", "a/.b"] {
-            assert!(RepoId::parse(path).is_err(), "{path}");
-        }
-        assert!(is_commit(COMMIT) && !is_commit("main") && !is_commit(&COMMIT[1..]));
     }
 }

@@ -6,7 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cache::{RepoCache, is_commit};
+use super::cache::RepoCache;
+use super::repo::is_commit;
 
 impl RepoCache {
     /// Records that `revision` resolved to `commit`.
@@ -149,8 +150,8 @@ fn is_named(_file: &File) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cache::RepoId;
     use super::super::files::Has;
+    use super::super::repo::RepoId;
     use super::*;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";

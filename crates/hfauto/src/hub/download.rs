@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
-use super::cache::{RepoCache, RepoId, is_commit};
+use super::cache::RepoCache;
 use super::chosen::{Chosen, DEPTH, listing};
 use super::files::{Has, Need, Plan, is_plain};
+use super::repo::{RepoId, is_commit};
 use super::settings::HubSettings;
 use super::snapshot::{Snapshot, is_gguf_file};
 use crate::error::{Error, ErrorKind, Result};

@@ -10,9 +10,9 @@ use std::sync::{Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::cache::is_commit;
 use super::download::{Hub, HubProgress, Request};
 use super::files::{Has, Need, listed};
+use super::repo::is_commit;
 use super::snapshot::Snapshot;
 use super::transfer::Transfer;
 use crate::error::{Error, ErrorKind, Result};

@@ -4,7 +4,7 @@
 use reqwest::StatusCode;
 use url::Url;
 
-use super::cache::RepoId;
+use super::repo::{RepoId, RepoKind};
 use super::settings::HubSettings;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -30,46 +30,48 @@ impl Refusal<'_> {
         revision: &str,
         file: Option<&str>,
     ) -> Error {
-        let id = repo.as_str();
+        let path = repo.path();
+        let is_model = repo.kind() == RepoKind::Model;
         let has_token = settings.token.is_some();
         let private = if has_token {
             String::new()
         } else {
             "; if it is private, set `HF_TOKEN`, or run `hf auth login` once".to_owned()
         };
-        let spelling = format!("check the spelling: there is no such directory either{private}");
+        let either = if is_model { ": there is no such directory either" } else { "" };
+        let spelling = format!("check the spelling{either}{private}");
         let (what, hint) = match (self.status.as_u16(), self.code, file) {
             (401 | 403, Some("GatedRepo"), _) => {
-                let page = format!("accept its conditions on {}/{id}", shown(settings));
+                let page = format!("accept its conditions on {}/{path}", shown(settings));
                 let hint = if has_token {
                     format!("{page} with the account of the token")
                 } else {
                     format!("{page}, then set `HF_TOKEN`, or run `hf auth login` once")
                 };
-                (format!("model `{id}` is gated"), hint)
+                (format!("{repo} is gated"), hint)
             }
             // For anonymous requests, the hub hides which private repositories exist.
             (401, _, _) if !has_token => {
-                (format!("model `{id}` does not exist, or is private"), spelling)
+                (format!("{repo} does not exist, or is private"), spelling)
             }
             (401, _, _) => (
-                format!("the hub does not accept the token for model `{id}`"),
+                format!("the hub does not accept the token for {repo}"),
                 "it may have expired: see https://huggingface.co/settings/tokens".to_owned(),
             ),
             (403, _, _) => (
-                format!("the hub forbids access to model `{id}`"),
+                format!("the hub forbids access to {repo}"),
                 format!("the account may not read this repository{private}"),
             ),
             (404, Some("RevisionNotFound"), _) => (
-                format!("model `{id}` has no revision `{revision}`"),
+                format!("{repo} has no revision `{revision}`"),
                 "a revision is a branch, a tag or a full commit hash".to_owned(),
             ),
-            (404, Some("RepoNotFound"), _) => (format!("model `{id}` does not exist"), spelling),
+            (404, Some("RepoNotFound"), _) => (format!("{repo} does not exist"), spelling),
             (404, _, None) => {
-                (format!("model `{id}` or its revision `{revision}` does not exist"), spelling)
+                (format!("{repo} or its revision `{revision}` does not exist"), spelling)
             }
             (404, _, Some(file)) => (
-                format!("model `{id}` lists `{file}`, but does not have it"),
+                format!("{repo} lists `{file}`, but does not have it"),
                 "is `HF_ENDPOINT` a mirror that is out of date?".to_owned(),
             ),
             (429, _, _) => (
@@ -77,7 +79,7 @@ impl Refusal<'_> {
                 "try later; with `HF_TOKEN` set, you may ask more often".to_owned(),
             ),
             _ => (
-                format!("the hub answered {} for model `{id}`", self.status),
+                format!("the hub answered {} for {repo}", self.status),
                 "try later; https://status.huggingface.co reports outages".to_owned(),
             ),
         };

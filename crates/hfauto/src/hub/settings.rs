@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+pub(super) const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// The default of `HF_HUB_DOWNLOAD_TIMEOUT` in `huggingface_hub`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The default of `http_get` in `huggingface_hub`.
