@@ -305,6 +305,10 @@ struct TaskArgs {
     #[arg(short, long, value_name = "MODEL")]
     model: Option<String>,
 
+    /// A LoRA adapter of PEFT for the model: a hub id or a directory.
+    #[arg(long, value_name = "ADAPTER")]
+    adapter: Option<String>,
+
     /// The name of the new column.
     #[arg(long = "as", value_name = "NAME")]
     name: Option<String>,
@@ -427,13 +431,22 @@ impl TaskRun {
         // A preview does not write there.
         let sink = output.as_deref().unwrap_or("out/");
         let column = name.as_deref().unwrap_or(&self.command.output);
-        let model = self.model()?;
-        let is_local = Path::new(&model).is_dir() || hfauto::hub::is_gguf_file(Path::new(&model));
-        let model = if is_local { from_file(&model) } else { model };
+        let repo = |name: &str| {
+            let path = Path::new(name);
+            let is_local = path.is_dir() || hfauto::hub::is_gguf_file(path);
+            quoted(&if is_local { from_file(name) } else { name.to_owned() })
+        };
+        let model = repo(&self.model()?);
+        let (models, model) = match &self.args.adapter {
+            None => (String::new(), model),
+            Some(adapter) => (
+                format!("models:\n  adapted: {{repo: {model}, adapter: {}}}\n\n", repo(adapter)),
+                "adapted".to_owned(),
+            ),
+        };
         let mut text = format!(
-            "version: 1\n\nsource:\n  path: {source}\n\nsteps:\n  - {}:\n      model: {}\n      input: {}\n      output: {}\n",
+            "version: 1\n\n{models}source:\n  path: {source}\n\nsteps:\n  - {}:\n      model: {model}\n      input: {}\n      output: {}\n",
             self.command.task.id,
-            quoted(&model),
             self.input,
             quoted(column),
         );

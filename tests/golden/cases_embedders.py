@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer, models
 from transformers import AutoConfig, AutoModel
 
-import jina_bert  # noqa: F401 (registers its classes)
 import tiny_tokenizers_modern as tiny
 from cases_modern import FULL, SLIDING, encoder, rope
 from cases_modern_embedders import CODE, gemma2, scalars
@@ -89,7 +88,7 @@ case("embedding-gemma2", "embedding_gemma2_text", tiny.gemma,
 
 # ------------------------------------------------------------------------------ Jina v2
 case("jina-v2", "jina_bert_v2", tiny.bert, encoder(24, 2, 3, 28, qk_post_norm=True), {}, [{}, {"truncate_dim": 16}],
-     after=lambda folder, _: CODE(folder), notes="as jinaai/jina-embeddings-v2-base-code; the model is that of jina_bert.py")
+     after=lambda folder, _: CODE(folder), notes="as jinaai/jina-embeddings-v2-base-code; computed by the code that jina_bert.py downloads")
 
 # ------------------------------------------------------------------------------ Jina v3
 TASKS = {"retrieval.query": "Represent the query for retrieving evidence documents: ", "retrieval.passage": "Represent the document for retrieval: ",

@@ -5,21 +5,21 @@ Windows are shorter than the rows, heads of keys fewer than those of queries, he
 """
 import torch
 
-import jina_bert  # noqa: F401 (registers its classes)
 from cases_modern import FULL, NLI, SLIDING, TAGS, encoder, rope
 from heads import edit_weights
 from modern import modern_cell
 from tools import rewrite
 
 # ------------------------------------------------------------------------- JinaBERT (jina-embeddings-v2)
-REFERENCE = "computed by jina_bert.py: no library has the class"
+REFERENCE = "computed by the code that jina_bert.py downloads: no library has the class"
 
 
 def jina_v2_of_the_hub(code):
     """As jinaai/jina-embeddings-v2-*: model_type `bert`, ALiBi and the remote code in config.json."""
     def after(folder):
         def change(config):
-            config.pop("qk_post_norm")
+            for key in ("qk_post_norm", "alibi_scaling", "embedding_model"):
+                config.pop(key)
             return {**config, "model_type": "bert", "architectures": ["JinaBertForMaskedLM"], "position_embedding_type": "alibi",
                     "emb_pooler": "mean", "attn_implementation": "torch", "auto_map": {
                         "AutoConfig": f"jinaai/{code}--configuration_bert.JinaBertConfig",
@@ -32,11 +32,11 @@ ENGLISH, CODE = jina_v2_of_the_hub("jina-bert-implementation"), jina_v2_of_the_h
 modern_cell("jina_bert_v2/model", encoder(24, 2, 3, 36), after=ENGLISH, notes=f"{REFERENCE}; 3 heads: slopes between powers of two")
 modern_cell("jina_bert_v2/model-reglu", encoder(16, 2, 4, 28), feed_forward_type="reglu", layer_norm_eps=1e-5, after=ENGLISH,
             notes=REFERENCE)
-modern_cell("jina_bert_v2/model-qk-post-norm", encoder(24, 3, 6, 32), qk_post_norm=True, layer_norm_eps=1e-5, after=CODE,
+modern_cell("jina_bert_v2/model-qk-post-norm", encoder(24, 3, 6, 32), qk_post_norm=True, layer_norm_eps=1e-5, after=CODE, attention="sdpa",
             notes=f"{REFERENCE}; norms of queries and keys over all heads, two norms after attention, the gate in the second half")
 modern_cell("jina_bert_v2/for-masked-lm", encoder(16, 2, 2, 28), after=ENGLISH, notes=f"{REFERENCE}; tied")
 modern_cell("jina_bert_v2/for-sequence-classification", encoder(16, 2, 4, 28), num_labels=1, kind="pairs", qk_post_norm=True, after=CODE,
-            spread=3, notes=f"{REFERENCE}; one label, as rerankers have it")
+            attention="sdpa", spread=3, notes=f"{REFERENCE}; one label, as rerankers have it")
 modern_cell("jina_bert_v2/for-question-answering", encoder(16, 2, 2, 24), after=ENGLISH, notes=REFERENCE)
 modern_cell("jina_bert_v2/for-token-classification", encoder(20, 2, 2, 28), labels=TAGS, after=ENGLISH, notes=REFERENCE)
 modern_cell("jina_bert_v2/for-multiple-choice", encoder(16, 2, 4, 24), spread=4, after=ENGLISH, notes=REFERENCE)

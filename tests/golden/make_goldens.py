@@ -30,6 +30,7 @@ import cases_bitmaps  # noqa: F401
 import cases_chat  # noqa: F401
 import cases_embedders  # noqa: F401
 import cases_gguf  # noqa: F401
+import cases_gguf_families  # noqa: F401
 import cases_heads  # noqa: F401
 import cases_images  # noqa: F401
 import cases_models  # noqa: F401
@@ -52,6 +53,7 @@ import cases_spm_tokenizers  # noqa: F401
 import cases_static  # noqa: F401
 import cases_tasks  # noqa: F401
 import cases_tasks_chat  # noqa: F401
+import cases_tasks_deberta  # noqa: F401
 import cases_tasks_generation  # noqa: F401
 import cases_tasks_images  # noqa: F401
 import cases_tasks_seq2seq  # noqa: F401

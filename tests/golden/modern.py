@@ -180,6 +180,8 @@ def token_ids(tokenizer, model_type):
 
 def configuration(model_type, options):
     """The configuration; that of EmbeddingGemma 2 is around the one of its text model."""
+    if model_type == "jina_bert_v2":
+        import jina_bert  # noqa: F401 (downloads its classes and registers them)
     if model_type == "embedding_gemma2":
         outer = {key: options.pop(key) for key in OUTER if key in options}
         return AutoConfig.for_model(model_type, text_config=options, vision_config=None, audio_config=None, **outer)

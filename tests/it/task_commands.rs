@@ -92,6 +92,40 @@ fn tasks_have_their_names_of_transformers() {
 }
 
 #[test]
+fn an_adapter_is_merged_as_in_a_pipeline_file_and_in_sql() {
+    let fixture = reviews();
+    let golden = |path: &str| repository().join("tests/golden").join(path).display().to_string();
+    let (model, adapter) =
+        (golden("heads/bert/for-sequence-classification"), golden("adapters/bert"));
+    let rows = |name: &str| std::fs::read_to_string(fixture.path(name)).unwrap();
+    let args =
+        ["classify", "reviews.csv", "-c", "text", "-m", &model, "--as", "label", "--top-k=all"];
+    for (output, more) in [
+        ("plain.jsonl", &[] as &[&str]),
+        ("adapted.jsonl", &["--adapter", &adapter, "--write-pipeline", "adapted.yaml"]),
+    ] {
+        let ran = fixture.run(&[&args[..], &["-o", output], more].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+    }
+    assert_ne!(rows("plain.jsonl"), rows("adapted.jsonl"));
+    let ran = fixture.run(&["run", "adapted.yaml", "--set", "sink.path=again.jsonl"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(rows("again.jsonl"), rows("adapted.jsonl"));
+    let query = format!(
+        "CREATE MODEL tuned FROM '{model}' OPTIONS (adapter '{adapter}'); \
+         COPY (SELECT *, classify(text, 'tuned', top_k => 'all') AS label FROM 'reviews.csv') TO 'sql.jsonl'"
+    );
+    let ran = fixture.run(&["sql", &query]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(rows("sql.jsonl"), rows("adapted.jsonl"));
+
+    let ran =
+        fixture.run(&[&args[..], &["--adapter", &golden("adapters/llama"), "-o", "x/"]].concat());
+    assert_eq!(ran.code, 69, "{}", ran.stderr);
+    assert!(ran.stderr.contains("adapters/llama"), "{}", ran.stderr);
+}
+
+#[test]
 fn wrong_flags_say_what_is_expected() {
     let fixture = reviews();
     let model = mini_embedder();

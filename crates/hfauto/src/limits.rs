@@ -143,6 +143,8 @@ pub(crate) const PICKLE_MEMORY_MAX: usize = 512 << 20;
 pub(crate) const MODEL_SIZE: usize = 1 << 26;
 /// Layers of a model. No key.
 pub(crate) const MODEL_LAYERS: usize = 4096;
+/// Experts of a layer in a GGUF file; models in use have up to a few hundred. No key.
+pub(crate) const MODEL_EXPERTS: usize = 4096;
 /// Labels of a classifier. No key.
 pub(crate) const MODEL_LABELS: usize = 1_000_000;
 /// Pixels of a model's input images. No key.

@@ -216,6 +216,8 @@ pub static FAMILIES: [Family; 61] = [
         dimensions: |fields| Ok(LlamaConfig::gemma3_text(fields)?.dimensions()),
         auto_model: |fields, vb| llama(LlamaConfig::gemma3_text(fields)?, &vb),
         heads: &heads::GEMMA3_TEXT,
+        // Modules of EmbeddingGemma, which a GGUF file has beside the model.
+        keys_to_ignore_on_load_unexpected: &["2_Dense.", "3_Dense."],
         ..GEMMA
     },
     Family {

@@ -116,6 +116,17 @@ impl Snapshot {
         }
     }
 
+    /// The tensors of a module of sentence-transformers, for example of `2_Dense`. A GGUF file has them all.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn module_weights(&self, folder: &str) -> Result<Weights> {
+        if self.is_gguf() {
+            return Ok(Weights::open(&self.weight_files()?)?.below(folder));
+        }
+        Weights::open(&self.weight_files_in(folder)?)
+    }
+
     /// Hub id, or the directory's path.
     pub fn name(&self) -> &str {
         &self.name

@@ -97,6 +97,15 @@ impl Weights {
         }
     }
 
+    /// Only the tensors below `folder.`, by the rest of their names.
+    pub(super) fn below(self, folder: &str) -> Self {
+        let own = |(name, stored): (String, _)| {
+            let name = name.strip_prefix(folder)?.strip_prefix('.')?;
+            Some((name.to_owned(), stored))
+        };
+        Self { tensors: self.tensors.into_iter().filter_map(own).collect(), ..self }
+    }
+
     fn add(&mut self, path: PathBuf) -> Result<()> {
         let cannot =
             |e| Error::new(ErrorKind::Model, format!("cannot read `{}`", path.display())).source(e);

@@ -128,7 +128,6 @@ impl AlbertConfig {
             disentangled: None,
             alibi: None,
             layer_scales: None,
-            gated: false,
             attn_implementation: self.attn_implementation,
         }
     }

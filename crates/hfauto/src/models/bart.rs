@@ -295,7 +295,6 @@ impl BartConfig {
             disentangled: None,
             alibi: None,
             layer_scales: None,
-            gated: false,
             attn_implementation: self.attn_implementation,
         }
     }

@@ -228,7 +228,6 @@ impl BertConfig {
             disentangled: None,
             alibi: None,
             layer_scales: None,
-            gated: false,
             attn_implementation: self.attn_implementation,
         }
     }

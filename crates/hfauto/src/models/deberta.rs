@@ -238,7 +238,6 @@ impl DebertaConfig {
             }),
             alibi: None,
             layer_scales: None,
-            gated: false,
             attn_implementation: self.attn_implementation,
         })
     }

@@ -5,7 +5,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Qkv};
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Gate, Qkv};
 use super::patches::{PatchEmbeddings, pixel_values};
 use super::{
     Backbone, Dimensions, Fields, ImageDimensions, ImageGrid, ModelOutput, Recorder, Want,
@@ -13,7 +13,9 @@ use super::{
 };
 use crate::error;
 use crate::limits;
-use crate::nn::{Activation, AttnImplementation, LayerNorm, ModelInputs, PositionIds, VarBuilder};
+use crate::nn::{
+    Activation, AttnImplementation, GateHalf, LayerNorm, ModelInputs, PositionIds, VarBuilder,
+};
 
 /// The configuration of DINOv2.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,7 +151,6 @@ impl Dinov2Config {
             relative_keys: None,
             disentangled: None,
             layer_scales: Some(["layer_scale1.lambda1", "layer_scale2.lambda1"]),
-            gated: self.use_swiglu_ffn,
             alibi: None,
             attn_implementation: self.attn_implementation,
         }
@@ -170,8 +171,15 @@ const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
     extra: ExtraNames::NONE,
 };
 
-const LAYER_NAMES_OF_SWIGLU: EncoderLayerNames =
-    EncoderLayerNames { intermediate: "mlp.weights_in", output: "mlp.weights_out", ..LAYER_NAMES };
+const LAYER_NAMES_OF_SWIGLU: EncoderLayerNames = EncoderLayerNames {
+    intermediate: "mlp.weights_in",
+    output: "mlp.weights_out",
+    extra: ExtraNames {
+        gate: Some(Gate { half: GateHalf::First, bias: true }),
+        ..ExtraNames::NONE
+    },
+    ..LAYER_NAMES
+};
 
 /// DINOv2 without a head: `Dinov2Model`.
 pub struct Dinov2Model {

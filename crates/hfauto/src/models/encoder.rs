@@ -83,15 +83,23 @@ pub(super) struct EncoderLayerNames {
     pub(super) output: &'static str,
     /// The norm at the feed-forward network.
     pub(super) output_norm: &'static str,
-    /// What only `JinaBERT` has.
+    /// What few architectures have.
     pub(super) extra: ExtraNames,
 }
 
-/// The parts of a layer that only `JinaBERT` has.
+/// The gate of a feed-forward network, whose first layer is gate and up-projection in one product.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gate {
+    /// The half of the product that is the gate.
+    pub(super) half: GateHalf,
+    /// Whether the product has a bias.
+    pub(super) bias: bool,
+}
+
+/// The parts of a layer that only `JinaBERT` has, or, of the gate, some DINOv2.
 #[derive(Debug)]
 pub(super) struct ExtraNames {
-    /// The half of the first product of the feed-forward network that is the gate; such a product has no bias.
-    pub(super) gate: Option<GateHalf>,
+    pub(super) gate: Option<Gate>,
     /// The norms of queries and of keys, over all heads.
     pub(super) qk_norms: Option<[&'static str; 2]>,
     /// A second norm after self-attention, of the sum of the layer's input and the output of the first norm.
@@ -125,8 +133,6 @@ pub(super) struct EncoderLayerConfig {
     pub(super) alibi: Option<AlibiForm>,
     /// The paths of factors by which the outputs of attention and of the feed-forward network are multiplied (LayerScale).
     pub(super) layer_scales: Option<[&'static str; 2]>,
-    /// Whether the first layer of the feed-forward network has a gate and an up-projection in one, with biases (SwiGLU).
-    pub(super) gated: bool,
     pub(super) attn_implementation: AttnImplementation,
 }
 
@@ -294,11 +300,12 @@ impl EncoderLayer {
             (before, cross_attention.as_ref().map_or(last, |cross| &cross.norm))
         };
         let qkv = names.qkv.load(vb, config, before_qkv.map(|norm| norm as &dyn InputNorm))?;
-        let gate_half = gate.or(config.gated.then_some(GateHalf::First));
-        let inner = if gate_half.is_some() { 2 } else { 1 } * config.intermediate_size;
+        let gate_half = gate.map(|gate| gate.half);
+        let inner = if gate.is_some() { 2 } else { 1 } * config.intermediate_size;
+        let bias = gate.is_none_or(|gate| gate.bias);
         let intermediate = [(vb.pp(names.intermediate), inner)];
         let intermediate =
-            Linear::load_fused(&intermediate, hidden, gate.is_none(), Some(before_intermediate))?;
+            Linear::load_fused(&intermediate, hidden, bias, Some(before_intermediate))?;
         let output = linear(names.output, config.intermediate_size, hidden, true)?;
         let layer_scales = match config.layer_scales {
             Some([attention, output]) => {
@@ -618,7 +625,6 @@ mod tests {
             disentangled: None,
             alibi: None,
             layer_scales: None,
-            gated: false,
             attn_implementation: AttnImplementation::Eager,
         };
         let weights = ["q", "k", "v", "o", "intermediate", "output"].map(|name| {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::bert::Pooler;
 use super::embeddings::{TextEmbeddings, TextEmbeddingsConfig};
-use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Qkv};
+use super::encoder::{EncoderLayerConfig, EncoderLayerNames, EncoderLayers, ExtraNames, Gate, Qkv};
 use super::{Backbone, Dimensions, Fields, ModelOutput, Recorder, Want};
 use crate::error::{self, Error, ErrorKind};
 use crate::nn::{
@@ -51,7 +51,10 @@ const LAYER_NAMES: EncoderLayerNames = EncoderLayerNames {
     intermediate: "mlp.gated_layers",
     output: "mlp.wo",
     output_norm: "mlp.layernorm",
-    extra: ExtraNames { gate: Some(GateHalf::First), ..ExtraNames::NONE },
+    extra: ExtraNames {
+        gate: Some(Gate { half: GateHalf::First, bias: false }),
+        ..ExtraNames::NONE
+    },
 };
 
 /// Those of jinaai/jina-bert-v2-qk-post-norm.
@@ -60,7 +63,7 @@ const LAYER_NAMES_OF_QK_POST_NORM: EncoderLayerNames = EncoderLayerNames {
     output: "mlp.down_layer",
     output_norm: "layer_norm_2",
     extra: ExtraNames {
-        gate: Some(GateHalf::Second),
+        gate: Some(Gate { half: GateHalf::Second, bias: false }),
         qk_norms: Some(["attention.self.layer_norm_q", "attention.self.layer_norm_k"]),
         second_attention_norm: Some("layer_norm_1"),
     },
@@ -151,7 +154,6 @@ impl JinaBertConfig {
             disentangled: None,
             alibi: Some(AlibiForm::Distance),
             layer_scales: None,
-            gated: false,
             attn_implementation: self.attn_implementation,
         }
     }

@@ -162,7 +162,6 @@ impl MPNetConfig {
             disentangled: None,
             alibi: None,
             layer_scales: None,
-            gated: false,
             attn_implementation: self.attn_implementation,
         }
     }

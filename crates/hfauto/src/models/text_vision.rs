@@ -88,7 +88,6 @@ impl TowerLayers {
             relative_keys: None,
             disentangled: None,
             layer_scales: None,
-            gated: false,
             alibi: None,
             attn_implementation: self.attn_implementation,
         };

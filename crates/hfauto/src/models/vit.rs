@@ -218,7 +218,6 @@ impl ViTConfig {
             disentangled: None,
             alibi: None,
             layer_scales: None,
-            gated: false,
             attn_implementation: self.attn_implementation,
         }
     }

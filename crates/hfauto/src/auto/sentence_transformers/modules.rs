@@ -426,10 +426,6 @@ impl Module {
     }
 }
 
-fn weights(snapshot: &Snapshot, path: &str) -> Result<Weights> {
-    Weights::open(&snapshot.weight_files_in(path)?)
-}
-
 /// Modules compute in f32.
 fn load<'a>(weights: &'a Weights, owner: Owner, device: &'a Device) -> Load<'a> {
     let dtype = DType::F32.into();
@@ -439,7 +435,7 @@ fn load<'a>(weights: &'a Weights, owner: Owner, device: &'a Device) -> Load<'a> 
 impl Dense {
     fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<LoadedModule> {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
-        let weights = weights(snapshot, &self.path).map_err(at)?;
+        let weights = snapshot.module_weights(&self.path).map_err(at)?;
         let (input, output) = (self.in_features, self.out_features);
         let (layers, _) = load(&weights, Owner::Module("linear"), device)
             .run(|vb| {
@@ -464,7 +460,7 @@ impl Dense {
 impl Norm {
     fn load(&self, snapshot: &Snapshot, device: &Device) -> Result<LoadedModule> {
         let at = |error: Error| error.at(format!("module `{}`", self.path));
-        let weights = weights(snapshot, &self.path).map_err(at)?;
+        let weights = snapshot.module_weights(&self.path).map_err(at)?;
         let (norm, _) = load(&weights, Owner::Module("norm"), device)
             .run(|vb| LayerNorm::load(vb, self.dimension, LAYER_NORM_EPS).map_err(cannot_load))
             .map_err(at)?;

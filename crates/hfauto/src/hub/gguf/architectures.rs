@@ -8,6 +8,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::keys::Keys;
+use super::names::{self, Names};
 use crate::hub::layout::{Fault, RowOrder};
 
 /// A row of the table.
@@ -27,9 +28,6 @@ pub(super) struct Architecture {
     config: fn(&Keys<'_>, &mut Map<String, Json>) -> Result<(), Fault>,
 }
 
-/// Names of one tensor, here and in transformers.
-type Names = (&'static str, &'static str);
-
 /// How a tensor differs from that of transformers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Form {
@@ -38,105 +36,12 @@ pub(super) struct Form {
     pub(super) shift: f32,
 }
 
-const DECODER: &[Names] =
-    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
-
-const LLAMA_LAYER: &[Names] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
-
-const GEMMA2_LAYER: &[Names] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-    ("post_attention_norm", "post_attention_layernorm"),
-    ("ffn_norm", "pre_feedforward_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-    ("post_ffw_norm", "post_feedforward_layernorm"),
-];
-
-const PHI3_LAYER: &[Names] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_qkv", "self_attn.qkv_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_up", "mlp.gate_up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
-
-const STARCODER2_LAYER: &[Names] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_up", "mlp.c_fc"),
-    ("ffn_down", "mlp.c_proj"),
-];
-
-const GPT2_LAYER: &[Names] = &[
-    ("attn_norm", "ln_1"),
-    ("attn_qkv", "attn.c_attn"),
-    ("attn_output", "attn.c_proj"),
-    ("ffn_norm", "ln_2"),
-    ("ffn_up", "mlp.c_fc"),
-    ("ffn_down", "mlp.c_proj"),
-];
-
-/// Falcon and Bloom share the names of attention and feed-forward network.
-const BLOOM_LAYER: &[Names] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_qkv", "self_attention.query_key_value"),
-    ("attn_output", "self_attention.dense"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_up", "mlp.dense_h_to_4h"),
-    ("ffn_down", "mlp.dense_4h_to_h"),
-];
-
-const BERT_LAYER: &[Names] = &[
-    ("attn_q", "attention.self.query"),
-    ("attn_k", "attention.self.key"),
-    ("attn_v", "attention.self.value"),
-    ("attn_output", "attention.output.dense"),
-    ("attn_output_norm", "attention.output.LayerNorm"),
-    ("ffn_up", "intermediate.dense"),
-    ("ffn_down", "output.dense"),
-    ("layer_output_norm", "output.LayerNorm"),
-];
-
-const NOMIC_BERT_LAYER: &[Names] = &[
-    ("attn_qkv", "attn.Wqkv"),
-    ("attn_output", "attn.out_proj"),
-    ("attn_output_norm", "norm1"),
-    ("ffn_up", "mlp.fc11"),
-    ("ffn_gate", "mlp.fc12"),
-    ("ffn_down", "mlp.fc2"),
-    ("layer_output_norm", "norm2"),
-];
-
 const LLAMA: Architecture = Architecture {
     name: "llama",
     model_type: "llama",
     class: "LlamaForCausalLM",
-    tensors: DECODER,
-    layers: &[("blk.", "model.layers.", LLAMA_LAYER)],
+    tensors: names::DECODER,
+    layers: &[("blk.", "model.layers.", names::LLAMA_LAYER)],
     form: |keys, name| {
         let heads = match name {
             "attn_q" => keys.heads()?,
@@ -147,6 +52,11 @@ const LLAMA: Architecture = Architecture {
     },
     config: |keys, config| {
         decoder(keys, config)?;
+        if keys.experts()?.is_some() {
+            config.insert("model_type".into(), "mixtral".into());
+            config.insert("architectures".into(), json!(["MixtralForCausalLM"]));
+            return experts(keys, config);
+        }
         config.insert("attention_bias".into(), keys.has("blk.0.attn_q.bias").into());
         config.insert("mlp_bias".into(), keys.has("blk.0.ffn_up.bias").into());
         Ok(())
@@ -174,8 +84,21 @@ const GEMMA: Architecture = Architecture {
     ..LLAMA
 };
 
+const T5: Architecture = Architecture {
+    name: "t5",
+    model_type: "t5",
+    class: "T5ForConditionalGeneration",
+    tensors: names::T5,
+    layers: &[
+        ("enc.blk.", "encoder.block.", names::T5_ENCODER_LAYER),
+        ("dec.blk.", "decoder.block.", names::T5_DECODER_LAYER),
+    ],
+    form: |_, _| Ok(Form::default()),
+    config: t5,
+};
+
 /// The implemented architectures, in alphabetical order.
-pub(super) static ARCHITECTURES: [Architecture; 14] = [
+pub(super) static ARCHITECTURES: [Architecture; 19] = [
     Architecture {
         name: "bert",
         model_type: "bert",
@@ -186,7 +109,7 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
             ("token_types", "embeddings.token_type_embeddings"),
             ("token_embd_norm", "embeddings.LayerNorm"),
         ],
-        layers: &[("blk.", "encoder.layer.", BERT_LAYER)],
+        layers: &[("blk.", "encoder.layer.", names::BERT_LAYER)],
         form: |_, _| Ok(Form::default()),
         config: bert,
     },
@@ -200,7 +123,7 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
             ("output_norm", "ln_f"),
             ("output", "lm_head"),
         ],
-        layers: &[("blk.", "h.", BLOOM_LAYER)],
+        layers: &[("blk.", "h.", names::BLOOM_LAYER)],
         form: grouped,
         config: |keys, config| {
             config.insert("hidden_size".into(), keys.size("embedding_length")?.into());
@@ -220,7 +143,7 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
             ("output_norm", "transformer.ln_f"),
             ("output", "lm_head"),
         ],
-        layers: &[("blk.", "transformer.h.", BLOOM_LAYER)],
+        layers: &[("blk.", "transformer.h.", names::BLOOM_LAYER)],
         form: grouped,
         config: |keys, config| {
             if keys.kv_heads()? != 1 {
@@ -248,7 +171,7 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
         name: "gemma2",
         model_type: "gemma2",
         class: "Gemma2ForCausalLM",
-        layers: &[("blk.", "model.layers.", GEMMA2_LAYER)],
+        layers: &[("blk.", "model.layers.", names::GEMMA2_LAYER)],
         config: |keys, config| {
             decoder(keys, config)?;
             // 27B is the only size whose scale is not that of its heads.
@@ -269,15 +192,25 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
         name: "gemma3",
         model_type: "gemma3_text",
         class: "Gemma3ForCausalLM",
-        layers: &[("blk.", "model.layers.", GEMMA2_LAYER)],
+        layers: &[("blk.", "model.layers.", names::GEMMA2_LAYER)],
+        config: gemma3,
+        ..GEMMA
+    },
+    Architecture {
+        name: "gemma-embedding",
+        model_type: "gemma3_text",
+        class: "Gemma3TextModel",
+        tensors: &[
+            ("token_embd", "embed_tokens"),
+            ("output_norm", "norm"),
+            ("dense_2", "2_Dense.linear"),
+            ("dense_3", "3_Dense.linear"),
+        ],
+        layers: &[("blk.", "layers.", names::GEMMA2_LAYER)],
         config: |keys, config| {
-            decoder(keys, config)?;
-            query_scale(keys, config, 62)?;
-            // They belong to the architecture: the file does not have them.
-            config.insert("rope_local_base_freq".into(), json!(10_000.0));
-            config.insert("sliding_window_pattern".into(), json!(6));
-            config.insert("final_logit_softcapping".into(), Json::Null);
-            window(keys, config)
+            gemma3(keys, config)?;
+            config.insert("use_bidirectional_attention".into(), true.into());
+            Ok(())
         },
         ..GEMMA
     },
@@ -291,7 +224,7 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
             ("output_norm", "ln_f"),
             ("output", "lm_head"),
         ],
-        layers: &[("blk.", "h.", GPT2_LAYER)],
+        layers: &[("blk.", "h.", names::GPT2_LAYER)],
         form: |_, name| {
             let is_transposed = matches!(name, "attn_qkv" | "attn_output" | "ffn_up" | "ffn_down");
             Ok(Form { is_transposed, ..Form::default() })
@@ -307,7 +240,46 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
             Ok(())
         },
     },
+    Architecture {
+        name: "granite",
+        model_type: "granite",
+        class: "GraniteForCausalLM",
+        config: |keys, config| {
+            decoder(keys, config)?;
+            config.insert("attention_bias".into(), keys.has("blk.0.attn_q.bias").into());
+            config.insert("mlp_bias".into(), keys.has("blk.0.ffn_up.bias").into());
+            for (key, name) in [
+                ("attention.scale", "attention_multiplier"),
+                ("embedding_scale", "embedding_multiplier"),
+                ("residual_scale", "residual_multiplier"),
+                ("logit_scale", "logits_scaling"),
+            ] {
+                // The converter leaves out those that are 0; 1 is what the class has.
+                if let Some(number) = keys.number(key)? {
+                    config.insert(name.into(), number.into());
+                }
+            }
+            Ok(())
+        },
+        ..LLAMA
+    },
     LLAMA,
+    Architecture {
+        name: "modern-bert",
+        model_type: "modernbert",
+        class: "ModernBertModel",
+        tensors: &[
+            ("token_embd", "embeddings.tok_embeddings"),
+            ("token_embd_norm", "embeddings.norm"),
+            ("output_norm", "final_norm"),
+            ("cls", "head.dense"),
+            ("cls.norm", "head.norm"),
+            ("cls.output", "classifier"),
+        ],
+        layers: &[("blk.", "layers.", names::MODERN_BERT_LAYER)],
+        form: |_, _| Ok(Form::default()),
+        config: modern_bert,
+    },
     Architecture {
         name: "nomic-bert",
         model_type: "nomic_bert",
@@ -317,7 +289,7 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
             ("token_types", "embeddings.token_type_embeddings"),
             ("token_embd_norm", "emb_ln"),
         ],
-        layers: &[("blk.", "encoder.layers.", NOMIC_BERT_LAYER)],
+        layers: &[("blk.", "encoder.layers.", names::NOMIC_BERT_LAYER)],
         form: |_, _| Ok(Form::default()),
         config: nomic_bert,
     },
@@ -325,7 +297,7 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
         name: "phi3",
         model_type: "phi3",
         class: "Phi3ForCausalLM",
-        layers: &[("blk.", "model.layers.", PHI3_LAYER)],
+        layers: &[("blk.", "model.layers.", names::PHI3_LAYER)],
         form: |_, _| Ok(Form::default()),
         config: |keys, config| {
             decoder(keys, config)?;
@@ -347,6 +319,22 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
             decoder(keys, config)?;
             config.insert("attention_bias".into(), keys.has("blk.0.attn_q.bias").into());
             Ok(())
+        },
+        ..QWEN2
+    },
+    Architecture {
+        name: "qwen3moe",
+        model_type: "qwen3_moe",
+        class: "Qwen3MoeForCausalLM",
+        layers: &[("blk.", "model.layers.", names::QWEN3_MOE_LAYER)],
+        config: |keys, config| {
+            decoder(keys, config)?;
+            config.insert("attention_bias".into(), keys.has("blk.0.attn_q.bias").into());
+            let inner = keys.size("expert_feed_forward_length")?;
+            config.insert("moe_intermediate_size".into(), inner.into());
+            // As llama.cpp computes them; the file does not say it.
+            config.insert("norm_topk_prob".into(), true.into());
+            experts(keys, config)
         },
         ..QWEN2
     },
@@ -376,7 +364,7 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
         name: "starcoder2",
         model_type: "starcoder2",
         class: "Starcoder2ForCausalLM",
-        layers: &[("blk.", "model.layers.", STARCODER2_LAYER)],
+        layers: &[("blk.", "model.layers.", names::STARCODER2_LAYER)],
         config: |keys, config| {
             decoder(keys, config)?;
             let epsilon = keys.number("attention.layer_norm_epsilon")?.unwrap_or(1e-5);
@@ -387,6 +375,7 @@ pub(super) static ARCHITECTURES: [Architecture; 14] = [
         },
         ..QWEN2
     },
+    T5,
 ];
 
 impl Architecture {
@@ -404,14 +393,24 @@ impl Architecture {
 
     /// `config.json`.
     pub(super) fn config_json(&self, keys: &Keys<'_>) -> Result<Map<String, Json>, Fault> {
-        for (key, what) in
-            [("expert_count", "a mixture of experts"), ("attention.clamp_kqv", "clamped heads")]
-        {
-            if keys.number(key)?.is_some_and(|number| number != 0.0) {
+        let mixes = matches!(self.name, "llama" | "qwen3moe");
+        for (key, what, is_known) in [
+            ("expert_count", "a mixture of experts", mixes),
+            ("expert_shared_count", "experts for all tokens", false),
+            ("attention.clamp_kqv", "clamped heads", false),
+        ] {
+            if !is_known && keys.number(key)?.is_some_and(|number| number != 0.0) {
                 return Err(Fault::unsupported(format!("has {what}, which is not implemented")));
             }
         }
-        let encodes = matches!(self.name, "bert" | "nomic-bert");
+        if self.name == "bert" && (keys.has("cls.weight") || keys.has("cls.output.weight")) {
+            // Files with a pooler of BERT lack it, and do not say which of four heads theirs is.
+            return Err(Fault::unsupported(
+                "is a bert with a head that scores texts, which is not implemented",
+            ));
+        }
+        let encodes =
+            matches!(self.name, "bert" | "nomic-bert" | "modern-bert" | "gemma-embedding");
         if keys.flag("attention.causal") == Some(false) && !encodes {
             return Err(Fault::unsupported(format!(
                 "is a {} whose attention is not causal, which is not implemented",
@@ -421,6 +420,9 @@ impl Architecture {
         let mut config = Map::new();
         config.insert("model_type".into(), self.model_type.into());
         config.insert("architectures".into(), json!([self.class]));
+        if keys.has("cls.output.weight") {
+            classifier(keys, self.class, &mut config)?;
+        }
         config.insert("vocab_size".into(), keys.rows("token_embd.weight")?.into());
         if !encodes {
             config.insert("tie_word_embeddings".into(), (!keys.has("output.weight")).into());
@@ -454,7 +456,12 @@ impl Architecture {
             let layer = self.layers.iter().find_map(|(before, theirs, names)| {
                 let (number, last) = path.strip_prefix(*before)?.split_once('.')?;
                 let number: u32 = number.parse().ok()?;
-                Some((last, format!("{theirs}{number}.{}", known(names, last)?)))
+                let name = known(names, last)?;
+                let name = name.split_once('|').map_or(name, |(gated, plain)| {
+                    let gate = format!("{before}{number}.ffn_gate.weight");
+                    if keys.has(&gate) { gated } else { plain }
+                });
+                Some((last, format!("{theirs}{number}.{name}")))
             });
             let Some(layer) = layer else { return Ok(None) };
             layer
@@ -517,6 +524,95 @@ fn query_scale(
 fn window(keys: &Keys<'_>, config: &mut Map<String, Json>) -> Result<(), Fault> {
     let window = keys.optional_size("attention.sliding_window")?.filter(|window| *window > 0);
     config.insert("sliding_window".into(), window.into());
+    Ok(())
+}
+
+fn gemma3(keys: &Keys<'_>, config: &mut Map<String, Json>) -> Result<(), Fault> {
+    decoder(keys, config)?;
+    query_scale(keys, config, 62)?;
+    // They belong to the architecture: the file does not have them.
+    config.insert("rope_local_base_freq".into(), json!(10_000.0));
+    config.insert("sliding_window_pattern".into(), json!(6));
+    config.insert("final_logit_softcapping".into(), Json::Null);
+    window(keys, config)
+}
+
+/// The settings of experts, which the file has as one tensor for each projection.
+fn experts(keys: &Keys<'_>, config: &mut Map<String, Json>) -> Result<(), Fault> {
+    if !keys.has("blk.0.ffn_gate_exps.weight") {
+        return Err(Fault::unsupported("has a tensor for each expert, which is not implemented")
+            .hint("the file is too old: convert the model again"));
+    }
+    let count = keys.experts()?.ok_or_else(|| Fault::new("has no `expert_count`"))?;
+    config.insert("num_local_experts".into(), count.into());
+    config.insert("num_experts_per_tok".into(), keys.size("expert_used_count")?.into());
+    Ok(())
+}
+
+/// A head that scores texts: the class, and the names of its labels.
+fn classifier(keys: &Keys<'_>, class: &str, config: &mut Map<String, Json>) -> Result<(), Fault> {
+    let stem = class.strip_suffix("ForCausalLM").or(class.strip_suffix("Model")).unwrap_or(class);
+    config.insert("architectures".into(), json!([format!("{stem}ForSequenceClassification")]));
+    let rows = keys.rows("cls.output.weight")?;
+    let labels = match keys.texts("classifier.output_labels") {
+        Some(labels) if labels.len() != rows => {
+            return Err(Fault::new(format!("has {} labels for {rows} scores", labels.len())));
+        }
+        labels => labels,
+    };
+    match labels {
+        None => config.insert("num_labels".into(), rows.into()),
+        Some(labels) => {
+            let named = labels.iter().enumerate();
+            let named = named.map(|(id, label)| (id.to_string(), Json::from(label)));
+            config.insert("id2label".into(), Json::Object(named.collect()))
+        }
+    };
+    Ok(())
+}
+
+fn t5(keys: &Keys<'_>, config: &mut Map<String, Json>) -> Result<(), Fault> {
+    let mut set = |key: &str, value: Json| config.insert(key.to_owned(), value);
+    let layers = keys.size("block_count")?;
+    set("d_model", keys.size("embedding_length")?.into());
+    set("d_kv", keys.head_dim()?.into());
+    set("d_ff", keys.size("feed_forward_length")?.into());
+    set("num_layers", layers.into());
+    set("num_decoder_layers", keys.optional_size("decoder_block_count")?.unwrap_or(layers).into());
+    set("num_heads", keys.heads()?.into());
+    set("relative_attention_num_buckets", keys.size("attention.relative_buckets_count")?.into());
+    let is_gated = keys.has("enc.blk.0.ffn_gate.weight");
+    // llama.cpp knows no others.
+    set("feed_forward_proj", if is_gated { "gated-gelu" } else { "relu" }.into());
+    let epsilon = keys.number("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-6);
+    set("layer_norm_epsilon", epsilon.into());
+    set(
+        "decoder_start_token_id",
+        keys.optional_size("decoder_start_token_id")?.unwrap_or(0).into(),
+    );
+    if keys.has("enc.blk.1.attn_rel_b.weight") {
+        // The file of a UMT5 differs by its biases only.
+        set("model_type", "umt5".into());
+        set("architectures", json!(["UMT5ForConditionalGeneration"]));
+    }
+    Ok(())
+}
+
+fn modern_bert(keys: &Keys<'_>, config: &mut Map<String, Json>) -> Result<(), Fault> {
+    let mut set = |key: &str, value: Json| config.insert(key.to_owned(), value);
+    set("hidden_size", keys.size("embedding_length")?.into());
+    set("num_hidden_layers", keys.size("block_count")?.into());
+    set("num_attention_heads", keys.heads()?.into());
+    set("intermediate_size", keys.size("feed_forward_length")?.into());
+    set("max_position_embeddings", keys.size("context_length")?.into());
+    set("norm_eps", keys.number("attention.layer_norm_epsilon")?.unwrap_or(1e-5).into());
+    set("global_rope_theta", keys.number("rope.freq_base")?.unwrap_or(160_000.0).into());
+    set("local_rope_theta", keys.number("rope.freq_base_swa")?.unwrap_or(10_000.0).into());
+    set("local_attention", keys.optional_size("attention.sliding_window")?.unwrap_or(128).into());
+    let every = keys.optional_size("attention.sliding_window_pattern")?;
+    set("global_attn_every_n_layers", every.unwrap_or(3).into());
+    // As llama.cpp pools it; the file does not say it.
+    set("classifier_pooling", "mean".into());
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
 
-use super::reader::{Header, Value};
+use super::reader::{Header, Texts, Value};
 use crate::hub::layout::Fault;
 
 /// The metadata and the table of tensors of a file.
@@ -87,6 +87,19 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// The number of experts, in a mixture of them.
+    pub(super) fn experts(&self) -> Result<Option<usize>, Fault> {
+        Ok(self.optional_size("expert_count")?.filter(|count| *count > 0))
+    }
+
+    /// A list of texts, if it is one.
+    pub(super) fn texts(&self, key: &str) -> Option<&'a Texts> {
+        match self.value(key)? {
+            Value::Texts(texts) => Some(texts),
+            _ => None,
+        }
+    }
+
     /// A flag, if it is one.
     pub(super) fn flag(&self, key: &str) -> Option<bool> {
         match self.value(key)? {
@@ -130,9 +143,13 @@ impl<'a> Keys<'a> {
 
     /// The number of rows of a tensor.
     pub(super) fn rows(&self, tensor: &str) -> Result<usize, Fault> {
-        let info = self.header.tensors.get(tensor);
-        let rows = info.and_then(|info| info.shape.first().copied());
+        let rows = self.shape(tensor).and_then(|shape| shape.first().copied());
         rows.ok_or_else(|| Fault::new(format!("has no tensor `{tensor}`")))
+    }
+
+    /// The shape of a tensor.
+    pub(super) fn shape(&self, tensor: &str) -> Option<&'a [usize]> {
+        self.header.tensors.get(tensor).map(|info| info.shape.as_slice())
     }
 
     /// Factors on frequencies, by the name of their tensor.

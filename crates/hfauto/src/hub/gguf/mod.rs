@@ -6,6 +6,7 @@
 
 mod architectures;
 mod keys;
+mod names;
 mod pre_tokenizer;
 mod reader;
 #[cfg(test)]
@@ -95,10 +96,13 @@ impl Gguf {
                 })
             }
             "modules.json" => pooling(&keys)?.and_then(|_| {
-                text(json!([
-                    {"idx": 0, "name": "0", "path": "", "type": TRANSFORMER},
-                    {"idx": 1, "name": "1", "path": POOLING_FOLDER, "type": POOLING},
-                ]))
+                let dense = DENSE.iter().filter(|(tensor, ..)| keys.has(tensor));
+                let modules = [("", TRANSFORMER), (POOLING_FOLDER, POOLING)];
+                let modules = modules.into_iter().chain(dense.map(|(_, path, _)| (*path, DENSE_TYPE)));
+                let module = |(i, (path, kind)): (usize, (&str, &str))| {
+                    json!({"idx": i, "name": i.to_string(), "path": path, "type": kind})
+                };
+                text(modules.enumerate().map(module).collect())
             }),
             POOLING_CONFIG => match pooling(&keys)? {
                 None => None,
@@ -109,9 +113,20 @@ impl Gguf {
                     "pooling_mode_lasttoken": mode == 3,
                 })),
             },
-            name => match Vocabulary::new(&self.header, keys.architecture())? {
-                None => None,
-                Some(vocabulary) => vocabulary.file(name)?,
+            name => match DENSE.iter().find(|(.., file)| *file == name) {
+                Some((tensor, ..)) => match keys.shape(tensor) {
+                    Some([rows, columns]) => text(json!({
+                        "in_features": columns,
+                        "out_features": rows,
+                        "bias": false,
+                        "activation_function": "torch.nn.modules.linear.Identity",
+                    })),
+                    _ => None,
+                },
+                None => match Vocabulary::new(&self.header, keys.architecture())? {
+                    None => None,
+                    Some(vocabulary) => vocabulary.file(name)?,
+                },
             },
         })
     }
@@ -121,6 +136,13 @@ const TRANSFORMER: &str = "sentence_transformers.models.Transformer";
 const POOLING: &str = "sentence_transformers.models.Pooling";
 const POOLING_FOLDER: &str = "1_Pooling";
 const POOLING_CONFIG: &str = "1_Pooling/config.json";
+const DENSE_TYPE: &str = "sentence_transformers.models.Dense";
+
+/// Projections of a vector: the tensor, the folder of the module, and its configuration.
+const DENSE: [(&str, &str, &str); 2] = [
+    ("dense_2.weight", "2_Dense", "2_Dense/config.json"),
+    ("dense_3.weight", "3_Dense", "3_Dense/config.json"),
+];
 
 /// How vectors of tokens become one: mean (1), that of the first token (2), that of the last (3); `None` if the file does not
 /// say it, or has no such vector.
@@ -149,12 +171,45 @@ pub(super) fn contents(file: &WeightFile) -> Result<BTreeMap<String, Stored>, Fa
             // The loader reports it as unused.
             None => (name.clone(), Form::default()),
         };
-        let stored = stored(name, info, form)?;
-        if tensors.insert(theirs.clone(), stored).is_some() {
-            return Err(Fault::new(format!("has two tensors that are `{theirs}`")));
+        let mut insert = |theirs: String, stored| {
+            if tensors.contains_key(&theirs) {
+                return Err(Fault::new(format!("has two tensors that are `{theirs}`")));
+            }
+            tensors.insert(theirs, stored);
+            Ok(())
+        };
+        match theirs.split_once('*') {
+            None => insert(theirs, stored(name, info, form)?)?,
+            Some((before, after)) => {
+                for (expert, stored) in each_expert(&keys, name, info)?.into_iter().enumerate() {
+                    insert(format!("{before}{expert}{after}"), stored)?;
+                }
+            }
         }
     }
     Ok(tensors)
+}
+
+/// The matrices of a tensor that has those of all experts, one after the other.
+fn each_expert(keys: &Keys<'_>, name: &str, info: &TensorInfo) -> Result<Vec<Stored>, Fault> {
+    let count = keys.experts()?.unwrap_or(0);
+    let is_known = count <= limits::MODEL_EXPERTS;
+    let &[experts, rows, columns] = info.shape.as_slice() else {
+        return Err(Fault::new(format!("has a tensor `{name}` that is no list of matrices")));
+    };
+    if experts != count || count == 0 || !is_known {
+        return Err(Fault::new(format!(
+            "has {experts} experts in tensor `{name}`, not the {count} of `expert_count`, or more than {}",
+            limits::MODEL_EXPERTS
+        )));
+    }
+    let size = info.bytes.len() / count;
+    let expert = |i: usize| {
+        let bytes = info.bytes.start + i * size..info.bytes.start + (i + 1) * size;
+        let one = TensorInfo { format: info.format, shape: vec![rows, columns], bytes };
+        stored(name, &one, Form::default())
+    };
+    (0..count).map(expert).collect()
 }
 
 fn stored(name: &str, info: &TensorInfo, form: Form) -> Result<Stored, Fault> {

@@ -52,7 +52,7 @@ const ROWS: [Row; 11] = [
         false,
         false,
     ),
-    (&["mpt", "olmo"], Rule::Gpt2, true, false),
+    (&["mpt", "olmo", "modern-bert"], Rule::Gpt2, true, false),
     (
         &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"],
         Rule::Digits,

@@ -169,6 +169,37 @@ fn keys_are_checked() {
     refused(&bytes, "is not UTF-8");
 }
 
+#[test]
+fn experts_are_as_many_as_the_file_says() {
+    let file = |count: u32, dims: &[u64]| {
+        let keys =
+            vec![named("general.architecture", "llama"), number("llama.expert_count", count)];
+        let tensors = vec![tensor("blk.0.ffn_up_exps.weight", dims, 8, 0)];
+        Writer { keys, tensors, data: 34 * dims.iter().product::<u64>() as usize / 32 }.bytes()
+    };
+    let weights = opened(&file(2, &[32, 3, 2])).unwrap();
+    let name = |expert| format!("model.layers.0.block_sparse_moe.experts.{expert}.w3.weight");
+    assert_eq!(weights.names().collect::<Vec<_>>(), [name(0), name(1)]);
+    assert_eq!(weights.shape(&name(1)), Some(&[3, 32][..]));
+    refused(&file(3, &[32, 3, 2]), "has 2 experts in tensor `blk.0.ffn_up_exps.weight`, not the 3");
+    refused(&file(0, &[32, 3, 2]), "has 2 experts");
+    refused(&file(5000, &[32, 1, 5000]), "or more than 4096");
+    refused(&file(2, &[32, 6]), "that is no list of matrices");
+}
+
+#[test]
+fn heads_of_bert_are_refused() {
+    let keys = vec![named("general.architecture", "bert")];
+    let tensors = ["cls.weight", "token_embd.weight"].map(|name| tensor(name, &[32, 1], 8, 0));
+    let file = Writer { keys, tensors: tensors.to_vec(), data: 34 };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    std::fs::write(&path, file.bytes()).unwrap();
+    let error = Gguf::open(&path).and_then(|gguf| gguf.file("config.json")).unwrap_err();
+    assert!(error.to_string().contains("a head that scores texts"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
 /// What the file says about `name`.
 fn described(keys: &[Vec<u8>], name: &str) -> Result<Option<serde_json::Value>> {
     let mut file = Writer::new();

@@ -304,7 +304,9 @@ impl<'a> Vocabulary<'a> {
                 "use_regex": false,
             });
         }
-        let part = |sequence: &str, segment: u32| {
+        // ModernBERT has one first token, also in front of two texts.
+        let second_bos = bos.filter(|_| self.architecture != "modern-bert");
+        let part = |sequence: &str, segment: u32, bos: Option<(u32, &str)>| {
             let special = |token: Option<(u32, &str)>| {
                 token.map(|(_, text)| json!({"SpecialToken": {"id": text, "type_id": segment}}))
             };
@@ -316,10 +318,10 @@ impl<'a> Vocabulary<'a> {
             .flatten()
             .map(|(id, text)| (text.to_owned(), json!({"id": text, "ids": [id], "tokens": [text]})))
             .collect();
-        let pair = [part("A", 0), part("B", 1)].concat();
+        let pair = [part("A", 0, bos), part("B", 1, second_bos)].concat();
         json!({
             "type": "TemplateProcessing",
-            "single": part("A", 0),
+            "single": part("A", 0, bos),
             "pair": pair,
             "special_tokens": tokens,
         })

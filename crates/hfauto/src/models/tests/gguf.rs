@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{CLOSE, plain, read_json, worst};
 use crate::auto::{
@@ -12,7 +12,9 @@ use crate::auto::{
 };
 use crate::generation::{GenerationConfig, generate};
 use crate::hub::{Snapshot, Weights};
-use crate::models::{ModelOutput, Want};
+use crate::models::Want;
+use crate::nn::Ragged;
+use crate::sentence_transformers::SentenceTransformer;
 
 struct Golden {
     name: String,
@@ -26,7 +28,7 @@ fn goldens() -> Vec<Golden> {
     let mut dirs: Vec<PathBuf> =
         std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     dirs.sort();
-    assert!(dirs.len() >= 15, "{} goldens", dirs.len());
+    assert!(dirs.len() >= 28, "{} goldens", dirs.len());
     let golden = |dir: PathBuf| Golden {
         name: dir.file_name().unwrap().to_string_lossy().into_owned(),
         json: read_json(&dir.join("golden.json")),
@@ -38,7 +40,7 @@ fn goldens() -> Vec<Golden> {
 
 enum Model {
     Base(AutoModel),
-    Causal(ModelWithHead),
+    Head(AutoClass, ModelWithHead),
 }
 
 impl Golden {
@@ -53,18 +55,31 @@ impl Golden {
         serde_json::from_value(self.json["input_ids"].clone()).unwrap()
     }
 
+    /// The class that computed it.
+    fn class(&self) -> AutoClass {
+        let class = self.json["auto_class"].as_str().unwrap_or_default();
+        if class.ends_with("ForConditionalGeneration") {
+            return AutoClass::Seq2SeqLM;
+        }
+        if self.outputs.shape("scores.0").is_some() {
+            return AutoClass::SequenceClassification;
+        }
+        let has_logits = self.outputs.shape("logits.0").is_some();
+        if has_logits { AutoClass::CausalLM } else { AutoClass::Model }
+    }
+
     fn load(&self, dtype: ModelDtype) -> Model {
         let snapshot = self.snapshot();
         let config = AutoConfig::from_snapshot(&snapshot, &Map::new()).unwrap();
         let dtype = Some(dtype);
-        if self.outputs.shape("logits.0").is_none() {
+        let class = self.class();
+        if class == AutoClass::Model {
             let model = AutoModel::load_snapshot(&snapshot, config, dtype, &Device::Cpu);
             return Model::Base(model.unwrap_or_else(|error| panic!("{}: {error}", self.name)));
         }
-        let class = AutoClass::CausalLM;
         let model =
             ModelWithHead::load_snapshot(class, &snapshot, config, dtype, &Device::Cpu, None);
-        Model::Causal(model.unwrap_or_else(|error| panic!("{}: {error}", self.name)))
+        Model::Head(class, model.unwrap_or_else(|error| panic!("{}: {error}", self.name)))
     }
 }
 
@@ -72,36 +87,45 @@ impl Model {
     fn report(&self) -> &LoadReport {
         match self {
             Self::Base(model) => model.report(),
-            Self::Causal(model) => model.report(),
+            Self::Head(_, model) => model.report(),
         }
     }
 
-    fn run(&self, rows: &[&[u32]]) -> (ModelOutput, Option<Tensor>) {
+    /// The hidden states of a row, and the logits of its last token, the first of a decoder, or the scores of its labels.
+    fn row(&self, rows: &[&[u32]], row: usize) -> Vec<(&'static str, Tensor)> {
         let want = Want { hidden_states: true, ..Want::default() };
-        let rows = plain(rows);
-        let rows = rows.iter().copied();
+        let plain_rows = plain(rows);
+        let inputs = plain_rows.iter().copied();
+        let stack = |states: Vec<Ragged>| {
+            let states: Vec<_> = states.iter().map(|state| state.row(row).unwrap()).collect();
+            ("hidden_states", Tensor::stack(&states, 0).unwrap())
+        };
         match self {
             Self::Base(model) => {
-                (model.forward(&model.inputs(rows).unwrap(), &want).unwrap(), None)
+                let output = model.forward(&model.inputs(inputs).unwrap(), &want).unwrap();
+                vec![stack(output.hidden_states.unwrap())]
             }
-            Self::Causal(model) => {
-                let output = model.forward(&model.inputs(rows).unwrap(), &want).unwrap();
-                (output.model, Some(output.logits))
+            Self::Head(AutoClass::Seq2SeqLM, model) => {
+                let starts = vec![&[0u32][..]; rows.len()];
+                let starts = model.inputs(plain(&starts).iter().copied()).unwrap();
+                let inputs = model.inputs(inputs).unwrap();
+                let backbone = model.backbone().seq2seq().unwrap();
+                let output = backbone.forward_seq2seq(&inputs, &starts, &want).unwrap();
+                let last = output.last_hidden_state.row(row).unwrap();
+                let logits = model.head().project(&last).unwrap().get(0).unwrap();
+                vec![stack(output.encoder_hidden_states.unwrap()), ("logits", logits)]
+            }
+            Self::Head(class, model) => {
+                let output = model.forward(&model.inputs(inputs).unwrap(), &want).unwrap();
+                let scores = if *class == AutoClass::SequenceClassification {
+                    ("scores", output.logits.get(row).unwrap())
+                } else {
+                    let last = rows[..=row].iter().map(|row| row.len()).sum::<usize>() - 1;
+                    ("logits", output.logits.get(last).unwrap())
+                };
+                vec![stack(output.model.hidden_states.unwrap()), scores]
             }
         }
-    }
-
-    /// The hidden states of a row, and the logits of its last token.
-    fn row(&self, rows: &[&[u32]], row: usize) -> Vec<(&'static str, Tensor)> {
-        let (output, logits) = self.run(rows);
-        let states = output.hidden_states.unwrap();
-        let states: Vec<_> = states.iter().map(|state| state.row(row).unwrap()).collect();
-        let mut found = vec![("hidden_states", Tensor::stack(&states, 0).unwrap())];
-        if let Some(logits) = logits {
-            let last = rows[..=row].iter().map(|row| row.len()).sum::<usize>() - 1;
-            found.push(("logits", logits.get(last).unwrap()));
-        }
-        found
     }
 }
 
@@ -148,16 +172,22 @@ fn weights_stay_in_their_blocks() {
 #[test]
 fn generated_tokens_are_those_of_transformers() {
     for golden in goldens() {
-        let Model::Causal(model) = golden.load(DType::F32.into()) else { continue };
-        let decoder = model.decoder().unwrap();
         let rows = golden.json["continuations"].as_array().unwrap();
+        let (false, Model::Head(_, model)) = (rows.is_empty(), golden.load(DType::F32.into()))
+        else {
+            continue;
+        };
+        let decoder = model.decoder().unwrap();
         let ids = |row: &Value, key: &str| -> Vec<u32> {
             serde_json::from_value(row[key].clone()).unwrap()
         };
         let prompts: Vec<Vec<u32>> = rows.iter().map(|row| ids(row, "input_ids")).collect();
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
         let new = ids(&rows[0], "new").len();
-        let options = Map::from_iter([("max_new_tokens".to_owned(), new.into())]);
+        let options = [("max_new_tokens".to_owned(), new.into())];
+        let start = ("decoder_start_token_id".to_owned(), 0.into());
+        let is_seq2seq = golden.class() == AutoClass::Seq2SeqLM;
+        let options = options.into_iter().chain(is_seq2seq.then_some(start)).collect();
         let config = GenerationConfig::new(&Map::new(), &options).unwrap();
         let found = generate(&*decoder, &prompts, &config, 10_000, None).unwrap();
         for (row, found) in rows.iter().zip(found) {
@@ -192,6 +222,14 @@ fn tokenizers_are_those_that_the_files_were_made_from() {
             strings.map(|row| serde_json::from_value(row.clone()).unwrap()).collect();
         let texts: Vec<String> = serde_json::from_value(golden.json["texts"].clone()).unwrap();
         rows.extend(texts.into_iter().zip(golden.ids()));
+        let pairs: Vec<[String; 2]> =
+            serde_json::from_value(golden.json.get("pairs").cloned().unwrap_or(json!([]))).unwrap();
+        for ([first, second], expected) in pairs.iter().zip(golden.ids()) {
+            let found = tokenizer.encode_pair(first, second, &EncodeOptions::default()).unwrap();
+            if found.input_ids != expected {
+                failures.push(format!("{} {first:?} {second:?}: {found:?}", golden.name));
+            }
+        }
         for (text, expected) in rows {
             let options = EncodeOptions { max_length: Some(10_000), ..EncodeOptions::default() };
             let found = tokenizer.encode(&text, &options).unwrap().input_ids;
@@ -210,4 +248,18 @@ fn the_pooling_of_a_file_counts() {
     let config = SentenceTransformerConfig::from_snapshot(&snapshot, &Map::new()).unwrap();
     let text = format!("{:?}", config.modules);
     assert!(text.contains("Cls"), "{text}");
+}
+
+#[test]
+fn an_embedder_has_the_projections_of_its_file() {
+    let golden = goldens().into_iter().find(|golden| golden.name == "gemma-embedding").unwrap();
+    let model = SentenceTransformer::builder(golden.dir.to_str().unwrap()).load().unwrap();
+    let ids = golden.ids();
+    for (row, text) in golden.json["texts"].as_array().unwrap().iter().enumerate() {
+        let vectors = model.encode(&[text.as_str().unwrap()]).unwrap();
+        let expected = golden.outputs.tensor(&format!("vector.{row}"), DType::F32, &Device::Cpu);
+        let ours = Tensor::new(&vectors[0][..], &Device::Cpu).unwrap();
+        let off = worst(&ours, &expected.unwrap());
+        assert!(off < CLOSE, "{row} of {} tokens: {off:e}", ids[row].len());
+    }
 }
