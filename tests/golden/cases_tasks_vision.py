@@ -7,8 +7,9 @@ from collections import Counter
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
-from transformers import (AutoImageProcessor, AutoModel, AutoModelForZeroShotImageClassification, AutoTokenizer, CLIPConfig, CLIPModel, CLIPTokenizer,
-                          Dinov2Config, Dinov2Model, SiglipConfig, SiglipModel, SiglipTokenizer, ViTConfig, ViTModel, pipeline)
+from transformers import (AutoImageProcessor, AutoModel, AutoModelForZeroShotImageClassification, AutoTokenizer, BeitConfig, BeitModel, CLIPConfig,
+                          CLIPModel, CLIPTokenizer, Dinov2Config, Dinov2Model, SiglipConfig, SiglipModel, SiglipTokenizer, SwinConfig, SwinModel,
+                          ViTConfig, ViTModel, pipeline)
 from transformers.image_utils import load_image
 
 from cases_tasks_images import PICTURES, SIDE, SIZE, SOME, path_of, pictures
@@ -121,6 +122,22 @@ def dinov2(folder):
     transformers.BitImageProcessorPil(size={"shortest_edge": 20}, crop_size=SIZE).save_pretrained(folder)
 
 
+@model("beit")
+def beit(folder):
+    only_5()
+    net = BeitModel(BeitConfig(**tower(image_size=SIDE, patch_size=4, use_relative_position_bias=True)))
+    randomise(net, "tasks/beit").save_pretrained(folder)
+    transformers.BeitImageProcessorPil(size=SIZE).save_pretrained(folder)
+
+
+@model("swin")
+def swin(folder):
+    only_5()
+    net = SwinModel(SwinConfig(image_size=SIDE, patch_size=2, embed_dim=8, depths=[2, 1], num_heads=[2, 2], window_size=3))
+    randomise(net, "tasks/swin").save_pretrained(folder)
+    transformers.ViTImageProcessorPil(size=SIZE).save_pretrained(folder)
+
+
 # ----------------------------------------------------------------------------------- cases
 def features(path, case, change):
     only_5()
@@ -161,6 +178,11 @@ FEATURES = [
     Case("vit-pooler", "vit-pooler", pictures(*SOME), "image", {"pooling": "pooler"}),
     Case("dinov2", "dinov2", pictures(*SOME), "image", {}, "interpolated positions"),
     Case("dinov2-pooler", "dinov2", pictures(*SOME), "image", {"pooling": "pooler", "normalize": True}),
+    Case("beit", "beit", pictures(*SOME), "image", {}, "the mean of all tokens, before a norm"),
+    Case("beit-cls", "beit", pictures(*SOME), "image", {"pooling": "cls"}),
+    Case("beit-pooler", "beit", pictures(*SOME), "image", {"pooling": "pooler"}, "the normalised mean of the patches"),
+    Case("swin", "swin", pictures(None, *SOME), "image", {}, "the mean of the cells of the last map"),
+    Case("swin-pooler", "swin", pictures(*SOME), "image", {"pooling": "pooler", "normalize": True}),
 ]
 task("image-feature-extraction", features, FEATURES)
 

@@ -1,4 +1,4 @@
-"""The cells of `vision/`: CLIP, SigLIP, DINOv2 and convolutional networks, made with transformers 5.
+"""The cells of `vision/`: CLIP, SigLIP, DINOv2, BEiT, Swin and convolutional networks, made with transformers 5.
 
 Pixel values come from the image processor that the directory names, on Pillow. A model of texts and pictures has rows of
 token ids, too: its outputs for them are called `text.…`.
@@ -65,8 +65,10 @@ def keep(out, y, i, prefix, shown):
         states = [tokens(state) for state in getattr(y, "hidden_states", None) or ()]
         if states and len({state.shape for state in states}) == 1:
             out[f"{prefix}hidden_states.{i}"] = torch.stack(states)
+        else:       # of stages, which shrink the map
+            out.update({f"{prefix}hidden_states.{stage}.{i}": state for stage, state in enumerate(states)})
         layers = getattr(y, "attentions", None)
-        if layers:
+        if layers and len({layer.shape for layer in layers}) == 1 and len(layers[0]) == 1:     # Swin has those of windows
             out[f"{prefix}attentions.{i}"] = torch.stack([layer[0] for layer in layers])
 
 
@@ -191,6 +193,41 @@ vision_cell("dinov2/model-oblong", ("Bit", {"size": {"height": 26, "width": 18},
             notes="3 by 3 positions interpolated to 6 by 4, with pixels over")
 vision_cell("dinov2/for-image-classification", ("Bit", {**edge(24), **crop(20)}), **DINO, image_size=16, labels=ANIMALS,
             notes="the class token beside the mean of the patches")
+
+# -------------------------------------------------------------------------------- BEiT
+def cut(larger, n):
+    """BEiT's processor does not cut unless it is told to."""
+    return {**square(larger), **crop(n), "do_center_crop": True}
+
+
+BEIT = encoder(18, 2, 3, 26, patch_size=4)
+SMALL_BEIT = encoder(16, 1, 2, 20, patch_size=4)
+vision_cell("beit/model", ("Beit", cut(20, 16)), **BEIT, image_size=16, use_relative_position_bias=True,
+            notes="a bias for each layer; the pooled vector is the normalised mean of the patches, which have no last norm")
+vision_cell("beit/model-shared", ("Beit", cut(27, 22)), **BEIT, image_size=12, use_shared_relative_position_bias=True,
+            use_absolute_position_embeddings=True, use_mask_token=True, use_mean_pooling=False, layer_scale_init_value=0.0,
+            notes="3 by 3 positions and their bias interpolated to 5 by 5, with pixels over; the class token is pooled; no scales")
+vision_cell("beit/model-oblong", ("Beit", {"size": {"height": 12, "width": 18}, "do_reduce_labels": True}),
+            **BEIT, image_size=[12, 16], use_relative_position_bias=True, use_shared_relative_position_bias=True, hidden_act="relu",
+            notes="both biases; their table of 5 by 7 is read as 7 by 5 and interpolated, as in transformers")
+vision_cell("beit/for-image-classification", ("Beit", {**square(20), "resample": BILINEAR}), **SMALL_BEIT, image_size=16,
+            use_relative_position_bias=True, labels=ANIMALS, notes="the bias of 4 by 4 positions interpolated to 5 by 5")
+vision_cell("beit/for-image-classification-cls", ("Beit", square(17)), **encoder(16, 1, 2, 20, patch_size=8),
+            image_size=17, use_mean_pooling=False, labels=ANIMALS, notes="the class token, without positions")
+vision_cell("data2vec-vision/model", ("Beit", cut(18, 16)), **SMALL_BEIT, image_size=16, use_shared_relative_position_bias=True,
+            notes="AutoModel has no pooler")
+vision_cell("data2vec-vision/for-image-classification", ("Beit", cut(18, 16)), **SMALL_BEIT, image_size=16,
+            use_shared_relative_position_bias=True, labels=ANIMALS)
+
+# -------------------------------------------------------------------------------- Swin
+SWIN = dict(embed_dim=6, depths=[2, 1, 2], num_heads=[1, 2, 3])
+vision_cell("swin/model", ("ViT", square(19)), **SWIN, image_size=19, patch_size=2, window_size=3,
+            notes="pixels, cells and windows over: maps of 10, 5 and 3 cells; the last is one window, which is not shifted")
+vision_cell("swin/model-oblong", ("ViT", {"size": {"height": 26, "width": 43}}), image_size=[28, 44], patch_size=4, embed_dim=8, depths=[2, 2],
+            num_heads=[2, 4], window_size=4, use_absolute_embeddings=True, qkv_bias=False, mlp_ratio=2.2, hidden_act="relu",
+            notes="maps of 7 by 11 and 4 by 6 cells; absolute positions")
+vision_cell("swin/for-image-classification", ("ViT", square(24)), image_size=20, patch_size=4, embed_dim=10, depths=[2, 1], num_heads=[5, 2],
+            window_size=2, mlp_ratio=2, labels=ANIMALS, notes="pictures of another size than the configuration's")
 
 # ------------------------------------------------------------------------- convolutions
 RESNET = dict(embedding_size=6, hidden_sizes=[12, 16, 20], depths=[2, 1, 1])

@@ -10,16 +10,22 @@ use candle_core::Device;
 
 use crate::models::Dimensions;
 
-/// The peak number of `hidden_size` vectors per token in a layer: the states before and after attention, the result,
+/// The peak number of vectors per token in a layer: the states before and after attention, the result,
 /// and four in the intermediate state of the feed-forward network.
 const VECTORS_PER_TOKEN: usize = 7;
 
 /// Estimates the peak size of one worker's activations for a batch of `tokens`.
 pub fn activation_bytes(dimensions: &Dimensions, tokens: usize) -> usize {
-    let vectors = tokens * VECTORS_PER_TOKEN * dimensions.hidden_size;
+    let vectors = tokens * VECTORS_PER_TOKEN * vector_size(dimensions);
     // The attention scores of one head, for the longest row that fits in the batch.
     let row = dimensions.max_position_embeddings.unwrap_or(tokens).min(tokens);
     (vectors + row * row) * size_of::<f32>()
+}
+
+/// The numbers of a token in the widest place of a model.
+fn vector_size(dimensions: &Dimensions) -> usize {
+    let of_image = dimensions.image.map_or(0, |image| image.peak_hidden_size);
+    dimensions.hidden_size.max(of_image)
 }
 
 /// The memory that this process may still allocate: the system's available memory, capped by the limits of its control
@@ -87,7 +93,8 @@ fn tokens_within(
             (dimensions.map_or(1, kept), 8, GENERATING_ON_CPU)
         }
         (false, _) => {
-            let activations = |d: &Dimensions| VECTORS_PER_TOKEN * d.hidden_size * size_of::<f32>();
+            let activations =
+                |d: &Dimensions| VECTORS_PER_TOKEN * vector_size(d) * size_of::<f32>();
             (dimensions.map_or(1, activations), 4, ON_GPU)
         }
     };

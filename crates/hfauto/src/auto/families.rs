@@ -6,21 +6,19 @@
 
 use super::base_families::{
     BART, BERT, CLIP, CLIP_VISION_MODEL, CONVNEXT, DEBERTA_V2, EMBEDDING_GEMMA2, GEMMA, LLAMA,
-    QWEN2, ROBERTA, T5, VIT, XLM_ROBERTA, bert, convnext, deberta, embedding_gemma2, gte, llama,
-    t5_encoder, text_vision, vision_tower, vit,
+    QWEN2, ROBERTA, T5, VIT, XLM_ROBERTA, bert, deberta, embedding_gemma2, gte, llama, t5_encoder,
 };
 use super::family::{Family, RemoteConfig};
 use super::heads::{self, FamilyHead};
+use super::image_families::{
+    BEIT, CLIP_TEXT_MODEL, CONVNEXTV2, DATA2VEC_VISION, DEIT, DINOV2, RESNET, SIGLIP,
+    SIGLIP_VISION_MODEL, SWIN,
+};
 use crate::auto_class::AutoClass;
 use crate::error::{Error, ErrorKind, Result, cannot_load};
-use crate::models::TextTower;
 use crate::models::albert::{AlbertConfig, AlbertModel};
 use crate::models::bart::BartConfig;
-use crate::models::clip::clip_text_config;
-use crate::models::convnext::ConvNextConfig;
 use crate::models::deberta::DebertaConfig;
-use crate::models::deit::deit_config;
-use crate::models::dinov2::{Dinov2Config, Dinov2Model};
 use crate::models::distilbert::{DistilBertConfig, DistilBertModel};
 use crate::models::electra::electra_config;
 use crate::models::embedding_gemma2::EmbeddingGemma2Config;
@@ -32,13 +30,11 @@ use crate::models::llama::LlamaConfig;
 use crate::models::modernbert::{ModernBertConfig, ModernBertModel};
 use crate::models::mpnet::{MPNetConfig, MPNetModel};
 use crate::models::nomic_bert::nomic_bert_config;
-use crate::models::resnet::{ResNetConfig, ResNetModel};
-use crate::models::siglip::{siglip_config, siglip_vision_config};
 use crate::models::t5::T5Config;
 use crate::models::xlm_roberta_xl::xlm_roberta_xl_config;
 
 /// The implemented values of `model_type`, in alphabetical order.
-pub static FAMILIES: [Family; 61] = [
+pub static FAMILIES: [Family; 64] = [
     Family {
         model_type: "albert",
         architecture: "Albert",
@@ -55,6 +51,7 @@ pub static FAMILIES: [Family; 61] = [
         ..BERT
     },
     BART,
+    BEIT,
     BERT,
     Family {
         model_type: "bloom",
@@ -75,35 +72,11 @@ pub static FAMILIES: [Family; 61] = [
         ..XLM_ROBERTA
     },
     CLIP,
-    Family {
-        model_type: "clip_text_model",
-        architecture: "CLIPText",
-        base_model_prefix: "text_model",
-        image_processor_type: None,
-        special_token_ids: &[
-            ("pad_token_id", 1),
-            ("bos_token_id", 49_406),
-            ("eos_token_id", 49_407),
-        ],
-        dimensions: |fields| Ok(clip_text_config(fields)?.dimensions()),
-        auto_model: |fields, vb| {
-            let config = clip_text_config(fields)?;
-            Ok(Box::new(TextTower::load(&vb, &config).map_err(cannot_load)?))
-        },
-        heads: &[],
-        keys_to_ignore_on_load_unexpected: &["text_projection."],
-        ..CLIP
-    },
+    CLIP_TEXT_MODEL,
     CLIP_VISION_MODEL,
     CONVNEXT,
-    Family {
-        model_type: "convnextv2",
-        architecture: "ConvNextV2",
-        base_model_prefix: "convnextv2",
-        dimensions: |fields| Ok(ConvNextConfig::convnextv2(fields)?.dimensions()),
-        auto_model: |fields, vb| convnext(ConvNextConfig::convnextv2(fields)?, &vb),
-        ..CONVNEXT
-    },
+    CONVNEXTV2,
+    DATA2VEC_VISION,
     Family {
         model_type: "deberta",
         architecture: "Deberta",
@@ -114,30 +87,8 @@ pub static FAMILIES: [Family; 61] = [
         ..DEBERTA_V2
     },
     DEBERTA_V2,
-    Family {
-        model_type: "deit",
-        architecture: "DeiT",
-        base_model_prefix: "deit",
-        image_processor_type: Some("DeiTImageProcessor"),
-        dimensions: |fields| Ok(deit_config(fields)?.dimensions()),
-        auto_model: |fields, vb| vit(&deit_config(fields)?, vb),
-        heads: &heads::DEIT,
-        ..VIT
-    },
-    Family {
-        model_type: "dinov2",
-        architecture: "Dinov2",
-        base_model_prefix: "dinov2",
-        image_processor_type: Some("BitImageProcessor"),
-        dimensions: |fields| Ok(Dinov2Config::new(fields)?.dimensions()),
-        auto_model: |fields, vb| {
-            let config = Dinov2Config::new(fields)?;
-            Ok(Box::new(Dinov2Model::load(&vb, config).map_err(cannot_load)?))
-        },
-        heads: &heads::DINOV2,
-        keys_to_ignore_on_load_unexpected: &["embeddings.mask_token"],
-        ..VIT
-    },
+    DEIT,
+    DINOV2,
     Family {
         model_type: "distilbert",
         architecture: "DistilBert",
@@ -533,40 +484,10 @@ pub static FAMILIES: [Family; 61] = [
         heads: &heads::LLAMA,
         ..QWEN2
     },
-    Family {
-        model_type: "resnet",
-        architecture: "ResNet",
-        base_model_prefix: "resnet",
-        dimensions: |fields| Ok(ResNetConfig::new(fields)?.dimensions()),
-        auto_model: |fields, vb| {
-            let config = ResNetConfig::new(fields)?;
-            Ok(Box::new(ResNetModel::load(&vb, config).map_err(cannot_load)?))
-        },
-        heads: &heads::RESNET,
-        keys_to_ignore_on_load_unexpected: &[".num_batches_tracked"],
-        ..CONVNEXT
-    },
+    RESNET,
     ROBERTA,
-    Family {
-        model_type: "siglip",
-        architecture: "Siglip",
-        base_model_prefix: "siglip",
-        tokenizer_class: Some("SiglipTokenizer"),
-        image_processor_type: Some("SiglipImageProcessor"),
-        pads_texts: true,
-        dimensions: |fields| Ok(siglip_config(fields)?.dimensions()),
-        auto_model: |fields, vb| text_vision(&siglip_config(fields)?, &vb),
-        heads: &heads::SIGLIP,
-        ..CLIP
-    },
-    Family {
-        model_type: "siglip_vision_model",
-        architecture: "SiglipVision",
-        image_processor_type: Some("SiglipImageProcessor"),
-        dimensions: |fields| Ok(siglip_vision_config(fields)?.dimensions()),
-        auto_model: |fields, vb| vision_tower(&siglip_vision_config(fields)?, &vb),
-        ..CLIP_VISION_MODEL
-    },
+    SIGLIP,
+    SIGLIP_VISION_MODEL,
     Family {
         model_type: "smollm3",
         architecture: "SmolLM3",
@@ -600,6 +521,7 @@ pub static FAMILIES: [Family; 61] = [
         heads: &heads::GEMMA,
         ..LLAMA
     },
+    SWIN,
     T5,
     Family {
         model_type: "umt5",
@@ -768,6 +690,12 @@ mod tests {
             ("CLIPSegModel", None),
             ("SiglipForImageClassification", Some("siglip")),
             ("Dinov2WithRegistersModel", None),
+            ("BeitForMaskedImageModeling", Some("beit")),
+            ("Data2VecVisionForImageClassification", Some("data2vec-vision")),
+            ("Data2VecTextModel", None),
+            ("SwinForImageClassification", Some("swin")),
+            ("Swinv2Model", None),
+            ("Swin2SRModel", None),
             ("ViTMAEModel", None),
             ("BertweetModel", None),
             ("GPT2LMHeadModel", Some("gpt2")),

@@ -7,6 +7,7 @@ use self::FamilyHead as Row;
 use crate::auto_class::AutoClass;
 use crate::error::{Result, cannot_load};
 use crate::models::bart::{BartConfig, BartDecoder, BartModel};
+use crate::models::beit::{BeitConfig, BeitModel};
 use crate::models::clip::clip_vision_section;
 use crate::models::siglip::siglip_vision_section;
 use crate::models::t5::{T5Config, T5Model};
@@ -448,9 +449,24 @@ pub(super) static DINOV2: [Row; 1] = [row(
     &[Layer::Labels("classifier")],
 )];
 
-/// The classifier on the pooled vector of `ConvNeXT`.
-pub(super) static CONVNEXT: [Row; 1] =
-    [row(AutoClass::ImageClassification, Reads::Pooled, &[Layer::Labels("classifier")])];
+/// `classifier` on the pooled vector.
+const POOLED_IMAGE: Row =
+    row(AutoClass::ImageClassification, Reads::Pooled, &[Layer::Labels("classifier")]);
+
+/// Heads of `ConvNeXT`.
+pub(super) static CONVNEXT: [Row; 1] = [POOLED_IMAGE];
+
+/// Heads of Swin.
+pub(super) static SWIN: [Row; 1] = [POOLED_IMAGE];
+
+/// Heads of BEiT and Data2VecVision.
+pub(super) static BEIT: [Row; 1] = [Row {
+    backbone: Some(|fields, vb| {
+        let config = BeitConfig::with_pooler(fields)?;
+        Ok(Box::new(BeitModel::load(&vb, config).map_err(cannot_load)?))
+    }),
+    ..POOLED_IMAGE
+}];
 
 /// The classifier of ResNet.
 pub(super) static RESNET: [Row; 1] =

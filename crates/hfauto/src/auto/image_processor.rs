@@ -37,6 +37,8 @@ struct Class {
     edges: bool,
     /// The size of the center crop, for a class that crops.
     crop_size: Option<usize>,
+    /// Whether such a class crops if the file does not say so.
+    do_center_crop: bool,
     resample: Resampling,
     /// The mean and the standard deviation of each colour channel.
     normalize: [[f64; CHANNELS]; 2],
@@ -51,8 +53,8 @@ static CLASSES: [Class; 7] = [
     Class { name: "DeiT", size: 256, crop_size: Some(224), resample: Resampling::Bicubic, ..VIT },
     Class {
         name: "Beit",
-        size: 256,
         crop_size: Some(224),
+        do_center_crop: false,
         resample: Resampling::Bicubic,
         guesses_channels: false,
         ..VIT
@@ -75,6 +77,7 @@ const VIT: Class = Class {
     size: 224,
     edges: false,
     crop_size: None,
+    do_center_crop: true,
     resample: Resampling::Bilinear,
     normalize: STANDARD,
     crop_pct: None,
@@ -290,7 +293,7 @@ impl AutoImageProcessor {
         // The other classes never crop, whatever the file says.
         if let Some(default) = class.crop_size {
             let crop_size = self::size(json, "crop_size", default, false)?;
-            let wanted = flag(json, "do_center_crop", true)?;
+            let wanted = flag(json, "do_center_crop", class.do_center_crop)?;
             center_crop = wanted.then(|| crop_size.fixed("crop_size")).transpose()?;
         }
         let rescale_factor = match json.get("rescale_factor") {
@@ -628,6 +631,20 @@ mod tests {
     fn families_name_classes_of_the_table() {
         for name in FAMILIES.iter().filter_map(|family| family.image_processor_type) {
             assert!(named(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn classes_have_their_own_defaults() {
+        for (name, size) in [("Beit", 224), ("DeiT", 224), ("ViT", 224), ("CLIP", 224)] {
+            let name = format!("{name}ImageProcessor");
+            let json = serde_json::json!({"image_processor_type": name, "do_reduce_labels": true});
+            let processor = AutoImageProcessor::from_json(json.as_object().unwrap(), None).unwrap();
+            assert_eq!(processor.output_size(), Some((size, size)), "{name}");
+            assert_eq!(
+                processor.center_crop.is_some(),
+                matches!(&*name, "DeiTImageProcessor" | "CLIPImageProcessor")
+            );
         }
     }
 }

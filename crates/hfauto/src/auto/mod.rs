@@ -40,6 +40,7 @@ mod dtype;
 mod families;
 mod family;
 mod heads;
+mod image_families;
 #[cfg(feature = "image")]
 mod image_processor;
 mod labels;

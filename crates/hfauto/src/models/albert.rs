@@ -196,7 +196,7 @@ impl Backbone for AlbertModel {
         for layer in 0..self.config.num_hidden_layers {
             let group = &self.albert_layer_groups[self.config.group(layer)];
             for inner in 0..group.len() {
-                states = group.forward_layer(inner, &states, &mut recorder)?;
+                states = group.forward_layer(inner, &states, None, &mut recorder)?;
                 recorder.hidden_state(&states);
             }
         }

@@ -108,9 +108,10 @@ impl ConvNextConfig {
         let stages = self.hidden_sizes.len();
         let halvings = 1usize.checked_shl(stages as u32 - 1).unwrap_or(usize::MAX);
         let cell = self.patch_size.saturating_mul(halvings);
-        let grid = ImageGrid { cell: (cell, cell), partial_cells: false };
+        let grid = ImageGrid::of_patches((cell, cell));
         let depth = self.depths.iter().sum();
-        of_maps(self.hidden_sizes[stages - 1], depth, self.num_channels, self.image_size, grid)
+        let image_size = (self.image_size, self.image_size);
+        of_maps(&self.hidden_sizes, depth, self.num_channels, image_size, grid)
     }
 }
 

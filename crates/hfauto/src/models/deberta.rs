@@ -402,7 +402,7 @@ impl Backbone for DebertaModel {
         recorder.hidden_state(&embedded);
         let mut states = embedded.clone();
         for layer in 0..self.layer.len() {
-            states = self.layer.forward_layer(layer, &states, &mut recorder)?;
+            states = self.layer.forward_layer(layer, &states, None, &mut recorder)?;
             if let (0, Some(conv)) = (layer, &self.conv) {
                 states = conv.forward(&embedded, &states, inputs)?;
             }

@@ -103,7 +103,7 @@ impl Dinov2Config {
     }
 
     fn grid(&self) -> ImageGrid {
-        ImageGrid { cell: self.patch_size, partial_cells: false }
+        ImageGrid::of_patches(self.patch_size)
     }
 
     /// The number of patches in the table of positions.
@@ -131,6 +131,7 @@ impl Dinov2Config {
                 tokens: self.positions() + 1,
                 special_tokens: 1,
                 hidden_size: self.hidden_size,
+                peak_hidden_size: self.hidden_size,
                 pooled_size: self.hidden_size,
                 grid: Some(self.grid()),
             }),
@@ -220,19 +221,6 @@ impl Dinov2Model {
         })
     }
 
-    /// The positions of an image: those of the table for a square image of its size, else interpolated ones. `(tokens,
-    /// hidden_size)`.
-    fn positions(&self, height: usize, width: usize) -> Result<Tensor> {
-        let [down, across] = self.config.grid().cells(height, width);
-        let table = self.position_embeddings.squeeze(0)?;
-        let count = table.dim(0)? - 1;
-        if down * across == count && height == width {
-            return Ok(table);
-        }
-        let patches = position_grid::interpolate(&table.narrow(0, 1, count)?, down, across)?;
-        Tensor::cat(&[table.narrow(0, 0, 1)?, patches], 0)
-    }
-
     /// `(total_tokens, hidden_size)`.
     fn embed(&self, inputs: &ModelInputs) -> Result<Tensor> {
         let pixel_values = pixel_values(inputs)?;
@@ -241,7 +229,10 @@ impl Dinov2Model {
         let patches = self.patch_embeddings.forward(pixel_values, dtype)?;
         let class = self.cls_token.repeat((rows, 1, 1))?;
         let embedded = Tensor::cat(&[class, patches], 1)?;
-        let embedded = embedded.broadcast_add(&self.positions(height, width)?)?;
+        let grid = self.config.grid().cells(height, width);
+        let positions = self.position_embeddings.squeeze(0)?;
+        let positions = position_grid::of_image(&positions, (height, width), grid)?;
+        let embedded = embedded.broadcast_add(&positions)?;
         let (rows, tokens, hidden) = embedded.dims3()?;
         embedded.reshape((rows * tokens, hidden))
     }

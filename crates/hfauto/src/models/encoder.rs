@@ -23,6 +23,8 @@ pub(super) enum Qkv {
     /// One projection without a bias, with the rows of queries, keys and values of the first head, then of the next. The biases of
     /// queries and values are tensors of their own.
     ByHead { weight: &'static str, q_bias: &'static str, v_bias: &'static str },
+    /// One for each, with a bias for queries and values.
+    ApartWithoutKeyBias([&'static str; 3]),
 }
 
 impl Qkv {
@@ -43,16 +45,26 @@ impl Qkv {
                 let parts =
                     parts.map(|rows| SelectedRows { vb: vb.pp(weight), stored: 3 * hidden, rows });
                 let linear = Linear::load_selected(&parts, hidden, false, norm)?;
-                let (q, v) = (vb.get(hidden, q_bias)?, vb.get(hidden, v_bias)?);
-                // See `TensorSource::get` for tensors that the checkpoint lacks.
-                if !(q.is_contiguous() && v.is_contiguous()) {
-                    return Ok(linear);
-                }
-                let bias = Tensor::cat(&[&q, &q.zeros_like()?, &v], 0)?;
-                Ok(linear.with_bias(Some(bias)))
+                without_key_bias(linear, &vb.get(hidden, q_bias)?, &vb.get(hidden, v_bias)?)
+            }
+            Self::ApartWithoutKeyBias(names) => {
+                let parts = names.map(|name| (vb.pp(name), hidden));
+                let linear = Linear::load_fused(&parts, hidden, false, norm)?;
+                let [q, _, v] = names.map(|name| vb.pp(name));
+                without_key_bias(linear, &q.get(hidden, "bias")?, &v.get(hidden, "bias")?)
             }
         }
     }
+}
+
+/// The projection of queries, keys and values with biases for queries and values.
+fn without_key_bias(linear: Linear, q: &Tensor, v: &Tensor) -> Result<Linear> {
+    // See `TensorSource::get` for tensors that the checkpoint lacks.
+    if !(q.is_contiguous() && v.is_contiguous()) {
+        return Ok(linear);
+    }
+    let bias = Tensor::cat(&[q, &q.zeros_like()?, v], 0)?;
+    Ok(linear.with_bias(Some(bias)))
 }
 
 /// The rows of queries, of keys and of values in a projection that has, for each of `groups`, `queries` heads of queries and one
@@ -564,9 +576,10 @@ impl EncoderLayers {
         &self,
         layer: usize,
         hidden_states: &Tensor,
+        bias: Option<&Tensor>,
         recorder: &mut Recorder<'_>,
     ) -> Result<Tensor> {
-        self.0[layer].forward_recorded(hidden_states, LayerCaches::default(), None, recorder)
+        self.0[layer].forward_recorded(hidden_states, LayerCaches::default(), bias, recorder)
     }
 
     /// The number of layers.

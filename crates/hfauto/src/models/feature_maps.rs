@@ -50,15 +50,22 @@ pub(super) fn check_stages(hidden_sizes: &[usize], depths: &[usize]) -> error::R
     ))
 }
 
-/// The dimensions of a model whose tokens are the cells of a map of features.
+/// The dimensions of a model whose tokens are the cells of a map of features. `hidden_sizes` are those of its stages, each of which
+/// has a quarter of the cells of the one before.
 pub(super) fn of_maps(
-    hidden_size: usize,
+    hidden_sizes: &[usize],
     num_hidden_layers: usize,
     num_channels: usize,
-    image_size: usize,
+    image_size: (usize, usize),
     grid: ImageGrid,
 ) -> Dimensions {
-    let tokens = grid.cells(image_size, image_size).iter().product::<usize>().max(1);
+    let tokens = grid.cells(image_size.0, image_size.1).iter().product::<usize>().max(1);
+    let hidden_size = hidden_sizes.last().copied().unwrap_or(1);
+    let widths = hidden_sizes.iter().rev().scan(1usize, |cells, size| {
+        let width = cells.saturating_mul(*size);
+        *cells = cells.saturating_mul(4);
+        Some(width)
+    });
     Dimensions {
         hidden_size,
         num_hidden_layers,
@@ -72,18 +79,19 @@ pub(super) fn of_maps(
         max_position_embeddings: Some(tokens),
         image: Some(ImageDimensions {
             num_channels,
-            height: image_size,
-            width: image_size,
+            height: image_size.0,
+            width: image_size.1,
             tokens,
             special_tokens: 0,
             hidden_size,
+            peak_hidden_size: widths.max().unwrap_or(hidden_size),
             pooled_size: hidden_size,
             grid: Some(grid),
         }),
     }
 }
 
-/// The output of a model from its maps: the last one, and with `hidden_states` one per stage.
+/// The output of a model from its maps: the last one, and one per stage if they are requested.
 ///
 /// # Errors
 /// If candle cannot allocate.
@@ -93,19 +101,33 @@ pub(super) fn finish(
     maps: &[Tensor],
     pooled: Option<Tensor>,
 ) -> Result<ModelOutput> {
-    let mut output = recorder.finish(to_tokens(last)?, pooled);
-    let cells = |map: &Tensor| -> Result<Ragged> {
+    let tokens = |map: &Tensor| -> Result<Ragged> {
         let (rows, _, height, width) = map.dims4()?;
-        let lengths = Lengths::new(std::iter::repeat_n(height * width, rows));
-        Ok(Ragged { values: to_tokens(map)?, lengths })
+        Ok(cells(to_tokens(map)?, rows, [height, width]))
     };
-    output.last_hidden_state = cells(last)?;
-    if output.hidden_states.is_some() {
-        output.hidden_states = Some(maps.iter().map(cells).collect::<Result<_>>()?);
+    let states = recorder.hidden_states.is_some().then(|| maps.iter().map(tokens).collect());
+    Ok(finish_cells(recorder, tokens(last)?, states.transpose()?, pooled))
+}
+
+/// The cells of the maps of `rows` images, `(rows * height * width, channels)`.
+pub(super) fn cells(values: Tensor, rows: usize, [height, width]: [usize; 2]) -> Ragged {
+    Ragged { values, lengths: Lengths::new(std::iter::repeat_n(height * width, rows)) }
+}
+
+/// The output of a model from the cells of its last map, and of one map per stage if they are requested.
+pub(super) fn finish_cells(
+    recorder: Recorder<'_>,
+    last: Ragged,
+    hidden_states: Option<Vec<Ragged>>,
+    pooler_output: Option<Tensor>,
+) -> ModelOutput {
+    ModelOutput {
+        last_hidden_state: last,
+        pooler_output,
+        hidden_states,
+        // A convolution has none; those of windows are not kept.
+        attentions: recorder.attentions.map(|_| Vec::new()),
     }
-    // A convolution has no attentions.
-    output.attentions = output.attentions.map(|_| Vec::new());
-    Ok(output)
 }
 
 /// The mean of each map: `(rows, channels)`.

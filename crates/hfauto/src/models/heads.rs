@@ -6,6 +6,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
+use super::patches::mean_of_patches;
 use super::{Fields, ModelOutput};
 use crate::error::{self, cannot_load};
 use crate::nn::{
@@ -514,15 +515,6 @@ impl<'a> Loader<'a> {
         self.width = rows.len();
         Ok(Loaded::Linear(Linear::new(weight, bias)))
     }
-}
-
-/// The mean of the tokens of each image but the first.
-fn mean_of_patches(inputs: &ModelInputs, states: &Tensor) -> Result<Tensor> {
-    let (rows, tokens, hidden_size) = (inputs.lengths.rows(), inputs.lengths.max(), states.dim(1)?);
-    if tokens < 2 || inputs.lengths.total_tokens() != rows * tokens {
-        bail!("the head reads the patches of images of one size");
-    }
-    states.reshape((rows, tokens, hidden_size))?.narrow(1, 1, tokens - 1)?.mean(1)
 }
 
 /// The mean of the tokens of each row; zeros for a row without tokens.

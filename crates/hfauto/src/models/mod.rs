@@ -36,6 +36,10 @@ pub mod deit;
 pub mod clip;
 pub mod siglip;
 pub mod dinov2;
+mod relative_grid;
+pub mod beit;
+mod windows;
+pub mod swin;
 mod convolution;
 mod feature_maps;
 pub mod resnet;
@@ -119,6 +123,9 @@ pub struct ImageDimensions {
     pub special_tokens: usize,
     /// The size of a hidden state of an image.
     pub hidden_size: usize,
+    /// As [`ImageDimensions::hidden_size`], where a layer has the most numbers: in a model whose stages shrink a map, those of all
+    /// tokens that become one.
+    pub peak_hidden_size: usize,
     /// The size of the pooled vector of an image; in a model that also reads texts, those have vectors of this size, too.
     pub pooled_size: usize,
     /// How images of other sizes become tokens; `None` if the model reads only images of this size.
@@ -131,7 +138,7 @@ impl ImageDimensions {
         match self.grid {
             Some(grid) => {
                 let [down, across] = grid.cells(height, width);
-                (down > 0 && across > 0)
+                (down.min(across) >= grid.least)
                     .then(|| down.saturating_mul(across).saturating_add(self.special_tokens))
             }
             None => ((height, width) == (self.height, self.width)).then_some(self.tokens),
@@ -146,9 +153,16 @@ pub struct ImageGrid {
     pub cell: (usize, usize),
     /// Whether the pixels that remain at the bottom and on the right make cells, too.
     pub partial_cells: bool,
+    /// The least number of cells down and across, at least 1.
+    pub least: usize,
 }
 
 impl ImageGrid {
+    /// A grid of whole patches.
+    pub fn of_patches(cell: (usize, usize)) -> Self {
+        Self { cell, partial_cells: false, least: 1 }
+    }
+
     /// The number of cells down and across.
     pub fn cells(self, height: usize, width: usize) -> [usize; 2] {
         let count = |pixels: usize, cell: usize| {
@@ -182,7 +196,8 @@ pub struct Want {
     pub pooler_output: bool,
     /// The embeddings and the output of every layer.
     pub hidden_states: bool,
-    /// The attention probabilities of every layer; only the eager kernel computes them.
+    /// The attention probabilities of every layer; only the eager kernel computes them. A model over maps (a convolutional network,
+    /// Swin) gives none.
     pub attentions: bool,
 }
 
@@ -193,7 +208,7 @@ pub struct ModelOutput {
     pub last_hidden_state: Ragged,
     /// `(rows, hidden_size)`, if requested; zeros for a row without tokens.
     pub pooler_output: Option<Tensor>,
-    /// The embeddings, then each layer's output, if requested.
+    /// The embeddings, then the output of each layer, or of each stage in a model over maps, if requested.
     pub hidden_states: Option<Vec<Ragged>>,
     /// For each layer and row, `(num_attention_heads, seq_len, seq_len)`, if requested.
     pub attentions: Option<Vec<Vec<Tensor>>>,

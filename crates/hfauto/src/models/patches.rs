@@ -41,7 +41,7 @@ impl PatchEmbeddings {
     pub(super) fn forward(&self, pixel_values: &Tensor, dtype: DType) -> Result<Tensor> {
         let (rows, channels, height, width) = pixel_values.dims4()?;
         let (patch_height, patch_width) = self.patch_size;
-        let grid = ImageGrid { cell: self.patch_size, partial_cells: false };
+        let grid = ImageGrid::of_patches(self.patch_size);
         let [down, across] = grid.cells(height, width);
         if channels != self.num_channels || down == 0 || across == 0 {
             bail!(
@@ -59,6 +59,21 @@ impl PatchEmbeddings {
             .reshape((rows * down * across, channels * patch_height * patch_width))?;
         self.projection.forward(&patches)?.reshape((rows, down * across, self.hidden_size))
     }
+}
+
+/// The mean of the tokens of each image but the first.
+///
+/// # Shapes
+/// `states`: `(total_tokens, hidden_size)`; returns `(rows, hidden_size)`.
+///
+/// # Errors
+/// If the images have no patches or differ in size.
+pub(super) fn mean_of_patches(inputs: &ModelInputs, states: &Tensor) -> Result<Tensor> {
+    let (rows, tokens, hidden_size) = (inputs.lengths.rows(), inputs.lengths.max(), states.dim(1)?);
+    if tokens < 2 || inputs.lengths.total_tokens() != rows * tokens {
+        bail!("the mean of patches needs images of one size");
+    }
+    states.reshape((rows, tokens, hidden_size))?.narrow(1, 1, tokens - 1)?.mean(1)
 }
 
 /// The images of `inputs`.

@@ -76,10 +76,10 @@ impl ResNetConfig {
 
     /// The dimensions of inputs and outputs.
     pub fn dimensions(&self) -> Dimensions {
-        let (stride, stages) = (self.stride(), self.hidden_sizes.len());
-        let grid = ImageGrid { cell: (stride, stride), partial_cells: true };
+        let stride = self.stride();
+        let grid = ImageGrid { cell: (stride, stride), partial_cells: true, least: 1 };
         let depth = self.depths.iter().sum();
-        of_maps(self.hidden_sizes[stages - 1], depth, self.num_channels, IMAGE_SIZE, grid)
+        of_maps(&self.hidden_sizes, depth, self.num_channels, (IMAGE_SIZE, IMAGE_SIZE), grid)
     }
 }
 

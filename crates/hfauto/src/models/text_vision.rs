@@ -314,6 +314,7 @@ impl VisionTowerConfig {
             tokens: self.patches() + self.special_tokens(),
             special_tokens: self.special_tokens(),
             hidden_size: self.layers.hidden_size,
+            peak_hidden_size: self.layers.hidden_size,
             pooled_size,
             grid: None,
         }

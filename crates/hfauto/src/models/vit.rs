@@ -125,6 +125,7 @@ impl ViTConfig {
                 tokens: self.tokens(),
                 special_tokens: self.special_tokens(),
                 hidden_size: self.hidden_size,
+                peak_hidden_size: self.hidden_size,
                 pooled_size: self.pooler_output_size,
                 grid: None,
             }),

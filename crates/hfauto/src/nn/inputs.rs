@@ -190,10 +190,18 @@ impl ModelInputs {
     /// If the tensor does not have four dimensions, or the device cannot hold the tensors.
     pub fn from_pixel_values(pixel_values: Tensor, tokens: usize) -> Result<Self> {
         let (rows, ..) = pixel_values.dims4()?;
+        let inputs = Self::of_lengths(rows, tokens, pixel_values.device())?;
+        Ok(Self { pixel_values: Some(pixel_values), ..inputs })
+    }
+
+    /// Builds inputs of `rows` rows with `tokens` tokens each, for layers that depend on nothing but the lengths.
+    ///
+    /// # Errors
+    /// If the device cannot hold the tensors.
+    pub fn of_lengths(rows: usize, tokens: usize, device: &Device) -> Result<Self> {
         let placeholders = vec![0; tokens];
         let rows = std::iter::repeat_n((&placeholders[..], &[][..]), rows);
-        let inputs = Self::new(rows, PositionIds::FromZero, pixel_values.device())?;
-        Ok(Self { pixel_values: Some(pixel_values), ..inputs })
+        Self::new(rows, PositionIds::FromZero, device)
     }
 
     /// Checks ids and lengths on the host. A GPU cannot report an index outside a table without synchronization.

@@ -64,6 +64,11 @@ impl LayerNorm {
         self.weight.is_contiguous() && self.bias.is_contiguous()
     }
 
+    /// The dtype that it computes in.
+    pub fn dtype(&self) -> DType {
+        self.weight.dtype()
+    }
+
     /// Normalizes `x`.
     ///
     /// # Errors

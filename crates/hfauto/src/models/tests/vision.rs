@@ -153,6 +153,9 @@ fn outputs_of(
         let states: Vec<_> = states.iter().map(|state| state.row(row).unwrap()).collect();
         if states.iter().all(|state| state.dims() == states[0].dims()) {
             found.push((name("hidden_states"), Tensor::stack(&states, 0).unwrap()));
+        } else {
+            let of_stages = states.into_iter().enumerate();
+            found.extend(of_stages.map(|(i, state)| (name(&format!("hidden_states.{i}")), state)));
         }
     }
     if let Some(layers) = output.attentions.as_ref().filter(|layers| !layers.is_empty()) {
@@ -326,10 +329,61 @@ fn settings_that_do_not_go_together_are_refused() {
         ),
         (json!({"model_type": "dinov2", "mlp_ratio": 1e30}), "`mlp_ratio`"),
         (json!({"model_type": "dinov2", "hidden_size": 25}), "`hidden_size: 25`"),
+        (
+            json!({"model_type": "beit", "patch_size": [16, 300]}),
+            "`patch_size` in config.json is larger than `image_size`",
+        ),
+        (json!({"model_type": "data2vec-vision", "num_attention_heads": 5}), "`hidden_size: 768`"),
+        (
+            json!({"model_type": "swin", "depths": [2, 2]}),
+            "`depths` for 2 stages and `num_heads` for 4",
+        ),
+        (
+            json!({"model_type": "swin", "num_heads": [3, 6, 12, 25]}),
+            "stage 3 of config.json has hidden states of 768 numbers, not a multiple of its 25 heads",
+        ),
+        (json!({"model_type": "swin", "mlp_ratio": 1e-30}), "`mlp_ratio: "),
+        (json!({"model_type": "swin", "window_size": 91}), "windows of more than 8192 cells"),
+        (
+            json!({"model_type": "swin", "depths": vec![1; 40], "num_heads": vec![1; 40]}),
+            "doubled for each of 40 stages",
+        ),
+        (json!({"model_type": "swinv2"}), "`swinv2`"),
     ] {
         let config = config.as_object().unwrap().clone();
         let error = AutoConfig::from_json(config, &Map::new()).unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
+    }
+}
+
+#[test]
+fn images_that_a_window_does_not_fit_in_are_refused() {
+    let load = |name: &str| {
+        let dir = root().join("vision/swin").join(name);
+        AutoModel::from_pretrained(dir.to_str().unwrap()).unwrap()
+    };
+    let refused = |model: &AutoModel, height, width| {
+        let image = Tensor::zeros((3, height, width), DType::F32, &Device::Cpu).unwrap();
+        let inputs = model.image_inputs(&[image]).unwrap();
+        model.forward(&inputs, &Want::default()).unwrap_err().to_string()
+    };
+    let model = load("model");
+    let text = refused(&model, 20, 16);
+    assert!(text.contains("a map of 3 by 2 cells is smaller than a window of 3 by 3"), "{text}");
+    let image = model.config().dimensions().image.unwrap();
+    assert_eq!((image.tokens_of(20, 16), image.tokens_of(17, 34)), (None, Some(15)));
+    let text = refused(&load("model-oblong"), 28, 40);
+    assert!(text.contains("have 70 patches, but there are position embeddings of 77"), "{text}");
+}
+
+#[test]
+fn the_widest_place_of_a_model_is_in_its_memory_estimate() {
+    for (model_type, peak) in [("vit", 768), ("swin", 6144), ("convnext", 6144), ("resnet", 16_384)]
+    {
+        let config = json!({"model_type": model_type}).as_object().unwrap().clone();
+        let config = AutoConfig::from_json(config, &Map::new()).unwrap();
+        let image = config.dimensions().image.unwrap();
+        assert_eq!(image.peak_hidden_size, peak, "{model_type}");
     }
 }
 
