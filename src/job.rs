@@ -66,7 +66,7 @@ pub use worker::{UnitRecord, Worker, WorkerOptions};
 pub(crate) use write::write_stream;
 
 pub use crate::report::{OutputFile, RunReport, StepReport, UnitCounts};
-pub(crate) use crate::report::{bytes, count, counted, duration};
+pub(crate) use crate::report::{bytes, count, counted, duration, rate};
 
 /// The options of one run of a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -149,7 +149,7 @@ impl Job {
     /// types and SQL.
     pub async fn prepare(pipeline: Pipeline, options: JobOptions, hub: Arc<Hub>) -> Result<Self> {
         let span = tracing::error_span!("prepare", pipeline = pipeline.name.as_str());
-        Self::prepare_job(pipeline, options, hub).instrument(span).await
+        Box::pin(Self::prepare_job(pipeline, options, hub)).instrument(span).await
     }
 
     async fn prepare_job(pipeline: Pipeline, options: JobOptions, hub: Arc<Hub>) -> Result<Self> {

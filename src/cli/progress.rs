@@ -13,7 +13,7 @@ use serde_json::json;
 use super::log::{self, Verbosity};
 use crate::exec::StepCounts;
 use crate::hub::HubProgress;
-use crate::job::{Progress, Stage, count};
+use crate::job::{Progress, Stage, count, rate};
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,6 +80,7 @@ struct Snapshot {
     rows_per_second: f64,
     tokens_per_second: f64,
     generated_tokens_per_second: f64,
+    images_per_second: f64,
     padding_share: f64,
     eta: Option<Duration>,
 }
@@ -93,6 +94,7 @@ impl Snapshot {
         let rows = progress.rows();
         let tokens: u64 = counts.iter().map(|counts| counts.computed_tokens).sum();
         let generated: u64 = counts.iter().map(|counts| counts.generated_tokens).sum();
+        let images: u64 = counts.iter().map(|counts| counts.images).sum();
         let padded: u64 = counts.iter().map(|counts| counts.padded_tokens).sum();
         let rows_per_second = rows as f64 / seconds;
         let eta = progress.total_rows().and_then(|total| remaining(total, &counts, seconds));
@@ -103,6 +105,7 @@ impl Snapshot {
             rows_per_second,
             tokens_per_second: tokens as f64 / seconds,
             generated_tokens_per_second: generated as f64 / seconds,
+            images_per_second: images as f64 / seconds,
             padding_share: if padded == 0 { 0.0 } else { 1.0 - tokens as f64 / padded as f64 },
             eta,
         }
@@ -195,6 +198,9 @@ fn rates(now: &Snapshot) -> String {
     } else if now.tokens_per_second > 0.0 {
         text += &format!("  {tokens} tokens/s");
     }
+    if now.images_per_second > 0.0 {
+        text += &format!("  {} pictures/s", rate(now.images_per_second));
+    }
     text + what
 }
 
@@ -215,6 +221,7 @@ fn json_line(pipeline: &str, now: &Snapshot) {
         "rows_per_second": now.rows_per_second,
         "tokens_per_second": now.tokens_per_second,
         "generated_tokens_per_second": now.generated_tokens_per_second,
+        "images_per_second": now.images_per_second,
         "padding_share": now.padding_share,
         "eta_seconds": now.eta.map(|eta| eta.as_secs_f64()),
     });

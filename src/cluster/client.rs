@@ -32,6 +32,9 @@ const TASKS: usize = 4000;
 /// rest is submitted next.
 const SUBMISSION_BYTES: usize = 2 << 20;
 
+/// The most bytes of a submission as it is sent, with what Ballista adds to each task.
+const MESSAGE_BYTES: usize = 16 << 20;
+
 /// Ballista's bytes for a partition of a plan, rounded up.
 const PARTITION_BYTES: usize = 1024;
 
@@ -392,7 +395,7 @@ fn partitions(open: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
     for unit in open {
         let is_new = partitions.last().is_none_or(|units| units.len() == units_per_task);
         bytes += unit.len() + if is_new { PARTITION_BYTES } else { 16 };
-        if bytes > 2 * SUBMISSION_BYTES && !partitions.is_empty() {
+        if bytes > MESSAGE_BYTES && !partitions.is_empty() {
             break;
         }
         if is_new {

@@ -23,6 +23,8 @@ const EXAMPLE_CHARS: usize = 200;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchSize {
     pub(crate) rows: u64,
+    /// Rows that are images.
+    pub(crate) images: u64,
     pub(crate) tokens: u64,
     /// With each row padded to the longest.
     pub(crate) padded_tokens: u64,
@@ -30,6 +32,8 @@ pub(crate) struct BatchSize {
     pub(crate) cached_tokens: u64,
     /// Tokens that were generated, since the model was asked last.
     pub(crate) generated_tokens: u64,
+    /// The time that images took, since the model was asked last.
+    pub(crate) image_time: Duration,
 }
 
 /// Counters of one model step. Atomics with relaxed ordering suffice, because each is an independent sum.
@@ -38,6 +42,7 @@ pub struct StepMetrics {
     rows: AtomicU64,
     null_rows: AtomicU64,
     computed_rows: AtomicU64,
+    images: AtomicU64,
     truncated_rows: AtomicU64,
     split_rows: AtomicU64,
     tokenized_rows: AtomicU64,
@@ -55,6 +60,7 @@ pub struct StepMetrics {
     results_nanos: AtomicU64,
     queue_nanos: AtomicU64,
     model_nanos: AtomicU64,
+    image_nanos: AtomicU64,
     output_nanos: AtomicU64,
     /// A histogram of rows by token count: one bucket per bound in [`TOKEN_BOUNDS`], and one beyond.
     token_lengths: [AtomicU64; TOKEN_BOUNDS.len() + 1],
@@ -93,9 +99,19 @@ impl StepMetrics {
 
     /// Adds one forward pass.
     pub(crate) fn computed(&self, size: BatchSize, elapsed: Duration, queued: Duration) {
-        let BatchSize { rows, tokens, padded_tokens, cached_tokens, generated_tokens } = size;
+        let BatchSize {
+            rows,
+            images,
+            tokens,
+            padded_tokens,
+            cached_tokens,
+            generated_tokens,
+            image_time,
+        } = size;
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.computed_rows.fetch_add(rows, Ordering::Relaxed);
+        self.images.fetch_add(images, Ordering::Relaxed);
+        self.image_nanos.fetch_add(nanos(image_time), Ordering::Relaxed);
         self.batch_tokens.fetch_add(tokens, Ordering::Relaxed);
         self.padded_tokens.fetch_add(padded_tokens, Ordering::Relaxed);
         self.cached_tokens.fetch_add(cached_tokens, Ordering::Relaxed);
@@ -177,6 +193,7 @@ impl StepMetrics {
             rows: read(&self.rows),
             null_rows: read(&self.null_rows),
             computed_rows: read(&self.computed_rows),
+            images: read(&self.images),
             truncated_rows: read(&self.truncated_rows),
             split_rows: read(&self.split_rows),
             tokenized_rows: read(&self.tokenized_rows),
@@ -193,6 +210,7 @@ impl StepMetrics {
             results_seconds: read(&self.results_nanos) as f64 / 1e9,
             queue_seconds: read(&self.queue_nanos) as f64 / 1e9,
             model_seconds: read(&self.model_nanos) as f64 / 1e9,
+            image_seconds: read(&self.image_nanos) as f64 / 1e9,
             output_seconds: read(&self.output_nanos) as f64 / 1e9,
         }
     }
@@ -203,6 +221,7 @@ pub(crate) fn describe(counts: StepCounts, metrics: &mut MetricsSet) {
     let mut push = |value| metrics.push(Arc::new(Metric::new(value, None)));
     for (name, value) in [
         ("computed_rows", counts.computed_rows),
+        ("images", counts.images),
         ("truncated_rows", counts.truncated_rows),
         ("split_rows", counts.split_rows),
         ("failed_rows", counts.failed_rows),
@@ -225,6 +244,7 @@ pub(crate) fn describe(counts: StepCounts, metrics: &mut MetricsSet) {
         ("tokenize_time", counts.tokenize_seconds),
         ("queue_time", counts.queue_seconds),
         ("model_time", counts.model_seconds),
+        ("image_time", counts.image_seconds),
     ] {
         let time = Time::new();
         time.add_duration(Duration::from_secs_f64(seconds));

@@ -182,10 +182,12 @@ fn compute(
     let total: usize = tokens.iter().sum();
     let size = BatchSize {
         rows: tokens.len() as u64,
+        images: 0,
         tokens: total as u64,
         padded_tokens: total as u64,
         cached_tokens: 0,
         generated_tokens: 0,
+        image_time: Duration::ZERO,
     };
     step.metrics().tokenized(rows as u64, tokens.into_iter(), truncated, 0, start.elapsed());
     step.metrics().computed(size, Duration::ZERO, Duration::ZERO);

@@ -195,10 +195,12 @@ fn compute(Queued { job, since, reply }: Queued, device: usize, spare: Option<&A
     let longest = batch.iter().map(|sequence| sequence.tokens()).max().unwrap_or(0);
     let size = BatchSize {
         rows: batch.len() as u64,
+        images: batch.iter().filter(|sequence| sequence.image.is_some()).count() as u64,
         tokens: tokens as u64,
         padded_tokens: (longest * batch.len()) as u64,
         cached_tokens: job.models[device].take_cached_tokens(),
         generated_tokens: job.models[device].take_generated_tokens(),
+        image_time: job.models[device].take_image_time(),
     };
     job.metrics.computed(size, start.elapsed(), start - since);
     let _ = reply.send(Some(result.map(Arc::new).map_err(Arc::new)));

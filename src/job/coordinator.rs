@@ -113,7 +113,7 @@ impl Coordinator {
             let (progress, place) = (&self.job.progress, unit.place());
             progress.wrote(rows, std::time::Duration::ZERO);
             progress.with_units(|units| units.add(UnitTime { unit: place, rows, seconds: 0.0 }));
-            done.insert(unit.key.id.clone());
+            done.insert(Arc::clone(&unit.key.id));
         }
         Ok(done.len())
     }

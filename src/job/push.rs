@@ -251,9 +251,10 @@ impl Job {
             error.at(&spec.location).hint("the output is kept: the same command pushes it")
         })?;
         tokio::task::block_in_place(|| sink::discard(spec))?;
-        match pushed {
-            Some(commit) => tracing::info!(dataset = push.url.id, commit, "output pushed"),
-            None => tracing::info!(dataset = push.url.id, "the dataset has these files already"),
+        if let Some(commit) = pushed {
+            tracing::info!(dataset = push.url.id, commit, "output pushed");
+        } else {
+            tracing::info!(dataset = push.url.id, "the dataset has these files already");
         }
         Ok(())
     }

@@ -62,6 +62,7 @@ fn of_step(step: &ModelStep, seconds: f64) -> StepReport {
         rows_per_second: counts.rows as f64 / seconds,
         tokens_per_second: counts.computed_tokens as f64 / seconds,
         generated_tokens_per_second: counts.generated_tokens as f64 / seconds,
+        images_per_second: counts.images as f64 / seconds,
         bottleneck: counts.bottleneck().map(str::to_owned),
         token_lengths: step.metrics().token_lengths(),
         errors: step.metrics().errors(),

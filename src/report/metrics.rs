@@ -207,10 +207,11 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
     if steps.is_empty() {
         return;
     }
-    let counters: [(&str, &str, Counter); 13] = [
+    let counters: [(&str, &str, Counter); 14] = [
         ("rows", "Rows that the step has emitted.", |step| step.counts.rows),
         ("null_rows", "Rows that were null.", |step| step.counts.null_rows),
         ("computed_rows", "Rows that went through the model.", |step| step.counts.computed_rows),
+        ("images", "Images that went through the model.", |step| step.counts.images),
         ("truncated_rows", "Rows that were truncated.", |step| step.counts.truncated_rows),
         ("split_rows", "Rows that were split into parts.", |step| step.counts.split_rows),
         ("failed_rows", "Rows that failed and were kept.", |step| step.counts.failed_rows),
@@ -241,8 +242,8 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
         text.sample(name, &[("step", step)], report.padding_share);
     }
     let name = "hfauto_pipe_step_seconds_total";
-    let help = "Time of the step: waiting for input, tokenizing, waiting for a worker, in the model, \
-                waiting for results, waiting for its rows to be taken. They overlap.";
+    let help = "Time of the step: waiting for input, tokenizing, waiting for a worker, in the model, reading and \
+                decoding images there, waiting for results, waiting for its rows to be taken. They overlap.";
     text.family(name, "counter", help);
     for (step, StepReport { counts, .. }) in &steps {
         for (stage, seconds) in [
@@ -250,12 +251,18 @@ fn of_steps(text: &mut Exposition, run: &RunReport) {
             ("tokenize", counts.tokenize_seconds),
             ("queue", counts.queue_seconds),
             ("model", counts.model_seconds),
+            ("images", counts.image_seconds),
             ("results", counts.results_seconds),
             ("output", counts.output_seconds),
         ] {
             text.sample(name, &[("step", step), ("stage", stage)], seconds);
         }
     }
+    of_lengths(text, &steps);
+}
+
+/// How many tokens rows have.
+fn of_lengths(text: &mut Exposition, steps: &[(String, &StepReport)]) {
     let name = "hfauto_pipe_step_row_tokens";
     // A report written by another program may have none.
     let has_lengths = |report: &StepReport| {

@@ -16,7 +16,7 @@ use crate::secret;
 
 pub use metrics::{Kept, prometheus};
 pub use page::{FirstRows, page, page_with_rows};
-pub(crate) use text::{bytes, count, counted, duration};
+pub(crate) use text::{bytes, count, counted, duration, rate};
 
 /// The version of the report format. New fields may be added, and existing ones keep their meaning. A change of meaning
 /// is a new version.
@@ -285,6 +285,8 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Generated tokens per second while the pipeline ran.
     pub generated_tokens_per_second: f64,
+    /// Computed images per second while the pipeline ran.
+    pub images_per_second: f64,
     /// The stage that the step waited for longest: `input`, `tokenizer`, `model` or `output`.
     pub bottleneck: Option<String>,
     /// Rows by their number of tokens.
@@ -342,6 +344,8 @@ pub struct StepCounts {
     pub null_rows: u64,
     /// Rows that went through the model: not null, and not a repetition of a row with a known result.
     pub computed_rows: u64,
+    /// Computed rows that are images.
+    pub images: u64,
     /// Rows that were truncated to the model's maximum length.
     pub truncated_rows: u64,
     /// Rows whose text was longer than the model reads and was split into parts.
@@ -372,8 +376,10 @@ pub struct StepCounts {
     pub results_seconds: f64,
     /// Time that batches waited for a worker, summed over batches.
     pub queue_seconds: f64,
-    /// Time in the model, summed over workers.
+    /// Time in the model, summed over workers; for images, their reading, decoding and scaling included.
     pub model_seconds: f64,
+    /// The part of it in which images were read, decoded and scaled.
+    pub image_seconds: f64,
     /// Time that the step waited for its consumer.
     pub output_seconds: f64,
 }

@@ -5,7 +5,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
 use super::html::write_escaped;
 use super::plot::{Plot, Span, shares, short};
-use super::text::{bytes, count, counted, duration, left_to_others};
+use super::text::{bytes, count, counted, duration, left_to_others, rate};
 use super::{Histogram, Report, RowErrorReport, RunReport, Sample, Status, StepReport, UnitCounts};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -55,6 +55,7 @@ pub fn page_with_rows(report: &Report, first_rows: Option<&FirstRows>) -> Result
         report,
         run,
         first_rows,
+        undelivered => &report.undelivered,
         output_bytes => run.map(|run| run.output.iter().map(|file| file.bytes).sum::<u64>()),
         outcome => outcome(report),
         css => markup(include_str!("page.css")),
@@ -213,6 +214,7 @@ fn step((number, report): (usize, &StepReport)) -> Value {
         report,
         tokens_per_second => report.tokens_per_second.max(0.0) as u64,
         generated_tokens_per_second => report.generated_tokens_per_second.max(0.0) as u64,
+        images_per_second => rate(report.images_per_second),
         lengths => lengths(number, &report.token_lengths),
         options => serde_json::to_string(&report.model.options).unwrap_or_default(),
     }

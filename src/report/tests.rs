@@ -58,6 +58,32 @@ fn the_bottleneck_is_the_longest_wait() {
 }
 
 #[test]
+fn a_step_over_images_tells_pictures_per_second() {
+    let counts = StepCounts {
+        images: 1,
+        computed_tokens: 17,
+        image_seconds: 0.25,
+        model_seconds: 1.5,
+        ..StepCounts::default()
+    };
+    let mut step = StepReport { counts, images_per_second: 12.34, ..StepReport::default() };
+    let shown = |step: &StepReport| {
+        let run = RunReport { steps: vec![step.clone()], ..RunReport::default() };
+        let text = run.to_string();
+        let report = Report { run: Some(run), ..Report::running("photos", "2026-01-02T03:04:05Z") };
+        (text, page(&report).unwrap())
+    };
+    let (text, page) = shown(&step);
+    let line = "    pictures 1 computed, 12.3 pictures/s; reading and decoding took 250 ms of the workers' 1.5 s\n";
+    assert!(text.contains(line), "{text}");
+    assert!(page.contains("1 picture, 12.3 pictures/s"), "{page}");
+    assert!(page.contains("took 250 ms of the workers’ 1.5 s."), "{page}");
+    step.counts.images = 0;
+    let (text, page) = shown(&step);
+    assert!(!text.contains("pictures") && !page.contains("pictures"), "{text}{page}");
+}
+
+#[test]
 fn a_page_shows_foreign_text_as_text() {
     let hostile = "</title><script>{{ report }}</script>";
     let page = page(&Report::running(hostile, "\"<b>")).unwrap();

@@ -148,6 +148,16 @@ impl StepReport {
             counted(counts.batches, "batch"),
             count(self.tokens_per_second as u64)
         )?;
+        if counts.images > 0 {
+            writeln!(
+                f,
+                "    pictures {} computed, {} pictures/s; reading and decoding took {} of the workers' {}",
+                count(counts.images),
+                rate(self.images_per_second),
+                duration(counts.image_seconds),
+                duration(counts.model_seconds)
+            )?;
+        }
         if counts.generated_tokens > 0 {
             writeln!(
                 f,
@@ -213,6 +223,12 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// A rate: `1,234`, or with a decimal below 100.
+pub(crate) fn rate(per_second: f64) -> String {
+    let per_second = per_second.max(0.0);
+    if per_second < 99.95 { format!("{per_second:.1}") } else { count(per_second.round() as u64) }
+}
+
 /// Bytes with a binary unit: `1.4 MiB`.
 pub(crate) fn bytes(number: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -250,6 +266,8 @@ mod tests {
         let counted = [counted(0, "row"), counted(1, "row"), counted(1000, "batch")];
         assert_eq!(counted, ["0 rows", "1 row", "1,000 batches"]);
         assert_eq!(left_to_others(1), "1 unit is left to the others");
+        let rates = [rate(0.04), rate(99.9), rate(99.96), rate(1234.5), rate(f64::NAN)];
+        assert_eq!(rates, ["0.0", "99.9", "100", "1,235", "0.0"]);
         assert_eq!([bytes(12), bytes(1536), bytes(5 << 30)], ["12 B", "1.5 KiB", "5.0 GiB"]);
     }
 

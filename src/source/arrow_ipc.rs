@@ -8,8 +8,9 @@ use arrow::ipc::reader::{FileReader, StreamReader, read_footer_length};
 use arrow::ipc::{MessageHeader, root_as_footer, root_as_message};
 use datafusion::arrow;
 
-use super::inspect::{Columns, Inspected, Layout, Rows, TextBytes, read_error, without_metadata};
+use super::inspect::{Columns, Inspected, Layout, Rows, read_error, without_metadata};
 use super::invalid::InvalidText;
+use super::text_bytes::TextBytes;
 use super::units::Start;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{ARROW_ROWS_WITHOUT_BYTES, DECOMPRESSION_RATIO, DECOMPRESSION_SLACK};

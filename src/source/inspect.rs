@@ -19,6 +19,7 @@ use super::listing::ListedFile;
 use super::remote::{CHUNK_BYTES, RemoteFile};
 use super::session::ROWS_PER_BATCH;
 use super::text::{Decode, text_of};
+use super::text_bytes::TextBytes;
 use super::units::Start;
 use super::value_sizes::LargeValues;
 use super::{arrow_ipc, parquet};
@@ -82,26 +83,6 @@ pub(super) struct Inspected {
     pub(super) invalid: InvalidText,
     /// The settings for reading the file.
     pub(super) layout: Layout,
-}
-
-/// The size in bytes of the texts of some columns of a file. There may be very many files: it takes no more memory than
-/// it needs.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct TextBytes(Box<[(Box<str>, u64)]>);
-
-impl TextBytes {
-    /// The size of a column's texts, if it is known.
-    pub(super) fn of(&self, column: &str) -> Option<u64> {
-        let found = self.0.binary_search_by(|(name, _)| (**name).cmp(column));
-        found.ok().map(|index| self.0[index].1)
-    }
-}
-
-impl FromIterator<(String, u64)> for TextBytes {
-    fn from_iter<I: IntoIterator<Item = (String, u64)>>(columns: I) -> Self {
-        let columns: BTreeMap<String, u64> = columns.into_iter().collect();
-        Self(columns.into_iter().map(|(name, bytes)| (name.into(), bytes)).collect())
-    }
 }
 
 /// The settings for reading the rows of a file.

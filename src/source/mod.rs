@@ -58,6 +58,7 @@ mod sum;
 mod table;
 mod table_file;
 mod text;
+mod text_bytes;
 mod thrift;
 mod unify;
 #[cfg(feature = "cluster")]

@@ -32,7 +32,8 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SortOrderPushdownResult,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+    SortOrderPushdownResult,
 };
 use futures::stream::{self, Stream};
 use futures::{StreamExt, TryStreamExt};
@@ -129,6 +130,9 @@ impl ScanExec {
     /// partitions of about the same size, or too few rows.
     fn by_rows(&self, target_partitions: usize) -> Option<Arc<dyn ExecutionPlan>> {
         let files = &self.known.files;
+        if files.iter().any(|file| file.part.is_some()) {
+            return None;
+        }
         let groups: usize = files.iter().map(|file| file.starts.len() + 1).sum();
         let counts: Vec<u64> = files.iter().map(|f| f.rows.exactly()).collect::<Option<_>>()?;
         let rows: u64 = counts.iter().sum();
@@ -139,15 +143,15 @@ impl ScanExec {
         let scan = self.input.downcast_ref::<DataSourceExec>()?;
         let config = scan.data_source().downcast_ref::<FileScanConfig>()?;
         config.file_source().downcast_ref::<ParquetSource>()?;
-        let [group] = config.file_groups.as_slice() else { return None };
-        if group.len() != files.len() {
+        let whole = whole_files(config);
+        if whole.len() != files.len() {
             return None;
         }
         let groups = (0..partitions).map(|partition| {
             let wanted = rows * partition / partitions..rows * (partition + 1) / partitions;
             let mut first = 0;
             let mut parts = Vec::new();
-            for (file, of) in group.iter().zip(&counts) {
+            for (file, of) in whole.iter().zip(&counts) {
                 let start = wanted.start.clamp(first, first + of) - first;
                 let end = wanted.end.clamp(first, first + of) - first;
                 first += of;
@@ -215,10 +219,14 @@ impl ExecutionPlan for ScanExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(self.over(input)),
-            _ => Err(DataFusionError::Internal("a scan has one input".to_owned())),
-        }
+        let (Some(input), true) = (children.pop(), children.is_empty()) else {
+            return Err(DataFusionError::Internal("a scan has one input".to_owned()));
+        };
+        // DataFusion also divides the scan below without asking this plan: by bytes.
+        let divided = input.output_partitioning().partition_count();
+        let scan = Self { input, known: Arc::clone(&self.known), read: Arc::default() };
+        let by_rows = if divided > 1 { scan.by_rows(divided) } else { None };
+        Ok(by_rows.map_or_else(|| Arc::new(scan.clone()) as _, |input| scan.over(input)))
     }
 
     fn with_new_children(
@@ -323,6 +331,18 @@ impl ExecutionPlan for ScanExec {
             SortOrderPushdownResult::Unsupported => SortOrderPushdownResult::Unsupported,
         })
     }
+}
+
+/// The files of a scan, in order, which may be divided already.
+fn whole_files(config: &FileScanConfig) -> Vec<PartitionedFile> {
+    let mut whole: Vec<PartitionedFile> = Vec::new();
+    for file in config.file_groups.iter().flat_map(FileGroup::iter) {
+        let location = &file.object_meta.location;
+        if whole.last().is_none_or(|last| last.object_meta.location != *location) {
+            whole.push(PartitionedFile { range: None, ..file.clone() });
+        }
+    }
+    whole
 }
 
 /// The rows of a Parquet file of `of` rows.

@@ -20,7 +20,7 @@ use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::physical_plan::ExecutionPlan;
 use serde::{Deserialize, Serialize};
 
-use super::inspect::{self, Layout, Rows, TextBytes};
+use super::inspect::{self, Layout, Rows};
 use super::invalid::{InvalidText, Marker};
 use super::listing::{Form, ListedFile};
 use super::parquet;
@@ -28,6 +28,7 @@ use super::remote::RemoteFile;
 use super::stamp::FileStamp;
 use super::table::FilesTable;
 use super::table_file::TableFile;
+use super::text_bytes::TextBytes;
 #[cfg(feature = "cluster")]
 use super::unit_scan::UnitScanExec;
 use super::units::Part;

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use super::inspect::{self, Layout, Rows, TextBytes};
+use super::inspect::{self, Layout, Rows};
 use super::invalid::InvalidText;
 use super::listing::ListedFile;
 use super::session::ROWS_PER_BATCH;
 use super::stamp::FileStamp;
 use super::text::is_sought;
+use super::text_bytes::TextBytes;
 use super::units::{Cuttable, Part, Start, Unit, UnitSize};
 use super::value_sizes::batch_rows;
 use crate::error::{Error, ErrorKind};

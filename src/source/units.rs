@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::inspect::TextBytes;
+use super::text_bytes::TextBytes;
 use crate::limits::PARQUET_UNITS;
 
 /// The most rows of a unit, unless the pipeline says otherwise.
@@ -344,10 +344,10 @@ mod tests {
             assert!((step.of(bytes) - expected).abs() < 1e-9, "{bytes}");
         }
         let size = UnitSize { steps: vec![step], ..UnitSize::default() };
-        let texts = [("a".to_owned(), 1000), ("b".to_owned(), 500)].into();
+        let texts = [("a".to_owned(), 1000), ("b".to_owned(), 500)].into_iter().collect();
         assert!((size.row(&texts, 10) - 0.2).abs() < 1e-9);
         // The column `b` is made by another step.
-        let texts = [("a".to_owned(), 1000)].into();
+        let texts = [("a".to_owned(), 1000)].into_iter().collect();
         assert!((size.row(&texts, 10) - 0.3).abs() < 1e-9);
     }
 }

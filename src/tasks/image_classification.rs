@@ -7,6 +7,7 @@
 //! `src/transformers/pipelines/image_classification.py` at v4.57.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, StructArray};
 use arrow::datatypes::{DataType, Field, Fields};
@@ -194,6 +195,10 @@ impl TaskModel for ImageClassificationModel {
                 Arc::new(StructArray::new(fields, vec![labels, logits], None))
             }
         })
+    }
+
+    fn take_image_time(&self) -> Duration {
+        self.images.take_time()
     }
 
     fn weights(&self) -> WeightSize {

@@ -7,6 +7,7 @@
 //! `src/transformers/pipelines/image_feature_extraction.py` at v5.24, and `encode` of sentence-transformers at v6.2.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array};
 use arrow::datatypes::{DataType, Field};
@@ -148,6 +149,10 @@ impl TaskModel for ImageFeatureExtractionModel {
         };
         let values = Arc::new(Float32Array::from(numbers));
         Ok(Arc::new(FixedSizeListArray::new(item, width, values, None)))
+    }
+
+    fn take_image_time(&self) -> Duration {
+        self.images.take_time()
     }
 
     fn weights(&self) -> WeightSize {

@@ -1,5 +1,8 @@
 //! A column of images as rows of a task, and their inputs for a model. Not here: how a file is opened (`image_input`).
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
@@ -113,7 +116,12 @@ impl ImageRows {
     pub(super) fn reader(&self, model: &ResolvedModel) -> Result<ImageReader> {
         self.input.check()?;
         let (image, processor) = model.image()?;
-        Ok(ImageReader { image: *image, processor: processor.clone(), input: self.input.clone() })
+        Ok(ImageReader {
+            image: *image,
+            processor: processor.clone(),
+            input: self.input.clone(),
+            nanos: AtomicU64::new(0),
+        })
     }
 }
 
@@ -147,6 +155,8 @@ pub(super) struct ImageReader {
     image: ImageDimensions,
     processor: AutoImageProcessor,
     input: ImageInput,
+    /// The time that images took and that has not been taken, of all workers.
+    nanos: AtomicU64,
 }
 
 impl ImageReader {
@@ -161,7 +171,16 @@ impl ImageReader {
             };
             self.input.picture(image, |image| self.prepare(&image))
         };
-        sequences.iter().map(read).collect()
+        let start = Instant::now();
+        let images = sequences.iter().map(read).collect();
+        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+        images
+    }
+
+    /// The time that images took since the last call.
+    pub(super) fn take_time(&self) -> Duration {
+        Duration::from_nanos(self.nanos.swap(0, Ordering::Relaxed))
     }
 
     /// The images in parts of one size, in order.

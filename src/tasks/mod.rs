@@ -45,6 +45,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, StringViewArray};
 use arrow::compute::cast;
@@ -444,6 +445,11 @@ pub trait TaskModel: Send + Sync {
     /// The tokens that were generated since the last call.
     fn take_generated_tokens(&self) -> u64 {
         0
+    }
+
+    /// The time that reading, decoding and scaling images took in [`TaskModel::forward`] since the last call.
+    fn take_image_time(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// The size of the loaded weights.

@@ -5,6 +5,7 @@
 //! `src/transformers/pipelines/zero_shot_image_classification.py` at v5.24.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field};
@@ -183,6 +184,10 @@ impl TaskModel for ZeroShotImageClassificationModel {
             }
         }
         Ok(Arc::new(builder.finish_lists()))
+    }
+
+    fn take_image_time(&self) -> Duration {
+        self.images.take_time()
     }
 
     fn weights(&self) -> WeightSize {

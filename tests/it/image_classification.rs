@@ -90,6 +90,41 @@ fn bytes_give_what_paths_give() {
 }
 
 #[test]
+fn a_report_tells_pictures_per_second_and_the_time_of_decoding() {
+    let fixture = Fixture::new();
+    fixture.file("a.png", image("rgb.png")).file("b.jpg", image("photo-420.jpg"));
+    let rows = [json!("a.png"), json!("b.jpg"), Value::Null, json!("a.png")];
+    let rows: String = rows.iter().map(|path| json!({"image": path}).to_string() + "\n").collect();
+    let pipeline = json!({
+        "version": 1,
+        "source": {"path": "rows.jsonl"},
+        "steps": [{"image-feature-extraction": {"model": model(), "input": "image", "output": "vector"}}],
+        "sink": {"path": "out.jsonl"},
+    });
+    fixture.file("rows.jsonl", rows).file("p.yaml", pipeline.to_string());
+    let ran = fixture.run(&["run", "p.yaml", "--report", "r.json", "--metrics-file", "r.prom"]);
+    let shown = &ran.succeeds().stdout;
+    assert!(
+        shown.contains("    pictures 2 computed, ") && shown.contains(" pictures/s; "),
+        "{shown}"
+    );
+    let report = std::fs::read(fixture.path("r.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    let step = &report["run"]["steps"][0];
+    let (counts, rate) = (&step["counts"], step["images_per_second"].as_f64().unwrap());
+    assert_eq!(counts["images"], 2, "{counts}");
+    assert!(rate > 0.0, "{step}");
+    let seconds = |name: &str| counts[name].as_f64().unwrap();
+    assert!(seconds("image_seconds") > 0.0, "{counts}");
+    assert!(seconds("image_seconds") < seconds("model_seconds"), "{counts}");
+    let metrics = std::fs::read_to_string(fixture.path("r.prom")).unwrap();
+    assert!(
+        metrics.contains("hfauto_pipe_step_images_total{pipeline=\"p\",step=\"vector\"} 2\n"),
+        "{metrics}"
+    );
+}
+
+#[test]
 fn logits_stand_beside_the_labels_on_request() {
     let options = json!({"outputs": ["logits"], "top_k": 1});
     let labels = by_path(&["pictures/rgb.png"], &options).unwrap();

@@ -437,7 +437,7 @@ fn what_is_not_delivered_is_said_and_changes_nothing() {
 fn a_collector_that_is_slow_or_refuses_costs_seconds_at_most() {
     // Slow: no answer before the time is over.
     let slow = Collector::answering(|_, _| Answer {
-        delay: Duration::from_secs(60),
+        delay: Duration::from_mins(1),
         ..Answer::new(201, "")
     });
     let fixture = units(&format!("openlineage: {{url: '{}'}}", slow.url()));

@@ -12,6 +12,7 @@ use arrow::util::pretty::pretty_format_batches;
 use datafusion::arrow;
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::physical_plan::ExecutionPlanProperties;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use futures::StreamExt;
 use hfauto_pipe::config::pipeline::{CsvSpec, FileFormat, SourceSpec};
 use hfauto_pipe::source::{self, Source};
@@ -286,14 +287,24 @@ async fn a_parquet_file_with_one_row_group_is_divided_by_rows() {
     let source = open(&data.spec(&["t"])).await.unwrap();
     let plan = source.dataframe.clone().create_physical_plan().await.unwrap();
     assert_eq!(plan.output_partitioning().partition_count(), 1);
-    let context = source.dataframe.task_ctx();
-    for (target, expected) in [(2, vec![750, 750]), (4, vec![375; 4]), (64, vec![300; 5])] {
-        let divided = plan.repartitioned(target, context.session_config().options()).unwrap();
-        let divided = divided.unwrap();
+    let context = Arc::new(source.dataframe.task_ctx());
+    // DataFusion divides the scan below by bytes first.
+    let mut options = context.session_config().options().as_ref().clone();
+    options.optimizer.repartition_file_min_size = 0;
+    let by_bytes = plan.children()[0].repartitioned(3, &options).unwrap().unwrap();
+    let recompute = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    let by_bytes = Arc::clone(&plan).replace_children(vec![by_bytes], recompute).unwrap();
+    let divide = |target| plan.repartitioned(target, &options).unwrap().unwrap();
+    for (divided, expected) in [
+        (divide(2), vec![750, 750]),
+        (divide(4), vec![375; 4]),
+        (divide(64), vec![300; 5]),
+        (by_bytes, vec![500; 3]),
+    ] {
         let mut read = Vec::new();
         let mut counts = Vec::new();
         for partition in 0..divided.output_partitioning().partition_count() {
-            let stream = divided.execute(partition, Arc::new(context.clone())).unwrap();
+            let stream = divided.execute(partition, Arc::clone(&context)).unwrap();
             let batches: Vec<RecordBatch> = stream.map(Result::unwrap).collect().await;
             let found: Vec<i64> = batches.iter().flat_map(ids).collect();
             counts.push(found.len());

@@ -125,6 +125,9 @@ pub(crate) const SAFETENSORS_HEADER_BYTES: usize = 32 << 20;
 /// Bytes of the metadata and the table of tensors of a GGUF file, with its tokenizer; those of 256,000 tokens take 15 MB.
 /// No key.
 pub(crate) const GGUF_HEADER_BYTES: usize = 256 << 20;
+/// Tensors of a GGUF file, each expert's counted: a few hundred bytes of memory each. The largest models have fifty
+/// thousand. No key.
+pub(crate) const GGUF_TENSORS: usize = 1 << 20;
 /// Dimensions of a tensor; torch has the same limit. No key.
 pub(crate) const TENSOR_RANK: usize = 64;
 /// Bytes of the pickles in a torch checkpoint: names and shapes, a hundred bytes per tensor. No key.
@@ -143,8 +146,6 @@ pub(crate) const PICKLE_MEMORY_MAX: usize = 512 << 20;
 pub(crate) const MODEL_SIZE: usize = 1 << 26;
 /// Layers of a model. No key.
 pub(crate) const MODEL_LAYERS: usize = 4096;
-/// Experts of a layer in a GGUF file; models in use have up to a few hundred. No key.
-pub(crate) const MODEL_EXPERTS: usize = 4096;
 /// Labels of a classifier. No key.
 pub(crate) const MODEL_LABELS: usize = 1_000_000;
 /// Pixels of a model's input images. No key.

@@ -119,7 +119,9 @@ def test_every_task_has_a_function_with_a_signature_and_a_docstring():
 
 
 def pipelines():
-    return sorted((REPOSITORY / "pipelines").glob("*.yaml"), key=lambda path: path.name)
+    """Those whose last step makes a column of its rows: `chunk` makes other rows."""
+    paths = (path for path in (REPOSITORY / "pipelines").glob("*.yaml") if path.stem != "chunk")
+    return sorted(paths, key=lambda path: path.name)
 
 
 @pytest.mark.parametrize("path", pipelines(), ids=lambda path: path.stem)
@@ -146,6 +148,15 @@ def test_a_function_gives_the_column_of_the_step(path, tmp_path, monkeypatch):
     result = pa.table(function(rows, column=given, model=model, output=output, **step))
     assert result.column_names == [*rows.column_names, output]
     assert result[output].to_pylist() == written[output].to_pylist()
+
+
+def test_chunk_gives_a_list_for_each_text(model):
+    text = "The little inn by the harbour was quiet. The bread was still warm."
+    whole, missing = hfauto_pipe.chunk([text, None], model=model).to_pylist()
+    assert whole == [{"chunk": text, "index": 0, "start": 0, "end": len(text)}] and not missing
+    several, = hfauto_pipe.chunk([text], model=model, max_tokens=14).to_pylist()
+    assert [chunk["index"] for chunk in several] == list(range(len(several))) and len(several) > 1
+    assert all(text[chunk["start"] : chunk["end"]] == chunk["chunk"] for chunk in several)
 
 
 def test_a_task_of_several_columns_reads_those_of_its_names(repository):

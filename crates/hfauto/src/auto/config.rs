@@ -519,13 +519,14 @@ mod tests {
             text,
             "model_type `rberta` in config.json is not implemented; the nearest name is `roberta`\n\
              hint: implemented model types: \
-             albert, bart, bert, bloom, camembert, clip, clip_text_model, clip_vision_model, \
-             convnext, convnextv2, deberta, deberta-v2, deit, dinov2, distilbert, electra, \
+             albert, bart, beit, bert, bloom, camembert, clip, clip_text_model, \
+             clip_vision_model, convnext, convnextv2, data2vec-vision, deberta, deberta-v2, deit, \
+             dinov2, distilbert, electra, \
              embedding_gemma2, embedding_gemma2_text, eurobert, falcon, gemma, gemma2, \
              gemma3_text, gpt2, gpt_neo, gpt_neox, gptj, granite, gte, jina_bert_v2, \
              jina_embeddings_v3, llama, m2m_100, marian, mbart, mistral, mixtral, modernbert, \
              mpnet, mt5, nomic_bert, olmo2, opt, pegasus, phi, phi3, qwen2, qwen3, qwen3_moe, \
-             resnet, roberta, siglip, siglip_vision_model, smollm3, stablelm, starcoder2, t5, \
+             resnet, roberta, siglip, siglip_vision_model, smollm3, stablelm, starcoder2, swin, t5, \
              umt5, vit, xlm-roberta, xlm-roberta-xl"
         );
         let (_, text) = refused(json!({"model_type": "mamba"}), json!({}));

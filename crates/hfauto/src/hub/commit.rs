@@ -335,19 +335,16 @@ impl Dataset {
         let Some(Actions { upload, verify }) = object.actions else { return Ok(()) };
         if let Some(action) = upload {
             let url = self.href(&action.href)?;
-            match action.header.get("chunk_size") {
-                Some(size) => {
-                    let parts = (size, &action.header);
-                    self.upload_parts(client, (change, known), parts, &url, branch).await?;
-                }
-                None => {
-                    let put = || async {
-                        let request = self.http.request_by(client, Method::PUT, &url);
-                        let request = with_headers(request, &action.header);
-                        self.put(request, &url, change, 0..known.size).await
-                    };
-                    self.http.retried(put).await?;
-                }
+            if let Some(size) = action.header.get("chunk_size") {
+                let parts = (size, &action.header);
+                self.upload_parts(client, (change, known), parts, &url, branch).await?;
+            } else {
+                let put = || async {
+                    let request = self.http.request_by(client, Method::PUT, &url);
+                    let request = with_headers(request, &action.header);
+                    self.put(request, &url, change, 0..known.size).await
+                };
+                self.http.retried(put).await?;
             }
         }
         if let Some(action) = verify {

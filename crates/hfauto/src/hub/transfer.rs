@@ -18,7 +18,7 @@ use super::http::{Failure, Http, Located, NO_HUB, header, parse_content_range};
 use super::part::{Part, disk};
 use super::repo::RepoId;
 use super::settings::HubSettings;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::limits;
 
 /// An attempt that received this many bytes resets the retry count, so that a long download over a bad connection

@@ -209,7 +209,8 @@ def embed(
         Whether to scale embeddings to unit length. Default: as in the model's `modules.json`, else
         false.
     prompt : str | None
-        Text prepended to every row.
+        Text prepended to every row. With columns of the row, `{{ title }}: {{ text }}`, it is a Jinja
+        template of the whole text.
     prompt_name : str | None
         The name of a prompt in the model's `config_sentence_transformers.json`.
     task : str | None
@@ -489,8 +490,9 @@ def rerank(
     activation : Literal['sigmoid', 'identity'] | None
         The function that turns the logit into a score. Default: as in the model's configuration.
     prompt : str | None
-        Text prepended to every query; the system message of a model with a chat template. Default: the
-        model's default prompt.
+        Text prepended to every query; the system message of a model with a chat template. With columns
+        of the row, `{{ query }} ({{ lang }})`, it is a Jinja template of the whole query, or of the
+        system message. Default: the model's default prompt.
     prompt_name : str | None
         The name of a prompt in the model's `config_sentence_transformers.json`.
     instruction : str | None
@@ -898,6 +900,8 @@ def generate(
     eos_token_id: int | Sequence[int] | None = None,
     stop: str | Sequence[str] | None = None,
     seed: int | None = None,
+    prompt: str | None = None,
+    system: str | None = None,
     return_full_text: bool | None = None,
     chat_template: str | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
@@ -968,6 +972,12 @@ def generate(
         Stop strings: texts that end the generation.
     seed : int | None
         The seed for sampling. The random numbers of a row depend on it and on the row's prompt.
+    prompt : str | None
+        Text prepended to every row. With columns of the row, `Translate: {{ text }}`, it is a Jinja
+        template of the whole text. A model with a chat template reads the text as the user's message.
+    system : str | None
+        The system message before a text, for a model with a chat template. It may have columns of the
+        row.
     return_full_text : bool | None
         Whether to include the prompt in the result. Default: false.
     chat_template : str | None
@@ -1021,6 +1031,8 @@ def generate(
     eos_token_id: int | Sequence[int] | None = None,
     stop: str | Sequence[str] | None = None,
     seed: int | None = None,
+    prompt: str | None = None,
+    system: str | None = None,
     return_full_text: bool | None = None,
     chat_template: str | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
@@ -2033,6 +2045,105 @@ def token_count(
     auto_class: str | None = None,
     allow_new_head: bool | None = None,
     outputs: Sequence[Literal['last_hidden_state', 'pooler_output', 'hidden_states', 'attentions', 'logits']] | None = None,
+    offline: bool = False,
+    progress: bool | None = None,
+) -> Any:
+    ...
+
+@overload
+def chunk(
+    data: Sequence[str | None],
+    /,
+    column: str | None = None,
+    *,
+    model: str | Mapping[str, Any] | None = None,
+    output: str = 'chunk',
+    max_length: int | None = None,
+    truncation: bool | None = None,
+    auto_class: str | None = None,
+    allow_new_head: bool | None = None,
+    outputs: Sequence[Literal['last_hidden_state', 'pooler_output', 'hidden_states', 'attentions', 'logits']] | None = None,
+    max_tokens: int | None = None,
+    overlap: int | None = None,
+    by: Literal['tokens', 'sentences', 'markdown'] | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    offline: bool = False,
+    progress: bool | None = None,
+) -> Array:
+    """Divides a text into chunks that a model reads whole, one row for each.
+
+    The chunks of a text, for unnest: List<Struct<chunk, index, start, end>>.
+
+    Parameters
+    ----------
+    data : table or column
+        A table; or a column of `text`, also as a list, for which the result is a column.
+    column : str | None
+        The column to read. Default: `text`, or the only text column.
+    model : str | Mapping[str, Any] | None
+        A hub id, a directory, or a dict with `repo` and the other keys of a model in a pipeline file,
+        such as `revision` and `dtype`. Default: `sentence-transformers/all-MiniLM-L6-v2`.
+    output : str
+        The name of the new column of a table.
+    max_length : int | None
+        The maximum number of tokens per row, special tokens included. Default: the model's maximum.
+    truncation : bool | None
+        Whether to truncate longer rows. Default: true for tasks that read, false for tasks that
+        generate. With `false`, a longer row is an error.
+    auto_class : str | None
+        The Auto class to load the model with, such as `AutoModelForSeq2SeqLM`. Default: the task's.
+    allow_new_head : bool | None
+        Whether to accept a checkpoint that lacks the task's head and to initialize the head with random
+        weights. Default: false.
+    outputs : Sequence[Literal['last_hidden_state', 'pooler_output', 'hidden_states', 'attentions', 'logits']] | None
+        The model outputs to store.
+    max_tokens : int | None
+        The most tokens of a chunk as the model reads it: with special tokens and the prompt. Default:
+        the model's maximum.
+    overlap : int | None
+        The tokens of a chunk that the next one repeats, at most half of a chunk. Default: 0.
+    by : Literal['tokens', 'sentences', 'markdown'] | None
+        Where a text is divided. Default: `sentences`.
+    prompt : str | None
+        The text that the step that reads the chunks puts before each of them: its tokens count. It is
+        not added to the chunks. Default: the model's default prompt.
+    prompt_name : str | None
+        The name of a prompt in the model's `config_sentence_transformers.json`: its tokens count.
+    offline : bool
+        Use only local files and the cache, as HF_HUB_OFFLINE=1 does.
+    progress : bool | None
+        Show progress. Default: in terminals and notebooks.
+
+    Returns
+    -------
+    Table or Array
+        The table with one more column; for a column, the new column alone.
+
+    Raises
+    ------
+    Error
+        With the text, the kind and the exit code of the program.
+    """
+
+@overload
+def chunk(
+    data: ArrowStreamExportable | ArrowArrayExportable,
+    /,
+    column: str | None = None,
+    *,
+    model: str | Mapping[str, Any] | None = None,
+    output: str = 'chunk',
+    max_length: int | None = None,
+    truncation: bool | None = None,
+    auto_class: str | None = None,
+    allow_new_head: bool | None = None,
+    outputs: Sequence[Literal['last_hidden_state', 'pooler_output', 'hidden_states', 'attentions', 'logits']] | None = None,
+    max_tokens: int | None = None,
+    overlap: int | None = None,
+    by: Literal['tokens', 'sentences', 'markdown'] | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
     offline: bool = False,
     progress: bool | None = None,
 ) -> Any:

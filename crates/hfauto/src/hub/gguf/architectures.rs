@@ -404,7 +404,7 @@ impl Architecture {
             }
         }
         if self.name == "bert" && (keys.has("cls.weight") || keys.has("cls.output.weight")) {
-            // Files with a pooler of BERT lack it, and do not say which of four heads theirs is.
+            // The converter leaves the pooler of BERT out, and does not say whether the head is RoBERTa's or DistilBERT's.
             return Err(Fault::unsupported(
                 "is a bert with a head that scores texts, which is not implemented",
             ));

@@ -175,6 +175,12 @@ pub(super) fn contents(file: &WeightFile) -> Result<BTreeMap<String, Stored>, Fa
             if tensors.contains_key(&theirs) {
                 return Err(Fault::new(format!("has two tensors that are `{theirs}`")));
             }
+            if tensors.len() == limits::GGUF_TENSORS {
+                let most = limits::GGUF_TENSORS;
+                return Err(Fault::new(format!(
+                    "has more than {most} tensors, with those of experts"
+                )));
+            }
             tensors.insert(theirs, stored);
             Ok(())
         };
@@ -193,14 +199,12 @@ pub(super) fn contents(file: &WeightFile) -> Result<BTreeMap<String, Stored>, Fa
 /// The matrices of a tensor that has those of all experts, one after the other.
 fn each_expert(keys: &Keys<'_>, name: &str, info: &TensorInfo) -> Result<Vec<Stored>, Fault> {
     let count = keys.experts()?.unwrap_or(0);
-    let is_known = count <= limits::MODEL_EXPERTS;
     let &[experts, rows, columns] = info.shape.as_slice() else {
         return Err(Fault::new(format!("has a tensor `{name}` that is no list of matrices")));
     };
-    if experts != count || count == 0 || !is_known {
+    if experts != count || !(1..=limits::GGUF_TENSORS).contains(&count) {
         return Err(Fault::new(format!(
-            "has {experts} experts in tensor `{name}`, not the {count} of `expert_count`, or more than {}",
-            limits::MODEL_EXPERTS
+            "has {experts} experts in tensor `{name}`, not the {count} of `expert_count`"
         )));
     }
     let size = info.bytes.len() / count;

@@ -149,10 +149,10 @@ mod tests {
                 let mut out = vec![-1.0; columns * PANEL];
                 dispatch(Transposed { out: &mut out, rows, columns });
                 for (column, out) in out.chunks_exact(PANEL).enumerate() {
-                    for row in 0..ROWS {
-                        assert_eq!(out[row], numbers[row * distance + column]);
-                    }
-                    assert!(out[ROWS..].iter().all(|number| *number == -1.0));
+                    let expected: [f32; ROWS] =
+                        array::from_fn(|row| numbers[row * distance + column]);
+                    assert_eq!(out[..ROWS], expected);
+                    assert_eq!(out[ROWS..], [-1.0; PANEL - ROWS]);
                 }
             };
             check(&|transposed| Arch::new().dispatch(transposed));
