@@ -24,6 +24,7 @@ use super::status::{self, ClusterStatus};
 use super::timing::Timing;
 use super::units::may_pass;
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::CLUSTER_MESSAGE_BYTES;
 
 /// Tasks of one submission: the scheduler sends each with its own plan, and looks through all of them for each poll.
 const TASKS: usize = 4000;
@@ -32,8 +33,8 @@ const TASKS: usize = 4000;
 /// rest is submitted next.
 const SUBMISSION_BYTES: usize = 2 << 20;
 
-/// The most bytes of a submission as it is sent, with what Ballista adds to each task.
-const MESSAGE_BYTES: usize = 16 << 20;
+/// The most bytes of a submission as it is sent, with what Ballista adds to each task: well below what a scheduler takes.
+const MESSAGE_BYTES: usize = CLUSTER_MESSAGE_BYTES / 4;
 
 /// Ballista's bytes for a partition of a plan, rounded up.
 const PARTITION_BYTES: usize = 1024;

@@ -126,11 +126,12 @@ impl ScanExec {
         Arc::new(Self { input, known: Arc::clone(&self.known), read: Arc::default() })
     }
 
-    /// The scan of Parquet files in partitions with about as many rows each. `None` if there are row groups enough for
-    /// partitions of about the same size, or too few rows.
+    /// The scan of local Parquet files in partitions with about as many rows each. `None` if there are enough row groups for
+    /// partitions of about the same size, or too few rows; and for objects, because each partition may have to fetch the
+    /// whole row group.
     fn by_rows(&self, target_partitions: usize) -> Option<Arc<dyn ExecutionPlan>> {
         let files = &self.known.files;
-        if files.iter().any(|file| file.part.is_some()) {
+        if files.iter().any(|file| file.part.is_some() || file.file.remote.is_some()) {
             return None;
         }
         let groups: usize = files.iter().map(|file| file.starts.len() + 1).sum();

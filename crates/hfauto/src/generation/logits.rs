@@ -77,7 +77,7 @@ impl<'a> Processors<'a> {
         unwanted
     }
 
-    /// The tokens of which one must come after `ids`.
+    /// The only tokens that may follow `ids`, if generation is forced at this position.
     fn forced(&self, ids: &[u32]) -> Option<&'a [u32]> {
         let config = self.config;
         let is_last = ids.len() + 1 == self.max_length;
@@ -114,7 +114,7 @@ impl<'a> Processors<'a> {
         let penalized = if config.repetition_penalty > 1.0 { ids.len() } else { 0 };
         let suppressed: usize = self.suppressed(ids).map(<[u32]>::len).sum();
         let count = keep.saturating_add(penalized + suppressed);
-        // What is unwanted takes a while to find.
+        // The unwanted tokens are slow to find: only if there are not too many candidates without them.
         let count = (count <= MAX_CANDIDATES).then(|| count + self.unwanted(ids).len())?;
         (count <= MAX_CANDIDATES).then_some(count)
     }

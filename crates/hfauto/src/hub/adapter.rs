@@ -17,7 +17,7 @@ use super::weights::Weights;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 
-/// What every name in an adapter begins with.
+/// The prefix of every tensor name in an adapter.
 const PREFIX: &str = "base_model.model.";
 
 /// Settings that change what is computed, and the values with which they do not.

@@ -11,7 +11,7 @@ const LISTED: usize = 30;
 /// How deep a repository is searched for files: those of a quantization may stand in a folder.
 pub(super) const DEPTH: usize = 3;
 
-/// What the name of a model says about files.
+/// The files that the name of a model selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Chosen {
     /// Nothing: the model's own files, or its only GGUF file.
@@ -44,7 +44,7 @@ impl Chosen {
     /// The GGUF file among `files`, those of `repo`; `None` if the model has files of its own.
     ///
     /// # Errors
-    /// `Hub` if there is none, or more than one.
+    /// `Hub` if no GGUF file matches, or more than one does.
     pub(super) fn file<'f>(
         &self,
         repo: &str,
