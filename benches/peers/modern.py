@@ -138,55 +138,99 @@ def sentence_transformers(args, rows):
     return lambda rows: model.encode(rows, batch_size=args.batch_size, show_progress_bar=False)
 
 
+class States:
+    """The graph of an encoder: token ids and the attention mask in, the last hidden states out."""
+
+    def __init__(self, model):
+        import torch
+        from transformers import AutoModel
+
+        encoder = AutoModel.from_pretrained(model, attn_implementation="eager").eval().requires_grad_(False)
+
+        class Graph(torch.nn.Module):
+            def forward(self, input_ids, attention_mask):
+                return encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+        self.graph = Graph()
+        self.example = {name: torch.ones((2, 8), dtype=torch.int64) for name in ("input_ids", "attention_mask")}
+
+
+def batches(args, tokens, rows):
+    """Rows by length: the places of each batch and its inputs."""
+    order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+    start = 0
+    while start < len(order):
+        count = max(1, min(args.batch_size, 2048 // len(rows[order[start]])))
+        batch = order[start : start + count]
+        start += count
+        inputs = tokens([rows[row] for row in batch], return_tensors="np", padding=True)
+        yield batch, {name: inputs[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+
+
+def pooled(args, states, mask):
+    """The normalized embeddings of a batch."""
+    if "lasttoken" in (Path(args.model) / "1_Pooling" / "config.json").read_text():
+        rows = states[np.arange(len(mask)), mask.sum(1) - 1]
+    else:
+        weights = mask[..., None].astype(np.float32)
+        rows = (states * weights).sum(1) / weights.sum(1)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 def openvino(args, rows):
     """The whole encoder as a graph, rows by length, for throughput."""
     import openvino as ov
-    import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokens = AutoTokenizer.from_pretrained(args.model, padding_side="right")
     graph = Path(args.model) / "openvino.xml"
     if not graph.is_file():
-        model = AutoModel.from_pretrained(args.model, attn_implementation="eager").eval().requires_grad_(False)
-
-        class States(torch.nn.Module):
-            def forward(self, input_ids, attention_mask):
-                return model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-        example = {"input_ids": torch.ones((2, 8), dtype=torch.int64), "attention_mask": torch.ones((2, 8), dtype=torch.int64)}
-        ov.save_model(ov.convert_model(States(), example_input=example), graph, compress_to_fp16=False)
+        states = States(args.model)
+        ov.save_model(ov.convert_model(states.graph, example_input=states.example), graph, compress_to_fp16=False)
     precision = {"INFERENCE_PRECISION_HINT": args.dtype}
     if args.dtype == "int8":
         graph, precision = static_int8(graph, tokens, rows), {}
     compiled = ov.Core().compile_model(graph, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", **precision})
-    last = "lasttoken" in (Path(args.model) / "1_Pooling" / "config.json").read_text()
 
     def encode(rows):
-        order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
         embeddings = [None] * len(rows)
         queue = ov.AsyncInferQueue(compiled)
 
         def keep(request, batch):
             places, mask = batch
-            states = request.get_output_tensor().data
-            if last:
-                pooled = states[np.arange(len(places)), mask.sum(1) - 1]
-            else:
-                weights = mask[..., None].astype(np.float32)
-                pooled = (states * weights).sum(1) / weights.sum(1)
-            for place, row in zip(places, pooled / np.linalg.norm(pooled, axis=1, keepdims=True)):
+            for place, row in zip(places, pooled(args, request.get_output_tensor().data, mask)):
                 embeddings[place] = row
 
         queue.set_callback(keep)
-        start = 0
-        while start < len(order):
-            count = max(1, min(args.batch_size, 2048 // len(rows[order[start]])))
-            batch = order[start : start + count]
-            start += count
-            inputs = tokens([rows[row] for row in batch], return_tensors="np", padding=True)
-            mask = inputs["attention_mask"]
-            queue.start_async({"input_ids": inputs["input_ids"].astype(np.int64), "attention_mask": mask.astype(np.int64)}, (batch, mask))
+        for places, inputs in batches(args, tokens, rows):
+            queue.start_async(inputs, (places, inputs["attention_mask"]))
         queue.wait_all()
+        return np.array(embeddings)
+
+    return encode
+
+
+def onnxruntime(args, rows):
+    """The whole encoder as a graph, rows by length, all cores for each batch."""
+    import onnxruntime as ort
+    import torch
+    from transformers import AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(args.model, padding_side="right")
+    graph = Path(args.model) / "model.onnx"
+    if not graph.is_file():
+        states = States(args.model)
+        names = list(states.example)
+        axes = {name: {0: "rows", 1: "tokens"} for name in [*names, "states"]}
+        torch.onnx.export(states.graph, tuple(states.example.values()), graph, input_names=names, output_names=["states"], dynamic_axes=axes, dynamo=False)
+    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+    def encode(rows):
+        embeddings = [None] * len(rows)
+        for places, inputs in batches(args, tokens, rows):
+            states = session.run(None, inputs)[0]
+            for place, row in zip(places, pooled(args, states, inputs["attention_mask"])):
+                embeddings[place] = row
         return np.array(embeddings)
 
     return encode
@@ -278,7 +322,7 @@ def transformers_translator(args, rows):
 
 
 PEERS = {function.__name__: function for function in
-         (sentence_transformers, openvino, ctranslate2, ctranslate2_translator, transformers, transformers_translator)}
+         (sentence_transformers, openvino, onnxruntime, ctranslate2, ctranslate2_translator, transformers, transformers_translator)}
 
 
 def as_peer(args):
@@ -329,6 +373,8 @@ def embed(name, label, rows, args):
         return seconds, np.asarray(column.flatten(), np.float32).reshape(len(column), -1)
 
     runs = {"hfauto-pipe f32": lambda: ours("f32"), "sentence-transformers": lambda: peer("sentence_transformers", work), "OpenVINO f32": lambda: peer("openvino", work)}
+    if args.onnx:
+        runs["ONNX Runtime f32"] = lambda: peer("onnxruntime", work)
     if args.bf16:
         runs |= {"hfauto-pipe bf16": lambda: ours("bf16"), "OpenVINO bf16": lambda: peer("openvino", work, "bf16")}
     if args.int8:
@@ -340,8 +386,8 @@ def embed(name, label, rows, args):
         print(f"| {kind} | {tokens / statistics.median(times):.0f} | {(results[kind] * results['sentence-transformers']).sum(1).min():.5f} |")
     print()
     for own in (kind for kind in runs if kind.startswith("hfauto")):
-        others = ["sentence-transformers", own.replace("hfauto-pipe", "OpenVINO")]
-        for other in others:
+        others = ["sentence-transformers", own.replace("hfauto-pipe", "OpenVINO"), own.replace("hfauto-pipe", "ONNX Runtime")]
+        for other in (other for other in others if other in runs):
             print(f"- {own} over {other}: {spread([theirs / mine for mine, theirs in zip(seconds[own], seconds[other])])}")
     sys.stdout.flush()
 
@@ -413,6 +459,7 @@ def main():
     parser.add_argument("--only", nargs="*", help=f"of {', '.join([*EMBEDDERS, *DECODERS, *TRANSLATORS])}")
     parser.add_argument("--bf16", action="store_true", help="also in bf16, where the processor has instructions for it")
     parser.add_argument("--int8", action="store_true", help="embedders also in int8, OpenVINO's static and by NNCF")
+    parser.add_argument("--onnx", action="store_true", help="embedders also in ONNX Runtime")
     parser.add_argument("--dtypes", nargs="*", default=["f32", "int8"], help="of decoding")
     # As a peer.
     parser.add_argument("--peer", choices=list(PEERS))

@@ -26,6 +26,7 @@ import torch
 import transformers
 
 import cases_adapters  # noqa: F401 (registers its cases)
+import cases_bf16  # noqa: F401
 import cases_bitmaps  # noqa: F401
 import cases_chat  # noqa: F401
 import cases_embedders  # noqa: F401

@@ -11,13 +11,14 @@ use crate::nn::Precision;
 /// The dtype of a model's computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelDtype {
-    /// Floating point. On a CPU, `BF16` is the form of the weights: they are rounded to bf16 and widened in each product,
-    /// which is computed in f32, as everything else.
+    /// Floating point. On a CPU, `BF16` is the form of the weights of linear layers and of word embeddings. Linear layers, and
+    /// attention of encoders, multiply in bf16 with sums in f32 if the processor supports it; otherwise weights are widened in
+    /// each product. Everything else is f32.
     Float(DType),
     /// Dynamic int8 quantization of the linear layers, on a CPU: static weight scales per output feature, dynamic
     /// activation scales per token. The head over the vocabulary of a model that generates is quantized, too; word
-    /// embeddings that it shares are dequantized by row. Attention of encoders without rotary embeddings is computed in
-    /// bf16 if the processor supports it; everything else, other heads and poolers included, in f32.
+    /// embeddings that it shares are dequantized by row. Attention of encoders is computed in bf16 if the processor supports
+    /// it; everything else, other heads and poolers included, in f32.
     Int8,
 }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::error::{self, Error, ErrorKind};
 use crate::nn::{
     Activation, AttnImplementation, Embedding, InputNorm, KvCache, LayerNorm, ModelInputs,
-    PositionIds, Ragged, SinusoidalForm, Sinusoids, VarBuilder,
+    PositionIds, Ragged, SinusoidalForm, Sinusoids, VarBuilder, scale,
 };
 
 const NAMES: EncoderLayerNames = EncoderLayerNames {
@@ -411,8 +411,8 @@ impl BartStack {
             bail!("`pooler_output` was requested, but the architecture has no pooler");
         }
         let mut words = embed_tokens.forward(&inputs.input_ids)?;
-        if let Some(scale) = self.embed_scale {
-            words = (words * scale)?;
+        if let Some(factor) = self.embed_scale {
+            words = scale(&words, factor)?;
         }
         let positions = self.embed_positions.table(inputs)?;
         let hidden_states = match &self.layernorm_embedding {

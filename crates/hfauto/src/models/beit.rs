@@ -334,7 +334,7 @@ impl BeitModel {
         let mut embedded = Tensor::cat(&[class, patches], 1)?;
         if let Some(table) = &self.position_embeddings {
             let positions = position_grid::of_image(table, (height, width), cells)?;
-            embedded = embedded.broadcast_add(&positions)?;
+            embedded = add(&embedded, &positions)?;
         }
         let (rows, tokens, hidden) = embedded.dims3()?;
         embedded.reshape((rows * tokens, hidden))

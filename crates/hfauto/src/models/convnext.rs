@@ -10,7 +10,7 @@ use super::feature_maps::{check_stages, finish, mean_of_maps, of_maps, to_map, t
 use super::patches::pixel_values;
 use super::{Backbone, Dimensions, Fields, ImageGrid, ModelOutput, Recorder, Want};
 use crate::error;
-use crate::nn::{Activation, LayerNorm, Linear, ModelInputs, VarBuilder, add};
+use crate::nn::{Activation, LayerNorm, Linear, ModelInputs, VarBuilder, add, mul};
 
 /// The epsilon of all norms but the last.
 const EPS: f64 = 1e-6;
@@ -144,8 +144,8 @@ impl ResponseNorm {
         let x = x.reshape((rows, count / rows.max(1), dim))?;
         let norms = x.sqr()?.sum_keepdim(1)?.sqrt()?; // (rows, 1, dim)
         let norms = norms.broadcast_div(&(norms.mean_keepdim(2)? + 1e-6)?)?;
-        let scaled = x.broadcast_mul(&norms)?.broadcast_mul(&self.weight)?;
-        (scaled.broadcast_add(&self.bias)? + x)?.reshape((count, dim))
+        let scaled = mul(&x.broadcast_mul(&norms)?, &self.weight)?;
+        add(&add(&scaled, &self.bias)?, &x)?.reshape((count, dim))
     }
 }
 
@@ -191,7 +191,7 @@ impl ConvNextLayer {
             }
         };
         if let Some(factors) = &self.layer_scale_parameter {
-            state = state.broadcast_mul(factors)?;
+            state = mul(&state, factors)?;
         }
         add(&to_map(&state, (rows, height, width))?, x)
     }

@@ -14,7 +14,7 @@ use super::{
 use crate::error;
 use crate::limits;
 use crate::nn::{
-    Activation, AttnImplementation, GateHalf, LayerNorm, ModelInputs, PositionIds, VarBuilder,
+    Activation, AttnImplementation, GateHalf, LayerNorm, ModelInputs, PositionIds, VarBuilder, add,
 };
 
 /// The configuration of DINOv2.
@@ -232,7 +232,7 @@ impl Dinov2Model {
         let grid = self.config.grid().cells(height, width);
         let positions = self.position_embeddings.squeeze(0)?;
         let positions = position_grid::of_image(&positions, (height, width), grid)?;
-        let embedded = embedded.broadcast_add(&positions)?;
+        let embedded = add(&embedded, &positions)?;
         let (rows, tokens, hidden) = embedded.dims3()?;
         embedded.reshape((rows * tokens, hidden))
     }

@@ -13,7 +13,7 @@ use crate::error::{self, Error, ErrorKind};
 use crate::nn::{
     Activation, AttentionMask, AttentionOptions, AttnImplementation, Embedding, GateHalf, GatedMlp,
     InputNorm, Linear, ModelInputs, PositionIds, RmsNorm, RotaryConfig, RotaryEmbedding,
-    RotaryLayout, Rotation, VarBuilder, add, attention,
+    RotaryLayout, Rotation, VarBuilder, add, attention, mul, scale,
 };
 
 /// The configuration of the text model.
@@ -282,7 +282,8 @@ impl EmbeddingGemma2Attention {
         let q = self.q_norm.forward_heads(&part(0, width)?)?;
         let k = self.k_norm.forward_heads(&part(width, self.kv_width)?)?;
         let v = self.v_norm.forward_heads(&part(width + self.kv_width, self.kv_width)?)?;
-        let options = self.options.with_output_attentions(output_attentions);
+        let options = self.options.with_precision(self.qkv_proj.precision());
+        let options = options.with_output_attentions(output_attentions);
         let (q, k) = (rotation.apply(&q)?, rotation.apply(&k)?);
         let attended = attention(&q, &k, &v, inputs, options)?;
         Ok((self.o_proj.forward(&attended.values)?, attended.attentions))
@@ -320,7 +321,7 @@ impl PleBlock {
 
     fn forward(&self, hidden_states: &Tensor, per_layer_input: &Tensor) -> Result<Tensor> {
         let gate = self.per_layer_input_gate.forward_activated(hidden_states, self.activation)?;
-        let mixed = self.per_layer_projection.forward(&(gate * per_layer_input)?)?;
+        let mixed = self.per_layer_projection.forward(&mul(&gate, per_layer_input)?)?;
         add(&self.post_per_layer_input_norm.forward(&mixed)?, hidden_states)
     }
 }
@@ -383,7 +384,7 @@ impl EmbeddingGemma2EncoderLayer {
         let output = self.mlp.forward(&self.pre_feedforward_layernorm.forward(&attended)?)?;
         let output = add(&self.post_feedforward_layernorm.forward(&output)?, &attended)?;
         let mixed = self.ple_block.forward(&output, per_layer_input)?;
-        Ok(((mixed * self.layer_scalar)?, attentions))
+        Ok((scale(&mixed, self.layer_scalar)?, attentions))
     }
 }
 
@@ -434,9 +435,9 @@ impl EmbeddingGemma2Embeddings {
                 ids = ids.eq(*id)?.where_cond(&padding, &ids)?;
             }
         }
-        let embedded = (self.embed_tokens.forward(&ids)? * self.hidden_size.sqrt())?;
+        let embedded = scale(&self.embed_tokens.forward(&ids)?, self.hidden_size.sqrt())?;
         let projected = self.per_layer_model_projection.forward(&embedded)?;
-        let projected = (projected * self.hidden_size.powf(-0.5))?;
+        let projected = scale(&projected, self.hidden_size.powf(-0.5))?;
         // (total_tokens, num_hidden_layers * hidden_size_per_layer_input)
         let per_layer = self.per_layer_projection_norm.forward_heads(&projected)?;
         Ok((embedded, per_layer))

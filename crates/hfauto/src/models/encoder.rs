@@ -12,7 +12,7 @@ use crate::nn::{
     Activation, Alibi, AlibiForm, AttentionOptions, AttnImplementation, Disentangled,
     DisentangledConfig, DistanceEmbedding, FeedForward, GateHalf, InputNorm, KvCache, LayerNorm,
     Lengths, Linear, ModelInputs, Ragged, SelectedRows, VarBuilder, add, attention_cached,
-    attention_over,
+    attention_over, mul,
 };
 
 /// The paths of the projections of queries, keys and values.
@@ -421,7 +421,7 @@ impl EncoderLayer {
     /// The output of a sublayer, times its LayerScale if it has one.
     fn scaled(&self, output: Tensor, sublayer: usize) -> Result<Tensor> {
         match &self.layer_scales {
-            Some(scales) => output.broadcast_mul(&scales[sublayer]),
+            Some(scales) => mul(&output, &scales[sublayer]),
             None => Ok(output),
         }
     }

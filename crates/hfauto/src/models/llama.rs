@@ -22,7 +22,7 @@ use super::encoder::one_a_layer;
 use super::{Backbone, Decoder, Dimensions, Head, ModelOutput, Recorder, Want};
 use crate::nn::{
     Activation, Alibi, Embedding, GateHalf, GatedMlp, InputNorm, KvCache, Linear, ModelInputs,
-    Norm, RotaryConfig, RotaryEmbedding, Rotation, SparseMoe, VarBuilder, add,
+    Norm, RotaryConfig, RotaryEmbedding, Rotation, SparseMoe, VarBuilder, add, scale,
 };
 
 /// A norm as the argument of a layer that reads its output.
@@ -231,7 +231,7 @@ impl LlamaEmbeddings {
     fn forward(&self, inputs: &ModelInputs) -> Result<Tensor> {
         let mut states = self.embed_tokens.forward(&inputs.input_ids)?;
         if let Some(multiplier) = self.multiplier {
-            states = (states * multiplier)?;
+            states = scale(&states, multiplier)?;
         }
         if let Some(projection) = &self.project_in {
             states = projection.forward(&states)?;

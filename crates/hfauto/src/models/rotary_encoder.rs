@@ -174,7 +174,8 @@ impl RotaryEncoderLayer {
         let width = qkv.dim(1)? / 3;
         let part = |number| qkv.narrow(1, number * width, width);
         let (q, k) = (rotation.apply(&part(0)?)?, rotation.apply(&part(1)?)?);
-        let options = self.options.with_output_attentions(output_attentions);
+        let options = self.options.with_precision(self.qkv.precision());
+        let options = options.with_output_attentions(output_attentions);
         let context = attention(&q, &k, &part(2)?, inputs, options)?;
         Ok((self.attention_output.forward(&context.values)?, context.attentions))
     }

@@ -318,7 +318,7 @@ impl SwinModel {
                 );
             }
             let with_rows = embedded.reshape((rows, patches, embed_dim))?;
-            embedded = with_rows.broadcast_add(positions)?.reshape((rows * patches, embed_dim))?;
+            embedded = add(&with_rows, positions)?.reshape((rows * patches, embed_dim))?;
         }
         Ok((embedded, [down, across]))
     }

@@ -467,7 +467,7 @@ impl VisionTower {
             let class = class.reshape((1, 1, hidden))?.repeat((rows, 1, 1))?;
             embedded = Tensor::cat(&[class, embedded], 1)?;
         }
-        let embedded = embedded.broadcast_add(&self.position_embedding)?;
+        let embedded = add(&embedded, &self.position_embedding)?;
         let embedded = embedded.reshape((rows * tokens, hidden))?;
         self.pre_layrnorm.as_ref().map_or(Ok(embedded.clone()), |norm| norm.forward(&embedded))
     }

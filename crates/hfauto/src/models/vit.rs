@@ -10,7 +10,7 @@ use super::patches::{PatchEmbeddings, check_size, pixel_values};
 use super::{Backbone, Dimensions, Fields, ImageDimensions, ModelOutput, Recorder, Want};
 use crate::error;
 use crate::nn::{
-    Activation, AttnImplementation, LayerNorm, Linear, ModelInputs, PositionIds, VarBuilder,
+    Activation, AttnImplementation, LayerNorm, Linear, ModelInputs, PositionIds, VarBuilder, add,
 };
 
 /// The configuration of ViT and DeiT.
@@ -183,8 +183,7 @@ impl ViTEmbeddings {
             self.patch_embeddings.forward(pixel_values, self.position_embeddings.dtype())?;
         let special = self.special_tokens.unsqueeze(0)?;
         let special = special.repeat((rows, 1, 1))?; // (rows, n, hidden_size)
-        Tensor::cat(&[special, patches], 1)?
-            .broadcast_add(&self.position_embeddings)?
+        add(&Tensor::cat(&[special, patches], 1)?, &self.position_embeddings)?
             .reshape((rows * tokens, config.hidden_size))
     }
 }

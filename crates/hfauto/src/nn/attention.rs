@@ -557,7 +557,7 @@ impl PerRow<'_> {
             positions: self.positions.as_ref().map(|positions| positions.heads_from(first_head)),
             mask: options.mask,
             softcap: options.softcap.map(|cap| cap as f32),
-            bf16: options.precision == Precision::Int8,
+            bf16: options.precision != Precision::Full,
             scratch: cpu::Scratch::default(),
         };
         // Grows row by row, so that the zeros are still in cache when they are overwritten.
@@ -809,20 +809,18 @@ mod tests {
     }
 
     #[test]
-    fn what_a_model_of_8_bits_attends_in_is_bf16_where_the_processor_has_it() -> Result<()> {
+    fn narrow_models_attend_in_bf16_where_the_processor_has_it() -> Result<()> {
         let inputs = inputs(&[9, 30]);
         let x = randn(0f32, 1., (39, 24), &Device::Cpu)?;
         let values = |precision| {
             let options = options(None).with_precision(precision);
             Ok::<_, candle_core::Error>(attention(&x, &x, &x, &inputs, options)?.values)
         };
-        let off = worst(&values(Precision::Int8)?, &values(Precision::Full)?);
-        #[cfg(target_arch = "x86_64")]
-        let has_bf16 = is_x86_feature_detected!("avx512bf16");
-        #[cfg(not(target_arch = "x86_64"))]
-        let has_bf16 = false;
-        assert_eq!(off > 1e-6, has_bf16, "{off:e}");
-        assert!(off < 5e-2, "{off:e}");
+        for precision in [Precision::Bf16, Precision::Int8] {
+            let off = worst(&values(precision)?, &values(Precision::Full)?);
+            assert_eq!(off > 1e-6, cpu::has_bf16(), "{off:e}");
+            assert!(off < 5e-2, "{off:e}");
+        }
         Ok(())
     }
 

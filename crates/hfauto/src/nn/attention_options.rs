@@ -45,7 +45,7 @@ pub struct AttentionOptions<'a> {
     pub output_attentions: bool,
     /// The kernels to use.
     pub attn_implementation: AttnImplementation,
-    /// The precision of the surrounding layers: with int8, a CPU multiplies in bf16 if it can.
+    /// The precision of the surrounding layers: with bf16 and int8, a CPU multiplies in bf16 if it can.
     pub precision: Precision,
 }
 

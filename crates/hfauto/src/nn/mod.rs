@@ -44,12 +44,14 @@ pub use alibi::{Alibi, AlibiForm};
 pub use attention::{AttentionOutput, attention, attention_cached, attention_over};
 pub use attention_mask::AttentionMask;
 pub use attention_options::{AttentionOptions, AttnImplementation, DistanceEmbedding};
+#[cfg(test)]
+pub(crate) use cpu::has_bf16;
 pub use cpu::{BestOutputs, SpareThreads};
 pub use disentangled::{Disentangled, DistanceBuckets, RelativePositions};
 pub use embedding::Embedding;
 pub use embedding_bag::{EmbeddingBag, TableNumbers, normalize_in_place};
 pub use gate::GateHalf;
-pub use host::{add, cast, logits_to_host, not_finite, select_rows, to_host};
+pub use host::{add, cast, logits_to_host, mul, not_finite, scale, select_rows, to_host};
 pub use inputs::{ModelInputs, Padding, PositionIds, Ragged};
 pub use kv_cache::KvCache;
 pub use layer_norm::LayerNorm;

@@ -7,10 +7,11 @@ use candle_core::Result;
 pub enum Precision {
     /// In the dtype of the weight.
     Full,
-    /// As f32, with weights that are stored in bf16 and widened in the product.
+    /// In bf16 with sums in f32 where the processor supports it; elsewhere in f32, with weights that are widened in the product.
+    /// Attention of encoders, which has no weights, does the same.
     Bf16,
     /// In 8-bit integers: weights are quantized at load, per output, and inputs in each forward pass, per token.
-    /// Attention of encoders, which has no weights, uses bf16 where the processor supports it.
+    /// Attention of encoders is that of [`Precision::Bf16`].
     Int8,
 }
 

@@ -15,23 +15,24 @@ use super::tile::{Multiply, Operands};
 
 /// A computation that can use [`Bf16`].
 pub(super) trait WithBf16 {
+    type Output;
+
     /// Must be `#[inline(always)]`, and so must its callees, to be compiled with these instructions.
-    fn with_bf16(self, simd: V4, bf16: Bf16);
+    fn with_bf16(self, simd: V4, bf16: Bf16) -> Self::Output;
 }
 
-/// Runs `operation` if this processor has the instructions; otherwise returns it.
-pub(super) fn run<O: WithBf16>(operation: O) -> Option<O> {
+/// Runs `operation` if this processor has the instructions; otherwise returns it as the error.
+pub(super) fn run<O: WithBf16>(operation: O) -> Result<O::Output, O> {
     #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16")]
-    fn with_instructions<O: WithBf16>(operation: O, simd: V4) {
-        operation.with_bf16(simd, Bf16 { _seen: () });
+    fn with_instructions<O: WithBf16>(operation: O, simd: V4) -> O::Output {
+        operation.with_bf16(simd, Bf16 { _seen: () })
     }
     match V4::try_new() {
         Some(simd) if is_x86_feature_detected!("avx512bf16") => {
             // SAFETY: a `V4` proves every feature but `avx512bf16`, which was just detected.
-            unsafe { with_instructions(operation, simd) };
-            None
+            Ok(unsafe { with_instructions(operation, simd) })
         }
-        _ => Some(operation),
+        _ => Err(operation),
     }
 }
 
@@ -57,11 +58,11 @@ impl Bf16 {
 }
 
 impl Multiply<V4> for Bf16 {
-    const COLUMNS: usize = 1;
+    const PARTS: usize = 1;
 
     #[inline(always)]
-    fn weights(self, _: V4, row: &[f32x16], place: usize) -> f32x16 {
-        row[place]
+    fn weights(self, _: V4, vector: f32x16, _: usize) -> f32x16 {
+        vector
     }
 
     #[inline(always)]

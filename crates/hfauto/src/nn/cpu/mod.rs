@@ -51,9 +51,19 @@ pub(in crate::nn) use int8::Int8Weight;
 pub(in crate::nn) use packed::PackedWeight;
 pub(in crate::nn) use rows::{
     layer_norm, max_and_sum_exp, multiply, quantize_to_i16, quantize_to_u8, rms_norm, sum_rows,
+    zip_repeated,
 };
 pub use threads::SpareThreads;
 pub(in crate::nn) use threads::shared;
+
+/// Whether products in bf16 have instructions on this processor.
+#[cfg(test)]
+pub(crate) fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bf16") && pulp::x86::V4::try_new().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
 
 /// Whether the kernels of this folder apply to `tensor`: f32 in host memory.
 pub(in crate::nn) fn applies(tensor: &Tensor) -> bool {

@@ -1,9 +1,10 @@
 //! Weights of linear layers in host memory, packed in the order in which the kernel reads them.
 //!
 //! A weight is packed once, at load, into panels of 32 outputs, as f32 or as bf16. A product of a few tokens is then as
-//! fast per token as a product of a thousand. With bf16, the kernel widens the weights in registers, which is exact; it
-//! computes what the f32 kernel computes with the rounded weights, bit for bit. The kernel is written once against
-//! `pulp`'s vectors. Not here: 8-bit weights (`int8`), and products of two activations (`super::matmul`). The entry is
+//! fast per token as a product of a thousand. With weights in bf16, a processor that has instructions for it multiplies in
+//! bf16 ([`super::bf16`]): the input is rounded to bf16, and sums stay f32. On other processors the kernel widens the weights
+//! in registers, and computes what the f32 kernel computes with the rounded weights, bit for bit. The kernel is written once
+//! against `pulp`'s vectors. Not here: 8-bit weights (`int8`), and products of two activations (`super::matmul`). The entry is
 //! [`PackedWeight`].
 
 use std::array;
@@ -15,6 +16,10 @@ use pulp::bytemuck::cast_slice;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::super::matrix_rows::{Rows, blocks};
+#[cfg(target_arch = "x86_64")]
+use super::bf16;
+#[cfg(target_arch = "x86_64")]
+use super::tile::Operands;
 use super::tile::{F32, Multiply, PANEL, Widened, tile};
 
 /// A packed weight.
@@ -27,7 +32,8 @@ pub(in crate::nn) struct PackedWeight {
 /// Panels of `(in_features, PANEL)`, padded with zeros.
 enum Panels {
     F32(Vec<f32>),
-    /// Two bf16 in 32 bits, as [`Widened`] reads them.
+    /// Panels of `(in_features / 2, PANEL)`, rounded up: the weights of two consecutive inputs in 32 bits, the first in the low
+    /// half.
     Bf16(Vec<u32>),
 }
 
@@ -40,11 +46,6 @@ fn to_bf16(x: f32) -> u16 {
     }
     // Infinity where the rounded number is too large.
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
-}
-
-/// The place of `column` in a row of a bf16 panel, and whether it is in the upper half.
-fn bf16_place(column: usize) -> (usize, bool) {
-    (column % (PANEL / 2), column >= PANEL / 2)
 }
 
 impl PackedWeight {
@@ -77,15 +78,15 @@ impl PackedWeight {
         (out_features, in_features): (usize, usize),
         matrices: &[Box<dyn Rows + '_>],
     ) -> Result<Self> {
-        const WORDS: usize = PANEL / 2;
-        let mut words = vec![0; out_features.next_multiple_of(PANEL) / 2 * in_features];
+        let pairs = in_features.div_ceil(2);
+        let mut words = vec![0; out_features.next_multiple_of(PANEL) * pairs];
         blocks(matrices, |first, rows| {
             for (output, row) in (first..).zip(rows.chunks_exact(in_features)) {
-                let panel = &mut words[output / PANEL * WORDS * in_features..];
-                let (place, is_high) = bf16_place(output % PANEL);
-                let shift = if is_high { 16 } else { 0 };
-                for (words, number) in panel.chunks_exact_mut(WORDS).zip(row) {
-                    words[place] |= u32::from(to_bf16(*number)) << shift;
+                let (panel, column) = (output / PANEL * PANEL * pairs, output % PANEL);
+                let panel = &mut words[panel..][..PANEL * pairs];
+                for (words, pair) in panel.chunks_exact_mut(PANEL).zip(row.chunks(2)) {
+                    let high = pair.get(1).map_or(0, |high| to_bf16(*high));
+                    words[column] = u32::from(to_bf16(pair[0])) | u32::from(high) << 16;
                 }
             }
         })?;
@@ -106,12 +107,14 @@ impl PackedWeight {
                 out.extend(panel.take(self.in_features).map(|numbers| numbers[column]));
             }
             Panels::Bf16(words) => {
-                let panel = words[panel * PANEL / 2 * self.in_features..].chunks_exact(PANEL / 2);
-                let (place, is_high) = bf16_place(column);
-                out.extend(panel.take(self.in_features).map(|words| {
-                    let word = words[place];
-                    f32::from_bits(if is_high { word & 0xffff_0000 } else { word << 16 })
+                let pairs = self.in_features.div_ceil(2);
+                let panel = words[panel * PANEL * pairs..].chunks_exact(PANEL).take(pairs);
+                let end = out.len() + self.in_features;
+                out.extend(panel.flat_map(|words| {
+                    let pair = words[column];
+                    [pair << 16, pair & 0xffff_0000].map(f32::from_bits)
                 }));
+                out.truncate(end);
             }
         }
     }
@@ -162,8 +165,7 @@ impl PackedWeight {
         }
         let shape = (outputs.len(), self.in_features);
         let product = |out: &mut _| {
-            let panels = self.slices(outputs);
-            Arch::new().dispatch(Product { panels, shape, first: 0, x, bias, out })
+            Product { panels: self.slices(outputs), shape, first: 0, x, bias, out }.run()
         };
         // SAFETY: the product returns the number of elements that it has written.
         #[allow(unsafe_code, reason = "zeroing the output first takes a twentieth of the time")]
@@ -180,7 +182,8 @@ impl PackedWeight {
                 Slices::F32(&numbers[start * self.in_features..end * self.in_features])
             }
             Panels::Bf16(words) => {
-                Slices::Bf16(&words[start / 2 * self.in_features..end / 2 * self.in_features])
+                let pairs = self.in_features.div_ceil(2);
+                Slices::Bf16(&words[start * pairs..end * pairs])
             }
         }
     }
@@ -235,7 +238,7 @@ pub(super) fn append_by_panels(
         for first in (0..out_features).step_by(PANEL) {
             fill(first, &mut panel);
             let (panels, out) = (Slices::F32(&panel), &mut *out);
-            written += Arch::new().dispatch(Product { panels, shape, first, x, bias, out });
+            written += Product { panels, shape, first, x, bias, out }.run();
         }
         written
     };
@@ -279,7 +282,34 @@ impl WithSimd for Product<'_> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl bf16::WithBf16 for Product<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_bf16(self, simd: pulp::x86::V4, bf16: bf16::Bf16) -> usize {
+        let Slices::Bf16(words) = self.panels else { return self.with_simd(simd) };
+        let (out_features, in_features) = self.shape;
+        let pairs = in_features.div_ceil(2);
+        let mut x = vec![0.0; self.x.len() / in_features * pairs];
+        for (pairs, row) in x.chunks_exact_mut(pairs).zip(self.x.chunks_exact(in_features)) {
+            bf16.group(simd, pairs, row);
+        }
+        let product = Product { x: &x, shape: (out_features, pairs), ..self };
+        product.tiles::<_, _, 8, 2>(simd, bf16, cast_slice(words))
+    }
+}
+
 impl Product<'_> {
+    /// Multiplies in bf16 where the weight is in bf16 and the processor has the instructions, otherwise in f32.
+    fn run(self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if let Slices::Bf16(_) = self.panels {
+            return bf16::run(self).unwrap_or_else(|product| Arch::new().dispatch(product));
+        }
+        Arch::new().dispatch(self)
+    }
+
     #[inline(always)]
     fn panels<S: Simd, O: Multiply<S>>(self, simd: S, operands: O, panels: &[f32]) -> usize {
         match S::F32_LANES {
@@ -301,7 +331,7 @@ impl Product<'_> {
         let (out_features, in_features) = self.shape;
         let rows = self.x.len() / in_features;
         let mut written = 0;
-        let panels = panels.chunks_exact(in_features * PANEL / O::COLUMNS);
+        let panels = panels.chunks_exact(in_features.div_ceil(O::PARTS) * PANEL);
         for (number, panel) in panels.enumerate() {
             let column = self.first + number * PANEL;
             let columns = PANEL.min(out_features - column);
@@ -380,6 +410,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::super::super::matrix_rows::TensorRows;
+    use super::super::has_bf16;
     use super::*;
 
     /// Test values of both signs whose sums do not cancel.
@@ -449,26 +480,85 @@ pub(super) mod tests {
         vec![Box::new(TensorRows::new(&tensor).unwrap())]
     }
 
+    fn rounded(numbers: &[f32]) -> Vec<f32> {
+        numbers.iter().map(|x| f32::from_bits(u32::from(to_bf16(*x)) << 16)).collect()
+    }
+
+    /// `x · weightᵀ + bias` of a weight in bf16 by the kernel that widens it.
+    fn widened(weight: &PackedWeight, x: &[f32], bias: &[f32]) -> Vec<f32> {
+        let (mut all, shape, bias) = (Vec::new(), weight.shape(), Some(bias));
+        let product = |out: &mut _| {
+            let panels = weight.slices(0..shape.0);
+            Arch::new().dispatch(Product { panels, shape, first: 0, x, bias, out })
+        };
+        // SAFETY: as in `append`.
+        #[allow(unsafe_code, reason = "as in `append`")]
+        unsafe {
+            append_rows(&mut all, x, bias, shape, product).unwrap();
+        }
+        all
+    }
+
+    const BF16_SHAPES: [(usize, (usize, usize)); 6] = [
+        (1, (1, 1)),
+        (5, (70, 33)),
+        (13, (97, 600)),
+        (3, (31, 1101)),
+        (9, (64, 1536)),
+        (2, (33, 2)),
+    ];
+
     #[test]
-    fn bf16_weights_give_the_bits_of_the_rounded_weights() {
-        for (rows, shape) in [(1, (1, 1)), (5, (70, 33)), (13, (97, 600)), (3, (31, 1100))] {
+    fn bf16_weights_that_are_widened_give_the_bits_of_the_rounded_weights() {
+        for (rows, shape) in BF16_SHAPES {
             let weight = numbers(shape.0 * shape.1, 4);
-            let rounded = weight.iter().map(|x| f32::from_bits(u32::from(to_bf16(*x)) << 16));
-            let rounded: Vec<f32> = rounded.collect();
+            let rounded = rounded(&weight);
             let bf16 = PackedWeight::bf16(shape, &matrices(&weight, shape)).unwrap();
             let f32 = PackedWeight::f32(shape, &matrices(&rounded, shape)).unwrap();
             assert!(bf16.is_bf16() && !f32.is_bf16());
             let (x, bias) = (numbers(rows * shape.1, 5), numbers(shape.0, 6));
-            let (mut ours, mut expected) = (Vec::new(), Vec::new());
-            bf16.append(&mut ours, &x, Some(&bias)).unwrap();
+            let mut expected = Vec::new();
             f32.append(&mut expected, &x, Some(&bias)).unwrap();
-            assert_eq!(ours, expected, "{shape:?}");
+            assert_eq!(widened(&bf16, &x, &bias), expected, "{shape:?}");
             for (output, row) in rounded.chunks_exact(shape.1).enumerate() {
                 for weight in [&bf16, &f32] {
-                    ours.clear();
+                    let mut ours = Vec::new();
                     weight.append_row(output, &mut ours);
                     assert_eq!(ours, row, "{output} of {shape:?}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_products_are_those_of_rounded_operands_summed_in_f32() {
+        for (rows, shape) in BF16_SHAPES {
+            let weight = numbers(shape.0 * shape.1, 4);
+            let bf16 = PackedWeight::bf16(shape, &matrices(&weight, shape)).unwrap();
+            let (x, bias) = (numbers(rows * shape.1, 5), numbers(shape.0, 6));
+            let mut ours = Vec::new();
+            bf16.append(&mut ours, &x, Some(&bias)).unwrap();
+            let (weight, of_x) = (rounded(&weight), rounded(&x));
+            if !has_bf16() {
+                assert_eq!(ours, widened(&bf16, &x, &bias), "{shape:?}");
+                eprintln!("SKIPPED: products in bf16, which this processor does not have");
+                return;
+            }
+            for (row, out) in ours.chunks_exact(shape.0).enumerate() {
+                let row = &of_x[row * shape.1..][..shape.1];
+                for (output, &out) in out.iter().enumerate() {
+                    let weight = &weight[output * shape.1..][..shape.1];
+                    let products = row.iter().zip(weight);
+                    let exact: f64 = products.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                    let off = (f64::from(out) - exact - f64::from(bias[output])).abs();
+                    assert!(off <= 1e-6 * (shape.1 as f64 + 1.0), "{output} of {shape:?}: {off}");
+                }
+            }
+            // A row's result does not depend on the other rows.
+            for (x, all) in x.chunks_exact(shape.1).zip(ours.chunks_exact(shape.0)) {
+                let mut alone = Vec::new();
+                bf16.append(&mut alone, x, Some(&bias)).unwrap();
+                assert_eq!(alone, all, "{shape:?}");
             }
         }
     }

@@ -174,6 +174,27 @@ pub(in crate::nn) fn sum_rows(x: &[f32], columns: usize) -> Vec<f32> {
     sums
 }
 
+/// `f` of each element of `x` with that of `y`, which is repeated: a whole number of times, unless one of them is empty.
+pub(in crate::nn) fn zip_repeated(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    if let &[y] = y {
+        Arch::new().dispatch(
+            #[inline(always)]
+            || out.extend(x.iter().map(|x| f(*x, y))),
+        );
+    } else if !y.is_empty() {
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for x in x.chunks_exact(y.len()) {
+                    out.extend(x.iter().zip(y).map(|(x, y)| f(*x, *y)));
+                }
+            },
+        );
+    }
+    out
+}
+
 /// Writes the elementwise product `x · factors` to `out`.
 pub(in crate::nn) fn multiply(out: &mut [f32], x: &[f32], factors: &[f32]) {
     Arch::new().dispatch(

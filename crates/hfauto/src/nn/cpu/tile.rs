@@ -16,11 +16,11 @@ const DEPTH: usize = 512;
 
 /// How one row of a panel is stored and multiplied. Sums are f32.
 pub(super) trait Multiply<S: Simd>: Copy {
-    /// Columns in the 32 bits of an f32.
-    const COLUMNS: usize;
+    /// Elements of a row of `x` that one row of a panel is multiplied by, one after the other.
+    const PARTS: usize;
 
-    /// The vector at `place` of a row of a panel.
-    fn weights(self, simd: S, row: &[S::f32s], place: usize) -> S::f32s;
+    /// The weights in one vector of a row of a panel for element `part` of `x`.
+    fn weights(self, simd: S, vector: S::f32s, part: usize) -> S::f32s;
 
     /// Adds to `sum` the products of `a` and `b`, or the dot product of each group of `a` with that of `b`.
     fn multiply_add(self, simd: S, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s;
@@ -48,11 +48,11 @@ pub(super) trait Operands<S: Simd>: Multiply<S> {
 pub(super) struct F32;
 
 impl<S: Simd> Multiply<S> for F32 {
-    const COLUMNS: usize = 1;
+    const PARTS: usize = 1;
 
     #[inline(always)]
-    fn weights(self, _: S, row: &[S::f32s], place: usize) -> S::f32s {
-        row[place]
+    fn weights(self, _: S, vector: S::f32s, _: usize) -> S::f32s {
+        vector
     }
 
     #[inline(always)]
@@ -61,25 +61,22 @@ impl<S: Simd> Multiply<S> for F32 {
     }
 }
 
-/// Rows of f32 times panels in bf16, which are widened in registers: the products and sums of [`F32`]. The 32 bits at
-/// place `i` of a row hold column `i` in their low half and column `i + PANEL / 2` in their high half, whatever the vector
-/// length.
+/// Rows of f32 times panels of pairs of bf16, which are widened in registers: the products and sums of [`F32`]. A pair is the
+/// weights of two consecutive elements of `x`, the first in the low half of the 32 bits.
 #[derive(Clone, Copy)]
 pub(super) struct Widened;
 
 impl<S: Simd> Multiply<S> for Widened {
-    const COLUMNS: usize = 2;
+    const PARTS: usize = 2;
 
     #[inline(always)]
-    fn weights(self, simd: S, row: &[S::f32s], place: usize) -> S::f32s {
+    fn weights(self, simd: S, vector: S::f32s, part: usize) -> S::f32s {
         // A bf16 is the upper half of an f32.
-        let half = row.len();
-        let bits = if place < half {
-            let bits = simd.transmute_u32s_f32s(row[place]);
-            simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(16))
+        let pairs = simd.transmute_u32s_f32s(vector);
+        let bits = if part == 0 {
+            simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16))
         } else {
-            let bits = simd.transmute_u32s_f32s(row[place - half]);
-            simd.and_u32s(bits, simd.splat_u32s(0xffff_0000))
+            simd.and_u32s(pairs, simd.splat_u32s(0xffff_0000))
         };
         simd.transmute_f32s_u32s(bits)
     }
@@ -155,20 +152,39 @@ fn add_up<S: Simd, O: Multiply<S>, const ROWS: usize, const VECTORS: usize>(
         #[inline(always)]
         |row| &x[row][places.clone()],
     );
-    let stored = VECTORS / O::COLUMNS;
-    let weights = panel[places.start * stored..places.end * stored].chunks_exact(stored);
+    let weights = &panel.as_chunks::<VECTORS>().0[places.start / O::PARTS..];
+    let (whole, rest) = (places.len() / O::PARTS, places.len() % O::PARTS);
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    for (place, row) in weights.enumerate() {
-        for (sums, x) in sums.iter_mut().zip(&parts) {
-            let x = simd.splat_f32s(x[place]);
-            for (vector, sum) in sums.iter_mut().enumerate() {
-                *sum = operands.multiply_add(simd, x, operands.weights(simd, row, vector), *sum);
-            }
+    for (place, row) in weights[..whole].iter().enumerate() {
+        for part in 0..O::PARTS {
+            multiply_row(simd, operands, &mut sums, &parts, row, (place, part));
         }
+    }
+    for part in 0..rest {
+        multiply_row(simd, operands, &mut sums, &parts, &weights[whole], (whole, part));
     }
     for (out, sums) in out.iter_mut().zip(&sums) {
         for (out, sum) in out.iter_mut().zip(sums) {
             *out = *sum;
+        }
+    }
+}
+
+/// Adds to `sums` the products of one element of each row of `x` and a row of a panel.
+#[inline(always)]
+fn multiply_row<S: Simd, O: Multiply<S>, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    operands: O,
+    sums: &mut [[S::f32s; VECTORS]; ROWS],
+    x: &[&[f32]; ROWS],
+    row: &[S::f32s; VECTORS],
+    (place, part): (usize, usize),
+) {
+    for (sums, x) in sums.iter_mut().zip(x) {
+        let x = simd.splat_f32s(x[place * O::PARTS + part]);
+        for (sum, vector) in sums.iter_mut().zip(row) {
+            let weights = operands.weights(simd, *vector, part);
+            *sum = operands.multiply_add(simd, x, weights, *sum);
         }
     }
 }

@@ -170,6 +170,8 @@ impl WithSimd for Row<'_, '_> {
 
 #[cfg(target_arch = "x86_64")]
 impl bf16::WithBf16 for Row<'_, '_> {
+    type Output = ();
+
     #[inline(always)]
     fn with_bf16(self, simd: pulp::x86::V4, bf16: bf16::Bf16) {
         self.blocks::<_, _, 8, 2, 1>(simd, bf16);
@@ -181,7 +183,7 @@ impl Row<'_, '_> {
     fn in_bf16(self) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if self.attention.bf16 && !self.is_single() {
-            return bf16::run(self);
+            return bf16::run(self).err();
         }
         Some(self)
     }
@@ -560,6 +562,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::has_bf16;
     use super::super::packed::tests::numbers;
     use super::*;
 
@@ -575,16 +578,6 @@ mod tests {
         with_bias: bool,
         alibi: Option<AlibiForm>,
         bf16: bool,
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn has_bf16() -> bool {
-        std::arch::is_x86_feature_detected!("avx512bf16")
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn has_bf16() -> bool {
-        false
     }
 
     /// Compares with the definition in f64, computed query by query and head by head. Checks this processor's vectors
