@@ -55,8 +55,9 @@ fn zip_on_cpu(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32) -> Result<Opt
         return Ok(None);
     }
     let (a_view, b_view) = (CpuView::new(a), CpuView::new(b));
-    let (x, y) = (&a_view.slice()?[..a.elem_count()], &b_view.slice()?[..b.elem_count()]);
-    Tensor::from_vec(cpu::zip_repeated(x, y, f), a.shape(), a.device()).map(Some)
+    let lhs = &a_view.slice()?[..a.elem_count()];
+    let rhs = &b_view.slice()?[..b.elem_count()];
+    Tensor::from_vec(cpu::zip_repeated(lhs, rhs, f), a.shape(), a.device()).map(Some)
 }
 
 /// Converts a tensor to another dtype, including dtypes that candle cannot convert on a GPU.

@@ -7,6 +7,7 @@ use tokenizers::{Model, OffsetType, PostProcessor, Token, Tokenizer};
 
 use super::bounded::failed;
 use super::truncate::{Cut, Side, TruncationStrategy};
+use super::words::Part;
 use super::{AutoTokenizer, prefix};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::guarded;
@@ -154,8 +155,7 @@ impl AutoTokenizer {
                 self.tokenize(text, enough.map(|n| (n, side)), 0, offset_type(options))?;
             return self.assemble(encoding, None, room, options);
         }
-        let encoding = self.tokenize(text, enough.map(|n| (n, side)), 0, OffsetType::None)?;
-        let ids = encoding.get_ids();
+        let ids = &self.ids(text, enough.map(|n| (n, side)))?[..];
         let kept = match room {
             Some(room) if room < ids.len() => match side {
                 Side::Right => &ids[..room],
@@ -226,6 +226,34 @@ impl AutoTokenizer {
                 format!("`max_length` is {max_length}, but there are {special} special tokens"),
             )
         })
+    }
+
+    /// The token ids of a text without special tokens. Stops as [`tokenize`](Self::tokenize) does.
+    fn ids(&self, text: &str, enough: Option<(usize, Side)>) -> Result<Vec<u32>> {
+        let Some(words) = self.words else {
+            return Ok(self.tokenize(text, enough, 0, OffsetType::None)?.get_ids().to_vec());
+        };
+        let most = match enough {
+            Some((count, Side::Right)) => count,
+            _ => usize::MAX,
+        };
+        let (model, mut ids) = (self.tokenizer.get_model(), Vec::new());
+        words.parts(text, model, |part| {
+            match part {
+                Part::Token(id) => ids.push(id),
+                Part::Word(word) => {
+                    let tokens = model.tokenize(word).map_err(failed("tokenize a text"))?;
+                    ids.extend(tokens.iter().map(|token| token.id));
+                }
+                Part::Text(text) => {
+                    let left = (most < usize::MAX).then(|| (most - ids.len(), Side::Right));
+                    let encoding = self.tokenize(text, left, 0, OffsetType::None)?;
+                    ids.extend(encoding.get_ids());
+                }
+            }
+            Ok::<_, Error>(ids.len() < most)
+        })?;
+        Ok(ids)
     }
 
     /// The tokens of a text without special tokens. Stops when there are `enough` of them, counted from the side that

@@ -28,6 +28,7 @@ mod tests;
 mod truncate;
 mod unigram;
 mod window;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,6 +55,7 @@ pub use row_template::RowTemplate;
 use special::SpecialTokens;
 pub use truncate::{Side, TruncationStrategy};
 pub use window::{Window, WindowOptions};
+use words::Words;
 
 /// From this value on, `model_max_length` means "no limit" (transformers writes 1e30).
 const LARGE_INTEGER: f64 = 1e20;
@@ -81,6 +83,8 @@ pub struct AutoTokenizer {
     frame: Option<Frame>,
     /// Whether a prefix of a long text determines its first tokens.
     word_by_word: bool,
+    /// The rules for plain words, if the tokenizer has them.
+    words: Option<Words>,
     special: SpecialTokens,
     /// The ids of pieces that are not those of `tokenizer`.
     pieces: Option<PieceIds>,
@@ -196,6 +200,7 @@ impl AutoTokenizer {
             Ok(Self {
                 frame: Frame::find(&tokenizer),
                 word_by_word: prefix::is_word_by_word(&tokenizer),
+                words: Words::of(&tokenizer),
                 bounded: Bounded::new(&tokenizer)?,
                 tokenizer,
                 class,
@@ -251,6 +256,7 @@ impl AutoTokenizer {
                 Error::new(ErrorKind::Internal, "cannot add the markers of texts").source(e)
             })?;
             self.word_by_word = prefix::is_word_by_word(&self.tokenizer);
+            self.words = self.words.and_then(|_| Words::of(&self.tokenizer));
         }
         Ok(self)
     }
@@ -270,6 +276,7 @@ impl AutoTokenizer {
         let normalizers = std::iter::once(Lowercase.into()).chain(before).collect();
         convert::set_normalizer(&mut self.tokenizer, Sequence::new(normalizers))?;
         self.word_by_word = prefix::is_word_by_word(&self.tokenizer);
+        self.words = self.words.and_then(|_| Words::of(&self.tokenizer));
         self.bounded = checked::with_stack(|| Bounded::new(&self.tokenizer))?;
         Ok(self)
     }
@@ -357,6 +364,7 @@ impl AutoTokenizer {
         Ok(Self {
             frame: Frame::find(&tokenizer),
             word_by_word: prefix::is_word_by_word(&tokenizer),
+            words: Words::of(&tokenizer).filter(|_| pieces.is_none()),
             bounded: Bounded::new(&tokenizer)?,
             tokenizer,
             class,
