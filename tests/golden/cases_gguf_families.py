@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType as Type
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 import tiny_tokenizers_modern as tiny
-from cases_gguf import (CAUSAL, NEW_TOKENS, PROMPTS, TEXTS, add_tensor, byte_level, common, converted, decoder, gemma_keys,
+from cases_gguf import (CAUSAL, NEW_TOKENS, PROMPTS, TEXTS, add_tensor, bert_keys, byte_level, common, converted, decoder, gemma_keys,
                         gemma_tokens, gguf_name, mixed, qwen_bytes, rope, sentencepiece, sizes, unigram)
 from modern import randomise
 from tiny_tokenizers import t5 as tiny_t5
@@ -36,7 +36,9 @@ def parts(arch, names, key, weights, config):
         return {f"blk.{key.split('.')[2]}.ffn_gate_inp.weight": weights}
     if key in ("score.weight", "classifier.weight", "classifier.bias"):
         return {f"cls.output.{key.rsplit('.', 1)[1]}": weights}
-    name = gguf_name(arch, names, key.removeprefix("model.") if arch == "modern-bert" else key)
+    name = gguf_name(arch, names, key.removeprefix("model.") if arch == "modern-bert" else key.removeprefix("roberta."))
+    if arch == "bert" and name == "position_embd.weight":
+        weights = weights[config.pad_token_id + 1:]
     return {name: converted("llama" if arch == "granite" else "gemma3" if arch == "gemma-embedding" else arch, name, weights, config)}
 
 
@@ -47,6 +49,9 @@ def back(arch, name, weights, config):
         return weights.reshape(heads, weights.shape[0] // heads // 2, 2, *weights.shape[1:]).swapaxes(1, 2).reshape(weights.shape)
     if arch == "gemma-embedding" and name.endswith("norm.weight"):
         return weights - np.float32(1)
+    if arch == "bert" and name == "position_embd.weight":
+        # No token has one of the first positions.
+        return np.concatenate([np.zeros((config.pad_token_id + 1, weights.shape[1]), np.float32), weights])
     return weights
 
 
@@ -310,3 +315,25 @@ case("qwen3-scores", "qwen3", AutoModelForSequenceClassification,
      {**common("qwen3", 32, 1, 2, 1, 64, head_dim=16, rope_parameters=rope()), "tie_word_embeddings": True, "id2label": {0: "yes", 1: "no"},
       "label2id": {"yes": 0, "no": 1}}, tiny.qwen2, qwen_bytes, labelled, mixed(),
      "as Qwen3-Reranker is converted: two rows of its head are the labels", generates=False)
+
+
+def roberta_keys(writer, config):
+    bert_keys(writer, config)
+    writer.kv_data[-1].pop(f"{writer.arch}.pooling_type")
+    writer.add_pooling_type(gguf.PoolingType.RANK)
+    writer.add_classifier_output_labels(list(config.id2label.values()))
+
+
+def roberta_bytes(writer, tokenizer):
+    byte_level(writer, tokenizer, "roberta-bpe")
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(True)
+
+
+ROBERTA = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_position_embeddings=66, type_vocab_size=1)
+case("xlm-roberta-scores", "bert", AutoModelForSequenceClassification, {**ROBERTA, "model_type": "xlm-roberta", "num_labels": 1}, tiny.xlm_roberta, unigram,
+     roberta_keys, mixed(ffn="Q4_0"), "as bge-reranker is converted: one score of a pair, with two `</s>` between its texts", generates=False,
+     texts=[["Who?", TEXTS[0]], ["a", "b"]])
+case("roberta-labels", "bert", AutoModelForSequenceClassification,
+     {**ROBERTA, "model_type": "roberta", "id2label": {0: "bad", 1: "so-so", 2: "good"}, "label2id": {"bad": 0, "so-so": 1, "good": 2}},
+     tiny.roberta, roberta_bytes, roberta_keys, mixed(attn="Q8_0"), "as RoBERTa is converted, with three labels", generates=False)

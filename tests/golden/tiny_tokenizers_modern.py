@@ -6,7 +6,7 @@ import sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import (AlbertTokenizer, BertTokenizer, DebertaTokenizer, DebertaV2Tokenizer, GemmaTokenizer, GPT2Tokenizer, GPTNeoXTokenizer,
-                          LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, XLMRobertaTokenizer)
+                          LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, RobertaTokenizer, XLMRobertaTokenizer)
 
 import tiny_tokenizers as tiny
 from texts import corpus
@@ -123,6 +123,12 @@ def albert(max_length):
     """Unigram without case and accents."""
     vocab = [*((word, 0.0) for word in ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")), *pieces()]
     return AlbertTokenizer(vocab=vocab, **tiny.limit(max_length))
+
+
+def roberta(max_length):
+    """GPT-2's vocabulary with the special tokens of fairseq."""
+    vocab, merges, limit = byte_level(max_length, first=["<s>", "<pad>", "</s>", "<unk>"], last=["<mask>"])
+    return RobertaTokenizer(vocab=vocab, merges=merges, **limit)
 
 
 def deberta(max_length):

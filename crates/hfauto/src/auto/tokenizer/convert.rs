@@ -440,7 +440,11 @@ pub(super) fn bos_and_eos(
         (false, true) => ("$A:0 eos_token:0", "$A:0 eos_token:0 $B:1 eos_token:1"),
         (true, true) => (
             "bos_token:0 $A:0 eos_token:0",
-            "bos_token:0 $A:0 eos_token:0 bos_token:1 $B:1 eos_token:1",
+            if options.two_eos_in_pair {
+                "bos_token:0 $A:0 eos_token:0 eos_token:0 $B:0 eos_token:0"
+            } else {
+                "bos_token:0 $A:0 eos_token:0 bos_token:1 $B:1 eos_token:1"
+            },
         ),
     };
     template(tokenizer, special, single, pair)

@@ -61,6 +61,8 @@ pub(super) struct TokenizerOptions {
     pub(super) add_prefix_space: bool,
     pub(super) add_bos_token: bool,
     pub(super) add_eos_token: bool,
+    /// Whether the second text of a pair follows a second `eos_token`, not `bos_token`: said by GGUF files only.
+    pub(super) two_eos_in_pair: bool,
     /// Whether the space before a text is also added after special tokens.
     pub(super) legacy: Option<bool>,
     pub(super) given_prefix_space: Option<bool>,
@@ -86,6 +88,7 @@ impl TokenizerOptions {
             add_prefix_space: given_prefix_space.unwrap_or(false),
             add_bos_token: flag("add_bos_token").unwrap_or(false),
             add_eos_token: flag("add_eos_token").unwrap_or(false),
+            two_eos_in_pair: flag("two_eos_in_pair").unwrap_or(false),
             legacy: flag("legacy"),
             given_prefix_space,
             from_slow: prefix_space_from_slow && given_prefix_space.is_some(),

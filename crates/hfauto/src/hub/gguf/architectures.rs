@@ -108,6 +108,9 @@ pub(super) static ARCHITECTURES: [Architecture; 19] = [
             ("position_embd", "embeddings.position_embeddings"),
             ("token_types", "embeddings.token_type_embeddings"),
             ("token_embd_norm", "embeddings.LayerNorm"),
+            // RoBERTa's head computes what BERT's pooler and classifier do.
+            ("cls", "pooler.dense"),
+            ("cls.output", "classifier"),
         ],
         layers: &[("blk.", "encoder.layer.", names::BERT_LAYER)],
         form: |_, _| Ok(Form::default()),
@@ -403,12 +406,6 @@ impl Architecture {
                 return Err(Fault::unsupported(format!("has {what}, which is not implemented")));
             }
         }
-        if self.name == "bert" && (keys.has("cls.weight") || keys.has("cls.output.weight")) {
-            // The converter leaves the pooler of BERT out, and does not say whether the head is RoBERTa's or DistilBERT's.
-            return Err(Fault::unsupported(
-                "is a bert with a head that scores texts, which is not implemented",
-            ));
-        }
         let encodes =
             matches!(self.name, "bert" | "nomic-bert" | "modern-bert" | "gemma-embedding");
         if keys.flag("attention.causal") == Some(false) && !encodes {
@@ -617,6 +614,18 @@ fn modern_bert(keys: &Keys<'_>, config: &mut Map<String, Json>) -> Result<(), Fa
 }
 
 fn bert(keys: &Keys<'_>, config: &mut Map<String, Json>) -> Result<(), Fault> {
+    if keys.has("cls.weight") != keys.has("cls.output.weight") {
+        // The converter takes the head of BERT for one layer: it leaves the pooler out, which is the other.
+        return Err(Fault::unsupported(
+            "is a bert with one layer of a head that scores texts: its pooler is not in the file",
+        )
+        .hint("heads of RoBERTa and XLM-RoBERTa are in such files, those of BERT are not"));
+    }
+    if !keys.has("token_types.weight") {
+        return Err(Fault::unsupported(
+            "is a bert without `token_types.weight`: a DistilBERT, which is not implemented",
+        ));
+    }
     let mut set = |key: &str, value: Json| config.insert(key.to_owned(), value);
     set("hidden_size", keys.size("embedding_length")?.into());
     set("num_hidden_layers", keys.size("block_count")?.into());

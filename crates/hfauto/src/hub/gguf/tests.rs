@@ -187,16 +187,24 @@ fn experts_are_as_many_as_the_file_says() {
 }
 
 #[test]
-fn heads_of_bert_are_refused() {
-    let keys = vec![named("general.architecture", "bert")];
-    let tensors = ["cls.weight", "token_embd.weight"].map(|name| tensor(name, &[32, 1], 8, 0));
-    let file = Writer { keys, tensors: tensors.to_vec(), data: 34 };
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("m.gguf");
-    std::fs::write(&path, file.bytes()).unwrap();
-    let error = Gguf::open(&path).and_then(|gguf| gguf.file("config.json")).unwrap_err();
-    assert!(error.to_string().contains("a head that scores texts"), "{error}");
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
+fn heads_of_bert_without_a_pooler_are_refused() {
+    for (tensors, expected) in [
+        (&["cls.weight"][..], "one layer of a head that scores texts"),
+        (&["cls.output.weight"], "one layer of a head that scores texts"),
+        (&["cls.weight", "cls.output.weight"], "a DistilBERT, which is not implemented"),
+        (&[], "a DistilBERT, which is not implemented"),
+    ] {
+        let keys = vec![named("general.architecture", "bert")];
+        let tensors = tensors.iter().chain(&["token_embd.weight"]);
+        let tensors: Vec<_> = tensors.map(|name| tensor(name, &[32, 1], 8, 0)).collect();
+        let file = Writer { keys, tensors, data: 34 };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        std::fs::write(&path, file.bytes()).unwrap();
+        let error = Gguf::open(&path).and_then(|gguf| gguf.file("config.json")).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
 }
 
 /// What the file says about `name`.

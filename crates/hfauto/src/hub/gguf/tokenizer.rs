@@ -128,6 +128,11 @@ impl<'a> Vocabulary<'a> {
         (self.flag("add_bos_token").unwrap_or(bos), self.flag("add_eos_token").unwrap_or(eos))
     }
 
+    /// Whether it is a RoBERTa's, or an XLM-RoBERTa's, which have two `eos_token` between two texts.
+    fn is_roberta(&self) -> bool {
+        self.architecture == "bert" && self.kind != Kind::Bert && self.frame() == (true, true)
+    }
+
     /// Whether a space is added before the first word.
     fn adds_space(&self) -> bool {
         self.flag("add_space_prefix").unwrap_or(true)
@@ -160,6 +165,8 @@ impl<'a> Vocabulary<'a> {
         } else {
             config.insert("add_bos_token".into(), bos.into());
             config.insert("add_eos_token".into(), eos.into());
+            // Not a setting of transformers: its classes of the family always do it.
+            config.insert("two_eos_in_pair".into(), self.is_roberta().into());
         }
         if let Some(templates) = self.chat_templates() {
             config.insert("chat_template".into(), templates);
@@ -304,8 +311,12 @@ impl<'a> Vocabulary<'a> {
                 "use_regex": false,
             });
         }
-        // ModernBERT has one first token, also in front of two texts.
-        let second_bos = bos.filter(|_| self.architecture != "modern-bert");
+        let second_bos = match self.architecture {
+            // One first token, also in front of two texts.
+            "modern-bert" => None,
+            _ if self.is_roberta() => eos,
+            _ => bos,
+        };
         let part = |sequence: &str, segment: u32, bos: Option<(u32, &str)>| {
             let special = |token: Option<(u32, &str)>| {
                 token.map(|(_, text)| json!({"SpecialToken": {"id": text, "type_id": segment}}))

@@ -28,7 +28,7 @@ fn goldens() -> Vec<Golden> {
     let mut dirs: Vec<PathBuf> =
         std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     dirs.sort();
-    assert!(dirs.len() >= 27, "{} goldens", dirs.len());
+    assert!(dirs.len() >= 29, "{} goldens", dirs.len());
     let golden = |dir: PathBuf| Golden {
         name: dir.file_name().unwrap().to_string_lossy().into_owned(),
         json: read_json(&dir.join("golden.json")),

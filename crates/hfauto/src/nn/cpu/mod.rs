@@ -8,8 +8,8 @@
 //!
 //! # Products
 //! Linear layers are packed at load into panels of 32 outputs, in the order in which the kernel reads them, as f32 or
-//! bf16 (`packed`) or 8-bit integers (`int8`); blocks of a GGUF file stay as they are, and are widened by panels (`blocks`). Each row is summed in the same order, whatever the number of
-//! rows. Results go to uninitialized memory; every product counts the elements that it has written. Layers work in
+//! bf16 (`packed`) or 8-bit integers (`int8`). Blocks of a GGUF file keep their bytes, and are widened by panels
+//! (`blocks`). Each row is summed in the same order, whatever the number of rows. Results go to uninitialized memory; every product counts the elements that it has written. Layers work in
 //! blocks of 128 tokens, so that the activation function, and the second product of a feed-forward layer, find their
 //! input in the cache.
 //!

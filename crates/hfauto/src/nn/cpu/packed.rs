@@ -8,6 +8,7 @@
 //! [`PackedWeight`].
 
 use std::array;
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -165,7 +166,8 @@ impl PackedWeight {
         }
         let shape = (outputs.len(), self.in_features);
         let product = |out: &mut _| {
-            Product { panels: self.slices(outputs), shape, first: 0, x, bias, out }.run()
+            let panels = self.slices(outputs);
+            Product { panels, shape, outputs: 0..shape.0, x, bias, out }.run()
         };
         // SAFETY: the product returns the number of elements that it has written.
         #[allow(unsafe_code, reason = "zeroing the output first takes a twentieth of the time")]
@@ -219,30 +221,42 @@ pub(super) unsafe fn append_rows(
     Ok(())
 }
 
-/// As [`append_rows`], for a weight whose panels, `(in_features, PANEL)` in f32, are made one after the other: `fill` makes
-/// the one that begins with an output. A weight in f32 gives the same results.
+thread_local! {
+    /// The panel that a product has made; the buffer is reused by the next one.
+    static PANEL_NUMBERS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// As [`append_rows`], for a weight whose panels, `(in_features, PANEL)` in f32, are made one after the other. `panels` are the
+/// outputs of each, at most [`PANEL`], and what makes it; together they are all outputs, each once. A weight in f32 gives
+/// the same results.
 ///
 /// # Errors
 /// As [`PackedWeight::append`].
-pub(super) fn append_by_panels(
+///
+/// # Panics
+/// When outputs are missing or repeated: a bug of the caller.
+pub(super) fn append_by_panels<F: FnOnce(&mut [f32])>(
     out: &mut Vec<f32>,
     x: &[f32],
     bias: Option<&[f32]>,
     shape: (usize, usize),
-    mut fill: impl FnMut(usize, &mut [f32]),
+    panels: impl Iterator<Item = (Range<usize>, F)>,
 ) -> Result<()> {
-    let (out_features, in_features) = shape;
-    let mut panel = vec![0.0; PANEL * in_features];
     let write = |out: &mut [MaybeUninit<f32>]| {
-        let mut written = 0;
-        for first in (0..out_features).step_by(PANEL) {
-            fill(first, &mut panel);
-            let (panels, out) = (Slices::F32(&panel), &mut *out);
-            written += Product { panels, shape, first, x, bias, out }.run();
-        }
-        written
+        PANEL_NUMBERS.with_borrow_mut(|panel| {
+            panel.resize(PANEL * shape.1, 0.0);
+            let (mut written, mut next) = (0, 0);
+            for (outputs, fill) in panels {
+                assert_eq!(outputs.start, next, "bug: panels with gaps");
+                next = outputs.end;
+                fill(panel);
+                let (panels, out) = (Slices::F32(panel), &mut *out);
+                written += Product { panels, shape, outputs, x, bias, out }.run();
+            }
+            written
+        })
     };
-    // SAFETY: each product returns the number of elements that it has written, in its own columns.
+    // SAFETY: each product returns the number of elements that it has written, in its own columns: panels follow each other.
     #[allow(unsafe_code, reason = "zeroing the output first takes a twentieth of the time")]
     unsafe {
         append_rows(out, x, bias, shape, write)
@@ -262,8 +276,8 @@ struct Product<'a> {
     panels: Slices<'a>,
     /// `(out_features, in_features)` of the whole weight.
     shape: (usize, usize),
-    /// The output that the first panel begins with.
-    first: usize,
+    /// The outputs that the panels hold.
+    outputs: Range<usize>,
     x: &'a [f32],
     bias: Option<&'a [f32]>,
     out: &'a mut [MaybeUninit<f32>],
@@ -333,8 +347,8 @@ impl Product<'_> {
         let mut written = 0;
         let panels = panels.chunks_exact(in_features.div_ceil(O::PARTS) * PANEL);
         for (number, panel) in panels.enumerate() {
-            let column = self.first + number * PANEL;
-            let columns = PANEL.min(out_features - column);
+            let column = self.outputs.start + number * PANEL;
+            let columns = PANEL.min(self.outputs.end - column);
             let mut bias = [0.0; PANEL];
             if let Some(all) = self.bias {
                 bias[..columns].copy_from_slice(&all[column..column + columns]);
@@ -449,7 +463,8 @@ pub(super) mod tests {
             let bias = bias.as_deref();
             let product = |out: &mut _| {
                 let panels = packed.slices(0..shape.0);
-                Product { panels, shape, first: 0, x, bias, out }.with_simd(pulp::Scalar::new())
+                Product { panels, shape, outputs: 0..shape.0, x, bias, out }
+                    .with_simd(pulp::Scalar::new())
             };
             // SAFETY: as in `append`.
             #[allow(unsafe_code, reason = "as in `append`")]
@@ -489,7 +504,7 @@ pub(super) mod tests {
         let (mut all, shape, bias) = (Vec::new(), weight.shape(), Some(bias));
         let product = |out: &mut _| {
             let panels = weight.slices(0..shape.0);
-            Arch::new().dispatch(Product { panels, shape, first: 0, x, bias, out })
+            Arch::new().dispatch(Product { panels, shape, outputs: 0..shape.0, x, bias, out })
         };
         // SAFETY: as in `append`.
         #[allow(unsafe_code, reason = "as in `append`")]
