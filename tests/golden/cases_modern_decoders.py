@@ -55,6 +55,9 @@ def neox_of_the_hub(config):
 modern_cell("gpt_neox/model", neox(24, 2, 3, 40), notes="queries, keys and values head by head; attention and feed-forward network side by side, each with a norm")
 modern_cell("gpt_neox/model-sequential", neox(32, 2, 2, 28), use_parallel_residual=False, attention_bias=False, hidden_act="relu",
             rope_parameters=rope(rope_theta=100.0, partial_rotary_factor=0.5), config_json=neox_of_the_hub)
+modern_cell("gpt_neox/model-dynamic", {**neox(16, 1, 2, 24), "max_position_embeddings": 12},
+            rope_parameters=rope("dynamic", rope_theta=100.0, factor=2.0, partial_rotary_factor=1.0),
+            notes="heads of eight features that all turn: a quarter of them is too small for `dynamic`")
 modern_cell("gpt_neox/for-causal-lm", neox(16, 2, 2, 28), notes="embed_out")
 modern_cell("gpt_neox/for-sequence-classification", neox(16, 2, 2, 24), labels=EMOTIONS)
 modern_cell("gpt_neox/for-question-answering", neox(16, 2, 2, 24))

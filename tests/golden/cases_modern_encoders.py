@@ -78,6 +78,8 @@ modern_cell("albert/for-multiple-choice", encoder(16, 2, 4, 24), embedding_size=
 modern_cell("xlm-roberta-xl/model", encoder(24, 2, 4, 36), notes="norms before each part and after the last layer")
 modern_cell("xlm-roberta-xl/for-causal-lm", encoder(16, 2, 2, 28), is_decoder=True)
 modern_cell("xlm-roberta-xl/for-masked-lm", encoder(16, 2, 2, 24))
+modern_cell("xlm-roberta-xl/for-masked-lm-untied", encoder(16, 1, 2, 24), tie_word_embeddings=False,
+            notes="untied: lm_head.decoder has a bias of its own beside lm_head.bias, and it counts")
 modern_cell("xlm-roberta-xl/for-sequence-classification", encoder(16, 2, 4, 28), labels=EMOTIONS, spread=3)
 modern_cell("xlm-roberta-xl/for-question-answering", encoder(16, 1, 4, 24))
 modern_cell("xlm-roberta-xl/for-token-classification", encoder(20, 2, 2, 28), labels=TAGS)

@@ -201,13 +201,22 @@ fn hidden_states<'a>(
     layers: impl Iterator<Item = &'a Tensor>,
     lengths: &Lengths,
 ) -> Result<ArrayRef> {
-    let mut hidden_size = 0;
+    let mut hidden_size = None;
     let layers = layers
         .map(|layer| {
-            hidden_size = layer.dim(1).map_err(internal)?;
+            let size = layer.dim(1).map_err(internal)?;
+            let first = *hidden_size.get_or_insert(size);
+            if size != first {
+                let text = format!(
+                    "`hidden_states` of this model have different sizes: {first} features, and {size} after the last layer"
+                );
+                return Err(Error::new(ErrorKind::Unsupported, text)
+                    .hint("`last_hidden_state` is one size: set `outputs: [last_hidden_state]`"));
+            }
             floats(layer)
         })
         .collect::<Result<Vec<_>>>()?;
+    let hidden_size = hidden_size.unwrap_or(0);
     let mut values = Vec::with_capacity(layers.len() * lengths.total_tokens() * hidden_size);
     for range in lengths.ranges() {
         for layer in &layers {
@@ -393,6 +402,10 @@ mod tests {
         assert_eq!(token.as_primitive::<Float32Type>().values().to_vec(), [30.0, 40.0]);
         let empty = states.as_list::<i32>().value(1);
         assert_eq!(empty.as_list::<i32>().value(0).len(), 0);
+
+        let wider = Tensor::zeros((3, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let error = hidden_states([&first, &wider].into_iter(), &lengths).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
 
         let squares = |n: usize| {
             Tensor::arange(0f32, (2 * n * n) as f32, &Device::Cpu)

@@ -95,7 +95,7 @@ const BERT_VOCABULARY: [Layer; 4] = [
     ),
     Layer::Vocabulary(
         "cls.predictions.decoder",
-        &["cls.predictions.bias", "cls.predictions.decoder.bias"],
+        &["cls.predictions.decoder.bias", "cls.predictions.bias"],
     ),
 ];
 
@@ -131,7 +131,7 @@ const fn roberta_vocabulary(eps: f64) -> [Layer; 4] {
         Layer::Dense("lm_head.dense"),
         Layer::Activation(Activation::Gelu),
         Layer::LayerNorm("lm_head.layer_norm", Epsilon::Config("layer_norm_eps", eps)),
-        Layer::Vocabulary("lm_head.decoder", &["lm_head.bias", "lm_head.decoder.bias"]),
+        Layer::Vocabulary("lm_head.decoder", &["lm_head.decoder.bias", "lm_head.bias"]),
     ]
 }
 
@@ -227,7 +227,7 @@ pub(super) static ALBERT: [Row; 5] = [
             Layer::LayerNorm("predictions.LayerNorm", Epsilon::Config("layer_norm_eps", 1e-12)),
             Layer::Vocabulary(
                 "predictions.decoder",
-                &["predictions.bias", "predictions.decoder.bias"],
+                &["predictions.decoder.bias", "predictions.bias"],
             ),
         ],
     ),
@@ -259,7 +259,7 @@ const DEBERTA_VOCABULARY: [Layer; 4] = {
             true,
             &Layer::Vocabulary(
                 "cls.predictions.decoder",
-                &["cls.predictions.bias", "cls.predictions.decoder.bias"],
+                &["cls.predictions.decoder.bias", "cls.predictions.bias"],
             ),
             &Layer::Vocabulary("lm_predictions.lm_head.decoder", &["lm_predictions.lm_head.bias"]),
         ),

@@ -95,7 +95,8 @@ pub enum Layer {
     /// `width → n`, with bias.
     Outputs(&'static str, usize),
     /// `width → vocab_size`. Shares the weight of the word embeddings if the backbone tied them
-    /// ([`VarBuilder::with_tied_head`]). The bias, if names are given, is the first one found.
+    /// ([`VarBuilder::with_tied_head`]). The bias, if names are given, is the first one found: a bias of the layer itself
+    /// counts before the one that a tied layer shares, because transformers does not tie two that differ.
     Vocabulary(&'static str, &'static [&'static str]),
     /// As [`Layer::Vocabulary`], with a bias of shape `(1, vocab_size)` under the second name; zeros if the checkpoint has
     /// none (BART's `final_logits_bias`).
@@ -432,7 +433,7 @@ impl<'a> Loader<'a> {
             Layer::Outputs(name, outputs) => self.linear(name, outputs, true)?,
             Layer::Vocabulary(name, biases) => {
                 let bias = biases.iter().find(|name| self.vb.contains_tensor(name));
-                self.vocabulary(name, bias.or(biases.first()).map(|name| (*name, false)))?
+                self.vocabulary(name, bias.or(biases.last()).map(|name| (*name, false)))?
             }
             Layer::BiasedVocabulary(name, bias) => {
                 let bias = self.vb.contains_tensor(bias).then_some((bias, true));

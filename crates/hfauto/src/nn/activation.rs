@@ -30,12 +30,13 @@ pub enum Activation {
 ///
 /// # Source
 /// `src/transformers/activations.py` at v4.57.
-const ACT2FN: [(&str, Activation); 13] = [
+const ACT2FN: [(&str, Activation); 14] = [
     ("gelu", Activation::Gelu),
     ("gelu_accurate", Activation::GeluTanh),
     ("gelu_fast", Activation::GeluTanh),
     ("gelu_new", Activation::GeluTanh),
     ("gelu_python", Activation::Gelu),
+    ("gelu_python_tanh", Activation::GeluTanh),
     ("gelu_pytorch_tanh", Activation::GeluTanh),
     ("linear", Activation::Identity),
     ("quick_gelu", Activation::QuickGelu),

@@ -146,6 +146,8 @@ pub(super) struct Defaults {
     pub(super) max_position_embeddings: usize,
     pub(super) norm_eps: f64,
     pub(super) rotary: RotaryLayout,
+    /// The family's own names of top-level rotary settings, each after the common one.
+    pub(super) rotary_keys: &'static [(&'static str, &'static str)],
 }
 
 pub(super) const LLAMA_KEYS: Keys = Keys {
@@ -172,6 +174,7 @@ pub(super) const LLAMA: Defaults = Defaults {
     max_position_embeddings: 2048,
     norm_eps: 1e-6,
     rotary: RotaryLayout::Flat { rope_theta: 10_000.0 },
+    rotary_keys: &[],
 };
 
 pub(super) const QWEN: Defaults = Defaults {
@@ -429,7 +432,11 @@ impl LlamaConfig {
             && !fields.flag("use_bidirectional_attention", false)?;
         let mask = if causal { AttentionMask::Causal } else { AttentionMask::Full };
         let most = fields.size(keys.max_position_embeddings, defaults.max_position_embeddings)?;
-        let rotary = RotaryConfig::new(|key| fields.value(key), defaults.rotary, head_dim, most)?;
+        let value = |key| {
+            let own = defaults.rotary_keys.iter().find(|(common, _)| *common == key);
+            fields.value(own.map_or(key, |(_, own)| own))
+        };
+        let rotary = RotaryConfig::new(value, defaults.rotary, head_dim, most)?;
         let layers = fields.size(keys.num_hidden_layers, defaults.num_hidden_layers)?;
         let intermediate_size = match keys.intermediate_size {
             Some(key) => fields.size(key, defaults.intermediate_size)?,

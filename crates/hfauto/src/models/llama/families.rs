@@ -154,22 +154,19 @@ impl LlamaConfig {
             num_attention_heads: 64,
             activation: "gelu",
             rotary: partial(0.25),
+            rotary_keys: &[
+                ("rope_theta", "rotary_emb_base"),
+                ("partial_rotary_factor", "rotary_pct"),
+            ],
             keys: Keys { num_key_value_heads: None, ..LAYER_NORM.keys },
             ..LAYER_NORM
         };
         let config = Self::new(fields, &defaults)?;
-        let value = |key| match key {
-            "rope_theta" => fields.value("rotary_emb_base"),
-            "partial_rotary_factor" => fields.value("rotary_pct"),
-            key => fields.value(key),
-        };
-        let (head_dim, most) = (config.head_dim, config.max_position_embeddings);
         let bias = fields.flag("attention_bias", true)?;
         let parallel = fields.flag("use_parallel_residual", true)?;
         let residual = if parallel { Residual::Parallel } else { Residual::Sequential };
         Ok(Self {
             layout: LlamaLayout { residual, ..LlamaLayout::GPT_NEOX },
-            rotary: vec![RotaryConfig::new(value, defaults.rotary, head_dim, most)?],
             qkv_bias: bias,
             o_bias: bias,
             mlp_bias: true,
@@ -325,6 +322,10 @@ impl LlamaConfig {
             num_attention_heads: 8,
             ..LAYER_NORM
         };
+        // Sums over the slices of tensor parallelism leave out the biases.
+        if fields.size("pretraining_tp", 1)? > 1 {
+            fields.only("slow_but_exact", &json!(false))?;
+        }
         let config = Self::new(fields, &defaults)?;
         let after = fields.flag("apply_residual_connection_post_layernorm", false)?;
         let residual = if after { Residual::AfterNorms } else { Residual::Sequential };
@@ -519,4 +520,24 @@ fn local_layers(fields: &Fields<'_>, layers: usize) -> Result<Vec<bool>> {
         return Err(model(&format!("{text} `num_layers: {layers}`")));
     }
     Ok(local)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn blooms_sums_over_slices_are_refused() {
+        let read = |settings: Value| {
+            let object = settings.as_object().cloned().unwrap_or_default();
+            LlamaConfig::bloom(&Fields::new(&object))
+        };
+        let error = read(json!({"pretraining_tp": 2, "slow_but_exact": true})).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("`slow_but_exact: true`"), "{error}");
+        assert!(read(json!({"pretraining_tp": 1, "slow_but_exact": true})).is_ok());
+        assert!(read(json!({"pretraining_tp": 4, "slow_but_exact": false})).is_ok());
+    }
 }
