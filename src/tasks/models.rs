@@ -53,6 +53,10 @@ impl Models {
         if model.processor.tokenizer.is_some() {
             return Ok(model);
         }
+        if model.config().dimensions().reads_text() {
+            let found = model.sentence_transformer.tokenizer();
+            found.map_err(|error| error.at(format!("model `{}`", spec.repo)))?;
+        }
         let message = format!("model `{}` reads images, not text", spec.repo);
         Err(Error::new(ErrorKind::Unsupported, message))
     }
@@ -120,7 +124,8 @@ pub struct ResolvedModel {
     weights: Arc<Weights>,
 }
 
-/// The preprocessors of the model's inputs: one of them, or both for a model of texts and images.
+/// The preprocessors of the model's inputs: one of them, or both for a model of texts and images. Such a model may have the
+/// files of one only: many classifiers of images come without a tokenizer.
 struct Processor {
     tokenizer: Option<AutoTokenizer>,
     image: Option<AutoImageProcessor>,
@@ -129,13 +134,17 @@ struct Processor {
 impl Processor {
     fn new(model: &SentenceTransformerConfig) -> Result<Self> {
         let dimensions = model.config.dimensions();
-        let reads_images = dimensions.image.is_some();
-        let image = reads_images
-            .then(|| AutoImageProcessor::from_snapshot(&model.transformer))
-            .transpose()?;
-        let reads_text = !reads_images || dimensions.reads_text();
-        let tokenizer = reads_text.then(|| model.tokenizer()).transpose()?;
-        Ok(Self { tokenizer, image })
+        if dimensions.image.is_none() {
+            return Ok(Self { tokenizer: Some(model.tokenizer()?), image: None });
+        }
+        let image = AutoImageProcessor::from_snapshot(&model.transformer);
+        if !dimensions.reads_text() {
+            return Ok(Self { tokenizer: None, image: Some(image?) });
+        }
+        match (model.tokenizer(), image) {
+            (Err(_), Err(error)) => Err(error.into()),
+            (tokenizer, image) => Ok(Self { tokenizer: tokenizer.ok(), image: image.ok() }),
+        }
     }
 
     /// A digest of what the inputs depend on.
@@ -239,7 +248,7 @@ impl ResolvedModel {
     /// Its tokenizer.
     ///
     /// # Panics
-    /// If the model reads only images; [`Models::resolve`] never returns one.
+    /// If there is none; [`Models::resolve`] never returns such a model.
     pub fn tokenizer(&self) -> &AutoTokenizer {
         match &self.processor.tokenizer {
             Some(tokenizer) => tokenizer,
@@ -260,7 +269,17 @@ impl ResolvedModel {
     pub fn image(&self) -> Result<(&ImageDimensions, &AutoImageProcessor)> {
         match (&self.config().dimensions().image, &self.processor.image) {
             (Some(image), Some(processor)) => Ok((image, processor)),
-            _ => Err(Error::new(
+            (Some(_), None) => {
+                let files = &self.sentence_transformer.transformer;
+                let missing = || {
+                    let message = format!("model `{}` has no image processor", self.spec.repo);
+                    Error::new(ErrorKind::Model, message)
+                };
+                Err(AutoImageProcessor::from_snapshot(files).err().map_or_else(missing, |error| {
+                    error.at(format!("model `{}`", self.spec.repo)).into()
+                }))
+            }
+            (None, _) => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("model `{}` reads text, not images", self.spec.repo),
             )),

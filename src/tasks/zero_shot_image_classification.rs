@@ -102,6 +102,7 @@ impl ZeroShotImageClassificationTask {
     ) -> Result<Self> {
         let class = AutoClass::ZeroShotImageClassification;
         let classifier = Classifier::resolve_image(step, class, models)?;
+        models.resolve(&step.model)?; // its tokenizer
         let model = &classifier.model;
         let images = ImageRows::resolve(step, model)?;
         let config = model.config();

@@ -33,6 +33,7 @@ import cases_embedders  # noqa: F401
 import cases_gguf  # noqa: F401
 import cases_gguf_families  # noqa: F401
 import cases_heads  # noqa: F401
+import cases_image_processors  # noqa: F401
 import cases_images  # noqa: F401
 import cases_models  # noqa: F401
 import cases_modern  # noqa: F401

@@ -289,3 +289,20 @@ fn images_are_confined_and_limited_as_the_pipeline_says() {
     let (code, _, stderr) = hostile(&fixture, &names, "images: {root: nowhere}");
     assert!(code == 66 && stderr.contains("`images.root`"), "{code}: {stderr}");
 }
+
+#[test]
+fn models_of_texts_and_images_classify_images_without_a_tokenizer() {
+    for family in ["siglip", "clip"] {
+        let folder = format!("tests/golden/vision/{family}/for-image-classification");
+        let model = repository().join(folder).display().to_string();
+        let found = by_path(&["pictures/rgb.png"], &json!({"model": model})).unwrap();
+        assert!(!found[0].as_array().unwrap().is_empty(), "{found:?}");
+    }
+    let folder = "tests/golden/vision/siglip/for-zero-shot-image-classification";
+    let model = repository().join(folder).display().to_string();
+    let spec = hfauto_pipe::tasks::ModelSpec::of_repo(model);
+    let models = hfauto_pipe::tasks::Models::new(Arc::new(Hub::from_env()));
+    models.resolve_image(&spec).unwrap();
+    let error = models.resolve(&spec).unwrap_err();
+    assert!(error.to_string().contains("no files for `SiglipTokenizer`"), "{error}");
+}

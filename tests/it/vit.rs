@@ -299,7 +299,11 @@ fn settings_that_do_not_work_are_refused_by_name() {
     // A built-in class takes precedence, as in transformers without `trust_remote_code`.
     let built_in = json!({"auto_map": {"AutoImageProcessor": "x.Y"}, "image_processor_type": "ViTImageProcessor"});
     AutoImageProcessor::from_json(built_in.as_object().unwrap(), Some("vit")).unwrap();
-    check(json!({"size": {"shortest_edge": 224}}), unsupported, &["shortest_edge", "`height`"]);
+    check(json!({"size": {"longest_edge": 224}}), unsupported, &["longest_edge", "`height`"]);
+    let pads = json!({"do_pad": true, "pad_size": {"height": 300, "width": 300}});
+    check(pads, unsupported, &["`pad_size: ", "is not implemented"]);
+    check(json!({"use_square_size": true}), unsupported, &["`use_square_size: true`"]);
+    check(json!({"do_center_crop": true}), ErrorKind::Model, &["but no `crop_size`"]);
     check(json!({"size": {"height": 224}}), ErrorKind::Model, &["`size`", "a size"]);
     check(json!({"size": 0}), ErrorKind::Model, &["`size`"]);
     check(json!({"resample": 8}), ErrorKind::Model, &["`resample`", "0 to 7"]);
@@ -309,9 +313,9 @@ fn settings_that_do_not_work_are_refused_by_name() {
     assert!(nameless.to_string().contains("names no `image_processor_type`"), "{nameless}");
 
     let object = |value: Value| value.as_object().unwrap().clone();
-    // Unused settings are not checked: these classes do not crop, and nothing is resized.
-    let settings = object(json!({"do_center_crop": true, "crop_size": 9, "do_resize": false,
-        "size": {"shortest_edge": 5}}));
+    // Nothing is cropped, resized or normalized.
+    let settings = object(json!({"do_center_crop": false, "crop_size": 9, "do_resize": false,
+        "size": {"shortest_edge": 5}, "do_normalize": false, "image_mean": [0.5]}));
     let processor = AutoImageProcessor::from_json(&settings, Some("vit")).unwrap();
     assert_eq!(processor.output_size(), None);
     let processor = AutoImageProcessor::from_json(&Map::new(), Some("deit")).unwrap();
@@ -336,18 +340,4 @@ fn images_of_another_size_and_texts_are_refused_by_name() {
     assert!(text.contains("reads text, not images"), "{text}");
     let text = bert.forward(&inputs, &Want::default());
     assert!(text.is_ok());
-}
-
-#[test]
-fn a_picture_of_three_rows_is_confused_as_in_transformers() {
-    // Its rows are taken for channels, and its channels for columns.
-    let pixels: Vec<u8> = (0..3 * 4 * 3).collect();
-    let settings = json!({"do_resize": false, "do_rescale": false, "do_normalize": false});
-    let processor =
-        AutoImageProcessor::from_json(settings.as_object().unwrap(), Some("vit")).unwrap();
-    let ours = processor.preprocess(&RgbImage::new(4, 3, pixels)).unwrap();
-    // The bytes in order, as `(3, 4, 3)` with channels first.
-    let expected: Vec<f32> = (0..3 * 4 * 3).map(|byte| byte as f32).collect();
-    let expected = Tensor::from_vec(expected, (3, 4, 3), &Device::Cpu).unwrap();
-    Tolerance::Exact.check(&ours, &expected).unwrap();
 }

@@ -8,9 +8,8 @@
 //! [`AutoImageProcessor::preprocess`].
 //!
 //! # Source
-//! `image_processing_vit.py`, `image_processing_deit.py`, `image_processing_auto.py`,
-//! `image_transforms.py` in `src/transformers` at v4.57; `image_processing_backends.py` and the
-//! `image_processing_pil_*.py` of the other classes at v5.24.
+//! `image_processing_backends.py`, `image_processing_utils.py`, `image_transforms.py` and the `image_processing_pil_*.py` of
+//! the classes in `src/transformers` at v5.24.
 
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value};
@@ -33,39 +32,38 @@ struct Class {
     /// Its name without `ImageProcessor`, `ImageProcessorFast` or `FeatureExtractor`.
     name: &'static str,
     size: usize,
-    /// Whether a size that is one number is that of the shortest edge, and edges are allowed. Otherwise it is a square.
-    edges: bool,
-    /// The size of the center crop, for a class that crops.
+    /// Whether a size that is one number is a square. Otherwise it is that of the shortest edge.
+    default_to_square: bool,
+    /// The size of the center crop, unless the file has one.
     crop_size: Option<usize>,
-    /// Whether such a class crops if the file does not say so.
+    /// Whether the class crops if the file does not say so.
     do_center_crop: bool,
     resample: Resampling,
     /// The mean and the standard deviation of each colour channel.
     normalize: [[f64; CHANNELS]; 2],
     /// ConvNeXT's resizing: to a larger size by this share, then cut, except for large sizes.
     crop_pct: Option<f64>,
-    /// Whether the rows of an image with three rows are taken for channels (transformers 4).
-    guesses_channels: bool,
 }
 
 static CLASSES: [Class; 7] = [
     VIT,
-    Class { name: "DeiT", size: 256, crop_size: Some(224), resample: Resampling::Bicubic, ..VIT },
     Class {
-        name: "Beit",
+        name: "DeiT",
+        size: 256,
         crop_size: Some(224),
-        do_center_crop: false,
+        do_center_crop: true,
         resample: Resampling::Bicubic,
-        guesses_channels: false,
         ..VIT
     },
+    Class { name: "Beit", crop_size: Some(224), resample: Resampling::Bicubic, ..VIT },
     CLIP,
     Class { name: "Bit", ..CLIP },
-    Class { name: "Siglip", crop_size: None, normalize: STANDARD, ..CLIP },
+    Class { name: "Siglip", crop_size: None, do_center_crop: false, normalize: STANDARD, ..CLIP },
     Class {
         name: "ConvNext",
         size: 384,
         crop_size: None,
+        do_center_crop: false,
         normalize: STANDARD,
         crop_pct: Some(224.0 / 256.0),
         ..CLIP
@@ -75,25 +73,24 @@ static CLASSES: [Class; 7] = [
 const VIT: Class = Class {
     name: "ViT",
     size: 224,
-    edges: false,
+    default_to_square: true,
     crop_size: None,
-    do_center_crop: true,
+    do_center_crop: false,
     resample: Resampling::Bilinear,
     normalize: STANDARD,
     crop_pct: None,
-    guesses_channels: true,
 };
 
 const CLIP: Class = Class {
     name: "CLIP",
-    edges: true,
+    default_to_square: false,
     crop_size: Some(224),
+    do_center_crop: true,
     resample: Resampling::Bicubic,
     normalize: [
         [0.481_454_66, 0.457_827_5, 0.408_210_73],
         [0.268_629_54, 0.261_302_58, 0.275_777_11],
     ],
-    guesses_channels: false,
     ..VIT
 };
 
@@ -131,7 +128,8 @@ pub struct AutoImageProcessor {
     class: &'static Class,
     /// Target and filter.
     resize: Option<(Sides, Resampling)>,
-    center_crop: Option<Size>,
+    /// Center crops, one after the other: ConvNeXT's own, and that of the file.
+    center_crops: Vec<Size>,
     rescale_factor: Option<f64>,
     /// The mean and the standard deviation of each colour channel.
     normalize: Option<[[f32; CHANNELS]; 2]>,
@@ -148,8 +146,8 @@ struct Size {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sides {
     Fixed(Size),
-    /// The length of the shorter side; the other one follows.
-    ShortestEdge(usize),
+    /// The length of the shorter side, and the most of the longer side; the longer one follows.
+    ShortestEdge(usize, Option<usize>),
 }
 
 impl Sides {
@@ -158,16 +156,38 @@ impl Sides {
     /// # Errors
     /// `Data` for an image so narrow that the result would be larger than a model's images may be.
     fn of(self, image: &RgbImage) -> Result<Size> {
-        let edge = match self {
-            Self::Fixed(size) => return Ok(size),
-            Self::ShortestEdge(edge) => edge,
-        };
         let (height, width) = (image.height(), image.width());
-        let size = if width <= height {
+        let (edge, longest) = match self {
+            Self::Fixed(size) => return Ok(size),
+            Self::ShortestEdge(edge, longest) => (edge, longest),
+        };
+        // The length of the shorter side where the longer one is limited, before it is rounded.
+        let (short, long) = (height.min(width) as f64, height.max(width) as f64);
+        let limited = longest.filter(|most| long / short * edge as f64 > *most as f64);
+        let size = if let Some(most) = limited {
+            let exact = most as f64 * short / long;
+            let edge = exact.round_ties_even() as usize;
+            if height.min(width) == edge {
+                Size { height, width }
+            } else if width < height {
+                let height = (exact * height as f64 / width as f64) as usize;
+                Size { height, width: edge }
+            } else {
+                let width = (exact * width as f64 / height as f64) as usize;
+                Size { height: edge, width }
+            }
+        } else if width <= height {
             Size { height: edge * height / width, width: edge }
         } else {
             Size { height: edge, width: edge * width / height }
         };
+        if size.height == 0 || size.width == 0 {
+            let message = format!(
+                "an image of {height} by {width} pixels would be resized to {} by {}",
+                size.height, size.width
+            );
+            return Err(Error::of_row(RowErrorKind::ImageDecode, message));
+        }
         if size.height.saturating_mul(size.width) <= limits::MODEL_IMAGE_PIXELS {
             return Ok(size);
         }
@@ -274,42 +294,47 @@ impl AutoImageProcessor {
     /// As [`from_snapshot`](Self::from_snapshot).
     pub fn from_json(json: &Map<String, Value>, model_type: Option<&str>) -> Result<Self> {
         let class = class(json, model_type)?;
-        let size = class.read_size(json, "size", class.size)?;
-        let mut center_crop = None;
+        refuse_others(json)?;
+        let square = flag(json, "default_to_square", class.default_to_square)?;
+        let size = size(json, "size", class.size, square)?;
+        let mut center_crops = Vec::new();
         let resize = if flag(json, "do_resize", true)? {
             let resample = resample(json, class.resample)?;
             let sides = match class.crop_pct {
                 Some(default) => {
                     let (sides, cut) = convnext(json, size, default)?;
-                    center_crop = cut;
+                    center_crops.extend(cut);
                     sides
                 }
-                None => size.sides("size", class.edges)?,
+                None => size.sides("size")?,
             };
             Some((sides, resample))
         } else {
             None
         };
-        // The other classes never crop, whatever the file says.
-        if let Some(default) = class.crop_size {
-            let crop_size = self::size(json, "crop_size", default, false)?;
-            let wanted = flag(json, "do_center_crop", class.do_center_crop)?;
-            center_crop = wanted.then(|| crop_size.fixed("crop_size")).transpose()?;
+        if flag(json, "do_center_crop", class.do_center_crop)? {
+            let given = json.get("crop_size").is_some_and(|size| !size.is_null());
+            let default = class.crop_size.or(given.then_some(0)).ok_or_else(|| {
+                let message = format!("{FILE} has `do_center_crop: true`, but no `crop_size`");
+                Error::new(ErrorKind::Model, message)
+            })?;
+            let crop_size = self::size(json, "crop_size", default, true)?;
+            center_crops.push(crop_size.fixed("crop_size")?);
         }
-        let rescale_factor = match json.get("rescale_factor") {
-            None => 1.0 / 255.0,
-            Some(value) => {
-                value.as_f64().ok_or_else(|| wrong("rescale_factor", value, "a number"))?
-            }
+        let rescale_factor = || match json.get("rescale_factor") {
+            None => Ok(1.0 / 255.0),
+            Some(value) => value.as_f64().ok_or_else(|| wrong("rescale_factor", value, "a number")),
         };
         let [mean, std] = class.normalize;
-        let normalize = [numbers(json, "image_mean", mean)?, numbers(json, "image_std", std)?];
+        let normalize = || {
+            Ok::<_, Error>([numbers(json, "image_mean", mean)?, numbers(json, "image_std", std)?])
+        };
         Ok(Self {
             class,
             resize,
-            center_crop,
-            rescale_factor: flag(json, "do_rescale", true)?.then_some(rescale_factor),
-            normalize: flag(json, "do_normalize", true)?.then_some(normalize),
+            center_crops,
+            rescale_factor: flag(json, "do_rescale", true)?.then(rescale_factor).transpose()?,
+            normalize: flag(json, "do_normalize", true)?.then(normalize).transpose()?,
             digest: blake3::hash(Value::Object(json.clone()).to_string().as_bytes()),
         })
     }
@@ -322,8 +347,8 @@ impl AutoImageProcessor {
     /// The height and width of the output of [`preprocess`](Self::preprocess); `None` if they are those of
     /// the image.
     pub fn output_size(&self) -> Option<(usize, usize)> {
-        let ((Some(size), _) | (None, Some((Sides::Fixed(size), _)))) =
-            (self.center_crop, self.resize)
+        let ((Some(&size), _) | (None, Some((Sides::Fixed(size), _)))) =
+            (self.center_crops.last(), self.resize)
         else {
             return None;
         };
@@ -343,28 +368,27 @@ impl AutoImageProcessor {
     /// # Errors
     /// `Data` for an image that would become too large; `Internal` if the tensor cannot be allocated.
     pub fn preprocess(&self, image: &RgbImage) -> Result<Tensor> {
-        let mistaken = self.class.guesses_channels.then(|| with_rows_as_channels(image)).flatten();
-        let mut image = mistaken.as_ref().unwrap_or(image);
+        let mut image = image;
         let resized;
         if let Some((sides, resample)) = self.resize {
             let size = sides.of(image)?;
             resized = image.resize(size.width, size.height, resample);
             image = &resized;
         }
-        let size =
-            self.center_crop.unwrap_or(Size { height: image.height(), width: image.width() });
+        let whole = Size { height: image.height(), width: image.width() };
+        let size = self.center_crops.last().copied().unwrap_or(whole);
+        let rows = self.places(whole.height, |size| size.height);
+        let columns = self.places(whole.width, |size| size.width);
         let mut values = vec![0.0; CHANNELS * size.height * size.width];
         for (channel, plane) in values.chunks_exact_mut(size.height * size.width).enumerate() {
             // A byte has 256 values: each is computed only once, as in numpy.
             let value_of: Vec<f32> = (0..=u8::MAX).map(|byte| self.value(byte, channel)).collect();
-            for (y, row) in plane.chunks_exact_mut(size.width).enumerate() {
-                let old_y = place(y, image.height(), size.height);
-                for (x, value) in row.iter_mut().enumerate() {
-                    let old_x = place(x, image.width(), size.width);
+            for (row, old_y) in plane.chunks_exact_mut(size.width).zip(&rows) {
+                for (value, old_x) in row.iter_mut().zip(&columns) {
                     // Pixels outside the image are black.
                     let byte = match (old_y, old_x) {
                         (Some(y), Some(x)) => {
-                            image.pixels()[(y * image.width() + x) * CHANNELS + channel]
+                            image.pixels()[(y * whole.width + x) * CHANNELS + channel]
                         }
                         _ => 0,
                     };
@@ -374,6 +398,18 @@ impl AutoImageProcessor {
         }
         Tensor::from_vec(values, (CHANNELS, size.height, size.width), &Device::Cpu)
             .map_err(|e| Error::new(ErrorKind::Internal, "cannot create a tensor").source(e))
+    }
+
+    /// For each position along one axis after the center crops, that in the image before them, if it has one. `side` is the
+    /// length of the image along the axis, `of` that of a crop.
+    fn places(&self, side: usize, of: fn(&Size) -> usize) -> Vec<Option<usize>> {
+        let sides: Vec<usize> =
+            std::iter::once(side).chain(self.center_crops.iter().map(of)).collect();
+        let before = |after: usize| {
+            let mut crops = sides.windows(2).rev();
+            crops.try_fold(after, |after, crop| place(after, crop[0], crop[1]))
+        };
+        (0..sides.last().copied().unwrap_or(side)).map(before).collect()
     }
 
     /// The value of one byte of a channel. The rescale factor is applied in f64, the rest in f32.
@@ -398,20 +434,19 @@ fn place(place: usize, from: usize, to: usize) -> Option<usize> {
     place.checked_sub((to - from).div_ceil(2)).filter(|old| *old < from)
 }
 
-/// transformers finds the channel axis by its length: it treats the rows of an image with three rows as
-/// channels. (It fails on an image with one row; here that is read like any other.)
-fn with_rows_as_channels(image: &RgbImage) -> Option<RgbImage> {
-    if image.height() != CHANNELS {
-        return None;
+/// Rejects settings that change images and are not implemented.
+fn refuse_others(json: &Map<String, Value>) -> Result<()> {
+    let pads = flag(json, "do_pad", false)? && json.get("pad_size").is_some_and(|v| !v.is_null());
+    for (key, is_on) in
+        [("pad_size", pads), ("use_square_size", flag(json, "use_square_size", false)?)]
+    {
+        if is_on {
+            let value = json.get(key).unwrap_or(&Value::Null);
+            let message = format!("`{key}: {value}` in {FILE} is not implemented");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
     }
-    let (width, pixels) = (image.width(), image.pixels());
-    // From (row, column, channel) to (column, channel, row).
-    let swapped = (0..width).flat_map(|x| {
-        (0..CHANNELS).flat_map(move |channel| {
-            (0..CHANNELS).map(move |y| pixels[(y * width + x) * CHANNELS + channel])
-        })
-    });
-    Some(RgbImage::new(CHANNELS, width, swapped.collect()))
+    Ok(())
 }
 
 fn class(json: &Map<String, Value>, model_type: Option<&str>) -> Result<&'static Class> {
@@ -482,7 +517,8 @@ fn resample(json: &Map<String, Value>, default: Resampling) -> Result<Resampling
 #[derive(Clone, Copy)]
 enum Written<'a> {
     Fixed(Size),
-    ShortestEdge(usize, &'a Value),
+    /// The shortest edge, and the most of the longest one.
+    ShortestEdge(usize, Option<usize>, &'a Value),
     /// By other edges, which no class supports.
     Edges(&'a Value),
 }
@@ -492,14 +528,14 @@ impl Written<'_> {
     fn fixed(self, key: &str) -> Result<Size> {
         match self {
             Self::Fixed(size) => Ok(size),
-            Self::ShortestEdge(_, value) | Self::Edges(value) => Err(lacks(key, value)),
+            Self::ShortestEdge(_, _, value) | Self::Edges(value) => Err(lacks(key, value)),
         }
     }
 
-    /// The target size of a resize. A shortest edge is accepted only with `edges`.
-    fn sides(self, key: &str, edges: bool) -> Result<Sides> {
+    /// The target size of a resize.
+    fn sides(self, key: &str) -> Result<Sides> {
         match self {
-            Self::ShortestEdge(edge, _) if edges => Ok(Sides::ShortestEdge(edge)),
+            Self::ShortestEdge(edge, longest, _) => Ok(Sides::ShortestEdge(edge, longest)),
             other => other.fixed(key).map(Sides::Fixed),
         }
     }
@@ -519,7 +555,7 @@ fn convnext(
     default: f64,
 ) -> Result<(Sides, Option<Size>)> {
     let edge = match size {
-        Written::ShortestEdge(edge, _) => edge,
+        Written::ShortestEdge(edge, _, _) => edge,
         Written::Fixed(size) => {
             let message = format!("`size` in {FILE} has a height of {}", size.height);
             return Err(Error::new(ErrorKind::Unsupported, message)
@@ -538,37 +574,26 @@ fn convnext(
             .filter(|share| (0.01..=1.0).contains(share))
             .ok_or_else(|| wrong("crop_pct", value, "a number from 0.01 to 1"))?,
     };
-    Ok((Sides::ShortestEdge((edge as f64 / crop_pct) as usize), Some(square)))
+    Ok((Sides::ShortestEdge((edge as f64 / crop_pct) as usize, None), Some(square)))
 }
 
-impl Class {
-    fn read_size<'a>(
-        &self,
-        json: &'a Map<String, Value>,
-        key: &str,
-        default: usize,
-    ) -> Result<Written<'a>> {
-        size(json, key, default, self.edges)
-    }
-}
-
-/// Reads a size: a number is a square, or with `edges` the shortest edge; a list or an object has height and width.
+/// Reads a size: a number is a square, or without `square` the shortest edge; a list has height and width.
 fn size<'a>(
     json: &'a Map<String, Value>,
     key: &str,
     default: usize,
-    edges: bool,
+    square: bool,
 ) -> Result<Written<'a>> {
     const EDGES: [&str; 4] = ["shortest_edge", "longest_edge", "max_height", "max_width"];
-    let square = |side, value| {
-        if edges {
-            Written::ShortestEdge(side, value)
-        } else {
+    let number = |side, value| {
+        if square {
             Written::Fixed(Size { height: side, width: side })
+        } else {
+            Written::ShortestEdge(side, None, value)
         }
     };
     let Some(value) = json.get(key).filter(|value| !value.is_null()) else {
-        return Ok(square(default, &Value::Null));
+        return Ok(number(default, &Value::Null));
     };
     let expected = "a size (a number, or `height` and `width`)";
     let side = |value: &Value| {
@@ -579,12 +604,21 @@ fn size<'a>(
         side(height).zip(side(width)).map(|(height, width)| Written::Fixed(Size { height, width }))
     };
     let read = match value {
-        Value::Number(_) => side(value).map(|side| square(side, value)),
+        Value::Number(_) => side(value).map(|side| number(side, value)),
         Value::Array(sides) if sides.len() >= 2 => fixed(&sides[0], &sides[1]),
         Value::Object(sides) => match (sides.get("height"), sides.get("width")) {
             (Some(height), Some(width)) if sides.len() == 2 => fixed(height, width),
             (None, None) if sides.len() == 1 && sides.contains_key("shortest_edge") => {
-                side(&sides["shortest_edge"]).map(|edge| Written::ShortestEdge(edge, value))
+                side(&sides["shortest_edge"]).map(|edge| Written::ShortestEdge(edge, None, value))
+            }
+            (None, None)
+                if sides.len() == 2
+                    && sides.contains_key("shortest_edge")
+                    && sides.contains_key("longest_edge") =>
+            {
+                side(&sides["shortest_edge"])
+                    .zip(side(&sides["longest_edge"]))
+                    .map(|(edge, longest)| Written::ShortestEdge(edge, Some(longest), value))
             }
             (None, None) if sides.keys().any(|key| EDGES.contains(&key.as_str())) => {
                 Some(Written::Edges(value))
@@ -642,7 +676,7 @@ mod tests {
             let processor = AutoImageProcessor::from_json(json.as_object().unwrap(), None).unwrap();
             assert_eq!(processor.output_size(), Some((size, size)), "{name}");
             assert_eq!(
-                processor.center_crop.is_some(),
+                processor.center_crops.len() == 1,
                 matches!(&*name, "DeiTImageProcessor" | "CLIPImageProcessor")
             );
         }

@@ -516,3 +516,38 @@ fn values_of(task: &str, dir: &Path, case: &Value) -> Vec<Value> {
     };
     texts.logits(&model, &images).unwrap().into_iter().map(of_image).collect()
 }
+
+#[test]
+fn settings_of_image_processors_give_the_pixels_of_transformers() {
+    let dir = root().join("image-processors");
+    let golden = read_json(&dir.join("golden.json"));
+    let outputs = Weights::open(&[dir.join("golden.safetensors")]).unwrap();
+    let read = |name: &str| outputs.tensor(name, DType::F32, &Device::Cpu).unwrap();
+    let picture = |index: usize| {
+        let pixels = read(&format!("picture.{index}"));
+        let (height, width, _) = pixels.dims3().unwrap();
+        let pixels: Vec<f32> = pixels.flatten_all().unwrap().to_vec1().unwrap();
+        RgbImage::new(width, height, pixels.into_iter().map(|value| value as u8).collect())
+    };
+    let (pictures, mut wrong) = ([picture(0), picture(1)], Vec::new());
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(cases.len() > 70);
+    for (number, settings) in cases.iter().enumerate() {
+        let processor = AutoImageProcessor::from_json(settings.as_object().unwrap(), None);
+        let processor = processor.unwrap_or_else(|error| panic!("{settings}: {error}"));
+        for (index, picture) in pictures.iter().enumerate() {
+            let ours = processor.preprocess(picture).unwrap();
+            let expected = read(&format!("{number}.{index}"));
+            if ours.dims() != expected.dims() {
+                let (ours, expected) = (ours.dims(), expected.dims());
+                wrong.push(format!("{settings}, {index}: {ours:?} instead of {expected:?}"));
+                continue;
+            }
+            let off = worst(&ours, &expected);
+            if off > 1e-5 {
+                wrong.push(format!("{settings}, {index}: {off}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
