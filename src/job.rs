@@ -22,6 +22,7 @@ mod reuse;
 mod run;
 mod samples;
 mod spec;
+mod table;
 mod units;
 mod work;
 mod worker;

@@ -115,3 +115,9 @@ pub(crate) const CARD_BYTES: u64 = 4 << 20;
 
 /// The largest manifest of an earlier output in a dataset, in bytes: some hundred thousand files.
 pub(crate) const PUSHED_MANIFEST_BYTES: u64 = 64 << 20;
+
+/// The largest file in the log of a Delta table, in bytes: a checkpoint of some million files.
+pub(crate) const DELTA_LOG_FILE_BYTES: u64 = 512 << 20;
+
+/// How often a run tries to add a version to a Delta table while others do the same.
+pub(crate) const DELTA_ATTEMPTS: usize = 64;

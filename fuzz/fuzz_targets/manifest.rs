@@ -26,6 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
     fs::write(out.join("_SUCCESS"), "").unwrap();
     fs::write(folder.join("outside"), "kept").unwrap();
     let spec = SinkSpec {
+        delta: None,
         path: out,
         format: FileFormat::Parquet,
         compression: None,

@@ -102,7 +102,7 @@ impl Observer {
             let report = &mut self.told.lock().0;
             report.pipeline = secret::hide(&pipeline.name).into_owned();
             report.file = Some(pipeline.file.clone());
-            report.sink = Some(sink.path.clone());
+            report.sink = Some(sink.shown().to_owned());
         }
         self.kept = (!Sink::is_file(sink)).then(|| sink.clone());
     }

@@ -189,7 +189,8 @@ fn write_plan(
         writeln!(text, "  {}: {}{note}", field.name(), field.data_type())?;
     }
     let sink = &pipeline.sink;
-    writeln!(text, "sink      {}, {}", sink.path.display(), sink.format.name())?;
+    let format = if sink.delta.is_some() { "delta" } else { sink.format.name() };
+    writeln!(text, "sink      {}, {format}", sink.shown().display())?;
     write_notices(text, &pipeline.notices)
 }
 

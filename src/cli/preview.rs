@@ -88,6 +88,7 @@ impl Sample {
         let output = folder.path().join("rows.arrow");
         let mut pipeline = pipeline.clone();
         pipeline.sink.path.clone_from(&output);
+        pipeline.sink.delta = None;
         pipeline.sink.format = FileFormat::Arrow;
         pipeline.sink.compression = None;
         pipeline.sink.partition_by.clear();

@@ -44,7 +44,7 @@ impl StatusArgs {
             }
             return super::terminal::print_json(json);
         }
-        let output = pipeline.sink.path.display();
+        let output = pipeline.sink.shown().display();
         let scheduled = scheduled.map(|scheduled| scheduled.to_string()).unwrap_or_default();
         super::print(format_args!("{}: {}\n{output}\n{scheduled}", pipeline.name, describe(&state)))
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::Value;
 
-use crate::config::pipeline::{Check, Expectation, FileFormat, Pipeline, TestSpec};
+use crate::config::pipeline::{Check, DeltaSource, Expectation, FileFormat, Pipeline, TestSpec};
 use crate::config::{self, LoadOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobOptions, counted};
@@ -104,7 +104,9 @@ impl TestArgs {
         let mut pipeline = pipeline.clone();
         pipeline.source.paths = vec![input.display().to_string()];
         pipeline.source.format = Some(FileFormat::Jsonl);
+        pipeline.source.delta = DeltaSource::default();
         pipeline.sink.path.clone_from(&output);
+        pipeline.sink.delta = None;
         pipeline.sink.format = FileFormat::Jsonl;
         pipeline.sink.compression = None;
         pipeline.sink.partition_by.clear();

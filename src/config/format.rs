@@ -18,6 +18,48 @@ pub enum FileFormat {
     Arrow,
 }
 
+/// What `format` names: the format of files, or of a table of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TableFormat {
+    /// Apache Parquet.
+    Parquet,
+    /// Comma-separated values.
+    Csv,
+    /// One JSON object a line.
+    Jsonl,
+    /// Arrow IPC.
+    Arrow,
+    /// A table of Delta Lake: Parquet files, and a log of its versions.
+    Delta,
+}
+
+impl TableFormat {
+    /// The format of files; `None` for a table.
+    pub fn of_files(self) -> Option<FileFormat> {
+        match self {
+            Self::Parquet => Some(FileFormat::Parquet),
+            Self::Csv => Some(FileFormat::Csv),
+            Self::Jsonl => Some(FileFormat::Jsonl),
+            Self::Arrow => Some(FileFormat::Arrow),
+            Self::Delta => None,
+        }
+    }
+}
+
+/// What is written to a table that exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TableMode {
+    /// Nothing: it is an error.
+    #[default]
+    Error,
+    /// The rows, beside those that are there.
+    Append,
+    /// The rows, in place of those that are there.
+    Overwrite,
+}
+
 /// The compression of output files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use super::format::{Compression, FileFormat};
+pub use super::format::{Compression, FileFormat, TableFormat, TableMode};
 use crate::limits::{MAX_LINE_SIZE_BYTES, MAX_TEXT_COLUMNS};
 pub use crate::tasks::{DeviceSpec, Dtype, ImagesSpec, ModelSpec, TaskStep};
 
@@ -161,8 +161,10 @@ impl Pipeline {
 pub struct SourceSpec {
     /// Absolute local paths: files, folders (with hive partitions) or globs, in the order written.
     pub paths: Vec<String>,
-    /// File format; `None` means by extension.
+    /// File format; `None` means by extension, or a Delta table.
     pub format: Option<FileFormat>,
+    /// The Delta table to read.
+    pub delta: DeltaSource,
     /// The CSV dialect.
     pub csv: CsvSpec,
     /// The declared types of CSV and JSONL columns, which are not inferred.
@@ -183,12 +185,22 @@ pub struct SourceSpec {
     pub location: String,
 }
 
+/// How a Delta table is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeltaSource {
+    /// Whether the source must be one; other folders are one if they have a log.
+    pub is_asked: bool,
+    /// Its version; `None` means the last one.
+    pub version: Option<u64>,
+}
+
 impl SourceSpec {
     /// All rows at one path, with the format of its extension. `location` is the position of the path, for messages.
     pub fn of_path(path: impl Into<String>, location: impl Into<String>) -> Self {
         Self {
             paths: vec![path.into()],
             format: None,
+            delta: DeltaSource::default(),
             csv: CsvSpec::default(),
             types: BTreeMap::new(),
             schema: SchemaMode::Union,
@@ -340,11 +352,23 @@ pub enum StepKind {
     Task(TaskStep),
 }
 
+/// A Delta table as an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeltaSink {
+    /// The folder or URL of the table.
+    pub table: PathBuf,
+    /// What is done with one that exists.
+    pub mode: TableMode,
+}
+
 /// Where rows go.
 #[derive(Clone, Debug)]
 pub struct SinkSpec {
-    /// A folder, or one file when the path ends in the format's extension.
+    /// A folder, or one file when the path ends in the format's extension. For a Delta table, the folder in it in which
+    /// its files are made.
     pub path: PathBuf,
+    /// The Delta table that the files become a version of.
+    pub delta: Option<DeltaSink>,
     /// File format; by default that of the path's extension, else Parquet.
     pub format: FileFormat,
     /// Compression; `None` means the format's default (zstd for Parquet, none elsewhere).
@@ -358,6 +382,11 @@ pub struct SinkSpec {
 }
 
 impl SinkSpec {
+    /// What the pipeline file calls the output: the path, or the table.
+    pub fn shown(&self) -> &std::path::Path {
+        self.delta.as_ref().map_or(&self.path, |delta| &delta.table)
+    }
+
     /// Whether the path names a single file rather than a folder.
     pub fn is_single_file(&self) -> bool {
         self.file_form().is_some()

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
-use super::format::{Compression, FileFormat};
+use super::format::{Compression, TableFormat, TableMode};
 
 use super::pipeline::{ColumnType, SchemaMode};
 use crate::document::{StringOrList, written_in_several_ways};
@@ -73,8 +73,11 @@ pub struct RawModel {
 pub struct RawSource {
     /// A file, folder (with hive partitions) or glob, or a list of them; relative to this file.
     pub path: StringOrList,
-    /// The file format. Default: by the extension, also of compressed files such as `.csv.gz` and `.jsonl.zst`.
-    pub format: Option<FileFormat>,
+    /// The file format, or `delta` for a table of Delta Lake. Default: by the extension, also of compressed files such as
+    /// `.csv.gz` and `.jsonl.zst`; a folder with `_delta_log` is a Delta table.
+    pub format: Option<TableFormat>,
+    /// The version of a Delta table to read. Default: the last one.
+    pub version: Option<u64>,
     /// The CSV dialect.
     pub csv: Option<RawCsv>,
     /// Types of CSV and JSONL columns, instead of the inferred ones: `{sku: string}`.
@@ -219,8 +222,11 @@ pub enum RawRows {
 pub struct RawSink {
     /// A folder, or one file when the path ends in the format's extension; relative to this file.
     pub path: String,
-    /// The file format. Default: by the path's extension, else parquet.
-    pub format: Option<FileFormat>,
+    /// The file format, or `delta` for a table of Delta Lake. Default: by the path's extension, else parquet.
+    pub format: Option<TableFormat>,
+    /// What is done with a Delta table that exists: `error` refuses it, `append` keeps its rows, `overwrite` replaces
+    /// them. Default: `error`.
+    pub mode: Option<TableMode>,
     /// The compression. Parquet supports all; Arrow: zstd, lz4, none; CSV and JSONL: gzip, zstd, none. Default: zstd for
     /// Parquet, otherwise none.
     pub compression: Option<Compression>,

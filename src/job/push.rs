@@ -1,5 +1,6 @@
 //! Pushes a finished output to a dataset on the hub: data files, manifest and card in one commit on the tip of the branch
-//! that the run found. Not here: the text of the card (`card`), and the requests (`hfauto::hub`).
+//! that the run found; or as a version of a Delta table. Not here: the text of the card (`card`), the version (`table`),
+//! and the requests (`hfauto::hub`).
 //!
 //! A run that dies before the commit leaves the dataset as it was, and the output in its local folder. The next run of the
 //! same job pushes it from there. The lineage of a manifest names the job, so that a run finds out what is done: in the
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use hfauto::hub::{Change, Content, Dataset};
 
 use super::progress::Stage;
+use super::table::TablePush;
 use super::{Job, JobOptions, card};
 use crate::config::pipeline::{Pipeline, SinkSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,8 +25,37 @@ use crate::store::wait;
 
 const CARD: &str = "README.md";
 
-/// A branch of a dataset, as a run found it, and the lock of the local folder.
-pub(super) struct Push {
+/// Where an output goes when it is finished, as a run found it.
+pub(super) enum Push {
+    Hub(HubPush),
+    Table(TablePush),
+}
+
+impl Push {
+    /// Looks at the destination. Writes nothing.
+    async fn look(job: &Job) -> Result<Self> {
+        let (spec, identity, overwrite) =
+            (&job.pipeline.sink, job.identity(), job.options.overwrite);
+        match &spec.delta {
+            Some(delta) => {
+                let look = || TablePush::look(spec, delta, job.schema(), &identity, overwrite);
+                tokio::task::block_in_place(look).map(Self::Table)
+            }
+            None => HubPush::look(spec, &identity, overwrite).await.map(Self::Hub),
+        }
+    }
+
+    /// The rows of the output of this very job, if the destination has it.
+    fn done(&self) -> Option<u64> {
+        match self {
+            Self::Hub(push) => push.done,
+            Self::Table(push) => push.done,
+        }
+    }
+}
+
+/// A branch of a dataset.
+pub(super) struct HubPush {
     dataset: Arc<Dataset>,
     url: DatasetUrl,
     /// The commit at the tip of the branch.
@@ -38,7 +69,7 @@ pub(super) struct Push {
 }
 
 impl JobOptions {
-    /// Refuses several processes for an output on the hub, which is made in a folder of one machine.
+    /// Refuses several processes for an output that is pushed: its last process would be the one to push it.
     pub(super) fn check_pushed(&self, pipeline: &Pipeline) -> Result<()> {
         let shares =
             [(self.shard.is_some(), "--shard"), (self.join, "--join"), (self.cluster, "--cluster")];
@@ -46,9 +77,9 @@ impl JobOptions {
         match shared {
             Some((_, flag)) if sink::is_staged(&pipeline.sink) => Err(Error::new(
                 ErrorKind::Usage,
-                format!("`{flag}` conflicts with an output on the hub, which one process makes"),
+                format!("`{flag}` conflicts with an output on the hub or in a Delta table, which one process makes"),
             )
-            .hint("write to an object store with several processes, and push its files with a second pipeline")),
+            .hint("write files with several processes, and read them with a second pipeline that pushes them")),
             _ => Ok(()),
         }
     }
@@ -63,7 +94,7 @@ fn of_sink(error: impl Into<Error>) -> Error {
     }
 }
 
-impl Push {
+impl HubPush {
     /// Looks at the dataset. Writes nothing.
     ///
     /// # Errors
@@ -200,12 +231,14 @@ impl Job {
         if !sink::is_staged(&spec) {
             return None;
         }
-        let job = self.identity();
-        let overwrite = self.options.overwrite;
-        wait(async move { Push::look(&spec, &job, overwrite).await }).flatten().err()
+        let (job, overwrite) = (self.identity(), self.options.overwrite);
+        if let Some(delta) = &spec.delta {
+            return TablePush::look(&spec, delta, self.schema(), &job, overwrite).err();
+        }
+        wait(async move { HubPush::look(&spec, &job, overwrite).await }).flatten().err()
     }
 
-    /// Looks at the dataset of the output, and takes the local folder. `None` if the output is not pushed.
+    /// Looks at the destination of the output, and takes its folder. `None` if the output is not pushed.
     pub(super) async fn begin_push(&self) -> Result<Option<(Push, Held)>> {
         let spec = &self.pipeline.sink;
         if !sink::is_staged(spec) {
@@ -213,11 +246,11 @@ impl Job {
         }
         let at = |error: Error| error.at(&spec.location);
         let held = tokio::task::block_in_place(|| sink::hold(spec)).map_err(at)?;
-        let push = Push::look(spec, &self.identity(), self.options.overwrite).await.map_err(at)?;
+        let push = Push::look(self).await.map_err(at)?;
         tokio::task::block_in_place(|| {
             let staged = sink::published(spec)?;
             let is_old = |staged: &Published| staged.job() != Some(&self.identity());
-            if push.done.is_some()
+            if push.done().is_some()
                 || staged.is_some_and(|staged| self.options.overwrite || is_old(&staged))
             {
                 sink::discard(spec)?;
@@ -228,38 +261,46 @@ impl Job {
         Ok(Some((push, held)))
     }
 
-    /// Whether the output is finished, in its local folder or on the hub: there is nothing to compute.
+    /// Whether the output is finished, in its folder or where it goes: there is nothing to compute.
     pub(super) fn is_made(&self, push: &Push) -> Result<bool> {
-        if let Some(rows) = push.done {
+        if let Some(rows) = push.done() {
             let units = if self.whole.is_some() { 1 } else { self.unit_jobs().len() };
             self.progress.with_units(|counts| counts.total = units);
             self.skip_units(units, rows);
-            tracing::info!(rows, "nothing to do: the dataset has the output of this job");
+            tracing::info!(rows, "nothing to do: the destination has the output of this job");
             return Ok(true);
         }
         Ok(tokio::task::block_in_place(|| sink::published(&self.pipeline.sink))?.is_some())
     }
 
-    /// Pushes the output from its local folder, and removes it there.
+    /// Pushes the output from its folder, and removes it there.
     pub(super) async fn finish_push(&self, push: &Push) -> Result<()> {
-        if push.done.is_some() {
+        if push.done().is_some() {
             return Ok(());
         }
         self.progress.enter(Stage::Committing);
         let spec = &self.pipeline.sink;
-        let pushed = self.push_output(push).await.map_err(|error| {
+        let kept = |error: Error| {
             error.at(&spec.location).hint("the output is kept: the same command pushes it")
-        })?;
-        tokio::task::block_in_place(|| sink::discard(spec))?;
-        if let Some(commit) = pushed {
-            tracing::info!(dataset = push.url.id, commit, "output pushed");
-        } else {
-            tracing::info!(dataset = push.url.id, "the dataset has these files already");
+        };
+        match push {
+            Push::Hub(push) => {
+                let pushed = self.push_output(push).await.map_err(kept)?;
+                if let Some(commit) = pushed {
+                    tracing::info!(dataset = push.url.id, commit, "output pushed");
+                } else {
+                    tracing::info!(dataset = push.url.id, "the dataset has these files already");
+                }
+            }
+            Push::Table(push) => {
+                let commit = || self.commit_version(push);
+                tokio::task::block_in_place(commit).map_err(kept)?;
+            }
         }
-        Ok(())
+        tokio::task::block_in_place(|| sink::discard(spec))
     }
 
-    async fn push_output(&self, push: &Push) -> Result<Option<String>> {
+    async fn push_output(&self, push: &HubPush) -> Result<Option<String>> {
         let spec = &self.pipeline.sink;
         let (output, text) = tokio::task::block_in_place(|| {
             let output = sink::published(spec)?.ok_or_else(|| {

@@ -81,7 +81,11 @@ impl Job {
             plan = results.attach(plan).map_err(|e| self.explain_error(e))?;
         }
         let plan = self.physical(&plan).await?;
-        let sink = Sink::create(&self.pipeline.sink, plan.schema(), self.sink_options())?;
+        let spec = &self.pipeline.sink;
+        // What a dead run left in the folder of an output that is pushed is nobody's output.
+        let overwrite = self.options.overwrite || sink::is_staged(spec);
+        let options = SinkOptions { overwrite, ..self.sink_options() };
+        let sink = Sink::create(spec, plan.schema(), options)?;
         self.progress.enter(Stage::Running);
         let stream =
             execute_stream(plan, self.context.task_ctx()).map_err(|e| self.explain_error(e))?;
@@ -162,7 +166,7 @@ impl Job {
     /// Publishes the dead letters of `units`, or none without `rows: skip`.
     pub(super) fn publish_letters(&self, units: &BTreeSet<String>) -> Result<()> {
         let folder = self.letters_folder()?;
-        let own = self.options.overwrite && folder.starts_with(&self.pipeline.sink.path);
+        let own = self.options.overwrite && folder.starts_with(self.pipeline.sink.shown());
         let none = BTreeSet::new();
         let skips = self.pipeline.on_error.rows == OnErrorRows::Skip;
         let units = if skips { units } else { &none };
@@ -171,7 +175,8 @@ impl Job {
 
     /// The folder of dead letters. Folders below the output must not be symbolic links.
     fn letters_folder(&self) -> Result<&Path> {
-        let (folder, output) = (&self.pipeline.on_error.dead_letter, &self.pipeline.sink.path);
+        let folder = &self.pipeline.on_error.dead_letter;
+        let output = self.pipeline.sink.shown();
         if let Ok(inside) = folder.strip_prefix(output) {
             own_file::check_folders(output, inside).map_err(|error| {
                 let message = format!("cannot write `{}`", folder.display());

@@ -80,7 +80,7 @@ impl Lineage {
             run_id: run_id.to_owned(),
             nominal_time,
             inputs,
-            output: Dataset::of_path(&pipeline.sink.path.to_string_lossy()),
+            output: Dataset::of_path(&pipeline.sink.shown().to_string_lossy()),
             columns: None,
         }
     }

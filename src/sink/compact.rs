@@ -267,6 +267,7 @@ impl Output {
         let model_columns = model_columns.map(str::to_owned).collect();
         let spec = SinkSpec {
             path: path.join(""),
+            delta: None,
             format,
             compression: None,
             partition_by: Vec::new(),

@@ -74,6 +74,7 @@ pub(crate) fn check_letters(folder: &Path, schema: SchemaRef) -> Result<()> {
 
 fn spec(path: PathBuf) -> SinkSpec {
     SinkSpec {
+        delta: None,
         location: path.display().to_string(),
         path,
         format: FileFormat::Parquet,

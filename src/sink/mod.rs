@@ -72,8 +72,8 @@ use self::partition::Partitioner;
 pub use self::records::RowErrorCounts;
 pub(crate) use self::results::{Kept, KeptWriter, Place, ResultFolder, RowKey};
 pub(crate) use self::staged::{
-    Held, JOB, MANIFEST, Published, discard, hold, is_staged, keep_card, kept_card, published,
-    staging_folder,
+    Held, JOB, MANIFEST, Published, create_version, discard, hold, is_staged, keep_card, kept_card,
+    move_to_table, nonce, published, staging_folder,
 };
 pub use self::state::OutputState;
 pub(crate) use self::state::{is_remote, keep_report, kept_report};

@@ -28,6 +28,7 @@ pub(crate) fn staging_of(spec: &SinkSpec) -> Option<SinkSpec> {
     // The path may be a URL: only its end is replaced.
     path.set_file_name(format!(".{name}.hfauto-units"));
     Some(SinkSpec {
+        delta: None,
         path,
         format: FileFormat::Arrow,
         compression: Some(Compression::Zstd),

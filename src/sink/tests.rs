@@ -49,6 +49,7 @@ impl RawFile for SmallFile {
 
 fn spec(path: PathBuf, format: FileFormat) -> SinkSpec {
     SinkSpec {
+        delta: None,
         path,
         format,
         compression: None,

@@ -331,6 +331,11 @@ fn braces(written: &str) -> Option<String> {
     ))
 }
 
+/// The path of a local file or folder; a URL as it is written.
+pub(super) fn local_path_of(written: &str) -> PathBuf {
+    local_path(written).unwrap_or_else(|_| PathBuf::from(written))
+}
+
 pub(super) fn local_path(written: &str) -> Result<PathBuf> {
     if let Some((scheme, _)) = written.split_once("://") {
         if scheme != "file" {
@@ -450,7 +455,7 @@ fn of_glob(
 }
 
 /// The consecutive `key=value` folders directly above the file, outermost first.
-fn partitions_of(path: &Path) -> Vec<(String, Option<String>)> {
+pub(crate) fn partitions_of(path: &Path) -> Vec<(String, Option<String>)> {
     let mut partitions: Vec<_> = path
         .ancestors()
         .skip(1)
@@ -466,7 +471,7 @@ fn partitions_of(path: &Path) -> Vec<(String, Option<String>)> {
 }
 
 /// Decodes the percent-encoding of hive folder names; invalid sequences stay unchanged.
-fn unescape(text: &str) -> String {
+pub(super) fn unescape(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

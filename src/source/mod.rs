@@ -5,6 +5,7 @@
 //! - **Order.** Rows keep the order of `source.path`, of paths inside a folder or glob, and of lines or rows inside a
 //!   file. The module `listing` defines which files are listed and what a hive partition is.
 //! - **Object stores** (module `remote`) are listed and read by URL; `crate::store` opens them.
+//! - **Delta tables** (module `delta`) are Parquet files that a log lists, with columns that it declares.
 //! - **Formats.** Parquet, CSV, JSONL and Arrow IPC (file and stream). CSV and JSONL may be compressed with gzip, bzip2,
 //!   xz or zstd, and have other encodings (module `text`). All files of a source have one format.
 //! - **Types.** Parquet and Arrow columns keep the types of the file. Types of CSV and JSONL columns (modules `csv`,
@@ -32,6 +33,7 @@ mod arithmetic;
 mod arrow_ipc;
 mod columns;
 mod csv;
+pub(crate) mod delta;
 mod digest;
 mod error;
 mod inspect;
@@ -81,6 +83,7 @@ use futures::{StreamExt, TryStreamExt};
 #[cfg(feature = "cluster")]
 pub(crate) use self::arithmetic::checked_functions;
 pub use self::error::{name_cast, query_error, stream_error};
+pub(crate) use self::listing::partitions_of;
 pub use self::nesting::check_nesting;
 pub(crate) use self::overlap::{Output, check_output, check_plan};
 pub use self::query::{check_predicate, check_query, why_whole_query};
@@ -90,6 +93,7 @@ pub use self::stamp::FileStamp;
 pub(crate) use self::unit_scan::{ScansOfUnits, UnitScanExec};
 pub use self::units::{StepWork, Unit, UnitSize};
 
+use self::delta::Declared;
 use self::inspect::{Inspected, Inspection, Layout, Rows};
 use self::invalid::InvalidText;
 use self::listing::ListedFile;
@@ -290,7 +294,7 @@ pub(crate) async fn open_with(
     invalid: InvalidUtf8,
 ) -> Result<Source> {
     let listing_spec = spec.clone();
-    let files = blocking(move || listing::list(&listing_spec)).await?;
+    let (files, declared) = blocking(move || listed(&listing_spec)).await?;
     let format = files[0].form.format;
 
     // A batch reads ahead of the limit: those rows must be valid too.
@@ -316,8 +320,14 @@ pub(crate) async fn open_with(
         .try_collect()
         .await
         .map_err(|error| error.at(&spec.location))?;
-    let merged =
+    let mut merged =
         schema::merged(spec, &files, &inspected).map_err(|error| error.at(&spec.location))?;
+    if let Some(declared) = &declared {
+        let applied = declared.applied(&merged.schema, merged.is_plain, &files);
+        (merged.schema, merged.is_plain) = applied.map_err(|error| error.at(&spec.location))?;
+        // What files lack and hold in other types is the log's business.
+        merged.notes.clear();
+    }
     merged.notes.iter().for_each(|note| tracing::warn!("{note}"));
 
     let rows = match &spec.predicate {
@@ -349,6 +359,36 @@ pub(crate) async fn open_with(
         notes,
         ..source
     })
+}
+
+/// The files of a source, and its columns if a table declares them.
+fn listed(spec: &SourceSpec) -> Result<(Vec<ListedFile>, Option<Declared>)> {
+    let at = |error: Error| error.at(&spec.location);
+    let Some(table) = table_of(spec).map_err(at)? else {
+        return Ok((listing::list(spec)?, None));
+    };
+    let (files, declared) = delta::list(table, spec.delta.version).map_err(at)?;
+    Ok((files, Some(declared)))
+}
+
+/// The Delta table of a source; `None` if it has files instead.
+fn table_of(spec: &SourceSpec) -> Result<Option<&str>> {
+    // A format of files reads the files of a folder, whatever else is in it.
+    if spec.format.is_some() {
+        return Ok(None);
+    }
+    let mut found = None;
+    for path in &spec.paths {
+        if spec.delta.is_asked || delta::is_table(path, &listing::local_path_of(path))? {
+            found = Some(path.as_str());
+        }
+    }
+    if found.is_some() && spec.paths.len() > 1 {
+        let message = "a source reads one Delta table, and nothing beside it";
+        return Err(Error::new(ErrorKind::Config, message)
+            .hint("join or union tables in a `sql` step, or run one pipeline for each"));
+    }
+    Ok(found)
 }
 
 /// The value, or the earlier one if it is equal.

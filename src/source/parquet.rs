@@ -3,6 +3,7 @@
 //! scan reads again ([`super::parquet_reader`]).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
@@ -42,13 +43,10 @@ pub(super) fn inspect<R: ChunkReader + 'static>(
     let failed = |error: ParquetError| broken().source(error);
     let damaged = |problem: String| broken().source(problem);
     let opened = open()?;
-    let footer = footer(&opened).map_err(|problem| match problem {
+    let (metadata, rows) = metadata(&opened).map_err(|problem| match problem {
         Problem::Damage(what) => damaged(what),
         Problem::Library(error) => failed(error),
     })?;
-    thrift::check_footer(&footer).map_err(damaged)?;
-    let metadata = ParquetMetaDataReader::decode_metadata(&footer).map_err(failed)?;
-    let rows = check(&metadata, opened.len()).map_err(damaged)?;
     check_suspicious(&metadata, &opened).map_err(damaged)?;
     let file = metadata.file_metadata();
     if u64::try_from(file.num_rows()) != Ok(rows) {
@@ -85,10 +83,35 @@ pub(super) fn inspect<R: ChunkReader + 'static>(
     })
 }
 
-enum Problem {
+/// The checked footer of a file, and its rows.
+///
+/// # Errors
+/// The problem found.
+pub(super) fn metadata(file: &impl ChunkReader) -> Result<(ParquetMetaData, u64), Problem> {
+    let footer = footer(file)?;
+    thrift::check_footer(&footer).map_err(Problem::Damage)?;
+    let metadata = ParquetMetaDataReader::decode_metadata(&footer)?;
+    let rows = check(&metadata, file.len()).map_err(Problem::Damage)?;
+    Ok((metadata, rows))
+}
+
+/// What is wrong with a file.
+#[derive(Debug)]
+pub(super) enum Problem {
     Damage(String),
     Library(ParquetError),
 }
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damage(what) => f.write_str(what),
+            Self::Library(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Problem {}
 
 impl From<ParquetError> for Problem {
     fn from(error: ParquetError) -> Self {

@@ -19,6 +19,7 @@ mod cross_encoder;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod datasets;
+mod delta;
 mod docs;
 mod embedders;
 mod engine;

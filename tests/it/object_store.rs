@@ -588,3 +588,38 @@ fn an_unavailable_store_is_reported() {
     store.fixture.file("embed.yaml", pipeline);
     store.run(&["validate", "embed.yaml"]).fails(78, &["HTTP is read-only"]);
 }
+
+#[test]
+fn a_delta_table_is_written_once_and_read() {
+    let Some(store) = Store::start() else { return };
+    let embed = |files: usize| {
+        store.embed(files, "");
+        let yaml = std::fs::read_to_string(store.fixture.path("embed.yaml")).unwrap();
+        let sink = "{path: 's3://bucket/out/', format: delta, mode: append}";
+        store.fixture.file("embed.yaml", yaml.replace("{path: 's3://bucket/out/'}", sink));
+    };
+    let versions =
+        || store.objects("out/_delta_log").keys().filter(|name| name.ends_with(".json")).count();
+    embed(1);
+    store.run(&["run", "embed.yaml"]).succeeds();
+    assert_eq!((store.count("s3://bucket/out/"), versions()), ("20,20".to_owned(), 1));
+    for place in ["push.uploaded", "push.committed"] {
+        embed(if place == "push.uploaded" { 2 } else { 3 });
+        let before = versions();
+        let status = store
+            .command(&["run", "embed.yaml", "--progress", "none"])
+            .env("HFAUTO_FAILPOINT", place)
+            .output()
+            .unwrap()
+            .status;
+        assert_eq!(status.signal(), Some(9), "{place}");
+        assert_eq!(versions(), before + usize::from(place == "push.committed"), "{place}");
+        store.run(&["run", "embed.yaml"]).succeeds();
+        store.run(&["run", "embed.yaml"]).succeeds();
+        assert_eq!(versions(), before + 1, "{place}");
+    }
+    // Every run appends all files that it reads.
+    assert_eq!(store.count("s3://bucket/out/"), "120,60");
+    let left = store.objects("out");
+    assert!(!left.keys().any(|name| name.starts_with("_hfauto/")), "{:?}", left.keys());
+}

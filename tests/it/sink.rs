@@ -24,6 +24,7 @@ use tempfile::TempDir;
 
 fn spec(path: impl Into<PathBuf>, format: FileFormat) -> SinkSpec {
     SinkSpec {
+        delta: None,
         path: path.into(),
         format,
         compression: None,

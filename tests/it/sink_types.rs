@@ -32,6 +32,7 @@ const MOMENT: i64 = 1_711_846_800;
 
 fn spec(path: &Path, format: FileFormat) -> SinkSpec {
     SinkSpec {
+        delta: None,
         path: path.to_owned(),
         format,
         compression: None,

@@ -355,6 +355,7 @@ fn sink_spec(path: PathBuf, format: Option<FileFormat>) -> Result<SinkSpec> {
         ));
     }
     Ok(SinkSpec {
+        delta: None,
         format: by_path.map(|(format, _)| format).or(format).unwrap_or(FileFormat::Parquet),
         compression: by_path.and_then(|(_, compression)| compression),
         partition_by: Vec::new(),

@@ -49,7 +49,7 @@ pub(crate) fn resolve(
         &models,
         source.select.as_deref().map(|names| (names, top.key("source").key("select"))),
     );
-    let sink = resolver.sink(&raw.sink, top.key("sink"));
+    let sink = resolver.sink(&raw.sink, &name, top.key("sink"));
     if source.paths.iter().any(|path| Path::new(path) == sink.path) {
         let at = top.key("sink").key("path");
         resolver.report.push(
@@ -80,16 +80,18 @@ pub(crate) fn resolve(
     }
     let notices = resolver.notices(raw.run.as_ref(), top.key("run"));
     let is_hub = |path: &Path| hub_store::is_hub(&path.to_string_lossy());
-    if is_hub(&sink.path) {
+    let goes_on = match &sink.delta {
+        Some(_) => Some("a Delta table takes its files away"),
+        None => is_hub(&sink.path).then_some("one on the hub leaves its folder"),
+    };
+    if let Some(goes_on) = goes_on {
         let sink_at = top.key("sink").key("path");
         for (is_set, key) in [(run.is_incremental, "incremental"), (reuse.is_some(), "reuse")] {
             if is_set {
-                let message = format!(
-                    "`{key}` needs an output that stays, and one on the hub leaves its folder"
-                );
+                let message = format!("`{key}` needs an output that stays, and {goes_on}");
                 resolver.report.push(
                     Diagnostic::new(top.key("run").key(key).key, message)
-                        .related(sink_at.value, "on the hub")
+                        .related(sink_at.value, "the output")
                         .hint("write to a local folder or an object store, or remove it"),
                 );
             }

@@ -39,7 +39,7 @@ impl Resolver<'_> {
 /// The default dead letters: `_errors` in the output folder, which readers skip; beside an output of a single file.
 fn beside(sink: &SinkSpec) -> PathBuf {
     if !sink.is_single_file() {
-        return sink.path.join("_errors");
+        return sink.shown().join("_errors");
     }
     let name = sink.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     let stem = name.split('.').next().unwrap_or_default();

@@ -1,7 +1,9 @@
 //! Resolves `sink`: path, format, compression, file size.
 
+use std::path::{Path, PathBuf};
+
 use super::{Cursor, Resolver};
-use crate::config::pipeline::{Compression, FileFormat, SinkSpec};
+use crate::config::pipeline::{Compression, DeltaSink, FileFormat, SinkSpec, TableFormat};
 use crate::config::raw::{RawSink, Size};
 use crate::document::Diagnostic;
 use crate::hub_store::DatasetUrl;
@@ -10,7 +12,7 @@ use crate::hub_store::DatasetUrl;
 const TARGET_FILE_SIZE_BYTES: u64 = 256_000_000;
 
 impl Resolver<'_> {
-    pub(super) fn sink(&mut self, raw: &RawSink, at: Cursor<'_>) -> SinkSpec {
+    pub(super) fn sink(&mut self, raw: &RawSink, name: &str, at: Cursor<'_>) -> SinkSpec {
         let path_at = at.key("path");
         let path = self.path(&raw.path, path_at, "path");
         if raw.path.starts_with("http://") || raw.path.starts_with("https://") {
@@ -20,7 +22,11 @@ impl Resolver<'_> {
                     .hint("write to a local folder, or to s3://, gs://, az:// or hf://"),
             );
         }
-        let by_path = FileFormat::of_sink(&raw.path, raw.format);
+        let is_delta = raw.format == Some(TableFormat::Delta);
+        let asked = raw.format.map(|format| format.of_files().unwrap_or(FileFormat::Parquet));
+        // A table is a folder, whatever its name.
+        let by_path = if is_delta { None } else { FileFormat::of_sink(&raw.path, asked) };
+        self.table(raw, is_delta, at);
         let names_no_folder = |url: &DatasetUrl| url.path.is_empty() || by_path.is_some();
         if DatasetUrl::parse(&raw.path).is_ok_and(|url| names_no_folder(&url)) {
             let message = "an output on the hub is a folder of a dataset";
@@ -29,7 +35,7 @@ impl Resolver<'_> {
                     .hint("name one, such as `hf://datasets/owner/name/data/`"),
             );
         }
-        let format = match (raw.format, by_path) {
+        let format = match (asked, by_path) {
             (Some(format), Some((other, _))) if format != other => {
                 let message = format!(
                     "the format is {}, but the path has the extension of a {} file",
@@ -47,7 +53,7 @@ impl Resolver<'_> {
             (None, Some((format, _))) => format,
             (None, None) => FileFormat::Parquet,
         };
-        if by_path.is_none() {
+        if by_path.is_none() && !is_delta {
             self.other_extension(&raw.path, path_at);
         }
 
@@ -71,8 +77,11 @@ impl Resolver<'_> {
                 );
             }
         }
+        let path = path.unwrap_or_default();
+        let table = is_delta.then(|| path.clone());
         SinkSpec {
-            path: path.unwrap_or_default(),
+            path: table.as_deref().map_or(path, |table| staging(table, name)),
+            delta: table.map(|table| DeltaSink { table, mode: raw.mode.unwrap_or_default() }),
             format,
             compression: raw.compression.or(by_extension),
             partition_by,
@@ -83,6 +92,22 @@ impl Resolver<'_> {
                 TARGET_FILE_SIZE_BYTES,
             ),
             location: self.report.location(at.key),
+        }
+    }
+
+    /// Checks what only a Delta table has, and what it cannot have.
+    fn table(&mut self, raw: &RawSink, is_delta: bool, at: Cursor<'_>) {
+        if raw.mode.is_some() && !is_delta {
+            self.report.push(
+                Diagnostic::new(at.key("mode").key, "`mode` is for Delta tables")
+                    .hint("add `format: delta`, or remove it"),
+            );
+        }
+        if is_delta && DatasetUrl::parse(&raw.path).is_ok() {
+            self.report.push(
+                Diagnostic::new(at.key("path").value, "a Delta table is not written to the hub")
+                    .hint("write to a local folder, or to s3://, gs:// or az://"),
+            );
         }
     }
 
@@ -142,6 +167,16 @@ impl Resolver<'_> {
             default
         })
     }
+}
+
+/// The folder in a Delta table in which a pipeline makes its files. Readers skip it, and so does `VACUUM`.
+fn staging(table: &Path, pipeline: &str) -> PathBuf {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    let mut name = pipeline.replace(|c| !is_plain(c), "-");
+    if name != pipeline {
+        name = format!("{name}-{}", &blake3::hash(pipeline.as_bytes()).to_hex()[..8]);
+    }
+    table.join("_hfauto").join("delta").join(name)
 }
 
 /// The bytes of `256MB`, `1.5 GiB` or `1024`; `None` below one byte.

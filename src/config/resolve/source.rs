@@ -1,7 +1,7 @@
 //! Resolves `source`: paths, CSV dialect, columns.
 
 use super::{Cursor, Resolver};
-use crate::config::pipeline::{CsvSpec, SourceSpec, TextEncoding};
+use crate::config::pipeline::{CsvSpec, DeltaSource, SourceSpec, TableFormat, TextEncoding};
 use crate::config::raw::{RawCsv, RawSource};
 use crate::document::Diagnostic;
 use crate::limits::{MAX_LINE_SIZE_BYTES, MAX_TEXT_COLUMNS};
@@ -27,7 +27,8 @@ impl Resolver<'_> {
         }
         SourceSpec {
             paths,
-            format: raw.format,
+            format: raw.format.and_then(TableFormat::of_files),
+            delta: self.delta_source(raw, at),
             csv: self.csv(raw.csv.as_ref(), at.key("csv")),
             types: raw.types.clone().unwrap_or_default(),
             schema: raw.schema.unwrap_or_default(),
@@ -43,6 +44,25 @@ impl Resolver<'_> {
             limit: raw.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
             location: self.report.location(at.key),
         }
+    }
+
+    fn delta_source(&mut self, raw: &RawSource, at: Cursor<'_>) -> DeltaSource {
+        let is_asked = raw.format == Some(TableFormat::Delta);
+        if raw.version.is_some() && !is_asked {
+            self.report.push(
+                Diagnostic::new(at.key("version").key, "`version` is for Delta tables")
+                    .hint("add `format: delta`, or remove it"),
+            );
+        }
+        let is_glob = |path: &String| path.contains(['*', '?', '[']);
+        if is_asked && (raw.path.strings().len() != 1 || raw.path.strings().iter().any(is_glob)) {
+            self.report.push(
+                Diagnostic::new(at.key("path").value, "a Delta table is one folder")
+                    .related(at.key("format").value, "the format")
+                    .hint("its log says which files are read"),
+            );
+        }
+        DeltaSource { is_asked, version: raw.version }
     }
 
     fn csv(&mut self, raw: Option<&RawCsv>, at: Cursor<'_>) -> CsvSpec {

@@ -200,7 +200,7 @@ fn joined_lock() -> String {
 }
 
 /// A random text of 32 hex digits.
-pub(super) fn nonce() -> String {
+pub(crate) fn nonce() -> String {
     let random = || RandomState::new().hash_one((std::process::id(), Utc::now()));
     format!("{:016x}{:016x}", random(), random())
 }
