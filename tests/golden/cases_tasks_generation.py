@@ -60,8 +60,8 @@ def text_generation(path, case, change):
         prompt = pipe.preprocess(Chat(row["messages"]) if "messages" in row else row["text"], **hole, **values)
         ids = prompt["input_ids"][0].tolist()
         seen = net.generate(input_ids=prompt["input_ids"] if ids else None,
-                            attention_mask=prompt["attention_mask"] if ids else None, generation_config=pipe.generation_config,
-                            return_dict_in_generate=True, output_scores=True, **values)
+                            attention_mask=prompt["attention_mask"] if ids else None,
+                            return_dict_in_generate=True, output_scores=True, **pipe._prepare_generate_kwargs(values))
         begin = len(ids) or 1               # an empty prompt begins with <|endoftext|>
         reason, new = ending(seen.sequences[0].tolist()[begin:], case, net.generation_config, out["generated_text"])
         scores = None if values.get("num_beams", 1) == 1 else seen.sequences_scores[0].item()
@@ -128,6 +128,9 @@ task("text-generation", text_generation, [
             {"no_repeat_ngram_size": 2, "min_new_tokens": 12}),
     several("beams-3-repetition-penalty", "gpt2", FEW, {**GREEDY, "num_beams": 3, "repetition_penalty": 1.3}),
     several("beams-2-stop", "gpt2", FEW, {**GREEDY, "num_beams": 2, "max_new_tokens": 24, "stop": ["N", "ween"]}),
+    *(several(f"spaces-{model}{full}", model, text_rows(models_tasks_generation.SPOKEN), {**GREEDY, "max_new_tokens": 40, "return_full_text": bool(full)},
+              notes="what is generated is decoded alone; spaces before punctuation stay, unless the tokenizer is of WordPiece")
+      for model in ("gpt2-speaking", "gpt2-speaking-metaspace", "gpt2-speaking-wordpiece") for full in ("", "-full-text")),
     several("beams-12", "gpt2-several-eos", FEW, {**GREEDY, "num_beams": 12, "max_new_tokens": 6}),
 ])
 

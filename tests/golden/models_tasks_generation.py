@@ -2,6 +2,7 @@
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MT5Config, MT5ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
+import tiny_tokenizers_modern as modern
 import tiny_tokenizers_tasks as tiny
 from tools_tasks import model, save, weights
 
@@ -40,6 +41,43 @@ def gpt2(name, eos=(), **settings):
 
 gpt2("gpt2")
 gpt2("gpt2-several-eos", ["\u0120at", "body"], scale_attn_by_inverse_layer_idx=True)
+
+SPOKEN = "The inn"
+SPEECH = "Yes , it is n't . He 's there ! Why ?"
+
+
+def speaking(name, tokenizer_of, **flags):
+    """Says SPEECH after SPOKEN: the position alone decides on the next token."""
+    @model(name)
+    def make(folder):
+        tokenizer = tokenizer_of(GPT2_LENGTH)
+        for key, value in flags.items():
+            setattr(tokenizer, key, value)
+            tokenizer.init_kwargs[key] = value
+        end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        begin = len(tokenizer(SPOKEN)["input_ids"]) - 1
+        said = [*tokenizer(SPEECH, add_special_tokens=False)["input_ids"], end]
+        config = GPT2Config(vocab_size=len(tokenizer), n_positions=GPT2_LENGTH, n_embd=16, n_layer=1, n_head=2, bos_token_id=end, eos_token_id=end)
+        net = weights(GPT2LMHeadModel(config), name)
+        with torch.no_grad():
+            layer, words, places = net.transformer.h[0], net.transformer.wte.weight, net.transformer.wpe.weight
+            for silent in (layer.attn.c_proj, layer.mlp.c_proj):
+                silent.weight.zero_()
+                silent.bias.zero_()
+            torch.nn.init.orthogonal_(words)
+            words /= words.norm(dim=1, keepdim=True)
+            places.zero_()
+            for place, token in enumerate(said, begin):
+                places[place] = 4 * words[token]
+            net.transformer.ln_f.weight.fill_(4)
+            net.transformer.ln_f.bias.zero_()
+        net.generation_config.pad_token_id = end
+        save(folder, net, tokenizer)
+
+
+speaking("gpt2-speaking", modern.gpt2, clean_up_tokenization_spaces=True)
+speaking("gpt2-speaking-metaspace", modern.llama2, clean_up_tokenization_spaces=True)
+speaking("gpt2-speaking-wordpiece", modern.bert, clean_up_tokenization_spaces=True)
 
 TASKS = {
     "summarization": {"prefix": "summarize: ", "num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "max_length": 24,

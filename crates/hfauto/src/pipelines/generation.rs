@@ -151,9 +151,9 @@ fn no_room(tokens: usize, total: usize) -> Error {
 /// How the tokens of a row are decoded to its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextOf {
-    /// The decoded prompt and continuation, without the decoded prompt's number of characters.
+    /// The decoded tokens after the prompt, as the text-generation pipeline of transformers 5.24 decodes them.
     Continuation,
-    /// The decoded generated tokens.
+    /// The decoded generated tokens, with the decoder's start, as the text2text pipelines of 4.57 decode them.
     Generated,
 }
 
@@ -262,11 +262,8 @@ impl TextGenerator<'_> {
 
     /// Decodes `ids`, which follow `prompt`.
     fn decode(&self, prompt: &[u32], ids: &[u32]) -> Result<String> {
-        let decode = |ids: &[u32], tidy| {
-            let options = DecodeOptions {
-                skip_special_tokens: true,
-                clean_up_tokenization_spaces: Some(tidy),
-            };
+        let decode = |ids: &[u32], clean_up_tokenization_spaces| {
+            let options = DecodeOptions { skip_special_tokens: true, clean_up_tokenization_spaces };
             self.tokenizer.decode_with(ids, &options)
         };
         match self.text_of {
@@ -274,16 +271,13 @@ impl TextGenerator<'_> {
                 // The decoder's start token is part of the text, unless it is a special token.
                 let start = self.config.decoder_start_token_id.or(self.config.bos_token_id);
                 let ids: Vec<u32> = start.into_iter().chain(ids.iter().copied()).collect();
-                decode(&ids, false)
+                decode(&ids, Some(false))
             }
             TextOf::Continuation => {
-                let start = match (prompt, self.config.bos_token_id) {
-                    ([], Some(bos)) => vec![bos],
-                    _ => prompt.to_vec(),
-                };
-                let prompt_chars = decode(prompt, true)?.chars().count();
-                let whole = decode(&[&start, ids].concat(), true)?;
-                Ok(whole.chars().skip(prompt_chars).collect())
+                // The token that an empty prompt begins with is part of the text, unless it is a special token.
+                let start = self.config.bos_token_id.filter(|_| prompt.is_empty());
+                let ids: Vec<u32> = start.into_iter().chain(ids.iter().copied()).collect();
+                decode(&ids, None)
             }
         }
     }

@@ -14,9 +14,9 @@ use crate::guard::guarded;
 pub struct DecodeOptions {
     /// Whether to drop special tokens.
     pub skip_special_tokens: bool,
-    /// Whether to remove spaces before punctuation; `None` for the setting in the tokenizer's files. The pipelines of
-    /// transformers differ: text-generation removes them, summarization and translation do not, fill-mask follows the
-    /// files.
+    /// Whether to remove spaces before punctuation; `None` for the setting in the tokenizer's files. Models of BPE ignore it, as in
+    /// transformers 5, unless the files have `clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output`. The
+    /// pipelines of transformers differ: summarization and translation keep spaces, the others follow the files.
     pub clean_up_tokenization_spaces: Option<bool>,
 }
 
@@ -44,8 +44,11 @@ impl AutoTokenizer {
             tokens.filter(|token| !(skips && added.is_special_token(token))).collect()
         };
         let text = self.convert_tokens_to_string(tokens)?;
-        let tidy = options.clean_up_tokenization_spaces;
-        Ok(if tidy.unwrap_or(self.clean_up_tokenization_spaces) { clean_up(&text) } else { text })
+        let cleans_up = options.clean_up_tokenization_spaces;
+        let cleans_up = cleans_up.unwrap_or(self.clean_up_tokenization_spaces);
+        let is_bpe = matches!(self.tokenizer.get_model(), ModelWrapper::BPE(_));
+        let cleans_up = cleans_up && (!is_bpe || self.clean_up_of_bpe);
+        Ok(if cleans_up { clean_up(&text) } else { text })
     }
 
     /// The tokens of ids; `None` for an unknown id. As in transformers, `skip_special_tokens` skips

@@ -57,6 +57,9 @@ pub use truncate::{Side, TruncationStrategy};
 pub use window::{Window, WindowOptions};
 use words::Words;
 
+const CLEAN_UP_OF_BPE: &str =
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";
+
 /// From this value on, `model_max_length` means "no limit" (transformers writes 1e30).
 const LARGE_INTEGER: f64 = 1e20;
 
@@ -93,6 +96,8 @@ pub struct AutoTokenizer {
     truncation_side: Side,
     padding_side: Side,
     clean_up_tokenization_spaces: bool,
+    /// `clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output`.
+    clean_up_of_bpe: bool,
     gives_token_type_ids: bool,
     gives_attention_mask: bool,
     chat_templates: ChatTemplates,
@@ -211,6 +216,7 @@ impl AutoTokenizer {
                 truncation_side: side,
                 padding_side: Side::Right,
                 clean_up_tokenization_spaces: false,
+                clean_up_of_bpe: false,
                 gives_token_type_ids: false,
                 gives_attention_mask: true,
                 chat_templates: ChatTemplates::default(),
@@ -374,6 +380,7 @@ impl AutoTokenizer {
             model_max_length: model_max_length(&config),
             truncation_side,
             padding_side,
+            clean_up_of_bpe: config.get(CLEAN_UP_OF_BPE).and_then(Value::as_bool) == Some(true),
             clean_up_tokenization_spaces: clean_up
                 .unwrap_or(converted && class.clean_up_when_converted),
             gives_token_type_ids: gives(&config, "token_type_ids").unwrap_or(class.token_type_ids),
