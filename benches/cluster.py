@@ -78,13 +78,13 @@ class Bench:
     def executor(self, address, *args, cores=None):
         return self.service(["cluster", "executor", address, "--log-format", "json", *args], cores)[0]
 
-    def run(self, *args):
+    def run(self, *args, cores=None):
         """The report of a run into an empty output, the seconds that it took, and its greatest memory in bytes."""
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         report = self.folder / "report.json"
         begun = time.monotonic()
         process = subprocess.Popen(
-            self.command(["run", "job.yaml", "--progress", "none", "--report", str(report), *args]),
+            self.command(["run", "job.yaml", "--progress", "none", "--report", str(report), *args], cores),
             cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
         text = process.stderr.read()
@@ -110,25 +110,33 @@ def median(values):
 
 
 def overhead(program, rounds):
-    """One executor on this machine beside `run`: units of about ten seconds."""
+    """One executor on this machine beside `run`: units of about ten seconds, or of HFAUTO_UNIT_ROWS rows."""
+    rows = int(os.environ.get("HFAUTO_UNIT_ROWS", 16_000))
     with Bench(program, "in/*.csv") as bench:
-        bench.csv(files=6, rows=5000, words=60)
+        bench.csv(files=6, rows=rows, words=60)
         address = bench.scheduler()
         executor = bench.executor(address)
-        bench.run("--cluster", address)
-        ratios, own, units = [], [], []
+        unit = ["--set", f"run.unit_rows={rows}"]
+        bench.run(*unit, "--cluster", address)
+        ratios, own, units, idle = [], [], [], []
         for _ in range(rounds):
-            report, alone, memory = bench.run()
+            report, alone, memory = bench.run(*unit)
             own.append(memory)
             units += [unit["seconds"] for unit in report["units"].get("slowest", [])]
-            ratios.append(alone / bench.run("--cluster", address)[1])
+            begun = len(pathlib.Path(executor.log).read_text().splitlines())
+            seconds = bench.run(*unit, "--cluster", address)[1]
+            ratios.append(alone / seconds)
+            lines = pathlib.Path(executor.log).read_text().splitlines()[begun:]
+            busy = sum(json.loads(line)["seconds"] for line in lines if '"unit done"' in line) / 2
+            idle.append(seconds - busy)
         say("rows/s of one executor over run", median(ratios))
         say("seconds a unit, at most", f"{max(units, default=0):.1f}")
-        say("memory of the executor - memory of run, MiB", f"{(peak(executor) - max(own)) / 2**20:.0f}")
+        say("seconds of a cluster run in which a slot of the executor has no unit, on average", median(idle))
+        say("memory of the executor after all jobs - memory of run, MiB", f"{(peak(executor) - max(own)) / 2**20:.0f}")
 
 
 def scaling(program, rounds):
-    """Two executors with a core each beside one."""
+    """Two executors with a core each beside one; and, as what the machine allows, a run with two workers beside one."""
     with Bench(program, "in/*.csv") as bench:
         bench.csv(files=64, rows=400, words=60)
         one, two = bench.scheduler(), bench.scheduler()
@@ -137,8 +145,13 @@ def scaling(program, rounds):
         bench.executor(two, cores="1")
         for address in [one, two]:
             bench.run("--cluster", address)
-        ratios = [bench.run("--cluster", one)[1] / bench.run("--cluster", two)[1] for _ in range(rounds)]
+        ratios, ceilings = [], []
+        for _ in range(rounds):
+            ratios.append(bench.run("--cluster", one)[1] / bench.run("--cluster", two)[1])
+            alone = bench.run("--set", "run.workers=1", cores="0")[1]
+            ceilings.append(alone / bench.run("--set", "run.workers=2", cores="0,1")[1])
         say("two executors of one core over one", median(ratios))
+        say("a run with two workers over one with one", median(ceilings))
 
 
 class Throttle(threading.Thread):

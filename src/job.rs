@@ -163,7 +163,8 @@ impl Job {
             source::check_plan(source.dataframe.logical_plan(), output)?;
         }
         let models = Arc::new(Models::new(hub));
-        let mut job = Self::plan(context, pipeline, options, models, source).await?;
+        let workers = Arc::new(WorkerPool::new(BatchSettings::from(pipeline.run).workers));
+        let mut job = Self::plan(context, pipeline, options, (models, workers), source).await?;
         job.unit_size = tokio::task::block_in_place(|| work::unit_size(&job.pipeline, job.steps()));
         let mut whole = job.find_whole().map_err(|e| plan_error(e, "the steps"))?;
         if whole.is_none() && job.is_one_unit() {
@@ -182,7 +183,8 @@ impl Job {
         let context = source::session(None)?;
         let source = source::open_shipped(&context, &pipeline.source, spec.source()).await?;
         let models = Arc::new(Models::pinned(hub, spec.models().to_vec()));
-        Self::plan(context, pipeline, JobOptions::default(), models, source).await
+        let workers = WorkerPool::shared(BatchSettings::from(pipeline.run).workers);
+        Self::plan(context, pipeline, JobOptions::default(), (models, workers), source).await
     }
 
     /// Plans the steps over a source.
@@ -190,12 +192,11 @@ impl Job {
         context: SessionContext,
         pipeline: Pipeline,
         options: JobOptions,
-        models: Arc<Models>,
+        (models, workers): (Arc<Models>, Arc<WorkerPool>),
         source: Source,
     ) -> Result<Self> {
         let keeps_errors = pipeline.on_error.rows != OnErrorRows::Fail;
         let settings = BatchSettings::from(pipeline.run);
-        let workers = Arc::new(WorkerPool::new(settings.workers));
         let catalog =
             ModelCatalog::with_models(Arc::clone(&models), pipeline.dir.clone(), settings)
                 .with_images(pipeline.images.clone())

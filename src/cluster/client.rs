@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use ballista_core::serde::protobuf::{
 };
 use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
+use tokio::sync::watch;
 use tonic::Status;
 
 use super::codec::Tasks;
@@ -22,22 +24,26 @@ use super::failure;
 use super::security::{Address, Client, Credentials, refused, scheduler, unreachable};
 use super::status::{self, ClusterStatus};
 use super::timing::Timing;
-use super::units::may_pass;
+use super::units::{OpenUnits, may_pass};
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::CLUSTER_MESSAGE_BYTES;
 
-/// Tasks of one submission: the scheduler sends each with its own plan, and looks through all of them for each poll.
-const TASKS: usize = 4000;
+/// Tasks of one submission: the scheduler sends each with its own plan, and looks through all of them for each poll. Further
+/// units share tasks.
+const TASKS: usize = 1000;
 
-/// The descriptions of units in one submission, in bytes. While it is encoded and sent, there are several copies of it. The
-/// rest is submitted next.
-const SUBMISSION_BYTES: usize = 2 << 20;
+/// The descriptions of units in one submission, in bytes: some hundreds of units. While it is encoded and sent, there are
+/// several copies of it, and of Ballista's part of each task.
+const SUBMISSION_BYTES: usize = 256 << 10;
 
-/// The most bytes of a submission as it is sent, with what Ballista adds to each task: well below what a scheduler takes.
-const MESSAGE_BYTES: usize = CLUSTER_MESSAGE_BYTES / 4;
+/// The most submissions at a time, each of which the scheduler is asked for.
+const SUBMISSIONS: usize = 32;
 
-/// Ballista's bytes for a partition of a plan, rounded up.
-const PARTITION_BYTES: usize = 1024;
+/// The submitted units for each slot of the cluster below which the next ones are submitted.
+const UNITS_PER_SLOT: usize = 4;
+
+/// The client looks for the end of a submission after this share of the submission's age: it waits no longer in vain.
+const PAUSE_SHARE: u32 = 64;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The time before a job is submitted again, which doubles each time without a new unit.
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -60,12 +66,12 @@ pub(crate) trait OpenJob: Send + Sync + 'static {
     /// `Internal` if it cannot be written.
     fn job(&self) -> Result<Vec<u8>>;
 
-    /// The descriptions of the first units that were not done at the last look: all of them, or as many as have `most_bytes`
-    /// together and one more.
+    /// The descriptions of the units from the position `from` on that were not done at the last look: all of them, or as many
+    /// as have `most_bytes` together and one more.
     ///
     /// # Errors
     /// `Internal` if they cannot be written.
-    fn open_units(&self, most_bytes: usize) -> Result<Vec<Vec<u8>>>;
+    fn open_units(&self, from: usize, most_bytes: usize) -> Result<OpenUnits>;
 
     /// Looks for new manifests, updates the progress, and returns the number of units that are done.
     ///
@@ -93,21 +99,36 @@ pub(crate) struct Cluster {
     wait: Duration,
 }
 
-/// How one submission ended.
+/// How submissions ended.
 enum Ended {
-    /// All its units are done, or said to be.
+    /// All their units are done, or said to be.
     Done,
-    /// The scheduler has lost it; it is submitted again.
+    /// The scheduler has lost one; it is submitted again.
     Lost(Error),
     /// A unit failed in every attempt, with an error that may pass.
     Failed(Error),
 }
 
-/// A submission that a client which ends must cancel.
-#[derive(Default)]
-struct Submitted {
-    job: Option<String>,
-    session: Option<String>,
+/// A part of the units that the scheduler has, and that a client which ends must cancel.
+struct Submission {
+    job: String,
+    session: String,
+    units: usize,
+    since: Instant,
+}
+
+/// One round through all units of a job, which submits each open one once.
+struct Round {
+    /// The position of the next unit.
+    next: usize,
+    /// Whether all units have been looked at.
+    is_all: bool,
+    /// The units that were submitted.
+    units: usize,
+    /// The units of the last submission.
+    last: usize,
+    /// The units of the job that were done before.
+    done: usize,
 }
 
 /// The signs of life by which a client waits or gives up.
@@ -118,6 +139,8 @@ struct Patience {
     progress: Instant,
     /// When the scheduler last said that there is an executor.
     executors: Instant,
+    /// The slots of all executors.
+    slots: usize,
     /// Submissions that failed since then.
     failures: usize,
     backoff: Duration,
@@ -170,27 +193,33 @@ impl Cluster {
         job: Arc<dyn OpenJob>,
         stop: impl Future<Output = ErrorKind>,
     ) -> Result<()> {
-        let mut submitted = Submitted::default();
-        let computed = tokio::select! {
-            computed = self.submit_until_done(job, &mut submitted) => computed,
-            kind = stop => Err(Error::new(kind, "stopped by a signal")),
+        let mut submitted = Vec::new();
+        let (submitting, mut is_submitting) = watch::channel(false);
+        let computed = {
+            let mut computed = pin!(self.submit_until_done(job, &mut submitted, &submitting));
+            tokio::select! {
+                computed = &mut computed => computed,
+                kind = stop => {
+                    // What the scheduler has just taken can only be cancelled by the name in its answer.
+                    tokio::select! {
+                        _ = is_submitting.wait_for(|is_submitting| !is_submitting) => {}
+                        _ = computed => {}
+                        () = tokio::time::sleep(CANCEL_TIMEOUT) => {}
+                    }
+                    Err(Error::new(kind, "stopped by a signal"))
+                }
+            }
         };
-        if computed.is_err()
-            && let Some(job_id) = submitted.job.take()
-        {
-            let mut scheduler = scheduler(&self.client);
-            let cancelled = scheduler.cancel_job(CancelJobParams { job_id });
-            // Without a scheduler, the lost lock of the output ends the units.
-            let _ = tokio::time::timeout(CANCEL_TIMEOUT, cancelled).await;
-        }
-        self.forget(&mut submitted).await;
+        // Without a scheduler, the lost lock of the output ends the units.
+        let _ = tokio::time::timeout(CANCEL_TIMEOUT, self.cancel(submitted)).await;
         computed
     }
 
     async fn submit_until_done(
         &self,
         job: Arc<dyn OpenJob>,
-        submitted: &mut Submitted,
+        submitted: &mut Vec<Submission>,
+        submitting: &watch::Sender<bool>,
     ) -> Result<()> {
         let description = Bytes::from(job.job()?);
         let now = Instant::now();
@@ -198,25 +227,19 @@ impl Cluster {
             done: 0,
             progress: now,
             executors: now,
+            slots: 0,
             failures: 0,
             backoff: BACKOFF,
             says_waiting: false,
             next: now,
             next_status: now,
         };
+        patience.look(&job).await?;
         loop {
-            let open = blocking(&job, |job| job.open_units(SUBMISSION_BYTES)).await?;
-            if open.is_empty() {
-                return Ok(());
-            }
-            self.forget(submitted).await;
-            let tasks = Tasks { job: description.clone(), partitions: partitions(open) };
-            let ended = match self.submit(&*job, tasks, submitted).await? {
-                Ended::Done => self.follow(&job, submitted, &mut patience).await?,
-                ended => ended,
-            };
-            patience.look(&job).await?;
+            let (units, ended) =
+                self.submit_all(&job, &description, submitted, submitting, &mut patience).await?;
             let (error, is_last) = match ended {
+                Ended::Done if units == 0 => return Ok(()),
                 Ended::Done => {
                     blocking(&job, OpenJob::check).await?;
                     continue;
@@ -236,46 +259,106 @@ impl Cluster {
         }
     }
 
-    /// Submits tasks. `Done` says only that the scheduler has them.
+    /// Submits each open unit once, in parts: the next one while executors still have units of the last ones. Returns the
+    /// number of units, once none of them is submitted any more.
+    ///
+    /// # Errors
+    /// The error of a unit that another attempt cannot repair; those of [`OpenJob`].
+    async fn submit_all(
+        &self,
+        job: &Arc<dyn OpenJob>,
+        description: &Bytes,
+        submitted: &mut Vec<Submission>,
+        submitting: &watch::Sender<bool>,
+        patience: &mut Patience,
+    ) -> Result<(usize, Ended)> {
+        let mut ended = Ended::Done;
+        let mut round = Round { next: 0, is_all: false, units: 0, last: 0, done: patience.done };
+        loop {
+            while matches!(ended, Ended::Done) && round.wants_more(submitted, patience) {
+                let from = round.next;
+                let open = blocking(job, move |job| job.open_units(from, SUBMISSION_BYTES)).await?;
+                if open.units.is_empty() {
+                    round.is_all = true;
+                    break;
+                }
+                (round.next, round.last) = (open.next, open.units.len());
+                submitting.send_replace(true);
+                match self.submit(&**job, description.clone(), open.units).await? {
+                    Ok(submission) => {
+                        round.units += round.last;
+                        submitted.push(submission);
+                    }
+                    Err(lost) => ended = Ended::Lost(lost),
+                }
+                submitting.send_replace(false);
+            }
+            let Some(oldest) = submitted.first() else {
+                patience.look(job).await?;
+                return Ok((round.units, ended));
+            };
+            let pause = (oldest.since.elapsed() / PAUSE_SHARE).max(SHORTEST_PAUSE);
+            tokio::time::sleep(pause.min(self.timing.progress).min(job.pause())).await;
+            if Instant::now() >= patience.next {
+                patience.look(job).await?;
+            }
+            match self.follow(submitted).await? {
+                Ended::Done => {}
+                // Executors end what they have; the next round has the rest.
+                first => {
+                    if matches!(ended, Ended::Done) {
+                        ended = first;
+                    }
+                }
+            }
+            if !submitted.is_empty() && patience.next_status <= Instant::now() {
+                patience.next_status = Instant::now() + self.timing.progress;
+                self.check_executors(patience).await?;
+            }
+        }
+    }
+
+    /// Submits units. The outer error is final.
     async fn submit(
         &self,
         job: &dyn OpenJob,
-        tasks: Tasks,
-        submitted: &mut Submitted,
-    ) -> Result<Ended> {
-        let units: usize = tasks.partitions.iter().map(Vec::len).sum();
+        description: Bytes,
+        open: Vec<Vec<u8>>,
+    ) -> Result<std::result::Result<Submission, Error>> {
+        let units = open.len();
+        let tasks = Tasks { job: description, partitions: partitions(open) };
         let plan = tasks.encode().map_err(|e| {
             Error::new(ErrorKind::Internal, "cannot describe the job to the cluster").source(e)
         })?;
+        drop(tasks);
         let nonce = || RandomState::new().hash_one(std::process::id());
-        let session_id = format!("{:016x}{:016x}", nonce(), nonce());
+        let session = format!("{:016x}{:016x}", nonce(), nonce());
         let setting = |key: &str, value: &str| KeyValuePair {
             key: key.to_owned(),
             value: Some(value.to_owned()),
         };
         let request = ExecuteQueryParams {
-            session_id: session_id.clone(),
+            session_id: session.clone(),
             settings: vec![
                 setting(BALLISTA_JOB_NAME, job.name()),
                 // Otherwise a task has as many units as an executor has slots, and ends with the last of them.
                 setting(BALLISTA_SCHEDULER_MAX_PARTITIONS_PER_TASK, "1"),
             ],
-            operation_id: session_id.clone(),
+            operation_id: session.clone(),
             query: Some(Query::PhysicalPlan(plan.into())),
         };
-        submitted.session = Some(session_id);
         let answer = match scheduler(&self.client).execute_query(request).await {
             Ok(answer) => answer.into_inner(),
             Err(status) => {
                 let refused = refused(&status, &self.address);
-                return refused.map_or_else(|| Ok(Ended::Lost(self.error(&status))), Err);
+                return refused.map_or_else(|| Ok(Err(self.error(&status))), Err);
             }
         };
         match answer.result {
             Some(execute_query_result::Result::Success(success)) => {
                 tracing::info!(job = success.job_id, units, "submitted");
-                submitted.job = Some(success.job_id);
-                Ok(Ended::Done)
+                let (job, since) = (success.job_id, Instant::now());
+                Ok(Ok(Submission { job, session, units, since }))
             }
             other => {
                 let message = format!("`{}` does not take the job: {other:?}", self.address);
@@ -284,52 +367,45 @@ impl Cluster {
         }
     }
 
-    /// Waits for the end of a submission.
+    /// Looks at each submission, and removes those that have ended. Returns how the first one ended that is not done.
     ///
     /// # Errors
     /// The error of a unit that another attempt cannot repair.
-    async fn follow(
-        &self,
-        job: &Arc<dyn OpenJob>,
-        submitted: &mut Submitted,
-        patience: &mut Patience,
-    ) -> Result<Ended> {
-        let job_id = submitted.job.clone().unwrap_or_default();
-        loop {
-            tokio::time::sleep(self.timing.progress.min(job.pause())).await;
-            if Instant::now() >= patience.next {
-                patience.look(job).await?;
-            }
-            let request = GetJobStatusParams { job_id: job_id.clone() };
+    async fn follow(&self, submitted: &mut Vec<Submission>) -> Result<Ended> {
+        let mut first = Ended::Done;
+        let mut index = 0;
+        while let Some(submission) = submitted.get(index) {
+            let request = GetJobStatusParams { job_id: submission.job.clone() };
             let status = match scheduler(&self.client).get_job_status(request).await {
                 Ok(status) => status.into_inner().status.and_then(|status| status.status),
                 Err(status) => {
-                    let refused = refused(&status, &self.address);
-                    return refused.map_or_else(|| Ok(Ended::Lost(self.error(&status))), Err);
+                    if let Some(refused) = refused(&status, &self.address) {
+                        return Err(refused);
+                    }
+                    submitted.clear();
+                    return Ok(Ended::Lost(self.error(&status)));
                 }
             };
-            match status {
-                Some(job_status::Status::Successful(_)) => {
-                    submitted.job = None;
-                    return Ok(Ended::Done);
+            let ended = match status {
+                Some(job_status::Status::Successful(_)) => Ok(Ended::Done),
+                Some(job_status::Status::Failed(failed)) => ended(&failed.error),
+                Some(_) => {
+                    index += 1;
+                    continue;
                 }
-                Some(job_status::Status::Failed(failed)) => {
-                    submitted.job = None;
-                    return ended(&failed.error);
-                }
-                Some(_) if patience.next_status <= Instant::now() => {
-                    patience.next_status = Instant::now() + self.timing.progress;
-                    self.check_executors(patience).await?;
-                }
-                Some(_) => {}
                 None => {
-                    submitted.job = None;
                     let message =
                         format!("`{}` was started again and has forgotten the job", self.address);
-                    return Ok(Ended::Lost(Error::new(ErrorKind::Resources, message)));
+                    Ok(Ended::Lost(Error::new(ErrorKind::Resources, message)))
                 }
+            };
+            self.forget(submitted.remove(index).session).await;
+            let ended = ended?;
+            if matches!(first, Ended::Done) {
+                first = ended;
             }
         }
+        Ok(first)
     }
 
     /// Fails if there has been no executor for the time to wait.
@@ -338,6 +414,7 @@ impl Cluster {
         let Ok(status) = self.status().await else { return Ok(()) };
         if !status.executors.is_empty() {
             patience.executors = Instant::now();
+            patience.slots = status.executors.iter().map(|executor| executor.slots).sum();
             patience.says_waiting = false;
             return Ok(());
         }
@@ -353,13 +430,36 @@ impl Cluster {
         Ok(())
     }
 
+    /// Ends the units of submissions that have not ended.
+    async fn cancel(&self, submitted: Vec<Submission>) {
+        for Submission { job: job_id, .. } in &submitted {
+            let mut scheduler = scheduler(&self.client);
+            let _ = scheduler.cancel_job(CancelJobParams { job_id: job_id.clone() }).await;
+        }
+        for submission in submitted {
+            self.forget(submission.session).await;
+        }
+    }
+
     /// Removes the session of a submission from the scheduler.
-    async fn forget(&self, submitted: &mut Submitted) {
-        let Some(session_id) = submitted.session.take() else { return };
+    async fn forget(&self, session_id: String) {
         let mut scheduler = scheduler(&self.client);
         let removed = scheduler.remove_session(RemoveSessionParams { session_id });
         // A scheduler that was started again has no session.
         let _ = tokio::time::timeout(CANCEL_TIMEOUT, removed).await;
+    }
+}
+
+impl Round {
+    /// Whether executors may run out of the units that were submitted. Those of one submission are in reserve: which units are
+    /// done is known late, if listing the manifests takes long.
+    fn wants_more(&self, submitted: &[Submission], patience: &Patience) -> bool {
+        let done = patience.done.saturating_sub(self.done);
+        let in_flight = submitted.iter().map(|submission| submission.units).sum();
+        let left = self.units.saturating_sub(done).min(in_flight);
+        let enough = (self.last + 1).max(patience.slots * UNITS_PER_SLOT);
+        let wants = submitted.is_empty() || submitted.len() < SUBMISSIONS && left < enough;
+        wants && !self.is_all
     }
 }
 
@@ -389,24 +489,15 @@ fn ended(text: &str) -> Result<Ended> {
     if may_pass(error.kind()) { Ok(Ended::Failed(error)) } else { Err(error) }
 }
 
-/// The units of each task of a submission: all of them, or as many as fit in a message. The rest is submitted next.
+/// The units of each task of a submission.
 fn partitions(open: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
-    let units_per_task = open.len().div_ceil(TASKS);
-    let (mut partitions, mut bytes) = (Vec::<Vec<Vec<u8>>>::new(), 0);
-    for unit in open {
-        let is_new = partitions.last().is_none_or(|units| units.len() == units_per_task);
-        bytes += unit.len() + if is_new { PARTITION_BYTES } else { 16 };
-        if bytes > MESSAGE_BYTES && !partitions.is_empty() {
-            break;
-        }
-        if is_new {
-            partitions.push(Vec::with_capacity(units_per_task));
-        }
-        if let Some(units) = partitions.last_mut() {
-            units.push(unit);
-        }
-    }
-    partitions
+    let units_per_task = open.len().div_ceil(TASKS).max(1);
+    let mut open = open.into_iter();
+    let next = || {
+        let task: Vec<_> = open.by_ref().take(units_per_task).collect();
+        (!task.is_empty()).then_some(task)
+    };
+    std::iter::from_fn(next).collect()
 }
 
 async fn blocking<T: Send + 'static>(
@@ -426,18 +517,49 @@ mod tests {
 
     #[test]
     fn units_are_divided_among_tasks() {
-        let open = |count: usize, size: usize| vec![vec![0_u8; size]; count];
-        let check = |count, size, tasks, of_first| {
-            let partitions = partitions(open(count, size));
-            assert_eq!((partitions.len(), partitions[0].len()), (tasks, of_first));
-            partitions.iter().map(Vec::len).sum::<usize>()
+        for (count, tasks, of_first) in [(0, 0, 0), (1, 1, 1), (1000, 1000, 1), (1001, 501, 2)] {
+            let partitions = partitions(vec![vec![0_u8; 300]; count]);
+            assert_eq!(partitions.len(), tasks);
+            assert_eq!(partitions.first().map_or(0, Vec::len), of_first);
+            assert_eq!(partitions.iter().map(Vec::len).sum::<usize>(), count);
+        }
+    }
+
+    #[test]
+    fn the_next_units_are_submitted_while_executors_have_some() {
+        let now = Instant::now();
+        let patience = |done, slots| Patience {
+            done,
+            progress: now,
+            executors: now,
+            slots,
+            failures: 0,
+            backoff: BACKOFF,
+            says_waiting: false,
+            next: now,
+            next_status: now,
         };
-        assert_eq!(check(1, 300, 1, 1), 1);
-        assert_eq!(check(4000, 300, 4000, 1), 4000);
-        assert_eq!(check(4001, 300, 2001, 2), 4001);
-        assert_eq!(check(50_000, 200, 3847, 13), 50_000);
-        // As many as fit; at least one.
-        assert!(check(100, 1 << 20, 15, 1) < 100);
-        assert_eq!(check(2, 64 << 20, 1, 1), 1);
+        let submitted = |units: &[usize]| -> Vec<Submission> {
+            let (job, session) = (String::new, String::new);
+            let of = |units: &usize| Submission {
+                job: job(),
+                session: session(),
+                units: *units,
+                since: now,
+            };
+            units.iter().map(of).collect()
+        };
+        let mut round = Round { next: 1600, is_all: false, units: 1600, last: 800, done: 10 };
+        assert!(!round.wants_more(&submitted(&[800, 800]), &patience(10, 2)));
+        assert!(!round.wants_more(&submitted(&[800, 800]), &patience(809, 2)));
+        assert!(round.wants_more(&submitted(&[800, 800]), &patience(810, 2)));
+        // The number of units that are done comes late.
+        assert!(round.wants_more(&submitted(&[800]), &patience(10, 2)));
+        assert!(round.wants_more(&submitted(&[]), &patience(10, 2)));
+        // A cluster with many slots has several submissions.
+        assert!(round.wants_more(&submitted(&[800, 800]), &patience(10, 1000)));
+        assert!(!round.wants_more(&submitted(&[50; SUBMISSIONS]), &patience(10, 1000)));
+        round.is_all = true;
+        assert!(!round.wants_more(&submitted(&[]), &patience(10, 2)));
     }
 }

@@ -102,6 +102,8 @@ pub(crate) struct Executor {
     /// The jobs of running tasks.
     jobs: BTreeMap<String, RunningJob>,
     jobs_seen: Instant,
+    /// When a task was last taken or ended.
+    last_task: Instant,
     /// Whether the last poll failed: the first failure of several is logged.
     is_silent: bool,
     /// Whether the answer to a poll was lost, perhaps with tasks; see [`Self::rename`].
@@ -146,6 +148,7 @@ impl Executor {
             reports: Vec::new(),
             jobs: BTreeMap::new(),
             jobs_seen: Instant::now(),
+            last_task: Instant::now(),
             is_silent: false,
             may_have_lost_tasks: false,
             names: 1,
@@ -188,7 +191,8 @@ impl Executor {
             }
             let is_full = self.running.len() == self.options.slots;
             let timing = self.options.timing;
-            let pause = if is_full { timing.heartbeat } else { timing.idle };
+            let pause =
+                if is_full { timing.heartbeat } else { timing.idle_for(self.last_task.elapsed()) };
             let deadline = drain.as_ref().map_or(Instant::now() + pause, |drain| drain.deadline);
             tokio::select! {
                 Some(ended) = self.running.join_next() => self.ended(ended),
@@ -298,6 +302,7 @@ impl Executor {
             let failed = failed("the executor takes no task".to_owned(), reason, true, false);
             return self.reports.push(report(&task, millis(), failed));
         }
+        self.last_task = Instant::now();
         let job = self.jobs.entry(task.job_id.clone()).or_default();
         job.tasks += 1;
         let cancel = job.cancel.clone();
@@ -327,6 +332,7 @@ impl Executor {
             // `run_task` turns panics into errors; the scheduler gives a task without a report to others in time.
             Err(error) => return tracing::error!(%error, "a task was lost"),
         };
+        self.last_task = Instant::now();
         if let Some(job) = self.jobs.get_mut(&status.job_id) {
             job.tasks -= 1;
             if job.tasks == 0 {

@@ -32,6 +32,15 @@ pub(super) type Server = SchedulerServer<LogicalPlanNode, PhysicalPlanNode>;
 /// Jobs to keep for the status.
 const JOBS: usize = 100;
 
+/// The states of a job that does not change any more.
+const FAILED: &str = "failed";
+const DONE: &str = "done";
+
+/// Whether Ballista need not be asked for the state of a job, of which it copies every task.
+fn has_ended(job: &JobState) -> bool {
+    job.state == FAILED || job.state == DONE
+}
+
 /// Accepts units and nothing else.
 #[derive(Clone)]
 pub(super) struct Gate {
@@ -79,18 +88,23 @@ impl Gate {
             });
             (executors.collect(), seen.jobs.iter().cloned().collect::<Vec<_>>())
         };
-        for job in &mut jobs {
+        for job in jobs.iter_mut().filter(|job| !has_ended(job)) {
             let request = Request::new(GetJobStatusParams { job_id: job.id.clone() });
             let status = SchedulerGrpc::get_job_status(&self.server, request).await;
             let status = status.ok().and_then(|status| status.into_inner().status);
             let state = match status.and_then(|status| status.status) {
                 Some(job_status::Status::Queued(_)) => "queued",
                 Some(job_status::Status::Running(_)) => "running",
-                Some(job_status::Status::Failed(_)) => "failed",
-                Some(job_status::Status::Successful(_)) => "done",
+                Some(job_status::Status::Failed(_)) => FAILED,
+                Some(job_status::Status::Successful(_)) => DONE,
                 None => "forgotten",
             };
             state.clone_into(&mut job.state);
+            if has_ended(job)
+                && let Some(seen) = self.seen().jobs.iter_mut().find(|seen| seen.id == job.id)
+            {
+                seen.state.clone_from(&job.state);
+            }
         }
         ClusterStatus {
             address: self.address.clone(),

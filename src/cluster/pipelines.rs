@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::allow::Allow;
 use super::client::{Cluster, OpenJob};
-use super::units::{UnitDone, Units, first_units};
+use super::units::{OpenUnits, UnitDone, Units, first_units};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hub::Hub;
 use crate::job::{Cancel, Coordinator, Job, JobSpec, RunReport, UnitSpec, Worker, WorkerOptions};
@@ -83,8 +83,9 @@ impl OpenJob for Coordinator {
         self.spec().to_bytes()
     }
 
-    fn open_units(&self, most_bytes: usize) -> Result<Vec<Vec<u8>>> {
-        first_units(most_bytes, Coordinator::open_units(self).map(|unit| unit.to_bytes()))
+    fn open_units(&self, from: usize, most_bytes: usize) -> Result<OpenUnits> {
+        let units = Coordinator::open_units(self, from);
+        first_units(most_bytes, units.map(|unit| (unit.sequence(), unit.to_bytes())))
     }
 
     fn done(&self) -> Result<usize> {

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tonic::Code;
 
 use super::client::OpenJob;
-use super::units::{UnitDone, Units, first_units};
+use super::units::{OpenUnits, UnitDone, Units, first_units};
 use super::*;
 use crate::cluster::security::scheduler;
 use crate::error::{Error, ErrorKind, Result};
@@ -79,10 +79,10 @@ impl OpenJob for Output {
         Ok(b"the job".to_vec())
     }
 
-    fn open_units(&self, most_bytes: usize) -> Result<Vec<Vec<u8>>> {
+    fn open_units(&self, from: usize, most_bytes: usize) -> Result<OpenUnits> {
         let done = self.done.lock().unwrap();
-        let open = (0..self.units).filter(|unit| !done.contains(unit));
-        first_units(most_bytes, open.map(|unit| Ok(unit.to_string().into_bytes())))
+        let open = (from..self.units).filter(|unit| !done.contains(unit));
+        first_units(most_bytes, open.map(|unit| (unit, Ok(unit.to_string().into_bytes()))))
     }
 
     fn done(&self) -> Result<usize> {

@@ -12,9 +12,9 @@ pub(crate) struct Timing {
     pub(crate) check: Duration,
     /// The longest time between two polls of an executor without a free slot.
     pub(crate) heartbeat: Duration,
-    /// The time between two polls of an executor with a free slot: the longest time until it starts a new job.
+    /// The longest time between two polls of an executor with a free slot: the longest time until it starts a new job.
     pub(crate) idle: Duration,
-    /// The time between two looks of a client at the job and its manifests.
+    /// The longest time between two looks of a client at the job and its manifests.
     pub(crate) progress: Duration,
 }
 
@@ -40,6 +40,12 @@ impl Timing {
             progress: timeout / 10,
         }
     }
+
+    /// The time between two polls of an executor that has had a free slot for this long: after a task, the next ones often
+    /// come soon.
+    pub(super) fn idle_for(&self, free: Duration) -> Duration {
+        (free / 8).clamp(self.idle / 5, self.idle)
+    }
 }
 
 #[cfg(test)]
@@ -49,10 +55,12 @@ mod tests {
     #[test]
     fn intervals_keep_their_proportions() {
         for seconds in [1, 2, 20, 600] {
-            let Timing { timeout, check, heartbeat, idle, progress } =
-                Timing::of(Duration::from_secs(seconds));
+            let timing = Timing::of(Duration::from_secs(seconds));
+            let Timing { timeout, check, heartbeat, idle, progress } = timing;
             assert!(heartbeat * 3 < timeout && idle < heartbeat && progress < timeout);
             assert!(check >= Duration::from_secs(1));
+            assert_eq!(timing.idle_for(Duration::ZERO), idle / 5);
+            assert_eq!(timing.idle_for(timeout), idle);
         }
     }
 }

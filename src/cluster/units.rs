@@ -31,19 +31,29 @@ pub(super) fn may_pass(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Resources | ErrorKind::Hub | ErrorKind::Sink)
 }
 
-/// The first descriptions of units: all, or as many as have `most_bytes` together and one more.
+/// Some of the units of a job that are not done.
+#[derive(Debug, Default)]
+pub(crate) struct OpenUnits {
+    /// Their descriptions.
+    pub(crate) units: Vec<Vec<u8>>,
+    /// The position behind the last one, among all units of the job.
+    pub(crate) next: usize,
+}
+
+/// The first descriptions of units, with their positions: all, or as many as have `most_bytes` together and one more.
 ///
 /// # Errors
 /// The first error of `units`.
 pub(super) fn first_units(
     most_bytes: usize,
-    units: impl Iterator<Item = Result<Vec<u8>>>,
-) -> Result<Vec<Vec<u8>>> {
-    let (mut first, mut bytes) = (Vec::new(), 0);
-    for unit in units {
+    units: impl Iterator<Item = (usize, Result<Vec<u8>>)>,
+) -> Result<OpenUnits> {
+    let (mut first, mut bytes) = (OpenUnits::default(), 0);
+    for (position, unit) in units {
         let unit = unit?;
         bytes += unit.len();
-        first.push(unit);
+        first.units.push(unit);
+        first.next = position + 1;
         if bytes > most_bytes {
             break;
         }

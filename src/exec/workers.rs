@@ -9,7 +9,7 @@
 use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::time::Instant;
 
 use arrow::array::{Array, ArrayRef, new_null_array};
@@ -92,6 +92,21 @@ impl WorkerPool {
     /// A pool with this number of CPU workers, at least one.
     pub fn new(workers: usize) -> Self {
         Self { workers: workers.max(1), queues: Mutex::default() }
+    }
+
+    /// The pool with this number of CPU workers that the jobs of this process share: the threads of an earlier job would keep
+    /// their memory, and those of a concurrent one compete for the same cores.
+    pub fn shared(workers: usize) -> Arc<Self> {
+        static POOLS: Mutex<Vec<Weak<WorkerPool>>> = Mutex::new(Vec::new());
+        let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|pool| pool.strong_count() > 0);
+        let mut known = pools.iter().filter_map(Weak::upgrade);
+        if let Some(pool) = known.find(|pool| pool.workers == workers.max(1)) {
+            return pool;
+        }
+        let pool = Arc::new(Self::new(workers));
+        pools.push(Arc::downgrade(&pool));
+        pool
     }
 
     /// The number of workers for these devices.

@@ -83,9 +83,10 @@ impl Coordinator {
         self.job.progress()
     }
 
-    /// The units that are not done, in order.
-    pub fn open_units(&self) -> impl Iterator<Item = UnitSpec> {
-        let open = self.units.iter().filter(|unit| !self.is_done(&unit.key.id));
+    /// The units from the position `from` on that are not done, in order.
+    pub fn open_units(&self, from: usize) -> impl Iterator<Item = UnitSpec> {
+        let units = self.units.get(from..).unwrap_or_default();
+        let open = units.iter().filter(|unit| !self.is_done(&unit.key.id));
         open.map(|unit| UnitSpec::of(unit, &self.job.source))
     }
 

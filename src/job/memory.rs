@@ -10,7 +10,7 @@ use crate::tasks::Batching;
 use crate::tasks::memory::activation_bytes;
 
 /// What a run adds to the program besides its models: threads, readers and writers, rows that wait.
-const ROWS_AND_THREADS: u64 = 64 << 20;
+const ROWS_AND_THREADS: u64 = 40 << 20;
 
 /// The size of a number in a cache, an activation or a logit on a CPU.
 const F32: u64 = size_of::<f32>() as u64;

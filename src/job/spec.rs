@@ -231,6 +231,11 @@ impl UnitSpec {
         &self.id
     }
 
+    /// Its position among the units of the job.
+    pub fn sequence(&self) -> usize {
+        self.sequence
+    }
+
     /// The input file, as in the unit's manifest.
     pub fn input(&self) -> &str {
         &self.input

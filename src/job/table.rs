@@ -153,9 +153,10 @@ impl Job {
         failpoint("push.uploaded");
         let version = self.create_version(push, &files)?;
         failpoint("push.committed");
-        match version {
-            Some(version) => tracing::info!(table = push.table, version, "Delta version written"),
-            None => tracing::info!(table = push.table, "the table has these rows already"),
+        if let Some(version) = version {
+            tracing::info!(table = push.table, version, "Delta version written");
+        } else {
+            tracing::info!(table = push.table, "the table has these rows already");
         }
         let files = files.into_iter().map(|file| OutputFile {
             path: crate::store::join(Path::new(&push.table), &file.path),

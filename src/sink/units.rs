@@ -363,7 +363,11 @@ impl UnitOutput {
     /// `Sink` if the output cannot be read.
     pub fn committed_ids(&self) -> Result<BTreeSet<String>> {
         let names = self.storage.files(UNITS)?.into_keys();
-        Ok(names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect())
+        let id = |mut name: String| {
+            name.truncate(name.strip_suffix(".json")?.len());
+            Some(name)
+        };
+        Ok(names.filter_map(id).collect())
     }
 
     /// A sink for the rows of a unit; [`UnitOutput::commit`] makes them durable.

@@ -55,8 +55,9 @@ pub(super) fn inspect(
     };
     let schema = schema.map_err(|error| broken(error.into()))?;
     let columns = Columns::Arrow { schema: without_metadata(&schema), stream };
-    let (text_bytes, invalid) = (TextBytes::default(), InvalidText::default());
-    Ok(Inspected { columns, rows, text_bytes, starts, invalid, layout: Layout::default() })
+    let (text_bytes, invalid) = (TextBytes::default(), InvalidText::default().into());
+    let layout = Layout::default().into();
+    Ok(Inspected { columns, rows, text_bytes, starts, invalid, layout })
 }
 
 /// The rows of record batches, and the starts of all after the first.

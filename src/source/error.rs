@@ -413,7 +413,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let stamp = std::fs::metadata(folder.path()).unwrap();
         let stamp = super::super::stamp::FileStamp::of_file(&stamp).unwrap();
-        let path = "/data/a.csv".into();
+        let path = std::path::Path::new("/data/a.csv").into();
         let file = Arc::new(InputFile { path, bytes: 1, rows: None, stamp, remote: None });
         let error = DataFusionError::ArrowError(Box::new(ArrowError::CsvError("x".into())), None);
         let error = stream_error(error, &[file]);

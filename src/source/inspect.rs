@@ -66,7 +66,8 @@ pub(super) enum Columns {
         schema: SchemaRef,
         stream: bool,
     },
-    Csv(CsvColumns),
+    /// Without what differs between files with the same columns.
+    Csv(Arc<CsvColumns>),
     Jsonl(JsonColumns),
 }
 
@@ -80,9 +81,27 @@ pub(super) struct Inspected {
     /// The places to cut the file, after its start.
     pub(super) starts: Vec<Start>,
     /// Texts that are not UTF-8, unless they are errors.
-    pub(super) invalid: InvalidText,
+    pub(super) invalid: Arc<InvalidText>,
     /// The settings for reading the file.
-    pub(super) layout: Layout,
+    pub(super) layout: Arc<Layout>,
+}
+
+impl Inspected {
+    /// Uses the memory of another file for what is equal: there may be very many files, and most are alike.
+    pub(super) fn share(&mut self, other: &Self) {
+        share(&mut self.invalid, &other.invalid);
+        share(&mut self.layout, &other.layout);
+        self.text_bytes.share(&other.text_bytes);
+        if let (Columns::Csv(own), Columns::Csv(others)) = (&mut self.columns, &other.columns) {
+            share(own, others);
+        }
+    }
+}
+
+fn share<T: PartialEq>(own: &mut Arc<T>, other: &Arc<T>) {
+    if **own == **other {
+        *own = Arc::clone(other);
+    }
 }
 
 /// The settings for reading the rows of a file.
@@ -160,14 +179,14 @@ impl Rows {
 
 /// Inspects a file.
 pub(super) fn inspect(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
-    let path = file.path.as_path();
+    let path = &*file.path;
     let inspected =
         guarded(ErrorKind::Data, &format!("`{}`", path.display()), || inspect_format(file, what));
     inspected.map_err(|error| error.at(path.display()))
 }
 
 fn inspect_format(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
-    let path = file.path.as_path();
+    let path = &*file.path;
     let marked_rows = what.marks.then_some(what.max_rows);
     match file.form.format {
         FileFormat::Parquet => match &file.remote {
@@ -199,8 +218,10 @@ fn inspect_format(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
                 let text_bytes =
                     columns.columns.iter().map(|c| (c.name.clone(), c.bytes)).collect();
                 let starts = columns.starts.take();
-                let invalid = std::mem::take(&mut columns.invalid);
-                let columns = Columns::Csv(columns);
+                let invalid = Arc::new(std::mem::take(&mut columns.invalid));
+                columns.extent = Extent::default();
+                columns.columns.iter_mut().for_each(|column| column.bytes = 0);
+                let (columns, layout) = (Columns::Csv(Arc::new(columns)), Arc::new(layout));
                 Inspected { columns, rows, text_bytes, starts, invalid, layout }
             })
         }
@@ -219,8 +240,8 @@ fn inspect_format(file: &ListedFile, what: &Inspection) -> Result<Inspected> {
                 let text_bytes =
                     has_text.map(|(name, column)| (name.clone(), column.text_bytes)).collect();
                 let starts = columns.starts.take();
-                let invalid = std::mem::take(&mut columns.invalid);
-                let columns = Columns::Jsonl(columns);
+                let invalid = Arc::new(std::mem::take(&mut columns.invalid));
+                let (columns, layout) = (Columns::Jsonl(columns), Arc::new(layout));
                 Inspected { columns, rows, text_bytes, starts, invalid, layout }
             })
         }

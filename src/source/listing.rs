@@ -53,9 +53,9 @@ impl fmt::Display for Form {
 #[derive(Clone, Debug)]
 pub(super) struct ListedFile {
     /// The path, or the URL of an object.
-    pub(super) path: PathBuf,
-    /// The path without links.
-    pub(super) real: PathBuf,
+    pub(super) path: Arc<Path>,
+    /// The path without links; the same memory if it is the same path.
+    pub(super) real: Arc<Path>,
     pub(super) bytes: u64,
     pub(super) stamp: FileStamp,
     pub(super) form: Form,
@@ -94,7 +94,7 @@ pub(super) fn list(spec: &SourceSpec) -> Result<Vec<ListedFile>> {
     let mut seen = BTreeSet::new();
     for path in &spec.paths {
         let found = list_one(path, spec.format).map_err(|error| error.at(&spec.location))?;
-        files.extend(found.into_iter().filter(|file| seen.insert(file.real.clone())));
+        files.extend(found.into_iter().filter(|file| seen.insert(Arc::clone(&file.real))));
     }
     let Some(first) = files.first() else {
         return Err(Error::new(ErrorKind::Config, "`source.path` is empty").at(&spec.location));
@@ -197,10 +197,13 @@ impl Found {
                 }
                 let stamp =
                     FileStamp::of_file(&metadata).map_err(|error| unopened(&path, error))?;
-                (way.real, metadata.len(), stamp, None)
+                (Some(way.real), metadata.len(), stamp, None)
             }
-            Self::Remote(file, stamp) => (path.clone(), file.bytes(), stamp, Some(Arc::new(file))),
+            Self::Remote(file, stamp) => (None, file.bytes(), stamp, Some(Arc::new(file))),
         };
+        let real = real.filter(|real| *real != path).map(Arc::from);
+        let path: Arc<Path> = path.into();
+        let real = real.unwrap_or_else(|| Arc::clone(&path));
         Ok(ListedFile { path, real, bytes, stamp, form, remote, partitions })
     }
 }

@@ -70,7 +70,7 @@ mod value_sizes;
 mod walk;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
@@ -78,7 +78,7 @@ use datafusion::common::runtime::SpawnedTask;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::SessionContext;
 use datafusion::prelude::ident;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 
 #[cfg(feature = "cluster")]
 pub(crate) use self::arithmetic::checked_functions;
@@ -94,8 +94,7 @@ pub(crate) use self::unit_scan::{ScansOfUnits, UnitScanExec};
 pub use self::units::{StepWork, Unit, UnitSize};
 
 use self::delta::Declared;
-use self::inspect::{Inspected, Inspection, Layout, Rows};
-use self::invalid::InvalidText;
+use self::inspect::{Inspected, Inspection, Rows};
 use self::listing::ListedFile;
 use self::remote::RemoteFile;
 #[cfg(feature = "cluster")]
@@ -103,6 +102,7 @@ pub(crate) use self::shipped::{OpenScan, ShippedScan};
 pub(crate) use self::shipped::{ShippedTable, ShippedUnit};
 use self::table::FilesTable;
 use self::table_file::TableFile;
+use self::units::Start;
 use crate::config::pipeline::SourceSpec;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -235,7 +235,7 @@ impl SourceUnit {
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputFile {
     /// The path, or the URL of an object.
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     /// Its size on disk.
     pub bytes: u64,
     /// The number of rows without `limit` and `where`, if they were counted.
@@ -248,7 +248,7 @@ pub struct InputFile {
 impl InputFile {
     fn of(file: &ListedFile, rows: Rows) -> Self {
         Self {
-            path: file.path.clone(),
+            path: Arc::clone(&file.path),
             bytes: file.bytes,
             rows: rows.exactly(),
             stamp: file.stamp.clone(),
@@ -311,15 +311,21 @@ pub(crate) async fn open_with(
         marks: invalid == InvalidUtf8::Mark,
     });
     let parallel = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let inspected: Vec<Inspected> = futures::stream::iter(files.clone())
-        .map(|file| {
-            let what = Arc::clone(&what);
+    let mut inspections = futures::stream::iter(0..files.len())
+        .map(|index| {
+            let (file, what) = (files[index].clone(), Arc::clone(&what));
             blocking(move || inspect::inspect(&file, &what))
         })
-        .buffered(parallel)
-        .try_collect()
-        .await
-        .map_err(|error| error.at(&spec.location))?;
+        .buffered(parallel);
+    let mut inspected: Vec<Inspected> = Vec::with_capacity(files.len());
+    while let Some(next) = inspections.next().await {
+        let mut next = next.map_err(|error| error.at(&spec.location))?;
+        if let Some(last) = inspected.last() {
+            next.share(last);
+        }
+        inspected.push(next);
+    }
+    drop(inspections);
     let mut merged =
         schema::merged(spec, &files, &inspected).map_err(|error| error.at(&spec.location))?;
     if let Some(declared) = &declared {
@@ -340,15 +346,11 @@ pub(crate) async fn open_with(
         .map(|(file, inspected)| Arc::new(InputFile::of(file, inspected.rows)))
         .collect();
 
-    // There may be very many files, and most are alike.
-    let mut last: Option<(Arc<InvalidText>, Arc<Layout>)> = None;
+    let none: Arc<[Start]> = Arc::new([]);
     let files = files.into_iter().zip(inspected).map(|(file, inspected)| {
         let Inspected { rows, text_bytes, starts, invalid, layout, .. } = inspected;
-        let (same_invalid, same_layout) = last.take().unzip();
-        let (invalid, layout) = (shared(invalid, same_invalid), shared(layout, same_layout));
-        last = Some((Arc::clone(&invalid), Arc::clone(&layout)));
         let (part, first_row, part_rows) = (None, 0, None);
-        let starts = starts.into();
+        let starts = if starts.is_empty() { Arc::clone(&none) } else { starts.into() };
         TableFile { file, rows, text_bytes, starts, invalid, layout, part, first_row, part_rows }
     });
     let table = FilesTable::new(files.collect(), format, spec, &merged);
@@ -389,11 +391,6 @@ fn table_of(spec: &SourceSpec) -> Result<Option<&str>> {
             .hint("join or union tables in a `sql` step, or run one pipeline for each"));
     }
     Ok(found)
-}
-
-/// The value, or the earlier one if it is equal.
-fn shared<T: PartialEq>(value: T, earlier: Option<Arc<T>>) -> Arc<T> {
-    earlier.filter(|earlier| **earlier == value).unwrap_or_else(|| Arc::new(value))
 }
 
 /// Opens a source that another process has listed and inspected. It has no files of its own.

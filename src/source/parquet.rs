@@ -78,8 +78,8 @@ pub(super) fn inspect<R: ChunkReader + 'static>(
         rows: Rows::Exactly(rows),
         text_bytes: text_bytes.into_iter().collect(),
         starts,
-        invalid,
-        layout: Layout { large_values: large_values(&metadata), ..Layout::default() },
+        invalid: invalid.into(),
+        layout: Layout { large_values: large_values(&metadata), ..Layout::default() }.into(),
     })
 }
 

@@ -56,7 +56,7 @@ use crate::guard::guarded;
 /// The files to read and the columns to produce.
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
-    pub(super) files: Vec<TableFile>,
+    pub(super) files: Arc<[TableFile]>,
     pub(super) csv: CsvSpec,
     /// The columns of the files.
     pub(super) file_schema: SchemaRef,
@@ -163,7 +163,7 @@ impl ExecutionPlan for FilesExec {
         let (output, reading) = (stream.tx(), Arc::clone(&self.reading));
         stream.spawn_blocking(move || {
             let mut left = reading.limit.unwrap_or(usize::MAX);
-            for file in &reading.files {
+            for file in &*reading.files {
                 if left == 0 {
                     break;
                 }

@@ -115,10 +115,10 @@ impl ScanExec {
     /// A scan of `files` that should give `rows` rows, if known.
     pub(super) fn new(
         input: Arc<dyn ExecutionPlan>,
-        files: Vec<TableFile>,
+        files: Arc<[TableFile]>,
         rows: Option<u64>,
     ) -> Self {
-        let known = Arc::new(Known { files: files.into(), rows });
+        let known = Arc::new(Known { files, rows });
         Self { input, known, read: Arc::default() }
     }
 

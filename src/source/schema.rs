@@ -13,7 +13,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::columns::Columns as JsonFields;
-use super::csv::CsvColumn;
+use super::csv::{CsvColumn, CsvColumns};
 use super::inspect::{Columns, Inspected};
 use super::kind::Kind;
 use super::listing::ListedFile;
@@ -221,7 +221,7 @@ fn typed<'f>(files: &'f [ListedFile], inspected: &[Inspected]) -> Result<Vec<Fil
         let (Columns::Parquet(schema) | Columns::Arrow { schema, .. }) = &inspected.columns else {
             continue;
         };
-        let path = file.path.as_path();
+        let path = &*file.path;
         check_names(path, schema)?;
         columns.push(FileColumns { path, schema: Arc::clone(schema) });
     }
@@ -298,15 +298,25 @@ fn csv<'f>(
     }
     let mut merged: Vec<Column<'_>> = Vec::new();
     let mut places: HashMap<&str, usize> = HashMap::new();
-    let mut all = Vec::new();
+    let mut all: Vec<FileColumns<'_>> = Vec::new();
+    let mut last: Option<&Arc<CsvColumns>> = None;
     for (file, inspected) in files.iter().zip(inspected) {
         let Columns::Csv(found) = &inspected.columns else { continue };
         // An empty file has no columns and no rows.
         if found.columns.is_empty() {
             continue;
         }
-        let path = file.path.as_path();
+        let path: &Path = &file.path;
         renamed(path, &found.columns, notes);
+        // There may be very many files, and most are alike.
+        if let (Some(same), Some(FileColumns { schema, .. })) = (last, all.last())
+            && Arc::ptr_eq(same, found)
+        {
+            let schema = Arc::clone(schema);
+            all.push(FileColumns { path, schema });
+            continue;
+        }
+        last = Some(found);
         let mut fields = Vec::with_capacity(found.columns.len());
         for CsvColumn { name, kind, given, digits, .. } in &found.columns {
             let digits = digits.as_ref().map(|digits| (path, digits));
@@ -378,7 +388,7 @@ fn json<'f>(
     let mut numbers: BTreeMap<String, (&Path, u64, String)> = BTreeMap::new();
     for (index, (file, inspected)) in files.iter().zip(inspected).enumerate() {
         let Columns::Jsonl(found) = &inspected.columns else { continue };
-        let path = file.path.as_path();
+        let path = &*file.path;
         if index == 0 {
             merged = found.columns.clone();
         } else {

@@ -138,8 +138,8 @@ impl ShippedUnit {
         };
         let text_bytes = if part.is_some() { TextBytes::default() } else { text_bytes.clone() };
         Self {
-            path: file.path.clone(),
-            real: file.real.clone(),
+            path: file.path.to_path_buf(),
+            real: file.real.to_path_buf(),
             bytes: file.bytes,
             stamp: file.stamp.clone(),
             format: file.form.format,
@@ -197,8 +197,8 @@ impl ShippedUnit {
             None => None,
         };
         let file = ListedFile {
-            path: self.path.clone(),
-            real: self.real.clone(),
+            path: self.path.as_path().into(),
+            real: self.real.as_path().into(),
             bytes: self.bytes,
             stamp: self.stamp.clone(),
             form: Form { format: self.format, codec },
@@ -206,12 +206,12 @@ impl ShippedUnit {
             partitions: self.partitions.clone(),
         };
         let large_values = if self.has_large_values {
-            let path = file.path.as_path();
+            let path = &*file.path;
             let inspected = match &file.remote {
                 Some(remote) => parquet::inspect(path, || Ok(RemoteFile::clone(remote)), None),
                 None => parquet::inspect(path, || inspect::open(path), None),
             };
-            inspected?.layout.large_values
+            inspected?.layout.large_values.clone()
         } else {
             Vec::new()
         };

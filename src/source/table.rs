@@ -49,7 +49,7 @@ const FILES_AT_ONCE: usize = 16;
 /// Files of one format, in order.
 #[derive(Debug)]
 pub(super) struct FilesTable {
-    files: Vec<TableFile>,
+    files: Arc<[TableFile]>,
     format: FileFormat,
     csv: CsvSpec,
     /// Whether DataFusion's scan can convert every file to the schema.
@@ -117,7 +117,7 @@ impl FilesTable {
         let markers = Vec::new();
         let (csv, spec, positions) = (spec.csv.clone(), Arc::new(spec.clone()), columns);
         Self {
-            files,
+            files: files.into(),
             format,
             csv,
             is_plain,
@@ -161,7 +161,7 @@ impl FilesTable {
             markers.iter().map(|marker| Field::new(&marker.marker, DataType::Utf8, true));
         let fields = self.schema.fields().iter().cloned().chain(messages.map(Arc::new));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>()));
-        Self { markers, schema, ..self.of_files(self.files.clone()) }
+        Self { markers, schema, ..self.of_files(Arc::clone(&self.files)) }
     }
 
     /// The columns of its files, before hive partitions replace some; as [`FilesTable::with_partitions`] takes them.
@@ -190,9 +190,9 @@ impl FilesTable {
     }
 
     /// The same table over other files, or parts of files.
-    pub(super) fn of_files(&self, files: Vec<TableFile>) -> Self {
+    pub(super) fn of_files(&self, files: impl Into<Arc<[TableFile]>>) -> Self {
         Self {
-            files,
+            files: files.into(),
             format: self.format,
             csv: self.csv.clone(),
             is_plain: self.is_plain,
@@ -271,10 +271,10 @@ impl FilesTable {
         statistics
             .column_statistics
             .resize(self.schema.fields().len(), ColumnStatistics::default());
-        let known: Vec<TableFile> = files.iter().map(|file| (*file).clone()).collect();
+        let known = self.shared(files);
         let rows = files.iter().map(|file| file.known_rows()).sum();
         let reading = Reading {
-            files: known.clone(),
+            files: Arc::clone(&known),
             csv: self.csv.clone(),
             file_schema: Arc::clone(self.table_schema.file_schema()),
             markers: self.markers.clone(),
@@ -313,6 +313,14 @@ impl FilesTable {
             least = least.min(rows.map_err(|error| DataFusionError::External(Box::new(error)))?);
         }
         Ok(least)
+    }
+
+    /// Files that are left after pruning.
+    fn shared(&self, files: &[&TableFile]) -> Arc<[TableFile]> {
+        if files.len() == self.files.len() {
+            return Arc::clone(&self.files);
+        }
+        files.iter().map(|file| (*file).clone()).collect()
     }
 
     /// The files that may have rows for `filters`, by their hive partitions.
@@ -516,7 +524,7 @@ impl TableProvider for FilesTable {
             }
             None => local::register(runtime)?,
         };
-        let known: Vec<TableFile> = files.iter().map(|file| (*file).clone()).collect();
+        let known = self.shared(&files);
         let rows = files.iter().map(|file| file.known_rows()).sum();
         let files = files.into_iter().map(|file| partitioned(file, &self.partition_fields));
         let files = files.collect::<Result<Vec<_>>>()?;

@@ -253,6 +253,46 @@ fn a_cluster_writes_the_bytes_of_a_run() {
     assert_eq!(computed(&fixture, &["a.prom", "b.prom"]), FILES);
 }
 
+/// The peak of the client's own memory in KiB, until it has submitted units of `files` files in `submissions` parts.
+fn memory_of_client(files: usize, submissions: usize) -> u64 {
+    let fixture = Fixture::new();
+    for file in 0..files {
+        fixture.file(&format!("in/{file:05}.csv"), format!("id,text\n{file},boats\n"));
+    }
+    fixture.file("embed.yaml", embed_pipeline(&mini_embedder(), "in/*.csv", "out/", ""));
+    let services = Services::start(&fixture);
+    let mut client = services.client(&["--cluster-wait", "2m"]);
+    let (path, mut peak) = (format!("/proc/{}/status", client.0.id()), 0);
+    let start = Instant::now();
+    for round in 0.. {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
+        peak = peak.max(kib.unwrap_or(0));
+        let is_look = round % 100 == 99;
+        if is_look && services.status()["jobs"].as_array().unwrap().len() >= submissions {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_mins(3), "the units are not submitted");
+        assert!(client.0.try_wait().unwrap().is_none(), "{:?}", ended(client));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    peak
+}
+
+#[test]
+fn the_client_of_many_units_needs_little_memory() {
+    if !cfg!(target_os = "linux") {
+        return skip("memory is read from /proc");
+    }
+    let (few, many) = (500, 10_000);
+    // The next units are submitted before executors have done the first ones.
+    let (least, most) = (memory_of_client(few, 1), memory_of_client(many, 2));
+    eprintln!("{few} and {many} units: {least} and {most} KiB");
+    let (of_units, of_submissions) = (many as u64, 16 << 10);
+    assert!(most < least + of_units + of_submissions, "{least} and {most} KiB");
+}
+
 #[test]
 fn the_client_sends_the_events_of_a_run() {
     let collector = super::notify::Collector::start();

@@ -39,7 +39,7 @@ fn open(runtime: &tokio::runtime::Runtime, fixture: &Fixture) -> hfauto_pipe::Re
 
 /// The unit and the job as another process gets them.
 fn sent(coordinator: &Coordinator) -> (JobSpec, Vec<UnitSpec>) {
-    let units: Vec<_> = coordinator.open_units().collect();
+    let units: Vec<_> = coordinator.open_units(0).collect();
     let units = units.iter().map(|unit| UnitSpec::from_bytes(&unit.to_bytes().unwrap()).unwrap());
     (JobSpec::from_bytes(&coordinator.spec().to_bytes().unwrap()).unwrap(), units.collect())
 }
@@ -81,7 +81,7 @@ fn assert_same_as_run(fixture: &Fixture, units: usize) {
     assert!(again.was_done && again.rows == records[0].rows, "{again:?}");
     assert_eq!(coordinator.done().unwrap(), units);
     coordinator.check_deadly().unwrap();
-    assert_eq!(coordinator.open_units().count(), 0);
+    assert_eq!(coordinator.open_units(0).count(), 0);
     let report = coordinator.publish().unwrap();
     assert_eq!(report.units.unwrap().computed, units);
     let found = files(fixture);
@@ -188,7 +188,7 @@ fn what_does_not_fit_is_refused() {
 
     // A unit of another job.
     let worker = Worker::open(coordinator.spec().clone(), options()).unwrap();
-    let units: Vec<_> = coordinator.open_units().collect();
+    let units: Vec<_> = coordinator.open_units(0).collect();
     let unit: Value =
         serde_json::from_slice(&zstd::decode_all(units[0].to_bytes().unwrap().as_slice()).unwrap())
             .unwrap();

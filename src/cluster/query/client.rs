@@ -21,7 +21,7 @@ use tonic::{Code, Status};
 
 use super::super::client::{Cluster, OpenJob};
 use super::super::security::is_lost;
-use super::super::units::first_units;
+use super::super::units::{OpenUnits, first_units};
 use super::wire::{Answer, Ask, ResultsClient, unit_state};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -290,14 +290,15 @@ impl OpenJob for QueryJob {
         Ok(self.submission.job.clone())
     }
 
-    fn open_units(&self, most_bytes: usize) -> Result<Vec<Vec<u8>>> {
+    fn open_units(&self, from: usize, most_bytes: usize) -> Result<OpenUnits> {
         let units = &self.submission.units;
         if self.known().fetched.len() < units.len() && block_on(self.open()).is_err() {
             self.known().states.clear();
         }
         let known = self.known();
-        let open = units.iter().enumerate().filter(|(unit, _)| !Self::is_done(&known, *unit));
-        first_units(most_bytes, open.map(|(_, unit)| Ok(unit.clone())))
+        let open = units.iter().enumerate().skip(from);
+        let open = open.filter(|(unit, _)| !Self::is_done(&known, *unit));
+        first_units(most_bytes, open.map(|(number, unit)| (number, Ok(unit.clone()))))
     }
 
     fn done(&self) -> Result<usize> {

@@ -44,7 +44,7 @@ error: unknown key `limitt` in `source`
   |   ^^^^^^
   |
   = help: did you mean `limit`?
-  = note: valid keys: path, format, csv, types, schema, max_line_size, max_columns, select, where, limit
+  = note: valid keys: path, format, version, csv, types, schema, max_line_size, max_columns, select, where, limit
 
 error: missing key `output` in `steps[0].feature-extraction`
  --> /data/p.yaml:6:5

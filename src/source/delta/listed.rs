@@ -115,7 +115,15 @@ fn local(table: &str, names: &[(String, &Add)], declared: &Declared) -> Result<V
         let stamp = FileStamp::of_file(&metadata).map_err(lost)?;
         let (bytes, remote) = (metadata.len(), None);
         let partitions = declared.values(add);
-        Ok(ListedFile { path, real, bytes, stamp, form: FORM, remote, partitions })
+        Ok(ListedFile {
+            path: path.into(),
+            real: real.into(),
+            bytes,
+            stamp,
+            form: FORM,
+            remote,
+            partitions,
+        })
     });
     listed.collect()
 }
@@ -144,7 +152,15 @@ fn objects(table: &str, names: &[(String, &Add)], declared: &Declared) -> Result
         let path = PathBuf::from(file.url());
         let (bytes, partitions) = (file.bytes(), declared.values(add));
         let (real, remote) = (path.clone(), Some(Arc::new(file)));
-        Ok(ListedFile { path, real, bytes, stamp, form: FORM, remote, partitions })
+        Ok(ListedFile {
+            path: path.into(),
+            real: real.into(),
+            bytes,
+            stamp,
+            form: FORM,
+            remote,
+            partitions,
+        })
     });
     listed.collect()
 }

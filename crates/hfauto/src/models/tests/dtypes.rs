@@ -108,7 +108,7 @@ fn bf16_that_is_widened_computes_what_f32_computes_with_rounded_weights() {
 fn bf16_is_no_further_from_f32_than_transformers_in_bf16() {
     let json = std::fs::read_to_string(golden("bf16/golden.json")).unwrap();
     let json: Value = serde_json::from_str(&json).unwrap();
-    let (root, mut compared) = (golden(""), 0);
+    let (root, mut ratios) = (golden(""), Vec::new());
     for golden in Golden::all() {
         let folder = golden.dir.strip_prefix(&root).unwrap().to_str().unwrap();
         let Some(theirs) = json["relative_errors"].get(folder) else { continue };
@@ -126,10 +126,15 @@ fn bf16_is_no_further_from_f32_than_transformers_in_bf16() {
         }
         let (ours, theirs) = (error(&outputs(BF16), &f32), theirs.as_f64().unwrap());
         println!("{:.2} {ours:.5} {theirs:.5} {}", ours / theirs, golden.name);
-        assert!(ours <= theirs, "{ours} > {theirs}: {}", golden.name);
-        compared += 1;
+        // Rounded weights are most of the error of some, and the rest is chance.
+        assert!(ours <= 1.1 * theirs, "{ours} > {theirs}: {}", golden.name);
+        ratios.push(ours / theirs);
     }
-    assert!(compared > 80, "{compared}");
+    assert!(ratios.len() > 80, "{}", ratios.len());
+    ratios.sort_by(f64::total_cmp);
+    let (median, larger) =
+        (ratios[ratios.len() / 2], ratios.iter().filter(|ratio| **ratio > 1.0).count());
+    assert!(median < 0.8 && larger < 5, "{median}, {larger} larger");
 }
 
 /// The relative error, in the root mean square.

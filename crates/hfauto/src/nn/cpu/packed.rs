@@ -556,8 +556,7 @@ pub(super) mod tests {
             let (weight, of_x) = (rounded(&weight), rounded(&x));
             if !has_bf16() {
                 assert_eq!(ours, widened(&bf16, &x, &bias), "{shape:?}");
-                eprintln!("SKIPPED: products in bf16, which this processor does not have");
-                return;
+                continue;
             }
             for (row, out) in ours.chunks_exact(shape.0).enumerate() {
                 let row = &of_x[row * shape.1..][..shape.1];
